@@ -1,0 +1,8 @@
+//! Sockline's node agent: loads the kernel programs, keeps their maps in step with Kubernetes
+//! Services and EndpointSlices, and reads back what they count.
+//!
+//! Data flows one way: `source` → `model` → `dataplane`; `telemetry` reads the kernel back, `cli`
+//! and `admin` are the faces.
+
+pub mod model;
+pub mod source;

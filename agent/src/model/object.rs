@@ -1,0 +1,255 @@
+//! The Kubernetes objects Sockline plans from, cut down to the fields it reads.
+//!
+//! `source` makes these from manifests or from the API server and reports what it had to leave
+//! out as [`Problem`]s; a value that exists here is valid: ports are 1 to 65535, addresses are of
+//! the family that holds them.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
+
+use serde::{Serialize, Serializer};
+
+/// Namespace and name of an object; a Node's namespace is empty.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl ObjectName {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+/// `namespace/name`, or only the name for an object without a namespace.
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+impl Serialize for ObjectName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The kinds of objects that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    Service,
+    EndpointSlice,
+    Node,
+}
+
+impl Kind {
+    pub const ALL: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Node];
+
+    /// The `kind` of the Kubernetes API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which object an event or a problem is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    pub kind: Kind,
+    pub name: ObjectName,
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// An address family, as `spec.ipFamilies` spells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Family {
+    IPv4,
+    IPv6,
+}
+
+impl Family {
+    pub const ALL: [Self; 2] = [Self::IPv4, Self::IPv6];
+
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::IPv4,
+            IpAddr::V6(_) => Self::IPv6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::IPv4 => "IPv4",
+            Self::IPv6 => "IPv6",
+        })
+    }
+}
+
+/// A service port's protocol, as the Kubernetes API spells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// `spec.internalTrafficPolicy` and `spec.externalTrafficPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TrafficPolicy {
+    #[default]
+    Cluster,
+    Local,
+}
+
+/// A Service, without ExternalName, headless and foreign-proxy ones: those never get here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    pub name: ObjectName,
+    /// `metadata.creationTimestamp` in seconds since the epoch; decides who keeps an address that
+    /// two services claim. `None` (a hand-written manifest) counts as newer than any time.
+    pub created: Option<i64>,
+    /// At most one per family, in `spec.clusterIPs` order.
+    pub cluster_ips: Vec<IpAddr>,
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` of the entries whose `ipMode` is VIP or absent.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges` is not empty for this family (KEP-less; kube-proxy filters
+    /// by family before it applies them). Index: [`Family`] as usize.
+    pub source_ranges: [bool; 2],
+    pub ports: Vec<ServicePort>,
+    pub internal_traffic_policy: TrafficPolicy,
+    pub external_traffic_policy: TrafficPolicy,
+    /// `Some(seconds)` for `sessionAffinity: ClientIP`.
+    pub affinity_seconds: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Empty for an unnamed port, as in the EndpointSlice port that matches it.
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub node_port: Option<u16>,
+}
+
+/// An EndpointSlice of addressType IPv4 or IPv6 (FQDN slices never get here).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSlice {
+    pub name: ObjectName,
+    /// The label `kubernetes.io/service-name`; in the slice's own namespace.
+    pub service: Arc<str>,
+    pub family: Family,
+    pub ports: Vec<EndpointPort>,
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointPort {
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `addresses[0]`: like kube-proxy, the others are not used (they are deprecated in the API).
+    pub address: IpAddr,
+    pub node: Option<Arc<str>>,
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+    /// `hints.forZones[].name`
+    pub zone_hints: BTreeSet<Arc<str>>,
+    /// `hints.forNodes[].name`
+    pub node_hints: BTreeSet<Arc<str>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    pub name: Arc<str>,
+    /// The label `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+    /// `status.addresses` of type InternalIP and ExternalIP.
+    pub addresses: Vec<IpAddr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Object {
+    Service(Service),
+    EndpointSlice(EndpointSlice),
+    Node(Node),
+}
+
+impl Object {
+    #[must_use]
+    pub fn reference(&self) -> ObjectRef {
+        match self {
+            Self::Service(o) => ObjectRef { kind: Kind::Service, name: o.name.clone() },
+            Self::EndpointSlice(o) => ObjectRef { kind: Kind::EndpointSlice, name: o.name.clone() },
+            Self::Node(o) => {
+                ObjectRef { kind: Kind::Node, name: ObjectName::new("", o.name.clone()) }
+            }
+        }
+    }
+}
+
+/// Something wrong with the input, told once with names. It costs only what it names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Problem {
+    /// `Service shop/cart`, or `file web.yaml, document 3`.
+    pub object: String,
+    /// The field's path in the object, `spec.ports[0].port`; empty when it is about all of it.
+    pub field: String,
+    /// What is wrong, and what happens now.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.object)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}

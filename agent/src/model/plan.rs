@@ -1,0 +1,111 @@
+//! The plan: every service address of this node and what a connect to it does.
+
+use std::{net::IpAddr, sync::Arc};
+
+use serde::{Serialize, Serializer};
+
+use super::object::{Family, ObjectName, Protocol};
+
+/// What one node shall do with every service address, sorted: the planner's whole output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    pub node: Arc<str>,
+    pub frontends: Vec<Arc<Frontend>>,
+}
+
+/// One service address, port and protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Frontend {
+    pub service: ObjectName,
+    /// Empty for an unnamed port.
+    pub port_name: Arc<str>,
+    pub address: FrontendAddress,
+    pub family: Family,
+    pub port: u16,
+    pub protocol: Protocol,
+    #[serde(rename = "type")]
+    pub kind: FrontendKind,
+    pub action: Action,
+    /// Why `action` is not forward.
+    pub reason: Option<Reason>,
+    /// `sessionAffinity: ClientIP` and its timeout.
+    pub affinity_seconds: Option<u32>,
+    pub balance: Balance,
+    /// What a connect draws from, sorted by address and port, no duplicates; empty unless `action`
+    /// is forward.
+    pub backends: Vec<Backend>,
+}
+
+/// The address clients dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendAddress {
+    /// Every address of the node itself (a NodePort); one entry per family. Printed as `*`.
+    Node,
+    Ip(IpAddr),
+}
+
+impl std::fmt::Display for FrontendAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Node => f.write_str("*"),
+            Self::Ip(ip) => ip.fmt(f),
+        }
+    }
+}
+
+impl Serialize for FrontendAddress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Where the address comes from in the Service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum FrontendKind {
+    ClusterIP,
+    ExternalIP,
+    LoadBalancer,
+    NodePort,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Replace the address with one of the backends.
+    Forward,
+    /// Fail the call with ECONNREFUSED.
+    Refuse,
+    /// Leave the call alone, for kube-proxy to serve.
+    Pass,
+}
+
+/// Why a frontend does not forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// Refuse: the service has no usable endpoint anywhere.
+    NoEndpoints,
+    /// Refuse: the traffic policy is Local and no usable endpoint is on this node.
+    NoLocalEndpoints,
+    /// Pass: `loadBalancerSourceRanges` needs the source address, which no socket has yet.
+    SourceRanges,
+    /// Pass: the protocol (SCTP) is not handled.
+    Protocol,
+}
+
+/// How a connect chooses among the backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// A draw by weight.
+    Random,
+}
+
+/// One endpoint of a frontend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Backend {
+    pub address: IpAddr,
+    pub port: u16,
+    /// Relative share, at least 1.
+    pub weight: u16,
+}
