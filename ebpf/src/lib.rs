@@ -1,1 +1,25 @@
-#![no_std]
+//! The layouts of the maps that the kernel programs and the agent share.
+//!
+//! Everything here is `#[repr(C)]` without implicit padding, and its size is asserted: the two
+//! sides are compiled for different targets and may even be of different releases, since pinned
+//! maps outlive an agent. Changing any of it means raising [`LAYOUT_VERSION`].
+#![cfg_attr(not(test), no_std)]
+
+pub mod address;
+pub mod agent;
+pub mod backend;
+pub mod counters;
+pub mod filter;
+pub mod frontend;
+pub mod name;
+pub mod socket;
+
+/// The version of all layouts together. It names the pin directory, so that agents of different
+/// layouts never open each other's maps.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// `BPF_F_NO_PREALLOC`: hash entries are allocated when they are made, so that memory follows use.
+pub const NO_PREALLOC: usize = 1;
+
+/// `BPF_F_MMAPABLE` (Linux 5.5): the agent maps the array and writes it without system calls.
+pub const MMAPABLE: usize = 1 << 10;

@@ -1,0 +1,61 @@
+//! What the programs count.
+
+/// Per service and CPU; the entry is made when a service is first used.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ServiceCounters {
+    /// Connections (TCP, connected UDP) and new unconnected UDP conversations that got a backend.
+    pub translated: u64,
+    /// Calls refused, by [`crate::frontend::Frontend::reason`].
+    pub refused: [u64; REASONS],
+    /// Calls left alone because the frontend says so.
+    pub passed: u64,
+    /// Calls left alone because no backend could be read (fail open).
+    pub failed_open: u64,
+    pub reserved: u64,
+}
+
+/// Reasons as they are numbered in the maps.
+pub const REASONS: usize = 4;
+pub const NO_ENDPOINTS: u8 = 0;
+pub const NO_LOCAL_ENDPOINTS: u8 = 1;
+pub const SOURCE_RANGES: u8 = 2;
+pub const PROTOCOL: u8 = 3;
+
+/// Things that should not happen, counted per CPU over all services.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Fault {
+    /// A frontend or backend entry belonged to another service; the second look-up was right.
+    Reread = 0,
+    /// The second look-up was wrong too: the call went through unchanged.
+    OwnerMismatch = 1,
+    /// A socket's translation could not be kept: its peer name will be the backend's.
+    NotRemembered = 2,
+    /// A client's affinity could not be kept.
+    AffinityFull = 3,
+    /// A service's counters could not be made: its calls are not counted.
+    CountersFull = 4,
+}
+
+impl Fault {
+    pub const ALL: [Self; 5] = [
+        Self::Reread,
+        Self::OwnerMismatch,
+        Self::NotRemembered,
+        Self::AffinityFull,
+        Self::CountersFull,
+    ];
+}
+
+/// Entries of the faults array.
+pub const FAULTS: u32 = 8;
+
+/// Entries that the counters hash may have: one per service port that was used.
+pub const COUNTED_SERVICES: u32 = 262_144;
+
+// SAFETY: integers only, no padding.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for ServiceCounters {}
+
+const _: () = assert!(size_of::<ServiceCounters>() == 64);

@@ -1,0 +1,68 @@
+//! Frontends: what is at a service address.
+
+use crate::address::Address;
+
+/// Key of the frontends hash.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FrontendKey {
+    pub address: Address,
+    /// Network byte order.
+    pub port: u16,
+    /// [`TCP`], [`UDP`] or [`SCTP`].
+    pub protocol: u8,
+    pub padding: u8,
+}
+
+// SAFETY: integers only, the padding is a field.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for FrontendKey {}
+
+/// IP protocol numbers.
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const SCTP: u8 = 132;
+
+/// Value of the frontends hash.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Frontend {
+    /// A copy of the key. The kernel may reuse a hash element while a program still looks at it
+    /// (bpf_mem_alloc, Linux 6.1): a program that finds another key here looks up again.
+    pub key: FrontendKey,
+    pub service: u32,
+    /// Index of the first slot of the extent.
+    pub slot_start: u32,
+    pub slot_count: u32,
+    /// Session affinity timeout; 0 is none.
+    pub affinity_seconds: u32,
+    /// [`FORWARD`], [`REFUSE`] or [`PASS`].
+    pub action: u8,
+    /// Index into [`crate::counters::ServiceCounters::refused`] and the plan's reasons.
+    pub reason: u8,
+    /// Where the address comes from: 0 ClusterIP, 1 ExternalIP, 2 LoadBalancer, 3 NodePort.
+    pub kind: u8,
+    /// How a backend is chosen: 0 random by weight.
+    pub balance: u8,
+    /// The bit in [`crate::backend::Backend::sets`] of the backends that belong to this frontend.
+    pub set: u8,
+    pub padding: [u8; 3],
+}
+
+// SAFETY: integers only, the padding is a field.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Frontend {}
+
+pub const FORWARD: u8 = 0;
+pub const REFUSE: u8 = 1;
+pub const PASS: u8 = 2;
+
+/// The first and only index of the outer map that holds the current frontends hash.
+pub const CURRENT: u32 = 0;
+
+/// Entries that the first frontends hash has room for; the agent replaces it by a larger one
+/// before it is full.
+pub const FIRST_CAPACITY: u32 = 4096;
+
+const _: () = assert!(size_of::<FrontendKey>() == 20);
+const _: () = assert!(size_of::<Frontend>() == 44);

@@ -1,0 +1,57 @@
+//! Choosing a backend.
+
+use aya_ebpf::{
+    btf_maps::{Array, ArrayOfMaps},
+    macros::btf_map,
+};
+use sockline_ebpf::{
+    MMAPABLE,
+    backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS, Backend, SLOT_SEGMENT, SLOT_SEGMENTS, Slot},
+    frontend::Frontend,
+};
+
+use super::helpers;
+
+#[btf_map]
+static SLOTS: ArrayOfMaps<
+    Array<Slot, { SLOT_SEGMENT as usize }, MMAPABLE>,
+    { SLOT_SEGMENTS as usize },
+> = ArrayOfMaps::new();
+
+#[btf_map]
+static BACKENDS: ArrayOfMaps<
+    Array<Backend, { BACKEND_SEGMENT as usize }, MMAPABLE>,
+    { BACKEND_SEGMENTS as usize },
+> = ArrayOfMaps::new();
+
+/// A backend and its id.
+pub struct Chosen {
+    pub id: u32,
+    pub backend: &'static Backend,
+}
+
+/// Draws a backend by weight, with one random number: its product with the number of slots has
+/// the slot's index in the upper half and a fraction in the lower.
+#[inline(always)]
+pub fn draw(frontend: &Frontend) -> Option<Chosen> {
+    let product = u64::from(helpers::random()) * u64::from(frontend.slot_count);
+    let index = frontend.slot_start.wrapping_add((product >> 32) as u32);
+    let slot = SLOTS.get_value(index / SLOT_SEGMENT, &(index % SLOT_SEGMENT))?;
+    let id = if (product as u32) < slot.threshold { slot.backend } else { slot.alias };
+    by_id(id, frontend)
+}
+
+/// A backend by its id, if it belongs to the frontend's service.
+#[inline(always)]
+pub fn by_id(id: u32, frontend: &Frontend) -> Option<Chosen> {
+    let backend = BACKENDS.get_value(id / BACKEND_SEGMENT, &(id % BACKEND_SEGMENT))?;
+    (backend.service == frontend.service).then_some(Chosen { id, backend })
+}
+
+/// A backend that was chosen earlier, if it still is that endpoint and may be used by the frontend.
+#[inline(always)]
+pub fn again(id: u32, generation: u32, frontend: &Frontend) -> Option<Chosen> {
+    by_id(id, frontend).filter(|chosen| {
+        chosen.backend.generation == generation && chosen.backend.sets & frontend.set != 0
+    })
+}

@@ -1,0 +1,86 @@
+//! Counting, per service and CPU.
+
+use aya_ebpf::{
+    btf_maps::{PerCpuArray, PerCpuHashMap},
+    macros::btf_map,
+};
+use sockline_ebpf::{
+    NO_PREALLOC,
+    counters::{COUNTED_SERVICES, FAULTS, Fault, REASONS, ServiceCounters},
+};
+
+use super::helpers;
+
+#[btf_map]
+static SERVICES: PerCpuHashMap<u32, ServiceCounters, { COUNTED_SERVICES as usize }, NO_PREALLOC> =
+    PerCpuHashMap::new();
+
+#[btf_map]
+static FAULTS_MAP: PerCpuArray<u64, { FAULTS as usize }> = PerCpuArray::new();
+
+const NONE: ServiceCounters = ServiceCounters {
+    translated: 0,
+    refused: [0; REASONS],
+    passed: 0,
+    failed_open: 0,
+    reserved: 0,
+};
+
+#[inline(always)]
+fn of(service: u32) -> Option<*mut ServiceCounters> {
+    if let Some(counters) = SERVICES.get_ptr_mut(&service) {
+        return Some(counters);
+    }
+    // The first use of a service. Another CPU may be first: its entry is as good.
+    let _ = SERVICES.insert(&service, &NONE, 0);
+    let made = SERVICES.get_ptr_mut(&service);
+    if made.is_none() {
+        fault(Fault::CountersFull);
+    }
+    made
+}
+
+#[inline(always)]
+pub fn translated(service: u32) {
+    if let Some(counters) = of(service) {
+        // SAFETY: a live map value.
+        unsafe { helpers::add(&raw mut (*counters).translated, 1) };
+    }
+}
+
+#[inline(always)]
+pub fn refused(service: u32, reason: u8) {
+    if let Some(counters) = of(service) {
+        let reason = reason as usize & (REASONS - 1);
+        // SAFETY: a live map value, and an index within it.
+        unsafe { helpers::add((&raw mut (*counters).refused).cast::<u64>().add(reason), 1) };
+    }
+}
+
+#[inline(always)]
+pub fn passed(service: u32) {
+    if let Some(counters) = of(service) {
+        // SAFETY: a live map value.
+        unsafe { helpers::add(&raw mut (*counters).passed, 1) };
+    }
+}
+
+/// Counts a call that fails open; returns whether it is this service's first one on this CPU.
+#[inline(always)]
+pub fn failed_open(service: u32) -> bool {
+    let Some(counters) = of(service) else { return false };
+    // SAFETY: a live map value.
+    unsafe {
+        let first = (*counters).failed_open == 0;
+        helpers::add(&raw mut (*counters).failed_open, 1);
+        first
+    }
+}
+
+#[inline(always)]
+pub fn fault(fault: Fault) {
+    if let Some(counter) = FAULTS_MAP.get_ptr_mut(fault as u32) {
+        // SAFETY: a live map value.
+        unsafe { helpers::add(counter, 1) };
+    }
+}

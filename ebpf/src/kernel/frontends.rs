@@ -1,0 +1,56 @@
+//! Which service is at an address.
+
+use aya_ebpf::{
+    btf_maps::{Array, ArrayOfMaps, HashMap},
+    macros::btf_map,
+};
+use sockline_ebpf::{
+    MMAPABLE, NO_PREALLOC, filter,
+    frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
+};
+
+use super::call::{Call, Family};
+
+/// One bit per address and port that is a frontend, written by the agent.
+#[btf_map]
+static FILTER: Array<u64, { filter::WORDS as usize }, MMAPABLE> = Array::new();
+
+/// The hash lies in an outer map so that the agent can put a larger one in its place.
+#[btf_map]
+static FRONTENDS: ArrayOfMaps<
+    HashMap<FrontendKey, Frontend, { FIRST_CAPACITY as usize }, NO_PREALLOC>,
+    1,
+> = ArrayOfMaps::new();
+
+/// The key of the frontend that the call's destination could be; `None` proves that it is none.
+///
+/// The addresses of the local host are the node's own only in its own network namespace (they are
+/// NodePorts there). A socket that is bound to a source address keeps it, and from a loopback
+/// address it would never get an answer from a pod.
+#[inline(always)]
+pub fn key_of<F: Family>(call: &Call<'_, F>, protocol: u8) -> Option<FrontendKey> {
+    let (mut address, port) = (call.address(), call.port());
+    let loopback = address.as_loopback();
+    if let Some(canonical) = loopback {
+        address = canonical;
+    }
+    let (word, mask) = filter::bit(&address, port);
+    if FILTER.get(word)? & mask == 0 {
+        return None;
+    }
+    if loopback.is_some() && (!call.is_from_host() || call.is_bound()) {
+        return None;
+    }
+    Some(FrontendKey { address, port, protocol, padding: 0 })
+}
+
+/// The frontend at a key, as it is at this moment.
+#[inline(always)]
+pub fn find(key: &FrontendKey) -> Option<&'static Frontend> {
+    let current = FRONTENDS.get(CURRENT)?;
+    // SAFETY: the element may be reused for another key while it is looked at; whoever reads it
+    // compares its copy of the key afterwards (`balance::choose`).
+    let found = unsafe { current.get(key) }?;
+    // SAFETY: the memory itself stays a frontend of this map until the program ends (RCU).
+    Some(unsafe { &*core::ptr::from_ref(found) })
+}

@@ -1,0 +1,100 @@
+//! The kernel's helpers, wrapped once: everything outside this file and the map definitions'
+//! modules is safe code.
+
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg};
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{
+        bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32,
+        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
+    },
+};
+
+const ECONNREFUSED: i32 = 111;
+
+/// A number drawn uniformly from all 32-bit numbers.
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: takes nothing and has no preconditions.
+    unsafe { bpf_get_prandom_u32() }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: takes nothing and has no preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The cookie of the context's socket: unique while the machine is up, never 0. Linux 4.17 here.
+#[inline(always)]
+pub fn socket_cookie(ctx: &impl EbpfContext) -> u64 {
+    // SAFETY: the context is the one that the kernel called the program with.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// The cookie of the socket's network namespace. Linux 5.7.
+#[inline(always)]
+pub fn netns_cookie(ctx: &impl EbpfContext) -> u64 {
+    // SAFETY: the context is the one that the kernel called the program with.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// The cookie of the initial network namespace. Linux 5.7.
+#[inline(always)]
+pub fn initial_netns_cookie() -> u64 {
+    // SAFETY: the helper's documentation gives NULL this meaning.
+    unsafe { bpf_get_netns_cookie(core::ptr::null_mut()) }
+}
+
+/// The id of the current task's cgroup v2; that of the root is 1. Linux 5.7 here.
+#[inline(always)]
+pub fn current_cgroup() -> u64 {
+    // SAFETY: takes nothing and has no preconditions.
+    unsafe { bpf_get_current_cgroup_id() }
+}
+
+/// Makes the system call fail with ECONNREFUSED once the program returns 0. Linux 5.18.
+#[inline(always)]
+pub fn fail_with_connection_refused() {
+    // SAFETY: takes a number; only called where `config::has_set_retval`.
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
+}
+
+/// Adds to a counter that another program on this CPU may be adding to at the same time (programs
+/// can be preempted, so that even per-CPU memory is shared).
+///
+/// # Safety
+///
+/// `counter` must point into a live map value.
+#[inline(always)]
+pub unsafe fn add(counter: *mut u64, n: u64) {
+    // SAFETY: the caller's promise. The result is unused, which makes it a plain BPF_XADD.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, n) };
+}
+
+/// Sets `*word` from `old` to `new` if it still is `old`; returns whether it did. Linux 5.12.
+///
+/// # Safety
+///
+/// `word` must point into a live map value.
+#[inline(always)]
+pub unsafe fn replace(word: *mut u64, old: u64, new: u64) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new)
+            .1
+    }
+}
+
+/// Writes a word after everything that was written before it, on any CPU architecture. Linux 5.12.
+///
+/// # Safety
+///
+/// `word` must point into a live map value.
+#[inline(always)]
+pub unsafe fn publish(word: *mut u64, value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(word, value) };
+}

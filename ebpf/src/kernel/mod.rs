@@ -1,0 +1,11 @@
+//! The parts that the programs are made of.
+
+pub mod affinity;
+pub mod balance;
+pub mod call;
+pub mod config;
+pub mod counters;
+pub mod frontends;
+pub mod helpers;
+pub mod sockets;
+pub mod translate;

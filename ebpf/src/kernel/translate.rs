@@ -1,0 +1,168 @@
+//! What happens to a call: from the address that was dialled to a backend, and back.
+
+use aya_log_ebpf::warn;
+use sockline_ebpf::{
+    counters::Fault,
+    frontend::{FORWARD, FrontendKey, PASS, UDP},
+    socket::SocketRecord,
+};
+
+use super::{
+    affinity,
+    balance::{self, Chosen},
+    call::{Call, Family},
+    config, counters, frontends, helpers, sockets,
+};
+
+/// Lets the call go on, with the address that is in the context now.
+const ALLOW: i32 = 1;
+/// Ends the call with EPERM, or with what `bpf_set_retval` says.
+const REFUSE: i32 = 0;
+
+/// `connect()`: each one is a new choice, also on a socket that was connected before.
+#[inline(always)]
+pub fn connect<F: Family>(call: &Call<'_, F>) -> i32 {
+    let Some(protocol) = call.protocol() else { return ALLOW };
+    let Some(key) = frontends::key_of(call, protocol) else {
+        sockets::forget(call.context(), &call.address(), call.port());
+        return ALLOW;
+    };
+    match decide(call, &key, Keep::Nothing) {
+        Decision::NotAService => {
+            sockets::forget(call.context(), &call.address(), call.port());
+            ALLOW
+        }
+        Decision::LeaveAlone => ALLOW,
+        Decision::Refuse => refuse(),
+        Decision::Use { service, chosen, .. } => {
+            redirect(call, protocol, service, &chosen);
+            ALLOW
+        }
+    }
+}
+
+/// `sendto()` and `sendmsg()` with an address: a socket stays with the backend it has.
+#[inline(always)]
+pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
+    let Some(key) = frontends::key_of(call, UDP) else {
+        sockets::forget(call.context(), &call.address(), call.port());
+        return ALLOW;
+    };
+    match decide(call, &key, Keep::BackendOfSocket) {
+        Decision::NotAService => {
+            sockets::forget(call.context(), &call.address(), call.port());
+            ALLOW
+        }
+        Decision::LeaveAlone => ALLOW,
+        Decision::Refuse => refuse(),
+        Decision::Use { chosen, kept: true, .. } => {
+            call.redirect(&chosen.backend.address, chosen.backend.port);
+            ALLOW
+        }
+        Decision::Use { service, chosen, kept: false } => {
+            redirect(call, UDP, service, &chosen);
+            ALLOW
+        }
+    }
+}
+
+/// `getpeername()`, `recvfrom()`: shows the address that was dialled in place of the backend's.
+#[inline(always)]
+pub fn reveal_service<F: Family>(call: &Call<'_, F>) {
+    if let Some((address, port)) =
+        sockets::recall_service(call.context(), &call.address(), call.port())
+    {
+        call.redirect(&address, port);
+    }
+}
+
+/// Whether a socket's earlier choice counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Nothing,
+    BackendOfSocket,
+}
+
+enum Decision {
+    NotAService,
+    LeaveAlone,
+    Refuse,
+    Use { service: u32, chosen: Chosen, kept: bool },
+}
+
+#[inline(always)]
+fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decision {
+    let mut service = 0;
+    // An entry can be reused between two reads of it. The owner check notices, and one more look
+    // finds the entry as it is now.
+    for _attempt in 0..2 {
+        let Some(frontend) = frontends::find(key) else { return Decision::NotAService };
+        service = frontend.service;
+        match frontend.action {
+            FORWARD => {}
+            PASS => {
+                counters::passed(service);
+                return Decision::LeaveAlone;
+            }
+            _ => {
+                counters::refused(service, frontend.reason);
+                return Decision::Refuse;
+            }
+        }
+        if keep == Keep::BackendOfSocket
+            && let Some((id, generation)) = sockets::recall_backend(call.context(), key)
+            && let Some(chosen) = balance::again(id, generation, frontend)
+        {
+            return Decision::Use { service, chosen, kept: true };
+        }
+        let chosen = if frontend.affinity_seconds == 0 {
+            balance::draw(frontend)
+        } else {
+            affinity::choose(call, frontend)
+        };
+        if let Some(chosen) = chosen
+            && frontend.key == *key
+        {
+            counters::translated(service);
+            return Decision::Use { service, chosen, kept: false };
+        }
+        counters::fault(Fault::Reread);
+    }
+    counters::fault(Fault::OwnerMismatch);
+    if counters::failed_open(service) {
+        warn!(call.context(), "service {}: no backend could be read, calls go through", service);
+    }
+    Decision::LeaveAlone
+}
+
+#[inline(always)]
+fn redirect<F: Family>(call: &Call<'_, F>, protocol: u8, service: u32, chosen: &Chosen) {
+    let dialled = call.address();
+    let record = SocketRecord {
+        cookie: 0,
+        // `connect(0.0.0.0)` means the local host, and that is what `getpeername` would say.
+        service_address: match dialled.as_loopback() {
+            Some(loopback) if dialled.is_unspecified() => loopback,
+            _ => dialled,
+        },
+        backend_address: chosen.backend.address,
+        service_port: call.port(),
+        backend_port: chosen.backend.port,
+        service,
+        backend: chosen.id,
+        generation: chosen.backend.generation,
+        since: helpers::now(),
+    };
+    call.redirect(&record.backend_address, record.backend_port);
+    if !sockets::remember(call.context(), protocol, record) {
+        counters::fault(Fault::NotRemembered);
+    }
+}
+
+#[inline(always)]
+fn refuse() -> i32 {
+    if config::has_set_retval() {
+        helpers::fail_with_connection_refused();
+    }
+    REFUSE
+}

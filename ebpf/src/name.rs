@@ -1,0 +1,23 @@
+//! The names of services, kept beside the other maps so that a node can be read without its agent.
+//!
+//! A name is `namespace NUL name NUL port name NUL protocol`, cut into chunks so that
+//! memory follows the length of real names and not of the longest possible one.
+
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct NameKey {
+    pub service: u32,
+    pub chunk: u32,
+}
+
+/// Bytes per chunk; the last one is filled up with NUL.
+pub const CHUNK: usize = 64;
+
+/// Entries that the names hash may have.
+pub const NAME_ENTRIES: u32 = 1_048_576;
+
+// SAFETY: integers only, no padding.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for NameKey {}
+
+const _: () = assert!(size_of::<NameKey>() == 8);
