@@ -20,7 +20,7 @@ pub struct AgentRecord {
 /// Kernel features, probed once at start.
 pub const SET_RETVAL: u32 = 1;
 pub const NETNS_COOKIE: u32 = 1 << 1;
-pub const SOCK_RELEASE: u32 = 1 << 2;
+pub const MPTCP_SOCK: u32 = 1 << 2;
 
 // SAFETY: integers only, no padding.
 #[cfg(feature = "user")]

@@ -35,10 +35,10 @@ pub struct Backend {
     pub reserved: [u64; 4],
 }
 
-/// A backend of the frontends that follow the Cluster traffic policy.
-pub const CLUSTER_SET: u8 = 1;
-/// A backend of the frontends that follow the Local traffic policy.
-pub const LOCAL_SET: u8 = 2;
+/// A backend of the ClusterIP frontends (`internalTrafficPolicy`).
+pub const INTERNAL_SET: u8 = 1;
+/// A backend of the ExternalIP, LoadBalancer and NodePort frontends (`externalTrafficPolicy`).
+pub const EXTERNAL_SET: u8 = 2;
 
 /// Slots per segment (64 KiB) and segments at most: 16 million slots.
 pub const SLOT_SEGMENT: u32 = 4096;

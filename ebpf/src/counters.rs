@@ -52,7 +52,7 @@ impl Fault {
 pub const FAULTS: u32 = 8;
 
 /// Entries that the counters hash may have: one per service port that was used.
-pub const COUNTED_SERVICES: u32 = 262_144;
+pub const COUNTED_SERVICES: u32 = 65_536;
 
 // SAFETY: integers only, no padding.
 #[cfg(feature = "user")]

@@ -4,7 +4,7 @@ use crate::address::Address;
 
 /// Key of the frontends hash.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FrontendKey {
     pub address: Address,
     /// Network byte order.

@@ -14,7 +14,7 @@ pub struct NameKey {
 pub const CHUNK: usize = 64;
 
 /// Entries that the names hash may have.
-pub const NAME_ENTRIES: u32 = 1_048_576;
+pub const NAME_ENTRIES: u32 = 131_072;
 
 // SAFETY: integers only, no padding.
 #[cfg(feature = "user")]

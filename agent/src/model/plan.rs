@@ -109,3 +109,13 @@ pub struct Backend {
     /// Relative share, at least 1.
     pub weight: u16,
 }
+
+/// The order of frontends in a plan.
+#[must_use]
+pub fn order(a: &Frontend, b: &Frontend) -> std::cmp::Ordering {
+    let of = |f: &Frontend| (f.family, f.address, f.port, f.protocol);
+    a.service
+        .cmp(&b.service)
+        .then_with(|| a.port_name.cmp(&b.port_name))
+        .then_with(|| of(a).cmp(&of(b)))
+}

@@ -12,6 +12,15 @@ static HAS_SET_RETVAL: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static HOST_NETNS: Global<u64> = Global::new(0);
 
+/// 1: `bpf_skc_to_mptcp_sock` exists (Linux 6.0 with kernel BTF).
+#[unsafe(no_mangle)]
+static HAS_MPTCP_SOCK: Global<u8> = Global::new(0);
+
+#[inline(always)]
+pub fn has_mptcp_sock() -> bool {
+    HAS_MPTCP_SOCK.load() != 0
+}
+
 #[inline(always)]
 pub fn has_set_retval() -> bool {
     HAS_SET_RETVAL.load() != 0

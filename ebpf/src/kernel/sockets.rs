@@ -8,10 +8,12 @@
 //! Within a socket, a record is found by the service that it is for, or by the backend that an
 //! answer comes from. Both are unique: the latest translation wins.
 
-use core::ptr;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
+    bindings::BPF_SK_STORAGE_GET_F_CREATE,
     btf_maps::{Array, SkStorage},
+    helpers::generated::{bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
     macros::btf_map,
     programs::{SockAddrContext, SockContext},
 };
@@ -22,7 +24,7 @@ use sockline_ebpf::{
     socket::{CLAIMED, SOCKET_SETS, STORED, SocketRecord, SocketSet, StoredRecords, WAYS},
 };
 
-use super::helpers;
+use super::{config, helpers};
 
 /// Mapped into memory only to be aligned to cache lines; the agent just counts the records.
 #[btf_map]
@@ -36,6 +38,11 @@ static STORAGE: SkStorage<StoredRecords> = SkStorage::new();
 pub fn remember(ctx: &SockAddrContext, protocol: u8, mut record: SocketRecord) -> bool {
     let cookie = helpers::socket_cookie(ctx);
     record.cookie = cookie;
+    if protocol == TCP
+        && let Some(connection) = mptcp_connection(ctx)
+    {
+        return remember_in_storage(connection, &record);
+    }
     if let Some(set) = set_of(cookie) {
         let mut done = false;
         for way in 0..WAYS {
@@ -66,7 +73,7 @@ pub fn remember(ctx: &SockAddrContext, protocol: u8, mut record: SocketRecord) -
             }
         }
     }
-    remember_in_storage(ctx, &record)
+    remember_in_storage(socket(ctx), &record)
 }
 
 /// The backend that the socket already has for a service: its id and generation.
@@ -231,19 +238,49 @@ fn is_released_with_a_hook() -> bool {
 }
 
 #[inline(always)]
-fn stored(ctx: &SockAddrContext) -> Option<*mut StoredRecords> {
-    // SAFETY: the context is the one that the kernel called the program with.
-    let stored = unsafe { STORAGE.get_ptr_mut(ctx) };
-    (!stored.is_null()).then_some(stored)
+fn socket(ctx: &SockAddrContext) -> *mut c_void {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk.cast() }
+}
+
+/// The MPTCP connection that a TCP socket is a subflow of. `connect()` on an MPTCP socket is seen
+/// with its first subflow, which the kernel made and closes by itself; `getpeername()` is seen with
+/// the connection's own socket. So what is remembered belongs to that one.
+#[inline(always)]
+fn mptcp_connection(ctx: &SockAddrContext) -> Option<*mut c_void> {
+    if !config::has_mptcp_sock() {
+        return None;
+    }
+    let socket = socket(ctx);
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: a socket that the kernel gave us.
+    let connection = unsafe { bpf_skc_to_mptcp_sock(socket) }.cast::<c_void>();
+    (!connection.is_null()).then_some(connection)
 }
 
 #[inline(always)]
-fn remember_in_storage(ctx: &SockAddrContext, record: &SocketRecord) -> bool {
-    // SAFETY: the context is the one that the kernel called the program with.
-    let stored = unsafe { STORAGE.get_or_insert_ptr_mut(ctx, None) };
-    if stored.is_null() {
-        return false;
+fn stored(ctx: &SockAddrContext) -> Option<*mut StoredRecords> {
+    storage_of(mptcp_connection(ctx).unwrap_or_else(|| socket(ctx)), 0)
+}
+
+#[inline(always)]
+fn storage_of(socket: *mut c_void, flags: u64) -> Option<*mut StoredRecords> {
+    if socket.is_null() {
+        return None;
     }
+    let map = (&raw const STORAGE).cast_mut().cast();
+    // SAFETY: a socket that the kernel gave us, and a socket storage map.
+    let stored = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), flags) };
+    (!stored.is_null()).then_some(stored.cast())
+}
+
+#[inline(always)]
+fn remember_in_storage(socket: *mut c_void, record: &SocketRecord) -> bool {
+    let Some(stored) = storage_of(socket, BPF_SK_STORAGE_GET_F_CREATE.into()) else {
+        return false;
+    };
     let mut place = 0;
     let mut oldest = u64::MAX;
     for index in 0..STORED {

@@ -1,0 +1,165 @@
+//! From the plan to what the maps shall hold: addresses of the node spelled out, backends per
+//! service port, slots per list of backends.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use sockline_ebpf::{
+    address::Address,
+    backend::{EXTERNAL_SET, INTERNAL_SET},
+    counters, frontend,
+    frontend::FrontendKey,
+};
+
+use super::names::ServiceKey;
+use crate::model::{
+    object::{Family, Protocol},
+    plan::{Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason},
+};
+
+/// The frontends of a plan that belong to one port of one service.
+pub struct Group<'a> {
+    pub key: ServiceKey,
+    pub frontends: Vec<&'a Arc<Frontend>>,
+}
+
+/// Groups a plan's frontends, which are sorted by service and port name, by service port.
+pub fn groups(frontends: &[Arc<Frontend>]) -> Vec<Group<'_>> {
+    let mut groups: BTreeMap<ServiceKey, Vec<&Arc<Frontend>>> = BTreeMap::new();
+    let mut sorted: Vec<Group<'_>> = Vec::new();
+    let of = |frontend: &Frontend| ServiceKey {
+        service: frontend.service.clone(),
+        port_name: frontend.port_name.clone(),
+        protocol: frontend.protocol,
+    };
+    for run in frontends.chunk_by(|a, b| {
+        a.service == b.service && a.port_name == b.port_name && a.protocol == b.protocol
+    }) {
+        groups.entry(of(&run[0])).or_default().extend(run);
+    }
+    sorted.extend(groups.into_iter().map(|(key, frontends)| Group { key, frontends }));
+    sorted
+}
+
+/// The addresses that a frontend is at.
+pub fn addresses(frontend: &Frontend, node_addresses: &[IpAddr]) -> Vec<Address> {
+    match frontend.address {
+        FrontendAddress::Ip(ip) => vec![ip.into()],
+        FrontendAddress::Node => {
+            let loopback = match frontend.family {
+                Family::IPv4 => Address::IPV4_LOOPBACK,
+                Family::IPv6 => Address::IPV6_LOOPBACK,
+            };
+            node_addresses
+                .iter()
+                .filter(|&&ip| Family::of(ip) == frontend.family)
+                .map(|&ip| ip.into())
+                .chain([loopback])
+                .collect()
+        }
+    }
+}
+
+pub fn key(frontend: &Frontend, address: Address) -> FrontendKey {
+    FrontendKey {
+        address,
+        port: frontend.port.to_be(),
+        protocol: protocol_number(frontend.protocol),
+        padding: 0,
+    }
+}
+
+/// Which frontends of a service share their backends: those for clients inside the cluster follow
+/// one traffic policy, those for others the other.
+pub const fn set(kind: FrontendKind) -> u8 {
+    match kind {
+        FrontendKind::ClusterIP => INTERNAL_SET,
+        FrontendKind::ExternalIP | FrontendKind::LoadBalancer | FrontendKind::NodePort => {
+            EXTERNAL_SET
+        }
+    }
+}
+
+/// Every backend of a group with the sets it is in.
+pub fn backends(group: &Group<'_>) -> BTreeMap<(IpAddr, u16), (u16, u8)> {
+    let mut all = BTreeMap::new();
+    for frontend in &group.frontends {
+        for &Backend { address, port, weight } in &frontend.backends {
+            let entry = all.entry((address, port)).or_insert((weight, 0));
+            entry.1 |= set(frontend.kind);
+        }
+    }
+    all
+}
+
+pub const fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => frontend::TCP,
+        Protocol::Udp => frontend::UDP,
+        Protocol::Sctp => frontend::SCTP,
+    }
+}
+
+pub const fn action_number(action: Action) -> u8 {
+    match action {
+        Action::Forward => frontend::FORWARD,
+        Action::Refuse => frontend::REFUSE,
+        Action::Pass => frontend::PASS,
+    }
+}
+
+pub const fn action_of(number: u8) -> Action {
+    match number {
+        frontend::FORWARD => Action::Forward,
+        frontend::PASS => Action::Pass,
+        _ => Action::Refuse,
+    }
+}
+
+pub const fn reason_number(reason: Option<Reason>) -> u8 {
+    match reason {
+        None | Some(Reason::NoEndpoints) => counters::NO_ENDPOINTS,
+        Some(Reason::NoLocalEndpoints) => counters::NO_LOCAL_ENDPOINTS,
+        Some(Reason::SourceRanges) => counters::SOURCE_RANGES,
+        Some(Reason::Protocol) => counters::PROTOCOL,
+    }
+}
+
+pub const fn reason_of(action: Action, number: u8) -> Option<Reason> {
+    match action {
+        Action::Forward => None,
+        Action::Refuse | Action::Pass => Some(match number {
+            counters::NO_LOCAL_ENDPOINTS => Reason::NoLocalEndpoints,
+            counters::SOURCE_RANGES => Reason::SourceRanges,
+            counters::PROTOCOL => Reason::Protocol,
+            _ => Reason::NoEndpoints,
+        }),
+    }
+}
+
+pub const fn kind_number(kind: FrontendKind) -> u8 {
+    match kind {
+        FrontendKind::ClusterIP => 0,
+        FrontendKind::ExternalIP => 1,
+        FrontendKind::LoadBalancer => 2,
+        FrontendKind::NodePort => 3,
+    }
+}
+
+pub const fn kind_of(number: u8) -> FrontendKind {
+    match number {
+        1 => FrontendKind::ExternalIP,
+        2 => FrontendKind::LoadBalancer,
+        3 => FrontendKind::NodePort,
+        _ => FrontendKind::ClusterIP,
+    }
+}
+
+pub const fn balance_number(balance: Balance) -> u8 {
+    match balance {
+        Balance::Random => 0,
+    }
+}
+
+pub const fn balance_of(_number: u8) -> Balance {
+    Balance::Random
+}

@@ -1,0 +1,47 @@
+//! What can go wrong between the agent and the kernel.
+
+use std::{io, path::PathBuf};
+
+use aya::maps::MapError;
+
+/// A map has no room. Costs only the service that did not fit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("map `{map}` is full: its limit is {limit} entries")]
+pub struct Full {
+    pub map: &'static str,
+    pub limit: u32,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    #[error(transparent)]
+    Full(#[from] Full),
+    #[error("cannot {action} map `{map}`")]
+    Map { map: &'static str, action: &'static str, source: Box<MapError> },
+    #[error("cannot {action}")]
+    Io { action: String, source: io::Error },
+    #[error("cannot load the kernel programs")]
+    Load(#[source] Box<aya::EbpfError>),
+    #[error("the kernel does not accept program `{program}`: {reason}")]
+    Program { program: &'static str, reason: String, source: Box<aya::programs::ProgramError> },
+    #[error(
+        "another sockline agent (process {pid}) already manages {}; stop it first, or give this \
+         one its own --bpffs",
+        .directory.display()
+    )]
+    InUse { directory: PathBuf, pid: u32 },
+    #[error("{0}")]
+    Unsupported(String),
+    #[error("nothing of sockline is pinned in {}", .0.display())]
+    NotInstalled(PathBuf),
+}
+
+impl DataplaneError {
+    pub(super) fn map(map: &'static str, action: &'static str, error: MapError) -> Self {
+        Self::Map { map, action, source: Box::new(error) }
+    }
+
+    pub(super) fn io(action: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { action: action.into(), source }
+    }
+}

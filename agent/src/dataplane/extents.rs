@@ -1,0 +1,124 @@
+//! Which ranges of an index space are free: first fit, neighbours merged.
+
+use std::collections::BTreeMap;
+
+/// Free ranges of `0..limit`.
+#[derive(Debug)]
+pub struct Extents {
+    /// start → length
+    free: BTreeMap<u32, u32>,
+    used: u32,
+}
+
+impl Extents {
+    #[must_use]
+    pub fn new(limit: u32) -> Self {
+        Self { free: BTreeMap::from([(0, limit)]), used: 0 }
+    }
+
+    /// How many indices are taken.
+    #[must_use]
+    pub const fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// Takes the lowest free range of `count` indices; `None` when there is no such range.
+    pub fn take(&mut self, count: u32) -> Option<u32> {
+        let (&start, &length) = self.free.iter().find(|&(_, &length)| length >= count)?;
+        self.free.remove(&start);
+        if length > count {
+            self.free.insert(start + count, length - count);
+        }
+        self.used += count;
+        Some(start)
+    }
+
+    /// Takes a given range; false when some of it is taken already.
+    pub fn take_at(&mut self, start: u32, count: u32) -> bool {
+        let Some((&from, &length)) = self.free.range(..=start).next_back() else { return false };
+        let (Some(end), free_end) = (start.checked_add(count), from + length) else { return false };
+        if end > free_end {
+            return false;
+        }
+        self.free.remove(&from);
+        if start > from {
+            self.free.insert(from, start - from);
+        }
+        if free_end > end {
+            self.free.insert(end, free_end - end);
+        }
+        self.used += count;
+        true
+    }
+
+    /// Gives a range back.
+    pub fn give(&mut self, start: u32, count: u32) {
+        self.used -= count;
+        let (mut start, mut count) = (start, count);
+        if let Some((&before, &length)) = self.free.range(..start).next_back()
+            && before + length == start
+        {
+            self.free.remove(&before);
+            start = before;
+            count += length;
+        }
+        if let Some(length) = self.free.remove(&(start + count)) {
+            count += length;
+        }
+        self.free.insert(start, count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_was_given_back_is_merged_and_taken_again() {
+        let mut extents = Extents::new(10);
+        let (a, b, c) = (extents.take(3), extents.take(3), extents.take(4));
+        assert_eq!((a, b, c), (Some(0), Some(3), Some(6)));
+        assert_eq!(extents.take(1), None, "all ten are taken");
+        extents.give(0, 3);
+        extents.give(6, 4);
+        extents.give(3, 3);
+        assert_eq!(extents.take(10), Some(0), "the three neighbours are one range again");
+    }
+
+    #[test]
+    fn a_range_can_be_claimed_only_once() {
+        let mut extents = Extents::new(10);
+        assert!(extents.take_at(4, 3));
+        assert!(!extents.take_at(6, 2), "6 is taken");
+        assert!(!extents.take_at(9, 2), "10 is outside");
+        assert_eq!(extents.take(4), Some(0));
+        assert_eq!(extents.take(3), Some(7));
+    }
+
+    proptest! {
+        #[test]
+        fn no_index_is_ever_handed_out_twice(steps in prop::collection::vec((any::<bool>(), 1u32..9), 1..200)) {
+            let mut extents = Extents::new(128);
+            let mut held: Vec<(u32, u32)> = Vec::new();
+            for (take, count) in steps {
+                if take || held.is_empty() {
+                    if let Some(start) = extents.take(count) {
+                        held.push((start, count));
+                    }
+                } else {
+                    let (start, count) = held.swap_remove(count as usize % held.len());
+                    extents.give(start, count);
+                }
+                let indices: Vec<u32> = held.iter().flat_map(|&(start, count)| start..start + count).collect();
+                let distinct: BTreeSet<_> = indices.iter().collect();
+                prop_assert_eq!(distinct.len(), indices.len());
+                prop_assert!(indices.iter().all(|&index| index < 128));
+                prop_assert_eq!(extents.used() as usize, indices.len());
+            }
+        }
+    }
+}

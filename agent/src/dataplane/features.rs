@@ -1,0 +1,48 @@
+//! What the running kernel has, probed once at start.
+
+use sockline_ebpf::agent::{MPTCP_SOCK, NETNS_COOKIE, SET_RETVAL};
+
+use super::sys;
+
+/// Kernel features that the programs are set up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// Refusals are ECONNREFUSED and not EPERM (`bpf_set_retval`, Linux 5.18).
+    pub set_retval: bool,
+    /// The cookie of this network namespace (`SO_NETNS_COOKIE`, Linux 5.14); without it, NodePorts
+    /// on loopback are served to the initial network namespace.
+    pub netns_cookie: Option<u64>,
+    /// The connection of an MPTCP subflow can be found (`bpf_skc_to_mptcp_sock`, Linux 6.0 with
+    /// kernel BTF); without it, the peer name of MPTCP sockets is the backend's.
+    pub mptcp_sock: bool,
+    /// The kernel describes its own types (`/sys/kernel/btf/vmlinux`). Sockline does not need it.
+    pub kernel_btf: bool,
+}
+
+impl Features {
+    #[must_use]
+    pub fn probe() -> Self {
+        Self {
+            set_retval: sys::has_set_retval(),
+            netns_cookie: sys::netns_cookie().ok(),
+            mptcp_sock: sys::has_mptcp_sock(),
+            kernel_btf: std::path::Path::new("/sys/kernel/btf/vmlinux").exists(),
+        }
+    }
+
+    /// As the agent notes it in the kernel.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        let mut bits = 0;
+        if self.set_retval {
+            bits |= SET_RETVAL;
+        }
+        if self.netns_cookie.is_some() {
+            bits |= NETNS_COOKIE;
+        }
+        if self.mptcp_sock {
+            bits |= MPTCP_SOCK;
+        }
+        bits
+    }
+}

@@ -1,0 +1,236 @@
+//! The frontends hash and the bitmap in front of it.
+//!
+//! The hash is replaced by one of twice the size before it is three quarters full: the copy is
+//! made beside the old one and put in its place with one write, so connects never miss an entry.
+
+use std::{collections::HashMap, os::fd::AsFd as _};
+
+use aya::maps::{Map, MapData};
+use aya_obj::generated::bpf_map_type;
+use sockline_ebpf::{
+    NO_PREALLOC, filter,
+    frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
+};
+
+use super::{
+    error::{DataplaneError, Full},
+    maps::{self, FRONTENDS, FrontendsHash, FrontendsOuter},
+    names::is_full,
+    pins::Pins,
+    sys::SharedArray,
+};
+
+/// The frontends in the kernel, and a copy of them here.
+pub struct Frontends {
+    outer: FrontendsOuter,
+    current: FrontendsHash,
+    capacity: u32,
+    limit: u32,
+    entries: HashMap<FrontendKey, Frontend>,
+    filter: SharedArray<u64>,
+    /// How many entries set a bit of the filter.
+    bits: HashMap<(u32, u64), u32>,
+}
+
+impl Frontends {
+    /// Opens what is pinned and reads it back.
+    pub fn open(pins: &Pins, limit: u32) -> Result<Self, DataplaneError> {
+        let mut outer = maps::open_frontends(pins)?;
+        let current = match maps::current_frontends(&outer)? {
+            Some(current) => current,
+            None => {
+                let first = new_hash(FIRST_CAPACITY.min(limit.max(1)))?;
+                install(&mut outer, &first)?;
+                typed(first)?
+            }
+        };
+        let capacity = capacity_of(&outer)?;
+        let mut entries = HashMap::new();
+        for entry in current.iter() {
+            let (key, value) =
+                entry.map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
+            entries.insert(key, value);
+        }
+        let mut this = Self {
+            outer,
+            current,
+            capacity,
+            limit,
+            entries,
+            filter: maps::open_filter(pins)?,
+            bits: HashMap::new(),
+        };
+        this.rebuild_filter();
+        Ok(this)
+    }
+
+    pub const fn entries(&self) -> &HashMap<FrontendKey, Frontend> {
+        &self.entries
+    }
+
+    pub const fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    pub const fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Writes an entry: one atomic step for whoever looks it up.
+    pub fn set(&mut self, frontend: Frontend) -> Result<(), DataplaneError> {
+        let known = self.entries.get(&frontend.key);
+        if known == Some(&frontend) {
+            return Ok(());
+        }
+        let is_new = known.is_none();
+        if is_new {
+            self.make_room()?;
+            self.count_bit(&frontend.key, true);
+        }
+        if let Err(error) = self.current.insert(frontend.key, frontend, 0) {
+            if is_new {
+                self.count_bit(&frontend.key, false);
+            }
+            return Err(if is_full(&error) {
+                Full { map: FRONTENDS, limit: self.capacity }.into()
+            } else {
+                DataplaneError::map(FRONTENDS, "write", error)
+            });
+        }
+        self.entries.insert(frontend.key, frontend);
+        Ok(())
+    }
+
+    pub fn remove(&mut self, key: &FrontendKey) -> Result<(), DataplaneError> {
+        if self.entries.remove(key).is_some() {
+            match self.current.remove(key) {
+                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
+                Err(error) => return Err(DataplaneError::map(FRONTENDS, "write", error)),
+            }
+            self.count_bit(key, false);
+        }
+        Ok(())
+    }
+
+    /// Reads the hash and mends what differs from the copy here. Returns how many entries did.
+    pub fn repair(&mut self) -> Result<usize, DataplaneError> {
+        let mut found = HashMap::new();
+        for entry in self.current.iter() {
+            let (key, value) =
+                entry.map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
+            found.insert(key, value);
+        }
+        let mut repaired = 0;
+        for (key, value) in &self.entries {
+            if found.remove(key) != Some(*value) {
+                self.current
+                    .insert(key, value, 0)
+                    .map_err(|error| DataplaneError::map(FRONTENDS, "write", error))?;
+                repaired += 1;
+            }
+        }
+        for key in found.keys() {
+            self.current
+                .remove(key)
+                .map_err(|error| DataplaneError::map(FRONTENDS, "write", error))?;
+            repaired += 1;
+        }
+        let before: Vec<u64> = (0..self.filter.len()).map(|word| self.filter.read(word)).collect();
+        self.rebuild_filter();
+        repaired += before
+            .iter()
+            .enumerate()
+            .filter(|&(word, &bits)| self.filter.read(word) != bits)
+            .count();
+        Ok(repaired)
+    }
+
+    fn make_room(&mut self) -> Result<(), DataplaneError> {
+        let needed = u32::try_from(self.entries.len() + 1).unwrap_or(u32::MAX);
+        if needed > self.limit {
+            return Err(Full { map: FRONTENDS, limit: self.limit }.into());
+        }
+        if needed <= self.capacity / 4 * 3 || self.capacity >= self.limit {
+            return Ok(());
+        }
+        let capacity = self.capacity.saturating_mul(2).min(self.limit);
+        let larger = new_hash(capacity)?;
+        let mut copy = typed(duplicate(&larger)?)?;
+        for (key, value) in &self.entries {
+            copy.insert(key, value, 0)
+                .map_err(|error| DataplaneError::map(FRONTENDS, "copy to a larger", error))?;
+        }
+        install(&mut self.outer, &larger)?;
+        self.current = copy;
+        self.capacity = capacity;
+        Ok(())
+    }
+
+    fn count_bit(&mut self, key: &FrontendKey, more: bool) {
+        let (word, mask) = filter::bit(&key.address, key.port);
+        let count = self.bits.entry((word, mask)).or_default();
+        *count = if more { *count + 1 } else { count.saturating_sub(1) };
+        match (more, *count) {
+            (true, 1) => self.filter.update(word as usize, |word| *word |= mask),
+            (false, 0) => {
+                self.bits.remove(&(word, mask));
+                self.filter.update(word as usize, |word| *word &= !mask);
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes the filter fit the entries: first all bits that must be set, so that no entry is ever
+    /// hidden.
+    fn rebuild_filter(&mut self) {
+        let mut words = vec![0u64; filter::WORDS as usize];
+        self.bits.clear();
+        for key in self.entries.keys() {
+            let (word, mask) = filter::bit(&key.address, key.port);
+            *self.bits.entry((word, mask)).or_default() += 1;
+            words[word as usize] |= mask;
+        }
+        for (index, &wanted) in words.iter().enumerate() {
+            if self.filter.read(index) != wanted {
+                self.filter.update(index, |word| *word |= wanted);
+                self.filter.update(index, |word| *word = wanted);
+            }
+        }
+    }
+}
+
+fn new_hash(capacity: u32) -> Result<MapData, DataplaneError> {
+    let definition = aya_obj::Map::new_from_params(
+        bpf_map_type::BPF_MAP_TYPE_HASH as u32,
+        size_of::<FrontendKey>() as u32,
+        size_of::<Frontend>() as u32,
+        capacity,
+        NO_PREALLOC as u32,
+    );
+    MapData::create(definition, FRONTENDS, None)
+        .map_err(|error| DataplaneError::map(FRONTENDS, "create a larger", error))
+}
+
+fn install(outer: &mut FrontendsOuter, hash: &MapData) -> Result<(), DataplaneError> {
+    outer.set(CURRENT, hash, 0).map_err(|error| DataplaneError::map(FRONTENDS, "replace", error))
+}
+
+fn typed(hash: MapData) -> Result<FrontendsHash, DataplaneError> {
+    Map::HashMap(hash).try_into().map_err(|error| DataplaneError::map(FRONTENDS, "open", error))
+}
+
+fn duplicate(hash: &MapData) -> Result<MapData, DataplaneError> {
+    let fd = hash
+        .fd()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| DataplaneError::io("duplicate a file descriptor", error))?;
+    MapData::from_fd(fd).map_err(|error| DataplaneError::map(FRONTENDS, "open", error))
+}
+
+fn capacity_of(outer: &FrontendsOuter) -> Result<u32, DataplaneError> {
+    let inner =
+        outer.get(&CURRENT, 0).map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
+    let info = inner.info().map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
+    Ok(info.max_entries())
+}

@@ -1,0 +1,126 @@
+//! The pinned maps, opened with their types.
+
+use std::path::Path;
+
+use aya::{
+    Pod,
+    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
+};
+use sockline_ebpf::{
+    agent::AgentRecord,
+    backend::{BACKEND_SEGMENT, Backend, SLOT_SEGMENT, Slot},
+    counters::ServiceCounters,
+    filter,
+    frontend::{CURRENT, Frontend, FrontendKey},
+    name::{CHUNK, NameKey},
+    socket::{SOCKET_SETS, SocketSet},
+};
+
+use super::{error::DataplaneError, pins::Pins, segments::Segments, sys::SharedArray};
+
+/// The maps that the programs and the agent share, by the names of their definitions.
+pub const PINNED: [&str; 10] =
+    [FILTER, FRONTENDS, SLOTS, BACKENDS, SOCKETS, STORAGE, AFFINITY, SERVICES, FAULTS, LOGS];
+pub const FILTER: &str = "FILTER";
+pub const FRONTENDS: &str = "FRONTENDS";
+pub const SLOTS: &str = "SLOTS";
+pub const BACKENDS: &str = "BACKENDS";
+pub const SOCKETS: &str = "SOCKETS";
+pub const STORAGE: &str = "STORAGE";
+pub const AFFINITY: &str = "AFFINITY";
+pub const SERVICES: &str = "SERVICES";
+pub const FAULTS: &str = "FAULTS_MAP";
+pub const LOGS: &str = "AYA_LOGS";
+/// These two are the agent's own: no program reads them.
+pub const NAMES: &str = "NAMES";
+pub const AGENT: &str = "AGENT";
+
+pub type FrontendsOuter = ArrayOfMaps<MapData, MapData>;
+pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
+pub type Names = HashMap<MapData, NameKey, [u8; CHUNK]>;
+
+pub fn open_frontends(pins: &Pins) -> Result<FrontendsOuter, DataplaneError> {
+    outer(pins, FRONTENDS)
+}
+
+/// The frontends hash that the programs use now; `None` before the first sync.
+pub fn current_frontends(outer: &FrontendsOuter) -> Result<Option<FrontendsHash>, DataplaneError> {
+    match outer.get(&CURRENT, 0) {
+        Ok(inner) => Ok(Some(typed(FRONTENDS, Map::HashMap(inner))?)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(DataplaneError::map(FRONTENDS, "read", error)),
+    }
+}
+
+pub fn open_slots(
+    pins: &Pins,
+    limit: u32,
+    writable: bool,
+) -> Result<Segments<Slot>, DataplaneError> {
+    Segments::open(SLOTS, outer(pins, SLOTS)?, SLOT_SEGMENT, limit, writable)
+}
+
+pub fn open_backends(
+    pins: &Pins,
+    limit: u32,
+    writable: bool,
+) -> Result<Segments<Backend>, DataplaneError> {
+    Segments::open(BACKENDS, outer(pins, BACKENDS)?, BACKEND_SEGMENT, limit, writable)
+}
+
+pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
+    shared(pins, FILTER, filter::WORDS, true)
+}
+
+pub fn open_sockets(pins: &Pins) -> Result<SharedArray<SocketSet>, DataplaneError> {
+    shared(pins, SOCKETS, SOCKET_SETS, false)
+}
+
+pub fn open_services(
+    pins: &Pins,
+) -> Result<PerCpuHashMap<MapData, u32, ServiceCounters>, DataplaneError> {
+    typed(SERVICES, Map::PerCpuHashMap(open(pins, SERVICES)?))
+}
+
+pub fn open_faults(pins: &Pins) -> Result<PerCpuArray<MapData, u64>, DataplaneError> {
+    typed(FAULTS, Map::PerCpuArray(open(pins, FAULTS)?))
+}
+
+pub fn open_names(pins: &Pins) -> Result<Names, DataplaneError> {
+    typed(NAMES, Map::HashMap(open(pins, NAMES)?))
+}
+
+pub fn open_agent(pins: &Pins) -> Result<Array<MapData, AgentRecord>, DataplaneError> {
+    typed(AGENT, Map::Array(open(pins, AGENT)?))
+}
+
+fn open(pins: &Pins, name: &'static str) -> Result<MapData, DataplaneError> {
+    open_at(&pins.map(name), name)
+}
+
+fn open_at(path: &Path, name: &'static str) -> Result<MapData, DataplaneError> {
+    MapData::from_pin(path).map_err(|error| DataplaneError::map(name, "open", error))
+}
+
+fn outer(pins: &Pins, name: &'static str) -> Result<FrontendsOuter, DataplaneError> {
+    typed(name, Map::ArrayOfMaps(open(pins, name)?))
+}
+
+fn typed<M: TryFrom<Map, Error = MapError>>(
+    name: &'static str,
+    map: Map,
+) -> Result<M, DataplaneError> {
+    map.try_into().map_err(|error| DataplaneError::map(name, "open", error))
+}
+
+fn shared<T: Pod>(
+    pins: &Pins,
+    name: &'static str,
+    len: u32,
+    writable: bool,
+) -> Result<SharedArray<T>, DataplaneError> {
+    use std::os::fd::AsFd as _;
+    let map = open(pins, name)?;
+    SharedArray::map(map.fd().as_fd(), len as usize, writable)
+        .map_err(|error| DataplaneError::io(format!("map `{name}` into memory"), error))
+}

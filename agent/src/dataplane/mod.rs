@@ -1,0 +1,193 @@
+//! The kernel's side of things, as the agent keeps it: loading, pinning, linking, and writing a
+//! plan into the maps.
+
+mod alias;
+mod desired;
+mod error;
+mod extents;
+mod features;
+mod frontends;
+mod maps;
+mod mirror;
+mod mounts;
+mod names;
+mod pins;
+mod pool;
+mod programs;
+mod record;
+mod segments;
+mod sys;
+pub mod view;
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use aya::Ebpf;
+
+pub use self::{
+    error::{DataplaneError, Full},
+    features::Features,
+    mirror::{Failure, Limits, SyncReport},
+    mounts::{bpffs, bpffs_for_reading, cgroup},
+    names::ServiceKey,
+    pins::Pins,
+    pool::PoolUsage,
+    programs::{Attachment, HOOKS},
+};
+use self::{mirror::Mirror, pins::Lock, programs::Programs, record::Record};
+use crate::model::plan::Plan;
+
+/// Where and as whom to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub cgroup: PathBuf,
+    pub bpffs: PathBuf,
+    pub node: String,
+    pub limits: Limits,
+}
+
+/// The one writer of the pinned maps.
+pub struct Dataplane {
+    pins: Pins,
+    cgroup: PathBuf,
+    features: Features,
+    mirror: Mirror,
+    programs: Programs,
+    record: Record,
+    attached: bool,
+    _lock: Lock,
+}
+
+impl Dataplane {
+    /// Opens what is pinned, or makes it. If an earlier agent left services in the maps, the
+    /// programs are attached at once, to keep serving them; else with the first sync, so that
+    /// nobody sees half a plan.
+    pub fn open(options: &Options) -> Result<Self, DataplaneError> {
+        let pins = Pins::in_bpffs(&options.bpffs);
+        pins.create()?;
+        let Some(lock) = pins.lock()? else {
+            let pid = Record::read(&pins).map_or(0, |record| record.pid);
+            return Err(DataplaneError::InUse { directory: pins.root().to_owned(), pid });
+        };
+        raise_memlock_limit();
+        let features = Features::probe();
+        let programs = Programs::load(&pins, features)?;
+        let record = Record::create(&pins, options, features)?;
+        let mirror = Mirror::open(&pins, options.limits)?;
+        let mut this = Self {
+            pins,
+            cgroup: options.cgroup.clone(),
+            features,
+            mirror,
+            programs,
+            record,
+            attached: false,
+            _lock: lock,
+        };
+        if !this.mirror.is_empty() {
+            this.attach()?;
+        }
+        Ok(this)
+    }
+
+    #[must_use]
+    pub const fn features(&self) -> Features {
+        self.features
+    }
+
+    #[must_use]
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// The object, for whoever reads the programs' log.
+    pub const fn object(&mut self) -> &mut Ebpf {
+        self.programs.object()
+    }
+
+    /// Brings the kernel to a plan. What fails is in the report and costs only itself.
+    pub fn sync(
+        &mut self,
+        plan: &Plan,
+        node_addresses: &[IpAddr],
+    ) -> Result<SyncReport, DataplaneError> {
+        let report = self.mirror.sync(plan, node_addresses);
+        if !self.attached {
+            self.attach()?;
+        }
+        self.record.synced(SystemTime::now())?;
+        Ok(report)
+    }
+
+    /// Compares maps and links with what they should be and mends what differs. Returns the number
+    /// of entries, and the hooks, that were mended.
+    pub fn repair(&mut self) -> Result<(usize, Vec<&'static str>), DataplaneError> {
+        let entries = self.mirror.repair()?;
+        let mut links = Vec::new();
+        if self.attached {
+            links = self.programs.detached(&self.pins, &self.cgroup)?;
+            if !links.is_empty() {
+                self.attach()?;
+            }
+        }
+        Ok((entries, links))
+    }
+
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            services: self.mirror.services(),
+            frontends: self.mirror.frontends(),
+            frontends_capacity: self.mirror.frontends_capacity(),
+            frontends_limit: self.mirror.frontends_limit(),
+            pool: self.mirror.pool_usage(),
+        }
+    }
+
+    fn attach(&mut self) -> Result<(), DataplaneError> {
+        let made = self.programs.attach(&self.pins, &self.cgroup)?;
+        tracing::info!(
+            cgroup = %self.cgroup.display(),
+            replaced = HOOKS.len() - made.len(),
+            made = made.len(),
+            "programs attached"
+        );
+        self.attached = true;
+        Ok(())
+    }
+}
+
+/// How full the maps are.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    pub services: usize,
+    pub frontends: usize,
+    pub frontends_capacity: u32,
+    pub frontends_limit: u32,
+    pub pool: PoolUsage,
+}
+
+/// Removes everything that was pinned: detaches the programs and frees the maps. Fails while an
+/// agent is running. Returns what was removed.
+pub fn cleanup(bpffs: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
+    let pins = Pins::in_bpffs(bpffs);
+    if !pins.root().exists() {
+        return Ok(Vec::new());
+    }
+    let Some(_lock) = pins.lock()? else {
+        let pid = Record::read(&pins).map_or(0, |record| record.pid);
+        return Err(DataplaneError::InUse { directory: pins.root().to_owned(), pid });
+    };
+    pins.remove()
+}
+
+/// Before Linux 5.11, maps count against the limit of locked memory.
+fn raise_memlock_limit() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+        tracing::debug!(%error, "cannot raise the limit of locked memory");
+    }
+}

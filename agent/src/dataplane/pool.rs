@@ -1,0 +1,205 @@
+//! Slots and backends: giving out their indices, writing them, and taking them back after a grace
+//! period, so that no running program ever sees an index change its meaning under it.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use sockline_ebpf::backend::{Backend, Slot};
+
+use super::{
+    error::{DataplaneError, Full},
+    extents::Extents,
+    maps::{BACKENDS, SLOTS},
+    segments::Segments,
+    sys,
+};
+
+/// How long an index rests at least. Programs run for microseconds; the wait for running programs
+/// that follows it is exact, this only makes it rare.
+const REST: Duration = Duration::from_secs(1);
+
+pub struct Pool {
+    slots: Segments<Slot>,
+    backends: Segments<Backend>,
+    slot_extents: Extents,
+    backend_ids: Extents,
+    resting: VecDeque<(Instant, Resting)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Resting {
+    Slots { start: u32, count: u32 },
+    Backend { id: u32 },
+}
+
+impl Pool {
+    pub fn new(slots: Segments<Slot>, backends: Segments<Backend>) -> Self {
+        let slot_extents = Extents::new(slots.limit());
+        let mut backend_ids = Extents::new(backends.limit());
+        // Id 0 stays free: an empty slot, all zeroes, leads to a backend that has no owner.
+        backend_ids.take_at(0, 1);
+        Self { slots, backends, slot_extents, backend_ids, resting: VecDeque::new() }
+    }
+
+    /// Marks what was found in the kernel as taken; false if it overlaps with something else.
+    pub fn adopt_slots(&mut self, start: u32, count: u32) -> bool {
+        count == 0 || self.slot_extents.take_at(start, count)
+    }
+
+    pub fn adopt_backend(&mut self, id: u32) -> bool {
+        self.backend_ids.take_at(id, 1)
+    }
+
+    /// Frees every backend entry in the kernel that nobody adopted: left by an agent that died.
+    pub fn sweep(&mut self, adopted: impl Fn(u32) -> bool) -> Result<(), DataplaneError> {
+        let stale: Vec<u32> = self
+            .backends
+            .indices()
+            .filter(|&id| {
+                !adopted(id) && self.backends.read(id).is_some_and(|backend| backend.service != 0)
+            })
+            .collect();
+        for id in stale {
+            self.backends.update(id, |backend| {
+                backend.service = 0;
+                backend.sets = 0;
+            })?;
+        }
+        Ok(())
+    }
+
+    pub fn backend(&self, id: u32) -> Option<Backend> {
+        self.backends.read(id)
+    }
+
+    pub fn slot(&self, index: u32) -> Option<Slot> {
+        self.slots.read(index)
+    }
+
+    /// Writes a new backend and returns its id. It becomes usable with the last word written, the
+    /// owner.
+    pub fn add_backend(&mut self, backend: Backend) -> Result<u32, DataplaneError> {
+        let id = match self.backend_ids.take(1) {
+            Some(id) => id,
+            None => {
+                self.settle(true)?;
+                self.backend_ids
+                    .take(1)
+                    .ok_or(Full { map: BACKENDS, limit: self.backends.limit() })?
+            }
+        };
+        let written = self.write_backend(id, backend);
+        if written.is_err() {
+            self.backend_ids.give(id, 1);
+        }
+        written.map(|()| id)
+    }
+
+    fn write_backend(&mut self, id: u32, backend: Backend) -> Result<(), DataplaneError> {
+        let generation = self.backends.read(id).map_or(0, |old| old.generation).wrapping_add(1);
+        self.backends.write(id, Backend { service: 0, generation, ..backend })?;
+        self.backends.update(id, |entry| entry.service = backend.service)
+    }
+
+    /// Writes a backend that is in use again, under the same id and generation.
+    pub fn rewrite_backend(&mut self, id: u32, backend: Backend) -> Result<(), DataplaneError> {
+        let generation = self.backends.read(id).map_or(0, |old| old.generation);
+        self.backends.write(id, Backend { generation, ..backend })
+    }
+
+    /// Writes a slot that is in use again.
+    pub fn rewrite_slot(&mut self, index: u32, slot: Slot) -> Result<(), DataplaneError> {
+        self.slots.write(index, slot)
+    }
+
+    /// Changes which frontends may use a backend, and its weight.
+    pub fn change_backend(&mut self, id: u32, sets: u8, weight: u16) -> Result<(), DataplaneError> {
+        self.backends.update(id, |entry| {
+            entry.sets = sets;
+            entry.weight = weight;
+        })
+    }
+
+    /// Ends a backend: sockets and clients that remember it choose again from now on.
+    pub fn remove_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
+        self.backends.update(id, |entry| entry.sets = 0)?;
+        self.resting.push_back((Instant::now(), Resting::Backend { id }));
+        Ok(())
+    }
+
+    /// Writes slots to a fresh extent and returns its start.
+    pub fn add_slots(&mut self, slots: &[Slot]) -> Result<u32, DataplaneError> {
+        let full = Full { map: SLOTS, limit: self.slots.limit() };
+        let count = u32::try_from(slots.len()).map_err(|_| full.clone())?;
+        if count == 0 {
+            return Ok(0);
+        }
+        let start = match self.slot_extents.take(count) {
+            Some(start) => start,
+            None => {
+                self.settle(true)?;
+                self.slot_extents.take(count).ok_or(full)?
+            }
+        };
+        for (slot, index) in slots.iter().zip(start..) {
+            if let Err(error) = self.slots.write(index, *slot) {
+                self.slot_extents.give(start, count);
+                return Err(error);
+            }
+        }
+        Ok(start)
+    }
+
+    pub fn remove_slots(&mut self, start: u32, count: u32) {
+        if count > 0 {
+            self.resting.push_back((Instant::now(), Resting::Slots { start, count }));
+        }
+    }
+
+    /// Takes back what has rested; `now`: all of it, because room is needed.
+    pub fn settle(&mut self, now: bool) -> Result<(), DataplaneError> {
+        let rested = |since: &Instant| now || since.elapsed() >= REST;
+        if !self.resting.front().is_some_and(|(since, _)| rested(since)) {
+            return Ok(());
+        }
+        sys::wait_for_running_programs()
+            .map_err(|error| DataplaneError::io("wait for running programs (membarrier)", error))?;
+        while let Some(&(since, resting)) = self.resting.front()
+            && rested(&since)
+        {
+            self.resting.pop_front();
+            match resting {
+                Resting::Slots { start, count } => self.slot_extents.give(start, count),
+                Resting::Backend { id } => {
+                    self.backends.update(id, |entry| entry.service = 0)?;
+                    self.backend_ids.give(id, 1);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn usage(&self) -> PoolUsage {
+        PoolUsage {
+            slots: self.slot_extents.used(),
+            slots_allocated: self.slots.allocated(),
+            slots_limit: self.slots.limit(),
+            backends: self.backend_ids.used().saturating_sub(1),
+            backends_allocated: self.backends.allocated(),
+            backends_limit: self.backends.limit(),
+        }
+    }
+}
+
+/// Entries in use (resting ones included), entries that memory exists for, entries allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolUsage {
+    pub slots: u32,
+    pub slots_allocated: u32,
+    pub slots_limit: u32,
+    pub backends: u32,
+    pub backends_allocated: u32,
+    pub backends_limit: u32,
+}

@@ -1,0 +1,143 @@
+//! Arrays that grow in segments: an outer array of maps whose inner arrays are made when an index
+//! in them is first used, and mapped into the agent so that writing is a memory write.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use aya::{
+    Pod,
+    maps::{ArrayOfMaps, MapData, MapError},
+};
+use aya_obj::generated::bpf_map_type;
+use sockline_ebpf::MMAPABLE;
+
+use super::{
+    error::{DataplaneError, Full},
+    sys::SharedArray,
+};
+
+/// A segmented array that the agent writes.
+pub struct Segments<T: Pod> {
+    name: &'static str,
+    outer: ArrayOfMaps<MapData, MapData>,
+    per_segment: u32,
+    segments: Vec<Option<SharedArray<T>>>,
+    limit: u32,
+}
+
+impl<T: Pod> Segments<T> {
+    /// Opens the array with all segments that exist. `limit` is the number of indices allowed.
+    pub fn open(
+        name: &'static str,
+        outer: ArrayOfMaps<MapData, MapData>,
+        per_segment: u32,
+        limit: u32,
+        writable: bool,
+    ) -> Result<Self, DataplaneError> {
+        let mut segments = Vec::new();
+        for index in 0..outer.len() {
+            match outer.get(&index, 0) {
+                Ok(inner) => {
+                    segments.resize_with(index as usize, || None);
+                    segments.push(Some(map_segment(
+                        name,
+                        inner.fd().as_fd(),
+                        per_segment,
+                        writable,
+                    )?));
+                }
+                // Segments are made in order of need and never removed: a hole is possible only
+                // if making one failed, so look at the whole outer array.
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(DataplaneError::map(name, "open a segment of", error)),
+            }
+        }
+        let limit = limit.min(outer.len().saturating_mul(per_segment));
+        Ok(Self { name, outer, per_segment, segments, limit })
+    }
+
+    /// Indices that memory exists for.
+    pub fn allocated(&self) -> u32 {
+        u32::try_from(self.segments.iter().flatten().count()).unwrap_or(u32::MAX) * self.per_segment
+    }
+
+    pub const fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    pub fn read(&self, index: u32) -> Option<T> {
+        let (segment, offset) = self.split(index);
+        Some(self.segments.get(segment)?.as_ref()?.read(offset))
+    }
+
+    /// All indices that memory exists for.
+    pub fn indices(&self) -> impl Iterator<Item = u32> + '_ {
+        self.segments
+            .iter()
+            .zip(0..)
+            .filter(|(segment, _)| segment.is_some())
+            .flat_map(|(_, number)| number * self.per_segment..(number + 1) * self.per_segment)
+    }
+
+    pub fn write(&mut self, index: u32, value: T) -> Result<(), DataplaneError> {
+        let (_, offset) = self.split(index);
+        self.segment(index)?.write(offset, value);
+        Ok(())
+    }
+
+    /// Changes a record in place, after everything that was written before.
+    pub fn update(
+        &mut self,
+        index: u32,
+        change: impl FnOnce(&mut T),
+    ) -> Result<(), DataplaneError> {
+        let (_, offset) = self.split(index);
+        self.segment(index)?.update(offset, change);
+        Ok(())
+    }
+
+    const fn split(&self, index: u32) -> (usize, usize) {
+        ((index / self.per_segment) as usize, (index % self.per_segment) as usize)
+    }
+
+    fn segment(&mut self, index: u32) -> Result<&mut SharedArray<T>, DataplaneError> {
+        let (segment, _) = self.split(index);
+        if index >= self.limit {
+            return Err(Full { map: self.name, limit: self.limit }.into());
+        }
+        if segment >= self.segments.len() {
+            self.segments.resize_with(segment + 1, || None);
+        }
+        let place = &mut self.segments[segment];
+        if place.is_none() {
+            let array = new_array::<T>(self.name, self.per_segment)?;
+            *place = Some(map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?);
+            let number = u32::try_from(segment).unwrap_or(u32::MAX);
+            self.outer
+                .set(number, &array, 0)
+                .map_err(|error| DataplaneError::map(self.name, "add a segment to", error))?;
+        }
+        place.as_mut().ok_or_else(|| Full { map: self.name, limit: self.limit }.into())
+    }
+}
+
+fn new_array<T: Pod>(name: &'static str, len: u32) -> Result<MapData, DataplaneError> {
+    let definition = aya_obj::Map::new_from_params(
+        bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
+        size_of::<u32>() as u32,
+        size_of::<T>() as u32,
+        len,
+        MMAPABLE as u32,
+    );
+    MapData::create(definition, name, None)
+        .map_err(|error| DataplaneError::map(name, "create a segment of", error))
+}
+
+fn map_segment<T: Pod>(
+    name: &'static str,
+    array: BorrowedFd<'_>,
+    len: u32,
+    writable: bool,
+) -> Result<SharedArray<T>, DataplaneError> {
+    SharedArray::map(array, len as usize, writable)
+        .map_err(|error| DataplaneError::io(format!("map a segment of `{name}`"), error))
+}

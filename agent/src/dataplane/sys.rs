@@ -1,0 +1,248 @@
+//! The few system calls that aya has no safe wrapper for.
+#![expect(unsafe_code, reason = "this is the boundary to the kernel")]
+
+use std::{
+    ffi::CString,
+    io,
+    marker::PhantomData,
+    mem,
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+    ptr::{self, NonNull},
+    sync::atomic::{Ordering, fence},
+};
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+
+/// Offset of `sk` in the kernel's `struct bpf_sock_addr` (`include/uapi/linux/bpf.h`), whose layout
+/// is fixed.
+const SOCK_ADDR_SK: u64 = 64;
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: `attr` is a whole `bpf_attr`, zeroed but for what the command reads; the buffers it
+    // points to belong to the caller and outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_uint,
+            ptr::from_mut(attr),
+            size_of_val(attr),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(result).map_err(io::Error::other)
+}
+
+fn zeroed_attr() -> bpf_attr {
+    // SAFETY: a union of integers, for which all zeroes is valid and means "not given".
+    unsafe { mem::zeroed() }
+}
+
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: a file descriptor that the kernel has just made for us.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+/// Attaches a program to a cgroup with a link (Linux 5.7). Others may attach theirs beside it.
+pub fn link_create(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed_attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd().cast_unsigned();
+    attr.link_create.attach_type = attach_type as u32;
+    bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(owned)
+}
+
+/// Puts another program into a link, atomically (Linux 5.7).
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed_attr();
+    attr.link_update.link_fd = link.as_raw_fd().cast_unsigned();
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd().cast_unsigned();
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// What a cgroup link is attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CgroupLink {
+    pub program: u32,
+    /// The cgroup's id (its inode number); 0 when the cgroup is gone.
+    pub cgroup: u64,
+}
+
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
+    // SAFETY: integers and unions of them.
+    let mut info: bpf_link_info = unsafe { mem::zeroed() };
+    let mut attr = zeroed_attr();
+    attr.info.bpf_fd = link.as_raw_fd().cast_unsigned();
+    attr.info.info_len = u32::try_from(size_of_val(&info)).unwrap_or(u32::MAX);
+    attr.info.info = ptr::from_mut(&mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: the kernel filled in the union member of cgroup links; all are integers anyway.
+    let cgroup = unsafe { info.__bindgen_anon_1.cgroup.cgroup_id };
+    Ok(CgroupLink { program: info.prog_id, cgroup })
+}
+
+/// Gives an object a name in a bpffs (Linux 4.4; links 5.7).
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = zeroed_attr();
+    // SAFETY: writing a union's field of plain integers.
+    let object_attr = unsafe { &mut attr.__bindgen_anon_4 };
+    object_attr.pathname = path.as_ptr() as u64;
+    object_attr.bpf_fd = object.as_raw_fd().cast_unsigned();
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens a pinned object.
+pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET, &mut attr).map(owned)
+}
+
+/// Waits until every program that was running at the call has ended: programs run inside RCU
+/// read-side sections, and a global membarrier is `synchronize_rcu()`
+/// (Linux `kernel/sched/membarrier.c`).
+pub fn wait_for_running_programs() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+    // SAFETY: takes no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The cookie of this thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+pub fn netns_cookie() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")
+        .or_else(|_| std::net::UdpSocket::bind("[::1]:0"))
+        .or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))?;
+    let mut cookie = 0u64;
+    let mut length = libc::socklen_t::try_from(size_of_val(&cookie)).unwrap_or(0);
+    // SAFETY: the pointers are to locals of the sizes given.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            ptr::from_mut(&mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// Whether programs on `connect4` may call `bpf_set_retval` here (Linux 5.18).
+pub fn has_set_retval() -> bool {
+    // mov64 r1, -111; call 187; mov64 r0, 0; exit
+    verifier_accepts(&[0xffff_ff91_0000_01b7, call(187), 0xb7, 0x95])
+}
+
+/// Whether programs on `connect4` may call `bpf_skc_to_mptcp_sock` here (Linux 6.0 with BTF).
+pub fn has_mptcp_sock() -> bool {
+    // r1 = ctx->sk; if r1 == 0 goto +1; call 196; mov64 r0, 1; exit
+    let load_sk = 0x1179 | SOCK_ADDR_SK << 16;
+    verifier_accepts(&[load_sk, 0x0001_0115, call(196), 0x1_0000_00b7, 0x95])
+}
+
+const fn call(helper: u64) -> u64 {
+    helper << 32 | 0x85
+}
+
+/// Asks the verifier whether a `connect4` program may run here.
+fn verifier_accepts(instructions: &[u64]) -> bool {
+    let mut attr = zeroed_attr();
+    // SAFETY: writing a union's field of plain integers.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
+    load.expected_attach_type = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
+    load.insns = instructions.as_ptr() as u64;
+    load.insn_cnt = u32::try_from(instructions.len()).unwrap_or(0);
+    load.license = c"GPL".as_ptr() as u64;
+    bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(owned).is_ok()
+}
+
+/// An array map's memory (`BPF_F_MMAPABLE`, Linux 5.5), shared with the running programs.
+#[derive(Debug)]
+pub struct SharedArray<T> {
+    start: NonNull<T>,
+    len: usize,
+    records: PhantomData<T>,
+}
+
+// SAFETY: plain memory; all access is through volatile reads and writes of `&mut self`/`&self`.
+unsafe impl<T: Send> Send for SharedArray<T> {}
+// SAFETY: as above: shared references only read.
+unsafe impl<T: Sync> Sync for SharedArray<T> {}
+
+impl<T: aya::Pod> SharedArray<T> {
+    /// Maps an array of `len` records; `writable` needs a map that was opened so.
+    pub fn map(array: BorrowedFd<'_>, len: usize, writable: bool) -> io::Result<Self> {
+        let protection =
+            if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len * size_of::<T>(),
+                protection,
+                libc::MAP_SHARED,
+                array.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { start, len, records: PhantomData })
+    }
+
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    fn at(&self, index: usize) -> *mut T {
+        assert!(index < self.len, "index {index} of a shared array of {}", self.len);
+        // SAFETY: within the mapping, which lives as long as self.
+        unsafe { self.start.as_ptr().add(index) }
+    }
+
+    pub fn read(&self, index: usize) -> T {
+        // SAFETY: in bounds and aligned (mappings are page-aligned); any bits are a valid T (Pod).
+        unsafe { ptr::read_volatile(self.at(index)) }
+    }
+
+    pub fn write(&mut self, index: usize, value: T) {
+        // SAFETY: as in `read`, and mapped writable.
+        unsafe { ptr::write_volatile(self.at(index), value) };
+    }
+
+    /// Changes fields of one record in place. What was written before, also to other arrays, is
+    /// visible to programs before the change.
+    pub fn update(&mut self, index: usize, change: impl FnOnce(&mut T)) {
+        fence(Ordering::Release);
+        // SAFETY: in bounds, aligned and mapped writable. Programs read the record meanwhile;
+        // each field is one aligned integer, so they see it before or after the change.
+        change(unsafe { &mut *self.at(index) });
+        fence(Ordering::Release);
+    }
+}
+
+impl<T> Drop for SharedArray<T> {
+    fn drop(&mut self) {
+        // SAFETY: exactly the mapping that was made.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len * size_of::<T>()) };
+    }
+}

@@ -1,0 +1,244 @@
+//! Reading a node back from its pinned maps, whether its agent runs or not.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use sockline_ebpf::{
+    backend::{Backend as BackendEntry, Slot},
+    counters::{Fault, ServiceCounters},
+    frontend::Frontend as FrontendEntry,
+};
+
+pub use super::record::Read as AgentRecord;
+use super::{
+    desired,
+    error::DataplaneError,
+    maps, names,
+    names::ServiceKey,
+    pins::Pins,
+    programs,
+    programs::{Attachment, HOOKS},
+    record,
+    segments::Segments,
+};
+use crate::model::{
+    object::{Family, ObjectName, Protocol},
+    plan::{Backend, Frontend, FrontendAddress, FrontendKind},
+};
+
+/// An open view of a node's kernel state.
+pub struct View {
+    pins: Pins,
+}
+
+/// Counts of one service port, summed over all CPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub translated: u64,
+    pub refused_no_endpoints: u64,
+    pub refused_no_local_endpoints: u64,
+    pub passed: u64,
+    pub failed_open: u64,
+}
+
+impl View {
+    pub fn open(pins: Pins) -> Result<Self, DataplaneError> {
+        if !pins.map(maps::AGENT).exists() {
+            return Err(match std::fs::metadata(pins.root()) {
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                    DataplaneError::io(
+                        format!("read {} (it needs root)", pins.root().display()),
+                        error,
+                    )
+                }
+                _ => DataplaneError::NotInstalled(pins.root().to_owned()),
+            });
+        }
+        Ok(Self { pins })
+    }
+
+    pub fn agent(&self) -> Result<AgentRecord, DataplaneError> {
+        record::Record::read(&self.pins)
+    }
+
+    /// Whether an agent runs on these pins.
+    pub fn agent_runs(&self) -> Result<bool, DataplaneError> {
+        Ok(self.pins.lock()?.is_none())
+    }
+
+    /// How each hook is attached to the agent's cgroup.
+    pub fn attachments(&self) -> Result<Vec<(&'static str, Attachment)>, DataplaneError> {
+        let cgroup = self.agent()?.cgroup;
+        HOOKS
+            .iter()
+            .map(|hook| Ok((hook.name, programs::attachment(&self.pins, hook, &cgroup)?)))
+            .collect()
+    }
+
+    /// Every frontend in the maps, in the terms of the plan and in its order. The addresses of a
+    /// NodePort are one frontend, as in the plan.
+    pub fn frontends(&self) -> Result<Vec<Arc<Frontend>>, DataplaneError> {
+        let outer = maps::open_frontends(&self.pins)?;
+        let Some(current) = maps::current_frontends(&outer)? else { return Ok(Vec::new()) };
+        let names = names::read_all(&maps::open_names(&self.pins)?)?;
+        let slots = maps::open_slots(&self.pins, u32::MAX, false)?;
+        let backends = maps::open_backends(&self.pins, u32::MAX, false)?;
+        let mut node_ports: BTreeMap<(ServiceKey, Family, u16), Frontend> = BTreeMap::new();
+        let mut all = Vec::new();
+        for entry in current.iter() {
+            let (_, entry) =
+                entry.map_err(|error| DataplaneError::map(maps::FRONTENDS, "read", error))?;
+            let key = names.get(&entry.service).cloned().unwrap_or_else(|| nameless(&entry));
+            let frontend = frontend(&entry, &key, &slots, &backends);
+            if frontend.kind == FrontendKind::NodePort {
+                node_ports.insert((key, frontend.family, frontend.port), frontend);
+            } else {
+                all.push(frontend);
+            }
+        }
+        all.extend(node_ports.into_values());
+        all.sort_by(crate::model::plan::order);
+        Ok(all.into_iter().map(Arc::new).collect())
+    }
+
+    /// Names of all service ports by their ids.
+    pub fn names(&self) -> Result<HashMap<u32, ServiceKey>, DataplaneError> {
+        names::read_all(&maps::open_names(&self.pins)?)
+    }
+
+    pub fn counters(&self) -> Result<Counters, DataplaneError> {
+        Ok(Counters {
+            names: maps::open_names(&self.pins)?,
+            services: maps::open_services(&self.pins)?,
+            faults: maps::open_faults(&self.pins)?,
+        })
+    }
+
+    /// Sockets that are translated now, as far as they are in the socket table.
+    pub fn sockets(&self) -> Result<usize, DataplaneError> {
+        let table = maps::open_sockets(&self.pins)?;
+        Ok((0..table.len())
+            .map(|set| table.read(set).records.iter().filter(|record| record.cookie != 0).count())
+            .sum())
+    }
+}
+
+/// The kernel's counters, kept open.
+pub struct Counters {
+    names: maps::Names,
+    services: PerCpuHashMap<MapData, u32, ServiceCounters>,
+    faults: PerCpuArray<MapData, u64>,
+}
+
+impl Counters {
+    /// Every service port that has a name; those that were never used count zero.
+    pub fn services(&self) -> Result<BTreeMap<ServiceKey, Counts>, DataplaneError> {
+        let names = names::read_all(&self.names)?;
+        let mut all = BTreeMap::new();
+        for (id, key) in names {
+            let counts = match self.services.get(&id, 0) {
+                Ok(per_cpu) => sum(&per_cpu),
+                Err(aya::maps::MapError::KeyNotFound) => Counts::default(),
+                Err(error) => return Err(DataplaneError::map(maps::SERVICES, "read", error)),
+            };
+            all.insert(key, counts);
+        }
+        Ok(all)
+    }
+
+    pub fn faults(&self) -> Result<Vec<(Fault, u64)>, DataplaneError> {
+        Fault::ALL
+            .into_iter()
+            .map(|fault| {
+                let per_cpu = self
+                    .faults
+                    .get(&(fault as u32), 0)
+                    .map_err(|error| DataplaneError::map(maps::FAULTS, "read", error))?;
+                Ok((fault, per_cpu.iter().sum()))
+            })
+            .collect()
+    }
+}
+
+fn sum(per_cpu: &PerCpuValues<ServiceCounters>) -> Counts {
+    let mut total = Counts::default();
+    for one in per_cpu.iter() {
+        total.translated += one.translated;
+        total.refused_no_endpoints += one.refused[sockline_ebpf::counters::NO_ENDPOINTS as usize];
+        total.refused_no_local_endpoints +=
+            one.refused[sockline_ebpf::counters::NO_LOCAL_ENDPOINTS as usize];
+        total.passed += one.passed;
+        total.failed_open += one.failed_open;
+    }
+    total
+}
+
+fn nameless(entry: &FrontendEntry) -> ServiceKey {
+    ServiceKey {
+        service: ObjectName::new("", format!("service {}", entry.service)),
+        port_name: "".into(),
+        protocol: protocol(entry.key.protocol),
+    }
+}
+
+const fn protocol(number: u8) -> Protocol {
+    match number {
+        sockline_ebpf::frontend::UDP => Protocol::Udp,
+        sockline_ebpf::frontend::SCTP => Protocol::Sctp,
+        _ => Protocol::Tcp,
+    }
+}
+
+fn frontend(
+    entry: &FrontendEntry,
+    key: &ServiceKey,
+    slots: &Segments<Slot>,
+    backends: &Segments<BackendEntry>,
+) -> Frontend {
+    let address: IpAddr = entry.key.address.into();
+    let kind = desired::kind_of(entry.kind);
+    let action = desired::action_of(entry.action);
+    Frontend {
+        service: key.service.clone(),
+        port_name: key.port_name.clone(),
+        address: match kind {
+            FrontendKind::NodePort => FrontendAddress::Node,
+            _ => FrontendAddress::Ip(address),
+        },
+        family: Family::of(address),
+        port: u16::from_be(entry.key.port),
+        protocol: key.protocol,
+        kind,
+        action,
+        reason: desired::reason_of(action, entry.reason),
+        affinity_seconds: (entry.affinity_seconds != 0).then_some(entry.affinity_seconds),
+        balance: desired::balance_of(entry.balance),
+        backends: members(entry, slots, backends),
+    }
+}
+
+fn members(
+    entry: &FrontendEntry,
+    slots: &Segments<Slot>,
+    backends: &Segments<BackendEntry>,
+) -> Vec<Backend> {
+    let range = entry.slot_start..entry.slot_start.saturating_add(entry.slot_count);
+    let mut members: Vec<Backend> = range
+        .filter_map(|index| slots.read(index))
+        .flat_map(|slot| [slot.backend, slot.alias])
+        .filter_map(|id| backends.read(id))
+        .filter(|backend| backend.service == entry.service)
+        .map(|backend| Backend {
+            address: backend.address.into(),
+            port: u16::from_be(backend.port),
+            weight: backend.weight,
+        })
+        .collect();
+    members.sort_unstable();
+    members.dedup();
+    members
+}
