@@ -4,5 +4,6 @@
 //! Data flows one way: `source` → `model` → `dataplane`; `telemetry` reads the kernel back, `cli`
 //! and `admin` are the faces.
 
+pub mod cli;
 pub mod model;
 pub mod source;
