@@ -1,5 +1,7 @@
 //! The `sockline` command: reads the command line and hands over to the library.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 use sockline::cli::plan;
 
@@ -16,8 +18,16 @@ enum Command {
     Plan(plan::PlanArgs),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
         Command::Plan(args) => plan::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line with all causes; a backtrace says nothing to a user.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

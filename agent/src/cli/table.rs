@@ -1,11 +1,15 @@
 //! Tables for people: aligned columns without borders.
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 
 use crate::model::plan::{Action, Backend, Frontend, Plan, Reason};
 
-/// A table with these column heads. In a terminal long cells wrap; in a pipe every row is one
-/// line, so that `grep` sees all of it.
+/// Room for one IPv6 address with its port: an address is never broken in two.
+const LAST_COLUMN_MIN: u16 = 48;
+
+/// A table with these column heads. In a terminal the last column wraps, the others never do: what
+/// one selects and pastes stays whole. In a pipe every row is one line, so that `grep` sees all of
+/// it.
 #[must_use]
 pub fn new(columns: &[&str]) -> Table {
     let mut table = Table::new();
@@ -14,6 +18,10 @@ pub fn new(columns: &[&str]) -> Table {
     for column in table.column_iter_mut() {
         // The gap between columns is on the right only, so the first starts at the margin.
         column.set_padding((0, 2));
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    if let Some(last) = columns.len().checked_sub(1).and_then(|last| table.column_mut(last)) {
+        last.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(LAST_COLUMN_MIN)));
     }
     table
 }

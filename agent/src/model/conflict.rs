@@ -115,3 +115,6 @@ fn field(frontend: &Frontend) -> String {
 fn port_label(name: &str) -> String {
     if name.is_empty() { "the unnamed port".to_owned() } else { format!("port \"{name}\"") }
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,3 +163,6 @@ impl Topology {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

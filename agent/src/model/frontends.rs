@@ -156,3 +156,6 @@ impl Choice {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

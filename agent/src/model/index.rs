@@ -319,3 +319,6 @@ fn share(new: Vec<Frontend>, old: &[Arc<Frontend>]) -> Vec<Arc<Frontend>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,3 +14,5 @@ pub mod index;
 pub mod object;
 pub mod plan;
 pub mod planner;
+#[cfg(test)]
+mod testing;
