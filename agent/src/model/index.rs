@@ -322,3 +322,5 @@ fn share(new: Vec<Frontend>, old: &[Arc<Frontend>]) -> Vec<Arc<Frontend>> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod properties;
