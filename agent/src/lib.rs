@@ -4,6 +4,10 @@
 //! Data flows one way: `source` → `model` → `dataplane`; `telemetry` reads the kernel back, `cli`
 //! and `admin` are the faces.
 
+pub mod admin;
+pub mod agent;
+pub mod cli;
 pub mod dataplane;
 pub mod model;
 pub mod source;
+pub mod telemetry;

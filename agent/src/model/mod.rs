@@ -1,5 +1,18 @@
 //! Kubernetes objects in, the desired frontends and backends out. Pure: no I/O, no async, no
 //! kernel, no Kubernetes client.
+//!
+//! [`index::Index`] holds what a source last said and re-plans only what changed;
+//! [`planner::plan`] plans everything at once. Both are built from
+//! [`frontends::service_frontends`] (one service) and [`conflict`] (who keeps an address that two
+//! services claim).
 
+pub mod conflict;
+pub mod endpoints;
+pub mod event;
+pub mod frontends;
+pub mod index;
 pub mod object;
 pub mod plan;
+pub mod planner;
+#[cfg(test)]
+mod testing;

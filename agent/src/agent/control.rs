@@ -1,0 +1,221 @@
+//! The control loop: takes in changes, plans, and brings the kernel to the plan.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::mpsc,
+    task::block_in_place,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    interfaces,
+    shared::{self, Objects, Shared},
+};
+use crate::{
+    dataplane::{Dataplane, SyncReport},
+    model::{index::Index, object::Problem},
+    source::Event,
+    telemetry::Metrics,
+};
+
+/// How often the node's addresses are looked at and failed services tried again.
+const LOOK_AROUND: Duration = Duration::from_secs(5);
+/// How often the maps are compared with what they should hold.
+const REPAIR: Duration = Duration::from_secs(60);
+
+struct Control<'a> {
+    dataplane: Dataplane,
+    index: Index,
+    addresses: Vec<IpAddr>,
+    shared: &'a Shared,
+    metrics: &'a Metrics,
+    /// Problems that were logged already.
+    told: BTreeSet<Problem>,
+    failures_told: BTreeSet<String>,
+    /// The last sync left something out.
+    incomplete: bool,
+}
+
+/// Runs until `stop`, or until the source is gone.
+pub async fn run(
+    dataplane: Dataplane,
+    mut changes: mpsc::Receiver<Event>,
+    node_name: &str,
+    shared: &Shared,
+    metrics: &Metrics,
+    stop: CancellationToken,
+) {
+    let mut control = Control {
+        dataplane,
+        index: Index::new(node_name),
+        addresses: Vec::new(),
+        shared,
+        metrics,
+        told: BTreeSet::new(),
+        failures_told: BTreeSet::new(),
+        incomplete: false,
+    };
+    let mut look_around = interval(LOOK_AROUND);
+    look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last_repair = Instant::now();
+    loop {
+        shared.beat();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            change = changes.recv() => {
+                let Some(change) = change else { return };
+                control.take_in(change);
+                // Whatever else has arrived costs no plan of its own.
+                while let Ok(change) = changes.try_recv() {
+                    control.take_in(change);
+                }
+                control.sync();
+            }
+            _ = look_around.tick() => {
+                if control.addresses_changed() || control.incomplete {
+                    control.sync();
+                }
+                if last_repair.elapsed() >= REPAIR {
+                    control.repair();
+                    last_repair = Instant::now();
+                }
+            }
+        }
+    }
+}
+
+impl Control<'_> {
+    fn take_in(&mut self, event: Event) {
+        self.metrics.source_event(&event);
+        self.index.apply(event);
+    }
+
+    fn addresses_changed(&self) -> bool {
+        self.index.synced() && interfaces::node_addresses(self.index.node()) != self.addresses
+    }
+
+    fn sync(&mut self) {
+        self.tell_problems();
+        let counts = self.index.counts();
+        self.shared.update(|status| {
+            status.objects = Objects {
+                services: counts.services,
+                endpoint_slices: counts.endpoint_slices,
+                endpoints: counts.endpoints,
+            };
+        });
+        if !self.index.synced() {
+            return;
+        }
+        let began = std::time::Instant::now();
+        self.addresses = interfaces::node_addresses(self.index.node());
+        let plan = self.index.plan();
+        let result = block_in_place(|| self.dataplane.sync(&plan, &self.addresses));
+        let took = began.elapsed();
+        match result {
+            Ok(report) => self.done(&report, took),
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::error!("cannot bring the plan into the kernel: {error:#}");
+                self.metrics.sync_failed();
+                self.incomplete = true;
+                self.shared.update(|status| status.failures = vec![format!("{error:#}")]);
+            }
+        }
+    }
+
+    fn done(&mut self, report: &SyncReport, took: Duration) {
+        let failures: Vec<String> = report
+            .failures
+            .iter()
+            .map(|failure| format!("{}: {}", failure.object, chain(&failure.error)))
+            .collect();
+        for failure in &failures {
+            if self.failures_told.insert(failure.clone()) {
+                tracing::error!("{failure}; it keeps what it had");
+            }
+        }
+        self.failures_told.retain(|failure| failures.contains(failure));
+        self.incomplete = !failures.is_empty();
+        let usage = self.dataplane.usage();
+        self.metrics.synced(took, &usage, failures.len());
+        let first = !self.shared.is_ready();
+        self.shared.update(|status| {
+            status.last_sync = Some(Timestamp::now());
+            status.last_sync_seconds = took.as_secs_f64();
+            status.syncs += 1;
+            status.failures = failures;
+            status.maps = shared::maps(&usage);
+        });
+        if first {
+            tracing::info!(
+                services = usage.services,
+                frontends = usage.frontends,
+                backends = usage.pool.backends,
+                milliseconds = took.as_millis(),
+                "the first full sync is in the kernel"
+            );
+            self.shared.set_ready();
+        } else {
+            tracing::debug!(
+                changed = report.services_changed,
+                removed = report.services_removed,
+                microseconds = took.as_micros(),
+                "synced"
+            );
+        }
+    }
+
+    /// Logs each problem once, when it appears, and once more when it is gone.
+    fn tell_problems(&mut self) {
+        let problems: BTreeSet<Problem> = self.index.problems().into_iter().collect();
+        for new in problems.difference(&self.told) {
+            tracing::warn!("{new}");
+        }
+        for solved in self.told.difference(&problems) {
+            tracing::info!("solved: {solved}");
+        }
+        self.metrics.problems(problems.len());
+        self.shared
+            .update(|status| status.problems = problems.iter().map(ToString::to_string).collect());
+        self.told = problems;
+    }
+
+    fn repair(&mut self) {
+        match block_in_place(|| self.dataplane.repair()) {
+            Ok((0, links)) if links.is_empty() => {}
+            Ok((entries, links)) => {
+                tracing::warn!(
+                    entries,
+                    links = links.join(" "),
+                    "the kernel differed from the plan and was repaired"
+                );
+                self.metrics.repaired(entries, links.len());
+                self.shared.update(|status| status.repairs += (entries + links.len()) as u64);
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::error!("cannot compare the kernel with the plan: {error:#}");
+                self.metrics.sync_failed();
+            }
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

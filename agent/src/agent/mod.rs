@@ -1,0 +1,157 @@
+//! The running agent: source → index → data plane, with servers beside it.
+
+mod control;
+mod interfaces;
+mod shared;
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use self::shared::{MapUse, Shared, Status, maps};
+use crate::{
+    admin,
+    dataplane::{self, Dataplane, Limits},
+    source::{self, SourceStats},
+    telemetry::{self, Metrics},
+};
+
+/// Changes that may wait to be planned; more than that, and the source waits.
+const EVENTS: usize = 4096;
+
+/// Where objects come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A folder of manifests.
+    Manifests(PathBuf),
+    /// The API server that a kubeconfig file names, or the cluster this process runs in.
+    Kubernetes { kubeconfig: Option<PathBuf> },
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Manifests(folder) => write!(f, "manifests in {}", folder.display()),
+            Self::Kubernetes { kubeconfig: Some(file) } => {
+                write!(f, "Kubernetes API of {}", file.display())
+            }
+            Self::Kubernetes { kubeconfig: None } => f.write_str("Kubernetes API of this cluster"),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub source: Source,
+    pub node_name: String,
+    pub cgroup: Option<PathBuf>,
+    pub bpffs: Option<PathBuf>,
+    /// Metrics and health.
+    pub listen: SocketAddr,
+    pub admin_socket: PathBuf,
+    pub limits: Limits,
+}
+
+/// Runs until `stop`. The kernel state stays in place afterwards.
+///
+/// # Errors
+/// When it cannot start: missing privileges or kernel features, another agent on the same pins, an
+/// address in use, an unusable kubeconfig. A running agent does not give up.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut dataplane = open(&config)?;
+    forward_kernel_log(&mut dataplane);
+    let listener = tokio::net::TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {} (--listen)", config.listen))?;
+    let admin = admin::Server::bind(&config.admin_socket)?;
+
+    let stats = Arc::new(SourceStats::default());
+    let shared = Arc::new(Shared::new(&config, dataplane.features()));
+    let view = dataplane::view::View::open(dataplane.pins().clone())?;
+    let metrics = Arc::new(Metrics::new(view.counters()?, Arc::clone(&stats))?);
+    let (events, changes) = mpsc::channel(EVENTS);
+
+    // Ending one of these ends the process: an agent without its source or its metrics would look
+    // alive and be none.
+    let (source, node) = (config.source.clone(), config.node_name.clone());
+    let stopped = stop.clone();
+    tokio::select! {
+        result = feed(source, node, events, stats, stop.clone()) => result?,
+        () = control::run(dataplane, changes, &config.node_name, &shared, &metrics, stop.clone()) => {}
+        result = telemetry::serve(listener, Arc::clone(&shared), metrics, stop.clone()) => result?,
+        result = admin.serve(Arc::clone(&shared), stop.clone()) => result?,
+        () = stopped.cancelled() => {}
+    }
+    Ok(())
+}
+
+fn open(config: &Config) -> anyhow::Result<Dataplane> {
+    if !nix::unistd::geteuid().is_root() {
+        anyhow::bail!(
+            "sockline agent must run as root: it loads BPF programs (CAP_BPF, CAP_NET_ADMIN) and \
+             attaches them to the root cgroup (CAP_SYS_ADMIN)"
+        );
+    }
+    let options = dataplane::Options {
+        cgroup: dataplane::cgroup(config.cgroup.as_deref())?,
+        bpffs: dataplane::bpffs(config.bpffs.as_deref())?,
+        node: config.node_name.clone(),
+        limits: config.limits,
+    };
+    let dataplane = Dataplane::open(&options)?;
+    let features = dataplane.features();
+    if !features.set_retval {
+        tracing::warn!("this kernel has no bpf_set_retval (Linux 5.18): refusals are EPERM");
+    }
+    if !features.kernel_btf {
+        tracing::info!("this kernel has no BTF of its own; only MPTCP peer names need it");
+    }
+    Ok(dataplane)
+}
+
+async fn feed(
+    source: Source,
+    node: String,
+    events: mpsc::Sender<source::Event>,
+    stats: Arc<SourceStats>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    match source {
+        Source::Manifests(folder) => source::follow(&folder, events, stop).await,
+        Source::Kubernetes { kubeconfig } => {
+            let client = source::client(kubeconfig.as_deref()).await?;
+            source::watch(client, &node, events, stats, stop).await;
+        }
+    }
+    Ok(())
+}
+
+/// What the programs log (rarely: the first call of a service that fails open) appears in the
+/// agent's log.
+fn forward_kernel_log(dataplane: &mut Dataplane) {
+    use tokio::io::{Interest, unix::AsyncFd};
+    let logger = match aya_log::EbpfLogger::init(dataplane.object()) {
+        Ok(logger) => logger,
+        Err(error) => {
+            tracing::warn!(%error, "the kernel programs' log cannot be read");
+            return;
+        }
+    };
+    match AsyncFd::with_interest(logger, Interest::READABLE) {
+        Ok(mut logger) => {
+            tokio::spawn(async move {
+                while let Ok(mut guard) = logger.readable_mut().await {
+                    guard.get_inner_mut().flush();
+                    guard.clear_ready();
+                }
+            });
+        }
+        Err(error) => tracing::warn!(%error, "the kernel programs' log cannot be read"),
+    }
+}

@@ -1,0 +1,158 @@
+//! What the control loop tells the servers.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use crate::dataplane::{Features, Usage};
+
+/// The agent's own account of itself, over the admin socket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub node: String,
+    pub source: String,
+    pub started: Timestamp,
+    /// The first full sync is in the kernel.
+    pub ready: bool,
+    pub last_sync: Option<Timestamp>,
+    pub last_sync_seconds: f64,
+    pub syncs: u64,
+    pub features: KernelFeatures,
+    pub objects: Objects,
+    pub maps: Vec<MapUse>,
+    /// Entries and links that a comparison with the kernel found wrong and mended.
+    pub repairs: u64,
+    /// What is wrong with the input, each with names.
+    pub problems: Vec<String>,
+    /// What the last sync could not bring into the kernel.
+    pub failures: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelFeatures {
+    pub set_retval: bool,
+    pub netns_cookie: bool,
+    pub mptcp_sock: bool,
+    pub kernel_btf: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Objects {
+    pub services: usize,
+    pub endpoint_slices: usize,
+    pub endpoints: usize,
+}
+
+/// How full a map is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapUse {
+    pub map: String,
+    pub entries: u64,
+    /// Entries that there is memory for now.
+    pub capacity: u64,
+    /// Entries that it may grow to.
+    pub limit: u64,
+}
+
+/// A silent control loop is a sick agent.
+const SILENCE: Duration = Duration::from_secs(60);
+
+pub struct Shared {
+    status: Mutex<Status>,
+    ready: AtomicBool,
+    heartbeat: Mutex<Instant>,
+}
+
+impl Shared {
+    pub fn new(config: &Config, features: Features) -> Self {
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            node: config.node_name.clone(),
+            source: config.source.to_string(),
+            started: Timestamp::now(),
+            ready: false,
+            last_sync: None,
+            last_sync_seconds: 0.0,
+            syncs: 0,
+            features: KernelFeatures {
+                set_retval: features.set_retval,
+                netns_cookie: features.netns_cookie.is_some(),
+                mptcp_sock: features.mptcp_sock,
+                kernel_btf: features.kernel_btf,
+            },
+            objects: Objects::default(),
+            maps: Vec::new(),
+            repairs: 0,
+            problems: Vec::new(),
+            failures: Vec::new(),
+        };
+        Self {
+            status: Mutex::new(status),
+            ready: AtomicBool::new(false),
+            heartbeat: Mutex::new(Instant::now()),
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        lock(&self.status).clone()
+    }
+
+    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut lock(&self.status));
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    pub fn set_ready(&self) {
+        lock(&self.status).ready = true;
+        self.ready.store(true, Ordering::Release);
+    }
+
+    pub fn beat(&self) {
+        *lock(&self.heartbeat) = Instant::now();
+    }
+
+    /// Whether the control loop has shown itself lately.
+    pub fn is_alive(&self) -> bool {
+        lock(&self.heartbeat).elapsed() < SILENCE
+    }
+}
+
+/// The values are replaced whole, so what a panic left behind is still good.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The maps' fill levels, in the terms of metrics and status.
+pub fn maps(usage: &Usage) -> Vec<MapUse> {
+    let pool = &usage.pool;
+    let of = |map: &str, entries: u64, capacity: u32, limit: u32| MapUse {
+        map: map.into(),
+        entries,
+        capacity: capacity.into(),
+        limit: limit.into(),
+    };
+    vec![
+        of(
+            "frontends",
+            usage.frontends as u64,
+            usage.frontends_capacity,
+            usage.frontends_limit,
+        ),
+        of("slots", pool.slots.into(), pool.slots_allocated, pool.slots_limit),
+        of("backends", pool.backends.into(), pool.backends_allocated, pool.backends_limit),
+    ]
+}

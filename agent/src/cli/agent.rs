@@ -1,0 +1,134 @@
+//! `sockline agent`: serve this node.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin,
+    agent::{self, Config, Source},
+    dataplane::Limits,
+};
+
+/// Serve this node's services: load the kernel programs and keep them in step.
+///
+/// Without --manifests, Services and EndpointSlices come from the Kubernetes API. SIGTERM ends the
+/// agent and leaves the kernel state in place, so that connections keep being served; `sockline
+/// cleanup` removes it.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// Read Kubernetes manifests (*.yaml, *.yml, *.json) from this folder and follow its changes
+    #[arg(long, value_name = "DIR", env = "SOCKLINE_MANIFESTS", conflicts_with = "kubeconfig")]
+    manifests: Option<PathBuf>,
+    /// Reach the API server as this file says, not as a pod of the cluster
+    #[arg(long, value_name = "FILE", env = "SOCKLINE_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Name of this node's Node object [default: $NODE_NAME, else the host name]
+    #[arg(long, value_name = "NAME", env = "SOCKLINE_NODE_NAME")]
+    node_name: Option<String>,
+    /// cgroup v2 folder to attach to: sockets of processes in and below it are served [default:
+    /// the root of cgroup v2, found in the mount table or mounted]
+    #[arg(long, value_name = "DIR", env = "SOCKLINE_CGROUP")]
+    cgroup: Option<PathBuf>,
+    /// Folder in a BPF file system for the kernel state, under `sockline/` [default: the mounted
+    /// one, usually /sys/fs/bpf; mounted if it is missing]
+    #[arg(long, value_name = "DIR", env = "SOCKLINE_BPFFS")]
+    bpffs: Option<PathBuf>,
+    /// Where to serve /metrics, /healthz and /readyz
+    #[arg(long, value_name = "ADDR:PORT", env = "SOCKLINE_LISTEN", default_value = "127.0.0.1:9470")]
+    listen: SocketAddr,
+    /// Socket that `sockline status` asks
+    #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
+    admin_socket: PathBuf,
+    /// How many service addresses (address, port, protocol) the kernel may hold
+    #[arg(long, value_name = "N", env = "SOCKLINE_MAX_FRONTENDS", default_value_t = Limits::default().frontends,
+          value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    max_frontends: u32,
+    /// How many backends the kernel may hold; a pod counts once for each service port it serves
+    #[arg(long, value_name = "N", env = "SOCKLINE_MAX_BACKENDS", default_value_t = Limits::default().backends,
+          value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
+    max_backends: u32,
+    /// What to log: error, warn, info, debug or trace, also by module (sockline::source=debug)
+    #[arg(long, value_name = "FILTER", env = "SOCKLINE_LOG", default_value = "info")]
+    log: String,
+    /// Log one JSON object per line
+    #[arg(long, env = "SOCKLINE_LOG_JSON")]
+    log_json: bool,
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(args: AgentArgs) -> anyhow::Result<()> {
+    init_log(&args.log, args.log_json)?;
+    let config = Config {
+        source: match args.manifests {
+            Some(folder) => Source::Manifests(folder),
+            None => Source::Kubernetes { kubeconfig: args.kubeconfig },
+        },
+        node_name: node_name(args.node_name)?,
+        cgroup: args.cgroup,
+        bpffs: args.bpffs,
+        listen: args.listen,
+        admin_socket: args.admin_socket,
+        limits: Limits {
+            frontends: args.max_frontends,
+            backends: args.max_backends,
+            ..Limits::default()
+        },
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stopper = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            stopper.cancel();
+        });
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, source = %config.source, "starting");
+        agent::run(config, stop).await?;
+        tracing::info!("stopped; the kernel keeps serving what it has (`sockline cleanup` removes it)");
+        Ok(())
+    })
+}
+
+fn init_log(filter: &str, json: bool) -> anyhow::Result<()> {
+    use std::io::IsTerminal as _;
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| anyhow::anyhow!("--log {filter}: {error}"))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    if json {
+        builder.json().init();
+    } else {
+        builder.init();
+    }
+    Ok(())
+}
+
+/// The option, else `NODE_NAME` (what a DaemonSet sets from `spec.nodeName`), else the host name,
+/// which kubelet registers its node by, in lower case.
+fn node_name(option: Option<String>) -> anyhow::Result<String> {
+    let name = match option.or_else(|| std::env::var("NODE_NAME").ok()) {
+        Some(name) => name,
+        None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+    };
+    anyhow::ensure!(
+        !name.is_empty() && name.len() <= 253,
+        "--node-name {name:?}: the name of a Node has 1 to 253 characters"
+    );
+    Ok(name)
+}

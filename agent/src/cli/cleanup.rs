@@ -1,0 +1,35 @@
+//! `sockline cleanup`: leave the node as it was.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::node::print;
+use crate::dataplane;
+
+/// Remove everything from the kernel: detach the programs, free the maps.
+///
+/// Established connections go on; new ones are no longer translated. Fails while an agent runs.
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Folder in a BPF file system that the agent was given [default: the mounted one]
+    #[arg(long, value_name = "DIR", env = "SOCKLINE_BPFFS")]
+    bpffs: Option<PathBuf>,
+}
+
+/// # Errors
+/// When an agent runs, or something cannot be removed.
+pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
+    let bpffs = dataplane::bpffs_for_reading(args.bpffs.as_deref())?;
+    let removed = dataplane::cleanup(&bpffs)?;
+    let links = removed.iter().filter(|path| path.components().any(|part| part.as_os_str() == "links")).count();
+    print(&if removed.is_empty() {
+        format!("nothing to remove in {}\n", bpffs.join("sockline").display())
+    } else {
+        format!(
+            "removed {}: {links} programs detached, {} maps freed\n",
+            bpffs.join("sockline").display(),
+            removed.len() - links
+        )
+    })
+}

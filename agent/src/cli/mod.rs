@@ -1,0 +1,10 @@
+//! The command line: one subcommand per file.
+
+pub mod agent;
+pub mod backends;
+pub mod cleanup;
+mod node;
+pub mod plan;
+pub mod services;
+pub mod status;
+pub mod table;

@@ -1,0 +1,42 @@
+//! What the commands that look at a node share: where it is, and how to print it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::plan::Output;
+use crate::{
+    admin,
+    dataplane::{self, Pins, view::View},
+};
+
+/// Which node to look at, and how to show it.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// Folder in a BPF file system that the agent was given [default: the mounted one]
+    #[arg(long, value_name = "DIR", env = "SOCKLINE_BPFFS")]
+    pub bpffs: Option<PathBuf>,
+    /// The agent's admin socket
+    #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
+    pub admin_socket: PathBuf,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+impl NodeArgs {
+    /// Opens the kernel state, whether an agent runs or not.
+    pub fn view(&self) -> anyhow::Result<View> {
+        let bpffs = dataplane::bpffs_for_reading(self.bpffs.as_deref())?;
+        Ok(View::open(Pins::in_bpffs(&bpffs))?)
+    }
+}
+
+/// Prints to stdout; a reader that has seen enough (`| head`) is no error.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::{self, Write as _};
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}

@@ -1,0 +1,61 @@
+//! `sockline plan`: what a node would do with every service address, from a folder of manifests,
+//! without a cluster.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use clap::{Args, ValueEnum};
+
+use super::table;
+use crate::{
+    model::{index::Index, plan::Plan},
+    source::folder::read_folder,
+};
+
+/// Show what a node does with every service address, from a folder of manifests.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Folder with the manifests of Services, EndpointSlices and Nodes (*.yaml, *.yml, *.json)
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// The node to plan for
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// How to print the plan
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// How to print something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Output {
+    #[default]
+    Table,
+    Json,
+}
+
+/// Prints the plan to stdout and what is wrong with the manifests to stderr.
+///
+/// # Errors
+/// When the folder cannot be read or the output cannot be written.
+pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
+    let mut index = Index::new(args.node.as_str());
+    for event in read_folder(&args.manifests)?.into_events() {
+        index.apply(event);
+    }
+    let mut warnings = io::stderr().lock();
+    for problem in index.problems() {
+        writeln!(warnings, "warning: {problem}")?;
+    }
+    let text = render(&index.plan(), args.output)?;
+    super::node::print(&text)
+}
+
+pub(super) fn render(plan: &Plan, output: Output) -> serde_json::Result<String> {
+    match output {
+        Output::Table => Ok(table::plan(plan)),
+        Output::Json => Ok(serde_json::to_string_pretty(plan)? + "\n"),
+    }
+}

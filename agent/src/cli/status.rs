@@ -1,0 +1,209 @@
+//! `sockline status`: is this node served, and how full is it.
+
+use clap::Args;
+use jiff::{Timestamp, Unit};
+use serde::Serialize;
+
+use super::{
+    node::{NodeArgs, print},
+    plan::Output,
+    table,
+};
+use crate::{
+    admin,
+    agent::Status,
+    dataplane::{Attachment, view::View},
+};
+
+/// Show whether this node is served: the agent, the hooks, the maps, and what is wrong.
+///
+/// Hooks and maps are read from the kernel, the rest comes from the agent if it runs.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    node: String,
+    /// An agent holds the pins.
+    agent_running: bool,
+    /// Every hook is attached to the agent's cgroup.
+    attached: bool,
+    hooks: Vec<HookStatus>,
+    cgroup: String,
+    frontends: usize,
+    last_sync: Option<Timestamp>,
+    sockets: usize,
+    faults: Vec<FaultCount>,
+    /// What the agent says; absent while it is down.
+    agent: Option<Status>,
+}
+
+#[derive(Debug, Serialize)]
+struct HookStatus {
+    hook: &'static str,
+    state: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct FaultCount {
+    fault: String,
+    count: u64,
+}
+
+/// # Errors
+/// When there is nothing pinned, or it cannot be read.
+pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
+    let view = args.node.view()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let agent = runtime.block_on(admin::status(&args.node.admin_socket)).ok();
+    let report = gather(&view, agent)?;
+    print(&match args.node.output {
+        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+        Output::Table => render(&report),
+    })
+}
+
+fn gather(view: &View, agent: Option<Status>) -> anyhow::Result<Report> {
+    let record = view.agent()?;
+    let attachments = view.attachments()?;
+    Ok(Report {
+        node: record.node,
+        agent_running: view.agent_runs()?,
+        attached: attachments.iter().all(|(_, state)| *state == Attachment::Attached),
+        hooks: attachments
+            .into_iter()
+            .map(|(hook, state)| HookStatus {
+                hook,
+                state: match state {
+                    Attachment::Attached => "attached",
+                    Attachment::Missing => "missing",
+                    Attachment::Elsewhere => "on another cgroup",
+                },
+            })
+            .collect(),
+        cgroup: record.cgroup.display().to_string(),
+        frontends: view.frontends()?.len(),
+        last_sync: record.last_sync.and_then(|time| Timestamp::try_from(time).ok()),
+        sockets: view.sockets()?,
+        faults: view
+            .counters()?
+            .faults()?
+            .into_iter()
+            .map(|(fault, count)| FaultCount { fault: format!("{fault:?}"), count })
+            .collect(),
+        agent,
+    })
+}
+
+fn render(report: &Report) -> String {
+    let mut lines = table::new(&["NODE", &report.node]);
+    let mut line = |name: &str, value: String| {
+        lines.add_row([name.to_owned(), value]);
+    };
+    line(
+        "Agent",
+        match (&report.agent, report.agent_running) {
+            (Some(agent), _) => format!(
+                "running, version {}, process {}, for {}",
+                agent.version,
+                agent.pid,
+                ago(agent.started)
+            ),
+            (None, true) => "running, but it does not answer on the admin socket".into(),
+            (None, false) => {
+                "not running; the kernel keeps serving what it has".into()
+            }
+        },
+    );
+    if let Some(agent) = &report.agent {
+        line("Source", agent.source.clone());
+        line(
+            "Objects",
+            format!(
+                "{} services, {} endpoint slices, {} endpoints",
+                agent.objects.services, agent.objects.endpoint_slices, agent.objects.endpoints
+            ),
+        );
+        line(
+            "Ready",
+            if agent.ready { "yes".into() } else { "no: waiting for the first full sync".into() },
+        );
+    }
+    line(
+        "Last sync",
+        report.last_sync.map_or("never".into(), |time| match &report.agent {
+            Some(agent) => format!("{} ago, took {:.1} ms", ago(time), agent.last_sync_seconds * 1e3),
+            None => format!("{} ago", ago(time)),
+        }),
+    );
+    let bad: Vec<String> = report
+        .hooks
+        .iter()
+        .filter(|hook| hook.state != "attached")
+        .map(|hook| format!("{} {}", hook.hook, hook.state))
+        .collect();
+    line(
+        "Hooks",
+        if bad.is_empty() {
+            format!("all {} attached to {}", report.hooks.len(), report.cgroup)
+        } else {
+            format!("{} of {} NOT attached: {}", bad.len(), report.hooks.len(), bad.join(", "))
+        },
+    );
+    if let Some(agent) = &report.agent {
+        let features = agent.features;
+        line(
+            "Kernel",
+            format!(
+                "refusals are {}, loopback NodePorts for {}, MPTCP peer names {}",
+                if features.set_retval { "ECONNREFUSED" } else { "EPERM" },
+                if features.netns_cookie { "this network namespace" } else { "the initial network namespace" },
+                if features.mptcp_sock { "translated" } else { "not translated" },
+            ),
+        );
+    }
+    line("Frontends", report.frontends.to_string());
+    line("Sockets", format!("{} translated", report.sockets));
+    let faults: Vec<String> = report
+        .faults
+        .iter()
+        .filter(|fault| fault.count > 0)
+        .map(|fault| format!("{} {}", fault.count, fault.fault))
+        .collect();
+    line("Faults", if faults.is_empty() { "none".into() } else { faults.join(", ") });
+    let mut text = table::render(&lines);
+    if let Some(agent) = &report.agent {
+        let mut maps = table::new(&["MAP", "ENTRIES", "MEMORY FOR", "LIMIT"]);
+        for map in &agent.maps {
+            maps.add_row([
+                map.map.clone(),
+                map.entries.to_string(),
+                map.capacity.to_string(),
+                map.limit.to_string(),
+            ]);
+        }
+        text.push('\n');
+        text.push_str(&table::render(&maps));
+        for (title, list) in [("PROBLEMS", &agent.problems), ("NOT IN THE KERNEL", &agent.failures)] {
+            if !list.is_empty() {
+                text.push_str(&format!("\n{title}\n"));
+                for entry in list {
+                    text.push_str(&format!("  {entry}\n"));
+                }
+            }
+        }
+    }
+    text
+}
+
+/// How long ago, in the largest sensible units.
+fn ago(then: Timestamp) -> String {
+    let span = Timestamp::now()
+        .since((Unit::Hour, then))
+        .and_then(|span| span.round(Unit::Second))
+        .unwrap_or_default();
+    format!("{span:#}")
+}

@@ -1,0 +1,92 @@
+//! Tables for people: aligned columns without borders.
+
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
+
+use crate::model::plan::{Action, Backend, Frontend, Plan, Reason};
+
+/// Room for one IPv6 address with its port: an address is never broken in two.
+const LAST_COLUMN_MIN: u16 = 48;
+
+/// A table with these column heads. In a terminal the last column wraps, the others never do: what
+/// one selects and pastes stays whole. In a pipe every row is one line, so that `grep` sees all of
+/// it.
+#[must_use]
+pub fn new(columns: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(columns.to_vec());
+    for column in table.column_iter_mut() {
+        // The gap between columns is on the right only, so the first starts at the margin.
+        column.set_padding((0, 2));
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    if let Some(last) = columns.len().checked_sub(1).and_then(|last| table.column_mut(last)) {
+        last.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(LAST_COLUMN_MIN)));
+    }
+    table
+}
+
+/// The table's text, without blanks at the ends of lines.
+#[must_use]
+pub fn render(table: &Table) -> String {
+    table.trim_fmt() + "\n"
+}
+
+/// The plan, one row per frontend.
+#[must_use]
+pub fn plan(plan: &Plan) -> String {
+    let mut table = new(&[
+        "SERVICE", "PORT NAME", "TYPE", "ADDRESS", "FAMILY", "PORT", "ACTION", "AFFINITY",
+        "BACKENDS",
+    ]);
+    for frontend in &plan.frontends {
+        table.add_row(row(frontend));
+    }
+    render(&table)
+}
+
+fn row(frontend: &Frontend) -> Vec<String> {
+    vec![
+        frontend.service.to_string(),
+        or_dash(frontend.port_name.to_string()),
+        format!("{:?}", frontend.kind),
+        frontend.address.to_string(),
+        frontend.family.to_string(),
+        format!("{}/{}", frontend.port, frontend.protocol),
+        action(frontend),
+        frontend.affinity_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds}s")),
+        backends(&frontend.backends),
+    ]
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+fn action(frontend: &Frontend) -> String {
+    let action = match frontend.action {
+        Action::Forward => "forward",
+        Action::Refuse => "refuse",
+        Action::Pass => "pass",
+    };
+    let reason = match frontend.reason {
+        None => return action.to_owned(),
+        Some(Reason::NoEndpoints) => "no-endpoints",
+        Some(Reason::NoLocalEndpoints) => "no-local-endpoints",
+        Some(Reason::SourceRanges) => "source-ranges",
+        Some(Reason::Protocol) => "protocol",
+    };
+    format!("{action} ({reason})")
+}
+
+/// `3: 10.0.0.1:80, …`; the count first, for it is what one looks for in a long list.
+fn backends(backends: &[Backend]) -> String {
+    if backends.is_empty() {
+        return "-".to_owned();
+    }
+    let all: Vec<String> = backends
+        .iter()
+        .map(|backend| std::net::SocketAddr::new(backend.address, backend.port).to_string())
+        .collect();
+    format!("{}: {}", all.len(), all.join(", "))
+}

@@ -1,0 +1,43 @@
+//! The `sockline` command: reads the command line and hands over to the library.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use sockline::cli::{agent, backends, cleanup, plan, services, status};
+
+/// eBPF socket-level service load balancing for Kubernetes nodes.
+#[derive(Debug, Parser)]
+#[command(name = "sockline", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Agent(agent::AgentArgs),
+    Plan(plan::PlanArgs),
+    Status(status::StatusArgs),
+    Services(services::ServicesArgs),
+    Backends(backends::BackendsArgs),
+    Cleanup(cleanup::CleanupArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Agent(args) => agent::run(args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Services(args) => services::run(&args),
+        Command::Backends(args) => backends::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line with all causes; a backtrace says nothing to a user.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,103 @@
+use crate::model::{
+    object::{Family, Protocol, Service},
+    plan::FrontendAddress,
+    planner,
+    testing::{ip, node, service, service_port},
+};
+
+/// Who answers what, and what is said.
+fn planned(services: &[Service]) -> (Vec<String>, Vec<String>) {
+    let (plan, problems) = planner::plan(services, &[], &[node("here", None)], "here");
+    let owners = plan
+        .frontends
+        .iter()
+        .map(|f| format!("{} {} {}:{}", f.service, f.port_name, f.address, f.port))
+        .collect();
+    (owners, problems.iter().map(ToString::to_string).collect())
+}
+
+fn created(name: &str, created: Option<i64>) -> Service {
+    Service { created, ..service(name, "10.96.0.1") }
+}
+
+#[test]
+fn the_oldest_service_keeps_a_contested_address() {
+    let cases: &[(&str, [Service; 2], &str)] = &[
+        ("older", [created("a", Some(2)), created("b", Some(1))], "ns/b"),
+        ("same age: by name", [created("b", Some(1)), created("a", Some(1))], "ns/a"),
+        ("no age is newest", [created("a", None), created("b", Some(i64::MAX))], "ns/b"),
+        ("no age twice: by name", [created("b", None), created("a", None)], "ns/a"),
+    ];
+    for (rule, services, winner) in cases {
+        let (owners, problems) = planned(services);
+        assert_eq!(owners, [format!("{winner} http 10.96.0.1:80")], "{rule}");
+        assert_eq!(problems.len(), 1, "{rule}: {problems:#?}");
+    }
+}
+
+#[test]
+fn the_problem_names_both_services_the_address_and_the_field() {
+    let mut newer = service("newer", "10.96.0.2");
+    newer.external_ips = vec![ip("10.96.0.1")];
+    newer.created = Some(9);
+    let (_, problems) = planned(&[service("older", "10.96.0.1"), newer]);
+    for part in ["ns/newer", "ns/older", "10.96.0.1", "80/TCP", "spec.externalIPs"] {
+        assert!(problems[0].contains(part), "{part} in {problems:?}");
+    }
+}
+
+#[test]
+fn other_ports_and_protocols_of_the_same_address_are_no_conflict() {
+    let mut other = service("b", "10.96.0.1");
+    other.ports = vec![
+        service_port("http", Protocol::Tcp, 81),
+        service_port("udp", Protocol::Udp, 80),
+    ];
+    let (owners, problems) = planned(&[service("a", "10.96.0.1"), other]);
+    assert_eq!(owners.len(), 3, "{owners:#?}");
+    assert!(problems.is_empty(), "{problems:#?}");
+}
+
+#[test]
+fn node_ports_conflict_within_a_family_only() {
+    let with_node_port = |name, cluster_ip| {
+        let mut service = service(name, cluster_ip);
+        service.ports[0].node_port = Some(30080);
+        service
+    };
+    let a = with_node_port("a", "10.96.0.1");
+    let b = with_node_port("b", "10.96.0.2");
+    let c = with_node_port("c", "fd00::3");
+    let (plan, problems) = planner::plan([&a, &b, &c], &[], &[node("here", None)], "here");
+    let node_ports: Vec<_> = plan
+        .frontends
+        .iter()
+        .filter(|f| f.address == FrontendAddress::Node)
+        .map(|f| (f.service.to_string(), f.family))
+        .collect();
+    let expected = [("ns/a".to_owned(), Family::IPv4), ("ns/c".to_owned(), Family::IPv6)];
+    assert_eq!(node_ports, expected);
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    assert_eq!(problems[0].field, "spec.ports[name=\"http\"].nodePort");
+}
+
+#[test]
+fn two_ports_of_one_service_conflict_by_port_name() {
+    let mut service = service("a", "10.96.0.1");
+    service.ports = vec![
+        service_port("z", Protocol::Tcp, 80),
+        service_port("b", Protocol::Tcp, 80),
+    ];
+    let (owners, problems) = planned(&[service]);
+    assert_eq!(owners, ["ns/a b 10.96.0.1:80"]);
+    assert!(problems[0].contains("port \"b\" of Service ns/a"), "{problems:#?}");
+}
+
+#[test]
+fn the_loser_keeps_its_other_addresses() {
+    let mut newer = service("newer", "10.96.0.2");
+    newer.external_ips = vec![ip("10.96.0.1")];
+    newer.created = Some(9);
+    let (owners, _) = planned(&[service("older", "10.96.0.1"), newer]);
+    assert_eq!(owners, ["ns/newer http 10.96.0.2:80", "ns/older http 10.96.0.1:80"]);
+}

@@ -1,0 +1,168 @@
+//! Which endpoints a service port may use on this node.
+//!
+//! The rules are kube-proxy 1.36's: the merge of a service's EndpointSlices in
+//! `pkg/proxy/endpointslicecache.go`, the choice among them in `pkg/proxy/topology.go`
+//! (`CategorizeEndpoints`, `topologyModeFromHints`).
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+};
+
+use super::{
+    object::{Endpoint, EndpointSlice, Family, Protocol},
+    plan::Backend,
+};
+
+/// What the choice of endpoints depends on besides the endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ThisNode<'a> {
+    pub name: &'a str,
+    /// `None` when the Node is unknown or has no zone label: zone hints then never match.
+    pub zone: Option<&'a str>,
+}
+
+/// An endpoint together with the port number its slice gives it.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    pub endpoint: &'a Endpoint,
+    pub port: u16,
+}
+
+impl Candidate<'_> {
+    fn is_local(&self, node: ThisNode<'_>) -> bool {
+        self.endpoint.node.as_deref() == Some(node.name)
+    }
+
+    /// Good enough when nothing is ready: the endpoint still answers while it shuts down.
+    fn is_draining(&self) -> bool {
+        self.endpoint.serving && self.endpoint.terminating
+    }
+}
+
+/// The endpoints of one service port in one family, each address and port once.
+///
+/// `slices` are the service's, in name order. A port counts only when both its name and its
+/// protocol match: a service may have the same port name for two protocols. When slices overlap
+/// (an endpoint moves from one to the other) the first one counts, except that an endpoint known
+/// to be on this node replaces.
+pub fn candidates<'a>(
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    family: Family,
+    port_name: &str,
+    protocol: Protocol,
+    node: ThisNode<'_>,
+) -> Vec<Candidate<'a>> {
+    let mut found: Vec<Candidate<'a>> = Vec::new();
+    let mut positions: HashMap<(IpAddr, u16), usize> = HashMap::new();
+    for slice in slices.into_iter().filter(|slice| slice.family == family) {
+        let ports =
+            slice.ports.iter().filter(|port| *port.name == *port_name && port.protocol == protocol);
+        for port in ports {
+            for endpoint in &slice.endpoints {
+                let candidate = Candidate { endpoint, port: port.port };
+                match positions.entry((endpoint.address, port.port)) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(found.len());
+                        found.push(candidate);
+                    }
+                    Entry::Occupied(entry) if candidate.is_local(node) => {
+                        found[*entry.get()] = candidate;
+                    }
+                    Entry::Occupied(_) => {}
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The endpoints that traffic policy Cluster uses: the ready ones, narrowed by the topology hints
+/// where those are complete; if none is ready at all, those that still serve while terminating.
+///
+/// Not empty whenever the service has a usable endpoint anywhere.
+#[must_use]
+pub fn cluster(candidates: &[Candidate<'_>], node: ThisNode<'_>) -> Vec<Backend> {
+    let topology = Topology::from_hints(candidates, node);
+    let ready = backends(candidates, |candidate| {
+        candidate.endpoint.ready && topology.admits(candidate.endpoint, node)
+    });
+    if ready.is_empty() {
+        backends(candidates, |candidate| candidate.is_draining())
+    } else {
+        ready
+    }
+}
+
+/// The endpoints that traffic policy Local uses: the ready ones on this node; if there is none,
+/// those on this node that still serve while terminating. Hints do not apply.
+#[must_use]
+pub fn local(candidates: &[Candidate<'_>], node: ThisNode<'_>) -> Vec<Backend> {
+    let ready =
+        backends(candidates, |candidate| candidate.is_local(node) && candidate.endpoint.ready);
+    if ready.is_empty() {
+        backends(candidates, |candidate| candidate.is_local(node) && candidate.is_draining())
+    } else {
+        ready
+    }
+}
+
+fn backends(
+    candidates: &[Candidate<'_>],
+    wanted: impl Fn(&Candidate<'_>) -> bool,
+) -> Vec<Backend> {
+    let mut chosen: Vec<Backend> = candidates
+        .iter()
+        .filter(|candidate| wanted(candidate))
+        .map(|candidate| Backend {
+            address: candidate.endpoint.address,
+            port: candidate.port,
+            weight: 1,
+        })
+        .collect();
+    chosen.sort_unstable();
+    chosen
+}
+
+/// How far traffic stays near, as the hints say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Topology {
+    SameNode,
+    SameZone,
+    Anywhere,
+}
+
+impl Topology {
+    /// Hints count only when every ready endpoint has them (otherwise they are being rolled out or
+    /// withdrawn) and one of them names this node or zone (otherwise it would have no endpoint).
+    fn from_hints(candidates: &[Candidate<'_>], node: ThisNode<'_>) -> Self {
+        let ready = || candidates.iter().map(|c| c.endpoint).filter(|endpoint| endpoint.ready);
+        let applies = |topology: Self| {
+            ready().all(|endpoint| topology.is_hinted(endpoint))
+                && ready().any(|endpoint| topology.admits(endpoint, node))
+        };
+        [Self::SameNode, Self::SameZone]
+            .into_iter()
+            .find(|topology| applies(*topology))
+            .unwrap_or(Self::Anywhere)
+    }
+
+    fn is_hinted(self, endpoint: &Endpoint) -> bool {
+        match self {
+            Self::SameNode => !endpoint.node_hints.is_empty(),
+            Self::SameZone => !endpoint.zone_hints.is_empty(),
+            Self::Anywhere => true,
+        }
+    }
+
+    fn admits(self, endpoint: &Endpoint, node: ThisNode<'_>) -> bool {
+        match self {
+            Self::SameNode => endpoint.node_hints.contains(node.name),
+            Self::SameZone => node.zone.is_some_and(|zone| endpoint.zone_hints.contains(zone)),
+            Self::Anywhere => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

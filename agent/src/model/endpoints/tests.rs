@@ -1,0 +1,222 @@
+use super::*;
+use crate::model::testing::{endpoint, endpoint_port, slice, texts};
+
+const HERE: ThisNode<'_> = ThisNode { name: "here", zone: Some("zone-1") };
+
+fn chosen(
+    endpoints: &[Endpoint],
+    node: ThisNode<'_>,
+    choose: fn(&[Candidate<'_>], ThisNode<'_>) -> Vec<Backend>,
+) -> Vec<String> {
+    let candidates: Vec<_> =
+        endpoints.iter().map(|endpoint| Candidate { endpoint, port: 1 }).collect();
+    texts(&choose(&candidates, node)).iter().map(|text| text.replace(":1", "")).collect()
+}
+
+/// `a` to `e` are 10.0.0.10 to 10.0.0.14.
+fn letters(addresses: &[String]) -> String {
+    let number = |address: &String| address.rsplit('.').next().unwrap().parse::<u8>().unwrap();
+    addresses.iter().map(|address| char::from(b'a' + number(address))).collect()
+}
+
+fn e(letter: char) -> Endpoint {
+    endpoint(&format!("10.0.0.{}", letter as u8 - b'a'))
+}
+
+#[test]
+fn cluster_policy_uses_what_kube_proxy_uses() {
+    let cases: &[(&str, Vec<Endpoint>, &str)] = &[
+        ("nothing there", vec![], ""),
+        ("all ready ones", vec![e('a'), e('b').on("here")], "ab"),
+        ("unready ones are not used", vec![e('a'), e('b').unready()], "a"),
+        ("only unready ones", vec![e('a').unready()], ""),
+        ("draining ones rest while one is ready", vec![e('a'), e('b').draining()], "a"),
+        ("draining ones serve when none is ready", vec![e('a').draining(), e('b').unready()], "a"),
+        (
+            "a terminating one that no longer serves is not used",
+            vec![Endpoint { serving: false, ..e('a').draining() }],
+            "",
+        ),
+        (
+            "serving but neither ready nor terminating is not used",
+            vec![Endpoint { serving: true, ..e('a').unready() }],
+            "",
+        ),
+        (
+            "zone hints for this zone narrow",
+            vec![e('a').for_zones(&["zone-1"]), e('b').for_zones(&["zone-2"])],
+            "a",
+        ),
+        (
+            "an endpoint may be hinted for several zones",
+            vec![e('a').for_zones(&["zone-2", "zone-1"]), e('b').for_zones(&["zone-1"])],
+            "ab",
+        ),
+        (
+            "zone hints are ignored when a ready endpoint has none",
+            vec![e('a').for_zones(&["zone-1"]), e('b')],
+            "ab",
+        ),
+        (
+            "zone hints count though an unready endpoint has none",
+            vec![
+                e('a').for_zones(&["zone-1"]),
+                e('b').for_zones(&["zone-2"]),
+                e('c').unready(),
+                e('d').draining(),
+            ],
+            "a",
+        ),
+        (
+            "zone hints are ignored when none is for this zone",
+            vec![e('a').for_zones(&["zone-2"]), e('b').for_zones(&["zone-3"])],
+            "ab",
+        ),
+        (
+            "an unready endpoint's hint for this zone does not count",
+            vec![e('a').for_zones(&["zone-2"]), e('b').unready().for_zones(&["zone-1"])],
+            "a",
+        ),
+        (
+            "node hints for this node narrow",
+            vec![e('a').for_nodes(&["here"]), e('b').for_nodes(&["there"])],
+            "a",
+        ),
+        (
+            "node hints go before zone hints",
+            vec![
+                e('a').for_nodes(&["here"]).for_zones(&["zone-2"]),
+                e('b').for_nodes(&["there"]).for_zones(&["zone-1"]),
+            ],
+            "a",
+        ),
+        (
+            "zone hints apply when a ready endpoint has no node hint",
+            vec![
+                e('a').for_nodes(&["here"]).for_zones(&["zone-2"]),
+                e('b').for_zones(&["zone-1"]),
+            ],
+            "b",
+        ),
+        (
+            "zone hints apply when no node hint is for this node",
+            vec![
+                e('a').for_nodes(&["there"]).for_zones(&["zone-1"]),
+                e('b').for_nodes(&["elsewhere"]).for_zones(&["zone-2"]),
+            ],
+            "a",
+        ),
+        (
+            "hints do not apply to draining endpoints",
+            vec![
+                e('a').draining().for_zones(&["zone-1"]),
+                e('b').draining().for_zones(&["zone-2"]),
+            ],
+            "ab",
+        ),
+    ];
+    for (rule, endpoints, expected) in cases {
+        assert_eq!(letters(&chosen(endpoints, HERE, cluster)), *expected, "{rule}");
+    }
+}
+
+#[test]
+fn zone_hints_do_not_apply_on_a_node_without_zone() {
+    let node = ThisNode { zone: None, ..HERE };
+    let endpoints = [e('a').for_zones(&["zone-1"]), e('b').for_zones(&[""])];
+    assert_eq!(letters(&chosen(&endpoints, node, cluster)), "ab");
+}
+
+#[test]
+fn local_policy_uses_what_kube_proxy_uses() {
+    let cases: &[(&str, Vec<Endpoint>, &str)] = &[
+        ("nothing on this node", vec![e('a').on("there"), e('b')], ""),
+        ("ready ones on this node", vec![e('a').on("there"), e('b').on("here")], "b"),
+        (
+            "draining ones here rest while one here is ready",
+            vec![e('a').on("here"), e('b').on("here").draining()],
+            "a",
+        ),
+        (
+            "draining ones here serve though one elsewhere is ready",
+            vec![e('a').on("there"), e('b').on("here").draining()],
+            "b",
+        ),
+        ("unready ones here are not used", vec![e('a').on("here").unready()], ""),
+        (
+            "hints do not apply",
+            vec![
+                e('a').on("here").for_zones(&["zone-2"]).for_nodes(&["there"]),
+                e('b').on("there").for_zones(&["zone-1"]).for_nodes(&["here"]),
+            ],
+            "a",
+        ),
+    ];
+    for (rule, endpoints, expected) in cases {
+        assert_eq!(letters(&chosen(endpoints, HERE, local)), *expected, "{rule}");
+    }
+}
+
+fn merged<'a>(slices: &'a [EndpointSlice]) -> Vec<Candidate<'a>> {
+    candidates(slices, Family::IPv4, "http", Protocol::Tcp, HERE)
+}
+
+#[test]
+fn first_slice_counts_when_two_have_the_same_address_and_port() {
+    let slices = [
+        slice("s-1", "web", vec![e('a').draining().on("there")]),
+        slice("s-2", "web", vec![e('a').on("elsewhere"), e('b')]),
+    ];
+    let found = merged(&slices);
+    assert_eq!(found.len(), 2);
+    assert!(found[0].endpoint.terminating, "{:?}", found[0]);
+}
+
+#[test]
+fn local_endpoint_replaces_the_same_one_of_an_earlier_slice() {
+    let slices = [
+        slice("s-1", "web", vec![e('a').draining().on("there")]),
+        slice("s-2", "web", vec![e('a').on("here")]),
+        slice("s-3", "web", vec![e('a').unready().on("there")]),
+    ];
+    let found = merged(&slices);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].endpoint.node.as_deref(), Some("here"));
+}
+
+#[test]
+fn same_address_on_two_ports_is_two_endpoints() {
+    let mut second = slice("s-2", "web", vec![e('a')]);
+    second.ports = vec![endpoint_port("http", Protocol::Tcp, 9090)];
+    let slices = [slice("s-1", "web", vec![e('a')]), second];
+    assert_eq!(texts(&cluster(&merged(&slices), HERE)), ["10.0.0.0:8080", "10.0.0.0:9090"]);
+}
+
+#[test]
+fn only_ports_with_the_same_name_and_protocol_count() {
+    for (name, protocol) in [("https", Protocol::Tcp), ("", Protocol::Tcp), ("http", Protocol::Udp)]
+    {
+        let mut slice = slice("s", "web", vec![e('a')]);
+        slice.ports = vec![endpoint_port(name, protocol, 8080)];
+        assert!(merged(&[slice]).is_empty(), "{name:?} {protocol}");
+    }
+}
+
+#[test]
+fn slices_of_the_other_family_do_not_count() {
+    assert!(merged(&[slice("s", "web", vec![endpoint("fd00::1")])]).is_empty());
+}
+
+#[test]
+fn five_thousand_endpoints_are_all_used_in_address_order() {
+    let slices: Vec<_> = (0..50)
+        .rev()
+        .map(|i| {
+            let endpoints = (0..100).rev().map(|j| endpoint(&format!("10.1.{i}.{j}"))).collect();
+            slice(&format!("s-{i}"), "web", endpoints)
+        })
+        .collect();
+    let backends = cluster(&merged(&slices), HERE);
+    assert_eq!(backends.len(), 5000);
+    assert!(backends.is_sorted());
+}

@@ -1,0 +1,161 @@
+//! One service's frontends: its addresses on this node and what a connect to each does.
+//!
+//! The rules are kube-proxy 1.36's as a client on the node sees them (`pkg/proxy/serviceport.go`,
+//! `pkg/proxy/servicechangetracker.go`, `syncProxyRules` in `pkg/proxy/nftables/proxier.go`), with
+//! two wanted differences: where it drops (traffic policy Local without a local endpoint) the call
+//! is refused, so that the client learns at once; and load-balancer addresses with source ranges
+//! are left to it.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{
+    endpoints::{self, ThisNode},
+    object::{EndpointSlice, Family, Protocol, Service, ServicePort, TrafficPolicy},
+    plan::{Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason},
+};
+
+/// Every frontend of `service` on this node, in the plan's order, each address, port and protocol
+/// at most once per service port.
+///
+/// `slices` are the service's own, in name order. Frontends of other services may claim the same
+/// addresses: see [`super::conflict`].
+pub fn service_frontends<'a>(
+    service: &Service,
+    slices: impl IntoIterator<Item = &'a EndpointSlice, IntoIter: Clone>,
+    node: ThisNode<'_>,
+) -> Vec<Frontend> {
+    let slices = slices.into_iter();
+    let mut frontends = Vec::new();
+    // A family without a cluster IP does not exist for the service: kube-proxy then also ignores
+    // its external addresses and node ports of that family.
+    for &cluster_ip in &service.cluster_ips {
+        let family = Family::of(cluster_ip);
+        for port in &service.ports {
+            let choice = Choice::of(service, port, family, slices.clone(), node);
+            for (address, kind) in addresses(service, port, cluster_ip) {
+                frontends.push(frontend(service, port, family, address, kind, &choice));
+            }
+        }
+    }
+    frontends.sort_by(|a, b| order(a).cmp(&order(b)));
+    frontends
+}
+
+/// The plan's order among the frontends of one service.
+fn order(frontend: &Frontend) -> impl Ord + '_ {
+    (&frontend.port_name, frontend.family, frontend.address, frontend.port, frontend.protocol)
+}
+
+/// The addresses under which a service port answers, in one family; no address twice.
+fn addresses(
+    service: &Service,
+    port: &ServicePort,
+    cluster_ip: IpAddr,
+) -> Vec<(FrontendAddress, FrontendKind)> {
+    let family = Family::of(cluster_ip);
+    let external = service.external_ips.iter().map(|ip| (*ip, FrontendKind::ExternalIP));
+    let load_balancer = service.load_balancer_ips.iter().map(|ip| (*ip, FrontendKind::LoadBalancer));
+    let mut ips = vec![(cluster_ip, FrontendKind::ClusterIP)];
+    // Source ranges filter by address, so they win over the same address as an external IP.
+    if restricted(service, family) {
+        ips.extend(load_balancer.chain(external));
+    } else {
+        ips.extend(external.chain(load_balancer));
+    }
+
+    let mut addresses: Vec<(FrontendAddress, FrontendKind)> = Vec::with_capacity(ips.len() + 1);
+    if port.node_port.is_some() {
+        addresses.push((FrontendAddress::Node, FrontendKind::NodePort));
+    }
+    for (ip, kind) in ips.into_iter().filter(|(ip, _)| Family::of(*ip) == family) {
+        let address = FrontendAddress::Ip(ip);
+        if addresses.iter().all(|(taken, _)| *taken != address) {
+            addresses.push((address, kind));
+        }
+    }
+    addresses
+}
+
+fn restricted(service: &Service, family: Family) -> bool {
+    service.source_ranges[family as usize]
+}
+
+fn frontend(
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+    address: FrontendAddress,
+    kind: FrontendKind,
+    choice: &Choice,
+) -> Frontend {
+    let (action, reason, backends) = if port.protocol == Protocol::Sctp {
+        (Action::Pass, Some(Reason::Protocol), Vec::new())
+    } else if kind == FrontendKind::LoadBalancer && restricted(service, family) {
+        (Action::Pass, Some(Reason::SourceRanges), Vec::new())
+    } else {
+        choice.verdict(kind)
+    };
+    Frontend {
+        service: service.name.clone(),
+        port_name: Arc::clone(&port.name),
+        address,
+        family,
+        port: match kind {
+            FrontendKind::NodePort => port.node_port.unwrap_or(port.port),
+            FrontendKind::ClusterIP | FrontendKind::ExternalIP | FrontendKind::LoadBalancer => {
+                port.port
+            }
+        },
+        protocol: port.protocol,
+        kind,
+        action,
+        reason,
+        affinity_seconds: service.affinity_seconds.filter(|_| action == Action::Forward),
+        balance: Balance::Random,
+        backends,
+    }
+}
+
+/// The endpoints of a service port by traffic policy.
+struct Choice {
+    cluster: Vec<Backend>,
+    /// `Some` when the cluster IP uses only this node's endpoints.
+    internal_local: Option<Vec<Backend>>,
+}
+
+impl Choice {
+    fn of<'a>(
+        service: &Service,
+        port: &ServicePort,
+        family: Family,
+        slices: impl Iterator<Item = &'a EndpointSlice>,
+        node: ThisNode<'_>,
+    ) -> Self {
+        let candidates = endpoints::candidates(slices, family, &port.name, port.protocol, node);
+        Self {
+            cluster: endpoints::cluster(&candidates, node),
+            internal_local: (service.internal_traffic_policy == TrafficPolicy::Local)
+                .then(|| endpoints::local(&candidates, node)),
+        }
+    }
+
+    /// External addresses always use the Cluster endpoints: for clients on the node kube-proxy
+    /// short-circuits externalTrafficPolicy Local, as if they had left and come back through a
+    /// load balancer.
+    fn verdict(&self, kind: FrontendKind) -> (Action, Option<Reason>, Vec<Backend>) {
+        let backends = match (kind, &self.internal_local) {
+            (FrontendKind::ClusterIP, Some(local)) => local,
+            _ => &self.cluster,
+        };
+        if !backends.is_empty() {
+            (Action::Forward, None, backends.clone())
+        } else if self.cluster.is_empty() {
+            (Action::Refuse, Some(Reason::NoEndpoints), Vec::new())
+        } else {
+            (Action::Refuse, Some(Reason::NoLocalEndpoints), Vec::new())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

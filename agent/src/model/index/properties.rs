@@ -1,0 +1,224 @@
+//! The index against the pure planner, on random objects and random orders.
+
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::*;
+use crate::model::{
+    object::{Endpoint, Protocol, TrafficPolicy},
+    planner,
+    testing::{endpoint, ip, node, service, service_port, slice, sourced},
+};
+
+/// Few names and addresses, so that objects meet: same service, same slice, same address.
+fn any_service() -> impl Strategy<Value = Service> {
+    (
+        select(&["a", "b", "c"][..]),
+        select(&["10.96.0.1", "10.96.0.2", "fd00::1"][..]),
+        proptest::option::of(0..2_i64),
+        any::<[bool; 6]>(),
+    )
+        .prop_map(|(name, cluster_ip, created, [dual, external, local, node_port, udp, lb])| {
+            let mut service = Service { created, ..service(name, cluster_ip) };
+            if dual && cluster_ip != "fd00::1" {
+                service.cluster_ips.push(ip("fd00::2"));
+            }
+            if external {
+                service.external_ips = vec![ip("198.51.100.1")];
+            }
+            if local {
+                service.internal_traffic_policy = TrafficPolicy::Local;
+            }
+            if udp {
+                service.ports.push(service_port("dns", Protocol::Udp, 80));
+            }
+            if lb {
+                service.load_balancer_ips = vec![ip("198.51.100.1"), ip("203.0.113.1")];
+                service.source_ranges = [udp, dual];
+            }
+            service.ports[0].node_port = node_port.then_some(30080);
+            service
+        })
+}
+
+fn any_endpoint() -> impl Strategy<Value = Endpoint> {
+    (
+        select(&["10.0.0.1", "10.0.0.2", "10.0.0.3"][..]),
+        select(&[None, Some("here"), Some("there")][..]),
+        select(&[None, Some("zone-1"), Some("zone-2")][..]),
+        select(&[None, Some("here"), Some("there")][..]),
+        0..4,
+    )
+        .prop_map(|(address, on, zone, hint, state)| {
+            let endpoint = endpoint(address)
+                .for_zones(zone.as_slice())
+                .for_nodes(hint.as_slice());
+            let endpoint = on.map_or(endpoint.clone(), |node| endpoint.on(node));
+            match state {
+                0 => endpoint.draining(),
+                1 => endpoint.unready(),
+                _ => endpoint,
+            }
+        })
+}
+
+fn any_slice() -> impl Strategy<Value = EndpointSlice> {
+    let endpoints = vec(any_endpoint(), 0..4);
+    (select(&["s1", "s2", "s3", "s4"][..]), select(&["a", "b", "c"][..]), endpoints)
+        .prop_map(|(name, service, endpoints)| slice(name, service, endpoints))
+}
+
+fn any_node() -> impl Strategy<Value = Node> {
+    let zone = select(&[None, Some("zone-1"), Some("zone-2")][..]);
+    (select(&["here", "there"][..]), zone).prop_map(|(name, zone)| node(name, zone))
+}
+
+fn any_object() -> impl Strategy<Value = Object> {
+    prop_oneof![
+        any_service().prop_map(Object::Service),
+        any_slice().prop_map(Object::EndpointSlice),
+        any_node().prop_map(Object::Node),
+    ]
+}
+
+fn any_sourced() -> impl Strategy<Value = Sourced> {
+    (any_object(), 0..8).prop_map(|(object, state)| match state {
+        0 => sourced(object).with_problem("spec"),
+        1 => sourced(object).with_problem("spec").unusable(),
+        _ => sourced(object),
+    })
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => any_sourced().prop_map(Event::Apply),
+        2 => any_object().prop_map(|object| Event::Delete(object.reference())),
+        1 => (select(&Kind::ALL[..]), vec(any_sourced(), 0..8)).prop_map(|(kind, objects)| {
+            let of_kind: BTreeMap<ObjectRef, Sourced> = objects
+                .into_iter()
+                .filter(|sourced| sourced.reference.kind == kind)
+                .map(|sourced| (sourced.reference.clone(), sourced))
+                .collect();
+            Event::Replace(kind, of_kind.into_values().collect())
+        }),
+    ]
+}
+
+/// What the index shall hold, by the rules as they are written down, with whether it was flawless.
+#[derive(Default)]
+struct Held(BTreeMap<ObjectRef, (Object, bool)>);
+
+impl Held {
+    fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Apply(sourced) => self.put(sourced),
+            Event::Delete(reference) => {
+                self.0.remove(reference);
+            }
+            Event::Replace(kind, objects) => {
+                self.0.retain(|held, _| {
+                    held.kind != *kind || objects.iter().any(|o| o.reference == *held)
+                });
+                objects.iter().for_each(|sourced| self.put(sourced));
+            }
+            Event::Trouble(_) => {}
+        }
+    }
+
+    fn put(&mut self, sourced: &Sourced) {
+        let flawless = sourced.problems.is_empty();
+        let keep = sourced.reference.kind == Kind::Service
+            && !flawless
+            && self.0.get(&sourced.reference).is_some_and(|(_, flawless)| *flawless);
+        if let (Some(object), false) = (&sourced.object, keep) {
+            self.0.insert(sourced.reference.clone(), (object.clone(), flawless));
+        }
+    }
+
+    fn plan(&self) -> (Plan, Vec<Problem>) {
+        plan(self.0.values().map(|(object, _)| object))
+    }
+}
+
+fn plan<'a>(objects: impl Iterator<Item = &'a Object>) -> (Plan, Vec<Problem>) {
+    let (mut services, mut slices, mut nodes) = (vec![], vec![], vec![]);
+    for object in objects {
+        match object {
+            Object::Service(service) => services.push(service),
+            Object::EndpointSlice(slice) => slices.push(slice),
+            Object::Node(node) => nodes.push(node),
+        }
+    }
+    planner::plan(services, slices, nodes, "here")
+}
+
+proptest! {
+    #[test]
+    fn a_stream_of_changes_gives_the_plan_of_what_is_left(events in vec(any_event(), 0..40)) {
+        let mut index = Index::new("here");
+        let mut held = Held::default();
+        for event in events {
+            held.apply(&event);
+            index.apply(event);
+            prop_assert_eq!(index.plan(), held.plan().0);
+        }
+        let conflicts: Vec<_> = held.plan().1.into_iter().filter(|p| p.object.starts_with("Service")).collect();
+        let problems = index.problems();
+        prop_assert!(conflicts.iter().all(|p| problems.contains(p)), "{problems:#?}");
+    }
+
+    #[test]
+    fn planning_rarely_gives_the_same_as_planning_after_every_change(
+        events in vec(any_event(), 0..40),
+    ) {
+        let (mut eager, mut lazy) = (Index::new("here"), Index::new("here"));
+        for event in events {
+            eager.apply(event.clone());
+            eager.plan();
+            lazy.apply(event);
+        }
+        prop_assert_eq!(eager.plan(), lazy.plan());
+        prop_assert_eq!(eager.problems(), lazy.problems());
+    }
+
+    #[test]
+    fn the_order_of_the_objects_does_not_matter(
+        (objects, shuffled) in vec(any_object(), 0..12)
+            .prop_map(|objects| {
+                let unique: BTreeMap<_, _> =
+                    objects.into_iter().map(|object| (object.reference(), object)).collect();
+                unique.into_values().collect::<Vec<_>>()
+            })
+            .prop_flat_map(|objects| (Just(objects.clone()), Just(objects).prop_shuffle())),
+    ) {
+        prop_assert_eq!(plan(objects.iter()), plan(shuffled.iter()));
+    }
+
+    #[test]
+    fn planning_again_gives_the_same_allocations(events in vec(any_event(), 0..20)) {
+        let mut index = Index::new("here");
+        events.into_iter().for_each(|event| index.apply(event));
+        let (first, second) = (index.plan(), index.plan());
+        prop_assert_eq!(&first, &second);
+        let mut pairs = first.frontends.iter().zip(&second.frontends);
+        prop_assert!(pairs.all(|(a, b)| Arc::ptr_eq(a, b)));
+    }
+
+    #[test]
+    fn a_plan_is_sorted_and_answers_every_address_once(objects in vec(any_object(), 0..20)) {
+        let unique: BTreeMap<_, _> =
+            objects.into_iter().map(|object| (object.reference(), object)).collect();
+        let (plan, _) = plan(unique.values());
+        let order = |f: &Arc<Frontend>| {
+            (f.service.clone(), f.port_name.clone(), f.family, f.address, f.port, f.protocol)
+        };
+        prop_assert!(plan.frontends.is_sorted_by_key(order));
+        let claims: HashSet<_> =
+            plan.frontends.iter().map(|f| (f.address, f.family, f.port, f.protocol)).collect();
+        prop_assert_eq!(claims.len(), plan.frontends.len());
+        for f in &plan.frontends {
+            prop_assert!(f.backends.is_sorted_by(|a, b| (a.address, a.port) < (b.address, b.port)));
+            prop_assert_eq!(f.backends.is_empty(), f.action != crate::model::plan::Action::Forward);
+            prop_assert_eq!(f.reason.is_none(), f.action == crate::model::plan::Action::Forward);
+        }
+    }
+}

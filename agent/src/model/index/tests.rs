@@ -1,0 +1,269 @@
+use super::*;
+use crate::model::testing::{endpoint, ip, line, name, node, service, slice, sourced};
+
+/// All kinds listed, nothing there but this node.
+fn synced() -> Index {
+    let mut index = Index::new("here");
+    index.apply(Event::Replace(Kind::Service, vec![]));
+    index.apply(Event::Replace(Kind::EndpointSlice, vec![]));
+    index.apply(Event::Replace(Kind::Node, vec![sourced(node("here", Some("zone-1")))]));
+    index
+}
+
+/// With service `web` and one endpoint.
+fn serving() -> Index {
+    let mut index = synced();
+    index.apply(Event::Apply(sourced(service("web", "10.96.0.1"))));
+    index.apply(Event::Apply(sourced(slice("web-1", "web", vec![endpoint("10.0.0.1")]))));
+    index
+}
+
+fn lines(index: &mut Index) -> Vec<String> {
+    index.plan().frontends.iter().map(|frontend| line(frontend)).collect()
+}
+
+fn problems(index: &mut Index) -> Vec<String> {
+    index.problems().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn is_synced_once_every_kind_was_listed() {
+    let mut index = Index::new("here");
+    for kind in Kind::ALL {
+        assert!(!index.synced(), "before {kind}");
+        index.apply(Event::Apply(sourced(service("web", "10.96.0.1"))));
+        index.apply(Event::Replace(kind, vec![]));
+    }
+    assert!(index.synced());
+}
+
+#[test]
+fn a_slice_waits_for_its_service() {
+    let mut index = synced();
+    index.apply(Event::Apply(sourced(slice("web-1", "web", vec![endpoint("10.0.0.1")]))));
+    assert!(lines(&mut index).is_empty());
+    index.apply(Event::Apply(sourced(service("web", "10.96.0.1"))));
+    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.1:8080]"]);
+}
+
+#[test]
+fn a_deleted_slice_takes_its_endpoints_along() {
+    let mut index = serving();
+    index.plan();
+    index.apply(Event::Delete(ObjectRef { kind: Kind::EndpointSlice, name: name("web-1") }));
+    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.1 80/TCP Refuse NoEndpoints []"]);
+}
+
+#[test]
+fn a_slice_that_changes_its_service_leaves_the_old_one() {
+    let mut index = serving();
+    index.apply(Event::Apply(sourced(service("other", "10.96.0.2"))));
+    index.plan();
+    index.apply(Event::Apply(sourced(slice("web-1", "other", vec![endpoint("10.0.0.1")]))));
+    assert_eq!(
+        lines(&mut index),
+        [
+            "ClusterIP 10.96.0.2 80/TCP Forward [10.0.0.1:8080]",
+            "ClusterIP 10.96.0.1 80/TCP Refuse NoEndpoints []",
+        ]
+    );
+}
+
+#[test]
+fn a_replace_removes_what_it_does_not_name() {
+    let mut index = serving();
+    index.apply(Event::Apply(sourced(service("bad", "10.96.0.9")).with_problem("spec").unusable()));
+    index.apply(Event::Replace(Kind::Service, vec![sourced(service("new", "10.96.0.3"))]));
+    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.3 80/TCP Refuse NoEndpoints []"]);
+    assert!(problems(&mut index).is_empty(), "{:?}", index.problems());
+}
+
+#[test]
+fn zone_hints_follow_this_nodes_zone() {
+    let mut index = serving();
+    let endpoints = vec![
+        endpoint("10.0.0.1").for_zones(&["zone-1"]),
+        endpoint("10.0.0.2").for_zones(&["zone-2"]),
+    ];
+    index.apply(Event::Apply(sourced(slice("web-1", "web", endpoints))));
+    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.1:8080]"]);
+    index.apply(Event::Apply(sourced(node("here", Some("zone-2")))));
+    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.2:8080]"]);
+    index.apply(Event::Delete(ObjectRef { kind: Kind::Node, name: ObjectName::new("", "here") }));
+    assert_eq!(
+        lines(&mut index),
+        ["ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.1:8080 10.0.0.2:8080]"]
+    );
+}
+
+#[test]
+fn a_missing_node_is_a_problem_only_once_synced() {
+    let mut index = Index::new("here");
+    index.apply(Event::Replace(Kind::Node, vec![sourced(node("there", None))]));
+    index.apply(Event::Replace(Kind::Service, vec![]));
+    assert!(problems(&mut index).is_empty());
+    index.apply(Event::Replace(Kind::EndpointSlice, vec![]));
+    let problems = problems(&mut index);
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].starts_with("Node here: "), "{problems:?}");
+}
+
+#[test]
+fn a_service_that_becomes_wrong_keeps_its_last_valid_version() {
+    for unusable in [false, true] {
+        let mut index = serving();
+        let changed = sourced(service("web", "10.96.0.7")).with_problem("spec.ports[0].port");
+        let changed = if unusable { changed.unusable() } else { changed };
+        for event in [
+            Event::Apply(changed.clone()),
+            Event::Replace(Kind::Service, vec![changed.clone()]),
+        ] {
+            index.apply(event);
+            assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.1:8080]"]);
+            assert_eq!(
+                problems(&mut index),
+                ["Service ns/web: spec.ports[0].port: wrong; keeping the last valid version"]
+            );
+        }
+    }
+}
+
+#[test]
+fn a_corrected_service_takes_effect_and_its_problem_goes() {
+    let mut index = serving();
+    index.apply(Event::Apply(sourced(service("web", "10.96.0.7")).with_problem("spec")));
+    index.apply(Event::Apply(sourced(service("web", "10.96.0.8"))));
+    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.8 80/TCP Forward [10.0.0.1:8080]"]);
+    assert!(problems(&mut index).is_empty());
+}
+
+#[test]
+fn a_service_that_was_never_valid_uses_its_valid_part() {
+    let mut index = synced();
+    index.apply(Event::Apply(sourced(service("web", "10.96.0.1")).with_problem("spec")));
+    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.1 80/TCP Refuse NoEndpoints []"]);
+    index.apply(Event::Apply(sourced(service("web", "10.96.0.2")).with_problem("spec")));
+    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.2 80/TCP Refuse NoEndpoints []"]);
+    assert_eq!(problems(&mut index), ["Service ns/web: spec: wrong"]);
+    index.apply(Event::Apply(sourced(service("web", "10.96.0.3")).with_problem("spec").unusable()));
+    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.2 80/TCP Refuse NoEndpoints []"]);
+}
+
+#[test]
+fn a_deleted_service_is_not_kept_for_its_last_valid_version() {
+    let mut index = serving();
+    let web = ObjectRef { kind: Kind::Service, name: name("web") };
+    index.apply(Event::Apply(sourced(service("web", "10.96.0.7")).with_problem("spec")));
+    index.apply(Event::Delete(web));
+    assert!(lines(&mut index).is_empty());
+    index.apply(Event::Apply(sourced(service("web", "10.96.0.7")).with_problem("spec")));
+    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.7 80/TCP Forward [10.0.0.1:8080]"]);
+}
+
+#[test]
+fn the_valid_part_of_a_slice_is_used_at_once() {
+    let mut index = serving();
+    let changed = slice("web-1", "web", vec![endpoint("10.0.0.2")]);
+    index.apply(Event::Apply(sourced(changed).with_problem("endpoints[1]")));
+    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.2:8080]"]);
+    assert_eq!(problems(&mut index), ["EndpointSlice ns/web-1: endpoints[1]: wrong"]);
+}
+
+#[test]
+fn an_unusable_slice_or_node_keeps_the_previous_one() {
+    let mut index = serving();
+    let endpoints = vec![
+        endpoint("10.0.0.1").for_zones(&["zone-1"]),
+        endpoint("10.0.0.2").for_zones(&["zone-2"]),
+    ];
+    let good = slice("web-1", "web", endpoints);
+    index.apply(Event::Apply(sourced(good.clone())));
+    index.apply(Event::Apply(sourced(good).with_problem("addressType").unusable()));
+    index.apply(Event::Apply(sourced(node("here", None)).with_problem("metadata").unusable()));
+    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.1:8080]"]);
+    for problem in problems(&mut index) {
+        assert!(problem.ends_with("; keeping the last valid version"), "{problem}");
+    }
+}
+
+#[test]
+fn unchanged_frontends_keep_their_allocation() {
+    let mut index = serving();
+    let mut two_ports = service("two", "10.96.0.2");
+    two_ports.external_ips = vec![ip("198.51.100.1")];
+    index.apply(Event::Apply(sourced(two_ports.clone())));
+    let before = index.plan();
+
+    index.apply(Event::Apply(sourced(slice("web-1", "web", vec![endpoint("10.0.0.2")]))));
+    two_ports.external_ips = vec![ip("198.51.100.2")];
+    index.apply(Event::Apply(sourced(two_ports)));
+    // A new list of the same objects changes nothing either.
+    index.apply(Event::Replace(Kind::Node, vec![sourced(node("here", Some("zone-1")))]));
+    let after = index.plan();
+
+    let kept = |plan: &Plan, other: &Plan| -> Vec<String> {
+        let shared = |f: &&Arc<Frontend>| other.frontends.iter().any(|g| Arc::ptr_eq(f, g));
+        plan.frontends.iter().filter(shared).map(|f| line(f)).collect()
+    };
+    assert_eq!(kept(&after, &before), ["ClusterIP 10.96.0.2 80/TCP Refuse NoEndpoints []"]);
+    let again = index.plan();
+    assert_eq!(kept(&again, &after).len(), again.frontends.len());
+}
+
+#[test]
+fn the_loser_gets_the_address_when_the_winner_goes() {
+    let mut index = serving();
+    index.apply(Event::Apply(sourced(Service { created: None, ..service("late", "10.96.0.1") })));
+    assert_eq!(index.plan().frontends[0].service, name("web"));
+    assert_eq!(problems(&mut index).len(), 1);
+    index.apply(Event::Delete(ObjectRef { kind: Kind::Service, name: name("web") }));
+    assert_eq!(index.plan().frontends[0].service, name("late"));
+    assert!(problems(&mut index).is_empty());
+}
+
+#[test]
+fn trouble_replaces_earlier_trouble() {
+    let trouble = |what: &str| Problem {
+        object: format!("file {what}"),
+        field: String::new(),
+        message: "broken".to_owned(),
+    };
+    let mut index = synced();
+    index.apply(Event::Trouble(vec![trouble("b"), trouble("a"), trouble("a")]));
+    assert_eq!(problems(&mut index), ["file a: broken", "file b: broken"]);
+    index.apply(Event::Trouble(vec![]));
+    assert!(problems(&mut index).is_empty());
+}
+
+#[test]
+fn counts_what_is_held() {
+    let mut index = serving();
+    let two = vec![endpoint("10.0.0.1"), endpoint("10.0.0.2")];
+    index.apply(Event::Apply(sourced(slice("orphan-1", "orphan", two))));
+    assert_eq!(index.counts(), Counts { services: 1, endpoint_slices: 2, endpoints: 3 });
+}
+
+/// A change of one service in a large cluster costs that service, not the cluster.
+#[test]
+fn one_change_among_ten_thousand_services_plans_one_service() {
+    let mut index = synced();
+    let services = (0..10_000)
+        .map(|i| sourced(service(&format!("s{i}"), &format!("10.96.{}.{}", i / 256, i % 256))));
+    let slices = (0..10_000).map(|i| {
+        let endpoints =
+            (0..10).map(|j| endpoint(&format!("10.{j}.{}.{}", i / 256, i % 256))).collect();
+        sourced(slice(&format!("s{i}-1"), &format!("s{i}"), endpoints))
+    });
+    index.apply(Event::Replace(Kind::Service, services.collect()));
+    index.apply(Event::Replace(Kind::EndpointSlice, slices.collect()));
+    let before = index.plan();
+    assert_eq!(before.frontends.len(), 10_000);
+    assert_eq!(index.counts().endpoints, 100_000);
+
+    index.apply(Event::Apply(sourced(slice("s7-1", "s7", vec![endpoint("10.0.0.1")]))));
+    assert_eq!(index.dirty.len(), 1);
+    assert!(!index.conflicts_stale, "endpoints do not change who claims what");
+    let after = index.plan();
+    let changed = before.frontends.iter().zip(&after.frontends);
+    assert_eq!(changed.filter(|(a, b)| !Arc::ptr_eq(a, b)).count(), 1);
+}

@@ -1,0 +1,67 @@
+//! The whole plan from all objects at once: a pure function.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    conflict::Conflicts,
+    endpoints::ThisNode,
+    frontends::service_frontends,
+    object::{EndpointSlice, Node, ObjectName, Problem, Service},
+    plan::{Frontend, Plan},
+};
+
+/// What node `node_name` shall do with every service address, and what is wrong with the objects.
+///
+/// The order of the objects does not matter. [`super::index::Index`] gives the same plan from a
+/// stream of changes.
+pub fn plan<'a>(
+    services: impl IntoIterator<Item = &'a Service>,
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    nodes: impl IntoIterator<Item = &'a Node>,
+    node_name: &str,
+) -> (Plan, Vec<Problem>) {
+    let node = nodes.into_iter().find(|node| *node.name == *node_name);
+    let here =
+        ThisNode { name: node_name, zone: node.and_then(|node| node.zone.as_deref()) };
+
+    let mut slices_of: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
+    for slice in slices {
+        slices_of.entry((&slice.name.namespace, &slice.service)).or_default().push(slice);
+    }
+    for slices in slices_of.values_mut() {
+        slices.sort_by_key(|slice| &slice.name);
+    }
+
+    let planned: BTreeMap<&ObjectName, (&Service, Vec<Arc<Frontend>>)> = services
+        .into_iter()
+        .map(|service| {
+            let slices = slices_of.get(&(&*service.name.namespace, &*service.name.name));
+            let slices = slices.map_or(&[][..], |slices| &slices[..]).iter().copied();
+            let frontends = service_frontends(service, slices, here);
+            (&service.name, (service, frontends.into_iter().map(Arc::new).collect()))
+        })
+        .collect();
+
+    let conflicts =
+        Conflicts::among(planned.values().map(|(service, frontends)| (*service, &frontends[..])));
+    let frontends = planned
+        .iter()
+        .flat_map(|(name, (_, frontends))| conflicts.survivors(name, frontends).cloned())
+        .collect();
+    let mut problems = conflicts.problems;
+    problems.extend(node.is_none().then(|| missing_node(node_name)));
+    problems.sort();
+    (Plan { node: node_name.into(), frontends }, problems)
+}
+
+/// Said once the objects are complete and this node is not among them.
+pub(super) fn missing_node(name: &str) -> Problem {
+    Problem {
+        object: format!("Node {name}"),
+        field: String::new(),
+        message: "does not exist; endpoints are chosen as if it had no zone".to_owned(),
+    }
+}

@@ -1,0 +1,149 @@
+//! Short ways to write objects in tests.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use super::{
+    event::Sourced,
+    object::{
+        Endpoint, EndpointPort, EndpointSlice, Family, Node, Object, ObjectName, Problem, Protocol,
+        Service, ServicePort, TrafficPolicy,
+    },
+    plan::{Backend, Frontend},
+};
+
+pub(super) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// In namespace `ns`.
+pub(super) fn name(name: &str) -> ObjectName {
+    ObjectName::new("ns", name)
+}
+
+/// One TCP port 80 named `http`.
+pub(super) fn service(service: &str, cluster_ip: &str) -> Service {
+    Service {
+        name: name(service),
+        created: Some(0),
+        cluster_ips: vec![ip(cluster_ip)],
+        external_ips: vec![],
+        load_balancer_ips: vec![],
+        source_ranges: [false; 2],
+        ports: vec![service_port("http", Protocol::Tcp, 80)],
+        internal_traffic_policy: TrafficPolicy::Cluster,
+        external_traffic_policy: TrafficPolicy::Cluster,
+        affinity_seconds: None,
+    }
+}
+
+pub(super) fn service_port(name: &str, protocol: Protocol, port: u16) -> ServicePort {
+    ServicePort { name: name.into(), protocol, port, node_port: None }
+}
+
+/// With TCP port 8080 named `http`, of the family of its first endpoint.
+pub(super) fn slice(slice: &str, service: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
+    EndpointSlice {
+        name: name(slice),
+        service: service.into(),
+        family: endpoints.first().map_or(Family::IPv4, |endpoint| Family::of(endpoint.address)),
+        ports: vec![endpoint_port("http", Protocol::Tcp, 8080)],
+        endpoints,
+    }
+}
+
+pub(super) fn endpoint_port(name: &str, protocol: Protocol, port: u16) -> EndpointPort {
+    EndpointPort { name: name.into(), protocol, port }
+}
+
+/// Ready, on no node, without hints.
+pub(super) fn endpoint(address: &str) -> Endpoint {
+    Endpoint {
+        address: ip(address),
+        node: None,
+        ready: true,
+        serving: true,
+        terminating: false,
+        zone_hints: BTreeSet::new(),
+        node_hints: BTreeSet::new(),
+    }
+}
+
+impl Endpoint {
+    pub(super) fn on(self, node: &str) -> Self {
+        Self { node: Some(node.into()), ..self }
+    }
+
+    /// Still serves while it terminates.
+    pub(super) fn draining(self) -> Self {
+        Self { ready: false, serving: true, terminating: true, ..self }
+    }
+
+    /// Neither ready nor serving, but not terminating.
+    pub(super) fn unready(self) -> Self {
+        Self { ready: false, serving: false, terminating: false, ..self }
+    }
+
+    pub(super) fn for_zones(self, zones: &[&str]) -> Self {
+        Self { zone_hints: zones.iter().map(|zone| Arc::from(*zone)).collect(), ..self }
+    }
+
+    pub(super) fn for_nodes(self, nodes: &[&str]) -> Self {
+        Self { node_hints: nodes.iter().map(|node| Arc::from(*node)).collect(), ..self }
+    }
+}
+
+pub(super) fn node(name: &str, zone: Option<&str>) -> Node {
+    Node { name: name.into(), zone: zone.map(Into::into), addresses: vec![] }
+}
+
+/// Without problems.
+pub(super) fn sourced(object: impl Into<Object>) -> Sourced {
+    let object = object.into();
+    Sourced { reference: object.reference(), object: Some(object), problems: vec![] }
+}
+
+impl Sourced {
+    pub(super) fn with_problem(mut self, field: &str) -> Self {
+        self.problems.push(Problem {
+            object: self.reference.to_string(),
+            field: field.to_owned(),
+            message: "wrong".to_owned(),
+        });
+        self
+    }
+
+    pub(super) fn unusable(self) -> Self {
+        Self { object: None, ..self }
+    }
+}
+
+impl From<Service> for Object {
+    fn from(service: Service) -> Self {
+        Self::Service(service)
+    }
+}
+
+impl From<EndpointSlice> for Object {
+    fn from(slice: EndpointSlice) -> Self {
+        Self::EndpointSlice(slice)
+    }
+}
+
+impl From<Node> for Object {
+    fn from(node: Node) -> Self {
+        Self::Node(node)
+    }
+}
+
+/// Addresses with their ports.
+pub(super) fn texts(backends: &[Backend]) -> Vec<String> {
+    backends.iter().map(|b| std::net::SocketAddr::new(b.address, b.port).to_string()).collect()
+}
+
+/// `address:port/protocol action [backends]`
+pub(super) fn line(frontend: &Frontend) -> String {
+    let Frontend { address, port, protocol, kind, action, reason, .. } = frontend;
+    let reason = reason.map(|reason| format!(" {reason:?}")).unwrap_or_default();
+    let backends = texts(&frontend.backends).join(" ");
+    format!("{kind:?} {address} {port}/{protocol} {action:?}{reason} [{backends}]")
+}

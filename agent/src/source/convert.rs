@@ -1,0 +1,100 @@
+//! Typed Kubernetes objects to the model's: what is not ours is skipped, what is wrong is named and
+//! left out, alone.
+//!
+//! What is ours follows kube-proxy 1.36: the label selector of its informers
+//! (`cmd/kube-proxy/app/server.go`) and `ShouldSkipService` (`pkg/proxy/util`). The API server has
+//! validated its objects already; manifests nobody has, and both come through here.
+
+mod endpoint_slice;
+mod field;
+mod node;
+mod service;
+
+use k8s_openapi::{
+    api::{
+        core::v1::{Node, Service},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::{Event, Sourced};
+use crate::model::object::{Kind, ObjectName, ObjectRef};
+
+/// Hands the object to another proxy.
+const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// Marks what belongs to a headless service; its value does not matter.
+const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+
+/// A Kubernetes object that Sockline reads.
+pub trait Convert {
+    const KIND: Kind;
+
+    fn metadata(&self) -> &ObjectMeta;
+
+    /// The model's version of it and what had to be left out; `None` when it is not ours.
+    fn convert(&self) -> Option<Sourced>;
+
+    /// Kind, namespace and name.
+    fn reference(&self) -> ObjectRef {
+        let metadata = self.metadata();
+        let namespace = match Self::KIND {
+            // A Node has none; one in a hand-written manifest means nothing.
+            Kind::Node => "",
+            Kind::Service | Kind::EndpointSlice => metadata.namespace.as_deref().unwrap_or(""),
+        };
+        let name = metadata.name.as_deref().unwrap_or("");
+        ObjectRef { kind: Self::KIND, name: ObjectName::new(namespace, name) }
+    }
+
+    /// The event for the object being added or changed: an object that is not ours (any more) is
+    /// gone.
+    fn applied(&self) -> Event {
+        self.convert().map_or_else(|| Event::Delete(self.reference()), Event::Apply)
+    }
+}
+
+impl Convert for Service {
+    const KIND: Kind = Kind::Service;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn convert(&self) -> Option<Sourced> {
+        service::convert(self)
+    }
+}
+
+impl Convert for EndpointSlice {
+    const KIND: Kind = Kind::EndpointSlice;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn convert(&self) -> Option<Sourced> {
+        endpoint_slice::convert(self)
+    }
+}
+
+impl Convert for Node {
+    const KIND: Kind = Kind::Node;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn convert(&self) -> Option<Sourced> {
+        node::convert(self)
+    }
+}
+
+fn has_label(metadata: &ObjectMeta, label: &str) -> bool {
+    metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(label))
+}
+
+/// kube-proxy's informers do not even see these.
+fn is_foreign(metadata: &ObjectMeta) -> bool {
+    has_label(metadata, PROXY_NAME_LABEL) || has_label(metadata, HEADLESS_LABEL)
+}

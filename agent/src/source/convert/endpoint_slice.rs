@@ -1,0 +1,91 @@
+//! EndpointSlice: which addresses stand behind a service.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use k8s_openapi::api::discovery::v1 as api;
+
+use super::{Convert, field::Checker, is_foreign};
+use crate::{
+    model::object::{Endpoint, EndpointPort, EndpointSlice, Family, Object},
+    source::Sourced,
+};
+
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
+    // A slice without the label belongs to no service; kube-proxy cannot use it either.
+    let service = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?;
+    if service.is_empty() || is_foreign(&slice.metadata) || slice.address_type == "FQDN" {
+        return None;
+    }
+    let mut checker = Checker::new(slice.reference());
+    if !checker.names_are_valid() {
+        return Some(checker.finish(None));
+    }
+    let family = match &*slice.address_type {
+        "IPv4" => Family::IPv4,
+        "IPv6" => Family::IPv6,
+        other => {
+            checker.problem(
+                "addressType",
+                format!("{other:?} is not IPv4, IPv6 or FQDN; the slice is left out"),
+            );
+            return Some(checker.finish(None));
+        }
+    };
+    let ports = slice.ports.iter().flatten().enumerate();
+    let ports = ports.filter_map(|(i, port)| convert_port(&mut checker, i, port)).collect();
+    let endpoints = slice.endpoints.iter().flatten().enumerate();
+    let endpoints = endpoints
+        .filter_map(|(i, endpoint)| convert_endpoint(&mut checker, i, endpoint, family))
+        .collect();
+    let name = checker.reference().name.clone();
+    let service = service.as_str().into();
+    Some(checker.finish(Some(Object::EndpointSlice(EndpointSlice {
+        name,
+        service,
+        family,
+        ports,
+        endpoints,
+    }))))
+}
+
+fn convert_port(checker: &mut Checker, i: usize, port: &api::EndpointPort) -> Option<EndpointPort> {
+    let name = checker.port_name(&format!("ports[{i}].name"), port.name.as_deref())?;
+    let protocol = checker.protocol(&format!("ports[{i}].protocol"), port.protocol.as_deref())?;
+    let Some(number) = port.port else {
+        // By the API it means "every port"; kube-proxy does not use such a port either.
+        checker.problem(format!("ports[{i}].port"), "missing; the port is left out");
+        return None;
+    };
+    let port = checker.port(&format!("ports[{i}].port"), number)?;
+    Some(EndpointPort { name: name.into(), protocol, port })
+}
+
+fn convert_endpoint(
+    checker: &mut Checker,
+    i: usize,
+    endpoint: &api::Endpoint,
+    family: Family,
+) -> Option<Endpoint> {
+    let Some(address) = endpoint.addresses.first() else {
+        checker.problem(format!("endpoints[{i}].addresses"), "empty; the endpoint is left out");
+        return None;
+    };
+    let field = format!("endpoints[{i}].addresses[0]");
+    let address = checker.address(&field, address, Some(family))?;
+    let conditions = endpoint.conditions.as_ref();
+    let hints = endpoint.hints.as_ref();
+    let zones = hints.and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten();
+    let nodes = hints.and_then(|hints| hints.for_nodes.as_ref()).into_iter().flatten();
+    Some(Endpoint {
+        address,
+        node: endpoint.node_name.as_deref().map(Into::into),
+        // The defaults are those of the API's documentation.
+        ready: conditions.and_then(|c| c.ready).unwrap_or(true),
+        serving: conditions.and_then(|c| c.serving).unwrap_or(true),
+        terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
+        zone_hints: zones.map(|zone| Arc::from(&*zone.name)).collect::<BTreeSet<_>>(),
+        node_hints: nodes.map(|node| Arc::from(&*node.name)).collect::<BTreeSet<_>>(),
+    })
+}

@@ -1,0 +1,173 @@
+//! Checks of single fields. Each failed check becomes a problem that names the object and the
+//! field's path, and yields nothing in place of the value.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::{
+    model::object::{Family, Kind, Object, ObjectRef, Problem, Protocol, TrafficPolicy},
+    source::Sourced,
+};
+
+/// The longest namespace or object name (a DNS subdomain).
+const MAX_NAME: usize = 253;
+/// The longest port name (a DNS label in Services).
+const MAX_PORT_NAME: usize = 63;
+
+/// Collects what is wrong with one object while it is converted.
+pub(super) struct Checker {
+    reference: ObjectRef,
+    problems: Vec<Problem>,
+}
+
+impl Checker {
+    pub(super) fn new(reference: ObjectRef) -> Self {
+        Self { reference, problems: Vec::new() }
+    }
+
+    pub(super) fn reference(&self) -> &ObjectRef {
+        &self.reference
+    }
+
+    pub(super) fn finish(self, object: Option<Object>) -> Sourced {
+        Sourced { reference: self.reference, object, problems: self.problems }
+    }
+
+    pub(super) fn problem(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.problems.push(Problem {
+            object: label(&self.reference),
+            field: field.into(),
+            message: message.into(),
+        });
+    }
+
+    /// Whether the object can be told apart from others by namespace and name.
+    pub(super) fn names_are_valid(&mut self) -> bool {
+        let ObjectRef { kind, name } = self.reference.clone();
+        let namespace_is_valid =
+            kind == Kind::Node || self.name_is_valid("metadata.namespace", &name.namespace);
+        self.name_is_valid("metadata.name", &name.name) && namespace_is_valid
+    }
+
+    fn name_is_valid(&mut self, field: &str, name: &str) -> bool {
+        if name.is_empty() {
+            self.problem(field, "missing; the object is left out");
+        } else if name.chars().count() > MAX_NAME {
+            let length = name.chars().count();
+            self.problem(
+                field,
+                format!("{length} characters long, at most {MAX_NAME} are allowed; the object is left out"),
+            );
+        } else if name.chars().any(|c| c == '/' || c.is_whitespace() || c.is_control()) {
+            self.problem(field, format!("{name:?} is not a name; the object is left out"));
+        } else {
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn port_name<'a>(&mut self, field: &str, name: Option<&'a str>) -> Option<&'a str> {
+        let name = name.unwrap_or("");
+        let length = name.chars().count();
+        if length > MAX_PORT_NAME {
+            self.problem(
+                field,
+                format!("{length} characters long, at most {MAX_PORT_NAME} are allowed; the port is left out"),
+            );
+            return None;
+        }
+        Some(name)
+    }
+
+    pub(super) fn port(&mut self, field: &str, port: i32) -> Option<u16> {
+        let valid = u16::try_from(port).ok().filter(|port| *port != 0);
+        if valid.is_none() {
+            self.problem(
+                field,
+                format!("{port} is not a port number (1 to 65535); the port is left out"),
+            );
+        }
+        valid
+    }
+
+    /// TCP when it is not given, as the API server fills it in.
+    pub(super) fn protocol(&mut self, field: &str, protocol: Option<&str>) -> Option<Protocol> {
+        match protocol {
+            None | Some("" | "TCP") => Some(Protocol::Tcp),
+            Some("UDP") => Some(Protocol::Udp),
+            Some("SCTP") => Some(Protocol::Sctp),
+            Some(other) => {
+                self.problem(
+                    field,
+                    format!("{other:?} is not TCP, UDP or SCTP; the port is left out"),
+                );
+                None
+            }
+        }
+    }
+
+    pub(super) fn traffic_policy(&mut self, field: &str, policy: Option<&str>) -> TrafficPolicy {
+        match policy {
+            None | Some("" | "Cluster") => TrafficPolicy::Cluster,
+            Some("Local") => TrafficPolicy::Local,
+            Some(other) => {
+                self.problem(field, format!("{other:?} is not Cluster or Local; taken as Cluster"));
+                TrafficPolicy::Cluster
+            }
+        }
+    }
+
+    /// An address that something can be reached at, of the family if one is given.
+    pub(super) fn address(
+        &mut self,
+        field: &str,
+        text: &str,
+        family: Option<Family>,
+    ) -> Option<IpAddr> {
+        let wrong = match parse_ip(text) {
+            Err(why) => why,
+            Ok(ip) if ip.is_unspecified() => "the unspecified address is no address of a host",
+            Ok(ip) if ip.is_multicast() => "a multicast address is no address of a host",
+            Ok(ip) => match family {
+                Some(Family::IPv4) if ip.is_ipv6() => "an IPv6 address, but IPv4 is declared",
+                Some(Family::IPv6) if ip.is_ipv4() => "an IPv4 address, but IPv6 is declared",
+                _ => return Some(ip),
+            },
+        };
+        self.problem(field, format!("{text:?}: {wrong}; it is left out"));
+        None
+    }
+}
+
+/// An over-long name would make every message about the object unreadable.
+fn label(reference: &ObjectRef) -> String {
+    let label = reference.to_string();
+    if label.chars().count() > 2 * MAX_NAME + 20 {
+        let start: String = label.chars().take(80).collect();
+        format!("{start}…")
+    } else {
+        label
+    }
+}
+
+/// Objects stored by old API servers may spell IPv4 octets with leading zeros; Kubernetes reads
+/// them as decimal. An IPv4-mapped address names no IPv6 host and is refused.
+fn parse_ip(text: &str) -> Result<IpAddr, &'static str> {
+    let ip = text.parse().ok().or_else(|| zero_padded_ipv4(text)).ok_or("not an IP address")?;
+    match ip {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Err("an IPv4-mapped IPv6 address; write it as IPv4")
+        }
+        ip => Ok(ip),
+    }
+}
+
+fn zero_padded_ipv4(text: &str) -> Option<IpAddr> {
+    let mut octets = [0; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let part = parts.next()?;
+        // `u8::from_str` takes a leading plus sign.
+        *octet = part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok())??;
+    }
+    parts.next().is_none().then(|| IpAddr::V4(Ipv4Addr::from(octets)))
+}

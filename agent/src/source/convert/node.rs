@@ -1,0 +1,31 @@
+//! Node: its zone and its addresses.
+
+use k8s_openapi::api::core::v1 as api;
+
+use super::{Convert, field::Checker};
+use crate::{
+    model::object::{Node, Object},
+    source::Sourced,
+};
+
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+pub(super) fn convert(node: &api::Node) -> Option<Sourced> {
+    let mut checker = Checker::new(node.reference());
+    if !checker.names_are_valid() {
+        return Some(checker.finish(None));
+    }
+    let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL));
+    let all = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or(&[]);
+    let mut addresses = Vec::new();
+    for (i, address) in all.iter().enumerate() {
+        // The others are host names.
+        if matches!(&*address.type_, "InternalIP" | "ExternalIP") {
+            let field = format!("status.addresses[{i}].address");
+            addresses.extend(checker.address(&field, &address.address, None));
+        }
+    }
+    let name = checker.reference().name.name.clone();
+    let zone = zone.filter(|zone| !zone.is_empty()).map(|zone| zone.as_str().into());
+    Some(checker.finish(Some(Object::Node(Node { name, zone, addresses }))))
+}

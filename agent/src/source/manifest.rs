@@ -1,0 +1,161 @@
+//! The text of one manifest file: YAML with any number of documents, or JSON.
+//!
+//! Documents are cut apart before they are parsed, so a broken one costs only itself.
+
+mod document;
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use self::document::{Document, Syntax};
+use super::{Sourced, decode};
+use crate::model::object::{Kind, Problem};
+
+/// What one file holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Manifest {
+    /// In the order of the file; the same object may be there twice.
+    pub objects: Vec<Sourced>,
+    /// What is wrong with the file rather than with one of its objects.
+    pub problems: Vec<Problem>,
+    /// A document did not parse: there may be more objects in the file than `objects` shows.
+    pub incomplete: bool,
+}
+
+/// Reads the text of a file. `file` is its name in problems; the ending `.json` makes it JSON.
+#[must_use]
+pub fn parse(file: &str, text: &str) -> Manifest {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let syntax = if file.ends_with(".json") { Syntax::Json } else { Syntax::Yaml };
+    let mut reader = Reader { file, manifest: Manifest::default(), ignored: BTreeSet::new() };
+    for Document { number, content } in document::read(text, syntax) {
+        let place = Place { document: number, item: None };
+        match content {
+            Ok(value) => reader.read(&value, place, None),
+            Err(why) => {
+                reader.manifest.incomplete = true;
+                reader.problem(place, "", &format!("does not parse: {why}; it is left out"));
+            }
+        }
+    }
+    reader.manifest
+}
+
+/// Where in the file an object is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Counted from 1.
+    document: usize,
+    /// Index in the document's `items`.
+    item: Option<usize>,
+}
+
+struct Reader<'a> {
+    file: &'a str,
+    manifest: Manifest,
+    /// Kinds already said to be ignored: a file of Deployments shall not fill the log.
+    ignored: BTreeSet<String>,
+}
+
+impl Reader<'_> {
+    fn problem(&mut self, place: Place, field: &str, message: &str) {
+        let field = match (place.item, field) {
+            (Some(item), "") => format!("items[{item}]"),
+            (Some(item), field) => format!("items[{item}].{field}"),
+            (None, field) => field.to_owned(),
+        };
+        self.manifest.problems.push(Problem {
+            object: format!("file {}, document {}", self.file, place.document),
+            field,
+            message: message.to_owned(),
+        });
+    }
+
+    /// `kind_of_list` is what an item without a kind of its own is: typed lists leave it out.
+    fn read(&mut self, value: &Value, place: Place, kind_of_list: Option<Kind>) {
+        if value.is_null() {
+            return;
+        }
+        let Some(object) = value.as_object() else {
+            return self.problem(place, "", "not a Kubernetes object; it is left out");
+        };
+        let text = |field| object.get(field).and_then(Value::as_str);
+        let kind = match (text("apiVersion"), text("kind"), kind_of_list) {
+            (_, None, Some(kind)) => return self.read_object(kind, value, place),
+            (_, None, None) => return self.problem(place, "kind", "missing; it is left out"),
+            // A list of one kind in that kind's API group.
+            (None, Some(kind), Some(of)) if kind == of.as_str() => {
+                return self.read_object(of, value, place);
+            }
+            (None, Some(_), _) => {
+                return self.problem(place, "apiVersion", "missing; it is left out");
+            }
+            (Some(version), Some(kind), _) => (version, kind),
+        };
+        if let Some(kind) = decode::kind_of(kind.0, kind.1) {
+            self.read_object(kind, value, place);
+        } else if let Some(item_kind) = list_of(kind.0, kind.1) {
+            self.read_list(object.get("items"), place, item_kind);
+        } else {
+            self.ignore(kind.0, kind.1, place);
+        }
+    }
+
+    fn read_list(&mut self, items: Option<&Value>, place: Place, kind: Option<Kind>) {
+        match items {
+            // An empty list is written as null by Go programs.
+            None | Some(Value::Null) => {}
+            Some(Value::Array(items)) => {
+                for (i, item) in items.iter().enumerate() {
+                    self.read(item, Place { item: Some(i), ..place }, kind);
+                }
+            }
+            Some(_) => self.problem(place, "items", "not a list; it is left out"),
+        }
+    }
+
+    fn read_object(&mut self, kind: Kind, value: &Value, place: Place) {
+        let value = in_default_namespace(kind, value);
+        let Some(sourced) = decode::decode(kind, &value) else { return };
+        if sourced.reference.name.name.is_empty() {
+            // Without a name it could be any object, so it is the file's problem.
+            for problem in &sourced.problems {
+                let field = problem.field.as_str();
+                self.problem(place, field, &format!("{kind} without a name: {}", problem.message));
+            }
+        } else {
+            self.manifest.objects.push(sourced);
+        }
+    }
+
+    fn ignore(&mut self, api_version: &str, kind: &str, place: Place) {
+        let name = format!("{kind} ({api_version})");
+        if self.ignored.insert(name.clone()) {
+            self.problem(place, "kind", &format!("{name} is not used here; ignored"));
+        }
+    }
+}
+
+/// `Some` for a list: of the kind, or `Some(None)` for one whose items say what they are.
+#[expect(clippy::option_option, reason = "no list, a mixed list and a typed list are three things")]
+fn list_of(api_version: &str, kind: &str) -> Option<Option<Kind>> {
+    let item = kind.strip_suffix("List")?;
+    if item.is_empty() {
+        return (api_version == "v1").then_some(None);
+    }
+    decode::kind_of(api_version, item).map(Some)
+}
+
+/// Like kubectl, an object that does not say its namespace is in `default`.
+fn in_default_namespace(kind: Kind, value: &Value) -> std::borrow::Cow<'_, Value> {
+    use std::borrow::Cow;
+    let metadata = value.get("metadata").and_then(Value::as_object);
+    let given = |m: &serde_json::Map<String, Value>| m.get("namespace").is_some_and(|n| *n != "" && !n.is_null());
+    if kind == Kind::Node || metadata.is_none_or(given) {
+        return Cow::Borrowed(value);
+    }
+    let mut value = value.clone();
+    value["metadata"]["namespace"] = Value::from("default");
+    Cow::Owned(value)
+}

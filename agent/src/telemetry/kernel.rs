@@ -1,0 +1,176 @@
+//! The kernel's counters as metrics, read at each scrape. Services that are gone have no series.
+
+use std::collections::{BTreeMap, HashMap};
+
+use prometheus::{
+    core::{Collector, Desc},
+    proto::{Counter, LabelPair, Metric, MetricFamily, MetricType},
+};
+use sockline_ebpf::counters::Fault;
+
+use crate::{
+    dataplane::view::{Counters, Counts},
+    model::{object::ObjectName, object::Protocol},
+};
+
+const TRANSLATED: (&str, &str) = (
+    "sockline_connections_translated_total",
+    "TCP and UDP connections, and new conversations of unconnected UDP sockets, that got a backend.",
+);
+const REFUSED: (&str, &str) =
+    ("sockline_connections_refused_total", "Calls refused because the service has no endpoint.");
+const PASSED: (&str, &str) = (
+    "sockline_connections_passed_total",
+    "Calls to a service address left unchanged, as the plan says.",
+);
+const FAILED_OPEN: (&str, &str) = (
+    "sockline_connections_failed_open_total",
+    "Calls to a service address left unchanged because no backend could be read.",
+);
+const FAULTS: (&str, &str) =
+    ("sockline_kernel_faults_total", "Things that should not happen in the kernel programs.");
+
+/// Turns the counters of the pinned maps into metric families.
+pub struct KernelCollector {
+    counters: Counters,
+    descriptions: Vec<Desc>,
+}
+
+impl KernelCollector {
+    pub fn new(counters: Counters) -> prometheus::Result<Self> {
+        let service = ["namespace", "service", "protocol"];
+        let with_reason = ["namespace", "service", "protocol", "reason"];
+        let describe = |(name, help): (&str, &str), labels: &[&str]| {
+            Desc::new(
+                name.into(),
+                help.into(),
+                labels.iter().map(|&label| label.to_owned()).collect(),
+                HashMap::new(),
+            )
+        };
+        let descriptions = vec![
+            describe(TRANSLATED, &service)?,
+            describe(REFUSED, &with_reason)?,
+            describe(PASSED, &service)?,
+            describe(FAILED_OPEN, &service)?,
+            describe(FAULTS, &["fault"])?,
+        ];
+        Ok(Self { counters, descriptions })
+    }
+
+    /// Sums over the ports of a service.
+    fn by_service(&self) -> BTreeMap<(ObjectName, Protocol), Counts> {
+        let mut all: BTreeMap<_, Counts> = BTreeMap::new();
+        match self.counters.services() {
+            Ok(services) => {
+                for (key, counts) in services {
+                    let sum = all.entry((key.service, key.protocol)).or_default();
+                    sum.translated += counts.translated;
+                    sum.refused_no_endpoints += counts.refused_no_endpoints;
+                    sum.refused_no_local_endpoints += counts.refused_no_local_endpoints;
+                    sum.passed += counts.passed;
+                    sum.failed_open += counts.failed_open;
+                }
+            }
+            Err(error) => tracing::error!(%error, "cannot read the services' counters"),
+        }
+        all
+    }
+}
+
+impl Collector for KernelCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let services = self.by_service();
+        let of = |definition, value: fn(&Counts) -> u64| {
+            let series = services
+                .iter()
+                .map(|(service, counts)| counter(&labels(service, None), value(counts)));
+            family(definition, series.collect())
+        };
+        let refused = services
+            .iter()
+            .flat_map(|(service, counts)| {
+                [
+                    ("no-endpoints", counts.refused_no_endpoints),
+                    ("no-local-endpoints", counts.refused_no_local_endpoints),
+                ]
+                .map(|(reason, count)| counter(&labels(service, Some(reason)), count))
+            })
+            .collect();
+        let faults = match self.counters.faults() {
+            Ok(faults) => faults
+                .into_iter()
+                .map(|(fault, count)| counter(&[("fault", fault_name(fault).into())], count))
+                .collect(),
+            Err(error) => {
+                tracing::error!(%error, "cannot read the kernel programs' faults");
+                Vec::new()
+            }
+        };
+        vec![
+            of(TRANSLATED, |counts| counts.translated),
+            family(REFUSED, refused),
+            of(PASSED, |counts| counts.passed),
+            of(FAILED_OPEN, |counts| counts.failed_open),
+            family(FAULTS, faults),
+        ]
+        .into_iter()
+        .filter(|family| !family.get_metric().is_empty())
+        .collect()
+    }
+}
+
+const fn fault_name(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Reread => "reread",
+        Fault::OwnerMismatch => "owner-mismatch",
+        Fault::NotRemembered => "not-remembered",
+        Fault::AffinityFull => "affinity-full",
+        Fault::CountersFull => "counters-full",
+    }
+}
+
+fn labels<'a>(
+    (service, protocol): &(ObjectName, Protocol),
+    reason: Option<&'a str>,
+) -> Vec<(&'a str, String)> {
+    let mut labels = vec![
+        ("namespace", service.namespace.to_string()),
+        ("service", service.name.to_string()),
+        ("protocol", protocol.to_string()),
+    ];
+    labels.extend(reason.map(|reason| ("reason", reason.to_owned())));
+    labels
+}
+
+fn counter(labels: &[(&str, String)], value: u64) -> Metric {
+    let mut counter = Counter::default();
+    // The text format has doubles: exact up to 2^53.
+    counter.set_value(value as f64);
+    let mut metric = Metric::from_label(
+        labels
+            .iter()
+            .map(|(name, value)| {
+                let mut pair = LabelPair::default();
+                pair.set_name((*name).to_owned());
+                pair.set_value(value.clone());
+                pair
+            })
+            .collect(),
+    );
+    metric.set_counter(counter);
+    metric
+}
+
+fn family((name, help): (&str, &str), metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(MetricType::COUNTER);
+    family.set_metric(metrics);
+    family
+}

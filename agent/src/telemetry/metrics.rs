@@ -1,0 +1,181 @@
+//! The agent's own metrics, and all of them as text.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use super::kernel::KernelCollector;
+use crate::{
+    agent::Shared,
+    dataplane::{Usage, view::Counters},
+    model::object::Kind,
+    source::{Event, SourceStats},
+};
+
+/// Everything that `/metrics` shows.
+pub struct Metrics {
+    registry: Registry,
+    services: IntGauge,
+    frontends: IntGauge,
+    backends: IntGauge,
+    map_entries: IntGaugeVec,
+    map_capacity: IntGaugeVec,
+    map_limit: IntGaugeVec,
+    sync_seconds: Histogram,
+    last_sync: Gauge,
+    sync_errors: IntCounter,
+    not_in_kernel: IntGauge,
+    problems: IntGauge,
+    source_events: IntCounterVec,
+    source_errors: IntCounterVec,
+    repairs: IntCounterVec,
+    stats: Arc<SourceStats>,
+}
+
+impl Metrics {
+    /// # Errors
+    /// When two metrics have one name: a mistake in this file.
+    pub fn new(counters: Counters, stats: Arc<SourceStats>) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        registry.register(Box::new(KernelCollector::new(counters)?))?;
+        let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let gauges = |name: &str, help: &str| -> prometheus::Result<IntGaugeVec> {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), &["map"])?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok(gauges)
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<_> {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok(counters)
+        };
+        let sync_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "sockline_sync_duration_seconds",
+                "Time from a change to all of it being in the kernel: planning and map writes.",
+            )
+            .buckets(prometheus::exponential_buckets(0.000_1, 4.0, 10)?),
+        )?;
+        registry.register(Box::new(sync_seconds.clone()))?;
+        let last_sync = Gauge::new(
+            "sockline_last_sync_timestamp_seconds",
+            "When the kernel was last brought to the plan; 0 is never.",
+        )?;
+        registry.register(Box::new(last_sync.clone()))?;
+        let sync_errors =
+            IntCounter::new("sockline_sync_errors_total", "Syncs that left something out.")?;
+        registry.register(Box::new(sync_errors.clone()))?;
+        let build = IntGaugeVec::new(
+            Opts::new("sockline_build_info", "Always 1; the version is a label."),
+            &["version"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(build))?;
+        Ok(Self {
+            services: gauge("sockline_services", "Service ports in the kernel.")?,
+            frontends: gauge("sockline_frontends", "Service addresses in the kernel.")?,
+            backends: gauge("sockline_backends", "Backends in the kernel.")?,
+            map_entries: gauges("sockline_map_entries", "Entries in use, by map.")?,
+            map_capacity: gauges(
+                "sockline_map_capacity",
+                "Entries that there is memory for now, by map; it grows up to the limit.",
+            )?,
+            map_limit: gauges("sockline_map_limit", "Entries that a map may grow to.")?,
+            sync_seconds,
+            last_sync,
+            sync_errors,
+            not_in_kernel: gauge(
+                "sockline_services_not_in_sync",
+                "Service ports whose last change is not in the kernel.",
+            )?,
+            problems: gauge("sockline_problems", "Problems with the input, now.")?,
+            source_events: counters(
+                "sockline_source_events_total",
+                "Changes reported by the source.",
+                &["kind", "event"],
+            )?,
+            source_errors: counters(
+                "sockline_source_errors_total",
+                "Failed requests to the source.",
+                &["kind"],
+            )?,
+            repairs: counters(
+                "sockline_repairs_total",
+                "Map entries and links that differed from the plan and were mended.",
+                &["object"],
+            )?,
+            registry,
+            stats,
+        })
+    }
+
+    pub fn source_event(&self, event: &Event) {
+        let (kind, what) = match event {
+            Event::Replace(kind, _) => (*kind, "replace"),
+            Event::Apply(sourced) => (sourced.reference.kind, "apply"),
+            Event::Delete(reference) => (reference.kind, "delete"),
+            Event::Trouble(_) => return,
+        };
+        self.source_events.with_label_values(&[kind.as_str(), what]).inc();
+    }
+
+    pub fn synced(&self, took: Duration, usage: &Usage, failures: usize) {
+        self.sync_seconds.observe(took.as_secs_f64());
+        self.last_sync.set(Timestamp::now().as_millisecond() as f64 / 1e3);
+        self.services.set(as_i64(usage.services));
+        self.frontends.set(as_i64(usage.frontends));
+        self.backends.set(usage.pool.backends.into());
+        for map in crate::agent::maps(usage) {
+            let set = |gauges: &IntGaugeVec, value: u64| {
+                gauges
+                    .with_label_values(&[&map.map])
+                    .set(i64::try_from(value).unwrap_or(i64::MAX));
+            };
+            set(&self.map_entries, map.entries);
+            set(&self.map_capacity, map.capacity);
+            set(&self.map_limit, map.limit);
+        }
+        self.not_in_kernel.set(as_i64(failures));
+        if failures > 0 {
+            self.sync_errors.inc();
+        }
+    }
+
+    pub fn sync_failed(&self) {
+        self.sync_errors.inc();
+    }
+
+    pub fn problems(&self, count: usize) {
+        self.problems.set(as_i64(count));
+    }
+
+    pub fn repaired(&self, entries: usize, links: usize) {
+        self.repairs.with_label_values(&["entry"]).inc_by(entries as u64);
+        self.repairs.with_label_values(&["link"]).inc_by(links as u64);
+    }
+
+    /// The text format of Prometheus.
+    ///
+    /// # Errors
+    /// When the encoder refuses a metric.
+    pub fn text(&self, _shared: &Shared) -> prometheus::Result<String> {
+        for kind in Kind::ALL {
+            let counter = self.source_errors.with_label_values(&[kind.as_str()]);
+            let errors = self.stats.kind(kind).errors();
+            counter.inc_by(errors.saturating_sub(counter.get()));
+        }
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+fn as_i64(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

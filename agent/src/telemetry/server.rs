@@ -1,0 +1,67 @@
+//! `/metrics`, `/healthz` and `/readyz`.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::Metrics;
+use crate::agent::Shared;
+
+type Context = (Arc<Shared>, Arc<Metrics>);
+
+/// Serves until `stop`.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(text))
+        .route("/healthz", get(healthy))
+        .route("/readyz", get(ready))
+        .with_state((shared, metrics));
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+        .context("serving metrics and health")
+}
+
+async fn text(State((shared, metrics)): State<Context>) -> Response {
+    match metrics.text(&shared) {
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// The process works: its control loop turns.
+async fn healthy(State((shared, _)): State<Context>) -> (StatusCode, &'static str) {
+    if shared.is_alive() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the control loop is stuck\n")
+    }
+}
+
+/// The first full sync is in the kernel.
+async fn ready(State((shared, _)): State<Context>) -> (StatusCode, &'static str) {
+    if shared.is_ready() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first full sync\n")
+    }
+}
