@@ -16,9 +16,7 @@ use crate::model::object::{Kind, ObjectName, ObjectRef, Problem};
 /// The API group counts: Knative, for one, has Services of its own.
 #[must_use]
 pub fn kind_of(api_version: &str, kind: &str) -> Option<Kind> {
-    Kind::ALL
-        .into_iter()
-        .find(|known| known.as_str() == kind && version_of(*known) == api_version)
+    Kind::ALL.into_iter().find(|known| known.as_str() == kind && version_of(*known) == api_version)
 }
 
 /// The `apiVersion` in which a kind is read.
