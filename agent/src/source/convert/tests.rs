@@ -195,20 +195,47 @@ fn a_service_without_anything_valid_to_serve_is_unusable() {
 }
 
 #[test]
-fn a_value_of_the_wrong_type_names_object_and_field() {
-    let cases = [
-        (json!("abc"), "spec.ports[0].port"),
-        (json!(99_999_999_999_u64), "spec.ports[0].port"),
-        (json!(80.5), "spec.ports[0].port"),
-    ];
-    for (port, field) in cases {
-        let sourced = service(json!({"spec": {"ports": [{"port": port}]}})).expect("ours");
-        assert_eq!(sourced.object, None, "{port}");
-        assert_eq!(fields(&sourced), [field], "{port}");
-        assert_eq!(sourced.problems[0].object, "Service ns/web", "{port}");
+fn a_value_of_the_wrong_type_is_named_and_costs_only_its_element() {
+    for port in [json!("abc"), json!(99_999_999_999_u64), json!(80.5), json!([]), json!({})] {
+        let ports = json!([{"name": "a", "port": port}, {"name": "b", "port": 81}, 7, {"port": 0}]);
+        let sourced = service(json!({"spec": {"ports": ports.clone()}})).expect("ours");
+        assert_eq!(
+            fields(&sourced),
+            ["spec.ports[0].port", "spec.ports[2]", "spec.ports[3].port"],
+            "{ports}"
+        );
+        assert_eq!(sourced.problems[0].object, "Service ns/web", "{ports}");
+        assert_eq!(as_service(Some(sourced)).ports.len(), 1, "{ports}");
     }
-    let sourced = slice(json!({"endpoints": [{"addresses": "10.0.0.1"}]})).expect("ours");
-    assert_eq!(fields(&sourced), ["endpoints[0].addresses"]);
+    let sourced = service(json!({"spec": {"externalIPs": [1, "1.2.3.4", {}]}})).expect("ours");
+    assert_eq!(fields(&sourced), ["spec.externalIPs[0]", "spec.externalIPs[2]"]);
+    assert_eq!(as_service(Some(sourced)).external_ips.len(), 1);
+    let endpoints = json!([{"addresses": "10.0.0.1"}, {"addresses": ["10.0.0.2"]}, null]);
+    let sourced = slice(json!({"endpoints": endpoints})).expect("ours");
+    assert_eq!(fields(&sourced), ["endpoints[0].addresses", "endpoints[2]"]);
+    assert_eq!(as_slice(Some(sourced)).endpoints.len(), 1);
+}
+
+#[test]
+fn a_value_of_the_wrong_type_outside_a_list_costs_the_object() {
+    for (patch, field) in [
+        (json!({"spec": {"ports": 80}}), "spec.ports"),
+        (json!({"spec": {"clusterIP": 10}}), "spec.clusterIP"),
+        (json!({"metadata": {"creationTimestamp": "yesterday"}}), "metadata.creationTimestamp"),
+        (json!({"spec": []}), "spec"),
+    ] {
+        let sourced = service(patch.clone()).expect("told");
+        assert_eq!((&sourced.object, fields(&sourced)), (&None, vec![field]), "{patch}");
+        assert_eq!(sourced.problems[0].object, "Service ns/web", "{patch}");
+    }
+}
+
+#[test]
+fn an_object_that_is_wrong_throughout_is_given_up() {
+    let ports = vec![json!({"port": "abc"}); 1000];
+    let sourced = service(json!({"spec": {"ports": ports}})).expect("ours");
+    assert_eq!(sourced.object, None);
+    assert!(sourced.problems.len() < 100, "{} problems", sourced.problems.len());
 }
 
 #[test]

@@ -83,6 +83,8 @@ fn options(text: &str) -> Options {
     let mut options = Options::default();
     options.budget = Some(budget);
     options.with_snippet = false;
+    // As in YAML 1.2: a port may be named `y`.
+    options.strict_booleans = true;
     options
 }
 
