@@ -36,7 +36,14 @@ pub fn render(table: &Table) -> String {
 #[must_use]
 pub fn plan(plan: &Plan) -> String {
     let mut table = new(&[
-        "SERVICE", "PORT NAME", "TYPE", "ADDRESS", "FAMILY", "PORT", "ACTION", "AFFINITY",
+        "SERVICE",
+        "PORT NAME",
+        "TYPE",
+        "ADDRESS",
+        "FAMILY",
+        "PORT",
+        "ACTION",
+        "AFFINITY",
         "BACKENDS",
     ]);
     for frontend in &plan.frontends {

@@ -87,11 +87,7 @@ pub fn cluster(candidates: &[Candidate<'_>], node: ThisNode<'_>) -> Vec<Backend>
     let ready = backends(candidates, |candidate| {
         candidate.endpoint.ready && topology.admits(candidate.endpoint, node)
     });
-    if ready.is_empty() {
-        backends(candidates, |candidate| candidate.is_draining())
-    } else {
-        ready
-    }
+    if ready.is_empty() { backends(candidates, Candidate::is_draining) } else { ready }
 }
 
 /// The endpoints that traffic policy Local uses: the ready ones on this node; if there is none,
@@ -107,9 +103,9 @@ pub fn local(candidates: &[Candidate<'_>], node: ThisNode<'_>) -> Vec<Backend> {
     }
 }
 
-fn backends(
-    candidates: &[Candidate<'_>],
-    wanted: impl Fn(&Candidate<'_>) -> bool,
+fn backends<'a>(
+    candidates: &[Candidate<'a>],
+    wanted: impl Fn(&Candidate<'a>) -> bool,
 ) -> Vec<Backend> {
     let mut chosen: Vec<Backend> = candidates
         .iter()

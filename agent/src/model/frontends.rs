@@ -54,7 +54,8 @@ fn addresses(
 ) -> Vec<(FrontendAddress, FrontendKind)> {
     let family = Family::of(cluster_ip);
     let external = service.external_ips.iter().map(|ip| (*ip, FrontendKind::ExternalIP));
-    let load_balancer = service.load_balancer_ips.iter().map(|ip| (*ip, FrontendKind::LoadBalancer));
+    let load_balancer =
+        service.load_balancer_ips.iter().map(|ip| (*ip, FrontendKind::LoadBalancer));
     let mut ips = vec![(cluster_ip, FrontendKind::ClusterIP)];
     // Source ranges filter by address, so they win over the same address as an external IP.
     if restricted(service, family) {

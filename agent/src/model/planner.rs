@@ -24,8 +24,7 @@ pub fn plan<'a>(
     node_name: &str,
 ) -> (Plan, Vec<Problem>) {
     let node = nodes.into_iter().find(|node| *node.name == *node_name);
-    let here =
-        ThisNode { name: node_name, zone: node.and_then(|node| node.zone.as_deref()) };
+    let here = ThisNode { name: node_name, zone: node.and_then(|node| node.zone.as_deref()) };
 
     let mut slices_of: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
     for slice in slices {

@@ -98,3 +98,6 @@ fn has_label(metadata: &ObjectMeta, label: &str) -> bool {
 fn is_foreign(metadata: &ObjectMeta) -> bool {
     has_label(metadata, PROXY_NAME_LABEL) || has_label(metadata, HEADLESS_LABEL)
 }
+
+#[cfg(test)]
+mod tests;

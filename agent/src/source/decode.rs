@@ -1,5 +1,7 @@
-//! Parsed JSON to an object. A value of the wrong type costs that object and names the field,
-//! instead of failing a whole file or list.
+//! Parsed JSON to an object. A value of the wrong type is named with its field and costs the list
+//! element it is in, or else the object, but never a whole file or list of objects.
+
+mod repair;
 
 use k8s_openapi::api::{
     core::v1::{Node, Service},
@@ -16,9 +18,7 @@ use crate::model::object::{Kind, ObjectName, ObjectRef, Problem};
 /// The API group counts: Knative, for one, has Services of its own.
 #[must_use]
 pub fn kind_of(api_version: &str, kind: &str) -> Option<Kind> {
-    Kind::ALL
-        .into_iter()
-        .find(|known| known.as_str() == kind && version_of(*known) == api_version)
+    Kind::ALL.into_iter().find(|known| known.as_str() == kind && version_of(*known) == api_version)
 }
 
 /// The `apiVersion` in which a kind is read.
@@ -41,19 +41,25 @@ pub fn decode(kind: Kind, value: &Value) -> Option<Sourced> {
 }
 
 fn decode_as<T: Convert + DeserializeOwned>(value: &Value) -> Option<Sourced> {
-    match serde_path_to_error::deserialize::<_, T>(value) {
-        Ok(object) => object.convert(),
-        Err(error) => {
+    let (object, problems) = repair::deserialize::<T>(value);
+    let mut sourced = match object {
+        Some(object) => object.convert()?,
+        None => {
             let reference = reference(T::KIND, value);
-            let path = error.path().to_string();
-            let problem = Problem {
-                object: reference.to_string(),
-                field: if path == "." { String::new() } else { path },
-                message: format!("{}; the object is left out", error.inner()),
-            };
-            Some(Sourced { reference, object: None, problems: vec![problem] })
+            Sourced { reference, object: None, problems: Vec::new() }
         }
-    }
+    };
+    // An element that was replaced has been told already; its replacement is nobody's problem.
+    let told = |field: &str| problems.iter().any(|wrong| field.starts_with(&wrong.element));
+    sourced.problems.retain(|problem| !told(&problem.field));
+    let object = sourced.reference.to_string();
+    let problems = problems.into_iter().map(|wrong| Problem {
+        object: object.clone(),
+        field: wrong.field,
+        message: wrong.message,
+    });
+    sourced.problems.splice(..0, problems);
+    Some(sourced)
 }
 
 /// Kind, namespace and name as far as they can be read; empty where not.

@@ -43,8 +43,8 @@ pub struct FolderContents {
 /// # Errors
 /// When the folder cannot be listed. A file that cannot be read is a problem of that file.
 pub fn read_folder(path: &Path) -> Result<FolderContents, FolderError> {
-    let names = manifest_names(path)
-        .map_err(|source| FolderError { path: path.to_owned(), source })?;
+    let names =
+        manifest_names(path).map_err(|source| FolderError { path: path.to_owned(), source })?;
     let files = names
         .into_iter()
         .filter_map(|name| {
@@ -128,3 +128,6 @@ fn duplicate(reference: &ObjectRef, first: &str, second: &str) -> Problem {
     };
     Problem { object: reference.to_string(), field: String::new(), message }
 }
+
+#[cfg(test)]
+mod tests;

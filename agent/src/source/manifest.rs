@@ -151,7 +151,9 @@ fn list_of(api_version: &str, kind: &str) -> Option<Option<Kind>> {
 fn in_default_namespace(kind: Kind, value: &Value) -> std::borrow::Cow<'_, Value> {
     use std::borrow::Cow;
     let metadata = value.get("metadata").and_then(Value::as_object);
-    let given = |m: &serde_json::Map<String, Value>| m.get("namespace").is_some_and(|n| *n != "" && !n.is_null());
+    let given = |m: &serde_json::Map<String, Value>| {
+        m.get("namespace").is_some_and(|n| *n != "" && !n.is_null())
+    };
     if kind == Kind::Node || metadata.is_none_or(given) {
         return Cow::Borrowed(value);
     }
@@ -159,3 +161,6 @@ fn in_default_namespace(kind: Kind, value: &Value) -> std::borrow::Cow<'_, Value
     value["metadata"]["namespace"] = Value::from("default");
     Cow::Owned(value)
 }
+
+#[cfg(test)]
+mod tests;

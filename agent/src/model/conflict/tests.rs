@@ -49,10 +49,8 @@ fn the_problem_names_both_services_the_address_and_the_field() {
 #[test]
 fn other_ports_and_protocols_of_the_same_address_are_no_conflict() {
     let mut other = service("b", "10.96.0.1");
-    other.ports = vec![
-        service_port("http", Protocol::Tcp, 81),
-        service_port("udp", Protocol::Udp, 80),
-    ];
+    other.ports =
+        vec![service_port("http", Protocol::Tcp, 81), service_port("udp", Protocol::Udp, 80)];
     let (owners, problems) = planned(&[service("a", "10.96.0.1"), other]);
     assert_eq!(owners.len(), 3, "{owners:#?}");
     assert!(problems.is_empty(), "{problems:#?}");
@@ -84,10 +82,8 @@ fn node_ports_conflict_within_a_family_only() {
 #[test]
 fn two_ports_of_one_service_conflict_by_port_name() {
     let mut service = service("a", "10.96.0.1");
-    service.ports = vec![
-        service_port("z", Protocol::Tcp, 80),
-        service_port("b", Protocol::Tcp, 80),
-    ];
+    service.ports =
+        vec![service_port("z", Protocol::Tcp, 80), service_port("b", Protocol::Tcp, 80)];
     let (owners, problems) = planned(&[service]);
     assert_eq!(owners, ["ns/a b 10.96.0.1:80"]);
     assert!(problems[0].contains("port \"b\" of Service ns/a"), "{problems:#?}");

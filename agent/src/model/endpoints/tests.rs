@@ -92,10 +92,7 @@ fn cluster_policy_uses_what_kube_proxy_uses() {
         ),
         (
             "zone hints apply when a ready endpoint has no node hint",
-            vec![
-                e('a').for_nodes(&["here"]).for_zones(&["zone-2"]),
-                e('b').for_zones(&["zone-1"]),
-            ],
+            vec![e('a').for_nodes(&["here"]).for_zones(&["zone-2"]), e('b').for_zones(&["zone-1"])],
             "b",
         ),
         (

@@ -17,27 +17,29 @@ fn any_service() -> impl Strategy<Value = Service> {
         proptest::option::of(0..2_i64),
         any::<[bool; 6]>(),
     )
-        .prop_map(|(name, cluster_ip, created, [dual, external, local, node_port, udp, lb])| {
-            let mut service = Service { created, ..service(name, cluster_ip) };
-            if dual && cluster_ip != "fd00::1" {
-                service.cluster_ips.push(ip("fd00::2"));
-            }
-            if external {
-                service.external_ips = vec![ip("198.51.100.1")];
-            }
-            if local {
-                service.internal_traffic_policy = TrafficPolicy::Local;
-            }
-            if udp {
-                service.ports.push(service_port("dns", Protocol::Udp, 80));
-            }
-            if lb {
-                service.load_balancer_ips = vec![ip("198.51.100.1"), ip("203.0.113.1")];
-                service.source_ranges = [udp, dual];
-            }
-            service.ports[0].node_port = node_port.then_some(30080);
-            service
-        })
+        .prop_map(
+            |(name, cluster_ip, created, [dual, external, local, node_port, udp, lb])| {
+                let mut service = Service { created, ..service(name, cluster_ip) };
+                if dual && cluster_ip != "fd00::1" {
+                    service.cluster_ips.push(ip("fd00::2"));
+                }
+                if external {
+                    service.external_ips = vec![ip("198.51.100.1")];
+                }
+                if local {
+                    service.internal_traffic_policy = TrafficPolicy::Local;
+                }
+                if udp {
+                    service.ports.push(service_port("dns", Protocol::Udp, 80));
+                }
+                if lb {
+                    service.load_balancer_ips = vec![ip("198.51.100.1"), ip("203.0.113.1")];
+                    service.source_ranges = [udp, dual];
+                }
+                service.ports[0].node_port = node_port.then_some(30080);
+                service
+            },
+        )
 }
 
 fn any_endpoint() -> impl Strategy<Value = Endpoint> {
@@ -49,9 +51,7 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
         0..4,
     )
         .prop_map(|(address, on, zone, hint, state)| {
-            let endpoint = endpoint(address)
-                .for_zones(zone.as_slice())
-                .for_nodes(hint.as_slice());
+            let endpoint = endpoint(address).for_zones(zone.as_slice()).for_nodes(hint.as_slice());
             let endpoint = on.map_or(endpoint.clone(), |node| endpoint.on(node));
             match state {
                 0 => endpoint.draining(),

@@ -114,10 +114,9 @@ fn a_service_that_becomes_wrong_keeps_its_last_valid_version() {
         let mut index = serving();
         let changed = sourced(service("web", "10.96.0.7")).with_problem("spec.ports[0].port");
         let changed = if unusable { changed.unusable() } else { changed };
-        for event in [
-            Event::Apply(changed.clone()),
-            Event::Replace(Kind::Service, vec![changed.clone()]),
-        ] {
+        for event in
+            [Event::Apply(changed.clone()), Event::Replace(Kind::Service, vec![changed.clone()])]
+        {
             index.apply(event);
             assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.1:8080]"]);
             assert_eq!(

@@ -66,7 +66,8 @@ fn cluster_ips(checker: &mut Checker, spec: &api::ServiceSpec) -> Vec<IpAddr> {
                 let Some(ip) = checker.address(&field, text, None) else { continue };
                 let family = Family::of(ip);
                 if found.iter().any(|other| Family::of(*other) == family) {
-                    checker.problem(field, format!("{ip}: a second {family} address; it is left out"));
+                    checker
+                        .problem(field, format!("{ip}: a second {family} address; it is left out"));
                 } else {
                     found.push(ip);
                 }
@@ -119,9 +120,7 @@ fn convert_port(checker: &mut Checker, i: usize, port: &api::ServicePort) -> Opt
 
 fn addresses(checker: &mut Checker, field: &str, texts: Option<&[String]>) -> Vec<IpAddr> {
     let texts = texts.unwrap_or(&[]).iter().enumerate();
-    texts
-        .filter_map(|(i, text)| checker.address(&format!("{field}[{i}]"), text, None))
-        .collect()
+    texts.filter_map(|(i, text)| checker.address(&format!("{field}[{i}]"), text, None)).collect()
 }
 
 /// The addresses that are the load balancer's own on every node. With ipMode Proxy traffic has to

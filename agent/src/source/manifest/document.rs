@@ -23,11 +23,7 @@ pub(super) fn read(text: &str, syntax: Syntax) -> Vec<Document> {
         Syntax::Yaml => split(text).into_iter().map(|chunk| parse_yaml(&chunk)).collect(),
         Syntax::Json => parse_json(text),
     };
-    contents
-        .into_iter()
-        .zip(1..)
-        .map(|(content, number)| Document { number, content })
-        .collect()
+    contents.into_iter().zip(1..).map(|(content, number)| Document { number, content }).collect()
 }
 
 /// A YAML document's text.
@@ -45,7 +41,8 @@ fn split(text: &str) -> Vec<Chunk<'_>> {
     let mut line_offset = 0;
     let mut position = 0;
     for (number, line) in text.split_inclusive('\n').enumerate() {
-        let marker = line.strip_prefix("---").filter(|rest| rest.trim_start() != *rest || rest.is_empty());
+        let marker =
+            line.strip_prefix("---").filter(|rest| rest.trim_start() != *rest || rest.is_empty());
         if marker.is_some() {
             chunks.push(Chunk { text: &text[start..position], line_offset });
             // What follows on the marker's own line belongs to the new document.
@@ -86,6 +83,8 @@ fn options(text: &str) -> Options {
     let mut options = Options::default();
     options.budget = Some(budget);
     options.with_snippet = false;
+    // As in YAML 1.2: a port may be named `y`.
+    options.strict_booleans = true;
     options
 }
 
