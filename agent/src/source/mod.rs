@@ -1,5 +1,10 @@
 //! Where objects come from: a folder of manifests or the Kubernetes API.
 
+pub mod follow;
+pub mod kube;
+pub mod stats;
+pub mod troubles;
+
 use crate::model::object::{Kind, Object, ObjectRef, Problem};
 
 /// A change, as a source reports it. A source first sends one `Replace` per kind.
