@@ -48,7 +48,7 @@ impl Notices {
     pub(super) async fn changed(&mut self) {
         if self.changed.recv().await.is_none() {
             // Not reached: this struct holds a sender.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -39,6 +39,9 @@ const LIST_STALL: Duration = Duration::from_secs(20);
 const WATCH_STALL: Duration = Duration::from_secs(295);
 /// An attempt that lasted this long was no failing start, and what follows is a first failure again.
 const LASTING: Duration = Duration::from_secs(1);
+/// How many ends in a row that belong to the protocol are followed up at once: a watch that is cut
+/// off and whose version is then gone is two.
+const GRACE: u32 = 2;
 
 /// What the watches of all kinds use.
 pub(super) struct Shared {
@@ -144,7 +147,7 @@ where
     }
 
     /// Tells of the failure and waits, as far as it deserves that: a watch that was cut off or whose
-    /// version is gone is taken up at once, if it is the first time.
+    /// version is gone is taken up at once, unless that goes on and on.
     async fn pause(
         &mut self,
         failure: &Failure,
@@ -160,7 +163,7 @@ where
         if !matches!(failure, Failure::Cut) {
             count(&self.stats().errors);
         }
-        if expected && failures == 0 {
+        if expected && failures < GRACE {
             tracing::debug!(kind = %self.kind(), %failure, "taking up the watch again");
             return Ok(());
         }
