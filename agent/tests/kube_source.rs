@@ -43,18 +43,18 @@ const CONVERT: Convert = Convert {
     // As the real one does: a headless service is not ours.
     service: |o| {
         let headless = o.spec.as_ref().is_some_and(|s| s.cluster_ip.as_deref() == Some("None"));
-        (!headless).then(|| sourced::<Service>(Kind::Service, &o.metadata, String::new()))
+        (!headless).then(|| sourced(Kind::Service, &o.metadata, String::new()))
     },
     endpoint_slice: |o: EndpointSlice| {
         let addresses = o.endpoints.iter().flatten().flat_map(|e| &e.addresses);
         let addresses = addresses.map(String::as_str).collect::<Vec<_>>().join(" ");
-        Some(sourced::<EndpointSlice>(Kind::EndpointSlice, &o.metadata, addresses))
+        Some(sourced(Kind::EndpointSlice, &o.metadata, addresses))
     },
-    node: |o| Some(sourced::<Node>(Kind::Node, &o.metadata, String::new())),
+    node: |o| Some(sourced(Kind::Node, &o.metadata, String::new())),
 };
 
 /// Keeps the resource version and a mark where the tests can see them.
-fn sourced<K>(kind: Kind, metadata: &ObjectMeta, mark: String) -> Sourced {
+fn sourced(kind: Kind, metadata: &ObjectMeta, mark: String) -> Sourced {
     let name = metadata.name.as_deref().unwrap();
     let name = ObjectName::new(metadata.namespace.as_deref().unwrap_or_default(), name);
     let object = metadata.resource_version.clone().unwrap_or_default();
