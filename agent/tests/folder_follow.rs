@@ -61,7 +61,7 @@ fn problem(object: &str) -> Problem {
 struct Followed {
     world: World,
     dir: PathBuf,
-    _stop: DropGuard,
+    stop: DropGuard,
     _parent: TempDir,
 }
 
@@ -73,7 +73,7 @@ impl Followed {
         let (sender, events) = mpsc::channel(64);
         let stop = CancellationToken::new();
         tokio::spawn(follow(dir.clone(), read, sender, stop.clone()));
-        Self { world: World::new(events), dir, _stop: stop.drop_guard(), _parent: parent }
+        Self { world: World::new(events), dir, stop: stop.drop_guard(), _parent: parent }
     }
 
     /// Follows a folder with these files, and has seen them.
@@ -254,4 +254,11 @@ async fn a_folder_that_is_itself_a_swapped_link_is_followed_to_the_new_one() {
     followed.until(&["cart 2"]).await;
     fs::write(two.join("a.yaml"), "cart 3").unwrap();
     followed.until(&["cart 3"]).await;
+}
+
+#[tokio::test]
+async fn stopping_ends_the_following() {
+    let mut followed = Followed::with(&[]).await;
+    drop(followed.stop);
+    followed.world.until_end().await;
 }

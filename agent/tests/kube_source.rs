@@ -19,11 +19,7 @@ use api::{
     service, services, status,
 };
 use k8s_openapi::{
-    api::{
-        core::v1::{Node, Service},
-        discovery::v1::EndpointSlice,
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    api::discovery::v1::EndpointSlice, apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde_json::{Value, json};
 use sockline::{
@@ -66,7 +62,7 @@ struct Watched {
     world: World,
     api: Api,
     stats: Arc<SourceStats>,
-    _stop: DropGuard,
+    stop: DropGuard,
     _files: TempDir,
 }
 
@@ -85,7 +81,7 @@ impl Watched {
         tokio::spawn(async move {
             watch(client, "node-a", CONVERT, sender, counted, stopped).await;
         });
-        Self { world: World::new(events), api, stats, _stop: stop.drop_guard(), _files: files }
+        Self { world: World::new(events), api, stats, stop: stop.drop_guard(), _files: files }
     }
 
     async fn until_services(&mut self, expected: &[&str]) {
@@ -459,4 +455,12 @@ async fn a_server_that_is_down_at_start_is_waited_for() {
     watched.until_services(&["cart"]).await;
     watched.world.until_listed().await;
     watched.until_quiet().await;
+}
+
+#[tokio::test]
+async fn stopping_ends_the_watches() {
+    let mut watched = Watched::start(Api::default()).await;
+    watched.world.until_listed().await;
+    drop(watched.stop);
+    watched.world.until_end().await;
 }

@@ -51,6 +51,12 @@ impl World {
         self.until("list of every kind", |world| world.listed.len() == Kind::ALL.len()).await;
     }
 
+    /// Until nothing can come any more.
+    pub(crate) async fn until_end(&mut self) {
+        let end = async { while self.events.recv().await.is_some() {} };
+        assert!(timeout(DEADLINE, end).await.is_ok(), "the source goes on after {DEADLINE:?}");
+    }
+
     pub(crate) fn trouble(&self) -> String {
         self.trouble.iter().map(|problem| format!("{problem}\n")).collect()
     }
