@@ -22,8 +22,7 @@ pub async fn status(socket: &Path) -> anyhow::Result<Status> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request =
-        Request::get("/status").header("host", "sockline").body(Empty::<Bytes>::new())?;
+    let request = Request::get("/status").header("host", "sockline").body(Empty::<Bytes>::new())?;
     let body = sender.send_request(request).await?.into_body().collect().await?.to_bytes();
     serde_json::from_slice(&body).context("the agent's answer makes no sense")
 }

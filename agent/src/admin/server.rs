@@ -46,8 +46,8 @@ impl Server {
             fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
             Ok(listener)
         };
-        let listener = bound()
-            .with_context(|| format!("cannot open the admin socket {}", path.display()))?;
+        let listener =
+            bound().with_context(|| format!("cannot open the admin socket {}", path.display()))?;
         Ok(Self { listener, _file: SocketFile(path.to_owned()) })
     }
 

@@ -1,6 +1,6 @@
 //! The control loop: takes in changes, plans, and brings the kernel to the plan.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{
@@ -26,12 +26,12 @@ const LOOK_AROUND: Duration = Duration::from_secs(5);
 /// How often the maps are compared with what they should hold.
 const REPAIR: Duration = Duration::from_secs(60);
 
-struct Control<'a> {
+struct Control {
     dataplane: Dataplane,
     index: Index,
     addresses: Vec<IpAddr>,
-    shared: &'a Shared,
-    metrics: &'a Metrics,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
     /// Problems that were logged already.
     told: BTreeSet<Problem>,
     failures_told: BTreeSet<String>,
@@ -44,8 +44,8 @@ pub async fn run(
     dataplane: Dataplane,
     mut changes: mpsc::Receiver<Event>,
     node_name: &str,
-    shared: &Shared,
-    metrics: &Metrics,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
     let mut control = Control {
@@ -62,7 +62,7 @@ pub async fn run(
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_repair = Instant::now();
     loop {
-        shared.beat();
+        control.shared.beat();
         tokio::select! {
             () = stop.cancelled() => return,
             change = changes.recv() => {
@@ -87,7 +87,7 @@ pub async fn run(
     }
 }
 
-impl Control<'_> {
+impl Control {
     fn take_in(&mut self, event: Event) {
         self.metrics.source_event(&event);
         self.index.apply(event);

@@ -4,11 +4,7 @@ mod control;
 mod interfaces;
 mod shared;
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -65,7 +61,7 @@ pub struct Config {
 /// address in use, an unusable kubeconfig. A running agent does not give up.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
     let mut dataplane = open(&config)?;
-    forward_kernel_log(&mut dataplane);
+    dataplane.forward_log();
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {} (--listen)", config.listen))?;
@@ -81,9 +77,17 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     // alive and be none.
     let (source, node) = (config.source.clone(), config.node_name.clone());
     let stopped = stop.clone();
+    let control = control::run(
+        dataplane,
+        changes,
+        &config.node_name,
+        Arc::clone(&shared),
+        Arc::clone(&metrics),
+        stop.clone(),
+    );
     tokio::select! {
         result = feed(source, node, events, stats, stop.clone()) => result?,
-        () = control::run(dataplane, changes, &config.node_name, &shared, &metrics, stop.clone()) => {}
+        () = control => {}
         result = telemetry::serve(listener, Arc::clone(&shared), metrics, stop.clone()) => result?,
         result = admin.serve(Arc::clone(&shared), stop.clone()) => result?,
         () = stopped.cancelled() => {}
@@ -123,35 +127,13 @@ async fn feed(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     match source {
-        Source::Manifests(folder) => source::follow(&folder, events, stop).await,
+        Source::Manifests(folder) => {
+            source::follow::follow(folder, source::snapshot, events, stop).await;
+        }
         Source::Kubernetes { kubeconfig } => {
             let client = source::client(kubeconfig.as_deref()).await?;
-            source::watch(client, &node, events, stats, stop).await;
+            source::kube::watch(client, &node, source::CONVERT, events, stats, stop).await;
         }
     }
     Ok(())
-}
-
-/// What the programs log (rarely: the first call of a service that fails open) appears in the
-/// agent's log.
-fn forward_kernel_log(dataplane: &mut Dataplane) {
-    use tokio::io::{Interest, unix::AsyncFd};
-    let logger = match aya_log::EbpfLogger::init(dataplane.object()) {
-        Ok(logger) => logger,
-        Err(error) => {
-            tracing::warn!(%error, "the kernel programs' log cannot be read");
-            return;
-        }
-    };
-    match AsyncFd::with_interest(logger, Interest::READABLE) {
-        Ok(mut logger) => {
-            tokio::spawn(async move {
-                while let Ok(mut guard) = logger.readable_mut().await {
-                    guard.get_inner_mut().flush();
-                    guard.clear_ready();
-                }
-            });
-        }
-        Err(error) => tracing::warn!(%error, "the kernel programs' log cannot be read"),
-    }
 }

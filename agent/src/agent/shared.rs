@@ -146,12 +146,7 @@ pub fn maps(usage: &Usage) -> Vec<MapUse> {
         limit: limit.into(),
     };
     vec![
-        of(
-            "frontends",
-            usage.frontends as u64,
-            usage.frontends_capacity,
-            usage.frontends_limit,
-        ),
+        of("frontends", usage.frontends as u64, usage.frontends_capacity, usage.frontends_limit),
         of("slots", pool.slots.into(), pool.slots_allocated, pool.slots_limit),
         of("backends", pool.backends.into(), pool.backends_allocated, pool.backends_limit),
     ]

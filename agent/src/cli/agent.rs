@@ -37,7 +37,12 @@ pub struct AgentArgs {
     #[arg(long, value_name = "DIR", env = "SOCKLINE_BPFFS")]
     bpffs: Option<PathBuf>,
     /// Where to serve /metrics, /healthz and /readyz
-    #[arg(long, value_name = "ADDR:PORT", env = "SOCKLINE_LISTEN", default_value = "127.0.0.1:9470")]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "SOCKLINE_LISTEN",
+        default_value = "127.0.0.1:9470"
+    )]
     listen: SocketAddr,
     /// Socket that `sockline status` asks
     #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
@@ -80,10 +85,8 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             ..Limits::default()
         },
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;

@@ -22,7 +22,10 @@ pub struct CleanupArgs {
 pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     let bpffs = dataplane::bpffs_for_reading(args.bpffs.as_deref())?;
     let removed = dataplane::cleanup(&bpffs)?;
-    let links = removed.iter().filter(|path| path.components().any(|part| part.as_os_str() == "links")).count();
+    let links = removed
+        .iter()
+        .filter(|path| path.components().any(|part| part.as_os_str() == "links"))
+        .count();
     print(&if removed.is_empty() {
         format!("nothing to remove in {}\n", bpffs.join("sockline").display())
     } else {

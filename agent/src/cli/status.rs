@@ -113,9 +113,7 @@ fn render(report: &Report) -> String {
                 ago(agent.started)
             ),
             (None, true) => "running, but it does not answer on the admin socket".into(),
-            (None, false) => {
-                "not running; the kernel keeps serving what it has".into()
-            }
+            (None, false) => "not running; the kernel keeps serving what it has".into(),
         },
     );
     if let Some(agent) = &report.agent {
@@ -135,7 +133,9 @@ fn render(report: &Report) -> String {
     line(
         "Last sync",
         report.last_sync.map_or("never".into(), |time| match &report.agent {
-            Some(agent) => format!("{} ago, took {:.1} ms", ago(time), agent.last_sync_seconds * 1e3),
+            Some(agent) => {
+                format!("{} ago, took {:.1} ms", ago(time), agent.last_sync_seconds * 1e3)
+            }
             None => format!("{} ago", ago(time)),
         }),
     );
@@ -160,7 +160,11 @@ fn render(report: &Report) -> String {
             format!(
                 "refusals are {}, loopback NodePorts for {}, MPTCP peer names {}",
                 if features.set_retval { "ECONNREFUSED" } else { "EPERM" },
-                if features.netns_cookie { "this network namespace" } else { "the initial network namespace" },
+                if features.netns_cookie {
+                    "this network namespace"
+                } else {
+                    "the initial network namespace"
+                },
                 if features.mptcp_sock { "translated" } else { "not translated" },
             ),
         );
@@ -187,7 +191,8 @@ fn render(report: &Report) -> String {
         }
         text.push('\n');
         text.push_str(&table::render(&maps));
-        for (title, list) in [("PROBLEMS", &agent.problems), ("NOT IN THE KERNEL", &agent.failures)] {
+        for (title, list) in [("PROBLEMS", &agent.problems), ("NOT IN THE KERNEL", &agent.failures)]
+        {
             if !list.is_empty() {
                 text.push_str(&format!("\n{title}\n"));
                 for entry in list {

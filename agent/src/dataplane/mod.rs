@@ -7,6 +7,7 @@ mod error;
 mod extents;
 mod features;
 mod frontends;
+mod kernel_log;
 mod maps;
 mod mirror;
 mod mounts;
@@ -24,8 +25,6 @@ use std::{
     path::{Path, PathBuf},
     time::SystemTime,
 };
-
-use aya::Ebpf;
 
 pub use self::{
     error::{DataplaneError, Full},
@@ -103,9 +102,9 @@ impl Dataplane {
         &self.pins
     }
 
-    /// The object, for whoever reads the programs' log.
-    pub const fn object(&mut self) -> &mut Ebpf {
-        self.programs.object()
+    /// Forwards what the programs log to the agent's log. Needs a tokio runtime.
+    pub fn forward_log(&mut self) {
+        kernel_log::forward(self.programs.object());
     }
 
     /// Brings the kernel to a plan. What fails is in the report and costs only itself.

@@ -50,6 +50,8 @@ pub fn read_folder(path: &Path) -> Result<FolderContents, FolderError> {
         .filter_map(|name| {
             let manifest = match read_file(&path.join(&name)) {
                 Ok(text) => manifest::parse(&name, &text?),
+                // Gone since the folder was listed, or a link to nothing.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
                 Err(error) => unreadable(&name, &error),
             };
             Some(File { name, manifest })

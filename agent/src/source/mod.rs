@@ -2,11 +2,51 @@
 //!
 //! [`convert`] turns one typed Kubernetes object into the model's and says what it left out;
 //! [`decode`] does the same from parsed JSON; [`manifest`] reads the text of one file; [`folder`]
-//! reads a folder of them once.
+//! reads a folder of them once, [`follow`] as it changes; [`kube`] watches the API server.
 
 pub mod convert;
 pub mod decode;
 pub mod folder;
+pub mod follow;
+pub mod kube;
 pub mod manifest;
+pub mod stats;
+mod troubles;
 
+use std::path::Path;
+
+use self::{
+    convert::Convert as _,
+    folder::{File, read_folder},
+    follow::{FileSnapshot, Snapshot},
+    kube::Convert,
+};
+pub use self::{
+    kube::{SourceError, client},
+    stats::SourceStats,
+};
 pub use crate::model::event::{Event, Sourced};
+
+/// How the objects of the API server become the model's.
+pub const CONVERT: Convert = Convert {
+    service: |object| object.convert(),
+    endpoint_slice: |object| object.convert(),
+    node: |object| object.convert(),
+};
+
+/// Reads a folder for [`follow::follow`]. A folder that cannot be listed reads as empty: whoever
+/// follows it has noticed and does not use that.
+#[must_use]
+pub fn snapshot(folder: &Path) -> Snapshot {
+    let files = read_folder(folder).map(|contents| contents.files).unwrap_or_default();
+    let files = files
+        .into_iter()
+        .map(|File { name, manifest }| FileSnapshot {
+            name,
+            objects: manifest.objects,
+            problems: manifest.problems,
+            broken: manifest.incomplete,
+        })
+        .collect();
+    Snapshot { files }
+}

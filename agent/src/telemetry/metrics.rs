@@ -1,6 +1,9 @@
 //! The agent's own metrics, and all of them as text.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use prometheus::{
@@ -10,7 +13,6 @@ use prometheus::{
 
 use super::kernel::KernelCollector;
 use crate::{
-    agent::Shared,
     dataplane::{Usage, view::Counters},
     model::object::Kind,
     source::{Event, SourceStats},
@@ -135,9 +137,7 @@ impl Metrics {
         self.backends.set(usage.pool.backends.into());
         for map in crate::agent::maps(usage) {
             let set = |gauges: &IntGaugeVec, value: u64| {
-                gauges
-                    .with_label_values(&[&map.map])
-                    .set(i64::try_from(value).unwrap_or(i64::MAX));
+                gauges.with_label_values(&[&map.map]).set(i64::try_from(value).unwrap_or(i64::MAX));
             };
             set(&self.map_entries, map.entries);
             set(&self.map_capacity, map.capacity);
@@ -166,10 +166,10 @@ impl Metrics {
     ///
     /// # Errors
     /// When the encoder refuses a metric.
-    pub fn text(&self, _shared: &Shared) -> prometheus::Result<String> {
+    pub fn text(&self) -> prometheus::Result<String> {
         for kind in Kind::ALL {
             let counter = self.source_errors.with_label_values(&[kind.as_str()]);
-            let errors = self.stats.kind(kind).errors();
+            let errors = self.stats.kind(kind).errors.load(Ordering::Relaxed);
             counter.inc_by(errors.saturating_sub(counter.get()));
         }
         TextEncoder::new().encode_to_string(&self.registry.gather())

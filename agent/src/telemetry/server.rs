@@ -39,11 +39,9 @@ pub async fn serve(
         .context("serving metrics and health")
 }
 
-async fn text(State((shared, metrics)): State<Context>) -> Response {
-    match metrics.text(&shared) {
-        Ok(text) => {
-            ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
-        }
+async fn text(State((_, metrics)): State<Context>) -> Response {
+    match metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

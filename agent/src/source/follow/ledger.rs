@@ -1,0 +1,197 @@
+//! What each file said last, and what was sent: pure bookkeeping, no I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{FileSnapshot, Snapshot};
+use crate::{
+    model::object::{Kind, ObjectRef, Problem},
+    source::{Event, Sourced},
+};
+
+#[derive(Default)]
+pub(super) struct Ledger {
+    /// Objects by file, those kept from before included.
+    files: BTreeMap<String, BTreeMap<ObjectRef, Sourced>>,
+    /// `None` before the first snapshot.
+    sent: Option<BTreeMap<ObjectRef, Sourced>>,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) struct Update {
+    pub(super) events: Vec<Event>,
+    pub(super) problems: Vec<Problem>,
+}
+
+impl Ledger {
+    /// How many objects the receiver knows.
+    pub(super) fn len(&self) -> usize {
+        self.sent.as_ref().map_or(0, BTreeMap::len)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn update(&mut self, snapshot: Snapshot) -> Update {
+        let mut problems = Vec::new();
+        let mut files = BTreeMap::new();
+        let mut current = BTreeMap::new();
+        let mut kept = Vec::new();
+        let mut owners: BTreeMap<ObjectRef, String> = BTreeMap::new();
+
+        for file in snapshot.files {
+            let FileSnapshot { name, objects, problems: file_problems, broken } = file;
+            problems.extend(file_problems);
+            let mut own = BTreeMap::new();
+            for object in objects {
+                own.entry(object.reference.clone()).or_insert(object);
+            }
+            for (reference, object) in &own {
+                if let Some(first) = owners.get(reference) {
+                    problems.push(Problem {
+                        object: reference.to_string(),
+                        field: String::new(),
+                        message: format!("is in {first} and in {name}; the one in {first} is used"),
+                    });
+                    continue;
+                }
+                owners.insert(reference.clone(), name.clone());
+                current.insert(reference.clone(), object.clone());
+            }
+            if broken && let Some(before) = self.files.remove(&name) {
+                kept.push((name, own, before));
+            } else {
+                files.insert(name, own);
+            }
+        }
+
+        // After all files: an object that moved from a broken file to a whole one is the latter's.
+        for (name, mut own, before) in kept {
+            let missing: Vec<_> = before
+                .into_iter()
+                .filter(|(reference, _)| !owners.contains_key(reference))
+                .collect();
+            if !missing.is_empty() {
+                problems.push(Problem {
+                    object: format!("file {name}"),
+                    field: String::new(),
+                    message: format!(
+                        "is not whole; {} of its objects are kept as they were",
+                        missing.len()
+                    ),
+                });
+            }
+            for (reference, object) in missing {
+                current.entry(reference.clone()).or_insert_with(|| object.clone());
+                own.insert(reference, object);
+            }
+            files.insert(name, own);
+        }
+
+        self.files = files;
+        let events = match &self.sent {
+            None => replace_all(&current),
+            Some(sent) => difference(sent, &current),
+        };
+        self.sent = Some(current);
+        Update { events, problems }
+    }
+}
+
+fn replace_all(current: &BTreeMap<ObjectRef, Sourced>) -> Vec<Event> {
+    let of = |kind| current.values().filter(move |o| o.reference.kind == kind).cloned().collect();
+    Kind::ALL.map(|kind| Event::Replace(kind, of(kind))).into()
+}
+
+/// Endpoints come before the service that needs them, and go after it.
+fn difference(
+    sent: &BTreeMap<ObjectRef, Sourced>,
+    current: &BTreeMap<ObjectRef, Sourced>,
+) -> Vec<Event> {
+    let is_service = |reference: &ObjectRef| reference.kind == Kind::Service;
+    let mut changed: Vec<_> =
+        current.values().filter(|object| sent.get(&object.reference) != Some(object)).collect();
+    changed.sort_by_key(|object| is_service(&object.reference));
+    let current: BTreeSet<_> = current.keys().collect();
+    let mut gone: Vec<_> = sent.keys().filter(|name| !current.contains(name)).collect();
+    gone.sort_by_key(|reference| !is_service(reference));
+
+    let applied = changed.into_iter().cloned().map(Event::Apply);
+    applied.chain(gone.into_iter().cloned().map(Event::Delete)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::object::ObjectName;
+
+    fn object(kind: Kind, name: &str, mark: &str) -> Sourced {
+        let problem = Problem { object: mark.into(), field: String::new(), message: String::new() };
+        Sourced {
+            reference: ObjectRef { kind, name: ObjectName::new("shop", name) },
+            object: None,
+            problems: vec![problem],
+        }
+    }
+
+    fn file(name: &str, objects: Vec<Sourced>, broken: bool) -> FileSnapshot {
+        FileSnapshot { name: name.into(), objects, problems: vec![], broken }
+    }
+
+    fn ledger(files: Vec<FileSnapshot>) -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.update(Snapshot { files });
+        ledger
+    }
+
+    #[test]
+    fn an_object_that_moves_out_of_a_broken_file_is_the_whole_files() {
+        let mut ledger = ledger(vec![file("a", vec![object(Kind::Service, "cart", "old")], false)]);
+        let moved = object(Kind::Service, "cart", "new");
+        let update = ledger.update(Snapshot {
+            files: vec![file("a", vec![], true), file("b", vec![moved.clone()], false)],
+        });
+        assert_eq!(update, Update { events: vec![Event::Apply(moved)], problems: vec![] });
+    }
+
+    #[test]
+    fn what_a_broken_file_kept_survives_until_it_is_whole() {
+        let cart = object(Kind::Service, "cart", "");
+        let mut ledger = ledger(vec![file("a", vec![cart.clone()], false)]);
+        for _ in 0..2 {
+            let update = ledger.update(Snapshot { files: vec![file("a", vec![], true)] });
+            assert_eq!(update.events, []);
+            assert_eq!(update.problems.len(), 1, "{:?}", update.problems);
+        }
+        let update = ledger.update(Snapshot { files: vec![file("a", vec![], false)] });
+        assert_eq!(update.events, [Event::Delete(cart.reference)]);
+    }
+
+    #[test]
+    fn the_first_of_two_files_with_the_same_object_counts_and_the_second_takes_over() {
+        let (first, second) = (object(Kind::Node, "n", "first"), object(Kind::Node, "n", "second"));
+        let b = file("b", vec![second.clone()], false);
+        let mut ledger = Ledger::default();
+        let update = ledger
+            .update(Snapshot { files: vec![file("a", vec![first.clone()], false), b.clone()] });
+        assert!(update.events.contains(&Event::Replace(Kind::Node, vec![first])));
+        assert_eq!(
+            update.problems[0].to_string(),
+            "Node shop/n: is in a and in b; the one in a is used"
+        );
+        let update = ledger.update(Snapshot { files: vec![b] });
+        assert_eq!(update, Update { events: vec![Event::Apply(second)], problems: vec![] });
+    }
+
+    #[test]
+    fn endpoints_come_before_their_service_and_go_after_it() {
+        let service = object(Kind::Service, "cart", "");
+        let slice = object(Kind::EndpointSlice, "cart-1", "");
+        let whole = file("a", vec![service.clone(), slice.clone()], false);
+        let mut ledger = ledger(vec![]);
+        let came = ledger.update(Snapshot { files: vec![whole] });
+        assert_eq!(came.events, [Event::Apply(slice.clone()), Event::Apply(service.clone())]);
+        let went = ledger.update(Snapshot::default());
+        assert_eq!(went.events, [Event::Delete(service.reference), Event::Delete(slice.reference)]);
+    }
+}

@@ -1,0 +1,88 @@
+//! One look at the folder: is it there, did it change, what is in it.
+
+use std::{collections::BTreeMap, ffi::OsString, fs, io, os::unix::fs::MetadataExt, path::Path};
+
+use super::Snapshot;
+
+/// What tells one state of the folder from another without opening its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fingerprint {
+    /// Device and inode.
+    dir: (u64, u64),
+    /// `None`: unknown, equal to no state.
+    files: Option<BTreeMap<OsString, Option<FileState>>>,
+}
+
+/// Symbolic links are followed: in a ConfigMap mount every file is a link through `..data`, and a
+/// new version changes only where that leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FileState {
+    dev: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    /// Moves when permissions change, which `modified` does not.
+    changed: (i64, i64),
+}
+
+pub(super) enum Look {
+    Missing(io::Error),
+    /// As seen before.
+    Same,
+    New {
+        snapshot: Snapshot,
+        fingerprint: Fingerprint,
+        /// Nothing changed while it was read.
+        steady: bool,
+    },
+}
+
+impl Fingerprint {
+    fn of(dir: &Path) -> io::Result<Self> {
+        let meta = fs::metadata(dir)?;
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            // A file that cannot be examined (a dangling link, gone since) still is a state.
+            let state = fs::metadata(entry.path()).ok().map(|meta| FileState {
+                dev: meta.dev(),
+                inode: meta.ino(),
+                size: meta.size(),
+                modified: (meta.mtime(), meta.mtime_nsec()),
+                changed: (meta.ctime(), meta.ctime_nsec()),
+            });
+            files.insert(entry.file_name(), state);
+        }
+        Ok(Self { dir: (meta.dev(), meta.ino()), files: Some(files) })
+    }
+
+    pub(super) fn forget_files(&mut self) {
+        self.files = None;
+    }
+
+    pub(super) fn unknown(mut self) -> Self {
+        self.forget_files();
+        self
+    }
+}
+
+/// Reads the folder unless it is as `seen`. The folder's state is taken before and after: one that
+/// vanishes half-way looks empty to `read`, and must not be taken for a folder without files.
+pub(super) fn look(
+    dir: &Path,
+    seen: Option<&Fingerprint>,
+    read: &mut impl FnMut(&Path) -> Snapshot,
+) -> Look {
+    let before = match Fingerprint::of(dir) {
+        Ok(before) => before,
+        Err(error) => return Look::Missing(error),
+    };
+    if seen == Some(&before) {
+        return Look::Same;
+    }
+    let snapshot = read(dir);
+    match Fingerprint::of(dir) {
+        Ok(after) => Look::New { snapshot, steady: before == after, fingerprint: after },
+        Err(error) => Look::Missing(error),
+    }
+}

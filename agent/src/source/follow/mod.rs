@@ -1,0 +1,202 @@
+//! Follows a folder of manifests: every change of a file becomes the events that make it so.
+//!
+//! The kernel's notices (inotify) only say when to look; what changed is found by comparing what is
+//! there with what was sent. So a lost, doubled or misleading notice costs time, never truth.
+//!
+//! What was seen once is taken back only on evidence. A file that is gone (ENOENT) is evidence; a
+//! file that does not parse, a file that cannot be read, and a folder that is gone are not: an
+//! editor, a mount or a sync tool is in the middle of something.
+
+mod ledger;
+mod look;
+mod notice;
+
+use std::{path::Path, path::PathBuf, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    ledger::Ledger,
+    look::{Fingerprint, Look, look},
+    notice::Notices,
+};
+use super::{Event, Sourced};
+use crate::model::object::Problem;
+
+/// How long the folder must be silent before it is read: an editor's save or a `kubectl cp` is many
+/// notices.
+const QUIET: Duration = Duration::from_millis(20);
+/// When to read even if the folder is never silent.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// How often to compare the files' fingerprints, for notices that never came: the queue overflowed,
+/// the user's inotify instances are used up, a network or overlay file system.
+const RESCAN: Duration = Duration::from_secs(3);
+/// The same while the folder is missing: nothing can be watched then.
+const RESCAN_MISSING: Duration = Duration::from_millis(500);
+
+/// What a folder of manifests holds at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Snapshot {
+    /// Sorted by name; where two files have the same object, the first one counts.
+    pub files: Vec<FileSnapshot>,
+}
+
+/// One file of the folder. A file that turned out to be gone (ENOENT) is left out of the snapshot.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FileSnapshot {
+    /// Its name in the folder.
+    pub name: String,
+    pub objects: Vec<Sourced>,
+    /// What is wrong with the file itself, not with an object in it.
+    pub problems: Vec<Problem>,
+    /// Part of it could not be read or parsed: an object that is not among `objects` may be in that
+    /// part.
+    pub broken: bool,
+}
+
+/// Sends what the manifests in `dir` say, first as one `Replace` per kind, then as it changes, until
+/// `stop` or until nobody receives.
+///
+/// `read` reads the whole folder and may block; it is called on a blocking thread, and what it says
+/// is used only if the folder stood still meanwhile. As long as the folder has never been there,
+/// nothing but `Trouble` is sent.
+///
+/// Within one change, slices and nodes are applied before services and services are deleted before
+/// slices, so that a new service is never seen without its endpoints.
+pub async fn follow<R>(dir: PathBuf, read: R, events: mpsc::Sender<Event>, stop: CancellationToken)
+where
+    R: FnMut(&Path) -> Snapshot + Send + 'static,
+{
+    let follower = Follower {
+        notices: Notices::new(&dir),
+        dir,
+        read: Some(read),
+        events,
+        ledger: Ledger::default(),
+        trouble: Vec::new(),
+        seen: None,
+    };
+    stop.run_until_cancelled(follower.run()).await;
+}
+
+struct Follower<R> {
+    dir: PathBuf,
+    notices: Notices,
+    /// Away while a blocking thread uses it.
+    read: Option<R>,
+    events: mpsc::Sender<Event>,
+    ledger: Ledger,
+    /// As last sent.
+    trouble: Vec<Problem>,
+    /// The files of the last snapshot; `None` while the folder is missing.
+    seen: Option<Fingerprint>,
+}
+
+/// Nobody receives the events any more.
+struct Unheard;
+
+impl<R: FnMut(&Path) -> Snapshot + Send + 'static> Follower<R> {
+    async fn run(mut self) {
+        while self.turn().await.is_ok() {
+            let rescan = if self.seen.is_some() { RESCAN } else { RESCAN_MISSING };
+            if timeout(rescan, self.notices.changed()).await.is_ok() {
+                self.settle().await;
+                // An edit can leave size and times as they were (same length within one tick of the
+                // file system's clock), so after a notice the files are read, not compared.
+                if let Some(seen) = &mut self.seen {
+                    seen.forget_files();
+                }
+            }
+        }
+    }
+
+    /// Waits for the folder to fall silent.
+    async fn settle(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline && timeout(QUIET, self.notices.changed()).await.is_ok() {}
+    }
+
+    /// Looks at the folder and sends what is different.
+    async fn turn(&mut self) -> Result<(), Unheard> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // Attached before looking, so that what changes from here on gives a notice. Repeated
+            // each time because a folder that was replaced may have its predecessor's inode.
+            self.notices.attach();
+            match self.look().await {
+                Look::Missing(error) => return self.missing(&error).await,
+                Look::Same => return Ok(()),
+                Look::New { snapshot, fingerprint, steady } => {
+                    if steady || Instant::now() >= deadline {
+                        // Unsteady for long: send it, and read again at the next turn.
+                        self.seen = Some(if steady { fingerprint } else { fingerprint.unknown() });
+                        return self.send(snapshot).await;
+                    }
+                }
+            }
+            sleep(QUIET).await;
+        }
+    }
+
+    async fn look(&mut self) -> Look {
+        let mut read = self.read.take().expect("the reader is back after every look");
+        let dir = self.dir.clone();
+        let seen = self.seen.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            let look = look(&dir, seen.as_ref(), &mut read);
+            (read, look)
+        });
+        match looking.await {
+            Ok((read, look)) => {
+                self.read = Some(read);
+                look
+            }
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is shutting down.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    async fn missing(&mut self, error: &std::io::Error) -> Result<(), Unheard> {
+        self.seen = None;
+        let kept = if self.ledger.is_empty() {
+            "waiting for it".to_owned()
+        } else {
+            format!("its {} objects stay as they were until it is back", self.ledger.len())
+        };
+        let problem = Problem {
+            object: format!("folder {}", self.dir.display()),
+            field: String::new(),
+            message: format!("cannot be read ({error}); {kept}"),
+        };
+        self.say(vec![problem]).await
+    }
+
+    async fn send(&mut self, snapshot: Snapshot) -> Result<(), Unheard> {
+        let update = self.ledger.update(snapshot);
+        for event in update.events {
+            self.events.send(event).await.map_err(|_| Unheard)?;
+        }
+        self.say(update.problems).await
+    }
+
+    async fn say(&mut self, problems: Vec<Problem>) -> Result<(), Unheard> {
+        if problems == self.trouble {
+            return Ok(());
+        }
+        for problem in problems.iter().filter(|problem| !self.trouble.contains(problem)) {
+            tracing::warn!("{problem}");
+        }
+        if problems.is_empty() {
+            tracing::info!(folder = %self.dir.display(), "all manifests are readable again");
+        }
+        self.trouble.clone_from(&problems);
+        self.events.send(Event::Trouble(problems)).await.map_err(|_| Unheard)
+    }
+}
