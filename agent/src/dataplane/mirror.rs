@@ -244,7 +244,7 @@ impl Mirror {
             match self.install(group, &mut leftovers) {
                 Ok(()) => report.services_changed += 1,
                 Err(error) => {
-                    report.failures.push(Failure { object: group.key.to_string(), error })
+                    report.failures.push(Failure { object: group.key.to_string(), error });
                 }
             }
         }

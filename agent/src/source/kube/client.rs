@@ -81,7 +81,6 @@ fn from_pod() -> Result<Config, SourceError> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
 
