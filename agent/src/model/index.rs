@@ -173,7 +173,7 @@ impl Index {
         };
         if kept {
             for problem in &mut problems {
-                problem.message.push_str("; keeping the last valid version");
+                keep_instead(&mut problem.message);
             }
         }
         self.known.entry(reference.kind).or_default().insert(reference.name.clone());
@@ -304,6 +304,15 @@ impl Index {
             self.conflicts_stale = false;
         }
     }
+}
+
+/// Tells that nothing is left out after all: the consequence is what follows the last semicolon
+/// (see [`Problem::message`]).
+fn keep_instead(message: &mut String) {
+    if let Some(consequence) = message.rfind("; ") {
+        message.truncate(consequence);
+    }
+    message.push_str("; keeping the last valid version");
 }
 
 /// Wraps the new frontends, reusing the old allocation where nothing changed. Both are sorted alike

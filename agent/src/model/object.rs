@@ -240,7 +240,8 @@ pub struct Problem {
     pub object: String,
     /// The field's path in the object, `spec.ports[0].port`; empty when it is about all of it.
     pub field: String,
-    /// What is wrong, and what happens now.
+    /// What is wrong, and what happens now: `0 is not a port number; the port is left out`. The
+    /// part after the last `; ` is the consequence and gives way when there is another one.
     pub message: String,
 }
 

@@ -87,6 +87,21 @@ fn source_ranges_leave_only_load_balancer_addresses_of_their_family_to_kube_prox
 }
 
 #[test]
+fn source_ranges_of_each_family_count_for_that_family() {
+    for restricted in Family::ALL {
+        let mut service = service("web", "10.96.0.1");
+        service.cluster_ips.push(ip("fd00:96::1"));
+        service.load_balancer_ips = vec![ip("203.0.113.1"), ip("2001:db8::1")];
+        service.source_ranges[restricted as usize] = true;
+        for frontend in service_frontends(&service, &[], HERE) {
+            let expected =
+                frontend.kind == FrontendKind::LoadBalancer && frontend.family == restricted;
+            assert_eq!(frontend.action == Action::Pass, expected, "{}", line(&frontend));
+        }
+    }
+}
+
+#[test]
 fn source_ranges_hold_for_an_address_that_is_an_external_ip_as_well() {
     let mut service = exposed();
     service.external_ips = service.load_balancer_ips.clone();

@@ -128,6 +128,19 @@ fn a_service_that_becomes_wrong_keeps_its_last_valid_version() {
 }
 
 #[test]
+fn keeping_a_version_is_told_instead_of_what_would_have_been_left_out() {
+    let mut index = serving();
+    let mut changed = sourced(service("web", "10.96.0.7")).with_problem("spec.ports[0].port");
+    changed.problems[0].message = "0 is not a port; 1 is; the port is left out".to_owned();
+    index.apply(Event::Apply(changed));
+    let problems = problems(&mut index);
+    assert!(
+        problems[0].ends_with(": 0 is not a port; 1 is; keeping the last valid version"),
+        "{problems:?}"
+    );
+}
+
+#[test]
 fn a_corrected_service_takes_effect_and_its_problem_goes() {
     let mut index = serving();
     index.apply(Event::Apply(sourced(service("web", "10.96.0.7")).with_problem("spec")));

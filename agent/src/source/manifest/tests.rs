@@ -205,3 +205,26 @@ fn a_small_text_that_aliases_blow_up_is_refused() {
     let manifest = parse("bomb.yaml", &text);
     assert!(manifest.incomplete, "{:?}", manifest.problems);
 }
+
+proptest::proptest! {
+    /// Whatever is in the file: it is read or told, and nothing panics.
+    #[test]
+    fn any_text_is_read_or_told(pieces in proptest::collection::vec(
+        proptest::sample::select(&[
+            SERVICE, "---\n", "--- ", "\n", "kind: List\n", "items:\n- ", "{", "}", "[", "&a ", "*a",
+            "apiVersion: v1\n", "null", "- ", "  ", ": ", "|\n", "\"", "\u{feff}", "ü", "\r\n", "...\n", "!x ",
+        ][..]),
+        0..20,
+    )) {
+        let text = pieces.concat();
+        for file in ["a.yaml", "a.json"] {
+            let manifest = parse(file, &text);
+            if manifest.incomplete {
+                proptest::prop_assert!(!manifest.problems.is_empty());
+            }
+            for problem in &manifest.problems {
+                proptest::prop_assert!(!problem.to_string().contains('\n'), "{problem}");
+            }
+        }
+    }
+}
