@@ -51,7 +51,7 @@ pub(crate) fn join_thread(cgroup: &Path) -> Result<()> {
 
 impl Drop for NodeCgroup {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.path) {
+        if let Err(error) = remove(&self.path, self.path.parent()) {
             eprintln!("testbed: {error:#}");
         }
         leave_base();
@@ -97,11 +97,7 @@ fn leave_base() {
     if base.nodes > 0 {
         return;
     }
-    let left = move_process(&base.home).and_then(|()| {
-        // Children that a test forgot, or a shell someone opened in a pod of `demo --keep`.
-        let _ = fs::write(base.path.join("cgroup.kill"), "1");
-        remove(&base.path)
-    });
+    let left = move_process(&base.home).and_then(|()| remove(&base.path, Some(&base.home)));
     if let Err(error) = left {
         eprintln!("testbed: {error:#}");
     }
@@ -122,13 +118,33 @@ fn move_process(cgroup: &Path) -> Result<()> {
     })
 }
 
-fn remove(cgroup: &Path) -> Result<()> {
-    wait_ok(EMPTY_WITHIN, &format!("cgroup {} to be empty and removed", cgroup.display()), || {
-        match fs::remove_dir(cgroup) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+/// Removes a cgroup as soon as it is empty. What lives on in it (a child that another test is
+/// starting right now, a shell that someone opened in a pod of `demo --keep`) moves to `refuge`.
+fn remove(cgroup: &Path, refuge: Option<&Path>) -> Result<()> {
+    let what = format!("cgroup {} to be empty and removed", cgroup.display());
+    wait_ok(EMPTY_WITHIN, &what, || match fs::remove_dir(cgroup) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => {
+            if let Some(refuge) = refuge {
+                evict(cgroup, refuge);
+            }
+            Err(error)
         }
+        Ok(()) => Ok(()),
     })
+}
+
+/// Whole processes leave a base; single threads leave a node, whose `cgroup.procs` is not readable.
+fn evict(cgroup: &Path, refuge: &Path) {
+    for file in ["cgroup.procs", "cgroup.threads"] {
+        if let Ok(ids) = fs::read_to_string(cgroup.join(file)) {
+            for id in ids.lines() {
+                // It may have ended since.
+                let _ = fs::write(refuge.join(file), id);
+            }
+            return;
+        }
+    }
 }
 
 /// Cgroups of test processes that were killed before they could clean up, and whatever they had
@@ -143,9 +159,9 @@ fn remove_stale(mount: &Path) {
         let _ = fs::write(base.join("cgroup.kill"), "1");
         let nodes = fs::read_dir(&base).into_iter().flatten().flatten();
         for node in nodes.filter(|node| node.file_type().is_ok_and(|kind| kind.is_dir())) {
-            let _ = remove(&node.path());
+            let _ = remove(&node.path(), None);
         }
-        if let Err(error) = remove(&base) {
+        if let Err(error) = remove(&base, None) {
             eprintln!("testbed: stale: {error:#}");
         }
     }

@@ -14,8 +14,8 @@ pub(crate) fn check() -> Result<()> {
         );
     }
     let ip = Command::new("ip").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if !ip.is_ok_and(|status| status.success()) {
-        bail!("`ip` (package iproute2) is missing: run `cargo xtask setup`");
+    if let Err(error) = ip {
+        bail!("`ip` (package iproute2) cannot be run ({error}): run `cargo xtask setup`");
     }
     Ok(())
 }

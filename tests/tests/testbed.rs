@@ -1,5 +1,7 @@
 //! The testbed itself: that its pods are what the end-to-end tests take them for.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
+
 use std::{
     fs,
     io::{Read, Write},
