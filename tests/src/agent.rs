@@ -247,6 +247,11 @@ impl Agent {
         fs::read_to_string(&self.log).unwrap_or_else(|error| format!("(no log: {error})"))
     }
 
+    /// The file it writes standard output and standard error to.
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
     fn process_id(&self) -> Result<Pid> {
         Ok(Pid::from_raw(self.child.id().try_into()?))
     }

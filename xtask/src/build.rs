@@ -11,6 +11,13 @@ pub(crate) struct Args {
     release: bool,
 }
 
+impl Args {
+    /// The build that tests and the demo run.
+    pub(crate) fn debug() -> Self {
+        Self { release: false }
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure()?;
     let mut cargo = repo::cargo(&["build", "--package", "sockline"])?;

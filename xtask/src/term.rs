@@ -28,12 +28,12 @@ pub(crate) fn paint(colour: Colour, text: &str) -> String {
 
 /// A line that something was found or done: a mark, a name, what about it.
 pub(crate) fn ok(name: &str, what: &str) {
-    println!("  {} {name:<13} {what}", paint(GREEN, "✓"));
+    println!("  {} {name:<16} {what}", paint(GREEN, "✓"));
 }
 
 /// A line that something is being done, which may take a while.
 pub(crate) fn doing(name: &str, what: &str) {
-    println!("  {} {name:<13} {what}", paint(CYAN, "…"));
+    println!("  {} {name:<16} {what}", paint(CYAN, "…"));
     let _ = stdout().flush();
 }
 

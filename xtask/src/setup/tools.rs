@@ -26,7 +26,8 @@ pub(super) fn add_components(_: &Args) -> Result<String> {
 pub(super) fn find_ip(_: &Args) -> Result<Option<String>> {
     let mut ip = repo::command("ip")?;
     Ok(process::output(ip.arg("-V")).ok().map(|version| {
-        version.rsplit(' ').find(|word| word.contains("iproute2")).unwrap_or(&version).to_owned()
+        let package = version.rsplit(' ').find(|word| word.contains("iproute2"));
+        package.unwrap_or(&version).trim_end_matches(',').to_owned()
     }))
 }
 
