@@ -78,14 +78,16 @@ pub(crate) fn bars(rows: &[(String, u64)]) {
             [usize::try_from(eighths % 8).expect("a remainder of eight is small")];
         let bar = format!("{}{part}", "█".repeat(full));
         let padded = format!("{bar:<width$}", width = usize::try_from(WIDTH).unwrap_or(0));
-        let percent = 100 * count / total;
+        let percent = (100 * count + total / 2) / total;
         println!("  {name:<name_width$}  {} {count:>5}  {percent:>3} %", paint(CYAN, &padded));
     }
 }
 
 /// A duration for people.
 pub(crate) fn seconds(duration: Duration) -> String {
-    if duration < Duration::from_secs(1) {
+    if duration < Duration::from_millis(1) {
+        format!("{} µs", duration.as_micros())
+    } else if duration < Duration::from_secs(1) {
         format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
     } else {
         format!("{:.1} s", duration.as_secs_f64())

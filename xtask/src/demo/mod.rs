@@ -46,7 +46,6 @@ const ACTS: [Act; 7] = [
 ];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    // Before any other thread exists: threads inherit which signals are blocked.
     let interrupt = Interrupt::install()?;
     let start = Instant::now();
     if env::var_os("SOCKLINE_BIN").is_none() {

@@ -7,6 +7,8 @@ use crate::{demo::Demo, term};
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     let frontend = demo.stage.shop.frontend("currencyservice", Protocol::Tcp)?.clone();
+    // Other connections had the same client port: the kernel picks it per destination.
+    let before = demo.stage.client_capture.flows()?.clone();
     let reply = demo.stage.ask(&frontend).context("asking currencyservice")?;
     let pod = demo.stage.shop.pod(&reply.who).map(|pod| pod.address);
 
@@ -26,7 +28,6 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     ];
     let mut on_wire = Vec::new();
     for (flow, count) in demo.stage.client_capture.flows()? {
-        // The client's port names the connection: the one before it with this port is long gone.
         let (there, direction) = if flow.src == reply.local {
             (flow.dst, "packets out")
         } else if flow.dst == reply.local {
@@ -34,6 +35,10 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
         } else {
             continue;
         };
+        let count = count - before.get(flow).copied().unwrap_or(0);
+        if count == 0 {
+            continue;
+        }
         on_wire.push(there.ip());
         rows.push(vec![
             direction.to_owned(),
