@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -21,7 +20,7 @@ pub(crate) struct BpffsDir {
 impl BpffsDir {
     pub(crate) fn create(node: u32) -> Result<Self> {
         let root = find_or_mount()?;
-        remove_stale(&root);
+        owner::remove_stale_folders(&root);
         let path = root.join(format!("{}-{node}", owner::process_name()));
         fs::create_dir(&path).with_context(|| {
             format!("creating {} in bpffs (needs root and a writable bpffs)", path.display())
@@ -65,18 +64,4 @@ fn find_or_mount() -> Result<PathBuf> {
     };
     drop(lock);
     Ok(found)
-}
-
-/// Folders of test processes that were killed before they could clean up.
-fn remove_stale(root: &Path) {
-    let Ok(entries) = fs::read_dir(root) else { return };
-    for entry in entries.flatten() {
-        if entry.file_name().to_str().is_some_and(owner::is_stale)
-            && let Err(error) = fs::remove_dir_all(entry.path())
-            // Another test process saw it too and was faster.
-            && error.kind() != ErrorKind::NotFound
-        {
-            eprintln!("testbed: removing stale {}: {error}", entry.path().display());
-        }
-    }
 }

@@ -69,6 +69,7 @@ impl Node {
     pub fn with_addresses(addresses: &[IpAddr]) -> Result<Self> {
         requirements::check()?;
         let number = owner::next_node();
+        owner::remove_stale_folders(&std::env::temp_dir());
         let temp = tempfile::Builder::new()
             .prefix(&format!("{}-{number}-", owner::process_name()))
             .tempdir()
