@@ -27,11 +27,15 @@ pub(crate) fn cargo_bin() -> Option<PathBuf> {
         .map(|home| home.join("bin"))
 }
 
-/// The PATH of child processes: cargo's own folder, the caller's, and the administrator's.
+/// The PATH of child processes: cargo's own folder if the caller's has it not, the caller's, and
+/// the administrator's.
 pub(crate) fn search_path() -> Result<OsString> {
     let current = env::var_os("PATH").unwrap_or_default();
     let mut dirs: Vec<PathBuf> = env::split_paths(&current).collect();
-    for dir in cargo_bin().into_iter().chain(["/usr/sbin".into(), "/sbin".into()]) {
+    if let Some(own) = cargo_bin().filter(|own| !dirs.contains(own)) {
+        dirs.insert(0, own);
+    }
+    for dir in ["/usr/sbin", "/sbin"].map(PathBuf::from) {
         if !dirs.contains(&dir) {
             dirs.push(dir);
         }
