@@ -73,8 +73,17 @@ impl TcpShared {
     fn serve(&self, name: &str) {
         thread::scope(|connections| {
             for id in 0.. {
-                // The listener was shut down, or the namespace is out of descriptors.
-                let Ok((mut stream, peer)) = self.listener.accept() else { break };
+                let (mut stream, peer) = match self.listener.accept() {
+                    Ok(accepted) => accepted,
+                    // A client that left while it waited to be accepted.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                    // The listener was shut down.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
+                    Err(error) => {
+                        eprintln!("testbed: the server of {name} ended: {error}");
+                        break;
+                    }
+                };
                 self.guests.add(peer);
                 let Ok(clone) = stream.try_clone() else { continue };
                 self.open_streams().insert(id, clone);

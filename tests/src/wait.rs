@@ -47,3 +47,24 @@ pub fn wait_ok<T, E: Display>(
         thread::sleep(PAUSE);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_asked_until_it_has_a_value() {
+        let mut tries = 0;
+        let got = wait_until(Duration::from_secs(5), "the third try", || {
+            tries += 1;
+            (tries == 3).then_some(tries)
+        });
+        assert_eq!(got.unwrap(), 3);
+    }
+
+    #[test]
+    fn the_error_says_what_was_waited_for_and_what_was_seen_last() {
+        let error = wait_ok(Duration::ZERO, "the answer", || Err::<(), _>("41")).unwrap_err();
+        assert_eq!(error.to_string(), "waited 0ns for the answer (1 tries): 41");
+    }
+}

@@ -230,3 +230,19 @@ fn a_panic_inside_a_pod_reaches_the_test() {
     }));
     assert_eq!(end.unwrap_err().downcast_ref::<&str>(), Some(&"from inside"));
 }
+
+#[test]
+fn the_next_node_removes_what_a_killed_process_left() {
+    let node = Node::new().unwrap();
+    let mut ended = Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let name = format!("sockline-tests-{}-0", ended.id());
+    let left = [node.bpffs(), node.temp()].map(|own| own.parent().unwrap().join(&name));
+    for folder in &left {
+        fs::create_dir(folder).unwrap();
+    }
+    let _next = Node::new().unwrap();
+    for folder in &left {
+        assert!(!folder.exists(), "{} is still there", folder.display());
+    }
+}

@@ -40,7 +40,7 @@ pub(super) struct Stage {
 pub(super) struct ShopPod {
     tcp: BTreeMap<u16, TcpServer>,
     udp: BTreeMap<u16, UdpServer>,
-    _pod: Pod,
+    pod: Pod,
 }
 
 impl ShopPod {
@@ -66,16 +66,16 @@ impl Stage {
         for spec in &shop.pods {
             interrupt.check()?;
             let pod = node.pod(&spec.name, &[spec.address])?;
-            let mut shop_pod = ShopPod { tcp: BTreeMap::new(), udp: BTreeMap::new(), _pod: pod };
+            let mut shop_pod = ShopPod { tcp: BTreeMap::new(), udp: BTreeMap::new(), pod };
             for (protocol, port) in &spec.ports {
                 let serve = || format!("serving {protocol} port {port} in {}", spec.name);
                 match protocol {
                     Protocol::Tcp => {
-                        let server = shop_pod._pod.tcp_server(*port).with_context(serve)?;
+                        let server = shop_pod.pod.tcp_server(*port).with_context(serve)?;
                         shop_pod.tcp.insert(*port, server);
                     }
                     Protocol::Udp => {
-                        let server = shop_pod._pod.udp_server(*port).with_context(serve)?;
+                        let server = shop_pod.pod.udp_server(*port).with_context(serve)?;
                         shop_pod.udp.insert(*port, server);
                     }
                 }
