@@ -1,1 +1,46 @@
-//! x
+//! Pods as network namespaces on the real kernel: what the end-to-end tests and the demo stand on.
+//!
+//! A [`Node`] is a private machine: a network namespace in the part of the host's, a cgroup v2 of
+//! its own, a folder in bpffs and a folder for manifests. A [`Pod`] is a namespace behind a veth
+//! pair. Both are an [`Ns`], which runs closures and child processes inside. Nothing has a name
+//! that two tests could share, and everything goes when the values are dropped.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use sockline_testbed::Node;
+//!
+//! let node = Node::new()?;
+//! let web = node.pod("web-0", &["10.244.1.1".parse()?])?;
+//! let client = node.pod("client", &["10.244.1.2".parse()?])?;
+//! let _server = web.tcp_server(80)?;
+//! let reply = client.tcp_ask("10.244.1.1:80".parse()?)?;
+//! assert_eq!(reply.who, "web-0");
+//! # Ok(())
+//! # }
+//! ```
+
+mod agent;
+mod bpffs;
+mod capture;
+mod cgroup;
+mod client;
+mod http;
+mod iproute;
+mod mounts;
+mod node;
+mod ns;
+mod owner;
+mod pod;
+mod requirements;
+mod server;
+mod wait;
+
+pub use agent::{Agent, AgentOptions, sockline_binary};
+pub use capture::{Capture, Flow, Protocol};
+pub use client::{Reply, UdpClient, UdpReply, tcp_ask};
+pub use http::{HttpReply, http_get};
+pub use node::Node;
+pub use ns::{Ns, Task};
+pub use pod::Pod;
+pub use server::{TcpServer, UdpServer};
+pub use wait::{wait_ok, wait_until};

@@ -1,1 +1,52 @@
-fn main() {}
+//! Every developer task of Sockline: `cargo xtask <task>`.
+
+mod build;
+mod ci;
+mod demo;
+mod process;
+mod repo;
+mod setup;
+mod term;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Every developer task of Sockline")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install everything that building and testing need
+    Setup(setup::Args),
+    /// Build the agent with its kernel programs
+    Build(build::Args),
+    /// Run every test on the real kernel (needs root)
+    Test(test::Args),
+    /// What continuous integration runs: format, lints, tests
+    Ci,
+    /// A shop of services and pods on this machine, and what Sockline does for it (needs root)
+    Demo(demo::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Setup(args) => setup::run(&args),
+        Task::Build(args) => build::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Ci => ci::run(),
+        Task::Demo(args) => demo::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{} {error:#}", term::paint(term::RED, "error:"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The built agent, running on a node of the testbed.
+
+use std::{
+    env,
+    fs::{self, File},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{http::HttpReply, http_get, node, wait_ok, wait_until};
+
+/// How an agent is started.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// The name of the node it runs on.
+    pub node_name: String,
+    /// Where its manifests are; the node's own folder if `None`.
+    pub manifests: Option<PathBuf>,
+    /// More arguments of `sockline agent`.
+    pub args: Vec<String>,
+    /// More environment variables, such as `RUST_LOG`.
+    pub env: Vec<(String, String)>,
+    /// How long it may take until the first sync is in the kernel.
+    pub ready_within: Duration,
+}
+
+impl Default for AgentOptions {
+    fn default() -> Self {
+        Self {
+            node_name: "node-a".to_owned(),
+            manifests: None,
+            args: Vec::new(),
+            env: Vec::new(),
+            ready_within: Duration::from_secs(20),
+        }
+    }
+}
+
+/// A running agent. Dropping the newest agent of a node stops it and removes its kernel state;
+/// [`Agent::stop`] and [`Agent::kill`] leave the kernel state for the next one.
+pub struct Agent {
+    node: Arc<node::Shared>,
+    binary: PathBuf,
+    child: Child,
+    number: u32,
+    listen: SocketAddr,
+    admin_socket: PathBuf,
+    log: PathBuf,
+}
+
+/// The agent's binary: `$SOCKLINE_BIN`, or `sockline` in the target folder this process is from.
+///
+/// # Errors
+/// When there is none; the message says how to build it.
+pub fn sockline_binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("SOCKLINE_BIN") {
+        let path = PathBuf::from(path);
+        if !path.is_file() {
+            bail!("SOCKLINE_BIN={} is not a file", path.display());
+        }
+        return Ok(path);
+    }
+    let exe = env::current_exe().context("finding this executable")?;
+    // A test is in target/<profile>/deps, a binary in target/<profile>.
+    exe.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("sockline"))
+        .find(|path| path.is_file())
+        .with_context(|| {
+            format!(
+                "no `sockline` binary beside {}: run `cargo build -p sockline`, or set SOCKLINE_BIN",
+                exe.display()
+            )
+        })
+}
+
+impl Agent {
+    pub(crate) fn start(node: &Arc<node::Shared>, options: &AgentOptions) -> Result<Self> {
+        let binary = sockline_binary()?;
+        let number = node.agents.fetch_add(1, Ordering::Relaxed) + 1;
+        let log = node.temp().join(format!("agent-{number}.log"));
+        let admin_socket = node.temp().join("admin.sock");
+        let listen = free_port(node)?;
+        let output = File::create(&log).context("creating the agent's log")?;
+        let manifests = options.manifests.clone().unwrap_or_else(|| node.manifests());
+        let mut command = Command::new(&binary);
+        command
+            .arg("agent")
+            .arg("--manifests")
+            .arg(manifests)
+            .args(["--node-name", &options.node_name])
+            .arg("--cgroup")
+            .arg(node.cgroup())
+            .arg("--bpffs")
+            .arg(node.bpffs())
+            .args(["--listen", &listen.to_string()])
+            .arg("--admin-socket")
+            .arg(&admin_socket)
+            .args(&options.args)
+            .envs(options.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().context("sharing the agent's log")?)
+            .stderr(output)
+            // A Ctrl-C in the terminal is for the test process, which then stops the agent.
+            .process_group(0);
+        let child = node
+            .outside()
+            .child(&mut command)
+            .with_context(|| format!("starting {}", binary.display()))?;
+        let node = Arc::clone(node);
+        let mut agent = Self { node, binary, child, number, listen, admin_socket, log };
+        agent.wait_ready(options.ready_within)?;
+        Ok(agent)
+    }
+
+    fn wait_ready(&mut self, within: Duration) -> Result<()> {
+        let mut exited = None;
+        let ready = wait_ok(within, "the agent's /readyz to answer 200", || {
+            exited = self.child.try_wait().ok().flatten();
+            if exited.is_some() {
+                return Ok(());
+            }
+            match self.get("/readyz") {
+                Ok(HttpReply { status: 200, .. }) => Ok(()),
+                Ok(reply) => Err(format!("{} {}", reply.status, reply.body.trim())),
+                Err(error) => Err(format!("{error:#}")),
+            }
+        });
+        match (ready, exited) {
+            (Ok(()), None) => Ok(()),
+            (Ok(()), Some(status)) => bail!("the agent ended early, {status}; {}", self.log_tail()),
+            (Err(error), _) => Err(error.context(self.log_tail())),
+        }
+    }
+
+    /// Where it serves HTTP, in the node's network namespace.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Its admin socket.
+    pub fn admin_socket(&self) -> &Path {
+        &self.admin_socket
+    }
+
+    /// The binary it was started from.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Gets a path from it.
+    ///
+    /// # Errors
+    /// Those of [`http_get`].
+    pub fn get(&self, path: &str) -> Result<HttpReply> {
+        let listen = self.listen;
+        self.node
+            .outside()
+            .run(|| http_get(listen, path))
+            .with_context(|| format!("getting http://{listen}{path}"))
+    }
+
+    /// Its metrics as Prometheus text.
+    ///
+    /// # Errors
+    /// When it does not answer 200.
+    pub fn metrics(&self) -> Result<String> {
+        let reply = self.get("/metrics")?;
+        if reply.status != 200 {
+            bail!("/metrics answered {}: {}", reply.status, reply.body.trim());
+        }
+        Ok(reply.body)
+    }
+
+    /// Runs `sockline <command> …` against this node and returns its standard output. The first
+    /// word is the command; the flags that name the node are added.
+    ///
+    /// # Errors
+    /// When it fails; the message carries its standard error.
+    pub fn cli(&self, args: &[&str]) -> Result<String> {
+        let (command, rest) = args.split_first().context("a command of `sockline` is needed")?;
+        let mut process = Command::new(&self.binary);
+        process.arg(command).arg("--bpffs").arg(self.node.bpffs());
+        if *command != "cleanup" {
+            process.arg("--admin-socket").arg(&self.admin_socket);
+        }
+        process.args(rest).stdin(Stdio::null());
+        let output = self.node.outside().output(&mut process).context("starting the CLI")?;
+        if !output.status.success() {
+            bail!(
+                "`sockline {}` failed, {}: {}",
+                args.join(" "),
+                output.status,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        String::from_utf8(output.stdout).context("the CLI wrote something that is not UTF-8")
+    }
+
+    /// Stops it as Kubernetes would (SIGTERM) and waits. The kernel state stays. Nothing happens
+    /// when it has ended already.
+    ///
+    /// # Errors
+    /// When it does not end within a few seconds; it is killed then.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(status);
+        }
+        kill(self.process_id()?, Signal::SIGTERM).context("sending SIGTERM to the agent")?;
+        let ended = wait_until(Duration::from_secs(10), "the agent to end after SIGTERM", || {
+            self.child.try_wait().ok().flatten()
+        });
+        ended.or_else(|error| {
+            self.kill()?;
+            Err(error.context(self.log_tail()))
+        })
+    }
+
+    /// Kills it (SIGKILL), as the kernel would when memory is short. The kernel state stays.
+    ///
+    /// # Errors
+    /// Those of `kill` and `waitpid`.
+    pub fn kill(&mut self) -> Result<ExitStatus> {
+        self.child.kill().context("killing the agent")?;
+        self.child.wait().context("waiting for the agent")
+    }
+
+    /// What it wrote to standard output and standard error.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_else(|error| format!("(no log: {error})"))
+    }
+
+    /// The file it writes standard output and standard error to.
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
+    fn process_id(&self) -> Result<Pid> {
+        Ok(Pid::from_raw(self.child.id().try_into()?))
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(40)..];
+        format!("the end of the agent's log:\n{}", tail.join("\n"))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("testbed: {}", self.log_tail());
+        }
+        if let Err(error) = self.stop() {
+            eprintln!("testbed: stopping the agent: {error:#}");
+        }
+        // An older agent's handle must not take away what a newer one has adopted.
+        if self.node.agents.load(Ordering::Relaxed) == self.number
+            && let Err(error) = self.cli(&["cleanup"])
+        {
+            eprintln!("testbed: {error:#}");
+        }
+    }
+}
+
+/// A port of the node's 127.0.0.1 that was free a moment ago; nothing else there picks ports.
+fn free_port(node: &node::Shared) -> Result<SocketAddr> {
+    node.outside()
+        .run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr())
+        .context("finding a free port in the node's network namespace")
+}

@@ -1,0 +1,198 @@
+//! A node of its own: the host's network namespace, a cgroup, a bpffs folder, and room for pods.
+
+use std::{
+    net::IpAddr,
+    ops::Deref,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::{
+    Agent, AgentOptions, Ns, Pod, bpffs::BpffsDir, cgroup, cgroup::NodeCgroup, iproute, owner,
+    requirements,
+};
+
+/// The addresses of `node-a` in the recorded fixtures.
+const ADDRESSES: [&str; 2] = ["192.0.2.10", "2001:db8::a"];
+
+/// Settings that every namespace needs before it has devices: an address is usable at once, and
+/// nothing on the link configures it.
+pub(crate) const QUIET_IPV6: [(&str, &str); 4] = [
+    ("ipv6/conf/all/accept_dad", "0"),
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv6/conf/all/accept_ra", "0"),
+    ("ipv6/conf/default/accept_ra", "0"),
+];
+
+/// A private node. Dereferences to its host network namespace, inside its cgroup: what runs there
+/// is what a pod with `hostNetwork: true` is on a real node.
+///
+/// Pods and agents keep their node alive; it is removed when the last of them is dropped.
+pub struct Node {
+    shared: Arc<Shared>,
+}
+
+/// Fields are dropped in this order: threads leave the cgroup before it is removed.
+pub(crate) struct Shared {
+    inside: Ns,
+    outside: Ns,
+    cgroup: NodeCgroup,
+    bpffs: BpffsDir,
+    temp: TempDir,
+    addresses: Vec<IpAddr>,
+    next_pod: AtomicU32,
+    /// Counts agents: only the newest one's handle removes the kernel state.
+    pub(crate) agents: AtomicU32,
+}
+
+impl Node {
+    /// A node with the addresses 192.0.2.10 and 2001:db8::a.
+    ///
+    /// # Errors
+    /// When the machine lacks something; the message names it and the command that helps.
+    pub fn new() -> Result<Self> {
+        let addresses =
+            ADDRESSES.map(|address| address.parse().expect("the constants above are addresses"));
+        Self::with_addresses(&addresses)
+    }
+
+    /// A node with these addresses; the first of each family is the one it sends from.
+    ///
+    /// # Errors
+    /// As [`Node::new`].
+    pub fn with_addresses(addresses: &[IpAddr]) -> Result<Self> {
+        requirements::check()?;
+        let number = owner::next_node();
+        owner::remove_stale_folders(&std::env::temp_dir());
+        let temp = tempfile::Builder::new()
+            .prefix(&format!("{}-{number}-", owner::process_name()))
+            .tempdir()
+            .context("making a temporary folder")?;
+        std::fs::create_dir(temp.path().join("manifests"))
+            .context("making the manifests folder")?;
+        let bpffs = BpffsDir::create(number)?;
+        let cgroup = NodeCgroup::create(number)?;
+        let outside = Ns::unshared("node", None)?;
+        let path = cgroup.path().to_path_buf();
+        let inside = Ns::within("node", &outside, move || cgroup::join_thread(&path))?;
+
+        iproute::sysctl(&outside, &QUIET_IPV6)?;
+        iproute::sysctl(&outside, &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
+        let mut lines = String::from("link set lo up\n");
+        for address in addresses {
+            lines += &match address {
+                IpAddr::V4(v4) => format!("addr add {v4}/32 dev lo\n"),
+                IpAddr::V6(v6) => format!("addr add {v6}/128 dev lo nodad\n"),
+            };
+        }
+        iproute::batch(&outside, &lines)?;
+        let shared = Shared {
+            inside,
+            outside,
+            cgroup,
+            bpffs,
+            temp,
+            addresses: addresses.to_vec(),
+            next_pod: AtomicU32::new(0),
+            agents: AtomicU32::new(0),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Makes a pod with these addresses (any number of either family).
+    ///
+    /// # Errors
+    /// When a step of it fails; the message says which.
+    pub fn pod(&self, name: &str, addresses: &[IpAddr]) -> Result<Pod> {
+        Pod::create(&self.shared, name, addresses).with_context(|| format!("making the pod {name}"))
+    }
+
+    /// Starts the built agent on this node and waits until its first sync is in the kernel.
+    ///
+    /// # Errors
+    /// When there is no binary, or it does not become ready; the message carries its log.
+    pub fn agent(&self, options: &AgentOptions) -> Result<Agent> {
+        Agent::start(&self.shared, options)
+    }
+
+    /// The host's network namespace outside of the node's cgroup: where the agent runs, and what
+    /// must see plain addresses.
+    pub fn outside(&self) -> &Ns {
+        &self.shared.outside
+    }
+
+    /// The addresses of the node itself.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.shared.addresses
+    }
+
+    /// The node's cgroup v2 folder: what the agent attaches to.
+    pub fn cgroup(&self) -> &Path {
+        self.shared.cgroup()
+    }
+
+    /// The node's folder in bpffs.
+    pub fn bpffs(&self) -> &Path {
+        self.shared.bpffs()
+    }
+
+    /// The folder the agent reads manifests from, empty at first.
+    pub fn manifests(&self) -> PathBuf {
+        self.shared.manifests()
+    }
+
+    /// A folder for anything else, removed with the node.
+    pub fn temp(&self) -> &Path {
+        self.shared.temp()
+    }
+}
+
+impl Deref for Node {
+    type Target = Ns;
+
+    fn deref(&self) -> &Ns {
+        &self.shared.inside
+    }
+}
+
+impl Shared {
+    pub(crate) fn inside(&self) -> &Ns {
+        &self.inside
+    }
+
+    pub(crate) fn outside(&self) -> &Ns {
+        &self.outside
+    }
+
+    pub(crate) fn cgroup(&self) -> &Path {
+        self.cgroup.path()
+    }
+
+    pub(crate) fn bpffs(&self) -> &Path {
+        self.bpffs.path()
+    }
+
+    pub(crate) fn temp(&self) -> &Path {
+        self.temp.path()
+    }
+
+    pub(crate) fn manifests(&self) -> PathBuf {
+        self.temp().join("manifests")
+    }
+
+    /// Numbers that name the node's end of each pod's veth pair.
+    pub(crate) fn next_pod(&self) -> u32 {
+        self.next_pod.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The address the node sends from, of the same family as `other`.
+    pub(crate) fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| address.is_ipv4() == other.is_ipv4())
+    }
+}

@@ -1,0 +1,78 @@
+//! A pod: a network namespace behind a veth pair, routed by its node.
+
+use std::{fmt::Write, net::IpAddr, ops::Deref, sync::Arc};
+
+use anyhow::{Context, Result};
+
+use crate::{Ns, iproute, node, node::QUIET_IPV6};
+
+/// The gateway of every pod for IPv6: neighbour discovery answers only for addresses of the very
+/// device, so each node end of a pair has this one. (For IPv4 any address of the node is answered.)
+const GATEWAY_V6: &str = "fe80::1";
+
+/// A pod of a node, in the node's cgroup. Dereferences to its namespace.
+pub struct Pod {
+    ns: Ns,
+    addresses: Vec<IpAddr>,
+    /// The node must outlive the pod: the pod's threads are in its cgroup.
+    _node: Arc<node::Shared>,
+}
+
+impl Pod {
+    pub(crate) fn create(
+        node: &Arc<node::Shared>,
+        name: &str,
+        addresses: &[IpAddr],
+    ) -> Result<Self> {
+        let ns = Ns::unshared(name, Some(node.inside()))?;
+        iproute::sysctl(&ns, &QUIET_IPV6)?;
+
+        let device = format!("pod{}", node.next_pod());
+        let mut on_node = String::new();
+        writeln!(on_node, "link add {device} type veth peer name eth0 netns {}", ns.path())?;
+        writeln!(on_node, "link set {device} addrgenmode none")?;
+        writeln!(on_node, "link set {device} up")?;
+        writeln!(on_node, "addr add {GATEWAY_V6}/64 dev {device} nodad")?;
+        let mut in_pod = String::from("link set lo up\nlink set eth0 up\n");
+        let (mut has_v4, mut has_v6) = (false, false);
+        for &address in addresses {
+            let source = node
+                .address_like(address)
+                .with_context(|| format!("the node has no address of the family of {address}"))?;
+            writeln!(on_node, "route add {address} dev {device} src {source}")?;
+            match address {
+                IpAddr::V4(v4) => {
+                    writeln!(in_pod, "addr add {v4}/32 dev eth0")?;
+                    if !has_v4 {
+                        writeln!(in_pod, "route add {source} dev eth0")?;
+                        writeln!(in_pod, "route add default via {source} dev eth0")?;
+                    }
+                    has_v4 = true;
+                }
+                IpAddr::V6(v6) => {
+                    writeln!(in_pod, "addr add {v6}/128 dev eth0 nodad")?;
+                    if !has_v6 {
+                        writeln!(in_pod, "route add default via {GATEWAY_V6} dev eth0")?;
+                    }
+                    has_v6 = true;
+                }
+            }
+        }
+        iproute::batch(node.outside(), &on_node)?;
+        iproute::batch(&ns, &in_pod)?;
+        Ok(Self { ns, addresses: addresses.to_vec(), _node: Arc::clone(node) })
+    }
+
+    /// The pod's addresses, in the order given.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+}
+
+impl Deref for Pod {
+    type Target = Ns;
+
+    fn deref(&self) -> &Ns {
+        &self.ns
+    }
+}

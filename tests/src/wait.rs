@@ -1,0 +1,70 @@
+//! Waiting for something to become true, with a deadline and an account of what was seen.
+
+use std::{
+    fmt::Display,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+/// Short enough not to blur what the demo measures, long enough not to compete for a core.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Calls `probe` until it returns a value, for at most `deadline`.
+///
+/// # Errors
+/// When the time is over; the message says what was waited for and how long.
+pub fn wait_until<T>(
+    deadline: Duration,
+    what: &str,
+    mut probe: impl FnMut() -> Option<T>,
+) -> Result<T> {
+    wait_ok(deadline, what, || probe().ok_or("it did not happen"))
+}
+
+/// Like [`wait_until`], for a probe that can say why it is not there yet: the last reason becomes
+/// part of the error.
+///
+/// # Errors
+/// When the time is over.
+pub fn wait_ok<T, E: Display>(
+    deadline: Duration,
+    what: &str,
+    mut probe: impl FnMut() -> Result<T, E>,
+) -> Result<T> {
+    let start = Instant::now();
+    let mut tries = 0_u32;
+    loop {
+        tries += 1;
+        let reason = match probe() {
+            Ok(value) => return Ok(value),
+            Err(reason) => reason,
+        };
+        if start.elapsed() >= deadline {
+            bail!("waited {deadline:?} for {what} ({tries} tries): {reason:#}");
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_asked_until_it_has_a_value() {
+        let mut tries = 0;
+        let got = wait_until(Duration::from_secs(5), "the third try", || {
+            tries += 1;
+            (tries == 3).then_some(tries)
+        });
+        assert_eq!(got.unwrap(), 3);
+    }
+
+    #[test]
+    fn the_error_says_what_was_waited_for_and_what_was_seen_last() {
+        let error = wait_ok(Duration::ZERO, "the answer", || Err::<(), _>("41")).unwrap_err();
+        assert_eq!(error.to_string(), "waited 0ns for the answer (1 tries): 41");
+    }
+}

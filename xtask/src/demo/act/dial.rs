@@ -1,0 +1,52 @@
+//! Every service address is dialled once.
+
+use anyhow::Result;
+
+use crate::{demo::Demo, term};
+
+pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
+    let stage = &demo.stage;
+    let mut rows = Vec::new();
+    let (mut right_pod, mut peer_kept, mut came_directly) = (0, 0, 0);
+    for frontend in &stage.shop.frontends {
+        demo.interrupt.check()?;
+        let mut row = vec![
+            frontend.service.clone(),
+            frontend.protocol.to_string(),
+            frontend.address.to_string(),
+        ];
+        match stage.ask(frontend) {
+            Ok(reply) => {
+                right_pod += usize::from(frontend.pods.contains(&reply.who));
+                peer_kept += usize::from(reply.peer == frontend.address);
+                let pod = stage.shop.pod(&reply.who);
+                // The pod saw the client's own address and port: nothing stood in between.
+                let direct = pod.zip(stage.pods.get(&reply.who)).is_some_and(|(spec, pod)| {
+                    spec.ports.iter().any(|(protocol, port)| {
+                        *protocol == frontend.protocol
+                            && pod.peers(*protocol, *port).contains(&reply.local)
+                    })
+                });
+                came_directly += usize::from(direct);
+                row.push(reply.who);
+                row.push(pod.map_or_else(String::new, |pod| pod.address.to_string()));
+                row.push(pod.map_or_else(String::new, |pod| pod.node.clone()));
+                row.push(reply.peer.to_string());
+            }
+            Err(error) => row.push(error.to_string()),
+        }
+        rows.push(row);
+    }
+    term::table(
+        &["service", "", "dialled", "answered by", "pod address", "node", "getpeername"],
+        &rows,
+    );
+    println!();
+    let all = rows.len();
+    let mut claim =
+        |count, text: &str| demo.checks.claim(count == all, &format!("{count} of {all} {text}"));
+    claim(right_pod, "answers came from a pod of the service that was dialled");
+    claim(peer_kept, "clients still see the address they dialled as their peer");
+    claim(came_directly, "connections arrived at the pod from the client's own address and port");
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! One endpoint of a service is taken out of the manifests while clients keep connecting.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use sockline_testbed::Protocol;
+
+use crate::{
+    demo::{Demo, shop::Frontend},
+    term,
+};
+
+/// How many connections in a row must avoid an endpoint to call it gone: with two others left,
+/// chance does that once in ten million times.
+const IN_A_ROW: u32 = 40;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
+    let frontend = demo.stage.shop.frontend("frontend", Protocol::Tcp)?.clone();
+    let name = frontend.pods.first().context("the frontend has no pods")?.clone();
+    let pod = demo.stage.shop.pod(&name).context("the frontend's pod is not in the shop")?;
+    let address = pod.address.to_string();
+
+    println!("  {name} ({address}) is taken out of the EndpointSlice of `frontend`, and put back");
+    println!();
+    let before = demo.stage.manifests.remove_endpoints("frontend", Some(&address))?;
+    let leaving = watch(demo, &frontend, &name, |seen| seen.avoided_in_a_row >= IN_A_ROW)?;
+    demo.stage.manifests.put_back(&before)?;
+    let coming = watch(demo, &frontend, &name, |seen| seen.last_hit.is_some())?;
+
+    let row = |what: &str, seen: &Seen| {
+        vec![
+            what.to_owned(),
+            seen.last_hit.map_or_else(|| "none".to_owned(), term::seconds),
+            seen.connections.to_string(),
+            seen.failures.to_string(),
+        ]
+    };
+    term::table(
+        &["", "after the edit", "connections made", "failed"],
+        &[row("last connection to it", &leaving), row("first connection to it again", &coming)],
+    );
+    println!();
+    demo.checks.claim(
+        leaving.settled,
+        &format!("after it left, {IN_A_ROW} connections in a row went to the other pods"),
+    );
+    demo.checks.claim(coming.settled, "after it came back, it got connections again");
+    demo.checks.claim(
+        leaving.failures + coming.failures == 0,
+        "no connection failed while the endpoints changed",
+    );
+    Ok(())
+}
+
+/// What a row of connections saw of one pod, since an edit.
+#[derive(Default)]
+struct Seen {
+    connections: u32,
+    failures: u32,
+    /// When the pod answered for the last time.
+    last_hit: Option<Duration>,
+    avoided_in_a_row: u32,
+    /// Whether what was watched for came in time.
+    settled: bool,
+}
+
+/// Connects again and again until something is seen, or patience ends.
+fn watch(
+    demo: &Demo,
+    frontend: &Frontend,
+    pod: &str,
+    enough: impl Fn(&Seen) -> bool,
+) -> Result<Seen> {
+    let start = Instant::now();
+    let mut seen = Seen::default();
+    while start.elapsed() < PATIENCE && !seen.settled {
+        demo.interrupt.check()?;
+        seen.connections += 1;
+        match demo.stage.ask(frontend) {
+            Ok(reply) if reply.who == pod => {
+                seen.last_hit = Some(start.elapsed());
+                seen.avoided_in_a_row = 0;
+            }
+            Ok(_) => seen.avoided_in_a_row += 1,
+            Err(_) => seen.failures += 1,
+        }
+        seen.settled = enough(&seen);
+    }
+    Ok(seen)
+}

@@ -1,0 +1,58 @@
+//! A service that exists and has no endpoint: the one case in which Sockline says no.
+
+use std::{
+    io::ErrorKind,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use sockline_testbed::{Protocol, wait_ok};
+
+use crate::{demo::Demo, term};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Far more than a system call takes, far less than a packet's time-out.
+const AT_ONCE: Duration = Duration::from_millis(50);
+
+pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
+    let frontend = demo.stage.shop.frontend("adservice", Protocol::Tcp)?.clone();
+    println!("  all endpoints of `adservice` are removed");
+    let before = demo.stage.manifests.remove_endpoints("adservice", None)?;
+    let refused = wait_ok(PATIENCE, "adservice to refuse", || {
+        demo.interrupt.check().map_err(|error| error.to_string()).and_then(|()| {
+            match demo.stage.ask(&frontend) {
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+                Err(error) => Err(error.to_string()),
+                Ok(reply) => Err(format!("{} still answers", reply.who)),
+            }
+        })
+    });
+    demo.interrupt.check()?;
+
+    let packets_before = demo.stage.client_capture.packets(|_| true)?;
+    let (answer, took) = demo.stage.client.run(|| {
+        let start = Instant::now();
+        let answer = sockline_testbed::tcp_ask(frontend.address);
+        (answer, start.elapsed())
+    });
+    let packets = demo.stage.client_capture.packets(|_| true)? - packets_before;
+    let shown = match &answer {
+        Ok(reply) => format!("{} answered", reply.who),
+        Err(error) => error.to_string(),
+    };
+    println!("  connect({}) → {shown}, after {}\n", frontend.address, term::seconds(took));
+    let is_refused = answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+    demo.checks.claim(
+        refused.is_ok() && is_refused,
+        "connect() fails with ECONNREFUSED as soon as no endpoint is left",
+    );
+    demo.checks.claim(took < AT_ONCE && packets == 0, "at once, and without a packet");
+
+    demo.stage.manifests.put_back(&before)?;
+    let works = wait_ok(PATIENCE, "adservice to answer again", || {
+        demo.stage.ask(&frontend).map(drop).map_err(|error| error.to_string())
+    });
+    demo.checks.claim(works.is_ok(), "with its endpoints back, it answers again");
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! Ctrl-C as something the demo notices between two steps, so that it cleans up on its way out.
+
+use std::{
+    io::{self, Read},
+    os::{fd::IntoRawFd, unix::net::UnixStream},
+    process,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI32, Ordering},
+    },
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+/// The exit status of a shell command that SIGINT ended.
+const INTERRUPTED: i32 = 130;
+
+/// Where the handler writes; open until the process ends.
+static NOTICE: AtomicI32 = AtomicI32::new(-1);
+
+/// Becomes true with the first SIGINT or SIGTERM. A second one ends the process on the spot; the
+/// next test or demo then removes what it left.
+#[derive(Clone)]
+pub(super) struct Interrupt {
+    shared: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Interrupt {
+    /// Takes over both signals. A handler, not a blocked signal that a thread waits for: child
+    /// processes would inherit that it is blocked, and the agent must hear its SIGTERM.
+    pub(super) fn install() -> Result<Self> {
+        let (mut notices, notice) = UnixStream::pair().context("making a pair of sockets")?;
+        NOTICE.store(notice.into_raw_fd(), Ordering::Relaxed);
+        // Restarted, so that no other thread's system call sees EINTR.
+        let action =
+            SigAction::new(SigHandler::Handler(notify), SaFlags::SA_RESTART, SigSet::empty());
+        for signal in [Signal::SIGINT, Signal::SIGTERM] {
+            // SAFETY: the handler only loads an atomic and calls write, which are allowed in one.
+            unsafe { sigaction(signal, &action) }.with_context(|| format!("handling {signal}"))?;
+        }
+        let interrupt = Self { shared: Arc::default() };
+        let seen = interrupt.clone();
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            while notices.read_exact(&mut [0]).is_ok() {
+                if *seen.flag() {
+                    process::exit(INTERRUPTED);
+                }
+                eprintln!("\nstopping; once more to leave everything behind");
+                seen.trigger();
+            }
+        })?;
+        Ok(interrupt)
+    }
+
+    /// An error if it is time to stop.
+    pub(super) fn check(&self) -> Result<()> {
+        if *self.flag() {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+
+    /// Waits for a signal, or for a line on standard input if there is one.
+    pub(super) fn wait_for_enter(&self) {
+        let seen = self.clone();
+        // Stays blocked in its read when a signal comes first; the process ends soon after.
+        thread::spawn(move || {
+            let mut line = String::new();
+            if io::stdin().read_line(&mut line).is_ok_and(|length| length > 0) {
+                seen.trigger();
+            }
+        });
+        let (_, changed) = &*self.shared;
+        let waited = changed.wait_while(self.flag(), |stop| !*stop);
+        drop(waited);
+    }
+
+    fn trigger(&self) {
+        *self.flag() = true;
+        self.shared.1.notify_all();
+    }
+
+    fn flag(&self) -> MutexGuard<'_, bool> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that nothing triggers, for tests.
+    #[cfg(test)]
+    pub(super) fn never() -> Self {
+        Self { shared: Arc::default() }
+    }
+}
+
+extern "C" fn notify(_: libc::c_int) {
+    // SAFETY: the byte lives in the binary, and the descriptor is never closed; a failed write
+    // (nobody reads any more) is of no interest.
+    unsafe { libc::write(NOTICE.load(Ordering::Relaxed), c"!".as_ptr().cast(), 1) };
+}

@@ -1,0 +1,54 @@
+//! `--keep`: the stage stays, and the reader gets commands that work on it.
+
+use super::Demo;
+use crate::term;
+
+pub(super) fn wait(demo: &Demo) {
+    let stage = &demo.stage;
+    let Some(agent) = &stage.agent else { return };
+    let binary = agent.binary().display();
+    let flags = format!(
+        "--bpffs {} --admin-socket {}",
+        stage.node.bpffs().display(),
+        agent.admin_socket().display()
+    );
+    let cgroup = stage.node.cgroup();
+    let base = cgroup.parent().unwrap_or(cgroup);
+    // A thread enters its node's cgroup from the base its process is in.
+    let shell = format!(
+        "sh -c 'echo $$ > {base}/cgroup.procs && echo $$ > {node}/cgroup.threads && \
+         exec nsenter --net={net} bash'",
+        base = base.display(),
+        node = cgroup.display(),
+        net = stage.client.path(),
+    );
+    let example = &stage.shop.frontends.first();
+    let dial = example.map_or_else(String::new, |frontend| {
+        let (ip, port) = (frontend.address.ip(), frontend.address.port());
+        format!("exec 3<>/dev/tcp/{ip}/{port}; head -n 1 <&3; exec 3>&-")
+    });
+    let listen = agent.listen();
+    let outside = stage.node.outside().path();
+
+    println!(
+        "\n{}\n",
+        term::paint(term::BOLD, "Everything keeps running. In another terminal, as root:")
+    );
+    for (what, command) in [
+        ("a shell inside the client pod", shell.as_str()),
+        ("in that shell: who answers for a service", &dial),
+        ("the agent's view", &format!("{binary} status {flags}")),
+        ("services and their endpoints", &format!("{binary} services {flags}")),
+        ("backends with their live state", &format!("{binary} backends {flags}")),
+        ("metrics", &format!("nsenter --net={outside} curl -s http://{listen}/metrics")),
+        (
+            "the manifests; edit them, and the kernel follows",
+            &format!("ls {}", stage.manifests.dir().display()),
+        ),
+        ("the agent's log", &format!("tail -f {}", agent.log_path().display())),
+    ] {
+        println!("  {}\n    {command}", term::paint(term::DIM, &format!("# {what}")));
+    }
+    println!("\nEnter or Ctrl-C ends the demo and removes everything.");
+    demo.interrupt.wait_for_enter();
+}

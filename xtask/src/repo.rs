@@ -1,0 +1,71 @@
+//! Where things are, and cargo run from there.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+/// The repository's root folder.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the repository")
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_dir() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
+}
+
+/// Where `cargo install` puts binaries; not in everyone's PATH.
+pub(crate) fn cargo_bin() -> Option<PathBuf> {
+    env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
+        .map(|home| home.join("bin"))
+}
+
+/// The PATH of child processes: cargo's own folder if the caller's has it not, the caller's, and
+/// the administrator's.
+pub(crate) fn search_path() -> Result<OsString> {
+    let current = env::var_os("PATH").unwrap_or_default();
+    let mut dirs: Vec<PathBuf> = env::split_paths(&current).collect();
+    if let Some(own) = cargo_bin().filter(|own| !dirs.contains(own)) {
+        dirs.insert(0, own);
+    }
+    for dir in ["/usr/sbin", "/sbin"].map(PathBuf::from) {
+        if !dirs.contains(&dir) {
+            dirs.push(dir);
+        }
+    }
+    env::join_paths(dirs).context("putting PATH together")
+}
+
+/// Whether a program is in the PATH of child processes.
+pub(crate) fn has(program: &str) -> Result<bool> {
+    let path = search_path()?;
+    Ok(env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}
+
+/// A command in the root folder, without what `cargo run` tells its program about this crate:
+/// build scripts would take it for a change and run again.
+pub(crate) fn command(program: &str) -> Result<Command> {
+    let mut command = Command::new(program);
+    command.current_dir(root()).env("PATH", search_path()?);
+    for (name, _) in env::vars_os() {
+        let own = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+        if name.to_str().is_some_and(|name| own.iter().any(|prefix| name.starts_with(prefix))) {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
+}
+
+/// `cargo` in the root folder.
+pub(crate) fn cargo(args: &[&str]) -> Result<Command> {
+    let mut cargo = command("cargo")?;
+    cargo.args(args);
+    Ok(cargo)
+}

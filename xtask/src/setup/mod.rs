@@ -1,0 +1,68 @@
+//! `cargo xtask setup`: finds or installs what building and testing need. Safe to repeat.
+
+mod debian;
+mod linker;
+mod root;
+mod rust_src;
+mod tools;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::term;
+
+#[derive(clap::Args, Default)]
+pub(crate) struct Args {
+    /// Put the library's sources into this folder instead of the toolchain's own sysroot, to try
+    /// the installation without touching the toolchain
+    #[arg(long, hide = true)]
+    sysroot: Option<PathBuf>,
+    /// Leave rustup out and take the library's sources from Debian
+    #[arg(long, hide = true)]
+    without_rustup: bool,
+}
+
+/// One thing that must be there.
+struct Need {
+    name: &'static str,
+    /// What was found, or `None` if it is missing.
+    find: fn(&Args) -> Result<Option<String>>,
+    /// Installs it and says how.
+    install: fn(&Args) -> Result<String>,
+}
+
+const NEEDS: [Need; 4] = [
+    Need { name: "rustfmt, clippy", find: tools::find_components, install: tools::add_components },
+    Need { name: "rust-src", find: rust_src::find, install: rust_src::install },
+    Need { name: "bpf-linker", find: linker::find, install: linker::install },
+    Need { name: "iproute2", find: tools::find_ip, install: tools::install_ip },
+];
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    check(args, true)
+}
+
+/// Like [`run`], but silent about what is there already.
+pub(crate) fn ensure() -> Result<()> {
+    check(&Args::default(), false)
+}
+
+fn check(args: &Args, verbose: bool) -> Result<()> {
+    for need in &NEEDS {
+        let step = || format!("setup step `{}`", need.name);
+        if let Some(found) = (need.find)(args).with_context(step)? {
+            if verbose {
+                term::ok(need.name, &found);
+            }
+            continue;
+        }
+        term::doing(need.name, "missing, installing");
+        let done = (need.install)(args).with_context(step)?;
+        let found = (need.find)(args)
+            .with_context(step)?
+            .with_context(|| format!("setup step `{}`: still missing after: {done}", need.name))?;
+        term::ok(need.name, &format!("{found} ({done})"));
+    }
+    Ok(())
+}

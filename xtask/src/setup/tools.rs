@@ -1,0 +1,45 @@
+//! Ready-made tools: rustfmt and clippy from rustup, `ip` from the distribution.
+
+use anyhow::{Context, Result};
+
+use super::{Args, root};
+use crate::{process, repo};
+
+pub(super) fn find_components(_: &Args) -> Result<Option<String>> {
+    // Asking cargo, not looking for files: a rustup proxy is there even when its component is not.
+    for tool in ["fmt", "clippy"] {
+        if process::output(&mut repo::cargo(&[tool, "--version"])?).is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(Some("of the pinned toolchain".to_owned()))
+}
+
+pub(super) fn add_components(_: &Args) -> Result<String> {
+    let mut rustup = repo::command("rustup")?;
+    process::run(rustup.args(["component", "add", "rustfmt", "clippy"])).context(
+        "without rustup, install rustfmt and clippy of the compiler that rust-toolchain.toml pins",
+    )?;
+    Ok("rustup component add".to_owned())
+}
+
+pub(super) fn find_ip(_: &Args) -> Result<Option<String>> {
+    let mut ip = repo::command("ip")?;
+    Ok(process::output(ip.arg("-V")).ok().map(|version| {
+        let package = version.rsplit(' ').find(|word| word.contains("iproute2"));
+        package.unwrap_or(&version).trim_end_matches(',').to_owned()
+    }))
+}
+
+pub(super) fn install_ip(_: &Args) -> Result<String> {
+    let install = ["install", "--yes", "--no-install-recommends", "iproute2"];
+    let mut first = root::command("apt-get", &install)?;
+    if process::output(first.env("DEBIAN_FRONTEND", "noninteractive")).is_err() {
+        // A fresh image has no package lists yet.
+        process::output(&mut root::command("apt-get", &["update"])?)?;
+        let mut again = root::command("apt-get", &install)?;
+        process::output(again.env("DEBIAN_FRONTEND", "noninteractive"))
+            .context("install the package that has the command `ip` by hand")?;
+    }
+    Ok("apt-get install iproute2".to_owned())
+}

@@ -1,0 +1,43 @@
+//! `cargo xtask test`: every test, with the real kernel under the end-to-end ones.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use nix::unistd::Uid;
+
+use crate::{process, repo, setup, term};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Arguments for the test binaries, such as a part of a test's name, or --nocapture
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if !Uid::effective().is_root() {
+        bail!(
+            "the end-to-end tests make namespaces and load kernel programs: run as root: \
+             sudo -E env PATH=$PATH cargo xtask test"
+        );
+    }
+    setup::ensure()?;
+    // The end-to-end tests run the built binary, which a test build alone would not make.
+    let steps: [(&str, &[&str]); 3] = [
+        ("build the agent", &["build", "--package", "sockline"]),
+        ("test the workspace", &["test", "--workspace", "--exclude", "sockline-ebpf"]),
+        // The kernel programs have no host build; the map layouts they share with the agent do.
+        ("test the map layouts", &["test", "--package", "sockline-ebpf", "--lib"]),
+    ];
+    let start = Instant::now();
+    for (number, (name, cargo_args)) in (1..).zip(steps) {
+        println!("{}", term::paint(term::BOLD, &format!("[{number}/{}] {name}", steps.len())));
+        let mut cargo = repo::cargo(cargo_args)?;
+        if cargo_args[0] == "test" && !args.args.is_empty() {
+            cargo.arg("--").args(&args.args);
+        }
+        process::run(&mut cargo)?;
+    }
+    term::ok("tests", &format!("all passed in {}", term::seconds(start.elapsed())));
+    Ok(())
+}
