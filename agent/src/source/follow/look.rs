@@ -86,3 +86,66 @@ pub(super) fn look(
         Err(error) => Look::Missing(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn fingerprint(look: Look) -> Fingerprint {
+        match look {
+            Look::New { fingerprint, steady: true, .. } => fingerprint,
+            _ => panic!("a folder that stands still is new and steady when first seen"),
+        }
+    }
+
+    fn nothing(_: &Path) -> Snapshot {
+        Snapshot::default()
+    }
+
+    #[test]
+    fn a_folder_that_vanishes_while_it_is_read_is_missing_not_empty() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("manifests");
+        fs::create_dir(&dir).unwrap();
+        let seen = look(&dir, None, &mut |dir| {
+            fs::remove_dir(dir).unwrap();
+            Snapshot::default()
+        });
+        assert!(matches!(seen, Look::Missing(error) if error.kind() == io::ErrorKind::NotFound));
+    }
+
+    #[test]
+    fn a_folder_that_changes_while_it_is_read_is_unsteady() {
+        let dir = tempfile::tempdir().unwrap();
+        let seen = look(dir.path(), None, &mut |dir| {
+            fs::write(dir.join("late.yaml"), "").unwrap();
+            Snapshot::default()
+        });
+        assert!(matches!(seen, Look::New { steady: false, .. }));
+    }
+
+    #[test]
+    fn only_a_different_folder_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.yaml"), "1").unwrap();
+        let first = fingerprint(look(dir.path(), None, &mut nothing));
+        assert!(matches!(look(dir.path(), Some(&first), &mut nothing), Look::Same));
+        fs::write(dir.path().join("a.yaml"), "longer").unwrap();
+        assert!(matches!(look(dir.path(), Some(&first), &mut nothing), Look::New { .. }));
+    }
+
+    #[test]
+    fn a_file_behind_an_unchanged_link_counts() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let target = elsewhere.path().join("a.yaml");
+        fs::write(&target, "1").unwrap();
+        symlink(&target, dir.path().join("a.yaml")).unwrap();
+        let first = fingerprint(look(dir.path(), None, &mut nothing));
+        fs::write(&target, "longer").unwrap();
+        assert!(matches!(look(dir.path(), Some(&first), &mut nothing), Look::New { .. }));
+    }
+}

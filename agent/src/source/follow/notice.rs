@@ -60,3 +60,22 @@ fn matters(kind: EventKind) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, ModifyKind};
+
+    use super::*;
+
+    #[test]
+    fn reading_does_not_matter_and_writing_does() {
+        let access = |kind| EventKind::Access(kind);
+        for mode in [AccessMode::Any, AccessMode::Read] {
+            assert!(!matters(access(AccessKind::Open(mode))), "{mode:?}");
+            assert!(!matters(access(AccessKind::Close(mode))), "{mode:?}");
+        }
+        assert!(matters(access(AccessKind::Close(AccessMode::Write))));
+        assert!(matters(EventKind::Create(CreateKind::File)));
+        assert!(matters(EventKind::Modify(ModifyKind::Any)));
+    }
+}
