@@ -1,5 +1,6 @@
 //! Every developer task of Sockline: `cargo xtask <task>`.
 
+mod bench;
 mod build;
 mod ci;
 mod demo;
@@ -28,6 +29,8 @@ enum Task {
     Build(build::Args),
     /// Run every test on the real kernel (needs root)
     Test(test::Args),
+    /// Measure what a translated call costs next to a bare one, in one run (needs root)
+    Bench(bench::Args),
     /// What continuous integration runs: format, lints, tests
     Ci,
     /// A shop of services and pods on this machine, and what Sockline does for it (needs root)
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Setup(args) => setup::run(&args),
         Task::Build(args) => build::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Ci => ci::run(),
         Task::Demo(args) => demo::run(&args),
     };

@@ -37,6 +37,15 @@ pub(crate) fn doing(name: &str, what: &str) {
     let _ = stdout().flush();
 }
 
+/// How far a long task has come, on one line of a terminal; silent elsewhere.
+pub(crate) fn progress(name: &str, done: usize, of: usize) {
+    if stdout().is_terminal() {
+        let end = if done == of { "\n" } else { "" };
+        print!("\r  {} {name:<16} {done}/{of}{end}", paint(CYAN, "…"));
+        let _ = stdout().flush();
+    }
+}
+
 /// The heading of a numbered section.
 pub(crate) fn section(number: usize, title: &str) {
     println!("\n{}\n", paint(HEADING, &format!("{number}  {title}")));

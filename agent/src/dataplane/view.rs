@@ -122,7 +122,7 @@ impl View {
     pub fn sockets(&self) -> Result<usize, DataplaneError> {
         let table = maps::open_sockets(&self.pins)?;
         Ok((0..table.len())
-            .map(|set| table.read(set).records.iter().filter(|record| record.cookie != 0).count())
+            .map(|set| table.read(set).cookies.iter().filter(|&&cookie| cookie != 0).count())
             .sum())
     }
 }

@@ -19,6 +19,8 @@ pub trait Family {
     fn set_address(ctx: *mut bpf_sock_addr, address: &Address);
     /// Whether the socket already has a source address.
     fn is_bound(ctx: *mut bpf_sock_addr) -> bool;
+    /// Whether the socket has, or once had, a destination address.
+    fn had_a_peer(ctx: *mut bpf_sock_addr) -> bool;
 }
 
 /// The `…4` hooks.
@@ -47,6 +49,15 @@ impl Family for V4 {
         unsafe {
             let sk = (*ctx).__bindgen_anon_1.sk;
             !sk.is_null() && ptr::read_volatile(&raw const (*sk).src_ip4) != 0
+        }
+    }
+
+    #[inline(always)]
+    fn had_a_peer(ctx: *mut bpf_sock_addr) -> bool {
+        // SAFETY: the context is valid while the program runs, and its socket with it.
+        unsafe {
+            let sk = (*ctx).__bindgen_anon_1.sk;
+            !sk.is_null() && ptr::read_volatile(&raw const (*sk).dst_ip4) != 0
         }
     }
 }
@@ -93,6 +104,22 @@ impl Family for V6 {
             let words = &raw const (*sk).src_ip6;
             let words = words.cast::<u32>();
             ptr::read_volatile(&raw const (*sk).src_ip4) != 0
+                || ptr::read_volatile(words.add(3)) != 0
+        }
+    }
+
+    #[inline(always)]
+    fn had_a_peer(ctx: *mut bpf_sock_addr) -> bool {
+        // SAFETY: the context is valid while the program runs, and its socket with it.
+        unsafe {
+            let sk = (*ctx).__bindgen_anon_1.sk;
+            if sk.is_null() {
+                return false;
+            }
+            let words = &raw const (*sk).dst_ip6;
+            let words = words.cast::<u32>();
+            ptr::read_volatile(words) != 0
+                || ptr::read_volatile(words.add(2)) != 0
                 || ptr::read_volatile(words.add(3)) != 0
         }
     }
@@ -152,6 +179,13 @@ impl<'a, F: Family> Call<'a, F> {
     #[inline(always)]
     pub fn is_bound(&self) -> bool {
         F::is_bound(self.ctx.sock_addr)
+    }
+
+    /// Whether the socket has, or once had, a peer: the kernel keeps a destination address when a
+    /// connect fails (`tcp_disconnect`).
+    #[inline(always)]
+    pub fn had_a_peer(&self) -> bool {
+        F::had_a_peer(self.ctx.sock_addr)
     }
 
     /// The cookie of the client's network namespace.

@@ -7,7 +7,7 @@ use aya_ebpf::{
     EbpfContext,
     helpers::generated::{
         bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32,
-        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
+        bpf_get_socket_cookie, bpf_jiffies64, bpf_ktime_get_ns, bpf_set_retval,
     },
 };
 
@@ -25,6 +25,13 @@ pub fn random() -> u32 {
 pub fn now() -> u64 {
     // SAFETY: takes nothing and has no preconditions.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// Jiffies since boot: how old something is, far cheaper than a clock. Linux 5.6.
+#[inline(always)]
+pub fn jiffies() -> u64 {
+    // SAFETY: takes nothing and has no preconditions.
+    unsafe { bpf_jiffies64() }
 }
 
 /// The cookie of the context's socket: unique while the machine is up, never 0. Linux 4.17 here.

@@ -35,27 +35,23 @@ static STORAGE: SkStorage<StoredRecords> = SkStorage::new();
 
 /// Keeps a translation for as long as the socket lives. Returns whether it could.
 #[inline(always)]
-pub fn remember(ctx: &SockAddrContext, protocol: u8, mut record: SocketRecord) -> bool {
-    let cookie = helpers::socket_cookie(ctx);
-    record.cookie = cookie;
+pub fn remember(ctx: &SockAddrContext, protocol: u8, record: &SocketRecord) -> bool {
     if protocol == TCP
         && let Some(connection) = mptcp_connection(ctx)
     {
-        return remember_in_storage(connection, &record);
+        return remember_in_storage(connection, record);
     }
+    let cookie = helpers::socket_cookie(ctx);
     if let Some(set) = set_of(cookie) {
         let mut done = false;
         for way in 0..WAYS {
-            let kept = way_of(set, way);
-            if !is(kept, cookie) {
-                continue;
-            }
+            let place = Place::in_table(set, way);
             // A TCP socket has one peer at a time.
-            if protocol == TCP || concerns(kept, &record) {
+            if place.holder() == cookie && (protocol == TCP || place.concerns(record)) {
                 if done {
-                    free(kept);
+                    place.free();
                 } else {
-                    write(kept, &record);
+                    place.fill(record, cookie);
                     done = true;
                 }
             }
@@ -65,15 +61,15 @@ pub fn remember(ctx: &SockAddrContext, protocol: u8, mut record: SocketRecord) -
         }
         if is_released_with_a_hook() {
             for way in 0..WAYS {
-                let free = way_of(set, way);
-                if claim(free) {
-                    write(free, &record);
+                let place = Place::in_table(set, way);
+                if place.claim() {
+                    place.fill(record, cookie);
                     return true;
                 }
             }
         }
     }
-    remember_in_storage(socket(ctx), &record)
+    remember_in_storage(socket(ctx), record)
 }
 
 /// The backend that the socket already has for a service: its id and generation.
@@ -106,19 +102,17 @@ pub fn forget(ctx: &SockAddrContext, address: &Address, port: u16) {
     let cookie = helpers::socket_cookie(ctx);
     if let Some(set) = set_of(cookie) {
         for way in 0..WAYS {
-            let kept = way_of(set, way);
-            // SAFETY: a live record.
-            if is(kept, cookie) && dialled(unsafe { &*kept }) {
-                free(kept);
+            let place = Place::in_table(set, way);
+            if place.holder() == cookie && dialled(place.record()) {
+                place.free();
             }
         }
     }
     if let Some(stored) = stored(ctx) {
         for index in 0..STORED {
-            let kept = stored_at(stored, index);
-            // SAFETY: a live record.
-            if dialled(unsafe { &*kept }) {
-                free(kept);
+            let place = Place::in_storage(stored, index);
+            if place.holder() != FREE && dialled(place.record()) {
+                place.free();
             }
         }
     }
@@ -130,9 +124,9 @@ pub fn release(ctx: &SockContext) {
     let cookie = helpers::socket_cookie(ctx);
     if let Some(set) = set_of(cookie) {
         for way in 0..WAYS {
-            let kept = way_of(set, way);
-            if is(kept, cookie) {
-                free(kept);
+            let place = Place::in_table(set, way);
+            if place.holder() == cookie {
+                place.free();
             }
         }
     }
@@ -146,21 +140,17 @@ fn find(
     let cookie = helpers::socket_cookie(ctx);
     if let Some(set) = set_of(cookie) {
         for way in 0..WAYS {
-            let kept = way_of(set, way);
-            // SAFETY: a live record.
-            if is(kept, cookie) && wanted(unsafe { &*kept }) {
-                // SAFETY: array memory stays until the program ends.
-                return Some(unsafe { &*kept });
+            let place = Place::in_table(set, way);
+            if place.holder() == cookie && wanted(place.record()) {
+                return Some(place.record());
             }
         }
     }
     let stored = stored(ctx)?;
     for index in 0..STORED {
-        let kept = stored_at(stored, index);
-        // SAFETY: storage stays until the program ends, its socket being in use.
-        let kept = unsafe { &*kept };
-        if kept.cookie != 0 && wanted(kept) {
-            return Some(kept);
+        let place = Place::in_storage(stored, index);
+        if place.holder() != FREE && wanted(place.record()) {
+            return Some(place.record());
         }
     }
     None
@@ -171,62 +161,83 @@ fn set_of(cookie: u64) -> Option<*mut SocketSet> {
     SOCKETS.get_ptr_mut(cookie as u32 & (SOCKET_SETS - 1))
 }
 
-#[inline(always)]
-fn way_of(set: *mut SocketSet, way: usize) -> *mut SocketRecord {
-    // SAFETY: `way` is below WAYS.
-    unsafe { (&raw mut (*set).records).cast::<SocketRecord>().add(way) }
+/// The holder of a record that is in nobody's use.
+const FREE: u64 = 0;
+
+/// A record and the word that says whose it is.
+#[derive(Clone, Copy)]
+struct Place {
+    holder: *mut u64,
+    record: *mut SocketRecord,
 }
 
-#[inline(always)]
-fn stored_at(stored: *mut StoredRecords, index: usize) -> *mut SocketRecord {
-    // SAFETY: `index` is below STORED.
-    unsafe { (&raw mut (*stored).records).cast::<SocketRecord>().add(index) }
-}
-
-#[inline(always)]
-fn is(record: *mut SocketRecord, cookie: u64) -> bool {
-    // SAFETY: a live record; other CPUs write this word, hence volatile.
-    unsafe { ptr::read_volatile(&raw const (*record).cookie) == cookie }
-}
-
-/// Whether two records of one socket exclude each other.
-#[inline(always)]
-fn concerns(kept: *mut SocketRecord, record: &SocketRecord) -> bool {
-    // SAFETY: a live record.
-    let kept = unsafe { &*kept };
-    (kept.service_port == record.service_port && kept.service_address == record.service_address)
-        || (kept.backend_port == record.backend_port
-            && kept.backend_address == record.backend_address)
-}
-
-#[inline(always)]
-fn claim(record: *mut SocketRecord) -> bool {
-    // SAFETY: a live record.
-    is(record, 0) && unsafe { helpers::replace(&raw mut (*record).cookie, 0, CLAIMED) }
-}
-
-/// Fills a record that this call owns: nobody finds it by its cookie until all of it is there.
-#[inline(always)]
-fn write(to: *mut SocketRecord, from: &SocketRecord) {
-    // SAFETY: a live record.
-    unsafe {
-        ptr::write_volatile(&raw mut (*to).cookie, CLAIMED);
-        (*to).service_address = from.service_address;
-        (*to).backend_address = from.backend_address;
-        (*to).service_port = from.service_port;
-        (*to).backend_port = from.backend_port;
-        (*to).service = from.service;
-        (*to).backend = from.backend;
-        (*to).generation = from.generation;
-        (*to).since = from.since;
-        helpers::publish(&raw mut (*to).cookie, from.cookie);
+impl Place {
+    #[inline(always)]
+    fn in_table(set: *mut SocketSet, way: usize) -> Self {
+        // SAFETY: `way` is below WAYS.
+        unsafe {
+            Self {
+                holder: (&raw mut (*set).cookies).cast::<u64>().add(way),
+                record: (&raw mut (*set).records).cast::<SocketRecord>().add(way),
+            }
+        }
     }
-}
 
-#[inline(always)]
-fn free(record: *mut SocketRecord) {
-    // SAFETY: a live record.
-    unsafe { ptr::write_volatile(&raw mut (*record).cookie, 0) };
+    #[inline(always)]
+    fn in_storage(stored: *mut StoredRecords, index: usize) -> Self {
+        // SAFETY: `index` is below STORED.
+        unsafe {
+            Self {
+                holder: (&raw mut (*stored).used).cast::<u64>().add(index),
+                record: (&raw mut (*stored).records).cast::<SocketRecord>().add(index),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn holder(self) -> u64 {
+        // SAFETY: a live map value; other CPUs write this word, hence volatile.
+        unsafe { ptr::read_volatile(self.holder) }
+    }
+
+    /// Only its socket's own calls write a record that is in use, so it may be read.
+    #[inline(always)]
+    fn record(self) -> &'static SocketRecord {
+        // SAFETY: map memory stays until the program ends.
+        unsafe { &*self.record }
+    }
+
+    /// Whether this and another record of one socket exclude each other.
+    #[inline(always)]
+    fn concerns(self, record: &SocketRecord) -> bool {
+        let kept = self.record();
+        (kept.service_port == record.service_port && kept.service_address == record.service_address)
+            || (kept.backend_port == record.backend_port
+                && kept.backend_address == record.backend_address)
+    }
+
+    #[inline(always)]
+    fn claim(self) -> bool {
+        // SAFETY: a live map value.
+        self.holder() == FREE && unsafe { helpers::replace(self.holder, FREE, CLAIMED) }
+    }
+
+    /// Writes a record that this call owns: nobody finds it until all of it is there.
+    #[inline(always)]
+    fn fill(self, record: &SocketRecord, holder: u64) {
+        // SAFETY: a live map value.
+        unsafe {
+            ptr::write_volatile(self.holder, CLAIMED);
+            *self.record = *record;
+            helpers::publish(self.holder, holder);
+        }
+    }
+
+    #[inline(always)]
+    fn free(self) {
+        // SAFETY: a live map value.
+        unsafe { ptr::write_volatile(self.holder, FREE) };
+    }
 }
 
 /// The kernel's own sockets (NFS, CIFS) are closed without `sock_release`. Kernel threads are in
@@ -278,23 +289,23 @@ fn storage_of(socket: *mut c_void, flags: u64) -> Option<*mut StoredRecords> {
 
 #[inline(always)]
 fn remember_in_storage(socket: *mut c_void, record: &SocketRecord) -> bool {
+    const USED: u64 = 1;
     let Some(stored) = storage_of(socket, BPF_SK_STORAGE_GET_F_CREATE.into()) else {
         return false;
     };
-    let mut place = 0;
+    let mut best = 0;
     let mut oldest = u64::MAX;
     for index in 0..STORED {
-        let kept = stored_at(stored, index);
-        if !is(kept, 0) && concerns(kept, record) {
-            free(kept);
+        let place = Place::in_storage(stored, index);
+        if place.holder() != FREE && place.concerns(record) {
+            place.free();
         }
-        // SAFETY: a live record.
-        let since = if is(kept, 0) { 0 } else { unsafe { (*kept).since } };
+        let since = if place.holder() == FREE { 0 } else { place.record().since };
         if since < oldest {
             oldest = since;
-            place = index;
+            best = index;
         }
     }
-    write(stored_at(stored, place & (STORED - 1)), record);
+    Place::in_storage(stored, best & (STORED - 1)).fill(record, USED);
     true
 }

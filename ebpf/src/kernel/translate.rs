@@ -24,14 +24,10 @@ const REFUSE: i32 = 0;
 pub fn connect<F: Family>(call: &Call<'_, F>) -> i32 {
     let Some(protocol) = call.protocol() else { return ALLOW };
     let Some(key) = frontends::key_of(call, protocol) else {
-        sockets::forget(call.context(), &call.address(), call.port());
-        return ALLOW;
+        return dialled_directly(call, protocol);
     };
     match decide(call, &key, Keep::Nothing) {
-        Decision::NotAService => {
-            sockets::forget(call.context(), &call.address(), call.port());
-            ALLOW
-        }
+        Decision::NotAService => dialled_directly(call, protocol),
         Decision::LeaveAlone => ALLOW,
         Decision::Refuse => refuse(),
         Decision::Use { service, chosen, .. } => {
@@ -45,14 +41,10 @@ pub fn connect<F: Family>(call: &Call<'_, F>) -> i32 {
 #[inline(always)]
 pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
     let Some(key) = frontends::key_of(call, UDP) else {
-        sockets::forget(call.context(), &call.address(), call.port());
-        return ALLOW;
+        return dialled_directly(call, UDP);
     };
     match decide(call, &key, Keep::BackendOfSocket) {
-        Decision::NotAService => {
-            sockets::forget(call.context(), &call.address(), call.port());
-            ALLOW
-        }
+        Decision::NotAService => dialled_directly(call, UDP),
         Decision::LeaveAlone => ALLOW,
         Decision::Refuse => refuse(),
         Decision::Use { chosen, kept: true, .. } => {
@@ -64,6 +56,17 @@ pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
             ALLOW
         }
     }
+}
+
+/// A call to an address that is no service. If the socket had that address as a backend before, it
+/// must not be shown as the service from now on. A TCP socket that never had a peer, which is
+/// nearly every one, has nothing to forget.
+#[inline(always)]
+fn dialled_directly<F: Family>(call: &Call<'_, F>, protocol: u8) -> i32 {
+    if protocol == UDP || call.had_a_peer() {
+        sockets::forget(call.context(), &call.address(), call.port());
+    }
+    ALLOW
 }
 
 /// `getpeername()`, `recvfrom()`: shows the address that was dialled in place of the backend's.
@@ -139,7 +142,6 @@ fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decis
 fn redirect<F: Family>(call: &Call<'_, F>, protocol: u8, service: u32, chosen: &Chosen) {
     let dialled = call.address();
     let record = SocketRecord {
-        cookie: 0,
         // `connect(0.0.0.0)` means the local host, and that is what `getpeername` would say.
         service_address: match dialled.as_loopback() {
             Some(loopback) if dialled.is_unspecified() => loopback,
@@ -151,10 +153,11 @@ fn redirect<F: Family>(call: &Call<'_, F>, protocol: u8, service: u32, chosen: &
         service,
         backend: chosen.id,
         generation: chosen.backend.generation,
-        since: helpers::now(),
+        since: helpers::jiffies(),
+        reserved: 0,
     };
     call.redirect(&record.backend_address, record.backend_port);
-    if !sockets::remember(call.context(), protocol, record) {
+    if !sockets::remember(call.context(), protocol, &record) {
         counters::fault(Fault::NotRemembered);
     }
 }
