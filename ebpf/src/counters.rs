@@ -1,18 +1,15 @@
 //! What the programs count.
 
-/// Per service and CPU; the entry is made when a service is first used.
+/// Per service and CPU, for calls that get no backend; the entry is made at the first one.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ServiceCounters {
-    /// Connections (TCP, connected UDP) and new unconnected UDP conversations that got a backend.
-    pub translated: u64,
     /// Calls refused, by [`crate::frontend::Frontend::reason`].
     pub refused: [u64; REASONS],
     /// Calls left alone because the frontend says so.
     pub passed: u64,
     /// Calls left alone because no backend could be read (fail open).
     pub failed_open: u64,
-    pub reserved: u64,
 }
 
 /// Reasons as they are numbered in the maps.
@@ -58,4 +55,4 @@ pub const COUNTED_SERVICES: u32 = 65_536;
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for ServiceCounters {}
 
-const _: () = assert!(size_of::<ServiceCounters>() == 64);
+const _: () = assert!(size_of::<ServiceCounters>() == 48);

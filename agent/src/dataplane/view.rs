@@ -167,7 +167,7 @@ impl Counters {
 fn sum(per_cpu: &PerCpuValues<ServiceCounters>) -> Counts {
     let mut total = Counts::default();
     for one in per_cpu.iter() {
-        total.translated += one.translated;
+        
         total.refused_no_endpoints += one.refused[sockline_ebpf::counters::NO_ENDPOINTS as usize];
         total.refused_no_local_endpoints +=
             one.refused[sockline_ebpf::counters::NO_LOCAL_ENDPOINTS as usize];

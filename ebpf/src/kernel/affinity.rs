@@ -44,7 +44,7 @@ pub fn choose<F: Family>(call: &Call<'_, F>, frontend: &Frontend) -> Option<Chos
     }
     let chosen = balance::draw(frontend)?;
     let value =
-        Affinity { backend: chosen.id, generation: chosen.backend.generation, last_use: now };
+        Affinity { backend: chosen.id, generation: chosen.backend().generation, last_use: now };
     if AFFINITY.insert(&key, &value, 0).is_err() {
         counters::fault(Fault::AffinityFull);
     }

@@ -27,7 +27,16 @@ static BACKENDS: ArrayOfMaps<
 /// A backend and its id.
 pub struct Chosen {
     pub id: u32,
-    pub backend: &'static Backend,
+    pub entry: *mut Backend,
+}
+
+impl Chosen {
+    /// What the agent wrote; it stays as it is while the entry belongs to its endpoint.
+    #[inline(always)]
+    pub fn backend(&self) -> &'static Backend {
+        // SAFETY: array memory stays until the program ends.
+        unsafe { &*self.entry }
+    }
 }
 
 /// Draws a backend by weight, with one random number: its product with the number of slots has
@@ -44,14 +53,15 @@ pub fn draw(frontend: &Frontend) -> Option<Chosen> {
 /// A backend by its id, if it belongs to the frontend's service.
 #[inline(always)]
 pub fn by_id(id: u32, frontend: &Frontend) -> Option<Chosen> {
-    let backend = BACKENDS.get_value(id / BACKEND_SEGMENT, &(id % BACKEND_SEGMENT))?;
-    (backend.service == frontend.service).then_some(Chosen { id, backend })
+    let entry = BACKENDS.get_value_ptr_mut(id / BACKEND_SEGMENT, &(id % BACKEND_SEGMENT))?;
+    let chosen = Chosen { id, entry };
+    (chosen.backend().service == frontend.service).then_some(chosen)
 }
 
 /// A backend that was chosen earlier, if it still is that endpoint and may be used by the frontend.
 #[inline(always)]
 pub fn again(id: u32, generation: u32, frontend: &Frontend) -> Option<Chosen> {
     by_id(id, frontend).filter(|chosen| {
-        chosen.backend.generation == generation && chosen.backend.sets & frontend.set != 0
+        chosen.backend().generation == generation && chosen.backend().sets & frontend.set != 0
     })
 }

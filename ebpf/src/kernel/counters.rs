@@ -9,7 +9,7 @@ use sockline_ebpf::{
     counters::{COUNTED_SERVICES, FAULTS, Fault, REASONS, ServiceCounters},
 };
 
-use super::helpers;
+use super::{balance::Chosen, helpers};
 
 #[btf_map]
 static SERVICES: PerCpuHashMap<u32, ServiceCounters, { COUNTED_SERVICES as usize }, NO_PREALLOC> =
@@ -18,13 +18,7 @@ static SERVICES: PerCpuHashMap<u32, ServiceCounters, { COUNTED_SERVICES as usize
 #[btf_map]
 static FAULTS_MAP: PerCpuArray<u64, { FAULTS as usize }> = PerCpuArray::new();
 
-const NONE: ServiceCounters = ServiceCounters {
-    translated: 0,
-    refused: [0; REASONS],
-    passed: 0,
-    failed_open: 0,
-    reserved: 0,
-};
+const NONE: ServiceCounters = ServiceCounters { refused: [0; REASONS], passed: 0, failed_open: 0 };
 
 #[inline(always)]
 fn of(service: u32) -> Option<*mut ServiceCounters> {
@@ -40,12 +34,11 @@ fn of(service: u32) -> Option<*mut ServiceCounters> {
     made
 }
 
+/// Counts a connection at the backend that was chosen for it.
 #[inline(always)]
-pub fn translated(service: u32) {
-    if let Some(counters) = of(service) {
-        // SAFETY: a live map value.
-        unsafe { helpers::add(&raw mut (*counters).translated, 1) };
-    }
+pub fn translated(chosen: &Chosen) {
+    // SAFETY: a live map value.
+    unsafe { helpers::add(&raw mut (*chosen.entry).connections, 1) };
 }
 
 #[inline(always)]

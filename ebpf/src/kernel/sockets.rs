@@ -34,8 +34,15 @@ static SOCKETS: Array<SocketSet, { SOCKET_SETS as usize }, MMAPABLE> = Array::ne
 static STORAGE: SkStorage<StoredRecords> = SkStorage::new();
 
 /// Keeps a translation for as long as the socket lives. Returns whether it could.
+///
+/// `is_first`: the socket cannot have any record yet.
 #[inline(always)]
-pub fn remember(ctx: &SockAddrContext, protocol: u8, record: &SocketRecord) -> bool {
+pub fn remember(
+    ctx: &SockAddrContext,
+    protocol: u8,
+    is_first: bool,
+    record: &SocketRecord,
+) -> bool {
     if protocol == TCP
         && let Some(connection) = mptcp_connection(ctx)
     {
@@ -43,20 +50,7 @@ pub fn remember(ctx: &SockAddrContext, protocol: u8, record: &SocketRecord) -> b
     }
     let cookie = helpers::socket_cookie(ctx);
     if let Some(set) = set_of(cookie) {
-        let mut done = false;
-        for way in 0..WAYS {
-            let place = Place::in_table(set, way);
-            // A TCP socket has one peer at a time.
-            if place.holder() == cookie && (protocol == TCP || place.concerns(record)) {
-                if done {
-                    place.free();
-                } else {
-                    place.fill(record, cookie);
-                    done = true;
-                }
-            }
-        }
-        if done {
+        if !is_first && replace_own(set, cookie, protocol, record) {
             return true;
         }
         if is_released_with_a_hook() {
@@ -70,6 +64,25 @@ pub fn remember(ctx: &SockAddrContext, protocol: u8, record: &SocketRecord) -> b
         }
     }
     remember_in_storage(socket(ctx), record)
+}
+
+/// Writes a record in place of those of the same socket that it excludes.
+#[inline(always)]
+fn replace_own(set: *mut SocketSet, cookie: u64, protocol: u8, record: &SocketRecord) -> bool {
+    let mut done = false;
+    for way in 0..WAYS {
+        let place = Place::in_table(set, way);
+        // A TCP socket has one peer at a time.
+        if place.holder() == cookie && (protocol == TCP || place.concerns(record)) {
+            if done {
+                place.free();
+            } else {
+                place.fill(record, cookie);
+                done = true;
+            }
+        }
+    }
+    done
 }
 
 /// The backend that the socket already has for a service: its id and generation.

@@ -3,7 +3,7 @@
 use aya_log_ebpf::warn;
 use sockline_ebpf::{
     counters::Fault,
-    frontend::{FORWARD, FrontendKey, PASS, UDP},
+    frontend::{FORWARD, FrontendKey, PASS, TCP, UDP},
     socket::SocketRecord,
 };
 
@@ -48,7 +48,7 @@ pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
         Decision::LeaveAlone => ALLOW,
         Decision::Refuse => refuse(),
         Decision::Use { chosen, kept: true, .. } => {
-            call.redirect(&chosen.backend.address, chosen.backend.port);
+            call.redirect(&chosen.backend().address, chosen.backend().port);
             ALLOW
         }
         Decision::Use { service, chosen, kept: false } => {
@@ -126,7 +126,7 @@ fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decis
         if let Some(chosen) = chosen
             && frontend.key == *key
         {
-            counters::translated(service);
+            counters::translated(&chosen);
             return Decision::Use { service, chosen, kept: false };
         }
         counters::fault(Fault::Reread);
@@ -141,23 +141,25 @@ fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decis
 #[inline(always)]
 fn redirect<F: Family>(call: &Call<'_, F>, protocol: u8, service: u32, chosen: &Chosen) {
     let dialled = call.address();
+    // Before the call has a new destination, while the old one can be asked for.
+    let is_first = protocol == TCP && !call.had_a_peer();
     let record = SocketRecord {
         // `connect(0.0.0.0)` means the local host, and that is what `getpeername` would say.
         service_address: match dialled.as_loopback() {
             Some(loopback) if dialled.is_unspecified() => loopback,
             _ => dialled,
         },
-        backend_address: chosen.backend.address,
+        backend_address: chosen.backend().address,
         service_port: call.port(),
-        backend_port: chosen.backend.port,
+        backend_port: chosen.backend().port,
         service,
         backend: chosen.id,
-        generation: chosen.backend.generation,
+        generation: chosen.backend().generation,
         since: helpers::jiffies(),
         reserved: 0,
     };
     call.redirect(&record.backend_address, record.backend_port);
-    if !sockets::remember(call.context(), protocol, &record) {
+    if !sockets::remember(call.context(), protocol, is_first, &record) {
         counters::fault(Fault::NotRemembered);
     }
 }
