@@ -69,8 +69,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 
     let stats = Arc::new(SourceStats::default());
     let shared = Arc::new(Shared::new(&config, dataplane.features()));
-    let view = dataplane::view::View::open(dataplane.pins().clone())?;
-    let metrics = Arc::new(Metrics::new(view.counters()?, Arc::clone(&stats))?);
+    let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats))?);
     let (events, changes) = mpsc::channel(EVENTS);
 
     // Ending one of these ends the process: an agent without its source or its metrics would look

@@ -31,9 +31,10 @@ pub const AFFINITY: &str = "AFFINITY";
 pub const SERVICES: &str = "SERVICES";
 pub const FAULTS: &str = "FAULTS_MAP";
 pub const LOGS: &str = "AYA_LOGS";
-/// These two are the agent's own: no program reads them.
+/// These are the agent's own: no program reads them.
 pub const NAMES: &str = "NAMES";
 pub const AGENT: &str = "AGENT";
+pub const RETIRED: &str = "RETIRED";
 
 pub type FrontendsOuter = ArrayOfMaps<MapData, MapData>;
 pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
@@ -88,6 +89,10 @@ pub fn open_faults(pins: &Pins) -> Result<PerCpuArray<MapData, u64>, DataplaneEr
 
 pub fn open_names(pins: &Pins) -> Result<Names, DataplaneError> {
     typed(NAMES, Map::HashMap(open(pins, NAMES)?))
+}
+
+pub fn open_retired(pins: &Pins) -> Result<HashMap<MapData, u32, u64>, DataplaneError> {
+    typed(RETIRED, Map::HashMap(open(pins, RETIRED)?))
 }
 
 pub fn open_agent(pins: &Pins) -> Result<Array<MapData, AgentRecord>, DataplaneError> {

@@ -30,6 +30,7 @@ use super::{
     names::{self, ServiceKey},
     pins::Pins,
     pool::{Pool, PoolUsage},
+    retired::{Moving, Retired},
 };
 use crate::model::plan;
 
@@ -116,6 +117,7 @@ impl Mirror {
         let pool = Pool::new(
             maps::open_slots(pins, limits.slots, true)?,
             maps::open_backends(pins, limits.backends, true)?,
+            Retired::open(pins)?,
         );
         let mut mirror = Self {
             frontends: Frontends::open(pins, limits.frontends)?,
@@ -150,6 +152,10 @@ impl Mirror {
         self.frontends.limit()
     }
 
+    pub fn moving(&mut self) -> Moving {
+        self.pool.retired().moving().clone()
+    }
+
     pub fn services(&self) -> usize {
         self.installed.len()
     }
@@ -182,7 +188,8 @@ impl Mirror {
         for (id, key) in names {
             names::remove(&mut self.names, id, &key);
         }
-        self.pool.sweep(|id| adopted.contains(&id))
+        let stay: HashSet<u32> = self.installed.values().map(|installed| installed.id).collect();
+        self.pool.sweep(|id| adopted.contains(&id), |service| stay.contains(&service))
     }
 
     /// Takes over a frontend's slots and backends if all of them are sound; if not, the first sync
@@ -275,8 +282,9 @@ impl Mirror {
                 report.failures.push(Failure { object: format!("service {service}"), error });
             }
         }
-        for key in changed.iter().chain(&gone) {
-            if let Err(error) = self.tidy(key) {
+        let changed = changed.iter().map(|key| (key, true));
+        for (key, stays) in changed.chain(gone.iter().map(|key| (key, false))) {
+            if let Err(error) = self.tidy(key, stays) {
                 report.failures.push(Failure { object: key.to_string(), error });
             }
         }
@@ -285,6 +293,7 @@ impl Mirror {
                 names::remove(&mut self.names, installed.id, &key);
                 // Absent if the service was never used.
                 let _ = self.counters.remove(&installed.id);
+                self.pool.retired().remove(installed.id);
                 self.ids.give(installed.id, 1);
                 report.services_removed += 1;
             }
@@ -379,6 +388,7 @@ impl Mirror {
         let id = self.ids.take(1).ok_or(Full { map: NAMES, limit: SERVICE_IDS })?;
         // Counts of an earlier service of this id that a late program may have left.
         let _ = self.counters.remove(&id);
+        self.pool.retired().remove(id);
         if let Err(error) = names::write(&mut self.names, id, key) {
             self.ids.give(id, 1);
             return Err(error);
@@ -388,7 +398,7 @@ impl Mirror {
 
     /// Puts to rest what no frontend of a service refers to, and says of the other backends which
     /// frontends may use them.
-    fn tidy(&mut self, key: &ServiceKey) -> Result<(), DataplaneError> {
+    fn tidy(&mut self, key: &ServiceKey, service_stays: bool) -> Result<(), DataplaneError> {
         let Some(installed) = self.installed.get_mut(key) else { return Ok(()) };
         let entries = self.frontends.entries();
         let mut sets_of_extents: HashMap<u32, u8> = HashMap::new();
@@ -415,7 +425,7 @@ impl Mirror {
         let mut first_error = Ok(());
         installed.backends.retain(|endpoint, known| {
             let result = match sets.get(endpoint) {
-                None => pool.remove_backend(known.id),
+                None => pool.remove_backend(known.id, service_stays),
                 Some(&wanted) if wanted != known.sets => {
                     known.sets = wanted;
                     pool.change_backend(known.id, wanted, known.weight)

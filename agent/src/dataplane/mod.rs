@@ -16,6 +16,7 @@ mod pins;
 mod pool;
 mod programs;
 mod record;
+mod retired;
 mod segments;
 mod sys;
 pub mod view;
@@ -95,6 +96,11 @@ impl Dataplane {
     #[must_use]
     pub const fn features(&self) -> Features {
         self.features
+    }
+
+    /// The kernel's counters, for reading beside this writer.
+    pub fn counters(&mut self) -> Result<view::Counters, DataplaneError> {
+        view::Counters::open(&self.pins, self.mirror.moving())
     }
 
     #[must_use]

@@ -12,6 +12,7 @@ use super::{
     error::{DataplaneError, Full},
     extents::Extents,
     maps::{BACKENDS, SLOTS},
+    retired::Retired,
     segments::Segments,
     sys,
 };
@@ -25,22 +26,23 @@ pub struct Pool {
     backends: Segments<Backend>,
     slot_extents: Extents,
     backend_ids: Extents,
+    retired: Retired,
     resting: VecDeque<(Instant, Resting)>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Resting {
     Slots { start: u32, count: u32 },
-    Backend { id: u32 },
+    Backend { id: u32, service_stays: bool },
 }
 
 impl Pool {
-    pub fn new(slots: Segments<Slot>, backends: Segments<Backend>) -> Self {
+    pub fn new(slots: Segments<Slot>, backends: Segments<Backend>, retired: Retired) -> Self {
         let slot_extents = Extents::new(slots.limit());
         let mut backend_ids = Extents::new(backends.limit());
         // Id 0 stays free: an empty slot, all zeroes, leads to a backend that has no owner.
         backend_ids.take_at(0, 1);
-        Self { slots, backends, slot_extents, backend_ids, resting: VecDeque::new() }
+        Self { slots, backends, slot_extents, backend_ids, retired, resting: VecDeque::new() }
     }
 
     /// Marks what was found in the kernel as taken; false if it overlaps with something else.
@@ -52,20 +54,21 @@ impl Pool {
         self.backend_ids.take_at(id, 1)
     }
 
-    /// Frees every backend entry in the kernel that nobody adopted: left by an agent that died.
-    pub fn sweep(&mut self, adopted: impl Fn(u32) -> bool) -> Result<(), DataplaneError> {
-        let stale: Vec<u32> = self
+    /// Frees every backend entry in the kernel that nobody adopted: an agent ended while it rested.
+    pub fn sweep(
+        &mut self,
+        adopted: impl Fn(u32) -> bool,
+        service_stays: impl Fn(u32) -> bool,
+    ) -> Result<(), DataplaneError> {
+        let stale: Vec<(u32, u32)> = self
             .backends
             .indices()
-            .filter(|&id| {
-                !adopted(id) && self.backends.read(id).is_some_and(|backend| backend.service != 0)
-            })
+            .filter(|&id| !adopted(id))
+            .filter_map(|id| Some((id, self.backends.read(id)?.service)))
+            .filter(|&(_, service)| service != 0)
             .collect();
-        for id in stale {
-            self.backends.update(id, |backend| {
-                backend.service = 0;
-                backend.sets = 0;
-            })?;
+        for (id, service) in stale {
+            self.retire(id, service_stays(service))?;
         }
         Ok(())
     }
@@ -105,8 +108,8 @@ impl Pool {
 
     /// Writes a backend that is in use again, under the same id and generation.
     pub fn rewrite_backend(&mut self, id: u32, backend: Backend) -> Result<(), DataplaneError> {
-        let generation = self.backends.read(id).map_or(0, |old| old.generation);
-        self.backends.write(id, Backend { generation, ..backend })
+        let Backend { generation, connections, .. } = self.backends.read(id).unwrap_or_default();
+        self.backends.write(id, Backend { generation, connections, ..backend })
     }
 
     /// Writes a slot that is in use again.
@@ -122,11 +125,30 @@ impl Pool {
         })
     }
 
-    /// Ends a backend: sockets and clients that remember it choose again from now on.
-    pub fn remove_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
+    /// Ends a backend: sockets and clients that remember it choose again from now on. Its count
+    /// goes to its service if that stays.
+    pub fn remove_backend(&mut self, id: u32, service_stays: bool) -> Result<(), DataplaneError> {
         self.backends.update(id, |entry| entry.sets = 0)?;
-        self.resting.push_back((Instant::now(), Resting::Backend { id }));
+        self.resting.push_back((Instant::now(), Resting::Backend { id, service_stays }));
         Ok(())
+    }
+
+    /// Former backends' connections, by service.
+    pub const fn retired(&mut self) -> &mut Retired {
+        &mut self.retired
+    }
+
+    /// Frees a backend's entry.
+    fn retire(&mut self, id: u32, service_stays: bool) -> Result<(), DataplaneError> {
+        let moving = self.retired.moving().clone();
+        let _moving = moving.lock();
+        if service_stays && let Some(backend) = self.backends.read(id) {
+            self.retired.add(backend.service, backend.connections)?;
+        }
+        self.backends.update(id, |entry| {
+            entry.service = 0;
+            entry.sets = 0;
+        })
     }
 
     /// Writes slots to a fresh extent and returns its start.
@@ -172,8 +194,8 @@ impl Pool {
             self.resting.pop_front();
             match resting {
                 Resting::Slots { start, count } => self.slot_extents.give(start, count),
-                Resting::Backend { id } => {
-                    self.backends.update(id, |entry| entry.service = 0)?;
+                Resting::Backend { id, service_stays } => {
+                    self.retire(id, service_stays)?;
                     self.backend_ids.give(id, 1);
                 }
             }

@@ -13,7 +13,7 @@ use super::{
     Options,
     error::DataplaneError,
     features::Features,
-    maps::{self, AGENT, NAMES},
+    maps::{self, AGENT, NAMES, RETIRED},
     pins::Pins,
 };
 
@@ -47,6 +47,8 @@ impl Record {
         let chunk = (size_of::<name::NameKey>(), name::CHUNK);
         let flags = sockline_ebpf::NO_PREALLOC;
         ensure(pins, NAMES, BPF_MAP_TYPE_HASH, chunk, name::NAME_ENTRIES, flags)?;
+        let retired = (size_of::<u32>(), size_of::<u64>());
+        ensure(pins, RETIRED, BPF_MAP_TYPE_HASH, retired, name::NAME_ENTRIES, flags)?;
         let map = maps::open_agent(pins)?;
         let last_sync = map.get(&0, 0).map_or(0, |before| before.last_sync);
         let value = AgentRecord {

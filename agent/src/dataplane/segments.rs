@@ -37,7 +37,6 @@ impl<T: Pod> Segments<T> {
         for index in 0..outer.len() {
             match outer.get(&index, 0) {
                 Ok(inner) => {
-                    segments.resize_with(index as usize, || None);
                     segments.push(Some(map_segment(
                         name,
                         inner.fd().as_fd(),
@@ -45,9 +44,8 @@ impl<T: Pod> Segments<T> {
                         writable,
                     )?));
                 }
-                // Segments are made in order of need and never removed: a hole is possible only
-                // if making one failed, so look at the whole outer array.
-                Err(MapError::KeyNotFound) => {}
+                // The lowest free index is always taken first, so there are no holes.
+                Err(MapError::KeyNotFound) => break,
                 Err(error) => return Err(DataplaneError::map(name, "open a segment of", error)),
             }
         }

@@ -1,12 +1,12 @@
 //! Reading a node back from its pinned maps, whether its agent runs or not.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap as StdHashMap},
     net::IpAddr,
     sync::Arc,
 };
 
-use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use sockline_ebpf::{
     backend::{Backend as BackendEntry, Slot},
     counters::{Fault, ServiceCounters},
@@ -23,6 +23,7 @@ use super::{
     programs,
     programs::{Attachment, HOOKS},
     record,
+    retired::Moving,
     segments::Segments,
 };
 use crate::model::{
@@ -106,16 +107,12 @@ impl View {
     }
 
     /// Names of all service ports by their ids.
-    pub fn names(&self) -> Result<HashMap<u32, ServiceKey>, DataplaneError> {
+    pub fn names(&self) -> Result<StdHashMap<u32, ServiceKey>, DataplaneError> {
         names::read_all(&maps::open_names(&self.pins)?)
     }
 
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
-        Ok(Counters {
-            names: maps::open_names(&self.pins)?,
-            services: maps::open_services(&self.pins)?,
-            faults: maps::open_faults(&self.pins)?,
-        })
+        Counters::open(&self.pins, Moving::default())
     }
 
     /// Sockets that are translated now, as far as they are in the socket table.
@@ -129,23 +126,56 @@ impl View {
 
 /// The kernel's counters, kept open.
 pub struct Counters {
+    pins: Pins,
     names: maps::Names,
     services: PerCpuHashMap<MapData, u32, ServiceCounters>,
+    retired: HashMap<MapData, u32, u64>,
     faults: PerCpuArray<MapData, u64>,
+    moving: Moving,
 }
 
 impl Counters {
+    pub(super) fn open(pins: &Pins, moving: Moving) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            pins: pins.clone(),
+            names: maps::open_names(pins)?,
+            services: maps::open_services(pins)?,
+            retired: maps::open_retired(pins)?,
+            faults: maps::open_faults(pins)?,
+            moving,
+        })
+    }
+
     /// Every service port that has a name; those that were never used count zero.
     pub fn services(&self) -> Result<BTreeMap<ServiceKey, Counts>, DataplaneError> {
-        let names = names::read_all(&self.names)?;
+        let _moving = self.moving.lock();
+        let mut translated = self.translated()?;
         let mut all = BTreeMap::new();
-        for (id, key) in names {
-            let counts = match self.services.get(&id, 0) {
+        for (id, key) in names::read_all(&self.names)? {
+            let mut counts = match self.services.get(&id, 0) {
                 Ok(per_cpu) => sum(&per_cpu),
-                Err(aya::maps::MapError::KeyNotFound) => Counts::default(),
+                Err(MapError::KeyNotFound) => Counts::default(),
                 Err(error) => return Err(DataplaneError::map(maps::SERVICES, "read", error)),
             };
+            counts.translated = translated.remove(&id).unwrap_or_default();
             all.insert(key, counts);
+        }
+        Ok(all)
+    }
+
+    /// Connections by service id: those of its backends, and of former ones.
+    fn translated(&self) -> Result<StdHashMap<u32, u64>, DataplaneError> {
+        let mut all: StdHashMap<u32, u64> = self
+            .retired
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(|error| DataplaneError::map(maps::RETIRED, "read", error))?;
+        // Opened each time: it may have grown.
+        let backends = maps::open_backends(&self.pins, u32::MAX, false)?;
+        for backend in backends.indices().filter_map(|id| backends.read(id)) {
+            if backend.service != 0 {
+                *all.entry(backend.service).or_default() += backend.connections;
+            }
         }
         Ok(all)
     }
@@ -167,7 +197,6 @@ impl Counters {
 fn sum(per_cpu: &PerCpuValues<ServiceCounters>) -> Counts {
     let mut total = Counts::default();
     for one in per_cpu.iter() {
-        
         total.refused_no_endpoints += one.refused[sockline_ebpf::counters::NO_ENDPOINTS as usize];
         total.refused_no_local_endpoints +=
             one.refused[sockline_ebpf::counters::NO_LOCAL_ENDPOINTS as usize];
