@@ -21,6 +21,7 @@ pub struct AgentRecord {
 pub const SET_RETVAL: u32 = 1;
 pub const NETNS_COOKIE: u32 = 1 << 1;
 pub const MPTCP_SOCK: u32 = 1 << 2;
+pub const COMPARE_AND_SWAP: u32 = 1 << 3;
 
 // SAFETY: integers only, no padding.
 #[cfg(feature = "user")]

@@ -28,6 +28,9 @@ use super::{
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockline-kernel"));
+/// The same for kernels before 5.12, see `ebpf/src/legacy.rs`.
+static LEGACY_OBJECT: &[u8] =
+    include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockline-kernel-5-10"));
 
 /// A kernel program: the name of its pin, of its function, and where it is attached.
 pub struct Hook {
@@ -72,8 +75,9 @@ impl Programs {
         for name in maps::PINNED {
             loader.map_pin_path(name, pins.map(name));
         }
+        let object = if features.compare_and_swap { OBJECT } else { LEGACY_OBJECT };
         let mut ebpf =
-            loader.load(OBJECT).map_err(|error| DataplaneError::Load(Box::new(error)))?;
+            loader.load(object).map_err(|error| DataplaneError::Load(Box::new(error)))?;
         for hook in &HOOKS {
             let program = ebpf.program_mut(hook.function).ok_or_else(|| {
                 DataplaneError::Unsupported(format!("this build has no program {}", hook.name))

@@ -156,6 +156,20 @@ pub fn has_mptcp_sock() -> bool {
     verifier_accepts(&[load_sk, 0x0001_0115, call(196), 0x1_0000_00b7, 0x95])
 }
 
+/// Whether programs may compare and swap here (Linux 5.12).
+pub fn has_compare_and_swap() -> bool {
+    // *(u64 *)(r10 - 8) = 0; r0 = 0; r1 = 1; cmpxchg(r10 - 8, r0, r1); r0 = 1; exit
+    let compare_and_swap = 0x0000_00f1_fff8_1adb;
+    verifier_accepts(&[
+        0x0000_0000_fff8_0a7a,
+        0xb7,
+        0x1_0000_01b7,
+        compare_and_swap,
+        0x1_0000_00b7,
+        0x95,
+    ])
+}
+
 const fn call(helper: u64) -> u64 {
     helper << 32 | 0x85
 }

@@ -102,7 +102,7 @@ pub unsafe fn replace(word: *mut u64, old: u64, new: u64) -> bool {
 /// `word` must point into a live map value.
 #[inline(always)]
 pub unsafe fn publish(word: *mut u64, value: u64) {
-    if cfg!(bpf_target_arch = "x86_64") {
+    if cfg!(bpf_target_arch = "x86_64") || !crate::HAS_COMPARE_AND_SWAP {
         // x86 keeps stores in order (Intel SDM 3A, 9.2.2): a plain one saves 10 ns.
         // SAFETY: the caller's promise.
         unsafe { core::ptr::write_volatile(word, value) };

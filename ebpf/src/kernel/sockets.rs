@@ -171,6 +171,10 @@ fn find(
 
 #[inline(always)]
 fn set_of(cookie: u64) -> Option<*mut SocketSet> {
+    // The table needs compare-and-swap to be shared.
+    if !crate::HAS_COMPARE_AND_SWAP {
+        return None;
+    }
     SOCKETS.get_ptr_mut(cookie as u32 & (SOCKET_SETS - 1))
 }
 

@@ -1,0 +1,25 @@
+//! Sockline's kernel programs, for Linux 5.10 and 5.11: sockets are remembered in socket storage only.
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![expect(
+    internal_features,
+    reason = "bpfel-unknown-none has no stable compare-and-swap, though the BPF machine does"
+)]
+
+mod kernel;
+mod programs;
+
+/// Whether compare-and-swap may be used (Linux 5.12). The verifier of an older kernel refuses the
+/// instruction even where it is never reached, so this is fixed when the object is built.
+const HAS_COMPARE_AND_SWAP: bool = false;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel asks for it before it lends GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

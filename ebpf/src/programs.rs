@@ -1,0 +1,74 @@
+//! Sockline's kernel programs: the hooks of one socket's life, each as the story of one call.
+//!
+//! Every program fails open: whatever cannot be found, read or kept leaves the call as it was.
+//! The exception is a service that is known to have no usable endpoint, which is refused.
+
+use aya_ebpf::{
+    macros::{cgroup_sock, cgroup_sock_addr},
+    programs::{SockAddrContext, SockContext},
+};
+
+use crate::kernel::{
+    call::{Call, V4, V6},
+    sockets, translate,
+};
+
+/// Lets the call go on.
+const ALLOW: i32 = 1;
+
+/// `connect()` of TCP and UDP sockets, MPTCP and TCP Fast Open included. Linux 4.17.
+#[cgroup_sock_addr(connect4)]
+pub fn sockline_connect4(ctx: SockAddrContext) -> i32 {
+    translate::connect::<V4>(&Call::new(&ctx))
+}
+
+/// As `connect4`, for IPv6 sockets: also with `::ffff:` destinations. Linux 4.17.
+#[cgroup_sock_addr(connect6)]
+pub fn sockline_connect6(ctx: SockAddrContext) -> i32 {
+    translate::connect::<V6>(&Call::new(&ctx))
+}
+
+/// `sendto()` and `sendmsg()` of UDP sockets with an address. Linux 4.18.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sockline_sendmsg4(ctx: SockAddrContext) -> i32 {
+    translate::send::<V4>(&Call::new(&ctx))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sockline_sendmsg6(ctx: SockAddrContext) -> i32 {
+    translate::send::<V6>(&Call::new(&ctx))
+}
+
+/// `recvfrom()` and `recvmsg()` of UDP sockets: the sender shall be who the socket wrote to.
+/// Linux 5.2. The return value must be 1.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn sockline_recvmsg4(ctx: SockAddrContext) -> i32 {
+    translate::reveal_service::<V4>(&Call::new(&ctx));
+    ALLOW
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn sockline_recvmsg6(ctx: SockAddrContext) -> i32 {
+    translate::reveal_service::<V6>(&Call::new(&ctx));
+    ALLOW
+}
+
+/// `getpeername()`: the peer is the address that was dialled. Linux 5.8.
+#[cgroup_sock_addr(getpeername4)]
+pub fn sockline_getpeername4(ctx: SockAddrContext) -> i32 {
+    translate::reveal_service::<V4>(&Call::new(&ctx));
+    ALLOW
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn sockline_getpeername6(ctx: SockAddrContext) -> i32 {
+    translate::reveal_service::<V6>(&Call::new(&ctx));
+    ALLOW
+}
+
+/// The last `close()` of a socket. Linux 5.9.
+#[cgroup_sock(sock_release)]
+pub fn sockline_sock_release(ctx: SockContext) -> i32 {
+    sockets::release(&ctx);
+    ALLOW
+}
