@@ -4,7 +4,7 @@ mod control;
 mod interfaces;
 mod shared;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -52,6 +52,8 @@ pub struct Config {
     pub listen: SocketAddr,
     pub admin_socket: PathBuf,
     pub limits: Limits,
+    /// How often the kernel is compared with the plan.
+    pub repair_interval: Duration,
 }
 
 /// Runs until `stop`. The kernel state stays in place afterwards.
@@ -80,17 +82,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let control = control::run(
         dataplane,
         changes,
-        &config.node_name,
+        &config,
         Arc::clone(&shared),
         Arc::clone(&metrics),
         stop.clone(),
     );
     tokio::select! {
         result = feed(source, node, events, stats, stop.clone()) => result?,
-        () = control => {}
         result = telemetry::serve(listener, Arc::clone(&shared), metrics, stop.clone()) => result?,
         result = admin.serve(Arc::clone(&shared), stop.clone()) => result?,
         () = stopped.cancelled() => {}
+        // Last, because these are dropped in order: with the data plane the lock on the pins goes,
+        // and the next agent may start before the admin socket's file is removed.
+        () = control => {}
     }
     Ok(())
 }

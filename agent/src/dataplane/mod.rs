@@ -23,7 +23,7 @@ pub mod view;
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 pub use self::{
@@ -38,6 +38,10 @@ pub use self::{
 };
 use self::{mirror::Mirror, pins::Lock, programs::Programs, record::Record};
 use crate::model::plan::Plan;
+
+/// How long to wait for the lock on the pins: `sockline status` holds it for an instant, to see
+/// whether an agent does, and an agent that is ending holds it for a few milliseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where and as whom to run.
 #[derive(Debug, Clone)]
@@ -67,7 +71,7 @@ impl Dataplane {
     pub fn open(options: &Options) -> Result<Self, DataplaneError> {
         let pins = Pins::in_bpffs(&options.bpffs);
         pins.create()?;
-        let Some(lock) = pins.lock()? else {
+        let Some(lock) = pins.lock_within(LOCK_PATIENCE)? else {
             let pid = Record::read(&pins).map_or(0, |record| record.pid);
             return Err(DataplaneError::InUse { directory: pins.root().to_owned(), pid });
         };
@@ -105,6 +109,13 @@ impl Dataplane {
     /// Forwards what the programs log to the agent's log. Needs a tokio runtime.
     pub fn forward_log(&mut self) {
         kernel_log::forward(self.programs.object());
+    }
+
+    /// Says that the next plans may lack services and endpoints which exist: services that were
+    /// adopted from the maps stay as they are until a plan has them (with endpoints), or until
+    /// this is taken back.
+    pub const fn hold_back(&mut self, hold_back: bool) {
+        self.mirror.hold_back(hold_back);
     }
 
     /// Brings the kernel to a plan. What fails is in the report and costs only itself.
