@@ -6,12 +6,12 @@ use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
     task::block_in_place,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, interval_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    interfaces,
+    Config, interfaces,
     shared::{self, Objects, Shared},
 };
 use crate::{
@@ -23,8 +23,6 @@ use crate::{
 
 /// How often the node's addresses are looked at and failed services tried again.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
-/// How often the maps are compared with what they should hold.
-const REPAIR: Duration = Duration::from_secs(60);
 
 struct Control {
     dataplane: Dataplane,
@@ -37,30 +35,35 @@ struct Control {
     failures_told: BTreeSet<String>,
     /// The last sync left something out.
     incomplete: bool,
+    /// How many services the last sync left as an earlier agent did.
+    held_back: usize,
 }
 
 /// Runs until `stop`, or until the source is gone.
 pub async fn run(
     dataplane: Dataplane,
     mut changes: mpsc::Receiver<Event>,
-    node_name: &str,
+    config: &Config,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
     let mut control = Control {
         dataplane,
-        index: Index::new(node_name),
+        index: Index::new(config.node_name.as_str()),
         addresses: Vec::new(),
         shared,
         metrics,
         told: BTreeSet::new(),
         failures_told: BTreeSet::new(),
         incomplete: false,
+        held_back: 0,
     };
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last_repair = Instant::now();
+    // The first comparison comes after one interval: what was just written needs none.
+    let mut repair = interval_at(Instant::now() + config.repair_interval, config.repair_interval);
+    repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         control.shared.beat();
         tokio::select! {
@@ -78,11 +81,8 @@ pub async fn run(
                 if control.addresses_changed() || control.incomplete {
                     control.sync();
                 }
-                if last_repair.elapsed() >= REPAIR {
-                    control.repair();
-                    last_repair = Instant::now();
-                }
             }
+            _ = repair.tick() => control.repair(),
         }
     }
 }
@@ -113,6 +113,7 @@ impl Control {
         let began = std::time::Instant::now();
         self.addresses = interfaces::node_addresses(self.index.node());
         let plan = self.index.plan();
+        self.dataplane.hold_back(!self.index.complete());
         let result = block_in_place(|| self.dataplane.sync(&plan, &self.addresses));
         let took = began.elapsed();
         match result {
@@ -140,6 +141,13 @@ impl Control {
         }
         self.failures_told.retain(|failure| failures.contains(failure));
         self.incomplete = !failures.is_empty();
+        if self.held_back != report.services_held_back {
+            self.held_back = report.services_held_back;
+            tracing::info!(
+                services = self.held_back,
+                "services stay as the last agent left them until the source can be read in full"
+            );
+        }
         let usage = self.dataplane.usage();
         self.metrics.synced(took, &usage, failures.len());
         let first = !self.shared.is_ready();

@@ -4,7 +4,7 @@ mod control;
 mod interfaces;
 mod shared;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::shared::{MapUse, Shared, Status, maps};
 use crate::{
     admin,
-    dataplane::{self, Dataplane, Limits},
+    dataplane::{self, Dataplane, Feature, Limits},
     source::{self, SourceStats},
     telemetry::{self, Metrics},
 };
@@ -52,6 +52,10 @@ pub struct Config {
     pub listen: SocketAddr,
     pub admin_socket: PathBuf,
     pub limits: Limits,
+    /// Kernel features to do without.
+    pub without: Vec<Feature>,
+    /// How often the kernel is compared with the plan.
+    pub repair_interval: Duration,
 }
 
 /// Runs until `stop`. The kernel state stays in place afterwards.
@@ -79,17 +83,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let control = control::run(
         dataplane,
         changes,
-        &config.node_name,
+        &config,
         Arc::clone(&shared),
         Arc::clone(&metrics),
         stop.clone(),
     );
     tokio::select! {
         result = feed(source, node, events, stats, stop.clone()) => result?,
-        () = control => {}
         result = telemetry::serve(listener, Arc::clone(&shared), metrics, stop.clone()) => result?,
         result = admin.serve(Arc::clone(&shared), stop.clone()) => result?,
         () = stopped.cancelled() => {}
+        // Last, because these are dropped in order: with the data plane the lock on the pins goes,
+        // and the next agent may start before the admin socket's file is removed.
+        () = control => {}
     }
     Ok(())
 }
@@ -106,6 +112,7 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
         bpffs: dataplane::bpffs(config.bpffs.as_deref())?,
         node: config.node_name.clone(),
         limits: config.limits,
+        without: config.without.clone(),
     };
     let dataplane = Dataplane::open(&options)?;
     let features = dataplane.features();

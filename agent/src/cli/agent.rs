@@ -1,6 +1,6 @@
 //! `sockline agent`: serve this node.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     agent::{self, Config, Source},
-    dataplane::Limits,
+    dataplane::{Feature, Limits},
 };
 
 /// Serve this node's services: load the kernel programs and keep them in step.
@@ -55,6 +55,19 @@ pub struct AgentArgs {
     #[arg(long, value_name = "N", env = "SOCKLINE_MAX_BACKENDS", default_value_t = Limits::default().backends,
           value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
     max_backends: u32,
+    /// How often to compare the kernel's maps and links with what they should be, and mend them
+    #[arg(long, value_name = "SECONDS", env = "SOCKLINE_REPAIR_INTERVAL", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    repair_interval: u64,
+    /// Do without these kernel features, as an older kernel would have it; for tests
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FEATURE",
+        value_delimiter = ',',
+        env = "SOCKLINE_WITHOUT_FEATURES"
+    )]
+    without_features: Vec<Feature>,
     /// What to log: error, warn, info, debug or trace, also by module (sockline::source=debug)
     #[arg(long, value_name = "FILTER", env = "SOCKLINE_LOG", default_value = "info")]
     log: String,
@@ -79,11 +92,13 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         bpffs: args.bpffs,
         listen: args.listen,
         admin_socket: args.admin_socket,
+        without: args.without_features,
         limits: Limits {
             frontends: args.max_frontends,
             backends: args.max_backends,
             ..Limits::default()
         },
+        repair_interval: Duration::from_secs(args.repair_interval),
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

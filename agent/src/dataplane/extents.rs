@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 
-/// Free ranges of `0..limit`.
+/// Free ranges of an index space; only what is below `limit` is given out. What an agent with a
+/// higher limit gave out can still be claimed.
 #[derive(Debug)]
 pub struct Extents {
     /// start → length
     free: BTreeMap<u32, u32>,
     used: u32,
+    limit: u32,
 }
 
 impl Extents {
     #[must_use]
     pub fn new(limit: u32) -> Self {
-        Self { free: BTreeMap::from([(0, limit)]), used: 0 }
+        Self { free: BTreeMap::from([(0, u32::MAX)]), used: 0, limit }
     }
 
     /// How many indices are taken.
@@ -24,7 +26,11 @@ impl Extents {
 
     /// Takes the lowest free range of `count` indices; `None` when there is no such range.
     pub fn take(&mut self, count: u32) -> Option<u32> {
-        let (&start, &length) = self.free.iter().find(|&(_, &length)| length >= count)?;
+        let (&start, &length) = self
+            .free
+            .range(..self.limit)
+            .find(|&(_, &length)| length >= count)
+            .filter(|&(&start, _)| count <= self.limit - start)?;
         self.free.remove(&start);
         if length > count {
             self.free.insert(start + count, length - count);
@@ -94,9 +100,19 @@ mod tests {
         let mut extents = Extents::new(10);
         assert!(extents.take_at(4, 3));
         assert!(!extents.take_at(6, 2), "6 is taken");
-        assert!(!extents.take_at(9, 2), "10 is outside");
         assert_eq!(extents.take(4), Some(0));
         assert_eq!(extents.take(3), Some(7));
+    }
+
+    #[test]
+    fn a_range_above_the_limit_can_be_claimed_and_given_back_but_is_not_taken() {
+        let mut extents = Extents::new(10);
+        assert!(extents.take_at(9, 3), "claimed");
+        assert_eq!(extents.take(9), Some(0));
+        extents.give(9, 3);
+        assert_eq!(extents.take(2), None, "11 is above the limit");
+        assert_eq!(extents.take(1), Some(9));
+        assert_eq!(extents.used(), 10);
     }
 
     proptest! {

@@ -4,6 +4,15 @@ use sockline_ebpf::agent::{COMPARE_AND_SWAP, MPTCP_SOCK, NETNS_COOKIE, SET_RETVA
 
 use super::sys;
 
+/// A kernel feature that can be done without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Feature {
+    SetRetval,
+    NetnsCookie,
+    MptcpSock,
+    CompareAndSwap,
+}
+
 /// Kernel features that the programs are set up by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Features {
@@ -32,6 +41,21 @@ impl Features {
             compare_and_swap: sys::has_compare_and_swap(),
             kernel_btf: std::path::Path::new("/sys/kernel/btf/vmlinux").exists(),
         }
+    }
+
+    /// As [`Self::probe`], but without these, as if the kernel were older.
+    #[must_use]
+    pub fn probe_without(unwanted: &[Feature]) -> Self {
+        let mut features = Self::probe();
+        for feature in unwanted {
+            match feature {
+                Feature::SetRetval => features.set_retval = false,
+                Feature::NetnsCookie => features.netns_cookie = None,
+                Feature::MptcpSock => features.mptcp_sock = false,
+                Feature::CompareAndSwap => features.compare_and_swap = false,
+            }
+        }
+        features
     }
 
     /// As the agent notes it in the kernel.

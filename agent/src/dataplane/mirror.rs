@@ -32,7 +32,7 @@ use super::{
     pool::{Pool, PoolUsage},
     retired::{Moving, Retired},
 };
-use crate::model::plan;
+use crate::model::plan::{self, Action};
 
 /// How much the maps may grow to.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +67,8 @@ pub struct Mirror {
     shadowed: HashSet<FrontendKey>,
     /// Frontends of services without a name were found when the maps were adopted.
     orphans: bool,
+    /// See [`Mirror::hold_back`].
+    hold_back: bool,
 }
 
 /// A service port in the kernel.
@@ -76,6 +78,8 @@ struct Installed {
     backends: HashMap<Endpoint, Known>,
     extents: Vec<Extent>,
     keys: BTreeSet<FrontendKey>,
+    /// It was in a plan of this process; else it is known from the maps alone.
+    confirmed: bool,
     /// What was installed last; empty when it has to be looked at again.
     source: Vec<Arc<plan::Frontend>>,
 }
@@ -107,6 +111,8 @@ pub struct Failure {
 pub struct SyncReport {
     pub services_changed: usize,
     pub services_removed: usize,
+    /// Services that stay as an earlier agent left them, see [`super::Dataplane::hold_back`].
+    pub services_held_back: usize,
     /// Services that did not fit or could not be written; they keep what they had.
     pub failures: Vec<Failure>,
 }
@@ -116,7 +122,8 @@ impl Mirror {
     pub fn open(pins: &Pins, limits: Limits) -> Result<Self, DataplaneError> {
         let pool = Pool::new(
             maps::open_slots(pins, limits.slots, true)?,
-            maps::open_backends(pins, limits.backends, true)?,
+            // One more, because id 0 is none.
+            maps::open_backends(pins, limits.backends.saturating_add(1), true)?,
             Retired::open(pins)?,
         );
         let mut mirror = Self {
@@ -129,6 +136,7 @@ impl Mirror {
             node_addresses: Vec::new(),
             shadowed: HashSet::new(),
             orphans: false,
+            hold_back: false,
         };
         mirror.ids.take_at(0, 1);
         mirror.adopt()?;
@@ -233,6 +241,11 @@ impl Mirror {
         installed.extents.push(Extent { start, members: list });
     }
 
+    /// As long as it is set, what was adopted and was in no plan yet is not taken away.
+    pub const fn hold_back(&mut self, hold_back: bool) {
+        self.hold_back = hold_back;
+    }
+
     /// Brings the kernel to a plan. Always goes through the whole plan: a service that fails costs
     /// only itself.
     pub fn sync(&mut self, plan: &plan::Plan, node_addresses: &[IpAddr]) -> SyncReport {
@@ -247,6 +260,10 @@ impl Mirror {
             if self.is_current(group) {
                 continue;
             }
+            if self.hold_back && self.would_cut_off(group) {
+                report.services_held_back += 1;
+                continue;
+            }
             changed.push(group.key.clone());
             match self.install(group, &mut leftovers) {
                 Ok(()) => report.services_changed += 1,
@@ -255,15 +272,20 @@ impl Mirror {
                 }
             }
         }
-        let gone: Vec<ServiceKey> =
-            self.installed.keys().filter(|key| !wanted.contains(key)).cloned().collect();
+        let (held_back, gone): (Vec<_>, Vec<_>) = self
+            .installed
+            .iter()
+            .filter(|(key, _)| !wanted.contains(key))
+            .partition(|(_, installed)| self.hold_back && !installed.confirmed);
+        report.services_held_back += held_back.len();
+        let gone: Vec<ServiceKey> = gone.into_iter().map(|(key, _)| key.clone()).collect();
         for key in &gone {
             if let Some(installed) = self.installed.get_mut(key) {
                 leftovers.extend(installed.keys.iter().map(|key| (*key, installed.id)));
                 installed.keys.clear();
             }
         }
-        if std::mem::take(&mut self.orphans) {
+        if !self.hold_back && std::mem::take(&mut self.orphans) {
             let known: HashSet<u32> =
                 self.installed.values().map(|installed| installed.id).collect();
             leftovers.extend(
@@ -340,6 +362,27 @@ impl Mirror {
         })
     }
 
+    /// Whether a service that an earlier agent forwarded, and that no plan of this process had yet,
+    /// would be refused for want of endpoints.
+    fn would_cut_off(&self, group: &Group<'_>) -> bool {
+        let Some(installed) = self.installed.get(&group.key).filter(|known| !known.confirmed)
+        else {
+            return false;
+        };
+        let is_forwarded = |address| {
+            self.frontends.entries().get(&address).is_some_and(|entry| {
+                entry.service == installed.id && desired::action_of(entry.action) == Action::Forward
+            })
+        };
+        group.frontends.iter().filter(|frontend| frontend.action == Action::Refuse).any(
+            |frontend| {
+                desired::addresses(frontend, &self.node_addresses)
+                    .into_iter()
+                    .any(|address| is_forwarded(desired::key(frontend, address)))
+            },
+        )
+    }
+
     fn install(
         &mut self,
         group: &Group<'_>,
@@ -351,6 +394,7 @@ impl Mirror {
         }
         let Some(installed) = self.installed.get_mut(&group.key) else { return Ok(()) };
         installed.source.clear();
+        installed.confirmed = true;
         add_backends(&mut self.pool, installed, group)?;
         let mut desired_keys = BTreeSet::new();
         for frontend in &group.frontends {

@@ -24,12 +24,12 @@ pub mod view;
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 pub use self::{
     error::{DataplaneError, Full},
-    features::Features,
+    features::{Feature, Features},
     mirror::{Failure, Limits, SyncReport},
     mounts::{bpffs, bpffs_for_reading, cgroup},
     names::ServiceKey,
@@ -40,6 +40,10 @@ pub use self::{
 use self::{mirror::Mirror, pins::Lock, programs::Programs, record::Record};
 use crate::model::plan::Plan;
 
+/// How long to wait for the lock on the pins: `sockline status` holds it for an instant, to see
+/// whether an agent does, and an agent that is ending holds it for a few milliseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Where and as whom to run.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -47,6 +51,8 @@ pub struct Options {
     pub bpffs: PathBuf,
     pub node: String,
     pub limits: Limits,
+    /// Kernel features to do without.
+    pub without: Vec<Feature>,
 }
 
 /// The one writer of the pinned maps.
@@ -68,12 +74,12 @@ impl Dataplane {
     pub fn open(options: &Options) -> Result<Self, DataplaneError> {
         let pins = Pins::in_bpffs(&options.bpffs);
         pins.create()?;
-        let Some(lock) = pins.lock()? else {
+        let Some(lock) = pins.lock_within(LOCK_PATIENCE)? else {
             let pid = Record::read(&pins).map_or(0, |record| record.pid);
             return Err(DataplaneError::InUse { directory: pins.root().to_owned(), pid });
         };
         raise_memlock_limit();
-        let features = Features::probe();
+        let features = Features::probe_without(&options.without);
         let programs = Programs::load(&pins, features)?;
         let record = Record::create(&pins, options, features)?;
         let mirror = Mirror::open(&pins, options.limits)?;
@@ -111,6 +117,13 @@ impl Dataplane {
     /// Forwards what the programs log to the agent's log. Needs a tokio runtime.
     pub fn forward_log(&mut self) {
         kernel_log::forward(self.programs.object());
+    }
+
+    /// Says that the next plans may lack services and endpoints which exist: services that were
+    /// adopted from the maps stay as they are until a plan has them (with endpoints), or until
+    /// this is taken back.
+    pub const fn hold_back(&mut self, hold_back: bool) {
+        self.mirror.hold_back(hold_back);
     }
 
     /// Brings the kernel to a plan. What fails is in the report and costs only itself.

@@ -10,6 +10,7 @@ use std::{
     fs, io,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -88,6 +89,18 @@ impl Pins {
             Ok(lock) => Ok(Some(Lock { _directory: lock })),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, errno)) => Err(failed(errno.into())),
+        }
+    }
+
+    /// Takes the lock, and tries again for a while if somebody has it. Blocks the thread.
+    pub fn lock_within(&self, patience: Duration) -> Result<Option<Lock>, DataplaneError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let lock = self.lock()?;
+            if lock.is_some() || Instant::now() >= deadline {
+                return Ok(lock);
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

@@ -90,7 +90,7 @@ impl Pool {
                 self.settle(true)?;
                 self.backend_ids
                     .take(1)
-                    .ok_or(Full { map: BACKENDS, limit: self.backends.limit() })?
+                    .ok_or(Full { map: BACKENDS, limit: self.max_backends() })?
             }
         };
         let written = self.write_backend(id, backend);
@@ -203,6 +203,11 @@ impl Pool {
         Ok(())
     }
 
+    /// Without id 0, which is never given out.
+    fn max_backends(&self) -> u32 {
+        self.backends.limit().saturating_sub(1)
+    }
+
     pub fn usage(&self) -> PoolUsage {
         PoolUsage {
             slots: self.slot_extents.used(),
@@ -210,7 +215,7 @@ impl Pool {
             slots_limit: self.slots.limit(),
             backends: self.backend_ids.used().saturating_sub(1),
             backends_allocated: self.backends.allocated(),
-            backends_limit: self.backends.limit(),
+            backends_limit: self.max_backends(),
         }
     }
 }

@@ -99,7 +99,9 @@ impl<T: Pod> Segments<T> {
 
     fn segment(&mut self, index: u32) -> Result<&mut SharedArray<T>, DataplaneError> {
         let (segment, _) = self.split(index);
-        if index >= self.limit {
+        let exists = self.segments.get(segment).is_some_and(Option::is_some);
+        // An agent with a higher limit may have made segments that this one would not.
+        if index >= self.limit && !exists {
             return Err(Full { map: self.name, limit: self.limit }.into());
         }
         if segment >= self.segments.len() {

@@ -14,6 +14,10 @@ pub enum Event {
     /// What is wrong at the moment with the source itself (a file that does not parse, a folder
     /// that is gone, an API server that does not answer); replaces what was said before.
     Trouble(Vec<Problem>),
+    /// Whether all of the source can be read at the moment; it can until it says otherwise. While
+    /// it cannot (a manifest that does not parse), there may be objects that were never reported.
+    /// Not every trouble is that: a manifest of a kind that is not used here hides nothing.
+    Complete(bool),
 }
 
 /// An object and what had to be left out of it.

@@ -36,6 +36,8 @@ pub struct Index {
     known: HashMap<Kind, HashSet<ObjectName>>,
     /// What is wrong with the source itself.
     trouble: Vec<Problem>,
+    /// The source can read all that it has.
+    complete: bool,
     /// Kinds of which a complete list was seen.
     listed: BTreeSet<Kind>,
     /// Services to plan again before the next plan is given out.
@@ -74,6 +76,7 @@ impl Index {
             object_problems: HashMap::new(),
             known: HashMap::new(),
             trouble: Vec::new(),
+            complete: true,
             listed: BTreeSet::new(),
             dirty: BTreeSet::new(),
             conflicts: Conflicts::default(),
@@ -89,6 +92,7 @@ impl Index {
             Event::Apply(sourced) => self.put(sourced),
             Event::Delete(reference) => self.delete(&reference),
             Event::Trouble(problems) => self.trouble = problems,
+            Event::Complete(complete) => self.complete = complete,
         }
     }
 
@@ -125,6 +129,12 @@ impl Index {
     #[must_use]
     pub fn synced(&self) -> bool {
         Kind::ALL.iter().all(|kind| self.listed.contains(kind))
+    }
+
+    /// The source can read all that it has: what it never reported does not exist.
+    #[must_use]
+    pub const fn complete(&self) -> bool {
+        self.complete
     }
 
     #[must_use]

@@ -21,6 +21,7 @@ pub(crate) struct World {
     /// The kinds a `Replace` came for.
     pub(crate) listed: BTreeSet<Kind>,
     pub(crate) trouble: Vec<Problem>,
+    pub(crate) complete: bool,
     /// Everything that came, in order.
     pub(crate) log: Vec<Event>,
 }
@@ -32,6 +33,7 @@ impl World {
             objects: BTreeMap::new(),
             listed: BTreeSet::new(),
             trouble: Vec::new(),
+            complete: true,
             log: Vec::new(),
         }
     }
@@ -75,6 +77,7 @@ impl World {
                 self.objects.remove(&reference.to_string());
             }
             Event::Trouble(problems) => self.trouble = problems,
+            Event::Complete(complete) => self.complete = complete,
         }
         self.log.push(event);
     }

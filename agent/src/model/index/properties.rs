@@ -120,7 +120,7 @@ impl Held {
                 });
                 objects.iter().for_each(|sourced| self.put(sourced));
             }
-            Event::Trouble(_) => {}
+            Event::Trouble(_) | Event::Complete(_) => {}
         }
     }
 

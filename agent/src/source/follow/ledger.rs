@@ -20,6 +20,8 @@ pub(super) struct Ledger {
 pub(super) struct Update {
     pub(super) events: Vec<Event>,
     pub(super) problems: Vec<Problem>,
+    /// Every file could be read in full.
+    pub(super) complete: bool,
 }
 
 impl Ledger {
@@ -34,6 +36,7 @@ impl Ledger {
 
     pub(super) fn update(&mut self, snapshot: Snapshot) -> Update {
         let mut problems = Vec::new();
+        let complete = snapshot.files.iter().all(|file| !file.broken);
         let mut files = BTreeMap::new();
         let mut current = BTreeMap::new();
         let mut kept = Vec::new();
@@ -94,7 +97,7 @@ impl Ledger {
             Some(sent) => difference(sent, &current),
         };
         self.sent = Some(current);
-        Update { events, problems }
+        Update { events, problems, complete }
     }
 }
 
@@ -151,7 +154,8 @@ mod tests {
         let update = ledger.update(Snapshot {
             files: vec![file("a", vec![], true), file("b", vec![moved.clone()], false)],
         });
-        assert_eq!(update, Update { events: vec![Event::Apply(moved)], problems: vec![] });
+        let events = vec![Event::Apply(moved)];
+        assert_eq!(update, Update { events, problems: vec![], complete: false });
     }
 
     #[test]
@@ -180,7 +184,10 @@ mod tests {
             "Node shop/n: is in a and in b; the one in a is used"
         );
         let update = ledger.update(Snapshot { files: vec![b] });
-        assert_eq!(update, Update { events: vec![Event::Apply(second)], problems: vec![] });
+        assert_eq!(
+            update,
+            Update { events: vec![Event::Apply(second)], problems: vec![], complete: true }
+        );
     }
 
     #[test]

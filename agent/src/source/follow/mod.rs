@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    ledger::Ledger,
+    ledger::{Ledger, Update},
     look::{Fingerprint, Look, look},
     notice::Notices,
 };
@@ -61,6 +61,8 @@ pub struct FileSnapshot {
 /// Sends what the manifests in `dir` say, first as one `Replace` per kind, then as it changes, until
 /// `stop` or until nobody receives.
 ///
+/// A folder with a file that cannot be read in full is not [`Event::Complete`].
+///
 /// `read` reads the whole folder and may block; it is called on a blocking thread, and what it says
 /// is used only if the folder stood still meanwhile. As long as the folder has never been there,
 /// nothing but `Trouble` is sent.
@@ -78,6 +80,7 @@ where
         events,
         ledger: Ledger::default(),
         trouble: Vec::new(),
+        complete: true,
         seen: None,
     };
     stop.run_until_cancelled(follower.run()).await;
@@ -92,6 +95,8 @@ struct Follower<R> {
     ledger: Ledger,
     /// As last sent.
     trouble: Vec<Problem>,
+    /// As last sent, or as it is taken to be.
+    complete: bool,
     /// The files of the last snapshot; `None` while the folder is missing.
     seen: Option<Fingerprint>,
 }
@@ -179,19 +184,33 @@ impl<R: FnMut(&Path) -> Snapshot + Send + 'static> Follower<R> {
     }
 
     async fn send(&mut self, snapshot: Snapshot) -> Result<(), Unheard> {
-        let update = self.ledger.update(snapshot);
-        for event in update.events {
+        let Update { events, problems, complete } = self.ledger.update(snapshot);
+        // Said before a list that is not whole, and taken back after one that is: whoever uses the
+        // events in between must not take what is missing for gone.
+        if !complete {
+            self.say_complete(false).await?;
+        }
+        for event in events {
             self.events.send(event).await.map_err(|_| Unheard)?;
         }
-        self.say(update.problems).await
+        self.say(problems).await?;
+        if complete {
+            self.say_complete(true).await?;
+        }
+        Ok(())
+    }
+
+    async fn say_complete(&mut self, complete: bool) -> Result<(), Unheard> {
+        if self.complete != complete {
+            self.complete = complete;
+            self.events.send(Event::Complete(complete)).await.map_err(|_| Unheard)?;
+        }
+        Ok(())
     }
 
     async fn say(&mut self, problems: Vec<Problem>) -> Result<(), Unheard> {
         if problems == self.trouble {
             return Ok(());
-        }
-        for problem in problems.iter().filter(|problem| !self.trouble.contains(problem)) {
-            tracing::warn!("{problem}");
         }
         if problems.is_empty() {
             tracing::info!(folder = %self.dir.display(), "all manifests are readable again");

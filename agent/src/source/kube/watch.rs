@@ -168,11 +168,8 @@ where
             return Ok(());
         }
         let problem = failure.problem(self.kind());
-        if self.failing {
-            tracing::debug!("{problem}");
-        } else {
-            tracing::warn!("{problem}");
-        }
+        // Whoever receives the trouble tells it; this shows each try.
+        tracing::debug!("{problem}");
         self.failing = true;
         self.shared.troubles.set(self.kind(), vec![problem]).await?;
         sleep(backoff.next().unwrap_or(Duration::from_secs(30))).await;
