@@ -3,6 +3,8 @@
 //! Every program fails open: whatever cannot be found, read or kept leaves the call as it was.
 //! The exception is a service that is known to have no usable endpoint, which is refused.
 
+#![expect(clippy::needless_pass_by_value, reason = "the macros hand the context over by value")]
+
 use aya_ebpf::{
     macros::{cgroup_sock, cgroup_sock_addr},
     programs::{SockAddrContext, SockContext},

@@ -28,7 +28,7 @@ pub fn choose<F: Family>(call: &Call<'_, F>, frontend: &Frontend) -> Option<Chos
         family: if frontend.key.address.is_ipv4() { 4 } else { 6 },
     };
     let now = helpers::now();
-    if let Some(kept) = AFFINITY.get_ptr_mut(&key) {
+    if let Some(kept) = AFFINITY.get_ptr_mut(key) {
         // SAFETY: the entry stays memory of this map until the program ends; if it is reused
         // meanwhile, the owner check in `again` notices.
         let (backend, generation, last_use) =
@@ -45,7 +45,7 @@ pub fn choose<F: Family>(call: &Call<'_, F>, frontend: &Frontend) -> Option<Chos
     let chosen = balance::draw(frontend)?;
     let value =
         Affinity { backend: chosen.id, generation: chosen.backend().generation, last_use: now };
-    if AFFINITY.insert(&key, &value, 0).is_err() {
+    if AFFINITY.insert(key, value, 0).is_err() {
         counters::fault(Fault::AffinityFull);
     }
     Some(chosen)

@@ -148,8 +148,8 @@ impl<'a, F: Family> Call<'a, F> {
         // SAFETY: the context is valid while the program runs.
         match unsafe { ptr::read_volatile(&raw const (*self.ctx.sock_addr).protocol) } {
             MPTCP => Some(TCP),
-            protocol if protocol == TCP as u32 => Some(TCP),
-            protocol if protocol == UDP as u32 => Some(UDP),
+            protocol if protocol == u32::from(TCP) => Some(TCP),
+            protocol if protocol == u32::from(UDP) => Some(UDP),
             _ => None,
         }
     }
@@ -172,7 +172,7 @@ impl<'a, F: Family> Call<'a, F> {
     pub fn redirect(&self, address: &Address, port: u16) {
         F::set_address(self.ctx.sock_addr, address);
         // SAFETY: the context is valid while the program runs.
-        unsafe { ptr::write_volatile(&raw mut (*self.ctx.sock_addr).user_port, port as u32) };
+        unsafe { ptr::write_volatile(&raw mut (*self.ctx.sock_addr).user_port, u32::from(port)) };
     }
 
     /// Whether the socket already has a source address, which a new destination will not change.

@@ -22,12 +22,12 @@ const NONE: ServiceCounters = ServiceCounters { refused: [0; REASONS], passed: 0
 
 #[inline(always)]
 fn of(service: u32) -> Option<*mut ServiceCounters> {
-    if let Some(counters) = SERVICES.get_ptr_mut(&service) {
+    if let Some(counters) = SERVICES.get_ptr_mut(service) {
         return Some(counters);
     }
     // The first use of a service. Another CPU may be first: its entry is as good.
-    let _ = SERVICES.insert(&service, &NONE, 0);
-    let made = SERVICES.get_ptr_mut(&service);
+    let _ = SERVICES.insert(service, NONE, 0);
+    let made = SERVICES.get_ptr_mut(service);
     if made.is_none() {
         fault(Fault::CountersFull);
     }
