@@ -392,6 +392,18 @@ fn an_ipv6_socket_connects_to_the_mapped_address() {
 }
 
 #[test]
+fn a_connected_socket_that_also_names_the_pod_keeps_its_peer_name() {
+    let stage = Stage::with_dns(1);
+    for (to, pod) in [V4, V6].into_iter().zip(stage.pods[0].addresses()) {
+        stage.client.run(|| {
+            let client = UdpClient::connected(at(to)).unwrap();
+            client.ask_to(SocketAddr::new(*pod, 5353), "x").unwrap();
+            assert_eq!(client.socket().peer_addr().unwrap(), at(to));
+        });
+    }
+}
+
+#[test]
 fn an_ipv6_socket_may_name_the_service_with_an_ipv4_sockaddr() {
     let stage = Stage::with_dns(1);
     let mut buffer = [0; 64];

@@ -19,6 +19,8 @@ pub trait Family {
     fn set_address(ctx: *mut bpf_sock_addr, address: &Address);
     /// Whether the socket already has a source address.
     fn is_bound(ctx: *mut bpf_sock_addr) -> bool;
+    /// Whether the socket is connected to this address, on any port.
+    fn is_connected_to(ctx: *mut bpf_sock_addr, address: &Address) -> bool;
 }
 
 /// The `…4` hooks.
@@ -47,6 +49,15 @@ impl Family for V4 {
         unsafe {
             let sk = (*ctx).__bindgen_anon_1.sk;
             !sk.is_null() && ptr::read_volatile(&raw const (*sk).src_ip4) != 0
+        }
+    }
+
+    #[inline(always)]
+    fn is_connected_to(ctx: *mut bpf_sock_addr, address: &Address) -> bool {
+        // SAFETY: the context is valid while the program runs, and its socket with it.
+        unsafe {
+            let sk = (*ctx).__bindgen_anon_1.sk;
+            !sk.is_null() && ptr::read_volatile(&raw const (*sk).dst_ip4) == address.words[3]
         }
     }
 }
@@ -94,6 +105,23 @@ impl Family for V6 {
             let words = words.cast::<u32>();
             ptr::read_volatile(&raw const (*sk).src_ip4) != 0
                 || ptr::read_volatile(words.add(3)) != 0
+        }
+    }
+
+    #[inline(always)]
+    fn is_connected_to(ctx: *mut bpf_sock_addr, address: &Address) -> bool {
+        // SAFETY: the context is valid while the program runs, and its socket with it.
+        unsafe {
+            let sk = (*ctx).__bindgen_anon_1.sk;
+            if sk.is_null() {
+                return false;
+            }
+            let words = &raw const (*sk).dst_ip6;
+            let words = words.cast::<u32>();
+            ptr::read_volatile(words) == address.words[0]
+                && ptr::read_volatile(words.add(1)) == address.words[1]
+                && ptr::read_volatile(words.add(2)) == address.words[2]
+                && ptr::read_volatile(words.add(3)) == address.words[3]
         }
     }
 }
@@ -152,6 +180,20 @@ impl<'a, F: Family> Call<'a, F> {
     #[inline(always)]
     pub fn is_bound(&self) -> bool {
         F::is_bound(self.ctx.sock_addr)
+    }
+
+    /// Whether the call's address is the one that the socket is connected to.
+    #[inline(always)]
+    pub fn is_to_peer(&self) -> bool {
+        // SAFETY: the context is valid while the program runs, and its socket with it.
+        let port = unsafe {
+            let sk = (*self.ctx.sock_addr).__bindgen_anon_1.sk;
+            if sk.is_null() {
+                return false;
+            }
+            ptr::read_volatile(&raw const (*sk).dst_port)
+        };
+        port == self.port() && F::is_connected_to(self.ctx.sock_addr, &self.address())
     }
 
     /// The cookie of the client's network namespace.

@@ -45,12 +45,12 @@ pub fn connect<F: Family>(call: &Call<'_, F>) -> i32 {
 #[inline(always)]
 pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
     let Some(key) = frontends::key_of(call, UDP) else {
-        sockets::forget(call.context(), &call.address(), call.port());
+        forget_unless_peer(call);
         return ALLOW;
     };
     match decide(call, &key, Keep::BackendOfSocket) {
         Decision::NotAService => {
-            sockets::forget(call.context(), &call.address(), call.port());
+            forget_unless_peer(call);
             ALLOW
         }
         Decision::LeaveAlone => ALLOW,
@@ -63,6 +63,16 @@ pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
             redirect(call, UDP, service, &chosen);
             ALLOW
         }
+    }
+}
+
+/// A datagram to an address that is no service. The socket dialled it directly, unless it is where
+/// an earlier `connect()` was redirected to: `send()` without an address on an IPv6 socket that is
+/// connected to an IPv4 address comes here too, with that address (Linux `udpv6_sendmsg`).
+#[inline(always)]
+fn forget_unless_peer<F: Family>(call: &Call<'_, F>) {
+    if !call.is_to_peer() {
+        sockets::forget(call.context(), &call.address(), call.port());
     }
 }
 
