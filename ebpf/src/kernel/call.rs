@@ -17,8 +17,8 @@ const MPTCP: u32 = 262;
 pub trait Family {
     fn address(ctx: *mut bpf_sock_addr) -> Address;
     fn set_address(ctx: *mut bpf_sock_addr, address: &Address);
-    /// Whether the socket already has a source address.
-    fn is_bound(ctx: *mut bpf_sock_addr) -> bool;
+    /// The socket's source address; unspecified if it has none yet.
+    fn source(ctx: *mut bpf_sock_addr) -> Address;
     /// Whether the socket is connected to this address, on any port.
     fn is_connected_to(ctx: *mut bpf_sock_addr, address: &Address) -> bool;
 }
@@ -44,11 +44,14 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn is_bound(ctx: *mut bpf_sock_addr) -> bool {
+    fn source(ctx: *mut bpf_sock_addr) -> Address {
         // SAFETY: the context is valid while the program runs, and its socket with it.
         unsafe {
             let sk = (*ctx).__bindgen_anon_1.sk;
-            !sk.is_null() && ptr::read_volatile(&raw const (*sk).src_ip4) != 0
+            if sk.is_null() {
+                return Address::from_ipv4_word(0);
+            }
+            Address::from_ipv4_word(ptr::read_volatile(&raw const (*sk).src_ip4))
         }
     }
 
@@ -94,17 +97,23 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn is_bound(ctx: *mut bpf_sock_addr) -> bool {
+    fn source(ctx: *mut bpf_sock_addr) -> Address {
         // SAFETY: the context is valid while the program runs, and its socket with it.
         unsafe {
             let sk = (*ctx).__bindgen_anon_1.sk;
             if sk.is_null() {
-                return false;
+                return Address { words: [0; 4] };
             }
             let words = &raw const (*sk).src_ip6;
             let words = words.cast::<u32>();
-            ptr::read_volatile(&raw const (*sk).src_ip4) != 0
-                || ptr::read_volatile(words.add(3)) != 0
+            Address {
+                words: [
+                    ptr::read_volatile(words),
+                    ptr::read_volatile(words.add(1)),
+                    ptr::read_volatile(words.add(2)),
+                    ptr::read_volatile(words.add(3)),
+                ],
+            }
         }
     }
 
@@ -176,10 +185,12 @@ impl<'a, F: Family> Call<'a, F> {
         unsafe { ptr::write_volatile(&raw mut (*self.ctx.sock_addr).user_port, port as u32) };
     }
 
-    /// Whether the socket already has a source address, which a new destination will not change.
+    /// Whether the socket's source address is one of loopback: a new destination will not change
+    /// it, and no pod can answer to it.
     #[inline(always)]
-    pub fn is_bound(&self) -> bool {
-        F::is_bound(self.ctx.sock_addr)
+    pub fn is_bound_to_loopback(&self) -> bool {
+        let source = F::source(self.ctx.sock_addr);
+        source.as_loopback().is_some() && !source.is_unspecified()
     }
 
     /// Whether the call's address is the one that the socket is connected to.
