@@ -1,8 +1,14 @@
 //! The call that a hook sees: its socket and the address in it, the same for IPv4 and IPv6.
 
-use core::{marker::PhantomData, ptr};
+use core::{
+    marker::PhantomData,
+    ptr::{self, NonNull},
+};
 
-use aya_ebpf::{bindings::bpf_sock_addr, programs::SockAddrContext};
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_addr},
+    programs::SockAddrContext,
+};
 use sockline_ebpf::{
     address::Address,
     frontend::{TCP, UDP},
@@ -13,14 +19,14 @@ use super::{config, helpers};
 /// MPTCP's protocol number (RFC 8684): a TCP client, as far as services are concerned.
 const MPTCP: u32 = 262;
 
-/// How a hook's address is laid out in its context.
+/// How addresses are laid out in a hook's context and socket.
 pub trait Family {
     fn address(ctx: *mut bpf_sock_addr) -> Address;
     fn set_address(ctx: *mut bpf_sock_addr, address: &Address);
-    /// Whether the socket already has a source address.
-    fn is_bound(ctx: *mut bpf_sock_addr) -> bool;
-    /// Whether the socket has, or once had, a destination address.
-    fn had_a_peer(ctx: *mut bpf_sock_addr) -> bool;
+    /// The socket's source address; unspecified if it has none yet.
+    fn source(socket: NonNull<bpf_sock>) -> Address;
+    /// The socket's destination address; unspecified if it never had one.
+    fn peer(socket: NonNull<bpf_sock>) -> Address;
 }
 
 /// The `…4` hooks.
@@ -28,7 +34,7 @@ pub struct V4;
 /// The `…6` hooks.
 pub struct V6;
 
-// Volatile accesses, since the verifier allows only certain widths in this context and the
+// Volatile accesses, since the verifier allows only certain widths in these structures and the
 // compiler must not merge or split them.
 impl Family for V4 {
     #[inline(always)]
@@ -44,20 +50,18 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn is_bound(ctx: *mut bpf_sock_addr) -> bool {
-        // SAFETY: the context is valid while the program runs, and its socket with it.
+    fn source(socket: NonNull<bpf_sock>) -> Address {
+        // SAFETY: a context's socket is valid while the program runs.
         unsafe {
-            let sk = (*ctx).__bindgen_anon_1.sk;
-            !sk.is_null() && ptr::read_volatile(&raw const (*sk).src_ip4) != 0
+            Address::from_ipv4_word(ptr::read_volatile(&raw const (*socket.as_ptr()).src_ip4))
         }
     }
 
     #[inline(always)]
-    fn had_a_peer(ctx: *mut bpf_sock_addr) -> bool {
-        // SAFETY: the context is valid while the program runs, and its socket with it.
+    fn peer(socket: NonNull<bpf_sock>) -> Address {
+        // SAFETY: a context's socket is valid while the program runs.
         unsafe {
-            let sk = (*ctx).__bindgen_anon_1.sk;
-            !sk.is_null() && ptr::read_volatile(&raw const (*sk).dst_ip4) != 0
+            Address::from_ipv4_word(ptr::read_volatile(&raw const (*socket.as_ptr()).dst_ip4))
         }
     }
 }
@@ -66,18 +70,7 @@ impl Family for V6 {
     #[inline(always)]
     fn address(ctx: *mut bpf_sock_addr) -> Address {
         // SAFETY: the context is valid while the program runs.
-        unsafe {
-            let words = &raw const (*ctx).user_ip6;
-            let words = words.cast::<u32>();
-            Address {
-                words: [
-                    ptr::read_volatile(words),
-                    ptr::read_volatile(words.add(1)),
-                    ptr::read_volatile(words.add(2)),
-                    ptr::read_volatile(words.add(3)),
-                ],
-            }
-        }
+        unsafe { read_words(&raw const (*ctx).user_ip6) }
     }
 
     #[inline(always)]
@@ -94,33 +87,33 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn is_bound(ctx: *mut bpf_sock_addr) -> bool {
-        // SAFETY: the context is valid while the program runs, and its socket with it.
-        unsafe {
-            let sk = (*ctx).__bindgen_anon_1.sk;
-            if sk.is_null() {
-                return false;
-            }
-            let words = &raw const (*sk).src_ip6;
-            let words = words.cast::<u32>();
-            ptr::read_volatile(&raw const (*sk).src_ip4) != 0
-                || ptr::read_volatile(words.add(3)) != 0
-        }
+    fn source(socket: NonNull<bpf_sock>) -> Address {
+        // SAFETY: a context's socket is valid while the program runs.
+        unsafe { read_words(&raw const (*socket.as_ptr()).src_ip6) }
     }
 
     #[inline(always)]
-    fn had_a_peer(ctx: *mut bpf_sock_addr) -> bool {
-        // SAFETY: the context is valid while the program runs, and its socket with it.
-        unsafe {
-            let sk = (*ctx).__bindgen_anon_1.sk;
-            if sk.is_null() {
-                return false;
-            }
-            let words = &raw const (*sk).dst_ip6;
-            let words = words.cast::<u32>();
-            ptr::read_volatile(words) != 0
-                || ptr::read_volatile(words.add(2)) != 0
-                || ptr::read_volatile(words.add(3)) != 0
+    fn peer(socket: NonNull<bpf_sock>) -> Address {
+        // SAFETY: a context's socket is valid while the program runs.
+        unsafe { read_words(&raw const (*socket.as_ptr()).dst_ip6) }
+    }
+}
+
+/// # Safety
+///
+/// The words must be readable.
+#[inline(always)]
+unsafe fn read_words(words: *const [u32; 4]) -> Address {
+    let words = words.cast::<u32>();
+    // SAFETY: the caller's promise.
+    unsafe {
+        Address {
+            words: [
+                ptr::read_volatile(words),
+                ptr::read_volatile(words.add(1)),
+                ptr::read_volatile(words.add(2)),
+                ptr::read_volatile(words.add(3)),
+            ],
         }
     }
 }
@@ -175,17 +168,37 @@ impl<'a, F: Family> Call<'a, F> {
         unsafe { ptr::write_volatile(&raw mut (*self.ctx.sock_addr).user_port, u32::from(port)) };
     }
 
-    /// Whether the socket already has a source address, which a new destination will not change.
+    /// Whether the socket's source address is one of loopback: a new destination will not change
+    /// it, and no pod can answer to it.
     #[inline(always)]
-    pub fn is_bound(&self) -> bool {
-        F::is_bound(self.ctx.sock_addr)
+    pub fn is_bound_to_loopback(&self) -> bool {
+        self.socket().is_some_and(|socket| {
+            let source = F::source(socket);
+            source.as_loopback().is_some() && !source.is_unspecified()
+        })
+    }
+
+    /// Whether the call's address is the one that the socket is connected to.
+    #[inline(always)]
+    pub fn is_to_peer(&self) -> bool {
+        self.socket().is_some_and(|socket| {
+            // SAFETY: a context's socket is valid while the program runs.
+            let port = unsafe { ptr::read_volatile(&raw const (*socket.as_ptr()).dst_port) };
+            port == self.port() && F::peer(socket) == self.address()
+        })
     }
 
     /// Whether the socket has, or once had, a peer: the kernel keeps a destination address when a
     /// connect fails (`tcp_disconnect`).
     #[inline(always)]
     pub fn had_a_peer(&self) -> bool {
-        F::had_a_peer(self.ctx.sock_addr)
+        self.socket().is_some_and(|socket| !F::peer(socket).is_unspecified())
+    }
+
+    #[inline(always)]
+    fn socket(&self) -> Option<NonNull<bpf_sock>> {
+        // SAFETY: the context is valid while the program runs.
+        NonNull::new(unsafe { (*self.ctx.sock_addr).__bindgen_anon_1.sk })
     }
 
     /// The cookie of the client's network namespace.

@@ -25,8 +25,8 @@ static FRONTENDS: ArrayOfMaps<
 /// The key of the frontend that the call's destination could be; `None` proves that it is none.
 ///
 /// The addresses of the local host are the node's own only in its own network namespace (they are
-/// NodePorts there). A socket that is bound to a source address keeps it, and from a loopback
-/// address it would never get an answer from a pod.
+/// NodePorts there). A socket that is bound to one of them keeps it as its source, and would never
+/// get an answer from a pod.
 #[inline(always)]
 pub fn key_of<F: Family>(call: &Call<'_, F>, protocol: u8) -> Option<FrontendKey> {
     let (mut address, port) = (call.address(), call.port());
@@ -38,7 +38,7 @@ pub fn key_of<F: Family>(call: &Call<'_, F>, protocol: u8) -> Option<FrontendKey
     if FILTER.get(word)? & mask == 0 {
         return None;
     }
-    if loopback.is_some() && (!call.is_from_host() || call.is_bound()) {
+    if loopback.is_some() && (!call.is_from_host() || call.is_bound_to_loopback()) {
         return None;
     }
     Some(FrontendKey { address, port, protocol, padding: 0 })

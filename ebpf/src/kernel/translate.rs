@@ -24,10 +24,10 @@ const REFUSE: i32 = 0;
 pub fn connect<F: Family>(call: &Call<'_, F>) -> i32 {
     let Some(protocol) = call.protocol() else { return ALLOW };
     let Some(key) = frontends::key_of(call, protocol) else {
-        return dialled_directly(call, protocol);
+        return connected_directly(call, protocol);
     };
     match decide(call, &key, Keep::Nothing) {
-        Decision::NotAService => dialled_directly(call, protocol),
+        Decision::NotAService => connected_directly(call, protocol),
         Decision::LeaveAlone => ALLOW,
         Decision::Refuse => refuse(),
         Decision::Use { service, chosen, .. } => {
@@ -41,10 +41,10 @@ pub fn connect<F: Family>(call: &Call<'_, F>) -> i32 {
 #[inline(always)]
 pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
     let Some(key) = frontends::key_of(call, UDP) else {
-        return dialled_directly(call, UDP);
+        return sent_directly(call);
     };
     match decide(call, &key, Keep::BackendOfSocket) {
-        Decision::NotAService => dialled_directly(call, UDP),
+        Decision::NotAService => sent_directly(call),
         Decision::LeaveAlone => ALLOW,
         Decision::Refuse => refuse(),
         Decision::Use { chosen, kept: true, .. } => {
@@ -58,12 +58,23 @@ pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
     }
 }
 
-/// A call to an address that is no service. If the socket had that address as a backend before, it
-/// must not be shown as the service from now on. A TCP socket that never had a peer, which is
+/// `connect()` to an address that is no service. If the socket had that address as a backend before,
+/// it must not be shown as the service from now on. A TCP socket that never had a peer, which is
 /// nearly every one, has nothing to forget.
 #[inline(always)]
-fn dialled_directly<F: Family>(call: &Call<'_, F>, protocol: u8) -> i32 {
+fn connected_directly<F: Family>(call: &Call<'_, F>, protocol: u8) -> i32 {
     if protocol == UDP || call.had_a_peer() {
+        sockets::forget(call.context(), &call.address(), call.port());
+    }
+    ALLOW
+}
+
+/// A datagram to an address that is no service. The socket dialled it directly, unless it is where
+/// an earlier `connect()` was redirected to: `send()` without an address on an IPv6 socket that is
+/// connected to an IPv4 address comes here too, with that address (Linux `udpv6_sendmsg`).
+#[inline(always)]
+fn sent_directly<F: Family>(call: &Call<'_, F>) -> i32 {
+    if !call.is_to_peer() {
         sockets::forget(call.context(), &call.address(), call.port());
     }
     ALLOW

@@ -1,0 +1,236 @@
+//! A node with its agent, and the objects of the cluster that it is in.
+
+use std::{collections::BTreeMap, fs, net::IpAddr, time::Duration};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::{
+    Agent, AgentOptions, Metrics, Node, Pod, Protocol, Service,
+    manifests::{self, list},
+    wait_ok,
+};
+
+/// How long a change may take from its file to the kernel. Far more than it needs: other tests
+/// share the machine.
+const IN_KERNEL_WITHIN: Duration = Duration::from_secs(20);
+
+const SYNCS: &str = "sockline_sync_duration_seconds_count";
+
+/// A node, an agent that reads its objects from here, and pods with addresses of both families.
+///
+/// Fields are dropped in this order: the agent before its node.
+pub struct Cluster {
+    agent: Option<Agent>,
+    services: BTreeMap<String, Service>,
+    written: BTreeMap<String, Value>,
+    /// Grows with each poke, see [`Cluster::apply`].
+    poke: u32,
+    next_pod: u16,
+    node: Node,
+}
+
+impl Cluster {
+    /// A node without an agent yet; the first [`Cluster::apply`] starts it.
+    ///
+    /// # Errors
+    /// Those of [`Node::new`].
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            agent: None,
+            services: BTreeMap::new(),
+            written: BTreeMap::new(),
+            poke: 0,
+            next_pod: 1,
+            node: Node::new()?,
+        })
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The agent.
+    ///
+    /// # Panics
+    /// Before the first [`Cluster::apply`].
+    pub fn agent(&self) -> &Agent {
+        self.agent
+            .as_ref()
+            .expect("objects are applied, which starts the agent, before it is asked")
+    }
+
+    /// A pod with the next address of each family.
+    ///
+    /// # Errors
+    /// Those of [`Node::pod`].
+    pub fn pod(&mut self, name: &str) -> Result<Pod> {
+        let n = self.next_pod;
+        self.next_pod += 1;
+        let [high, low] = n.to_be_bytes();
+        let v6 = format!("fd00:244:1::{n:x}").parse::<IpAddr>()?;
+        self.node.pod(name, &[IpAddr::from([10, 244, high, low]), v6])
+    }
+
+    /// `count` pods, named `<name>-0` and so on.
+    ///
+    /// # Errors
+    /// Those of [`Node::pod`].
+    pub fn pods(&mut self, name: &str, count: usize) -> Result<Vec<Pod>> {
+        (0..count).map(|n| self.pod(&format!("{name}-{n}"))).collect()
+    }
+
+    /// Sets services, in place of those with the same names, and waits until they are in the kernel.
+    ///
+    /// # Errors
+    /// When writing the manifests fails, or the agent does not come up to them in time.
+    pub fn apply(&mut self, services: impl IntoIterator<Item = Service>) -> Result<()> {
+        self.set(services);
+        self.sync()
+    }
+
+    /// Removes a service and its slices, and waits until that is in the kernel.
+    ///
+    /// # Errors
+    /// Those of [`Cluster::apply`].
+    pub fn remove(&mut self, service: &str) -> Result<()> {
+        self.services.remove(service);
+        self.sync()
+    }
+
+    /// Sets services and waits until the agent has heard of it, but not until it is in the kernel:
+    /// for many changes in a row.
+    ///
+    /// # Errors
+    /// Those of [`Cluster::apply`].
+    pub fn change(&mut self, services: impl IntoIterator<Item = Service>) -> Result<()> {
+        self.set(services);
+        self.tell()
+    }
+
+    /// One scrape of the agent's metrics.
+    ///
+    /// # Errors
+    /// Those of [`Agent::metrics`].
+    pub fn metrics(&self) -> Result<Metrics> {
+        Ok(Metrics::parse(&self.agent().metrics()?))
+    }
+
+    /// What the kernel has counted for a service.
+    ///
+    /// # Errors
+    /// Those of [`Agent::metrics`].
+    pub fn counts(&self, service: &str, protocol: Protocol) -> Result<Counts> {
+        let metrics = self.metrics()?;
+        let protocol = protocol.to_string();
+        let of = |what: &str, reason: Option<&str>| {
+            let mut labels = vec![("service", service), ("protocol", protocol.as_str())];
+            labels.extend(reason.map(|reason| ("reason", reason)));
+            metrics.sum(&format!("sockline_connections_{what}_total"), &labels) as u64
+        };
+        Ok(Counts {
+            translated: of("translated", None),
+            no_endpoints: of("refused", Some("no-endpoints")),
+            no_local_endpoints: of("refused", Some("no-local-endpoints")),
+            passed: of("passed", None),
+            failed_open: of("failed_open", None),
+        })
+    }
+
+    /// What `sockline status` says.
+    ///
+    /// # Errors
+    /// Those of [`Agent::cli`].
+    pub fn status(&self) -> Result<Value> {
+        let text = self.agent().cli(&["status", "-o", "json"])?;
+        serde_json::from_str(&text).context("reading the output of `sockline status`")
+    }
+
+    /// How many translations of living sockets the kernel has in its table.
+    ///
+    /// # Errors
+    /// Those of [`Agent::cli`].
+    pub fn sockets(&self) -> Result<u64> {
+        self.status()?["sockets"].as_u64().context("`sockline status` has no `sockets`")
+    }
+
+    fn set(&mut self, services: impl IntoIterator<Item = Service>) {
+        for service in services {
+            self.services.insert(service.name().to_owned(), service);
+        }
+    }
+
+    /// The agent plans again after each batch of changes it hears of, and one write here may be
+    /// several batches there. What is counted as heard is in the plan of any sync that *ends* from
+    /// now on; one more change makes sure there is one.
+    fn sync(&mut self) -> Result<()> {
+        if self.agent.is_none() {
+            self.write()?;
+            self.agent = Some(self.node.agent(&AgentOptions::default())?);
+            return Ok(());
+        }
+        self.tell()?;
+        let before = self.metrics()?.sum(SYNCS, &[]);
+        self.poke += 1;
+        self.tell()?;
+        wait_ok(IN_KERNEL_WITHIN, "the agent to sync", || {
+            let now = self.metrics()?.sum(SYNCS, &[]);
+            if now > before { Ok(()) } else { Err(anyhow::anyhow!("{now} syncs, as before")) }
+        })
+    }
+
+    /// Writes the objects and waits until the agent has heard of each that is different.
+    fn tell(&mut self) -> Result<()> {
+        let before = self.heard()?;
+        let different = self.write()?;
+        wait_ok(IN_KERNEL_WITHIN, "the agent to hear of the new manifests", || {
+            let heard = self.heard()? - before;
+            if heard >= different {
+                Ok(())
+            } else {
+                Err(anyhow::anyhow!("{heard} of {different} changes"))
+            }
+        })
+    }
+
+    fn heard(&self) -> Result<u64> {
+        let metrics = self.metrics()?;
+        let of = |event| metrics.sum("sockline_source_events_total", &[("event", event)]) as u64;
+        Ok(of("apply") + of("delete"))
+    }
+
+    /// One file, renamed into place, so that the agent never reads half of it. Returns how many
+    /// objects are different.
+    fn write(&mut self) -> Result<u64> {
+        let mut objects: BTreeMap<String, Value> = BTreeMap::new();
+        for service in self.services.values() {
+            for object in service.objects() {
+                let name = format!("{} {}", object["kind"], object["metadata"]["name"]);
+                objects.insert(name, object);
+            }
+        }
+        let poked = manifests::node("testbed-poke", &format!("zone-{}", self.poke));
+        objects.insert("poke".to_owned(), poked);
+        let folder = self.node.manifests();
+        let draft = folder.join(".objects.draft");
+        fs::write(&draft, list(objects.values())).context("writing the manifests")?;
+        fs::rename(&draft, folder.join("objects.json")).context("renaming the manifests")?;
+        let changed =
+            objects.iter().filter(|(name, object)| self.written.get(*name) != Some(*object));
+        let gone = self.written.keys().filter(|name| !objects.contains_key(*name));
+        let different = changed.count() + gone.count();
+        self.written = objects;
+        Ok(different as u64)
+    }
+}
+
+/// The kernel's counters of one service and protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub translated: u64,
+    pub no_endpoints: u64,
+    pub no_local_endpoints: u64,
+    pub passed: u64,
+    pub failed_open: u64,
+}

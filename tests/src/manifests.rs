@@ -1,0 +1,327 @@
+//! Kubernetes objects as a test states them, and the manifests that say so.
+
+use std::net::IpAddr;
+
+use serde_json::{Map, Value, json};
+
+use crate::{Pod, Protocol};
+
+/// A Service of the namespace `default` together with the EndpointSlices behind it.
+///
+/// ```
+/// use sockline_testbed::Service;
+/// let web = Service::new("web").ip("10.96.0.1").tcp(80).to(8080).sticky(60);
+/// assert_eq!(web.objects().len(), 2, "the service, and its slice for IPv4");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Service {
+    name: String,
+    cluster_ips: Vec<String>,
+    external_ips: Vec<String>,
+    ingress: Vec<(String, &'static str)>,
+    source_ranges: Vec<String>,
+    ports: Vec<Port>,
+    affinity_seconds: Option<u32>,
+    internal_policy_local: bool,
+    external_policy_local: bool,
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Debug)]
+struct Port {
+    protocol: Protocol,
+    number: u16,
+    node_port: Option<u16>,
+    target: u16,
+}
+
+/// An endpoint of every port of a service: one pod, with as many addresses as it has.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    addresses: Vec<IpAddr>,
+    node: String,
+    ready: bool,
+    serving: bool,
+    terminating: bool,
+}
+
+impl Endpoint {
+    /// A ready one on `node-a`, which is where agents of the testbed are.
+    pub fn at(addresses: &[IpAddr]) -> Self {
+        Self {
+            addresses: addresses.to_vec(),
+            node: "node-a".to_owned(),
+            ready: true,
+            serving: true,
+            terminating: false,
+        }
+    }
+
+    /// On another node.
+    #[must_use]
+    pub fn on_node(mut self, node: &str) -> Self {
+        node.clone_into(&mut self.node);
+        self
+    }
+
+    /// Neither ready nor serving.
+    #[must_use]
+    pub fn unready(mut self) -> Self {
+        (self.ready, self.serving) = (false, false);
+        self
+    }
+
+    /// No longer ready, but still serving while it shuts down.
+    #[must_use]
+    pub fn draining(mut self) -> Self {
+        (self.ready, self.serving, self.terminating) = (false, true, true);
+        self
+    }
+}
+
+impl From<&Pod> for Endpoint {
+    fn from(pod: &Pod) -> Self {
+        Self::at(pod.addresses())
+    }
+}
+
+impl Service {
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            cluster_ips: Vec::new(),
+            external_ips: Vec::new(),
+            ingress: Vec::new(),
+            source_ranges: Vec::new(),
+            ports: Vec::new(),
+            affinity_seconds: None,
+            internal_policy_local: false,
+            external_policy_local: false,
+            endpoints: Vec::new(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Adds a cluster IP: one per family.
+    #[must_use]
+    pub fn ip(mut self, ip: &str) -> Self {
+        self.cluster_ips.push(ip.to_owned());
+        self
+    }
+
+    #[must_use]
+    pub fn external_ip(mut self, ip: &str) -> Self {
+        self.external_ips.push(ip.to_owned());
+        self
+    }
+
+    /// Adds a load-balancer address that is the load balancer's own on every node (`ipMode: VIP`).
+    #[must_use]
+    pub fn load_balancer_vip(mut self, ip: &str) -> Self {
+        self.ingress.push((ip.to_owned(), "VIP"));
+        self
+    }
+
+    /// Adds a load-balancer address that traffic has to pass through (`ipMode: Proxy`).
+    #[must_use]
+    pub fn load_balancer_proxy(mut self, ip: &str) -> Self {
+        self.ingress.push((ip.to_owned(), "Proxy"));
+        self
+    }
+
+    #[must_use]
+    pub fn source_range(mut self, range: &str) -> Self {
+        self.source_ranges.push(range.to_owned());
+        self
+    }
+
+    /// Adds a TCP port; pods listen on the same one, unless [`Service::to`] says otherwise.
+    #[must_use]
+    pub fn tcp(self, port: u16) -> Self {
+        self.port(Protocol::Tcp, port)
+    }
+
+    /// Adds a UDP port; pods listen on the same one, unless [`Service::to`] says otherwise.
+    #[must_use]
+    pub fn udp(self, port: u16) -> Self {
+        self.port(Protocol::Udp, port)
+    }
+
+    fn port(mut self, protocol: Protocol, number: u16) -> Self {
+        self.ports.push(Port { protocol, number, node_port: None, target: number });
+        self
+    }
+
+    /// Where the pods listen for the port that was added last.
+    #[must_use]
+    pub fn to(mut self, target: u16) -> Self {
+        self.last_port().target = target;
+        self
+    }
+
+    /// The node port of the port that was added last.
+    #[must_use]
+    pub fn node_port(mut self, port: u16) -> Self {
+        self.last_port().node_port = Some(port);
+        self
+    }
+
+    fn last_port(&mut self) -> &mut Port {
+        self.ports.last_mut().expect("a port has been added before it is described")
+    }
+
+    /// Session affinity by client, with this timeout.
+    #[must_use]
+    pub fn sticky(mut self, seconds: u32) -> Self {
+        self.affinity_seconds = Some(seconds);
+        self
+    }
+
+    /// `internalTrafficPolicy: Local`.
+    #[must_use]
+    pub fn internal_local(mut self) -> Self {
+        self.internal_policy_local = true;
+        self
+    }
+
+    /// `externalTrafficPolicy: Local`.
+    #[must_use]
+    pub fn external_local(mut self) -> Self {
+        self.external_policy_local = true;
+        self
+    }
+
+    /// The endpoints, in place of those it had.
+    #[must_use]
+    pub fn endpoints(mut self, endpoints: impl IntoIterator<Item = impl Into<Endpoint>>) -> Self {
+        self.endpoints = endpoints.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The objects as the API server would give them: the Service, and one EndpointSlice for each
+    /// family.
+    pub fn objects(&self) -> Vec<Value> {
+        let mut objects = vec![self.service()];
+        for (suffix, is_v6, kind) in [("v4", false, "IPv4"), ("v6", true, "IPv6")] {
+            if self.cluster_ips.iter().any(|ip| ip.contains(':') == is_v6) {
+                objects.push(self.slice(suffix, kind, is_v6));
+            }
+        }
+        objects
+    }
+
+    fn service(&self) -> Value {
+        let mut ports = Vec::new();
+        for port in &self.ports {
+            let mut object = Map::new();
+            object.insert("name".to_owned(), port.name().into());
+            object.insert("protocol".to_owned(), port.protocol.to_string().into());
+            object.insert("port".to_owned(), port.number.into());
+            if let Some(node_port) = port.node_port {
+                object.insert("nodePort".to_owned(), node_port.into());
+            }
+            ports.push(object);
+        }
+        let kind = if !self.ingress.is_empty() {
+            "LoadBalancer"
+        } else if self.ports.iter().any(|port| port.node_port.is_some()) {
+            "NodePort"
+        } else {
+            "ClusterIP"
+        };
+        let mut spec = json!({
+            "type": kind,
+            "clusterIP": self.cluster_ips.first(),
+            "clusterIPs": self.cluster_ips,
+            "ports": ports,
+            "externalIPs": self.external_ips,
+            "loadBalancerSourceRanges": self.source_ranges,
+            "internalTrafficPolicy": policy(self.internal_policy_local),
+            "sessionAffinity": "None",
+        });
+        if kind != "ClusterIP" {
+            spec["externalTrafficPolicy"] = policy(self.external_policy_local).into();
+        }
+        if let Some(seconds) = self.affinity_seconds {
+            spec["sessionAffinity"] = "ClientIP".into();
+            spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": seconds}});
+        }
+        let ingress: Vec<Value> =
+            self.ingress.iter().map(|(ip, mode)| json!({"ip": ip, "ipMode": mode})).collect();
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": self.name, "namespace": "default"},
+            "spec": spec,
+            "status": {"loadBalancer": {"ingress": ingress}},
+        })
+    }
+
+    fn slice(&self, suffix: &str, kind: &str, is_v6: bool) -> Value {
+        let ports: Vec<Value> = self
+            .ports
+            .iter()
+            .map(|port| {
+                json!({
+                    "name": port.name(),
+                    "protocol": port.protocol.to_string(),
+                    "port": port.target,
+                })
+            })
+            .collect();
+        let mut endpoints = Vec::new();
+        for endpoint in &self.endpoints {
+            for address in endpoint.addresses.iter().filter(|ip| ip.is_ipv6() == is_v6) {
+                endpoints.push(json!({
+                    "addresses": [address.to_string()],
+                    "nodeName": endpoint.node,
+                    "conditions": {
+                        "ready": endpoint.ready,
+                        "serving": endpoint.serving,
+                        "terminating": endpoint.terminating,
+                    },
+                }));
+            }
+        }
+        json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": format!("{}-{suffix}", self.name),
+                "namespace": "default",
+                "labels": {"kubernetes.io/service-name": self.name},
+            },
+            "addressType": kind,
+            "ports": ports,
+            "endpoints": endpoints,
+        })
+    }
+}
+
+impl Port {
+    fn name(&self) -> String {
+        format!("{}-{}", self.protocol, self.number).to_lowercase()
+    }
+}
+
+fn policy(local: bool) -> &'static str {
+    if local { "Local" } else { "Cluster" }
+}
+
+/// A Node with nothing but a zone.
+pub fn node(name: &str, zone: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"topology.kubernetes.io/zone": zone}},
+    })
+}
+
+/// Objects as the text of one manifest file (JSON, which the agent takes by the file's ending).
+pub fn list<'a>(objects: impl IntoIterator<Item = &'a Value>) -> String {
+    let items: Vec<&Value> = objects.into_iter().collect();
+    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+}

@@ -1,0 +1,160 @@
+//! A bare socket: the system calls that the standard library has no face for.
+
+use std::{
+    io,
+    mem::size_of,
+    net::{IpAddr, SocketAddr, SocketAddrV6},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            MsgFlags, SetSockOpt, SockaddrLike, SockaddrStorage, connect, getpeername, getsockname,
+            sendto, setsockopt, sockopt::ReceiveTimeout,
+        },
+        time::TimeVal,
+    },
+};
+
+/// Silence for this long, in seconds, is a failure.
+const PATIENCE: libc::time_t = 3;
+
+/// A socket of any family and protocol, with one method per system call.
+pub struct Socket(OwnedFd);
+
+impl Socket {
+    /// A TCP socket for IPv4 (`AF_INET`) or IPv6 (`AF_INET6`).
+    ///
+    /// # Errors
+    /// Those of `socket`.
+    pub fn tcp(family: i32) -> io::Result<Self> {
+        Self::open(family, libc::SOCK_STREAM, libc::IPPROTO_TCP)
+    }
+
+    /// An MPTCP socket.
+    ///
+    /// # Errors
+    /// Those of `socket`; `EPROTONOSUPPORT` where the kernel has no MPTCP.
+    pub fn mptcp(family: i32) -> io::Result<Self> {
+        Self::open(family, libc::SOCK_STREAM, libc::IPPROTO_MPTCP)
+    }
+
+    /// A UDP socket.
+    ///
+    /// # Errors
+    /// Those of `socket`.
+    pub fn udp(family: i32) -> io::Result<Self> {
+        Self::open(family, libc::SOCK_DGRAM, libc::IPPROTO_UDP)
+    }
+
+    /// Any socket; reads on it end with `WouldBlock` after a few seconds of silence.
+    ///
+    /// # Errors
+    /// Those of `socket`.
+    pub fn open(family: i32, kind: i32, protocol: i32) -> io::Result<Self> {
+        // SAFETY: takes numbers only.
+        let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
+        // SAFETY: a descriptor that the kernel has just made for us.
+        let socket = Self(unsafe { OwnedFd::from_raw_fd(Errno::result(fd)?) });
+        socket.set(ReceiveTimeout, &TimeVal::new(PATIENCE, 0))?;
+        Ok(socket)
+    }
+
+    /// `setsockopt`.
+    ///
+    /// # Errors
+    /// Those of `setsockopt`.
+    pub fn set<O: SetSockOpt>(&self, option: O, value: &O::Val) -> io::Result<()> {
+        Ok(setsockopt(&self.0, option, value)?)
+    }
+
+    /// `connect`, with a sockaddr of the family of `to`, whatever that of the socket is.
+    ///
+    /// # Errors
+    /// Those of `connect`.
+    pub fn connect(&self, to: SocketAddr) -> io::Result<()> {
+        Ok(connect(self.0.as_raw_fd(), &SockaddrStorage::from(to))?)
+    }
+
+    /// `connect` with `AF_UNSPEC`: the socket has no peer any more.
+    ///
+    /// # Errors
+    /// Those of `connect`.
+    pub fn disconnect(&self) -> io::Result<()> {
+        // SAFETY: all zeroes is a value of a structure of integers.
+        let mut nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+        nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+        let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+        // SAFETY: the pointer is to a live local of the length that is given.
+        let result = unsafe { libc::connect(self.0.as_raw_fd(), &raw const nobody, length) };
+        Errno::result(result)?;
+        Ok(())
+    }
+
+    /// `sendto` with flags such as `MSG_FASTOPEN`.
+    ///
+    /// # Errors
+    /// Those of `sendto`.
+    pub fn send_to(&self, payload: &[u8], to: SocketAddr, flags: i32) -> io::Result<usize> {
+        let flags = MsgFlags::from_bits_retain(flags);
+        Ok(sendto(self.0.as_raw_fd(), payload, &SockaddrStorage::from(to), flags)?)
+    }
+
+    /// `getpeername`.
+    ///
+    /// # Errors
+    /// Those of `getpeername`; `ENOTCONN` without a peer.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        to_std(&getpeername::<SockaddrStorage>(self.0.as_raw_fd())?)
+    }
+
+    /// `getsockname`.
+    ///
+    /// # Errors
+    /// Those of `getsockname`.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        to_std(&getsockname::<SockaddrStorage>(self.0.as_raw_fd())?)
+    }
+
+    /// The socket as one of the standard library's, such as `TcpStream` or `UdpSocket`.
+    pub fn into_std<T: From<OwnedFd>>(self) -> T {
+        T::from(self.0)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
+
+/// The IPv4-mapped form (`::ffff:a.b.c.d`) of an IPv4 address.
+///
+/// # Panics
+/// With an IPv6 address.
+pub fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(v4) => SocketAddrV6::new(v4.to_ipv6_mapped(), address.port(), 0, 0).into(),
+        IpAddr::V6(v6) => panic!("{v6} is no IPv4 address"),
+    }
+}
+
+/// An address of the kernel as the standard library has it.
+///
+/// # Errors
+/// `InvalidData` for other families than IPv4 and IPv6.
+pub fn to_std(address: &SockaddrStorage) -> io::Result<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
+    let v6 = address.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port())));
+    v4.or(v6).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("family {:?}", address.family()))
+    })
+}
