@@ -29,6 +29,7 @@ mod iproute;
 mod mounts;
 mod node;
 mod ns;
+pub mod objects;
 mod owner;
 mod pod;
 mod requirements;
