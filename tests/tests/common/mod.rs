@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
 pub mod api;
+pub mod damage;
 pub mod hammer;
 
 use std::{
@@ -62,6 +63,11 @@ impl Stage {
     pub fn new(webs: usize) -> Self {
         let node = Node::new().unwrap();
         let client = node.pod("client", &[ip("10.244.9.9")]).unwrap();
+        // A service address that is not translated fails at once. The node would say so as well,
+        // with ICMP errors, but only so many of them in a second.
+        let route = ["route", "add", "unreachable", "10.96.0.0/12"];
+        let routed = client.output(Command::new("ip").args(route)).unwrap();
+        assert!(routed.status.success(), "ip {}: {}", route.join(" "), error_of(&routed));
         let webs = (0..webs)
             .map(|number| {
                 let address = ip(&format!("10.244.1.{}", number + 1));
@@ -130,8 +136,7 @@ impl Stage {
 
     pub fn untouched(&self, cluster_ip: &str) -> Result<(), String> {
         match self.ask(cluster_ip) {
-            // No pod and no route has the address.
-            Err(error) if error.raw_os_error() == Some(ENETUNREACH) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(EHOSTUNREACH) => Ok(()),
             seen => Err(format!("a connect to {cluster_ip}: {seen:?}")),
         }
     }
@@ -250,7 +255,8 @@ impl Stage {
     }
 }
 
-pub const ENETUNREACH: i32 = 101;
+/// What the client's route says of service addresses.
+pub const EHOSTUNREACH: i32 = 113;
 pub const ECONNREFUSED: i32 = 111;
 
 /// An agent that looks for damage every second.
