@@ -27,11 +27,17 @@ pub struct AgentOptions {
     pub node_name: String,
     /// Where its manifests are; the node's own folder if `None`.
     pub manifests: Option<PathBuf>,
+    /// The kubeconfig of an API server to use in place of manifests.
+    pub kubeconfig: Option<PathBuf>,
+    /// The cgroup to attach to; the node's own if `None`.
+    pub cgroup: Option<PathBuf>,
     /// More arguments of `sockline agent`.
     pub args: Vec<String>,
     /// More environment variables, such as `RUST_LOG`.
     pub env: Vec<(String, String)>,
-    /// How long it may take until the first sync is in the kernel.
+    /// Whether to wait until the first sync is in the kernel, or only until the agent answers.
+    pub until_ready: bool,
+    /// How long that may take.
     pub ready_within: Duration,
 }
 
@@ -40,8 +46,11 @@ impl Default for AgentOptions {
         Self {
             node_name: "node-a".to_owned(),
             manifests: None,
+            kubeconfig: None,
+            cgroup: None,
             args: Vec::new(),
             env: Vec::new(),
+            until_ready: true,
             ready_within: Duration::from_secs(20),
         }
     }
@@ -94,15 +103,18 @@ impl Agent {
         let admin_socket = node.temp().join("admin.sock");
         let listen = free_port(node)?;
         let output = File::create(&log).context("creating the agent's log")?;
-        let manifests = options.manifests.clone().unwrap_or_else(|| node.manifests());
+        let source = match (&options.kubeconfig, &options.manifests) {
+            (Some(kubeconfig), _) => ["--kubeconfig".into(), kubeconfig.clone()],
+            (None, Some(folder)) => ["--manifests".into(), folder.clone()],
+            (None, None) => ["--manifests".into(), node.manifests()],
+        };
         let mut command = Command::new(&binary);
         command
             .arg("agent")
-            .arg("--manifests")
-            .arg(manifests)
+            .args(source)
             .args(["--node-name", &options.node_name])
             .arg("--cgroup")
-            .arg(node.cgroup())
+            .arg(options.cgroup.as_deref().unwrap_or_else(|| node.cgroup()))
             .arg("--bpffs")
             .arg(node.bpffs())
             .args(["--listen", &listen.to_string()])
@@ -121,18 +133,21 @@ impl Agent {
             .with_context(|| format!("starting {}", binary.display()))?;
         let node = Arc::clone(node);
         let mut agent = Self { node, binary, child, number, listen, admin_socket, log };
-        agent.wait_ready(options.ready_within)?;
+        agent.wait_for(
+            if options.until_ready { "/readyz" } else { "/healthz" },
+            options.ready_within,
+        )?;
         Ok(agent)
     }
 
-    fn wait_ready(&mut self, within: Duration) -> Result<()> {
+    fn wait_for(&mut self, path: &str, within: Duration) -> Result<()> {
         let mut exited = None;
-        let ready = wait_ok(within, "the agent's /readyz to answer 200", || {
+        let ready = wait_ok(within, &format!("the agent's {path} to answer 200"), || {
             exited = self.child.try_wait().ok().flatten();
             if exited.is_some() {
                 return Ok(());
             }
-            match self.get("/readyz") {
+            match self.get(path) {
                 Ok(HttpReply { status: 200, .. }) => Ok(()),
                 Ok(reply) => Err(format!("{} {}", reply.status, reply.body.trim())),
                 Err(error) => Err(format!("{error:#}")),

@@ -32,6 +32,7 @@ mod metrics;
 mod mounts;
 mod node;
 mod ns;
+pub mod objects;
 mod owner;
 mod pod;
 mod requirements;

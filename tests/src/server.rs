@@ -9,7 +9,10 @@ use std::{
     thread,
 };
 
-use nix::sys::socket::{Shutdown as NixShutdown, shutdown};
+use nix::{
+    errno::Errno,
+    sys::socket::{Shutdown as NixShutdown, SockaddrIn6, recvfrom, shutdown},
+};
 
 use crate::{Ns, Task};
 
@@ -180,11 +183,13 @@ impl Ns {
 fn answer(socket: &UdpSocket, guests: &Guests, name: &str) {
     let mut buffer = [0; 2048];
     loop {
-        match socket.recv_from(&mut buffer) {
-            // A socket that was shut down reads nothing from nobody; a real empty datagram has a
-            // sender with a port.
-            Ok((0, peer)) if peer.port() == 0 => return,
-            Ok((length, peer)) => {
+        // Not the standard library's: it takes what was on the stack for the address when the
+        // kernel gives none, and panics at random.
+        match recvfrom::<SockaddrIn6>(socket.as_raw_fd(), &mut buffer) {
+            // A socket that was shut down reads nothing from nobody.
+            Ok((_, None)) => return,
+            Ok((length, Some(peer))) => {
+                let peer = SocketAddr::V6(peer.into());
                 guests.add(peer);
                 let mut reply = format!("{name}:").into_bytes();
                 reply.extend_from_slice(&buffer[..length]);
@@ -192,7 +197,7 @@ fn answer(socket: &UdpSocket, guests: &Guests, name: &str) {
                 let _ = socket.send_to(&reply, peer);
             }
             // An ICMP error about an earlier answer.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(Errno::ECONNREFUSED | Errno::EINTR) => {}
             Err(_) => return,
         }
     }

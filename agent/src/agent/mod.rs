@@ -14,7 +14,7 @@ pub use self::shared::{MapUse, Shared, Status, maps};
 use crate::{
     admin,
     dataplane::{self, Dataplane, Feature, Limits},
-    source::{self, SourceStats},
+    source::{self, SourceError, SourceStats},
     telemetry::{self, Metrics},
 };
 
@@ -64,6 +64,9 @@ pub struct Config {
 /// When it cannot start: missing privileges or kernel features, another agent on the same pins, an
 /// address in use, an unusable kubeconfig. A running agent does not give up.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    must_be_root()?;
+    // Before the kernel is touched, because it can fail.
+    let reader = Reader::of(&config.source).await?;
     let mut dataplane = open(&config)?;
     dataplane.forward_log();
     let listener = tokio::net::TcpListener::bind(config.listen)
@@ -78,7 +81,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 
     // Ending one of these ends the process: an agent without its source or its metrics would look
     // alive and be none.
-    let (source, node) = (config.source.clone(), config.node_name.clone());
     let stopped = stop.clone();
     let control = control::run(
         dataplane,
@@ -89,7 +91,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         stop.clone(),
     );
     tokio::select! {
-        result = feed(source, node, events, stats, stop.clone()) => result?,
+        () = reader.feed(&config.node_name, events, stats, stop.clone()) => {}
         result = telemetry::serve(listener, Arc::clone(&shared), metrics, stop.clone()) => result?,
         result = admin.serve(Arc::clone(&shared), stop.clone()) => result?,
         () = stopped.cancelled() => {}
@@ -100,13 +102,16 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     Ok(())
 }
 
+fn must_be_root() -> anyhow::Result<()> {
+    anyhow::ensure!(
+        nix::unistd::geteuid().is_root(),
+        "sockline agent must run as root: it loads BPF programs (CAP_BPF, CAP_NET_ADMIN) and \
+         attaches them to the root cgroup (CAP_SYS_ADMIN)"
+    );
+    Ok(())
+}
+
 fn open(config: &Config) -> anyhow::Result<Dataplane> {
-    if !nix::unistd::geteuid().is_root() {
-        anyhow::bail!(
-            "sockline agent must run as root: it loads BPF programs (CAP_BPF, CAP_NET_ADMIN) and \
-             attaches them to the root cgroup (CAP_SYS_ADMIN)"
-        );
-    }
     let options = dataplane::Options {
         cgroup: dataplane::cgroup(config.cgroup.as_deref())?,
         bpffs: dataplane::bpffs(config.bpffs.as_deref())?,
@@ -125,21 +130,36 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
     Ok(dataplane)
 }
 
-async fn feed(
-    source: Source,
-    node: String,
-    events: mpsc::Sender<source::Event>,
-    stats: Arc<SourceStats>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    match source {
-        Source::Manifests(folder) => {
-            source::follow::follow(folder, source::snapshot, events, stop).await;
-        }
-        Source::Kubernetes { kubeconfig } => {
-            let client = source::client(kubeconfig.as_deref()).await?;
-            source::kube::watch(client, &node, source::CONVERT, events, stats, stop).await;
+/// A source that is ready to be read.
+enum Reader {
+    Manifests(PathBuf),
+    Kubernetes(kube::Client),
+}
+
+impl Reader {
+    async fn of(source: &Source) -> Result<Self, SourceError> {
+        Ok(match source {
+            Source::Manifests(folder) => Self::Manifests(folder.clone()),
+            Source::Kubernetes { kubeconfig } => {
+                Self::Kubernetes(source::client(kubeconfig.as_deref()).await?)
+            }
+        })
+    }
+
+    async fn feed(
+        self,
+        node: &str,
+        events: mpsc::Sender<source::Event>,
+        stats: Arc<SourceStats>,
+        stop: CancellationToken,
+    ) {
+        match self {
+            Self::Manifests(folder) => {
+                source::follow::follow(folder, source::snapshot, events, stop).await;
+            }
+            Self::Kubernetes(client) => {
+                source::kube::watch(client, node, source::CONVERT, events, stats, stop).await;
+            }
         }
     }
-    Ok(())
 }

@@ -1,0 +1,90 @@
+//! Services and their slices as the tests need them: small values that are changed by hand.
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use serde_json::{Value, json};
+
+/// The namespace of everything made here.
+pub const NAMESPACE: &str = "shop";
+
+/// A Service of type ClusterIP with one TCP port "web" 80 and one UDP port "dns" 53.
+pub fn service(name: &str, cluster_ip: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": name,
+            "namespace": NAMESPACE,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": cluster_ip,
+            "clusterIPs": [cluster_ip],
+            "ports": [
+                {"name": "web", "port": 80, "protocol": "TCP"},
+                {"name": "dns", "port": 53, "protocol": "UDP"},
+            ],
+        },
+    })
+}
+
+/// A Service with only its TCP port.
+pub fn web_service(name: &str, cluster_ip: &str) -> Value {
+    let mut service = service(name, cluster_ip);
+    if let Some(ports) = service["spec"]["ports"].as_array_mut() {
+        ports.truncate(1);
+    }
+    service
+}
+
+/// The only EndpointSlice of a service: these addresses, "web" at 8080 and "dns" at 8053.
+pub fn slice(service: &str, addresses: &[IpAddr]) -> Value {
+    let family = if addresses.iter().any(IpAddr::is_ipv6) { "IPv6" } else { "IPv4" };
+    let endpoints: Vec<Value> = addresses
+        .iter()
+        .map(|address| json!({"addresses": [address], "conditions": {"ready": true}}))
+        .collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("{service}-1"),
+            "namespace": NAMESPACE,
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": family,
+        "endpoints": endpoints,
+        "ports": [
+            {"name": "web", "port": 8080, "protocol": "TCP"},
+            {"name": "dns", "port": 8053, "protocol": "UDP"},
+        ],
+    })
+}
+
+/// The Node that an agent with the testbed's default name runs on.
+pub fn node() -> Value {
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}})
+}
+
+/// The objects as documents of one YAML file. (JSON is YAML.)
+pub fn yaml(objects: &[Value]) -> String {
+    objects.iter().map(|object| format!("---\n{object:#}\n")).collect()
+}
+
+/// Writes a file in one step, so that no reader sees half of it. The draft lies beside the folder.
+///
+/// # Errors
+/// Those of writing and renaming.
+pub fn put(folder: &Path, file: &str, text: &str) -> io::Result<()> {
+    static DRAFTS: AtomicU64 = AtomicU64::new(0);
+    let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+    let draft = folder.with_extension(format!("draft-{number}"));
+    fs::write(&draft, text)?;
+    fs::rename(&draft, folder.join(file))
+}

@@ -1,0 +1,86 @@
+//! Writing into the pinned maps behind the agent's back.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
+
+use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData};
+use sockline::dataplane::Pins;
+use sockline_ebpf::{
+    backend::{Backend, Slot},
+    filter,
+    frontend::{CURRENT, Frontend, FrontendKey},
+};
+
+use super::Stage;
+
+pub struct Damage {
+    pins: Pins,
+}
+
+impl Damage {
+    pub fn of(stage: &Stage) -> Self {
+        Self { pins: Pins::in_bpffs(stage.node.bpffs()) }
+    }
+
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    fn open(&self, map: &str) -> MapData {
+        MapData::from_pin(self.pins.map(map)).unwrap()
+    }
+
+    fn inner(&self, map: &str) -> MapData {
+        let outer = ArrayOfMaps::<MapData>::try_from(Map::ArrayOfMaps(self.open(map))).unwrap();
+        outer.get(&CURRENT, 0).unwrap()
+    }
+
+    pub fn frontends(&self) -> HashMap<MapData, FrontendKey, Frontend> {
+        Map::HashMap(self.inner("FRONTENDS")).try_into().unwrap()
+    }
+
+    /// The only entry with this port (host byte order).
+    pub fn frontend(&self, port: u16) -> Frontend {
+        let entries = self.frontends();
+        let mut found = entries.iter().map(|entry| entry.unwrap().1);
+        found.find(|frontend| frontend.key.port == port.to_be()).unwrap()
+    }
+
+    pub fn set_frontend(&self, frontend: Frontend) {
+        self.frontends().insert(frontend.key, frontend, 0).unwrap();
+    }
+
+    pub fn remove_frontend(&self, key: &FrontendKey) {
+        self.frontends().remove(key).unwrap();
+    }
+
+    fn backends(&self) -> Array<MapData, Backend> {
+        Map::Array(self.inner("BACKENDS")).try_into().unwrap()
+    }
+
+    /// Changes every backend in use; returns how many.
+    pub fn change_backends(&self, change: impl Fn(&mut Backend)) -> usize {
+        let mut backends = self.backends();
+        let mut changed = 0;
+        for id in 1..backends.len() {
+            let mut backend = backends.get(&id, 0).unwrap();
+            if backend.service != 0 {
+                change(&mut backend);
+                backends.set(id, backend, 0).unwrap();
+                changed += 1;
+            }
+        }
+        changed
+    }
+
+    pub fn clear_slot(&self, index: u32) {
+        let mut slots: Array<MapData, Slot> = Map::Array(self.inner("SLOTS")).try_into().unwrap();
+        slots.set(index, Slot::default(), 0).unwrap();
+    }
+
+    pub fn clear_filter(&self) {
+        let mut words: Array<MapData, u64> = Map::Array(self.open("FILTER")).try_into().unwrap();
+        for word in 0..filter::WORDS {
+            words.set(word, 0, 0).unwrap();
+        }
+    }
+}

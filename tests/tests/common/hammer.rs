@@ -1,0 +1,103 @@
+//! A client that connects all the time and counts what fails.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
+
+use std::{
+    io::Read as _,
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use sockline_testbed::{Ns, Task, wait_until};
+
+/// Runs until it is asked for its account.
+pub struct Hammer {
+    stop: Arc<AtomicBool>,
+    connects: Arc<AtomicUsize>,
+    failures: Arc<Mutex<Vec<String>>>,
+    task: Option<Task<()>>,
+}
+
+impl Hammer {
+    /// Connects from `ns` to one address after the other, in circles.
+    pub fn start(ns: &Ns, addresses: Vec<SocketAddr>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let connects = Arc::new(AtomicUsize::new(0));
+        let failures = Arc::new(Mutex::new(Vec::new()));
+        let task = ns
+            .spawn({
+                let (stop, connects, failures) =
+                    (Arc::clone(&stop), Arc::clone(&connects), Arc::clone(&failures));
+                move || {
+                    for address in addresses.iter().cycle() {
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        if let Err(error) = connect(*address) {
+                            failures.lock().unwrap().push(format!("{address}: {error}"));
+                        }
+                        connects.fetch_add(1, Ordering::Relaxed);
+                        // The pace: it shares two cores with the server and the agent.
+                        thread::sleep(Duration::from_micros(500));
+                    }
+                }
+            })
+            .unwrap();
+        Self { stop, connects, failures, task: Some(task) }
+    }
+
+    /// Connects so far, failed ones included.
+    pub fn connects(&self) -> usize {
+        self.connects.load(Ordering::Relaxed)
+    }
+
+    /// Waits for more connects: proof that the client was busy meanwhile.
+    pub fn wait_for(&self, more: usize) {
+        let goal = self.connects() + more;
+        let enough = || (self.connects() >= goal).then_some(());
+        wait_until(Duration::from_secs(30), "more connects", enough).unwrap();
+    }
+
+    /// Ends it and fails if any connect failed.
+    #[track_caller]
+    pub fn assert_nothing_failed(mut self) {
+        self.end();
+        let failures = self.failures.lock().unwrap();
+        let some = &failures[..failures.len().min(5)];
+        assert!(
+            failures.is_empty(),
+            "{} of {} connects failed: {some:?}",
+            failures.len(),
+            self.connects()
+        );
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(task) = self.task.take() {
+            task.join();
+        }
+    }
+}
+
+impl Drop for Hammer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn connect(address: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
+    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    stream.read_exact(&mut [0])?;
+    // Closed with a reset: thousands of sockets in TIME_WAIT would use up the ports.
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(&stream, sockopt::Linger, &at_once)?;
+    Ok(())
+}

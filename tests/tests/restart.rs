@@ -1,0 +1,298 @@
+//! The kernel state outlives the agent, and the next agent takes it over.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use common::{Stage, eventually, hammer::Hammer, holds, ip, options, series, translated};
+use serde_json::json;
+use sockline_testbed::{Agent, objects};
+
+const CART: &str = "10.96.0.1";
+const SHIP: &str = "10.96.0.2";
+
+fn cart_at_80() -> SocketAddr {
+    SocketAddr::new(ip(CART), 80)
+}
+
+/// A stage with the service `cart` and a ready agent.
+fn serving(webs: usize) -> (Stage, Agent) {
+    let stage = Stage::new(webs);
+    stage.put_service("cart", CART);
+    let agent = stage.agent();
+    (stage, agent)
+}
+
+/// Sends a line over a connection to a web pod and expects it back.
+fn echo(stream: &mut TcpStream, text: &str) -> String {
+    stream.write_all(text.as_bytes()).unwrap();
+    let mut heard = vec![0; text.len()];
+    stream.read_exact(&mut heard).unwrap();
+    String::from_utf8(heard).unwrap()
+}
+
+fn open_connection(stage: &Stage) -> TcpStream {
+    stage.client.run(|| {
+        let mut stream = TcpStream::connect(cart_at_80()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.read_exact(&mut [0; "web-0\n".len()]).unwrap();
+        stream
+    })
+}
+
+#[test]
+fn connections_old_and_new_work_after_sigterm() {
+    let (stage, mut agent) = serving(1);
+    let mut open = open_connection(&stage);
+    let status = agent.stop().unwrap();
+    assert!(status.success(), "SIGTERM ended the agent with {status}: {}", agent.log());
+    assert_eq!(echo(&mut open, "still here"), "still here");
+    assert_eq!(open.peer_addr().unwrap(), cart_at_80(), "the peer is still the service");
+    stage.assert_served(CART);
+}
+
+#[test]
+fn connections_old_and_new_work_after_sigkill() {
+    let (stage, mut agent) = serving(1);
+    let mut open = open_connection(&stage);
+    agent.kill().unwrap();
+    assert_eq!(echo(&mut open, "still here"), "still here");
+    stage.assert_served(CART);
+}
+
+#[test]
+fn the_listing_commands_read_the_node_while_the_agent_is_down() {
+    let (stage, mut agent) = serving(2);
+    let look = || [stage.json(&["services"]), stage.json(&["backends"])];
+    let before = look();
+    let running = stage.status();
+    assert_eq!(running["agent_running"], json!(true), "{running:#}");
+    agent.kill().unwrap();
+    assert_eq!(look(), before);
+    let down = stage.status();
+    assert_eq!(down["agent_running"], json!(false), "{down:#}");
+    assert_eq!(down["agent"], json!(null), "{down:#}");
+    assert_eq!(down["attached"], json!(true), "{down:#}");
+    assert_eq!(down["last_sync"], running["last_sync"]);
+    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    assert!(table.contains("not running; the kernel keeps serving what it has"), "{table}");
+}
+
+#[test]
+fn unconnected_udp_sockets_keep_their_backend_over_a_restart() {
+    let (stage, mut agent) = serving(4);
+    let talkers = stage.udp_talkers(CART, 16);
+    agent.kill().unwrap();
+    let _next = stage.agent();
+    for (socket, before) in &talkers {
+        assert_eq!(stage.ask_udp(socket, CART), *before, "another backend after the restart");
+    }
+}
+
+#[test]
+fn session_affinity_survives_a_restart() {
+    let stage = Stage::new(8);
+    let mut service = objects::service("cart", CART);
+    service["spec"]["sessionAffinity"] = json!("ClientIP");
+    stage.put("cart.yaml", &[service, objects::slice("cart", &stage.addresses())]);
+    let mut agent = stage.agent();
+    let before = stage.spread(CART, 5);
+    assert_eq!(before.len(), 1, "affinity does not hold: {before:?}");
+    agent.stop().unwrap();
+    let _next = stage.agent();
+    let after = stage.spread(CART, 5);
+    assert!(after.keys().eq(before.keys()), "before the restart {before:?}, after {after:?}");
+}
+
+#[test]
+fn counters_go_on_over_a_restart() {
+    let (stage, mut agent) = serving(1);
+    let of_cart = translated("cart", "TCP");
+    stage.spread(CART, 7);
+    let count = |agent: &Agent| series(&agent.metrics().unwrap(), &of_cart);
+    assert_eq!(count(&agent), Some(7.0));
+    agent.kill().unwrap();
+    stage.spread(CART, 2);
+    let next = stage.agent();
+    stage.assert_served(CART);
+    assert_eq!(count(&next), Some(10.0), "7 before, 2 while it was down, 1 after");
+}
+
+#[test]
+fn no_connect_fails_while_agents_come_and_go() {
+    let (stage, mut agent) = serving(2);
+    let hammer = Hammer::start(&stage.client, vec![cart_at_80()]);
+    for round in 0..5 {
+        if round % 2 == 0 {
+            agent.stop().unwrap();
+        } else {
+            agent.kill().unwrap();
+        }
+        hammer.wait_for(50);
+        agent = stage.agent();
+        hammer.wait_for(50);
+    }
+    hammer.assert_nothing_failed();
+}
+
+#[test]
+fn what_changed_while_the_agent_was_down_is_applied_by_the_next_one() {
+    let (stage, mut agent) = serving(1);
+    agent.stop().unwrap();
+    stage.remove("cart.yaml");
+    stage.put_service("ship", SHIP);
+    stage.assert_served(CART);
+    let _next = stage.agent();
+    stage.assert_served(SHIP);
+    stage.assert_untouched(CART);
+}
+
+#[test]
+fn an_agent_without_its_manifests_folder_keeps_serving_what_it_found() {
+    let (stage, mut agent) = serving(1);
+    agent.stop().unwrap();
+    let folder = stage.node.temp().join("later");
+    let mut waiting = options(&[]);
+    waiting.manifests = Some(folder.clone());
+    waiting.until_ready = false;
+    let next = stage.node.agent(&waiting).unwrap();
+    stage.eventually_problems(&[&format!(
+        "folder {}: cannot be read (No such file or directory (os error 2)); waiting for it",
+        folder.display()
+    )]);
+    stage.assert_served(CART);
+    assert_eq!(next.get("/readyz").unwrap().status, 503);
+    fs::rename(stage.node.manifests(), &folder).unwrap();
+    eventually("the agent to be ready", || {
+        let reply = next.get("/readyz").unwrap();
+        holds(reply.status == 200, reply.body)
+    });
+    stage.assert_served(CART);
+}
+
+/// A file that parses up to its last document.
+fn broken(objects: &[serde_json::Value]) -> String {
+    objects::yaml(objects) + "---\nkind: Service\nmetadata: {name: [\n"
+}
+
+#[test]
+fn a_service_in_a_file_that_is_broken_at_the_start_stays_served() {
+    let (stage, mut agent) = serving(1);
+    agent.stop().unwrap();
+    stage.put_text("cart.yaml", &broken(&[]));
+    stage.put_service("ship", SHIP);
+    let _next = stage.agent();
+    stage.assert_served(SHIP);
+    stage.assert_served(CART);
+}
+
+#[test]
+fn a_service_whose_endpoints_are_in_a_broken_file_is_not_refused() {
+    let stage = Stage::new(1);
+    stage.put("cart.yaml", &[objects::service("cart", CART)]);
+    stage.put("slices.yaml", &[objects::slice("cart", &stage.addresses())]);
+    let mut agent = stage.agent();
+    agent.stop().unwrap();
+    stage.put_text("slices.yaml", &broken(&[]));
+    let _next = stage.agent();
+    stage.assert_served(CART);
+}
+
+#[test]
+fn what_was_held_back_is_removed_when_the_broken_file_is_repaired_without_it() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    stage.put_service("ship", SHIP);
+    let mut agent = stage.agent();
+    agent.stop().unwrap();
+    stage.put_text("cart.yaml", &broken(&[]));
+    stage.put("ship.yaml", &[objects::service("ship", SHIP)]);
+    let _next = stage.agent();
+    stage.assert_served(CART);
+    stage.assert_served(SHIP);
+    stage.put("cart.yaml", &[]);
+    stage.eventually_untouched(CART);
+    stage.eventually_refused(SHIP);
+}
+
+#[test]
+fn a_broken_file_does_not_keep_what_this_agent_has_seen_deleted() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    stage.put_service("ship", SHIP);
+    let mut agent = stage.agent();
+    agent.stop().unwrap();
+    let _next = stage.agent();
+    stage.put_text("broken.yaml", &broken(&[]));
+    stage.remove("cart.yaml");
+    stage.eventually_untouched(CART);
+    stage.put("ship.yaml", &[objects::service("ship", SHIP)]);
+    stage.eventually_refused(SHIP);
+}
+
+#[test]
+fn a_manifest_of_another_kind_holds_nothing_back() {
+    let (stage, mut agent) = serving(1);
+    agent.stop().unwrap();
+    stage.remove("cart.yaml");
+    stage.put("other.yaml", &[json!({"apiVersion": "apps/v1", "kind": "Deployment"})]);
+    let _next = stage.agent();
+    stage.assert_untouched(CART);
+}
+
+#[test]
+fn an_agent_waits_a_moment_for_the_lock_that_a_status_command_holds() {
+    let (stage, mut agent) = serving(1);
+    agent.stop().unwrap();
+    let lock = fs::File::open(stage.node.bpffs().join("sockline")).unwrap();
+    lock.lock().unwrap();
+    let held = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(200));
+        drop(lock);
+    });
+    let _next = stage.agent();
+    held.join().unwrap();
+}
+
+#[test]
+fn a_second_agent_is_turned_away_and_the_first_is_unharmed() {
+    let (stage, agent) = serving(1);
+    let bpffs = stage.node.bpffs();
+    let output = stage.sockline(&[
+        "agent",
+        "--manifests",
+        stage.node.manifests().to_str().unwrap(),
+        "--bpffs",
+        bpffs.to_str().unwrap(),
+        "--cgroup",
+        stage.node.cgroup().to_str().unwrap(),
+        "--admin-socket",
+        agent.admin_socket().to_str().unwrap(),
+        "--listen",
+        "127.0.0.1:0",
+        "--node-name",
+        "node-a",
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = common::error_of(&output);
+    let errors = common::lines_with(&said, "error");
+    let expected = format!(
+        "error: another sockline agent (process {}) already manages {}; stop it first, or give \
+         this one its own --bpffs",
+        agent.pid(),
+        bpffs.join("sockline").display()
+    );
+    assert_eq!(errors, [expected], "{said}");
+    assert_eq!(agent.get("/healthz").unwrap().status, 200);
+    assert_eq!(stage.status()["agent"]["pid"], json!(agent.pid()));
+    stage.put_service("ship", SHIP);
+    stage.eventually_served(SHIP);
+}
