@@ -15,7 +15,7 @@ use super::{
     shared::{self, Objects, Shared},
 };
 use crate::{
-    dataplane::{Dataplane, SyncReport},
+    dataplane::{Dataplane, DataplaneError, SyncReport},
     model::{index::Index, object::Problem},
     source::Event,
     telemetry::Metrics,
@@ -111,10 +111,7 @@ impl Control {
             return;
         }
         let began = std::time::Instant::now();
-        self.addresses = interfaces::node_addresses(self.index.node());
-        let plan = self.index.plan();
-        self.dataplane.hold_back(!self.index.complete());
-        let result = block_in_place(|| self.dataplane.sync(&plan, &self.addresses));
+        let result = block_in_place(|| self.bring_to_kernel());
         let took = began.elapsed();
         match result {
             Ok(report) => self.done(&report, took),
@@ -126,6 +123,23 @@ impl Control {
                 self.shared.update(|status| status.failures = vec![format!("{error:#}")]);
             }
         }
+    }
+
+    /// Writes what changed since the last time, or compares the whole plan where that is not all.
+    fn bring_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
+        let complete = self.index.complete();
+        self.dataplane.hold_back(!complete);
+        let addresses = interfaces::node_addresses(self.index.node());
+        let only_changes = self.shared.is_ready()
+            && complete
+            && self.held_back == 0
+            && !self.incomplete
+            && addresses == self.addresses;
+        if only_changes && let Some(result) = self.dataplane.sync_services(&self.index.changes()) {
+            return result;
+        }
+        self.addresses = addresses;
+        self.dataplane.sync(&self.index.plan(), &self.addresses)
     }
 
     fn done(&mut self, report: &SyncReport, took: Duration) {

@@ -22,22 +22,29 @@ pub struct Group<'a> {
     pub frontends: Vec<&'a Arc<Frontend>>,
 }
 
-/// Groups a plan's frontends, which are sorted by service and port name, by service port.
+/// Groups frontends in the plan's order by service port.
 pub fn groups(frontends: &[Arc<Frontend>]) -> Vec<Group<'_>> {
-    let mut groups: BTreeMap<ServiceKey, Vec<&Arc<Frontend>>> = BTreeMap::new();
-    let mut sorted: Vec<Group<'_>> = Vec::new();
-    let of = |frontend: &Frontend| ServiceKey {
-        service: frontend.service.clone(),
-        port_name: frontend.port_name.clone(),
-        protocol: frontend.protocol,
-    };
-    for run in frontends.chunk_by(|a, b| {
-        a.service == b.service && a.port_name == b.port_name && a.protocol == b.protocol
-    }) {
-        groups.entry(of(&run[0])).or_default().extend(run);
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for service in frontends.chunk_by(|a, b| a.service == b.service) {
+        let first = groups.len();
+        for frontend in service {
+            let own = groups[first..].iter_mut().find(|group| {
+                group.key.port_name == frontend.port_name && group.key.protocol == frontend.protocol
+            });
+            match own {
+                Some(group) => group.frontends.push(frontend),
+                None => groups.push(Group {
+                    key: ServiceKey {
+                        service: frontend.service.clone(),
+                        port_name: Arc::clone(&frontend.port_name),
+                        protocol: frontend.protocol,
+                    },
+                    frontends: vec![frontend],
+                }),
+            }
+        }
     }
-    sorted.extend(groups.into_iter().map(|(key, frontends)| Group { key, frontends }));
-    sorted
+    groups
 }
 
 /// The addresses that a frontend is at.

@@ -38,7 +38,7 @@ pub use self::{
     programs::{Attachment, HOOKS},
 };
 use self::{mirror::Mirror, pins::Lock, programs::Programs, record::Record};
-use crate::model::plan::Plan;
+use crate::model::plan::{Plan, ServicePlan};
 
 /// How long to wait for the lock on the pins: `sockline status` holds it for an instant, to see
 /// whether an agent does, and an agent that is ending holds it for a few milliseconds.
@@ -133,6 +133,23 @@ impl Dataplane {
         node_addresses: &[IpAddr],
     ) -> Result<SyncReport, DataplaneError> {
         let report = self.mirror.sync(plan, node_addresses);
+        self.synced(report)
+    }
+
+    /// Brings some services to their part of a plan; the others stay as they are. `None`: a sync
+    /// of the whole plan is needed, because node addresses are concerned.
+    pub fn sync_services(
+        &mut self,
+        changes: &[ServicePlan],
+    ) -> Option<Result<SyncReport, DataplaneError>> {
+        if !self.mirror.is_local(changes) {
+            return None;
+        }
+        let report = self.mirror.sync_services(changes);
+        Some(self.synced(report))
+    }
+
+    fn synced(&mut self, report: SyncReport) -> Result<SyncReport, DataplaneError> {
         if !self.attached {
             self.attach()?;
         }

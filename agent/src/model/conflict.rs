@@ -7,7 +7,7 @@
 //! address.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -28,7 +28,8 @@ fn claim(frontend: &Frontend) -> Claim {
 /// It depends on the services alone, not on their endpoints.
 #[derive(Debug, Default)]
 pub struct Conflicts {
-    losers: HashMap<ObjectName, HashSet<(Arc<str>, Claim)>>,
+    /// By service: what it lost.
+    losers: BTreeMap<ObjectName, HashSet<(Arc<str>, Claim)>>,
     /// One for each frontend that is left out, sorted.
     pub problems: Vec<Problem>,
 }
@@ -66,6 +67,12 @@ impl Conflicts {
             .or_default()
             .insert((Arc::clone(&loser.port_name), claim));
         self.problems.push(problem(loser, winner));
+    }
+
+    /// The services that lose other frontends than before.
+    pub fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a ObjectName> {
+        let all: BTreeSet<_> = self.losers.keys().chain(before.losers.keys()).collect();
+        all.into_iter().filter(|service| self.losers.get(service) != before.losers.get(service))
     }
 
     /// The frontends of `service` that keep their address, in the order given.

@@ -11,7 +11,7 @@ use std::{net::IpAddr, sync::Arc};
 use super::{
     endpoints::{self, ThisNode},
     object::{EndpointSlice, Family, Protocol, Service, ServicePort, TrafficPolicy},
-    plan::{Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason},
+    plan::{self, Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason},
 };
 
 /// Every frontend of `service` on this node, in the plan's order, each address, port and protocol
@@ -37,13 +37,8 @@ pub fn service_frontends<'a>(
             }
         }
     }
-    frontends.sort_by(|a, b| order(a).cmp(&order(b)));
+    frontends.sort_by(plan::order);
     frontends
-}
-
-/// The plan's order among the frontends of one service.
-fn order(frontend: &Frontend) -> impl Ord + '_ {
-    (&frontend.port_name, frontend.family, frontend.address, frontend.port, frontend.protocol)
 }
 
 /// The addresses under which a service port answers, in one family; no address twice.

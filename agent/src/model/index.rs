@@ -16,7 +16,7 @@ use super::{
     event::{Event, Sourced},
     frontends::service_frontends,
     object::{EndpointSlice, Kind, Node, Object, ObjectName, ObjectRef, Problem, Service},
-    plan::{Frontend, Plan},
+    plan::{Frontend, Plan, ServicePlan},
     planner::missing_node,
 };
 
@@ -42,6 +42,8 @@ pub struct Index {
     listed: BTreeSet<Kind>,
     /// Services to plan again before the next plan is given out.
     dirty: BTreeSet<ObjectName>,
+    /// Services whose part of the plan is another one than what was given out last.
+    changed: BTreeSet<ObjectName>,
     conflicts: Conflicts,
     /// Services changed since `conflicts` was made. Endpoints do not change who claims what.
     conflicts_stale: bool,
@@ -79,6 +81,7 @@ impl Index {
             complete: true,
             listed: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            changed: BTreeSet::new(),
             conflicts: Conflicts::default(),
             conflicts_stale: false,
         }
@@ -96,10 +99,25 @@ impl Index {
         }
     }
 
+    /// The parts of the plan that changed since the last call of this or of [`Self::plan`].
+    pub fn changes(&mut self) -> Vec<ServicePlan> {
+        self.refresh();
+        std::mem::take(&mut self.changed)
+            .into_iter()
+            .map(|service| {
+                let frontends = self.services.get(&service).map_or_else(Vec::new, |state| {
+                    self.conflicts.survivors(&service, &state.frontends).cloned().collect()
+                });
+                ServicePlan { service, frontends }
+            })
+            .collect()
+    }
+
     /// The plan as of the last change. A frontend that is equal to the one in the previous plan is
     /// the same allocation ([`Arc::ptr_eq`]).
     pub fn plan(&mut self) -> Plan {
         self.refresh();
+        self.changed.clear();
         let frontends = self
             .services
             .iter()
@@ -255,6 +273,7 @@ impl Index {
             Kind::Service => {
                 if self.services.remove(name).is_some() {
                     self.dirty.remove(name);
+                    self.changed.insert(name.clone());
                     self.conflicts_stale = true;
                 }
             }
@@ -305,12 +324,20 @@ impl Index {
             let Some(state) = self.services.get_mut(&name) else { continue };
             let slices = self.slices.get(&name).into_iter().flat_map(BTreeMap::values);
             let frontends = service_frontends(&state.service, slices, node);
-            state.frontends = share(frontends, &state.frontends);
+            let frontends = share(frontends, &state.frontends);
+            let is_same = frontends.len() == state.frontends.len()
+                && frontends.iter().zip(&state.frontends).all(|(a, b)| Arc::ptr_eq(a, b));
+            if !is_same {
+                state.frontends = frontends;
+                self.changed.insert(name);
+            }
         }
         if self.conflicts_stale {
-            self.conflicts = Conflicts::among(
+            let conflicts = Conflicts::among(
                 self.services.values().map(|state| (&state.service, &state.frontends[..])),
             );
+            self.changed.extend(conflicts.changed_since(&self.conflicts).cloned());
+            self.conflicts = conflicts;
             self.conflicts_stale = false;
         }
     }

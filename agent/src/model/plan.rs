@@ -13,6 +13,13 @@ pub struct Plan {
     pub frontends: Vec<Arc<Frontend>>,
 }
 
+/// The part of a plan that belongs to one service; without frontends if it has none any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePlan {
+    pub service: ObjectName,
+    pub frontends: Vec<Arc<Frontend>>,
+}
+
 /// One service address, port and protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Frontend {

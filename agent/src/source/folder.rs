@@ -50,8 +50,8 @@ pub fn read_folder(path: &Path) -> Result<FolderContents, FolderError> {
         .filter_map(|name| {
             let manifest = match read_file(&path.join(&name)) {
                 Ok(text) => manifest::parse(&name, &text?),
-                // Gone since the folder was listed, or a link to nothing.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+                // Gone since the folder was listed; a link to nothing is still there.
+                Err(_) if fs::symlink_metadata(path.join(&name)).is_err() => return None,
                 Err(error) => unreadable(&name, &error),
             };
             Some(File { name, manifest })

@@ -194,6 +194,25 @@ proptest! {
     }
 
     #[test]
+    fn the_changes_add_up_to_the_plan(
+        steps in vec((any_event(), any::<bool>()), 0..40),
+    ) {
+        let mut index = Index::new("here");
+        let mut parts = BTreeMap::new();
+        for (event, look) in steps {
+            index.apply(event);
+            if look {
+                for part in index.changes() {
+                    parts.insert(part.service, part.frontends);
+                }
+            }
+        }
+        parts.extend(index.changes().into_iter().map(|part| (part.service, part.frontends)));
+        let sum: Vec<_> = parts.into_values().flatten().collect();
+        prop_assert_eq!(sum, index.plan().frontends);
+    }
+
+    #[test]
     fn planning_again_gives_the_same_allocations(events in vec(any_event(), 0..20)) {
         let mut index = Index::new("here");
         events.into_iter().for_each(|event| index.apply(event));

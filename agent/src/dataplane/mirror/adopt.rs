@@ -1,0 +1,79 @@
+//! Taking over what an earlier agent left in the maps: ids stay, and only what is sound is trusted.
+
+use std::collections::{BTreeMap, HashSet};
+
+use sockline_ebpf::frontend::Frontend;
+
+use super::{Extent, Installed, Known, Mirror};
+use crate::dataplane::{error::DataplaneError, names};
+
+impl Mirror {
+    pub(super) fn adopt(&mut self) -> Result<(), DataplaneError> {
+        let mut names = names::read_all(&self.names)?;
+        let mut by_service: BTreeMap<u32, Vec<Frontend>> = BTreeMap::new();
+        for frontend in self.frontends.entries().values() {
+            by_service.entry(frontend.service).or_default().push(*frontend);
+        }
+        let mut adopted = HashSet::new();
+        for (id, frontends) in by_service {
+            let Some(key) = names.remove(&id) else {
+                self.orphans = true;
+                continue;
+            };
+            self.ids.take_at(id, 1);
+            let mut installed = Installed { id, ..Installed::default() };
+            for frontend in frontends {
+                installed.keys.insert(frontend.key);
+                self.adopt_extent(&mut installed, &frontend, &mut adopted);
+            }
+            self.installed.insert(key, installed);
+        }
+        // Names of services that have no frontend: their agent died between two steps.
+        for (id, key) in names {
+            names::remove(&mut self.names, id, &key);
+        }
+        let stay: HashSet<u32> = self.installed.values().map(|installed| installed.id).collect();
+        self.pool.sweep(|id| adopted.contains(&id), |service| stay.contains(&service))
+    }
+
+    /// Takes over a frontend's slots and backends if all of them are sound; if not, the first sync
+    /// writes them anew.
+    fn adopt_extent(
+        &mut self,
+        installed: &mut Installed,
+        frontend: &Frontend,
+        adopted: &mut HashSet<u32>,
+    ) {
+        let (start, count) = (frontend.slot_start, frontend.slot_count);
+        if count == 0 || installed.extents.iter().any(|extent| extent.start == start) {
+            return;
+        }
+        let mut members = BTreeMap::new();
+        for index in start..start.saturating_add(count) {
+            let Some(slot) = self.pool.slot(index) else { return };
+            for id in [slot.backend, slot.alias] {
+                match self.pool.backend(id) {
+                    Some(backend) if backend.service == installed.id => {
+                        members.insert(id, backend);
+                    }
+                    _ => return,
+                }
+            }
+        }
+        if members.len() != count as usize || !self.pool.adopt_slots(start, count) {
+            return;
+        }
+        let mut list = Vec::new();
+        for (id, backend) in members {
+            let endpoint = (backend.address.into(), u16::from_be(backend.port));
+            if adopted.insert(id) {
+                self.pool.adopt_backend(id);
+                let known = Known { id, sets: backend.sets, weight: backend.weight };
+                installed.backends.insert(endpoint, known);
+            }
+            list.push((endpoint, backend.weight));
+        }
+        list.sort_unstable();
+        installed.extents.push(Extent { start, members: list });
+    }
+}

@@ -1,0 +1,338 @@
+//! The agent's picture of what is in the kernel, and the steps that bring it from one plan to the
+//! next.
+//!
+//! A service port's update is copy-on-write: new backends and slots are written first, to places
+//! that no program looks at; then each frontend is replaced in one atomic step; then what nothing
+//! refers to any more is put to rest. When something does not fit, the frontends that were not
+//! reached keep what they had.
+
+mod adopt;
+mod install;
+mod repair;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use aya::maps::{MapData, PerCpuHashMap};
+use sockline_ebpf::{address::Address, counters::ServiceCounters, frontend::FrontendKey};
+
+use super::{
+    desired::{self, Group},
+    error::DataplaneError,
+    extents::Extents,
+    frontends::Frontends,
+    maps::{self, Names},
+    names::{self, ServiceKey},
+    pins::Pins,
+    pool::{Pool, PoolUsage},
+    retired::{Moving, Retired},
+};
+use crate::model::{
+    object::{ObjectName, Protocol},
+    plan::{self, ServicePlan},
+};
+
+/// How much the maps may grow to.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub frontends: u32,
+    pub slots: u32,
+    pub backends: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { frontends: 1 << 20, slots: 1 << 24, backends: 1 << 22 }
+    }
+}
+
+/// Ids of service ports, at most; far more than frontends can be.
+const SERVICE_IDS: u32 = 1 << 24;
+
+/// What an endpoint of a service port is known by.
+type Endpoint = (IpAddr, u16);
+
+pub struct Mirror {
+    frontends: Frontends,
+    pool: Pool,
+    names: Names,
+    counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
+    ids: Extents,
+    installed: BTreeMap<ServiceKey, Installed>,
+    /// What the last sync took for the node's own addresses, and which NodePorts it left out
+    /// because another service has the very address.
+    node_addresses: Vec<IpAddr>,
+    shadowed: HashSet<FrontendKey>,
+    /// Frontends of services without a name were found when the maps were adopted.
+    orphans: bool,
+    /// See [`Mirror::hold_back`].
+    hold_back: bool,
+}
+
+/// A service port in the kernel.
+#[derive(Debug, Default)]
+struct Installed {
+    id: u32,
+    backends: HashMap<Endpoint, Known>,
+    extents: Vec<Extent>,
+    keys: BTreeSet<FrontendKey>,
+    /// It was in a plan of this process; else it is known from the maps alone.
+    confirmed: bool,
+    /// What was installed last; empty when it has to be looked at again.
+    source: Vec<Arc<plan::Frontend>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    id: u32,
+    sets: u8,
+    weight: u16,
+}
+
+/// Slots for one list of backends.
+#[derive(Debug)]
+struct Extent {
+    start: u32,
+    members: Vec<(Endpoint, u16)>,
+}
+
+/// Something that a sync could not do.
+#[derive(Debug)]
+pub struct Failure {
+    /// A service port, `ns/name:port/TCP`.
+    pub object: String,
+    pub error: DataplaneError,
+}
+
+/// What a sync did.
+#[derive(Debug, Default)]
+pub struct SyncReport {
+    pub services_changed: usize,
+    pub services_removed: usize,
+    /// Services that stay as an earlier agent left them, see [`super::Dataplane::hold_back`].
+    pub services_held_back: usize,
+    /// Services that did not fit or could not be written; they keep what they had.
+    pub failures: Vec<Failure>,
+}
+
+impl Mirror {
+    /// Opens the pinned maps and reads back what an earlier agent left in them.
+    pub fn open(pins: &Pins, limits: Limits) -> Result<Self, DataplaneError> {
+        let pool = Pool::new(
+            maps::open_slots(pins, limits.slots, true)?,
+            // One more, because id 0 is none.
+            maps::open_backends(pins, limits.backends.saturating_add(1), true)?,
+            Retired::open(pins)?,
+        );
+        let mut mirror = Self {
+            frontends: Frontends::open(pins, limits.frontends)?,
+            pool,
+            names: maps::open_names(pins)?,
+            counters: maps::open_services(pins)?,
+            ids: Extents::new(SERVICE_IDS),
+            installed: BTreeMap::new(),
+            node_addresses: Vec::new(),
+            shadowed: HashSet::new(),
+            orphans: false,
+            hold_back: false,
+        };
+        mirror.ids.take_at(0, 1);
+        mirror.adopt()?;
+        Ok(mirror)
+    }
+
+    /// Whether there is anything that connects could be served from.
+    pub fn is_empty(&self) -> bool {
+        self.frontends.entries().is_empty()
+    }
+
+    pub fn frontends(&self) -> usize {
+        self.frontends.entries().len()
+    }
+
+    pub const fn frontends_capacity(&self) -> u32 {
+        self.frontends.capacity()
+    }
+
+    pub const fn frontends_limit(&self) -> u32 {
+        self.frontends.limit()
+    }
+
+    pub fn moving(&mut self) -> Moving {
+        self.pool.retired().moving().clone()
+    }
+
+    pub fn services(&self) -> usize {
+        self.installed.len()
+    }
+
+    pub fn pool_usage(&self) -> PoolUsage {
+        self.pool.usage()
+    }
+
+    /// As long as it is set, what was adopted and was in no plan yet is not taken away.
+    pub const fn hold_back(&mut self, hold_back: bool) {
+        self.hold_back = hold_back;
+    }
+
+    /// Brings the kernel to a plan, and removes what is not in it. Always goes through the whole
+    /// plan: a service that fails costs only itself.
+    pub fn sync(&mut self, plan: &plan::Plan, node_addresses: &[IpAddr]) -> SyncReport {
+        self.look_at_node_again(plan, node_addresses);
+        let groups = desired::groups(&plan.frontends);
+        let wanted: HashSet<&ServiceKey> = groups.iter().map(|group| &group.key).collect();
+        let gone = self.installed.keys().filter(|key| !wanted.contains(key)).cloned().collect();
+        self.bring_to(&groups, gone)
+    }
+
+    /// Brings some services to their part of a plan; the others stay as they are.
+    pub fn sync_services(&mut self, changes: &[ServicePlan]) -> SyncReport {
+        let mut groups = Vec::new();
+        let mut gone = Vec::new();
+        for change in changes {
+            let wanted = desired::groups(&change.frontends);
+            gone.extend(
+                self.ports_of(&change.service)
+                    .filter(|key| wanted.iter().all(|group| group.key != **key))
+                    .cloned(),
+            );
+            groups.extend(wanted);
+        }
+        self.bring_to(&groups, gone)
+    }
+
+    /// Whether changes of these services can be taken alone: not if one of them has, or had, an
+    /// address of the node, which decides about the NodePorts of others.
+    pub fn is_local(&self, changes: &[ServicePlan]) -> bool {
+        let is_at_node = |address: Address| self.node_addresses.contains(&address.into());
+        changes.iter().all(|change| {
+            let wanted = change.frontends.iter().all(|frontend| match frontend.address {
+                plan::FrontendAddress::Ip(ip) => !self.node_addresses.contains(&ip),
+                plan::FrontendAddress::Node => true,
+            });
+            wanted
+                && self.ports_of(&change.service).all(|port| {
+                    self.installed[port]
+                        .keys
+                        .iter()
+                        .all(|key| !is_at_node(key.address) || !self.shadowed.contains(key))
+                })
+        })
+    }
+
+    fn ports_of(&self, service: &ObjectName) -> impl Iterator<Item = &ServiceKey> {
+        let first =
+            ServiceKey { service: service.clone(), port_name: "".into(), protocol: Protocol::Tcp };
+        self.installed
+            .range(first..)
+            .map(|(key, _)| key)
+            .take_while(move |key| key.service == *service)
+    }
+
+    fn bring_to(&mut self, groups: &[Group<'_>], gone: Vec<ServiceKey>) -> SyncReport {
+        let mut report = SyncReport::default();
+        let mut changed: Vec<&ServiceKey> = Vec::new();
+        let mut leftovers: Vec<(FrontendKey, u32)> = Vec::new();
+        for group in groups {
+            if self.is_current(group) {
+                continue;
+            }
+            if self.hold_back && self.would_cut_off(group) {
+                report.services_held_back += 1;
+                continue;
+            }
+            changed.push(&group.key);
+            match self.install(group, &mut leftovers) {
+                Ok(()) => report.services_changed += 1,
+                Err(error) => {
+                    report.failures.push(Failure { object: group.key.to_string(), error });
+                }
+            }
+        }
+        let (held_back, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|key| {
+            self.hold_back && self.installed.get(key).is_some_and(|known| !known.confirmed)
+        });
+        report.services_held_back += held_back.len();
+        for key in &gone {
+            if let Some(installed) = self.installed.get_mut(key) {
+                leftovers.extend(installed.keys.iter().map(|key| (*key, installed.id)));
+                installed.keys.clear();
+            }
+        }
+        leftovers.extend(self.take_orphans());
+        for (key, service) in leftovers {
+            // Another service may have taken the address in this very sync.
+            let is_its_own =
+                self.frontends.entries().get(&key).is_some_and(|entry| entry.service == service);
+            if is_its_own && let Err(error) = self.frontends.remove(&key) {
+                report.failures.push(Failure { object: format!("service {service}"), error });
+            }
+        }
+        let changed = changed.into_iter().map(|key| (key, true));
+        for (key, stays) in changed.chain(gone.iter().map(|key| (key, false))) {
+            if let Err(error) = self.tidy(key, stays) {
+                report.failures.push(Failure { object: key.to_string(), error });
+            }
+        }
+        for key in gone {
+            if let Some(installed) = self.installed.remove(&key) {
+                names::remove(&mut self.names, installed.id, &key);
+                // Absent if the service was never used.
+                let _ = self.counters.remove(&installed.id);
+                self.pool.retired().remove(installed.id);
+                self.ids.give(installed.id, 1);
+                report.services_removed += 1;
+            }
+        }
+        if let Err(error) = self.pool.settle(false) {
+            tracing::warn!(%error, "cannot take back unused slots and backends yet");
+        }
+        report
+    }
+
+    /// Frontends of services without a name, left by an agent that died between two steps.
+    fn take_orphans(&mut self) -> Vec<(FrontendKey, u32)> {
+        if self.hold_back || !std::mem::take(&mut self.orphans) {
+            return Vec::new();
+        }
+        let known: HashSet<u32> = self.installed.values().map(|installed| installed.id).collect();
+        self.frontends
+            .entries()
+            .values()
+            .filter(|frontend| !known.contains(&frontend.service))
+            .map(|frontend| (frontend.key, frontend.service))
+            .collect()
+    }
+
+    /// Notes the node's addresses, and the NodePorts on them that belong to somebody else: a
+    /// service that has one of the node's addresses as its own keeps it.
+    fn look_at_node_again(&mut self, plan: &plan::Plan, node_addresses: &[IpAddr]) {
+        let shadowed: HashSet<FrontendKey> = plan
+            .frontends
+            .iter()
+            .filter_map(|frontend| match frontend.address {
+                plan::FrontendAddress::Ip(ip) if node_addresses.contains(&ip) => {
+                    Some(desired::key(frontend, ip.into()))
+                }
+                _ => None,
+            })
+            .collect();
+        if self.node_addresses == node_addresses && self.shadowed == shadowed {
+            return;
+        }
+        self.node_addresses = node_addresses.to_vec();
+        self.shadowed = shadowed;
+        for installed in self.installed.values_mut() {
+            if installed
+                .source
+                .iter()
+                .any(|frontend| frontend.address == plan::FrontendAddress::Node)
+            {
+                installed.source.clear();
+            }
+        }
+    }
+}
