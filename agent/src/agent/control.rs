@@ -81,6 +81,7 @@ pub async fn run(
                 if control.addresses_changed() || control.incomplete {
                     control.sync();
                 }
+                control.settle();
             }
             _ = repair.tick() => control.repair(),
         }
@@ -204,6 +205,12 @@ impl Control {
         self.shared
             .update(|status| status.problems = problems.iter().map(ToString::to_string).collect());
         self.told = problems;
+    }
+
+    fn settle(&mut self) {
+        if let Err(error) = block_in_place(|| self.dataplane.settle()) {
+            tracing::warn!("{}", chain(&error));
+        }
     }
 
     fn repair(&mut self) {

@@ -171,6 +171,11 @@ impl Dataplane {
         Ok((entries, links))
     }
 
+    /// Takes back what earlier syncs put to rest. To be called now and then.
+    pub fn settle(&mut self) -> Result<(), DataplaneError> {
+        self.mirror.settle()
+    }
+
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage {

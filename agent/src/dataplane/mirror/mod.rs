@@ -287,10 +287,13 @@ impl Mirror {
                 report.services_removed += 1;
             }
         }
-        if let Err(error) = self.pool.settle(false) {
-            tracing::warn!(%error, "cannot take back unused slots and backends yet");
-        }
         report
+    }
+
+    /// Takes back slots and backends that nothing uses any more. Waits for running programs, which
+    /// takes some 20 ms: not while a change waits to be written.
+    pub fn settle(&mut self) -> Result<(), DataplaneError> {
+        self.pool.settle(false)
     }
 
     /// Frontends of services without a name, left by an agent that died between two steps.
