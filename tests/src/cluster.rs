@@ -95,8 +95,13 @@ impl Cluster {
     /// # Errors
     /// Those of [`Cluster::apply`].
     pub fn remove(&mut self, service: &str) -> Result<()> {
-        self.services.remove(service);
+        self.forget(service);
         self.sync()
+    }
+
+    /// Leaves a service and its slices out of what is written next.
+    pub fn forget(&mut self, service: &str) {
+        self.services.remove(service);
     }
 
     /// Sets services and waits until the agent has heard of it, but not until it is in the kernel:

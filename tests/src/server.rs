@@ -9,9 +9,12 @@ use std::{
     thread,
 };
 
-use nix::sys::socket::{Shutdown as NixShutdown, shutdown};
+use nix::{
+    errno::Errno,
+    sys::socket::{Shutdown as NixShutdown, SockaddrStorage, recvfrom, shutdown},
+};
 
-use crate::{Ns, Task};
+use crate::{Ns, Task, to_std};
 
 /// Who came, in order. IPv4 addresses are plain, also where a dual-stack socket saw them mapped.
 #[derive(Default)]
@@ -180,11 +183,12 @@ impl Ns {
 fn answer(socket: &UdpSocket, guests: &Guests, name: &str) {
     let mut buffer = [0; 2048];
     loop {
-        match socket.recv_from(&mut buffer) {
-            // A socket that was shut down reads nothing from nobody; a real empty datagram has a
-            // sender with a port.
-            Ok((0, peer)) if peer.port() == 0 => return,
-            Ok((length, peer)) => {
+        // Not the standard library's: it panics over the answer that a shut down socket gives,
+        // nothing from nobody.
+        let heard = recvfrom::<SockaddrStorage>(socket.as_raw_fd(), &mut buffer);
+        match heard.map(|(length, from)| (length, from.and_then(|from| to_std(&from).ok()))) {
+            Ok((_, None)) => return,
+            Ok((length, Some(peer))) => {
                 guests.add(peer);
                 let mut reply = format!("{name}:").into_bytes();
                 reply.extend_from_slice(&buffer[..length]);
@@ -192,7 +196,7 @@ fn answer(socket: &UdpSocket, guests: &Guests, name: &str) {
                 let _ = socket.send_to(&reply, peer);
             }
             // An ICMP error about an earlier answer.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(Errno::ECONNREFUSED | Errno::EINTR) => {}
             Err(_) => return,
         }
     }
