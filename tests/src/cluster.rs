@@ -160,6 +160,19 @@ impl Cluster {
         self.status()?["sockets"].as_u64().context("`sockline status` has no `sockets`")
     }
 
+    /// Waits until the kernel has exactly this many translations of living sockets. A socket that
+    /// was closed here may live a moment longer in a child process that another test is starting.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn wait_for_sockets(&self, wanted: u64) -> Result<()> {
+        let what = format!("the table to have {wanted} sockets");
+        wait_ok(Duration::from_secs(10), &what, || match self.sockets()? {
+            count if count == wanted => Ok(()),
+            count => Err(anyhow::anyhow!("{count} sockets")),
+        })
+    }
+
     fn set(&mut self, services: impl IntoIterator<Item = Service>) {
         for service in services {
             self.services.insert(service.name().to_owned(), service);

@@ -208,8 +208,7 @@ fn assert_no_faults(stage: &Stage) {
             assert_eq!(counts.no_endpoints, 0, "{name} {protocol}: {counts:?}");
         }
     }
-    let status = stage.cluster.status().unwrap();
-    assert_eq!(status["sockets"], 0, "{status}");
+    stage.cluster.wait_for_sockets(0).unwrap();
 }
 
 /// Two services that take turns in having one pod and three: the entries that one frees are what
