@@ -216,6 +216,8 @@ fn a_node_port_without_endpoints_is_refused_on_every_address() {
     let mut stage = Stage::new();
     let empty = Service::new("empty").ip("10.96.0.2").tcp(80).node_port(30_081);
     stage.cluster.apply([empty]).unwrap();
+    // Without it the node itself would refuse.
+    let _other = stage.cluster.node().tcp_server(30_081).unwrap();
     for (ns, address) in [
         (&*stage.client, "192.0.2.10"),
         (stage.host(), "192.0.2.10"),

@@ -7,7 +7,7 @@ use std::{
     io::{IoSlice, IoSliceMut},
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
@@ -276,6 +276,28 @@ fn a_socket_moves_when_its_backend_is_removed_and_stays_moved() {
     for _ in 0..20 {
         assert_eq!(ask(&client, at(V4)), second, "the endpoint is back, the socket is not");
     }
+}
+
+#[test]
+fn sockets_that_lost_their_backend_do_not_all_follow_its_successor() {
+    let mut stage = Stage::with_dns(4);
+    let newcomer = stage.cluster.pod("newcomer").unwrap();
+    let _server = newcomer.udp_server(5353).unwrap();
+    let all: Vec<UdpClient> = stage.client.run(|| (0..120).map(|_| unconnected()).collect());
+    let of_first: Vec<_> = all.iter().filter(|client| ask(client, at(V4)) == "dns-0").collect();
+    assert!(of_first.len() > 10, "{} of 120", of_first.len());
+    stage.cluster.apply([dns().endpoints(&stage.pods[1..])]).unwrap();
+    // Its place is given to somebody else no earlier than a second after.
+    let since = Instant::now();
+    wait_ok(Duration::from_secs(5), "time to pass", || {
+        let gone = since.elapsed();
+        if gone > Duration::from_millis(1200) { Ok(()) } else { Err(format!("{gone:?}")) }
+    })
+    .unwrap();
+    let with_newcomer = stage.pods[1..].iter().chain([&newcomer]);
+    stage.cluster.apply([dns().endpoints(with_newcomer)]).unwrap();
+    let seen: BTreeSet<_> = of_first.iter().map(|client| ask(client, at(V4))).collect();
+    assert!(seen.len() > 1, "all {} sockets got {seen:?}", of_first.len());
 }
 
 #[test]
