@@ -42,7 +42,7 @@ impl Stage {
 
     /// Gives the places of a's backends to b's and the other way round; the slots do not know.
     fn swap_backends(&self) {
-        let path = Pins::in_bpffs(self.cluster.node().bpffs()).map("backends");
+        let path = Pins::in_bpffs(self.cluster.node().bpffs()).map("BACKENDS");
         let outer = Map::ArrayOfMaps(MapData::from_pin(path).unwrap());
         let outer = ArrayOfMaps::<MapData, MapData>::try_from(outer).unwrap();
         let segment = Map::Array(outer.get(&0, 0).unwrap());
