@@ -95,8 +95,13 @@ impl Cluster {
     /// # Errors
     /// Those of [`Cluster::apply`].
     pub fn remove(&mut self, service: &str) -> Result<()> {
-        self.services.remove(service);
+        self.forget(service);
         self.sync()
+    }
+
+    /// Leaves a service and its slices out of what is written next.
+    pub fn forget(&mut self, service: &str) {
+        self.services.remove(service);
     }
 
     /// Sets services and waits until the agent has heard of it, but not until it is in the kernel:
@@ -153,6 +158,19 @@ impl Cluster {
     /// Those of [`Agent::cli`].
     pub fn sockets(&self) -> Result<u64> {
         self.status()?["sockets"].as_u64().context("`sockline status` has no `sockets`")
+    }
+
+    /// Waits until the kernel has exactly this many translations of living sockets. A socket that
+    /// was closed here may live a moment longer in a child process that another test is starting.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn wait_for_sockets(&self, wanted: u64) -> Result<()> {
+        let what = format!("the table to have {wanted} sockets");
+        wait_ok(Duration::from_secs(10), &what, || match self.sockets()? {
+            count if count == wanted => Ok(()),
+            count => Err(anyhow::anyhow!("{count} sockets")),
+        })
     }
 
     fn set(&mut self, services: impl IntoIterator<Item = Service>) {

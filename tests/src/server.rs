@@ -11,10 +11,10 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::socket::{Shutdown as NixShutdown, SockaddrIn6, recvfrom, shutdown},
+    sys::socket::{Shutdown as NixShutdown, SockaddrStorage, recvfrom, shutdown},
 };
 
-use crate::{Ns, Task};
+use crate::{Ns, Task, to_std};
 
 /// Who came, in order. IPv4 addresses are plain, also where a dual-stack socket saw them mapped.
 #[derive(Default)]
@@ -183,13 +183,12 @@ impl Ns {
 fn answer(socket: &UdpSocket, guests: &Guests, name: &str) {
     let mut buffer = [0; 2048];
     loop {
-        // Not the standard library's: it takes what was on the stack for the address when the
-        // kernel gives none, and panics at random.
-        match recvfrom::<SockaddrIn6>(socket.as_raw_fd(), &mut buffer) {
-            // A socket that was shut down reads nothing from nobody.
+        // Not the standard library's: it panics over the answer that a shut down socket gives,
+        // nothing from nobody.
+        let heard = recvfrom::<SockaddrStorage>(socket.as_raw_fd(), &mut buffer);
+        match heard.map(|(length, from)| (length, from.and_then(|from| to_std(&from).ok()))) {
             Ok((_, None)) => return,
             Ok((length, Some(peer))) => {
-                let peer = SocketAddr::V6(peer.into());
                 guests.add(peer);
                 let mut reply = format!("{name}:").into_bytes();
                 reply.extend_from_slice(&buffer[..length]);
