@@ -50,6 +50,9 @@ impl Default for Limits {
 /// Ids of service ports, at most; far more than frontends can be.
 const SERVICE_IDS: u32 = 1 << 24;
 
+/// Frontends that services do not want any more, with the services' ids.
+type Leftovers = Vec<(FrontendKey, u32)>;
+
 /// What an endpoint of a service port is known by.
 type Endpoint = (IpAddr, u16);
 
@@ -116,6 +119,12 @@ pub struct SyncReport {
     pub failures: Vec<Failure>,
 }
 
+impl SyncReport {
+    fn failed(&mut self, key: &ServiceKey, error: DataplaneError) {
+        self.failures.push(Failure { object: key.to_string(), error });
+    }
+}
+
 impl Mirror {
     /// Opens the pinned maps and reads back what an earlier agent left in them.
     pub fn open(pins: &Pins, limits: Limits) -> Result<Self, DataplaneError> {
@@ -158,8 +167,9 @@ impl Mirror {
         self.frontends.limit()
     }
 
+    /// Service ports in the kernel; one that did not fit at all is not.
     pub fn services(&self) -> usize {
-        self.installed.len()
+        self.installed.values().filter(|installed| !installed.keys.is_empty()).count()
     }
 
     pub fn pool_usage(&self) -> PoolUsage {
@@ -247,7 +257,8 @@ impl Mirror {
         self.look_at_node_again(plan, node_addresses);
         let mut changed: Vec<ServiceKey> = Vec::new();
         let mut wanted: HashSet<&ServiceKey> = HashSet::with_capacity(groups.len());
-        let mut leftovers: Vec<(FrontendKey, u32)> = Vec::new();
+        let mut leftovers = Leftovers::new();
+        let mut full: Vec<&Group<'_>> = Vec::new();
         for group in &groups {
             wanted.insert(&group.key);
             if self.is_current(group) {
@@ -260,9 +271,8 @@ impl Mirror {
             changed.push(group.key.clone());
             match self.install(group, &mut leftovers) {
                 Ok(()) => report.services_changed += 1,
-                Err(error) => {
-                    report.failures.push(Failure { object: group.key.to_string(), error });
-                }
+                Err(DataplaneError::Full(_)) => full.push(group),
+                Err(error) => report.failed(&group.key, error),
             }
         }
         let (held_back, gone): (Vec<_>, Vec<_>) = self
@@ -289,17 +299,23 @@ impl Mirror {
                     .map(|frontend| (frontend.key, frontend.service)),
             );
         }
-        for (key, service) in leftovers {
-            // Another service may have taken the address in this very sync.
-            let is_its_own =
-                self.frontends.entries().get(&key).is_some_and(|entry| entry.service == service);
-            if is_its_own && let Err(error) = self.frontends.remove(&key) {
-                report.failures.push(Failure { object: format!("service {service}"), error });
-            }
-        }
+        self.remove_leftovers(leftovers, &mut report);
         for key in changed.iter().chain(&gone) {
             if let Err(error) = self.tidy(key) {
-                report.failures.push(Failure { object: key.to_string(), error });
+                report.failed(key, error);
+            }
+        }
+        // What was removed meanwhile may have made room. It could not be removed first: a service
+        // that takes over another's address must find it in place.
+        for group in full {
+            let mut leftovers = Leftovers::new();
+            match self.install(group, &mut leftovers) {
+                Ok(()) => report.services_changed += 1,
+                Err(error) => report.failed(&group.key, error),
+            }
+            self.remove_leftovers(leftovers, &mut report);
+            if let Err(error) = self.tidy(&group.key) {
+                report.failed(&group.key, error);
             }
         }
         for key in gone {
@@ -315,6 +331,17 @@ impl Mirror {
             tracing::warn!(%error, "cannot take back unused slots and backends yet");
         }
         report
+    }
+
+    fn remove_leftovers(&mut self, leftovers: Leftovers, report: &mut SyncReport) {
+        for (key, service) in leftovers {
+            // Another service may have taken the address in this very sync.
+            let is_its_own =
+                self.frontends.entries().get(&key).is_some_and(|entry| entry.service == service);
+            if is_its_own && let Err(error) = self.frontends.remove(&key) {
+                report.failures.push(Failure { object: format!("service {service}"), error });
+            }
+        }
     }
 
     /// Notes the node's addresses, and the NodePorts on them that belong to somebody else: a
@@ -377,7 +404,7 @@ impl Mirror {
     fn install(
         &mut self,
         group: &Group<'_>,
-        leftovers: &mut Vec<(FrontendKey, u32)>,
+        leftovers: &mut Leftovers,
     ) -> Result<(), DataplaneError> {
         if !self.installed.contains_key(&group.key) {
             let id = self.new_id(&group.key)?;
