@@ -124,6 +124,20 @@ async fn the_first_events_list_every_kind() {
 }
 
 #[tokio::test]
+async fn a_list_that_is_not_whole_is_said_to_be_so_before_it_and_no_more_after_the_whole_one() {
+    let mut followed = Followed::missing();
+    let aside = followed.dir.with_extension("aside");
+    fs::create_dir(&aside).unwrap();
+    fs::write(aside.join("a.yaml"), "!").unwrap();
+    fs::rename(aside, &followed.dir).unwrap();
+    followed.world.until_listed().await;
+    assert!(!followed.world.complete, "{:?}", followed.world.log);
+    followed.write("a.yaml", "cart 1");
+    followed.world.until("end of it", |world| world.complete).await;
+    assert_eq!(Followed::marks(&followed.world), ["cart 1"]);
+}
+
+#[tokio::test]
 async fn a_missing_folder_is_told_and_nothing_is_listed_until_it_is_there() {
     let mut followed = Followed::missing();
     followed.until_trouble("manifests: cannot be read").await;

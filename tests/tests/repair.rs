@@ -93,6 +93,26 @@ fn a_cleared_filter_is_put_back() {
 }
 
 #[test]
+fn a_filter_that_was_cleared_while_the_agent_was_down_is_put_right_at_the_start() {
+    let (stage, mut agent, damage) = serving();
+    agent.stop().unwrap();
+    damage.clear_filter();
+    stage.assert_untouched(CART);
+    let _next = stage.agent();
+    stage.assert_served(CART);
+}
+
+#[test]
+fn backends_that_were_changed_while_the_agent_was_down_are_put_right_by_the_first_sync() {
+    let (stage, mut agent, damage) = serving();
+    agent.stop().unwrap();
+    damage.change_backends(|backend| backend.service += 1000);
+    let next = stage.agent();
+    stage.assert_served(CART);
+    assert_eq!(stage.wrong("failures"), [""; 0], "{}", next.log());
+}
+
+#[test]
 fn repairs_are_in_the_status_and_in_the_log() {
     let (stage, agent, damage) = serving();
     damage.remove_frontend(&damage.frontend(80).key);

@@ -1,7 +1,9 @@
 //! The directory in bpffs that keeps the kernel state over restarts.
 //!
-//!     BPFFS/sockline/v1/maps/NAME       the maps
-//!     BPFFS/sockline/v1/links/PROGRAM   the attachments
+//! ```text
+//! BPFFS/sockline/v1/maps/NAME       the maps
+//! BPFFS/sockline/v1/links/PROGRAM   the attachments
+//! ```
 //!
 //! `v1` is the layout version: agents of different layouts have nothing to do with each other's
 //! maps, but a newer one takes over the links of an older one.

@@ -8,7 +8,7 @@ use sockline_ebpf::{
     frontend::{Frontend, FrontendKey},
 };
 
-use super::{Endpoint, Extent, Installed, Known, Mirror, SERVICE_IDS};
+use super::{Endpoint, Extent, Installed, Known, Leftovers, Mirror, SERVICE_IDS};
 use crate::{
     dataplane::{
         alias,
@@ -53,7 +53,7 @@ impl Mirror {
     pub(super) fn install(
         &mut self,
         group: &Group<'_>,
-        leftovers: &mut Vec<(FrontendKey, u32)>,
+        leftovers: &mut Leftovers,
     ) -> Result<(), DataplaneError> {
         if !self.installed.contains_key(&group.key) {
             let id = self.new_id(&group.key)?;

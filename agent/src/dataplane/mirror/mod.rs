@@ -52,6 +52,9 @@ impl Default for Limits {
 /// Ids of service ports, at most; far more than frontends can be.
 const SERVICE_IDS: u32 = 1 << 24;
 
+/// Frontends that services do not want any more, with the services' ids.
+type Leftovers = Vec<(FrontendKey, u32)>;
+
 /// What an endpoint of a service port is known by.
 type Endpoint = (IpAddr, u16);
 
@@ -118,6 +121,12 @@ pub struct SyncReport {
     pub failures: Vec<Failure>,
 }
 
+impl SyncReport {
+    fn failed(&mut self, key: &ServiceKey, error: DataplaneError) {
+        self.failures.push(Failure { object: key.to_string(), error });
+    }
+}
+
 impl Mirror {
     /// Opens the pinned maps and reads back what an earlier agent left in them.
     pub fn open(pins: &Pins, limits: Limits) -> Result<Self, DataplaneError> {
@@ -165,8 +174,9 @@ impl Mirror {
         self.pool.retired().moving().clone()
     }
 
+    /// Service ports in the kernel; one that did not fit at all is not.
     pub fn services(&self) -> usize {
-        self.installed.len()
+        self.installed.values().filter(|installed| !installed.keys.is_empty()).count()
     }
 
     pub fn pool_usage(&self) -> PoolUsage {
@@ -235,7 +245,8 @@ impl Mirror {
     fn bring_to(&mut self, groups: &[Group<'_>], gone: Vec<ServiceKey>) -> SyncReport {
         let mut report = SyncReport::default();
         let mut changed: Vec<&ServiceKey> = Vec::new();
-        let mut leftovers: Vec<(FrontendKey, u32)> = Vec::new();
+        let mut leftovers = Leftovers::new();
+        let mut full: Vec<&Group<'_>> = Vec::new();
         for group in groups {
             if self.is_current(group) {
                 continue;
@@ -247,9 +258,8 @@ impl Mirror {
             changed.push(&group.key);
             match self.install(group, &mut leftovers) {
                 Ok(()) => report.services_changed += 1,
-                Err(error) => {
-                    report.failures.push(Failure { object: group.key.to_string(), error });
-                }
+                Err(DataplaneError::Full(_)) => full.push(group),
+                Err(error) => report.failed(&group.key, error),
             }
         }
         let (held_back, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|key| {
@@ -263,18 +273,24 @@ impl Mirror {
             }
         }
         leftovers.extend(self.take_orphans());
-        for (key, service) in leftovers {
-            // Another service may have taken the address in this very sync.
-            let is_its_own =
-                self.frontends.entries().get(&key).is_some_and(|entry| entry.service == service);
-            if is_its_own && let Err(error) = self.frontends.remove(&key) {
-                report.failures.push(Failure { object: format!("service {service}"), error });
-            }
-        }
+        self.remove_leftovers(leftovers, &mut report);
         let changed = changed.into_iter().map(|key| (key, true));
         for (key, stays) in changed.chain(gone.iter().map(|key| (key, false))) {
             if let Err(error) = self.tidy(key, stays) {
-                report.failures.push(Failure { object: key.to_string(), error });
+                report.failed(key, error);
+            }
+        }
+        // What was removed meanwhile may have made room. It could not be removed first: a service
+        // that takes over another's address must find it in place.
+        for group in full {
+            let mut leftovers = Leftovers::new();
+            match self.install(group, &mut leftovers) {
+                Ok(()) => report.services_changed += 1,
+                Err(error) => report.failed(&group.key, error),
+            }
+            self.remove_leftovers(leftovers, &mut report);
+            if let Err(error) = self.tidy(&group.key, true) {
+                report.failed(&group.key, error);
             }
         }
         for key in gone {
@@ -288,6 +304,17 @@ impl Mirror {
             }
         }
         report
+    }
+
+    fn remove_leftovers(&mut self, leftovers: Leftovers, report: &mut SyncReport) {
+        for (key, service) in leftovers {
+            // Another service may have taken the address in this very sync.
+            let is_its_own =
+                self.frontends.entries().get(&key).is_some_and(|entry| entry.service == service);
+            if is_its_own && let Err(error) = self.frontends.remove(&key) {
+                report.failures.push(Failure { object: format!("service {service}"), error });
+            }
+        }
     }
 
     /// Takes back slots and backends that nothing uses any more. Waits for running programs, which

@@ -60,16 +60,24 @@ fn a_mounted_config_map_is_read_through_its_symlinks() {
 #[test]
 fn a_file_that_cannot_be_read_costs_only_itself() {
     let folder = folder(&[("b.yaml", &node("here", "z"))]);
-    symlink("nowhere", folder.path().join("a.yaml")).unwrap();
     fs::write(folder.path().join("c.yaml"), b"\xff\xfe").unwrap();
     let contents = read_folder(folder.path()).unwrap();
-    assert_eq!(file_names(&contents), ["a.yaml", "b.yaml", "c.yaml"]);
-    assert!(contents.files[0].manifest.incomplete);
+    assert_eq!(file_names(&contents), ["b.yaml", "c.yaml"]);
+    assert!(contents.files[1].manifest.incomplete);
     let events = contents.into_events();
     let trouble = trouble(&events);
-    assert_eq!(trouble.len(), 2, "{trouble:#?}");
-    assert!(trouble[0].starts_with("file a.yaml: cannot be read"), "{trouble:#?}");
+    assert_eq!(trouble.len(), 1, "{trouble:#?}");
+    assert!(trouble[0].starts_with("file c.yaml: cannot be read"), "{trouble:#?}");
     assert!(matches!(&events[2], Event::Replace(Kind::Node, nodes) if nodes.len() == 1));
+}
+
+#[test]
+fn a_link_to_nothing_is_a_file_that_is_gone() {
+    let folder = folder(&[("b.yaml", &node("here", "z"))]);
+    symlink("nowhere", folder.path().join("a.yaml")).unwrap();
+    let contents = read_folder(folder.path()).unwrap();
+    assert_eq!(file_names(&contents), ["b.yaml"]);
+    assert_eq!(trouble(&contents.into_events()), [""; 0]);
 }
 
 #[test]

@@ -89,7 +89,6 @@ pub(super) fn look(
 
 #[cfg(test)]
 mod tests {
-
     use std::os::unix::fs::symlink;
 
     use super::*;
