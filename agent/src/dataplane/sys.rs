@@ -94,6 +94,14 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
     Ok(CgroupLink { program: info.prog_id, cgroup })
 }
 
+/// Takes a link's program off its cgroup (Linux 5.9). Closing the last descriptor, or removing the
+/// pin, does that too, but some time later (`bpf_link_put` leaves it to a worker).
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed_attr();
+    attr.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
 /// Makes an array of maps (Linux 4.12), which takes maps like this one.
 pub fn create_array_of_maps(name: &str, entries: u32, like: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attr = zeroed_attr();
