@@ -21,6 +21,8 @@ pub trait Family {
     fn is_bound(ctx: *mut bpf_sock_addr) -> bool;
     /// Whether the socket has, or once had, a destination address.
     fn had_a_peer(ctx: *mut bpf_sock_addr) -> bool;
+    /// Whether the socket's destination address is this one.
+    fn has_destination(ctx: *mut bpf_sock_addr, address: &Address) -> bool;
 }
 
 /// The `…4` hooks.
@@ -58,6 +60,15 @@ impl Family for V4 {
         unsafe {
             let sk = (*ctx).__bindgen_anon_1.sk;
             !sk.is_null() && ptr::read_volatile(&raw const (*sk).dst_ip4) != 0
+        }
+    }
+
+    #[inline(always)]
+    fn has_destination(ctx: *mut bpf_sock_addr, address: &Address) -> bool {
+        // SAFETY: the context is valid while the program runs, and its socket with it.
+        unsafe {
+            let sk = (*ctx).__bindgen_anon_1.sk;
+            !sk.is_null() && ptr::read_volatile(&raw const (*sk).dst_ip4) == address.words[3]
         }
     }
 }
@@ -123,6 +134,23 @@ impl Family for V6 {
                 || ptr::read_volatile(words.add(3)) != 0
         }
     }
+
+    #[inline(always)]
+    fn has_destination(ctx: *mut bpf_sock_addr, address: &Address) -> bool {
+        // SAFETY: the context is valid while the program runs, and its socket with it.
+        unsafe {
+            let sk = (*ctx).__bindgen_anon_1.sk;
+            if sk.is_null() {
+                return false;
+            }
+            let words = &raw const (*sk).dst_ip6;
+            let words = words.cast::<u32>();
+            ptr::read_volatile(words.add(3)) == address.words[3]
+                && ptr::read_volatile(words.add(2)) == address.words[2]
+                && ptr::read_volatile(words.add(1)) == address.words[1]
+                && ptr::read_volatile(words) == address.words[0]
+        }
+    }
 }
 
 /// One hooked call.
@@ -186,6 +214,21 @@ impl<'a, F: Family> Call<'a, F> {
     #[inline(always)]
     pub fn had_a_peer(&self) -> bool {
         F::had_a_peer(self.ctx.sock_addr)
+    }
+
+    /// Whether the call goes to where the socket is connected to.
+    #[inline(always)]
+    pub fn is_to_its_peer(&self) -> bool {
+        // SAFETY: the context is valid while the program runs, and its socket with it.
+        let connected_to = unsafe {
+            let sk = (*self.ctx.sock_addr).__bindgen_anon_1.sk;
+            if sk.is_null() {
+                return false;
+            }
+            ptr::read_volatile(&raw const (*sk).dst_port)
+        };
+        // An unconnected socket has port 0, which nobody sends to.
+        connected_to == self.port() && F::has_destination(self.ctx.sock_addr, &self.address())
     }
 
     /// The cookie of the client's network namespace.

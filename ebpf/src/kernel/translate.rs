@@ -38,8 +38,16 @@ pub fn connect<F: Family>(call: &Call<'_, F>) -> i32 {
 }
 
 /// `sendto()` and `sendmsg()` with an address: a socket stays with the backend it has.
+///
+/// What goes to the socket's own peer was decided when it connected. An IPv6 socket that is connected
+/// to an IPv4 address is seen here with every plain `send()` (`udpv6_sendmsg` calls `udp_sendmsg`
+/// with the peer's address): its backend is not dialled directly, and if it was connected before
+/// Sockline came, answers from another address than its peer's would not reach it.
 #[inline(always)]
 pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
+    if call.is_to_its_peer() {
+        return ALLOW;
+    }
     let Some(key) = frontends::key_of(call, UDP) else {
         return dialled_directly(call, UDP);
     };
