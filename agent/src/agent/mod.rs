@@ -124,8 +124,25 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
     if !features.set_retval {
         tracing::warn!("this kernel has no bpf_set_retval (Linux 5.18): refusals are EPERM");
     }
-    if !features.kernel_btf {
-        tracing::info!("this kernel has no BTF of its own; only MPTCP peer names need it");
+    if !features.compare_and_swap {
+        tracing::info!(
+            "this kernel's programs cannot compare and swap (Linux 5.12): sockets are remembered in \
+             socket storage, which costs more per connection and cannot be counted"
+        );
+    }
+    if features.netns_cookie.is_none() {
+        tracing::info!(
+            "this kernel has no SO_NETNS_COOKIE (Linux 5.14): loopback NodePorts are served to the \
+             initial network namespace"
+        );
+    }
+    if !features.mptcp_sock {
+        tracing::info!(
+            "this kernel has no bpf_skc_to_mptcp_sock (Linux 6.0 with BTF): the peer name of MPTCP \
+             sockets is the backend's"
+        );
+    } else if !features.kernel_btf {
+        tracing::info!("there is no /sys/kernel/btf/vmlinux; nothing here needs it");
     }
     Ok(dataplane)
 }

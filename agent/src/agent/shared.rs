@@ -43,6 +43,9 @@ pub struct KernelFeatures {
     pub set_retval: bool,
     pub netns_cookie: bool,
     pub mptcp_sock: bool,
+    /// Absent in what agents before this field say.
+    #[serde(default)]
+    pub compare_and_swap: bool,
     pub kernel_btf: bool,
 }
 
@@ -89,6 +92,7 @@ impl Shared {
                 set_retval: features.set_retval,
                 netns_cookie: features.netns_cookie.is_some(),
                 mptcp_sock: features.mptcp_sock,
+                compare_and_swap: features.compare_and_swap,
                 kernel_btf: features.kernel_btf,
             },
             objects: Objects::default(),

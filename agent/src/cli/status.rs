@@ -35,7 +35,8 @@ struct Report {
     cgroup: String,
     frontends: usize,
     last_sync: Option<Timestamp>,
-    sockets: usize,
+    /// Translated sockets; absent where they are in socket storage, which cannot be counted.
+    sockets: Option<usize>,
     faults: Vec<FaultCount>,
     /// What the agent says; absent while it is down.
     agent: Option<Status>,
@@ -170,7 +171,13 @@ fn render(report: &Report) -> String {
         );
     }
     line("Frontends", report.frontends.to_string());
-    line("Sockets", format!("{} translated", report.sockets));
+    line(
+        "Sockets",
+        report.sockets.map_or_else(
+            || "not counted: before Linux 5.12 they are in socket storage".into(),
+            |sockets| format!("{sockets} translated"),
+        ),
+    );
     let faults: Vec<String> = report
         .faults
         .iter()

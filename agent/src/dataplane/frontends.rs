@@ -199,7 +199,7 @@ impl Frontends {
     }
 }
 
-fn new_hash(capacity: u32) -> Result<MapData, DataplaneError> {
+pub fn new_hash(capacity: u32) -> Result<MapData, DataplaneError> {
     let definition = aya_obj::Map::new_from_params(
         bpf_map_type::BPF_MAP_TYPE_HASH as u32,
         size_of::<FrontendKey>() as u32,

@@ -1,6 +1,6 @@
 //! The pinned maps, opened with their types.
 
-use std::path::Path;
+use std::{os::fd::AsFd as _, path::Path};
 
 use aya::{
     Pod,
@@ -8,15 +8,21 @@ use aya::{
 };
 use sockline_ebpf::{
     agent::AgentRecord,
-    backend::{BACKEND_SEGMENT, Backend, SLOT_SEGMENT, Slot},
+    backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS, Backend, SLOT_SEGMENT, SLOT_SEGMENTS, Slot},
     counters::ServiceCounters,
     filter,
-    frontend::{CURRENT, Frontend, FrontendKey},
+    frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
     name::{CHUNK, NameKey},
     socket::{SOCKET_SETS, SocketSet},
 };
 
-use super::{error::DataplaneError, pins::Pins, segments::Segments, sys::SharedArray};
+use super::{
+    error::DataplaneError,
+    frontends,
+    pins::Pins,
+    segments::{self, Segments},
+    sys::{self, SharedArray},
+};
 
 /// The maps that the programs and the agent share, by the names of their definitions.
 pub const PINNED: [&str; 10] =
@@ -39,6 +45,34 @@ pub const RETIRED: &str = "RETIRED";
 pub type FrontendsOuter = ArrayOfMaps<MapData, MapData>;
 pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
 pub type Names = HashMap<MapData, NameKey, [u8; CHUNK]>;
+
+/// Makes and pins the maps that hold other maps, if they are not there yet. Left to aya, they would
+/// be made for inner maps that carry BTF types; Linux 5.15 to 6.1 then refuses the ones without
+/// that the agent puts in (`timer_off` in `bpf_map_meta_equal`). So the inner map that an outer one
+/// is made for comes from where all of its inner maps come from.
+pub fn create_outer(pins: &Pins) -> Result<(), DataplaneError> {
+    ensure_outer(pins, FRONTENDS, CURRENT + 1, || frontends::new_hash(FIRST_CAPACITY))?;
+    let slots = || segments::new_array::<Slot>(SLOTS, SLOT_SEGMENT);
+    ensure_outer(pins, SLOTS, SLOT_SEGMENTS, slots)?;
+    let backends = || segments::new_array::<Backend>(BACKENDS, BACKEND_SEGMENT);
+    ensure_outer(pins, BACKENDS, BACKEND_SEGMENTS, backends)
+}
+
+fn ensure_outer(
+    pins: &Pins,
+    name: &'static str,
+    entries: u32,
+    inner: impl FnOnce() -> Result<MapData, DataplaneError>,
+) -> Result<(), DataplaneError> {
+    let path = pins.map(name);
+    if path.exists() {
+        return Ok(());
+    }
+    let outer = sys::create_array_of_maps(name, entries, inner()?.fd().as_fd())
+        .map_err(|error| DataplaneError::io(format!("create map `{name}`"), error))?;
+    sys::pin(outer.as_fd(), &path)
+        .map_err(|error| DataplaneError::io(format!("pin map `{name}`"), error))
+}
 
 pub fn open_frontends(pins: &Pins) -> Result<FrontendsOuter, DataplaneError> {
     outer(pins, FRONTENDS)
@@ -124,7 +158,6 @@ fn shared<T: Pod>(
     len: u32,
     writable: bool,
 ) -> Result<SharedArray<T>, DataplaneError> {
-    use std::os::fd::AsFd as _;
     let map = open(pins, name)?;
     SharedArray::map(map.fd().as_fd(), len as usize, writable)
         .map_err(|error| DataplaneError::io(format!("map `{name}` into memory"), error))

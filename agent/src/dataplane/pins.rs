@@ -121,10 +121,23 @@ impl Pins {
     /// Removes everything, which detaches the programs and frees the maps. Returns what was there.
     pub fn remove(&self) -> Result<Vec<PathBuf>, DataplaneError> {
         let mut removed = Vec::new();
+        for directory in std::iter::once(self.directory()).chain(self.others()) {
+            detach_all(&directory.join("links"));
+        }
         remove_tree(&self.root, &mut removed).map_err(|error| {
             DataplaneError::io(format!("remove {}", self.root.display()), error)
         })?;
         Ok(removed)
+    }
+}
+
+/// Detaches the programs of all links in a directory: once this is done, none of them is called any
+/// more. What cannot be detached is left to the removal of its pin, which has the same effect later.
+fn detach_all(links: &Path) {
+    for entry in fs::read_dir(links).into_iter().flatten().flatten() {
+        if let Ok(Some(link)) = open_link(&entry.path()) {
+            let _ = sys::link_detach(link.as_fd());
+        }
     }
 }
 

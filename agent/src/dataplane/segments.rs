@@ -120,7 +120,7 @@ impl<T: Pod> Segments<T> {
     }
 }
 
-fn new_array<T: Pod>(name: &'static str, len: u32) -> Result<MapData, DataplaneError> {
+pub fn new_array<T: Pod>(name: &'static str, len: u32) -> Result<MapData, DataplaneError> {
     let definition = aya_obj::Map::new_from_params(
         bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
         size_of::<u32>() as u32,

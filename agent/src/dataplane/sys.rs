@@ -15,7 +15,7 @@ use std::{
     sync::atomic::{Ordering, fence},
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type};
 
 /// Offset of `sk` in the kernel's `struct bpf_sock_addr` (`include/uapi/linux/bpf.h`), whose layout
 /// is fixed.
@@ -92,6 +92,32 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
     // SAFETY: the kernel filled in the union member of cgroup links; all are integers anyway.
     let cgroup = unsafe { info.__bindgen_anon_1.cgroup.cgroup_id };
     Ok(CgroupLink { program: info.prog_id, cgroup })
+}
+
+/// Takes a link's program off its cgroup (Linux 5.9). Closing the last descriptor, or removing the
+/// pin, does that too, but some time later (`bpf_link_put` leaves it to a worker).
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed_attr();
+    attr.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// Makes an array of maps (Linux 4.12), which takes maps like this one.
+pub fn create_array_of_maps(name: &str, entries: u32, like: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = zeroed_attr();
+    // SAFETY: writing a union's field of plain integers.
+    let map = unsafe { &mut attr.__bindgen_anon_1 };
+    map.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS as u32;
+    map.key_size = 4;
+    map.value_size = 4;
+    map.max_entries = entries;
+    map.inner_map_fd = like.as_raw_fd().cast_unsigned();
+    // The last byte stays NUL.
+    let room = map.map_name.len() - 1;
+    for (place, &byte) in map.map_name[..room].iter_mut().zip(name.as_bytes()) {
+        *place = byte.cast_signed();
+    }
+    bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr).map(owned)
 }
 
 /// Gives an object a name in a bpffs (Linux 4.4; links 5.7).

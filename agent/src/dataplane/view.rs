@@ -8,6 +8,7 @@ use std::{
 
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use sockline_ebpf::{
+    agent::COMPARE_AND_SWAP,
     backend::{Backend as BackendEntry, Slot},
     counters::{Fault, ServiceCounters},
     frontend::Frontend as FrontendEntry,
@@ -115,12 +116,15 @@ impl View {
         Counters::open(&self.pins, Moving::default())
     }
 
-    /// Sockets that are translated now, as far as they are in the socket table.
-    pub fn sockets(&self) -> Result<usize, DataplaneError> {
+    /// Sockets that are translated now, as far as they are in the socket table; `None` where the
+    /// table is not used (see [`super::Features::compare_and_swap`]).
+    pub fn sockets(&self) -> Result<Option<usize>, DataplaneError> {
+        if self.agent()?.features & COMPARE_AND_SWAP == 0 {
+            return Ok(None);
+        }
         let table = maps::open_sockets(&self.pins)?;
-        Ok((0..table.len())
-            .map(|set| table.read(set).cookies.iter().filter(|&&cookie| cookie != 0).count())
-            .sum())
+        let in_use = |set| table.read(set).cookies.iter().filter(|&&cookie| cookie != 0).count();
+        Ok(Some((0..table.len()).map(in_use).sum()))
     }
 }
 

@@ -38,8 +38,16 @@ pub fn connect<F: Family>(call: &Call<'_, F>) -> i32 {
 }
 
 /// `sendto()` and `sendmsg()` with an address: a socket stays with the backend it has.
+///
+/// What goes to the socket's own peer was decided when it connected. An IPv6 socket that is connected
+/// to an IPv4 address is seen here with every plain `send()` (`udpv6_sendmsg` calls `udp_sendmsg`
+/// with the peer's address): its backend is not dialled directly, and if it was connected before
+/// Sockline came, answers from another address than its peer's would not reach it.
 #[inline(always)]
 pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
+    if call.is_to_peer() {
+        return ALLOW;
+    }
     let Some(key) = frontends::key_of(call, UDP) else {
         return sent_directly(call);
     };
@@ -69,14 +77,10 @@ fn connected_directly<F: Family>(call: &Call<'_, F>, protocol: u8) -> i32 {
     ALLOW
 }
 
-/// A datagram to an address that is no service. The socket dialled it directly, unless it is where
-/// an earlier `connect()` was redirected to: `send()` without an address on an IPv6 socket that is
-/// connected to an IPv4 address comes here too, with that address (Linux `udpv6_sendmsg`).
+/// A datagram to an address that is no service: the answer shall come from there.
 #[inline(always)]
 fn sent_directly<F: Family>(call: &Call<'_, F>) -> i32 {
-    if !call.is_to_peer() {
-        sockets::forget(call.context(), &call.address(), call.port());
-    }
+    sockets::forget(call.context(), &call.address(), call.port());
     ALLOW
 }
 

@@ -3,10 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use sockline_ebpf::{
-    backend::Backend,
-    frontend::{Frontend, FrontendKey},
-};
+use sockline_ebpf::{backend::Backend, frontend::Frontend};
 
 use super::{Endpoint, Extent, Installed, Known, Leftovers, Mirror, SERVICE_IDS};
 use crate::{
