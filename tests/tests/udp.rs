@@ -11,6 +11,7 @@ use std::{
 };
 
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
+use sockline_ebpf::socket::{STORED, WAYS};
 use sockline_testbed::{
     Cluster, Pod, Protocol, Service, Socket, UdpClient, UdpServer, mapped, to_std, wait_ok,
 };
@@ -353,10 +354,11 @@ fn a_socket_may_talk_to_more_services_than_are_remembered_for_it() {
 
 #[test]
 fn what_overflows_the_table_is_remembered_in_socket_storage() {
-    // 4 records fit in the table, 8 in socket storage. Ten services of three pods each: that all
-    // of them keep their pod by chance happens once in 59,049 runs per round.
-    let mut stage = Stage::new(30);
-    let services: Vec<_> = (0..10)
+    // Of twelve services, 8 records fit in the table and 4 go to socket storage. Three pods each:
+    // that all of them keep their pod by chance happens once in 531,441 runs per round.
+    const SERVICES: usize = WAYS + STORED / 2;
+    let mut stage = Stage::new(3 * SERVICES);
+    let services: Vec<_> = (0..SERVICES)
         .map(|n| {
             let ip = numbered(n).ip().to_string();
             let service = Service::new(&format!("svc-{n}")).ip(&ip).udp(53).to(5353);
@@ -365,11 +367,11 @@ fn what_overflows_the_table_is_remembered_in_socket_storage() {
         .collect();
     stage.cluster.apply(services).unwrap();
     let client = stage.client.run(unconnected);
-    let round = || -> Vec<_> { (0..10).map(|n| ask(&client, numbered(n))).collect() };
+    let round = || -> Vec<_> { (0..SERVICES).map(|n| ask(&client, numbered(n))).collect() };
     let first = round();
-    stage.cluster.wait_for_sockets(4).unwrap();
+    stage.cluster.wait_for_sockets(WAYS as u64).unwrap();
     assert_eq!((round(), round()), (first.clone(), first));
-    for n in 0..10 {
+    for n in 0..SERVICES {
         let counts = stage.cluster.counts(&format!("svc-{n}"), Protocol::Udp).unwrap();
         assert_eq!(counts.translated, 1, "svc-{n}: chosen once, recalled twice");
     }
@@ -377,14 +379,15 @@ fn what_overflows_the_table_is_remembered_in_socket_storage() {
 
 #[test]
 fn answers_to_what_overflowed_come_from_the_service_even_when_they_are_late() {
-    let stage = Stage::with_service_per_pod(10);
+    let stage = Stage::with_service_per_pod(WAYS + STORED / 2);
     stage.client.run(|| {
         let client = unconnected();
-        for n in 0..10 {
+        for n in 0..WAYS + STORED / 2 {
             client.socket().send_to(b"x", numbered(n)).unwrap();
         }
-        let from: BTreeSet<_> = (0..10).map(|_| client.receive().unwrap().from).collect();
-        assert_eq!(from, (0..10).map(numbered).collect());
+        let from: BTreeSet<_> =
+            (0..WAYS + STORED / 2).map(|_| client.receive().unwrap().from).collect();
+        assert_eq!(from, (0..WAYS + STORED / 2).map(numbered).collect());
     });
 }
 

@@ -72,12 +72,15 @@ fn a_file_that_cannot_be_read_costs_only_itself() {
 }
 
 #[test]
-fn a_link_to_nothing_is_a_file_that_is_gone() {
+fn a_link_to_nothing_is_a_file_that_cannot_be_read() {
     let folder = folder(&[("b.yaml", &node("here", "z"))]);
     symlink("nowhere", folder.path().join("a.yaml")).unwrap();
     let contents = read_folder(folder.path()).unwrap();
-    assert_eq!(file_names(&contents), ["b.yaml"]);
-    assert_eq!(trouble(&contents.into_events()), [""; 0]);
+    assert_eq!(file_names(&contents), ["a.yaml", "b.yaml"]);
+    assert!(contents.files[0].manifest.incomplete);
+    let trouble = trouble(&contents.into_events());
+    assert_eq!(trouble.len(), 1, "{trouble:#?}");
+    assert!(trouble[0].starts_with("file a.yaml: cannot be read"), "{trouble:#?}");
 }
 
 #[test]
