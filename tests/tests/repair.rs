@@ -201,7 +201,8 @@ fn an_agent_that_is_given_another_cgroup_attaches_there_and_leaves_the_first() {
     let inner = Cgroup::within(stage.node.cgroup(), "inner");
     let _next = stage.node.agent(&on(&inner)).unwrap();
     inner.ask(&stage, CART).unwrap();
-    stage.assert_untouched(CART);
+    // The kernel frees the old links on a worker.
+    stage.eventually_untouched(CART);
     assert_eq!(stage.status()["cgroup"], inner.0.to_str().unwrap());
     assert_eq!(stage.status()["attached"], true);
 }

@@ -263,7 +263,12 @@ pub const ECONNREFUSED: i32 = 111;
 pub const REPAIRS: [&str; 2] = ["--repair-interval", "1"];
 
 pub fn options(args: &[&str]) -> AgentOptions {
-    AgentOptions { args: args.iter().map(ToString::to_string).collect(), ..Default::default() }
+    AgentOptions {
+        args: args.iter().map(ToString::to_string).collect(),
+        // Loading the programs takes a while on a machine that is busy with a build.
+        ready_within: Duration::from_secs(60),
+        ..Default::default()
+    }
 }
 
 pub fn strings(list: &Value) -> Vec<String> {
