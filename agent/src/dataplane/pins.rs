@@ -120,16 +120,6 @@ impl Pins {
 
     /// Removes everything, which detaches the programs and frees the maps. Returns what was there.
     pub fn remove(&self) -> Result<Vec<PathBuf>, DataplaneError> {
-        let versions = self.others().into_iter().chain([self.directory()]);
-        for links in versions.map(|version| version.join("links")) {
-            for entry in fs::read_dir(links).into_iter().flatten().flatten() {
-                // The kernel frees an unpinned link a little later, on a worker; this makes it end
-                // now. Before Linux 5.9 it has to be later.
-                if let Some(link) = open_link(&entry.path())? {
-                    let _ = sys::link_detach(link.as_fd());
-                }
-            }
-        }
         let mut removed = Vec::new();
         for directory in std::iter::once(self.directory()).chain(self.others()) {
             detach_all(&directory.join("links"));

@@ -73,13 +73,6 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// Detaches a link's program at once, whoever else holds the link (Linux 5.9).
-pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attr = zeroed_attr();
-    attr.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
-    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
-}
-
 /// What a cgroup link is attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CgroupLink {
