@@ -179,12 +179,26 @@ impl Load {
     }
 }
 
+/// A refusal shows in `connect` or `send`. Silence after that is a lost datagram, which a machine
+/// that is busy enough produces between pods too: it is asked again, on the same socket.
 fn udp(to: SocketAddr) -> std::io::Result<String> {
-    let client = UdpClient::connected(to)?;
+    let during = |what: &'static str| {
+        move |error: std::io::Error| std::io::Error::new(error.kind(), format!("{what}: {error}"))
+    };
+    let client = UdpClient::connected(to).map_err(during("connect"))?;
     if client.socket().peer_addr()? != to {
         return Err(std::io::Error::other(format!("its peer is {}", client.socket().peer_addr()?)));
     }
-    let reply = client.ask("x")?;
+    let mut tries = 0;
+    let reply = loop {
+        client.socket().send(b"x").map_err(during("send"))?;
+        tries += 1;
+        match client.receive().map_err(during("receive")) {
+            Ok(reply) => break reply,
+            Err(error) if tries == 3 => return Err(error),
+            Err(_) => {}
+        }
+    };
     if reply.from != to {
         return Err(std::io::Error::other(format!("the answer is from {}", reply.from)));
     }
