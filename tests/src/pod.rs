@@ -10,6 +10,12 @@ use crate::{Ns, iproute, node, node::QUIET_IPV6};
 /// device, so each node end of a pair has this one. (For IPv4 any address of the node is answered.)
 const GATEWAY_V6: &str = "fe80::1";
 
+/// The two ends of every pair. Each end knows the other's for good: a machine has one neighbour
+/// table for all namespaces, of some hundred entries, and with many tests side by side the kernel
+/// throws out entries that are in use, with the packets that wait for their resolution.
+const NODE_END: &str = "02:00:00:00:00:01";
+const POD_END: &str = "02:00:00:00:00:02";
+
 /// A pod of a node, in the node's cgroup. Dereferences to its namespace.
 pub struct Pod {
     ns: Ns,
@@ -29,7 +35,12 @@ impl Pod {
 
         let device = format!("pod{}", node.next_pod());
         let mut on_node = String::new();
-        writeln!(on_node, "link add {device} type veth peer name eth0 netns {}", ns.path())?;
+        writeln!(
+            on_node,
+            "link add {device} address {NODE_END} type veth peer name eth0 address {POD_END} \
+             netns {}",
+            ns.path()
+        )?;
         writeln!(on_node, "link set {device} addrgenmode none")?;
         writeln!(on_node, "link set {device} up")?;
         writeln!(on_node, "addr add {GATEWAY_V6}/64 dev {device} nodad")?;
@@ -40,10 +51,15 @@ impl Pod {
                 .address_like(address)
                 .with_context(|| format!("the node has no address of the family of {address}"))?;
             writeln!(on_node, "route add {address} dev {device} src {source}")?;
+            writeln!(on_node, "neigh add {address} lladdr {POD_END} dev {device} nud permanent")?;
             match address {
                 IpAddr::V4(v4) => {
                     writeln!(in_pod, "addr add {v4}/32 dev eth0")?;
                     if !has_v4 {
+                        writeln!(
+                            in_pod,
+                            "neigh add {source} lladdr {NODE_END} dev eth0 nud permanent"
+                        )?;
                         writeln!(in_pod, "route add {source} dev eth0")?;
                         writeln!(in_pod, "route add default via {source} dev eth0")?;
                     }
@@ -52,6 +68,10 @@ impl Pod {
                 IpAddr::V6(v6) => {
                     writeln!(in_pod, "addr add {v6}/128 dev eth0 nodad")?;
                     if !has_v6 {
+                        writeln!(
+                            in_pod,
+                            "neigh add {GATEWAY_V6} lladdr {NODE_END} dev eth0 nud permanent"
+                        )?;
                         writeln!(in_pod, "route add default via {GATEWAY_V6} dev eth0")?;
                     }
                     has_v6 = true;

@@ -116,16 +116,18 @@ fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decis
     for _attempt in 0..2 {
         let Some(frontend) = frontends::find(key) else { return Decision::NotAService };
         service = frontend.service;
-        match frontend.action {
-            FORWARD => {}
-            PASS => {
+        let (action, reason) = (frontend.action, frontend.reason);
+        if action != FORWARD {
+            if frontend.key != *key {
+                counters::fault(Fault::Reread);
+                continue;
+            }
+            if action == PASS {
                 counters::passed(service);
                 return Decision::LeaveAlone;
             }
-            _ => {
-                counters::refused(service, frontend.reason);
-                return Decision::Refuse;
-            }
+            counters::refused(service, reason);
+            return Decision::Refuse;
         }
         if keep == Keep::BackendOfSocket
             && let Some((id, generation)) = sockets::recall_backend(call.context(), key)
