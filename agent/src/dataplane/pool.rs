@@ -126,9 +126,15 @@ impl Pool {
     }
 
     /// Ends a backend: sockets and clients that remember it choose again from now on. Its count
-    /// goes to its service if that stays.
+    /// goes to its service if that stays. If not, it has no owner from now on: the service's id may
+    /// be another's soon, and a program that still comes here looks again and finds no frontend.
     pub fn remove_backend(&mut self, id: u32, service_stays: bool) -> Result<(), DataplaneError> {
-        self.backends.update(id, |entry| entry.sets = 0)?;
+        self.backends.update(id, |entry| {
+            entry.sets = 0;
+            if !service_stays {
+                entry.service = 0;
+            }
+        })?;
         self.resting.push_back((Instant::now(), Resting::Backend { id, service_stays }));
         Ok(())
     }
