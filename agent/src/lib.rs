@@ -10,4 +10,5 @@ pub mod cli;
 pub mod dataplane;
 pub mod model;
 pub mod source;
+pub mod status;
 pub mod telemetry;

@@ -9,7 +9,7 @@ use hyper::Request;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use crate::agent::Status;
+use crate::status::Status;
 
 /// Asks a running agent for its status.
 ///

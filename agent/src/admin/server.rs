@@ -11,7 +11,7 @@ use axum::{Json, Router, extract::State, routing::get};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Shared, Status};
+use crate::status::{Shared, Status};
 
 /// A bound admin socket; the file goes with it.
 pub struct Server {

@@ -10,14 +10,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Config, interfaces,
-    shared::{self, Objects, Shared},
-};
+use super::{Config, interfaces};
 use crate::{
     dataplane::{Dataplane, DataplaneError, SyncReport},
     model::{index::Index, object::Problem},
     source::Event,
+    status::{self, Objects, Shared},
     telemetry::Metrics,
 };
 
@@ -171,7 +169,7 @@ impl Control {
             status.last_sync_seconds = took.as_secs_f64();
             status.syncs += 1;
             status.failures = failures;
-            status.maps = shared::maps(&usage);
+            status.maps = status::maps(&usage);
         });
         if first {
             tracing::info!(

@@ -2,7 +2,6 @@
 
 mod control;
 mod interfaces;
-mod shared;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -10,11 +9,11 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use self::shared::{MapUse, Shared, Status, maps};
 use crate::{
     admin,
     dataplane::{self, Dataplane, Feature, Limits},
     source::{self, SourceError, SourceStats},
+    status::Shared,
     telemetry::{self, Metrics},
 };
 
@@ -75,7 +74,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let admin = admin::Server::bind(&config.admin_socket)?;
 
     let stats = Arc::new(SourceStats::default());
-    let shared = Arc::new(Shared::new(&config, dataplane.features()));
+    let shared = Arc::new(Shared::new(
+        config.node_name.clone(),
+        config.source.to_string(),
+        dataplane.features(),
+    ));
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats))?);
     let (events, changes) = mpsc::channel(EVENTS);
 

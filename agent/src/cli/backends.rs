@@ -6,8 +6,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    node::{NodeArgs, print},
-    plan::Output,
+    node::NodeArgs,
+    output::{Output, print},
     table,
 };
 use crate::{

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::node::print;
+use super::output::print;
 use crate::dataplane;
 
 /// Remove everything from the kernel: detach the programs, free the maps.

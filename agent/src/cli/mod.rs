@@ -4,6 +4,7 @@ pub mod agent;
 pub mod backends;
 pub mod cleanup;
 mod node;
+pub mod output;
 pub mod plan;
 pub mod services;
 pub mod status;

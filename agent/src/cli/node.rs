@@ -1,10 +1,10 @@
-//! What the commands that look at a node share: where it is, and how to print it.
+//! What the commands that look at a node share: where it is.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::plan::Output;
+use super::output::Output;
 use crate::{
     admin,
     dataplane::{self, Pins, view::View},
@@ -29,14 +29,5 @@ impl NodeArgs {
     pub fn view(&self) -> anyhow::Result<View> {
         let bpffs = dataplane::bpffs_for_reading(self.bpffs.as_deref())?;
         Ok(View::open(Pins::in_bpffs(&bpffs))?)
-    }
-}
-
-/// Prints to stdout; a reader that has seen enough (`| head`) is no error.
-pub fn print(text: &str) -> anyhow::Result<()> {
-    use std::io::{self, Write as _};
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
     }
 }

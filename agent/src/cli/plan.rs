@@ -6,9 +6,12 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::table;
+use super::{
+    output::{Output, print},
+    table,
+};
 use crate::{
     model::{index::Index, plan::Plan},
     source::folder::read_folder,
@@ -28,14 +31,6 @@ pub struct PlanArgs {
     pub output: Output,
 }
 
-/// How to print something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Output {
-    #[default]
-    Table,
-    Json,
-}
-
 /// Prints the plan to stdout and what is wrong with the manifests to stderr.
 ///
 /// # Errors
@@ -50,7 +45,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         writeln!(warnings, "warning: {problem}")?;
     }
     let text = render(&index.plan(), args.output)?;
-    super::node::print(&text)
+    print(&text)
 }
 
 pub(super) fn render(plan: &Plan, output: Output) -> serde_json::Result<String> {

@@ -2,10 +2,7 @@
 
 use clap::Args;
 
-use super::{
-    node::{NodeArgs, print},
-    plan,
-};
+use super::{node::NodeArgs, output::print, plan};
 use crate::model::plan::Plan;
 
 /// Show the service addresses that the kernel serves now, in the terms of `sockline plan`.

@@ -5,14 +5,14 @@ use jiff::{Timestamp, Unit};
 use serde::Serialize;
 
 use super::{
-    node::{NodeArgs, print},
-    plan::Output,
+    node::NodeArgs,
+    output::{Output, print},
     table,
 };
 use crate::{
     admin,
-    agent::Status,
     dataplane::{Attachment, view::View},
+    status::Status,
 };
 
 /// Show whether this node is served: the agent, the hooks, the maps, and what is wrong.

@@ -44,4 +44,17 @@ impl DataplaneError {
     pub(super) fn io(action: impl Into<String>, source: io::Error) -> Self {
         Self::Io { action: action.into(), source }
     }
+
+    /// Whether a map update failed for want of room (E2BIG: `max_entries`; ENOMEM: no memory).
+    pub(super) fn is_full(error: &MapError) -> bool {
+        match error {
+            MapError::SyscallError(error) => {
+                matches!(
+                    error.io_error.raw_os_error(),
+                    Some(libc::E2BIG | libc::ENOMEM | libc::ENOSPC)
+                )
+            }
+            _ => false,
+        }
+    }
 }

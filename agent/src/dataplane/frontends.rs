@@ -6,16 +6,14 @@
 use std::{collections::HashMap, os::fd::AsFd as _};
 
 use aya::maps::{Map, MapData};
-use aya_obj::generated::bpf_map_type;
 use sockline_ebpf::{
-    NO_PREALLOC, filter,
+    filter,
     frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
 };
 
 use super::{
     error::{DataplaneError, Full},
     maps::{self, FRONTENDS, FrontendsHash, FrontendsOuter},
-    names::is_full,
     pins::Pins,
     sys::SharedArray,
 };
@@ -39,7 +37,7 @@ impl Frontends {
         let current = match maps::current_frontends(&outer)? {
             Some(current) => current,
             None => {
-                let first = new_hash(FIRST_CAPACITY.min(limit.max(1)))?;
+                let first = maps::new_frontends(FIRST_CAPACITY.min(limit.max(1)))?;
                 install(&mut outer, &first)?;
                 typed(first)?
             }
@@ -91,7 +89,7 @@ impl Frontends {
             if is_new {
                 self.count_bit(&frontend.key, false);
             }
-            return Err(if is_full(&error) {
+            return Err(if DataplaneError::is_full(&error) {
                 Full { map: FRONTENDS, limit: self.capacity }.into()
             } else {
                 DataplaneError::map(FRONTENDS, "write", error)
@@ -154,7 +152,7 @@ impl Frontends {
             return Ok(());
         }
         let capacity = self.capacity.saturating_mul(2).min(self.limit);
-        let larger = new_hash(capacity)?;
+        let larger = maps::new_frontends(capacity)?;
         let mut copy = typed(duplicate(&larger)?)?;
         for (key, value) in &self.entries {
             copy.insert(key, value, 0)
@@ -197,18 +195,6 @@ impl Frontends {
             }
         }
     }
-}
-
-pub fn new_hash(capacity: u32) -> Result<MapData, DataplaneError> {
-    let definition = aya_obj::Map::new_from_params(
-        bpf_map_type::BPF_MAP_TYPE_HASH as u32,
-        size_of::<FrontendKey>() as u32,
-        size_of::<Frontend>() as u32,
-        capacity,
-        NO_PREALLOC as u32,
-    );
-    MapData::create(definition, FRONTENDS, None)
-        .map_err(|error| DataplaneError::map(FRONTENDS, "create a larger", error))
 }
 
 fn install(outer: &mut FrontendsOuter, hash: &MapData) -> Result<(), DataplaneError> {

@@ -12,16 +12,16 @@ use sockline_ebpf::{
     counters::ServiceCounters,
     filter,
     frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
-    name::{CHUNK, NameKey},
+    name::{CHUNK, NAME_ENTRIES, NameKey},
     socket::{SOCKET_SETS, SocketSet},
 };
 
 use super::{
+    create,
     error::DataplaneError,
-    frontends,
     pins::Pins,
-    segments::{self, Segments},
-    sys::{self, SharedArray},
+    segments::{Segments, new_segment},
+    sys::SharedArray,
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
@@ -46,32 +46,21 @@ pub type FrontendsOuter = ArrayOfMaps<MapData, MapData>;
 pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
 pub type Names = HashMap<MapData, NameKey, [u8; CHUNK]>;
 
-/// Makes and pins the maps that hold other maps, if they are not there yet. Left to aya, they would
-/// be made for inner maps that carry BTF types; Linux 5.15 to 6.1 then refuses the ones without
-/// that the agent puts in (`timer_off` in `bpf_map_meta_equal`). So the inner map that an outer one
-/// is made for comes from where all of its inner maps come from.
-pub fn create_outer(pins: &Pins) -> Result<(), DataplaneError> {
-    ensure_outer(pins, FRONTENDS, CURRENT + 1, || frontends::new_hash(FIRST_CAPACITY))?;
-    let slots = || segments::new_array::<Slot>(SLOTS, SLOT_SEGMENT);
-    ensure_outer(pins, SLOTS, SLOT_SEGMENTS, slots)?;
-    let backends = || segments::new_array::<Backend>(BACKENDS, BACKEND_SEGMENT);
-    ensure_outer(pins, BACKENDS, BACKEND_SEGMENTS, backends)
+/// Makes and pins what aya does not make: the maps that hold other maps, and the agent's own.
+pub fn create(pins: &Pins) -> Result<(), DataplaneError> {
+    create::ensure_outer(pins, FRONTENDS, CURRENT + 1, || new_frontends(FIRST_CAPACITY))?;
+    let slots = || new_segment::<Slot>(SLOTS, SLOT_SEGMENT);
+    create::ensure_outer(pins, SLOTS, SLOT_SEGMENTS, slots)?;
+    let backends = || new_segment::<Backend>(BACKENDS, BACKEND_SEGMENT);
+    create::ensure_outer(pins, BACKENDS, BACKEND_SEGMENTS, backends)?;
+    create::ensure(pins, AGENT, || create::array::<AgentRecord>(AGENT, 1, 0))?;
+    create::ensure(pins, NAMES, || create::hash::<NameKey, [u8; CHUNK]>(NAMES, NAME_ENTRIES))?;
+    create::ensure(pins, RETIRED, || create::hash::<u32, u64>(RETIRED, NAME_ENTRIES))
 }
 
-fn ensure_outer(
-    pins: &Pins,
-    name: &'static str,
-    entries: u32,
-    inner: impl FnOnce() -> Result<MapData, DataplaneError>,
-) -> Result<(), DataplaneError> {
-    let path = pins.map(name);
-    if path.exists() {
-        return Ok(());
-    }
-    let outer = sys::create_array_of_maps(name, entries, inner()?.fd().as_fd())
-        .map_err(|error| DataplaneError::io(format!("create map `{name}`"), error))?;
-    sys::pin(outer.as_fd(), &path)
-        .map_err(|error| DataplaneError::io(format!("pin map `{name}`"), error))
+/// An inner map of [`FRONTENDS`].
+pub fn new_frontends(capacity: u32) -> Result<MapData, DataplaneError> {
+    create::hash::<FrontendKey, Frontend>(FRONTENDS, capacity)
 }
 
 pub fn open_frontends(pins: &Pins) -> Result<FrontendsOuter, DataplaneError> {

@@ -2,6 +2,7 @@
 //! plan into the maps.
 
 mod alias;
+mod create;
 mod desired;
 mod error;
 mod extents;

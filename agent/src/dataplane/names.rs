@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use aya::maps::MapError;
 use sockline_ebpf::name::{CHUNK, NameKey};
 
 use super::{
@@ -68,7 +67,7 @@ pub fn write(names: &mut Names, service: u32, key: &ServiceKey) -> Result<(), Da
     for (chunk, number) in key.encode().iter().zip(0..) {
         if let Err(error) = names.insert(NameKey { service, chunk: number }, chunk, 0) {
             remove(names, service, key);
-            return Err(if is_full(&error) {
+            return Err(if DataplaneError::is_full(&error) {
                 Full { map: NAMES, limit: sockline_ebpf::name::NAME_ENTRIES }.into()
             } else {
                 DataplaneError::map(NAMES, "write", error)
@@ -102,16 +101,6 @@ pub fn read_all(names: &Names) -> Result<HashMap<u32, ServiceKey>, DataplaneErro
             Some((service, ServiceKey::decode(&bytes)?))
         })
         .collect())
-}
-
-/// Whether a map update failed for want of room (E2BIG: `max_entries`; ENOMEM: no memory).
-pub fn is_full(error: &MapError) -> bool {
-    match error {
-        MapError::SyscallError(error) => {
-            matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOMEM | libc::ENOSPC))
-        }
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -6,14 +6,13 @@ use std::{
 };
 
 use aya::maps::{Array, MapData};
-use aya_obj::generated::bpf_map_type;
-use sockline_ebpf::{agent::AgentRecord, name};
+use sockline_ebpf::agent::AgentRecord;
 
 use super::{
     Options,
     error::DataplaneError,
     features::Features,
-    maps::{self, AGENT, NAMES, RETIRED},
+    maps::{self, AGENT},
     pins::Pins,
 };
 
@@ -36,19 +35,12 @@ pub struct Read {
 }
 
 impl Record {
-    /// Makes the agent's own maps if they are not there yet, and notes who runs now.
+    /// Notes who runs now.
     pub fn create(
         pins: &Pins,
         options: &Options,
         features: Features,
     ) -> Result<Self, DataplaneError> {
-        use bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH};
-        ensure(pins, AGENT, BPF_MAP_TYPE_ARRAY, (4, size_of::<AgentRecord>()), 1, 0)?;
-        let chunk = (size_of::<name::NameKey>(), name::CHUNK);
-        let flags = sockline_ebpf::NO_PREALLOC;
-        ensure(pins, NAMES, BPF_MAP_TYPE_HASH, chunk, name::NAME_ENTRIES, flags)?;
-        let retired = (size_of::<u32>(), size_of::<u64>());
-        ensure(pins, RETIRED, BPF_MAP_TYPE_HASH, retired, name::NAME_ENTRIES, flags)?;
         let map = maps::open_agent(pins)?;
         let last_sync = map.get(&0, 0).map_or(0, |before| before.last_sync);
         let value = AgentRecord {
@@ -88,27 +80,6 @@ impl Record {
                 .then(|| UNIX_EPOCH + Duration::from_nanos(value.last_sync)),
         })
     }
-}
-
-fn ensure(
-    pins: &Pins,
-    name: &'static str,
-    kind: bpf_map_type,
-    (key, value): (usize, usize),
-    entries: u32,
-    flags: usize,
-) -> Result<(), DataplaneError> {
-    let path = pins.map(name);
-    if path.exists() {
-        return Ok(());
-    }
-    let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-    let definition =
-        aya_obj::Map::new_from_params(kind as u32, size(key), size(value), entries, size(flags));
-    let map = MapData::create(definition, name, None)
-        .map_err(|error| DataplaneError::map(name, "create", error))?;
-    super::sys::pin(std::os::fd::AsFd::as_fd(map.fd()), &path)
-        .map_err(|error| DataplaneError::io(format!("pin map `{name}`"), error))
 }
 
 fn since_epoch(time: SystemTime) -> Duration {

@@ -7,10 +7,10 @@ use aya::{
     Pod,
     maps::{ArrayOfMaps, MapData, MapError},
 };
-use aya_obj::generated::bpf_map_type;
 use sockline_ebpf::MMAPABLE;
 
 use super::{
+    create,
     error::{DataplaneError, Full},
     sys::SharedArray,
 };
@@ -109,7 +109,7 @@ impl<T: Pod> Segments<T> {
         }
         let place = &mut self.segments[segment];
         if place.is_none() {
-            let array = new_array::<T>(self.name, self.per_segment)?;
+            let array = new_segment::<T>(self.name, self.per_segment)?;
             *place = Some(map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?);
             let number = u32::try_from(segment).unwrap_or(u32::MAX);
             self.outer
@@ -120,16 +120,9 @@ impl<T: Pod> Segments<T> {
     }
 }
 
-pub fn new_array<T: Pod>(name: &'static str, len: u32) -> Result<MapData, DataplaneError> {
-    let definition = aya_obj::Map::new_from_params(
-        bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
-        size_of::<u32>() as u32,
-        size_of::<T>() as u32,
-        len,
-        MMAPABLE as u32,
-    );
-    MapData::create(definition, name, None)
-        .map_err(|error| DataplaneError::map(name, "create a segment of", error))
+/// An inner map of a segmented array.
+pub fn new_segment<T: Pod>(name: &'static str, len: u32) -> Result<MapData, DataplaneError> {
+    create::array::<T>(name, len, MMAPABLE)
 }
 
 fn map_segment<T: Pod>(

@@ -135,7 +135,7 @@ impl Metrics {
         self.services.set(as_i64(usage.services));
         self.frontends.set(as_i64(usage.frontends));
         self.backends.set(usage.pool.backends.into());
-        for map in crate::agent::maps(usage) {
+        for map in crate::status::maps(usage) {
             let set = |gauges: &IntGaugeVec, value: u64| {
                 gauges.with_label_values(&[&map.map]).set(i64::try_from(value).unwrap_or(i64::MAX));
             };

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
-use crate::agent::Shared;
+use crate::status::Shared;
 
 type Context = (Arc<Shared>, Arc<Metrics>);
 

@@ -1,4 +1,4 @@
-//! What the control loop tells the servers.
+//! What the agent says of itself: the control loop writes it, the servers and commands read it.
 
 use std::{
     sync::{
@@ -11,7 +11,6 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Config;
 use crate::dataplane::{Features, Usage};
 
 /// The agent's own account of itself, over the admin socket.
@@ -77,12 +76,13 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(config: &Config, features: Features) -> Self {
+    /// At the start of an agent for a node, with a source described in words.
+    pub fn new(node: String, source: String, features: Features) -> Self {
         let status = Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
-            node: config.node_name.clone(),
-            source: config.source.to_string(),
+            node,
+            source,
             started: Timestamp::now(),
             ready: false,
             last_sync: None,
