@@ -27,6 +27,7 @@ pub struct Cluster {
     /// Grows with each poke, see [`Cluster::apply`].
     poke: u32,
     next_pod: u16,
+    options: AgentOptions,
     node: Node,
 }
 
@@ -42,8 +43,18 @@ impl Cluster {
             written: BTreeMap::new(),
             poke: 0,
             next_pod: 1,
+            options: AgentOptions::default(),
             node: Node::new()?,
         })
+    }
+
+    /// As [`Cluster::new`], with more arguments for the agent.
+    ///
+    /// # Errors
+    /// Those of [`Node::new`].
+    pub fn with_agent_args(args: &[&str]) -> Result<Self> {
+        let args = args.iter().map(ToString::to_string).collect();
+        Ok(Self { options: AgentOptions { args, ..AgentOptions::default() }, ..Self::new()? })
     }
 
     /// The node.
@@ -185,7 +196,7 @@ impl Cluster {
     fn sync(&mut self) -> Result<()> {
         if self.agent.is_none() {
             self.write()?;
-            self.agent = Some(self.node.agent(&AgentOptions::default())?);
+            self.agent = Some(self.node.agent(&self.options)?);
             return Ok(());
         }
         self.tell()?;

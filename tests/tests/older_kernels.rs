@@ -1,0 +1,99 @@
+//! What kernels without a feature do, on this one: the agent is told to do without it.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
+
+use std::{io::ErrorKind, net::SocketAddr};
+
+use sockline_testbed::{Cluster, Pod, Service, Socket, TcpServer, UdpClient, UdpServer, mapped};
+
+const V4: &str = "10.96.0.1:80";
+const V6: &str = "[fd00:96::1]:80";
+const REFUSING: &str = "10.96.0.2:80";
+
+/// A service of both families and protocols with one pod, one without any, and a client.
+struct Stage {
+    _servers: (TcpServer, UdpServer),
+    client: Pod,
+    cluster: Cluster,
+}
+
+fn without(features: &str) -> Stage {
+    let mut cluster = Cluster::with_agent_args(&["--without-features", features]).unwrap();
+    let (web, client) = (cluster.pod("web").unwrap(), cluster.pod("client").unwrap());
+    let servers = (web.tcp_server(8080).unwrap(), web.udp_server(8080).unwrap());
+    let both = |name: &str| Service::new(name).tcp(80).to(8080).udp(80).to(8080);
+    let service = both("web").ip("10.96.0.1").ip("fd00:96::1").endpoints([&web]);
+    cluster.apply([service, both("nobody").ip("10.96.0.2")]).unwrap();
+    Stage { _servers: servers, client, cluster }
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// TCP, connected and unconnected UDP, each for both families and the mapped form.
+fn assert_translated(stage: &Stage) {
+    for to in [at(V4), at(V6), mapped(at(V4))] {
+        let reply = stage.client.tcp_ask(to).unwrap();
+        assert_eq!((reply.who.as_str(), reply.peer), ("web", to));
+        stage.client.run(|| {
+            let connected = UdpClient::connected(to).unwrap();
+            let reply = connected.ask("x").unwrap();
+            assert_eq!((reply.who.as_str(), reply.from), ("web", to));
+            assert_eq!(connected.socket().peer_addr().unwrap(), to);
+            let reply = UdpClient::unconnected(to.ip()).unwrap().ask_to(to, "x").unwrap();
+            assert_eq!((reply.who.as_str(), reply.from), ("web", to));
+        });
+    }
+}
+
+#[test]
+fn before_5_18_a_refusal_is_eperm_and_still_at_once() {
+    let stage = without("set-retval");
+    assert_translated(&stage);
+    let mut capture = stage.client.capture().unwrap();
+    let to = at(REFUSING);
+    let refused = stage.client.run(|| {
+        [
+            Socket::tcp(libc::AF_INET).unwrap().connect(to),
+            Socket::udp(libc::AF_INET).unwrap().connect(to),
+            UdpClient::unconnected(to.ip()).unwrap().socket().send_to(b"x", to).map(drop),
+        ]
+    });
+    for result in refused {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    }
+    assert!(capture.flows().unwrap().is_empty(), "on the wire: {:?}", capture.flows());
+}
+
+#[test]
+fn before_5_12_sockets_are_remembered_without_the_table() {
+    let stage = without("compare-and-swap");
+    assert_translated(&stage);
+    stage.client.run(|| {
+        let client = UdpClient::unconnected(at(V4).ip()).unwrap();
+        for _ in 0..3 {
+            assert_eq!(client.ask_to(at(V4), "x").unwrap().from, at(V4));
+        }
+    });
+    let status = stage.cluster.status().unwrap();
+    assert!(status["sockets"].is_null(), "sockets in storage cannot be counted: {status:#}");
+}
+
+#[test]
+fn before_6_0_an_mptcp_socket_is_translated_and_its_peer_is_the_backend() {
+    let stage = without("mptcp-sock");
+    assert_translated(&stage);
+    stage.client.run(|| {
+        let socket = Socket::mptcp(libc::AF_INET).unwrap();
+        socket.connect(at(V4)).unwrap();
+        assert_eq!(socket.peer().unwrap().port(), 8080);
+    });
+}
+
+#[test]
+fn with_all_of_them_missing_services_are_served() {
+    let stage = without("set-retval,netns-cookie,mptcp-sock,compare-and-swap");
+    assert_translated(&stage);
+}
