@@ -28,7 +28,8 @@ pub struct Backend {
     /// Network byte order.
     pub port: u16,
     pub weight: u16,
-    /// The frontends that may use this backend now, see [`CLUSTER_SET`] and [`LOCAL_SET`].
+    /// The frontends that may use this backend now, see [`INTERNAL_SET`] and
+    /// [`EXTERNAL_SET`].
     pub sets: u8,
     pub padding: [u8; 3],
     /// Connections that this endpoint was chosen for: live state, written by the programs. It lies

@@ -95,6 +95,16 @@ fn each_connect_and_each_conversation_is_counted_once() {
 }
 
 #[test]
+fn each_backend_shows_how_often_it_was_chosen() {
+    let stage = Stage::new();
+    stage.tcp("10.96.0.1:80", 7);
+    let listing = stage.cluster.agent().cli(&["backends", "default/good", "-o", "json"]).unwrap();
+    let listing: serde_json::Value = serde_json::from_str(&listing).unwrap();
+    let chosen = |port: usize| &listing["services"][port]["backends"][0]["connections"];
+    assert_eq!((chosen(0).as_u64(), chosen(1).as_u64()), (Some(7), Some(0)), "{listing:#}");
+}
+
+#[test]
 fn the_ports_of_a_service_are_added_up() {
     let stage = Stage::new();
     stage.tcp("10.96.0.2:80", 2);

@@ -107,9 +107,25 @@ impl View {
         Ok(all.into_iter().map(Arc::new).collect())
     }
 
-    /// Names of all service ports by their ids.
-    pub fn names(&self) -> Result<StdHashMap<u32, ServiceKey>, DataplaneError> {
-        names::read_all(&maps::open_names(&self.pins)?)
+    /// The backends that connects are spread over, by service port, each with the number of
+    /// connections it was chosen for. Sorted by address; a service without backends is there, too.
+    pub fn backends(&self) -> Result<BTreeMap<ServiceKey, Vec<(Backend, u64)>>, DataplaneError> {
+        let names = names::read_all(&maps::open_names(&self.pins)?)?;
+        let entries = maps::open_backends(&self.pins, u32::MAX, false)?;
+        let mut all: BTreeMap<ServiceKey, Vec<(Backend, u64)>> =
+            names.values().map(|key| (key.clone(), Vec::new())).collect();
+        for entry in entries.indices().filter_map(|id| entries.read(id)) {
+            // Without a set it is on its way out.
+            if entry.sets != 0
+                && let Some(list) = names.get(&entry.service).and_then(|key| all.get_mut(key))
+            {
+                list.push((backend(&entry), entry.connections));
+            }
+        }
+        for list in all.values_mut() {
+            list.sort_unstable();
+        }
+        Ok(all)
     }
 
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
@@ -254,6 +270,10 @@ fn frontend(
     }
 }
 
+fn backend(entry: &BackendEntry) -> Backend {
+    Backend { address: entry.address.into(), port: u16::from_be(entry.port), weight: entry.weight }
+}
+
 fn members(
     entry: &FrontendEntry,
     slots: &Segments<Slot>,
@@ -265,11 +285,7 @@ fn members(
         .flat_map(|slot| [slot.backend, slot.alias])
         .filter_map(|id| backends.read(id))
         .filter(|backend| backend.service == entry.service)
-        .map(|backend| Backend {
-            address: backend.address.into(),
-            port: u16::from_be(backend.port),
-            weight: backend.weight,
-        })
+        .map(|entry| backend(&entry))
         .collect();
     members.sort_unstable();
     members.dedup();

@@ -39,7 +39,7 @@ pub(super) fn wait(demo: &Demo) {
         ("in that shell: who answers for a service", &dial),
         ("the agent's view", &format!("{binary} status {flags}")),
         ("services and their endpoints", &format!("{binary} services {flags}")),
-        ("backends with their live state", &format!("{binary} backends {flags}")),
+        ("backends, and how often each was chosen", &format!("{binary} backends {flags}")),
         ("metrics", &format!("nsenter --net={outside} curl -s http://{listen}/metrics")),
         (
             "the manifests; edit them, and the kernel follows",

@@ -9,14 +9,17 @@ const LINES: usize = 24;
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     let agent = demo.stage.agent.as_ref().context("the agent is running")?;
-    for command in ["status", "services"] {
+    let commands: [&[&str]; 3] =
+        [&["status"], &["services"], &["backends", "boutique/currencyservice"]];
+    for words in commands {
+        let command = words.join(" ");
         println!("  {}", term::paint(term::BOLD, &format!("$ sockline {command}")));
-        match agent.cli(&[command]) {
+        match agent.cli(words) {
             Ok(text) => show(&text),
             Err(error) => println!("  {error:#}"),
         }
         let parsed = agent
-            .cli(&[command, "-o", "json"])
+            .cli(&[words, &["-o", "json"]].concat())
             .and_then(|text| serde_json::from_str::<Value>(&text).context("reading the output"));
         demo.checks.claim(
             parsed.is_ok(),
