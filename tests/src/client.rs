@@ -2,15 +2,15 @@
 //! that calls them, so use them inside [`Ns::run`], or the methods on [`Ns`] of the same name.
 
 use std::{
-    io::{self, BufRead, BufReader},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    io::{self, BufRead, BufReader, Read},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
 use crate::Ns;
 
 /// Nothing here is further away than another namespace: silence for this long is a failure.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a TCP client saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,8 @@ pub struct Reply {
     pub local: SocketAddr,
 }
 
-/// Connects to a [`crate::TcpServer`], reads its name, and closes.
+/// Connects to a [`crate::TcpServer`], reads its name, and closes; waits until the server has closed
+/// too, so that no packet of it comes later.
 ///
 /// # Errors
 /// Those of `connect` and `read`, with their OS error kept; `TimedOut` or `WouldBlock` after a few
@@ -33,13 +34,16 @@ pub fn tcp_ask(address: SocketAddr) -> io::Result<Reply> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
     let mut who = String::new();
-    BufReader::new(&stream).read_line(&mut who)?;
+    let mut reader = BufReader::new(&stream);
+    reader.read_line(&mut who)?;
     if who.pop() != Some('\n') {
         return Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
             format!("{address} closed before it said its name"),
         ));
     }
+    stream.shutdown(Shutdown::Write)?;
+    reader.read_to_end(&mut Vec::new())?;
     Ok(Reply { who, peer, local })
 }
 

@@ -19,7 +19,7 @@ use nix::{
 };
 
 /// Silence for this long, in seconds, is a failure.
-const PATIENCE: libc::time_t = 3;
+const PATIENCE: libc::time_t = 10;
 
 /// A socket of any family and protocol, with one method per system call.
 pub struct Socket(OwnedFd);

@@ -121,7 +121,7 @@ fn a_non_blocking_connect_is_translated_before_it_returns() {
             if let Err(error) = socket.connect(at(to)) {
                 assert_eq!(error.raw_os_error(), Some(libc::EINPROGRESS), "{error}");
             }
-            let peer = wait_ok(Duration::from_secs(3), "the peer's name", || socket.peer());
+            let peer = wait_ok(Duration::from_secs(10), "the peer's name", || socket.peer());
             // As programs do that ask with a second connect whether the first is through.
             let again = socket.connect(at(to)).map_err(|error| error.raw_os_error());
             fcntl(socket.as_fd(), FcntlArg::F_SETFL(OFlag::empty())).unwrap();
@@ -170,7 +170,7 @@ fn a_socket_bound_to_the_pods_address_keeps_its_address_and_port() {
         assert_eq!(socket.local().unwrap(), own);
         assert_eq!(socket.peer().unwrap(), at(V4));
     });
-    wait_ok(Duration::from_secs(3), "the server to accept", || {
+    wait_ok(Duration::from_secs(10), "the server to accept", || {
         let peers = web.server.peers();
         if peers == [own] { Ok(()) } else { Err(format!("{peers:?}")) }
     })

@@ -205,7 +205,7 @@ fn a_socket_connected_to_one_service_can_send_to_another() {
         // The kernel lets only the connected peer answer.
         assert_eq!(client.ask("y").unwrap().from, numbered(0));
     });
-    wait_ok(Duration::from_secs(3), "the other service's pod to hear of it", || {
+    wait_ok(Duration::from_secs(10), "the other service's pod to hear of it", || {
         let hits = stage.servers[1].hits();
         if hits == 1 { Ok(()) } else { Err(hits) }
     })
@@ -467,7 +467,7 @@ fn many_messages_in_one_call_go_each_to_its_service_and_come_back_from_it() {
         assert_eq!(sent.count(), COUNT);
 
         let mut got = BTreeMap::new();
-        wait_ok(Duration::from_secs(3), "all answers", || {
+        wait_ok(Duration::from_secs(10), "all answers", || {
             let mut buffers = [[0_u8; 64]; COUNT];
             let mut slices: Vec<_> = buffers.iter_mut().map(|b| [IoSliceMut::new(b)]).collect();
             let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(COUNT, None);
