@@ -24,7 +24,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 50_000)]
     many: u32,
     /// Rounds; each measures every call a few hundred times on both sides
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 150)]
     rounds: usize,
 }
 
