@@ -20,7 +20,7 @@ impl Mirror {
                         && backend.sets == known.sets
                 });
                 if !sound {
-                    tracing::warn!(service = %key, backend = known.id, "backend entry repaired");
+                    tracing::debug!(service = %key, backend = known.id, "backend entry repaired");
                     self.pool.rewrite_backend(
                         known.id,
                         Backend {
@@ -39,7 +39,7 @@ impl Mirror {
                 let table = alias::table(&members(installed, extent));
                 for (slot, index) in table.iter().zip(extent.start..) {
                     if self.pool.slot(index) != Some(*slot) {
-                        tracing::warn!(service = %key, slot = index, "slot repaired");
+                        tracing::debug!(service = %key, slot = index, "slot repaired");
                         self.pool.rewrite_slot(index, *slot)?;
                         repaired += 1;
                     }
