@@ -170,6 +170,23 @@ fn a_service_that_is_gone_has_no_series() {
 }
 
 #[test]
+fn the_count_of_a_removed_endpoint_never_becomes_another_services() {
+    let mut stage = Stage::new();
+    stage.tcp("10.96.0.1:80", 3);
+    // First the endpoint goes, and right after it its service.
+    stage.cluster.apply([Service::new("good").ip("10.96.0.1").tcp(80).udp(80)]).unwrap();
+    stage.cluster.remove("good").unwrap();
+    let web = Endpoint::at(stage.client.addresses());
+    let heirs = ["heir-0", "heir-1"].map(|name| Service::new(name).tcp(80).udp(80));
+    let [first, second] = heirs;
+    let heirs =
+        [first.ip("10.96.1.1").endpoints([web.clone()]), second.ip("10.96.1.2").endpoints([web])];
+    stage.cluster.apply(heirs).unwrap();
+    stage.assert_counts("heir-0", NONE, NONE);
+    stage.assert_counts("heir-1", NONE, NONE);
+}
+
+#[test]
 fn a_service_that_comes_back_counts_from_zero() {
     let mut stage = Stage::new();
     stage.tcp("10.96.0.1:80", 3);

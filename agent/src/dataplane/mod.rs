@@ -106,7 +106,7 @@ impl Dataplane {
     }
 
     /// The kernel's counters, for reading beside this writer.
-    pub fn counters(&mut self) -> Result<view::Counters, DataplaneError> {
+    pub fn counters(&self) -> Result<view::Counters, DataplaneError> {
         view::Counters::open(&self.pins, self.mirror.moving())
     }
 

@@ -1,4 +1,4 @@
-//! Slots and backends: giving out their indices, writing them, and taking them back after a grace
+//! Slots, backends and service ids: giving them out, writing them, and taking them back after a grace
 //! period, so that no running program ever sees an index change its meaning under it.
 
 use std::{
@@ -12,7 +12,7 @@ use super::{
     error::{DataplaneError, Full},
     extents::Extents,
     maps::{BACKENDS, SLOTS},
-    retired::Retired,
+    retired::{Moving, Retired},
     segments::Segments,
     sys,
 };
@@ -21,11 +21,15 @@ use super::{
 /// that follows it is exact, this only makes it rare.
 const REST: Duration = Duration::from_secs(1);
 
+/// Ids of service ports, at most; far more than frontends can be.
+pub const SERVICE_IDS: u32 = 1 << 24;
+
 pub struct Pool {
     slots: Segments<Slot>,
     backends: Segments<Backend>,
     slot_extents: Extents,
     backend_ids: Extents,
+    service_ids: Extents,
     retired: Retired,
     resting: VecDeque<(Instant, Resting)>,
 }
@@ -33,7 +37,8 @@ pub struct Pool {
 #[derive(Debug, Clone, Copy)]
 enum Resting {
     Slots { start: u32, count: u32 },
-    Backend { id: u32, service_stays: bool },
+    Backend { id: u32 },
+    Service { id: u32 },
 }
 
 impl Pool {
@@ -42,7 +47,11 @@ impl Pool {
         let mut backend_ids = Extents::new(backends.limit());
         // Id 0 stays free: an empty slot, all zeroes, leads to a backend that has no owner.
         backend_ids.take_at(0, 1);
-        Self { slots, backends, slot_extents, backend_ids, retired, resting: VecDeque::new() }
+        // Service 0 is the owner of free backends.
+        let mut service_ids = Extents::new(SERVICE_IDS);
+        service_ids.take_at(0, 1);
+        let resting = VecDeque::new();
+        Self { slots, backends, slot_extents, backend_ids, service_ids, retired, resting }
     }
 
     /// Marks what was found in the kernel as taken; false if it overlaps with something else.
@@ -55,22 +64,15 @@ impl Pool {
     }
 
     /// Frees every backend entry in the kernel that nobody adopted: an agent ended while it rested.
-    pub fn sweep(
-        &mut self,
-        adopted: impl Fn(u32) -> bool,
-        service_stays: impl Fn(u32) -> bool,
-    ) -> Result<(), DataplaneError> {
-        let stale: Vec<(u32, u32)> = self
+    pub fn sweep(&mut self, adopted: impl Fn(u32) -> bool) -> Result<(), DataplaneError> {
+        let stale: Vec<u32> = self
             .backends
             .indices()
-            .filter(|&id| !adopted(id))
-            .filter_map(|id| Some((id, self.backends.read(id)?.service)))
-            .filter(|&(_, service)| service != 0)
+            .filter(|&id| {
+                !adopted(id) && self.backends.read(id).is_some_and(|backend| backend.service != 0)
+            })
             .collect();
-        for (id, service) in stale {
-            self.retire(id, service_stays(service))?;
-        }
-        Ok(())
+        stale.into_iter().try_for_each(|id| self.retire(id))
     }
 
     pub fn backend(&self, id: u32) -> Option<Backend> {
@@ -126,29 +128,41 @@ impl Pool {
     }
 
     /// Ends a backend: sockets and clients that remember it choose again from now on. Its count
-    /// goes to its service if that stays. If not, it has no owner from now on: the service's id may
-    /// be another's soon, and a program that still comes here looks again and finds no frontend.
-    pub fn remove_backend(&mut self, id: u32, service_stays: bool) -> Result<(), DataplaneError> {
-        self.backends.update(id, |entry| {
-            entry.sets = 0;
-            if !service_stays {
-                entry.service = 0;
-            }
-        })?;
-        self.resting.push_back((Instant::now(), Resting::Backend { id, service_stays }));
+    /// goes to its service when it has rested.
+    pub fn remove_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
+        self.backends.update(id, |entry| entry.sets = 0)?;
+        self.resting.push_back((Instant::now(), Resting::Backend { id }));
         Ok(())
     }
 
-    /// Former backends' connections, by service.
-    pub const fn retired(&mut self) -> &mut Retired {
-        &mut self.retired
+    /// A new service's id; `None` when there is none left.
+    pub fn add_service(&mut self) -> Option<u32> {
+        let id = self.service_ids.take(1)?;
+        // What an agent that ended at the wrong moment may have left for it.
+        self.retired.remove(id);
+        Some(id)
     }
 
-    /// Frees a backend's entry.
-    fn retire(&mut self, id: u32, service_stays: bool) -> Result<(), DataplaneError> {
-        let moving = self.retired.moving().clone();
+    pub fn adopt_service(&mut self, id: u32) -> bool {
+        self.service_ids.take_at(id, 1)
+    }
+
+    /// Ends a service whose backends were removed. Its id rests behind them, so that it is nobody
+    /// else's while one of them still counts for it.
+    pub fn remove_service(&mut self, id: u32) {
+        self.resting.push_back((Instant::now(), Resting::Service { id }));
+    }
+
+    /// Held while a count moves.
+    pub fn moving(&self) -> Moving {
+        self.retired.moving().clone()
+    }
+
+    /// Frees a backend's entry and gives its count to its service.
+    fn retire(&mut self, id: u32) -> Result<(), DataplaneError> {
+        let moving = self.moving();
         let _moving = moving.lock();
-        if service_stays && let Some(backend) = self.backends.read(id) {
+        if let Some(backend) = self.backends.read(id) {
             self.retired.add(backend.service, backend.connections)?;
         }
         self.backends.update(id, |entry| {
@@ -200,9 +214,13 @@ impl Pool {
             self.resting.pop_front();
             match resting {
                 Resting::Slots { start, count } => self.slot_extents.give(start, count),
-                Resting::Backend { id, service_stays } => {
-                    self.retire(id, service_stays)?;
+                Resting::Backend { id } => {
+                    self.retire(id)?;
                     self.backend_ids.give(id, 1);
+                }
+                Resting::Service { id } => {
+                    self.retired.remove(id);
+                    self.service_ids.give(id, 1);
                 }
             }
         }

@@ -20,7 +20,7 @@ impl Mirror {
                 self.orphans = true;
                 continue;
             };
-            self.ids.take_at(id, 1);
+            self.pool.adopt_service(id);
             let mut installed = Installed { id, ..Installed::default() };
             for frontend in frontends {
                 installed.keys.insert(frontend.key);
@@ -32,8 +32,7 @@ impl Mirror {
         for (id, key) in names {
             names::remove(&mut self.names, id, &key);
         }
-        let stay: HashSet<u32> = self.installed.values().map(|installed| installed.id).collect();
-        self.pool.sweep(|id| adopted.contains(&id), |service| stay.contains(&service))
+        self.pool.sweep(|id| adopted.contains(&id))
     }
 
     /// Takes over a frontend's slots and backends if all of them are sound; if not, the first sync

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sockline_ebpf::{backend::Backend, frontend::Frontend};
 
-use super::{Endpoint, Extent, Installed, Known, Leftovers, Mirror, SERVICE_IDS};
+use super::{Endpoint, Extent, Installed, Known, Leftovers, Mirror};
 use crate::{
     dataplane::{
         alias,
@@ -13,7 +13,7 @@ use crate::{
         error::{DataplaneError, Full},
         maps::NAMES,
         names::{self, ServiceKey},
-        pool::Pool,
+        pool::{Pool, SERVICE_IDS},
     },
     model::plan::{self, Action},
 };
@@ -93,12 +93,11 @@ impl Mirror {
     }
 
     fn new_id(&mut self, key: &ServiceKey) -> Result<u32, DataplaneError> {
-        let id = self.ids.take(1).ok_or(Full { map: NAMES, limit: SERVICE_IDS })?;
+        let id = self.pool.add_service().ok_or(Full { map: NAMES, limit: SERVICE_IDS })?;
         // Counts of an earlier service of this id that a late program may have left.
         let _ = self.counters.remove(&id);
-        self.pool.retired().remove(id);
         if let Err(error) = names::write(&mut self.names, id, key) {
-            self.ids.give(id, 1);
+            self.pool.remove_service(id);
             return Err(error);
         }
         Ok(id)
@@ -106,11 +105,7 @@ impl Mirror {
 
     /// Puts to rest what no frontend of a service refers to, and says of the other backends which
     /// frontends may use them.
-    pub(super) fn tidy(
-        &mut self,
-        key: &ServiceKey,
-        service_stays: bool,
-    ) -> Result<(), DataplaneError> {
+    pub(super) fn tidy(&mut self, key: &ServiceKey) -> Result<(), DataplaneError> {
         let Some(installed) = self.installed.get_mut(key) else { return Ok(()) };
         let entries = self.frontends.entries();
         let mut sets_of_extents: HashMap<u32, u8> = HashMap::new();
@@ -137,7 +132,7 @@ impl Mirror {
         let mut first_error = Ok(());
         installed.backends.retain(|endpoint, known| {
             let result = match sets.get(endpoint) {
-                None => pool.remove_backend(known.id, service_stays),
+                None => pool.remove_backend(known.id),
                 Some(&wanted) if wanted != known.sets => {
                     known.sets = wanted;
                     pool.change_backend(known.id, wanted, known.weight)

@@ -22,7 +22,6 @@ use sockline_ebpf::{address::Address, counters::ServiceCounters, frontend::Front
 use super::{
     desired::{self, Group},
     error::DataplaneError,
-    extents::Extents,
     frontends::Frontends,
     maps::{self, Names},
     names::{self, ServiceKey},
@@ -49,9 +48,6 @@ impl Default for Limits {
     }
 }
 
-/// Ids of service ports, at most; far more than frontends can be.
-const SERVICE_IDS: u32 = 1 << 24;
-
 /// Frontends that services do not want any more, with the services' ids.
 type Leftovers = Vec<(FrontendKey, u32)>;
 
@@ -63,7 +59,6 @@ pub struct Mirror {
     pool: Pool,
     names: Names,
     counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
-    ids: Extents,
     installed: BTreeMap<ServiceKey, Installed>,
     /// What the last sync took for the node's own addresses, and which NodePorts it left out
     /// because another service has the very address.
@@ -141,14 +136,12 @@ impl Mirror {
             pool,
             names: maps::open_names(pins)?,
             counters: maps::open_services(pins)?,
-            ids: Extents::new(SERVICE_IDS),
             installed: BTreeMap::new(),
             node_addresses: Vec::new(),
             shadowed: HashSet::new(),
             orphans: false,
             hold_back: false,
         };
-        mirror.ids.take_at(0, 1);
         mirror.adopt()?;
         Ok(mirror)
     }
@@ -170,8 +163,8 @@ impl Mirror {
         self.frontends.limit()
     }
 
-    pub fn moving(&mut self) -> Moving {
-        self.pool.retired().moving().clone()
+    pub fn moving(&self) -> Moving {
+        self.pool.moving()
     }
 
     /// Service ports in the kernel; one that did not fit at all is not.
@@ -274,9 +267,8 @@ impl Mirror {
         }
         leftovers.extend(self.take_orphans());
         self.remove_leftovers(leftovers, &mut report);
-        let changed = changed.into_iter().map(|key| (key, true));
-        for (key, stays) in changed.chain(gone.iter().map(|key| (key, false))) {
-            if let Err(error) = self.tidy(key, stays) {
+        for key in changed.into_iter().chain(&gone) {
+            if let Err(error) = self.tidy(key) {
                 report.failed(key, error);
             }
         }
@@ -289,7 +281,7 @@ impl Mirror {
                 Err(error) => report.failed(&group.key, error),
             }
             self.remove_leftovers(leftovers, &mut report);
-            if let Err(error) = self.tidy(&group.key, true) {
+            if let Err(error) = self.tidy(&group.key) {
                 report.failed(&group.key, error);
             }
         }
@@ -298,8 +290,7 @@ impl Mirror {
                 names::remove(&mut self.names, installed.id, &key);
                 // Absent if the service was never used.
                 let _ = self.counters.remove(&installed.id);
-                self.pool.retired().remove(installed.id);
-                self.ids.give(installed.id, 1);
+                self.pool.remove_service(installed.id);
                 report.services_removed += 1;
             }
         }
