@@ -18,7 +18,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{Event, Sourced};
+use super::Sourced;
 use crate::model::object::{Kind, ObjectName, ObjectRef};
 
 /// Hands the object to another proxy.
@@ -45,12 +45,6 @@ pub trait Convert {
         };
         let name = metadata.name.as_deref().unwrap_or("");
         ObjectRef { kind: Self::KIND, name: ObjectName::new(namespace, name) }
-    }
-
-    /// The event for the object being added or changed: an object that is not ours (any more) is
-    /// gone.
-    fn applied(&self) -> Event {
-        self.convert().map_or_else(|| Event::Delete(self.reference()), Event::Apply)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A folder of manifests, read once.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -94,23 +94,6 @@ fn unreadable(name: &str, error: &io::Error) -> Manifest {
 }
 
 impl FolderContents {
-    /// Adds what a file that cannot be read in full held before, unless it is elsewhere now: a
-    /// broken document does not say which object it was, and a typo must not delete one.
-    pub fn keep_from(&mut self, previous: &Self) {
-        let present: HashSet<ObjectRef> = self
-            .files
-            .iter()
-            .flat_map(|file| file.manifest.objects.iter().map(|sourced| sourced.reference.clone()))
-            .collect();
-        for file in self.files.iter_mut().filter(|file| file.manifest.incomplete) {
-            let before = previous.files.iter().find(|before| before.name == file.name);
-            let held = before.into_iter().flat_map(|before| &before.manifest.objects);
-            file.manifest
-                .objects
-                .extend(held.filter(|sourced| !present.contains(&sourced.reference)).cloned());
-        }
-    }
-
     /// One `Replace` for each kind, then the files' own problems as `Trouble`.
     ///
     /// Of an object that is there more than once the first counts, in the order of the file names.

@@ -110,31 +110,3 @@ fn of_an_object_in_two_files_the_first_counts() {
         assert!(trouble[0].contains(part), "{part} in {trouble:?}");
     }
 }
-
-#[test]
-fn a_file_that_becomes_broken_keeps_the_objects_it_held_before() {
-    let read =
-        |a: &str, b: &str| read_folder(folder(&[("a.yaml", a), ("b.yaml", b)]).path()).unwrap();
-    let two = format!("{}---\n{}", node("one", "z"), node("two", "z"));
-    let before = read(&two, &node("three", "z"));
-    let names = |contents: &FolderContents| -> Vec<String> {
-        let objects = contents.files.iter().flat_map(|file| &file.manifest.objects);
-        objects.map(|sourced| sourced.reference.name.to_string()).collect()
-    };
-
-    let mut broken = read(&format!("{}---\n[", node("one", "z")), "");
-    broken.keep_from(&before);
-    assert_eq!(names(&broken), ["one", "two"], "three's file is whole, so it is gone");
-
-    let mut again = read("[", "");
-    again.keep_from(&broken);
-    assert_eq!(names(&again), ["one", "two"], "still broken");
-
-    let mut moved = read(&format!("{}---\n[", node("one", "z")), &node("two", "z"));
-    moved.keep_from(&before);
-    assert_eq!(names(&moved), ["one", "two"], "two is in the other file now");
-
-    let mut whole = read(&node("one", "z"), "");
-    whole.keep_from(&broken);
-    assert_eq!(names(&whole), ["one"], "the file is whole again");
-}
