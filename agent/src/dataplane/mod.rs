@@ -142,17 +142,19 @@ impl Dataplane {
         self.synced(report)
     }
 
-    /// Brings some services to their part of a plan; the others stay as they are. `None`: a sync
-    /// of the whole plan is needed, because node addresses are concerned.
-    pub fn sync_services(
+    /// Whether [`Self::sync_services`] can take these changes; if not, node addresses are
+    /// concerned, and a sync of the whole plan is needed.
+    pub fn is_local(&self, changes: &[ServicePlan]) -> bool {
+        self.mirror.is_local(changes)
+    }
+
+    /// Brings some services to their part of a plan; the others stay as they are.
+    pub fn sync_services<'a>(
         &mut self,
-        changes: &[ServicePlan],
-    ) -> Option<Result<SyncReport, DataplaneError>> {
-        if !self.mirror.is_local(changes) {
-            return None;
-        }
+        changes: impl IntoIterator<Item = &'a ServicePlan>,
+    ) -> Result<SyncReport, DataplaneError> {
         let report = self.mirror.sync_services(changes);
-        Some(self.synced(report))
+        self.synced(report)
     }
 
     fn synced(&mut self, report: SyncReport) -> Result<SyncReport, DataplaneError> {
