@@ -32,8 +32,10 @@ use crate::{
 /// How often the node's addresses are looked at and failed services tried again.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
 /// How late status, the log and gauges may be told of a change: what matters to connections is
-/// never behind them.
+/// not behind them.
 const REPORT_AFTER: Duration = Duration::from_millis(100);
+/// They are told of changes for no more than one part in so many of the time.
+const REPORT_SHARE: u32 = 100;
 
 struct Control {
     dataplane: Dataplane,
@@ -54,6 +56,7 @@ struct Control {
     failures_told: BTreeSet<String>,
     /// When status, log and gauges are to be brought up to date.
     report_due: Option<Instant>,
+    report_after: Duration,
     failures: Vec<String>,
     /// The last sync left something out.
     incomplete: bool,
@@ -84,6 +87,7 @@ pub async fn run(
         told: BTreeSet::new(),
         failures_told: BTreeSet::new(),
         report_due: None,
+        report_after: REPORT_AFTER,
         failures: Vec::new(),
         incomplete: false,
         held_back: 0,
@@ -152,7 +156,7 @@ impl Control {
 
     fn sync(&mut self) {
         self.next_round = None;
-        self.report_due.get_or_insert_with(|| Instant::now() + REPORT_AFTER);
+        self.report_due.get_or_insert_with(|| Instant::now() + self.report_after);
         if !self.index.synced() {
             return;
         }
@@ -309,6 +313,7 @@ impl Control {
     /// Brings status, log and gauges up to date. What it goes through grows with the cluster, so
     /// it comes after the changes that matter to connections, and not for each of them.
     fn report(&mut self) {
+        let began = Instant::now();
         self.report_due = None;
         self.tell_problems();
         let counts = self.index.counts();
@@ -323,6 +328,7 @@ impl Control {
             status.failures.clone_from(&self.failures);
             status.maps = status::maps(&usage);
         });
+        self.report_after = REPORT_AFTER.max(began.elapsed() * REPORT_SHARE);
     }
 
     /// Logs each problem once, when it appears, and once more when it is gone.
