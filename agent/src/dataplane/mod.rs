@@ -13,6 +13,7 @@ mod maps;
 mod mirror;
 mod mounts;
 mod names;
+mod outer;
 mod pins;
 mod pool;
 mod programs;

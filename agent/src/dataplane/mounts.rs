@@ -39,7 +39,11 @@ pub fn cgroup(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
     let mounts = mounts_of("cgroup2", &mount_table()?);
     let highest = mounts.into_iter().filter(|mount| usable(&mount.path)).min_by_key(Mount::depth);
     if let Some(found) = highest {
-        return if is_own_cgroup(&found) { Err(only_own_cgroup(&found.path)) } else { Ok(found.path) };
+        return if is_own_cgroup(&found) {
+            Err(only_own_cgroup(&found.path))
+        } else {
+            Ok(found.path)
+        };
     }
     mount_new("cgroup2", Path::new(OWN_CGROUP2)).map_err(|error| {
         DataplaneError::Unsupported(format!(
