@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
@@ -10,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, interfaces};
+use super::{Config, interfaces, left_alone::LeftAlonePods};
 use crate::{
     dataplane::{Dataplane, DataplaneError, SyncReport},
     model::{index::Index, object::Problem},
@@ -25,6 +26,7 @@ const LOOK_AROUND: Duration = Duration::from_secs(5);
 struct Control {
     dataplane: Dataplane,
     index: Index,
+    left_alone: LeftAlonePods,
     addresses: Vec<IpAddr>,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
@@ -47,6 +49,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut control = Control {
+        left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
         dataplane,
         index: Index::new(config.node_name.as_str()),
         addresses: Vec::new(),
@@ -75,7 +78,11 @@ pub async fn run(
                 }
                 control.sync();
             }
+            () = control.left_alone.cgroup_created() => control.leave_alone(),
             _ = look_around.tick() => {
+                if control.left_alone.is_incomplete() {
+                    control.leave_alone();
+                }
                 if control.addresses_changed() || control.incomplete {
                     control.sync();
                 }
@@ -108,6 +115,11 @@ impl Control {
         });
         if !self.index.synced() {
             return;
+        }
+        // First, so that no pod is redirected by programs that are just being attached.
+        if let Some(pods) = self.index.left_alone(self.left_alone.policy()) {
+            self.left_alone.want(pods);
+            self.leave_alone();
         }
         let began = std::time::Instant::now();
         let result = block_in_place(|| self.bring_to_kernel());
@@ -188,6 +200,21 @@ impl Control {
                 "synced"
             );
         }
+    }
+
+    /// Brings the kernel to the cgroups of the pods that are left alone.
+    fn leave_alone(&mut self) {
+        let result = block_in_place(|| -> anyhow::Result<()> {
+            let cgroups = self.left_alone.cgroups().context("reading the cgroup hierarchy")?;
+            Ok(self.dataplane.leave_alone(&cgroups)?)
+        });
+        if let Err(error) = result {
+            tracing::error!("cannot leave pods alone: {error:#}");
+            self.metrics.sync_failed();
+        }
+        let account = self.left_alone.account();
+        self.metrics.left_alone(&account);
+        self.shared.update(|status| status.left_alone = account);
     }
 
     /// Logs each problem once, when it appears, and once more when it is gone.

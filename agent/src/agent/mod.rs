@@ -2,6 +2,7 @@
 
 mod control;
 mod interfaces;
+mod left_alone;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     dataplane::{self, Dataplane, Feature, Limits},
+    model::left_alone::Policy,
     source::{self, SourceError, SourceStats},
     status::Shared,
     telemetry::{self, Metrics},
@@ -55,6 +57,8 @@ pub struct Config {
     pub without: Vec<Feature>,
     /// How often the kernel is compared with the plan.
     pub repair_interval: Duration,
+    /// Which pods are left alone, whatever they say themselves.
+    pub leave_alone: Policy,
 }
 
 /// Runs until `stop`. The kernel state stays in place afterwards.

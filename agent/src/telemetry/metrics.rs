@@ -16,6 +16,7 @@ use crate::{
     dataplane::{Usage, view::Counters},
     model::object::Kind,
     source::{Event, SourceStats},
+    status::LeftAlonePod,
 };
 
 /// Everything that `/metrics` shows.
@@ -32,6 +33,8 @@ pub struct Metrics {
     sync_errors: IntCounter,
     not_in_kernel: IntGauge,
     problems: IntGauge,
+    left_alone: IntGauge,
+    not_left_alone: IntGauge,
     source_events: IntCounterVec,
     source_errors: IntCounterVec,
     repairs: IntCounterVec,
@@ -99,6 +102,14 @@ impl Metrics {
                 "Service ports whose last change is not in the kernel.",
             )?,
             problems: gauge("sockline_problems", "Problems with the input, now.")?,
+            left_alone: gauge(
+                "sockline_pods_left_alone",
+                "Pods of this node whose connections are left alone.",
+            )?,
+            not_left_alone: gauge(
+                "sockline_pods_not_left_alone",
+                "Running pods that are to be left alone, but whose cgroup was not found.",
+            )?,
             source_events: counters(
                 "sockline_source_events_total",
                 "Changes reported by the source.",
@@ -151,6 +162,14 @@ impl Metrics {
 
     pub fn sync_failed(&self) {
         self.sync_errors.inc();
+    }
+
+    pub fn left_alone(&self, pods: &[LeftAlonePod]) {
+        let count = |pods: usize| i64::try_from(pods).unwrap_or(i64::MAX);
+        let found = pods.iter().filter(|pod| pod.cgroup_found).count();
+        let missing = pods.iter().filter(|pod| pod.running && !pod.cgroup_found).count();
+        self.left_alone.set(count(found));
+        self.not_left_alone.set(count(missing));
     }
 
     pub fn problems(&self, count: usize) {
