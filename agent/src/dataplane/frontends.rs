@@ -13,14 +13,15 @@ use sockline_ebpf::{
 
 use super::{
     error::{DataplaneError, Full},
-    maps::{self, FRONTENDS, FrontendsHash, FrontendsOuter},
+    maps::{self, FRONTENDS, FrontendsHash},
+    outer::Outer,
     pins::Pins,
     sys::SharedArray,
 };
 
 /// The frontends in the kernel, and a copy of them here.
 pub struct Frontends {
-    outer: FrontendsOuter,
+    outer: Outer,
     current: FrontendsHash,
     capacity: u32,
     limit: u32,
@@ -38,7 +39,7 @@ impl Frontends {
             Some(current) => current,
             None => {
                 let first = maps::new_frontends(FIRST_CAPACITY.min(limit.max(1)))?;
-                install(&mut outer, &first)?;
+                outer.set(CURRENT, &first)?;
                 typed(first)?
             }
         };
@@ -158,7 +159,7 @@ impl Frontends {
             copy.insert(key, value, 0)
                 .map_err(|error| DataplaneError::map(FRONTENDS, "copy to a larger", error))?;
         }
-        install(&mut self.outer, &larger)?;
+        self.outer.set(CURRENT, &larger)?;
         self.current = copy;
         self.capacity = capacity;
         Ok(())
@@ -197,10 +198,6 @@ impl Frontends {
     }
 }
 
-fn install(outer: &mut FrontendsOuter, hash: &MapData) -> Result<(), DataplaneError> {
-    outer.set(CURRENT, hash, 0).map_err(|error| DataplaneError::map(FRONTENDS, "replace", error))
-}
-
 fn typed(hash: MapData) -> Result<FrontendsHash, DataplaneError> {
     Map::HashMap(hash).try_into().map_err(|error| DataplaneError::map(FRONTENDS, "open", error))
 }
@@ -214,9 +211,8 @@ fn duplicate(hash: &MapData) -> Result<MapData, DataplaneError> {
     MapData::from_fd(fd).map_err(|error| DataplaneError::map(FRONTENDS, "open", error))
 }
 
-fn capacity_of(outer: &FrontendsOuter) -> Result<u32, DataplaneError> {
-    let inner =
-        outer.get(&CURRENT, 0).map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
+fn capacity_of(outer: &Outer) -> Result<u32, DataplaneError> {
+    let Some(inner) = outer.get(CURRENT)? else { return Ok(0) };
     let info = inner.info().map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
     Ok(info.max_entries())
 }

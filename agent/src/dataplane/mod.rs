@@ -14,6 +14,7 @@ mod maps;
 mod mirror;
 mod mounts;
 mod names;
+mod outer;
 mod pins;
 mod pool;
 mod programs;

@@ -120,6 +120,35 @@ pub fn create_array_of_maps(name: &str, entries: u32, like: BorrowedFd<'_>) -> i
     bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr).map(owned)
 }
 
+/// The id of the map at an index of an array of maps (Linux 4.14).
+pub fn inner_map_id(outer: BorrowedFd<'_>, index: u32) -> io::Result<Option<u32>> {
+    let mut id = 0u32;
+    let mut attr = element(outer, &index, ptr::from_mut(&mut id) as u64);
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(Some(id)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts a map into an array of maps (Linux 4.12), in place of what was at that index.
+pub fn put_map(outer: BorrowedFd<'_>, index: u32, map: BorrowedFd<'_>) -> io::Result<()> {
+    let fd = map.as_raw_fd();
+    let mut attr = element(outer, &index, ptr::from_ref(&fd) as u64);
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// An element of an array; `index` and what `value` points to must outlive the call.
+fn element(map: BorrowedFd<'_>, index: &u32, value: u64) -> bpf_attr {
+    let mut attr = zeroed_attr();
+    // SAFETY: writing a union's field of plain integers.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = map.as_raw_fd().cast_unsigned();
+    element.key = ptr::from_ref(index) as u64;
+    element.__bindgen_anon_1.value = value;
+    attr
+}
+
 /// Gives an object a name in a bpffs (Linux 4.4; links 5.7).
 pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
