@@ -10,8 +10,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, interfaces};
+use super::{Config, interfaces, test_services::TestServices};
 use crate::{
+    admin::Command,
     dataplane::{Dataplane, DataplaneError, SyncReport},
     model::{index::Index, object::Problem},
     source::Event,
@@ -35,12 +36,14 @@ struct Control {
     incomplete: bool,
     /// How many services the last sync left as an earlier agent did.
     held_back: usize,
+    tests: TestServices,
 }
 
 /// Runs until `stop`, or until the source is gone.
 pub async fn run(
     dataplane: Dataplane,
     mut changes: mpsc::Receiver<Event>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
     config: &Config,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
@@ -56,6 +59,7 @@ pub async fn run(
         failures_told: BTreeSet::new(),
         incomplete: false,
         held_back: 0,
+        tests: TestServices::default(),
     };
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -82,6 +86,7 @@ pub async fn run(
                 control.settle();
             }
             _ = repair.tick() => control.repair(),
+            Some(command) = commands.recv() => control.obey(command),
         }
     }
 }
@@ -138,7 +143,9 @@ impl Control {
             return result;
         }
         self.addresses = addresses;
-        self.dataplane.sync(&self.index.plan(), &self.addresses)
+        let mut plan = self.index.plan();
+        plan.frontends.extend(self.tests.frontends());
+        self.dataplane.sync(&plan, &self.addresses)
     }
 
     fn done(&mut self, report: &SyncReport, took: Duration) {
@@ -208,6 +215,35 @@ impl Control {
     fn settle(&mut self) {
         if let Err(error) = block_in_place(|| self.dataplane.settle()) {
             tracing::warn!("{}", chain(&error));
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::PutTest { listeners, reply } => {
+                let result = if self.shared.is_ready() {
+                    block_in_place(|| self.tests.put(&mut self.dataplane, listeners))
+                } else {
+                    Err("the agent waits for its first full sync".into())
+                };
+                // Whoever asked may have gone meanwhile.
+                if let Err(Ok(service)) = reply.send(result) {
+                    self.tests.remove(&mut self.dataplane, &service);
+                }
+            }
+            Command::RemoveTest(service) => {
+                block_in_place(|| self.tests.remove(&mut self.dataplane, &service));
+            }
+            Command::Compare { reply } => {
+                let result = if self.shared.is_ready() {
+                    let mut plan = self.index.plan();
+                    plan.frontends.extend(self.tests.frontends());
+                    block_in_place(|| self.dataplane.compare(&plan)).map_err(|error| chain(&error))
+                } else {
+                    Err("the agent waits for its first full sync".into())
+                };
+                let _ = reply.send(result);
+            }
         }
     }
 

@@ -46,6 +46,14 @@ pub fn cgroup(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
     Ok(OWN_CGROUP2.into())
 }
 
+/// As [`cgroup`], for commands that only read: never mounts. `None` where cgroup v2 is not mounted.
+pub fn cgroup_for_reading(given: Option<&Path>) -> Result<Option<PathBuf>, DataplaneError> {
+    match given {
+        Some(_) => cgroup(given).map(Some),
+        None => Ok(mounted("cgroup2", &mount_table()?)),
+    }
+}
+
 /// A folder in a BPF file system: the one given, else the file system's root. Mounts one on the
 /// folder if it is in none.
 pub fn bpffs(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {

@@ -14,5 +14,6 @@ pub mod index;
 pub mod object;
 pub mod plan;
 pub mod planner;
+pub mod test_service;
 #[cfg(test)]
 mod testing;
