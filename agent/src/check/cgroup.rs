@@ -8,6 +8,10 @@ use crate::dataplane;
 /// The id of the root of cgroup v2: what is mounted in a cgroup namespace may be another one.
 const ROOT: u64 = 1;
 
+pub fn is_root(cgroup: &Path) -> bool {
+    fs::metadata(cgroup).is_ok_and(|metadata| metadata.ino() == ROOT)
+}
+
 pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
     let check = "cgroup.root";
     let id = match fs::metadata(attached) {

@@ -17,21 +17,34 @@ const FEATURES: [(u32, &str); 4] = [
 ];
 
 pub fn check(record: &AgentRecord) -> Vec<Finding> {
+    vec![version(&release()), features(record.features)]
+}
+
+/// Whether maps count against the limit of locked memory, as they did before Linux 5.11.
+pub fn locks_memory() -> bool {
+    numbers(&release()).is_some_and(|version| version < (5, 11))
+}
+
+fn release() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    vec![version(release.trim()), features(record.features)]
+    release.trim().to_owned()
+}
+
+fn numbers(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
 }
 
 fn version(release: &str) -> Finding {
     let check = "kernel.version";
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
+    let Some(version) = numbers(release) else {
         return Finding::warning(
             check,
             format!("{release:?} is no version"),
             "look at /proc/sys/kernel/osrelease",
         );
     };
-    if (major, minor) < OLDEST {
+    if version < OLDEST {
         return Finding::failed(
             check,
             format!("Linux {release}"),

@@ -10,7 +10,7 @@ mod place;
 mod placed;
 pub mod probe;
 
-use std::thread;
+use std::{path::Path, thread};
 
 use sockline_ebpf::agent::SET_RETVAL;
 use tokio::runtime::Runtime;
@@ -21,7 +21,7 @@ use self::{
     place::Place,
     placed::Placed,
 };
-use super::{Finding, Node};
+use super::{Finding, Node, cgroup::is_root};
 
 /// What the outcomes mean, and what helps.
 const TODO: &str = "the connect did not go through the hooks as it should: look at links.attached, \
@@ -55,7 +55,7 @@ pub fn check(node: &Node<'_>, runtime: &Runtime) -> Vec<Finding> {
             .map(|place| (place, scope.spawn(move || place.run(cgroup, request))));
         both.into_iter()
             .flat_map(|(place, outcome)| match outcome.join() {
-                Ok(outcome) => findings(place, outcome),
+                Ok(outcome) => findings(place, outcome, cgroup),
                 Err(panic) => std::panic::resume_unwind(panic),
             })
             .collect::<Vec<_>>()
@@ -66,8 +66,13 @@ pub fn check(node: &Node<'_>, runtime: &Runtime) -> Vec<Finding> {
     all
 }
 
-fn findings(place: Place, outcome: anyhow::Result<Vec<Outcome>>) -> Vec<Finding> {
+fn findings(place: Place, outcome: anyhow::Result<Vec<Outcome>>, cgroup: &Path) -> Vec<Finding> {
     match outcome {
+        // With controllers for its children, a cgroup below the root has no processes of its own.
+        Err(error) if place == Place::Host && !is_root(cgroup) => vec![Finding::ok(
+            format!("live.{}", place.id()),
+            format!("skipped: the host is not below {} ({error:#})", cgroup.display()),
+        )],
         Err(error) => vec![Finding::failed(
             format!("live.{}", place.id()),
             format!("cannot connect from {}: {error:#}", place.in_words()),
