@@ -228,7 +228,11 @@ fn links_on_a_cgroup_that_was_made_again_fail() {
     report.assert("links.attached", "failed", "all hooks ");
     report.assert("links.attached", "failed", " cgroup");
     report.assert("live.fresh-cgroup.tcp-ipv4", "failed", "connect() to");
-    assert_eq!(agent.get("/readyz").unwrap().status, 503);
+    // A look at the links counts for two seconds.
+    eventually("503", || {
+        let reply = agent.get("/readyz").unwrap();
+        holds(reply.status == 503, reply.body)
+    });
     drop(agent);
     fs::remove_dir(&inner).unwrap();
 }
@@ -381,6 +385,14 @@ fn a_full_map_fails() {
     report.assert("state.complete", "failed", "not in the kernel: shop/ship");
     report.assert("live.service", "failed", "map `FRONTENDS` is full: its limit is 3 entries");
     assert_eq!(Damage::of(&stage).frontends().keys().count(), 3, "nothing was left behind");
+}
+
+#[test]
+fn a_test_service_that_does_not_fit_is_not_left_half() {
+    let (stage, _agent) = serving_with(&["--max-frontends", "6"]);
+    let report = check(&stage);
+    assert_eq!(report.all("failed"), ["live.service"], "{:#?}", report.findings);
+    assert_eq!(frontends(&stage), OWN);
 }
 
 #[test]
