@@ -123,8 +123,7 @@ pub fn foreign(node: &Node<'_>) -> Vec<Finding> {
     vec![Finding::warning(
         check,
         found.join("; "),
-        "a program that rewrites or refuses calls, too, decides with ours about where they go: see \
-         below whether connects still work, and switch its service load balancing off if it has any",
+        "see below whether connects still work; if they balance services, too, switch that off",
     )]
 }
 

@@ -95,6 +95,7 @@ fn render(findings: &[Finding]) -> String {
     let (failed, warnings) = (count(State::Failed), count(State::Warning));
     let summary = match (failed, warnings) {
         (0, 0) => format!("all {} checks are ok", findings.len()),
+        (_, 1) => format!("{failed} failed, 1 warning, {} ok", count(State::Ok)),
         _ => format!("{failed} failed, {warnings} warnings, {} ok", count(State::Ok)),
     };
     format!("{}\n{summary}\n", table::render(&lines))

@@ -17,6 +17,9 @@ use crate::model::{
 /// Far longer than loopback takes: a hang is told, not suffered.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// What EPERM means: nothing else refuses a connect to loopback.
+pub const REFUSED_BY_HOOK: &str = "a program on the hook refuses it";
+
 /// What a place is asked to connect to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
@@ -183,7 +186,7 @@ fn in_words(error: &io::Error) -> String {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
             format!("no answer within {PATIENCE:?}")
         }
-        io::ErrorKind::PermissionDenied => format!("{error}: a program on the hook refuses it"),
+        io::ErrorKind::PermissionDenied => format!("{error}: {REFUSED_BY_HOOK}"),
         _ => error.to_string(),
     }
 }

@@ -16,16 +16,17 @@ use sockline_ebpf::agent::SET_RETVAL;
 use tokio::runtime::Runtime;
 
 use self::{
-    connects::{Outcome, Request},
+    connects::{Outcome, REFUSED_BY_HOOK, Request},
     listeners::Bound,
     place::Place,
     placed::Placed,
 };
 use super::{Finding, Node, cgroup::is_root};
 
-/// What the outcomes mean, and what helps.
-const TODO: &str = "the connect did not go through the hooks as it should: look at links.attached, \
-                    links.foreign and maps.drift above";
+/// What helps where the connect went elsewhere, or nowhere.
+const ASTRAY: &str = "the hooks did not do their part: look at links.attached, links.foreign and \
+                      maps.drift above";
+const REFUSED: &str = "links.foreign above names the programs that are on the hooks, too";
 
 pub fn check(node: &Node<'_>, runtime: &Runtime) -> Vec<Finding> {
     let bound = match Bound::open() {
@@ -85,8 +86,8 @@ fn findings(place: Place, outcome: anyhow::Result<Vec<Outcome>>, cgroup: &Path) 
                 match outcome.result {
                     Ok(detail) => Finding::ok(check, detail),
                     Err(error) => {
-                        let detail = format!("from {}: {error}", place.in_words());
-                        Finding::failed(check, detail, TODO)
+                        let todo = if error.contains(REFUSED_BY_HOOK) { REFUSED } else { ASTRAY };
+                        Finding::failed(check, error, todo)
                     }
                 }
             })
