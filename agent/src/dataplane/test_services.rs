@@ -36,7 +36,7 @@ pub fn put(
 }
 
 pub fn remove(mirror: &mut Mirror, service: ObjectName) -> Result<(), DataplaneError> {
-    let nothing = ServicePlan { service, frontends: Vec::new() };
+    let nothing = ServicePlan { service, frontends: Vec::new(), causes: Vec::new() };
     let mut report = mirror.sync_services(std::slice::from_ref(&nothing));
     report.failures.pop().map_or(Ok(()), |failure| Err(failure.error))
 }

@@ -96,6 +96,7 @@ impl TestService {
         ServicePlan {
             service: self.name(),
             frontends: frontends.into_iter().map(Arc::new).collect(),
+            causes: Vec::new(),
         }
     }
 
