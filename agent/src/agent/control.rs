@@ -16,8 +16,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Arrived, Config, interfaces, left_alone::LeftAlonePods, pacing::Pacing};
+use super::{
+    Arrived, Config, interfaces, left_alone::LeftAlonePods, pacing::Pacing,
+    test_services::TestServices,
+};
 use crate::{
+    admin::Command,
     dataplane::{Dataplane, DataplaneError, SyncReport},
     model::{
         index::Index,
@@ -62,12 +66,14 @@ struct Control {
     incomplete: bool,
     /// How many services the last sync left as an earlier agent did.
     held_back: usize,
+    tests: TestServices,
 }
 
 /// Runs until `stop`, or until the source is gone.
 pub async fn run(
     dataplane: Dataplane,
     mut changes: mpsc::Receiver<Arrived>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
     config: &Config,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
@@ -91,6 +97,7 @@ pub async fn run(
         failures: Vec::new(),
         incomplete: false,
         held_back: 0,
+        tests: TestServices::default(),
     };
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -126,6 +133,7 @@ pub async fn run(
                 control.settle();
             }
             _ = repair.tick() => control.repair(),
+            Some(command) = commands.recv() => control.obey(command),
         }
     }
 }
@@ -197,9 +205,15 @@ impl Control {
             return self.bring_changes_to_kernel();
         }
         let changes = self.index.changes();
-        let report = self.dataplane.sync(&self.index.plan(), &self.addresses)?;
+        let report = self.sync_all()?;
         self.programmed(&changes.services);
         Ok(report)
+    }
+
+    fn sync_all(&mut self) -> Result<SyncReport, DataplaneError> {
+        let mut plan = self.index.plan();
+        plan.frontends.extend(self.tests.frontends());
+        self.dataplane.sync(&plan, &self.addresses)
     }
 
     fn bring_changes_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
@@ -207,7 +221,7 @@ impl Control {
         let changes = self.index.changes_except(|service| round.must_wait(service));
         self.next_round = round.next();
         if !self.dataplane.is_local(&changes.services) {
-            let report = self.dataplane.sync(&self.index.plan(), &self.addresses)?;
+            let report = self.sync_all()?;
             self.programmed(&changes.services);
             return Ok(report);
         }
@@ -349,6 +363,35 @@ impl Control {
     fn settle(&mut self) {
         if let Err(error) = block_in_place(|| self.dataplane.settle()) {
             tracing::warn!("{}", chain(&error));
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::PutTest { listeners, reply } => {
+                let result = if self.shared.is_ready() {
+                    block_in_place(|| self.tests.put(&mut self.dataplane, listeners))
+                } else {
+                    Err("the agent waits for its first full sync".into())
+                };
+                // Whoever asked may have gone meanwhile.
+                if let Err(Ok(service)) = reply.send(result) {
+                    self.tests.remove(&mut self.dataplane, &service);
+                }
+            }
+            Command::RemoveTest(service) => {
+                block_in_place(|| self.tests.remove(&mut self.dataplane, &service));
+            }
+            Command::Compare { reply } => {
+                let result = if self.shared.is_ready() {
+                    let mut plan = self.index.planned();
+                    plan.frontends.extend(self.tests.frontends());
+                    block_in_place(|| self.dataplane.compare(&plan)).map_err(|error| chain(&error))
+                } else {
+                    Err("the agent waits for its first full sync".into())
+                };
+                let _ = reply.send(result);
+            }
         }
     }
 

@@ -31,6 +31,16 @@ pub struct Frontends {
     bits: HashMap<(u32, u64), u32>,
 }
 
+/// What the hash and the bitmap have, and should not, or the other way round.
+#[derive(Debug, Default)]
+pub struct Differences {
+    pub missing: Vec<Frontend>,
+    /// As they should be.
+    pub changed: Vec<Frontend>,
+    pub foreign: Vec<FrontendKey>,
+    pub filter_words: usize,
+}
+
 impl Frontends {
     /// Opens what is pinned and reads it back.
     pub fn open(pins: &Pins, limit: u32) -> Result<Self, DataplaneError> {
@@ -111,37 +121,46 @@ impl Frontends {
         Ok(())
     }
 
-    /// Reads the hash and mends what differs from the copy here. Returns how many entries did.
-    pub fn repair(&mut self) -> Result<usize, DataplaneError> {
+    /// Reads the hash and the bitmap, and tells what differs from the copy here.
+    pub fn compare(&self) -> Result<Differences, DataplaneError> {
         let mut found = HashMap::new();
         for entry in self.current.iter() {
             let (key, value) =
                 entry.map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
             found.insert(key, value);
         }
-        let mut repaired = 0;
+        let mut differences = Differences::default();
         for (key, value) in &self.entries {
-            if found.remove(key) != Some(*value) {
-                self.current
-                    .insert(key, value, 0)
-                    .map_err(|error| DataplaneError::map(FRONTENDS, "write", error))?;
-                repaired += 1;
+            match found.remove(key) {
+                Some(seen) if seen == *value => {}
+                Some(_) => differences.changed.push(*value),
+                None => differences.missing.push(*value),
             }
         }
-        for key in found.keys() {
+        differences.foreign = found.into_keys().collect();
+        let (words, _) = self.wanted_filter();
+        differences.filter_words = words
+            .iter()
+            .enumerate()
+            .filter(|&(index, &word)| self.filter.read(index) != word)
+            .count();
+        Ok(differences)
+    }
+
+    /// Mends what [`Self::compare`] found.
+    pub fn mend(&mut self, differences: &Differences) -> Result<(), DataplaneError> {
+        for value in differences.missing.iter().chain(&differences.changed) {
+            self.current
+                .insert(value.key, value, 0)
+                .map_err(|error| DataplaneError::map(FRONTENDS, "write", error))?;
+        }
+        for key in &differences.foreign {
             self.current
                 .remove(key)
                 .map_err(|error| DataplaneError::map(FRONTENDS, "write", error))?;
-            repaired += 1;
         }
-        let before: Vec<u64> = (0..self.filter.len()).map(|word| self.filter.read(word)).collect();
         self.rebuild_filter();
-        repaired += before
-            .iter()
-            .enumerate()
-            .filter(|&(word, &bits)| self.filter.read(word) != bits)
-            .count();
-        Ok(repaired)
+        Ok(())
     }
 
     fn make_room(&mut self) -> Result<(), DataplaneError> {
@@ -182,19 +201,26 @@ impl Frontends {
     /// Makes the filter fit the entries: first all bits that must be set, so that no entry is ever
     /// hidden.
     fn rebuild_filter(&mut self) {
-        let mut words = vec![0u64; filter::WORDS as usize];
-        self.bits.clear();
-        for key in self.entries.keys() {
-            let (word, mask) = filter::bit(&key.address, key.port);
-            *self.bits.entry((word, mask)).or_default() += 1;
-            words[word as usize] |= mask;
-        }
+        let (words, bits) = self.wanted_filter();
+        self.bits = bits;
         for (index, &wanted) in words.iter().enumerate() {
             if self.filter.read(index) != wanted {
                 self.filter.update(index, |word| *word |= wanted);
                 self.filter.update(index, |word| *word = wanted);
             }
         }
+    }
+
+    /// The filter's words as the entries want them, and how many entries set each bit.
+    fn wanted_filter(&self) -> (Vec<u64>, HashMap<(u32, u64), u32>) {
+        let mut words = vec![0u64; filter::WORDS as usize];
+        let mut bits = HashMap::new();
+        for key in self.entries.keys() {
+            let (word, mask) = filter::bit(&key.address, key.port);
+            *bits.entry((word, mask)).or_default() += 1;
+            words[word as usize] |= mask;
+        }
+        (words, bits)
     }
 }
 

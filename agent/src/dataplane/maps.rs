@@ -57,6 +57,11 @@ pub const NAMES: &str = "NAMES";
 pub const AGENT: &str = "AGENT";
 pub const RETIRED: &str = "RETIRED";
 
+/// All maps that are pinned.
+pub fn map_names() -> Vec<&'static str> {
+    PINNED.into_iter().chain([NAMES, AGENT, RETIRED]).collect()
+}
+
 pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
 pub type Names = HashMap<MapData, NameKey, [u8; CHUNK]>;
 

@@ -35,10 +35,7 @@ pub fn cgroup(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
             }
         };
     }
-    let usable = |path: &PathBuf| kind_of(path).is_ok_and(|kind| kind == CGROUP2_SUPER_MAGIC);
-    let mounts = mounts_of("cgroup2", &mount_table()?);
-    let highest = mounts.into_iter().filter(|mount| usable(&mount.path)).min_by_key(Mount::depth);
-    if let Some(found) = highest {
+    if let Some(found) = highest(mounts_of("cgroup2", &mount_table()?)) {
         return if is_own_cgroup(&found) {
             Err(only_own_cgroup(&found.path))
         } else {
@@ -52,6 +49,20 @@ pub fn cgroup(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
         ))
     })?;
     Ok(OWN_CGROUP2.into())
+}
+
+/// The mount that shows most of the hierarchy.
+fn highest(mounts: Vec<Mount>) -> Option<Mount> {
+    let usable = |path: &PathBuf| kind_of(path).is_ok_and(|kind| kind == CGROUP2_SUPER_MAGIC);
+    mounts.into_iter().filter(|mount| usable(&mount.path)).min_by_key(Mount::depth)
+}
+
+/// As [`cgroup`], for commands that only read: never mounts. `None` where cgroup v2 is not mounted.
+pub fn cgroup_for_reading(given: Option<&Path>) -> Result<Option<PathBuf>, DataplaneError> {
+    match given {
+        Some(_) => cgroup(given).map(Some),
+        None => Ok(highest(mounts_of("cgroup2", &mount_table()?)).map(|mount| mount.path)),
+    }
 }
 
 /// A folder in a BPF file system: the one given, else the file system's root. Mounts one on the
@@ -194,19 +205,19 @@ mod tests {
         mounts_of(kind, table).into_iter().map(|mount| mount.path).collect()
     }
 
-    fn highest(table: &str) -> Option<PathBuf> {
+    fn highest_path(table: &str) -> Option<PathBuf> {
         Some(mounts_of("cgroup2", table).into_iter().min_by_key(Mount::depth)?.path)
     }
 
     #[test]
     fn cgroup_v2_is_found_in_a_hybrid_hierarchy() {
-        assert_eq!(highest(HYBRID), Some("/sys/fs/cgroup/uni fied".into()));
+        assert_eq!(highest_path(HYBRID), Some("/sys/fs/cgroup/uni fied".into()));
         assert_eq!(paths("bpf", HYBRID), Vec::<PathBuf>::new());
     }
 
     #[test]
     fn in_a_container_the_hosts_cgroup_is_preferred_to_its_own() {
-        assert_eq!(highest(CONTAINER), Some("/host/cgroup".into()));
+        assert_eq!(highest_path(CONTAINER), Some("/host/cgroup".into()));
         assert_eq!(paths("bpf", CONTAINER), [PathBuf::from("/host/bpf")]);
     }
 
@@ -215,14 +226,14 @@ mod tests {
         let table = CONTAINER
             .replace("0:26 / /sys", "0:26 /kubepods/pod1/c /sys")
             .replace("/../../.. /host", "/ /host");
-        assert_eq!(highest(&table), Some("/host/cgroup".into()));
+        assert_eq!(highest_path(&table), Some("/host/cgroup".into()));
     }
 
     #[test]
     fn a_mount_that_is_covered_by_another_is_not_seen() {
         let over = "913 905 0:40 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n";
         let table = format!("{CONTAINER}{over}").replace("/host/cgroup", "/sys/fs/cgroup");
-        assert_eq!(highest(&table), None);
+        assert_eq!(highest_path(&table), None);
     }
 
     #[test]
