@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
-    task::block_in_place,
+    task::{JoinError, JoinHandle, block_in_place, spawn_blocking},
     time::{MissedTickBehavior, interval, interval_at, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     admin::Command,
-    dataplane::{Dataplane, DataplaneError, SyncReport},
+    dataplane::{self, Dataplane, DataplaneError, SyncReport},
     model::{
         index::Index,
         object::{Kind, Problem},
@@ -35,6 +35,8 @@ use crate::{
 
 /// How often the node's addresses are looked at and failed services tried again.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
+/// How often to take back what was put to rest, if there is anything.
+const SETTLE: Duration = Duration::from_secs(1);
 /// How late status, the log and gauges may be told of a change: what matters to connections is
 /// not behind them.
 const REPORT_AFTER: Duration = Duration::from_millis(100);
@@ -99,6 +101,9 @@ pub async fn run(
         held_back: 0,
         tests: TestServices::default(),
     };
+    let mut settle = interval(SETTLE);
+    settle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut settling: Option<JoinHandle<Result<Instant, DataplaneError>>> = None;
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first comparison comes after one interval: what was just written needs none.
@@ -130,7 +135,16 @@ pub async fn run(
                     control.addresses_stale = true;
                     control.sync();
                 }
-                control.settle();
+            }
+            _ = settle.tick(), if settling.is_none() && control.dataplane.has_rested() => {
+                // Elsewhere: changes shall not wait for the programs that run.
+                let wait = |began| dataplane::wait_for_running_programs().map(|()| began);
+                settling = Some(spawn_blocking(move || wait(Instant::now())));
+            }
+            waited = async { settling.as_mut().expect("the branch's condition").await },
+                if settling.is_some() => {
+                settling = None;
+                control.settle(waited);
             }
             _ = repair.tick() => control.repair(),
             Some(command) = commands.recv() => control.obey(command),
@@ -360,8 +374,13 @@ impl Control {
         self.told = problems;
     }
 
-    fn settle(&mut self) {
-        if let Err(error) = block_in_place(|| self.dataplane.settle()) {
+    fn settle(&mut self, waited: Result<Result<Instant, DataplaneError>, JoinError>) {
+        let settled = match waited {
+            Ok(Ok(began)) => self.dataplane.settle_before(began),
+            Ok(Err(error)) => Err(error),
+            Err(error) => return tracing::warn!("waiting for running programs: {error}"),
+        };
+        if let Err(error) = settled {
             tracing::warn!("{}", chain(&error));
         }
     }

@@ -44,7 +44,7 @@ pub struct Differences {
 impl Frontends {
     /// Opens what is pinned and reads it back.
     pub fn open(pins: &Pins, limit: u32) -> Result<Self, DataplaneError> {
-        let mut outer = maps::open_frontends(pins)?;
+        let outer = maps::open_frontends(pins)?;
         let current = match maps::current_frontends(&outer)? {
             Some(current) => current,
             None => {

@@ -30,7 +30,7 @@ pub mod view;
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 pub use self::{
@@ -44,7 +44,7 @@ pub use self::{
     names::ServiceKey,
     offline::{Offline, Refused},
     pins::Pins,
-    pool::PoolUsage,
+    pool::{PoolUsage, wait_for_running_programs},
     programs::{Attachment, HOOKS},
 };
 use self::{left_alone::LeftAlone, mirror::Mirror, pins::Lock, programs::Programs, record::Record};
@@ -228,9 +228,16 @@ impl Dataplane {
         self.programs.ids()
     }
 
-    /// Takes back what earlier syncs put to rest. To be called now and then.
-    pub fn settle(&mut self) -> Result<(), DataplaneError> {
-        self.mirror.settle()
+    /// Whether earlier syncs put something to rest that can be taken back: with
+    /// [`Self::settle_before`], after [`wait_for_running_programs`].
+    pub fn has_rested(&self) -> bool {
+        self.mirror.has_rested()
+    }
+
+    /// Takes back what was put to rest before this time. Every program that ran then must have
+    /// ended.
+    pub fn settle_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
+        self.mirror.settle_before(time)
     }
 
     #[must_use]

@@ -46,7 +46,7 @@ impl Outer {
     }
 
     /// Puts a map at an index, in place of what was there.
-    pub fn set(&mut self, index: u32, map: &MapData) -> Result<(), DataplaneError> {
+    pub fn set(&self, index: u32, map: &MapData) -> Result<(), DataplaneError> {
         let info = map.info();
         let id =
             info.map_err(|error| DataplaneError::map(self.name, "read a part of", error))?.id();

@@ -1,7 +1,11 @@
 //! Arrays that grow in segments: an outer array of maps whose inner arrays are made when an index
 //! in them is first used, and mapped into the agent so that writing is a memory write.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    panic::resume_unwind,
+    thread,
+};
 
 use aya::{Pod, maps::MapData};
 use sockline_ebpf::MMAPABLE;
@@ -12,6 +16,9 @@ use super::{
     outer::Outer,
     sys::SharedArray,
 };
+
+/// Threads that wait together, see [`Segments::reserve`].
+const WAITING: usize = 32;
 
 /// A segmented array that the agent writes.
 pub struct Segments<T: Pod> {
@@ -78,6 +85,44 @@ impl<T: Pod> Segments<T> {
     ) -> Result<(), DataplaneError> {
         let (_, offset) = self.split(index);
         self.segment(index)?.update(offset, change);
+        Ok(())
+    }
+
+    /// Makes the segments for this many indices, as far as there are none yet.
+    ///
+    /// Putting a map into an array of maps waits until no program uses what was there (Linux
+    /// `maybe_wait_bpf_programs`), 10 to 20 ms each time, so that a million backends would take
+    /// 15 s. Calls that wait at the same time wait together.
+    pub fn reserve(&mut self, count: u32) -> Result<(), DataplaneError> {
+        let exist = self.segments.iter().take_while(|segment| segment.is_some()).count();
+        let wanted = count.min(self.limit).div_ceil(self.per_segment) as usize;
+        // A single one is made when it is needed.
+        if wanted <= exist + 1 {
+            return Ok(());
+        }
+        let mut arrays = Vec::with_capacity(wanted - exist);
+        for number in (0u32..).take(wanted).skip(exist) {
+            let array = new_segment::<T>(self.name, self.per_segment)?;
+            let mapped = map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?;
+            arrays.push((number, array, mapped));
+        }
+        let outer = &self.outer;
+        let maps: Vec<(u32, &MapData)> =
+            arrays.iter().map(|(number, array, _)| (*number, array)).collect();
+        thread::scope(|scope| {
+            let waiting: Vec<_> = maps
+                .chunks(maps.len().div_ceil(WAITING))
+                .map(|maps| {
+                    scope
+                        .spawn(|| maps.iter().try_for_each(|(number, map)| outer.set(*number, map)))
+                })
+                .collect();
+            waiting
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })?;
+        self.segments.truncate(exist);
+        self.segments.extend(arrays.into_iter().map(|(_, _, mapped)| Some(mapped)));
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
+    time::Instant,
 };
 
 use aya::maps::{MapData, PerCpuHashMap};
@@ -322,6 +323,10 @@ impl Mirror {
         let mut changed: Vec<&ServiceKey> = Vec::new();
         let mut leftovers = Leftovers::new();
         let mut full: Vec<&Group<'_>> = Vec::new();
+        if let Err(error) = self.reserve(groups) {
+            // Each service that needs room asks for it again, and says so if there is none.
+            tracing::debug!("cannot make room in one go: {error}");
+        }
         for group in groups {
             if self.is_current(group) {
                 continue;
@@ -392,10 +397,28 @@ impl Mirror {
         }
     }
 
-    /// Takes back slots and backends that nothing uses any more. Waits for running programs, which
-    /// takes some 20 ms: not while a change waits to be written.
-    pub fn settle(&mut self) -> Result<(), DataplaneError> {
-        self.pool.settle(false)
+    /// See [`Pool::has_rested`].
+    pub fn has_rested(&self) -> bool {
+        self.pool.has_rested()
+    }
+
+    /// See [`Pool::settle_before`].
+    pub fn settle_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
+        self.pool.settle_before(time)
+    }
+
+    /// Makes room for many services at once.
+    fn reserve(&mut self, groups: &[Group<'_>]) -> Result<(), DataplaneError> {
+        let (mut slots, mut backends) = (0, 0);
+        for group in groups.iter().filter(|group| !self.is_current(group)) {
+            // The lists of one group are mostly the same one.
+            let longest = group.frontends.iter().map(|frontend| frontend.backends.len()).max();
+            let (longest, known) = (longest.unwrap_or(0), self.installed.get(&group.key));
+            slots += longest;
+            backends += longest.saturating_sub(known.map_or(0, |known| known.backends.len()));
+        }
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        self.pool.reserve(number(slots), number(backends))
     }
 
     /// Frontends of services without a name, left by an agent that died between two steps.
