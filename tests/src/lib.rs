@@ -38,6 +38,7 @@ mod pod;
 mod requirements;
 mod server;
 mod socket;
+mod stage;
 mod wait;
 
 pub use agent::{Agent, AgentOptions, sockline_binary};
@@ -52,4 +53,5 @@ pub use ns::{Ns, Task};
 pub use pod::Pod;
 pub use server::{TcpServer, UdpServer};
 pub use socket::{Socket, mapped, to_std};
+pub use stage::Stage;
 pub use wait::{wait_ok, wait_until};
