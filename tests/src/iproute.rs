@@ -4,11 +4,12 @@ use std::{
     fs,
     io::Write,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::Ns;
+use crate::{Ns, wait_ok};
 
 /// Runs the lines of an `ip` batch inside a namespace; the first line that fails ends it.
 pub(crate) fn batch(ns: &Ns, lines: &str) -> Result<()> {
@@ -27,6 +28,24 @@ pub(crate) fn batch(ns: &Ns, lines: &str) -> Result<()> {
         );
     }
     Ok(())
+}
+
+impl Ns {
+    /// Waits until a device in here transmits.
+    ///
+    /// Of the two ends of a veth pair, the one that was set up first is told of the other by a worker
+    /// of the kernel (linkwatch), later when the machine is busy. Until then it is up, and drops
+    /// every packet.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn wait_for_carrier(&self, device: &str) -> Result<()> {
+        wait_ok(Duration::from_secs(10), &format!("{device} to have a carrier"), || {
+            let shown = self.output(Command::new("ip").args(["-o", "link", "show", device]))?;
+            let line = String::from_utf8_lossy(&shown.stdout).into_owned();
+            if line.contains(" state UP ") { Ok(()) } else { Err(anyhow::anyhow!(line)) }
+        })
+    }
 }
 
 /// Sets sysctls under `/proc/sys/net`, which shows the namespace of the thread that looks.

@@ -80,6 +80,7 @@ impl Pod {
         }
         iproute::batch(node.outside(), &on_node)?;
         iproute::batch(&ns, &in_pod)?;
+        node.outside().wait_for_carrier(&device)?;
         Ok(Self { ns, addresses: addresses.to_vec(), _node: Arc::clone(node) })
     }
 
