@@ -9,6 +9,7 @@ use common::{
     api::{ApiServer, Cluster},
     assert_logged_once, eventually, holds, options,
 };
+use sockline::model::object::Kind;
 use sockline_testbed::{Agent, AgentOptions, objects};
 
 const CART: &str = "10.96.0.1";
@@ -69,9 +70,9 @@ fn the_state_stays_and_the_trouble_is_told_while_the_server_is_away() {
     let (stage, cluster, server, agent) = serving();
     let port = server.address().port();
     drop(server);
-    let problems = eventually("trouble with all three watches", || {
+    let problems = eventually("trouble with all watches", || {
         let problems = stage.wrong("problems");
-        if problems.len() == 3 { Ok(problems) } else { Err(format!("{problems:#?}")) }
+        if problems.len() == Kind::ALL.len() { Ok(problems) } else { Err(format!("{problems:#?}")) }
     });
     for problem in &problems {
         assert!(problem.starts_with("watch of "), "{problem}");
@@ -101,7 +102,7 @@ fn an_agent_that_starts_without_its_server_keeps_what_it_found() {
     let _next = stage.node.agent(&waiting).unwrap();
     eventually("trouble", || {
         let problems = stage.wrong("problems");
-        holds(problems.len() == 3, format!("{problems:#?}"))
+        holds(problems.len() == Kind::ALL.len(), format!("{problems:#?}"))
     });
     stage.assert_served(CART);
     let _back = cluster.serve(stage.node.outside(), port);

@@ -2,8 +2,16 @@
 
 mod control;
 mod interfaces;
+mod left_alone;
+mod pacing;
+mod test_services;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -11,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin,
+    check::Readiness,
     dataplane::{self, Dataplane, Feature, Limits},
+    model::left_alone::Policy,
     source::{self, SourceError, SourceStats},
     status::Shared,
     telemetry::{self, Metrics},
@@ -55,6 +65,8 @@ pub struct Config {
     pub without: Vec<Feature>,
     /// How often the kernel is compared with the plan.
     pub repair_interval: Duration,
+    /// Which pods are left alone, whatever they say themselves.
+    pub leave_alone: Policy,
 }
 
 /// Runs until `stop`. The kernel state stays in place afterwards.
@@ -80,7 +92,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         dataplane.features(),
     ));
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats))?);
+    let readiness = Arc::new(Readiness::new(Arc::clone(&shared), &dataplane)?);
     let (events, changes) = mpsc::channel(EVENTS);
+    // Few and small: what clients of the admin socket ask for, each waiting for its answer.
+    let (commands, asked) = mpsc::unbounded_channel();
+    let state =
+        admin::State { shared: Arc::clone(&shared), commands, programs: dataplane.program_ids()? };
 
     // Ending one of these ends the process: an agent without its source or its metrics would look
     // alive and be none.
@@ -88,21 +105,39 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let control = control::run(
         dataplane,
         changes,
+        asked,
         &config,
         Arc::clone(&shared),
         Arc::clone(&metrics),
         stop.clone(),
     );
+    let (reported, arrivals) = mpsc::channel(EVENTS);
     tokio::select! {
-        () = reader.feed(&config.node_name, events, stats, stop.clone()) => {}
-        result = telemetry::serve(listener, Arc::clone(&shared), metrics, stop.clone()) => result?,
-        result = admin.serve(Arc::clone(&shared), stop.clone()) => result?,
+        () = reader.feed(&config.node_name, reported, stats, stop.clone()) => {}
+        () = note_arrival(arrivals, events) => {}
+        result = telemetry::serve(listener, readiness, metrics, stop.clone()) => result?,
+        result = admin.serve(state, stop.clone()) => result?,
         () = stopped.cancelled() => {}
         // Last, because these are dropped in order: with the data plane the lock on the pins goes,
         // and the next agent may start before the admin socket's file is removed.
         () = control => {}
     }
     Ok(())
+}
+
+/// A change with the time at which the source reported it.
+struct Arrived {
+    event: source::Event,
+    at: Instant,
+}
+
+/// Notes when each change arrives, which is not when the control loop comes to it.
+async fn note_arrival(mut arrivals: mpsc::Receiver<source::Event>, events: mpsc::Sender<Arrived>) {
+    while let Some(event) = arrivals.recv().await {
+        if events.send(Arrived { event, at: Instant::now() }).await.is_err() {
+            return;
+        }
+    }
 }
 
 fn must_be_root() -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use std::{os::fd::AsFd as _, path::Path};
 
 use aya::{
     Pod,
-    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
 };
 use sockline_ebpf::{
     agent::AgentRecord,
@@ -19,14 +19,27 @@ use sockline_ebpf::{
 use super::{
     create,
     error::DataplaneError,
+    outer::{self, Outer},
     pins::Pins,
     segments::{Segments, new_segment},
     sys::SharedArray,
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
-pub const PINNED: [&str; 10] =
-    [FILTER, FRONTENDS, SLOTS, BACKENDS, SOCKETS, STORAGE, AFFINITY, SERVICES, FAULTS, LOGS];
+pub const PINNED: [&str; 12] = [
+    FILTER,
+    FRONTENDS,
+    SLOTS,
+    BACKENDS,
+    SOCKETS,
+    STORAGE,
+    AFFINITY,
+    SERVICES,
+    FAULTS,
+    LOGS,
+    LEFT_ALONE,
+    LEFT_ALONE_LEVELS,
+];
 pub const FILTER: &str = "FILTER";
 pub const FRONTENDS: &str = "FRONTENDS";
 pub const SLOTS: &str = "SLOTS";
@@ -37,12 +50,18 @@ pub const AFFINITY: &str = "AFFINITY";
 pub const SERVICES: &str = "SERVICES";
 pub const FAULTS: &str = "FAULTS_MAP";
 pub const LOGS: &str = "AYA_LOGS";
+pub const LEFT_ALONE: &str = "LEFT_ALONE";
+pub const LEFT_ALONE_LEVELS: &str = "LEFT_ALONE_LEVELS";
 /// These are the agent's own: no program reads them.
 pub const NAMES: &str = "NAMES";
 pub const AGENT: &str = "AGENT";
 pub const RETIRED: &str = "RETIRED";
 
-pub type FrontendsOuter = ArrayOfMaps<MapData, MapData>;
+/// All maps that are pinned.
+pub fn map_names() -> Vec<&'static str> {
+    PINNED.into_iter().chain([NAMES, AGENT, RETIRED]).collect()
+}
+
 pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
 pub type Names = HashMap<MapData, NameKey, [u8; CHUNK]>;
 
@@ -53,6 +72,7 @@ pub fn create(pins: &Pins) -> Result<(), DataplaneError> {
     create::ensure_outer(pins, SLOTS, SLOT_SEGMENTS, slots)?;
     let backends = || new_segment::<Backend>(BACKENDS, BACKEND_SEGMENT);
     create::ensure_outer(pins, BACKENDS, BACKEND_SEGMENTS, backends)?;
+    outer::remove_strays(pins, &[FRONTENDS, SLOTS, BACKENDS])?;
     create::ensure(pins, AGENT, || create::array::<AgentRecord>(AGENT, 1, 0))?;
     create::ensure(pins, NAMES, || create::hash::<NameKey, [u8; CHUNK]>(NAMES, NAME_ENTRIES))?;
     create::ensure(pins, RETIRED, || create::hash::<u32, u64>(RETIRED, NAME_ENTRIES))
@@ -63,17 +83,13 @@ pub fn new_frontends(capacity: u32) -> Result<MapData, DataplaneError> {
     create::hash::<FrontendKey, Frontend>(FRONTENDS, capacity)
 }
 
-pub fn open_frontends(pins: &Pins) -> Result<FrontendsOuter, DataplaneError> {
-    outer(pins, FRONTENDS)
+pub fn open_frontends(pins: &Pins) -> Result<Outer, DataplaneError> {
+    Outer::open(pins, FRONTENDS)
 }
 
 /// The frontends hash that the programs use now; `None` before the first sync.
-pub fn current_frontends(outer: &FrontendsOuter) -> Result<Option<FrontendsHash>, DataplaneError> {
-    match outer.get(&CURRENT, 0) {
-        Ok(inner) => Ok(Some(typed(FRONTENDS, Map::HashMap(inner))?)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(DataplaneError::map(FRONTENDS, "read", error)),
-    }
+pub fn current_frontends(outer: &Outer) -> Result<Option<FrontendsHash>, DataplaneError> {
+    outer.get(CURRENT)?.map(|inner| typed(FRONTENDS, Map::HashMap(inner))).transpose()
 }
 
 pub fn open_slots(
@@ -81,7 +97,7 @@ pub fn open_slots(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Slot>, DataplaneError> {
-    Segments::open(SLOTS, outer(pins, SLOTS)?, SLOT_SEGMENT, limit, writable)
+    Segments::open(SLOTS, Outer::open(pins, SLOTS)?, SLOT_SEGMENT, limit, writable)
 }
 
 pub fn open_backends(
@@ -89,7 +105,7 @@ pub fn open_backends(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Backend>, DataplaneError> {
-    Segments::open(BACKENDS, outer(pins, BACKENDS)?, BACKEND_SEGMENT, limit, writable)
+    Segments::open(BACKENDS, Outer::open(pins, BACKENDS)?, BACKEND_SEGMENT, limit, writable)
 }
 
 pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
@@ -118,6 +134,14 @@ pub fn open_retired(pins: &Pins) -> Result<HashMap<MapData, u32, u64>, Dataplane
     typed(RETIRED, Map::HashMap(open(pins, RETIRED)?))
 }
 
+pub fn open_left_alone(pins: &Pins) -> Result<HashMap<MapData, u64, u32>, DataplaneError> {
+    typed(LEFT_ALONE, Map::HashMap(open(pins, LEFT_ALONE)?))
+}
+
+pub fn open_left_alone_levels(pins: &Pins) -> Result<Array<MapData, u32>, DataplaneError> {
+    typed(LEFT_ALONE_LEVELS, Map::Array(open(pins, LEFT_ALONE_LEVELS)?))
+}
+
 pub fn open_agent(pins: &Pins) -> Result<Array<MapData, AgentRecord>, DataplaneError> {
     typed(AGENT, Map::Array(open(pins, AGENT)?))
 }
@@ -128,10 +152,6 @@ fn open(pins: &Pins, name: &'static str) -> Result<MapData, DataplaneError> {
 
 fn open_at(path: &Path, name: &'static str) -> Result<MapData, DataplaneError> {
     MapData::from_pin(path).map_err(|error| DataplaneError::map(name, "open", error))
-}
-
-fn outer(pins: &Pins, name: &'static str) -> Result<FrontendsOuter, DataplaneError> {
-    typed(name, Map::ArrayOfMaps(open(pins, name)?))
 }
 
 fn typed<M: TryFrom<Map, Error = MapError>>(

@@ -8,11 +8,15 @@ mod error;
 mod extents;
 mod features;
 mod frontends;
+mod inspect;
 mod kernel_log;
+mod left_alone;
 mod maps;
 mod mirror;
 mod mounts;
 mod names;
+mod offline;
+mod outer;
 mod pins;
 mod pool;
 mod programs;
@@ -20,6 +24,7 @@ mod record;
 mod retired;
 mod segments;
 mod sys;
+mod test_services;
 pub mod view;
 
 use std::{
@@ -31,19 +36,27 @@ use std::{
 pub use self::{
     error::{DataplaneError, Full},
     features::{Feature, Features},
-    mirror::{Failure, Limits, SyncReport},
-    mounts::{bpffs, bpffs_for_reading, cgroup},
+    inspect::{HookSeen, ProgramSeen, hooks, programs_by_id},
+    left_alone::CgroupLevels,
+    maps::map_names,
+    mirror::{Drift, Failure, Limits, SyncReport},
+    mounts::{bpffs, bpffs_for_reading, cgroup, cgroup_for_reading},
     names::ServiceKey,
+    offline::{Offline, Refused},
     pins::Pins,
     pool::PoolUsage,
     programs::{Attachment, HOOKS},
 };
-use self::{mirror::Mirror, pins::Lock, programs::Programs, record::Record};
-use crate::model::plan::{Plan, ServicePlan};
+use self::{left_alone::LeftAlone, mirror::Mirror, pins::Lock, programs::Programs, record::Record};
+use crate::model::{
+    plan::{Plan, ServicePlan},
+    test_service::{Listeners, TestService},
+};
 
 /// How long to wait for the lock on the pins: `sockline status` holds it for an instant, to see
-/// whether an agent does, and an agent that is ending holds it for a few milliseconds.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// whether an agent does, an agent that is ending for a few milliseconds, and `sockline check` for as
+/// long as its connects take, while there is no agent.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where and as whom to run.
 #[derive(Debug, Clone)]
@@ -62,6 +75,7 @@ pub struct Dataplane {
     cgroup: PathBuf,
     features: Features,
     mirror: Mirror,
+    left_alone: LeftAlone,
     programs: Programs,
     record: Record,
     attached: bool,
@@ -84,11 +98,13 @@ impl Dataplane {
         let programs = Programs::load(&pins, features)?;
         let record = Record::create(&pins, options, features)?;
         let mirror = Mirror::open(&pins, options.limits)?;
+        let left_alone = LeftAlone::open(&pins)?;
         let mut this = Self {
             pins,
             cgroup: options.cgroup.clone(),
             features,
             mirror,
+            left_alone,
             programs,
             record,
             attached: false,
@@ -137,17 +153,19 @@ impl Dataplane {
         self.synced(report)
     }
 
-    /// Brings some services to their part of a plan; the others stay as they are. `None`: a sync
-    /// of the whole plan is needed, because node addresses are concerned.
-    pub fn sync_services(
+    /// Whether [`Self::sync_services`] can take these changes; if not, node addresses are
+    /// concerned, and a sync of the whole plan is needed.
+    pub fn is_local(&self, changes: &[ServicePlan]) -> bool {
+        self.mirror.is_local(changes)
+    }
+
+    /// Brings some services to their part of a plan; the others stay as they are.
+    pub fn sync_services<'a>(
         &mut self,
-        changes: &[ServicePlan],
-    ) -> Option<Result<SyncReport, DataplaneError>> {
-        if !self.mirror.is_local(changes) {
-            return None;
-        }
+        changes: impl IntoIterator<Item = &'a ServicePlan>,
+    ) -> Result<SyncReport, DataplaneError> {
         let report = self.mirror.sync_services(changes);
-        Some(self.synced(report))
+        self.synced(report)
     }
 
     fn synced(&mut self, report: SyncReport) -> Result<SyncReport, DataplaneError> {
@@ -158,10 +176,21 @@ impl Dataplane {
         Ok(report)
     }
 
+    /// Leaves exactly these cgroups alone, with the levels they are at.
+    pub fn leave_alone(&mut self, cgroups: &CgroupLevels) -> Result<(), DataplaneError> {
+        self.left_alone.sync(cgroups)
+    }
+
+    /// The cgroup that the programs are attached to.
+    #[must_use]
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
     /// Compares maps and links with what they should be and mends what differs. Returns the number
     /// of entries, and the hooks, that were mended.
     pub fn repair(&mut self) -> Result<(usize, Vec<&'static str>), DataplaneError> {
-        let entries = self.mirror.repair()?;
+        let entries = self.mirror.repair()? + self.left_alone.repair()?;
         let mut links = Vec::new();
         if self.attached {
             links = self.programs.detached(&self.pins, &self.cgroup)?;
@@ -170,6 +199,33 @@ impl Dataplane {
             }
         }
         Ok((entries, links))
+    }
+
+    /// Compares the maps with what they should be, and with a plan, and changes nothing.
+    pub fn compare(&self, plan: &Plan) -> Result<Drift, DataplaneError> {
+        Ok(Drift {
+            services: self.mirror.pending(plan),
+            left_alone: self.left_alone.drift()?,
+            ..self.mirror.compare()?.drift()
+        })
+    }
+
+    /// Puts a test service with listeners there into the maps: all of it, or nothing.
+    pub fn put_test(
+        &mut self,
+        number: u64,
+        listeners: Listeners,
+    ) -> Result<(TestService, ServicePlan), DataplaneError> {
+        test_services::put(&mut self.mirror, number, listeners)
+    }
+
+    pub fn remove_test(&mut self, service: &TestService) -> Result<(), DataplaneError> {
+        test_services::remove(&mut self.mirror, service.name())
+    }
+
+    /// The kernel's ids of the programs, by hook.
+    pub fn program_ids(&self) -> Result<Vec<(&'static str, u32)>, DataplaneError> {
+        self.programs.ids()
     }
 
     /// Takes back what earlier syncs put to rest. To be called now and then.

@@ -3,22 +3,20 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use aya::{
-    Pod,
-    maps::{ArrayOfMaps, MapData, MapError},
-};
+use aya::{Pod, maps::MapData};
 use sockline_ebpf::MMAPABLE;
 
 use super::{
     create,
     error::{DataplaneError, Full},
+    outer::Outer,
     sys::SharedArray,
 };
 
 /// A segmented array that the agent writes.
 pub struct Segments<T: Pod> {
     name: &'static str,
-    outer: ArrayOfMaps<MapData, MapData>,
+    outer: Outer,
     per_segment: u32,
     segments: Vec<Option<SharedArray<T>>>,
     limit: u32,
@@ -28,26 +26,16 @@ impl<T: Pod> Segments<T> {
     /// Opens the array with all segments that exist. `limit` is the number of indices allowed.
     pub fn open(
         name: &'static str,
-        outer: ArrayOfMaps<MapData, MapData>,
+        outer: Outer,
         per_segment: u32,
         limit: u32,
         writable: bool,
     ) -> Result<Self, DataplaneError> {
         let mut segments = Vec::new();
         for index in 0..outer.len() {
-            match outer.get(&index, 0) {
-                Ok(inner) => {
-                    segments.push(Some(map_segment(
-                        name,
-                        inner.fd().as_fd(),
-                        per_segment,
-                        writable,
-                    )?));
-                }
-                // The lowest free index is always taken first, so there are no holes.
-                Err(MapError::KeyNotFound) => break,
-                Err(error) => return Err(DataplaneError::map(name, "open a segment of", error)),
-            }
+            // The lowest free index is always taken first, so there are no holes.
+            let Some(inner) = outer.get(index)? else { break };
+            segments.push(Some(map_segment(name, inner.fd().as_fd(), per_segment, writable)?));
         }
         let limit = limit.min(outer.len().saturating_mul(per_segment));
         Ok(Self { name, outer, per_segment, segments, limit })
@@ -112,9 +100,7 @@ impl<T: Pod> Segments<T> {
             let array = new_segment::<T>(self.name, self.per_segment)?;
             *place = Some(map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?);
             let number = u32::try_from(segment).unwrap_or(u32::MAX);
-            self.outer
-                .set(number, &array, 0)
-                .map_err(|error| DataplaneError::map(self.name, "add a segment to", error))?;
+            self.outer.set(number, &array)?;
         }
         place.as_mut().ok_or_else(|| Full { map: self.name, limit: self.limit }.into())
     }

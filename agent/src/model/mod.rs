@@ -11,8 +11,12 @@ pub mod endpoints;
 pub mod event;
 pub mod frontends;
 pub mod index;
+mod intern;
+pub mod left_alone;
 pub mod object;
 pub mod plan;
 pub mod planner;
+pub mod selector;
+pub mod test_service;
 #[cfg(test)]
 mod testing;

@@ -32,6 +32,8 @@ pub const CONVERT: Convert = Convert {
     service: |object| object.convert(),
     endpoint_slice: |object| object.convert(),
     node: |object| object.convert(),
+    namespace: |object| object.convert(),
+    pod: |object| object.convert(),
 };
 
 /// Reads a folder for [`follow::follow`]. A folder that cannot be listed reads as empty: whoever

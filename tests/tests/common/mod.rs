@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod damage;
+pub mod foreign;
 pub mod hammer;
 
 use std::{

@@ -1,4 +1,4 @@
-//! Watches Services, EndpointSlices and this node's Node at the Kubernetes API.
+//! Watches Services, EndpointSlices, Namespaces, this node's Node and its Pods at the Kubernetes API.
 //!
 //! The loop in `watch` stands on kube's `Api`, not on its runtime `watcher`, for three things that
 //! one (kube 5.0) cannot do: tell that a watch works again (it hides the resumed connection and the
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use ::kube::{Api, Client};
 use k8s_openapi::api::{
-    core::v1::{Node, Service},
+    core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use tokio::sync::mpsc;
@@ -33,6 +33,8 @@ pub struct Convert {
     pub service: fn(Service) -> Option<Sourced>,
     pub endpoint_slice: fn(EndpointSlice) -> Option<Sourced>,
     pub node: fn(Node) -> Option<Sourced>,
+    pub namespace: fn(Namespace) -> Option<Sourced>,
+    pub pod: fn(Pod) -> Option<Sourced>,
 }
 
 /// Sends what the API server says: per kind a `Replace`, then `Apply` and `Delete`, and another
@@ -52,8 +54,13 @@ pub async fn watch(
     let (services, slices) = (Api::all(client.clone()), Api::all(client.clone()));
     let services = Watch::new(services, Selection::services(), convert.service, &shared);
     let slices = Watch::new(slices, Selection::endpoint_slices(), convert.endpoint_slice, &shared);
-    let nodes = Watch::new(Api::all(client), Selection::node(node), convert.node, &shared);
-    let all = async { tokio::join!(services.run(), slices.run(), nodes.run()) };
+    let nodes = Watch::new(Api::all(client.clone()), Selection::node(node), convert.node, &shared);
+    let namespaces = Api::all(client.clone());
+    let namespaces = Watch::new(namespaces, Selection::namespaces(), convert.namespace, &shared);
+    let pods = Watch::new(Api::all(client), Selection::pods(node), convert.pod, &shared);
+    let all = async {
+        tokio::join!(services.run(), slices.run(), nodes.run(), namespaces.run(), pods.run())
+    };
     stop.run_until_cancelled(all).await;
 }
 
@@ -63,5 +70,7 @@ const fn resource(kind: Kind) -> &'static str {
         Kind::Service => "services",
         Kind::EndpointSlice => "endpointslices",
         Kind::Node => "nodes",
+        Kind::Namespace => "namespaces",
+        Kind::Pod => "pods",
     }
 }

@@ -53,6 +53,20 @@ impl Selection {
         }
     }
 
+    pub(super) fn namespaces() -> Self {
+        Self { kind: Kind::Namespace, labels: None, fields: None, streaming: true }
+    }
+
+    /// The pods of a node, as its kubelet asks for them.
+    pub(super) fn pods(node: &str) -> Self {
+        Self {
+            kind: Kind::Pod,
+            labels: None,
+            fields: Some(format!("spec.nodeName={node}")),
+            streaming: true,
+        }
+    }
+
     pub(super) fn list(&self, continue_token: Option<String>) -> ListParams {
         ListParams {
             label_selector: self.labels.map(Into::into),
