@@ -47,6 +47,8 @@ const CONVERT: Convert = Convert {
         Some(sourced(Kind::EndpointSlice, &o.metadata, addresses))
     },
     node: |o| Some(sourced(Kind::Node, &o.metadata, String::new())),
+    namespace: |o| Some(sourced(Kind::Namespace, &o.metadata, String::new())),
+    pod: |o| Some(sourced(Kind::Pod, &o.metadata, String::new())),
 };
 
 /// Keeps the resource version and a mark where the tests can see them.

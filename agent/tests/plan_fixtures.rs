@@ -149,6 +149,7 @@ fn index_and_whole_plan_agree_on_recorded_objects() {
                     Object::Service(service) => services.push(service),
                     Object::EndpointSlice(slice) => slices.push(slice),
                     Object::Node(node) => nodes.push(node),
+                    Object::Namespace(_) | Object::Pod(_) => {}
                 }
             }
         }

@@ -12,12 +12,13 @@ pub struct ServiceCounters {
     pub failed_open: u64,
 }
 
-/// Reasons as they are numbered in the maps.
+/// Reasons as they are numbered in the maps. Only the first [`REASONS`] can be those of a refusal.
 pub const REASONS: usize = 4;
 pub const NO_ENDPOINTS: u8 = 0;
 pub const NO_LOCAL_ENDPOINTS: u8 = 1;
 pub const SOURCE_RANGES: u8 = 2;
 pub const PROTOCOL: u8 = 3;
+pub const REDIRECT_DISABLED: u8 = 4;
 
 /// Things that should not happen, counted per CPU over all services.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -82,6 +82,7 @@ fn action(frontend: &Frontend) -> String {
         Some(Reason::NoLocalEndpoints) => "no-local-endpoints",
         Some(Reason::SourceRanges) => "source-ranges",
         Some(Reason::Protocol) => "protocol",
+        Some(Reason::RedirectDisabled) => "redirect-disabled",
     };
     format!("{action} ({reason})")
 }

@@ -128,6 +128,7 @@ pub const fn reason_number(reason: Option<Reason>) -> u8 {
         Some(Reason::NoLocalEndpoints) => counters::NO_LOCAL_ENDPOINTS,
         Some(Reason::SourceRanges) => counters::SOURCE_RANGES,
         Some(Reason::Protocol) => counters::PROTOCOL,
+        Some(Reason::RedirectDisabled) => counters::REDIRECT_DISABLED,
     }
 }
 
@@ -138,6 +139,7 @@ pub const fn reason_of(action: Action, number: u8) -> Option<Reason> {
             counters::NO_LOCAL_ENDPOINTS => Reason::NoLocalEndpoints,
             counters::SOURCE_RANGES => Reason::SourceRanges,
             counters::PROTOCOL => Reason::Protocol,
+            counters::REDIRECT_DISABLED => Reason::RedirectDisabled,
             _ => Reason::NoEndpoints,
         }),
     }

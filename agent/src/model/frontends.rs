@@ -10,7 +10,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use super::{
     endpoints::{self, ThisNode},
-    object::{EndpointSlice, Family, Protocol, Service, ServicePort, TrafficPolicy},
+    object::{EndpointSlice, Family, Protocol, Redirect, Service, ServicePort, TrafficPolicy},
     plan::{self, Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason},
 };
 
@@ -84,7 +84,9 @@ fn frontend(
     kind: FrontendKind,
     choice: &Choice,
 ) -> Frontend {
-    let (action, reason, backends) = if port.protocol == Protocol::Sctp {
+    let (action, reason, backends) = if service.redirect == Redirect::Disabled {
+        (Action::Pass, Some(Reason::RedirectDisabled), Vec::new())
+    } else if port.protocol == Protocol::Sctp {
         (Action::Pass, Some(Reason::Protocol), Vec::new())
     } else if kind == FrontendKind::LoadBalancer && restricted(service, family) {
         (Action::Pass, Some(Reason::SourceRanges), Vec::new())

@@ -3,7 +3,8 @@
 //!
 //! Who refers to whom: an EndpointSlice names its Service (same namespace); a Service refers to
 //! nothing; every Service depends on the zone of this node's Node. A slice may arrive before its
-//! Service and is kept until then.
+//! Service and is kept until then. A Pod depends on its Namespace; neither matters to the plan, only
+//! to which pods are left alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -15,7 +16,10 @@ use super::{
     endpoints::ThisNode,
     event::{Event, Sourced},
     frontends::service_frontends,
-    object::{EndpointSlice, Kind, Node, Object, ObjectName, ObjectRef, Problem, Service},
+    left_alone::{LeftAlone, Policy, left_alone},
+    object::{
+        EndpointSlice, Kind, Namespace, Node, Object, ObjectName, ObjectRef, Pod, Problem, Service,
+    },
     plan::{Frontend, Plan, ServicePlan},
     planner::missing_node,
 };
@@ -25,6 +29,10 @@ use super::{
 pub struct Index {
     node_name: Arc<str>,
     node: Option<Node>,
+    namespaces: BTreeMap<Arc<str>, Namespace>,
+    pods: BTreeMap<ObjectName, Pod>,
+    /// Namespaces or pods changed since [`Self::left_alone`] was last called.
+    pods_changed: bool,
     services: BTreeMap<ObjectName, ServiceState>,
     /// By service, then by slice name: kube-proxy's merge needs a fixed order, any will do.
     slices: HashMap<ObjectName, BTreeMap<Arc<str>, EndpointSlice>>,
@@ -72,6 +80,9 @@ impl Index {
         Self {
             node_name: node_name.into(),
             node: None,
+            namespaces: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            pods_changed: true,
             services: BTreeMap::new(),
             slices: HashMap::new(),
             slice_owner: HashMap::new(),
@@ -143,6 +154,13 @@ impl Index {
         problems.into_iter().collect()
     }
 
+    /// The pods of this node that are left alone, by the uid that their cgroup is named by; `None`
+    /// when nothing that it depends on changed since the last call.
+    pub fn left_alone(&mut self, policy: &Policy) -> Option<BTreeMap<Arc<str>, LeftAlone>> {
+        std::mem::take(&mut self.pods_changed)
+            .then(|| left_alone(self.pods.values(), &self.namespaces, policy, &self.node_name))
+    }
+
     /// A complete list of every kind was seen: what is not in the plan does not exist.
     #[must_use]
     pub fn synced(&self) -> bool {
@@ -192,11 +210,13 @@ impl Index {
 
     fn put(&mut self, sourced: Sourced) {
         let Sourced { reference, object, mut problems } = sourced;
-        let flawless = problems.is_empty();
+        let flawless = problems.iter().all(Problem::is_about_metadata);
         let kept = match object {
             Some(Object::Service(service)) => self.put_service(service, flawless),
             Some(Object::EndpointSlice(slice)) => self.put_slice(slice),
             Some(Object::Node(node)) => self.put_node(node),
+            Some(Object::Namespace(namespace)) => self.put_namespace(namespace),
+            Some(Object::Pod(pod)) => self.put_pod(pod),
             None => self.holds(&reference),
         };
         if kept {
@@ -259,6 +279,18 @@ impl Index {
         false
     }
 
+    fn put_namespace(&mut self, namespace: Namespace) -> bool {
+        self.pods_changed |= self.namespaces.get(&namespace.name) != Some(&namespace);
+        self.namespaces.insert(Arc::clone(&namespace.name), namespace);
+        false
+    }
+
+    fn put_pod(&mut self, pod: Pod) -> bool {
+        self.pods_changed |= self.pods.get(&pod.name) != Some(&pod);
+        self.pods.insert(pod.name.clone(), pod);
+        false
+    }
+
     fn set_node(&mut self, node: Option<Node>) {
         let zone = |node: &Option<Node>| node.as_ref().and_then(|node| node.zone.clone());
         if zone(&self.node) != zone(&node) {
@@ -283,6 +315,10 @@ impl Index {
                     self.set_node(None);
                 }
             }
+            Kind::Namespace => {
+                self.pods_changed |= self.namespaces.remove(&name.name).is_some();
+            }
+            Kind::Pod => self.pods_changed |= self.pods.remove(name).is_some(),
         }
         self.object_problems.remove(reference);
         if let Some(known) = self.known.get_mut(&reference.kind) {
@@ -312,6 +348,8 @@ impl Index {
             Kind::Service => self.services.contains_key(&reference.name),
             Kind::EndpointSlice => self.slice_owner.contains_key(&reference.name),
             Kind::Node => self.node.as_ref().is_some_and(|node| node.name == reference.name.name),
+            Kind::Namespace => self.namespaces.contains_key(&reference.name.name),
+            Kind::Pod => self.pods.contains_key(&reference.name),
         }
     }
 

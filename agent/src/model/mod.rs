@@ -11,8 +11,10 @@ pub mod endpoints;
 pub mod event;
 pub mod frontends;
 pub mod index;
+pub mod left_alone;
 pub mod object;
 pub mod plan;
 pub mod planner;
+pub mod selector;
 #[cfg(test)]
 mod testing;

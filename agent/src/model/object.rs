@@ -4,11 +4,16 @@
 //! out as [`Problem`]s; a value that exists here is valid: ports are 1 to 65535, addresses are of
 //! the family that holds them.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use serde::{Serialize, Serializer};
 
-/// Namespace and name of an object; a Node's namespace is empty.
+/// Namespace and name of an object; the namespace of a Node or a Namespace is empty.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     pub namespace: Arc<str>,
@@ -44,10 +49,13 @@ pub enum Kind {
     Service,
     EndpointSlice,
     Node,
+    Namespace,
+    Pod,
 }
 
 impl Kind {
-    pub const ALL: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Node];
+    pub const ALL: [Self; 5] =
+        [Self::Service, Self::EndpointSlice, Self::Node, Self::Namespace, Self::Pod];
 
     /// The `kind` of the Kubernetes API.
     #[must_use]
@@ -56,6 +64,17 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::Namespace => "Namespace",
+            Self::Pod => "Pod",
+        }
+    }
+
+    /// Whether objects of the kind are in a namespace.
+    #[must_use]
+    pub const fn is_namespaced(self) -> bool {
+        match self {
+            Self::Service | Self::EndpointSlice | Self::Pod => true,
+            Self::Node | Self::Namespace => false,
         }
     }
 }
@@ -161,6 +180,8 @@ pub struct Service {
     pub external_traffic_policy: TrafficPolicy,
     /// `Some(seconds)` for `sessionAffinity: ClientIP`.
     pub affinity_seconds: Option<u32>,
+    /// Disabled: connections to it are left alone, whoever makes them.
+    pub redirect: Redirect,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,11 +234,54 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
 }
 
+/// `sockline.dev/redirect`: whether Sockline has a hand in connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Redirect {
+    #[default]
+    Enabled,
+    Disabled,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    pub name: Arc<str>,
+    /// For connections of its pods that do not say otherwise.
+    pub redirect: Redirect,
+}
+
+/// A Pod, as far as it matters to leave it alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    pub name: ObjectName,
+    /// `spec.nodeName`; `None` before it is scheduled.
+    pub node: Option<Arc<str>>,
+    /// What the kubelet names the pod's cgroup by: `metadata.uid`, or for the mirror of a static
+    /// pod the annotation `kubernetes.io/config.hash`.
+    pub cgroup_uid: Arc<str>,
+    /// `None` when it says nothing itself.
+    pub redirect: Option<Redirect>,
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    pub phase: PodPhase,
+}
+
+/// `status.phase`, cut down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodPhase {
+    /// It has a cgroup soon, or has one already: its containers may be starting.
+    Pending,
+    /// It has a cgroup.
+    Running,
+    /// Succeeded or Failed: none of its processes is left.
+    Ended,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
     Service(Service),
     EndpointSlice(EndpointSlice),
     Node(Node),
+    Namespace(Namespace),
+    Pod(Pod),
 }
 
 impl Object {
@@ -229,6 +293,10 @@ impl Object {
             Self::Node(o) => {
                 ObjectRef { kind: Kind::Node, name: ObjectName::new("", o.name.clone()) }
             }
+            Self::Namespace(o) => {
+                ObjectRef { kind: Kind::Namespace, name: ObjectName::new("", o.name.clone()) }
+            }
+            Self::Pod(o) => ObjectRef { kind: Kind::Pod, name: o.name.clone() },
         }
     }
 }
@@ -243,6 +311,14 @@ pub struct Problem {
     /// What is wrong, and what happens now: `0 is not a port number; the port is left out`. The
     /// part after the last `; ` is the consequence and gives way when there is another one.
     pub message: String,
+}
+
+impl Problem {
+    /// Only a label or an annotation is ignored: the rest of the object is as good as it was.
+    #[must_use]
+    pub fn is_about_metadata(&self) -> bool {
+        ["metadata.labels", "metadata.annotations"].iter().any(|map| self.field.starts_with(map))
+    }
 }
 
 impl fmt::Display for Problem {

@@ -98,6 +98,8 @@ pub enum Reason {
     SourceRanges,
     /// Pass: the protocol (SCTP) is not handled.
     Protocol,
+    /// Pass: the service is annotated `sockline.dev/redirect: disabled`.
+    RedirectDisabled,
 }
 
 /// How a connect chooses among the backends.

@@ -6,7 +6,7 @@ use super::{
     event::Sourced,
     object::{
         Endpoint, EndpointPort, EndpointSlice, Family, Node, Object, ObjectName, Problem, Protocol,
-        Service, ServicePort, TrafficPolicy,
+        Redirect, Service, ServicePort, TrafficPolicy,
     },
     plan::{Backend, Frontend},
 };
@@ -33,6 +33,7 @@ pub(super) fn service(service: &str, cluster_ip: &str) -> Service {
         internal_traffic_policy: TrafficPolicy::Cluster,
         external_traffic_policy: TrafficPolicy::Cluster,
         affinity_seconds: None,
+        redirect: Redirect::Enabled,
     }
 }
 

@@ -7,12 +7,15 @@
 
 mod endpoint_slice;
 mod field;
+mod namespace;
 mod node;
+mod pod;
+mod redirect;
 mod service;
 
 use k8s_openapi::{
     api::{
-        core::v1::{Node, Service},
+        core::v1::{Namespace, Node, Pod, Service},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -38,11 +41,9 @@ pub trait Convert {
     /// Kind, namespace and name.
     fn reference(&self) -> ObjectRef {
         let metadata = self.metadata();
-        let namespace = match Self::KIND {
-            // A Node has none; one in a hand-written manifest means nothing.
-            Kind::Node => "",
-            Kind::Service | Kind::EndpointSlice => metadata.namespace.as_deref().unwrap_or(""),
-        };
+        // One on an object that is in none means nothing (hand-written manifests have it).
+        let namespace = metadata.namespace.as_deref().filter(|_| Self::KIND.is_namespaced());
+        let namespace = namespace.unwrap_or("");
         let name = metadata.name.as_deref().unwrap_or("");
         ObjectRef { kind: Self::KIND, name: ObjectName::new(namespace, name) }
     }
@@ -81,6 +82,30 @@ impl Convert for Node {
 
     fn convert(&self) -> Option<Sourced> {
         node::convert(self)
+    }
+}
+
+impl Convert for Namespace {
+    const KIND: Kind = Kind::Namespace;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn convert(&self) -> Option<Sourced> {
+        namespace::convert(self)
+    }
+}
+
+impl Convert for Pod {
+    const KIND: Kind = Kind::Pod;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn convert(&self) -> Option<Sourced> {
+        pod::convert(self)
     }
 }
 

@@ -9,7 +9,7 @@ mod repair;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::{
-    core::v1::{Node, Service},
+    core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -30,7 +30,7 @@ pub fn kind_of(api_version: &str, kind: &str) -> Option<Kind> {
 #[must_use]
 pub const fn version_of(kind: Kind) -> &'static str {
     match kind {
-        Kind::Service | Kind::Node => "v1",
+        Kind::Service | Kind::Node | Kind::Namespace | Kind::Pod => "v1",
         Kind::EndpointSlice => "discovery.k8s.io/v1",
     }
 }
@@ -42,6 +42,8 @@ pub fn decode(kind: Kind, value: &Value) -> Option<Sourced> {
         Kind::Service => decode_as::<Service>(value),
         Kind::EndpointSlice => decode_as::<EndpointSlice>(value),
         Kind::Node => decode_as::<Node>(value),
+        Kind::Namespace => decode_as::<Namespace>(value),
+        Kind::Pod => decode_as::<Pod>(value),
     }
 }
 
@@ -62,6 +64,8 @@ pub fn receive(kind: Kind, text: &RawValue) -> Received {
         Kind::Service => receive_as::<Service>(text),
         Kind::EndpointSlice => receive_as::<EndpointSlice>(text),
         Kind::Node => receive_as::<Node>(text),
+        Kind::Namespace => receive_as::<Namespace>(text),
+        Kind::Pod => receive_as::<Pod>(text),
     }
 }
 
@@ -121,7 +125,7 @@ impl Metadata {
 
     #[must_use]
     pub fn reference(&self, kind: Kind) -> ObjectRef {
-        let namespace = if kind == Kind::Node { "" } else { &*self.namespace };
+        let namespace = if kind.is_namespaced() { &*self.namespace } else { "" };
         ObjectRef { kind, name: ObjectName::new(namespace, &*self.name) }
     }
 }
@@ -151,6 +155,6 @@ fn decode_as<T: Convert + DeserializeOwned>(value: &Value) -> Option<Sourced> {
 /// Kind, namespace and name as far as they can be read; empty where not.
 fn reference(kind: Kind, value: &Value) -> ObjectRef {
     let text = |field| value.get("metadata").and_then(|m| m.get(field)?.as_str()).unwrap_or("");
-    let namespace = if kind == Kind::Node { "" } else { text("namespace") };
+    let namespace = if kind.is_namespaced() { text("namespace") } else { "" };
     ObjectRef { kind, name: ObjectName::new(namespace, text("name")) }
 }

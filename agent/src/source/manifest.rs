@@ -154,7 +154,7 @@ fn in_default_namespace(kind: Kind, value: &Value) -> std::borrow::Cow<'_, Value
     let given = |m: &serde_json::Map<String, Value>| {
         m.get("namespace").is_some_and(|n| *n != "" && !n.is_null())
     };
-    if kind == Kind::Node || metadata.is_none_or(given) {
+    if !kind.is_namespaced() || metadata.is_none_or(given) {
         return Cow::Borrowed(value);
     }
     let mut value = value.clone();

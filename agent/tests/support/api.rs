@@ -172,6 +172,8 @@ fn kind_of(resource: &str) -> (&'static str, &'static str) {
     match resource {
         "services" => ("v1", "Service"),
         "nodes" => ("v1", "Node"),
+        "namespaces" => ("v1", "Namespace"),
+        "pods" => ("v1", "Pod"),
         "endpointslices" => ("discovery.k8s.io/v1", "EndpointSlice"),
         other => panic!("a request for {other}"),
     }

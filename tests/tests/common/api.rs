@@ -177,6 +177,8 @@ fn kind_of(resource: &str) -> (&'static str, &'static str) {
     match resource {
         "endpointslices" => ("discovery.k8s.io/v1", "EndpointSlice"),
         "nodes" => ("v1", "Node"),
+        "namespaces" => ("v1", "Namespace"),
+        "pods" => ("v1", "Pod"),
         _ => ("v1", "Service"),
     }
 }

@@ -183,3 +183,12 @@ fn addresses_are_in_numeric_order() {
         service_frontends(&service, &[], HERE).iter().map(|f| f.address.to_string()).collect();
     assert_eq!(addresses, ["9.0.0.1", "10.96.0.9", "10.96.0.10"]);
 }
+
+#[test]
+fn a_service_with_redirect_disabled_is_passed_at_every_address() {
+    let mut service = exposed();
+    service.redirect = Redirect::Disabled;
+    for line in lines(&service, &elsewhere()) {
+        assert!(line.ends_with("Pass RedirectDisabled []"), "{line}");
+    }
+}

@@ -146,6 +146,7 @@ fn plan<'a>(objects: impl Iterator<Item = &'a Object>) -> (Plan, Vec<Problem>) {
             Object::Service(service) => services.push(service),
             Object::EndpointSlice(slice) => slices.push(slice),
             Object::Node(node) => nodes.push(node),
+            Object::Namespace(_) | Object::Pod(_) => {}
         }
     }
     planner::plan(services, slices, nodes, "here")

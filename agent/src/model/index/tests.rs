@@ -1,11 +1,14 @@
 use super::*;
+use crate::model::object::{PodPhase, Redirect};
 use crate::model::testing::{endpoint, ip, line, name, node, service, slice, sourced};
 
 /// All kinds listed, nothing there but this node.
 fn synced() -> Index {
     let mut index = Index::new("here");
     index.apply(Event::Replace(Kind::Service, vec![]));
-    index.apply(Event::Replace(Kind::EndpointSlice, vec![]));
+    for kind in [Kind::EndpointSlice, Kind::Namespace, Kind::Pod] {
+        index.apply(Event::Replace(kind, vec![]));
+    }
     index.apply(Event::Replace(Kind::Node, vec![sourced(node("here", Some("zone-1")))]));
     index
 }
@@ -100,7 +103,9 @@ fn zone_hints_follow_this_nodes_zone() {
 fn a_missing_node_is_a_problem_only_once_synced() {
     let mut index = Index::new("here");
     index.apply(Event::Replace(Kind::Node, vec![sourced(node("there", None))]));
-    index.apply(Event::Replace(Kind::Service, vec![]));
+    for kind in [Kind::Service, Kind::Namespace, Kind::Pod] {
+        index.apply(Event::Replace(kind, vec![]));
+    }
     assert!(problems(&mut index).is_empty());
     index.apply(Event::Replace(Kind::EndpointSlice, vec![]));
     let problems = problems(&mut index);
@@ -278,4 +283,50 @@ fn one_change_among_ten_thousand_services_plans_one_service() {
     let after = index.plan();
     let changed = before.frontends.iter().zip(&after.frontends);
     assert_eq!(changed.filter(|(a, b)| !Arc::ptr_eq(a, b)).count(), 1);
+}
+
+fn pod(name: &str) -> Object {
+    Object::Pod(Pod {
+        name: super::super::testing::name(name),
+        node: Some("here".into()),
+        cgroup_uid: format!("uid-{name}").into(),
+        redirect: None,
+        labels: BTreeMap::new(),
+        phase: PodPhase::Running,
+    })
+}
+
+fn namespace(redirect: Redirect) -> Object {
+    Object::Namespace(Namespace { name: "ns".into(), redirect })
+}
+
+#[test]
+fn pods_left_alone_follow_their_namespace_in_any_order() {
+    let mut index = synced();
+    let left_alone = |index: &mut Index| {
+        let found = index.left_alone(&Policy::default());
+        found.map(|found| found.keys().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(left_alone(&mut index), Some(vec![]));
+    assert_eq!(left_alone(&mut index), None, "nothing changed");
+    index.apply(Event::Apply(sourced(pod("a"))));
+    assert_eq!(left_alone(&mut index), Some(vec![]));
+    index.apply(Event::Apply(sourced(namespace(Redirect::Disabled))));
+    assert_eq!(left_alone(&mut index), Some(vec!["uid-a".to_owned()]));
+    index.apply(Event::Apply(sourced(pod("a"))));
+    assert_eq!(left_alone(&mut index), None, "the same again is no change");
+    index.apply(Event::Replace(Kind::Pod, vec![sourced(pod("b"))]));
+    assert_eq!(left_alone(&mut index), Some(vec!["uid-b".to_owned()]));
+    let namespace = ObjectRef { kind: Kind::Namespace, name: ObjectName::new("", "ns") };
+    index.apply(Event::Delete(namespace));
+    assert_eq!(left_alone(&mut index), Some(vec![]));
+}
+
+#[test]
+fn a_wrong_annotation_does_not_freeze_a_service() {
+    let mut index = serving();
+    let changed = sourced(service("web", "10.96.0.9")).with_problem("metadata.annotations[x]");
+    index.apply(Event::Apply(changed));
+    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.9 80/TCP Forward [10.0.0.1:8080]"]);
+    assert_eq!(problems(&mut index).len(), 1);
 }

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::{
-    model::object::{Family, Kind, Object, ObjectRef, Problem, Protocol, TrafficPolicy},
+    model::object::{Family, Object, ObjectRef, Problem, Protocol, TrafficPolicy},
     source::Sourced,
 };
 
@@ -44,7 +44,7 @@ impl Checker {
     pub(super) fn names_are_valid(&mut self) -> bool {
         let ObjectRef { kind, name } = self.reference.clone();
         let namespace_is_valid =
-            kind == Kind::Node || self.name_is_valid("metadata.namespace", &name.namespace);
+            !kind.is_namespaced() || self.name_is_valid("metadata.namespace", &name.namespace);
         self.name_is_valid("metadata.name", &name.name) && namespace_is_valid
     }
 

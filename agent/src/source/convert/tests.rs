@@ -205,3 +205,78 @@ fn a_node_carries_its_zone_and_its_addresses_but_not_its_host_names() {
     assert_eq!(node.zone.as_deref(), Some("z1"));
     assert_eq!(node.addresses.len(), 2);
 }
+
+fn pod(patch: Value) -> Sourced {
+    let mut value = json!({
+        "metadata": {"namespace": "ns", "name": "web-0", "uid": "0b7e"},
+        "spec": {"nodeName": "here"},
+        "status": {"phase": "Running"},
+    });
+    merge(&mut value, patch);
+    decode(Kind::Pod, &value).expect("ours")
+}
+
+fn as_pod(sourced: Sourced) -> object::Pod {
+    match sourced.object {
+        Some(Object::Pod(pod)) => pod,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_pod_asks_to_be_left_alone_by_label_or_annotation() {
+    use object::Redirect::{Disabled, Enabled};
+    for (label, annotation, expected) in [
+        (None, None, None),
+        (Some("disabled"), None, Some(Disabled)),
+        (None, Some("disabled"), Some(Disabled)),
+        (Some("enabled"), Some("disabled"), Some(Disabled)),
+        (Some("disabled"), Some("enabled"), Some(Disabled)),
+        (Some("enabled"), None, Some(Enabled)),
+        (None, Some("enabled"), Some(Enabled)),
+    ] {
+        let sourced = pod(json!({"metadata": {
+            "labels": {"sockline.dev/redirect": label},
+            "annotations": {"sockline.dev/redirect": annotation},
+        }}));
+        assert_eq!(sourced.problems, [], "{label:?} {annotation:?}");
+        assert_eq!(as_pod(sourced).redirect, expected, "{label:?} {annotation:?}");
+    }
+}
+
+#[test]
+fn a_redirect_that_is_neither_enabled_nor_disabled_is_told_and_ignored() {
+    let metadata = json!({"metadata": {"annotations": {"sockline.dev/redirect": "off"}}});
+    let sourced = pod(metadata.clone());
+    assert_eq!(fields(&sourced), ["metadata.annotations[sockline.dev/redirect]"]);
+    assert_eq!(as_pod(sourced).redirect, None);
+    let sourced = service(metadata).expect("ours");
+    assert!(sourced.problems[0].message.starts_with("\"off\" is neither"), "{sourced:?}");
+    assert_eq!(as_service(Some(sourced)).redirect, object::Redirect::Enabled);
+}
+
+#[test]
+fn a_service_is_left_alone_by_annotation_only() {
+    let annotated = json!({"metadata": {"annotations": {"sockline.dev/redirect": "disabled"}}});
+    assert_eq!(as_service(service(annotated)).redirect, object::Redirect::Disabled);
+    let labelled = json!({"metadata": {"labels": {"sockline.dev/redirect": "disabled"}}});
+    assert_eq!(as_service(service(labelled)).redirect, object::Redirect::Enabled);
+}
+
+#[test]
+fn the_mirror_of_a_static_pod_has_its_cgroup_under_the_config_hash() {
+    assert_eq!(&*as_pod(pod(json!({}))).cgroup_uid, "0b7e");
+    let mirror = json!({"metadata": {"annotations": {"kubernetes.io/config.hash": "c0ffee"}}});
+    assert_eq!(&*as_pod(pod(mirror)).cgroup_uid, "c0ffee");
+    let sourced = pod(json!({"metadata": {"uid": null}}));
+    assert_eq!((fields(&sourced), &sourced.object), (vec!["metadata.uid"], &None));
+}
+
+#[test]
+fn a_namespace_carries_only_whether_its_pods_are_left_alone() {
+    let metadata = json!({"name": "mesh", "labels": {"sockline.dev/redirect": "disabled"}});
+    let sourced = decode(Kind::Namespace, &json!({"metadata": metadata})).expect("ours");
+    let Some(Object::Namespace(namespace)) = sourced.object else { panic!("no namespace") };
+    assert_eq!((&*namespace.name, namespace.redirect), ("mesh", object::Redirect::Disabled));
+    assert_eq!(sourced.reference.to_string(), "Namespace mesh");
+}

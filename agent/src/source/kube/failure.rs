@@ -146,7 +146,7 @@ impl Failure {
 fn api_group(kind: Kind) -> &'static str {
     match kind {
         Kind::EndpointSlice => ".discovery.k8s.io",
-        Kind::Service | Kind::Node => "",
+        Kind::Service | Kind::Node | Kind::Namespace | Kind::Pod => "",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Watches Services, EndpointSlices and this node's Node at the Kubernetes API.
+//! Watches Services, EndpointSlices, Namespaces, this node's Node and its Pods at the Kubernetes API.
 //!
 //! The loop in `watch` stands on kube's `Client`, not on its `Api` and its runtime's `watcher`, for
 //! what those (kube 5.0) cannot do: tell that a watch works again (the watcher hides the resumed
@@ -50,5 +50,7 @@ const fn resource(kind: Kind) -> &'static str {
         Kind::Service => "services",
         Kind::EndpointSlice => "endpointslices",
         Kind::Node => "nodes",
+        Kind::Namespace => "namespaces",
+        Kind::Pod => "pods",
     }
 }

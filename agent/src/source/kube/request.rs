@@ -138,5 +138,7 @@ const fn path(kind: Kind) -> &'static str {
         Kind::Service => "/api/v1/services",
         Kind::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices",
         Kind::Node => "/api/v1/nodes",
+        Kind::Namespace => "/api/v1/namespaces",
+        Kind::Pod => "/api/v1/pods",
     }
 }

@@ -26,6 +26,8 @@ impl Selection {
             Kind::Service => Self::services(),
             Kind::EndpointSlice => Self::endpoint_slices(),
             Kind::Node => Self::node(node),
+            Kind::Namespace => Self::namespaces(),
+            Kind::Pod => Self::pods(node),
         }
     }
 
@@ -50,6 +52,15 @@ impl Selection {
 
     pub(super) fn node(name: &str) -> Self {
         Self { kind: Kind::Node, labels: None, fields: Some(format!("metadata.name={name}")) }
+    }
+
+    pub(super) fn namespaces() -> Self {
+        Self { kind: Kind::Namespace, labels: None, fields: None }
+    }
+
+    /// The pods of a node, as its kubelet asks for them.
+    pub(super) fn pods(node: &str) -> Self {
+        Self { kind: Kind::Pod, labels: None, fields: Some(format!("spec.nodeName={node}")) }
     }
 
     pub(super) fn list(&self, continue_token: Option<String>) -> ListParams {

@@ -1,0 +1,183 @@
+//! Which pods of this node are left alone: Sockline has no hand in their connections.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    object::{Namespace, ObjectName, Pod, PodPhase, Redirect},
+    selector::Selector,
+};
+
+/// The operator's part of it, from the agent's options. It counts for more than what pods and
+/// namespaces say of themselves.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    pub namespaces: BTreeSet<String>,
+    pub pods: Option<Selector>,
+}
+
+/// A pod that is left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    pub pod: ObjectName,
+    pub because: Because,
+    /// Its processes are running: a cgroup of it must exist.
+    pub running: bool,
+}
+
+/// Who asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Because {
+    /// The option `--leave-alone-namespaces`.
+    NamespaceOption,
+    /// The option `--leave-alone-pods`.
+    PodOption,
+    /// The pod's own label or annotation.
+    Pod,
+    /// Its namespace's label or annotation.
+    Namespace,
+}
+
+impl Because {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NamespaceOption => "--leave-alone-namespaces",
+            Self::PodOption => "--leave-alone-pods",
+            Self::Pod => "its own label or annotation",
+            Self::Namespace => "its namespace's label or annotation",
+        }
+    }
+}
+
+/// The pods of node `node` to leave alone, by the uid that their cgroup is named by.
+///
+/// What a pod says of itself counts for more than what its namespace says, in both directions.
+pub fn left_alone<'a>(
+    pods: impl IntoIterator<Item = &'a Pod>,
+    namespaces: &BTreeMap<Arc<str>, Namespace>,
+    policy: &Policy,
+    node: &str,
+) -> BTreeMap<Arc<str>, LeftAlone> {
+    pods.into_iter()
+        .filter(|pod| pod.node.as_deref() == Some(node) && pod.phase != PodPhase::Ended)
+        .filter_map(|pod| {
+            let left_alone = LeftAlone {
+                pod: pod.name.clone(),
+                because: because(pod, namespaces, policy)?,
+                running: pod.phase == PodPhase::Running,
+            };
+            Some((Arc::clone(&pod.cgroup_uid), left_alone))
+        })
+        .collect()
+}
+
+fn because(
+    pod: &Pod,
+    namespaces: &BTreeMap<Arc<str>, Namespace>,
+    policy: &Policy,
+) -> Option<Because> {
+    let namespace = &pod.name.namespace;
+    if policy.namespaces.contains(&**namespace) {
+        return Some(Because::NamespaceOption);
+    }
+    if policy.pods.as_ref().is_some_and(|selector| selector.matches(&pod.labels)) {
+        return Some(Because::PodOption);
+    }
+    match pod.redirect {
+        Some(Redirect::Disabled) => Some(Because::Pod),
+        Some(Redirect::Enabled) => None,
+        None => {
+            let redirect = namespaces.get(namespace).map(|namespace| namespace.redirect);
+            (redirect == Some(Redirect::Disabled)).then_some(Because::Namespace)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(redirect: Option<Redirect>, phase: PodPhase) -> Pod {
+        Pod {
+            name: ObjectName::new("ns", "p"),
+            node: Some("here".into()),
+            cgroup_uid: "uid".into(),
+            redirect,
+            labels: BTreeMap::from([("app".into(), "web".into())]),
+            phase,
+        }
+    }
+
+    fn running(redirect: Option<Redirect>) -> Pod {
+        pod(redirect, PodPhase::Running)
+    }
+
+    fn namespaces(redirect: Redirect) -> BTreeMap<Arc<str>, Namespace> {
+        let name: Arc<str> = "ns".into();
+        BTreeMap::from([(Arc::clone(&name), Namespace { name, redirect })])
+    }
+
+    fn why(pod: &Pod, namespace: Redirect, policy: &Policy) -> Option<Because> {
+        let found = left_alone([pod], &namespaces(namespace), policy, "here");
+        found.get("uid").map(|found| found.because)
+    }
+
+    use Redirect::{Disabled, Enabled};
+
+    #[test]
+    fn a_pod_counts_for_more_than_its_namespace() {
+        for (own, namespace, expected) in [
+            (None, Enabled, None),
+            (None, Disabled, Some(Because::Namespace)),
+            (Some(Enabled), Disabled, None),
+            (Some(Disabled), Enabled, Some(Because::Pod)),
+            (Some(Disabled), Disabled, Some(Because::Pod)),
+        ] {
+            let found = why(&running(own), namespace, &Policy::default());
+            assert_eq!(found, expected, "{own:?} in {namespace:?}");
+        }
+    }
+
+    #[test]
+    fn the_options_count_for_more_than_the_pod() {
+        let of_namespace =
+            Policy { namespaces: BTreeSet::from(["ns".to_owned()]), ..Policy::default() };
+        let of_pods = Policy { pods: Some("app=web".parse().unwrap()), ..Policy::default() };
+        let pod = running(Some(Enabled));
+        assert_eq!(why(&pod, Enabled, &of_namespace), Some(Because::NamespaceOption));
+        assert_eq!(why(&pod, Enabled, &of_pods), Some(Because::PodOption));
+        let others = Policy {
+            namespaces: BTreeSet::from(["other".to_owned()]),
+            pods: Some("app=db".parse().unwrap()),
+        };
+        assert_eq!(why(&pod, Enabled, &others), None);
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_known_says_nothing() {
+        let pod = running(None);
+        assert!(left_alone([&pod], &BTreeMap::new(), &Policy::default(), "here").is_empty());
+    }
+
+    #[test]
+    fn only_living_pods_of_this_node_count() {
+        let disabled = Some(Disabled);
+        let of = |pod: &Pod, node| {
+            left_alone([pod], &BTreeMap::new(), &Policy::default(), node)
+                .get("uid")
+                .map(|found| found.running)
+        };
+        assert_eq!(of(&running(disabled), "here"), Some(true));
+        assert_eq!(of(&running(disabled), "there"), None);
+        assert_eq!(of(&pod(disabled, PodPhase::Pending), "here"), Some(false));
+        assert_eq!(of(&pod(disabled, PodPhase::Ended), "here"), None);
+        let unscheduled = Pod { node: None, ..running(disabled) };
+        assert_eq!(of(&unscheduled, "here"), None);
+    }
+}

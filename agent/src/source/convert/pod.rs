@@ -1,0 +1,48 @@
+//! Pod: whether it is left alone, and what its cgroup is called.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as api;
+
+use super::{Convert, field::Checker, redirect};
+use crate::{
+    model::object::{Object, Pod, PodPhase},
+    source::Sourced,
+};
+
+/// On the mirror object of a static pod: the uid that the kubelet runs the pod under
+/// (`pkg/kubelet/types/pod_update.go`). The object itself has one of the API server's.
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+
+pub(super) fn convert(pod: &api::Pod) -> Option<Sourced> {
+    let mut checker = Checker::new(pod.reference());
+    if !checker.names_are_valid() {
+        return Some(checker.finish(None));
+    }
+    let metadata = &pod.metadata;
+    let hash = metadata.annotations.as_ref().and_then(|annotations| annotations.get(CONFIG_HASH));
+    let uid = hash.or(metadata.uid.as_ref()).filter(|uid| !uid.is_empty());
+    let Some(uid) = uid else {
+        checker.problem("metadata.uid", "missing; the pod cannot be told apart and is left out");
+        return Some(checker.finish(None));
+    };
+    let redirect = redirect::of_clients(&mut checker, metadata);
+    let text = |text: &String| Arc::from(text.as_str());
+    let labels = metadata.labels.iter().flatten();
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let object = Pod {
+        name: checker.reference().name.clone(),
+        node: node.filter(|node| !node.is_empty()).map(text),
+        cgroup_uid: text(uid),
+        redirect,
+        labels: labels.map(|(key, value)| (text(key), text(value))).collect(),
+        phase: match phase {
+            Some("Running") => PodPhase::Running,
+            Some("Succeeded" | "Failed") => PodPhase::Ended,
+            // Unknown is not set since Kubernetes 1.5; it would be a pod that may still run.
+            _ => PodPhase::Pending,
+        },
+    };
+    Some(checker.finish(Some(Object::Pod(object))))
+}

@@ -1,0 +1,45 @@
+//! `sockline.dev/redirect`, the key by which pods, namespaces and services are left alone.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::field::Checker;
+use crate::model::object::Redirect;
+
+/// The label and annotation.
+const KEY: &str = "sockline.dev/redirect";
+
+/// What a pod or a namespace says about the connections of its processes, by label or annotation.
+/// Where the two differ, disabled counts: whoever asked to be left alone meant it.
+pub(super) fn of_clients(checker: &mut Checker, metadata: &ObjectMeta) -> Option<Redirect> {
+    let label = parse(checker, "metadata.labels", metadata.labels.as_ref());
+    let annotation = parse(checker, "metadata.annotations", metadata.annotations.as_ref());
+    match (label, annotation) {
+        (Some(Redirect::Disabled), _) | (_, Some(Redirect::Disabled)) => Some(Redirect::Disabled),
+        (label, annotation) => label.or(annotation),
+    }
+}
+
+/// What a service says about connections to it, by annotation. (A label would be copied to its
+/// EndpointSlices.)
+pub(super) fn of_service(checker: &mut Checker, metadata: &ObjectMeta) -> Option<Redirect> {
+    parse(checker, "metadata.annotations", metadata.annotations.as_ref())
+}
+
+fn parse(
+    checker: &mut Checker,
+    map: &str,
+    values: Option<&BTreeMap<String, String>>,
+) -> Option<Redirect> {
+    let value = values?.get(KEY)?;
+    match value.as_str() {
+        "enabled" => Some(Redirect::Enabled),
+        "disabled" => Some(Redirect::Disabled),
+        other => {
+            let message = format!("{other:?} is neither enabled nor disabled; it is ignored");
+            checker.problem(format!("{map}[{KEY}]"), message);
+            None
+        }
+    }
+}
