@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod cgroups;
 pub mod cli;
 pub mod dataplane;
 pub mod model;

@@ -15,7 +15,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Agent(agent::AgentArgs),
+    Agent(Box<agent::AgentArgs>),
     Plan(plan::PlanArgs),
     Status(status::StatusArgs),
     Services(services::ServicesArgs),
@@ -25,7 +25,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Agent(args) => agent::run(args),
+        Command::Agent(args) => agent::run(*args),
         Command::Plan(args) => plan::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Services(args) => services::run(&args),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dataplane::{Features, Usage},
+    model::left_alone::Because,
     source::{SourceStats, WatchState},
 };
 
@@ -42,6 +43,20 @@ pub struct Status {
     pub problems: Vec<String>,
     /// What the last sync could not bring into the kernel.
     pub failures: Vec<String>,
+    /// Pods whose connections Sockline has no hand in.
+    #[serde(default)]
+    pub left_alone: Vec<LeftAlonePod>,
+}
+
+/// A pod of this node that is to be left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftAlonePod {
+    /// `namespace/name`
+    pub pod: String,
+    pub because: Because,
+    pub running: bool,
+    /// The kernel knows its cgroup; until then its connections are redirected.
+    pub cgroup_found: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +124,7 @@ impl Shared {
             repairs: 0,
             problems: Vec::new(),
             failures: Vec::new(),
+            left_alone: Vec::new(),
         };
         Self {
             status: Mutex::new(status),

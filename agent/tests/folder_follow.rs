@@ -119,7 +119,7 @@ impl Followed {
 async fn the_first_events_list_every_kind() {
     let followed = Followed::with(&[("a.yaml", "cart 1"), ("b.yaml", "web 1")]).await;
     let lists = followed.world.log.iter().filter(|event| matches!(event, Event::Replace(..)));
-    assert_eq!(lists.count(), 3, "{:?}", followed.world.log);
+    assert_eq!(lists.count(), Kind::ALL.len(), "{:?}", followed.world.log);
     assert_eq!(Followed::marks(&followed.world), ["cart 1", "web 1"]);
 }
 

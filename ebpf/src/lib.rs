@@ -11,6 +11,7 @@ pub mod backend;
 pub mod counters;
 pub mod filter;
 pub mod frontend;
+pub mod left_alone;
 pub mod name;
 pub mod socket;
 

@@ -51,7 +51,9 @@ pub(crate) fn join_thread(cgroup: &Path) -> Result<()> {
 
 impl Drop for NodeCgroup {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.path, self.path.parent()) {
+        let removed =
+            remove_below(&self.path).and_then(|()| remove(&self.path, self.path.parent()));
+        if let Err(error) = removed {
             eprintln!("testbed: {error:#}");
         }
         leave_base();
@@ -120,7 +122,7 @@ fn move_process(cgroup: &Path) -> Result<()> {
 
 /// Removes a cgroup as soon as it is empty. What lives on in it (a child that another test is
 /// starting right now, a shell that someone opened in a pod of `demo --keep`) moves to `refuge`.
-fn remove(cgroup: &Path, refuge: Option<&Path>) -> Result<()> {
+pub(crate) fn remove(cgroup: &Path, refuge: Option<&Path>) -> Result<()> {
     let what = format!("cgroup {} to be empty and removed", cgroup.display());
     wait_ok(EMPTY_WITHIN, &what, || match fs::remove_dir(cgroup) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -132,6 +134,16 @@ fn remove(cgroup: &Path, refuge: Option<&Path>) -> Result<()> {
         }
         Ok(()) => Ok(()),
     })
+}
+
+/// Removes what is below a cgroup; what lives in there moves to it.
+pub(crate) fn remove_below(cgroup: &Path) -> Result<()> {
+    let entries = fs::read_dir(cgroup).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_below(&entry.path())?;
+        remove(&entry.path(), Some(cgroup))?;
+    }
+    Ok(())
 }
 
 /// Whole processes leave a base; single threads leave a node, whose `cgroup.procs` is not readable.
@@ -159,6 +171,7 @@ fn remove_stale(mount: &Path) {
         let _ = fs::write(base.join("cgroup.kill"), "1");
         let nodes = fs::read_dir(&base).into_iter().flatten().flatten();
         for node in nodes.filter(|node| node.file_type().is_ok_and(|kind| kind.is_dir())) {
+            let _ = remove_below(&node.path());
             let _ = remove(&node.path(), None);
         }
         if let Err(error) = remove(&base, None) {

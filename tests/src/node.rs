@@ -14,8 +14,8 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::{
-    Agent, AgentOptions, Ns, Pod, bpffs::BpffsDir, cgroup, cgroup::NodeCgroup, iproute, owner,
-    requirements,
+    Agent, AgentOptions, Ns, Pod, PodCgroup, bpffs::BpffsDir, cgroup, cgroup::NodeCgroup, iproute,
+    owner, requirements,
 };
 
 /// The addresses of `node-a` in the recorded fixtures.
@@ -111,6 +111,14 @@ impl Node {
     /// When a step of it fails; the message says which.
     pub fn pod(&self, name: &str, addresses: &[IpAddr]) -> Result<Pod> {
         Pod::create(&self.shared, name, addresses).with_context(|| format!("making the pod {name}"))
+    }
+
+    /// Makes the cgroup of a pod with this uid, as its kubelet would.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn pod_cgroup(&self, uid: &str) -> Result<PodCgroup> {
+        PodCgroup::create(self.cgroup(), uid)
     }
 
     /// Starts the built agent on this node and waits until its first sync is in the kernel.

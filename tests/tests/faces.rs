@@ -87,6 +87,7 @@ fn no_label_is_a_pod_or_an_address() {
         "kind",
         "event",
         "object",
+        "since",
         "version",
         "le",
     ];

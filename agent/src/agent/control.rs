@@ -1,19 +1,29 @@
 //! The control loop: takes in changes, plans, and brings the kernel to the plan.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
     task::block_in_place,
-    time::{Instant, MissedTickBehavior, interval, interval_at},
+    time::{MissedTickBehavior, interval, interval_at, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, interfaces};
+use super::{Arrived, Config, interfaces, left_alone::LeftAlonePods, pacing::Pacing};
 use crate::{
     dataplane::{Dataplane, DataplaneError, SyncReport},
-    model::{index::Index, object::Problem},
+    model::{
+        index::Index,
+        object::{Kind, Problem},
+        plan::ServicePlan,
+    },
     source::Event,
     status::{self, Objects, Shared},
     telemetry::Metrics,
@@ -21,16 +31,30 @@ use crate::{
 
 /// How often the node's addresses are looked at and failed services tried again.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
+/// How late status, the log and gauges may be told of a change: what matters to connections is
+/// never behind them.
+const REPORT_AFTER: Duration = Duration::from_millis(100);
 
 struct Control {
     dataplane: Dataplane,
     index: Index,
+    left_alone: LeftAlonePods,
+    pacing: Pacing,
+    /// Since when not all changes are in the kernel.
+    sync_began: Option<Instant>,
+    /// When services that had to wait may be brought to the kernel.
+    next_round: Option<Instant>,
     addresses: Vec<IpAddr>,
+    /// The node's addresses may have changed.
+    addresses_stale: bool,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     /// Problems that were logged already.
     told: BTreeSet<Problem>,
     failures_told: BTreeSet<String>,
+    /// When status, log and gauges are to be brought up to date.
+    report_due: Option<Instant>,
+    failures: Vec<String>,
     /// The last sync left something out.
     incomplete: bool,
     /// How many services the last sync left as an earlier agent did.
@@ -40,27 +64,35 @@ struct Control {
 /// Runs until `stop`, or until the source is gone.
 pub async fn run(
     dataplane: Dataplane,
-    mut changes: mpsc::Receiver<Event>,
+    mut changes: mpsc::Receiver<Arrived>,
     config: &Config,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
     let mut control = Control {
+        left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
         dataplane,
         index: Index::new(config.node_name.as_str()),
+        pacing: Pacing::default(),
+        sync_began: None,
+        next_round: None,
         addresses: Vec::new(),
+        addresses_stale: true,
         shared,
         metrics,
         told: BTreeSet::new(),
         failures_told: BTreeSet::new(),
+        report_due: None,
+        failures: Vec::new(),
         incomplete: false,
         held_back: 0,
     };
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first comparison comes after one interval: what was just written needs none.
-    let mut repair = interval_at(Instant::now() + config.repair_interval, config.repair_interval);
+    let mut repair =
+        interval_at(tokio::time::Instant::now() + config.repair_interval, config.repair_interval);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         control.shared.beat();
@@ -70,13 +102,21 @@ pub async fn run(
                 let Some(change) = change else { return };
                 control.take_in(change);
                 // Whatever else has arrived costs no plan of its own.
-                while let Ok(change) = changes.try_recv() {
+                for _ in 0..changes.len() {
+                    let Ok(change) = changes.try_recv() else { break };
                     control.take_in(change);
                 }
                 control.sync();
             }
+            () = at(control.next_round) => control.sync(),
+            () = at(control.report_due) => control.report(),
+            () = control.left_alone.cgroup_created() => control.leave_alone(),
             _ = look_around.tick() => {
+                if control.left_alone.is_incomplete() {
+                    control.leave_alone();
+                }
                 if control.addresses_changed() || control.incomplete {
+                    control.addresses_stale = true;
                     control.sync();
                 }
                 control.settle();
@@ -86,10 +126,24 @@ pub async fn run(
     }
 }
 
+/// Returns at this time; never if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Control {
-    fn take_in(&mut self, event: Event) {
+    fn take_in(&mut self, Arrived { event, at }: Arrived) {
         self.metrics.source_event(&event);
-        self.index.apply(event);
+        self.addresses_stale |= match &event {
+            Event::Replace(kind, _) => *kind == Kind::Node,
+            Event::Apply(object) => object.reference.kind == Kind::Node,
+            Event::Delete(reference) => reference.kind == Kind::Node,
+            Event::Trouble(_) | Event::Complete(_) => false,
+        };
+        self.index.apply_arrived(event, at);
     }
 
     fn addresses_changed(&self) -> bool {
@@ -97,29 +151,25 @@ impl Control {
     }
 
     fn sync(&mut self) {
-        self.tell_problems();
-        let counts = self.index.counts();
-        self.shared.update(|status| {
-            status.objects = Objects {
-                services: counts.services,
-                endpoint_slices: counts.endpoint_slices,
-                endpoints: counts.endpoints,
-            };
-        });
+        self.next_round = None;
+        self.report_due.get_or_insert_with(|| Instant::now() + REPORT_AFTER);
         if !self.index.synced() {
             return;
         }
-        let began = std::time::Instant::now();
-        let result = block_in_place(|| self.bring_to_kernel());
-        let took = began.elapsed();
-        match result {
-            Ok(report) => self.done(&report, took),
+        // First, so that no pod is redirected by programs that are just being attached.
+        if let Some(pods) = self.index.left_alone(self.left_alone.policy()) {
+            self.left_alone.want(pods);
+            self.leave_alone();
+        }
+        let began = *self.sync_began.get_or_insert_with(Instant::now);
+        match block_in_place(|| self.bring_to_kernel()) {
+            Ok(report) => self.done(&report, began),
             Err(error) => {
                 let error = anyhow::Error::from(error);
                 tracing::error!("cannot bring the plan into the kernel: {error:#}");
                 self.metrics.sync_failed();
                 self.incomplete = true;
-                self.shared.update(|status| status.failures = vec![format!("{error:#}")]);
+                self.failures = vec![format!("{error:#}")];
             }
         }
     }
@@ -128,32 +178,78 @@ impl Control {
     fn bring_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
         let complete = self.index.complete();
         self.dataplane.hold_back(!complete);
-        let addresses = interfaces::node_addresses(self.index.node());
-        let only_changes = self.shared.is_ready()
+        let addresses_are_known = !std::mem::take(&mut self.addresses_stale) || {
+            let addresses = interfaces::node_addresses(self.index.node());
+            let known = addresses == self.addresses;
+            self.addresses = addresses;
+            known
+        };
+        if self.shared.is_ready()
             && complete
             && self.held_back == 0
             && !self.incomplete
-            && addresses == self.addresses;
-        if only_changes && let Some(result) = self.dataplane.sync_services(&self.index.changes()) {
-            return result;
+            && addresses_are_known
+        {
+            return self.bring_changes_to_kernel();
         }
-        self.addresses = addresses;
-        self.dataplane.sync(&self.index.plan(), &self.addresses)
+        let changes = self.index.changes();
+        let report = self.dataplane.sync(&self.index.plan(), &self.addresses)?;
+        self.programmed(&changes.services);
+        Ok(report)
     }
 
-    fn done(&mut self, report: &SyncReport, took: Duration) {
-        let failures: Vec<String> = report
+    fn bring_changes_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
+        let round = self.pacing.round(Instant::now());
+        let changes = self.index.changes_except(|service| round.must_wait(service));
+        self.next_round = round.next();
+        if !self.dataplane.is_local(&changes.services) {
+            let report = self.dataplane.sync(&self.index.plan(), &self.addresses)?;
+            self.programmed(&changes.services);
+            return Ok(report);
+        }
+        // An address that moves from one service to another must be in one step.
+        let (costly, cheap): (Vec<_>, Vec<_>) = changes
+            .services
+            .into_iter()
+            .partition(|change| !changes.addresses_moved && self.pacing.is_costly(&change.service));
+        let mut all = SyncReport::default();
+        for batch in [cheap, costly] {
+            if !batch.is_empty() {
+                let report = self.dataplane.sync_services(&batch)?;
+                self.programmed(&batch);
+                all.merge(report);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes note of changes that are in the kernel now.
+    fn programmed(&mut self, changes: &[ServicePlan]) {
+        let now = Instant::now();
+        for change in changes {
+            let backends = change.frontends.iter().map(|frontend| frontend.backends.len()).sum();
+            self.pacing.brought(&change.service, backends, now);
+        }
+        // The first sync is of objects that are older than this agent.
+        if self.shared.is_ready() {
+            let causes = changes.iter().flat_map(|change| &change.causes);
+            causes.for_each(|cause| self.metrics.programmed(cause));
+        }
+    }
+
+    fn done(&mut self, report: &SyncReport, began: Instant) {
+        self.failures = report
             .failures
             .iter()
             .map(|failure| format!("{}: {}", failure.object, chain(&failure.error)))
             .collect();
-        for failure in &failures {
+        for failure in &self.failures {
             if self.failures_told.insert(failure.clone()) {
                 tracing::error!("{failure}; it keeps what it had");
             }
         }
-        self.failures_told.retain(|failure| failures.contains(failure));
-        self.incomplete = !failures.is_empty();
+        self.failures_told.retain(|failure| self.failures.contains(failure));
+        self.incomplete = !self.failures.is_empty();
         if self.held_back != report.services_held_back {
             self.held_back = report.services_held_back;
             tracing::info!(
@@ -161,17 +257,29 @@ impl Control {
                 "services stay as the last agent left them until the source can be read in full"
             );
         }
-        let usage = self.dataplane.usage();
-        self.metrics.synced(took, &usage, failures.len());
-        let first = !self.shared.is_ready();
+        self.metrics.not_in_kernel(self.failures.len());
+        if self.next_round.is_some() {
+            // Not all of it is in the kernel yet.
+            return;
+        }
+        let took = began.elapsed();
+        self.sync_began = None;
+        self.metrics.synced(took);
         self.shared.update(|status| {
             status.last_sync = Some(Timestamp::now());
             status.last_sync_seconds = took.as_secs_f64();
             status.syncs += 1;
-            status.failures = failures;
-            status.maps = status::maps(&usage);
         });
-        if first {
+        if self.shared.is_ready() {
+            tracing::debug!(
+                changed = report.services_changed,
+                removed = report.services_removed,
+                microseconds = took.as_micros(),
+                "synced"
+            );
+        } else {
+            self.report();
+            let usage = self.dataplane.usage();
             tracing::info!(
                 services = usage.services,
                 frontends = usage.frontends,
@@ -180,14 +288,41 @@ impl Control {
                 "the first full sync is in the kernel"
             );
             self.shared.set_ready();
-        } else {
-            tracing::debug!(
-                changed = report.services_changed,
-                removed = report.services_removed,
-                microseconds = took.as_micros(),
-                "synced"
-            );
         }
+    }
+
+    /// Brings the kernel to the cgroups of the pods that are left alone.
+    fn leave_alone(&mut self) {
+        let result = block_in_place(|| -> anyhow::Result<()> {
+            let cgroups = self.left_alone.cgroups().context("reading the cgroup hierarchy")?;
+            Ok(self.dataplane.leave_alone(&cgroups)?)
+        });
+        if let Err(error) = result {
+            tracing::error!("cannot leave pods alone: {error:#}");
+            self.metrics.sync_failed();
+        }
+        let account = self.left_alone.account();
+        self.metrics.left_alone(&account);
+        self.shared.update(|status| status.left_alone = account);
+    }
+
+    /// Brings status, log and gauges up to date. What it goes through grows with the cluster, so
+    /// it comes after the changes that matter to connections, and not for each of them.
+    fn report(&mut self) {
+        self.report_due = None;
+        self.tell_problems();
+        let counts = self.index.counts();
+        let usage = self.dataplane.usage();
+        self.metrics.usage(&usage);
+        self.shared.update(|status| {
+            status.objects = Objects {
+                services: counts.services,
+                endpoint_slices: counts.endpoint_slices,
+                endpoints: counts.endpoints,
+            };
+            status.failures.clone_from(&self.failures);
+            status.maps = status::maps(&usage);
+        });
     }
 
     /// Logs each problem once, when it appears, and once more when it is gone.

@@ -2,8 +2,15 @@
 
 mod control;
 mod interfaces;
+mod left_alone;
+mod pacing;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -12,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     dataplane::{self, Dataplane, Feature, Limits},
+    model::left_alone::Policy,
     source::{self, SourceError, SourceStats},
     status::Shared,
     telemetry::{self, Metrics},
@@ -55,6 +63,8 @@ pub struct Config {
     pub without: Vec<Feature>,
     /// How often the kernel is compared with the plan.
     pub repair_interval: Duration,
+    /// Which pods are left alone, whatever they say themselves.
+    pub leave_alone: Policy,
 }
 
 /// Runs until `stop`. The kernel state stays in place afterwards.
@@ -94,8 +104,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         Arc::clone(&metrics),
         stop.clone(),
     );
+    let (reported, arrivals) = mpsc::channel(EVENTS);
     tokio::select! {
-        () = reader.feed(&config.node_name, events, stats, stop.clone()) => {}
+        () = reader.feed(&config.node_name, reported, stats, stop.clone()) => {}
+        () = note_arrival(arrivals, events) => {}
         result = telemetry::serve(listener, Arc::clone(&shared), metrics, stop.clone()) => result?,
         result = admin.serve(Arc::clone(&shared), stop.clone()) => result?,
         () = stopped.cancelled() => {}
@@ -104,6 +116,21 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         () = control => {}
     }
     Ok(())
+}
+
+/// A change with the time at which the source reported it.
+struct Arrived {
+    event: source::Event,
+    at: Instant,
+}
+
+/// Notes when each change arrives, which is not when the control loop comes to it.
+async fn note_arrival(mut arrivals: mpsc::Receiver<source::Event>, events: mpsc::Sender<Arrived>) {
+    while let Some(event) = arrivals.recv().await {
+        if events.send(Arrived { event, at: Instant::now() }).await.is_err() {
+            return;
+        }
+    }
 }
 
 fn must_be_root() -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ use crate::{
     admin,
     agent::{self, Config, Source},
     dataplane::{Feature, Limits},
+    model::{left_alone::Policy, selector::Selector},
 };
 
 /// Serve this node's services: load the kernel programs and keep them in step.
@@ -59,6 +60,17 @@ pub struct AgentArgs {
     #[arg(long, value_name = "SECONDS", env = "SOCKLINE_REPAIR_INTERVAL", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     repair_interval: u64,
+    /// Leave the pods of these namespaces alone: their connections are not redirected
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        env = "SOCKLINE_LEAVE_ALONE_NAMESPACES"
+    )]
+    leave_alone_namespaces: Vec<String>,
+    /// Leave the pods with these labels alone (as in `kubectl get pods -l`)
+    #[arg(long, value_name = "SELECTOR", env = "SOCKLINE_LEAVE_ALONE_PODS")]
+    leave_alone_pods: Option<Selector>,
     /// Do without these kernel features, as an older kernel would have it; for tests
     #[arg(
         long,
@@ -99,6 +111,10 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             ..Limits::default()
         },
         repair_interval: Duration::from_secs(args.repair_interval),
+        leave_alone: Policy {
+            namespaces: args.leave_alone_namespaces.into_iter().collect(),
+            pods: args.leave_alone_pods,
+        },
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

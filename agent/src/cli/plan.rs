@@ -40,11 +40,12 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     for event in read_folder(&args.manifests)?.into_events() {
         index.apply(event);
     }
+    let plan = index.plan();
     let mut warnings = io::stderr().lock();
     for problem in index.problems() {
         writeln!(warnings, "warning: {problem}")?;
     }
-    let text = render(&index.plan(), args.output)?;
+    let text = render(&plan, args.output)?;
     print(&text)
 }
 

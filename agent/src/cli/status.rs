@@ -174,6 +174,17 @@ fn render(report: &Report) -> String {
             ),
         );
     }
+    if let Some(agent) = report.agent.as_ref().filter(|agent| !agent.left_alone.is_empty()) {
+        let missing = agent.left_alone.iter().filter(|pod| pod.running && !pod.cgroup_found);
+        let found = agent.left_alone.iter().filter(|pod| pod.cgroup_found).count();
+        line(
+            "Left alone",
+            match missing.count() {
+                0 => format!("{found} pods"),
+                missing => format!("{found} pods, and {missing} whose cgroup was NOT found"),
+            },
+        );
+    }
     line("Frontends", report.frontends.to_string());
     line(
         "Sockets",
@@ -202,6 +213,22 @@ fn render(report: &Report) -> String {
         }
         text.push('\n');
         text.push_str(&table::render(&maps));
+        if !agent.left_alone.is_empty() {
+            let mut pods = table::new(&["POD LEFT ALONE", "BECAUSE OF", "CGROUP"]);
+            for pod in &agent.left_alone {
+                pods.add_row([
+                    &*pod.pod,
+                    pod.because.as_str(),
+                    match (pod.cgroup_found, pod.running) {
+                        (true, _) => "found",
+                        (false, true) => "NOT found: it is redirected",
+                        (false, false) => "not yet: it is starting",
+                    },
+                ]);
+            }
+            text.push('\n');
+            text.push_str(&table::render(&pods));
+        }
         for (title, list) in [("PROBLEMS", &agent.problems), ("NOT IN THE KERNEL", &agent.failures)]
         {
             if !list.is_empty() {

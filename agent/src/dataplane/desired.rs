@@ -90,7 +90,7 @@ pub const fn set(kind: FrontendKind) -> u8 {
 pub fn backends(group: &Group<'_>) -> BTreeMap<(IpAddr, u16), (u16, u8)> {
     let mut all = BTreeMap::new();
     for frontend in &group.frontends {
-        for &Backend { address, port, weight } in &frontend.backends {
+        for &Backend { address, port, weight } in frontend.backends.iter() {
             let entry = all.entry((address, port)).or_insert((weight, 0));
             entry.1 |= set(frontend.kind);
         }

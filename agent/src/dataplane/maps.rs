@@ -25,8 +25,20 @@ use super::{
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
-pub const PINNED: [&str; 10] =
-    [FILTER, FRONTENDS, SLOTS, BACKENDS, SOCKETS, STORAGE, AFFINITY, SERVICES, FAULTS, LOGS];
+pub const PINNED: [&str; 12] = [
+    FILTER,
+    FRONTENDS,
+    SLOTS,
+    BACKENDS,
+    SOCKETS,
+    STORAGE,
+    AFFINITY,
+    SERVICES,
+    FAULTS,
+    LOGS,
+    LEFT_ALONE,
+    LEFT_ALONE_LEVELS,
+];
 pub const FILTER: &str = "FILTER";
 pub const FRONTENDS: &str = "FRONTENDS";
 pub const SLOTS: &str = "SLOTS";
@@ -37,6 +49,8 @@ pub const AFFINITY: &str = "AFFINITY";
 pub const SERVICES: &str = "SERVICES";
 pub const FAULTS: &str = "FAULTS_MAP";
 pub const LOGS: &str = "AYA_LOGS";
+pub const LEFT_ALONE: &str = "LEFT_ALONE";
+pub const LEFT_ALONE_LEVELS: &str = "LEFT_ALONE_LEVELS";
 /// These are the agent's own: no program reads them.
 pub const NAMES: &str = "NAMES";
 pub const AGENT: &str = "AGENT";
@@ -116,6 +130,14 @@ pub fn open_names(pins: &Pins) -> Result<Names, DataplaneError> {
 
 pub fn open_retired(pins: &Pins) -> Result<HashMap<MapData, u32, u64>, DataplaneError> {
     typed(RETIRED, Map::HashMap(open(pins, RETIRED)?))
+}
+
+pub fn open_left_alone(pins: &Pins) -> Result<HashMap<MapData, u64, u32>, DataplaneError> {
+    typed(LEFT_ALONE, Map::HashMap(open(pins, LEFT_ALONE)?))
+}
+
+pub fn open_left_alone_levels(pins: &Pins) -> Result<Array<MapData, u32>, DataplaneError> {
+    typed(LEFT_ALONE_LEVELS, Map::Array(open(pins, LEFT_ALONE_LEVELS)?))
 }
 
 pub fn open_agent(pins: &Pins) -> Result<Array<MapData, AgentRecord>, DataplaneError> {

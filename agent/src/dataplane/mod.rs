@@ -9,6 +9,7 @@ mod extents;
 mod features;
 mod frontends;
 mod kernel_log;
+mod left_alone;
 mod maps;
 mod mirror;
 mod mounts;
@@ -31,6 +32,7 @@ use std::{
 pub use self::{
     error::{DataplaneError, Full},
     features::{Feature, Features},
+    left_alone::CgroupLevels,
     mirror::{Failure, Limits, SyncReport},
     mounts::{bpffs, bpffs_for_reading, cgroup},
     names::ServiceKey,
@@ -38,7 +40,7 @@ pub use self::{
     pool::PoolUsage,
     programs::{Attachment, HOOKS},
 };
-use self::{mirror::Mirror, pins::Lock, programs::Programs, record::Record};
+use self::{left_alone::LeftAlone, mirror::Mirror, pins::Lock, programs::Programs, record::Record};
 use crate::model::plan::{Plan, ServicePlan};
 
 /// How long to wait for the lock on the pins: `sockline status` holds it for an instant, to see
@@ -62,6 +64,7 @@ pub struct Dataplane {
     cgroup: PathBuf,
     features: Features,
     mirror: Mirror,
+    left_alone: LeftAlone,
     programs: Programs,
     record: Record,
     attached: bool,
@@ -84,11 +87,13 @@ impl Dataplane {
         let programs = Programs::load(&pins, features)?;
         let record = Record::create(&pins, options, features)?;
         let mirror = Mirror::open(&pins, options.limits)?;
+        let left_alone = LeftAlone::open(&pins)?;
         let mut this = Self {
             pins,
             cgroup: options.cgroup.clone(),
             features,
             mirror,
+            left_alone,
             programs,
             record,
             attached: false,
@@ -137,17 +142,19 @@ impl Dataplane {
         self.synced(report)
     }
 
-    /// Brings some services to their part of a plan; the others stay as they are. `None`: a sync
-    /// of the whole plan is needed, because node addresses are concerned.
-    pub fn sync_services(
+    /// Whether [`Self::sync_services`] can take these changes; if not, node addresses are
+    /// concerned, and a sync of the whole plan is needed.
+    pub fn is_local(&self, changes: &[ServicePlan]) -> bool {
+        self.mirror.is_local(changes)
+    }
+
+    /// Brings some services to their part of a plan; the others stay as they are.
+    pub fn sync_services<'a>(
         &mut self,
-        changes: &[ServicePlan],
-    ) -> Option<Result<SyncReport, DataplaneError>> {
-        if !self.mirror.is_local(changes) {
-            return None;
-        }
+        changes: impl IntoIterator<Item = &'a ServicePlan>,
+    ) -> Result<SyncReport, DataplaneError> {
         let report = self.mirror.sync_services(changes);
-        Some(self.synced(report))
+        self.synced(report)
     }
 
     fn synced(&mut self, report: SyncReport) -> Result<SyncReport, DataplaneError> {
@@ -158,10 +165,21 @@ impl Dataplane {
         Ok(report)
     }
 
+    /// Leaves exactly these cgroups alone, with the levels they are at.
+    pub fn leave_alone(&mut self, cgroups: &CgroupLevels) -> Result<(), DataplaneError> {
+        self.left_alone.sync(cgroups)
+    }
+
+    /// The cgroup that the programs are attached to.
+    #[must_use]
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
     /// Compares maps and links with what they should be and mends what differs. Returns the number
     /// of entries, and the hooks, that were mended.
     pub fn repair(&mut self) -> Result<(usize, Vec<&'static str>), DataplaneError> {
-        let entries = self.mirror.repair()?;
+        let entries = self.mirror.repair()? + self.left_alone.repair()?;
         let mut links = Vec::new();
         if self.attached {
             links = self.programs.detached(&self.pins, &self.cgroup)?;

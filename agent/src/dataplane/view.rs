@@ -266,7 +266,7 @@ fn frontend(
         reason: desired::reason_of(action, entry.reason),
         affinity_seconds: (entry.affinity_seconds != 0).then_some(entry.affinity_seconds),
         balance: desired::balance_of(entry.balance),
-        backends: members(entry, slots, backends),
+        backends: members(entry, slots, backends).into(),
     }
 }
 

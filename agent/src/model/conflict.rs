@@ -7,7 +7,7 @@
 //! address.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -23,95 +23,174 @@ fn claim(frontend: &Frontend) -> Claim {
     (frontend.address, frontend.family, frontend.port, frontend.protocol)
 }
 
-/// The frontends that lost their address to another one.
+/// Whether it is unknown, and seconds since the epoch: an unknown time is newer than any.
+type Created = (bool, i64);
+
+/// Who claims an address, in the order of precedence: the first by creation time wins, then by
+/// namespace and name, then by port name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Claimant {
+    created: Created,
+    service: ObjectName,
+    port_name: Arc<str>,
+    /// Nobody claims an address twice under one port name, so it does not decide.
+    kind: FrontendKind,
+}
+
+/// What a service claims: its frontends, and since when.
+#[derive(Debug, Clone, Copy)]
+pub struct Claims<'a> {
+    created: Created,
+    frontends: &'a [Arc<Frontend>],
+}
+
+impl<'a> Claims<'a> {
+    pub fn new(service: &Service, frontends: &'a [Arc<Frontend>]) -> Self {
+        Self::since(service.created, frontends)
+    }
+
+    pub fn since(created: Option<i64>, frontends: &'a [Arc<Frontend>]) -> Self {
+        Self { created: (created.is_none(), created.unwrap_or(0)), frontends }
+    }
+
+    fn all(self) -> impl Iterator<Item = (Claim, Claimant)> + 'a {
+        self.frontends.iter().map(move |frontend| {
+            let claimant = Claimant {
+                created: self.created,
+                service: frontend.service.clone(),
+                port_name: Arc::clone(&frontend.port_name),
+                kind: frontend.kind,
+            };
+            (claim(frontend), claimant)
+        })
+    }
+
+    /// A change of endpoints, which nearly every change is, leaves the claims as they are.
+    fn is_same(self, other: Self) -> bool {
+        let keys = |claims: Self| {
+            claims.frontends.iter().map(|f| (claim(f), &f.service, &f.port_name, f.kind))
+        };
+        self.created == other.created && keys(self).eq(keys(other))
+    }
+}
+
+/// Every claim on an address.
 ///
 /// It depends on the services alone, not on their endpoints.
 #[derive(Debug, Default)]
 pub struct Conflicts {
-    /// By service: what it lost.
-    losers: BTreeMap<ObjectName, HashSet<(Arc<str>, Claim)>>,
-    /// One for each frontend that is left out, sorted.
-    pub problems: Vec<Problem>,
+    /// Addresses that one frontend claims.
+    sole: HashMap<Claim, Claimant>,
+    /// Addresses that several do; the first has it.
+    contested: HashMap<Claim, BTreeSet<Claimant>>,
 }
 
 impl Conflicts {
-    /// Finds them among all services, each with its own frontends.
-    ///
-    /// The first by creation time wins (an unknown time is newer than any), then by namespace and
-    /// name, then by port name.
-    pub fn among<'a>(
-        services: impl IntoIterator<Item = (&'a Service, &'a [Arc<Frontend>])>,
-    ) -> Self {
-        let mut services: Vec<_> = services.into_iter().collect();
-        services.sort_by_key(|(service, _)| {
-            (service.created.is_none(), service.created, &service.name)
-        });
-        let mut taken: HashMap<Claim, &Frontend> = HashMap::new();
-        let mut conflicts = Self::default();
-        for frontend in services.iter().flat_map(|(_, frontends)| frontends.iter()) {
-            let claim = claim(frontend);
-            match taken.get(&claim) {
-                Some(winner) => conflicts.add(frontend, claim, winner),
-                None => {
-                    taken.insert(claim, frontend);
-                }
-            }
+    /// Takes in a service's claims in place of those it had before, and returns the other services
+    /// that win or lose an address by it; `None` if nothing about addresses changed.
+    pub fn update(
+        &mut self,
+        before: Option<Claims<'_>>,
+        now: Option<Claims<'_>>,
+    ) -> Option<BTreeSet<ObjectName>> {
+        if let (Some(before), Some(now)) = (before, now)
+            && before.is_same(now)
+        {
+            return None;
         }
-        conflicts.problems.sort();
-        conflicts
+        let mut affected = BTreeSet::new();
+        for (claim, claimant) in before.into_iter().flat_map(Claims::all) {
+            self.remove(claim, &claimant, &mut affected);
+        }
+        for (claim, claimant) in now.into_iter().flat_map(Claims::all) {
+            self.add(claim, claimant, &mut affected);
+        }
+        Some(affected)
     }
 
-    fn add(&mut self, loser: &Frontend, claim: Claim, winner: &Frontend) {
-        self.losers
-            .entry(loser.service.clone())
-            .or_default()
-            .insert((Arc::clone(&loser.port_name), claim));
-        self.problems.push(problem(loser, winner));
+    fn add(&mut self, claim: Claim, claimant: Claimant, affected: &mut BTreeSet<ObjectName>) {
+        let contested = match self.contested.get_mut(&claim) {
+            Some(contested) => contested,
+            None => {
+                let Some(other) = self.sole.remove(&claim) else {
+                    self.sole.insert(claim, claimant);
+                    return;
+                };
+                self.contested.entry(claim).or_insert_with(|| BTreeSet::from([other]))
+            }
+        };
+        if let Some(winner) = contested.first()
+            && claimant < *winner
+        {
+            affected.insert(winner.service.clone());
+        }
+        contested.insert(claimant);
     }
 
-    /// The services that lose other frontends than before.
-    pub fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a ObjectName> {
-        let all: BTreeSet<_> = self.losers.keys().chain(before.losers.keys()).collect();
-        all.into_iter().filter(|service| self.losers.get(service) != before.losers.get(service))
+    fn remove(&mut self, claim: Claim, claimant: &Claimant, affected: &mut BTreeSet<ObjectName>) {
+        let Some(contested) = self.contested.get_mut(&claim) else {
+            self.sole.remove(&claim);
+            return;
+        };
+        let had_it = contested.first() == Some(claimant);
+        contested.remove(claimant);
+        if had_it && let Some(heir) = contested.first() {
+            affected.insert(heir.service.clone());
+        }
+        if contested.len() < 2 {
+            let last = self.contested.remove(&claim).into_iter().flatten().next();
+            self.sole.extend(last.map(|claimant| (claim, claimant)));
+        }
     }
 
-    /// The frontends of `service` that keep their address, in the order given.
+    /// The frontends of a service that have their address, in the order given.
     pub fn survivors<'a>(
         &'a self,
-        service: &ObjectName,
         frontends: &'a [Arc<Frontend>],
     ) -> impl Iterator<Item = &'a Arc<Frontend>> {
-        let losers = self.losers.get(service);
-        frontends.iter().filter(move |frontend| {
-            losers.is_none_or(|losers| {
-                !losers.contains(&(Arc::clone(&frontend.port_name), claim(frontend)))
-            })
+        frontends.iter().filter(|frontend| {
+            self.contested.is_empty()
+                || self.contested.get(&claim(frontend)).and_then(BTreeSet::first).is_none_or(
+                    |winner| {
+                        winner.service == frontend.service && winner.port_name == frontend.port_name
+                    },
+                )
         })
+    }
+
+    /// One for each frontend that is left out, sorted.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (claim, contested) in &self.contested {
+            let mut claimants = contested.iter();
+            let Some(winner) = claimants.next() else { continue };
+            problems.extend(claimants.map(|loser| problem(claim, loser, winner)));
+        }
+        problems.sort();
+        problems
     }
 }
 
-fn problem(loser: &Frontend, winner: &Frontend) -> Problem {
-    let address = match loser.address {
-        FrontendAddress::Node => format!("node port {}/{}", loser.port, loser.protocol),
-        FrontendAddress::Ip(ip) => {
-            format!("address {ip}, port {}/{}", loser.port, loser.protocol)
-        }
+fn problem(claim: &Claim, loser: &Claimant, winner: &Claimant) -> Problem {
+    let (address, family, port, protocol) = claim;
+    let address = match address {
+        FrontendAddress::Node => format!("node port {port}/{protocol}"),
+        FrontendAddress::Ip(ip) => format!("address {ip}, port {port}/{protocol}"),
     };
     Problem {
         object: format!("Service {}", loser.service),
         field: field(loser),
         message: format!(
-            "{} {address} belongs to {} of Service {} already; left out here",
-            loser.family,
+            "{family} {address} belongs to {} of Service {} already; left out here",
             port_label(&winner.port_name),
             winner.service
         ),
     }
 }
 
-fn field(frontend: &Frontend) -> String {
-    let port = &frontend.port_name;
-    match frontend.kind {
+fn field(loser: &Claimant) -> String {
+    let port = &loser.port_name;
+    match loser.kind {
         FrontendKind::ClusterIP => format!("spec.clusterIPs (port \"{port}\")"),
         FrontendKind::ExternalIP => format!("spec.externalIPs (port \"{port}\")"),
         FrontendKind::LoadBalancer => format!("status.loadBalancer.ingress (port \"{port}\")"),

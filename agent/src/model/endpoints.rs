@@ -145,16 +145,20 @@ impl Topology {
 
     fn is_hinted(self, endpoint: &Endpoint) -> bool {
         match self {
-            Self::SameNode => !endpoint.node_hints.is_empty(),
-            Self::SameZone => !endpoint.zone_hints.is_empty(),
+            Self::SameNode => endpoint.hints.as_ref().is_some_and(|hints| !hints.nodes.is_empty()),
+            Self::SameZone => endpoint.hints.as_ref().is_some_and(|hints| !hints.zones.is_empty()),
             Self::Anywhere => true,
         }
     }
 
     fn admits(self, endpoint: &Endpoint, node: ThisNode<'_>) -> bool {
         match self {
-            Self::SameNode => endpoint.node_hints.contains(node.name),
-            Self::SameZone => node.zone.is_some_and(|zone| endpoint.zone_hints.contains(zone)),
+            Self::SameNode => {
+                endpoint.hints.as_ref().is_some_and(|hints| hints.nodes.contains(node.name))
+            }
+            Self::SameZone => node.zone.is_some_and(|zone| {
+                endpoint.hints.as_ref().is_some_and(|hints| hints.zones.contains(zone))
+            }),
             Self::Anywhere => true,
         }
     }

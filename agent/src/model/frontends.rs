@@ -85,11 +85,11 @@ fn frontend(
     choice: &Choice,
 ) -> Frontend {
     let (action, reason, backends) = if service.redirect == Redirect::Disabled {
-        (Action::Pass, Some(Reason::RedirectDisabled), Vec::new())
+        (Action::Pass, Some(Reason::RedirectDisabled), none())
     } else if port.protocol == Protocol::Sctp {
-        (Action::Pass, Some(Reason::Protocol), Vec::new())
+        (Action::Pass, Some(Reason::Protocol), none())
     } else if kind == FrontendKind::LoadBalancer && restricted(service, family) {
-        (Action::Pass, Some(Reason::SourceRanges), Vec::new())
+        (Action::Pass, Some(Reason::SourceRanges), none())
     } else {
         choice.verdict(kind)
     };
@@ -114,11 +114,16 @@ fn frontend(
     }
 }
 
-/// The endpoints of a service port by traffic policy.
+fn none() -> Arc<[Backend]> {
+    Arc::default()
+}
+
+/// The endpoints of a service port by traffic policy. Frontends share the lists: in a large cluster
+/// most of the plan's memory is in them.
 struct Choice {
-    cluster: Vec<Backend>,
+    cluster: Arc<[Backend]>,
     /// `Some` when the cluster IP uses only this node's endpoints.
-    internal_local: Option<Vec<Backend>>,
+    internal_local: Option<Arc<[Backend]>>,
 }
 
 impl Choice {
@@ -131,26 +136,26 @@ impl Choice {
     ) -> Self {
         let candidates = endpoints::candidates(slices, family, &port.name, port.protocol, node);
         Self {
-            cluster: endpoints::cluster(&candidates, node),
+            cluster: endpoints::cluster(&candidates, node).into(),
             internal_local: (service.internal_traffic_policy == TrafficPolicy::Local)
-                .then(|| endpoints::local(&candidates, node)),
+                .then(|| endpoints::local(&candidates, node).into()),
         }
     }
 
     /// External addresses always use the Cluster endpoints: for clients on the node kube-proxy
     /// short-circuits externalTrafficPolicy Local, as if they had left and come back through a
     /// load balancer.
-    fn verdict(&self, kind: FrontendKind) -> (Action, Option<Reason>, Vec<Backend>) {
+    fn verdict(&self, kind: FrontendKind) -> (Action, Option<Reason>, Arc<[Backend]>) {
         let backends = match (kind, &self.internal_local) {
             (FrontendKind::ClusterIP, Some(local)) => local,
             _ => &self.cluster,
         };
         if !backends.is_empty() {
-            (Action::Forward, None, backends.clone())
+            (Action::Forward, None, Arc::clone(backends))
         } else if self.cluster.is_empty() {
-            (Action::Refuse, Some(Reason::NoEndpoints), Vec::new())
+            (Action::Refuse, Some(Reason::NoEndpoints), none())
         } else {
-            (Action::Refuse, Some(Reason::NoLocalEndpoints), Vec::new())
+            (Action::Refuse, Some(Reason::NoLocalEndpoints), none())
         }
     }
 }

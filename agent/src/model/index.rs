@@ -9,18 +9,23 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
+    time::Instant,
 };
 
+use jiff::Timestamp;
+
 use super::{
-    conflict::Conflicts,
+    conflict::{Claims, Conflicts},
     endpoints::ThisNode,
     event::{Event, Sourced},
     frontends::service_frontends,
+    intern::Interner,
     left_alone::{LeftAlone, Policy, left_alone},
     object::{
-        EndpointSlice, Kind, Namespace, Node, Object, ObjectName, ObjectRef, Pod, Problem, Service,
+        EndpointSlice, Hints, Kind, Namespace, Node, Object, ObjectName, ObjectRef, Pod, Problem,
+        Service,
     },
-    plan::{Frontend, Plan, ServicePlan},
+    plan::{Cause, Frontend, Plan, ServicePlan},
     planner::missing_node,
 };
 
@@ -48,13 +53,28 @@ pub struct Index {
     complete: bool,
     /// Kinds of which a complete list was seen.
     listed: BTreeSet<Kind>,
-    /// Services to plan again before the next plan is given out.
-    dirty: BTreeSet<ObjectName>,
+    /// Services to plan again before the next plan is given out, and why.
+    dirty: BTreeMap<ObjectName, Vec<Cause>>,
     /// Services whose part of the plan is another one than what was given out last.
-    changed: BTreeSet<ObjectName>,
+    changed: BTreeMap<ObjectName, Vec<Cause>>,
+    /// An address went from one service to another, or to nobody, since changes were given out.
+    addresses_moved: bool,
     conflicts: Conflicts,
-    /// Services changed since `conflicts` was made. Endpoints do not change who claims what.
-    conflicts_stale: bool,
+    node_names: Interner<str>,
+    hints: Interner<Hints>,
+    /// When the change arrived that is being taken in.
+    arrived: Option<Instant>,
+}
+
+/// A service that changes more often than it is planned need not remember every time.
+const MAX_CAUSES: usize = 1024;
+
+/// Parts of the plan that changed.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pub services: Vec<ServicePlan>,
+    /// One of them may have an address that another one had: they belong together.
+    pub addresses_moved: bool,
 }
 
 #[derive(Debug)]
@@ -64,6 +84,8 @@ struct ServiceState {
     flawless: bool,
     /// As of the last planning; unchanged ones keep their allocation from plan to plan.
     frontends: Vec<Arc<Frontend>>,
+    /// The creation time that their addresses were claimed with.
+    claimed_since: Option<i64>,
 }
 
 /// How much is held.
@@ -91,11 +113,21 @@ impl Index {
             trouble: Vec::new(),
             complete: true,
             listed: BTreeSet::new(),
-            dirty: BTreeSet::new(),
-            changed: BTreeSet::new(),
+            dirty: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            addresses_moved: false,
             conflicts: Conflicts::default(),
-            conflicts_stale: false,
+            node_names: Interner::new(),
+            hints: Interner::new(),
+            arrived: None,
         }
+    }
+
+    /// As [`Self::apply`], with the time at which the source reported it.
+    pub fn apply_arrived(&mut self, event: Event, arrived: Instant) {
+        self.arrived = Some(arrived);
+        self.apply(event);
+        self.arrived = None;
     }
 
     /// Takes in a change. Planning waits until the next [`Self::plan`], so many changes in a row
@@ -111,44 +143,59 @@ impl Index {
     }
 
     /// The parts of the plan that changed since the last call of this or of [`Self::plan`].
-    pub fn changes(&mut self) -> Vec<ServicePlan> {
-        self.refresh();
-        std::mem::take(&mut self.changed)
+    pub fn changes(&mut self) -> Changes {
+        self.changes_except(|_| false)
+    }
+
+    /// As [`Self::changes`], without the services of which `later` holds: those stay unplanned and
+    /// are in the changes of a later call.
+    pub fn changes_except(&mut self, later: impl Fn(&ObjectName) -> bool) -> Changes {
+        self.refresh(&later);
+        let (later, now): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.changed).into_iter().partition(|(name, _)| {
+                // What moved is given out as a whole.
+                !self.addresses_moved && later(name)
+            });
+        self.changed = later;
+        let services = now
             .into_iter()
-            .map(|service| {
+            .map(|(service, causes)| {
                 let frontends = self.services.get(&service).map_or_else(Vec::new, |state| {
-                    self.conflicts.survivors(&service, &state.frontends).cloned().collect()
+                    self.conflicts.survivors(&state.frontends).cloned().collect()
                 });
-                ServicePlan { service, frontends }
+                ServicePlan { service, frontends, causes }
             })
-            .collect()
+            .collect();
+        Changes { services, addresses_moved: std::mem::take(&mut self.addresses_moved) }
     }
 
     /// The plan as of the last change. A frontend that is equal to the one in the previous plan is
     /// the same allocation ([`Arc::ptr_eq`]).
     pub fn plan(&mut self) -> Plan {
-        self.refresh();
+        self.refresh(&|_| false);
         self.changed.clear();
+        self.addresses_moved = false;
         let frontends = self
             .services
-            .iter()
-            .flat_map(|(name, state)| self.conflicts.survivors(name, &state.frontends).cloned())
+            .values()
+            .flat_map(|state| self.conflicts.survivors(&state.frontends).cloned())
             .collect();
         Plan { node: Arc::clone(&self.node_name), frontends }
     }
 
     /// Everything that is wrong at the moment, sorted, each once.
-    pub fn problems(&mut self) -> Vec<Problem> {
-        self.refresh();
+    ///
+    /// Two services that claim one address are among it once they are planned.
+    pub fn problems(&self) -> Vec<Problem> {
         let missing_node =
             (self.synced() && self.node.is_none()).then(|| missing_node(&self.node_name));
         let problems: BTreeSet<Problem> = self
             .object_problems
             .values()
             .flatten()
-            .chain(&self.conflicts.problems)
             .chain(&self.trouble)
             .cloned()
+            .chain(self.conflicts.problems())
             .chain(missing_node)
             .collect();
         problems.into_iter().collect()
@@ -241,21 +288,30 @@ impl Index {
             }
             state.flawless = flawless;
             if state.service != service {
-                self.dirty.insert(service.name.clone());
-                self.conflicts_stale = true;
+                let name = service.name.clone();
                 state.service = service;
+                self.touch(name, None);
             }
         } else {
             let name = service.name.clone();
-            self.dirty.insert(name.clone());
-            self.conflicts_stale = true;
-            self.services.insert(name, ServiceState { service, flawless, frontends: Vec::new() });
+            let state =
+                ServiceState { service, flawless, frontends: Vec::new(), claimed_since: None };
+            self.services.insert(name.clone(), state);
+            self.touch(name, None);
         }
         false
     }
 
     /// The valid part of a slice is always used: which endpoints live must never be stale.
-    fn put_slice(&mut self, slice: EndpointSlice) -> bool {
+    fn put_slice(&mut self, mut slice: EndpointSlice) -> bool {
+        for endpoint in &mut slice.endpoints {
+            if let Some(node) = &mut endpoint.node {
+                self.node_names.share(node);
+            }
+            if let Some(hints) = &mut endpoint.hints {
+                self.hints.share(hints);
+            }
+        }
         let owner = ObjectName {
             namespace: Arc::clone(&slice.name.namespace),
             name: Arc::clone(&slice.service),
@@ -264,10 +320,15 @@ impl Index {
             self.delete_slice(&slice.name);
         }
         let slices = self.slices.entry(owner.clone()).or_default();
-        if slices.get(&slice.name.name) != Some(&slice) {
+        let before = slices.get(&slice.name.name);
+        if before != Some(&slice) {
+            // The annotation stays when the slice changes for another reason.
+            let triggered = slice
+                .triggered
+                .filter(|time| before.is_none_or(|old| old.triggered != Some(*time)));
             self.slice_owner.insert(slice.name.clone(), owner.clone());
             slices.insert(Arc::clone(&slice.name.name), slice);
-            self.touch(owner);
+            self.touch(owner, triggered);
         }
         false
     }
@@ -294,7 +355,8 @@ impl Index {
     fn set_node(&mut self, node: Option<Node>) {
         let zone = |node: &Option<Node>| node.as_ref().and_then(|node| node.zone.clone());
         if zone(&self.node) != zone(&node) {
-            self.dirty.extend(self.services.keys().cloned());
+            let all: Vec<ObjectName> = self.services.keys().cloned().collect();
+            all.into_iter().for_each(|service| self.touch(service, None));
         }
         self.node = node;
     }
@@ -303,10 +365,11 @@ impl Index {
         let name = &reference.name;
         match reference.kind {
             Kind::Service => {
-                if self.services.remove(name).is_some() {
-                    self.dirty.remove(name);
-                    self.changed.insert(name.clone());
-                    self.conflicts_stale = true;
+                if let Some(state) = self.services.remove(name) {
+                    let mut causes = self.dirty.remove(name).unwrap_or_default();
+                    causes.extend(self.cause(None));
+                    self.claim(Some(Claims::since(state.claimed_since, &state.frontends)), None);
+                    self.note_change(name.clone(), causes);
                 }
             }
             Kind::EndpointSlice => self.delete_slice(name),
@@ -334,12 +397,38 @@ impl Index {
                 self.slices.remove(&owner);
             }
         }
-        self.touch(owner);
+        self.touch(owner, None);
     }
 
-    fn touch(&mut self, service: ObjectName) {
+    /// Has a service planned again, if it is one.
+    fn touch(&mut self, service: ObjectName, triggered: Option<Timestamp>) {
         if self.services.contains_key(&service) {
-            self.dirty.insert(service);
+            let cause = self.cause(triggered);
+            let causes = self.dirty.entry(service).or_default();
+            if causes.len() < MAX_CAUSES {
+                causes.extend(cause);
+            }
+        }
+    }
+
+    fn cause(&self, triggered: Option<Timestamp>) -> Option<Cause> {
+        self.arrived.map(|arrived| Cause { arrived, triggered })
+    }
+
+    fn note_change(&mut self, service: ObjectName, causes: Vec<Cause>) {
+        let changed = self.changed.entry(service).or_default();
+        changed.extend(causes);
+        changed.truncate(MAX_CAUSES);
+    }
+
+    /// Takes in what a service claims; whoever wins or loses an address by it is changed as well.
+    fn claim(&mut self, before: Option<Claims<'_>>, now: Option<Claims<'_>>) {
+        if let Some(affected) = self.conflicts.update(before, now) {
+            // A service that had no address takes none from anybody by itself.
+            self.addresses_moved |= before.is_some() || !affected.is_empty();
+            for service in affected {
+                self.note_change(service, Vec::new());
+            }
         }
     }
 
@@ -353,30 +442,36 @@ impl Index {
         }
     }
 
-    fn refresh(&mut self) {
-        let node = ThisNode {
-            name: &self.node_name,
-            zone: self.node.as_ref().and_then(|node| node.zone.as_deref()),
-        };
-        for name in std::mem::take(&mut self.dirty) {
+    /// Plans the services that are to be planned again, except those of which `later` holds.
+    fn refresh(&mut self, later: &impl Fn(&ObjectName) -> bool) {
+        for (name, causes) in std::mem::take(&mut self.dirty) {
+            if later(&name) {
+                self.dirty.insert(name, causes);
+                continue;
+            }
+            let node = ThisNode {
+                name: &self.node_name,
+                zone: self.node.as_ref().and_then(|node| node.zone.as_deref()),
+            };
             let Some(state) = self.services.get_mut(&name) else { continue };
             let slices = self.slices.get(&name).into_iter().flat_map(BTreeMap::values);
             let frontends = service_frontends(&state.service, slices, node);
             let frontends = share(frontends, &state.frontends);
+            let created = state.service.created;
             let is_same = frontends.len() == state.frontends.len()
                 && frontends.iter().zip(&state.frontends).all(|(a, b)| Arc::ptr_eq(a, b));
-            if !is_same {
-                state.frontends = frontends;
-                self.changed.insert(name);
+            if is_same && created == state.claimed_since {
+                continue;
             }
-        }
-        if self.conflicts_stale {
-            let conflicts = Conflicts::among(
-                self.services.values().map(|state| (&state.service, &state.frontends[..])),
+            let before = std::mem::replace(&mut state.frontends, frontends.clone());
+            let claimed_since = std::mem::replace(&mut state.claimed_since, created);
+            let before = (!before.is_empty()).then_some(before);
+            self.claim(
+                before.as_deref().map(|before| Claims::since(claimed_since, before)),
+                Some(Claims::since(created, &frontends)),
             );
-            self.changed.extend(conflicts.changed_since(&self.conflicts).cloned());
-            self.conflicts = conflicts;
-            self.conflicts_stale = false;
+            // The same frontends with another creation time: it may win or lose addresses.
+            self.note_change(name, causes);
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod endpoints;
 pub mod event;
 pub mod frontends;
 pub mod index;
+mod intern;
 pub mod left_alone;
 pub mod object;
 pub mod plan;

@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 /// Namespace and name of an object; the namespace of a Node or a Namespace is empty.
@@ -202,6 +203,9 @@ pub struct EndpointSlice {
     pub family: Family,
     pub ports: Vec<EndpointPort>,
     pub endpoints: Vec<Endpoint>,
+    /// The annotation `endpoints.kubernetes.io/last-change-trigger-time`: when the pod or the service
+    /// changed that the slice was last changed for. The endpoint-slice controller sets it.
+    pub triggered: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,10 +223,17 @@ pub struct Endpoint {
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
+    /// Many endpoints have the same ones.
+    pub hints: Option<Arc<Hints>>,
+}
+
+/// Where traffic to an endpoint had best come from; not both empty.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Hints {
     /// `hints.forZones[].name`
-    pub zone_hints: BTreeSet<Arc<str>>,
+    pub zones: BTreeSet<Arc<str>>,
     /// `hints.forNodes[].name`
-    pub node_hints: BTreeSet<Arc<str>>,
+    pub nodes: BTreeSet<Arc<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! The plan: every service address of this node and what a connect to it does.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
+use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 use super::object::{Family, ObjectName, Protocol};
@@ -18,6 +19,17 @@ pub struct Plan {
 pub struct ServicePlan {
     pub service: ObjectName,
     pub frontends: Vec<Arc<Frontend>>,
+    /// What it was changed by, as far as known.
+    pub causes: Vec<Cause>,
+}
+
+/// The reason of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cause {
+    /// When the source reported it.
+    pub arrived: Instant,
+    /// When it happened in the cluster, if the object says so.
+    pub triggered: Option<Timestamp>,
 }
 
 /// One service address, port and protocol.
@@ -40,7 +52,7 @@ pub struct Frontend {
     pub balance: Balance,
     /// What a connect draws from, sorted by address and port, no duplicates; empty unless `action`
     /// is forward.
-    pub backends: Vec<Backend>,
+    pub backends: Arc<[Backend]>,
 }
 
 /// The address clients dial.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    conflict::Conflicts,
+    conflict::{Claims, Conflicts},
     endpoints::ThisNode,
     frontends::service_frontends,
     object::{EndpointSlice, Node, ObjectName, Problem, Service},
@@ -44,13 +44,15 @@ pub fn plan<'a>(
         })
         .collect();
 
-    let conflicts =
-        Conflicts::among(planned.values().map(|(service, frontends)| (*service, &frontends[..])));
+    let mut conflicts = Conflicts::default();
+    for (service, frontends) in planned.values() {
+        conflicts.update(None, Some(Claims::new(service, frontends)));
+    }
     let frontends = planned
-        .iter()
-        .flat_map(|(name, (_, frontends))| conflicts.survivors(name, frontends).cloned())
+        .values()
+        .flat_map(|(_, frontends)| conflicts.survivors(frontends).cloned())
         .collect();
-    let mut problems = conflicts.problems;
+    let mut problems = conflicts.problems();
     problems.extend(node.is_none().then(|| missing_node(node_name)));
     problems.sort();
     (Plan { node: node_name.into(), frontends }, problems)

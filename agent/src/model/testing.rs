@@ -1,12 +1,12 @@
 //! Short ways to write objects in tests.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use super::{
     event::Sourced,
     object::{
-        Endpoint, EndpointPort, EndpointSlice, Family, Node, Object, ObjectName, Problem, Protocol,
-        Redirect, Service, ServicePort, TrafficPolicy,
+        Endpoint, EndpointPort, EndpointSlice, Family, Hints, Node, Object, ObjectName, Problem,
+        Protocol, Redirect, Service, ServicePort, TrafficPolicy,
     },
     plan::{Backend, Frontend},
 };
@@ -49,6 +49,7 @@ pub(super) fn slice(slice: &str, service: &str, endpoints: Vec<Endpoint>) -> End
         family: endpoints.first().map_or(Family::IPv4, |endpoint| Family::of(endpoint.address)),
         ports: vec![endpoint_port("http", Protocol::Tcp, 8080)],
         endpoints,
+        triggered: None,
     }
 }
 
@@ -64,8 +65,7 @@ pub(super) fn endpoint(address: &str) -> Endpoint {
         ready: true,
         serving: true,
         terminating: false,
-        zone_hints: BTreeSet::new(),
-        node_hints: BTreeSet::new(),
+        hints: None,
     }
 }
 
@@ -85,11 +85,20 @@ impl Endpoint {
     }
 
     pub(super) fn for_zones(self, zones: &[&str]) -> Self {
-        Self { zone_hints: zones.iter().map(|zone| Arc::from(*zone)).collect(), ..self }
+        let zones = zones.iter().map(|zone| Arc::from(*zone)).collect();
+        self.with_hints(|hints| hints.zones = zones)
     }
 
     pub(super) fn for_nodes(self, nodes: &[&str]) -> Self {
-        Self { node_hints: nodes.iter().map(|node| Arc::from(*node)).collect(), ..self }
+        let nodes = nodes.iter().map(|node| Arc::from(*node)).collect();
+        self.with_hints(|hints| hints.nodes = nodes)
+    }
+
+    fn with_hints(self, set: impl FnOnce(&mut Hints)) -> Self {
+        let mut hints = self.hints.as_deref().cloned().unwrap_or_default();
+        set(&mut hints);
+        let hints = (hints != Hints::default()).then(|| Arc::new(hints));
+        Self { hints, ..self }
     }
 }
 

@@ -7,16 +7,23 @@ use std::{
 
 use jiff::Timestamp;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use super::kernel::KernelCollector;
 use crate::{
     dataplane::{Usage, view::Counters},
-    model::object::Kind,
+    model::{object::Kind, plan::Cause},
     source::{Event, SourceStats},
+    status::LeftAlonePod,
 };
+
+/// Seconds: from what a small change takes to what an operator would not wait for.
+const LATENCY_BUCKETS: [f64; 18] = [
+    0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+    10.0, 30.0, 60.0,
+];
 
 /// Everything that `/metrics` shows.
 pub struct Metrics {
@@ -28,10 +35,13 @@ pub struct Metrics {
     map_capacity: IntGaugeVec,
     map_limit: IntGaugeVec,
     sync_seconds: Histogram,
+    programming_seconds: HistogramVec,
     last_sync: Gauge,
     sync_errors: IntCounter,
     not_in_kernel: IntGauge,
     problems: IntGauge,
+    left_alone: IntGauge,
+    not_left_alone: IntGauge,
     source_events: IntCounterVec,
     source_errors: IntCounterVec,
     source_age: GaugeVec,
@@ -69,6 +79,20 @@ impl Metrics {
             .buckets(prometheus::exponential_buckets(0.000_1, 4.0, 10)?),
         )?;
         registry.register(Box::new(sync_seconds.clone()))?;
+        let programming_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "sockline_programming_latency_seconds",
+                "Time until a change is in the kernel: since it arrived here, and since its trigger \
+                 in the cluster where the object names that \
+                 (endpoints.kubernetes.io/last-change-trigger-time).",
+            )
+            .buckets(LATENCY_BUCKETS.to_vec()),
+            &["since"],
+        )?;
+        registry.register(Box::new(programming_seconds.clone()))?;
+        for since in ["arrival", "trigger"] {
+            programming_seconds.with_label_values(&[since]);
+        }
         let last_sync = Gauge::new(
             "sockline_last_sync_timestamp_seconds",
             "When the kernel was last brought to the plan; 0 is never.",
@@ -107,6 +131,7 @@ impl Metrics {
             )?,
             map_limit: gauges("sockline_map_limit", "Entries that a map may grow to.")?,
             sync_seconds,
+            programming_seconds,
             last_sync,
             sync_errors,
             not_in_kernel: gauge(
@@ -114,6 +139,14 @@ impl Metrics {
                 "Service ports whose last change is not in the kernel.",
             )?,
             problems: gauge("sockline_problems", "Problems with the input, now.")?,
+            left_alone: gauge(
+                "sockline_pods_left_alone",
+                "Pods of this node whose connections are left alone.",
+            )?,
+            not_left_alone: gauge(
+                "sockline_pods_not_left_alone",
+                "Running pods that are to be left alone, but whose cgroup was not found.",
+            )?,
             source_events: counters(
                 "sockline_source_events_total",
                 "Changes reported by the source.",
@@ -146,9 +179,35 @@ impl Metrics {
         self.source_events.with_label_values(&[kind.as_str(), what]).inc();
     }
 
-    pub fn synced(&self, took: Duration, usage: &Usage, failures: usize) {
+    /// Counts a sync that ended: all changes are in the kernel but for those that failed.
+    pub fn synced(&self, took: Duration) {
         self.sync_seconds.observe(took.as_secs_f64());
         self.last_sync.set(Timestamp::now().as_millisecond() as f64 / 1e3);
+    }
+
+    /// Service ports that could not be brought to the kernel by the last writing.
+    pub fn not_in_kernel(&self, failures: usize) {
+        self.not_in_kernel.set(as_i64(failures));
+        if failures > 0 {
+            self.sync_errors.inc();
+        }
+    }
+
+    /// Counts a change that is in the kernel from now on.
+    pub fn programmed(&self, cause: &Cause) {
+        let observe = |since: &str, latency: f64| {
+            self.programming_seconds.with_label_values(&[since]).observe(latency);
+        };
+        observe("arrival", cause.arrived.elapsed().as_secs_f64());
+        if let Some(triggered) = cause.triggered {
+            let latency = Timestamp::now().duration_since(triggered).as_secs_f64();
+            // The clock of the cluster's controller may be ahead of this node's.
+            observe("trigger", latency.max(0.0));
+        }
+    }
+
+    /// Shows how full the maps are.
+    pub fn usage(&self, usage: &Usage) {
         self.services.set(as_i64(usage.services));
         self.frontends.set(as_i64(usage.frontends));
         self.backends.set(usage.pool.backends.into());
@@ -160,14 +219,18 @@ impl Metrics {
             set(&self.map_capacity, map.capacity);
             set(&self.map_limit, map.limit);
         }
-        self.not_in_kernel.set(as_i64(failures));
-        if failures > 0 {
-            self.sync_errors.inc();
-        }
     }
 
     pub fn sync_failed(&self) {
         self.sync_errors.inc();
+    }
+
+    pub fn left_alone(&self, pods: &[LeftAlonePod]) {
+        let count = |pods: usize| i64::try_from(pods).unwrap_or(i64::MAX);
+        let found = pods.iter().filter(|pod| pod.cgroup_found).count();
+        let missing = pods.iter().filter(|pod| pod.running && !pod.cgroup_found).count();
+        self.left_alone.set(count(found));
+        self.not_left_alone.set(count(missing));
     }
 
     pub fn problems(&self, count: usize) {

@@ -6,8 +6,9 @@ use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg};
 use aya_ebpf::{
     EbpfContext,
     helpers::generated::{
-        bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32,
-        bpf_get_socket_cookie, bpf_jiffies64, bpf_ktime_get_ns, bpf_set_retval,
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
+        bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_jiffies64, bpf_ktime_get_ns,
+        bpf_set_retval,
     },
 };
 
@@ -60,6 +61,14 @@ pub fn initial_netns_cookie() -> u64 {
 pub fn current_cgroup() -> u64 {
     // SAFETY: takes nothing and has no preconditions.
     unsafe { bpf_get_current_cgroup_id() }
+}
+
+/// The id of the cgroup v2 at this level above the current task's own, or its own; the root is at
+/// level 0. 0 when the task's cgroup is not as deep. Linux 5.7 here.
+#[inline(always)]
+pub fn ancestor_cgroup(level: u32) -> u64 {
+    // SAFETY: takes a number and has no preconditions.
+    unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) }
 }
 
 /// Makes the system call fail with ECONNREFUSED once the program returns 0. Linux 5.18.

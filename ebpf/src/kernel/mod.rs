@@ -7,5 +7,6 @@ pub mod config;
 pub mod counters;
 pub mod frontends;
 pub mod helpers;
+pub mod left_alone;
 pub mod sockets;
 pub mod translate;

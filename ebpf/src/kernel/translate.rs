@@ -11,7 +11,7 @@ use super::{
     affinity,
     balance::{self, Chosen},
     call::{Call, Family},
-    config, counters, frontends, helpers, sockets,
+    config, counters, frontends, helpers, left_alone, sockets,
 };
 
 /// Lets the call go on, with the address that is in the context now.
@@ -110,6 +110,11 @@ enum Decision {
 
 #[inline(always)]
 fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decision {
+    if left_alone::is_caller() {
+        let Some(frontend) = frontends::find(key) else { return Decision::NotAService };
+        counters::passed(frontend.service);
+        return Decision::LeaveAlone;
+    }
     let mut service = 0;
     // An entry can be reused between two reads of it. The owner check notices, and one more look
     // finds the entry as it is now.

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use sockline_ebpf::frontend::Frontend;
 
 use super::{Extent, Installed, Known, Mirror};
-use crate::dataplane::{error::DataplaneError, names};
+use crate::{
+    dataplane::{error::DataplaneError, names},
+    model::plan,
+};
 
 impl Mirror {
     pub(super) fn adopt(&mut self) -> Result<(), DataplaneError> {
@@ -70,9 +73,10 @@ impl Mirror {
                 let known = Known { id, sets: backend.sets, weight: backend.weight };
                 installed.backends.insert(endpoint, known);
             }
-            list.push((endpoint, backend.weight));
+            let (address, port) = endpoint;
+            list.push(plan::Backend { address, port, weight: backend.weight });
         }
         list.sort_unstable();
-        installed.extents.push(Extent { start, members: list });
+        installed.extents.push(Extent { start, members: list.into() });
     }
 }

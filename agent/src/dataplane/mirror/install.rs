@@ -124,8 +124,8 @@ impl Mirror {
                 pool.remove_slots(extent.start, u32::try_from(extent.members.len()).unwrap_or(0));
                 return false;
             };
-            for &(endpoint, _) in &extent.members {
-                *sets.entry(endpoint).or_default() |= set;
+            for backend in extent.members.iter() {
+                *sets.entry((backend.address, backend.port)).or_default() |= set;
             }
             true
         });
@@ -183,19 +183,18 @@ fn add_backends(
 fn extent(
     pool: &mut Pool,
     installed: &mut Installed,
-    backends: &[plan::Backend],
+    backends: &Arc<[plan::Backend]>,
 ) -> Result<(u32, u32), DataplaneError> {
-    let mut wanted: Vec<(Endpoint, u16)> =
-        backends.iter().map(|backend| ((backend.address, backend.port), backend.weight)).collect();
-    wanted.sort_unstable();
-    let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+    let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
     if count == 0 {
         return Ok((0, 0));
     }
-    if let Some(extent) = installed.extents.iter().find(|extent| extent.members == wanted) {
+    if let Some(extent) = installed.extents.iter_mut().find(|extent| extent.members == *backends) {
+        // Not to keep a second list that says the same.
+        extent.members = Arc::clone(backends);
         return Ok((extent.start, count));
     }
-    let fresh = Extent { start: 0, members: wanted };
+    let fresh = Extent { start: 0, members: Arc::clone(backends) };
     let start = pool.add_slots(&alias::table(&members(installed, &fresh)))?;
     installed.extents.push(Extent { start, ..fresh });
     Ok((start, count))
@@ -206,6 +205,9 @@ pub(super) fn members(installed: &Installed, extent: &Extent) -> Vec<(u32, u16)>
     extent
         .members
         .iter()
-        .filter_map(|(endpoint, weight)| Some((installed.backends.get(endpoint)?.id, *weight)))
+        .filter_map(|backend| {
+            let known = installed.backends.get(&(backend.address, backend.port))?;
+            Some((known.id, backend.weight))
+        })
         .collect()
 }

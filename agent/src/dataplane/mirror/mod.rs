@@ -94,7 +94,8 @@ struct Known {
 #[derive(Debug)]
 struct Extent {
     start: u32,
-    members: Vec<(Endpoint, u16)>,
+    /// The plan's own list, most of the time.
+    members: Arc<[plan::Backend]>,
 }
 
 /// Something that a sync could not do.
@@ -117,6 +118,14 @@ pub struct SyncReport {
 }
 
 impl SyncReport {
+    /// Adds what another sync did.
+    pub fn merge(&mut self, other: Self) {
+        self.services_changed += other.services_changed;
+        self.services_removed += other.services_removed;
+        self.services_held_back += other.services_held_back;
+        self.failures.extend(other.failures);
+    }
+
     fn failed(&mut self, key: &ServiceKey, error: DataplaneError) {
         self.failures.push(Failure { object: key.to_string(), error });
     }
@@ -192,7 +201,10 @@ impl Mirror {
     }
 
     /// Brings some services to their part of a plan; the others stay as they are.
-    pub fn sync_services(&mut self, changes: &[ServicePlan]) -> SyncReport {
+    pub fn sync_services<'a>(
+        &mut self,
+        changes: impl IntoIterator<Item = &'a ServicePlan>,
+    ) -> SyncReport {
         let mut groups = Vec::new();
         let mut gone = Vec::new();
         for change in changes {

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::model::object::{PodPhase, Redirect};
 use crate::model::testing::{endpoint, ip, line, name, node, service, slice, sourced};
@@ -26,6 +28,7 @@ fn lines(index: &mut Index) -> Vec<String> {
 }
 
 fn problems(index: &mut Index) -> Vec<String> {
+    index.plan();
     index.problems().iter().map(ToString::to_string).collect()
 }
 
@@ -279,7 +282,9 @@ fn one_change_among_ten_thousand_services_plans_one_service() {
 
     index.apply(Event::Apply(sourced(slice("s7-1", "s7", vec![endpoint("10.0.0.1")]))));
     assert_eq!(index.dirty.len(), 1);
-    assert!(!index.conflicts_stale, "endpoints do not change who claims what");
+    let changes = index.changes();
+    assert_eq!(changes.services.len(), 1);
+    assert!(!changes.addresses_moved, "endpoints do not change who claims what");
     let after = index.plan();
     let changed = before.frontends.iter().zip(&after.frontends);
     assert_eq!(changed.filter(|(a, b)| !Arc::ptr_eq(a, b)).count(), 1);
@@ -329,4 +334,63 @@ fn a_wrong_annotation_does_not_freeze_a_service() {
     index.apply(Event::Apply(changed));
     assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.9 80/TCP Forward [10.0.0.1:8080]"]);
     assert_eq!(problems(&mut index).len(), 1);
+}
+
+#[test]
+fn a_service_that_must_wait_stays_unplanned_and_comes_with_all_its_causes_later() {
+    let mut index = synced();
+    for name in ["big", "web"] {
+        let ip = if name == "big" { "10.96.0.1" } else { "10.96.0.2" };
+        index.apply(Event::Apply(sourced(service(name, ip))));
+    }
+    index.plan();
+    let first = Instant::now();
+    for n in 1..=3 {
+        let endpoints = vec![endpoint(&format!("10.0.0.{n}"))];
+        let slice = slice("big-1", "big", endpoints.clone());
+        index.apply_arrived(Event::Apply(sourced(slice)), first + Duration::from_millis(n));
+    }
+    index.apply(Event::Apply(sourced(slice("web-1", "web", vec![endpoint("10.0.0.9")]))));
+    let names = |changes: &Changes| -> Vec<String> {
+        changes.services.iter().map(|part| part.service.name.to_string()).collect()
+    };
+    let now = index.changes_except(|service| &*service.name == "big");
+    assert_eq!(names(&now), ["web"]);
+    assert!(!now.addresses_moved);
+    let later = index.changes();
+    assert_eq!(names(&later), ["big"]);
+    let backends = &later.services[0].frontends[0].backends;
+    assert_eq!(crate::model::testing::texts(backends), ["10.0.0.3:8080"]);
+    let arrived: Vec<Instant> = later.services[0].causes.iter().map(|c| c.arrived).collect();
+    assert_eq!(arrived, [1, 2, 3].map(|n| first + Duration::from_millis(n)));
+    assert!(index.changes().services.is_empty());
+}
+
+#[test]
+fn an_address_that_moves_between_services_says_so() {
+    let mut index = serving();
+    let first = index.changes();
+    assert!(!first.addresses_moved, "nobody had it before");
+    index.apply(Event::Apply(sourced(service("web", "10.96.0.9"))));
+    index.apply(Event::Apply(sourced(service("other", "10.96.0.1"))));
+    let moved = index.changes();
+    assert!(moved.addresses_moved);
+    assert_eq!(moved.services.len(), 2);
+}
+
+#[test]
+fn the_trigger_counts_only_when_it_is_new() {
+    let mut index = serving();
+    index.changes();
+    let time: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let mut triggers = |endpoint_address: &str, triggered: Option<Timestamp>| {
+        let mut slice = slice("web-1", "web", vec![endpoint(endpoint_address)]);
+        slice.triggered = triggered;
+        index.apply_arrived(Event::Apply(sourced(slice)), Instant::now());
+        let services = index.changes().services;
+        services.iter().flat_map(|part| &part.causes).map(|c| c.triggered).collect::<Vec<_>>()
+    };
+    assert_eq!(triggers("10.0.0.2", Some(time)), [Some(time)]);
+    assert_eq!(triggers("10.0.0.3", Some(time)), [None], "it is there from the change before");
+    assert_eq!(triggers("10.0.0.3", None), [], "the plan is the same");
 }

@@ -1,16 +1,19 @@
 //! EndpointSlice: which addresses stand behind a service.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1 as api;
 
 use super::{Convert, field::Checker, is_foreign};
 use crate::{
-    model::object::{Endpoint, EndpointPort, EndpointSlice, Family, Object},
+    model::object::{Endpoint, EndpointPort, EndpointSlice, Family, Hints, Object},
     source::Sourced,
 };
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// Set by the endpoint-slice controller (`k8s.io/endpointslice/trigger_time_tracker.go`).
+const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
     // A slice without the label belongs to no service; kube-proxy cannot use it either.
@@ -36,9 +39,12 @@ pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
     let ports = slice.ports.iter().flatten().enumerate();
     let ports = ports.filter_map(|(i, port)| convert_port(&mut checker, i, port)).collect();
     let endpoints = slice.endpoints.iter().flatten().enumerate();
-    let endpoints = endpoints
+    let mut endpoints: Vec<Endpoint> = endpoints
         .filter_map(|(i, endpoint)| convert_endpoint(&mut checker, i, endpoint, family))
         .collect();
+    // They are kept for long.
+    endpoints.shrink_to_fit();
+    let triggered = triggered(&mut checker, slice);
     let name = checker.reference().name.clone();
     let service = service.as_str().into();
     Some(checker.finish(Some(Object::EndpointSlice(EndpointSlice {
@@ -47,7 +53,18 @@ pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
         family,
         ports,
         endpoints,
+        triggered,
     }))))
+}
+
+fn triggered(checker: &mut Checker, slice: &api::EndpointSlice) -> Option<Timestamp> {
+    let text = slice.metadata.annotations.as_ref()?.get(TRIGGER_ANNOTATION)?;
+    text.parse()
+        .inspect_err(|_| {
+            let message = format!("{text:?} is not a time (RFC 3339); it is ignored");
+            checker.problem(format!("metadata.annotations[{TRIGGER_ANNOTATION}]"), message);
+        })
+        .ok()
 }
 
 fn convert_port(checker: &mut Checker, i: usize, port: &api::EndpointPort) -> Option<EndpointPort> {
@@ -78,6 +95,10 @@ fn convert_endpoint(
     let hints = endpoint.hints.as_ref();
     let zones = hints.and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten();
     let nodes = hints.and_then(|hints| hints.for_nodes.as_ref()).into_iter().flatten();
+    let hints = Hints {
+        zones: zones.map(|zone| Arc::from(&*zone.name)).collect(),
+        nodes: nodes.map(|node| Arc::from(&*node.name)).collect(),
+    };
     Some(Endpoint {
         address,
         node: endpoint.node_name.as_deref().map(Into::into),
@@ -85,7 +106,6 @@ fn convert_endpoint(
         ready: conditions.and_then(|c| c.ready).unwrap_or(true),
         serving: conditions.and_then(|c| c.serving).unwrap_or(true),
         terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
-        zone_hints: zones.map(|zone| Arc::from(&*zone.name)).collect::<BTreeSet<_>>(),
-        node_hints: nodes.map(|node| Arc::from(&*node.name)).collect::<BTreeSet<_>>(),
+        hints: (hints != Hints::default()).then(|| Arc::new(hints)),
     })
 }

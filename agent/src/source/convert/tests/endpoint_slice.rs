@@ -77,6 +77,7 @@ fn an_endpoint_carries_its_node_and_hints() {
     let endpoint = &slice.endpoints[0];
     assert_eq!(endpoint.address.to_string(), "10.0.0.1");
     assert_eq!(endpoint.node.as_deref(), Some("here"));
-    assert!(endpoint.zone_hints.iter().map(|zone| &**zone).eq(["z1", "z2"]));
-    assert!(endpoint.node_hints.iter().map(|node| &**node).eq(["here"]));
+    let hints = endpoint.hints.as_ref().unwrap();
+    assert!(hints.zones.iter().map(|zone| &**zone).eq(["z1", "z2"]));
+    assert!(hints.nodes.iter().map(|node| &**node).eq(["here"]));
 }

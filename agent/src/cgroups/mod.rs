@@ -1,0 +1,13 @@
+//! Where the kubelet puts pods in the cgroup v2 hierarchy.
+//!
+//! The kubelet makes a pod's cgroup before it makes the sandbox, and everything that ever runs in
+//! the pod is below it, so a pod can be told by that one cgroup from its first process to its last.
+
+mod name;
+mod tree;
+mod watch;
+
+pub use self::{
+    tree::{PodCgroup, Tree},
+    watch::Watcher,
+};

@@ -1,0 +1,76 @@
+//! What the folders of the hierarchy are called.
+
+/// The shortest uid of a pod: a static pod's is an MD5 hash of 32 digits, the others are UUIDs.
+const SHORTEST_UID: usize = 32;
+
+/// The uid of the pod whose cgroup has this name, if it is a pod's.
+///
+/// `kubepods-burstable-podUID.slice` with the systemd driver, where the uid's dashes are
+/// underscores; `podUID` with the cgroupfs driver (`pkg/kubelet/cm/cgroup_manager_linux.go`).
+pub(super) fn pod_uid(name: &str) -> Option<String> {
+    let (last, is_slice) = match name.strip_suffix(".slice") {
+        Some(unit) => (unit.rsplit('-').next()?, true),
+        None => (name, false),
+    };
+    let uid = last.strip_prefix("pod")?;
+    let uid = if is_slice { uid.replace('_', "-") } else { uid.to_owned() };
+    let is_uid = uid.len() >= SHORTEST_UID
+        && uid.chars().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase() || c == '-');
+    is_uid.then_some(uid)
+}
+
+/// Whether pods may be somewhere below a folder of this name, which is not a pod's own. Of a
+/// systemd host's other slices and units there can be hundreds.
+pub(super) fn may_hold_pods(name: &str) -> bool {
+    const UNITS: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
+    !matches!(name, "system.slice" | "user.slice" | "machine.slice")
+        && !UNITS.iter().any(|suffix| name.ends_with(suffix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
+
+    #[test]
+    fn a_pod_is_known_by_the_name_that_either_driver_gives_its_cgroup() {
+        let escaped = UUID.replace('-', "_");
+        for name in [
+            format!("pod{UUID}"),
+            format!("kubepods-pod{escaped}.slice"),
+            format!("kubepods-besteffort-pod{escaped}.slice"),
+            format!("kubelet-kubepods-burstable-pod{escaped}.slice"),
+        ] {
+            assert_eq!(pod_uid(&name).as_deref(), Some(UUID), "{name}");
+        }
+        let hash = "5f2ad9b27b4d4c2f9d8a6f0e1c3b5a7d";
+        let static_pod = format!("kubepods-burstable-pod{hash}.slice");
+        assert_eq!(pod_uid(&static_pod).as_deref(), Some(hash));
+    }
+
+    #[test]
+    fn other_names_are_no_pods() {
+        for name in [
+            "kubepods.slice",
+            "kubepods-burstable.slice",
+            "podman.slice",
+            "pod",
+            "burstable",
+            "cri-containerd-5f2ad9b27b4d4c2f9d8a6f0e1c3b5a7d5f2ad9b27b4d4c2f9d8a6f0e1c3b5a7d.scope",
+            "libpod_pod_5f2ad9b27b4d4c2f9d8a6f0e1c3b5a7d5f2ad9b27b4d4c2f9d8a6f0e1c3b5a7d.slice",
+        ] {
+            assert_eq!(pod_uid(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_slices_of_the_host_itself_are_passed_over() {
+        assert!(
+            ["kubepods", "kubepods.slice", "kubelet.slice", "docker"]
+                .iter()
+                .all(|n| may_hold_pods(n))
+        );
+        assert!(!["system.slice", "a.service", "init.scope"].iter().any(|n| may_hold_pods(n)));
+    }
+}

@@ -1,0 +1,118 @@
+//! The cgroups whose processes are left alone, as the programs know them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aya::maps::{Array, HashMap, MapData, MapError};
+
+use super::{
+    error::{DataplaneError, Full},
+    maps::{self, LEFT_ALONE, LEFT_ALONE_LEVELS},
+    pins::Pins,
+};
+
+/// The only element of the array of levels.
+const LEVELS: u32 = 0;
+
+/// Cgroup id → its level in the hierarchy as a bit, or all bits where it is not known.
+pub type CgroupLevels = BTreeMap<u64, u32>;
+
+pub struct LeftAlone {
+    cgroups: HashMap<MapData, u64, u32>,
+    levels: Array<MapData, u32>,
+    /// What is in the kernel.
+    known: CgroupLevels,
+}
+
+impl LeftAlone {
+    /// Opens the pinned maps; what an earlier agent left in them stays until the first sync.
+    pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
+        let mut this = Self {
+            cgroups: maps::open_left_alone(pins)?,
+            levels: maps::open_left_alone_levels(pins)?,
+            known: CgroupLevels::new(),
+        };
+        this.known = this.read()?;
+        Ok(this)
+    }
+
+    /// Brings the kernel to exactly these cgroups. On an error, what was reached is there.
+    pub fn sync(&mut self, wanted: &CgroupLevels) -> Result<(), DataplaneError> {
+        if *wanted == self.known {
+            return Ok(());
+        }
+        // The levels are widened before the entries come and narrowed after they went: a cgroup
+        // that is in both is found at every moment in between.
+        self.write_levels(union(wanted.values().chain(self.known.values())))?;
+        for (id, level) in wanted {
+            if self.known.get(id) == Some(level) {
+                continue;
+            }
+            self.cgroups.insert(id, level, 0).map_err(|error| {
+                if self.known.len() >= sockline_ebpf::left_alone::CGROUPS as usize {
+                    DataplaneError::Full(Full {
+                        map: LEFT_ALONE,
+                        limit: sockline_ebpf::left_alone::CGROUPS,
+                    })
+                } else {
+                    DataplaneError::map(LEFT_ALONE, "write", error)
+                }
+            })?;
+            self.known.insert(*id, *level);
+        }
+        let gone: Vec<u64> =
+            self.known.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        for id in gone {
+            match self.cgroups.remove(&id) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(DataplaneError::map(LEFT_ALONE, "write", error)),
+            }
+            self.known.remove(&id);
+        }
+        self.write_levels(union(wanted.values()))
+    }
+
+    /// What of the maps is not as it was left.
+    pub fn drift(&self) -> Result<usize, DataplaneError> {
+        let found = self.read()?;
+        let all: BTreeSet<&u64> = self.known.keys().chain(found.keys()).collect();
+        let entries: Vec<&u64> =
+            all.into_iter().filter(|id| self.known.get(id) != found.get(id)).collect();
+        let levels = self.read_levels()? != union(self.known.values());
+        Ok(entries.len() + usize::from(levels))
+    }
+
+    /// Mends what [`Self::drift`] counts, and returns how much that was.
+    pub fn repair(&mut self) -> Result<usize, DataplaneError> {
+        let drift = self.drift()?;
+        if drift > 0 {
+            let found = self.read()?;
+            let wanted = std::mem::replace(&mut self.known, found);
+            self.sync(&wanted)?;
+            self.write_levels(union(wanted.values()))?;
+        }
+        Ok(drift)
+    }
+
+    fn write_levels(&mut self, levels: u32) -> Result<(), DataplaneError> {
+        self.levels
+            .set(LEVELS, levels, 0)
+            .map_err(|error| DataplaneError::map(LEFT_ALONE_LEVELS, "write", error))
+    }
+
+    fn read_levels(&self) -> Result<u32, DataplaneError> {
+        self.levels
+            .get(&LEVELS, 0)
+            .map_err(|error| DataplaneError::map(LEFT_ALONE_LEVELS, "read", error))
+    }
+
+    fn read(&self) -> Result<CgroupLevels, DataplaneError> {
+        self.cgroups
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(|error| DataplaneError::map(LEFT_ALONE, "read", error))
+    }
+}
+
+fn union<'a>(levels: impl Iterator<Item = &'a u32>) -> u32 {
+    levels.fold(0, |all, level| all | level)
+}
