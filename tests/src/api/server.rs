@@ -54,7 +54,7 @@ impl Server {
         let accepting = thread::spawn(move || {
             while let Ok((stream, _)) = accept.accept() {
                 let shared = Arc::clone(&serving);
-                thread::spawn(move || shared.connection(stream));
+                thread::spawn(move || shared.connection(&stream));
             }
         });
         Ok(Self { address, listener, shared, accepting: Some(accepting) })
@@ -106,7 +106,7 @@ impl Shared {
     }
 
     /// Answers the requests of one connection. Its errors mean that the client is gone.
-    fn connection(&self, stream: TcpStream) {
+    fn connection(&self, stream: &TcpStream) {
         let Ok(kept) = stream.try_clone() else { return };
         {
             let mut connections = self.connections();
@@ -115,7 +115,7 @@ impl Shared {
             }
             connections.push(kept);
         }
-        let _ = self.requests(&stream);
+        let _ = self.requests(stream);
         let _ = stream.shutdown(Shutdown::Both);
     }
 

@@ -58,6 +58,8 @@ impl Expected {
             }
             index.apply(Event::Replace(kind, objects));
         }
+        // Two services that claim one address are known as that once they are planned.
+        index.plan();
         Self {
             plan: planner::plan(&services, &slices, &nodes, NODE).0,
             problems: index.problems(),
