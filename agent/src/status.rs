@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     dataplane::{Features, Usage},
     model::left_alone::Because,
+    source::{SourceStats, WatchState},
 };
 
 /// The agent's own account of itself, over the admin socket.
@@ -23,6 +24,10 @@ pub struct Status {
     pub pid: u32,
     pub node: String,
     pub source: String,
+    /// How the watches at the API server stand; empty when the source is a folder, and in what
+    /// agents before this field say.
+    #[serde(default)]
+    pub watches: Vec<WatchState>,
     pub started: Timestamp,
     /// The first full sync is in the kernel.
     pub ready: bool,
@@ -88,18 +93,20 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 pub struct Shared {
     status: Mutex<Status>,
+    stats: Arc<SourceStats>,
     ready: AtomicBool,
     heartbeat: Mutex<Instant>,
 }
 
 impl Shared {
     /// At the start of an agent for a node, with a source described in words.
-    pub fn new(node: String, source: String, features: Features) -> Self {
+    pub fn new(node: String, source: String, features: Features, stats: Arc<SourceStats>) -> Self {
         let status = Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             node,
             source,
+            watches: Vec::new(),
             started: Timestamp::now(),
             ready: false,
             last_sync: None,
@@ -121,13 +128,14 @@ impl Shared {
         };
         Self {
             status: Mutex::new(status),
+            stats,
             ready: AtomicBool::new(false),
             heartbeat: Mutex::new(Instant::now()),
         }
     }
 
     pub fn status(&self) -> Status {
-        lock(&self.status).clone()
+        Status { watches: self.stats.watches(), ..lock(&self.status).clone() }
     }
 
     pub fn update(&self, change: impl FnOnce(&mut Status)) {

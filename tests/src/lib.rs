@@ -20,6 +20,7 @@
 //! ```
 
 mod agent;
+pub mod api;
 mod bpffs;
 mod capture;
 mod cgroup;

@@ -90,6 +90,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         config.node_name.clone(),
         config.source.to_string(),
         dataplane.features(),
+        Arc::clone(&stats),
     ));
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats))?);
     let readiness = Arc::new(Readiness::new(Arc::clone(&shared), &dataplane)?);
@@ -213,7 +214,7 @@ impl Reader {
                 source::follow::follow(folder, source::snapshot, events, stop).await;
             }
             Self::Kubernetes(client) => {
-                source::kube::watch(client, node, source::CONVERT, events, stats, stop).await;
+                source::kube::watch(client, node, events, stats, stop).await;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! `sockline status`: is this node served, and how full is it.
 
 use clap::Args;
-use jiff::{Timestamp, Unit};
+use jiff::{SignedDuration, Span, SpanRound, Timestamp, Unit};
 use serde::Serialize;
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
 use crate::{
     admin,
     dataplane::{Attachment, view::View},
+    source::WatchState,
     status::Status,
 };
 
@@ -119,6 +120,9 @@ fn render(report: &Report) -> String {
     );
     if let Some(agent) = &report.agent {
         line("Source", agent.source.clone());
+        if !agent.watches.is_empty() {
+            line("API server", watches(&agent.watches));
+        }
         line(
             "Objects",
             format!(
@@ -238,11 +242,37 @@ fn render(report: &Report) -> String {
     text
 }
 
+/// `connected, last word 12s ago`, or the kinds that are cut off and how old their objects are.
+fn watches(watches: &[WatchState]) -> String {
+    let age = |watch: &WatchState| {
+        watch
+            .age_seconds
+            .map_or_else(|| "never heard".into(), |age| format!("last word {} ago", seconds(age)))
+    };
+    let cut_off: Vec<String> = watches
+        .iter()
+        .filter(|watch| !watch.connected)
+        .map(|watch| format!("{} ({})", watch.kind, age(watch)))
+        .collect();
+    if !cut_off.is_empty() {
+        return format!("NOT connected for {}", cut_off.join(", "));
+    }
+    let oldest = watches.iter().filter_map(|watch| watch.age_seconds).fold(0.0, f64::max);
+    format!("connected, last word {} ago", seconds(oldest))
+}
+
 /// How long ago, in the largest sensible units.
 fn ago(then: Timestamp) -> String {
-    let span = Timestamp::now()
-        .since((Unit::Hour, then))
-        .and_then(|span| span.round(Unit::Second))
+    seconds((Timestamp::now().duration_since(then)).as_secs_f64())
+}
+
+fn seconds(seconds: f64) -> String {
+    let span = SignedDuration::try_from_secs_f64(seconds)
+        .ok()
+        .and_then(|time| Span::try_from(time).ok())
+        .and_then(|span| {
+            span.round(SpanRound::new().largest(Unit::Hour).smallest(Unit::Second)).ok()
+        })
         .unwrap_or_default();
     format!("{span:#}")
 }

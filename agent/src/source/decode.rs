@@ -1,14 +1,19 @@
 //! Parsed JSON to an object. A value of the wrong type is named with its field and costs the list
 //! element it is in, or else the object, but never a whole file or list of objects.
+//!
+//! What an API server sends is read with [`receive`]: straight into the Kubernetes type, without the
+//! tree of values that only an object with something wrong in it needs.
 
 mod repair;
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
 
 use super::{Sourced, convert::Convert};
 use crate::model::object::{Kind, ObjectName, ObjectRef, Problem};
@@ -39,6 +44,89 @@ pub fn decode(kind: Kind, value: &Value) -> Option<Sourced> {
         Kind::Node => decode_as::<Node>(value),
         Kind::Namespace => decode_as::<Namespace>(value),
         Kind::Pod => decode_as::<Pod>(value),
+    }
+}
+
+/// An object of the API server.
+#[derive(Debug, PartialEq)]
+pub struct Received {
+    pub reference: ObjectRef,
+    /// Opaque; empty when there is none.
+    pub version: String,
+    /// `None` when it is not ours.
+    pub sourced: Option<Sourced>,
+}
+
+/// An object of a known kind from its text. What cannot be decoded is told in the problems.
+#[must_use]
+pub fn receive(kind: Kind, text: &RawValue) -> Received {
+    match kind {
+        Kind::Service => receive_as::<Service>(text),
+        Kind::EndpointSlice => receive_as::<EndpointSlice>(text),
+        Kind::Node => receive_as::<Node>(text),
+        Kind::Namespace => receive_as::<Namespace>(text),
+        Kind::Pod => receive_as::<Pod>(text),
+    }
+}
+
+fn receive_as<T: Convert + DeserializeOwned>(text: &RawValue) -> Received {
+    if let Ok(object) = serde_json::from_str::<T>(text.get()) {
+        let version = object.metadata().resource_version.clone().unwrap_or_default();
+        return Received { reference: object.reference(), version, sourced: object.convert() };
+    }
+    let value: Value = match serde_json::from_str(text.get()) {
+        Ok(value) => value,
+        // Nested too deeply for a tree. Only the name is wanted then.
+        Err(error) => return unreadable(T::KIND, text, &error),
+    };
+    let version = value.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+    Received {
+        reference: reference(T::KIND, &value),
+        version: version.unwrap_or_default().to_owned(),
+        sourced: decode_as::<T>(&value),
+    }
+}
+
+fn unreadable(kind: Kind, text: &RawValue, error: &serde_json::Error) -> Received {
+    let metadata = Metadata::of(text).unwrap_or_default();
+    let reference = metadata.reference(kind);
+    let problem = Problem {
+        object: reference.to_string(),
+        field: String::new(),
+        message: format!("{error}; the object is left out"),
+    };
+    let sourced = Sourced { reference: reference.clone(), object: None, problems: vec![problem] };
+    Received { reference, version: metadata.resource_version, sourced: Some(sourced) }
+}
+
+/// The part of any object that says which one it is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metadata {
+    pub namespace: String,
+    pub name: String,
+    /// Opaque.
+    pub resource_version: String,
+    pub annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Metadata {
+    /// Reads it, and nothing else of the object.
+    ///
+    /// # Errors
+    /// When `metadata` is missing, or a field of it has the wrong type.
+    pub fn of(text: &RawValue) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        struct Object {
+            metadata: Metadata,
+        }
+        serde_json::from_str::<Object>(text.get()).map(|object| object.metadata)
+    }
+
+    #[must_use]
+    pub fn reference(&self, kind: Kind) -> ObjectRef {
+        let namespace = if kind.is_namespaced() { &*self.namespace } else { "" };
+        ObjectRef { kind, name: ObjectName::new(namespace, &*self.name) }
     }
 }
 

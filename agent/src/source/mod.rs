@@ -16,25 +16,14 @@ mod troubles;
 use std::path::Path;
 
 use self::{
-    convert::Convert as _,
     folder::{File, read_folder},
     follow::{FileSnapshot, Snapshot},
-    kube::Convert,
 };
 pub use self::{
     kube::{SourceError, client},
-    stats::SourceStats,
+    stats::{SourceStats, WatchState},
 };
 pub use crate::model::event::{Event, Sourced};
-
-/// How the objects of the API server become the model's.
-pub const CONVERT: Convert = Convert {
-    service: |object| object.convert(),
-    endpoint_slice: |object| object.convert(),
-    node: |object| object.convert(),
-    namespace: |object| object.convert(),
-    pod: |object| object.convert(),
-};
 
 /// Reads a folder for [`follow::follow`]. A folder that cannot be listed reads as empty: whoever
 /// follows it has noticed and does not use that.

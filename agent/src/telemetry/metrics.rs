@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
@@ -44,6 +44,8 @@ pub struct Metrics {
     not_left_alone: IntGauge,
     source_events: IntCounterVec,
     source_errors: IntCounterVec,
+    source_age: GaugeVec,
+    source_connected: IntGaugeVec,
     repairs: IntCounterVec,
     stats: Arc<SourceStats>,
 }
@@ -96,6 +98,19 @@ impl Metrics {
             "When the kernel was last brought to the plan; 0 is never.",
         )?;
         registry.register(Box::new(last_sync.clone()))?;
+        let source_age = GaugeVec::new(
+            Opts::new(
+                "sockline_source_age_seconds",
+                "Since the API server last said anything about a kind; it does at least once a minute.",
+            ),
+            &["kind"],
+        )?;
+        registry.register(Box::new(source_age.clone()))?;
+        let source_connected = IntGaugeVec::new(
+            Opts::new("sockline_source_connected", "1 while the watch of a kind is open."),
+            &["kind"],
+        )?;
+        registry.register(Box::new(source_connected.clone()))?;
         let sync_errors =
             IntCounter::new("sockline_sync_errors_total", "Syncs that left something out.")?;
         registry.register(Box::new(sync_errors.clone()))?;
@@ -147,6 +162,8 @@ impl Metrics {
                 "Map entries and links that differed from the plan and were mended.",
                 &["object"],
             )?,
+            source_age,
+            source_connected,
             registry,
             stats,
         })
@@ -234,6 +251,12 @@ impl Metrics {
             let counter = self.source_errors.with_label_values(&[kind.as_str()]);
             let errors = self.stats.kind(kind).errors.load(Ordering::Relaxed);
             counter.inc_by(errors.saturating_sub(counter.get()));
+        }
+        for watch in self.stats.watches() {
+            self.source_connected.with_label_values(&[&watch.kind]).set(watch.connected.into());
+            if let Some(age) = watch.age_seconds {
+                self.source_age.with_label_values(&[&watch.kind]).set(age);
+            }
         }
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }

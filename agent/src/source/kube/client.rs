@@ -3,7 +3,6 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use ::kube::{
@@ -11,11 +10,6 @@ use ::kube::{
     config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use http::{HeaderValue, header::USER_AGENT};
-
-/// A connection that brings nothing for this long is dead. The API server sends a watch a bookmark
-/// about once a minute and ends any other request after 60 s; one that sends no bookmarks only
-/// causes a cheap resumption. kube alone would notice after 295 s.
-const READ_TIMEOUT: Duration = Duration::from_secs(100);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -52,9 +46,8 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, SourceError> {
             .map_err(|source| SourceError::Kubeconfig { path: path.to_owned(), source })?,
         None => from_pod()?,
     };
-    config.read_timeout = Some(READ_TIMEOUT);
-    // Otherwise the time that a pooled connection was idle counts as well.
-    config.reset_reader_on_write = true;
+    // The watches know better how long which silence is.
+    config.read_timeout = None;
     // Those retries (of 429, 503 and 504, for minutes) would hide that the source is failing; the
     // watches back off themselves and say so.
     config.default_retry = false;

@@ -14,22 +14,29 @@ pub(super) struct Selection {
     labels: Option<&'static str>,
     /// `None` also after a server refused it: conversion then leaves out what was not wanted.
     pub(super) fields: Option<String>,
-    /// Ask for the list as the beginning of the watch (KEP-3157; on by default since Kubernetes
-    /// 1.34), so that neither side holds the whole list at once.
-    pub(super) streaming: bool,
 }
 
 /// client-go's page size.
 const PAGE: u32 = 500;
 
 impl Selection {
+    /// What is wanted of a kind on the node of this name.
+    pub(super) fn of(kind: Kind, node: &str) -> Self {
+        match kind {
+            Kind::Service => Self::services(),
+            Kind::EndpointSlice => Self::endpoint_slices(),
+            Kind::Node => Self::node(node),
+            Kind::Namespace => Self::namespaces(),
+            Kind::Pod => Self::pods(node),
+        }
+    }
+
     pub(super) fn services() -> Self {
         Self {
             kind: Kind::Service,
             labels: Some("!service.kubernetes.io/service-proxy-name"),
             // The kubelet asks the same way.
             fields: Some("spec.clusterIP!=None".into()),
-            streaming: true,
         }
     }
 
@@ -40,31 +47,20 @@ impl Selection {
                 "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless",
             ),
             fields: None,
-            streaming: true,
         }
     }
 
     pub(super) fn node(name: &str) -> Self {
-        Self {
-            kind: Kind::Node,
-            labels: None,
-            fields: Some(format!("metadata.name={name}")),
-            streaming: true,
-        }
+        Self { kind: Kind::Node, labels: None, fields: Some(format!("metadata.name={name}")) }
     }
 
     pub(super) fn namespaces() -> Self {
-        Self { kind: Kind::Namespace, labels: None, fields: None, streaming: true }
+        Self { kind: Kind::Namespace, labels: None, fields: None }
     }
 
     /// The pods of a node, as its kubelet asks for them.
     pub(super) fn pods(node: &str) -> Self {
-        Self {
-            kind: Kind::Pod,
-            labels: None,
-            fields: Some(format!("spec.nodeName={node}")),
-            streaming: true,
-        }
+        Self { kind: Kind::Pod, labels: None, fields: Some(format!("spec.nodeName={node}")) }
     }
 
     pub(super) fn list(&self, continue_token: Option<String>) -> ListParams {

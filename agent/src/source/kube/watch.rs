@@ -2,28 +2,27 @@
 //!
 //! The protocol: <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, time::Duration};
 
-use ::kube::{
-    Api, Resource, ResourceExt,
-    core::WatchEvent,
-    runtime::{utils::Backoff, watcher::DefaultBackoff},
-};
-use futures::{Stream, StreamExt};
-use serde::de::DeserializeOwned;
+use ::kube::{Client, core::Status};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 use super::{
+    backoff::{Backoff, spread, watch_seconds},
     failure::{Failure, Remedy},
+    request::{self, Lines, Page},
     selection::Selection,
 };
 use crate::{
     model::object::{Kind, ObjectName, ObjectRef},
     source::{
         Event, Sourced,
+        decode::{Metadata, Received, receive},
         stats::{KindStats, SourceStats, count},
         troubles::Troubles,
     },
@@ -34,32 +33,86 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 /// A streaming list that brings nothing for this long will not end: some stores behind the API
 /// (kine) and servers that ignore `sendInitialEvents` never send the bookmark at its end.
 const LIST_STALL: Duration = Duration::from_secs(20);
-/// A quiet watch is resumed after this long. The server ends it after 290 s (`timeoutSeconds`), so
-/// past that only a dead connection is silent; the client's read timeout notices most of them sooner.
-const WATCH_STALL: Duration = Duration::from_secs(295);
-/// An attempt that lasted this long was no failing start, and what follows is a first failure again.
+/// A watch that brings nothing for this long is dead. The API server sends a bookmark about once a
+/// minute; with one that sends none this only causes a cheap resumption.
+const WATCH_STALL: Duration = Duration::from_secs(100);
+/// A watch that was cut off after this long was no failing start, and what follows is a first
+/// failure again.
 const LASTING: Duration = Duration::from_secs(1);
-/// How many ends in a row that belong to the protocol are followed up at once: a watch that is cut
-/// off and whose version is then gone is two.
+/// A watch may end this much before the time it was asked for and still be in order.
+const EARLY: Duration = Duration::from_secs(5);
+/// How many ends in a row that belong to the protocol are followed up without a word: a watch that
+/// is cut off and whose version is then gone is two.
 const GRACE: u32 = 2;
+/// So many resumed watches in a row that were accepted and brought nothing where something had to
+/// come, and the version is not trusted any more: the store behind the server may have been put back
+/// from a backup, and has yet to reach it.
+const FRUITLESS: u32 = 3;
 
 /// What the watches of all kinds use.
 pub(super) struct Shared {
+    pub(super) client: Client,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) troubles: Troubles,
-    pub(super) stats: Arc<SourceStats>,
+    pub(super) stats: std::sync::Arc<SourceStats>,
 }
 
 /// Where one kind's watch stands.
-pub(super) struct Watch<'a, K> {
-    api: Api<K>,
+pub(super) struct Watch<'a> {
     selection: Selection,
-    convert: fn(K) -> Option<Sourced>,
     shared: &'a Shared,
     /// The resource version up to which everything was sent; `None` when a list must come first.
     version: Option<String>,
+    /// Ask for the list as the beginning of the watch (KEP-3157; on by default since Kubernetes
+    /// 1.34), so that neither side holds the whole list at once.
+    streaming: Streaming,
+    /// Streaming lists in a row that did not end.
+    stalls: u32,
+    /// This server sends bookmarks, so silence means something.
+    has_bookmarks: bool,
+    /// The last watch went silent: the next one must say something before it counts as working.
+    silenced: bool,
+    /// The present attempt is a watch that works.
+    working: bool,
+    /// Something came in the present attempt.
+    heard: bool,
     /// A failure was told and the watch has not worked since.
     failing: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Streaming {
+    Yes,
+    /// The next list comes in pages, the one after that is streamed again.
+    NotNow,
+    No,
+}
+
+/// One line of a watch.
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(rename = "type")]
+    what: What,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum What {
+    Added,
+    Modified,
+    Deleted,
+    Bookmark,
+    Error,
+}
+
+/// What a line means for what is known.
+enum Change {
+    Apply(Received),
+    /// With the version of the deletion.
+    Delete(ObjectRef, String),
+    Bookmark(Metadata),
 }
 
 /// Why an attempt ended.
@@ -75,59 +128,64 @@ impl From<Failure> for End {
     }
 }
 
-impl From<::kube::Error> for End {
-    fn from(error: ::kube::Error) -> Self {
-        Self::Failed(match error {
-            // A broken or timed out connection; whether that is worth telling shows when the next
-            // one is tried.
-            ::kube::Error::ReadEvents(_) => Failure::Cut,
-            error => Failure::Request(error),
-        })
-    }
-}
-
 impl From<mpsc::error::SendError<Event>> for End {
     fn from(_: mpsc::error::SendError<Event>) -> Self {
         Self::Unheard
     }
 }
 
-impl<'a, K> Watch<'a, K>
-where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-{
-    pub(super) fn new(
-        api: Api<K>,
-        selection: Selection,
-        convert: fn(K) -> Option<Sourced>,
-        shared: &'a Shared,
-    ) -> Self {
-        Self { api, selection, convert, shared, version: None, failing: false }
+impl<'a> Watch<'a> {
+    pub(super) fn new(selection: Selection, shared: &'a Shared) -> Self {
+        Self {
+            selection,
+            shared,
+            version: None,
+            streaming: Streaming::Yes,
+            stalls: 0,
+            has_bookmarks: false,
+            silenced: false,
+            working: false,
+            heard: false,
+            failing: false,
+        }
     }
 
     pub(super) async fn run(mut self) {
-        // From 0.8 to 30 s, doubling, with jitter: client-go's.
-        let mut backoff = DefaultBackoff::default();
-        let mut failures = 0_u32;
+        let mut backoff = Backoff::default();
+        // In a row: ends of any kind, and resumed watches that brought nothing.
+        let (mut failures, mut fruitless) = (0_u32, 0_u32);
         loop {
-            let started = Instant::now();
-            let initial = self.version.is_none();
-            let failure = match self.attempt().await {
-                // The server ends every watch after some minutes.
-                Ok(()) => Failure::Cut,
+            let (started, resumed) = (Instant::now(), self.version.is_some());
+            let seconds = watch_seconds();
+            let failure = match self.attempt(seconds).await {
+                Ok(never) => match never {},
                 Err(End::Failed(failure)) => failure,
                 Err(End::Unheard) => return,
             };
-            if started.elapsed() >= LASTING {
-                failures = 0;
-                backoff.reset();
+            self.stats().set_connected(false);
+            let lasted = started.elapsed();
+            if self.is_in_order(&failure, lasted, seconds) {
+                // Only this agent's watch ends now, so there is no crowd to stay clear of.
+                (failures, backoff) = (0, Backoff::default());
+                continue;
             }
-            let initial = initial && self.version.is_none();
-            match failure.remedy(&self.selection, initial) {
+            if self.heard {
+                fruitless = 0;
+            } else if resumed && matches!(failure, Failure::Event(_) | Failure::Silent(_)) {
+                fruitless += 1;
+            }
+            let listing = self.version.is_none();
+            if !listing && lasted >= LASTING && (self.heard || failure.is_expected()) {
+                (failures, backoff) = (0, Backoff::default());
+            }
+            let streams = listing && self.streaming == Streaming::Yes;
+            match failure.remedy(&self.selection, listing, streams) {
                 Remedy::ListInPages => {
-                    tracing::info!(kind = %self.kind(), server = %failure,
-                        "the API server has no streaming lists; listing in pages");
-                    self.selection.streaming = false;
+                    // A server that hung once may well have streaming lists.
+                    let hung = matches!(failure, Failure::ListStalled) && self.stalls == 0;
+                    self.streaming = if hung { Streaming::NotNow } else { Streaming::No };
+                    self.stalls += 1;
+                    tracing::info!(kind = %self.kind(), server = %failure, "listing in pages");
                     continue;
                 }
                 Remedy::DropFields => {
@@ -137,6 +195,9 @@ where
                     continue;
                 }
                 Remedy::Relist => self.version = None,
+                Remedy::Resume if fruitless >= FRUITLESS => {
+                    (self.version, fruitless) = (None, 0);
+                }
                 Remedy::Resume => {}
             }
             if self.pause(&failure, failures, &mut backoff).await.is_err() {
@@ -146,25 +207,30 @@ where
         }
     }
 
-    /// Tells of the failure and waits, as far as it deserves that: a watch that was cut off or whose
-    /// version is gone is taken up at once, unless that goes on and on.
+    /// The server ended the watch when it was asked to, or was silent where that means nothing.
+    fn is_in_order(&self, failure: &Failure, lasted: Duration, seconds: u32) -> bool {
+        match failure {
+            Failure::Ended => lasted + EARLY >= Duration::from_secs(seconds.into()),
+            Failure::Silent(_) => self.working && !self.has_bookmarks,
+            _ => false,
+        }
+    }
+
+    /// Tells of the failure and waits. A watch that was cut off or whose version is gone is taken up
+    /// soon and without a word, unless that goes on and on.
     async fn pause(
         &mut self,
         failure: &Failure,
         failures: u32,
-        backoff: &mut DefaultBackoff,
+        backoff: &mut Backoff,
     ) -> Result<(), mpsc::error::SendError<Event>> {
-        let expected = match failure {
-            Failure::Cut => true,
-            Failure::Event(status) => status.code == 410,
-            Failure::Request(::kube::Error::Api(status)) => status.code == 410,
-            _ => false,
-        };
-        if !matches!(failure, Failure::Cut) {
+        if !matches!(failure, Failure::Cut | Failure::Ended) {
             count(&self.stats().errors);
         }
-        if expected && failures < GRACE {
+        self.silenced = matches!(failure, Failure::Silent(_));
+        if failure.is_expected() && failures < GRACE {
             tracing::debug!(kind = %self.kind(), %failure, "taking up the watch again");
+            sleep(spread()).await;
             return Ok(());
         }
         let problem = failure.problem(self.kind());
@@ -172,129 +238,171 @@ where
         tracing::debug!("{problem}");
         self.failing = true;
         self.shared.troubles.set(self.kind(), vec![problem]).await?;
-        sleep(backoff.next().unwrap_or(Duration::from_secs(30))).await;
+        sleep(backoff.next(failure.retry_after())).await;
         Ok(())
     }
 
-    /// Lists if that is needed, then watches. `Ok` when the server ended the watch.
-    async fn attempt(&mut self) -> Result<(), End> {
-        if self.version.is_none() && !self.selection.streaming {
+    /// Lists if that is needed, then watches until that fails or ends.
+    async fn attempt(&mut self, seconds: u32) -> Result<Infallible, End> {
+        (self.working, self.heard) = (false, false);
+        if self.version.is_none() && self.streaming != Streaming::Yes {
             self.list().await?;
         }
         let initial = self.version.is_none();
         // An empty version with initial events asks for the most recent state, not for what a
         // lagging server happens to hold: an agent that adopted its maps must not go back in time.
         let version = self.version.clone().unwrap_or_default();
-        let stream = self.api.watch(&self.selection.watch(initial), &version).await?;
-        let mut stream = std::pin::pin!(stream);
+        let (client, selection) = (&self.shared.client, &self.selection);
+        let mut lines = request::watch(client, selection, initial, &version, seconds).await?;
         if initial {
-            self.receive_list(&mut stream).await?;
+            self.receive_list(&mut lines).await?;
         }
-        self.recovered().await?;
-        while let Ok(Some(event)) = timeout(WATCH_STALL, stream.next()).await {
-            self.handle(event?).await?;
+        if !self.silenced {
+            self.works().await?;
         }
-        Ok(())
+        loop {
+            let change = self.change(lines.next(WATCH_STALL).await?)?;
+            self.works().await?;
+            self.take(change).await?;
+        }
     }
 
     /// The list in pages, for servers that cannot stream it. Consistent: all pages are of the
     /// version that the first one was.
     async fn list(&mut self) -> Result<(), End> {
-        let mut objects = Vec::new();
+        let mut objects = Objects::new();
         let mut token = None;
         loop {
-            let page = self.api.list(&self.selection.list(token)).await?;
-            objects.extend(page.items.into_iter().filter_map(self.convert));
-            token = page.metadata.continue_.filter(|token| !token.is_empty());
+            let text = request::page(&self.shared.client, &self.selection, token).await?;
+            self.stats().heard();
+            let page: Page = serde_json::from_slice(&text)
+                .map_err(|error| Failure::Garbage(format!("{error} in a page of a list")))?;
+            for item in page.items.into_iter().flatten() {
+                put(&mut objects, receive(self.kind(), item));
+            }
+            token = page.metadata.r#continue.filter(|token| !token.is_empty());
             if token.is_none() {
                 let version = page.metadata.resource_version.filter(|version| !version.is_empty());
-                return self.replace(objects, version.ok_or(Failure::NoVersion)?).await;
+                self.replace(objects, version.ok_or(Failure::NoVersion)?).await?;
+                if self.streaming == Streaming::NotNow {
+                    self.streaming = Streaming::Yes;
+                }
+                return Ok(());
             }
         }
     }
 
-    /// The initial events of a streaming list, up to the bookmark that ends them.
-    async fn receive_list(
-        &mut self,
-        stream: &mut (impl Stream<Item = ::kube::Result<WatchEvent<K>>> + Unpin),
-    ) -> Result<(), End> {
-        let mut objects = Vec::new();
+    /// The initial events of a streaming list, up to the bookmark that ends them. Changes that
+    /// happen meanwhile may be among them.
+    async fn receive_list(&mut self, lines: &mut Lines) -> Result<(), End> {
+        let mut objects = Objects::new();
         loop {
-            let Ok(event) = timeout(LIST_STALL, stream.next()).await else {
-                return Err(Failure::ListStalled.into());
+            let line = match lines.next(LIST_STALL).await {
+                Err(Failure::Silent(_)) => return Err(Failure::ListStalled.into()),
+                line => line?,
             };
-            match event.ok_or(Failure::Cut)?? {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    objects.extend((self.convert)(object));
+            match self.change(line)? {
+                Change::Apply(received) => put(&mut objects, received),
+                Change::Delete(reference, _) => {
+                    objects.remove(&reference.name);
                 }
-                // There are none in a list; if one came, the list would not be what it says it is.
-                WatchEvent::Deleted(_) => return Err(Failure::Cut.into()),
-                WatchEvent::Bookmark(mark) => {
-                    if mark.metadata.annotations.contains_key(INITIAL_EVENTS_END) {
-                        return self.replace(objects, mark.metadata.resource_version).await;
+                Change::Bookmark(mark) => {
+                    let annotations = mark.annotations.unwrap_or_default();
+                    if annotations.contains_key(INITIAL_EVENTS_END) {
+                        if mark.resource_version.is_empty() {
+                            return Err(Failure::NoVersion.into());
+                        }
+                        self.stalls = 0;
+                        return self.replace(objects, mark.resource_version).await;
                     }
                 }
-                WatchEvent::Error(status) => return Err(Failure::Event(status).into()),
             }
         }
     }
 
-    async fn replace(&mut self, objects: Vec<Sourced>, version: String) -> Result<(), End> {
+    async fn replace(&mut self, objects: Objects, version: String) -> Result<(), End> {
         tracing::debug!(kind = %self.kind(), objects = objects.len(), version, "listed");
+        let objects = objects.into_values().collect();
         self.shared.events.send(Event::Replace(self.kind(), objects)).await?;
         count(&self.stats().relisted);
         self.version = Some(version);
         Ok(())
     }
 
-    async fn handle(&mut self, event: WatchEvent<K>) -> Result<(), End> {
-        match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                let version = object.resource_version();
-                let reference = self.reference(&object);
-                match (self.convert)(object) {
-                    Some(object) => self.apply(object).await?,
-                    None => self.delete(reference).await?,
+    /// Decodes a line of a watch.
+    fn change(&mut self, line: &[u8]) -> Result<Change, Failure> {
+        let garbage = |error| Failure::Garbage(format!("{error} in a watch"));
+        let Line { what, object } = match serde_json::from_slice(line) {
+            Ok(line) => line,
+            // Some refusals come as they are, without an event around them.
+            Err(error) => {
+                return Err(match serde_json::from_slice::<Status>(line) {
+                    Ok(status) if status.code != 0 => Failure::Event(Box::new(status)),
+                    _ => garbage(error),
+                });
+            }
+        };
+        if !matches!(what, What::Error) {
+            self.heard = true;
+            self.stats().heard();
+        }
+        Ok(match what {
+            What::Added | What::Modified => Change::Apply(receive(self.kind(), object)),
+            What::Deleted => match Metadata::of(object) {
+                Ok(metadata) => {
+                    Change::Delete(metadata.reference(self.kind()), metadata.resource_version)
                 }
-                self.advance(version);
+                Err(_) => {
+                    let Received { reference, version, .. } = receive(self.kind(), object);
+                    Change::Delete(reference, version)
+                }
+            },
+            What::Bookmark => {
+                self.has_bookmarks = true;
+                Change::Bookmark(Metadata::of(object).map_err(garbage)?)
             }
-            WatchEvent::Deleted(object) => {
-                self.delete(self.reference(&object)).await?;
-                self.advance(object.resource_version());
+            What::Error => {
+                let status = serde_json::from_str(object.get()).map_err(garbage)?;
+                return Err(Failure::Event(Box::new(status)));
             }
-            WatchEvent::Bookmark(mark) => self.advance(Some(mark.metadata.resource_version)),
-            WatchEvent::Error(status) => return Err(Failure::Event(status).into()),
+        })
+    }
+
+    async fn take(&mut self, change: Change) -> Result<(), End> {
+        let version = match change {
+            Change::Apply(Received { sourced: Some(object), version, .. }) => {
+                count(&self.stats().applied);
+                self.shared.events.send(Event::Apply(object)).await?;
+                version
+            }
+            // It stopped being ours.
+            Change::Apply(Received { reference, version, .. })
+            | Change::Delete(reference, version) => {
+                count(&self.stats().deleted);
+                self.shared.events.send(Event::Delete(reference)).await?;
+                version
+            }
+            Change::Bookmark(mark) => mark.resource_version,
+        };
+        // Only after the event was sent: what is not sent must come again.
+        if !version.is_empty() {
+            self.version = Some(version);
         }
         Ok(())
     }
 
-    async fn apply(&self, object: Sourced) -> Result<(), End> {
-        count(&self.stats().applied);
-        Ok(self.shared.events.send(Event::Apply(object)).await?)
-    }
-
-    async fn delete(&self, reference: ObjectRef) -> Result<(), End> {
-        count(&self.stats().deleted);
-        Ok(self.shared.events.send(Event::Delete(reference)).await?)
-    }
-
-    /// Only after the event was sent: what is not sent must come again.
-    fn advance(&mut self, version: Option<String>) {
-        if let Some(version) = version.filter(|version| !version.is_empty()) {
-            self.version = Some(version);
+    /// Tells, once per attempt, that the watch works.
+    async fn works(&mut self) -> Result<(), End> {
+        if self.working {
+            return Ok(());
         }
-    }
-
-    async fn recovered(&mut self) -> Result<(), End> {
+        (self.working, self.silenced) = (true, false);
+        self.stats().heard();
+        self.stats().set_connected(true);
         if std::mem::take(&mut self.failing) {
             tracing::info!(kind = %self.kind(), "the watch works again");
         }
         Ok(self.shared.troubles.set(self.kind(), Vec::new()).await?)
-    }
-
-    fn reference(&self, object: &K) -> ObjectRef {
-        let name = ObjectName::new(object.namespace().unwrap_or_default(), object.name_any());
-        ObjectRef { kind: self.kind(), name }
     }
 
     fn kind(&self) -> Kind {
@@ -304,4 +412,14 @@ where
     fn stats(&self) -> &KindStats {
         self.shared.stats.kind(self.kind())
     }
+}
+
+/// An incomplete list, by name: an object may come more than once.
+type Objects = HashMap<ObjectName, Sourced>;
+
+fn put(objects: &mut Objects, Received { reference, sourced, .. }: Received) {
+    match sourced {
+        Some(object) => objects.insert(reference.name, object),
+        None => objects.remove(&reference.name),
+    };
 }

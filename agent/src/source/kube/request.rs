@@ -1,0 +1,144 @@
+//! One request to the API server, and what comes back: a page, or the lines of a watch.
+//!
+//! kube's `Api` decodes a whole page or event into one type, and one bad object in it costs all of
+//! it; it also keeps the headers of a refusal to itself. Hence the requests are sent here.
+
+use std::{future::Future, time::Duration};
+
+use ::kube::{
+    Client,
+    client::Body,
+    core::{Request, Status},
+};
+use bytes::Bytes;
+use http::{HeaderMap, Response, header::RETRY_AFTER};
+use http_body_util::BodyExt as _;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+
+use super::{Kind, failure::Failure, selection::Selection};
+
+/// The server ends every request but a watch after a minute. kube would wait for ever.
+const ANSWER: Duration = Duration::from_secs(65);
+
+/// A page of a list. The objects stay text until each is decoded by itself.
+#[derive(Deserialize)]
+pub(super) struct Page<'a> {
+    pub(super) metadata: PageMetadata,
+    #[serde(borrow)]
+    pub(super) items: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct PageMetadata {
+    pub(super) resource_version: Option<String>,
+    pub(super) r#continue: Option<String>,
+}
+
+/// The text of one page.
+pub(super) async fn page(
+    client: &Client,
+    selection: &Selection,
+    token: Option<String>,
+) -> Result<Bytes, Failure> {
+    let request = Request::new(path(selection.kind)).list(&selection.list(token))?;
+    let response = send(client, request).await?;
+    Ok(within(ANSWER, response.into_body().collect()).await??.to_bytes())
+}
+
+/// Opens a watch behind `version`; an empty one with `initial` events is the most recent state.
+pub(super) async fn watch(
+    client: &Client,
+    selection: &Selection,
+    initial: bool,
+    version: &str,
+    seconds: u32,
+) -> Result<Lines, Failure> {
+    let parameters = selection.watch(initial).timeout(seconds);
+    let request = Request::new(path(selection.kind)).watch(&parameters, version)?;
+    let response = send(client, request).await?;
+    Ok(Lines::of(response.into_body()))
+}
+
+async fn send(client: &Client, request: http::Request<Vec<u8>>) -> Result<Response<Body>, Failure> {
+    let response = within(ANSWER, client.send(request.map(Body::from))).await??;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let code = response.status().as_u16();
+    let asked_for = retry_after(response.headers());
+    let body = within(ANSWER, response.into_body().collect()).await??.to_bytes();
+    // A proxy before the server does not answer in JSON.
+    let status = serde_json::from_slice::<Status>(&body).unwrap_or_else(|_| {
+        let words: String = String::from_utf8_lossy(&body).trim().chars().take(200).collect();
+        Status::failure(&words, "")
+    });
+    Err(Failure::Refused { status: Box::new(Status { code, ..status }), retry_after: asked_for })
+}
+
+async fn within<T>(patience: Duration, answer: impl Future<Output = T>) -> Result<T, Failure> {
+    timeout(patience, answer).await.map_err(|_| Failure::Silent(patience))
+}
+
+/// In seconds, as API servers and their priority and fairness write it.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The lines of a watch, as they arrive.
+pub(super) struct Lines {
+    body: Body,
+    received: Vec<u8>,
+    /// Where in `received` the next line begins.
+    start: usize,
+    /// Up to where there is no line end behind `start`.
+    searched: usize,
+}
+
+impl Lines {
+    const fn of(body: Body) -> Self {
+        Self { body, received: Vec::new(), start: 0, searched: 0 }
+    }
+
+    /// The next line within `patience`, or how the watch ended. What follows the last line end
+    /// when it does is half an event: it comes again when the watch is taken up.
+    pub(super) async fn next(&mut self, patience: Duration) -> Result<&[u8], Failure> {
+        within(patience, self.line()).await?
+    }
+
+    async fn line(&mut self) -> Result<&[u8], Failure> {
+        loop {
+            let end = self.received[self.searched..].iter().position(|byte| *byte == b'\n');
+            if let Some(length) = end {
+                let (start, end) = (self.start, self.searched + length);
+                (self.start, self.searched) = (end + 1, end + 1);
+                return Ok(&self.received[start..end]);
+            }
+            self.received.drain(..self.start);
+            (self.start, self.searched) = (0, self.received.len());
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.received.extend_from_slice(data);
+                    }
+                }
+                Some(Err(_)) => return Err(Failure::Cut),
+                None if self.received.is_empty() => return Err(Failure::Ended),
+                None => return Err(Failure::Cut),
+            }
+        }
+    }
+}
+
+/// Where the objects of a kind are, in all namespaces.
+const fn path(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Service => "/api/v1/services",
+        Kind::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices",
+        Kind::Node => "/api/v1/nodes",
+        Kind::Namespace => "/api/v1/namespaces",
+        Kind::Pod => "/api/v1/pods",
+    }
+}

@@ -1,0 +1,62 @@
+//! What can be wrong with a server.
+
+use super::{Once, Refusal, Scripted};
+
+/// What is wrong with the requests for a resource.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// It takes the request and never answers.
+    Hang,
+    /// It closes the connection instead of answering.
+    Close,
+    Refuse(Refusal),
+    /// Resumed watches are refused with HTTP 410.
+    Gone,
+    /// Resumed watches begin with an ERROR event of code 410.
+    GoneEvent,
+    /// As before Kubernetes 1.27, or with the feature gate WatchList off.
+    NoStreamingLists,
+    /// The bookmark at the end of a streaming list never comes (kine).
+    EndlessList,
+    NoFieldSelector,
+    /// Watches bring no bookmarks, but for the one that ends a list.
+    NoBookmarks,
+    /// One bookmark after the other.
+    BookmarkStorm,
+    /// A few bytes at a time.
+    Trickle,
+    /// Lists show the state of this version: a server that lags behind the others.
+    Stale(u64),
+    Scripted(Scripted),
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// In order, as after `timeoutSeconds`.
+    End,
+    /// The connection breaks between two events.
+    Between,
+    /// The connection breaks within an event.
+    Within,
+    /// An ERROR event of code 410, then the end.
+    Expired,
+}
+
+/// What is wrong with one resource at the moment.
+#[derive(Default)]
+pub(super) struct Faults {
+    pub(super) standing: Option<Fault>,
+    pub(super) once: Once,
+    pub(super) held: bool,
+    /// How often everything was put right.
+    pub(super) lifts: u64,
+    /// How often the watches were cut, and how the last time; a watch that saw fewer is cut.
+    pub(super) cuts: u64,
+    pub(super) cut: Option<Cut>,
+    /// What watches that are open must say, in this order; each remembers how far it is.
+    pub(super) said: Vec<String>,
+    pub(super) bookmarks: u64,
+    pub(super) repeats: u64,
+    pub(super) repeat: usize,
+}

@@ -1,0 +1,111 @@
+//! Objects that cannot be decoded cost only themselves.
+
+use serde_json::{Value, json};
+use sockline::model::object::Kind;
+use sockline_testbed::api::{Fault, Resource};
+
+use super::{objects, watched::Watched};
+
+fn broken(name: &str) -> Value {
+    let mut object = objects::service(name);
+    object["spec"] = json!({"ports": "none"});
+    object
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_in_a_streaming_list_is_told_and_the_others_are_used() {
+    let api = objects::cluster(&["cart", "web"]);
+    api.apply(&broken("bad"));
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    let problems = watched.index.problems();
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    assert_eq!(problems[0].object, "Service shop/bad");
+    assert_eq!(problems[0].field, "spec.ports");
+    assert_eq!(watched.index.plan().frontends.len(), 2);
+    assert_eq!(api.lists(Resource::Services), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_in_a_page_is_told_and_the_others_are_used() {
+    let api = objects::cluster(&["cart", "web"]);
+    api.fault(Resource::Services, Fault::NoStreamingLists);
+    api.apply(&broken("bad"));
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    assert_eq!(watched.index.problems()[0].object, "Service shop/bad");
+    assert_eq!(watched.replaced(Kind::Service).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_comes_later_is_told_until_it_is_mended() {
+    let api = objects::cluster(&["cart"]);
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    api.apply(&broken("bad"));
+    watched.settle(&api).await;
+    assert_eq!(watched.index.problems().len(), 1);
+    api.apply(&objects::service("bad"));
+    watched.settle(&api).await;
+    assert_eq!(watched.index.problems(), []);
+    assert_eq!(watched.index.plan().frontends.len(), 2);
+    assert_eq!(api.lists(Resource::Services), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_deleted_is_forgotten() {
+    let api = objects::cluster(&["cart"]);
+    api.apply(&broken("bad"));
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    api.delete(&broken("bad"));
+    watched.settle(&api).await;
+    assert_eq!(watched.index.problems(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_endpoint_costs_only_itself() {
+    let api = objects::cluster(&["cart"]);
+    let mut slice = objects::slice("cart", &["10.244.1.1", "10.244.1.2"]);
+    slice["endpoints"][0]["addresses"] = json!("10.244.1.1");
+    api.apply(&slice);
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    assert_eq!(watched.index.plan().frontends[0].backends.len(), 1);
+    assert_eq!(watched.index.problems()[0].field, "endpoints[0].addresses");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_nested_too_deeply_costs_only_itself() {
+    let api = objects::cluster(&["cart"]);
+    let mut deep = json!(1);
+    for _ in 0..100 {
+        deep = json!([deep]);
+    }
+    let mut object = objects::service("deep");
+    object["metadata"]["labels"] = deep;
+    let text =
+        object.to_string().replace("[1]", &format!("{}1{}", "[".repeat(100), "]".repeat(100)));
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    api.say(Resource::Services, &format!("{{\"type\":\"ADDED\",\"object\":{text}}}\n"));
+    watched
+        .until("problem of the object", |watched| {
+            watched.objects.get("Service shop/deep").is_some_and(|o| o.object.is_none())
+        })
+        .await;
+    api.apply(&objects::service("web"));
+    watched.until("the next event", |w| w.objects.contains_key("Service shop/web")).await;
+    assert_eq!(api.lists(Resource::Services), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_is_no_event_leads_to_a_new_list() {
+    let api = objects::cluster(&["cart"]);
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    api.say(Resource::Services, "{\"type\":\"ADDED\",\n");
+    watched.until_trouble("no list or watch of the Kubernetes API").await;
+    watched.until("second list", |watched| watched.replaced(Kind::Service).len() == 2).await;
+    watched.settle(&api).await;
+}

@@ -1,0 +1,229 @@
+//! The first list and later ones.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use serde_json::json;
+use sockline::model::object::Kind;
+use sockline_testbed::api::{Api, Cut, Fault, Refusal, Resource, Scripted};
+
+use super::{objects, watched::Watched};
+
+#[tokio::test(start_paused = true)]
+async fn the_requests_select_what_is_ours_and_say_who_asks() {
+    let api = Api::default();
+    let mut watched = Watched::start(&api);
+    watched.until_listed().await;
+    let proxy = "!service.kubernetes.io/service-proxy-name";
+    let slices = format!("{proxy},!service.kubernetes.io/headless");
+    for (resource, labels, fields) in [
+        (Resource::Services, proxy, "spec.clusterIP!=None"),
+        (Resource::EndpointSlices, slices.as_str(), ""),
+        (Resource::Nodes, "", "metadata.name=node-a"),
+        (Resource::Namespaces, "", ""),
+        (Resource::Pods, "", "spec.nodeName=node-a"),
+    ] {
+        let asked = &api.asked(resource)[0];
+        assert_eq!(asked.get("labelSelector"), labels, "{asked:?}");
+        assert_eq!(asked.get("fieldSelector"), fields, "{asked:?}");
+        assert_eq!(asked.get("sendInitialEvents"), "true", "{asked:?}");
+        assert_eq!(asked.get("resourceVersionMatch"), "NotOlderThan", "{asked:?}");
+        assert_eq!(asked.get("resourceVersion"), "", "{asked:?}");
+        assert_eq!(asked.get("allowWatchBookmarks"), "true", "{asked:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_streaming_lists_is_listed_in_pages() {
+    let names: Vec<String> = (0..1_200).map(|number| format!("s{number:04}")).collect();
+    let api = objects::cluster(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    api.fault(Resource::Services, Fault::NoStreamingLists);
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    assert_eq!(watched.replaced(Kind::Service), [names]);
+    let asked = api.asked(Resource::Services);
+    let pages: Vec<_> = asked.iter().filter(|asked| !asked.is_watch()).collect();
+    assert_eq!(pages.len(), 3, "{pages:?}");
+    for page in &pages {
+        assert_eq!(page.get("limit"), "500", "{page:?}");
+        assert_eq!(page.get("labelSelector"), asked[0].get("labelSelector"), "{page:?}");
+        assert_eq!(page.get("fieldSelector"), "spec.clusterIP!=None", "{page:?}");
+    }
+    assert!(asked[4].is_watch() && !asked[4].is_first_of_list(), "{asked:?}");
+    watched.never_troubled();
+    // It is remembered.
+    api.compact();
+    api.cut(Resource::Services, Cut::Expired);
+    let before = api.asked(Resource::Services).len();
+    watched.until("second list", |watched| watched.replaced(Kind::Service).len() == 2).await;
+    assert!(!api.asked(Resource::Services)[before].is_watch());
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_that_come_while_pages_are_read_are_not_lost() {
+    let names: Vec<String> = (0..600).map(|number| format!("s{number:04}")).collect();
+    let api = objects::cluster(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    api.fault(Resource::Services, Fault::NoStreamingLists);
+    let mut watched = Watched::start(&api);
+    while api.asked(Resource::Services).iter().filter(|asked| !asked.is_watch()).count() < 1 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    api.apply(&objects::service("a-new-one"));
+    api.delete(&objects::service("s0599"));
+    watched.settle(&api).await;
+    assert_eq!(watched.replaced(Kind::Service), [names]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_has_expired_starts_the_list_again() {
+    let names: Vec<String> = (0..600).map(|number| format!("s{number:04}")).collect();
+    let api = objects::cluster(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    api.fault(Resource::Services, Fault::NoStreamingLists);
+    let mut watched = Watched::start(&api);
+    while api.asked(Resource::Services).iter().filter(|asked| !asked.is_watch()).count() < 1 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    api.apply(&objects::pod("p", "node-a"));
+    api.compact();
+    watched.settle(&api).await;
+    assert_eq!(watched.replaced(Kind::Service), [names]);
+    assert_eq!(api.lists(Resource::Services), 3, "the refused one, and two in pages");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_continue_token_starts_the_list_again() {
+    let page = json!({
+        "kind": "ServiceList", "apiVersion": "v1", "items": [objects::service("cart")],
+        "metadata": {"resourceVersion": "7", "continue": "abcd."},
+    });
+    let api = objects::cluster(&["cart", "web"]);
+    api.fault(Resource::Services, Fault::NoStreamingLists);
+    api.fault_once(Resource::Services, Fault::NoStreamingLists);
+    api.script(Resource::Services, Scripted::Whole(200, page.to_string()));
+    let mut watched = Watched::start(&api);
+    watched.until_trouble("illegal base64 data").await;
+    watched.settle(&api).await;
+    assert_eq!(watched.replaced(Kind::Service), [["cart", "web"]]);
+    assert_eq!(api.asked(Resource::Services)[2].get("continue"), "abcd.");
+    assert_eq!(api.asked(Resource::Services)[3].get("continue"), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_streaming_list_that_does_not_end_is_replaced_by_pages() {
+    let api = objects::cluster(&["cart", "web"]);
+    api.fault(Resource::Services, Fault::EndlessList);
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    assert_eq!(watched.replaced(Kind::Service), [["cart", "web"]]);
+    watched.never_troubled();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_once_did_not_end_its_streaming_list_is_asked_for_one_again() {
+    let api = objects::cluster(&["cart"]);
+    api.fault_once(Resource::Services, Fault::EndlessList);
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    api.compact();
+    api.cut(Resource::Services, Cut::Expired);
+    watched.until("second list", |watched| watched.replaced(Kind::Service).len() == 2).await;
+    let asked = api.asked(Resource::Services);
+    assert_eq!(asked.last().unwrap().get("sendInitialEvents"), "true", "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_breaks_off_is_not_sent() {
+    let api = objects::cluster(&["cart", "web"]);
+    let half = json!({"type": "ADDED", "object": objects::service("cart")});
+    api.script(Resource::Services, Scripted::Lines(format!("{half}\n"), Some(Cut::Between)));
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    assert_eq!(watched.replaced(Kind::Service), [["cart", "web"]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_within_a_streaming_list_is_part_of_it() {
+    let api = objects::cluster(&["cart", "web"]);
+    let event = |what: &str, object| format!("{}\n", json!({"type": what, "object": object}));
+    let end = json!({
+        "kind": "Service", "apiVersion": "v1",
+        "metadata": {"resourceVersion": api.version().to_string(),
+                     "annotations": {"k8s.io/initial-events-end": "true"}},
+    });
+    let lines = [
+        event("ADDED", objects::service("cart")),
+        event("ADDED", objects::service("gone")),
+        event("ADDED", objects::service("web")),
+        event("DELETED", objects::service("gone")),
+        event("MODIFIED", objects::service("web")),
+        event("BOOKMARK", end),
+    ];
+    api.script(Resource::Services, Scripted::Lines(lines.concat(), None));
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    assert_eq!(watched.replaced(Kind::Service), [["cart", "web"]]);
+    assert_eq!(api.lists(Resource::Services), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_trickles_in_is_waited_for() {
+    let api = objects::cluster(&["cart", "web", "mail"]);
+    for resource in Resource::ALL {
+        api.fault(resource, Fault::Trickle);
+    }
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    assert_eq!(api.lists(Resource::Services), 1);
+    watched.never_troubled();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_know_the_field_selector_is_asked_without() {
+    let api = objects::cluster(&["cart"]);
+    let mut headless = objects::service("headless");
+    headless["spec"]["clusterIP"] = json!("None");
+    api.apply(&headless);
+    api.fault(Resource::Services, Fault::NoFieldSelector);
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    assert_eq!(watched.services(), ["Service shop/cart"]);
+    let asked = api.asked(Resource::Services);
+    assert_eq!(asked[1].get("fieldSelector"), "", "{asked:?}");
+    assert_eq!(asked[1].get("labelSelector"), asked[0].get("labelSelector"), "{asked:?}");
+    watched.never_troubled();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_an_older_state_is_caught_up_with() {
+    let api = objects::cluster(&["cart"]);
+    let old = api.version();
+    api.apply(&objects::service("web"));
+    api.delete(&objects::service("cart"));
+    api.fault_once(Resource::Services, Fault::Stale(old));
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    assert_eq!(watched.replaced(Kind::Service), [["cart"]]);
+    assert_eq!(watched.services(), ["Service shop/web"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_synced_before_every_kind_was_listed() {
+    for late in Resource::ALL {
+        let api = objects::cluster(&["cart"]);
+        api.fault(late, Fault::Refuse(Refusal::unavailable()));
+        let mut watched = Watched::start(&api);
+        watched.pass(Duration::from_secs(60)).await;
+        assert!(!watched.index.synced(), "without {late:?}");
+        assert_eq!(watched.listed.len(), Resource::ALL.len() - 1);
+        api.lift(late);
+        watched.settle(&api).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_counts_as_one() {
+    let api = objects::cluster(&["cart"]);
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    assert_eq!(watched.stats.kind(Kind::Service).relisted.load(Relaxed), 1);
+    assert_eq!(watched.stats.kind(Kind::Service).applied.load(Relaxed), 0);
+}

@@ -1,0 +1,96 @@
+//! The same over a real connection, with the client that the agent uses.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use sockline::{model::object::Kind, source::client};
+use sockline_testbed::api::{Api, Cut, Fault, Resource, Server};
+
+use super::{objects, watched::Watched};
+
+fn serve(api: &Api, port: u16) -> Server {
+    Server::start(api, TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap()).unwrap()
+}
+
+async fn watch(server: &Server) -> Watched {
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = server.kubeconfig(folder.path()).unwrap();
+    Watched::with(client(Some(&kubeconfig)).await.unwrap())
+}
+
+#[tokio::test]
+async fn lists_and_changes_arrive() {
+    let api = objects::cluster(&["cart", "web"]);
+    let server = serve(&api, 0);
+    let mut watched = watch(&server).await;
+    watched.settle(&api).await;
+    api.delete(&objects::service("web"));
+    api.apply(&objects::service("mail"));
+    watched.settle(&api).await;
+    let agent = &api.asked(Resource::Services)[0].agent;
+    assert_eq!(*agent, format!("sockline/{}", env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_anywhere_is_resumed() {
+    for cut in [Cut::End, Cut::Between, Cut::Within] {
+        let api = objects::cluster(&["cart", "web"]);
+        let server = serve(&api, 0);
+        let mut watched = watch(&server).await;
+        watched.settle(&api).await;
+        api.hold(Resource::Services, true);
+        api.delete(&objects::service("web"));
+        api.cut(Resource::Services, cut);
+        api.hold(Resource::Services, false);
+        watched.settle(&api).await;
+        assert_eq!(api.lists(Resource::Services), 1, "{cut:?}");
+        watched.never_troubled();
+    }
+}
+
+#[tokio::test]
+async fn pages_come_over_one_connection() {
+    let names: Vec<String> = (0..1_100).map(|number| format!("s{number:04}")).collect();
+    let api = objects::cluster(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    for resource in Resource::ALL {
+        api.fault(resource, Fault::NoStreamingLists);
+    }
+    let server = serve(&api, 0);
+    let mut watched = watch(&server).await;
+    watched.settle(&api).await;
+    assert_eq!(watched.replaced(Kind::Service), [names]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_at_start_is_waited_for() {
+    let place = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address: SocketAddr = place.local_addr().unwrap();
+    let api = objects::cluster(&["cart"]);
+    let server = Server::start(&api, place).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = server.kubeconfig(folder.path()).unwrap();
+    drop(server);
+    let mut watched = Watched::with(client(Some(&kubeconfig)).await.unwrap());
+    watched
+        .until("trouble of all watches", |watched| watched.trouble.len() == Kind::ALL.len())
+        .await;
+    assert!(watched.trouble().contains("refused"), "{}", watched.trouble());
+    assert!(watched.listed.is_empty(), "{:?}", watched.log);
+    let _server = serve(&api, address.port());
+    watched.settle(&api).await;
+}
+
+#[tokio::test]
+async fn a_server_that_restarts_is_resumed_without_a_list() {
+    let api = objects::cluster(&["cart", "web"]);
+    let server = serve(&api, 0);
+    let port = server.address().port();
+    let mut watched = watch(&server).await;
+    watched.settle(&api).await;
+    drop(server);
+    api.delete(&objects::service("web"));
+    watched.until_trouble("watch of services").await;
+    assert_eq!(watched.services().len(), 2);
+    let _server = serve(&api, port);
+    watched.settle(&api).await;
+    assert_eq!(api.lists(Resource::Services), 1);
+}

@@ -1,0 +1,92 @@
+//! What a source costs the server: how often it asks, and when.
+
+use std::time::Duration;
+
+use sockline_testbed::api::{Api, Cut, Fault, Refusal, Resource};
+
+use super::{objects, watched::Watched};
+
+async fn watching() -> (Api, Watched) {
+    let api = objects::cluster(&["cart"]);
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    (api, watched)
+}
+
+/// The waits between the requests for services, from the second on.
+fn waits(api: &Api) -> Vec<Duration> {
+    let times: Vec<_> = api.asked(Resource::Services).iter().map(|asked| asked.at).collect();
+    times.windows(2).skip(1).map(|pair| pair[1] - pair[0]).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_hour_costs_a_watch_every_five_to_ten_minutes_and_no_list() {
+    let (api, mut watched) = watching().await;
+    watched.pass(Duration::from_secs(3_600)).await;
+    for resource in Resource::ALL {
+        let asked = api.asked(resource);
+        assert!((6..=13).contains(&asked.len()), "{} of {resource:?}", asked.len());
+        assert!(asked[1..].iter().all(|asked| asked.is_watch() && !asked.is_first_of_list()));
+    }
+    watched.never_troubled();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_away_is_asked_ever_more_rarely() {
+    let (api, mut watched) = watching().await;
+    api.fault(Resource::Services, Fault::Close);
+    api.cut(Resource::Services, Cut::Between);
+    watched.pass(Duration::from_secs(600)).await;
+    let waits = waits(&api);
+    let seconds: Vec<f64> = waits.iter().map(Duration::as_secs_f64).collect();
+    for (wait, longest) in seconds.iter().zip([1.0, 2.0, 4.0, 8.0, 16.0, 30.0]) {
+        assert!(*wait >= longest / 2.0 && *wait <= longest + 0.1, "{seconds:?}");
+    }
+    assert!(seconds[6..].iter().all(|wait| *wait <= 30.1), "{seconds:?}");
+    assert!(waits.len() < 50, "{seconds:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_for_patience_gets_it() {
+    let (api, mut watched) = watching().await;
+    api.fault(Resource::Services, Fault::Refuse(Refusal::too_many_requests(60)));
+    api.cut(Resource::Services, Cut::Between);
+    watched.pass(Duration::from_secs(600)).await;
+    let waits = waits(&api);
+    assert!(waits.len() > 5, "{waits:?}");
+    assert!(waits.iter().all(|wait| *wait >= Duration::from_secs(60)), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_nodes_that_are_cut_off_at_once_come_back_one_after_the_other() {
+    let api = objects::cluster(&["cart"]);
+    let mut nodes: Vec<Watched> = (0..100).map(|_| Watched::start(&api)).collect();
+    for node in &mut nodes {
+        node.settle(&api).await;
+    }
+    let before = api.asked(Resource::Services).len();
+    api.cut(Resource::Services, Cut::Between);
+    for node in &mut nodes {
+        node.pass(Duration::from_millis(50)).await;
+    }
+    let mut times: Vec<_> =
+        api.asked(Resource::Services)[before..].iter().map(|asked| asked.at.as_millis()).collect();
+    assert_eq!(times.len(), 100, "each once, and none lists: {times:?}");
+    assert_eq!(api.lists(Resource::Services), 100);
+    times.sort_unstable();
+    let crowd = times.chunk_by(|a, b| a / 50 == b / 50).map(<[_]>::len).max();
+    assert!(crowd < Some(25), "{crowd:?} of 100 within 50 ms: {times:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_cut_again_and_again_is_taken_up_ever_more_rarely() {
+    let (api, mut watched) = watching().await;
+    let line = sockline_testbed::api::Scripted::Lines(String::new(), Some(Cut::Between));
+    api.fault(Resource::Services, Fault::Scripted(line));
+    api.cut(Resource::Services, Cut::Between);
+    watched.until_trouble("cut off").await;
+    watched.pass(Duration::from_secs(300)).await;
+    assert!(api.asked(Resource::Services).len() < 30, "{:?}", waits(&api));
+    api.lift(Resource::Services);
+    watched.settle(&api).await;
+}

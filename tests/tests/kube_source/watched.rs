@@ -1,0 +1,209 @@
+//! A running source, and what an agent would know from it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use sockline::{
+    model::{
+        index::Index,
+        left_alone::{LeftAlone, Policy},
+        object::{Kind, Problem},
+    },
+    source::{Event, SourceStats, Sourced, kube::watch},
+};
+use sockline_testbed::api::Api;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{expected::Expected, in_process};
+
+pub(crate) const NODE: &str = "node-a";
+/// Longer than any wait of the source: a server that does not answer, then the longest backoff. Of
+/// tokio's time, which a test does not wait for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(400);
+
+pub(crate) struct Watched {
+    pub(crate) stats: Arc<SourceStats>,
+    events: mpsc::Receiver<Event>,
+    pub(crate) stop: Option<DropGuard>,
+    pub(crate) index: Index,
+    left_alone: BTreeMap<Arc<str>, LeftAlone>,
+    /// By `Kind namespace/name`.
+    pub(crate) objects: BTreeMap<String, Sourced>,
+    /// The kinds a `Replace` came for.
+    pub(crate) listed: BTreeSet<Kind>,
+    pub(crate) trouble: Vec<Problem>,
+    /// Everything that came, in order.
+    pub(crate) log: Vec<Event>,
+}
+
+impl Watched {
+    pub(crate) fn start(api: &Api) -> Self {
+        Self::with(in_process::client(api))
+    }
+
+    pub(crate) fn with(client: kube::Client) -> Self {
+        let (sender, events) = mpsc::channel(64);
+        let (stats, stop) = (Arc::new(SourceStats::default()), CancellationToken::new());
+        let (counted, stopped) = (Arc::clone(&stats), stop.clone());
+        tokio::spawn(async move { watch(client, NODE, sender, counted, stopped).await });
+        Self {
+            stats,
+            events,
+            stop: Some(stop.drop_guard()),
+            index: Index::new(NODE),
+            left_alone: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            trouble: Vec::new(),
+            log: Vec::new(),
+        }
+    }
+
+    /// Receives until `done`, or panics with what was seen.
+    pub(crate) async fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self) {
+            // Not all that is waited for comes with an event.
+            let look = Instant::now() + Duration::from_millis(50);
+            match timeout_at(look, self.events.recv()).await {
+                Ok(Some(event)) => self.take(event),
+                Ok(None) => panic!("the source ended before {what}; {}", self.seen()),
+                Err(_) if Instant::now() < deadline => {}
+                Err(_) => panic!("no {what} within {PATIENCE:?}; {}", self.seen()),
+            }
+        }
+    }
+
+    pub(crate) async fn until_listed(&mut self) {
+        self.until("list of every kind", |watched| watched.listed.len() == Kind::ALL.len()).await;
+    }
+
+    pub(crate) async fn until_trouble(&mut self, about: &str) {
+        self.until(about, |watched| watched.trouble().contains(about)).await;
+    }
+
+    pub(crate) async fn until_quiet(&mut self) {
+        self.until("end of the trouble", |watched| watched.trouble.is_empty()).await;
+    }
+
+    /// Until nothing can come any more.
+    pub(crate) async fn until_end(&mut self) {
+        let end = async { while self.events.recv().await.is_some() {} };
+        assert!(timeout(PATIENCE, end).await.is_ok(), "the source goes on after {PATIENCE:?}");
+    }
+
+    /// Lets time pass and receives what comes.
+    pub(crate) async fn pass(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while let Ok(event) = timeout_at(until, self.events.recv()).await {
+            self.take(event.expect("the source goes on"));
+        }
+    }
+
+    /// Takes in what is there without waiting for more.
+    pub(crate) fn take_in(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.take(event);
+        }
+    }
+
+    /// Until the plan and everything else is that of these objects, or what is different.
+    pub(crate) async fn reach(&mut self, expected: &Expected) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let difference = self.difference(expected);
+            if difference.is_none() {
+                return Ok(());
+            }
+            let look = Instant::now() + Duration::from_millis(200);
+            match timeout_at(look, self.events.recv()).await {
+                Ok(Some(event)) => self.take(event),
+                Ok(None) => return Err("the source ended".into()),
+                Err(_) if Instant::now() < deadline => {}
+                Err(_) => return Err(difference.unwrap_or_default()),
+            }
+            self.take_in();
+        }
+    }
+
+    /// Until all is as the server has it, and every watch is open.
+    pub(crate) async fn settle(&mut self, api: &Api) {
+        if let Err(difference) = self.reach(&Expected::of(api)).await {
+            panic!("{difference}\n{}", self.seen());
+        }
+        self.until("open watches", |watched| {
+            Kind::ALL.iter().all(|kind| watched.stats.kind(*kind).is_connected())
+        })
+        .await;
+    }
+
+    pub(crate) fn difference(&mut self, expected: &Expected) -> Option<String> {
+        if let Some(left_alone) = self.index.left_alone(&Policy::default()) {
+            self.left_alone = left_alone;
+        }
+        if !self.index.synced() {
+            return Some(format!("not synced: only {:?} were listed", self.listed));
+        }
+        expected.difference(&self.index.plan(), &self.index.problems(), &self.left_alone)
+    }
+
+    pub(crate) fn services(&self) -> Vec<&str> {
+        let names = self.objects.keys().map(String::as_str);
+        names.filter(|name| name.starts_with("Service ")).collect()
+    }
+
+    pub(crate) fn trouble(&self) -> String {
+        self.trouble.iter().map(|problem| format!("{problem}\n")).collect()
+    }
+
+    /// The names in each complete list of a kind, sorted.
+    pub(crate) fn replaced(&self, kind: Kind) -> Vec<Vec<String>> {
+        let lists = self.log.iter().filter_map(|event| match event {
+            Event::Replace(of, objects) if *of == kind => Some(objects),
+            _ => None,
+        });
+        let names = |list: &Vec<Sourced>| {
+            let mut names: Vec<_> =
+                list.iter().map(|o| o.reference.name.name.to_string()).collect();
+            names.sort();
+            names
+        };
+        lists.map(names).collect()
+    }
+
+    pub(crate) fn never_troubled(&self) {
+        let troubled = self.log.iter().any(|event| matches!(event, Event::Trouble(_)));
+        assert!(!troubled, "{:?}", self.log);
+    }
+
+    fn take(&mut self, event: Event) {
+        match event.clone() {
+            Event::Replace(kind, objects) => {
+                self.objects.retain(|_, object| object.reference.kind != kind);
+                self.objects.extend(objects.into_iter().map(|o| (o.reference.to_string(), o)));
+                self.listed.insert(kind);
+            }
+            Event::Apply(object) => {
+                self.objects.insert(object.reference.to_string(), object);
+            }
+            Event::Delete(reference) => {
+                self.objects.remove(&reference.to_string());
+            }
+            Event::Trouble(problems) => self.trouble = problems,
+            Event::Complete(_) => {}
+        }
+        self.index.apply(event.clone());
+        self.log.push(event);
+    }
+
+    fn seen(&self) -> String {
+        format!("known {:?}, trouble {:?}", self.objects.keys(), self.trouble)
+    }
+}
