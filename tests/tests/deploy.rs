@@ -103,7 +103,7 @@ fn unknown_fields(object: &Value) -> Vec<String> {
                 }
             }
             (given, known) if given != known => {
-                missing.push(format!("{path}: {given}, not {known}"))
+                missing.push(format!("{path}: {given}, not {known}"));
             }
             _ => {}
         }
