@@ -30,9 +30,16 @@ pub(crate) struct Args {
     /// How long each rate is kept up
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     seconds: u64,
-    /// Leave out the cluster of a million endpoints, which needs 6 GB of memory
-    #[arg(long)]
-    small: bool,
+    /// Measure only one of the clusters; the large one has a million endpoints and needs 6 GB of
+    /// memory
+    #[arg(long, value_enum)]
+    only: Option<Only>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Only {
+    Small,
+    Large,
 }
 
 /// Changes a second, and what a change may take at the 99th percentile.
@@ -69,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     build::run(&build::Args::release())?;
     let binary = repo::root().join("target/release/sockline");
     let mut rows = Vec::new();
-    {
+    if args.only != Some(Only::Large) {
         let stage = Stage::start(&SMALL, &binary)?;
         rows.extend(stage.first_sync(&SMALL)?);
         for (rate, budget) in RATES {
@@ -78,7 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         rows.push(stage.memory(&SMALL)?);
         rows.extend(stage.largest_service(Duration::from_secs(args.seconds))?);
     }
-    if !args.small {
+    if args.only != Some(Only::Small) {
         let stage = Stage::start(&LARGE, &binary)?;
         rows.extend(stage.first_sync(&LARGE)?);
         rows.extend(stage.changes(100, RATES[0].1, Duration::from_secs(args.seconds))?);
