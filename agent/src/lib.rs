@@ -2,11 +2,12 @@
 //! Services and EndpointSlices, and reads back what they count.
 //!
 //! Data flows one way: `source` → `model` → `dataplane`; `telemetry` reads the kernel back, `cli`
-//! and `admin` are the faces.
+//! and `admin` are the faces; `check` tries whether all of it works.
 
 pub mod admin;
 pub mod agent;
 pub mod cgroups;
+pub mod check;
 pub mod cli;
 pub mod dataplane;
 pub mod model;

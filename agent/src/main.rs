@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sockline::cli::{agent, backends, cleanup, plan, services, status};
+use sockline::cli::{agent, backends, check, cleanup, plan, services, status};
 
 /// eBPF socket-level service load balancing for Kubernetes nodes.
 #[derive(Debug, Parser)]
@@ -18,6 +18,9 @@ enum Command {
     Agent(Box<agent::AgentArgs>),
     Plan(plan::PlanArgs),
     Status(status::StatusArgs),
+    Check(check::CheckArgs),
+    #[command(hide = true)]
+    CheckProbe(check::ProbeArgs),
     Services(services::ServicesArgs),
     Backends(backends::BackendsArgs),
     Cleanup(cleanup::CleanupArgs),
@@ -28,6 +31,8 @@ fn main() -> ExitCode {
         Command::Agent(args) => agent::run(*args),
         Command::Plan(args) => plan::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Check(args) => return check::run(&args),
+        Command::CheckProbe(args) => check::probe(&args),
         Command::Services(args) => services::run(&args),
         Command::Backends(args) => backends::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),

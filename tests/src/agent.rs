@@ -29,6 +29,8 @@ pub struct AgentOptions {
     pub manifests: Option<PathBuf>,
     /// The kubeconfig of an API server to use in place of manifests.
     pub kubeconfig: Option<PathBuf>,
+    /// The binary; the one that [`sockline_binary`] finds if `None`.
+    pub binary: Option<PathBuf>,
     /// The cgroup to attach to; the node's own if `None`.
     pub cgroup: Option<PathBuf>,
     /// More arguments of `sockline agent`.
@@ -47,6 +49,7 @@ impl Default for AgentOptions {
             node_name: "node-a".to_owned(),
             manifests: None,
             kubeconfig: None,
+            binary: None,
             cgroup: None,
             args: Vec::new(),
             env: Vec::new(),
@@ -97,7 +100,10 @@ pub fn sockline_binary() -> Result<PathBuf> {
 
 impl Agent {
     pub(crate) fn start(node: &Arc<node::Shared>, options: &AgentOptions) -> Result<Self> {
-        let binary = sockline_binary()?;
+        let binary = match &options.binary {
+            Some(binary) => binary.clone(),
+            None => sockline_binary()?,
+        };
         let number = node.agents.fetch_add(1, Ordering::Relaxed) + 1;
         let log = node.temp().join(format!("agent-{number}.log"));
         let admin_socket = node.temp().join("admin.sock");

@@ -23,9 +23,9 @@ const SYNCS: &str = "sockline_sync_duration_seconds_count";
 pub struct Cluster {
     agent: Option<Agent>,
     services: BTreeMap<String, Service>,
-    written: BTreeMap<String, Value>,
-    /// Grows with each poke, see [`Cluster::apply`].
-    poke: u32,
+    objects: Vec<Value>,
+    /// Grows with each write after the agent's start.
+    writes: u32,
     next_pod: u16,
     options: AgentOptions,
     node: Node,
@@ -37,15 +37,21 @@ impl Cluster {
     /// # Errors
     /// Those of [`Node::new`].
     pub fn new() -> Result<Self> {
-        Ok(Self {
+        Ok(Self::on(Node::new()?, &AgentOptions::default().node_name))
+    }
+
+    /// As [`Cluster::new`], on this node and under this name: for clusters of several nodes, which
+    /// are one of these for each node.
+    pub fn on(node: Node, name: &str) -> Self {
+        Self {
             agent: None,
             services: BTreeMap::new(),
-            written: BTreeMap::new(),
-            poke: 0,
+            objects: Vec::new(),
+            writes: 0,
             next_pod: 1,
-            options: AgentOptions::default(),
-            node: Node::new()?,
-        })
+            options: AgentOptions { node_name: name.to_owned(), ..AgentOptions::default() },
+            node,
+        }
     }
 
     /// As [`Cluster::new`], with more arguments for the agent.
@@ -98,6 +104,16 @@ impl Cluster {
     /// When writing the manifests fails, or the agent does not come up to them in time.
     pub fn apply(&mut self, services: impl IntoIterator<Item = Service>) -> Result<()> {
         self.set(services);
+        self.sync()
+    }
+
+    /// Sets objects of any kind, in place of those that were set in this way before, and waits until
+    /// they are in the kernel: for what a [`Service`] cannot say.
+    ///
+    /// # Errors
+    /// Those of [`Cluster::apply`].
+    pub fn apply_objects(&mut self, objects: Vec<Value>) -> Result<()> {
+        self.objects = objects;
         self.sync()
     }
 
@@ -191,8 +207,8 @@ impl Cluster {
     }
 
     /// The agent plans again after each batch of changes it hears of, and one write here may be
-    /// several batches there. What is counted as heard is in the plan of any sync that *ends* from
-    /// now on; one more change makes sure there is one.
+    /// several batches there. What is heard is in the plan of any sync that *ends* from now on; one
+    /// more write makes sure there is one.
     fn sync(&mut self) -> Result<()> {
         if self.agent.is_none() {
             self.write()?;
@@ -201,7 +217,6 @@ impl Cluster {
         }
         self.tell()?;
         let before = self.metrics()?.sum(SYNCS, &[]);
-        self.poke += 1;
         self.tell()?;
         wait_ok(IN_KERNEL_WITHIN, "the agent to sync", || {
             let now = self.metrics()?.sum(SYNCS, &[]);
@@ -209,48 +224,35 @@ impl Cluster {
         })
     }
 
-    /// Writes the objects and waits until the agent has heard of each that is different.
+    /// Writes the objects and waits until the agent has heard of all of them.
+    ///
+    /// Each write leaves out the Node that the one before had for this, and nothing else ever takes
+    /// a Node away: the agent tells of it last, whether the other objects are news to it or not.
     fn tell(&mut self) -> Result<()> {
-        let before = self.heard()?;
-        let different = self.write()?;
+        self.writes += 1;
+        self.write()?;
+        let nodes_gone = [("kind", "Node"), ("event", "delete")];
         wait_ok(IN_KERNEL_WITHIN, "the agent to hear of the new manifests", || {
-            let heard = self.heard()? - before;
-            if heard >= different {
+            let heard = self.metrics()?.sum("sockline_source_events_total", &nodes_gone) as u32;
+            let written = self.writes;
+            if heard == written {
                 Ok(())
             } else {
-                Err(anyhow::anyhow!("{heard} of {different} changes"))
+                Err(anyhow::anyhow!("write {heard} of {written}"))
             }
         })
     }
 
-    fn heard(&self) -> Result<u64> {
-        let metrics = self.metrics()?;
-        let of = |event| metrics.sum("sockline_source_events_total", &[("event", event)]) as u64;
-        Ok(of("apply") + of("delete"))
-    }
-
-    /// One file, renamed into place, so that the agent never reads half of it. Returns how many
-    /// objects are different.
-    fn write(&mut self) -> Result<u64> {
-        let mut objects: BTreeMap<String, Value> = BTreeMap::new();
-        for service in self.services.values() {
-            for object in service.objects() {
-                let name = format!("{} {}", object["kind"], object["metadata"]["name"]);
-                objects.insert(name, object);
-            }
-        }
-        let poked = manifests::node("testbed-poke", &format!("zone-{}", self.poke));
-        objects.insert("poke".to_owned(), poked);
+    /// One file, renamed into place, so that the agent never reads half of it.
+    fn write(&self) -> Result<()> {
+        let of_services = self.services.values().flat_map(Service::objects);
+        let mark = manifests::node(&format!("testbed-write-{}", self.writes), "nowhere");
+        let objects: Vec<Value> =
+            of_services.chain(self.objects.iter().cloned()).chain([mark]).collect();
         let folder = self.node.manifests();
         let draft = folder.join(".objects.draft");
-        fs::write(&draft, list(objects.values())).context("writing the manifests")?;
-        fs::rename(&draft, folder.join("objects.json")).context("renaming the manifests")?;
-        let changed =
-            objects.iter().filter(|(name, object)| self.written.get(*name) != Some(*object));
-        let gone = self.written.keys().filter(|name| !objects.contains_key(*name));
-        let different = changed.count() + gone.count();
-        self.written = objects;
-        Ok(different as u64)
+        fs::write(&draft, list(&objects)).context("writing the manifests")?;
+        fs::rename(&draft, folder.join("objects.json")).context("renaming the manifests")
     }
 }
 

@@ -3,12 +3,17 @@
 use std::{
     fs,
     io::Write,
+    net::Ipv6Addr,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::Ns;
+use crate::{Ns, wait_ok};
+
+/// For what the kernel does in its own time.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs the lines of an `ip` batch inside a namespace; the first line that fails ends it.
 pub(crate) fn batch(ns: &Ns, lines: &str) -> Result<()> {
@@ -27,6 +32,43 @@ pub(crate) fn batch(ns: &Ns, lines: &str) -> Result<()> {
         );
     }
     Ok(())
+}
+
+impl Ns {
+    /// Waits until a device in here transmits.
+    ///
+    /// Of the two ends of a veth pair, the one that was set up first is told of the other by a worker
+    /// of the kernel (linkwatch), later when the machine is busy. Until then it is up, and drops
+    /// every packet.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn wait_for_carrier(&self, device: &str) -> Result<()> {
+        wait_ok(PATIENCE, &format!("{device} to have a carrier"), || {
+            let shown = self.output(Command::new("ip").args(["-o", "link", "show", device]))?;
+            let line = String::from_utf8_lossy(&shown.stdout).into_owned();
+            if line.contains(" state UP ") { Ok(()) } else { Err(anyhow::anyhow!(line)) }
+        })
+    }
+}
+
+/// RTF_LOCAL of linux/ipv6_route.h.
+const LOCAL: u32 = 0x8000_0000;
+
+/// Waits until a namespace takes packets for an IPv6 address of its own.
+///
+/// The address can be sent from at once, but a worker of the kernel makes the route that receives
+/// for it, also where no duplicates are looked for (`nodad`). Until then packets are dropped.
+pub(crate) fn wait_for_local_route(ns: &Ns, address: Ipv6Addr) -> Result<()> {
+    let hex: String = address.octets().iter().map(|octet| format!("{octet:02x}")).collect();
+    wait_ok(PATIENCE, &format!("the local route of {address}"), || {
+        let routes = ns.run(|| fs::read_to_string("/proc/thread-self/net/ipv6_route"))?;
+        let is_there = routes.lines().filter(|line| line.starts_with(&hex)).any(|line| {
+            let flags = line.split_whitespace().nth(8);
+            flags.and_then(|flags| u32::from_str_radix(flags, 16).ok()).unwrap_or(0) & LOCAL != 0
+        });
+        if is_there { Ok(()) } else { Err(anyhow::anyhow!(routes)) }
+    })
 }
 
 /// Sets sysctls under `/proc/sys/net`, which shows the namespace of the thread that looks.

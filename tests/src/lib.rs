@@ -40,6 +40,7 @@ mod pod_cgroup;
 mod requirements;
 mod server;
 mod socket;
+mod stage;
 mod wait;
 
 pub use agent::{Agent, AgentOptions, sockline_binary};
@@ -55,4 +56,5 @@ pub use pod::Pod;
 pub use pod_cgroup::PodCgroup;
 pub use server::{TcpServer, UdpServer};
 pub use socket::{Socket, mapped, to_std};
+pub use stage::Stage;
 pub use wait::{wait_ok, wait_until};

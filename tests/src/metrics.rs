@@ -1,6 +1,6 @@
 //! Reading Prometheus text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The series of one scrape.
 #[derive(Clone, Debug)]
@@ -20,6 +20,12 @@ impl Metrics {
     pub fn parse(text: &str) -> Self {
         let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(parse_line);
         Self { series: series.collect() }
+    }
+
+    /// The values of a label among the series of this name, each once.
+    pub fn label_values(&self, name: &str, label: &str) -> BTreeSet<&str> {
+        let of_name = self.series.iter().filter(|series| series.name == name);
+        of_name.filter_map(|series| series.labels.get(label)).map(String::as_str).collect()
     }
 
     /// The sum of the series of this name that have all these labels; 0 if there is none.

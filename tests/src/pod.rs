@@ -80,6 +80,12 @@ impl Pod {
         }
         iproute::batch(node.outside(), &on_node)?;
         iproute::batch(&ns, &in_pod)?;
+        node.outside().wait_for_carrier(&device)?;
+        for address in addresses {
+            if let IpAddr::V6(v6) = address {
+                iproute::wait_for_local_route(&ns, *v6)?;
+            }
+        }
         Ok(Self { ns, addresses: addresses.to_vec(), _node: Arc::clone(node) })
     }
 

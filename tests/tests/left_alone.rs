@@ -17,7 +17,8 @@ const UID: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
 const OTHER_UID: &str = "7d1f6a52-2f0b-4b7c-9a57-0c1f4d7f2b20";
 
 /// A running Pod of this node with these labels.
-fn pod(name: &str, uid: &str, labels: Value) -> Value {
+fn pod(name: &str, uid: &str, labels: impl Into<Value>) -> Value {
+    let labels = labels.into();
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -31,7 +32,8 @@ fn disabled() -> Value {
     json!({"sockline.dev/redirect": "disabled"})
 }
 
-fn namespace(labels: Value) -> Value {
+fn namespace(labels: impl Into<Value>) -> Value {
+    let labels = labels.into();
     json!({
         "apiVersion": "v1",
         "kind": "Namespace",

@@ -10,39 +10,24 @@ use std::{
 };
 
 use nix::sys::socket::{SockaddrStorage, bind};
-use sockline_testbed::{
-    Cluster, Counts, Ns, Pod, Protocol, Service, Socket, TcpServer, UdpClient, UdpServer, mapped,
-    wait_ok,
-};
+use sockline_testbed::{Counts, Ns, Protocol, Service, Socket, Stage, UdpClient, mapped, wait_ok};
 
 const TCP: u16 = 30_080;
 const UDP: u16 = 30_053;
 
-struct Stage {
-    _servers: (TcpServer, UdpServer),
-    _web: Pod,
-    client: Pod,
-    cluster: Cluster,
+/// The pod behind a NodePort of each protocol.
+fn stage() -> Stage {
+    let service = Service::new("web").ip("10.96.0.1").ip("fd00:96::1");
+    let service = service.tcp(80).to(Stage::PORT).node_port(TCP);
+    Stage::with(service.udp(53).to(Stage::PORT).node_port(UDP)).unwrap()
 }
 
-impl Stage {
-    fn new() -> Self {
-        let mut cluster = Cluster::new().unwrap();
-        let (web, client) = (cluster.pod("web").unwrap(), cluster.pod("client").unwrap());
-        let servers = (web.tcp_server(8080).unwrap(), web.udp_server(5353).unwrap());
-        let service = Service::new("web").ip("10.96.0.1").ip("fd00:96::1");
-        let service = service.tcp(80).to(8080).node_port(TCP).udp(53).to(5353).node_port(UDP);
-        cluster.apply([service.endpoints([&web])]).unwrap();
-        Self { _servers: servers, _web: web, client, cluster }
-    }
+fn host(stage: &Stage) -> &Ns {
+    stage.cluster.node()
+}
 
-    fn host(&self) -> &Ns {
-        self.cluster.node()
-    }
-
-    fn counts(&self) -> [Counts; 2] {
-        [Protocol::Tcp, Protocol::Udp].map(|protocol| self.cluster.counts("web", protocol).unwrap())
-    }
+fn counts(stage: &Stage) -> [Counts; 2] {
+    [Protocol::Tcp, Protocol::Udp].map(|protocol| stage.cluster.counts("web", protocol).unwrap())
 }
 
 fn at(ip: &str, port: u16) -> SocketAddr {
@@ -64,7 +49,7 @@ fn assert_served(ns: &Ns, dialled: &str, told: &str) {
 
 #[test]
 fn a_pod_reaches_the_nodes_own_addresses() {
-    let stage = Stage::new();
+    let stage = stage();
     for own in stage.cluster.node().addresses() {
         assert_served(&stage.client, &own.to_string(), &own.to_string());
     }
@@ -72,38 +57,38 @@ fn a_pod_reaches_the_nodes_own_addresses() {
 
 #[test]
 fn the_host_reaches_the_nodes_own_addresses() {
-    let stage = Stage::new();
+    let stage = stage();
     for own in stage.cluster.node().addresses() {
-        assert_served(stage.host(), &own.to_string(), &own.to_string());
+        assert_served(host(&stage), &own.to_string(), &own.to_string());
     }
 }
 
 #[test]
 fn the_host_reaches_every_ipv4_loopback_address() {
-    let stage = Stage::new();
+    let stage = stage();
     for loopback in ["127.0.0.1", "127.0.0.5", "127.255.255.254"] {
-        assert_served(stage.host(), loopback, loopback);
+        assert_served(host(&stage), loopback, loopback);
     }
 }
 
 #[test]
 fn the_host_reaches_ipv6_loopback() {
-    let stage = Stage::new();
-    assert_served(stage.host(), "::1", "::1");
+    let stage = stage();
+    assert_served(host(&stage), "::1", "::1");
 }
 
 #[test]
 fn the_host_reaches_loopback_by_the_unspecified_address() {
-    let stage = Stage::new();
-    assert_served(stage.host(), "0.0.0.0", "127.0.0.1");
-    assert_served(stage.host(), "::", "::1");
+    let stage = stage();
+    assert_served(host(&stage), "0.0.0.0", "127.0.0.1");
+    assert_served(host(&stage), "::", "::1");
 }
 
 #[test]
 fn the_host_reaches_ipv4_loopback_through_an_ipv6_socket() {
-    let stage = Stage::new();
+    let stage = stage();
     let to = mapped(at("127.0.0.1", TCP));
-    stage.host().run(|| {
+    host(&stage).run(|| {
         let socket = Socket::tcp(libc::AF_INET6).unwrap();
         socket.connect(to).unwrap();
         assert_eq!(socket.peer().unwrap(), to);
@@ -115,7 +100,7 @@ fn the_host_reaches_ipv4_loopback_through_an_ipv6_socket() {
 
 #[test]
 fn loopback_in_a_pod_is_the_pods_own() {
-    let stage = Stage::new();
+    let stage = stage();
     let mut capture = stage.client.capture().unwrap();
     for loopback in ["127.0.0.1", "127.0.0.5", "0.0.0.0", "::1", "::"] {
         let error = stage.client.tcp_ask(at(loopback, TCP)).unwrap_err();
@@ -128,12 +113,12 @@ fn loopback_in_a_pod_is_the_pods_own() {
     }
     let asked = capture.packets(|flow| flow.dst.port() == TCP || flow.dst.port() == UDP).unwrap();
     assert_eq!(asked, 10, "each reached the pod's own stack: {:?}", capture.flows());
-    assert_eq!(stage.counts(), [Counts::default(); 2], "none of it is the service's");
+    assert_eq!(counts(&stage), [Counts::default(); 2], "none of it is the service's");
 }
 
 #[test]
 fn a_server_on_a_pods_own_loopback_keeps_its_port() {
-    let stage = Stage::new();
+    let stage = stage();
     let _own = stage.client.tcp_server(TCP).unwrap();
     for loopback in ["127.0.0.1", "::1"] {
         assert_eq!(stage.client.tcp_ask(at(loopback, TCP)).unwrap().who, "client");
@@ -142,7 +127,7 @@ fn a_server_on_a_pods_own_loopback_keeps_its_port() {
 
 /// A socket of the host that is bound to `own` dials `to`.
 fn dial_bound(stage: &Stage, own: &str, to: SocketAddr) -> std::io::Result<SocketAddr> {
-    stage.host().run(|| {
+    host(stage).run(|| {
         let own: IpAddr = own.parse().unwrap();
         let family = if own.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
         let socket = Socket::tcp(family).unwrap();
@@ -156,17 +141,17 @@ fn dial_bound(stage: &Stage, own: &str, to: SocketAddr) -> std::io::Result<Socke
 
 #[test]
 fn a_socket_bound_to_loopback_dials_loopback_itself() {
-    let stage = Stage::new();
+    let stage = stage();
     for loopback in ["127.0.0.1", "::1"] {
         let error = dial_bound(&stage, loopback, at(loopback, TCP)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{loopback}: {error}");
     }
-    assert_eq!(stage.counts(), [Counts::default(); 2]);
+    assert_eq!(counts(&stage), [Counts::default(); 2]);
 }
 
 #[test]
 fn a_socket_bound_to_the_nodes_address_is_served_on_the_nodes_address() {
-    let stage = Stage::new();
+    let stage = stage();
     for own in stage.cluster.node().addresses() {
         let to = SocketAddr::new(*own, TCP);
         assert_eq!(dial_bound(&stage, &own.to_string(), to).unwrap(), to);
@@ -175,7 +160,7 @@ fn a_socket_bound_to_the_nodes_address_is_served_on_the_nodes_address() {
 
 #[test]
 fn a_socket_bound_to_the_nodes_address_is_served_on_loopback() {
-    let stage = Stage::new();
+    let stage = stage();
     for (own, loopback) in [("192.0.2.10", "127.0.0.1"), ("2001:db8::a", "::1")] {
         let to = at(loopback, TCP);
         assert_eq!(dial_bound(&stage, own, to).unwrap(), to, "from {own}");
@@ -184,8 +169,8 @@ fn a_socket_bound_to_the_nodes_address_is_served_on_loopback() {
 
 #[test]
 fn a_udp_socket_that_was_connected_elsewhere_is_served_on_loopback() {
-    let stage = Stage::new();
-    stage.host().run(|| {
+    let stage = stage();
+    host(&stage).run(|| {
         // The kernel keeps the source address of the first connect.
         let client = UdpClient::connected(at("10.96.0.1", 53)).unwrap();
         assert_eq!(client.ask("x").unwrap().who, "web");
@@ -196,33 +181,33 @@ fn a_udp_socket_that_was_connected_elsewhere_is_served_on_loopback() {
 
 #[test]
 fn a_port_that_is_no_node_port_is_left_untouched() {
-    let stage = Stage::new();
+    let stage = stage();
     for address in ["192.0.2.10", "127.0.0.1", "2001:db8::a", "::1"] {
-        let error = stage.host().tcp_ask(at(address, TCP + 1)).unwrap_err();
+        let error = host(&stage).tcp_ask(at(address, TCP + 1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}: {error}");
     }
-    assert_eq!(stage.counts(), [Counts::default(); 2]);
+    assert_eq!(counts(&stage), [Counts::default(); 2]);
 }
 
 #[test]
 fn the_cluster_port_is_not_a_node_port() {
-    let stage = Stage::new();
+    let stage = stage();
     let error = stage.client.tcp_ask(at("192.0.2.10", 80)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
 }
 
 #[test]
 fn a_node_port_without_endpoints_is_refused_on_every_address() {
-    let mut stage = Stage::new();
+    let mut stage = stage();
     let empty = Service::new("empty").ip("10.96.0.2").tcp(80).node_port(30_081);
     stage.cluster.apply([empty]).unwrap();
     // Without it the node itself would refuse.
     let _other = stage.cluster.node().tcp_server(30_081).unwrap();
     for (ns, address) in [
         (&*stage.client, "192.0.2.10"),
-        (stage.host(), "192.0.2.10"),
-        (stage.host(), "127.0.0.1"),
-        (stage.host(), "0.0.0.0"),
+        (host(&stage), "192.0.2.10"),
+        (host(&stage), "127.0.0.1"),
+        (host(&stage), "0.0.0.0"),
     ] {
         let error = ns.tcp_ask(at(address, 30_081)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}: {error}");
@@ -232,7 +217,7 @@ fn a_node_port_without_endpoints_is_refused_on_every_address() {
 
 #[test]
 fn an_address_that_the_node_gets_later_is_served() {
-    let stage = Stage::new();
+    let stage = stage();
     let mut ip = std::process::Command::new("ip");
     let added =
         stage.cluster.node().outside().output(ip.args("addr add 192.0.2.77/32 dev lo".split(' ')));

@@ -8,43 +8,29 @@ use std::{
 };
 
 use sockline_testbed::{
-    Cluster, Counts, Endpoint, Pod, Protocol, Service, Socket, UdpClient, mapped,
+    Counts, Endpoint, Pod, Protocol, Service, Socket, Stage, UdpClient, mapped,
 };
 
 const V4: &str = "10.96.0.1:80";
 const V6: &str = "[fd00:96::1]:80";
 
-struct Stage {
-    web: Pod,
-    client: Pod,
-    cluster: Cluster,
+/// A stage with a service of the pod `web` that may refuse.
+fn with(service: impl FnOnce(&Pod) -> Service) -> Stage {
+    let mut stage = Stage::new().unwrap();
+    let service = service(&stage.web);
+    stage.cluster.apply([service]).unwrap();
+    stage
 }
 
-impl Stage {
-    fn new() -> Self {
-        let mut cluster = Cluster::new().unwrap();
-        let (web, client) = (cluster.pod("web").unwrap(), cluster.pod("client").unwrap());
-        Self { web, client, cluster }
-    }
+fn refused(stage: &Stage, to: SocketAddr, dial: impl FnOnce(SocketAddr) -> io::Result<()> + Send) {
+    let mut capture = stage.client.capture().unwrap();
+    let error = stage.client.run(|| dial(to)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}: {error}");
+    assert!(capture.flows().unwrap().is_empty(), "on the wire: {:?}", capture.flows());
+}
 
-    /// The service, with what it refuses with.
-    fn with(service: impl FnOnce(&Pod) -> Service) -> Self {
-        let mut stage = Self::new();
-        let service = service(&stage.web);
-        stage.cluster.apply([service]).unwrap();
-        stage
-    }
-
-    fn refused(&self, to: SocketAddr, dial: impl FnOnce(SocketAddr) -> io::Result<()> + Send) {
-        let mut capture = self.client.capture().unwrap();
-        let error = self.client.run(|| dial(to)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}: {error}");
-        assert!(capture.flows().unwrap().is_empty(), "on the wire: {:?}", capture.flows());
-    }
-
-    fn counts(&self, protocol: Protocol) -> Counts {
-        self.cluster.counts("web", protocol).unwrap()
-    }
+fn counts(stage: &Stage, protocol: Protocol) -> Counts {
+    stage.cluster.counts("web", protocol).unwrap()
 }
 
 fn web() -> Service {
@@ -66,42 +52,41 @@ fn send(to: SocketAddr) -> io::Result<()> {
 /// Every way to call a service, for both families and the mapped form: 3 TCP, 6 UDP.
 fn assert_all_refused(stage: &Stage) {
     for to in [at(V4), at(V6), mapped(at(V4))] {
-        stage.refused(to, |to| connect(Socket::tcp, to));
-        stage.refused(to, |to| connect(Socket::udp, to));
-        stage.refused(to, send);
+        refused(stage, to, |to| connect(Socket::tcp, to));
+        refused(stage, to, |to| connect(Socket::udp, to));
+        refused(stage, to, send);
     }
 }
 
 #[test]
 fn a_service_without_endpoints_is_refused_and_counted_as_such() {
-    let stage = Stage::with(|_| web());
+    let stage = with(|_| web());
     assert_all_refused(&stage);
     let refused = |count| Counts { no_endpoints: count, ..Counts::default() };
-    assert_eq!(stage.counts(Protocol::Tcp), refused(3));
-    assert_eq!(stage.counts(Protocol::Udp), refused(6));
+    assert_eq!(counts(&stage, Protocol::Tcp), refused(3));
+    assert_eq!(counts(&stage, Protocol::Udp), refused(6));
 }
 
 #[test]
 fn a_service_whose_endpoints_are_not_ready_is_refused() {
-    let stage = Stage::with(|pod| web().endpoints([Endpoint::from(pod).unready()]));
+    let stage = with(|pod| web().endpoints([Endpoint::from(pod).unready()]));
     assert_all_refused(&stage);
-    assert_eq!(stage.counts(Protocol::Tcp).no_endpoints, 3);
+    assert_eq!(counts(&stage, Protocol::Tcp).no_endpoints, 3);
 }
 
 #[test]
 fn internal_traffic_policy_local_without_a_local_endpoint_is_refused_and_counted_as_such() {
-    let stage = Stage::with(|pod| {
-        web().internal_local().endpoints([Endpoint::from(pod).on_node("node-b")])
-    });
+    let stage =
+        with(|pod| web().internal_local().endpoints([Endpoint::from(pod).on_node("node-b")]));
     assert_all_refused(&stage);
     let refused = |count| Counts { no_local_endpoints: count, ..Counts::default() };
-    assert_eq!(stage.counts(Protocol::Tcp), refused(3));
-    assert_eq!(stage.counts(Protocol::Udp), refused(6));
+    assert_eq!(counts(&stage, Protocol::Tcp), refused(3));
+    assert_eq!(counts(&stage, Protocol::Udp), refused(6));
 }
 
 #[test]
 fn internal_traffic_policy_local_reaches_the_local_endpoint_only() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::new().unwrap();
     let far = stage.cluster.pod("far").unwrap();
     let _servers = (stage.web.udp_server(80).unwrap(), far.udp_server(80).unwrap());
     let endpoints = [Endpoint::from(&stage.web), Endpoint::from(&far).on_node("node-b")];
@@ -113,20 +98,20 @@ fn internal_traffic_policy_local_reaches_the_local_endpoint_only() {
 
 #[test]
 fn a_family_without_endpoints_is_refused_while_the_other_is_served() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::new().unwrap();
     let _server = stage.web.tcp_server(80).unwrap();
     let only_v4 = Endpoint::at(&stage.web.addresses()[..1]);
     stage.cluster.apply([web().endpoints([only_v4])]).unwrap();
     assert_eq!(stage.client.tcp_ask(at(V4)).unwrap().who, "web");
-    stage.refused(at(V6), |to| connect(Socket::tcp, to));
+    refused(&stage, at(V6), |to| connect(Socket::tcp, to));
 }
 
 #[test]
 fn the_first_endpoint_ends_the_refusals_and_the_last_one_brings_them_back() {
-    let mut stage = Stage::with(|_| web());
+    let mut stage = with(|_| web());
     let _server = stage.web.tcp_server(80).unwrap();
     for _ in 0..3 {
-        stage.refused(at(V4), |to| connect(Socket::tcp, to));
+        refused(&stage, at(V4), |to| connect(Socket::tcp, to));
         stage.cluster.apply([web().endpoints([&stage.web])]).unwrap();
         assert_eq!(stage.client.tcp_ask(at(V4)).unwrap().who, "web");
         stage.cluster.apply([web()]).unwrap();
@@ -135,7 +120,7 @@ fn the_first_endpoint_ends_the_refusals_and_the_last_one_brings_them_back() {
 
 #[test]
 fn draining_endpoints_serve_when_no_other_does() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::new().unwrap();
     let _server = stage.web.tcp_server(80).unwrap();
     stage.cluster.apply([web().endpoints([Endpoint::from(&stage.web).draining()])]).unwrap();
     assert_eq!(stage.client.tcp_ask(at(V4)).unwrap().who, "web");
@@ -143,7 +128,7 @@ fn draining_endpoints_serve_when_no_other_does() {
 
 #[test]
 fn a_connected_udp_socket_keeps_its_peer_when_another_connect_is_refused() {
-    let mut stage = Stage::with(|_| web());
+    let mut stage = with(|_| web());
     let _server = stage.web.udp_server(53).unwrap();
     let dns = Service::new("dns").ip("10.96.0.10").udp(53);
     stage.cluster.apply([dns.endpoints([&stage.web])]).unwrap();
@@ -158,13 +143,12 @@ fn a_connected_udp_socket_keeps_its_peer_when_another_connect_is_refused() {
 
 #[test]
 fn a_socket_that_was_refused_can_be_used_for_another_service_and_then_for_a_pod() {
-    let mut stage = Stage::with(|_| web());
-    let _server = stage.web.tcp_server(8080).unwrap();
-    let good = Service::new("good").ip("10.96.0.2").tcp(80).to(8080);
+    let mut stage = with(|_| web());
+    let good = Service::new("good").ip("10.96.0.2").tcp(80).to(Stage::PORT);
     let deaf = Service::new("deaf").ip("10.96.0.3").tcp(80).to(9999);
     let services = [good, deaf].map(|service| service.endpoints([&stage.web]));
     stage.cluster.apply(services).unwrap();
-    let pod = SocketAddr::new(stage.web.addresses()[0], 8080);
+    let pod = SocketAddr::new(stage.web.addresses()[0], Stage::PORT);
     stage.client.run(|| {
         let socket = Socket::tcp(libc::AF_INET).unwrap();
         // Refused by Sockline, then by the pod: neither leaves a trace.

@@ -10,28 +10,15 @@ use std::{
 };
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use sockline_testbed::{
-    Cluster, Pod, Protocol, Service, Socket, TcpServer, mapped, tcp_ask, wait_ok,
-};
+use sockline_testbed::{Cluster, Protocol, Service, Socket, Stage, mapped, tcp_ask, wait_ok};
 
 const V4: &str = "10.96.0.1:80";
 const V6: &str = "[fd00:96::1]:80";
 
 /// One service of both families, one pod that listens on another port, and a client.
-struct Web {
-    server: TcpServer,
-    web: Pod,
-    client: Pod,
-    cluster: Cluster,
-}
-
-fn web() -> Web {
-    let mut cluster = Cluster::new().unwrap();
-    let (web, client) = (cluster.pod("web").unwrap(), cluster.pod("client").unwrap());
-    let server = web.tcp_server(8080).unwrap();
-    let service = Service::new("web").ip("10.96.0.1").ip("fd00:96::1").tcp(80).to(8080);
-    cluster.apply([service.endpoints([&web])]).unwrap();
-    Web { server, web, client, cluster }
+fn stage() -> Stage {
+    let service = Service::new("web").ip("10.96.0.1").ip("fd00:96::1").tcp(80);
+    Stage::with(service.to(Stage::PORT)).unwrap()
 }
 
 fn at(text: &str) -> SocketAddr {
@@ -58,64 +45,64 @@ fn blocking(family: i32, to: SocketAddr) -> (String, SocketAddr) {
 
 #[test]
 fn an_ipv4_client_reaches_the_pod_and_sees_the_service() {
-    let web = web();
-    let (who, peer) = web.client.run(|| blocking(libc::AF_INET, at(V4)));
+    let stage = stage();
+    let (who, peer) = stage.client.run(|| blocking(libc::AF_INET, at(V4)));
     assert_eq!((who.as_str(), peer), ("web", at(V4)));
 }
 
 #[test]
 fn an_ipv6_client_reaches_the_pod_and_sees_the_service() {
-    let web = web();
-    let (who, peer) = web.client.run(|| blocking(libc::AF_INET6, at(V6)));
+    let stage = stage();
+    let (who, peer) = stage.client.run(|| blocking(libc::AF_INET6, at(V6)));
     assert_eq!((who.as_str(), peer), ("web", at(V6)));
 }
 
 #[test]
 fn an_ipv6_socket_reaches_an_ipv4_service_by_its_mapped_address() {
-    let web = web();
+    let stage = stage();
     let to = mapped(at(V4));
-    let (who, peer) = web.client.run(|| blocking(libc::AF_INET6, to));
+    let (who, peer) = stage.client.run(|| blocking(libc::AF_INET6, to));
     assert_eq!((who.as_str(), peer), ("web", to));
-    let seen = web.server.peers();
-    assert_eq!(seen[0].ip(), web.client.addresses()[0], "it came over IPv4");
+    let seen = stage.tcp.peers();
+    assert_eq!(seen[0].ip(), stage.client.addresses()[0], "it came over IPv4");
 }
 
 #[test]
 fn each_family_of_a_service_uses_the_pods_addresses_of_that_family() {
-    let web = web();
-    for (to, own) in [V4, V6].into_iter().zip(web.client.addresses()) {
-        web.client.tcp_ask(at(to)).unwrap();
-        assert_eq!(web.server.peers().last().unwrap().ip(), *own, "{to}");
+    let stage = stage();
+    for (to, own) in [V4, V6].into_iter().zip(stage.client.addresses()) {
+        stage.client.tcp_ask(at(to)).unwrap();
+        assert_eq!(stage.tcp.peers().last().unwrap().ip(), *own, "{to}");
     }
 }
 
 #[test]
 fn the_pod_sees_the_clients_own_address_and_port() {
-    let web = web();
+    let stage = stage();
     for to in [V4, V6] {
-        let reply = web.client.tcp_ask(at(to)).unwrap();
-        assert_eq!(web.server.peers().last(), Some(&reply.local), "{to}");
-        assert!(web.client.addresses().contains(&reply.local.ip()), "{}", reply.local);
+        let reply = stage.client.tcp_ask(at(to)).unwrap();
+        assert_eq!(stage.tcp.peers().last(), Some(&reply.local), "{to}");
+        assert!(stage.client.addresses().contains(&reply.local.ip()), "{}", reply.local);
     }
 }
 
 #[test]
 fn no_packet_ever_has_the_service_address() {
-    let web = web();
-    let mut capture = web.client.capture().unwrap();
+    let stage = stage();
+    let mut capture = stage.client.capture().unwrap();
     for to in [V4, V6] {
-        web.client.tcp_ask(at(to)).unwrap();
+        stage.client.tcp_ask(at(to)).unwrap();
         assert_eq!(capture.packets_of(at(to).ip()).unwrap(), 0, "{:?}", capture.flows());
     }
-    let to_pod = |flow: &sockline_testbed::Flow| web.web.addresses().contains(&flow.dst.ip());
+    let to_pod = |flow: &sockline_testbed::Flow| stage.web.addresses().contains(&flow.dst.ip());
     assert!(capture.packets(to_pod).unwrap() > 0, "{:?}", capture.flows());
 }
 
 #[test]
 fn a_non_blocking_connect_is_translated_before_it_returns() {
-    let web = web();
+    let stage = stage();
     for (family, to) in [(libc::AF_INET, V4), (libc::AF_INET6, V6)] {
-        let (who, peer, again) = web.client.run(|| {
+        let (who, peer, again) = stage.client.run(|| {
             let socket = Socket::tcp(family).unwrap();
             fcntl(socket.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
             if let Err(error) = socket.connect(at(to)) {
@@ -130,15 +117,15 @@ fn a_non_blocking_connect_is_translated_before_it_returns() {
         assert_eq!((who.as_str(), peer), ("web", at(to)));
         // The call that completes the connect succeeds once; later ones say EISCONN.
         assert!(matches!(again, Ok(()) | Err(Some(libc::EISCONN))), "{again:?}");
-        assert_eq!(web.server.peers().len(), if family == libc::AF_INET { 1 } else { 2 });
+        assert_eq!(stage.tcp.peers().len(), if family == libc::AF_INET { 1 } else { 2 });
     }
 }
 
 #[test]
 fn a_conversation_goes_both_ways_through_a_service() {
-    let web = web();
+    let stage = stage();
     let payload = vec![b'x'; 300_000];
-    let heard = web.client.run(|| {
+    let heard = stage.client.run(|| {
         let mut stream = TcpStream::connect(at(V4)).unwrap();
         assert_eq!(name(&mut stream), "web");
         let mut sender = stream.try_clone().unwrap();
@@ -157,9 +144,9 @@ fn a_conversation_goes_both_ways_through_a_service() {
 
 #[test]
 fn a_socket_bound_to_the_pods_address_keeps_its_address_and_port() {
-    let web = web();
-    let own = SocketAddr::new(web.client.addresses()[0], 40_000);
-    web.client.run(|| {
+    let stage = stage();
+    let own = SocketAddr::new(stage.client.addresses()[0], 40_000);
+    stage.client.run(|| {
         let socket = Socket::tcp(libc::AF_INET).unwrap();
         nix::sys::socket::bind(
             std::os::fd::AsRawFd::as_raw_fd(&socket),
@@ -171,7 +158,7 @@ fn a_socket_bound_to_the_pods_address_keeps_its_address_and_port() {
         assert_eq!(socket.peer().unwrap(), at(V4));
     });
     wait_ok(Duration::from_secs(10), "the server to accept", || {
-        let peers = web.server.peers();
+        let peers = stage.tcp.peers();
         if peers == [own] { Ok(()) } else { Err(format!("{peers:?}")) }
     })
     .unwrap();
@@ -179,37 +166,37 @@ fn a_socket_bound_to_the_pods_address_keeps_its_address_and_port() {
 
 #[test]
 fn a_client_in_the_hosts_namespace_is_served_too() {
-    let web = web();
+    let stage = stage();
     for to in [V4, V6] {
-        let reply = web.cluster.node().tcp_ask(at(to)).unwrap();
+        let reply = stage.cluster.node().tcp_ask(at(to)).unwrap();
         assert_eq!((reply.who.as_str(), reply.peer), ("web", at(to)));
     }
 }
 
 #[test]
 fn a_pod_reaches_itself_through_its_service() {
-    let web = web();
+    let stage = stage();
     for to in [V4, V6] {
-        let reply = web.web.tcp_ask(at(to)).unwrap();
+        let reply = stage.web.tcp_ask(at(to)).unwrap();
         assert_eq!((reply.who.as_str(), reply.peer), ("web", at(to)));
     }
 }
 
 #[test]
 fn a_client_outside_of_the_cgroup_is_left_alone() {
-    let web = web();
-    let error = web.cluster.node().outside().tcp_ask(at(V4)).unwrap_err();
+    let stage = stage();
+    let error = stage.cluster.node().outside().tcp_ask(at(V4)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{error}");
-    assert_eq!(web.server.hits(), 0);
+    assert_eq!(stage.tcp.hits(), 0);
 }
 
 /// Dials an address that is no service's and returns how many packets went there.
 fn untouched(to: &str) -> u64 {
-    let web = web();
-    let mut capture = web.client.capture().unwrap();
-    let error = web.client.tcp_ask(at(to)).unwrap_err();
+    let stage = stage();
+    let mut capture = stage.client.capture().unwrap();
+    let error = stage.client.tcp_ask(at(to)).unwrap_err();
     assert_ne!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-    let counts = web.cluster.counts("web", Protocol::Tcp).unwrap();
+    let counts = stage.cluster.counts("web", Protocol::Tcp).unwrap();
     assert_eq!(counts, sockline_testbed::Counts::default());
     capture.packets(|flow| flow.dst == at(to) && flow.protocol == Protocol::Tcp).unwrap()
 }
@@ -228,36 +215,36 @@ fn a_port_that_the_service_does_not_have_goes_through_untouched() {
 
 #[test]
 fn the_pods_own_address_is_left_as_it_is() {
-    let web = web();
-    for address in web.web.addresses() {
-        let to = SocketAddr::new(*address, 8080);
-        let reply = web.client.tcp_ask(to).unwrap();
+    let stage = stage();
+    for address in stage.web.addresses() {
+        let to = SocketAddr::new(*address, Stage::PORT);
+        let reply = stage.client.tcp_ask(to).unwrap();
         assert_eq!((reply.who.as_str(), reply.peer), ("web", to));
     }
-    assert_eq!(web.cluster.counts("web", Protocol::Tcp).unwrap().translated, 0);
+    assert_eq!(stage.cluster.counts("web", Protocol::Tcp).unwrap().translated, 0);
 }
 
 #[test]
 fn a_pod_port_that_nobody_listens_on_refuses_through_the_service_as_it_does_directly() {
-    let mut web = web();
+    let mut stage = stage();
     let deaf = Service::new("deaf").ip("10.96.0.9").tcp(80).to(9999);
-    web.cluster.apply([deaf.endpoints([&web.web])]).unwrap();
-    let error = web.client.tcp_ask(at("10.96.0.9:80")).unwrap_err();
+    stage.cluster.apply([deaf.endpoints([&stage.web])]).unwrap();
+    let error = stage.client.tcp_ask(at("10.96.0.9:80")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-    let counts = web.cluster.counts("deaf", Protocol::Tcp).unwrap();
+    let counts = stage.cluster.counts("deaf", Protocol::Tcp).unwrap();
     assert_eq!((counts.translated, counts.no_endpoints), (1, 0));
 }
 
 #[test]
 fn a_removed_service_is_left_alone_and_its_open_connections_live_on() {
-    let mut web = web();
-    let mut stream = web.client.run(|| TcpStream::connect(at(V4)).unwrap());
+    let mut stage = stage();
+    let mut stream = stage.client.run(|| TcpStream::connect(at(V4)).unwrap());
     assert_eq!(name(&mut stream), "web");
-    web.cluster.remove("web").unwrap();
+    stage.cluster.remove("web").unwrap();
     stream.write_all(b"still here\n").unwrap();
     assert_eq!(name(&mut stream), "still here");
     assert_eq!(stream.peer_addr().unwrap(), at(V4));
-    let error = web.client.tcp_ask(at(V4)).unwrap_err();
+    let error = stage.client.tcp_ask(at(V4)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{error}");
 }
 

@@ -16,6 +16,11 @@ impl Args {
     pub(crate) fn debug() -> Self {
         Self { release: false }
     }
+
+    /// What is shipped.
+    pub(crate) fn release() -> Self {
+        Self { release: true }
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {

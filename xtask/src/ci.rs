@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{process, repo, setup, term};
+use crate::{image, process, repo, setup, term};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     ("setup", || setup::run(&setup::Args::default())),
     ("format", || process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?)),
     ("lints", || {
@@ -26,6 +26,7 @@ const STEPS: [Step; 6] = [
     }),
     ("lints: kernel", lint_kernel_side),
     ("tests", run_readme_test),
+    ("image", || image::run(&image::Args::with_trial())),
 ];
 
 pub(crate) fn run() -> Result<()> {

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod ci;
 mod demo;
+mod image;
 mod process;
 mod repo;
 mod setup;
@@ -35,6 +36,8 @@ enum Task {
     Ci,
     /// A shop of services and pods on this machine, and what Sockline does for it (needs root)
     Demo(demo::Args),
+    /// The container image, as an OCI archive
+    Image(image::Args),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Ci => ci::run(),
         Task::Demo(args) => demo::run(&args),
+        Task::Image(args) => image::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

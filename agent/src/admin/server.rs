@@ -4,14 +4,43 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
-use axum::{Json, Router, extract::State, routing::get};
-use tokio::net::UnixListener;
+use axum::{
+    Json, Router,
+    body::Body,
+    extract,
+    http::StatusCode,
+    routing::{get, post},
+};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, oneshot},
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::status::{Shared, Status};
+use super::{Myself, command::Command, lease};
+use crate::{
+    dataplane::Drift,
+    model::test_service::Listeners,
+    status::{Shared, Status},
+};
+
+/// How long the control loop may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the answers come from.
+#[derive(Clone)]
+pub struct State {
+    pub shared: Arc<Shared>,
+    pub commands: mpsc::UnboundedSender<Command>,
+    /// The kernel's id of the program of each hook.
+    pub programs: Vec<(&'static str, u32)>,
+}
+
+type Refusal = (StatusCode, String);
 
 /// A bound admin socket; the file goes with it.
 pub struct Server {
@@ -55,8 +84,13 @@ impl Server {
     ///
     /// # Errors
     /// When the listener fails.
-    pub async fn serve(self, shared: Arc<Shared>, stop: CancellationToken) -> anyhow::Result<()> {
-        let router = Router::new().route("/status", get(status)).with_state(shared);
+    pub async fn serve(self, state: State, stop: CancellationToken) -> anyhow::Result<()> {
+        let router = Router::new()
+            .route("/status", get(status))
+            .route("/self", get(myself))
+            .route("/compare", post(compare))
+            .route("/test-service", post(test_service))
+            .with_state(state);
         axum::serve(self.listener, router)
             .with_graceful_shutdown(stop.cancelled_owned())
             .await
@@ -64,6 +98,45 @@ impl Server {
     }
 }
 
-async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
-    Json(shared.status())
+async fn status(extract::State(state): extract::State<State>) -> Json<Status> {
+    Json(state.shared.status())
+}
+
+async fn myself(extract::State(state): extract::State<State>) -> Json<Myself> {
+    Json(Myself {
+        programs: state.programs.iter().map(|&(hook, id)| (hook.to_owned(), id)).collect(),
+        alive: state.shared.is_alive(),
+    })
+}
+
+async fn compare(extract::State(state): extract::State<State>) -> Result<Json<Drift>, Refusal> {
+    state.ask(|reply| Command::Compare { reply }).await.map(Json)
+}
+
+async fn test_service(
+    extract::State(state): extract::State<State>,
+    Json(listeners): Json<Listeners>,
+) -> Result<Body, Refusal> {
+    let service = state.ask(|reply| Command::PutTest { listeners, reply }).await?;
+    Ok(lease::body(service, state.commands))
+}
+
+impl State {
+    /// Asks the control loop.
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Command,
+    ) -> Result<T, Refusal> {
+        let unavailable = |reason: &str| (StatusCode::SERVICE_UNAVAILABLE, reason.to_owned());
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(command(reply))
+            .map_err(|_| unavailable("the control loop has ended"))?;
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(Ok(value))) => Ok(value),
+            Ok(Ok(Err(reason))) => Err((StatusCode::CONFLICT, reason)),
+            Ok(Err(_)) => Err(unavailable("the control loop has ended")),
+            Err(_) => Err(unavailable("the control loop does not answer")),
+        }
+    }
 }

@@ -11,14 +11,18 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
-    task::block_in_place,
+    task::{JoinError, JoinHandle, block_in_place, spawn_blocking},
     time::{MissedTickBehavior, interval, interval_at, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Arrived, Config, interfaces, left_alone::LeftAlonePods, pacing::Pacing};
+use super::{
+    Arrived, Config, interfaces, left_alone::LeftAlonePods, pacing::Pacing,
+    test_services::TestServices,
+};
 use crate::{
-    dataplane::{Dataplane, DataplaneError, SyncReport},
+    admin::Command,
+    dataplane::{self, Dataplane, DataplaneError, SyncReport},
     model::{
         index::Index,
         object::{Kind, Problem},
@@ -31,9 +35,13 @@ use crate::{
 
 /// How often the node's addresses are looked at and failed services tried again.
 const LOOK_AROUND: Duration = Duration::from_secs(5);
+/// How often to take back what was put to rest, if there is anything.
+const SETTLE: Duration = Duration::from_secs(1);
 /// How late status, the log and gauges may be told of a change: what matters to connections is
-/// never behind them.
+/// not behind them.
 const REPORT_AFTER: Duration = Duration::from_millis(100);
+/// They are told of changes for no more than one part in so many of the time.
+const REPORT_SHARE: u32 = 100;
 
 struct Control {
     dataplane: Dataplane,
@@ -54,17 +62,20 @@ struct Control {
     failures_told: BTreeSet<String>,
     /// When status, log and gauges are to be brought up to date.
     report_due: Option<Instant>,
+    report_after: Duration,
     failures: Vec<String>,
     /// The last sync left something out.
     incomplete: bool,
     /// How many services the last sync left as an earlier agent did.
     held_back: usize,
+    tests: TestServices,
 }
 
 /// Runs until `stop`, or until the source is gone.
 pub async fn run(
     dataplane: Dataplane,
     mut changes: mpsc::Receiver<Arrived>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
     config: &Config,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
@@ -84,10 +95,15 @@ pub async fn run(
         told: BTreeSet::new(),
         failures_told: BTreeSet::new(),
         report_due: None,
+        report_after: REPORT_AFTER,
         failures: Vec::new(),
         incomplete: false,
         held_back: 0,
+        tests: TestServices::default(),
     };
+    let mut settle = interval(SETTLE);
+    settle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut settling: Option<JoinHandle<Result<Instant, DataplaneError>>> = None;
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first comparison comes after one interval: what was just written needs none.
@@ -119,9 +135,19 @@ pub async fn run(
                     control.addresses_stale = true;
                     control.sync();
                 }
-                control.settle();
+            }
+            _ = settle.tick(), if settling.is_none() && control.dataplane.has_rested() => {
+                // Elsewhere: changes shall not wait for the programs that run.
+                let wait = |began| dataplane::wait_for_running_programs().map(|()| began);
+                settling = Some(spawn_blocking(move || wait(Instant::now())));
+            }
+            waited = async { settling.as_mut().expect("the branch's condition").await },
+                if settling.is_some() => {
+                settling = None;
+                control.settle(waited);
             }
             _ = repair.tick() => control.repair(),
+            Some(command) = commands.recv() => control.obey(command),
         }
     }
 }
@@ -152,7 +178,7 @@ impl Control {
 
     fn sync(&mut self) {
         self.next_round = None;
-        self.report_due.get_or_insert_with(|| Instant::now() + REPORT_AFTER);
+        self.report_due.get_or_insert_with(|| Instant::now() + self.report_after);
         if !self.index.synced() {
             return;
         }
@@ -193,9 +219,15 @@ impl Control {
             return self.bring_changes_to_kernel();
         }
         let changes = self.index.changes();
-        let report = self.dataplane.sync(&self.index.plan(), &self.addresses)?;
+        let report = self.sync_all()?;
         self.programmed(&changes.services);
         Ok(report)
+    }
+
+    fn sync_all(&mut self) -> Result<SyncReport, DataplaneError> {
+        let mut plan = self.index.plan();
+        plan.frontends.extend(self.tests.frontends());
+        self.dataplane.sync(&plan, &self.addresses)
     }
 
     fn bring_changes_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
@@ -203,7 +235,7 @@ impl Control {
         let changes = self.index.changes_except(|service| round.must_wait(service));
         self.next_round = round.next();
         if !self.dataplane.is_local(&changes.services) {
-            let report = self.dataplane.sync(&self.index.plan(), &self.addresses)?;
+            let report = self.sync_all()?;
             self.programmed(&changes.services);
             return Ok(report);
         }
@@ -309,6 +341,7 @@ impl Control {
     /// Brings status, log and gauges up to date. What it goes through grows with the cluster, so
     /// it comes after the changes that matter to connections, and not for each of them.
     fn report(&mut self) {
+        let began = Instant::now();
         self.report_due = None;
         self.tell_problems();
         let counts = self.index.counts();
@@ -323,6 +356,7 @@ impl Control {
             status.failures.clone_from(&self.failures);
             status.maps = status::maps(&usage);
         });
+        self.report_after = REPORT_AFTER.max(began.elapsed() * REPORT_SHARE);
     }
 
     /// Logs each problem once, when it appears, and once more when it is gone.
@@ -340,9 +374,43 @@ impl Control {
         self.told = problems;
     }
 
-    fn settle(&mut self) {
-        if let Err(error) = block_in_place(|| self.dataplane.settle()) {
+    fn settle(&mut self, waited: Result<Result<Instant, DataplaneError>, JoinError>) {
+        let settled = match waited {
+            Ok(Ok(began)) => self.dataplane.settle_before(began),
+            Ok(Err(error)) => Err(error),
+            Err(error) => return tracing::warn!("waiting for running programs: {error}"),
+        };
+        if let Err(error) = settled {
             tracing::warn!("{}", chain(&error));
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::PutTest { listeners, reply } => {
+                let result = if self.shared.is_ready() {
+                    block_in_place(|| self.tests.put(&mut self.dataplane, listeners))
+                } else {
+                    Err("the agent waits for its first full sync".into())
+                };
+                // Whoever asked may have gone meanwhile.
+                if let Err(Ok(service)) = reply.send(result) {
+                    self.tests.remove(&mut self.dataplane, &service);
+                }
+            }
+            Command::RemoveTest(service) => {
+                block_in_place(|| self.tests.remove(&mut self.dataplane, &service));
+            }
+            Command::Compare { reply } => {
+                let result = if self.shared.is_ready() {
+                    let mut plan = self.index.planned();
+                    plan.frontends.extend(self.tests.frontends());
+                    block_in_place(|| self.dataplane.compare(&plan)).map_err(|error| chain(&error))
+                } else {
+                    Err("the agent waits for its first full sync".into())
+                };
+                let _ = reply.send(result);
+            }
         }
     }
 

@@ -4,6 +4,7 @@ mod control;
 mod interfaces;
 mod left_alone;
 mod pacing;
+mod test_services;
 
 use std::{
     net::SocketAddr,
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin,
+    check::Readiness,
     dataplane::{self, Dataplane, Feature, Limits},
     model::left_alone::Policy,
     source::{self, SourceError, SourceStats},
@@ -91,7 +93,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         Arc::clone(&stats),
     ));
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats))?);
+    let readiness = Arc::new(Readiness::new(Arc::clone(&shared), &dataplane)?);
     let (events, changes) = mpsc::channel(EVENTS);
+    // Few and small: what clients of the admin socket ask for, each waiting for its answer.
+    let (commands, asked) = mpsc::unbounded_channel();
+    let state =
+        admin::State { shared: Arc::clone(&shared), commands, programs: dataplane.program_ids()? };
 
     // Ending one of these ends the process: an agent without its source or its metrics would look
     // alive and be none.
@@ -99,6 +106,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let control = control::run(
         dataplane,
         changes,
+        asked,
         &config,
         Arc::clone(&shared),
         Arc::clone(&metrics),
@@ -108,8 +116,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     tokio::select! {
         () = reader.feed(&config.node_name, reported, stats, stop.clone()) => {}
         () = note_arrival(arrivals, events) => {}
-        result = telemetry::serve(listener, Arc::clone(&shared), metrics, stop.clone()) => result?,
-        result = admin.serve(Arc::clone(&shared), stop.clone()) => result?,
+        result = telemetry::serve(listener, readiness, metrics, stop.clone()) => result?,
+        result = admin.serve(state, stop.clone()) => result?,
         () = stopped.cancelled() => {}
         // Last, because these are dropped in order: with the data plane the lock on the pins goes,
         // and the next agent may start before the admin socket's file is removed.

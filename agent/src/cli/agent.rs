@@ -45,7 +45,7 @@ pub struct AgentArgs {
         default_value = "127.0.0.1:9470"
     )]
     listen: SocketAddr,
-    /// Socket that `sockline status` asks
+    /// Socket that `sockline status` and `sockline check` ask
     #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
     admin_socket: PathBuf,
     /// How many service addresses (address, port, protocol) the kernel may hold

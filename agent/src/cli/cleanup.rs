@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
 
 use super::output::print;
 use crate::dataplane;
@@ -15,11 +16,15 @@ pub struct CleanupArgs {
     /// Folder in a BPF file system that the agent was given [default: the mounted one]
     #[arg(long, value_name = "DIR", env = "SOCKLINE_BPFFS")]
     bpffs: Option<PathBuf>,
+    /// Stay until SIGTERM when done, as a pod must that Kubernetes is to count as done with its node
+    #[arg(long)]
+    wait: bool,
 }
 
 /// # Errors
 /// When an agent runs, or something cannot be removed.
 pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
+    let end = args.wait.then(block_end_signals).transpose()?;
     let bpffs = dataplane::bpffs_for_reading(args.bpffs.as_deref())?;
     let removed = dataplane::cleanup(&bpffs)?;
     let links = removed
@@ -34,5 +39,19 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
             bpffs.join("sockline").display(),
             removed.len() - links
         )
-    })
+    })?;
+    if let Some(end) = end {
+        end.wait()?;
+    }
+    Ok(())
+}
+
+/// Blocked, SIGTERM waits for whoever waits for it; the first process of a container would
+/// otherwise not even be ended by it.
+fn block_end_signals() -> nix::Result<SigSet> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block()?;
+    Ok(signals)
 }

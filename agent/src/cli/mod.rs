@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod backends;
+pub mod check;
 pub mod cleanup;
 mod node;
 pub mod output;

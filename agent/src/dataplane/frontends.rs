@@ -13,14 +13,15 @@ use sockline_ebpf::{
 
 use super::{
     error::{DataplaneError, Full},
-    maps::{self, FRONTENDS, FrontendsHash, FrontendsOuter},
+    maps::{self, FRONTENDS, FrontendsHash},
+    outer::Outer,
     pins::Pins,
     sys::SharedArray,
 };
 
 /// The frontends in the kernel, and a copy of them here.
 pub struct Frontends {
-    outer: FrontendsOuter,
+    outer: Outer,
     current: FrontendsHash,
     capacity: u32,
     limit: u32,
@@ -30,15 +31,25 @@ pub struct Frontends {
     bits: HashMap<(u32, u64), u32>,
 }
 
+/// What the hash and the bitmap have, and should not, or the other way round.
+#[derive(Debug, Default)]
+pub struct Differences {
+    pub missing: Vec<Frontend>,
+    /// As they should be.
+    pub changed: Vec<Frontend>,
+    pub foreign: Vec<FrontendKey>,
+    pub filter_words: usize,
+}
+
 impl Frontends {
     /// Opens what is pinned and reads it back.
     pub fn open(pins: &Pins, limit: u32) -> Result<Self, DataplaneError> {
-        let mut outer = maps::open_frontends(pins)?;
+        let outer = maps::open_frontends(pins)?;
         let current = match maps::current_frontends(&outer)? {
             Some(current) => current,
             None => {
                 let first = maps::new_frontends(FIRST_CAPACITY.min(limit.max(1)))?;
-                install(&mut outer, &first)?;
+                outer.set(CURRENT, &first)?;
                 typed(first)?
             }
         };
@@ -110,37 +121,46 @@ impl Frontends {
         Ok(())
     }
 
-    /// Reads the hash and mends what differs from the copy here. Returns how many entries did.
-    pub fn repair(&mut self) -> Result<usize, DataplaneError> {
+    /// Reads the hash and the bitmap, and tells what differs from the copy here.
+    pub fn compare(&self) -> Result<Differences, DataplaneError> {
         let mut found = HashMap::new();
         for entry in self.current.iter() {
             let (key, value) =
                 entry.map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
             found.insert(key, value);
         }
-        let mut repaired = 0;
+        let mut differences = Differences::default();
         for (key, value) in &self.entries {
-            if found.remove(key) != Some(*value) {
-                self.current
-                    .insert(key, value, 0)
-                    .map_err(|error| DataplaneError::map(FRONTENDS, "write", error))?;
-                repaired += 1;
+            match found.remove(key) {
+                Some(seen) if seen == *value => {}
+                Some(_) => differences.changed.push(*value),
+                None => differences.missing.push(*value),
             }
         }
-        for key in found.keys() {
+        differences.foreign = found.into_keys().collect();
+        let (words, _) = self.wanted_filter();
+        differences.filter_words = words
+            .iter()
+            .enumerate()
+            .filter(|&(index, &word)| self.filter.read(index) != word)
+            .count();
+        Ok(differences)
+    }
+
+    /// Mends what [`Self::compare`] found.
+    pub fn mend(&mut self, differences: &Differences) -> Result<(), DataplaneError> {
+        for value in differences.missing.iter().chain(&differences.changed) {
+            self.current
+                .insert(value.key, value, 0)
+                .map_err(|error| DataplaneError::map(FRONTENDS, "write", error))?;
+        }
+        for key in &differences.foreign {
             self.current
                 .remove(key)
                 .map_err(|error| DataplaneError::map(FRONTENDS, "write", error))?;
-            repaired += 1;
         }
-        let before: Vec<u64> = (0..self.filter.len()).map(|word| self.filter.read(word)).collect();
         self.rebuild_filter();
-        repaired += before
-            .iter()
-            .enumerate()
-            .filter(|&(word, &bits)| self.filter.read(word) != bits)
-            .count();
-        Ok(repaired)
+        Ok(())
     }
 
     fn make_room(&mut self) -> Result<(), DataplaneError> {
@@ -158,7 +178,7 @@ impl Frontends {
             copy.insert(key, value, 0)
                 .map_err(|error| DataplaneError::map(FRONTENDS, "copy to a larger", error))?;
         }
-        install(&mut self.outer, &larger)?;
+        self.outer.set(CURRENT, &larger)?;
         self.current = copy;
         self.capacity = capacity;
         Ok(())
@@ -181,13 +201,8 @@ impl Frontends {
     /// Makes the filter fit the entries: first all bits that must be set, so that no entry is ever
     /// hidden.
     fn rebuild_filter(&mut self) {
-        let mut words = vec![0u64; filter::WORDS as usize];
-        self.bits.clear();
-        for key in self.entries.keys() {
-            let (word, mask) = filter::bit(&key.address, key.port);
-            *self.bits.entry((word, mask)).or_default() += 1;
-            words[word as usize] |= mask;
-        }
+        let (words, bits) = self.wanted_filter();
+        self.bits = bits;
         for (index, &wanted) in words.iter().enumerate() {
             if self.filter.read(index) != wanted {
                 self.filter.update(index, |word| *word |= wanted);
@@ -195,10 +210,18 @@ impl Frontends {
             }
         }
     }
-}
 
-fn install(outer: &mut FrontendsOuter, hash: &MapData) -> Result<(), DataplaneError> {
-    outer.set(CURRENT, hash, 0).map_err(|error| DataplaneError::map(FRONTENDS, "replace", error))
+    /// The filter's words as the entries want them, and how many entries set each bit.
+    fn wanted_filter(&self) -> (Vec<u64>, HashMap<(u32, u64), u32>) {
+        let mut words = vec![0u64; filter::WORDS as usize];
+        let mut bits = HashMap::new();
+        for key in self.entries.keys() {
+            let (word, mask) = filter::bit(&key.address, key.port);
+            *bits.entry((word, mask)).or_default() += 1;
+            words[word as usize] |= mask;
+        }
+        (words, bits)
+    }
 }
 
 fn typed(hash: MapData) -> Result<FrontendsHash, DataplaneError> {
@@ -214,9 +237,8 @@ fn duplicate(hash: &MapData) -> Result<MapData, DataplaneError> {
     MapData::from_fd(fd).map_err(|error| DataplaneError::map(FRONTENDS, "open", error))
 }
 
-fn capacity_of(outer: &FrontendsOuter) -> Result<u32, DataplaneError> {
-    let inner =
-        outer.get(&CURRENT, 0).map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
+fn capacity_of(outer: &Outer) -> Result<u32, DataplaneError> {
+    let Some(inner) = outer.get(CURRENT)? else { return Ok(0) };
     let info = inner.info().map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
     Ok(info.max_entries())
 }

@@ -4,7 +4,7 @@ use std::{os::fd::AsFd as _, path::Path};
 
 use aya::{
     Pod,
-    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
 };
 use sockline_ebpf::{
     agent::AgentRecord,
@@ -19,6 +19,7 @@ use sockline_ebpf::{
 use super::{
     create,
     error::DataplaneError,
+    outer::{self, Outer},
     pins::Pins,
     segments::{Segments, new_segment},
     sys::SharedArray,
@@ -56,7 +57,11 @@ pub const NAMES: &str = "NAMES";
 pub const AGENT: &str = "AGENT";
 pub const RETIRED: &str = "RETIRED";
 
-pub type FrontendsOuter = ArrayOfMaps<MapData, MapData>;
+/// All maps that are pinned.
+pub fn map_names() -> Vec<&'static str> {
+    PINNED.into_iter().chain([NAMES, AGENT, RETIRED]).collect()
+}
+
 pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
 pub type Names = HashMap<MapData, NameKey, [u8; CHUNK]>;
 
@@ -67,6 +72,7 @@ pub fn create(pins: &Pins) -> Result<(), DataplaneError> {
     create::ensure_outer(pins, SLOTS, SLOT_SEGMENTS, slots)?;
     let backends = || new_segment::<Backend>(BACKENDS, BACKEND_SEGMENT);
     create::ensure_outer(pins, BACKENDS, BACKEND_SEGMENTS, backends)?;
+    outer::remove_strays(pins, &[FRONTENDS, SLOTS, BACKENDS])?;
     create::ensure(pins, AGENT, || create::array::<AgentRecord>(AGENT, 1, 0))?;
     create::ensure(pins, NAMES, || create::hash::<NameKey, [u8; CHUNK]>(NAMES, NAME_ENTRIES))?;
     create::ensure(pins, RETIRED, || create::hash::<u32, u64>(RETIRED, NAME_ENTRIES))
@@ -77,17 +83,13 @@ pub fn new_frontends(capacity: u32) -> Result<MapData, DataplaneError> {
     create::hash::<FrontendKey, Frontend>(FRONTENDS, capacity)
 }
 
-pub fn open_frontends(pins: &Pins) -> Result<FrontendsOuter, DataplaneError> {
-    outer(pins, FRONTENDS)
+pub fn open_frontends(pins: &Pins) -> Result<Outer, DataplaneError> {
+    Outer::open(pins, FRONTENDS)
 }
 
 /// The frontends hash that the programs use now; `None` before the first sync.
-pub fn current_frontends(outer: &FrontendsOuter) -> Result<Option<FrontendsHash>, DataplaneError> {
-    match outer.get(&CURRENT, 0) {
-        Ok(inner) => Ok(Some(typed(FRONTENDS, Map::HashMap(inner))?)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(DataplaneError::map(FRONTENDS, "read", error)),
-    }
+pub fn current_frontends(outer: &Outer) -> Result<Option<FrontendsHash>, DataplaneError> {
+    outer.get(CURRENT)?.map(|inner| typed(FRONTENDS, Map::HashMap(inner))).transpose()
 }
 
 pub fn open_slots(
@@ -95,7 +97,7 @@ pub fn open_slots(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Slot>, DataplaneError> {
-    Segments::open(SLOTS, outer(pins, SLOTS)?, SLOT_SEGMENT, limit, writable)
+    Segments::open(SLOTS, Outer::open(pins, SLOTS)?, SLOT_SEGMENT, limit, writable)
 }
 
 pub fn open_backends(
@@ -103,7 +105,7 @@ pub fn open_backends(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Backend>, DataplaneError> {
-    Segments::open(BACKENDS, outer(pins, BACKENDS)?, BACKEND_SEGMENT, limit, writable)
+    Segments::open(BACKENDS, Outer::open(pins, BACKENDS)?, BACKEND_SEGMENT, limit, writable)
 }
 
 pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
@@ -150,10 +152,6 @@ fn open(pins: &Pins, name: &'static str) -> Result<MapData, DataplaneError> {
 
 fn open_at(path: &Path, name: &'static str) -> Result<MapData, DataplaneError> {
     MapData::from_pin(path).map_err(|error| DataplaneError::map(name, "open", error))
-}
-
-fn outer(pins: &Pins, name: &'static str) -> Result<FrontendsOuter, DataplaneError> {
-    typed(name, Map::ArrayOfMaps(open(pins, name)?))
 }
 
 fn typed<M: TryFrom<Map, Error = MapError>>(

@@ -8,12 +8,15 @@ mod error;
 mod extents;
 mod features;
 mod frontends;
+mod inspect;
 mod kernel_log;
 mod left_alone;
 mod maps;
 mod mirror;
 mod mounts;
 mod names;
+mod offline;
+mod outer;
 mod pins;
 mod pool;
 mod programs;
@@ -21,31 +24,39 @@ mod record;
 mod retired;
 mod segments;
 mod sys;
+mod test_services;
 pub mod view;
 
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 pub use self::{
     error::{DataplaneError, Full},
     features::{Feature, Features},
+    inspect::{HookSeen, ProgramSeen, hooks, programs_by_id},
     left_alone::CgroupLevels,
-    mirror::{Failure, Limits, SyncReport},
-    mounts::{bpffs, bpffs_for_reading, cgroup},
+    maps::map_names,
+    mirror::{Drift, Failure, Limits, SyncReport},
+    mounts::{bpffs, bpffs_for_reading, cgroup, cgroup_for_reading},
     names::ServiceKey,
+    offline::{Offline, Refused},
     pins::Pins,
-    pool::PoolUsage,
+    pool::{PoolUsage, wait_for_running_programs},
     programs::{Attachment, HOOKS},
 };
 use self::{left_alone::LeftAlone, mirror::Mirror, pins::Lock, programs::Programs, record::Record};
-use crate::model::plan::{Plan, ServicePlan};
+use crate::model::{
+    plan::{Plan, ServicePlan},
+    test_service::{Listeners, TestService},
+};
 
 /// How long to wait for the lock on the pins: `sockline status` holds it for an instant, to see
-/// whether an agent does, and an agent that is ending holds it for a few milliseconds.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// whether an agent does, an agent that is ending for a few milliseconds, and `sockline check` for as
+/// long as its connects take, while there is no agent.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where and as whom to run.
 #[derive(Debug, Clone)]
@@ -190,9 +201,43 @@ impl Dataplane {
         Ok((entries, links))
     }
 
-    /// Takes back what earlier syncs put to rest. To be called now and then.
-    pub fn settle(&mut self) -> Result<(), DataplaneError> {
-        self.mirror.settle()
+    /// Compares the maps with what they should be, and with a plan, and changes nothing.
+    pub fn compare(&self, plan: &Plan) -> Result<Drift, DataplaneError> {
+        Ok(Drift {
+            services: self.mirror.pending(plan),
+            left_alone: self.left_alone.drift()?,
+            ..self.mirror.compare()?.drift()
+        })
+    }
+
+    /// Puts a test service with listeners there into the maps: all of it, or nothing.
+    pub fn put_test(
+        &mut self,
+        number: u64,
+        listeners: Listeners,
+    ) -> Result<(TestService, ServicePlan), DataplaneError> {
+        test_services::put(&mut self.mirror, number, listeners)
+    }
+
+    pub fn remove_test(&mut self, service: &TestService) -> Result<(), DataplaneError> {
+        test_services::remove(&mut self.mirror, service.name())
+    }
+
+    /// The kernel's ids of the programs, by hook.
+    pub fn program_ids(&self) -> Result<Vec<(&'static str, u32)>, DataplaneError> {
+        self.programs.ids()
+    }
+
+    /// Whether earlier syncs put something to rest that can be taken back: with
+    /// [`Self::settle_before`], after [`wait_for_running_programs`].
+    pub fn has_rested(&self) -> bool {
+        self.mirror.has_rested()
+    }
+
+    /// Takes back what was put to rest before this time. Every program that ran then must have
+    /// ended.
+    pub fn settle_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
+        self.mirror.settle_before(time)
     }
 
     #[must_use]

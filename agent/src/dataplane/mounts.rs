@@ -12,14 +12,15 @@ use nix::{
 
 use super::error::DataplaneError;
 
+const MOUNT_TABLE: &str = "/proc/self/mountinfo";
 /// Where the BPF file system usually is.
 const BPFFS: &str = "/sys/fs/bpf";
 /// Where a cgroup v2 file system is mounted when there is none.
 const OWN_CGROUP2: &str = "/run/sockline/cgroup2";
 
 /// The cgroup that programs are attached to: the one given, else the root of cgroup v2, which is
-/// looked up in the mount table (it is `/sys/fs/cgroup/unified` on hybrid hierarchies) and
-/// mounted if it is nowhere.
+/// looked up in the mount table and mounted if it is nowhere. It is `/sys/fs/cgroup/unified` on
+/// hybrid hierarchies, and wherever it was put in a container, next to the container's own.
 pub fn cgroup(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
     if let Some(path) = given {
         return match kind_of(path) {
@@ -34,8 +35,12 @@ pub fn cgroup(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
             }
         };
     }
-    if let Some(found) = mounted("cgroup2", &mount_table()?) {
-        return Ok(found);
+    if let Some(found) = highest(mounts_of("cgroup2", &mount_table()?)) {
+        return if is_own_cgroup(&found) {
+            Err(only_own_cgroup(&found.path))
+        } else {
+            Ok(found.path)
+        };
     }
     mount_new("cgroup2", Path::new(OWN_CGROUP2)).map_err(|error| {
         DataplaneError::Unsupported(format!(
@@ -46,12 +51,26 @@ pub fn cgroup(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
     Ok(OWN_CGROUP2.into())
 }
 
+/// The mount that shows most of the hierarchy.
+fn highest(mounts: Vec<Mount>) -> Option<Mount> {
+    let usable = |path: &PathBuf| kind_of(path).is_ok_and(|kind| kind == CGROUP2_SUPER_MAGIC);
+    mounts.into_iter().filter(|mount| usable(&mount.path)).min_by_key(Mount::depth)
+}
+
+/// As [`cgroup`], for commands that only read: never mounts. `None` where cgroup v2 is not mounted.
+pub fn cgroup_for_reading(given: Option<&Path>) -> Result<Option<PathBuf>, DataplaneError> {
+    match given {
+        Some(_) => cgroup(given).map(Some),
+        None => Ok(highest(mounts_of("cgroup2", &mount_table()?)).map(|mount| mount.path)),
+    }
+}
+
 /// A folder in a BPF file system: the one given, else the file system's root. Mounts one on the
 /// folder if it is in none.
 pub fn bpffs(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
     let path = match given {
         Some(path) => path.to_owned(),
-        None => mounted("bpf", &mount_table()?).unwrap_or_else(|| BPFFS.into()),
+        None => mounted_bpffs()?,
     };
     let io_error = |error| DataplaneError::io(format!("make the folder {}", path.display()), error);
     if nearest_kind(&path).map_err(io_error)? == BPF_FS_MAGIC {
@@ -72,22 +91,72 @@ pub fn bpffs(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
 pub fn bpffs_for_reading(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
     Ok(match given {
         Some(path) => path.to_owned(),
-        None => mounted("bpf", &mount_table()?).unwrap_or_else(|| BPFFS.into()),
+        None => mounted_bpffs()?,
     })
+}
+
+fn mounted_bpffs() -> Result<PathBuf, DataplaneError> {
+    let first = mounts_of("bpf", &mount_table()?).into_iter().next();
+    Ok(first.map_or_else(|| BPFFS.into(), |mount| mount.path))
 }
 
 fn mount_table() -> Result<String, DataplaneError> {
-    fs::read_to_string("/proc/self/mounts")
-        .map_err(|error| DataplaneError::io("read the mount table /proc/self/mounts", error))
+    fs::read_to_string(MOUNT_TABLE)
+        .map_err(|error| DataplaneError::io(format!("read the mount table {MOUNT_TABLE}"), error))
 }
 
-/// The mount point of the first file system of a type. The mount table writes blanks as `\040`.
-fn mounted(kind: &str, table: &str) -> Option<PathBuf> {
-    table.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (target, found) = (fields.next()?, fields.next()?);
-        (found == kind).then(|| target.replace("\\040", " ").into())
-    })
+/// A line of the mount table.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    /// What of the file system is seen at the mount point, as a path in it.
+    root: String,
+    path: PathBuf,
+}
+
+impl Mount {
+    /// How far below this process's cgroup namespace the mount begins. A container's own mount of
+    /// cgroup v2 begins at the container's cgroup, which the namespace calls `/`; the host's, mounted
+    /// into the container, is at `/../../..`, by as many levels as the container is below it
+    /// (Linux `cgroup_show_path`, cgroup_namespaces(7)).
+    fn depth(&self) -> isize {
+        let names = self.root.split('/').filter(|name| !name.is_empty());
+        names.map(|name| if name == ".." { -1 } else { 1 }).sum()
+    }
+}
+
+/// The mounts of a file system type, in the table's order. Of several on one mount point only the
+/// last can be seen. The table writes blanks as `\040`.
+fn mounts_of(kind: &str, table: &str) -> Vec<Mount> {
+    let mut mounts: Vec<Mount> = Vec::new();
+    for line in table.lines() {
+        // id, parent, device, root, mount point, options, …, then behind a dash the type.
+        let mut fields = line.split(' ').skip(3);
+        let (Some(root), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let path = PathBuf::from(path.replace("\\040", " "));
+        mounts.retain(|mount| mount.path != path);
+        if line.split_once(" - ").is_some_and(|(_, rest)| rest.split(' ').next() == Some(kind)) {
+            mounts.push(Mount { root: root.to_owned(), path });
+        }
+    }
+    mounts
+}
+
+/// Whether a mount shows no more than the cgroup of the container that this process is alone in.
+/// What is attached there would serve nobody.
+fn is_own_cgroup(mount: &Mount) -> bool {
+    // Every cgroup but the real root has this file (Linux `cgroup-v2.rst`).
+    let is_real_root = !mount.path.join("cgroup.type").exists();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    !is_real_root && mount.root == "/" && own.lines().any(|line| line == "0::/")
+}
+
+fn only_own_cgroup(path: &Path) -> DataplaneError {
+    DataplaneError::Unsupported(format!(
+        "the only cgroup v2 here, {}, is this container's own, and what is attached to it would \
+         serve no other process: mount the host's /sys/fs/cgroup into the container (with all that \
+         is mounted below it), or ask for this one with --cgroup",
+        path.display()
+    ))
 }
 
 fn mount_new(kind: &str, target: &Path) -> io::Result<()> {
@@ -117,16 +186,54 @@ mod tests {
     use super::*;
 
     const HYBRID: &str = "\
-proc /proc proc rw 0 0
-tmpfs /sys/fs/cgroup tmpfs rw,mode=755 0 0
-cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0
-cgroup2 /sys/fs/cgroup/uni\\040fied cgroup2 rw 0 0
+22 1 0:21 / /proc rw - proc proc rw
+30 1 0:26 / /sys/fs/cgroup rw,relatime shared:9 - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/cpu rw,relatime shared:10 - cgroup cgroup rw,cpu
+41 30 0:38 / /sys/fs/cgroup/uni\\040fied rw,relatime shared:11 - cgroup2 cgroup2 rw
 ";
+
+    /// As runc and crun lay it out on a host with unified cgroups.
+    const CONTAINER: &str = "\
+900 880 0:99 / / ro,relatime - overlay overlay ro
+905 900 0:25 / /sys ro,nosuid - sysfs sysfs ro
+906 905 0:26 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw
+911 900 0:26 /../../.. /host/cgroup ro,relatime - cgroup2 cgroup2 rw
+912 900 0:30 / /host/bpf rw,relatime - bpf bpf rw
+";
+
+    fn paths(kind: &str, table: &str) -> Vec<PathBuf> {
+        mounts_of(kind, table).into_iter().map(|mount| mount.path).collect()
+    }
+
+    fn highest_path(table: &str) -> Option<PathBuf> {
+        Some(mounts_of("cgroup2", table).into_iter().min_by_key(Mount::depth)?.path)
+    }
 
     #[test]
     fn cgroup_v2_is_found_in_a_hybrid_hierarchy() {
-        assert_eq!(mounted("cgroup2", HYBRID), Some("/sys/fs/cgroup/uni fied".into()));
-        assert_eq!(mounted("bpf", HYBRID), None);
+        assert_eq!(highest_path(HYBRID), Some("/sys/fs/cgroup/uni fied".into()));
+        assert_eq!(paths("bpf", HYBRID), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn in_a_container_the_hosts_cgroup_is_preferred_to_its_own() {
+        assert_eq!(highest_path(CONTAINER), Some("/host/cgroup".into()));
+        assert_eq!(paths("bpf", CONTAINER), [PathBuf::from("/host/bpf")]);
+    }
+
+    #[test]
+    fn without_a_cgroup_namespace_the_containers_own_is_below_as_well() {
+        let table = CONTAINER
+            .replace("0:26 / /sys", "0:26 /kubepods/pod1/c /sys")
+            .replace("/../../.. /host", "/ /host");
+        assert_eq!(highest_path(&table), Some("/host/cgroup".into()));
+    }
+
+    #[test]
+    fn a_mount_that_is_covered_by_another_is_not_seen() {
+        let over = "913 905 0:40 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n";
+        let table = format!("{CONTAINER}{over}").replace("/host/cgroup", "/sys/fs/cgroup");
+        assert_eq!(highest_path(&table), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! BPFFS/sockline/v1/maps/NAME       the maps
+//! BPFFS/sockline/v1/maps/inner/ID   the maps in those that hold maps
 //! BPFFS/sockline/v1/links/PROGRAM   the attachments
 //! ```
 //!
@@ -60,6 +61,11 @@ impl Pins {
     }
 
     #[must_use]
+    pub fn inner_maps(&self) -> PathBuf {
+        self.maps().join("inner")
+    }
+
+    #[must_use]
     pub fn links(&self) -> PathBuf {
         self.directory().join("links")
     }
@@ -71,7 +77,7 @@ impl Pins {
 
     /// Makes the directories.
     pub fn create(&self) -> Result<(), DataplaneError> {
-        for directory in [self.maps(), self.links()] {
+        for directory in [self.inner_maps(), self.links()] {
             fs::create_dir_all(&directory).map_err(|error| {
                 DataplaneError::io(format!("make the folder {}", directory.display()), error)
             })?;

@@ -89,7 +89,7 @@ impl Pool {
         let id = match self.backend_ids.take(1) {
             Some(id) => id,
             None => {
-                self.settle(true)?;
+                self.settle_now()?;
                 self.backend_ids
                     .take(1)
                     .ok_or(Full { map: BACKENDS, limit: self.max_backends() })?
@@ -181,7 +181,7 @@ impl Pool {
         let start = match self.slot_extents.take(count) {
             Some(start) => start,
             None => {
-                self.settle(true)?;
+                self.settle_now()?;
                 self.slot_extents.take(count).ok_or(full)?
             }
         };
@@ -200,31 +200,52 @@ impl Pool {
         }
     }
 
-    /// Takes back what has rested; `now`: all of it, because room is needed.
-    pub fn settle(&mut self, now: bool) -> Result<(), DataplaneError> {
-        let rested = |since: &Instant| now || since.elapsed() >= REST;
-        if !self.resting.front().is_some_and(|(since, _)| rested(since)) {
-            return Ok(());
-        }
-        sys::wait_for_running_programs()
-            .map_err(|error| DataplaneError::io("wait for running programs (membarrier)", error))?;
+    /// Makes room for this many more slots and backends in one go. What does not fit is told when
+    /// it is added.
+    pub fn reserve(&mut self, slots: u32, backends: u32) -> Result<(), DataplaneError> {
+        self.slots.reserve(self.slot_extents.used().saturating_add(slots))?;
+        self.backends.reserve(self.backend_ids.used().saturating_add(backends))
+    }
+
+    /// Whether something has rested for long enough.
+    pub fn has_rested(&self) -> bool {
+        self.resting.front().is_some_and(|(since, _)| since.elapsed() >= REST)
+    }
+
+    /// Takes back what began to rest before this time; every program that ran then must have ended.
+    pub fn settle_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
         while let Some(&(since, resting)) = self.resting.front()
-            && rested(&since)
+            && since < time
         {
             self.resting.pop_front();
-            match resting {
-                Resting::Slots { start, count } => self.slot_extents.give(start, count),
-                Resting::Backend { id } => {
-                    self.retire(id)?;
-                    self.backend_ids.give(id, 1);
-                }
-                Resting::Service { id } => {
-                    self.retired.remove(id);
-                    self.service_ids.give(id, 1);
-                }
+            self.take_back(resting)?;
+        }
+        Ok(())
+    }
+
+    fn take_back(&mut self, resting: Resting) -> Result<(), DataplaneError> {
+        match resting {
+            Resting::Slots { start, count } => self.slot_extents.give(start, count),
+            Resting::Backend { id } => {
+                self.retire(id)?;
+                self.backend_ids.give(id, 1);
+            }
+            Resting::Service { id } => {
+                self.retired.remove(id);
+                self.service_ids.give(id, 1);
             }
         }
         Ok(())
+    }
+
+    /// Takes back all that rests, because room is needed.
+    fn settle_now(&mut self) -> Result<(), DataplaneError> {
+        if self.resting.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        wait_for_running_programs()?;
+        self.settle_before(now)
     }
 
     /// Without id 0, which is never given out.
@@ -242,6 +263,12 @@ impl Pool {
             backends_limit: self.max_backends(),
         }
     }
+}
+
+/// Waits until every program that runs now has ended, which takes some 20 ms.
+pub fn wait_for_running_programs() -> Result<(), DataplaneError> {
+    sys::wait_for_running_programs()
+        .map_err(|error| DataplaneError::io("wait for running programs (membarrier)", error))
 }
 
 /// Entries in use (resting ones included), entries that memory exists for, entries allowed.

@@ -35,8 +35,8 @@ static LEGACY_OBJECT: &[u8] =
 /// A kernel program: the name of its pin, of its function, and where it is attached.
 pub struct Hook {
     pub name: &'static str,
-    function: &'static str,
-    attach_type: bpf_attach_type,
+    pub(super) function: &'static str,
+    pub(super) attach_type: bpf_attach_type,
 }
 
 const fn hook(name: &'static str, function: &'static str, attach_type: bpf_attach_type) -> Hook {
@@ -173,6 +173,24 @@ impl Programs {
         Ok(detached)
     }
 
+    /// The kernel's ids of the loaded programs.
+    pub fn ids(&self) -> Result<Vec<(&'static str, u32)>, DataplaneError> {
+        HOOKS
+            .iter()
+            .map(|hook| {
+                let info = self.ebpf.program(hook.function).map(Program::info);
+                match info {
+                    Some(Ok(info)) => Ok((hook.name, info.id())),
+                    Some(Err(error)) => Err(refused(hook.name, error)),
+                    None => Err(DataplaneError::Unsupported(format!(
+                        "program {} is not loaded",
+                        hook.name
+                    ))),
+                }
+            })
+            .collect()
+    }
+
     fn fd(&self, hook: &Hook) -> Result<BorrowedFd<'_>, DataplaneError> {
         let fd = self.ebpf.program(hook.function).map(Program::fd);
         match fd {
@@ -204,7 +222,7 @@ pub fn attachment(pins: &Pins, hook: &Hook, cgroup: &Path) -> Result<Attachment,
 }
 
 /// A cgroup and its id, which is its inode number.
-fn open_cgroup(path: &Path) -> Result<(File, u64), DataplaneError> {
+pub(super) fn open_cgroup(path: &Path) -> Result<(File, u64), DataplaneError> {
     let failed = |error| DataplaneError::io(format!("open the cgroup {}", path.display()), error);
     let directory = File::open(path).map_err(failed)?;
     let id = directory.metadata().map_err(failed)?.ino();

@@ -1,24 +1,29 @@
 //! Arrays that grow in segments: an outer array of maps whose inner arrays are made when an index
 //! in them is first used, and mapped into the agent so that writing is a memory write.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
-
-use aya::{
-    Pod,
-    maps::{ArrayOfMaps, MapData, MapError},
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    panic::resume_unwind,
+    thread,
 };
+
+use aya::{Pod, maps::MapData};
 use sockline_ebpf::MMAPABLE;
 
 use super::{
     create,
     error::{DataplaneError, Full},
+    outer::Outer,
     sys::SharedArray,
 };
+
+/// Threads that wait together, see [`Segments::reserve`].
+const WAITING: usize = 32;
 
 /// A segmented array that the agent writes.
 pub struct Segments<T: Pod> {
     name: &'static str,
-    outer: ArrayOfMaps<MapData, MapData>,
+    outer: Outer,
     per_segment: u32,
     segments: Vec<Option<SharedArray<T>>>,
     limit: u32,
@@ -28,26 +33,16 @@ impl<T: Pod> Segments<T> {
     /// Opens the array with all segments that exist. `limit` is the number of indices allowed.
     pub fn open(
         name: &'static str,
-        outer: ArrayOfMaps<MapData, MapData>,
+        outer: Outer,
         per_segment: u32,
         limit: u32,
         writable: bool,
     ) -> Result<Self, DataplaneError> {
         let mut segments = Vec::new();
         for index in 0..outer.len() {
-            match outer.get(&index, 0) {
-                Ok(inner) => {
-                    segments.push(Some(map_segment(
-                        name,
-                        inner.fd().as_fd(),
-                        per_segment,
-                        writable,
-                    )?));
-                }
-                // The lowest free index is always taken first, so there are no holes.
-                Err(MapError::KeyNotFound) => break,
-                Err(error) => return Err(DataplaneError::map(name, "open a segment of", error)),
-            }
+            // The lowest free index is always taken first, so there are no holes.
+            let Some(inner) = outer.get(index)? else { break };
+            segments.push(Some(map_segment(name, inner.fd().as_fd(), per_segment, writable)?));
         }
         let limit = limit.min(outer.len().saturating_mul(per_segment));
         Ok(Self { name, outer, per_segment, segments, limit })
@@ -93,6 +88,44 @@ impl<T: Pod> Segments<T> {
         Ok(())
     }
 
+    /// Makes the segments for this many indices, as far as there are none yet.
+    ///
+    /// Putting a map into an array of maps waits until no program uses what was there (Linux
+    /// `maybe_wait_bpf_programs`), 10 to 20 ms each time, so that a million backends would take
+    /// 15 s. Calls that wait at the same time wait together.
+    pub fn reserve(&mut self, count: u32) -> Result<(), DataplaneError> {
+        let exist = self.segments.iter().take_while(|segment| segment.is_some()).count();
+        let wanted = count.min(self.limit).div_ceil(self.per_segment) as usize;
+        // A single one is made when it is needed.
+        if wanted <= exist + 1 {
+            return Ok(());
+        }
+        let mut arrays = Vec::with_capacity(wanted - exist);
+        for number in (0u32..).take(wanted).skip(exist) {
+            let array = new_segment::<T>(self.name, self.per_segment)?;
+            let mapped = map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?;
+            arrays.push((number, array, mapped));
+        }
+        let outer = &self.outer;
+        let maps: Vec<(u32, &MapData)> =
+            arrays.iter().map(|(number, array, _)| (*number, array)).collect();
+        thread::scope(|scope| {
+            let waiting: Vec<_> = maps
+                .chunks(maps.len().div_ceil(WAITING))
+                .map(|maps| {
+                    scope
+                        .spawn(|| maps.iter().try_for_each(|(number, map)| outer.set(*number, map)))
+                })
+                .collect();
+            waiting
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })?;
+        self.segments.truncate(exist);
+        self.segments.extend(arrays.into_iter().map(|(_, _, mapped)| Some(mapped)));
+        Ok(())
+    }
+
     const fn split(&self, index: u32) -> (usize, usize) {
         ((index / self.per_segment) as usize, (index % self.per_segment) as usize)
     }
@@ -112,9 +145,7 @@ impl<T: Pod> Segments<T> {
             let array = new_segment::<T>(self.name, self.per_segment)?;
             *place = Some(map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?);
             let number = u32::try_from(segment).unwrap_or(u32::MAX);
-            self.outer
-                .set(number, &array, 0)
-                .map_err(|error| DataplaneError::map(self.name, "add a segment to", error))?;
+            self.outer.set(number, &array)?;
         }
         place.as_mut().ok_or_else(|| Full { map: self.name, limit: self.limit }.into())
     }

@@ -15,7 +15,10 @@ use std::{
     sync::atomic::{Ordering, fence},
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type};
+use aya_obj::generated::{
+    BPF_F_QUERY_EFFECTIVE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type,
+    bpf_prog_info,
+};
 
 /// Offset of `sk` in the kernel's `struct bpf_sock_addr` (`include/uapi/linux/bpf.h`), whose layout
 /// is fixed.
@@ -102,6 +105,55 @@ pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
+/// The ids of the programs that run for sockets in a cgroup, in their order (Linux 4.15).
+pub fn effective_programs(
+    cgroup: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0u32; 64];
+    loop {
+        let mut attr = zeroed_attr();
+        attr.query.__bindgen_anon_1.target_fd = cgroup.as_raw_fd().cast_unsigned();
+        attr.query.attach_type = attach_type as u32;
+        attr.query.query_flags = BPF_F_QUERY_EFFECTIVE;
+        attr.query.prog_ids = ids.as_mut_ptr() as u64;
+        attr.query.__bindgen_anon_2.prog_cnt = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        let result = bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr);
+        // SAFETY: both members of the union are this integer; the kernel wrote the true count.
+        let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize;
+        match result {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && count > ids.len() => {
+                ids.resize(count, 0);
+            }
+            Err(error) => return Err(error),
+            Ok(_) => {
+                ids.truncate(count);
+                return Ok(ids);
+            }
+        }
+    }
+}
+
+/// Characters that the kernel keeps of a program's name (`BPF_OBJ_NAME_LEN` less one).
+pub const PROGRAM_NAME: usize = 15;
+
+/// Name and tag of a loaded program (Linux 4.15).
+pub fn program_info(id: u32) -> io::Result<(String, [u8; 8])> {
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    let program = bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr).map(owned)?;
+    // SAFETY: integers and pointers as integers.
+    let mut info: bpf_prog_info = unsafe { mem::zeroed() };
+    let mut attr = zeroed_attr();
+    attr.info.bpf_fd = program.as_raw_fd().cast_unsigned();
+    attr.info.info_len = u32::try_from(size_of_val(&info)).unwrap_or(u32::MAX);
+    attr.info.info = ptr::from_mut(&mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let name: Vec<u8> =
+        info.name.iter().map(|byte| byte.cast_unsigned()).take_while(|&byte| byte != 0).collect();
+    Ok((String::from_utf8_lossy(&name).into_owned(), info.tag))
+}
+
 /// Makes an array of maps (Linux 4.12), which takes maps like this one.
 pub fn create_array_of_maps(name: &str, entries: u32, like: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attr = zeroed_attr();
@@ -118,6 +170,35 @@ pub fn create_array_of_maps(name: &str, entries: u32, like: BorrowedFd<'_>) -> i
         *place = byte.cast_signed();
     }
     bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr).map(owned)
+}
+
+/// The id of the map at an index of an array of maps (Linux 4.14).
+pub fn inner_map_id(outer: BorrowedFd<'_>, index: u32) -> io::Result<Option<u32>> {
+    let mut id = 0u32;
+    let mut attr = element(outer, &index, ptr::from_mut(&mut id) as u64);
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(Some(id)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts a map into an array of maps (Linux 4.12), in place of what was at that index.
+pub fn put_map(outer: BorrowedFd<'_>, index: u32, map: BorrowedFd<'_>) -> io::Result<()> {
+    let fd = map.as_raw_fd();
+    let mut attr = element(outer, &index, ptr::from_ref(&fd) as u64);
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// An element of an array; `index` and what `value` points to must outlive the call.
+fn element(map: BorrowedFd<'_>, index: &u32, value: u64) -> bpf_attr {
+    let mut attr = zeroed_attr();
+    // SAFETY: writing a union's field of plain integers.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = map.as_raw_fd().cast_unsigned();
+    element.key = ptr::from_ref(index) as u64;
+    element.__bindgen_anon_1.value = value;
+    attr
 }
 
 /// Gives an object a name in a bpffs (Linux 4.4; links 5.7).

@@ -30,6 +30,7 @@ use super::{
 use crate::model::{
     object::{Family, ObjectName, Protocol},
     plan::{Backend, Frontend, FrontendAddress, FrontendKind},
+    test_service::is_test,
 };
 
 /// An open view of a node's kernel state.
@@ -67,6 +68,11 @@ impl View {
         record::Record::read(&self.pins)
     }
 
+    #[must_use]
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
     /// Whether an agent runs on these pins.
     pub fn agent_runs(&self) -> Result<bool, DataplaneError> {
         Ok(self.pins.lock()?.is_none())
@@ -95,6 +101,9 @@ impl View {
             let (_, entry) =
                 entry.map_err(|error| DataplaneError::map(maps::FRONTENDS, "read", error))?;
             let key = names.get(&entry.service).cloned().unwrap_or_else(|| nameless(&entry));
+            if is_test(&key.service) {
+                continue;
+            }
             let frontend = frontend(&entry, &key, &slots, &backends);
             if frontend.kind == FrontendKind::NodePort {
                 node_ports.insert((key, frontend.family, frontend.port), frontend);
@@ -112,8 +121,11 @@ impl View {
     pub fn backends(&self) -> Result<BTreeMap<ServiceKey, Vec<(Backend, u64)>>, DataplaneError> {
         let names = names::read_all(&maps::open_names(&self.pins)?)?;
         let entries = maps::open_backends(&self.pins, u32::MAX, false)?;
-        let mut all: BTreeMap<ServiceKey, Vec<(Backend, u64)>> =
-            names.values().map(|key| (key.clone(), Vec::new())).collect();
+        let mut all: BTreeMap<ServiceKey, Vec<(Backend, u64)>> = names
+            .values()
+            .filter(|key| !is_test(&key.service))
+            .map(|key| (key.clone(), Vec::new()))
+            .collect();
         for entry in entries.indices().filter_map(|id| entries.read(id)) {
             // Without a set it is on its way out.
             if entry.sets != 0
@@ -172,6 +184,9 @@ impl Counters {
         let mut translated = self.translated()?;
         let mut all = BTreeMap::new();
         for (id, key) in names::read_all(&self.names)? {
+            if is_test(&key.service) {
+                continue;
+            }
             let mut counts = match self.services.get(&id, 0) {
                 Ok(per_cpu) => sum(&per_cpu),
                 Err(MapError::KeyNotFound) => Counts::default(),

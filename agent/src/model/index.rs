@@ -175,6 +175,12 @@ impl Index {
         self.refresh(&|_| false);
         self.changed.clear();
         self.addresses_moved = false;
+        self.planned()
+    }
+
+    /// The plan as it was last given out, by [`Self::plan`] or in changes; what waits stays waiting.
+    #[must_use]
+    pub fn planned(&self) -> Plan {
         let frontends = self
             .services
             .values()

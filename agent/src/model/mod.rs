@@ -17,5 +17,6 @@ pub mod object;
 pub mod plan;
 pub mod planner;
 pub mod selector;
+pub mod test_service;
 #[cfg(test)]
 mod testing;

@@ -14,9 +14,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
-use crate::status::Shared;
+use crate::check::Readiness;
 
-type Context = (Arc<Shared>, Arc<Metrics>);
+type Context = (Arc<Readiness>, Arc<Metrics>);
 
 /// Serves until `stop`.
 ///
@@ -24,7 +24,7 @@ type Context = (Arc<Shared>, Arc<Metrics>);
 /// When the listener fails.
 pub async fn serve(
     listener: TcpListener,
-    shared: Arc<Shared>,
+    readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -32,7 +32,7 @@ pub async fn serve(
         .route("/metrics", get(text))
         .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
-        .with_state((shared, metrics));
+        .with_state((readiness, metrics));
     axum::serve(listener, router)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
@@ -47,19 +47,19 @@ async fn text(State((_, metrics)): State<Context>) -> Response {
 }
 
 /// The process works: its control loop turns.
-async fn healthy(State((shared, _)): State<Context>) -> (StatusCode, &'static str) {
-    if shared.is_alive() {
+async fn healthy(State((readiness, _)): State<Context>) -> (StatusCode, &'static str) {
+    if readiness.is_alive() {
         (StatusCode::OK, "ok\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the control loop is stuck\n")
     }
 }
 
-/// The first full sync is in the kernel.
-async fn ready(State((shared, _)): State<Context>) -> (StatusCode, &'static str) {
-    if shared.is_ready() {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first full sync\n")
+/// The node is served, as far as can be seen at little cost: the plan is in the kernel, the hooks lead
+/// to our programs, and the control loop turns.
+async fn ready(State((readiness, _)): State<Context>) -> (StatusCode, String) {
+    match readiness.why_not().await {
+        None => (StatusCode::OK, "ok\n".into()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n"),
     }
 }

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
 pub mod damage;
+pub mod foreign;
 pub mod hammer;
 
 use std::{

@@ -6,6 +6,7 @@
 
 mod calls;
 mod manifests;
+mod sync;
 
 use std::{fs, net::SocketAddr, process::Command, time::Duration};
 
@@ -16,7 +17,10 @@ use self::calls::{Call, Samples};
 use crate::{build, term};
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Services in the maps while small calls are measured
     #[arg(long, default_value_t = 1_000)]
     services: u32,
@@ -26,6 +30,13 @@ pub(crate) struct Args {
     /// Rounds; each measures every call a few hundred times on both sides
     #[arg(long, default_value_t = 150)]
     rounds: usize,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Measure how soon a change of the cluster is in the kernel, and the agent's memory and
+    /// processor time
+    Sync(sync::Args),
 }
 
 /// The cost that the design allows over the bare call, in nanoseconds.
@@ -65,6 +76,9 @@ const BUDGETS: [Budget; 6] = [
 ];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Some(What::Sync(args)) = &args.what {
+        return sync::run(args);
+    }
     ensure!(args.rounds > 0 && args.services > 0 && args.many > 0, "nothing to measure");
     build::run(&build::Args::debug())?;
     let mut rows = Vec::new();

@@ -11,7 +11,8 @@ use crate::{
 };
 
 impl Mirror {
-    pub(super) fn adopt(&mut self) -> Result<(), DataplaneError> {
+    /// Returns the backends that belong to a service.
+    pub(super) fn adopt(&mut self) -> Result<HashSet<u32>, DataplaneError> {
         let mut names = names::read_all(&self.names)?;
         let mut by_service: BTreeMap<u32, Vec<Frontend>> = BTreeMap::new();
         for frontend in self.frontends.entries().values() {
@@ -35,7 +36,23 @@ impl Mirror {
         for (id, key) in names {
             names::remove(&mut self.names, id, &key);
         }
-        self.pool.sweep(|id| adopted.contains(&id))
+        Ok(adopted)
+    }
+
+    /// Whether all that was found could be taken over.
+    pub(super) fn is_sound(&self) -> bool {
+        let extents: HashSet<(u32, u32)> = self
+            .installed
+            .values()
+            .flat_map(|installed| {
+                installed.extents.iter().map(|extent| (installed.id, extent.start))
+            })
+            .collect();
+        !self.orphans
+            && self.frontends.entries().values().all(|frontend| {
+                frontend.slot_count == 0
+                    || extents.contains(&(frontend.service, frontend.slot_start))
+            })
     }
 
     /// Takes over a frontend's slots and backends if all of them are sound; if not, the first sync

@@ -14,11 +14,17 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
+    time::Instant,
 };
 
 use aya::maps::{MapData, PerCpuHashMap};
-use sockline_ebpf::{address::Address, counters::ServiceCounters, frontend::FrontendKey};
+use sockline_ebpf::{
+    address::Address,
+    counters::ServiceCounters,
+    frontend::{self, FrontendKey},
+};
 
+pub use self::repair::Drift;
 use super::{
     desired::{self, Group},
     error::DataplaneError,
@@ -32,6 +38,7 @@ use super::{
 use crate::model::{
     object::{ObjectName, Protocol},
     plan::{self, ServicePlan},
+    test_service,
 };
 
 /// How much the maps may grow to.
@@ -134,6 +141,23 @@ impl SyncReport {
 impl Mirror {
     /// Opens the pinned maps and reads back what an earlier agent left in them.
     pub fn open(pins: &Pins, limits: Limits) -> Result<Self, DataplaneError> {
+        let (mut mirror, adopted) = Self::read(pins, limits)?;
+        mirror.pool.sweep(|id| adopted.contains(&id))?;
+        Ok(mirror)
+    }
+
+    /// As [`Self::open`] if all that is in the maps is sound; else `None`, and nothing was changed
+    /// that matters: what cannot be taken over stays as it is only until somebody needs its place.
+    pub fn open_if_sound(pins: &Pins, limits: Limits) -> Result<Option<Self>, DataplaneError> {
+        let (mut mirror, adopted) = Self::read(pins, limits)?;
+        if !mirror.is_sound() {
+            return Ok(None);
+        }
+        mirror.pool.sweep(|id| adopted.contains(&id))?;
+        Ok(Some(mirror))
+    }
+
+    fn read(pins: &Pins, limits: Limits) -> Result<(Self, HashSet<u32>), DataplaneError> {
         let pool = Pool::new(
             maps::open_slots(pins, limits.slots, true)?,
             // One more, because id 0 is none.
@@ -151,8 +175,8 @@ impl Mirror {
             orphans: false,
             hold_back: false,
         };
-        mirror.adopt()?;
-        Ok(mirror)
+        let adopted = mirror.adopt()?;
+        Ok((mirror, adopted))
     }
 
     /// Whether there is anything that connects could be served from.
@@ -160,8 +184,10 @@ impl Mirror {
         self.frontends.entries().is_empty()
     }
 
+    /// Without those of test services, as in all that is counted for people and metrics.
     pub fn frontends(&self) -> usize {
-        self.frontends.entries().len()
+        let of_tests: usize = self.tests().map(|installed| installed.keys.len()).sum();
+        self.frontends.entries().len().saturating_sub(of_tests)
     }
 
     pub const fn frontends_capacity(&self) -> u32 {
@@ -178,11 +204,56 @@ impl Mirror {
 
     /// Service ports in the kernel; one that did not fit at all is not.
     pub fn services(&self) -> usize {
-        self.installed.values().filter(|installed| !installed.keys.is_empty()).count()
+        self.installed
+            .iter()
+            .filter(|(key, installed)| {
+                !installed.keys.is_empty() && !test_service::is_test(&key.service)
+            })
+            .count()
     }
 
     pub fn pool_usage(&self) -> PoolUsage {
-        self.pool.usage()
+        let mut usage = self.pool.usage();
+        for test in self.tests() {
+            let slots: usize = test.extents.iter().map(|extent| extent.members.len()).sum();
+            usage.backends = less(usage.backends, test.backends.len());
+            usage.slots = less(usage.slots, slots);
+        }
+        usage
+    }
+
+    /// The service ports of `sockline check`.
+    fn tests(&self) -> impl Iterator<Item = &Installed> {
+        self.installed
+            .iter()
+            .filter(|(key, _)| test_service::is_test(&key.service))
+            .map(|(_, installed)| installed)
+    }
+
+    /// Whether an address and port is a frontend's, of any protocol.
+    pub fn is_taken(&self, address: IpAddr, port: u16) -> bool {
+        let address = Address::from(address);
+        [frontend::TCP, frontend::UDP, frontend::SCTP].into_iter().any(|protocol| {
+            let key = FrontendKey { address, port: port.to_be(), protocol, padding: 0 };
+            self.frontends.entries().contains_key(&key)
+        })
+    }
+
+    /// How many service ports are not as a plan has them, or are not in it.
+    pub fn pending(&self, plan: &plan::Plan) -> usize {
+        let groups = desired::groups(&plan.frontends);
+        let wanted: HashSet<&ServiceKey> = groups.iter().map(|group| &group.key).collect();
+        let gone = self.installed.keys().filter(|key| !wanted.contains(key)).count();
+        groups.iter().filter(|group| !self.is_current(group)).count() + gone
+    }
+
+    /// The test services that are in the maps, from whomever.
+    pub fn test_services(&self) -> BTreeSet<ObjectName> {
+        self.installed
+            .keys()
+            .filter(|key| test_service::is_test(&key.service))
+            .map(|key| key.service.clone())
+            .collect()
     }
 
     /// As long as it is set, what was adopted and was in no plan yet is not taken away.
@@ -252,6 +323,10 @@ impl Mirror {
         let mut changed: Vec<&ServiceKey> = Vec::new();
         let mut leftovers = Leftovers::new();
         let mut full: Vec<&Group<'_>> = Vec::new();
+        if let Err(error) = self.reserve(groups) {
+            // Each service that needs room asks for it again, and says so if there is none.
+            tracing::debug!("cannot make room in one go: {error}");
+        }
         for group in groups {
             if self.is_current(group) {
                 continue;
@@ -268,7 +343,9 @@ impl Mirror {
             }
         }
         let (held_back, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|key| {
-            self.hold_back && self.installed.get(key).is_some_and(|known| !known.confirmed)
+            self.hold_back
+                && !test_service::is_test(&key.service)
+                && self.installed.get(key).is_some_and(|known| !known.confirmed)
         });
         report.services_held_back += held_back.len();
         for key in &gone {
@@ -320,10 +397,28 @@ impl Mirror {
         }
     }
 
-    /// Takes back slots and backends that nothing uses any more. Waits for running programs, which
-    /// takes some 20 ms: not while a change waits to be written.
-    pub fn settle(&mut self) -> Result<(), DataplaneError> {
-        self.pool.settle(false)
+    /// See [`Pool::has_rested`].
+    pub fn has_rested(&self) -> bool {
+        self.pool.has_rested()
+    }
+
+    /// See [`Pool::settle_before`].
+    pub fn settle_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
+        self.pool.settle_before(time)
+    }
+
+    /// Makes room for many services at once.
+    fn reserve(&mut self, groups: &[Group<'_>]) -> Result<(), DataplaneError> {
+        let (mut slots, mut backends) = (0, 0);
+        for group in groups.iter().filter(|group| !self.is_current(group)) {
+            // The lists of one group are mostly the same one.
+            let longest = group.frontends.iter().map(|frontend| frontend.backends.len()).max();
+            let (longest, known) = (longest.unwrap_or(0), self.installed.get(&group.key));
+            slots += longest;
+            backends += longest.saturating_sub(known.map_or(0, |known| known.backends.len()));
+        }
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        self.pool.reserve(number(slots), number(backends))
     }
 
     /// Frontends of services without a name, left by an agent that died between two steps.
@@ -368,4 +463,8 @@ impl Mirror {
             }
         }
     }
+}
+
+fn less(count: u32, tests: usize) -> u32 {
+    count.saturating_sub(u32::try_from(tests).unwrap_or(u32::MAX))
 }

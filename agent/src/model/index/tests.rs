@@ -357,6 +357,8 @@ fn a_service_that_must_wait_stays_unplanned_and_comes_with_all_its_causes_later(
     let now = index.changes_except(|service| &*service.name == "big");
     assert_eq!(names(&now), ["web"]);
     assert!(!now.addresses_moved);
+    // A look at what is planned takes nothing away from what waits.
+    let _ = index.planned();
     let later = index.changes();
     assert_eq!(names(&later), ["big"]);
     let backends = &later.services[0].frontends[0].backends;

@@ -1,0 +1,120 @@
+//! The agent: is it there, does its control loop turn, how old is what it wrote.
+
+use std::time::{Duration, SystemTime};
+
+use super::{Finding, Node};
+
+/// A state that no agent has looked after for this long is old.
+const OLD: Duration = Duration::from_secs(600);
+
+/// Whether an agent serves the node.
+pub fn check(node: &Node<'_>) -> Vec<Finding> {
+    let check = "agent.running";
+    let Some(status) = &node.status else {
+        let finding = if node.agent_runs {
+            Finding::failed(
+                check,
+                format!(
+                    "process {} holds the pins, but nobody answers on {}",
+                    node.record.pid,
+                    node.admin_socket.display()
+                ),
+                "look at the agent's log; if it was given another --admin-socket, give it here, too",
+            )
+        } else {
+            Finding::warning(
+                check,
+                "not running; the kernel keeps serving what it has, and nothing follows the cluster",
+                "start `sockline agent`; in a cluster look at its pod on this node",
+            )
+        };
+        return vec![finding];
+    };
+    let mut findings =
+        vec![Finding::ok(check, format!("version {}, process {}", status.version, status.pid))];
+    findings.push(match &node.myself {
+        Some(myself) if !myself.alive => Finding::failed(
+            "agent.control-loop",
+            "stuck",
+            "look at the agent's log for its last step, and restart it",
+        ),
+        Some(_) => Finding::ok("agent.control-loop", "turns"),
+        None => Finding::warning(
+            "agent.control-loop",
+            format!("an agent of version {} does not say", status.version),
+            format!(
+                "use the `sockline` of the agent, or update the agent to {}",
+                env!("CARGO_PKG_VERSION")
+            ),
+        ),
+    });
+    findings.push(if status.ready {
+        Finding::ok("agent.ready", "the first full sync is in the kernel")
+    } else {
+        Finding::failed(
+            "agent.ready",
+            format!("waits for the first full sync from {}", status.source),
+            "look at the agent's log for why the source cannot be read",
+        )
+    });
+    findings
+}
+
+/// How old the kernel's state is, and whether all of the plan is in it.
+pub fn state(node: &Node<'_>) -> Vec<Finding> {
+    let check = "state.age";
+    let age = match node.record.last_sync {
+        None => Finding::failed(
+            check,
+            "nothing was ever synced",
+            "look at the agent's log; nothing is served before the first full sync",
+        ),
+        Some(synced) => {
+            let age = SystemTime::now().duration_since(synced).unwrap_or_default();
+            let detail = format!("last changed {} ago", seconds(age));
+            if node.status.is_none() && age > OLD {
+                Finding::warning(
+                    check,
+                    format!("{detail}, and no agent follows the cluster"),
+                    "start the agent: endpoints that have gone since are still served",
+                )
+            } else {
+                Finding::ok(check, detail)
+            }
+        }
+    };
+    let mut findings = vec![age];
+    let Some(status) = &node.status else { return findings };
+    findings.push(match &status.failures[..] {
+        [] => Finding::ok("state.complete", "the last sync left nothing out"),
+        [first, rest @ ..] => Finding::failed(
+            "state.complete",
+            match rest.len() {
+                0 => format!("not in the kernel: {first}"),
+                more => format!("not in the kernel: {first}, and {more} more"),
+            },
+            "`sockline status` lists all of them; a full map needs a higher --max-frontends or \
+             --max-backends",
+        ),
+    });
+    findings.push(match &status.problems[..] {
+        [] => Finding::ok("state.input", "no problems with services, slices and nodes"),
+        [first, rest @ ..] => Finding::warning(
+            "state.input",
+            match rest.len() {
+                0 => first.clone(),
+                more => format!("{first}, and {more} more"),
+            },
+            "mend the objects that `sockline status` names",
+        ),
+    });
+    findings
+}
+
+fn seconds(age: Duration) -> String {
+    match age.as_secs() {
+        s @ 0..120 => format!("{s}s"),
+        s @ 120..7200 => format!("{}m", s / 60),
+        s => format!("{}h", s / 3600),
+    }
+}

@@ -1,0 +1,58 @@
+//! The cgroup that the programs are attached to: is it there, and is it the one that should be.
+
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+
+use super::Finding;
+use crate::dataplane;
+
+/// The id of the root of cgroup v2: what is mounted in a cgroup namespace may be another one.
+const ROOT: u64 = 1;
+
+pub fn is_root(cgroup: &Path) -> bool {
+    fs::metadata(cgroup).is_ok_and(|metadata| metadata.ino() == ROOT)
+}
+
+pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
+    let check = "cgroup.root";
+    let id = match fs::metadata(attached) {
+        Ok(metadata) => metadata.ino(),
+        Err(error) => {
+            return Finding::failed(
+                check,
+                format!("the agent's cgroup {}: {error}", attached.display()),
+                "restart the agent with a --cgroup that exists, or none",
+            );
+        }
+    };
+    let wanted = match dataplane::cgroup_for_reading(given) {
+        Ok(Some(wanted)) => wanted,
+        Ok(None) => {
+            return Finding::failed(
+                check,
+                "no cgroup v2 file system is mounted",
+                "mount one (`mount -t cgroup2 none /sys/fs/cgroup`) and restart the agent",
+            );
+        }
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            return Finding::failed(check, format!("{error:#}"), "name a cgroup v2 folder");
+        }
+    };
+    let is_wanted = fs::metadata(&wanted).is_ok_and(|metadata| metadata.ino() == id);
+    if !is_wanted {
+        return Finding::warning(
+            check,
+            format!("{}, not {}", attached.display(), wanted.display()),
+            "only processes in and below the agent's cgroup are served; if that is meant, give \
+             --cgroup to this command, too",
+        );
+    }
+    if given.is_none() && id != ROOT {
+        return Finding::warning(
+            check,
+            format!("{} is mounted, but it is not the root of all cgroups", attached.display()),
+            "mount the host's /sys/fs/cgroup into the agent's container and name it with --cgroup",
+        );
+    }
+    Finding::ok(check, format!("{}, id {id}", attached.display()))
+}

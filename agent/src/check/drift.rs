@@ -1,0 +1,57 @@
+//! Whether the maps hold what the agent planned.
+
+use tokio::runtime::Runtime;
+
+use super::{Finding, Node};
+use crate::{admin, dataplane::Drift};
+
+const CHECK: &str = "maps.drift";
+
+pub fn check(node: &Node<'_>, runtime: &Runtime) -> Finding {
+    if !node.agent_runs {
+        return Finding::warning(
+            CHECK,
+            "not compared: only a running agent has a plan",
+            "start the agent",
+        );
+    }
+    match runtime.block_on(admin::compare(node.admin_socket)) {
+        Ok(drift) => finding(&drift),
+        Err(error) => {
+            Finding::failed(CHECK, format!("not compared: {error:#}"), "look at the agent's log")
+        }
+    }
+}
+
+fn finding(drift: &Drift) -> Finding {
+    let kinds = [
+        (drift.frontends_missing, "frontends missing"),
+        (drift.frontends_changed, "frontends changed"),
+        (drift.frontends_foreign, "frontends that nobody planned"),
+        (drift.backends, "backends changed"),
+        (drift.slots, "slots changed"),
+        (drift.filter_words, "words of the filter changed"),
+        (drift.left_alone, "cgroups left alone changed"),
+    ];
+    let differs: Vec<String> = kinds
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if !differs.is_empty() {
+        return Finding::failed(
+            CHECK,
+            differs.join(", "),
+            "the agent mends it at its next comparison (--repair-interval); find out who writes into \
+             its maps",
+        );
+    }
+    if drift.services > 0 {
+        return Finding::warning(
+            CHECK,
+            format!("{} service ports are not as planned", drift.services),
+            "see `state.complete`; until the source can be read in full, services stay as they were",
+        );
+    }
+    Finding::ok(CHECK, "the maps hold the plan")
+}

@@ -1,0 +1,61 @@
+//! What a check found.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+/// How it is; in order of severity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Ok,
+    /// It works, and somebody should look.
+    Warning,
+    Failed,
+}
+
+impl State {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Stays the same over releases: `links.attached`.
+    pub check: Cow<'static, str>,
+    pub state: State,
+    pub detail: String,
+    /// What to do; absent if it is ok.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub todo: Option<String>,
+}
+
+impl Finding {
+    pub fn ok(check: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self { check: check.into(), state: State::Ok, detail: detail.into(), todo: None }
+    }
+
+    pub fn warning(
+        check: impl Into<Cow<'static, str>>,
+        detail: impl Into<String>,
+        todo: impl Into<String>,
+    ) -> Self {
+        let todo = Some(todo.into());
+        Self { check: check.into(), state: State::Warning, detail: detail.into(), todo }
+    }
+
+    pub fn failed(
+        check: impl Into<Cow<'static, str>>,
+        detail: impl Into<String>,
+        todo: impl Into<String>,
+    ) -> Self {
+        Self { state: State::Failed, ..Self::warning(check, detail, todo) }
+    }
+}

@@ -1,0 +1,96 @@
+//! The proof: connects to a private test service through the hooks.
+//!
+//! The listeners are this process's, on loopback. The connects are made by a child in a fresh cgroup
+//! below the attached one, as a new pod's would be, and by one in the attached cgroup itself, as the
+//! host's would be.
+
+mod connects;
+mod listeners;
+mod place;
+mod placed;
+pub mod probe;
+
+use std::{path::Path, thread};
+
+use sockline_ebpf::agent::SET_RETVAL;
+use tokio::runtime::Runtime;
+
+use self::{
+    connects::{Outcome, REFUSED_BY_HOOK, Request},
+    listeners::Bound,
+    place::Place,
+    placed::Placed,
+};
+use super::{Finding, Node, cgroup::is_root};
+
+/// What helps where the connect went elsewhere, or nowhere.
+const ASTRAY: &str = "the hooks did not do their part: look at links.attached, links.foreign and \
+                      maps.drift above";
+const REFUSED: &str = "links.foreign above names the programs that are on the hooks, too";
+
+pub fn check(node: &Node<'_>, runtime: &Runtime) -> Vec<Finding> {
+    let bound = match Bound::open() {
+        Ok(bound) => bound,
+        Err(error) => {
+            return vec![Finding::failed(
+                "live.service",
+                format!("cannot listen on loopback: {error}"),
+                "set the loopback device up (`ip link set lo up`)",
+            )];
+        }
+    };
+    let placed = match Placed::new(node, runtime, bound.listeners) {
+        Ok(placed) => placed,
+        Err(finding) => return vec![*finding],
+    };
+    let request = &Request {
+        service: placed.service(),
+        listeners: bound.listeners,
+        token: bound.token.clone(),
+        set_retval: node.record.features & SET_RETVAL != 0,
+    };
+    // Side by side: what gets no answer costs its time once.
+    let cgroup = &node.record.cgroup;
+    let findings = thread::scope(|scope| {
+        let both = [Place::Fresh, Place::Host]
+            .map(|place| (place, scope.spawn(move || place.run(cgroup, request))));
+        both.into_iter()
+            .flat_map(|(place, outcome)| match outcome.join() {
+                Ok(outcome) => findings(place, outcome, cgroup),
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect::<Vec<_>>()
+    });
+    let mut all = vec![placed.finding()];
+    all.extend(findings);
+    all.extend(placed.remove());
+    all
+}
+
+fn findings(place: Place, outcome: anyhow::Result<Vec<Outcome>>, cgroup: &Path) -> Vec<Finding> {
+    match outcome {
+        // With controllers for its children, a cgroup below the root has no processes of its own.
+        Err(error) if place == Place::Host && !is_root(cgroup) => vec![Finding::ok(
+            format!("live.{}", place.id()),
+            format!("skipped: the host is not below {} ({error:#})", cgroup.display()),
+        )],
+        Err(error) => vec![Finding::failed(
+            format!("live.{}", place.id()),
+            format!("cannot connect from {}: {error:#}", place.in_words()),
+            "run this command as root, with the host's cgroup file system mounted and writable",
+        )],
+        Ok(outcomes) => outcomes
+            .into_iter()
+            .map(|outcome| {
+                let check = format!("live.{}.{}", place.id(), outcome.what);
+                match outcome.result {
+                    Ok(detail) => Finding::ok(check, detail),
+                    Err(error) => {
+                        let todo = if error.contains(REFUSED_BY_HOOK) { REFUSED } else { ASTRAY };
+                        Finding::failed(check, error, todo)
+                    }
+                }
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,150 @@
+//! Where the connects are made: a child process in a cgroup.
+
+use std::{
+    fs,
+    hash::{BuildHasher as _, RandomState},
+    io,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{self, Command, Stdio},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::Context as _;
+
+use super::{Outcome, Request, probe};
+use crate::dataplane;
+
+/// The fresh cgroups' names, with a number behind.
+const PREFIX: &str = "sockline-check-";
+/// A fresh cgroup that is older belongs to a check that was killed.
+const STALE: Duration = Duration::from_secs(60);
+/// The kernel lets go of an ended process's cgroup a moment after the process was waited for.
+const EMPTY_WITHIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A new cgroup, as every new pod has.
+    Fresh,
+    /// The attached cgroup itself: on a node that is the root, where the host's processes are below.
+    Host,
+}
+
+impl Place {
+    pub const fn id(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh-cgroup",
+            Self::Host => "host",
+        }
+    }
+
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::Fresh => "a fresh cgroup",
+            Self::Host => "the host",
+        }
+    }
+
+    /// Makes the connects there.
+    pub fn run(self, attached: &Path, request: &Request) -> anyhow::Result<Vec<Outcome>> {
+        match self {
+            Self::Fresh => {
+                // In a cgroup namespace of our own, no process can be moved out of our own cgroup.
+                let fresh = Fresh::within(attached);
+                let result = fresh.and_then(|fresh| in_cgroup(Some(&fresh.0), request));
+                match (result, own_cgroup(attached)) {
+                    (Err(_), Some(own)) => {
+                        let fresh = Fresh::within(&own)?;
+                        in_cgroup(Some(&fresh.0), request)
+                    }
+                    (result, _) => result,
+                }
+            }
+            Self::Host => match in_cgroup(Some(attached), request) {
+                // A cgroup with controllers for its children has no processes of its own. This
+                // process is on the host as well, if it is below.
+                Err(_) if own_cgroup(attached).is_some() => in_cgroup(None, request),
+                result => result,
+            },
+        }
+    }
+}
+
+/// A new cgroup, removed when dropped, when its processes have ended.
+struct Fresh(PathBuf);
+
+impl Fresh {
+    fn within(parent: &Path) -> anyhow::Result<Self> {
+        remove_stale(parent);
+        // Process ids are not unique among containers.
+        let random = RandomState::new().hash_one(process::id());
+        let path = parent.join(format!("{PREFIX}{random:016x}"));
+        fs::create_dir(&path)
+            .with_context(|| format!("cannot make the cgroup {}", path.display()))?;
+        let this = Self(path);
+        // Below a threaded cgroup, one of processes is not valid.
+        let kind = fs::read_to_string(parent.join("cgroup.type")).unwrap_or_default();
+        if kind.contains("threaded") {
+            fs::write(this.0.join("cgroup.type"), "threaded")
+                .with_context(|| format!("cannot make {} threaded", this.0.display()))?;
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + EMPTY_WITHIN;
+        while fs::remove_dir(&self.0).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
+            && Instant::now() < deadline
+        {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Removes what killed checks left. One with a process in it stays.
+fn remove_stale(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let age = || {
+            let made = entry.metadata().and_then(|metadata| metadata.modified()).ok()?;
+            SystemTime::now().duration_since(made).ok()
+        };
+        if entry.file_name().to_string_lossy().starts_with(PREFIX)
+            && age().is_some_and(|age| age > STALE)
+        {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// The cgroup of this process, if it is the attached one or below it.
+fn own_cgroup(attached: &Path) -> Option<PathBuf> {
+    let table = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = table.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let mount = dataplane::cgroup_for_reading(None).ok()??;
+    let own = mount.join(path);
+    (own.starts_with(attached) && own.exists()).then_some(own)
+}
+
+/// Makes the connects in a child that moves to a cgroup; or stays in ours.
+fn in_cgroup(cgroup: Option<&Path>, request: &Request) -> anyhow::Result<Vec<Outcome>> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(probe::COMMAND);
+    if let Some(cgroup) = cgroup {
+        command.arg("--cgroup").arg(cgroup);
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("cannot start /proc/self/exe")?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A child that cannot read any more says why on standard error.
+        let _ = stdin.write_all(&serde_json::to_vec(request)?);
+    }
+    let output = child.wait_with_output().context("cannot wait for the child")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::bail!("{}", said.trim().trim_start_matches("error: "));
+    }
+    serde_json::from_slice(&output.stdout).context("the child's answer makes no sense")
+}

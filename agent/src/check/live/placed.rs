@@ -1,0 +1,92 @@
+//! The test service in the maps: through the agent, or, while there is none, by ourselves.
+
+use tokio::runtime::Runtime;
+
+use super::Node;
+use crate::{
+    admin::{self, TestLease},
+    check::Finding,
+    dataplane::{Offline, Refused},
+    model::test_service::{Listeners, TestService},
+};
+
+const CHECK: &str = "live.service";
+
+pub enum Placed {
+    /// Removed when the connection closes.
+    ByAgent(TestLease),
+    ByUs(Box<Offline>, TestService),
+}
+
+impl Placed {
+    /// # Errors
+    /// With what to say when it is not possible.
+    pub fn new(
+        node: &Node<'_>,
+        runtime: &Runtime,
+        listeners: Listeners,
+    ) -> Result<Self, Box<Finding>> {
+        let failed = |detail: String, todo: &str| Box::new(Finding::failed(CHECK, detail, todo));
+        if node.agent_runs {
+            return runtime
+                .block_on(admin::test_service(node.admin_socket, listeners))
+                .map(Self::ByAgent)
+                .map_err(|error| {
+                    failed(
+                        format!(
+                            "no connect was tried: the agent places no test service: {error:#}"
+                        ),
+                        "look at agent.ready, at how full the maps are, and at the agent's log",
+                    )
+                });
+        }
+        let why = match Offline::open(node.view.pins()) {
+            Ok(Ok(mut offline)) => match offline.put_test(listeners) {
+                Ok(service) => return Ok(Self::ByUs(Box::new(offline), service)),
+                Err(error) => format!("{:#}", anyhow::Error::from(error)),
+            },
+            Ok(Err(Refused::Locked)) => "an agent has just started".into(),
+            Ok(Err(Refused::Unsound)) => "the maps hold what no agent wrote as it is".into(),
+            Err(error) => format!("{:#}", anyhow::Error::from(error)),
+        };
+        Err(failed(
+            format!("no connect was tried: {why}"),
+            "start the agent, which mends the maps, and check again",
+        ))
+    }
+
+    pub const fn service(&self) -> TestService {
+        match self {
+            Self::ByAgent(lease) => lease.service,
+            Self::ByUs(_, service) => *service,
+        }
+    }
+
+    pub fn finding(&self) -> Finding {
+        let service = self.service();
+        let by = match self {
+            Self::ByAgent(_) => "the agent",
+            Self::ByUs(..) => "this command, for want of an agent",
+        };
+        let detail =
+            format!("test service at {} and {}, placed by {by}", service.ipv4, service.ipv6);
+        Finding::ok(CHECK, detail)
+    }
+
+    /// Takes it out of the maps again.
+    pub fn remove(self) -> Option<Finding> {
+        match self {
+            Self::ByAgent(lease) => {
+                drop(lease);
+                None
+            }
+            Self::ByUs(mut offline, service) => offline.remove_test(&service).err().map(|error| {
+                Finding::warning(
+                    "live.removed",
+                    format!("the test service stays: {:#}", anyhow::Error::from(error)),
+                    "start the agent, whose first sync removes it",
+                )
+            }),
+        }
+    }
+}

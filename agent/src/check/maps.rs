@@ -1,0 +1,62 @@
+//! How full the maps are.
+
+use super::{Finding, Node};
+use crate::status::MapUse;
+
+/// Time to raise a limit.
+const NEARLY_FULL_PERCENT: u64 = 80;
+
+pub fn check(node: &Node<'_>) -> Vec<Finding> {
+    let Some(status) = &node.status else {
+        return vec![match node.view.frontends() {
+            Ok(frontends) => Finding::ok(
+                "maps.readable",
+                format!("{} frontends; the limits are the running agent's", frontends.len()),
+            ),
+            Err(error) => Finding::failed(
+                "maps.readable",
+                format!("{:#}", anyhow::Error::from(error)),
+                "start the agent; `sockline cleanup` and a new start make new maps",
+            ),
+        }];
+    };
+    status.maps.iter().map(fill).collect()
+}
+
+fn fill(map: &MapUse) -> Finding {
+    let check = format!("maps.{}", map.map);
+    let percent = (map.entries * 100).checked_div(map.limit).unwrap_or(100);
+    let detail = format!("{} of {} ({percent} %)", map.entries, map.limit);
+    let todo = match map.map.as_str() {
+        "frontends" => "raise --max-frontends",
+        "backends" => "raise --max-backends",
+        _ => "fewer endpoints per service need fewer slots; this limit is fixed",
+    };
+    if map.entries >= map.limit {
+        Finding::failed(check, format!("full: {detail}"), todo)
+    } else if percent >= NEARLY_FULL_PERCENT {
+        Finding::warning(check, detail, todo)
+    } else {
+        Finding::ok(check, detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::State;
+
+    #[test]
+    fn a_map_is_nearly_full_at_80_percent_and_full_at_100() {
+        for (entries, state) in [
+            (0, State::Ok),
+            (799, State::Ok),
+            (800, State::Warning),
+            (999, State::Warning),
+            (1000, State::Failed),
+        ] {
+            let map = MapUse { map: "frontends".into(), entries, capacity: 4096, limit: 1000 };
+            assert_eq!(fill(&map).state, state, "{entries}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Whether this node works: not whether a process runs, but whether a connect to a service goes where
+//! it should, and everything that this needs.
+//!
+//! Each file has one family of checks, which gives its findings; [`run`] puts them in order.
+
+mod agent;
+mod cgroup;
+mod drift;
+mod finding;
+mod kernel;
+mod links;
+mod live;
+mod maps;
+mod permissions;
+mod pins;
+mod readiness;
+
+use std::path::{Path, PathBuf};
+
+pub use self::{
+    finding::{Finding, State},
+    live::probe,
+    readiness::Readiness,
+};
+use crate::{
+    admin::{self, Myself},
+    dataplane::view::{AgentRecord, View},
+    status::Status,
+};
+
+/// What to check, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub admin_socket: PathBuf,
+    /// The cgroup whose sockets should be served; the root of cgroup v2 if `None`.
+    pub cgroup: Option<PathBuf>,
+    /// Only what costs little: the agent and the links.
+    pub quick: bool,
+}
+
+/// A node, as far as it can be seen from here.
+struct Node<'a> {
+    view: &'a View,
+    record: AgentRecord,
+    admin_socket: &'a Path,
+    /// Somebody holds the lock on the pins.
+    agent_runs: bool,
+    /// What the agent says; absent when it does not answer.
+    status: Option<Status>,
+    /// Absent also for an agent of an older version.
+    myself: Option<Myself>,
+}
+
+/// Runs the checks.
+///
+/// # Errors
+/// When not even a first look at the node is possible.
+pub fn run(view: &View, options: &Options) -> anyhow::Result<Vec<Finding>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let socket = &options.admin_socket;
+    let node = Node {
+        view,
+        record: view.agent()?,
+        admin_socket: socket,
+        agent_runs: view.agent_runs()?,
+        status: runtime.block_on(admin::status(socket)).ok(),
+        myself: runtime.block_on(admin::myself(socket)).ok(),
+    };
+    let mut findings = agent::check(&node);
+    if options.quick {
+        findings.extend(links::check(&node));
+        return Ok(findings);
+    }
+    findings.extend(agent::state(&node));
+    findings.extend(kernel::check(&node.record));
+    findings.extend(permissions::check(&node.record));
+    findings.push(cgroup::check(&node.record.cgroup, options.cgroup.as_deref()));
+    findings.extend(links::check(&node));
+    findings.extend(links::foreign(&node));
+    findings.extend(pins::check(view.pins()));
+    findings.extend(maps::check(&node));
+    findings.push(drift::check(&node, &runtime));
+    findings.extend(live::check(&node, &runtime));
+    Ok(findings)
+}

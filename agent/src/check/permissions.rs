@@ -1,0 +1,79 @@
+//! What the agent may do; while it is down, what it could do if it was started as this process is.
+
+use std::{fs, path::PathBuf};
+
+use super::{Finding, kernel};
+use crate::dataplane::view::AgentRecord;
+
+/// Number (`include/uapi/linux/capability.h`), name, and what for.
+const NEEDED: [Capability; 3] = [
+    (12, "CAP_NET_ADMIN", "load programs for the network and attach them"),
+    (21, "CAP_SYS_ADMIN", "read attached programs, mount the BPF file system"),
+    (39, "CAP_BPF", "load programs and make maps"),
+];
+const FOR_LOCKED_MEMORY: Capability =
+    (24, "CAP_SYS_RESOURCE", "raise the limit of locked memory, which maps count against");
+
+type Capability = (u32, &'static str, &'static str);
+
+pub fn check(record: &AgentRecord) -> Vec<Finding> {
+    let of_agent = PathBuf::from(format!("/proc/{}", record.pid));
+    // In another process namespace, the number can be anybody's.
+    let is_agent = fs::read_to_string(of_agent.join("comm")).is_ok_and(|name| name == "sockline\n");
+    let (whose, folder) = if is_agent {
+        ("the agent", of_agent)
+    } else {
+        ("this process (the agent's is not in sight)", PathBuf::from("/proc/self"))
+    };
+    let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
+    let mut needed = NEEDED.to_vec();
+    if kernel::locks_memory() {
+        needed.push(FOR_LOCKED_MEMORY);
+    }
+    vec![capabilities(whose, &status, &needed)]
+}
+
+fn capabilities(whose: &str, status: &str, needed: &[Capability]) -> Finding {
+    let check = "permissions.capabilities";
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    let Some(effective) = effective else {
+        return Finding::warning(
+            check,
+            format!("cannot read those of {whose}"),
+            "mount /proc where `sockline check` runs",
+        );
+    };
+    let missing: Vec<String> = needed
+        .iter()
+        .filter(|(number, ..)| effective & 1 << number == 0)
+        .map(|(_, name, purpose)| format!("{name} ({purpose})"))
+        .collect();
+    if missing.is_empty() {
+        let all: Vec<&str> = needed.iter().map(|(_, name, _)| *name).collect();
+        return Finding::ok(check, format!("{whose} has {}", all.join(", ")));
+    }
+    Finding::failed(
+        check,
+        format!("{whose} lacks {}", missing.join(", ")),
+        "run the agent as root and, in a pod, as privileged",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::State;
+
+    #[test]
+    fn what_is_missing_is_named_with_its_purpose() {
+        let all = capabilities("x", "Name:\tx\nCapEff:\t000001ffffffffff\n", &NEEDED);
+        assert_eq!(all.state, State::Ok, "{all:?}");
+        // A container's default set.
+        let few = capabilities("x", "CapEff:\t00000000a80425fb\n", &NEEDED);
+        assert_eq!(few.state, State::Failed);
+        assert!(few.detail.contains("CAP_BPF (load programs and make maps)"), "{few:?}");
+    }
+}

@@ -1,0 +1,87 @@
+//! The part of the checks that is cheap enough for a probe every few seconds.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Mutex;
+
+use super::links;
+use crate::{
+    dataplane::{self, Dataplane, DataplaneError, Pins},
+    status::Shared,
+};
+
+/// How long a look at the links counts, however often somebody asks.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// Whether the node is served, from within the agent.
+pub struct Readiness {
+    shared: Arc<Shared>,
+    links: Arc<Links>,
+    /// What was found, and when. Held over the look, so that there is one at a time.
+    seen: Mutex<Option<(Instant, Vec<String>)>>,
+}
+
+struct Links {
+    pins: Pins,
+    cgroup: PathBuf,
+    programs: BTreeMap<&'static str, u32>,
+}
+
+impl Readiness {
+    /// # Errors
+    /// When the kernel does not tell about the loaded programs.
+    pub fn new(shared: Arc<Shared>, dataplane: &Dataplane) -> Result<Self, DataplaneError> {
+        let links = Arc::new(Links {
+            pins: dataplane.pins().clone(),
+            cgroup: dataplane.cgroup().to_owned(),
+            programs: dataplane.program_ids()?.into_iter().collect(),
+        });
+        Ok(Self { shared, links, seen: Mutex::new(None) })
+    }
+
+    /// Whether the control loop turns.
+    pub fn is_alive(&self) -> bool {
+        self.shared.is_alive()
+    }
+
+    /// Why the node is not served; `None` if it is.
+    pub async fn why_not(&self) -> Option<String> {
+        if !self.shared.is_alive() {
+            return Some("the control loop is stuck".into());
+        }
+        if !self.shared.is_ready() {
+            return Some("waiting for the first full sync".into());
+        }
+        let damage = self.damage().await;
+        (!damage.is_empty()).then(|| damage.join("; "))
+    }
+
+    async fn damage(&self) -> Vec<String> {
+        let mut seen = self.seen.lock().await;
+        if let Some((when, damage)) = &*seen
+            && when.elapsed() < FRESH
+        {
+            return damage.clone();
+        }
+        let links = Arc::clone(&self.links);
+        let damage = tokio::task::spawn_blocking(move || links.damage())
+            .await
+            .unwrap_or_else(|error| vec![format!("cannot look at the links: {error}")]);
+        *seen = Some((Instant::now(), damage.clone()));
+        damage
+    }
+}
+
+impl Links {
+    fn damage(&self) -> Vec<String> {
+        match dataplane::hooks(&self.pins, &self.cgroup) {
+            Ok((cgroup, hooks)) => links::damage(cgroup, &hooks, Some(&self.programs)),
+            Err(error) => vec![format!("{:#}", anyhow::Error::from(error))],
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! `sockline check`: does this node work.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+
+use super::{
+    node::NodeArgs,
+    output::{Output, print},
+    table,
+};
+use crate::check::{self, Finding, Options, State};
+
+/// Prove that this node works: connect to a private test service through the hooks, from a fresh
+/// cgroup and from the host, over TCP and UDP and both families.
+///
+/// Checks as well the agent, the age and completeness of the state, the kernel, permissions, the
+/// cgroup, the links (attached, to the live cgroup, by us, and who else is there), the pins, how full
+/// the maps are, and whether they hold what is planned. Each line says ok, warning or failed, and
+/// what to do.
+///
+/// The test service has an address that nobody uses (198.51.100.0/24, 2001:db8::/32) and lives for as
+/// long as the connects take. It needs root, and the cgroup and BPF file systems of the host.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status:\n  \
+    0  all is ok, or there are only warnings\n  \
+    1  something failed\n  \
+    2  could not check at all: not root, or no agent was ever here")]
+pub struct CheckArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// The cgroup whose sockets should be served [default: the root of cgroup v2, found in the mount
+    /// table]
+    #[arg(long, value_name = "DIR", env = "SOCKLINE_CGROUP")]
+    cgroup: Option<PathBuf>,
+    /// Only the cheap part, as /readyz does: the agent and the links
+    #[arg(long)]
+    quick: bool,
+}
+
+/// What `sockline check` starts in a cgroup.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// The cgroup to connect from
+    #[arg(long, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
+}
+
+/// Prints what was found; the exit status says how it is.
+pub fn run(args: &CheckArgs) -> ExitCode {
+    match gather_and_print(args) {
+        Ok(State::Ok | State::Warning) => ExitCode::SUCCESS,
+        Ok(State::Failed) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// # Errors
+/// When it cannot connect from there at all.
+pub fn probe(args: &ProbeArgs) -> anyhow::Result<()> {
+    check::probe::run(args.cgroup.as_deref())
+}
+
+fn gather_and_print(args: &CheckArgs) -> anyhow::Result<State> {
+    anyhow::ensure!(
+        nix::unistd::geteuid().is_root(),
+        "sockline check must run as root: it reads pinned maps and moves processes between cgroups"
+    );
+    let view = args.node.view()?;
+    let options = Options {
+        admin_socket: args.node.admin_socket.clone(),
+        cgroup: args.cgroup.clone(),
+        quick: args.quick,
+    };
+    let findings = check::run(&view, &options)?;
+    print(&match args.node.output {
+        Output::Json => serde_json::to_string_pretty(&findings)? + "\n",
+        Output::Table => render(&findings),
+    })?;
+    Ok(findings.iter().map(|finding| finding.state).max().unwrap_or(State::Ok))
+}
+
+fn render(findings: &[Finding]) -> String {
+    let mut lines = table::new(&["STATE", "CHECK", "DETAIL"]);
+    for finding in findings {
+        lines.add_row([finding.state.as_str(), &finding.check, &finding.detail]);
+        if let Some(todo) = &finding.todo {
+            lines.add_row(["", "", &format!("→ {todo}")]);
+        }
+    }
+    let count = |state| findings.iter().filter(|finding| finding.state == state).count();
+    let (failed, warnings) = (count(State::Failed), count(State::Warning));
+    let summary = match (failed, warnings) {
+        (0, 0) => format!("all {} checks are ok", findings.len()),
+        (_, 1) => format!("{failed} failed, 1 warning, {} ok", count(State::Ok)),
+        _ => format!("{failed} failed, {warnings} warnings, {} ok", count(State::Ok)),
+    };
+    format!("{}\n{summary}\n", table::render(&lines))
+}

@@ -1,0 +1,162 @@
+//! The private service that `sockline check` connects to, for as long as that takes.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    object::{Family, ObjectName, Protocol},
+    plan::{
+        Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason, ServicePlan,
+    },
+};
+
+const NAMESPACE: &str = "sockline";
+/// No Kubernetes object has a slash in its name, and no source brings one.
+const PREFIX: &str = "check/";
+
+/// TEST-NET-2 (RFC 5737) and a part of the documentation prefix (RFC 3849): nobody is there, and no
+/// cluster has its services there.
+const IPV4_NET: [u8; 3] = [198, 51, 100];
+const IPV6_NET: [u16; 4] = [0x2001, 0xdb8, 0x736f, 0x636b];
+
+/// Where the service's listeners are: ports of 127.0.0.1 and ::1. Without a port there is no listener.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listeners {
+    pub tcp4: Option<u16>,
+    pub udp4: Option<u16>,
+    pub tcp6: Option<u16>,
+    pub udp6: Option<u16>,
+}
+
+/// Where to dial it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestService {
+    pub number: u64,
+    pub ipv4: Ipv4Addr,
+    pub ipv6: Ipv6Addr,
+    /// TCP and UDP, forwarded to the listeners.
+    pub port: u16,
+    /// TCP, refused like a service without endpoints.
+    pub refused_port: u16,
+}
+
+impl TestService {
+    /// A service whose addresses follow from `seed`.
+    #[must_use]
+    pub fn new(number: u64, seed: u64) -> Self {
+        let [a, b, c, d, e, f, g, h] = seed.to_be_bytes();
+        let [w, x, y, z] = IPV6_NET;
+        let low = |high, low| u16::from_be_bytes([high, low]);
+        // Above the well-known ports, with room for the next one.
+        let port = 1024 + low(a, b) % 64_000;
+        Self {
+            number,
+            ipv4: Ipv4Addr::new(IPV4_NET[0], IPV4_NET[1], IPV4_NET[2], 1 + c % 254),
+            ipv6: Ipv6Addr::new(w, x, y, z, low(d, c), low(e, f), low(g, h), 1),
+            port,
+            refused_port: port + 1,
+        }
+    }
+
+    #[must_use]
+    pub fn name(&self) -> ObjectName {
+        ObjectName::new(NAMESPACE, format!("{PREFIX}{}", self.number))
+    }
+
+    #[must_use]
+    pub fn address(&self, family: Family) -> IpAddr {
+        match family {
+            Family::IPv4 => self.ipv4.into(),
+            Family::IPv6 => self.ipv6.into(),
+        }
+    }
+
+    /// What the kernel shall do at its addresses.
+    #[must_use]
+    pub fn plan(&self, listeners: Listeners) -> ServicePlan {
+        let mut frontends = Vec::new();
+        for family in Family::ALL {
+            let (tcp, udp) = match family {
+                Family::IPv4 => (listeners.tcp4, listeners.udp4),
+                Family::IPv6 => (listeners.tcp6, listeners.udp6),
+            };
+            for (protocol, listener) in [(Protocol::Tcp, tcp), (Protocol::Udp, udp)] {
+                if let Some(listener) = listener {
+                    frontends.push(self.frontend(family, protocol, Some(listener)));
+                }
+            }
+            if tcp.is_some() {
+                frontends.push(self.frontend(family, Protocol::Tcp, None));
+            }
+        }
+        ServicePlan {
+            service: self.name(),
+            frontends: frontends.into_iter().map(Arc::new).collect(),
+            causes: Vec::new(),
+        }
+    }
+
+    /// At the port that is forwarded to a listener, or at the one that is refused.
+    fn frontend(&self, family: Family, protocol: Protocol, listener: Option<u16>) -> Frontend {
+        let loopback = match family {
+            Family::IPv4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Family::IPv6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        };
+        let backend = |port| Backend { address: loopback, port, weight: 1 };
+        let is_served = listener.is_some();
+        Frontend {
+            service: self.name(),
+            port_name: if is_served { "served" } else { "refused" }.into(),
+            address: FrontendAddress::Ip(self.address(family)),
+            family,
+            port: if is_served { self.port } else { self.refused_port },
+            protocol,
+            kind: FrontendKind::ClusterIP,
+            action: if is_served { Action::Forward } else { Action::Refuse },
+            reason: (!is_served).then_some(Reason::NoEndpoints),
+            affinity_seconds: None,
+            balance: Balance::Random,
+            backends: listener.map(backend).into_iter().collect(),
+        }
+    }
+}
+
+/// Whether a service is one of these, and so of no interest to anybody but `sockline check`.
+#[must_use]
+pub fn is_test(service: &ObjectName) -> bool {
+    *service.namespace == *NAMESPACE && service.name.starts_with(PREFIX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_ports_are_valid_and_different_whatever_the_seed() {
+        for seed in [0, 1, u64::MAX, 0xf9ff << 48, 0xfa00 << 48] {
+            let service = TestService::new(1, seed);
+            assert!(service.port >= 1024, "{service:?}");
+            assert_eq!(service.refused_port, service.port + 1, "{service:?}");
+        }
+    }
+
+    #[test]
+    fn a_family_without_listeners_has_no_frontends() {
+        let service = TestService::new(1, 7);
+        let listeners = Listeners { tcp4: Some(1), udp4: Some(2), ..Listeners::default() };
+        let plan = service.plan(listeners);
+        let families: Vec<Family> = plan.frontends.iter().map(|frontend| frontend.family).collect();
+        assert_eq!(families, [Family::IPv4; 3]);
+    }
+
+    #[test]
+    fn only_the_test_service_is_one() {
+        assert!(is_test(&TestService::new(1, 7).name()));
+        assert!(!is_test(&ObjectName::new("sockline", "check")));
+        assert!(!is_test(&ObjectName::new("shop", "check/1")));
+    }
+}

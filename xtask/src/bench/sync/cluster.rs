@@ -1,0 +1,134 @@
+//! The cluster that is watched: services with as many endpoints each, and changes of them.
+
+use std::{cell::RefCell, net::Ipv4Addr, time::SystemTime};
+
+use serde_json::{Value, json};
+use sockline_testbed::api::Api;
+
+/// As many as the endpoint-slice controller puts into one slice.
+const PER_SLICE: u32 = 100;
+const NODES: u32 = 100;
+const LARGEST_SLICES: u32 = 100;
+
+pub(super) struct Cluster {
+    api: Api,
+    services: u32,
+    endpoints: u32,
+    /// Every change is to another address.
+    next_address: RefCell<u32>,
+}
+
+impl std::fmt::Display for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} services x {} endpoints", self.services, self.endpoints)
+    }
+}
+
+impl Cluster {
+    pub(super) fn fill(api: Api, services: u32, endpoints: u32) -> Self {
+        api.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}}));
+        for namespace in ["default", "bench"] {
+            api.apply(&json!({
+                "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace},
+            }));
+        }
+        let cluster = Self { api, services, endpoints, next_address: RefCell::new(1 << 22) };
+        for number in 0..services {
+            cluster.api.apply(&service(number));
+            cluster.api.apply(&slice(number, 0, addresses(number * endpoints, endpoints)));
+        }
+        cluster
+    }
+
+    /// One endpoint of one service gets another address.
+    pub(super) fn change(&self, number: u32) {
+        let service = number.wrapping_mul(7919) % self.services;
+        let endpoints = addresses(service * self.endpoints, self.endpoints - 1);
+        self.api.apply(&slice(service, 0, endpoints.chain([self.fresh_address()])));
+    }
+
+    /// A service with more endpoints than all others together.
+    pub(super) fn add_largest(&self) {
+        self.api.apply(&service(self.services));
+        for part in 0..LARGEST_SLICES {
+            self.api.apply(&slice(self.services, part, self.of_largest(part, PER_SLICE)));
+        }
+    }
+
+    pub(super) fn change_largest(&self, number: u32) {
+        let part = number % LARGEST_SLICES;
+        let endpoints = self.of_largest(part, PER_SLICE - 1).chain([self.fresh_address()]);
+        self.api.apply(&slice(self.services, part, endpoints));
+    }
+
+    fn of_largest(&self, part: u32, count: u32) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        addresses(self.services * self.endpoints + part * PER_SLICE, count)
+    }
+
+    fn fresh_address(&self) -> Ipv4Addr {
+        let mut next = self.next_address.borrow_mut();
+        *next += 1;
+        address(*next)
+    }
+}
+
+fn address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + number)
+}
+
+fn addresses(first: u32, count: u32) -> impl Iterator<Item = Ipv4Addr> + use<> {
+    (first..first + count).map(address)
+}
+
+fn service(number: u32) -> Value {
+    let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 1)) + number).to_string();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": format!("service-{number}"), "namespace": "bench"},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address],
+            "ipFamilies": ["IPv4"],
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}],
+        },
+    })
+}
+
+/// As the endpoint-slice controller writes it.
+fn slice(service: u32, part: u32, addresses: impl Iterator<Item = Ipv4Addr>) -> Value {
+    let endpoints: Vec<Value> = addresses
+        .map(|address| {
+            let pod = format!("service-{service}-{:x}", u32::from(address));
+            json!({
+                "addresses": [address.to_string()],
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+                "nodeName": format!("node-{}", u32::from(address) % NODES),
+                "zone": format!("zone-{}", u32::from(address) % 3),
+                "targetRef": {
+                    "kind": "Pod", "namespace": "bench", "name": pod,
+                    "uid": format!("00000000-0000-0000-0000-{:012x}", u32::from(address)),
+                },
+            })
+        })
+        .collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("service-{service}-{part}"), "namespace": "bench",
+            "labels": {
+                "kubernetes.io/service-name": format!("service-{service}"),
+                "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+            },
+            "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": now()},
+        },
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+    })
+}
+
+fn now() -> String {
+    let now = jiff::Timestamp::try_from(SystemTime::now()).unwrap_or_default();
+    now.to_string()
+}

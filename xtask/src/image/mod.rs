@@ -1,0 +1,95 @@
+//! `cargo xtask image`: the agent as a container image, in an archive that needs no daemon to make.
+
+mod archive;
+mod binary;
+mod deployment;
+mod podman;
+mod provenance;
+mod trial;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use self::{archive::Image, provenance::Provenance};
+use crate::{repo, term};
+
+/// What an image may weigh, unpacked and as an archive.
+const LIMIT: u64 = 25_000_000;
+
+#[derive(clap::Args, Default)]
+pub(crate) struct Args {
+    /// Where to write it [default: target/sockline.oci.tar]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The name it is loaded by [default: localhost/sockline:VERSION, as in deploy/base]
+    #[arg(long, value_name = "NAME:TAG")]
+    tag: Option<String>,
+    /// For which nodes to build; another architecture than this machine's needs its linker
+    #[arg(long, value_name = "TRIPLE", default_value_t = binary::default_target())]
+    target: String,
+    /// Take this static binary, and build none
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Then run it with podman, as deploy/base says, and see that it serves traffic (needs root)
+    #[arg(long = "try")]
+    try_it: bool,
+}
+
+impl Args {
+    /// What continuous integration runs.
+    pub(crate) fn with_trial() -> Self {
+        Self { target: binary::default_target(), try_it: true, ..Self::default() }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let binary = match &args.binary {
+        Some(path) => path.clone(),
+        None => binary::build(&args.target)?,
+    };
+    let output = args.output.clone().unwrap_or_else(|| repo::target_dir().join("sockline.oci.tar"));
+    let tag = args.tag.clone().unwrap_or_else(|| format!("localhost/sockline:{}", version()));
+    write(&binary, &tag, &output).with_context(|| format!("writing {}", output.display()))?;
+    if args.try_it {
+        trial::run(&output, &tag)?;
+    }
+    Ok(())
+}
+
+/// Writes the archive and shows what it weighs.
+fn write(binary: &Path, tag: &str, output: &Path) -> Result<()> {
+    let content = std::fs::read(binary).with_context(|| format!("reading {}", binary.display()))?;
+    let architecture = binary::check(&content).with_context(|| binary.display().to_string())?;
+    let image = Image::new(&content, architecture, tag, &Provenance::of_the_repository()?)?;
+    let sizes = [
+        ("binary", content.len() as u64),
+        ("layer, compressed", image.layer_size()),
+        ("archive", image.write(output)?),
+        ("limit", LIMIT),
+    ];
+    let rows: Vec<Vec<String>> =
+        sizes.iter().map(|(what, size)| vec![(*what).to_owned(), megabytes(*size)]).collect();
+    term::table(&["image", "MB"], &rows);
+    for (what, size) in sizes {
+        if size > LIMIT {
+            bail!(
+                "the {what} has {} MB, and the limit is {} MB",
+                megabytes(size),
+                megabytes(LIMIT)
+            );
+        }
+    }
+    term::ok("image", &format!("{tag} for {architecture} in {}", output.display()));
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / 1e6)
+}
+
+/// The workspace's version, which is the agent's.
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}

@@ -1,0 +1,98 @@
+//! podman with a storage of its own, so that nothing of it stays.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{process, repo, term};
+
+/// What Debian's podman calls the runtime's default profile.
+const SECCOMP: &str = "/usr/share/containers/seccomp.json";
+
+pub(super) struct Podman {
+    folder: TempDir,
+}
+
+impl Podman {
+    /// Installs it where it is missing.
+    pub(super) fn new() -> Result<Self> {
+        if !repo::has("podman")? || !repo::has("runc")? {
+            term::doing("podman", "missing, installing");
+            install().context("installing the packages podman and runc")?;
+        }
+        Ok(Self { folder: tempfile::tempdir().context("making a temporary folder")? })
+    }
+
+    pub(super) fn command(&self) -> Result<Command> {
+        let mut podman = repo::command("podman")?;
+        podman
+            .arg("--root")
+            .arg(self.folder.path().join("storage"))
+            .arg("--runroot")
+            .arg(self.folder.path().join("run"))
+            // crun refuses hybrid cgroup hierarchies.
+            .args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--runtime=runc"])
+            .args(["--events-backend=none", "--log-level=error"]);
+        Ok(podman)
+    }
+
+    pub(super) fn output(&self, args: &[&str]) -> Result<String> {
+        process::output(self.command()?.args(args))
+    }
+
+    pub(super) fn version(&self) -> Result<String> {
+        let podman = self.output(&["--version"])?;
+        let runc = process::output(repo::command("runc")?.arg("--version"))?;
+        Ok(format!("{podman}, {}", runc.lines().next().unwrap_or_default()))
+    }
+
+    /// The default seccomp profile as containerd 1.7 and Docker have it: these let a container with
+    /// CAP_BPF call bpf(), where podman's own (and CRI-O's) asks for CAP_SYS_ADMIN.
+    pub(super) fn seccomp_profile(&self) -> Result<PathBuf> {
+        let text = fs::read_to_string(SECCOMP).with_context(|| format!("reading {SECCOMP}"))?;
+        let mut profile: Value = serde_json::from_str(&text).context(SECCOMP)?;
+        let rules = profile["syscalls"].as_array_mut().context("a profile without rules")?;
+        for rule in rules.iter_mut().filter(|rule| rule["action"] == "SCMP_ACT_ERRNO") {
+            if let Some(names) = rule["names"].as_array_mut() {
+                names.retain(|name| name != "bpf");
+            }
+        }
+        rules.push(json!({
+            "names": ["bpf"], "action": "SCMP_ACT_ALLOW", "args": [],
+            "includes": {"caps": ["CAP_BPF"]}, "excludes": {},
+        }));
+        let path = self.folder.path().join("seccomp.json");
+        fs::write(&path, profile.to_string())?;
+        Ok(path)
+    }
+
+    pub(super) fn load(&self, archive: &Path) -> Result<String> {
+        process::output(self.command()?.arg("load").arg("--quiet").arg("--input").arg(archive))
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // What a container left mounted would keep the folder.
+        if let Err(error) = self.output(&["rm", "--all", "--force", "--time=0"]) {
+            eprintln!("podman: {error:#}");
+        }
+    }
+}
+
+fn install() -> Result<()> {
+    let install =
+        ["install", "--yes", "--no-install-recommends", "podman", "runc", "ca-certificates"];
+    let apt = |args: &[&str]| {
+        let mut apt = repo::command("apt-get")?;
+        process::output(apt.args(args).env("DEBIAN_FRONTEND", "noninteractive")).map(drop)
+    };
+    // A fresh image has no package lists yet.
+    apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)))
+}

@@ -1,0 +1,173 @@
+//! `cargo xtask image --try`: the image at work, with exactly the rights that deploy/ gives it.
+//!
+//! A node of the testbed stands for a cluster's: its network namespace is the host's, its cgroup and
+//! its folder in bpffs stand for the roots. The agent reads manifests, for there is no API server.
+
+use std::{
+    fs::{self, File},
+    io,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    sys::resource::{Resource, getrlimit},
+    unistd::Uid,
+};
+use sockline_testbed::{Node, Pod, TcpServer, http_get, objects, wait_ok};
+
+use super::{deployment::Container, podman::Podman};
+use crate::term;
+
+/// Far more than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+const SERVICE: &str = "10.96.0.1:80";
+/// As in deploy/base, in a network namespace of its own.
+const LISTEN: &str = "127.0.0.1:9470";
+
+pub(super) fn run(archive: &Path, tag: &str) -> Result<()> {
+    ensure!(Uid::effective().is_root(), "`cargo xtask image --try` needs root");
+    let podman = Podman::new()?;
+    term::ok("podman", &podman.version()?);
+    let loaded = podman.load(archive)?;
+    ensure!(loaded.contains(tag), "`podman load` says {loaded:?} and not {tag}");
+    term::ok("load", &loaded);
+    let stage = Stage::new(podman, tag)?;
+
+    let agent = stage.start("first")?;
+    stage.expect_served("the agent runs")?;
+    term::ok("serves", "a connect to the service is answered by the pod");
+    stage.end("first", agent, "kill")?;
+    stage.expect_served("the agent was killed")?;
+    term::ok("survives", "the same after SIGKILL: the kernel serves on");
+    let agent = stage.start("second")?;
+    stage.expect_served("the next agent adopted what is in the kernel")?;
+    stage.end("second", agent, "stop")?;
+    term::ok("adopts", "the next container takes over and ends with SIGTERM");
+    let said = stage.cleanup()?;
+    ensure!(said.starts_with("removed "), "`sockline cleanup` said {said:?}");
+    ensure!(stage.ask().is_err(), "the service is still served after the clean-up");
+    term::ok("uninstalls", &said);
+    Ok(())
+}
+
+/// Fields are dropped in this order: containers go before the node they run on.
+struct Stage {
+    podman: Podman,
+    _server: TcpServer,
+    _web: Pod,
+    client: Pod,
+    node: Node,
+    tag: String,
+}
+
+impl Stage {
+    fn new(podman: Podman, tag: &str) -> Result<Self> {
+        let node = Node::new()?;
+        let address: IpAddr = "10.244.1.1".parse()?;
+        let web = node.pod("web", &[address])?;
+        let server = web.tcp_server(8080)?;
+        let client = node.pod("client", &["10.244.9.9".parse()?])?;
+        let shop = [
+            objects::node(),
+            objects::service("web", "10.96.0.1"),
+            objects::slice("web", &[address]),
+        ];
+        objects::put(&node.manifests(), "shop.yaml", &objects::yaml(&shop))?;
+        Ok(Self { podman, _server: server, _web: web, client, node, tag: tag.to_owned() })
+    }
+
+    /// `podman run` as deploy/ says, in the node's network namespace and outside of its cgroup.
+    fn spawn(
+        &self,
+        name: &str,
+        container: &Container,
+        environment: &[(&str, &str)],
+    ) -> Result<Child> {
+        let profile = self.podman.seccomp_profile()?;
+        let mut podman = self.podman.command()?;
+        podman.args(["run", "--rm", "--cgroupns=private", "--name", name]);
+        podman.args(limits()?);
+        podman.args(container.security_flags(&profile.display().to_string())?);
+        podman.args(container.environment_flags(environment)?);
+        podman.args(container.mount_flags(|path| {
+            let folder = match path {
+                "/sys/fs/cgroup" => self.node.cgroup(),
+                "/sys/fs/bpf" => self.node.bpffs(),
+                _ => return None,
+            };
+            Some(folder.display().to_string())
+        })?);
+        podman.arg(format!("--volume={}:/manifests:ro", self.node.manifests().display()));
+        podman.arg(&self.tag).args(container.args());
+        let log = File::create(self.log(name)).context("creating the container's log")?;
+        podman.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.node.outside().child(&mut podman).context("starting podman")
+    }
+
+    fn start(&self, name: &str) -> Result<Child> {
+        let environment = [
+            ("SOCKLINE_NODE_NAME", "node-a"),
+            ("SOCKLINE_MANIFESTS", "/manifests"),
+            // The testbed's node is no root, which is what the agent would look for.
+            ("SOCKLINE_CGROUP", "/host/cgroup"),
+        ];
+        let mut child = self.spawn(name, &Container::agent()?, &environment)?;
+        let listen: SocketAddr = LISTEN.parse()?;
+        let ready = wait_ok(PATIENCE, "the container's /readyz to answer 200", || {
+            if child.try_wait()?.is_some() {
+                return Ok(false);
+            }
+            let reply = self.node.outside().run(|| http_get(listen, "/readyz"))?;
+            if reply.status == 200 { Ok(true) } else { Err(io::Error::other(reply.body)) }
+        });
+        match ready {
+            Ok(true) => Ok(child),
+            Ok(false) => bail!("the container ended early: {}", self.said(name)),
+            Err(error) => Err(error.context(self.said(name))),
+        }
+    }
+
+    /// Ends a container by `podman kill` or `podman stop`, which sends SIGTERM.
+    fn end(&self, name: &str, mut child: Child, how: &str) -> Result<()> {
+        self.podman.output(&[how, name])?;
+        child.wait().context("waiting for podman")?;
+        Ok(())
+    }
+
+    fn cleanup(&self) -> Result<String> {
+        let status = self.spawn("cleanup", &Container::cleanup()?, &[])?.wait()?;
+        let said = self.said("cleanup");
+        ensure!(status.success(), "`sockline cleanup` in a container: {said}");
+        Ok(said)
+    }
+
+    fn ask(&self) -> Result<String> {
+        let reply = self.client.tcp_ask(SERVICE.parse()?)?;
+        Ok(reply.who)
+    }
+
+    fn expect_served(&self, when: &str) -> Result<()> {
+        let who = self.ask().with_context(|| format!("asking {SERVICE} after {when}"))?;
+        ensure!(who == "web", "{SERVICE} was answered by {who}");
+        Ok(())
+    }
+
+    fn log(&self, name: &str) -> std::path::PathBuf {
+        self.node.temp().join(format!("{name}.log"))
+    }
+
+    fn said(&self, name: &str) -> String {
+        fs::read_to_string(self.log(name)).unwrap_or_default().trim().to_owned()
+    }
+}
+
+/// Limits that need no right to raise them: podman's own defaults are above what some machines allow,
+/// and above what podman sets for itself (32,768 processes).
+fn limits() -> Result<[String; 2]> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("reading the limit of files")?;
+    Ok([format!("--ulimit=nofile={soft}:{hard}"), "--ulimit=nproc=4096:4096".to_owned()])
+}
