@@ -18,6 +18,11 @@ pub enum Fault {
     NoStreamingLists,
     /// The bookmark at the end of a streaming list never comes (kine).
     EndlessList,
+    /// A streaming list breaks off in the middle.
+    BrokenList,
+    /// A streaming list begins with the state of this version and brings what happened since before
+    /// its end, as one from a watch cache that is catching up.
+    CatchingUp(u64),
     NoFieldSelector,
     /// Watches bring no bookmarks, but for the one that ends a list.
     NoBookmarks,
@@ -41,6 +46,10 @@ pub enum Cut {
     Within,
     /// An ERROR event of code 410, then the end.
     Expired,
+    /// It stays open and says nothing any more, whatever is lifted: the other end is gone.
+    Silence,
+    /// It stays open, and its next event comes as nonsense.
+    Corrupt,
 }
 
 /// What is wrong with one resource at the moment.

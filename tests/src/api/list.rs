@@ -3,26 +3,26 @@
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Fault, Refusal, Resource, request::Asked, selector::Selector, store::Store,
+    Answer, Fault, Refusal, Resource, State, request::Asked, selector::Selector, store::Store,
     token::Token,
 };
 
 pub(super) fn answer(
-    store: &Store,
+    state: &State,
     asked: &Asked,
     resource: Resource,
     fault: Option<&Fault>,
 ) -> Answer {
-    page(store, asked, resource, fault).unwrap_or_else(|refusal| refusal.answer())
+    page(state, asked, resource, fault).unwrap_or_else(|refusal| refusal.answer())
 }
 
 fn page(
-    store: &Store,
+    state: &State,
     asked: &Asked,
     resource: Resource,
     fault: Option<&Fault>,
 ) -> Result<Answer, Refusal> {
-    let selector = Selector::of(asked, resource)?;
+    let (store, selector) = (&state.store, Selector::of(asked, resource)?);
     let token = match asked.get("continue") {
         "" => None,
         text => Some(Token::parse(text).map_err(|why| Refusal::bad_token(&why))?),
@@ -37,6 +37,7 @@ fn page(
     let mut selected =
         objects.iter().filter(|(key, object)| **key > start && selector.selects(object)).peekable();
     let limit = asked.get("limit").parse().ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+    let limit = limit.min(state.longest_page.unwrap_or(usize::MAX));
     let mut items = Vec::new();
     let mut last = "";
     while items.len() < limit

@@ -46,6 +46,8 @@ pub struct Api {
 #[derive(Default)]
 struct State {
     store: Store,
+    /// Pages are no longer than this, whatever is asked for.
+    longest_page: Option<usize>,
     faults: HashMap<Resource, Faults>,
     asked: Vec<Asked>,
     /// Of watches that wait for something to happen.
@@ -96,6 +98,11 @@ impl Api {
     /// Forgets the history up to now: watches of older versions have expired.
     pub fn compact(&self) {
         self.change(|state| state.store.compact());
+    }
+
+    /// Makes pages shorter than they are asked for, as the server may.
+    pub fn limit_pages(&self, longest: usize) {
+        self.change(|state| state.longest_page = Some(longest.max(1)));
     }
 
     /// Sets what is wrong with a resource until [`Self::lift`], instead of what was.
@@ -203,7 +210,7 @@ impl Api {
         if asked.is_watch() {
             Watch::open(self.clone(), &mut state, &asked, resource, fault)
         } else {
-            list::answer(&state.store, &asked, resource, fault.as_ref())
+            list::answer(&state, &asked, resource, fault.as_ref())
         }
     }
 

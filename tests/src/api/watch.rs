@@ -49,6 +49,8 @@ pub struct Watch {
     wants_bookmarks: bool,
     last_bookmark: Duration,
     ends_at: Duration,
+    /// For good.
+    silent: bool,
     /// Of a scripted one: it says only what is in the queue.
     scripted: bool,
     fault: Option<Fault>,
@@ -96,6 +98,7 @@ impl Watch {
             wants_bookmarks: asked.get("allowWatchBookmarks") == "true",
             last_bookmark: Duration::ZERO,
             ends_at: seconds.unwrap_or(LONGEST),
+            silent: false,
             scripted: false,
             fault: None,
             next_piece: Duration::ZERO,
@@ -117,17 +120,32 @@ impl Watch {
             if asked.get("resourceVersionMatch") != "NotOlderThan" {
                 return Err(Refusal::no_match());
             }
-            let version = match fault {
-                Some(Fault::Stale(version)) => version.max(store.compacted()),
-                _ => list::fresh_enough(store, asked)?,
+            let (version, caught_up) = match fault {
+                Some(Fault::Stale(version)) => (version.max(store.compacted()), None),
+                Some(Fault::CatchingUp(version)) => {
+                    let now = list::fresh_enough(store, asked)?;
+                    (version.max(store.compacted()), Some(now))
+                }
+                _ => (list::fresh_enough(store, asked)?, None),
             };
             let objects = store.at(resource, version).unwrap_or_default();
             for object in objects.values().filter(|object| watch.selector.selects(object)) {
                 watch.queue.push_back(event("ADDED", object));
             }
             watch.position = version;
-            if !matches!(fault, Some(Fault::EndlessList)) {
-                watch.queue.push_back(watch.mark(true));
+            if let Some(now) = caught_up {
+                for change in store.since(resource, version) {
+                    watch.queue.extend(line(change, &watch.selector));
+                }
+                watch.position = now;
+            }
+            match fault {
+                Some(Fault::EndlessList) => {}
+                Some(Fault::BrokenList) => {
+                    watch.queue.truncate(watch.queue.len().div_ceil(2));
+                    watch.end = Some(Step::Break);
+                }
+                _ => watch.queue.push_back(watch.mark(true)),
             }
         } else {
             let text = asked.get("resourceVersion");
@@ -148,7 +166,7 @@ impl Watch {
         let api = self.api.clone();
         let mut state = api.lock();
         self.look(&mut state, now);
-        let held = self.end.is_none() && self.faults(&mut state).held;
+        let held = self.end.is_none() && (self.silent || self.faults(&mut state).held);
         if !held
             && now >= self.next_piece
             && let Some(step) = self.step(now)
@@ -209,7 +227,7 @@ impl Watch {
         if faults.lifts > self.lifts {
             (self.lifts, self.fault) = (faults.lifts, None);
         }
-        if self.scripted || faults.held || !self.queue.is_empty() {
+        if self.scripted || self.silent || faults.held || !self.queue.is_empty() {
             return;
         }
         if self.position < store.compacted() {
@@ -244,26 +262,38 @@ impl Watch {
         }
     }
 
-    /// Ends it. What was not said yet is lost; `next` would have been first.
+    /// Ends it, or what it is good for. `next` would have been said next.
     fn cut(&mut self, cut: Option<Cut>, next: Option<&Change>) {
-        self.end = match cut {
-            None => None,
-            Some(Cut::End) => Some(Step::End),
-            Some(Cut::Between) => Some(Step::Break),
+        if matches!(cut, Some(Cut::Between | Cut::Within)) && !self.scripted {
+            // What was not said yet is lost.
+            self.queue.clear();
+        }
+        let selector = &self.selector;
+        let lost = next.and_then(|change| Some((change.version, line(change, selector)?)));
+        match cut {
+            None => {}
+            Some(Cut::End) => self.end = Some(Step::End),
+            Some(Cut::Between) => self.end = Some(Step::Break),
             Some(Cut::Within) => {
                 if !self.scripted {
-                    let next = next.and_then(|change| line(change, &self.selector));
-                    let line = next.unwrap_or_else(|| self.mark(false));
+                    let line = lost.map_or_else(|| self.mark(false), |(_, line)| line);
                     self.queue.push_back(line[..line.len() / 2].to_owned());
                 }
-                Some(Step::Break)
+                self.end = Some(Step::Break);
             }
             Some(Cut::Expired) => {
                 let asked = self.position.to_string();
                 self.queue.push_back(Refusal::expired(&asked, self.position + 1).event());
-                Some(Step::End)
+                self.end = Some(Step::End);
             }
-        };
+            Some(Cut::Silence) => self.silent = true,
+            Some(Cut::Corrupt) => {
+                if let Some((version, line)) = lost {
+                    self.queue.push_back(format!("{}\n", &line[..line.len() / 2]));
+                    self.position = version;
+                }
+            }
+        }
     }
 
     /// A bookmark: at the end of a streaming list, or where the watch stands.

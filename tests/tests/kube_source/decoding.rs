@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use sockline::model::object::Kind;
-use sockline_testbed::api::{Fault, Resource};
+use sockline_testbed::api::{Cut, Fault, Resource};
 
 use super::{objects, watched::Watched};
 
@@ -100,11 +100,14 @@ async fn one_that_is_nested_too_deeply_costs_only_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_line_that_is_no_event_leads_to_a_new_list() {
+async fn an_event_that_comes_as_nonsense_leads_to_a_new_list() {
     let api = objects::cluster(&["cart"]);
     let mut watched = Watched::start(&api);
     watched.settle(&api).await;
-    api.say(Resource::Services, "{\"type\":\"ADDED\",\n");
+    api.hold(Resource::Services, true);
+    api.apply(&objects::service("web"));
+    api.cut(Resource::Services, Cut::Corrupt);
+    api.hold(Resource::Services, false);
     watched.until_trouble("no list or watch of the Kubernetes API").await;
     watched.until("second list", |watched| watched.replaced(Kind::Service).len() == 2).await;
     watched.settle(&api).await;

@@ -88,6 +88,9 @@ struct History {
 /// A service that nobody touches, whatever happens: it must be served from the first sync on.
 const ANCHOR: &str = "anchor";
 
+const CUTS: [Cut; 6] =
+    [Cut::End, Cut::Between, Cut::Within, Cut::Expired, Cut::Silence, Cut::Corrupt];
+
 impl History {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
@@ -96,7 +99,7 @@ impl History {
         for _ in 0..rng.u8(..30) {
             apply(&api, &random::change(&mut rng, Allow::Anything));
         }
-        // Some begin with a server that is broken already.
+        api.limit_pages(rng.usize(1..20));
         let watched = Watched::start(&api);
         Self { rng, api, beginning, watched, done: String::new() }
     }
@@ -167,7 +170,7 @@ impl History {
                 self.api.lift(resource);
             }
             83..91 => {
-                let cut = [Cut::End, Cut::Between, Cut::Within, Cut::Expired][self.rng.usize(..4)];
+                let cut = CUTS[self.rng.usize(..CUTS.len())];
                 let all = self.rng.u8(..4) == 0;
                 self.note(&format!("{resource:?} (all: {all}) cut: {cut:?}"));
                 for other in Resource::ALL {
@@ -176,7 +179,20 @@ impl History {
                     }
                 }
             }
-            91..94 => {
+            91 | 92 => {
+                // What a busy connection loses when it is cut: events that were on their way.
+                let (cut, lost) = (CUTS[self.rng.usize(..CUTS.len())], self.rng.u8(1..5));
+                self.note(&format!("{resource:?} cut: {cut:?}, with events on their way"));
+                self.api.hold(resource, true);
+                for _ in 0..lost {
+                    let change = random::change(&mut self.rng, Allow::Anything);
+                    self.note(&format!("{} {}", self.api.version() + 1, brief(&change)));
+                    apply(&self.api, &change);
+                }
+                self.api.cut(resource, cut);
+                self.api.hold(resource, false);
+            }
+            93 => {
                 let held = self.rng.bool();
                 self.note(&format!("{resource:?} held: {held}"));
                 self.api.hold(resource, held);
@@ -209,7 +225,7 @@ impl History {
     }
 
     fn fault(&mut self) -> Fault {
-        match self.rng.u8(..18) {
+        match self.rng.u8(..20) {
             0 | 1 => Fault::Hang,
             2 => Fault::Close,
             3 => Fault::Refuse(Refusal::too_many_requests(self.rng.u32(1..20))),
@@ -225,6 +241,8 @@ impl History {
             13 => Fault::NoBookmarks,
             14 => Fault::BookmarkStorm,
             15 => Fault::Trickle,
+            16 => Fault::BrokenList,
+            17 | 18 => Fault::CatchingUp(self.rng.u64(self.beginning..=self.api.version())),
             _ => Fault::Stale(self.rng.u64(self.beginning..=self.api.version())),
         }
     }

@@ -133,8 +133,7 @@ async fn a_server_that_once_did_not_end_its_streaming_list_is_asked_for_one_agai
 #[tokio::test(start_paused = true)]
 async fn a_list_that_breaks_off_is_not_sent() {
     let api = objects::cluster(&["cart", "web"]);
-    let half = json!({"type": "ADDED", "object": objects::service("cart")});
-    api.script(Resource::Services, Scripted::Lines(format!("{half}\n"), Some(Cut::Between)));
+    api.fault_once(Resource::Services, Fault::BrokenList);
     let mut watched = Watched::start(&api);
     watched.settle(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [["cart", "web"]]);
@@ -143,24 +142,15 @@ async fn a_list_that_breaks_off_is_not_sent() {
 #[tokio::test(start_paused = true)]
 async fn a_change_within_a_streaming_list_is_part_of_it() {
     let api = objects::cluster(&["cart", "web"]);
-    let event = |what: &str, object| format!("{}\n", json!({"type": what, "object": object}));
-    let end = json!({
-        "kind": "Service", "apiVersion": "v1",
-        "metadata": {"resourceVersion": api.version().to_string(),
-                     "annotations": {"k8s.io/initial-events-end": "true"}},
-    });
-    let lines = [
-        event("ADDED", objects::service("cart")),
-        event("ADDED", objects::service("gone")),
-        event("ADDED", objects::service("web")),
-        event("DELETED", objects::service("gone")),
-        event("MODIFIED", objects::service("web")),
-        event("BOOKMARK", end),
-    ];
-    api.script(Resource::Services, Scripted::Lines(lines.concat(), None));
+    api.apply(&objects::service("gone"));
+    let behind = api.version();
+    api.delete(&objects::service("gone"));
+    api.apply(&objects::service("web"));
+    api.apply(&objects::service("new"));
+    api.fault_once(Resource::Services, Fault::CatchingUp(behind));
     let mut watched = Watched::start(&api);
     watched.settle(&api).await;
-    assert_eq!(watched.replaced(Kind::Service), [["cart", "web"]]);
+    assert_eq!(watched.replaced(Kind::Service), [["cart", "new", "web"]]);
     assert_eq!(api.lists(Resource::Services), 1);
 }
 

@@ -149,8 +149,10 @@ impl Real {
     }
 
     async fn delete(&self, object: &Value) {
-        let path = format!("{}/{}?gracePeriodSeconds=0", collection(object), name(object));
-        self.send("DELETE", &path, "application/json", &json!({})).await;
+        let path = format!("{}/{}", collection(object), name(object));
+        // No kubelet is there to end a pod.
+        let now = json!({"gracePeriodSeconds": 0});
+        self.send("DELETE", &path, "application/json", &now).await;
     }
 
     async fn send(&self, method: &str, path: &str, content: &str, body: &Value) -> StatusCode {

@@ -131,6 +131,15 @@ async fn a_watch_that_falls_silent_is_noticed_and_taken_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_whose_other_end_is_gone_is_noticed() {
+    let (api, mut watched) = watching().await;
+    api.cut(Resource::Services, Cut::Silence);
+    api.apply(&objects::service("web"));
+    watched.settle(&api).await;
+    assert_eq!(api.lists(Resource::Services), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_version_that_a_restored_server_has_yet_to_reach_is_given_up() {
     let (api, mut watched) = watching().await;
     watched.pass(Duration::from_secs(70)).await;
