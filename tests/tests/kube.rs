@@ -4,9 +4,13 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, TcpListener},
+};
 
 use common::{Stage, assert_logged_once, eventually, holds, options};
+use serde_json::{Value, json};
 use sockline_testbed::{
     Agent, AgentOptions, Metrics,
     api::{Api, Resource, Server},
@@ -93,6 +97,12 @@ fn the_state_stays_and_the_trouble_is_told_while_the_server_is_away() {
         assert_logged_once(&agent, problem);
     }
     stage.assert_served(CART);
+    let checked = eventually("the check to tell of the silence", || {
+        let checked = finding(&stage, "state.source");
+        holds(checked["state"] == "warning", &checked).map(|()| checked)
+    });
+    let detail = checked["detail"].as_str().unwrap();
+    assert!(detail.contains("not heard of Service for 1"), "{detail}");
     let status = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
     assert!(status.contains("NOT connected for Service (last word"), "{status}");
     let metrics = Metrics::parse(&agent.metrics().unwrap());
@@ -111,6 +121,80 @@ fn the_state_stays_and_the_trouble_is_told_while_the_server_is_away() {
         let who = stage.ask(CART).map_err(|error| error.to_string())?;
         holds(who == "web-1", who)
     });
+    assert_eq!(finding(&stage, "state.source")["state"], "ok");
+}
+
+/// What `sockline check` finds under a name.
+fn finding(stage: &Stage, check: &str) -> Value {
+    let cgroup = stage.node.cgroup().to_str().unwrap();
+    let output = stage.look(&["check", "--cgroup", cgroup, "-o", "json"]);
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    findings.into_iter().find(|finding| finding["check"] == check).unwrap()
+}
+
+/// How many changes were programmed, since they arrived and since their trigger.
+fn programmed(agent: &Agent) -> [u64; 2] {
+    let metrics = Metrics::parse(&agent.metrics().unwrap());
+    ["arrival", "trigger"].map(|since| {
+        metrics.sum("sockline_programming_latency_seconds_count", &[("since", since)]) as u64
+    })
+}
+
+#[test]
+fn the_time_to_the_kernel_is_measured_for_each_change_that_gets_there() {
+    let (stage, cluster, _server, agent) = serving();
+    assert_eq!(programmed(&agent), [0, 0], "the first sync is of objects older than the agent");
+    let mut slice = objects::slice("cart", &stage.addresses()[1..]);
+    cluster.apply(&slice);
+    eventually("the change to be counted", || {
+        let seen = programmed(&agent);
+        holds(seen == [1, 0], format!("{seen:?}"))
+    });
+    slice["metadata"]["annotations"] =
+        json!({"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-01T00:00:00Z"});
+    slice["endpoints"][0]["addresses"] = json!([stage.addresses()[0]]);
+    cluster.apply(&slice);
+    eventually("the trigger to be counted", || {
+        let seen = programmed(&agent);
+        holds(seen == [2, 1], format!("{seen:?}"))
+    });
+    // A change that makes no difference gets nowhere.
+    slice["metadata"]["labels"]["other"] = json!("label");
+    cluster.apply(&slice);
+    let ship = objects::service("ship", SHIP);
+    cluster.apply(&ship);
+    stage.eventually_refused(SHIP);
+    eventually("the service to be counted, and not the label", || {
+        let seen = programmed(&agent);
+        holds(seen == [3, 1], format!("{seen:?}"))
+    });
+}
+
+#[test]
+fn a_service_of_thousands_of_endpoints_that_changes_all_the_time_ends_at_its_last_change() {
+    let (stage, cluster, _server, _agent) = serving();
+    let many = |part: u8| -> Vec<Value> {
+        let address = |n: u16| IpAddr::from([10, part, (n >> 8) as u8, n as u8]);
+        (0..20)
+            .map(|slice| {
+                let addresses: Vec<IpAddr> = (0..100).map(|n| address(slice * 100 + n)).collect();
+                let mut object = objects::slice("ship", &addresses);
+                object["metadata"]["name"] = json!(format!("ship-{slice}"));
+                object
+            })
+            .collect()
+    };
+    cluster.apply(&objects::service("ship", SHIP));
+    for part in 1..=10 {
+        many(part).iter().for_each(|slice| cluster.apply(slice));
+    }
+    eventually("the last of ten thousand changes", || {
+        let backends: BTreeSet<String> = stage.backends("ship", "web").into_iter().collect();
+        let last = backends.iter().filter(|address| address.starts_with("10.10.")).count();
+        holds((last, backends.len()) == (2000, 2000), format!("{last} of {}", backends.len()))
+    });
+    // It was held up by nothing that came after it.
+    stage.assert_served(CART);
 }
 
 #[test]

@@ -3,9 +3,15 @@
 use std::time::{Duration, SystemTime};
 
 use super::{Finding, Node};
+use crate::source::stats::WatchState;
 
 /// A state that no agent has looked after for this long is old.
 const OLD: Duration = Duration::from_secs(600);
+
+/// A watch that was cut off is taken up again within a second or two if that is possible.
+const CUT_OFF: Duration = Duration::from_secs(10);
+/// The API server sends a bookmark on an open watch about once a minute.
+const SILENT: Duration = Duration::from_secs(180);
 
 /// Whether an agent serves the node.
 pub fn check(node: &Node<'_>) -> Vec<Finding> {
@@ -85,6 +91,7 @@ pub fn state(node: &Node<'_>) -> Vec<Finding> {
     };
     let mut findings = vec![age];
     let Some(status) = &node.status else { return findings };
+    findings.extend(source(&status.watches));
     findings.push(match &status.failures[..] {
         [] => Finding::ok("state.complete", "the last sync left nothing out"),
         [first, rest @ ..] => Finding::failed(
@@ -109,6 +116,39 @@ pub fn state(node: &Node<'_>) -> Vec<Finding> {
         ),
     });
     findings
+}
+
+/// How the watches at the API server stand; `None` where the source is a folder.
+fn source(watches: &[WatchState]) -> Option<Finding> {
+    let check = "state.source";
+    if watches.is_empty() {
+        return None;
+    }
+    let silence = |watch: &WatchState| {
+        watch.age_seconds.and_then(|age| Duration::try_from_secs_f64(age).ok())
+    };
+    let silent: Vec<String> = watches
+        .iter()
+        .filter_map(|watch| {
+            let limit = if watch.connected { SILENT } else { CUT_OFF };
+            let said = silence(watch);
+            said.is_none_or(|age| age > limit).then(|| {
+                said.map_or_else(
+                    || format!("{} never", watch.kind),
+                    |age| format!("{} for {}", watch.kind, seconds(age)),
+                )
+            })
+        })
+        .collect();
+    Some(if silent.is_empty() {
+        Finding::ok(check, "the API server is heard of all kinds")
+    } else {
+        Finding::warning(
+            check,
+            format!("the API server was not heard of {}", silent.join(", ")),
+            "`sockline status` says why; until it is back, the last known state is served",
+        )
+    })
 }
 
 fn seconds(age: Duration) -> String {
