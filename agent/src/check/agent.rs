@@ -105,7 +105,7 @@ pub fn state(node: &Node<'_>) -> Vec<Finding> {
         ),
     });
     findings.push(match &status.problems[..] {
-        [] => Finding::ok("state.input", "no problems with services, slices and nodes"),
+        [] => Finding::ok("state.input", "no problems with the objects"),
         [first, rest @ ..] => Finding::warning(
             "state.input",
             match rest.len() {
