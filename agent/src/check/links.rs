@@ -110,6 +110,7 @@ pub fn foreign(node: &Node<'_>) -> Vec<Finding> {
             } else {
                 OTHERS.iter().find(|(start, _)| name.starts_with(start)).map(|(_, owner)| *owner)
             };
+            // Reading what a program is called takes CAP_SYS_ADMIN.
             let name = if name.is_empty() { format!("program {id}") } else { name.to_owned() };
             let name = owner.map_or(name.clone(), |owner| format!("{name} ({owner})"));
             found.entry(name).or_default().push(hook.hook);

@@ -8,9 +8,12 @@ use crate::dataplane::view::AgentRecord;
 /// Number (`include/uapi/linux/capability.h`), name, and what for.
 const NEEDED: [Capability; 3] = [
     (12, "CAP_NET_ADMIN", "load programs for the network and attach them"),
-    (21, "CAP_SYS_ADMIN", "read attached programs, mount the BPF file system"),
+    (38, "CAP_PERFMON", "load programs that reckon with pointers"),
     (39, "CAP_BPF", "load programs and make maps"),
 ];
+/// Stands for CAP_PERFMON and CAP_BPF as well, which were a part of it before Linux 5.8
+/// (`bpf_capable`, `perfmon_capable`).
+const SYS_ADMIN: u32 = 21;
 const FOR_LOCKED_MEMORY: Capability =
     (24, "CAP_SYS_RESOURCE", "raise the limit of locked memory, which maps count against");
 
@@ -48,7 +51,11 @@ fn capabilities(whose: &str, status: &str, needed: &[Capability]) -> Finding {
     };
     let missing: Vec<String> = needed
         .iter()
-        .filter(|(number, ..)| effective & 1 << number == 0)
+        .filter(|(number, ..)| {
+            let has = |number: u32| effective & 1 << number != 0;
+            let is_part_of_sys_admin = matches!(number, 38 | 39);
+            !has(*number) && !(is_part_of_sys_admin && has(SYS_ADMIN))
+        })
         .map(|(_, name, purpose)| format!("{name} ({purpose})"))
         .collect();
     if missing.is_empty() {
@@ -58,7 +65,7 @@ fn capabilities(whose: &str, status: &str, needed: &[Capability]) -> Finding {
     Finding::failed(
         check,
         format!("{whose} lacks {}", missing.join(", ")),
-        "run the agent as root and, in a pod, as privileged",
+        "run the agent as root and, in a pod, with the capabilities of deploy/base",
     )
 }
 
@@ -71,6 +78,10 @@ mod tests {
     fn what_is_missing_is_named_with_its_purpose() {
         let all = capabilities("x", "Name:\tx\nCapEff:\t000001ffffffffff\n", &NEEDED);
         assert_eq!(all.state, State::Ok, "{all:?}");
+        // As in deploy/base: CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF; and as before Linux 5.8.
+        for enough in ["CapEff:\t000000c000001000\n", "CapEff:\t0000000000201000\n"] {
+            assert_eq!(capabilities("x", enough, &NEEDED).state, State::Ok, "{enough}");
+        }
         // A container's default set.
         let few = capabilities("x", "CapEff:\t00000000a80425fb\n", &NEEDED);
         assert_eq!(few.state, State::Failed);

@@ -90,3 +90,31 @@ async fn a_watch_that_is_cut_again_and_again_is_taken_up_ever_more_rarely() {
     api.lift(Resource::Services);
     watched.settle(&api).await;
 }
+
+/// A real server that restarts answers with an empty watch cache: every version is gone.
+#[tokio::test(start_paused = true)]
+async fn once_one_watch_has_reached_a_server_that_was_away_all_are_back_within_seconds() {
+    let (api, mut watched) = watching().await;
+    for resource in Resource::ALL {
+        api.fault(resource, Fault::Close);
+        api.cut(resource, Cut::Between);
+    }
+    watched.pass(Duration::from_secs(600)).await;
+    let asked: Vec<usize> = Resource::ALL.map(|resource| api.asked(resource).len()).into();
+    for resource in Resource::ALL {
+        api.lift(resource);
+        api.fault_once(resource, Fault::Gone);
+    }
+    watched.pass(Duration::from_secs(60)).await;
+    let since_then = |(resource, asked): (Resource, usize)| api.asked(resource)[asked..].to_vec();
+    let requests: Vec<_> = Resource::ALL.into_iter().zip(asked).map(since_then).collect();
+    let first = requests.iter().flatten().map(|asked| asked.at).min().unwrap();
+    for (resource, requests) in Resource::ALL.into_iter().zip(&requests) {
+        let lists: Vec<_> = requests.iter().filter(|asked| asked.is_first_of_list()).collect();
+        assert_eq!(lists.len(), 1, "{resource:?}: {requests:?}");
+        let after = lists[0].at - first;
+        assert!(after < Duration::from_secs(4), "{resource:?} is listed {after:?} later");
+    }
+    watched.settle(&api).await;
+    watched.until_quiet().await;
+}

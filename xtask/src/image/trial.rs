@@ -17,6 +17,7 @@ use nix::{
     sys::resource::{Resource, getrlimit},
     unistd::Uid,
 };
+use serde_json::Value;
 use sockline_testbed::{Node, Pod, TcpServer, http_get, objects, wait_ok};
 
 use super::{deployment::Container, podman::Podman};
@@ -40,6 +41,7 @@ pub(super) fn run(archive: &Path, tag: &str) -> Result<()> {
     let agent = stage.start("first")?;
     stage.expect_served("the agent runs")?;
     term::ok("serves", "a connect to the service is answered by the pod");
+    term::ok("checks", &stage.check("first")?);
     stage.end("first", agent, "kill")?;
     stage.expect_served("the agent was killed")?;
     term::ok("survives", "the same after SIGKILL: the kernel serves on");
@@ -143,6 +145,32 @@ impl Stage {
         let said = self.said("cleanup");
         ensure!(status.success(), "`sockline cleanup` in a container: {said}");
         Ok(said)
+    }
+
+    /// `sockline check` within the agent's container. The node of the testbed is no root, and the
+    /// container is not below it, so connects cannot be made from there.
+    fn check(&self, name: &str) -> Result<String> {
+        let args = ["exec", name, "/sockline", "check", "--cgroup", "/host/cgroup", "-o", "json"];
+        let output = self.podman.command()?.args(args).output().context("starting podman")?;
+        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("sockline check: {}", String::from_utf8_lossy(&output.stderr).trim())
+        })?;
+        let (mut ok, mut wrong) = (0, Vec::new());
+        for finding in &findings {
+            let of_place =
+                finding["check"].as_str().is_some_and(|check| check.starts_with("live."));
+            if finding["state"] == "ok" {
+                ok += 1;
+            } else if !of_place {
+                wrong.push(finding.to_string());
+            }
+        }
+        ensure!(
+            wrong.is_empty() && ok > 0,
+            "sockline check in the container: {}",
+            wrong.join("\n")
+        );
+        Ok(format!("{ok} checks are ok within the container"))
     }
 
     fn ask(&self) -> Result<String> {

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{Outcome, Request, probe};
+use super::{Outcome, Request, is_root, probe};
 use crate::dataplane;
 
 /// The fresh cgroups' names, with a number behind.
@@ -51,22 +51,17 @@ impl Place {
         match self {
             Self::Fresh => {
                 // In a cgroup namespace of our own, no process can be moved out of our own cgroup.
-                let fresh = Fresh::within(attached);
-                let result = fresh.and_then(|fresh| in_cgroup(Some(&fresh.0), request));
-                match (result, own_cgroup(attached)) {
-                    (Err(_), Some(own)) => {
-                        let fresh = Fresh::within(&own)?;
-                        in_cgroup(Some(&fresh.0), request)
-                    }
-                    (result, _) => result,
-                }
+                let within = |parent: &Path| {
+                    let fresh = Fresh::within(parent)?;
+                    in_cgroup(Some(&fresh.0), request)
+                };
+                within(attached)
+                    .or_else(|error| within(&own_cgroup(attached).ok_or(error)?))
+                    .or_else(|error| at_home(attached, request).ok_or(error)?)
             }
-            Self::Host => match in_cgroup(Some(attached), request) {
-                // A cgroup with controllers for its children has no processes of its own. This
-                // process is on the host as well, if it is below.
-                Err(_) if own_cgroup(attached).is_some() => in_cgroup(None, request),
-                result => result,
-            },
+            // A cgroup with controllers for its children has no processes of its own.
+            Self::Host => in_cgroup(Some(attached), request)
+                .or_else(|error| at_home(attached, request).ok_or(error)?),
         }
     }
 }
@@ -117,6 +112,12 @@ fn remove_stale(parent: &Path) {
             let _ = fs::remove_dir(entry.path());
         }
     }
+}
+
+/// Makes the connects where this process is, if that is below the attached cgroup: in the agent's own
+/// container, which sees the hierarchy read-only, there is no other place.
+fn at_home(attached: &Path, request: &Request) -> Option<anyhow::Result<Vec<Outcome>>> {
+    (is_root(attached) || own_cgroup(attached).is_some()).then(|| in_cgroup(None, request))
 }
 
 /// The cgroup of this process, if it is the attached one or below it.

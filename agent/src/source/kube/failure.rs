@@ -102,6 +102,11 @@ impl Failure {
         }
     }
 
+    /// The server could not be asked, or its answer did not get here.
+    pub(super) fn is_of_reach(&self) -> bool {
+        matches!(self, Self::Request(_) | Self::Cut | Self::Silent(_))
+    }
+
     /// How long the server wants to be left alone.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let (status, header) = match self {

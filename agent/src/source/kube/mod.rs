@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use ::kube::Client;
 use futures::future::join_all;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use self::client::{SourceError, client};
@@ -39,7 +39,13 @@ pub async fn watch(
     stop: CancellationToken,
 ) {
     stats.begin_watching();
-    let shared = watch::Shared { client, troubles: Troubles::new(events.clone()), events, stats };
+    let shared = watch::Shared {
+        client,
+        troubles: Troubles::new(events.clone()),
+        events,
+        stats,
+        back: Notify::new(),
+    };
     let watches = Kind::ALL.map(|kind| Watch::new(Selection::of(kind, node), &shared).run());
     stop.run_until_cancelled(join_all(watches)).await;
 }

@@ -8,7 +8,7 @@ use ::kube::{Client, core::Status};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Instant, sleep},
 };
 
@@ -55,6 +55,8 @@ pub(super) struct Shared {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) troubles: Troubles,
     pub(super) stats: std::sync::Arc<SourceStats>,
+    /// Wakes the watches that wait for a server that cannot be reached: one of them has reached it.
+    pub(super) back: Notify,
 }
 
 /// Where one kind's watch stands.
@@ -154,6 +156,7 @@ impl<'a> Watch<'a> {
         let mut backoff = Backoff::default();
         // In a row: ends of any kind, and resumed watches that brought nothing.
         let (mut failures, mut fruitless) = (0_u32, 0_u32);
+        let mut was_expected = true;
         loop {
             let (started, resumed) = (Instant::now(), self.version.is_some());
             let seconds = watch_seconds();
@@ -178,6 +181,13 @@ impl<'a> Watch<'a> {
             if !listing && lasted >= LASTING && (self.heard || failure.is_expected()) {
                 (failures, backoff) = (0, Backoff::default());
             }
+            // A server that restarted answers that the version is gone. That is not one more failure
+            // to reach it, but the first word of one that is back.
+            let expected = failure.is_expected();
+            if expected && !was_expected {
+                (failures, backoff) = (0, Backoff::default());
+            }
+            was_expected = expected;
             let streams = listing && self.streaming == Streaming::Yes;
             match failure.remedy(&self.selection, listing, streams) {
                 Remedy::ListInPages => {
@@ -238,7 +248,16 @@ impl<'a> Watch<'a> {
         tracing::debug!("{problem}");
         self.failing = true;
         self.shared.troubles.set(self.kind(), vec![problem]).await?;
-        sleep(backoff.next(failure.retry_after())).await;
+        let wait = sleep(backoff.next(failure.retry_after()));
+        if failure.is_of_reach() {
+            // Another kind's watch may find the server back before this one would.
+            tokio::select! {
+                () = wait => {}
+                () = self.shared.back.notified() => sleep(spread()).await,
+            }
+        } else {
+            wait.await;
+        }
         Ok(())
     }
 
@@ -401,6 +420,7 @@ impl<'a> Watch<'a> {
         self.stats().set_connected(true);
         if std::mem::take(&mut self.failing) {
             tracing::info!(kind = %self.kind(), "the watch works again");
+            self.shared.back.notify_waiters();
         }
         Ok(self.shared.troubles.set(self.kind(), Vec::new()).await?)
     }
