@@ -29,11 +29,20 @@ pub fn check(record: &AgentRecord) -> Vec<Finding> {
         ("this process (the agent's is not in sight)", PathBuf::from("/proc/self"))
     };
     let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
+    let limits = fs::read_to_string(folder.join("limits")).unwrap_or_default();
     let mut needed = NEEDED.to_vec();
-    if kernel::locks_memory() {
+    // Linux 5.10 counts maps against the limit, and any process may raise its soft limit to its hard
+    // one: where that is unlimited, the DaemonSet's capabilities are enough.
+    if kernel::locks_memory() && !may_lock_all_memory(&limits) {
         needed.push(FOR_LOCKED_MEMORY);
     }
     vec![capabilities(whose, &status, &needed)]
+}
+
+/// Whether the hard limit of locked memory in a `/proc/PID/limits` is none.
+fn may_lock_all_memory(limits: &str) -> bool {
+    let locked = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
+    locked.and_then(|line| line.split_whitespace().nth(1)) == Some("unlimited")
 }
 
 fn capabilities(whose: &str, status: &str, needed: &[Capability]) -> Finding {
@@ -65,7 +74,12 @@ fn capabilities(whose: &str, status: &str, needed: &[Capability]) -> Finding {
     Finding::failed(
         check,
         format!("{whose} lacks {}", missing.join(", ")),
-        "run the agent as root and, in a pod, with the capabilities of deploy/base",
+        if needed.contains(&FOR_LOCKED_MEMORY) {
+            "run the agent as root and, in a pod, with the capabilities of deploy/base and \
+             CAP_SYS_RESOURCE, or without a limit of locked memory"
+        } else {
+            "run the agent as root and, in a pod, with the capabilities of deploy/base"
+        },
     )
 }
 
@@ -86,5 +100,31 @@ mod tests {
         let few = capabilities("x", "CapEff:\t00000000a80425fb\n", &NEEDED);
         assert_eq!(few.state, State::Failed);
         assert!(few.detail.contains("CAP_BPF (load programs and make maps)"), "{few:?}");
+    }
+
+    #[test]
+    fn the_capability_that_deploy_does_not_give_is_named_in_what_to_do() {
+        let needed = [&NEEDED[..], &[FOR_LOCKED_MEMORY]].concat();
+        let seen = capabilities("x", "CapEff:\t000000c000001000\n", &needed);
+        assert_eq!(seen.state, State::Failed);
+        assert!(seen.detail.starts_with("x lacks CAP_SYS_RESOURCE (raise the limit"), "{seen:?}");
+        assert!(
+            seen.todo.as_ref().is_some_and(|todo| todo.contains("CAP_SYS_RESOURCE")),
+            "{seen:?}"
+        );
+    }
+
+    #[test]
+    fn only_a_hard_limit_keeps_a_process_from_locking_memory() {
+        // The columns are the soft and the hard limit.
+        for (limits, may) in [
+            ("Max locked memory         unlimited            unlimited            bytes", true),
+            ("Max locked memory         65536                unlimited            bytes", true),
+            ("Max locked memory         8388608              8388608              bytes", false),
+            ("Max address space         unlimited            unlimited            bytes", false),
+            ("", false),
+        ] {
+            assert_eq!(may_lock_all_memory(limits), may, "{limits}");
+        }
     }
 }
