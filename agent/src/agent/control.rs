@@ -231,14 +231,16 @@ impl Control {
     }
 
     fn bring_changes_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
-        let round = self.pacing.round(Instant::now());
+        let round = self.pacing.round(Instant::now(), |service| self.index.is_waiting(service));
         let changes = self.index.changes_except(|service| round.must_wait(service));
-        self.next_round = round.next();
         if !self.dataplane.is_local(&changes.services) {
+            let waiting = self.index.changes();
             let report = self.sync_all()?;
             self.programmed(&changes.services);
+            self.programmed(&waiting.services);
             return Ok(report);
         }
+        self.next_round = round.next().filter(|_| self.index.has_waiting());
         // An address that moves from one service to another must be in one step.
         let (costly, cheap): (Vec<_>, Vec<_>) = changes
             .services
