@@ -47,6 +47,8 @@ struct Control {
     dataplane: Dataplane,
     index: Index,
     left_alone: LeftAlonePods,
+    /// The kernel may not know all pods that are left alone.
+    left_alone_failed: bool,
     pacing: Pacing,
     /// Since when not all changes are in the kernel.
     sync_began: Option<Instant>,
@@ -83,6 +85,7 @@ pub async fn run(
 ) {
     let mut control = Control {
         left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
+        left_alone_failed: false,
         dataplane,
         index: Index::new(config.node_name.as_str()),
         pacing: Pacing::default(),
@@ -128,7 +131,7 @@ pub async fn run(
             () = at(control.report_due) => control.report(),
             () = control.left_alone.cgroup_created() => control.leave_alone(),
             _ = look_around.tick() => {
-                if control.left_alone.is_incomplete() {
+                if control.left_alone_failed || control.left_alone.is_incomplete() {
                     control.leave_alone();
                 }
                 if control.addresses_changed() || control.incomplete {
@@ -331,6 +334,7 @@ impl Control {
             let cgroups = self.left_alone.cgroups().context("reading the cgroup hierarchy")?;
             Ok(self.dataplane.leave_alone(&cgroups)?)
         });
+        self.left_alone_failed = result.is_err();
         if let Err(error) = result {
             tracing::error!("cannot leave pods alone: {error:#}");
             self.metrics.sync_failed();

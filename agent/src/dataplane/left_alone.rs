@@ -43,6 +43,16 @@ impl LeftAlone {
         // The levels are widened before the entries come and narrowed after they went: a cgroup
         // that is in both is found at every moment in between.
         self.write_levels(union(wanted.values().chain(self.known.values())))?;
+        // The old ones first, because the new ones may need their room.
+        let gone: Vec<u64> =
+            self.known.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        for id in gone {
+            match self.cgroups.remove(&id) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(DataplaneError::map(LEFT_ALONE, "write", error)),
+            }
+            self.known.remove(&id);
+        }
         for (id, level) in wanted {
             if self.known.get(id) == Some(level) {
                 continue;
@@ -58,15 +68,6 @@ impl LeftAlone {
                 }
             })?;
             self.known.insert(*id, *level);
-        }
-        let gone: Vec<u64> =
-            self.known.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
-        for id in gone {
-            match self.cgroups.remove(&id) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(DataplaneError::map(LEFT_ALONE, "write", error)),
-            }
-            self.known.remove(&id);
         }
         self.write_levels(union(wanted.values()))
     }
