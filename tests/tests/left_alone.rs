@@ -260,6 +260,20 @@ fn a_pod_that_could_not_be_left_alone_is_tried_again() {
 }
 
 #[test]
+fn pods_stay_left_alone_until_the_source_can_be_read_in_full() {
+    let stage = stage();
+    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let container = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
+    let mut agent = stage.agent();
+    agent.kill().unwrap();
+    stage.put_text("pod.yaml", "kind: [");
+    let _agent = stage.agent();
+    assert_untouched(&container);
+    stage.remove("pod.yaml");
+    eventually("it to be served", || served(&container));
+}
+
+#[test]
 fn a_map_full_of_pods_that_ended_has_room_for_the_ones_that_came() {
     let stage = stage();
     let container = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();

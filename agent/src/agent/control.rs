@@ -185,9 +185,12 @@ impl Control {
         if !self.index.synced() {
             return;
         }
+        let complete = self.index.complete();
+        self.dataplane.hold_back(!complete);
         // First, so that no pod is redirected by programs that are just being attached.
-        if let Some(pods) = self.index.left_alone(self.left_alone.policy()) {
-            self.left_alone.want(pods);
+        let pods = self.index.left_alone(self.left_alone.policy());
+        if pods.is_some() || (complete && self.dataplane.has_held_back_left_alone()) {
+            pods.into_iter().for_each(|pods| self.left_alone.want(pods));
             self.leave_alone();
         }
         let began = *self.sync_began.get_or_insert_with(Instant::now);
@@ -206,7 +209,6 @@ impl Control {
     /// Writes what changed since the last time, or compares the whole plan where that is not all.
     fn bring_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
         let complete = self.index.complete();
-        self.dataplane.hold_back(!complete);
         let addresses_are_known = !std::mem::take(&mut self.addresses_stale) || {
             let addresses = interfaces::node_addresses(self.index.node());
             let known = addresses == self.addresses;
