@@ -12,7 +12,7 @@ use common::{
 };
 use serde_json::{Value, json};
 use sockline::{cgroups::Watcher, dataplane::Pins};
-use sockline_ebpf::left_alone::CGROUPS;
+use sockline_ebpf::left_alone::{ANY_LEVEL, CGROUPS};
 use sockline_testbed::{Node, Ns, objects};
 
 const WEB: &str = "10.96.0.10";
@@ -271,6 +271,42 @@ fn pods_stay_left_alone_until_the_source_can_be_read_in_full() {
     assert_untouched(&container);
     stage.remove("pod.yaml");
     eventually("it to be served", || served(&container));
+}
+
+#[test]
+fn levels_that_were_lost_while_the_agent_was_down_are_put_right_at_the_start() {
+    let stage = stage();
+    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let container = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
+    let mut agent = stage.agent();
+    let before = levels(&stage);
+    for damage in [0, ANY_LEVEL] {
+        agent.kill().unwrap();
+        open::<Array<MapData, u32>>(&stage, "LEFT_ALONE_LEVELS").set(0, damage, 0).unwrap();
+        agent = stage.agent();
+        assert_untouched(&container);
+        assert_eq!(levels(&stage), before);
+    }
+}
+
+#[test]
+fn a_pod_whose_cgroup_is_made_again_is_left_alone_again() {
+    let stage = stage();
+    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let _agent = stage.agent();
+    for _ in 0..3 {
+        let cgroup = stage.node.pod_cgroup(UID).unwrap();
+        eventually_left_alone(&stage, 1);
+        let container = cgroup.container(&stage.client, "a").unwrap();
+        eventually("it to be left alone", || untouched(&container));
+        drop(container);
+        cgroup.remove().unwrap();
+    }
+    let _cgroup = stage.node.pod_cgroup(UID).unwrap();
+    eventually("only the last cgroup to be known", || {
+        let known = left_alone(&stage).keys().count();
+        holds(known == 1, known)
+    });
 }
 
 #[test]

@@ -38,6 +38,8 @@ impl LeftAlone {
         };
         this.known = this.read()?;
         this.adopted.clone_from(&this.known);
+        // Whoever ended between two steps left them too wide.
+        this.write_levels(union(this.known.values()))?;
         Ok(this)
     }
 
