@@ -47,6 +47,8 @@ struct Control {
     dataplane: Dataplane,
     index: Index,
     left_alone: LeftAlonePods,
+    /// The kernel may not know all pods that are left alone.
+    left_alone_failed: bool,
     pacing: Pacing,
     /// Since when not all changes are in the kernel.
     sync_began: Option<Instant>,
@@ -83,6 +85,7 @@ pub async fn run(
 ) {
     let mut control = Control {
         left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
+        left_alone_failed: false,
         dataplane,
         index: Index::new(config.node_name.as_str()),
         pacing: Pacing::default(),
@@ -128,7 +131,7 @@ pub async fn run(
             () = at(control.report_due) => control.report(),
             () = control.left_alone.cgroup_created() => control.leave_alone(),
             _ = look_around.tick() => {
-                if control.left_alone.is_incomplete() {
+                if control.left_alone_failed || control.left_alone.is_incomplete() {
                     control.leave_alone();
                 }
                 if control.addresses_changed() || control.incomplete {
@@ -182,9 +185,12 @@ impl Control {
         if !self.index.synced() {
             return;
         }
+        let complete = self.index.complete();
+        self.dataplane.hold_back(!complete);
         // First, so that no pod is redirected by programs that are just being attached.
-        if let Some(pods) = self.index.left_alone(self.left_alone.policy()) {
-            self.left_alone.want(pods);
+        let pods = self.index.left_alone(self.left_alone.policy());
+        if pods.is_some() || (complete && self.dataplane.has_held_back_left_alone()) {
+            pods.into_iter().for_each(|pods| self.left_alone.want(pods));
             self.leave_alone();
         }
         let began = *self.sync_began.get_or_insert_with(Instant::now);
@@ -203,7 +209,6 @@ impl Control {
     /// Writes what changed since the last time, or compares the whole plan where that is not all.
     fn bring_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
         let complete = self.index.complete();
-        self.dataplane.hold_back(!complete);
         let addresses_are_known = !std::mem::take(&mut self.addresses_stale) || {
             let addresses = interfaces::node_addresses(self.index.node());
             let known = addresses == self.addresses;
@@ -231,14 +236,16 @@ impl Control {
     }
 
     fn bring_changes_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
-        let round = self.pacing.round(Instant::now());
+        let round = self.pacing.round(Instant::now(), |service| self.index.is_waiting(service));
         let changes = self.index.changes_except(|service| round.must_wait(service));
-        self.next_round = round.next();
         if !self.dataplane.is_local(&changes.services) {
+            let waiting = self.index.changes();
             let report = self.sync_all()?;
             self.programmed(&changes.services);
+            self.programmed(&waiting.services);
             return Ok(report);
         }
+        self.next_round = round.next().filter(|_| self.index.has_waiting());
         // An address that moves from one service to another must be in one step.
         let (costly, cheap): (Vec<_>, Vec<_>) = changes
             .services
@@ -329,6 +336,7 @@ impl Control {
             let cgroups = self.left_alone.cgroups().context("reading the cgroup hierarchy")?;
             Ok(self.dataplane.leave_alone(&cgroups)?)
         });
+        self.left_alone_failed = result.is_err();
         if let Err(error) = result {
             tracing::error!("cannot leave pods alone: {error:#}");
             self.metrics.sync_failed();

@@ -143,9 +143,11 @@ impl<T: Pod> Segments<T> {
         let place = &mut self.segments[segment];
         if place.is_none() {
             let array = new_segment::<T>(self.name, self.per_segment)?;
-            *place = Some(map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?);
+            let mapped = map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?;
             let number = u32::try_from(segment).unwrap_or(u32::MAX);
             self.outer.set(number, &array)?;
+            // Last: what no program can see is not to be written.
+            *place = Some(mapped);
         }
         place.as_mut().ok_or_else(|| Full { map: self.name, limit: self.limit }.into())
     }

@@ -148,16 +148,14 @@ impl Index {
     }
 
     /// As [`Self::changes`], without the services of which `later` holds: those stay unplanned and
-    /// are in the changes of a later call.
+    /// are in the changes of a later call. When an address moves, nothing waits: who takes it up may
+    /// be one of them.
     pub fn changes_except(&mut self, later: impl Fn(&ObjectName) -> bool) -> Changes {
         self.refresh(&later);
-        let (later, now): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            std::mem::take(&mut self.changed).into_iter().partition(|(name, _)| {
-                // What moved is given out as a whole.
-                !self.addresses_moved && later(name)
-            });
-        self.changed = later;
-        let services = now
+        if self.addresses_moved {
+            self.refresh(&|_| false);
+        }
+        let services = std::mem::take(&mut self.changed)
             .into_iter()
             .map(|(service, causes)| {
                 let frontends = self.services.get(&service).map_or_else(Vec::new, |state| {
@@ -167,6 +165,18 @@ impl Index {
             })
             .collect();
         Changes { services, addresses_moved: std::mem::take(&mut self.addresses_moved) }
+    }
+
+    /// Whether a service is to be planned again.
+    #[must_use]
+    pub fn is_waiting(&self, service: &ObjectName) -> bool {
+        self.dirty.contains_key(service)
+    }
+
+    /// Whether any is.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// The plan as of the last change. A frontend that is equal to the one in the previous plan is
