@@ -4,6 +4,7 @@ mod control;
 mod interfaces;
 mod left_alone;
 mod pacing;
+mod report;
 mod test_services;
 
 use std::{
