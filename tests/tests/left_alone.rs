@@ -220,7 +220,7 @@ fn a_pod_is_heard_of_in_a_folder_that_went_and_came_back() {
     let node = Node::new().unwrap();
     let mut watcher = Watcher::new(node.cgroup());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let mut hear = |watcher: &mut Watcher| {
+    let hear = |watcher: &mut Watcher| {
         runtime.block_on(async { tokio::time::timeout(DEADLINE, watcher.created()).await.is_ok() })
     };
     let first = node.pod_cgroup(UID).unwrap();
