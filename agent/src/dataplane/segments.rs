@@ -109,14 +109,18 @@ impl<T: Pod> Segments<T> {
         let outer = &self.outer;
         let maps: Vec<(u32, &MapData)> =
             arrays.iter().map(|(number, array, _)| (*number, array)).collect();
+        let put = |maps: &[(u32, &MapData)]| {
+            maps.iter().try_for_each(|(number, map)| outer.set(*number, map))
+        };
         thread::scope(|scope| {
-            let waiting: Vec<_> = maps
-                .chunks(maps.len().div_ceil(WAITING))
-                .map(|maps| {
-                    scope
-                        .spawn(|| maps.iter().try_for_each(|(number, map)| outer.set(*number, map)))
-                })
-                .collect();
+            let mut waiting = Vec::new();
+            for maps in maps.chunks(maps.len().div_ceil(WAITING)) {
+                // Where there may be no more threads, it only takes longer.
+                match thread::Builder::new().spawn_scoped(scope, move || put(maps)) {
+                    Ok(thread) => waiting.push(thread),
+                    Err(_) => put(maps)?,
+                }
+            }
             waiting
                 .into_iter()
                 .try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
