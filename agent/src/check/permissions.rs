@@ -22,7 +22,8 @@ type Capability = (u32, &'static str, &'static str);
 pub fn check(record: &AgentRecord) -> Vec<Finding> {
     let of_agent = PathBuf::from(format!("/proc/{}", record.pid));
     // In another process namespace, the number can be anybody's.
-    let is_agent = fs::read_to_string(of_agent.join("comm")).is_ok_and(|name| name.starts_with("sockline"));
+    let is_agent =
+        fs::read_to_string(of_agent.join("comm")).is_ok_and(|name| name.starts_with("sockline"));
     let (whose, folder) = if is_agent {
         ("the agent", of_agent)
     } else {
