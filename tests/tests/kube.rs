@@ -56,6 +56,17 @@ fn the_services_of_the_api_server_are_served() {
 }
 
 #[test]
+fn a_server_without_tls_needs_no_certificates() {
+    let stage = Stage::new(1);
+    let server = serve(&stage, &cluster(&stage), 0);
+    // Where the image would look for them.
+    let env = [("SSL_CERT_FILE", "/nowhere"), ("SSL_CERT_DIR", "/nowhere")];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let _agent = stage.node.agent(&AgentOptions { env, ..on_api(&stage, &server) }).unwrap();
+    stage.assert_served(CART);
+}
+
+#[test]
 fn a_service_that_is_created_and_deleted_comes_and_goes() {
     let (stage, cluster, _server, _agent) = serving();
     let ship = objects::service("ship", SHIP);

@@ -4,13 +4,16 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::{fs, net::SocketAddr};
 
 use aya::maps::{Array, HashMap, Map, MapData};
-use common::{EHOSTUNREACH, REPAIRS, Stage, assert_logged_once, eventually, holds, ip, series};
+use common::{
+    DEADLINE, EHOSTUNREACH, REPAIRS, Stage, assert_logged_once, eventually, holds, ip, series,
+};
 use serde_json::{Value, json};
-use sockline::dataplane::Pins;
-use sockline_testbed::{Ns, objects};
+use sockline::{cgroups::Watcher, dataplane::Pins};
+use sockline_ebpf::left_alone::{ANY_LEVEL, CGROUPS};
+use sockline_testbed::{Node, Ns, objects};
 
 const WEB: &str = "10.96.0.10";
 const UID: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
@@ -210,6 +213,116 @@ fn pods_are_left_alone_while_the_agent_is_away_and_the_next_one_catches_up() {
     let _agent = stage.agent();
     assert_served(&container);
     assert_untouched(&other);
+}
+
+#[test]
+fn a_pod_is_heard_of_in_a_folder_that_went_and_came_back() {
+    let node = Node::new().unwrap();
+    let mut watcher = Watcher::new(node.cgroup());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let hear = |watcher: &mut Watcher| {
+        runtime.block_on(async { tokio::time::timeout(DEADLINE, watcher.created()).await.is_ok() })
+    };
+    let first = node.pod_cgroup(UID).unwrap();
+    assert_eq!(watcher.read().unwrap().pods.len(), 1);
+    // The last pod of its class goes, and the folders of the class with it.
+    first.remove().unwrap();
+    let class = node.cgroup().join("kubepods.slice/kubepods-burstable.slice");
+    fs::remove_dir(&class).unwrap();
+    fs::remove_dir(class.parent().unwrap()).unwrap();
+    node.pod_cgroup(OTHER_UID).unwrap().remove().unwrap();
+    assert!(hear(&mut watcher), "the folders");
+    assert_eq!(watcher.read().unwrap().pods.len(), 0);
+    let _second = node.pod_cgroup(UID).unwrap();
+    assert!(hear(&mut watcher), "the pod");
+    assert_eq!(watcher.read().unwrap().pods.len(), 1);
+}
+
+#[test]
+fn a_pod_that_could_not_be_left_alone_is_tried_again() {
+    let stage = stage();
+    let container = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
+    let agent = stage.agent();
+    let mut map = left_alone(&stage);
+    for id in 0..u64::from(CGROUPS) {
+        map.insert(u64::MAX - id, 0, 0).unwrap();
+    }
+    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    eventually("the failure", || {
+        let log = agent.log();
+        holds(log.contains("cannot leave pods alone"), &log)
+    });
+    assert_served(&container);
+    for id in 0..u64::from(CGROUPS) {
+        map.remove(&(u64::MAX - id)).unwrap();
+    }
+    eventually("it to be left alone", || untouched(&container));
+}
+
+#[test]
+fn pods_stay_left_alone_until_the_source_can_be_read_in_full() {
+    let stage = stage();
+    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let container = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
+    let mut agent = stage.agent();
+    agent.kill().unwrap();
+    stage.put_text("pod.yaml", "kind: [");
+    let _agent = stage.agent();
+    assert_untouched(&container);
+    stage.remove("pod.yaml");
+    eventually("it to be served", || served(&container));
+}
+
+#[test]
+fn levels_that_were_lost_while_the_agent_was_down_are_put_right_at_the_start() {
+    let stage = stage();
+    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let container = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
+    let mut agent = stage.agent();
+    let before = levels(&stage);
+    for damage in [0, ANY_LEVEL] {
+        agent.kill().unwrap();
+        open::<Array<MapData, u32>>(&stage, "LEFT_ALONE_LEVELS").set(0, damage, 0).unwrap();
+        agent = stage.agent();
+        assert_untouched(&container);
+        assert_eq!(levels(&stage), before);
+    }
+}
+
+#[test]
+fn a_pod_whose_cgroup_is_made_again_is_left_alone_again() {
+    let stage = stage();
+    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let _agent = stage.agent();
+    for _ in 0..3 {
+        let cgroup = stage.node.pod_cgroup(UID).unwrap();
+        eventually_left_alone(&stage, 1);
+        let container = cgroup.container(&stage.client, "a").unwrap();
+        eventually("it to be left alone", || untouched(&container));
+        drop(container);
+        cgroup.remove().unwrap();
+    }
+    let _cgroup = stage.node.pod_cgroup(UID).unwrap();
+    eventually("only the last cgroup to be known", || {
+        let known = left_alone(&stage).keys().count();
+        holds(known == 1, known)
+    });
+}
+
+#[test]
+fn a_map_full_of_pods_that_ended_has_room_for_the_ones_that_came() {
+    let stage = stage();
+    let container = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
+    let mut agent = stage.agent();
+    agent.kill().unwrap();
+    let mut map = left_alone(&stage);
+    for id in 0..u64::from(CGROUPS) {
+        map.insert(u64::MAX - id, 0, 0).unwrap();
+    }
+    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let _agent = stage.agent();
+    assert_untouched(&container);
+    assert_eq!(left_alone(&stage).keys().count(), 1);
 }
 
 #[test]

@@ -5,10 +5,15 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 use common::{EHOSTUNREACH, Stage, error_of, eventually, hammer::Hammer, holds, ip, series};
 use serde_json::json;
+use sockline::dataplane::Pins;
+use sockline_ebpf::backend::BACKEND_SEGMENT;
 use sockline_testbed::{Agent, objects};
 
 fn address(number: usize) -> String {
@@ -249,4 +254,23 @@ fn no_connect_fails_while_the_frontends_outgrow_their_map() {
     stage.eventually_refused("10.97.149.20");
     let listing = stage.look(&["services"]);
     assert!(listing.status.success(), "{}", error_of(&listing));
+}
+
+#[test]
+fn a_segment_that_could_not_be_made_is_made_when_it_can_be() {
+    let stage = Stage::new(1);
+    // With id 0, which is none, as many backends as there are in a segment.
+    let filling: Vec<IpAddr> =
+        (1..BACKEND_SEGMENT).map(|n| Ipv4Addr::from_bits(0x0a01_0000 + n).into()).collect();
+    let service = objects::web_service("filling", "10.96.0.1");
+    stage.put("filling.yaml", &[service, objects::slice("filling", &filling)]);
+    let agent = stage.agent();
+    let inner = Pins::in_bpffs(stage.node.bpffs()).inner_maps();
+    let away = inner.with_file_name("away");
+    fs::rename(&inner, &away).unwrap();
+    put_services(&stage, 1..2);
+    eventually("the failure", || holds(not_in_sync(&agent) == Some(1.0), agent.log()));
+    stage.assert_untouched(&address(1));
+    fs::rename(&away, &inner).unwrap();
+    stage.eventually_served(&address(1));
 }

@@ -7,14 +7,15 @@ mod common;
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     thread,
     time::Duration,
 };
 
 use common::{Stage, eventually, hammer::Hammer, holds, ip, options, series, translated};
 use serde_json::json;
-use sockline_testbed::{Agent, objects};
+use sockline::dataplane::Pins;
+use sockline_testbed::{Agent, AgentOptions, objects};
 
 const CART: &str = "10.96.0.1";
 const SHIP: &str = "10.96.0.2";
@@ -295,4 +296,49 @@ fn a_second_agent_is_turned_away_and_the_first_is_unharmed() {
     assert_eq!(stage.status()["agent"]["pid"], json!(agent.pid()));
     stage.put_service("ship", SHIP);
     stage.eventually_served(SHIP);
+}
+
+#[test]
+fn an_agent_that_is_killed_while_it_makes_room_for_many_services_leaves_nothing_wrong() {
+    const SERVICES: u32 = 40;
+    const ENDPOINTS: u32 = 1200;
+    let (stage, mut agent) = serving(1);
+    let service = |number: u32| format!("10.96.1.{number}");
+    let manifest: String = (0..SERVICES)
+        .map(|number| {
+            let name = format!("s{number}");
+            let mut addresses = stage.addresses();
+            let address = |n: u32| Ipv4Addr::from_bits(0x0a00_0000 + (number << 16) + n);
+            addresses.extend((1..ENDPOINTS).map(|n| IpAddr::from(address(n))));
+            let slice = objects::slice(&name, &addresses);
+            objects::yaml(&[objects::web_service(&name, &service(number)), slice]) + "---\n"
+        })
+        .collect();
+    stage.put_text("many.yaml", &manifest);
+    let starting = AgentOptions { until_ready: false, ..options(&[]) };
+    let inner = Pins::in_bpffs(stage.node.bpffs()).inner_maps();
+    let segments = || fs::read_dir(&inner).unwrap().count();
+    let mut killed_at = segments();
+    for _ in 0..6 {
+        // Some sixty, in the end.
+        let wanted = killed_at + fastrand::usize(1..9);
+        eventually("more segments", || {
+            let log = agent.log();
+            holds(segments() >= wanted || log.contains("the first full sync is"), log)
+        });
+        agent.kill().unwrap();
+        killed_at = segments();
+        stage.assert_served(CART);
+        agent = stage.node.agent(&starting).unwrap();
+    }
+    agent.kill().unwrap();
+    let _agent = stage.agent();
+    for number in 0..SERVICES {
+        assert_eq!(stage.backends(&format!("s{number}"), "web").len(), ENDPOINTS as usize);
+    }
+    let cgroup = stage.node.cgroup().to_str().unwrap();
+    let report = stage.json(&["check", "--cgroup", cgroup]);
+    let findings = report.as_array().unwrap();
+    let drift = findings.iter().find(|finding| finding["check"] == "maps.drift").unwrap();
+    assert_eq!(drift["state"], "ok", "{drift}");
 }

@@ -67,8 +67,8 @@ fn not_root() {
     let errors = common::lines_with(&said, "error: ");
     assert_eq!(
         errors,
-        ["error: sockline agent must run as root: it loads BPF programs (CAP_BPF, CAP_NET_ADMIN) \
-          and attaches them to the root cgroup (CAP_SYS_ADMIN)"],
+        ["error: sockline agent must run as root: it loads BPF programs and attaches them to the \
+          root cgroup (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN), and keeps them in /sys/fs/bpf"],
         "{said}"
     );
 }

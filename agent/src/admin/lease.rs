@@ -14,9 +14,16 @@ use crate::model::test_service::TestService;
 const AT_MOST: Duration = Duration::from_secs(10);
 
 /// Has the service removed when it is dropped.
-struct Lease {
+#[derive(Debug)]
+pub struct Lease {
     service: TestService,
     commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Lease {
+    pub const fn new(service: TestService, commands: mpsc::UnboundedSender<Command>) -> Self {
+        Self { service, commands }
+    }
 }
 
 impl Drop for Lease {
@@ -28,10 +35,9 @@ impl Drop for Lease {
 
 /// A response that says where the service is, and goes on until the client closes the connection or
 /// its time is over: then the service is removed.
-pub fn body(service: TestService, commands: mpsc::UnboundedSender<Command>) -> Body {
-    let mut line = serde_json::to_vec(&service).unwrap_or_default();
+pub fn body(lease: Lease) -> Body {
+    let mut line = serde_json::to_vec(&lease.service).unwrap_or_default();
     line.push(b'\n');
-    let lease = Lease { service, commands };
     let wait = async move {
         tokio::time::sleep(AT_MOST).await;
         drop(lease);

@@ -21,7 +21,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Myself, command::Command, lease};
+use super::{
+    Myself,
+    command::Command,
+    lease::{self, Lease},
+};
 use crate::{
     dataplane::Drift,
     model::test_service::Listeners,
@@ -110,33 +114,67 @@ async fn myself(extract::State(state): extract::State<State>) -> Json<Myself> {
 }
 
 async fn compare(extract::State(state): extract::State<State>) -> Result<Json<Drift>, Refusal> {
-    state.ask(|reply| Command::Compare { reply }).await.map(Json)
+    ask(&state.commands, |reply| Command::Compare { reply }).await.map(Json)
 }
 
 async fn test_service(
     extract::State(state): extract::State<State>,
     Json(listeners): Json<Listeners>,
 ) -> Result<Body, Refusal> {
-    let service = state.ask(|reply| Command::PutTest { listeners, reply }).await?;
-    Ok(lease::body(service, state.commands))
+    place(state.commands, listeners).await.map(lease::body)
 }
 
-impl State {
-    /// Asks the control loop.
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Command,
-    ) -> Result<T, Refusal> {
-        let unavailable = |reason: &str| (StatusCode::SERVICE_UNAVAILABLE, reason.to_owned());
-        let (reply, answer) = oneshot::channel();
-        self.commands
-            .send(command(reply))
-            .map_err(|_| unavailable("the control loop has ended"))?;
-        match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(reason))) => Err((StatusCode::CONFLICT, reason)),
-            Ok(Err(_)) => Err(unavailable("the control loop has ended")),
-            Err(_) => Err(unavailable("the control loop does not answer")),
-        }
+/// Has a test service put into the maps, for as long as it is leased. The server forgets about a
+/// request whose client is gone, at any moment: in a task of its own, what was put there cannot get
+/// lost before there is a lease.
+async fn place(
+    commands: mpsc::UnboundedSender<Command>,
+    listeners: Listeners,
+) -> Result<Lease, Refusal> {
+    let placed = tokio::spawn(async move {
+        let service = ask(&commands, |reply| Command::PutTest { listeners, reply }).await?;
+        Ok(Lease::new(service, commands))
+    });
+    placed.await.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
+}
+
+/// Asks the control loop.
+async fn ask<T>(
+    commands: &mpsc::UnboundedSender<Command>,
+    command: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Command,
+) -> Result<T, Refusal> {
+    let unavailable = |reason: &str| (StatusCode::SERVICE_UNAVAILABLE, reason.to_owned());
+    let (reply, answer) = oneshot::channel();
+    commands.send(command(reply)).map_err(|_| unavailable("the control loop has ended"))?;
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(Ok(value))) => Ok(value),
+        Ok(Ok(Err(reason))) => Err((StatusCode::CONFLICT, reason)),
+        Ok(Err(_)) => Err(unavailable("the control loop has ended")),
+        Err(_) => Err(unavailable("the control loop does not answer")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::model::test_service::TestService;
+
+    #[tokio::test]
+    async fn a_test_service_is_removed_when_its_client_goes_before_it_hears_of_it() {
+        let (commands, mut asked) = mpsc::unbounded_channel();
+        let mut request = Box::pin(place(commands, Listeners::default()));
+        assert!((&mut request).now_or_never().is_none());
+        let Some(Command::PutTest { reply, .. }) = asked.recv().await else {
+            panic!("not asked for a test service")
+        };
+        reply.send(Ok(TestService::new(1, 7))).unwrap();
+        drop(request);
+        let removed = asked.recv().await;
+        assert!(
+            matches!(removed, Some(Command::RemoveTest(TestService { number: 1, .. }))),
+            "{removed:?}"
+        );
     }
 }

@@ -1,7 +1,6 @@
 //! The control loop: takes in changes, plans, and brings the kernel to the plan.
 
 use std::{
-    collections::BTreeSet,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,19 +16,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Arrived, Config, interfaces, left_alone::LeftAlonePods, pacing::Pacing,
+    Arrived, Config, interfaces, left_alone::LeftAlonePods, pacing::Pacing, report::Report,
     test_services::TestServices,
 };
 use crate::{
     admin::Command,
     dataplane::{self, Dataplane, DataplaneError, SyncReport},
-    model::{
-        index::Index,
-        object::{Kind, Problem},
-        plan::ServicePlan,
-    },
+    model::{index::Index, object::Kind, plan::ServicePlan},
     source::Event,
-    status::{self, Objects, Shared},
+    status::Shared,
     telemetry::Metrics,
 };
 
@@ -37,16 +32,13 @@ use crate::{
 const LOOK_AROUND: Duration = Duration::from_secs(5);
 /// How often to take back what was put to rest, if there is anything.
 const SETTLE: Duration = Duration::from_secs(1);
-/// How late status, the log and gauges may be told of a change: what matters to connections is
-/// not behind them.
-const REPORT_AFTER: Duration = Duration::from_millis(100);
-/// They are told of changes for no more than one part in so many of the time.
-const REPORT_SHARE: u32 = 100;
 
 struct Control {
     dataplane: Dataplane,
     index: Index,
     left_alone: LeftAlonePods,
+    /// The kernel may not know all pods that are left alone.
+    left_alone_failed: bool,
     pacing: Pacing,
     /// Since when not all changes are in the kernel.
     sync_began: Option<Instant>,
@@ -57,13 +49,7 @@ struct Control {
     addresses_stale: bool,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
-    /// Problems that were logged already.
-    told: BTreeSet<Problem>,
-    failures_told: BTreeSet<String>,
-    /// When status, log and gauges are to be brought up to date.
-    report_due: Option<Instant>,
-    report_after: Duration,
-    failures: Vec<String>,
+    report: Report,
     /// The last sync left something out.
     incomplete: bool,
     /// How many services the last sync left as an earlier agent did.
@@ -83,6 +69,7 @@ pub async fn run(
 ) {
     let mut control = Control {
         left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
+        left_alone_failed: false,
         dataplane,
         index: Index::new(config.node_name.as_str()),
         pacing: Pacing::default(),
@@ -90,13 +77,9 @@ pub async fn run(
         next_round: None,
         addresses: Vec::new(),
         addresses_stale: true,
+        report: Report::new(Arc::clone(&shared), Arc::clone(&metrics)),
         shared,
         metrics,
-        told: BTreeSet::new(),
-        failures_told: BTreeSet::new(),
-        report_due: None,
-        report_after: REPORT_AFTER,
-        failures: Vec::new(),
         incomplete: false,
         held_back: 0,
         tests: TestServices::default(),
@@ -125,10 +108,10 @@ pub async fn run(
                 control.sync();
             }
             () = at(control.next_round) => control.sync(),
-            () = at(control.report_due) => control.report(),
+            () = at(control.report.due()) => control.tell(),
             () = control.left_alone.cgroup_created() => control.leave_alone(),
             _ = look_around.tick() => {
-                if control.left_alone.is_incomplete() {
+                if control.left_alone_failed || control.left_alone.is_incomplete() {
                     control.leave_alone();
                 }
                 if control.addresses_changed() || control.incomplete {
@@ -178,24 +161,24 @@ impl Control {
 
     fn sync(&mut self) {
         self.next_round = None;
-        self.report_due.get_or_insert_with(|| Instant::now() + self.report_after);
+        self.report.is_old();
         if !self.index.synced() {
             return;
         }
+        let complete = self.index.complete();
+        self.dataplane.hold_back(!complete);
         // First, so that no pod is redirected by programs that are just being attached.
-        if let Some(pods) = self.index.left_alone(self.left_alone.policy()) {
-            self.left_alone.want(pods);
+        let pods = self.index.left_alone(self.left_alone.policy());
+        if pods.is_some() || (complete && self.dataplane.has_held_back_left_alone()) {
+            pods.into_iter().for_each(|pods| self.left_alone.want(pods));
             self.leave_alone();
         }
         let began = *self.sync_began.get_or_insert_with(Instant::now);
         match block_in_place(|| self.bring_to_kernel()) {
             Ok(report) => self.done(&report, began),
             Err(error) => {
-                let error = anyhow::Error::from(error);
-                tracing::error!("cannot bring the plan into the kernel: {error:#}");
-                self.metrics.sync_failed();
                 self.incomplete = true;
-                self.failures = vec![format!("{error:#}")];
+                self.report.failed(&error.into());
             }
         }
     }
@@ -203,7 +186,6 @@ impl Control {
     /// Writes what changed since the last time, or compares the whole plan where that is not all.
     fn bring_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
         let complete = self.index.complete();
-        self.dataplane.hold_back(!complete);
         let addresses_are_known = !std::mem::take(&mut self.addresses_stale) || {
             let addresses = interfaces::node_addresses(self.index.node());
             let known = addresses == self.addresses;
@@ -231,14 +213,16 @@ impl Control {
     }
 
     fn bring_changes_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
-        let round = self.pacing.round(Instant::now());
+        let round = self.pacing.round(Instant::now(), |service| self.index.is_waiting(service));
         let changes = self.index.changes_except(|service| round.must_wait(service));
-        self.next_round = round.next();
         if !self.dataplane.is_local(&changes.services) {
+            let waiting = self.index.changes();
             let report = self.sync_all()?;
             self.programmed(&changes.services);
+            self.programmed(&waiting.services);
             return Ok(report);
         }
+        self.next_round = round.next().filter(|_| self.index.has_waiting());
         // An address that moves from one service to another must be in one step.
         let (costly, cheap): (Vec<_>, Vec<_>) = changes
             .services
@@ -270,18 +254,12 @@ impl Control {
     }
 
     fn done(&mut self, report: &SyncReport, began: Instant) {
-        self.failures = report
-            .failures
-            .iter()
+        let failures = report.failures.iter();
+        let failures: Vec<String> = failures
             .map(|failure| format!("{}: {}", failure.object, chain(&failure.error)))
             .collect();
-        for failure in &self.failures {
-            if self.failures_told.insert(failure.clone()) {
-                tracing::error!("{failure}; it keeps what it had");
-            }
-        }
-        self.failures_told.retain(|failure| self.failures.contains(failure));
-        self.incomplete = !self.failures.is_empty();
+        self.incomplete = !failures.is_empty();
+        self.report.failures(failures);
         if self.held_back != report.services_held_back {
             self.held_back = report.services_held_back;
             tracing::info!(
@@ -289,7 +267,6 @@ impl Control {
                 "services stay as the last agent left them until the source can be read in full"
             );
         }
-        self.metrics.not_in_kernel(self.failures.len());
         if self.next_round.is_some() {
             // Not all of it is in the kernel yet.
             return;
@@ -310,7 +287,7 @@ impl Control {
                 "synced"
             );
         } else {
-            self.report();
+            self.tell();
             let usage = self.dataplane.usage();
             tracing::info!(
                 services = usage.services,
@@ -329,6 +306,7 @@ impl Control {
             let cgroups = self.left_alone.cgroups().context("reading the cgroup hierarchy")?;
             Ok(self.dataplane.leave_alone(&cgroups)?)
         });
+        self.left_alone_failed = result.is_err();
         if let Err(error) = result {
             tracing::error!("cannot leave pods alone: {error:#}");
             self.metrics.sync_failed();
@@ -338,40 +316,8 @@ impl Control {
         self.shared.update(|status| status.left_alone = account);
     }
 
-    /// Brings status, log and gauges up to date. What it goes through grows with the cluster, so
-    /// it comes after the changes that matter to connections, and not for each of them.
-    fn report(&mut self) {
-        let began = Instant::now();
-        self.report_due = None;
-        self.tell_problems();
-        let counts = self.index.counts();
-        let usage = self.dataplane.usage();
-        self.metrics.usage(&usage);
-        self.shared.update(|status| {
-            status.objects = Objects {
-                services: counts.services,
-                endpoint_slices: counts.endpoint_slices,
-                endpoints: counts.endpoints,
-            };
-            status.failures.clone_from(&self.failures);
-            status.maps = status::maps(&usage);
-        });
-        self.report_after = REPORT_AFTER.max(began.elapsed() * REPORT_SHARE);
-    }
-
-    /// Logs each problem once, when it appears, and once more when it is gone.
-    fn tell_problems(&mut self) {
-        let problems: BTreeSet<Problem> = self.index.problems().into_iter().collect();
-        for new in problems.difference(&self.told) {
-            tracing::warn!("{new}");
-        }
-        for solved in self.told.difference(&problems) {
-            tracing::info!("solved: {solved}");
-        }
-        self.metrics.problems(problems.len());
-        self.shared
-            .update(|status| status.problems = problems.iter().map(ToString::to_string).collect());
-        self.told = problems;
+    fn tell(&mut self) {
+        self.report.tell(&self.index, &self.dataplane.usage());
     }
 
     fn settle(&mut self, waited: Result<Result<Instant, DataplaneError>, JoinError>) {

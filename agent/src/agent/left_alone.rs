@@ -71,9 +71,10 @@ impl LeftAlonePods {
         self.watcher.created().await;
     }
 
-    /// A pod has no cgroup yet.
+    /// A pod has no cgroup yet, or may have another one that nobody was told of.
     pub fn is_incomplete(&self) -> bool {
-        self.wanted.values().any(|wanted| !wanted.found)
+        let is_blind = self.watcher.is_blind();
+        self.wanted.values().any(|wanted| !wanted.found || is_blind)
     }
 
     /// The cgroups of the pods as they are now. Says once of each pod that ought to have one and

@@ -4,6 +4,7 @@ mod control;
 mod interfaces;
 mod left_alone;
 mod pacing;
+mod report;
 mod test_services;
 
 use std::{
@@ -144,8 +145,8 @@ async fn note_arrival(mut arrivals: mpsc::Receiver<source::Event>, events: mpsc:
 fn must_be_root() -> anyhow::Result<()> {
     anyhow::ensure!(
         nix::unistd::geteuid().is_root(),
-        "sockline agent must run as root: it loads BPF programs (CAP_BPF, CAP_NET_ADMIN) and \
-         attaches them to the root cgroup (CAP_SYS_ADMIN)"
+        "sockline agent must run as root: it loads BPF programs and attaches them to the root \
+         cgroup (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN), and keeps them in /sys/fs/bpf"
     );
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Reading the hierarchy.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::{DirEntryExt as _, MetadataExt as _},
     path::{Path, PathBuf},
@@ -27,8 +28,8 @@ pub struct PodCgroup {
 #[derive(Debug, Default)]
 pub struct Tree {
     pub pods: Vec<PodCgroup>,
-    /// The folders that pods can be made in.
-    pub parents: Vec<PathBuf>,
+    /// The folders that pods can be made in, with the ids of the cgroups.
+    pub parents: BTreeMap<PathBuf, u64>,
 }
 
 impl Tree {
@@ -38,13 +39,13 @@ impl Tree {
     /// When `top` itself cannot be read.
     pub fn read(top: &Path) -> io::Result<Self> {
         let mut tree = Self::default();
-        tree.descend(top, level_of(top)?)?;
+        tree.descend(top, fs::metadata(top)?.ino(), level_of(top)?)?;
         Ok(tree)
     }
 
     /// `level` is that of `folder`; `None` if the hierarchy's root is out of sight.
-    fn descend(&mut self, folder: &Path, level: Option<u32>) -> io::Result<()> {
-        self.parents.push(folder.to_owned());
+    fn descend(&mut self, folder: &Path, id: u64, level: Option<u32>) -> io::Result<()> {
+        self.parents.insert(folder.to_owned(), id);
         let level = level.map(|level| level + 1);
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
@@ -57,7 +58,7 @@ impl Tree {
                 self.pods.push(PodCgroup { uid, id: entry.ino(), level: bit(level) });
             } else if level.is_none_or(|level| level < MAX_LEVEL) && name::may_hold_pods(file_name)
             {
-                match self.descend(&entry.path(), level) {
+                match self.descend(&entry.path(), entry.ino(), level) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
@@ -134,7 +135,7 @@ mod tests {
         let (top, tree) = pods_in(&[&inside, "system.slice/a.service", "b.service/c"]);
         assert_eq!(tree.pods.len(), 1);
         let parents = [top.path().to_owned(), top.path().join("kubepods")];
-        assert_eq!(tree.parents, parents);
+        assert!(tree.parents.keys().eq(&parents), "{:?}", tree.parents);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Hearing of new cgroups.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
@@ -15,7 +15,8 @@ use super::tree::Tree;
 pub struct Watcher {
     top: PathBuf,
     watcher: Option<RecommendedWatcher>,
-    watched: BTreeSet<PathBuf>,
+    /// With the ids of the cgroups.
+    watched: BTreeMap<PathBuf, u64>,
     /// At most one waits: it stands for any number of new cgroups.
     created: mpsc::Receiver<()>,
 }
@@ -41,7 +42,7 @@ impl Watcher {
         let watcher = notify::recommended_watcher(notice)
             .inspect_err(|error| tracing::warn!("cannot watch for new cgroups: {error}"))
             .ok();
-        Self { top: top.to_owned(), watcher, watched: BTreeSet::new(), created }
+        Self { top: top.to_owned(), watcher, watched: BTreeMap::new(), created }
     }
 
     /// Returns once a cgroup was made since the last [`Self::read`]; never, if that cannot be
@@ -52,6 +53,11 @@ impl Watcher {
         }
     }
 
+    /// New cgroups are not heard of: whoever wants to know of them has to read.
+    pub const fn is_blind(&self) -> bool {
+        self.watcher.is_none()
+    }
+
     /// Reads the hierarchy, and watches every folder that pods can be made in. What is made after
     /// the reading is heard of.
     ///
@@ -60,13 +66,20 @@ impl Watcher {
     pub fn read(&mut self) -> io::Result<Tree> {
         loop {
             let tree = Tree::read(&self.top)?;
-            let parents: BTreeSet<PathBuf> = tree.parents.iter().cloned().collect();
-            let unwatched: Vec<&PathBuf> = parents.difference(&self.watched).collect();
-            let Some(watcher) = self.watcher.as_mut().filter(|_| !unwatched.is_empty()) else {
-                // A removed folder's watch went with it.
-                self.watched = parents;
+            let Some(watcher) = &mut self.watcher else { return Ok(tree) };
+            // A folder's watch goes with it, and does not come back with one of the same name.
+            let gone = |(folder, id): &(&PathBuf, &u64)| tree.parents.get(*folder) != Some(*id);
+            for (folder, _) in self.watched.iter().filter(gone) {
+                // Nothing to do if its removal was heard of.
+                let _ = watcher.unwatch(folder);
+            }
+            let is_new = |(folder, id): &(&PathBuf, &u64)| self.watched.get(*folder) != Some(*id);
+            let unwatched: Vec<&PathBuf> =
+                tree.parents.iter().filter(is_new).map(|(folder, _)| folder).collect();
+            if unwatched.is_empty() {
+                self.watched.clone_from(&tree.parents);
                 return Ok(tree);
-            };
+            }
             let mut failed = None;
             for folder in unwatched {
                 if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive)
@@ -83,7 +96,7 @@ impl Watcher {
                 self.watcher = None;
             }
             // Pods may have been made in a folder between its reading and its watch.
-            self.watched = parents;
+            self.watched = tree.parents;
         }
     }
 }

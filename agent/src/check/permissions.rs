@@ -22,7 +22,8 @@ type Capability = (u32, &'static str, &'static str);
 pub fn check(record: &AgentRecord) -> Vec<Finding> {
     let of_agent = PathBuf::from(format!("/proc/{}", record.pid));
     // In another process namespace, the number can be anybody's.
-    let is_agent = fs::read_to_string(of_agent.join("comm")).is_ok_and(|name| name == "sockline\n");
+    let is_agent =
+        fs::read_to_string(of_agent.join("comm")).is_ok_and(|name| name.starts_with("sockline"));
     let (whose, folder) = if is_agent {
         ("the agent", of_agent)
     } else {
@@ -63,7 +64,8 @@ fn capabilities(whose: &str, status: &str, needed: &[Capability]) -> Finding {
         .filter(|(number, ..)| {
             let has = |number: u32| effective & 1 << number != 0;
             let is_part_of_sys_admin = matches!(number, 38 | 39);
-            !has(*number) && !(is_part_of_sys_admin && has(SYS_ADMIN))
+            let may = has(*number) || (is_part_of_sys_admin && has(SYS_ADMIN));
+            !may
         })
         .map(|(_, name, purpose)| format!("{name} ({purpose})"))
         .collect();

@@ -1,7 +1,7 @@
 //! From the plan to what the maps shall hold: addresses of the node spelled out, backends per
 //! service port, slots per list of backends.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use sockline_ebpf::{
     address::Address,
@@ -86,16 +86,18 @@ pub const fn set(kind: FrontendKind) -> u8 {
     }
 }
 
-/// Every backend of a group with the sets it is in.
-pub fn backends(group: &Group<'_>) -> BTreeMap<(IpAddr, u16), (u16, u8)> {
-    let mut all = BTreeMap::new();
+/// The lists of backends of a group, each once, with the sets it is in.
+pub fn lists<'a>(group: &Group<'a>) -> Vec<(&'a Arc<[Backend]>, u8)> {
+    let mut lists: Vec<(&Arc<[Backend]>, u8)> = Vec::new();
     for frontend in &group.frontends {
-        for &Backend { address, port, weight } in frontend.backends.iter() {
-            let entry = all.entry((address, port)).or_insert((weight, 0));
-            entry.1 |= set(frontend.kind);
+        let set = set(frontend.kind);
+        // Frontends of one traffic policy share their list.
+        match lists.iter_mut().find(|(list, _)| Arc::ptr_eq(list, &frontend.backends)) {
+            Some((_, sets)) => *sets |= set,
+            None => lists.push((&frontend.backends, set)),
         }
     }
-    all
+    lists
 }
 
 pub const fn protocol_number(protocol: Protocol) -> u8 {

@@ -21,6 +21,9 @@ pub struct LeftAlone {
     levels: Array<MapData, u32>,
     /// What is in the kernel.
     known: CgroupLevels,
+    /// Of that, what an earlier agent left and no sync of this one had yet.
+    adopted: CgroupLevels,
+    hold_back: bool,
 }
 
 impl LeftAlone {
@@ -30,19 +33,52 @@ impl LeftAlone {
             cgroups: maps::open_left_alone(pins)?,
             levels: maps::open_left_alone_levels(pins)?,
             known: CgroupLevels::new(),
+            adopted: CgroupLevels::new(),
+            hold_back: false,
         };
         this.known = this.read()?;
+        this.adopted.clone_from(&this.known);
+        // Whoever ended between two steps left them too wide.
+        this.write_levels(union(this.known.values()))?;
         Ok(this)
     }
 
-    /// Brings the kernel to exactly these cgroups. On an error, what was reached is there.
+    /// As long as it is set, what was adopted and in no sync yet is not taken away.
+    pub const fn hold_back(&mut self, hold_back: bool) {
+        self.hold_back = hold_back;
+    }
+
+    /// Something is there only because it is held back, or was at the last sync.
+    pub fn has_held_back(&self) -> bool {
+        !self.adopted.is_empty()
+    }
+
+    /// Brings the kernel to exactly these cgroups, and those that are held back. On an error, what
+    /// was reached is there.
     pub fn sync(&mut self, wanted: &CgroupLevels) -> Result<(), DataplaneError> {
+        self.adopted.retain(|id, _| self.hold_back && !wanted.contains_key(id));
+        let mut all = self.adopted.clone();
+        all.extend(wanted);
+        self.bring_to(&all)
+    }
+
+    fn bring_to(&mut self, wanted: &CgroupLevels) -> Result<(), DataplaneError> {
         if *wanted == self.known {
             return Ok(());
         }
         // The levels are widened before the entries come and narrowed after they went: a cgroup
         // that is in both is found at every moment in between.
         self.write_levels(union(wanted.values().chain(self.known.values())))?;
+        // The old ones first, because the new ones may need their room.
+        let gone: Vec<u64> =
+            self.known.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        for id in gone {
+            match self.cgroups.remove(&id) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(DataplaneError::map(LEFT_ALONE, "write", error)),
+            }
+            self.known.remove(&id);
+        }
         for (id, level) in wanted {
             if self.known.get(id) == Some(level) {
                 continue;
@@ -58,15 +94,6 @@ impl LeftAlone {
                 }
             })?;
             self.known.insert(*id, *level);
-        }
-        let gone: Vec<u64> =
-            self.known.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
-        for id in gone {
-            match self.cgroups.remove(&id) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(DataplaneError::map(LEFT_ALONE, "write", error)),
-            }
-            self.known.remove(&id);
         }
         self.write_levels(union(wanted.values()))
     }
@@ -87,7 +114,7 @@ impl LeftAlone {
         if drift > 0 {
             let found = self.read()?;
             let wanted = std::mem::replace(&mut self.known, found);
-            self.sync(&wanted)?;
+            self.bring_to(&wanted)?;
             self.write_levels(union(wanted.values()))?;
         }
         Ok(drift)

@@ -138,9 +138,17 @@ impl Dataplane {
 
     /// Says that the next plans may lack services and endpoints which exist: services that were
     /// adopted from the maps stay as they are until a plan has them (with endpoints), or until
-    /// this is taken back.
+    /// this is taken back. So do adopted cgroups that are left alone.
     pub const fn hold_back(&mut self, hold_back: bool) {
         self.mirror.hold_back(hold_back);
+        self.left_alone.hold_back(hold_back);
+    }
+
+    /// Cgroups are left alone only because they are held back, or were at the last
+    /// [`Self::leave_alone`].
+    #[must_use]
+    pub fn has_held_back_left_alone(&self) -> bool {
+        self.left_alone.has_held_back()
     }
 
     /// Brings the kernel to a plan. What fails is in the report and costs only itself.
@@ -176,7 +184,7 @@ impl Dataplane {
         Ok(report)
     }
 
-    /// Leaves exactly these cgroups alone, with the levels they are at.
+    /// Leaves exactly these cgroups alone, with the levels they are at, and those held back.
     pub fn leave_alone(&mut self, cgroups: &CgroupLevels) -> Result<(), DataplaneError> {
         self.left_alone.sync(cgroups)
     }

@@ -109,14 +109,18 @@ impl<T: Pod> Segments<T> {
         let outer = &self.outer;
         let maps: Vec<(u32, &MapData)> =
             arrays.iter().map(|(number, array, _)| (*number, array)).collect();
+        let put = |maps: &[(u32, &MapData)]| {
+            maps.iter().try_for_each(|(number, map)| outer.set(*number, map))
+        };
         thread::scope(|scope| {
-            let waiting: Vec<_> = maps
-                .chunks(maps.len().div_ceil(WAITING))
-                .map(|maps| {
-                    scope
-                        .spawn(|| maps.iter().try_for_each(|(number, map)| outer.set(*number, map)))
-                })
-                .collect();
+            let mut waiting = Vec::new();
+            for maps in maps.chunks(maps.len().div_ceil(WAITING)) {
+                // Where there may be no more threads, it only takes longer.
+                match thread::Builder::new().spawn_scoped(scope, move || put(maps)) {
+                    Ok(thread) => waiting.push(thread),
+                    Err(_) => put(maps)?,
+                }
+            }
             waiting
                 .into_iter()
                 .try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
@@ -143,9 +147,11 @@ impl<T: Pod> Segments<T> {
         let place = &mut self.segments[segment];
         if place.is_none() {
             let array = new_segment::<T>(self.name, self.per_segment)?;
-            *place = Some(map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?);
+            let mapped = map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?;
             let number = u32::try_from(segment).unwrap_or(u32::MAX);
             self.outer.set(number, &array)?;
+            // Last: what no program can see is not to be written.
+            *place = Some(mapped);
         }
         place.as_mut().ok_or_else(|| Full { map: self.name, limit: self.limit }.into())
     }

@@ -4,10 +4,9 @@
 //! `pkg/proxy/endpointslicecache.go`, the choice among them in `pkg/proxy/topology.go`
 //! (`CategorizeEndpoints`, `topologyModeFromHints`).
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    net::IpAddr,
-};
+use std::{collections::hash_map::Entry, net::IpAddr};
+
+use foldhash::HashMap;
 
 use super::{
     object::{Endpoint, EndpointSlice, Family, Protocol},
@@ -54,11 +53,13 @@ pub fn candidates<'a>(
     node: ThisNode<'_>,
 ) -> Vec<Candidate<'a>> {
     let mut found: Vec<Candidate<'a>> = Vec::new();
-    let mut positions: HashMap<(IpAddr, u16), usize> = HashMap::new();
+    let mut positions: HashMap<(IpAddr, u16), usize> = HashMap::default();
     for slice in slices.into_iter().filter(|slice| slice.family == family) {
         let ports =
             slice.ports.iter().filter(|port| *port.name == *port_name && port.protocol == protocol);
         for port in ports {
+            positions.reserve(slice.endpoints.len());
+            found.reserve(slice.endpoints.len());
             for endpoint in &slice.endpoints {
                 let candidate = Candidate { endpoint, port: port.port };
                 match positions.entry((endpoint.address, port.port)) {

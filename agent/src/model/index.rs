@@ -6,6 +6,9 @@
 //! Service and is kept until then. A Pod depends on its Namespace; neither matters to the plan, only
 //! to which pods are left alone.
 
+mod pods;
+mod slices;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
@@ -14,17 +17,17 @@ use std::{
 
 use jiff::Timestamp;
 
+use self::{
+    pods::Pods,
+    slices::{Slices, Touched},
+};
 use super::{
     conflict::{Claims, Conflicts},
     endpoints::ThisNode,
     event::{Event, Sourced},
     frontends::service_frontends,
-    intern::Interner,
-    left_alone::{LeftAlone, Policy, left_alone},
-    object::{
-        EndpointSlice, Hints, Kind, Namespace, Node, Object, ObjectName, ObjectRef, Pod, Problem,
-        Service,
-    },
+    left_alone::{LeftAlone, Policy},
+    object::{EndpointSlice, Kind, Node, Object, ObjectName, ObjectRef, Problem, Service},
     plan::{Cause, Frontend, Plan, ServicePlan},
     planner::missing_node,
 };
@@ -34,15 +37,9 @@ use super::{
 pub struct Index {
     node_name: Arc<str>,
     node: Option<Node>,
-    namespaces: BTreeMap<Arc<str>, Namespace>,
-    pods: BTreeMap<ObjectName, Pod>,
-    /// Namespaces or pods changed since [`Self::left_alone`] was last called.
-    pods_changed: bool,
+    pods: Pods,
     services: BTreeMap<ObjectName, ServiceState>,
-    /// By service, then by slice name: kube-proxy's merge needs a fixed order, any will do.
-    slices: HashMap<ObjectName, BTreeMap<Arc<str>, EndpointSlice>>,
-    /// Which service a slice was filed under: the label can change.
-    slice_owner: HashMap<ObjectName, ObjectName>,
+    slices: Slices,
     /// What is wrong with single objects; only objects with problems are in it.
     object_problems: HashMap<ObjectRef, Vec<Problem>>,
     /// Objects known of each kind, usable or not: a `Replace` removes what it does not name.
@@ -60,8 +57,6 @@ pub struct Index {
     /// An address went from one service to another, or to nobody, since changes were given out.
     addresses_moved: bool,
     conflicts: Conflicts,
-    node_names: Interner<str>,
-    hints: Interner<Hints>,
     /// When the change arrived that is being taken in.
     arrived: Option<Instant>,
 }
@@ -102,12 +97,9 @@ impl Index {
         Self {
             node_name: node_name.into(),
             node: None,
-            namespaces: BTreeMap::new(),
-            pods: BTreeMap::new(),
-            pods_changed: true,
+            pods: Pods::new(),
             services: BTreeMap::new(),
-            slices: HashMap::new(),
-            slice_owner: HashMap::new(),
+            slices: Slices::new(),
             object_problems: HashMap::new(),
             known: HashMap::new(),
             trouble: Vec::new(),
@@ -117,8 +109,6 @@ impl Index {
             changed: BTreeMap::new(),
             addresses_moved: false,
             conflicts: Conflicts::default(),
-            node_names: Interner::new(),
-            hints: Interner::new(),
             arrived: None,
         }
     }
@@ -148,16 +138,14 @@ impl Index {
     }
 
     /// As [`Self::changes`], without the services of which `later` holds: those stay unplanned and
-    /// are in the changes of a later call.
+    /// are in the changes of a later call. When an address moves, nothing waits: who takes it up may
+    /// be one of them.
     pub fn changes_except(&mut self, later: impl Fn(&ObjectName) -> bool) -> Changes {
         self.refresh(&later);
-        let (later, now): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            std::mem::take(&mut self.changed).into_iter().partition(|(name, _)| {
-                // What moved is given out as a whole.
-                !self.addresses_moved && later(name)
-            });
-        self.changed = later;
-        let services = now
+        if self.addresses_moved {
+            self.refresh(&|_| false);
+        }
+        let services = std::mem::take(&mut self.changed)
             .into_iter()
             .map(|(service, causes)| {
                 let frontends = self.services.get(&service).map_or_else(Vec::new, |state| {
@@ -167,6 +155,18 @@ impl Index {
             })
             .collect();
         Changes { services, addresses_moved: std::mem::take(&mut self.addresses_moved) }
+    }
+
+    /// Whether a service is to be planned again.
+    #[must_use]
+    pub fn is_waiting(&self, service: &ObjectName) -> bool {
+        self.dirty.contains_key(service)
+    }
+
+    /// Whether any is.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// The plan as of the last change. A frontend that is equal to the one in the previous plan is
@@ -210,8 +210,7 @@ impl Index {
     /// The pods of this node that are left alone, by the uid that their cgroup is named by; `None`
     /// when nothing that it depends on changed since the last call.
     pub fn left_alone(&mut self, policy: &Policy) -> Option<BTreeMap<Arc<str>, LeftAlone>> {
-        std::mem::take(&mut self.pods_changed)
-            .then(|| left_alone(self.pods.values(), &self.namespaces, policy, &self.node_name))
+        self.pods.left_alone(policy, &self.node_name)
     }
 
     /// A complete list of every kind was seen: what is not in the plan does not exist.
@@ -228,11 +227,10 @@ impl Index {
 
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let slices = || self.slices.values().flat_map(BTreeMap::values);
         Counts {
             services: self.services.len(),
-            endpoint_slices: slices().count(),
-            endpoints: slices().map(|slice| slice.endpoints.len()).sum(),
+            endpoint_slices: self.slices.iter().count(),
+            endpoints: self.slices.iter().map(|slice| slice.endpoints.len()).sum(),
         }
     }
 
@@ -268,8 +266,14 @@ impl Index {
             Some(Object::Service(service)) => self.put_service(service, flawless),
             Some(Object::EndpointSlice(slice)) => self.put_slice(slice),
             Some(Object::Node(node)) => self.put_node(node),
-            Some(Object::Namespace(namespace)) => self.put_namespace(namespace),
-            Some(Object::Pod(pod)) => self.put_pod(pod),
+            Some(Object::Namespace(namespace)) => {
+                self.pods.put_namespace(namespace);
+                false
+            }
+            Some(Object::Pod(pod)) => {
+                self.pods.put(pod);
+                false
+            }
             None => self.holds(&reference),
         };
         if kept {
@@ -309,32 +313,9 @@ impl Index {
     }
 
     /// The valid part of a slice is always used: which endpoints live must never be stale.
-    fn put_slice(&mut self, mut slice: EndpointSlice) -> bool {
-        for endpoint in &mut slice.endpoints {
-            if let Some(node) = &mut endpoint.node {
-                self.node_names.share(node);
-            }
-            if let Some(hints) = &mut endpoint.hints {
-                self.hints.share(hints);
-            }
-        }
-        let owner = ObjectName {
-            namespace: Arc::clone(&slice.name.namespace),
-            name: Arc::clone(&slice.service),
-        };
-        if self.slice_owner.get(&slice.name).is_some_and(|previous| *previous != owner) {
-            self.delete_slice(&slice.name);
-        }
-        let slices = self.slices.entry(owner.clone()).or_default();
-        let before = slices.get(&slice.name.name);
-        if before != Some(&slice) {
-            // The annotation stays when the slice changes for another reason.
-            let triggered = slice
-                .triggered
-                .filter(|time| before.is_none_or(|old| old.triggered != Some(*time)));
-            self.slice_owner.insert(slice.name.clone(), owner.clone());
-            slices.insert(Arc::clone(&slice.name.name), slice);
-            self.touch(owner, triggered);
+    fn put_slice(&mut self, slice: EndpointSlice) -> bool {
+        for Touched { service, triggered } in self.slices.put(slice) {
+            self.touch(service, triggered);
         }
         false
     }
@@ -343,18 +324,6 @@ impl Index {
         if node.name == self.node_name {
             self.set_node(Some(node));
         }
-        false
-    }
-
-    fn put_namespace(&mut self, namespace: Namespace) -> bool {
-        self.pods_changed |= self.namespaces.get(&namespace.name) != Some(&namespace);
-        self.namespaces.insert(Arc::clone(&namespace.name), namespace);
-        false
-    }
-
-    fn put_pod(&mut self, pod: Pod) -> bool {
-        self.pods_changed |= self.pods.get(&pod.name) != Some(&pod);
-        self.pods.insert(pod.name.clone(), pod);
         false
     }
 
@@ -378,32 +347,23 @@ impl Index {
                     self.note_change(name.clone(), causes);
                 }
             }
-            Kind::EndpointSlice => self.delete_slice(name),
+            Kind::EndpointSlice => {
+                if let Some(Touched { service, .. }) = self.slices.remove(name) {
+                    self.touch(service, None);
+                }
+            }
             Kind::Node => {
                 if name.name == self.node_name {
                     self.set_node(None);
                 }
             }
-            Kind::Namespace => {
-                self.pods_changed |= self.namespaces.remove(&name.name).is_some();
-            }
-            Kind::Pod => self.pods_changed |= self.pods.remove(name).is_some(),
+            Kind::Namespace => self.pods.remove_namespace(&name.name),
+            Kind::Pod => self.pods.remove(name),
         }
         self.object_problems.remove(reference);
         if let Some(known) = self.known.get_mut(&reference.kind) {
             known.remove(name);
         }
-    }
-
-    fn delete_slice(&mut self, name: &ObjectName) {
-        let Some(owner) = self.slice_owner.remove(name) else { return };
-        if let Some(slices) = self.slices.get_mut(&owner) {
-            slices.remove(&name.name);
-            if slices.is_empty() {
-                self.slices.remove(&owner);
-            }
-        }
-        self.touch(owner, None);
     }
 
     /// Has a service planned again, if it is one.
@@ -441,10 +401,10 @@ impl Index {
     fn holds(&self, reference: &ObjectRef) -> bool {
         match reference.kind {
             Kind::Service => self.services.contains_key(&reference.name),
-            Kind::EndpointSlice => self.slice_owner.contains_key(&reference.name),
+            Kind::EndpointSlice => self.slices.contains(&reference.name),
             Kind::Node => self.node.as_ref().is_some_and(|node| node.name == reference.name.name),
-            Kind::Namespace => self.namespaces.contains_key(&reference.name.name),
-            Kind::Pod => self.pods.contains_key(&reference.name),
+            Kind::Namespace => self.pods.contains_namespace(&reference.name.name),
+            Kind::Pod => self.pods.contains(&reference.name),
         }
     }
 
@@ -460,8 +420,7 @@ impl Index {
                 zone: self.node.as_ref().and_then(|node| node.zone.as_deref()),
             };
             let Some(state) = self.services.get_mut(&name) else { continue };
-            let slices = self.slices.get(&name).into_iter().flat_map(BTreeMap::values);
-            let frontends = service_frontends(&state.service, slices, node);
+            let frontends = service_frontends(&state.service, self.slices.of(&name), node);
             let frontends = share(frontends, &state.frontends);
             let created = state.service.created;
             let is_same = frontends.len() == state.frontends.len()

@@ -40,7 +40,7 @@ fn is_below_any(levels: u32) -> bool {
             return false;
         }
         // SAFETY: only whether there is an entry is asked.
-        if unsafe { LEFT_ALONE.get(&ancestor) }.is_some() {
+        if unsafe { LEFT_ALONE.get(ancestor) }.is_some() {
             return true;
         }
     }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 const SLICES: &str = "endpointslices.yaml";
+const PODS: &str = "pods.yaml";
 const FILES: [&str; 3] = ["nodes.yaml", "services.yaml", SLICES];
 
 /// The folder the agent reads.
@@ -72,8 +73,17 @@ impl Manifests {
 
     /// Writes all slices in one step.
     pub(super) fn put_back(&self, slices: &[Value]) -> Result<()> {
-        fs::write(&self.draft, to_yaml(slices)?).context("writing the edited manifest")?;
-        fs::rename(&self.draft, self.dir.join(SLICES)).context("moving the manifest into place")
+        self.write(SLICES, slices)
+    }
+
+    /// Writes the pods that the agent knows of.
+    pub(super) fn set_pods(&self, pods: &[Value]) -> Result<()> {
+        self.write(PODS, pods)
+    }
+
+    fn write(&self, name: &str, objects: &[Value]) -> Result<()> {
+        fs::write(&self.draft, to_yaml(objects)?).context("writing the edited manifest")?;
+        fs::rename(&self.draft, self.dir.join(name)).context("moving the manifest into place")
     }
 
     fn read(&self, name: &str) -> Result<Vec<Value>> {

@@ -35,13 +35,14 @@ struct Demo {
 /// One section: its title, and what it shows and checks.
 type Act = (&'static str, fn(&mut Demo) -> Result<()>);
 
-const ACTS: [Act; 7] = [
+const ACTS: [Act; 8] = [
     ("Clients dial service addresses and reach pods directly", act::dial::play),
     ("Connections spread evenly over the endpoints", act::spread::play),
     ("The client sees the service, the wire sees the pod", act::wire::play),
     ("No NAT and no proxy: what was on the wire so far", act::packets::play),
     ("An endpoint leaves and comes back", act::endpoint::play),
     ("A service without endpoints refuses at once", act::refuse::play),
+    ("A pod that wants to be left alone is left alone", act::left_alone::play),
     ("What the agent says about it", act::views::play),
 ];
 

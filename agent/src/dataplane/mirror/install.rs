@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use sockline_ebpf::{backend::Backend, frontend::Frontend};
 
 use super::{Endpoint, Extent, Installed, Known, Leftovers, Mirror};
@@ -117,7 +118,11 @@ impl Mirror {
                 *sets_of_extents.entry(entry.slot_start).or_default() |= entry.set;
             }
         }
-        let mut sets: HashMap<Endpoint, u8> = HashMap::new();
+        let longest = installed.extents.iter().map(|extent| extent.members.len()).max();
+        let mut sets: foldhash::HashMap<Endpoint, u8> = foldhash::HashMap::with_capacity_and_hasher(
+            longest.unwrap_or(0),
+            RandomState::default(),
+        );
         let pool = &mut self.pool;
         installed.extents.retain(|extent| {
             let Some(&set) = sets_of_extents.get(&extent.start) else {
@@ -154,7 +159,10 @@ fn add_backends(
     installed: &mut Installed,
     group: &Group<'_>,
 ) -> Result<(), DataplaneError> {
-    for ((address, port), (weight, sets)) in desired::backends(group) {
+    let lists = desired::lists(group);
+    let all =
+        lists.iter().flat_map(|(list, sets)| list.iter().map(move |backend| (backend, *sets)));
+    for (&plan::Backend { address, port, weight }, sets) in all {
         match installed.backends.get_mut(&(address, port)) {
             Some(known) => {
                 if known.sets | sets != known.sets || known.weight != weight {

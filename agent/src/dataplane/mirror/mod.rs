@@ -11,7 +11,7 @@ mod install;
 mod repair;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     sync::Arc,
     time::Instant,
@@ -81,7 +81,7 @@ pub struct Mirror {
 #[derive(Debug, Default)]
 struct Installed {
     id: u32,
-    backends: HashMap<Endpoint, Known>,
+    backends: foldhash::HashMap<Endpoint, Known>,
     extents: Vec<Extent>,
     keys: BTreeSet<FrontendKey>,
     /// It was in a plan of this process; else it is known from the maps alone.

@@ -4,7 +4,8 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 use crate::model::{
-    object::{Endpoint, Protocol, TrafficPolicy},
+    object::{Endpoint, Family, Protocol, TrafficPolicy},
+    plan::FrontendAddress,
     planner,
     testing::{endpoint, ip, node, service, service_port, slice, sourced},
 };
@@ -152,6 +153,48 @@ fn plan<'a>(objects: impl Iterator<Item = &'a Object>) -> (Plan, Vec<Problem>) {
     planner::plan(services, slices, nodes, "here")
 }
 
+/// Who answers an address.
+type Owners = BTreeMap<(FrontendAddress, Family, u16, Protocol), ObjectName>;
+
+fn owners<'a>(frontends: impl IntoIterator<Item = &'a Arc<Frontend>>) -> Owners {
+    frontends
+        .into_iter()
+        .map(|f| ((f.address, f.family, f.port, f.protocol), f.service.clone()))
+        .collect()
+}
+
+/// What the kernel has when parts of a plan are written to it: first what a part has, then what it
+/// has no longer, unless that is somebody else's by then.
+#[derive(Default)]
+struct Kernel {
+    parts: BTreeMap<ObjectName, Vec<Arc<Frontend>>>,
+    owners: Owners,
+}
+
+impl Kernel {
+    /// Fails if one of `steady` has no owner at any moment.
+    fn write(&mut self, batch: &[ServicePlan], steady: &Owners) -> Result<(), TestCaseError> {
+        let mut leftovers = Vec::new();
+        for part in batch {
+            let wanted = owners(&part.frontends);
+            let before = self.parts.insert(part.service.clone(), part.frontends.clone());
+            let gone = owners(before.iter().flatten()).into_keys();
+            leftovers.extend(
+                gone.filter(|claim| !wanted.contains_key(claim))
+                    .map(|claim| (claim, &part.service)),
+            );
+            self.owners.extend(wanted);
+        }
+        for (claim, service) in leftovers {
+            if self.owners.get(&claim) == Some(service) {
+                self.owners.remove(&claim);
+                prop_assert!(!steady.contains_key(&claim), "nobody answers {claim:?}");
+            }
+        }
+        Ok(())
+    }
+}
+
 proptest! {
     #[test]
     fn a_stream_of_changes_gives_the_plan_of_what_is_left(events in vec(any_event(), 0..40)) {
@@ -213,6 +256,43 @@ proptest! {
         parts.extend(index.changes().services.into_iter().map(|part| (part.service, part.frontends)));
         let sum: Vec<_> = parts.into_values().flatten().collect();
         prop_assert_eq!(sum, index.plan().frontends);
+    }
+
+    #[test]
+    fn whoever_waits_an_address_has_one_owner_at_any_time_and_loses_it_only_for_good(
+        steps in vec((vec(any_event(), 1..4), select(&[0b000, 0b001, 0b010, 0b110, 0b111][..])), 0..30),
+    ) {
+        let mut index = Index::new("here");
+        let mut held = Held::default();
+        let mut kernel = Kernel::default();
+        for (events, waiting) in steps {
+            for event in events {
+                held.apply(&event);
+                index.apply(event);
+            }
+            let waits = |service: &ObjectName| {
+                waiting & (1 << (service.name.as_bytes()[0] - b'a')) != 0
+            };
+            let mut steady = kernel.owners.clone();
+            let target = owners(&held.plan().0.frontends);
+            steady.retain(|claim, _| target.contains_key(claim));
+            let changes = index.changes_except(waits);
+            if changes.addresses_moved {
+                prop_assert!(!index.has_waiting());
+                kernel.write(&changes.services, &steady)?;
+            } else {
+                for part in &changes.services {
+                    prop_assert!(!waits(&part.service));
+                    kernel.write(std::slice::from_ref(part), &steady)?;
+                }
+            }
+            let sum: Vec<_> = kernel.parts.values().flatten().cloned().collect();
+            prop_assert_eq!(owners(&sum).len(), sum.len(), "an address of two services");
+            prop_assert_eq!(&owners(&sum), &kernel.owners);
+            prop_assert_eq!(&sum, &index.planned().frontends);
+        }
+        kernel.write(&index.changes().services, &Owners::new())?;
+        prop_assert_eq!(kernel.owners, owners(&held.plan().0.frontends));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::model::object::{PodPhase, Redirect};
+use crate::model::object::{Namespace, Pod, PodPhase, Redirect};
 use crate::model::testing::{endpoint, ip, line, name, node, service, slice, sourced};
 
 /// All kinds listed, nothing there but this node.

@@ -1,0 +1,59 @@
+//! Pods and namespaces: who is left alone.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::model::{
+    left_alone::{LeftAlone, Policy, left_alone},
+    object::{Namespace, ObjectName, Pod},
+};
+
+#[derive(Debug)]
+pub(super) struct Pods {
+    namespaces: BTreeMap<Arc<str>, Namespace>,
+    pods: BTreeMap<ObjectName, Pod>,
+    /// Something changed since [`Self::left_alone`] was last called.
+    changed: bool,
+}
+
+impl Pods {
+    pub(super) const fn new() -> Self {
+        Self { namespaces: BTreeMap::new(), pods: BTreeMap::new(), changed: true }
+    }
+
+    pub(super) fn put(&mut self, pod: Pod) {
+        self.changed |= self.pods.get(&pod.name) != Some(&pod);
+        self.pods.insert(pod.name.clone(), pod);
+    }
+
+    pub(super) fn put_namespace(&mut self, namespace: Namespace) {
+        self.changed |= self.namespaces.get(&namespace.name) != Some(&namespace);
+        self.namespaces.insert(Arc::clone(&namespace.name), namespace);
+    }
+
+    pub(super) fn remove(&mut self, name: &ObjectName) {
+        self.changed |= self.pods.remove(name).is_some();
+    }
+
+    pub(super) fn remove_namespace(&mut self, name: &str) {
+        self.changed |= self.namespaces.remove(name).is_some();
+    }
+
+    pub(super) fn contains(&self, name: &ObjectName) -> bool {
+        self.pods.contains_key(name)
+    }
+
+    pub(super) fn contains_namespace(&self, name: &str) -> bool {
+        self.namespaces.contains_key(name)
+    }
+
+    /// The pods of a node that are left alone, by the uid that their cgroup is named by; `None`
+    /// when nothing changed since the last call.
+    pub(super) fn left_alone(
+        &mut self,
+        policy: &Policy,
+        node: &str,
+    ) -> Option<BTreeMap<Arc<str>, LeftAlone>> {
+        std::mem::take(&mut self.changed)
+            .then(|| left_alone(self.pods.values(), &self.namespaces, policy, node))
+    }
+}

@@ -1,0 +1,91 @@
+//! A pod is labelled to be left alone, and unlabelled again, while a container of it connects.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use sockline_testbed::{Ns, Protocol, tcp_ask, wait_ok};
+
+use crate::{
+    demo::{Demo, shop::Frontend},
+    term,
+};
+
+const UID: &str = "5b1f7c62-0e0a-4b1f-9a57-2f6d1c9e4d10";
+const LABEL: &str = "sockline.dev/redirect: disabled";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
+    let frontend = demo.stage.shop.frontend("frontend", Protocol::Tcp)?.clone();
+    // As the kubelet does it: a cgroup for the pod, and one below it for each container.
+    let cgroup = demo.stage.node.pod_cgroup(UID)?;
+    let first = cgroup.container(&demo.stage.client, "first")?;
+    demo.stage.manifests.set_pods(&[pod(&json!({}))])?;
+    let mut rows = Vec::new();
+    let served = |container: &Ns| wait_for(demo, container, &frontend, true);
+    let untouched = |container: &Ns| wait_for(demo, container, &frontend, false);
+
+    let before = served(&first);
+    rows.push(row("before", "first", &before));
+    demo.stage.manifests.set_pods(&[pod(&json!({"sockline.dev/redirect": "disabled"}))])?;
+    let labelled = untouched(&first);
+    rows.push(row(&format!("labelled {LABEL}"), "first", &labelled));
+    let packets = demo.stage.client_capture.packets_of(frontend.address.ip())?;
+    // Not waited for: a container of a pod that is left alone is, from its first process on.
+    let second = cgroup.container(&demo.stage.client, "second")?;
+    let restarted = second.run(|| tcp_ask(frontend.address)).map(|reply| reply.who);
+    let restarted = restarted.map_err(|error| error.to_string());
+    rows.push(row("a container restarts", "second", &restarted));
+    demo.stage.manifests.set_pods(&[pod(&json!({}))])?;
+    let after = wait_for(demo, &second, &frontend, true);
+    rows.push(row("the label is taken away", "second", &after));
+    demo.stage.manifests.set_pods(&[])?;
+
+    term::table(&["the pod", "container", "connect() to the service"], &rows);
+    println!("\n  (here is no kube-proxy, so nobody answers on the service's own address)\n");
+    demo.checks.claim(
+        before.is_ok() && labelled.is_err() && packets > 0,
+        "a labelled pod's packets go to the service's address, for others to serve",
+    );
+    demo.checks.claim(restarted.is_err(), "so do those of a container that starts later");
+    demo.checks.claim(after.is_ok(), "without the label it is served again");
+    Ok(())
+}
+
+fn pod(labels: &Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "loadgenerator", "namespace": "boutique", "uid": UID, "labels": labels,
+        },
+        "spec": {"nodeName": "node-a"},
+        "status": {"phase": "Running"},
+    })
+}
+
+/// Asks until somebody answers, or nobody any more; returns the last answer.
+fn wait_for(
+    demo: &Demo,
+    container: &Ns,
+    frontend: &Frontend,
+    answered: bool,
+) -> Result<String, String> {
+    let mut last = Err("not asked".to_owned());
+    // What is seen in the end is shown and judged by the caller.
+    let _ = wait_ok(PATIENCE, "the pod's connects to change", || {
+        demo.interrupt.check().map_err(|error| error.to_string())?;
+        let answer = container.run(|| tcp_ask(frontend.address));
+        last = answer.map(|reply| reply.who).map_err(|error| error.to_string());
+        if last.is_ok() == answered { Ok(()) } else { Err(format!("{last:?}")) }
+    });
+    last
+}
+
+fn row(pod: &str, container: &str, answer: &Result<String, String>) -> Vec<String> {
+    let shown = match answer {
+        Ok(who) => format!("{who} answers"),
+        Err(error) => format!("untouched: {error}"),
+    };
+    vec![pod.to_owned(), container.to_owned(), shown]
+}
