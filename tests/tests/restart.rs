@@ -342,3 +342,31 @@ fn an_agent_that_is_killed_while_it_makes_room_for_many_services_leaves_nothing_
     let drift = findings.iter().find(|finding| finding["check"] == "maps.drift").unwrap();
     assert_eq!(drift["state"], "ok", "{drift}");
 }
+
+#[test]
+fn a_restart_takes_no_more_memory_for_what_is_there_already() {
+    let stage = Stage::new(1);
+    // More slots than one segment has.
+    let addresses: Vec<IpAddr> = (0..9000_u16)
+        .map(|number| {
+            let [high, low] = number.to_be_bytes();
+            IpAddr::from([10, 9, high, low])
+        })
+        .collect();
+    for (name, cluster_ip, part) in
+        [("a", "10.96.1.1", &addresses[..4500]), ("b", "10.96.1.2", &addresses[4500..])]
+    {
+        let slice = objects::slice(name, part);
+        stage.put(&format!("{name}.yaml"), &[objects::service(name, cluster_ip), slice]);
+    }
+    let capacities = || {
+        let status = stage.status();
+        let maps = status["agent"]["maps"].as_array().unwrap().clone();
+        maps.iter().map(|map| map["capacity"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let mut agent = stage.agent();
+    let before = capacities();
+    agent.kill().unwrap();
+    let _next = stage.agent();
+    assert_eq!(capacities(), before);
+}

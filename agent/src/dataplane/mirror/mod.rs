@@ -414,7 +414,11 @@ impl Mirror {
             // The lists of one group are mostly the same one.
             let longest = group.frontends.iter().map(|frontend| frontend.backends.len()).max();
             let (longest, known) = (longest.unwrap_or(0), self.installed.get(&group.key));
-            slots += longest;
+            // What was adopted is mostly what is wanted; one that is not asks for room by itself.
+            let adopted = |extent: &Extent| extent.members.len() == longest;
+            if !known.is_some_and(|known| !known.confirmed && known.extents.iter().any(adopted)) {
+                slots += longest;
+            }
             backends += longest.saturating_sub(known.map_or(0, |known| known.backends.len()));
         }
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
