@@ -46,10 +46,7 @@ fn namespace(labels: impl Into<Value>) -> Value {
 
 /// Whether a connect goes out as if there were no Sockline: to nowhere.
 fn untouched(container: &Ns) -> Result<(), String> {
-    match container.tcp_ask(SocketAddr::new(ip(WEB), 80)) {
-        Err(error) if error.raw_os_error() == Some(EHOSTUNREACH) => Ok(()),
-        seen => Err(format!("a connect to {WEB}: {seen:?}")),
-    }
+    common::untouched(container, WEB)
 }
 
 fn served(container: &Ns) -> Result<(), String> {

@@ -113,7 +113,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         Arc::clone(&metrics),
         stop.clone(),
     );
-    let (reported, arrivals) = mpsc::channel(EVENTS);
+    // Of one, because what waits is to wait in the other.
+    let (reported, arrivals) = mpsc::channel(1);
     tokio::select! {
         () = reader.feed(&config.node_name, reported, stats, stop.clone()) => {}
         () = note_arrival(arrivals, events) => {}

@@ -8,6 +8,6 @@ mod tree;
 mod watch;
 
 pub use self::{
-    tree::{PodCgroup, Tree},
+    tree::{PodCgroup, ROOT, Tree},
     watch::Watcher,
 };

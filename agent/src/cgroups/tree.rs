@@ -11,8 +11,9 @@ use sockline_ebpf::left_alone::{ANY_LEVEL, MAX_LEVEL};
 
 use super::name;
 
-/// The inode number of the hierarchy's root (`kernfs`); every cgroup's is its id.
-const ROOT: u64 = 1;
+/// The id of the hierarchy's root, the same on every machine; a cgroup's id is its inode number
+/// (`kernfs`). What is mounted in a cgroup namespace may be another cgroup.
+pub const ROOT: u64 = 1;
 
 /// A pod's cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]

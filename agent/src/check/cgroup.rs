@@ -3,10 +3,7 @@
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use super::Finding;
-use crate::dataplane;
-
-/// The id of the root of cgroup v2: what is mounted in a cgroup namespace may be another one.
-const ROOT: u64 = 1;
+use crate::{cgroups::ROOT, dataplane};
 
 pub fn is_root(cgroup: &Path) -> bool {
     fs::metadata(cgroup).is_ok_and(|metadata| metadata.ino() == ROOT)

@@ -41,12 +41,21 @@ impl DataplaneError {
         Self::Map { map, action, source: Box::new(error) }
     }
 
+    /// A write to a map that may have `limit` entries failed, perhaps for want of room.
+    pub(super) fn write(map: &'static str, limit: u32, error: MapError) -> Self {
+        if Self::is_full(&error) {
+            Full { map, limit }.into()
+        } else {
+            Self::map(map, "write", error)
+        }
+    }
+
     pub(super) fn io(action: impl Into<String>, source: io::Error) -> Self {
         Self::Io { action: action.into(), source }
     }
 
     /// Whether a map update failed for want of room (E2BIG: `max_entries`; ENOMEM: no memory).
-    pub(super) fn is_full(error: &MapError) -> bool {
+    fn is_full(error: &MapError) -> bool {
         match error {
             MapError::SyscallError(error) => {
                 matches!(

@@ -100,11 +100,7 @@ impl Frontends {
             if is_new {
                 self.count_bit(&frontend.key, false);
             }
-            return Err(if DataplaneError::is_full(&error) {
-                Full { map: FRONTENDS, limit: self.capacity }.into()
-            } else {
-                DataplaneError::map(FRONTENDS, "write", error)
-            });
+            return Err(DataplaneError::write(FRONTENDS, self.capacity, error));
         }
         self.entries.insert(frontend.key, frontend);
         Ok(())

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{Array, HashMap, MapData, MapError};
+use sockline_ebpf::left_alone::CGROUPS;
 
 use super::{
-    error::{DataplaneError, Full},
+    error::DataplaneError,
     maps::{self, LEFT_ALONE, LEFT_ALONE_LEVELS},
     pins::Pins,
 };
@@ -83,16 +84,9 @@ impl LeftAlone {
             if self.known.get(id) == Some(level) {
                 continue;
             }
-            self.cgroups.insert(id, level, 0).map_err(|error| {
-                if self.known.len() >= sockline_ebpf::left_alone::CGROUPS as usize {
-                    DataplaneError::Full(Full {
-                        map: LEFT_ALONE,
-                        limit: sockline_ebpf::left_alone::CGROUPS,
-                    })
-                } else {
-                    DataplaneError::map(LEFT_ALONE, "write", error)
-                }
-            })?;
+            self.cgroups
+                .insert(id, level, 0)
+                .map_err(|error| DataplaneError::write(LEFT_ALONE, CGROUPS, error))?;
             self.known.insert(*id, *level);
         }
         self.write_levels(union(wanted.values()))

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use sockline_ebpf::name::{CHUNK, NameKey};
+use sockline_ebpf::name::{CHUNK, NAME_ENTRIES, NameKey};
 
 use super::{
-    error::{DataplaneError, Full},
+    error::DataplaneError,
     maps::{NAMES, Names},
 };
 use crate::model::object::{ObjectName, Protocol};
@@ -67,11 +67,7 @@ pub fn write(names: &mut Names, service: u32, key: &ServiceKey) -> Result<(), Da
     for (chunk, number) in key.encode().iter().zip(0..) {
         if let Err(error) = names.insert(NameKey { service, chunk: number }, chunk, 0) {
             remove(names, service, key);
-            return Err(if DataplaneError::is_full(&error) {
-                Full { map: NAMES, limit: sockline_ebpf::name::NAME_ENTRIES }.into()
-            } else {
-                DataplaneError::map(NAMES, "write", error)
-            });
+            return Err(DataplaneError::write(NAMES, NAME_ENTRIES, error));
         }
     }
     Ok(())

@@ -226,11 +226,10 @@ impl Metrics {
     }
 
     pub fn left_alone(&self, pods: &[LeftAlonePod]) {
-        let count = |pods: usize| i64::try_from(pods).unwrap_or(i64::MAX);
         let found = pods.iter().filter(|pod| pod.cgroup_found).count();
         let missing = pods.iter().filter(|pod| pod.running && !pod.cgroup_found).count();
-        self.left_alone.set(count(found));
-        self.not_left_alone.set(count(missing));
+        self.left_alone.set(as_i64(found));
+        self.not_left_alone.set(as_i64(missing));
     }
 
     pub fn problems(&self, count: usize) {

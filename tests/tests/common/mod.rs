@@ -20,7 +20,7 @@ use std::{
 
 use serde_json::Value;
 use sockline_testbed::{
-    Agent, AgentOptions, Node, Pod, TcpServer, UdpClient, UdpServer, objects, sockline_binary,
+    Agent, AgentOptions, Node, Ns, Pod, TcpServer, UdpClient, UdpServer, objects, sockline_binary,
     wait_ok,
 };
 
@@ -135,10 +135,7 @@ impl Stage {
     }
 
     pub fn untouched(&self, cluster_ip: &str) -> Result<(), String> {
-        match self.ask(cluster_ip) {
-            Err(error) if error.raw_os_error() == Some(EHOSTUNREACH) => Ok(()),
-            seen => Err(format!("a connect to {cluster_ip}: {seen:?}")),
-        }
+        untouched(&self.client, cluster_ip)
     }
 
     #[track_caller]
@@ -252,6 +249,14 @@ impl Stage {
         let names = frontends.iter().map(|frontend| frontend["service"].as_str().unwrap());
         let names: BTreeSet<&str> = names.collect();
         names.into_iter().map(ToOwned::to_owned).collect()
+    }
+}
+
+/// Whether a connect from a namespace of the client goes out as if there were no Sockline.
+pub fn untouched(client: &Ns, cluster_ip: &str) -> Result<(), String> {
+    match client.tcp_ask(SocketAddr::new(ip(cluster_ip), 80)) {
+        Err(error) if error.raw_os_error() == Some(EHOSTUNREACH) => Ok(()),
+        seen => Err(format!("a connect to {cluster_ip}: {seen:?}")),
     }
 }
 

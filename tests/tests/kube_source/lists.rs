@@ -58,15 +58,21 @@ async fn a_server_without_streaming_lists_is_listed_in_pages() {
     assert!(!api.asked(Resource::Services)[before].is_watch());
 }
 
-#[tokio::test(start_paused = true)]
-async fn objects_that_come_while_pages_are_read_are_not_lost() {
+/// A source that has asked for the first of two pages, and the names of the services on both.
+async fn between_pages() -> (Api, Watched, Vec<String>) {
     let names: Vec<String> = (0..600).map(|number| format!("s{number:04}")).collect();
     let api = objects::cluster(&names.iter().map(String::as_str).collect::<Vec<_>>());
     api.fault(Resource::Services, Fault::NoStreamingLists);
-    let mut watched = Watched::start(&api);
+    let watched = Watched::start(&api);
     while api.asked(Resource::Services).iter().filter(|asked| !asked.is_watch()).count() < 1 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    (api, watched, names)
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_that_come_while_pages_are_read_are_not_lost() {
+    let (api, mut watched, names) = between_pages().await;
     api.apply(&objects::service("a-new-one"));
     api.delete(&objects::service("s0599"));
     watched.settle(&api).await;
@@ -75,13 +81,7 @@ async fn objects_that_come_while_pages_are_read_are_not_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn a_page_that_has_expired_starts_the_list_again() {
-    let names: Vec<String> = (0..600).map(|number| format!("s{number:04}")).collect();
-    let api = objects::cluster(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    api.fault(Resource::Services, Fault::NoStreamingLists);
-    let mut watched = Watched::start(&api);
-    while api.asked(Resource::Services).iter().filter(|asked| !asked.is_watch()).count() < 1 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let (api, mut watched, names) = between_pages().await;
     api.apply(&objects::pod("p", "node-a"));
     api.compact();
     watched.settle(&api).await;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{process, repo, term};
+use crate::{process, repo, setup, term};
 
 /// What Debian's podman calls the runtime's default profile.
 const SECCOMP: &str = "/usr/share/containers/seccomp.json";
@@ -24,7 +24,8 @@ impl Podman {
     pub(super) fn new() -> Result<Self> {
         if !repo::has("podman")? || !repo::has("runc")? {
             term::doing("podman", "missing, installing");
-            install().context("installing the packages podman and runc")?;
+            setup::install_packages(&["podman", "runc", "ca-certificates"])
+                .context("installing the packages podman and runc")?;
         }
         Ok(Self { folder: tempfile::tempdir().context("making a temporary folder")? })
     }
@@ -84,15 +85,4 @@ impl Drop for Podman {
             eprintln!("podman: {error:#}");
         }
     }
-}
-
-fn install() -> Result<()> {
-    let install =
-        ["install", "--yes", "--no-install-recommends", "podman", "runc", "ca-certificates"];
-    let apt = |args: &[&str]| {
-        let mut apt = repo::command("apt-get")?;
-        process::output(apt.args(args).env("DEBIAN_FRONTEND", "noninteractive")).map(drop)
-    };
-    // A fresh image has no package lists yet.
-    apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)))
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+pub(crate) use self::tools::install_packages;
 use crate::term;
 
 #[derive(clap::Args, Default)]

@@ -32,14 +32,18 @@ pub(super) fn find_ip(_: &Args) -> Result<Option<String>> {
 }
 
 pub(super) fn install_ip(_: &Args) -> Result<String> {
-    let install = ["install", "--yes", "--no-install-recommends", "iproute2"];
-    let mut first = root::command("apt-get", &install)?;
-    if process::output(first.env("DEBIAN_FRONTEND", "noninteractive")).is_err() {
-        // A fresh image has no package lists yet.
-        process::output(&mut root::command("apt-get", &["update"])?)?;
-        let mut again = root::command("apt-get", &install)?;
-        process::output(again.env("DEBIAN_FRONTEND", "noninteractive"))
-            .context("install the package that has the command `ip` by hand")?;
-    }
+    install_packages(&["iproute2"])
+        .context("install the package that has the command `ip` by hand")?;
     Ok("apt-get install iproute2".to_owned())
+}
+
+/// Installs packages of the distribution.
+pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
+    let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
+    let apt = |args: &[&str]| {
+        let mut apt = root::command("apt-get", args)?;
+        process::output(apt.env("DEBIAN_FRONTEND", "noninteractive")).map(drop)
+    };
+    // A fresh image has no package lists yet.
+    apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)))
 }

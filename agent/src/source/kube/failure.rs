@@ -4,7 +4,7 @@ use std::{error::Error as _, time::Duration};
 
 use ::kube::core::Status;
 
-use super::{Kind, resource, selection::Selection};
+use super::{Kind, api_group, resource, selection::Selection};
 use crate::model::object::Problem;
 
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +121,7 @@ impl Failure {
     /// For people: what cannot be done, why in the server's words, and what would help.
     pub(super) fn problem(&self, kind: Kind) -> Problem {
         let resource = resource(kind);
+        let group = api_group(kind).map(|group| format!(".{group}")).unwrap_or_default();
         let message = match self {
             Self::Refused { status, .. } | Self::Event(status) => {
                 let said = if status.message.is_empty() { &status.reason } else { &status.message };
@@ -131,8 +132,7 @@ impl Failure {
                     ),
                     403 => format!(
                         "the agent's ClusterRole must allow the verbs list and watch on \
-                         {resource}{}: {said} (403)",
-                        api_group(kind)
+                         {resource}{group}: {said} (403)"
                     ),
                     code => format!("{said} ({code})"),
                 }
@@ -145,13 +145,6 @@ impl Failure {
             field: String::new(),
             message: format!("{message}; what is known stays as it is"),
         }
-    }
-}
-
-fn api_group(kind: Kind) -> &'static str {
-    match kind {
-        Kind::EndpointSlice => ".discovery.k8s.io",
-        Kind::Service | Kind::Node | Kind::Namespace | Kind::Pod => "",
     }
 }
 

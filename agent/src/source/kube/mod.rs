@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::client::{SourceError, client};
 use self::{selection::Selection, watch::Watch};
-use super::{Event, stats::SourceStats, troubles::Troubles};
+use super::{Event, decode::version_of, stats::SourceStats, troubles::Troubles};
 use crate::model::object::Kind;
 
 /// Sends what the API server says: per kind a `Replace`, then `Apply` and `Delete`, and another
@@ -48,6 +48,11 @@ pub async fn watch(
     };
     let watches = Kind::ALL.map(|kind| Watch::new(Selection::of(kind, node), &shared).run());
     stop.run_until_cancelled(join_all(watches)).await;
+}
+
+/// The API group of a kind; `None` for the core group.
+fn api_group(kind: Kind) -> Option<&'static str> {
+    version_of(kind).split_once('/').map(|(group, _)| group)
 }
 
 /// The resource of a kind, as RBAC rules and URLs spell it.

@@ -17,7 +17,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::{Kind, failure::Failure, selection::Selection};
+use super::{Kind, api_group, failure::Failure, resource, selection::Selection};
+use crate::source::decode::version_of;
 
 /// The server ends every request but a watch after a minute. kube would wait for ever.
 const ANSWER: Duration = Duration::from_secs(65);
@@ -133,12 +134,7 @@ impl Lines {
 }
 
 /// Where the objects of a kind are, in all namespaces.
-const fn path(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Service => "/api/v1/services",
-        Kind::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices",
-        Kind::Node => "/api/v1/nodes",
-        Kind::Namespace => "/api/v1/namespaces",
-        Kind::Pod => "/api/v1/pods",
-    }
+fn path(kind: Kind) -> String {
+    let root = if api_group(kind).is_some() { "apis" } else { "api" };
+    format!("/{root}/{}/{}", version_of(kind), resource(kind))
 }
