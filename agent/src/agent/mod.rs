@@ -113,8 +113,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         Arc::clone(&metrics),
         stop.clone(),
     );
-    // Of one, because what waits is to wait in the other.
-    let (reported, arrivals) = mpsc::channel(1);
+    let (reported, arrivals) = mpsc::channel(EVENTS);
     tokio::select! {
         () = reader.feed(&config.node_name, reported, stats, stop.clone()) => {}
         () = note_arrival(arrivals, events) => {}
