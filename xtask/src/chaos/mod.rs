@@ -57,15 +57,16 @@ pub(crate) struct Args {
     only: Vec<String>,
 }
 
-/// Open files of this process: the servers' sockets are 3,000.
-const FILES: u64 = 65_536;
+/// Open files of this process: the servers' sockets are 3,000, and so are all others.
+const FILES: u64 = 8_192;
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let disturbances = chosen(args)?;
     setup::ensure()?;
     variants::build()?;
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, FILES, hard.max(FILES)).context("raising RLIMIT_NOFILE")?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(FILES), hard.max(FILES))
+        .with_context(|| format!("raising RLIMIT_NOFILE from {soft} to {FILES}"))?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     term::doing(
         "chaos",
