@@ -42,6 +42,7 @@ mod requirements;
 mod server;
 mod socket;
 mod stage;
+pub mod strace;
 mod wait;
 
 pub use agent::{Agent, AgentOptions, Build, sockline_binary};
