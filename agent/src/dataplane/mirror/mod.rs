@@ -71,8 +71,6 @@ pub struct Mirror {
     /// because another service has the very address.
     node_addresses: Vec<IpAddr>,
     shadowed: HashSet<FrontendKey>,
-    /// Frontends of services without a name were found when the maps were adopted.
-    orphans: bool,
     /// See [`Mirror::hold_back`].
     hold_back: bool,
 }
@@ -172,7 +170,6 @@ impl Mirror {
             installed: BTreeMap::new(),
             node_addresses: Vec::new(),
             shadowed: HashSet::new(),
-            orphans: false,
             hold_back: false,
         };
         let adopted = mirror.adopt()?;
@@ -354,7 +351,6 @@ impl Mirror {
                 installed.keys.clear();
             }
         }
-        leftovers.extend(self.take_orphans());
         self.remove_leftovers(leftovers, &mut report);
         for key in changed.into_iter().chain(&gone) {
             if let Err(error) = self.tidy(key) {
@@ -423,20 +419,6 @@ impl Mirror {
         }
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.pool.reserve(number(slots), number(backends))
-    }
-
-    /// Frontends of services without a name, left by an agent that died between two steps.
-    fn take_orphans(&mut self) -> Vec<(FrontendKey, u32)> {
-        if self.hold_back || !std::mem::take(&mut self.orphans) {
-            return Vec::new();
-        }
-        let known: HashSet<u32> = self.installed.values().map(|installed| installed.id).collect();
-        self.frontends
-            .entries()
-            .values()
-            .filter(|frontend| !known.contains(&frontend.service))
-            .map(|frontend| (frontend.key, frontend.service))
-            .collect()
     }
 
     /// Notes the node's addresses, and the NodePorts on them that belong to somebody else: a
