@@ -83,8 +83,12 @@ pub fn new_frontends(capacity: u32) -> Result<MapData, DataplaneError> {
     create::hash::<FrontendKey, Frontend>(FRONTENDS, capacity)
 }
 
-pub fn open_frontends(pins: &Pins) -> Result<Outer, DataplaneError> {
-    Outer::open(pins, FRONTENDS)
+pub fn open_frontends(pins: &Pins, writable: bool) -> Result<Outer, DataplaneError> {
+    open_outer(pins, FRONTENDS, writable)
+}
+
+fn open_outer(pins: &Pins, name: &'static str, writable: bool) -> Result<Outer, DataplaneError> {
+    if writable { Outer::open_to_write(pins, name) } else { Outer::open(pins, name) }
 }
 
 /// The frontends hash that the programs use now; `None` before the first sync.
@@ -97,7 +101,7 @@ pub fn open_slots(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Slot>, DataplaneError> {
-    Segments::open(SLOTS, Outer::open(pins, SLOTS)?, SLOT_SEGMENT, limit, writable)
+    Segments::open(SLOTS, open_outer(pins, SLOTS, writable)?, SLOT_SEGMENT, limit, writable)
 }
 
 pub fn open_backends(
@@ -105,7 +109,13 @@ pub fn open_backends(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Backend>, DataplaneError> {
-    Segments::open(BACKENDS, Outer::open(pins, BACKENDS)?, BACKEND_SEGMENT, limit, writable)
+    Segments::open(
+        BACKENDS,
+        open_outer(pins, BACKENDS, writable)?,
+        BACKEND_SEGMENT,
+        limit,
+        writable,
+    )
 }
 
 pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
