@@ -1,6 +1,8 @@
 //! The few system calls that aya has no safe wrapper for.
 #![expect(unsafe_code, reason = "this is the boundary to the kernel")]
 
+mod batch;
+
 use std::{
     ffi::CString,
     io,
@@ -19,6 +21,8 @@ use aya_obj::generated::{
     BPF_F_QUERY_EFFECTIVE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type,
     bpf_map_info, bpf_map_type, bpf_prog_info,
 };
+
+pub use self::batch::HashWalk;
 
 /// Offset of `sk` in the kernel's `struct bpf_sock_addr` (`include/uapi/linux/bpf.h`), whose layout
 /// is fixed.
