@@ -104,6 +104,7 @@ impl Dataplane {
         let Some(lock) = pins.lock_within(LOCK_PATIENCE)? else {
             return Err(DataplaneError::in_use(&pins));
         };
+        pins.finish_removal()?;
         pins.create()?;
         raise_limits();
         let features = Features::probe_without(&options.without);
