@@ -33,6 +33,8 @@ pub struct AgentOptions {
     pub binary: Option<PathBuf>,
     /// The cgroup to attach to; the node's own if `None`.
     pub cgroup: Option<PathBuf>,
+    /// The folder in bpffs for its pins; the node's own if `None`.
+    pub bpffs: Option<PathBuf>,
     /// More arguments of `sockline agent`.
     pub args: Vec<String>,
     /// More environment variables, such as `RUST_LOG`.
@@ -51,6 +53,7 @@ impl Default for AgentOptions {
             kubeconfig: None,
             binary: None,
             cgroup: None,
+            bpffs: None,
             args: Vec::new(),
             env: Vec::new(),
             until_ready: true,
@@ -160,7 +163,7 @@ impl Agent {
             .arg("--cgroup")
             .arg(options.cgroup.as_deref().unwrap_or_else(|| node.cgroup()))
             .arg("--bpffs")
-            .arg(node.bpffs())
+            .arg(options.bpffs.as_deref().unwrap_or_else(|| node.bpffs()))
             .args(["--listen", &listen.to_string()])
             .arg("--admin-socket")
             .arg(&admin_socket)

@@ -1,5 +1,6 @@
 //! Every developer task of Sockline: `cargo xtask <task>`.
 
+mod audit;
 mod bench;
 mod build;
 mod chaos;
@@ -38,6 +39,8 @@ enum Task {
     Chaos(chaos::Args),
     /// What continuous integration runs: format, lints, tests
     Ci,
+    /// Check the dependencies for advisories, yanked versions and licences
+    Audit(audit::Args),
     /// A shop of services and pods on this machine, and what Sockline does for it (needs root)
     Demo(demo::Args),
     /// The container image, as an OCI archive
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Chaos(args) => chaos::run(&args),
         Task::Ci => ci::run(),
+        Task::Audit(args) => audit::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Image(args) => image::run(&args),
     };
