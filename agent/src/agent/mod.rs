@@ -3,9 +3,12 @@
 mod control;
 mod interfaces;
 mod left_alone;
+mod left_out;
 mod pacing;
 mod report;
 mod test_services;
+
+pub use self::left_out::LeftOutPort;
 
 use std::{
     net::SocketAddr,

@@ -2,12 +2,14 @@
 //! plan into the maps.
 
 mod alias;
+mod census;
 mod create;
 mod desired;
 mod error;
 mod extents;
 mod features;
 mod frontends;
+mod growing;
 mod inspect;
 mod kernel_log;
 mod left_alone;
@@ -28,14 +30,17 @@ mod test_services;
 pub mod view;
 
 use std::{
+    collections::HashSet,
     net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
 
 pub use self::{
+    census::{Census, Counted},
     error::{DataplaneError, Full},
     features::{Feature, Features},
+    growing::Fill,
     inspect::{HookSeen, ProgramSeen, hooks, programs_by_id},
     left_alone::CgroupLevels,
     maps::map_names,
@@ -95,7 +100,7 @@ impl Dataplane {
         };
         raise_memlock_limit();
         let features = Features::probe_without(&options.without);
-        let programs = Programs::load(&pins, features)?;
+        let programs = Programs::load(&pins, features, options.limits.affinity)?;
         let record = Record::create(&pins, options, features)?;
         let mirror = Mirror::open(&pins, options.limits)?;
         let left_alone = LeftAlone::open(&pins)?;
@@ -176,6 +181,26 @@ impl Dataplane {
         self.synced(report)
     }
 
+    /// Tries again to bring services to their part of a plan that did not fit, and waits for nothing.
+    pub fn retry<'a>(&mut self, services: impl IntoIterator<Item = &'a ServicePlan>) -> SyncReport {
+        self.mirror.retry(services)
+    }
+
+    /// Whether there is more room in some map than at the last call.
+    pub const fn take_freed(&mut self) -> bool {
+        self.mirror.take_freed()
+    }
+
+    /// Counts what the programs put into maps; to be run elsewhere.
+    pub fn census(&self) -> Result<Census, DataplaneError> {
+        Census::new(&self.pins, self.features.compare_and_swap, self.mirror.frontend_entries())
+    }
+
+    /// Services that could be counted, and are not among these.
+    pub fn uncounted(&self, counted: &HashSet<u32>) -> Vec<String> {
+        self.mirror.uncounted(counted)
+    }
+
     fn synced(&mut self, report: SyncReport) -> Result<SyncReport, DataplaneError> {
         if !self.attached {
             self.attach()?;
@@ -184,8 +209,9 @@ impl Dataplane {
         Ok(report)
     }
 
-    /// Leaves exactly these cgroups alone, with the levels they are at, and those held back.
-    pub fn leave_alone(&mut self, cgroups: &CgroupLevels) -> Result<(), DataplaneError> {
+    /// Leaves exactly these cgroups alone, with the levels they are at, and those held back. Returns
+    /// those that there is no room for.
+    pub fn leave_alone(&mut self, cgroups: &CgroupLevels) -> Result<Vec<u64>, DataplaneError> {
         self.left_alone.sync(cgroups)
     }
 
@@ -256,6 +282,9 @@ impl Dataplane {
             frontends_capacity: self.mirror.frontends_capacity(),
             frontends_limit: self.mirror.frontends_limit(),
             pool: self.mirror.pool_usage(),
+            names: self.mirror.names_fill(),
+            retired: self.mirror.retired_fill(),
+            left_alone: self.left_alone.fill(),
         }
     }
 
@@ -280,6 +309,9 @@ pub struct Usage {
     pub frontends_capacity: u32,
     pub frontends_limit: u32,
     pub pool: PoolUsage,
+    pub names: Fill,
+    pub retired: Fill,
+    pub left_alone: Fill,
 }
 
 /// Removes everything that was pinned: detaches the programs and frees the maps. Fails while an

@@ -11,7 +11,7 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -175,15 +175,21 @@ pub fn open_link(path: &Path) -> Result<Option<OwnedFd>, DataplaneError> {
     }
 }
 
-/// Pins a link where there is none, or in place of one that is no good any more. There is no
-/// moment without a pin: the new one is made beside the old and renamed over it.
-pub fn pin_link(link: &OwnedFd, path: &Path) -> Result<(), DataplaneError> {
-    let failed = |error| DataplaneError::io(format!("pin the link {}", path.display()), error);
+/// Pins an object where there is none, or in place of another one. There is no moment without a pin:
+/// the new one is made beside the old and renamed over it.
+pub fn pin_over(object: impl AsFd, path: &Path) -> Result<(), DataplaneError> {
+    let failed = |error| DataplaneError::io(format!("pin {}", path.display()), error);
+    let beside = beside(path);
+    let _ = fs::remove_file(&beside);
+    sys::pin(object.as_fd(), &beside).map_err(failed)?;
+    fs::rename(&beside, path).map_err(failed)
+}
+
+/// Where the object that is to take the place of a pin is pinned first. Who was killed in between
+/// leaves it there.
+pub fn beside(path: &Path) -> PathBuf {
     // bpffs refuses names with a dot.
     let mut beside = path.as_os_str().to_owned();
     beside.push("_new");
-    let beside = PathBuf::from(beside);
-    let _ = fs::remove_file(&beside);
-    sys::pin(link.as_fd(), &beside).map_err(failed)?;
-    fs::rename(&beside, path).map_err(failed)
+    beside.into()
 }
