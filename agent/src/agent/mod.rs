@@ -1,5 +1,6 @@
 //! The running agent: source → index → data plane, with servers beside it.
 
+mod comparing;
 mod control;
 mod interfaces;
 mod left_alone;

@@ -1,7 +1,7 @@
 //! Hashes that no program reads, and that grow: one that is nearly full is copied to one of twice the
 //! size, which takes its place at the pin in one step. Whoever reads such a map opens it each time.
 
-use std::path::PathBuf;
+use std::{os::fd::AsFd as _, path::PathBuf};
 
 use aya::{
     Pod,
@@ -12,7 +12,7 @@ use super::{
     create,
     error::DataplaneError,
     maps,
-    pins::{self, Pins},
+    pins::{self, Id, Pins},
 };
 
 /// `BPF_NOEXIST`: only a new entry.
@@ -58,6 +58,13 @@ impl<K: Pod, V: Pod> Growing<K, V> {
             capacity: self.capacity.into(),
             limit: self.limit.max(self.capacity).into(),
         }
+    }
+
+    /// Pins it again if it has lost its pin; returns whether it had.
+    pub fn keep_pin(&self) -> Result<bool, DataplaneError> {
+        let map = self.map.map();
+        let info = map.info().map_err(|error| DataplaneError::map(self.name, "read", error))?;
+        pins::ensure(map.fd().as_fd(), Id::Map(info.id()), &self.pin)
     }
 
     pub const fn map(&self) -> &HashMap<MapData, K, V> {
@@ -123,7 +130,7 @@ impl<K: Pod, V: Pod> Growing<K, V> {
         })?;
         result.map_err(|error| DataplaneError::write(self.name, capacity, error))?;
         // An agent that is killed before this has changed nothing; after it, all is done.
-        pins::pin_over(larger.map().fd(), &self.pin)?;
+        pins::pin_over(larger.map().fd().as_fd(), &self.pin)?;
         (self.map, self.entries, self.capacity) = (larger, entries, capacity);
         Ok(())
     }

@@ -72,10 +72,6 @@ const FIRST_RETIRED: u32 = 1024;
 /// Makes and pins what aya does not make: the maps that hold other maps, the one whose size is an
 /// option, and the agent's own.
 pub fn create(pins: &Pins, max_affinity: u32) -> Result<(), DataplaneError> {
-    for name in [NAMES, RETIRED, AFFINITY] {
-        // Whoever made it was killed before it took its place.
-        let _ = std::fs::remove_file(pins::beside(&pins.map(name)));
-    }
     create::ensure_outer(pins, FRONTENDS, CURRENT + 1, || new_frontends(FIRST_CAPACITY))?;
     let slots = || new_segment::<Slot>(SLOTS, SLOT_SEGMENT);
     create::ensure_outer(pins, SLOTS, SLOT_SEGMENTS, slots)?;
@@ -110,7 +106,7 @@ fn resize_affinity(pins: &Pins, entries: u32) -> Result<(), DataplaneError> {
         }
     })?;
     result.map_err(failed)?;
-    pins::pin_over(copy.map().fd(), &pins.map(AFFINITY))
+    pins::pin_over(copy.map().fd().as_fd(), &pins.map(AFFINITY))
 }
 
 /// An inner map of [`FRONTENDS`].
@@ -118,8 +114,12 @@ pub fn new_frontends(capacity: u32) -> Result<MapData, DataplaneError> {
     create::hash::<FrontendKey, Frontend>(FRONTENDS, capacity)
 }
 
-pub fn open_frontends(pins: &Pins) -> Result<Outer, DataplaneError> {
-    Outer::open(pins, FRONTENDS)
+pub fn open_frontends(pins: &Pins, writable: bool) -> Result<Outer, DataplaneError> {
+    open_outer(pins, FRONTENDS, writable)
+}
+
+fn open_outer(pins: &Pins, name: &'static str, writable: bool) -> Result<Outer, DataplaneError> {
+    if writable { Outer::open_to_write(pins, name) } else { Outer::open(pins, name) }
 }
 
 /// The frontends hash that the programs use now; `None` before the first sync.
@@ -132,7 +132,7 @@ pub fn open_slots(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Slot>, DataplaneError> {
-    Segments::open(SLOTS, Outer::open(pins, SLOTS)?, SLOT_SEGMENT, limit, writable)
+    Segments::open(SLOTS, open_outer(pins, SLOTS, writable)?, SLOT_SEGMENT, limit, writable)
 }
 
 pub fn open_backends(
@@ -140,7 +140,13 @@ pub fn open_backends(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Backend>, DataplaneError> {
-    Segments::open(BACKENDS, Outer::open(pins, BACKENDS)?, BACKEND_SEGMENT, limit, writable)
+    Segments::open(
+        BACKENDS,
+        open_outer(pins, BACKENDS, writable)?,
+        BACKEND_SEGMENT,
+        limit,
+        writable,
+    )
 }
 
 pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {

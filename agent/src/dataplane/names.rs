@@ -88,6 +88,16 @@ pub fn write(names: &mut Names, service: u32, key: &ServiceKey) -> Result<(), Da
     Ok(())
 }
 
+/// Whether a name is there as it was written.
+pub fn is_written(names: &Names, service: u32, key: &ServiceKey) -> Result<bool, DataplaneError> {
+    for (chunk, number) in key.encode().iter().zip(0..) {
+        if names.get(&NameKey { service, chunk: number })? != Some(*chunk) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Removes a name, as far as it is there.
 pub fn remove(names: &mut Names, service: u32, key: &ServiceKey) {
     for chunk in 0..key.encode().len() {

@@ -13,6 +13,7 @@ use super::{
     extents::Extents,
     growing::Fill,
     maps::{BACKENDS, SLOTS},
+    outer::Mended,
     retired::{Moving, Retired},
     segments::Segments,
     sys,
@@ -99,6 +100,38 @@ impl Pool {
         stale.into_iter().try_for_each(|id| self.retire(id))
     }
 
+    /// Looks through this many backends from this id on for entries in use that were never given out.
+    /// Returns them, and where to go on.
+    pub fn stray_backends(&self, from: u32, count: u32) -> (Vec<u32>, Option<u32>) {
+        let end = self.backends.allocated_to();
+        let to = from.saturating_add(count).min(end);
+        let strays = (from..to)
+            .filter(|&id| {
+                self.backends.read(id).is_some_and(|backend| backend.service != 0)
+                    && self.backend_ids.is_free(id)
+            })
+            .collect();
+        (strays, (to < end).then_some(to))
+    }
+
+    /// Frees an entry that is nobody's.
+    pub fn clear_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
+        self.backends.update(id, |entry| {
+            entry.service = 0;
+            entry.sets = 0;
+        })
+    }
+
+    /// See [`super::outer::Outer::repair`].
+    pub fn repair_outer(&self) -> Result<Mended, DataplaneError> {
+        Ok(self.slots.repair()? + self.backends.repair()?)
+    }
+
+    /// See [`super::outer::Outer::displaced`].
+    pub fn displaced(&self) -> Result<usize, DataplaneError> {
+        Ok(self.slots.displaced()? + self.backends.displaced()?)
+    }
+
     pub fn backend(&self, id: u32) -> Option<Backend> {
         self.backends.read(id)
     }
@@ -162,10 +195,7 @@ impl Pool {
 
     /// Takes back a backend that was added and that no frontend leads to: no program can have seen it.
     pub fn withdraw_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
-        self.backends.update(id, |entry| {
-            entry.service = 0;
-            entry.sets = 0;
-        })?;
+        self.clear_backend(id)?;
         self.backend_ids.give(id, 1);
         Ok(())
     }
@@ -214,10 +244,7 @@ impl Pool {
         if let Some(backend) = self.backends.read(id) {
             self.retired.add(backend.service, backend.connections)?;
         }
-        self.backends.update(id, |entry| {
-            entry.service = 0;
-            entry.sets = 0;
-        })
+        self.clear_backend(id)
     }
 
     /// Takes free slots in a row, to be written, and returns the index of the first.
@@ -322,6 +349,10 @@ impl Pool {
     /// Without id 0, which is never given out.
     fn max_backends(&self) -> u32 {
         self.backends.limit().saturating_sub(1)
+    }
+
+    pub fn keep_pin_of_retired(&self) -> Result<bool, DataplaneError> {
+        self.retired.keep_pin()
     }
 
     pub fn retired_fill(&self) -> Fill {

@@ -37,6 +37,11 @@ impl Retired {
         self.map.fill()
     }
 
+    /// See [`Growing::keep_pin`].
+    pub fn keep_pin(&self) -> Result<bool, DataplaneError> {
+        self.map.keep_pin()
+    }
+
     pub const fn moving(&self) -> &Moving {
         &self.moving
     }

@@ -16,16 +16,8 @@ use sockline_ebpf::{
 
 pub use super::record::Read as AgentRecord;
 use super::{
-    desired,
-    error::DataplaneError,
-    maps, names,
-    names::ServiceKey,
-    pins::Pins,
-    programs,
-    programs::{Attachment, HOOKS},
-    record,
-    retired::Moving,
-    segments::Segments,
+    desired, error::DataplaneError, links, links::Attachment, maps, names, names::ServiceKey,
+    pins::Pins, programs::HOOKS, record, retired::Moving, segments::Segments,
 };
 use crate::model::{
     object::{Family, ObjectName, Protocol},
@@ -83,14 +75,14 @@ impl View {
         let cgroup = self.agent()?.cgroup;
         HOOKS
             .iter()
-            .map(|hook| Ok((hook.name, programs::attachment(&self.pins, hook, &cgroup)?)))
+            .map(|hook| Ok((hook.name, links::attachment(&self.pins, hook, &cgroup)?)))
             .collect()
     }
 
     /// Every frontend in the maps, in the terms of the plan and in its order. The addresses of a
     /// NodePort are one frontend, as in the plan.
     pub fn frontends(&self) -> Result<Vec<Arc<Frontend>>, DataplaneError> {
-        let outer = maps::open_frontends(&self.pins)?;
+        let outer = maps::open_frontends(&self.pins, false)?;
         let Some(current) = maps::current_frontends(&outer)? else { return Ok(Vec::new()) };
         let names = names::read_all(&maps::open_names(&self.pins)?)?;
         let slots = maps::open_slots(&self.pins, u32::MAX, false)?;
@@ -116,7 +108,7 @@ impl View {
 
     /// How many frontends [`Self::frontends`] would return, for less.
     pub fn count_frontends(&self) -> Result<usize, DataplaneError> {
-        let outer = maps::open_frontends(&self.pins)?;
+        let outer = maps::open_frontends(&self.pins, false)?;
         let Some(current) = maps::current_frontends(&outer)? else { return Ok(0) };
         let tests: HashSet<u32> = names::read_all(&maps::open_names(&self.pins)?)?
             .into_iter()

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Services with 20 addresses each.
-fn broad(count: usize) -> Vec<serde_json::Value> {
+fn broad(count: usize) -> Vec<Value> {
     (0..count)
         .map(|number| {
             let mut service =

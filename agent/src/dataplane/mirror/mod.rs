@@ -25,7 +25,7 @@ use sockline_ebpf::{
     socket::AFFINITY_ENTRIES,
 };
 
-pub use self::repair::Drift;
+pub use self::repair::Comparison;
 use super::{
     desired::{self, Group},
     error::DataplaneError,
@@ -236,6 +236,11 @@ impl Mirror {
             usage.slots = less(usage.slots, slots);
         }
         usage
+    }
+
+    /// Pins maps again that are its own and have lost their pins; returns how many had.
+    pub fn keep_pins(&self) -> Result<usize, DataplaneError> {
+        Ok(usize::from(self.names.keep_pin()?) + usize::from(self.pool.keep_pin_of_retired()?))
     }
 
     pub fn names_fill(&self) -> Fill {
