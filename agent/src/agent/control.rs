@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     admin::Command,
+    closing::Closing,
     dataplane::{self, Dataplane, DataplaneError, SyncReport},
     model::{index::Index, object::Kind, plan::ServicePlan},
     source::Event,
@@ -55,11 +56,18 @@ struct Control {
     /// How many services the last sync left as an earlier agent did.
     held_back: usize,
     tests: TestServices,
+    closing: Closing,
+}
+
+/// The kernel's side of the node.
+pub struct Kernel {
+    pub dataplane: Dataplane,
+    pub closing: Closing,
 }
 
 /// Runs until `stop`, or until the source is gone.
 pub async fn run(
-    dataplane: Dataplane,
+    Kernel { dataplane, closing }: Kernel,
     mut changes: mpsc::Receiver<Arrived>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     config: &Config,
@@ -68,6 +76,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut control = Control {
+        closing,
         left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
         left_alone_failed: false,
         dataplane,
@@ -110,10 +119,19 @@ pub async fn run(
             () = at(control.next_round) => control.sync(),
             () = at(control.report.due()) => control.tell(),
             () = control.left_alone.cgroup_created() => control.leave_alone(),
+            () = at(control.closing.due()) => {
+                block_in_place(|| control.closing.pass(&control.dataplane, &control.index));
+            }
+            ended = control.closing.ended() => {
+                block_in_place(|| {
+                    control.closing.take_in(ended, &control.dataplane, &control.index);
+                });
+            }
             _ = look_around.tick() => {
                 if control.left_alone_failed || control.left_alone.is_incomplete() {
                     control.leave_alone();
                 }
+                control.closing.look_at_helper();
                 if control.addresses_changed() || control.incomplete {
                     control.addresses_stale = true;
                     control.sync();
@@ -175,7 +193,10 @@ impl Control {
         }
         let began = *self.sync_began.get_or_insert_with(Instant::now);
         match block_in_place(|| self.bring_to_kernel()) {
-            Ok(report) => self.done(&report, began),
+            Ok(report) => {
+                self.closing.synced(&report, &mut self.index);
+                self.done(&report, began);
+            }
             Err(error) => {
                 self.incomplete = true;
                 self.report.failed(&error.into());
@@ -361,6 +382,7 @@ impl Control {
     }
 
     fn repair(&mut self) {
+        self.closing.within(Duration::ZERO);
         match block_in_place(|| self.dataplane.repair()) {
             Ok((0, links)) if links.is_empty() => {}
             Ok((entries, links)) => {

@@ -18,10 +18,14 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::control::Kernel;
+
 use crate::{
     admin,
     check::Readiness,
+    closing::Closing,
     dataplane::{self, Dataplane, Feature, Limits},
+    helper::Helper,
     model::left_alone::Policy,
     source::{self, SourceError, SourceStats},
     status::Shared,
@@ -81,6 +85,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let reader = Reader::of(&config.source).await?;
     let mut dataplane = open(&config)?;
     dataplane.forward_log();
+    let helper = start_helper(&config, &dataplane);
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {} (--listen)", config.listen))?;
@@ -94,6 +99,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         Arc::clone(&stats),
     ));
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats))?);
+    let closing = Closing::new(helper, &dataplane, Arc::clone(&shared), Arc::clone(&metrics));
     let readiness = Arc::new(Readiness::new(Arc::clone(&shared), &dataplane)?);
     let (events, changes) = mpsc::channel(EVENTS);
     // Few and small: what clients of the admin socket ask for, each waiting for its answer.
@@ -105,7 +111,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     // alive and be none.
     let stopped = stop.clone();
     let control = control::run(
-        dataplane,
+        Kernel { dataplane, closing },
         changes,
         asked,
         &config,
@@ -185,6 +191,26 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
         tracing::info!("there is no /sys/kernel/btf/vmlinux; nothing here needs it");
     }
     Ok(dataplane)
+}
+
+/// Starts the process that closes sockets, where the kernel can do so.
+fn start_helper(config: &Config, dataplane: &Dataplane) -> Option<Helper> {
+    let Some(method) = dataplane.features().closing() else {
+        tracing::warn!(
+            "this kernel closes no sockets for others (SOCK_DESTROY, bpf_sock_destroy): connected UDP \
+             sockets stay with a backend that is gone"
+        );
+        return None;
+    };
+    let bpffs = dataplane::bpffs(config.bpffs.as_deref()).ok()?;
+    match Helper::start(&bpffs, method) {
+        Ok(helper) => Some(helper),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::error!("{error:#}: connected UDP sockets stay with a backend that is gone");
+            None
+        }
+    }
 }
 
 /// A source that is ready to be read.

@@ -3,6 +3,7 @@
 use sockline_ebpf::agent::{COMPARE_AND_SWAP, MPTCP_SOCK, NETNS_COOKIE, SET_RETVAL};
 
 use super::sys;
+use crate::helper::{self, Method};
 
 /// A kernel feature that can be done without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -11,6 +12,7 @@ pub enum Feature {
     NetnsCookie,
     MptcpSock,
     CompareAndSwap,
+    SockDestroy,
 }
 
 /// Kernel features that the programs are set up by.
@@ -27,6 +29,9 @@ pub struct Features {
     /// Programs may compare and swap (Linux 5.12); without it, sockets are remembered in socket
     /// storage only, which costs about 600 ns more per connection.
     pub compare_and_swap: bool,
+    /// Sockets can be closed over netlink (`SOCK_DESTROY` of TCP and UDP: Linux 4.9 with
+    /// CONFIG_INET_DIAG_DESTROY); without it, BPF iterators do so.
+    pub sock_destroy: bool,
     /// The kernel describes its own types (`/sys/kernel/btf/vmlinux`). Sockline does not need it.
     pub kernel_btf: bool,
 }
@@ -39,6 +44,7 @@ impl Features {
             netns_cookie: sys::netns_cookie().ok(),
             mptcp_sock: sys::has_mptcp_sock(),
             compare_and_swap: sys::has_compare_and_swap(),
+            sock_destroy: helper::probe_destroy(),
             kernel_btf: std::path::Path::new("/sys/kernel/btf/vmlinux").exists(),
         }
     }
@@ -53,9 +59,16 @@ impl Features {
                 Feature::NetnsCookie => features.netns_cookie = None,
                 Feature::MptcpSock => features.mptcp_sock = false,
                 Feature::CompareAndSwap => features.compare_and_swap = false,
+                Feature::SockDestroy => features.sock_destroy = false,
             }
         }
         features
+    }
+
+    /// How sockets whose backend is gone can be closed.
+    #[must_use]
+    pub const fn closing(self) -> Option<Method> {
+        if self.sock_destroy { Some(Method::SockDestroy) } else { None }
     }
 
     /// As the agent notes it in the kernel.

@@ -23,11 +23,13 @@ mod programs;
 mod record;
 mod retired;
 mod segments;
+mod sockets;
 mod sys;
 mod test_services;
 pub mod view;
 
 use std::{
+    collections::HashMap,
     net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
@@ -46,8 +48,12 @@ pub use self::{
     pins::Pins,
     pool::{PoolUsage, wait_for_running_programs},
     programs::{Attachment, HOOKS},
+    sockets::{Backends, Orphan, Owners, SocketTable, storage},
 };
-use self::{left_alone::LeftAlone, mirror::Mirror, pins::Lock, programs::Programs, record::Record};
+use self::{
+    left_alone::LeftAlone, mirror::Mirror, pins::Lock, programs::Programs, record::Record,
+    sockets::Sockets,
+};
 use crate::model::{
     plan::{Plan, ServicePlan},
     test_service::{Listeners, TestService},
@@ -76,6 +82,7 @@ pub struct Dataplane {
     features: Features,
     mirror: Mirror,
     left_alone: LeftAlone,
+    sockets: Sockets,
     programs: Programs,
     record: Record,
     attached: bool,
@@ -99,12 +106,14 @@ impl Dataplane {
         let record = Record::create(&pins, options, features)?;
         let mirror = Mirror::open(&pins, options.limits)?;
         let left_alone = LeftAlone::open(&pins)?;
+        let sockets = Sockets::open(&pins, features)?;
         let mut this = Self {
             pins,
             cgroup: options.cgroup.clone(),
             features,
             mirror,
             left_alone,
+            sockets,
             programs,
             record,
             attached: false,
@@ -216,6 +225,32 @@ impl Dataplane {
             left_alone: self.left_alone.drift()?,
             ..self.mirror.compare()?.drift()
         })
+    }
+
+    /// The socket table's records whose backend is gone.
+    #[must_use]
+    pub fn orphans(&self) -> Vec<Orphan> {
+        self.sockets.orphans(&self.mirror)
+    }
+
+    /// Whether there may be records elsewhere than in the table.
+    pub fn sockets_may_be_stored(&self) -> Result<bool, DataplaneError> {
+        self.sockets.may_be_stored()
+    }
+
+    /// The socket table, for whoever looks beside this writer.
+    #[must_use]
+    pub const fn socket_table(&self) -> &SocketTable {
+        self.sockets.table()
+    }
+
+    /// Whose service addresses and ports are now.
+    #[must_use]
+    pub fn owners(
+        &self,
+        addresses: impl IntoIterator<Item = (IpAddr, u16)>,
+    ) -> HashMap<(IpAddr, u16), Owners> {
+        self.mirror.owners(addresses)
     }
 
     /// Puts a test service with listeners there into the maps: all of it, or nothing.

@@ -25,6 +25,9 @@ const LATENCY_BUCKETS: [f64; 18] = [
     10.0, 30.0, 60.0,
 ];
 
+/// Protocols and reasons of sockets that are closed.
+const CLOSED: [[&str; 2]; 2] = [["UDP", "backend-gone"], ["TCP", "close-on-removal"]];
+
 /// Everything that `/metrics` shows.
 pub struct Metrics {
     registry: Registry,
@@ -47,6 +50,10 @@ pub struct Metrics {
     source_age: GaugeVec,
     source_connected: IntGaugeVec,
     repairs: IntCounterVec,
+    sockets_closed: IntCounterVec,
+    sockets_not_closed: IntCounter,
+    sockets_seconds: Histogram,
+    helpers_lost: IntCounter,
     stats: Arc<SourceStats>,
 }
 
@@ -71,6 +78,27 @@ impl Metrics {
             registry.register(Box::new(counters.clone()))?;
             Ok(counters)
         };
+        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let sockets_closed = counters(
+            "sockline_sockets_closed_total",
+            "Sockets that were closed because their backend is gone.",
+            &["protocol", "reason"],
+        )?;
+        for [protocol, reason] in CLOSED {
+            sockets_closed.with_label_values(&[protocol, reason]);
+        }
+        let sockets_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "sockline_sockets_pass_duration_seconds",
+                "Time of one search for sockets whose backend is gone, closing them included.",
+            )
+            .buckets(prometheus::exponential_buckets(0.000_1, 4.0, 10)?),
+        )?;
+        registry.register(Box::new(sockets_seconds.clone()))?;
         let sync_seconds = Histogram::with_opts(
             HistogramOpts::new(
                 "sockline_sync_duration_seconds",
@@ -162,6 +190,16 @@ impl Metrics {
                 "Map entries and links that differed from the plan and were mended.",
                 &["object"],
             )?,
+            sockets_closed,
+            sockets_not_closed: counter(
+                "sockline_sockets_close_failed_total",
+                "Sockets whose backend is gone and that could not be closed, and failed searches.",
+            )?,
+            sockets_seconds,
+            helpers_lost: counter(
+                "sockline_helper_ended_total",
+                "Unexpected ends of the process that closes sockets.",
+            )?,
             source_age,
             source_connected,
             registry,
@@ -239,6 +277,25 @@ impl Metrics {
     pub fn repaired(&self, entries: usize, links: usize) {
         self.repairs.with_label_values(&["entry"]).inc_by(entries as u64);
         self.repairs.with_label_values(&["link"]).inc_by(links as u64);
+    }
+
+    pub fn sockets_closed(&self, udp: usize, tcp: usize) {
+        for (labels, closed) in CLOSED.iter().zip([udp, tcp]) {
+            self.sockets_closed.with_label_values(labels).inc_by(closed as u64);
+        }
+    }
+
+    pub fn sockets_not_closed(&self, count: usize) {
+        self.sockets_not_closed.inc_by(count as u64);
+    }
+
+    /// Counts a search for sockets whose backend is gone.
+    pub fn sockets_looked_at(&self, took: Duration) {
+        self.sockets_seconds.observe(took.as_secs_f64());
+    }
+
+    pub fn helper_lost(&self) {
+        self.helpers_lost.inc();
     }
 
     /// The text format of Prometheus.

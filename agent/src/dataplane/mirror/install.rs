@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use sockline_ebpf::{backend::Backend, frontend::Frontend};
 
-use super::{Endpoint, Extent, Installed, Known, Leftovers, Mirror};
+use super::{Endpoint, Extent, Installed, Known, Leftovers, Mirror, SyncReport};
 use crate::{
     dataplane::{
         alias,
@@ -106,7 +106,11 @@ impl Mirror {
 
     /// Puts to rest what no frontend of a service refers to, and says of the other backends which
     /// frontends may use them.
-    pub(super) fn tidy(&mut self, key: &ServiceKey) -> Result<(), DataplaneError> {
+    pub(super) fn tidy(
+        &mut self,
+        key: &ServiceKey,
+        report: &mut SyncReport,
+    ) -> Result<(), DataplaneError> {
         let Some(installed) = self.installed.get_mut(key) else { return Ok(()) };
         let entries = self.frontends.entries();
         let mut sets_of_extents: HashMap<u32, u8> = HashMap::new();
@@ -137,7 +141,10 @@ impl Mirror {
         let mut first_error = Ok(());
         installed.backends.retain(|endpoint, known| {
             let result = match sets.get(endpoint) {
-                None => pool.remove_backend(known.id),
+                None => {
+                    report.backends_removed += 1;
+                    pool.remove_backend(known.id)
+                }
                 Some(&wanted) if wanted != known.sets => {
                     known.sets = wanted;
                     pool.change_backend(known.id, wanted, known.weight)
