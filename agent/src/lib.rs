@@ -13,6 +13,7 @@ pub mod closing;
 pub mod dataplane;
 pub mod helper;
 pub mod model;
+pub mod privileges;
 pub mod source;
 pub mod status;
 pub mod telemetry;

@@ -3,9 +3,7 @@
 //! A thread's capabilities are its own: this is called before there is a second thread, so that all
 //! later ones have no more.
 
-use std::collections::BTreeSet;
-
-use caps::{CapSet, Capability, errors::CapsError};
+use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 use nix::{errno::Errno, sys::prctl};
 
 #[derive(Debug, thiserror::Error)]
@@ -19,8 +17,8 @@ pub enum PrivilegeError {
 /// What the running agent does with the kernel: make maps and read them (CAP_BPF), make links anew
 /// (CAP_NET_ADMIN). Files that belong to others are read with the third, where there are such.
 #[must_use]
-pub fn of_agent(reads_files: bool) -> BTreeSet<Capability> {
-    let mut needed = BTreeSet::from([Capability::CAP_BPF, Capability::CAP_NET_ADMIN]);
+pub fn of_agent(reads_files: bool) -> CapsHashSet {
+    let mut needed = CapsHashSet::from_iter([Capability::CAP_BPF, Capability::CAP_NET_ADMIN]);
     if reads_files {
         needed.insert(Capability::CAP_DAC_READ_SEARCH);
     }
@@ -30,8 +28,8 @@ pub fn of_agent(reads_files: bool) -> BTreeSet<Capability> {
 /// What the helper does: enter network namespaces (CAP_SYS_ADMIN) that it knows by their processes
 /// (CAP_SYS_PTRACE), close sockets (CAP_NET_ADMIN), read socket storage (CAP_BPF).
 #[must_use]
-pub fn of_helper() -> BTreeSet<Capability> {
-    BTreeSet::from([
+pub fn of_helper() -> CapsHashSet {
+    CapsHashSet::from_iter([
         Capability::CAP_SYS_ADMIN,
         Capability::CAP_SYS_PTRACE,
         Capability::CAP_NET_ADMIN,
@@ -44,10 +42,10 @@ pub fn of_helper() -> BTreeSet<Capability> {
 ///
 /// # Errors
 /// When the kernel does not let go of something.
-pub fn keep_only(wanted: &BTreeSet<Capability>) -> Result<(), PrivilegeError> {
+pub fn keep_only(wanted: &CapsHashSet) -> Result<(), PrivilegeError> {
     let failed = |action| move |source| PrivilegeError::Capabilities { action, source };
     let permitted = caps::read(None, CapSet::Permitted).map_err(failed("read"))?;
-    let mut kept: caps::CapsHashSet =
+    let mut kept: CapsHashSet =
         permitted.iter().copied().filter(|capability| wanted.contains(capability)).collect();
     // Whoever starts this may not know CAP_BPF yet, which was a part of CAP_SYS_ADMIN.
     if wanted.contains(&Capability::CAP_BPF)

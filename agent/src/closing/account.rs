@@ -12,22 +12,37 @@ use crate::{
 /// Services that one line of the log names.
 const NAMED: usize = 5;
 
+/// What is said of an agent that was started without the right to look elsewhere.
+pub const CONFINED: &str =
+    "without CAP_SYS_ADMIN, sockets are closed in the agent's own network namespace only";
+
 pub struct Account {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
+    is_confined: bool,
     /// What was said of namespaces that cannot be looked into.
     unseen_told: bool,
 }
 
 impl Account {
     pub fn new(helper: Option<&Helper>, shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
+        let is_confined = helper.is_some_and(Helper::is_confined);
+        if is_confined {
+            tracing::warn!("{CONFINED}; connected UDP sockets elsewhere stay with dead backends");
+        }
         let helper = helper.map(|helper| HelperState::Running(helper.pid()));
-        shared.update(|status| status.closing.helper = helper);
-        Self { shared, metrics, unseen_told: false }
+        shared.update(|status| {
+            status.closing.helper = helper;
+            status.closing.unseen = is_confined.then(|| CONFINED.to_owned());
+        });
+        Self { shared, metrics, is_confined, unseen_told: is_confined }
     }
 
     /// How far a pass could see.
     pub fn reached(&mut self, reach: &Reach) {
+        if self.is_confined {
+            return;
+        }
         if let Some(why) = &reach.why
             && !std::mem::replace(&mut self.unseen_told, true)
         {

@@ -9,6 +9,7 @@ mod extents;
 mod features;
 mod frontends;
 mod inspect;
+mod iterator;
 mod kernel_log;
 mod left_alone;
 mod maps;
@@ -39,6 +40,7 @@ pub use self::{
     error::{DataplaneError, Full},
     features::{Feature, Features},
     inspect::{HookSeen, ProgramSeen, hooks, programs_by_id},
+    iterator::SocketIterators,
     left_alone::CgroupLevels,
     maps::map_names,
     mirror::{Drift, Failure, Limits, SyncReport},

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use caps::{CapSet, Capability};
+
 use super::message::{self, Answer, Found, MAX_SOCKETS, Method, Outcome, Reach, Request, Wanted};
 
 /// How long the helper may take for one answer: there can be thousands of namespaces.
@@ -32,6 +34,7 @@ pub enum HelperError {
 pub struct Helper {
     child: Child,
     socket: UnixStream,
+    is_confined: bool,
 }
 
 impl Helper {
@@ -56,7 +59,9 @@ impl Helper {
                 // A Ctrl-C in the terminal is for the agent.
                 .process_group(0)
                 .spawn()?;
-            Ok(Self { child, socket })
+            // A child has no more than its parent.
+            let may = caps::has_cap(None, CapSet::Permitted, Capability::CAP_SYS_ADMIN);
+            Ok(Self { child, socket, is_confined: !may.unwrap_or(false) })
         };
         started().map_err(HelperError::Start)
     }
@@ -65,6 +70,12 @@ impl Helper {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// It may not enter other network namespaces.
+    #[must_use]
+    pub const fn is_confined(&self) -> bool {
+        self.is_confined
     }
 
     /// How it ended; `None` while it runs.

@@ -7,6 +7,8 @@ use sockline_ebpf::{
     socket::SocketRecord,
 };
 
+use crate::dataplane::SocketIterators;
+
 use super::{
     diag::{Diag, FAMILIES, Listing, PROTOCOLS, Seen},
     message::{Action, Found, MAX_SOCKETS, Outcome, Reach, Wanted},
@@ -26,6 +28,14 @@ pub struct Destroy;
 impl Close for Destroy {
     fn close(&mut self, diag: &Diag, sockets: &[Seen]) -> Vec<io::Result<()>> {
         sockets.iter().map(|socket| diag.destroy(socket)).collect()
+    }
+}
+
+impl Close for SocketIterators {
+    fn close(&mut self, _: &Diag, sockets: &[Seen]) -> Vec<io::Result<()>> {
+        let Some(first) = sockets.first() else { return Vec::new() };
+        let cookies: Vec<u64> = sockets.iter().map(Seen::cookie).collect();
+        Self::close(self, first.protocol, &cookies)
     }
 }
 

@@ -19,7 +19,10 @@ use super::{
     close::{self, Close, Destroy},
     message::{self, Answer, Method, Request},
 };
-use crate::dataplane::{Backends, Pins, storage};
+use crate::{
+    dataplane::{Backends, Pins, SocketIterators, storage},
+    privileges,
+};
 
 /// What the agent tells its helper once, on the command line.
 #[derive(Debug, Clone)]
@@ -38,11 +41,14 @@ pub fn serve(setup: &Setup) -> anyhow::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL).context("binding to the agent's life")?;
     prctl::set_name(c"sockline-helper").context("taking a name")?;
     SigSet::all().thread_block().context("blocking signals")?;
+    let mut closer: Box<dyn Close> = match setup.method {
+        Method::SockDestroy => Box::new(Destroy),
+        // Loading them takes more than running them.
+        Method::Iterator => Box::new(SocketIterators::load()?),
+    };
+    privileges::keep_only(&privileges::of_helper())?;
     let socket: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
     let mut socket = UnixStream::from(socket);
-    let mut closer: Box<dyn Close> = match setup.method {
-        Method::SockDestroy | Method::Iterator => Box::new(Destroy),
-    };
     while let Some(request) = message::receive(&mut socket).context("reading a request")? {
         let answer = answer(request, setup, closer.as_mut())
             .unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
