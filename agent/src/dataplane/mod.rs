@@ -12,6 +12,7 @@ mod features;
 mod frontends;
 mod growing;
 mod inspect;
+mod iterator;
 mod kept;
 mod kernel_log;
 mod left_alone;
@@ -28,12 +29,13 @@ mod programs;
 mod record;
 mod retired;
 mod segments;
+mod sockets;
 mod sys;
 mod test_services;
 pub mod view;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
@@ -46,20 +48,22 @@ pub use self::{
     features::{Feature, Features},
     growing::Fill,
     inspect::{HookSeen, ProgramSeen, hooks, programs_by_id},
+    iterator::SocketIterators,
     left_alone::CgroupLevels,
     links::Attachment,
     maps::map_names,
     mirror::{Comparison, Failure, Limits, SyncReport},
-    mounts::{bpffs, bpffs_for_reading, cgroup, cgroup_for_reading},
+    mounts::{bpffs, bpffs_for_reading, cgroup, cgroup_for_reading, mount_bpffs, mount_point_of},
     names::ServiceKey,
     offline::{Offline, Refused},
     pins::Pins,
     pool::{PoolUsage, wait_for_running_programs},
     programs::HOOKS,
+    sockets::{Backends, Orphan, Owners, SocketTable, storage},
 };
 use self::{
     kept::Kept, left_alone::LeftAlone, links::Links, mirror::Mirror, pins::Lock,
-    programs::Programs, record::Record,
+    programs::Programs, record::Record, sockets::Sockets,
 };
 use crate::model::{
     plan::{Plan, ServicePlan},
@@ -89,6 +93,7 @@ pub struct Dataplane {
     features: Features,
     mirror: Mirror,
     left_alone: LeftAlone,
+    sockets: Sockets,
     programs: Programs,
     links: Links,
     kept: Kept,
@@ -117,19 +122,21 @@ impl Dataplane {
         let record = Record::create(&pins, options, features)?;
         let mirror = Mirror::open(&pins, options.limits)?;
         let left_alone = LeftAlone::open(&pins)?;
+        let sockets = Sockets::open(&pins, features)?;
         let kept = Kept::open(&pins)?;
         let mut this = Self {
             cgroup: options.cgroup.clone(),
             features,
             mirror,
             left_alone,
+            sockets,
             programs,
             links: Links::default(),
             kept,
             record,
             attached: false,
             hold_back: false,
-            mount_point: mounts::mount_point_of(&options.bpffs),
+            mount_point: mount_point_of(&options.bpffs),
             lock,
             pins,
         };
@@ -270,7 +277,9 @@ impl Dataplane {
     /// the lock on the new one.
     fn keep_directory(&mut self) -> Result<(), DataplaneError> {
         if !self.pins.are_locked_by(&self.lock) {
-            mounts::bpffs_again(&self.mount_point)?;
+            if !mounts::is_bpffs(&self.mount_point) {
+                return Err(DataplaneError::Unmounted(self.mount_point.clone()));
+            }
             self.pins.create_root()?;
             let Some(lock) = self.pins.lock()? else {
                 return Err(DataplaneError::in_use(&self.pins));
@@ -307,6 +316,32 @@ impl Dataplane {
             left_alone: self.left_alone.drift()?,
             ..self.mirror.compare()?
         })
+    }
+
+    /// The socket table's records whose backend is gone.
+    #[must_use]
+    pub fn orphans(&self) -> Vec<Orphan> {
+        self.sockets.orphans(&self.mirror)
+    }
+
+    /// Whether there may be records elsewhere than in the table.
+    pub fn sockets_may_be_stored(&self) -> Result<bool, DataplaneError> {
+        self.sockets.may_be_stored()
+    }
+
+    /// The socket table, for whoever looks beside this writer.
+    #[must_use]
+    pub const fn socket_table(&self) -> &SocketTable {
+        self.sockets.table()
+    }
+
+    /// Whose service addresses and ports are now.
+    #[must_use]
+    pub fn owners(
+        &self,
+        addresses: impl IntoIterator<Item = (IpAddr, u16)>,
+    ) -> HashMap<(IpAddr, u16), Owners> {
+        self.mirror.owners(addresses)
     }
 
     /// Puts a test service with listeners there into the maps: all of it, or nothing.
