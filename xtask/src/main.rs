@@ -1,5 +1,6 @@
 //! Every developer task of Sockline: `cargo xtask <task>`.
 
+mod apt;
 mod bench;
 mod build;
 mod ci;
@@ -10,6 +11,7 @@ mod repo;
 mod setup;
 mod term;
 mod test;
+mod vm_test;
 
 use std::process::ExitCode;
 
@@ -30,6 +32,8 @@ enum Task {
     Build(build::Args),
     /// Run every test on the real kernel (needs root)
     Test(test::Args),
+    /// Run the tests of the data path on many kernels, in virtual machines (needs no KVM)
+    VmTest(vm_test::Args),
     /// Measure what a translated call costs next to a bare one, in one run (needs root)
     Bench(bench::Args),
     /// What continuous integration runs: format, lints, tests
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         Task::Setup(args) => setup::run(&args),
         Task::Build(args) => build::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::VmTest(args) => vm_test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Ci => ci::run(),
         Task::Demo(args) => demo::run(&args),
