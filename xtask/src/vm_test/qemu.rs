@@ -124,7 +124,9 @@ impl Machine {
     fn start(&self, kernel: &Kernel, initramfs: &Path, console: &Path) -> Result<Child> {
         let errors = File::create(initramfs.with_extension("qemu"))
             .context("creating the log of QEMU's own errors")?;
-        let mut qemu = repo::command(PROGRAM)?;
+        // Whatever ends this process ends the machine.
+        let mut qemu = repo::command("setpriv")?;
+        qemu.args(["--pdeathsig", "KILL", PROGRAM]);
         // `microvm` is no faster, and hangs at times.
         qemu.args(["-machine", "pc", "-accel", self.accelerator.option()])
             .args(["-cpu", self.accelerator.processor()])
