@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{image, process, repo, setup, term, vm_test};
+use crate::{audit, image, process, repo, setup, term, vm_test};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("setup", || setup::run(&setup::Args::default())),
     ("format", || process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?)),
     ("lints", || {
@@ -25,6 +25,7 @@ const STEPS: [Step; 8] = [
         process::run(clippy.args(["--", "-D", "warnings"]))
     }),
     ("lints: kernel", lint_kernel_side),
+    ("audit", || audit::run(&audit::Args::default())),
     ("tests", run_readme_test),
     ("image", || image::run(&image::Args::with_trial())),
     // After `tests` and `image`, whose binaries it runs.

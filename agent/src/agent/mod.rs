@@ -1,11 +1,15 @@
 //! The running agent: source → index → data plane, with servers beside it.
 
+mod comparing;
 mod control;
 mod interfaces;
 mod left_alone;
+mod left_out;
 mod pacing;
 mod report;
 mod test_services;
+
+pub use self::left_out::LeftOutPort;
 
 use std::{
     net::SocketAddr,

@@ -57,6 +57,11 @@ impl Hammer {
         self.connects.load(Ordering::Relaxed)
     }
 
+    /// Connects that failed so far.
+    pub fn failed(&self) -> usize {
+        self.failures.lock().unwrap().len()
+    }
+
     /// Waits for more connects: proof that the client was busy meanwhile.
     pub fn wait_for(&self, more: usize) {
         let goal = self.connects() + more;
