@@ -122,9 +122,18 @@ fn before_6_0_an_mptcp_socket_is_translated_and_its_peer_is_the_backend() {
 }
 
 #[test]
-fn with_all_of_them_missing_services_are_served() {
+fn with_all_of_them_missing_services_are_served_and_status_says_what_is_done_without() {
     let stage = without("set-retval,netns-cookie,mptcp-sock,compare-and-swap");
     assert_translated(&stage);
+    let status = stage.cluster.agent().cli(&["status"]).unwrap();
+    for done in [
+        "refusals are EPERM",
+        "sockets in socket storage",
+        "loopback NodePorts for the initial network namespace",
+        "MPTCP peer names not translated",
+    ] {
+        assert!(status.contains(done), "no {done:?} in {status}");
+    }
 }
 
 /// What the other tests expect of this kernel is what the agent says that it has: so it must not miss

@@ -76,7 +76,7 @@ impl Kernel {
 
 struct Archive {
     // Holds the lists.
-    _scratch: tempfile::TempDir,
+    scratch: tempfile::TempDir,
     apt: Apt,
 }
 
@@ -89,13 +89,13 @@ impl Archive {
         let machine = Machine::read()?;
         let sources = SUITES.map(|suite| machine.source(suite));
         let apt = Apt::new(scratch.path(), &sources).context("reading Debian's package lists")?;
-        Ok(Self { _scratch: scratch, apt })
+        Ok(Self { scratch, apt })
     }
 
     fn fetch(&self, name: &str, place: &Path, busybox: &Path) -> Result<()> {
         let (package, version) = self.newest_of(name)?;
         term::doing("kernels", &format!("downloading {package} {version}"));
-        let unpacked = tempfile::tempdir_in(self._scratch.path())
+        let unpacked = tempfile::tempdir_in(self.scratch.path())
             .context("making a folder to unpack a kernel in")?;
         for package in self.parts(&package, &version)? {
             let file = self.apt.download(&package, &version)?;

@@ -15,6 +15,7 @@ mod tools;
 
 use std::{
     fs,
+    num::NonZero,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -46,9 +47,9 @@ pub(crate) struct Args {
     /// Only these files of tests/tests [default: all of the data path]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     tests: Vec<String>,
-    /// How many kernels run side by side; each takes one core
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
-    side_by_side: u8,
+    /// How many kernels run side by side; each takes a core and 2 GiB [default: as many as cores]
+    #[arg(long, value_name = "N")]
+    side_by_side: Option<NonZero<usize>>,
     /// Arguments for the test binaries, such as a part of a test's name
     #[arg(last = true)]
     args: Vec<String>,
@@ -60,7 +61,7 @@ impl Args {
         Self {
             kernel: ["5.10", kernels::NEWEST].map(ToOwned::to_owned).to_vec(),
             tests: suite::SHORT.map(ToOwned::to_owned).to_vec(),
-            side_by_side: 2,
+            side_by_side: None,
             args: Vec::new(),
         }
     }
@@ -123,6 +124,8 @@ fn boot_all(
     tests: &[String],
     args: &Args,
 ) -> Result<Vec<Booted>> {
+    let cores = || thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
+    let side_by_side = args.side_by_side.unwrap_or_else(cores).get();
     let waiting = Mutex::new(kernels.iter().enumerate());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
     let worker = || {
@@ -133,7 +136,7 @@ fn boot_all(
         Ok(booted)
     };
     let mut booted: Vec<(usize, Booted)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..args.side_by_side).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> = (0..side_by_side).map(|_| scope.spawn(worker)).collect();
         let ended = workers
             .into_iter()
             .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
