@@ -168,8 +168,9 @@ fn render(report: &Report) -> String {
         line(
             "Kernel",
             format!(
-                "refusals are {}, loopback NodePorts for {}, MPTCP peer names {}",
+                "refusals are {}, sockets in {}, loopback NodePorts for {}, MPTCP peer names {}",
                 if features.set_retval { "ECONNREFUSED" } else { "EPERM" },
+                if features.compare_and_swap { "a table" } else { "socket storage" },
                 if features.netns_cookie {
                     "this network namespace"
                 } else {
