@@ -9,13 +9,14 @@ use crate::{image, process, repo, setup, term};
 
 /// The tests of the data path: whatever makes sockets, loads programs or reads maps. The others
 /// (plans, the Kubernetes source, manifests of deploy/) are the same on any kernel.
-pub(super) const DATA_PATH: [&str; 20] = [
+pub(super) const DATA_PATH: [&str; 21] = [
     "addresses",
     "affinity",
     "balance",
     "check",
     "cleanup",
     "counters",
+    "dead_backends",
     "kube",
     "left_alone",
     "limits",
