@@ -184,28 +184,31 @@ fn mptcp_is_translated_and_its_peer_is_the_service_where_the_kernel_can_tell() {
     let stage = Stage::new();
     // Before Linux 6.0 a subflow's connection cannot be found: the peer is the backend.
     let translated = stage.cluster.features().unwrap().mptcp_sock;
+    let mut connected = 0;
     for to in forms() {
-        stage.client.run(|| {
-            let socket = Socket::mptcp(family(to)).unwrap();
+        connected += stage.client.run(|| {
+            let Some(socket) = Socket::mptcp(family(to)).unwrap() else { return 0 };
             socket.connect(to).unwrap();
             let peer = if translated { to } else { stage.backend(to) };
             assert_eq!(socket.peer().unwrap(), peer);
             assert_eq!(talk(&socket.into_std()), "web", "{to}");
+            1
         });
     }
-    assert_eq!(stage.translated(), 3);
+    assert_eq!(stage.translated(), connected);
 }
 
 #[test]
 fn mptcp_to_a_service_without_endpoints_is_refused() {
     let stage = Stage::new();
     let refusal = stage.refusal();
-    stage.client.run(|| {
-        let socket = Socket::mptcp(libc::AF_INET).unwrap();
+    let refused = stage.client.run(|| {
+        let Some(socket) = Socket::mptcp(libc::AF_INET).unwrap() else { return 0 };
         let error = socket.connect(at(EMPTY)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(refusal), "{error}");
+        1
     });
-    assert_eq!(stage.cluster.counts("empty", Protocol::Tcp).unwrap().no_endpoints, 1);
+    assert_eq!(stage.cluster.counts("empty", Protocol::Tcp).unwrap().no_endpoints, refused);
 }
 
 #[test]
@@ -213,7 +216,7 @@ fn mptcp_straight_to_the_pod_has_the_pods_peer_name() {
     let stage = Stage::new();
     let pod = SocketAddr::new(stage.web.addresses()[0], 8080);
     stage.client.run(|| {
-        let socket = Socket::mptcp(libc::AF_INET).unwrap();
+        let Some(socket) = Socket::mptcp(libc::AF_INET).unwrap() else { return };
         socket.connect(pod).unwrap();
         assert_eq!(socket.peer().unwrap(), pod);
     });
