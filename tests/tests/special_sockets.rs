@@ -14,7 +14,8 @@ use std::{
 use io_uring::{IoUring, opcode, squeue, types};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage, sockopt::TcpFastOpenConnect};
 use sockline_testbed::{
-    Cluster, Ns, Pod, Protocol, Service, Socket, TcpServer, UdpClient, UdpServer, mapped,
+    Cluster, Ns, Pod, Protocol, Service, Socket, TcpServer, UdpClient, UdpServer, kernel_version,
+    mapped,
 };
 
 const V4: &str = "10.96.0.1:80";
@@ -274,7 +275,35 @@ fn an_io_uring_send_is_translated() {
             .dest_addr(address.as_ptr())
             .dest_addr_len(address.len())
             .build();
+        // Before Linux 6.0 this operation takes no address.
+        if kernel_version().unwrap() < (6, 0) {
+            let result = ring(&entry);
+            assert!([-libc::EDESTADDRREQ, -libc::EINVAL].contains(&result), "{result}");
+            return;
+        }
         assert_eq!(ring(&entry), 1);
+        let reply = client.receive().unwrap();
+        assert_eq!((reply.who.as_str(), reply.from), ("web", at(V4)));
+    });
+}
+
+#[test]
+fn an_io_uring_sendmsg_is_translated() {
+    let stage = Stage::new();
+    stage.client.run(|| {
+        let client = UdpClient::unconnected(at(V4).ip()).unwrap();
+        let address = SockaddrStorage::from(at(V4));
+        let mut payload = *b"x";
+        let mut part =
+            libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
+        // SAFETY: all zeroes is a value of a structure of integers and pointers.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_name = address.as_ptr().cast_mut().cast();
+        message.msg_namelen = address.len();
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        let fd = types::Fd(client.socket().as_raw_fd());
+        assert_eq!(ring(&opcode::SendMsg::new(fd, &raw const message).build()), 1);
         let reply = client.receive().unwrap();
         assert_eq!((reply.who.as_str(), reply.from), ("web", at(V4)));
     });
