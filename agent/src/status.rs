@@ -1,6 +1,7 @@
 //! What the agent says of itself: the control loop writes it, the servers and commands read it.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -38,8 +39,11 @@ pub struct Status {
     pub features: KernelFeatures,
     pub objects: Objects,
     pub maps: Vec<MapUse>,
-    /// Entries and links that a comparison with the kernel found wrong and mended.
+    /// Entries, maps, pins and links that a comparison with the kernel found wrong and mended.
     pub repairs: u64,
+    /// The same by kind, without those that there were none of.
+    #[serde(default)]
+    pub repairs_by_kind: BTreeMap<String, u64>,
     /// What is wrong with the input, each with names.
     pub problems: Vec<String>,
     /// What the last sync could not bring into the kernel.
@@ -153,6 +157,7 @@ impl Shared {
             objects: Objects::default(),
             maps: Vec::new(),
             repairs: 0,
+            repairs_by_kind: BTreeMap::new(),
             problems: Vec::new(),
             failures: Vec::new(),
             left_alone: Vec::new(),

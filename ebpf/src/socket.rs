@@ -7,9 +7,12 @@ use crate::address::Address;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SocketRecord {
     /// The address that the socket asked for.
+    #[cfg(not(feature = "test-layout"))]
     pub service_address: Address,
     /// The address that it got.
     pub backend_address: Address,
+    #[cfg(feature = "test-layout")]
+    pub service_address: Address,
     /// Network byte order.
     pub service_port: u16,
     /// Network byte order.

@@ -21,6 +21,7 @@
 
 mod agent;
 pub mod api;
+pub mod bpf;
 mod bpffs;
 mod capture;
 mod cgroup;
@@ -41,9 +42,10 @@ mod requirements;
 mod server;
 mod socket;
 mod stage;
+pub mod strace;
 mod wait;
 
-pub use agent::{Agent, AgentOptions, sockline_binary};
+pub use agent::{Agent, AgentOptions, Build, sockline_binary};
 pub use capture::{Capture, Flow, Protocol};
 pub use client::{Reply, UdpClient, UdpReply, tcp_ask};
 pub use cluster::{Cluster, Counts};

@@ -129,6 +129,14 @@ impl Node {
         Agent::start(&self.shared, options)
     }
 
+    /// Starts the agent and does not wait for anything: it may be killed at any instant of its start.
+    ///
+    /// # Errors
+    /// When there is no binary, or no process can be started.
+    pub fn spawn_agent(&self, options: &AgentOptions) -> Result<Agent> {
+        Agent::spawn(&self.shared, options)
+    }
+
     /// The host's network namespace outside of the node's cgroup: where the agent runs, and what
     /// must see plain addresses.
     pub fn outside(&self) -> &Ns {

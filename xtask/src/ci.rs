@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{image, process, repo, setup, term};
+use crate::{audit, image, process, repo, setup, term};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("setup", || setup::run(&setup::Args::default())),
     ("format", || process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?)),
     ("lints", || {
@@ -25,6 +25,7 @@ const STEPS: [Step; 7] = [
         process::run(clippy.args(["--", "-D", "warnings"]))
     }),
     ("lints: kernel", lint_kernel_side),
+    ("audit", || audit::run(&audit::Args::default())),
     ("tests", run_readme_test),
     ("image", || image::run(&image::Args::with_trial())),
 ];

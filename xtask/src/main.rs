@@ -1,7 +1,9 @@
 //! Every developer task of Sockline: `cargo xtask <task>`.
 
+mod audit;
 mod bench;
 mod build;
+mod chaos;
 mod ci;
 mod demo;
 mod image;
@@ -10,6 +12,7 @@ mod repo;
 mod setup;
 mod term;
 mod test;
+mod variants;
 
 use std::process::ExitCode;
 
@@ -32,8 +35,12 @@ enum Task {
     Test(test::Args),
     /// Measure what a translated call costs next to a bare one, in one run (needs root)
     Bench(bench::Args),
+    /// Disturb everything for ten minutes while connections are made and held (needs root)
+    Chaos(chaos::Args),
     /// What continuous integration runs: format, lints, tests
     Ci,
+    /// Check the dependencies for advisories, yanked versions and licences
+    Audit(audit::Args),
     /// A shop of services and pods on this machine, and what Sockline does for it (needs root)
     Demo(demo::Args),
     /// The container image, as an OCI archive
@@ -46,7 +53,9 @@ fn main() -> ExitCode {
         Task::Build(args) => build::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Chaos(args) => chaos::run(&args),
         Task::Ci => ci::run(),
+        Task::Audit(args) => audit::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Image(args) => image::run(&args),
     };

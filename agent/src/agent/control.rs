@@ -11,18 +11,18 @@ use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinHandle, block_in_place, spawn_blocking},
-    time::{MissedTickBehavior, interval, interval_at, sleep_until},
+    time::{MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Arrived, Config, interfaces, left_alone::LeftAlonePods, pacing::Pacing, report::Report,
-    test_services::TestServices,
+    Arrived, Config, comparing::Comparing, interfaces, left_alone::LeftAlonePods, pacing::Pacing,
+    report::Report, test_services::TestServices,
 };
 use crate::{
     admin::Command,
     closing::Closing,
-    dataplane::{self, Dataplane, DataplaneError, SyncReport},
+    dataplane::{self, Dataplane, DataplaneError, Drift, SyncReport},
     model::{index::Index, object::Kind, plan::ServicePlan},
     source::Event,
     status::Shared,
@@ -57,6 +57,9 @@ struct Control {
     held_back: usize,
     tests: TestServices,
     closing: Closing,
+    comparing: Comparing,
+    /// Why pins and links could not be looked after the last time.
+    unkept: Option<String>,
 }
 
 /// The kernel's side of the node.
@@ -92,16 +95,16 @@ pub async fn run(
         incomplete: false,
         held_back: 0,
         tests: TestServices::default(),
+        comparing: Comparing::new(config.repair_interval),
+        unkept: None,
     };
     let mut settle = interval(SETTLE);
     settle.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut settling: Option<JoinHandle<Result<Instant, DataplaneError>>> = None;
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first comparison comes after one interval: what was just written needs none.
-    let mut repair =
-        interval_at(tokio::time::Instant::now() + config.repair_interval, config.repair_interval);
-    repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut keep = interval(LOOK_AROUND.min(config.repair_interval));
+    keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         control.shared.beat();
         tokio::select! {
@@ -147,7 +150,8 @@ pub async fn run(
                 settling = None;
                 control.settle(waited);
             }
-            _ = repair.tick() => control.repair(),
+            _ = keep.tick() => control.keep(),
+            () = at(Some(control.comparing.due())) => control.repair_some(),
             Some(command) = commands.recv() => control.obey(command),
         }
     }
@@ -381,25 +385,49 @@ impl Control {
         }
     }
 
-    fn repair(&mut self) {
-        self.closing.within(Duration::ZERO);
-        match block_in_place(|| self.dataplane.repair()) {
-            Ok((0, links)) if links.is_empty() => {}
-            Ok((entries, links)) => {
-                tracing::warn!(
-                    entries,
-                    links = links.join(" "),
-                    "the kernel differed from the plan and was repaired"
-                );
-                self.metrics.repaired(entries, links.len());
-                self.shared.update(|status| status.repairs += (entries + links.len()) as u64);
+    /// Looks after pins and links.
+    fn keep(&mut self) {
+        match block_in_place(|| self.dataplane.keep()) {
+            Ok(drift) => {
+                self.repaired(&drift);
+                if self.unkept.take().is_some() {
+                    tracing::info!("pins and links are as they should be again");
+                }
             }
             Err(error) => {
-                let error = anyhow::Error::from(error);
-                tracing::error!("cannot compare the kernel with the plan: {error:#}");
+                let error = chain(&error);
+                if self.unkept.as_ref() != Some(&error) {
+                    tracing::error!("cannot look after pins and links: {error}");
+                    self.unkept = Some(error);
+                }
                 self.metrics.sync_failed();
             }
         }
+    }
+
+    /// Goes on with the comparison of the maps with what they should hold.
+    fn repair_some(&mut self) {
+        match block_in_place(|| self.comparing.go_on(&mut self.dataplane)) {
+            Ok(drift) => self.repaired(&drift),
+            Err(error) => {
+                tracing::error!("cannot compare the kernel with the plan: {}", chain(&error));
+                self.metrics.sync_failed();
+            }
+        }
+    }
+
+    fn repaired(&mut self, drift: &Drift) {
+        if drift.repairs() == 0 {
+            return;
+        }
+        tracing::warn!("the kernel differed from the plan and was repaired: {drift}");
+        self.metrics.repaired(drift);
+        self.shared.update(|status| {
+            status.repairs += drift.repairs() as u64;
+            for (kind, count) in drift.by_kind().filter(|(_, count)| *count > 0) {
+                *status.repairs_by_kind.entry(kind.to_owned()).or_default() += count as u64;
+            }
+        });
     }
 }
 

@@ -145,6 +145,10 @@ fn render(report: &Report) -> String {
             None => format!("{} ago", ago(time)),
         }),
     );
+    if let Some(agent) = report.agent.as_ref().filter(|agent| agent.repairs > 0) {
+        let kinds = agent.repairs_by_kind.iter().map(|(kind, count)| format!("{count} {kind}"));
+        line("Repairs", format!("{} since its start", kinds.collect::<Vec<_>>().join(", ")));
+    }
     let bad: Vec<String> = report
         .hooks
         .iter()

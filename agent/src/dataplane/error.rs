@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use aya::maps::MapError;
 
+use super::{pins::Pins, record::Record};
+
 /// A map has no room. Costs only the service that did not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("map `{map}` is full: its limit is {limit} entries")]
@@ -25,11 +27,11 @@ pub enum DataplaneError {
     #[error("the kernel does not accept program `{program}`: {reason}")]
     Program { program: &'static str, reason: String, source: Box<aya::programs::ProgramError> },
     #[error(
-        "another sockline agent (process {pid}) already manages {}; stop it first, or give this \
-         one its own --bpffs",
+        "another sockline agent{} already manages {}; stop it first, or give this one its own --bpffs",
+        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(),
         .directory.display()
     )]
-    InUse { directory: PathBuf, pid: u32 },
+    InUse { directory: PathBuf, pid: Option<u32> },
     #[error("{0}")]
     Unsupported(String),
     #[error("nothing of sockline is pinned in {}", .0.display())]
@@ -48,6 +50,13 @@ impl DataplaneError {
         } else {
             Self::map(map, "write", error)
         }
+    }
+
+    /// Another agent, of whichever layout, holds the lock.
+    pub(super) fn in_use(pins: &Pins) -> Self {
+        // In another process namespace, it is known only by what it noted of itself.
+        let noted = || Record::read(pins).ok().map(|record| record.pid);
+        Self::InUse { directory: pins.root().to_owned(), pid: pins.holder().or_else(noted) }
     }
 
     pub(super) fn io(action: impl Into<String>, source: io::Error) -> Self {

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, os::fd::AsFd as _};
 
-use aya::maps::{Map, MapData};
+use aya::maps::{Map, MapData, MapError};
 use sockline_ebpf::{
     filter,
     frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
@@ -14,7 +14,7 @@ use sockline_ebpf::{
 use super::{
     error::{DataplaneError, Full},
     maps::{self, FRONTENDS, FrontendsHash},
-    outer::Outer,
+    outer::{Mended, Outer},
     pins::Pins,
     sys::SharedArray,
 };
@@ -44,7 +44,7 @@ pub struct Differences {
 impl Frontends {
     /// Opens what is pinned and reads it back.
     pub fn open(pins: &Pins, limit: u32) -> Result<Self, DataplaneError> {
-        let outer = maps::open_frontends(pins)?;
+        let outer = maps::open_frontends(pins, true)?;
         let current = match maps::current_frontends(&outer)? {
             Some(current) => current,
             None => {
@@ -69,7 +69,10 @@ impl Frontends {
             filter: maps::open_filter(pins)?,
             bits: HashMap::new(),
         };
-        this.rebuild_filter();
+        for key in this.entries.keys() {
+            *this.bits.entry(filter::bit(&key.address, key.port)).or_default() += 1;
+        }
+        this.write_filter();
         Ok(this)
     }
 
@@ -109,7 +112,7 @@ impl Frontends {
     pub fn remove(&mut self, key: &FrontendKey) -> Result<(), DataplaneError> {
         if self.entries.remove(key).is_some() {
             match self.current.remove(key) {
-                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
+                Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(DataplaneError::map(FRONTENDS, "write", error)),
             }
             self.count_bit(key, false);
@@ -117,33 +120,42 @@ impl Frontends {
         Ok(())
     }
 
-    /// Reads the hash and the bitmap, and tells what differs from the copy here.
-    pub fn compare(&self) -> Result<Differences, DataplaneError> {
-        let mut found = HashMap::new();
-        for entry in self.current.iter() {
-            let (key, value) =
-                entry.map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
-            found.insert(key, value);
-        }
-        let mut differences = Differences::default();
-        for (key, value) in &self.entries {
-            match found.remove(key) {
-                Some(seen) if seen == *value => {}
-                Some(_) => differences.changed.push(*value),
-                None => differences.missing.push(*value),
+    /// Compares some entries with what is in the kernel.
+    pub fn compare<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a FrontendKey>,
+        differences: &mut Differences,
+    ) -> Result<(), DataplaneError> {
+        for wanted in keys.into_iter().filter_map(|key| self.entries.get(key)) {
+            match self.current.get(&wanted.key, 0) {
+                Ok(found) if found == *wanted => {}
+                Ok(_) => differences.changed.push(*wanted),
+                Err(MapError::KeyNotFound) => differences.missing.push(*wanted),
+                Err(error) => return Err(DataplaneError::map(FRONTENDS, "read", error)),
             }
         }
-        differences.foreign = found.into_keys().collect();
-        let (words, _) = self.wanted_filter();
-        differences.filter_words = words
-            .iter()
-            .enumerate()
-            .filter(|&(index, &word)| self.filter.read(index) != word)
-            .count();
-        Ok(differences)
+        Ok(())
     }
 
-    /// Mends what [`Self::compare`] found.
+    /// Looks for entries that nobody planned.
+    pub fn find_foreign(&self, differences: &mut Differences) -> Result<(), DataplaneError> {
+        for key in self.current.keys() {
+            let key = key.map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
+            if !self.entries.contains_key(&key) {
+                differences.foreign.push(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the bitmap.
+    pub fn compare_filter(&self, differences: &mut Differences) {
+        let words = self.wanted_filter();
+        let differs = |&(index, &word): &(usize, &u64)| self.filter.read(index) != word;
+        differences.filter_words = words.iter().enumerate().filter(differs).count();
+    }
+
+    /// Mends what was found to differ.
     pub fn mend(&mut self, differences: &Differences) -> Result<(), DataplaneError> {
         for value in differences.missing.iter().chain(&differences.changed) {
             self.current
@@ -151,12 +163,25 @@ impl Frontends {
                 .map_err(|error| DataplaneError::map(FRONTENDS, "write", error))?;
         }
         for key in &differences.foreign {
-            self.current
-                .remove(key)
-                .map_err(|error| DataplaneError::map(FRONTENDS, "write", error))?;
+            match self.current.remove(key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(DataplaneError::map(FRONTENDS, "write", error)),
+            }
         }
-        self.rebuild_filter();
+        if differences.filter_words > 0 {
+            self.write_filter();
+        }
         Ok(())
+    }
+
+    /// See [`Outer::repair`].
+    pub fn repair_outer(&self) -> Result<Mended, DataplaneError> {
+        self.outer.repair()
+    }
+
+    /// See [`Outer::displaced`].
+    pub fn displaced(&self) -> Result<usize, DataplaneError> {
+        self.outer.displaced()
     }
 
     fn make_room(&mut self) -> Result<(), DataplaneError> {
@@ -196,10 +221,8 @@ impl Frontends {
 
     /// Makes the filter fit the entries: first all bits that must be set, so that no entry is ever
     /// hidden.
-    fn rebuild_filter(&mut self) {
-        let (words, bits) = self.wanted_filter();
-        self.bits = bits;
-        for (index, &wanted) in words.iter().enumerate() {
+    fn write_filter(&mut self) {
+        for (index, &wanted) in self.wanted_filter().iter().enumerate() {
             if self.filter.read(index) != wanted {
                 self.filter.update(index, |word| *word |= wanted);
                 self.filter.update(index, |word| *word = wanted);
@@ -207,16 +230,13 @@ impl Frontends {
         }
     }
 
-    /// The filter's words as the entries want them, and how many entries set each bit.
-    fn wanted_filter(&self) -> (Vec<u64>, HashMap<(u32, u64), u32>) {
+    /// The filter's words as the entries want them.
+    fn wanted_filter(&self) -> Vec<u64> {
         let mut words = vec![0u64; filter::WORDS as usize];
-        let mut bits = HashMap::new();
-        for key in self.entries.keys() {
-            let (word, mask) = filter::bit(&key.address, key.port);
-            *bits.entry((word, mask)).or_default() += 1;
-            words[word as usize] |= mask;
+        for (word, mask) in self.bits.keys() {
+            words[*word as usize] |= mask;
         }
-        (words, bits)
+        words
     }
 }
 

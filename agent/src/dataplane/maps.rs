@@ -4,7 +4,7 @@ use std::{os::fd::AsFd as _, path::Path};
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
 };
 use sockline_ebpf::{
     agent::AgentRecord,
@@ -22,7 +22,7 @@ use super::{
     outer::{self, Outer},
     pins::Pins,
     segments::{Segments, new_segment},
-    sys::SharedArray,
+    sys::{HashWalk, SharedArray},
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
@@ -83,8 +83,12 @@ pub fn new_frontends(capacity: u32) -> Result<MapData, DataplaneError> {
     create::hash::<FrontendKey, Frontend>(FRONTENDS, capacity)
 }
 
-pub fn open_frontends(pins: &Pins) -> Result<Outer, DataplaneError> {
-    Outer::open(pins, FRONTENDS)
+pub fn open_frontends(pins: &Pins, writable: bool) -> Result<Outer, DataplaneError> {
+    open_outer(pins, FRONTENDS, writable)
+}
+
+fn open_outer(pins: &Pins, name: &'static str, writable: bool) -> Result<Outer, DataplaneError> {
+    if writable { Outer::open_to_write(pins, name) } else { Outer::open(pins, name) }
 }
 
 /// The frontends hash that the programs use now; `None` before the first sync.
@@ -97,7 +101,7 @@ pub fn open_slots(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Slot>, DataplaneError> {
-    Segments::open(SLOTS, Outer::open(pins, SLOTS)?, SLOT_SEGMENT, limit, writable)
+    Segments::open(SLOTS, open_outer(pins, SLOTS, writable)?, SLOT_SEGMENT, limit, writable)
 }
 
 pub fn open_backends(
@@ -105,7 +109,13 @@ pub fn open_backends(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Backend>, DataplaneError> {
-    Segments::open(BACKENDS, Outer::open(pins, BACKENDS)?, BACKEND_SEGMENT, limit, writable)
+    Segments::open(
+        BACKENDS,
+        open_outer(pins, BACKENDS, writable)?,
+        BACKEND_SEGMENT,
+        limit,
+        writable,
+    )
 }
 
 pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
@@ -144,6 +154,23 @@ pub fn open_left_alone_levels(pins: &Pins) -> Result<Array<MapData, u32>, Datapl
 
 pub fn open_agent(pins: &Pins) -> Result<Array<MapData, AgentRecord>, DataplaneError> {
     typed(AGENT, Map::Array(open(pins, AGENT)?))
+}
+
+/// Entries that are read with one system call.
+const CHUNK_OF_HASH: usize = 4096;
+
+/// Goes through all entries of a hash; one of a per-CPU hash has a value for each CPU.
+pub fn for_each<K: Pod, V: Pod, M>(
+    name: &'static str,
+    hash: &impl IterableMap<K, M>,
+    mut each: impl FnMut(&K, &[V]),
+) -> Result<(), DataplaneError> {
+    let mut walk = HashWalk::new(CHUNK_OF_HASH);
+    let failed = |error| DataplaneError::io(format!("read map `{name}`"), error);
+    while let Some(chunk) = walk.next(hash.map()).map_err(failed)? {
+        chunk.iter().for_each(|(key, values)| each(key, values));
+    }
+    Ok(())
 }
 
 fn open(pins: &Pins, name: &'static str) -> Result<MapData, DataplaneError> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use aya::maps::MapError;
 use sockline_ebpf::name::{CHUNK, NAME_ENTRIES, NameKey};
 
 use super::{
@@ -71,6 +72,18 @@ pub fn write(names: &mut Names, service: u32, key: &ServiceKey) -> Result<(), Da
         }
     }
     Ok(())
+}
+
+/// Whether a name is there as it was written.
+pub fn is_written(names: &Names, service: u32, key: &ServiceKey) -> Result<bool, DataplaneError> {
+    for (chunk, number) in key.encode().iter().zip(0..) {
+        match names.get(&NameKey { service, chunk: number }, 0) {
+            Ok(found) if found == *chunk => {}
+            Ok(_) | Err(MapError::KeyNotFound) => return Ok(false),
+            Err(error) => return Err(DataplaneError::map(NAMES, "read", error)),
+        }
+    }
+    Ok(true)
 }
 
 /// Removes a name, as far as it is there.

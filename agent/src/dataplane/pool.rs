@@ -12,6 +12,7 @@ use super::{
     error::{DataplaneError, Full},
     extents::Extents,
     maps::{BACKENDS, SLOTS},
+    outer::Mended,
     retired::{Moving, Retired},
     segments::Segments,
     sys,
@@ -73,6 +74,38 @@ impl Pool {
             })
             .collect();
         stale.into_iter().try_for_each(|id| self.retire(id))
+    }
+
+    /// Looks through this many backends from this id on for entries in use that were never given out.
+    /// Returns them, and where to go on.
+    pub fn stray_backends(&self, from: u32, count: u32) -> (Vec<u32>, Option<u32>) {
+        let end = self.backends.allocated_to();
+        let to = from.saturating_add(count).min(end);
+        let strays = (from..to)
+            .filter(|&id| {
+                self.backends.read(id).is_some_and(|backend| backend.service != 0)
+                    && self.backend_ids.is_free(id)
+            })
+            .collect();
+        (strays, (to < end).then_some(to))
+    }
+
+    /// Frees an entry that is nobody's.
+    pub fn clear_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
+        self.backends.update(id, |entry| {
+            entry.service = 0;
+            entry.sets = 0;
+        })
+    }
+
+    /// See [`super::outer::Outer::repair`].
+    pub fn repair_outer(&self) -> Result<Mended, DataplaneError> {
+        Ok(self.slots.repair()? + self.backends.repair()?)
+    }
+
+    /// See [`super::outer::Outer::displaced`].
+    pub fn displaced(&self) -> Result<usize, DataplaneError> {
+        Ok(self.slots.displaced()? + self.backends.displaced()?)
     }
 
     pub fn backend(&self, id: u32) -> Option<Backend> {
@@ -165,10 +198,7 @@ impl Pool {
         if let Some(backend) = self.backends.read(id) {
             self.retired.add(backend.service, backend.connections)?;
         }
-        self.backends.update(id, |entry| {
-            entry.service = 0;
-            entry.sets = 0;
-        })
+        self.clear_backend(id)
     }
 
     /// Writes slots to a fresh extent and returns its start.

@@ -1,6 +1,8 @@
 //! The few system calls that aya has no safe wrapper for.
 #![expect(unsafe_code, reason = "this is the boundary to the kernel")]
 
+mod batch;
+
 use std::{
     ffi::CString,
     io,
@@ -16,9 +18,11 @@ use std::{
 };
 
 use aya_obj::generated::{
-    BPF_F_QUERY_EFFECTIVE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type,
-    bpf_prog_info,
+    BPF_F_QUERY_EFFECTIVE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type,
+    bpf_map_info, bpf_map_type, bpf_prog_info,
 };
+
+pub use self::batch::HashWalk;
 
 /// Offset of `sk` in the kernel's `struct bpf_sock_addr` (`include/uapi/linux/bpf.h`), whose layout
 /// is fixed.
@@ -76,25 +80,44 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// What a cgroup link is attached to.
+/// A cgroup link, and what it is attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CgroupLink {
+    pub id: u32,
     pub program: u32,
-    /// The cgroup's id (its inode number); 0 when the cgroup is gone.
+    /// The cgroup's id (its inode number); 0 when the cgroup is gone or the link was detached.
     pub cgroup: u64,
 }
 
+/// An error of the kind `InvalidData` for anything but a cgroup link.
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
     // SAFETY: integers and unions of them.
     let mut info: bpf_link_info = unsafe { mem::zeroed() };
-    let mut attr = zeroed_attr();
-    attr.info.bpf_fd = link.as_raw_fd().cast_unsigned();
-    attr.info.info_len = u32::try_from(size_of_val(&info)).unwrap_or(u32::MAX);
-    attr.info.info = ptr::from_mut(&mut info) as u64;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    object_info(link, &mut info)?;
+    // Of another kind of object, this would be something else.
+    if info.type_ != bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no cgroup link"));
+    }
     // SAFETY: the kernel filled in the union member of cgroup links; all are integers anyway.
     let cgroup = unsafe { info.__bindgen_anon_1.cgroup.cgroup_id };
-    Ok(CgroupLink { program: info.prog_id, cgroup })
+    Ok(CgroupLink { id: info.id, program: info.prog_id, cgroup })
+}
+
+/// The kernel's id of a map (Linux 4.13).
+pub fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: integers and arrays of them.
+    let mut info: bpf_map_info = unsafe { mem::zeroed() };
+    object_info(map, &mut info)?;
+    Ok(info.id)
+}
+
+/// Fills in what the kernel says of an object; `T` is the structure of its kind.
+fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = zeroed_attr();
+    attr.info.bpf_fd = object.as_raw_fd().cast_unsigned();
+    attr.info.info_len = u32::try_from(size_of_val(info)).unwrap_or(u32::MAX);
+    attr.info.info = ptr::from_mut(info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
 /// Takes a link's program off its cgroup (Linux 5.9). Closing the last descriptor, or removing the
@@ -144,11 +167,7 @@ pub fn program_info(id: u32) -> io::Result<(String, [u8; 8])> {
     let program = bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr).map(owned)?;
     // SAFETY: integers and pointers as integers.
     let mut info: bpf_prog_info = unsafe { mem::zeroed() };
-    let mut attr = zeroed_attr();
-    attr.info.bpf_fd = program.as_raw_fd().cast_unsigned();
-    attr.info.info_len = u32::try_from(size_of_val(&info)).unwrap_or(u32::MAX);
-    attr.info.info = ptr::from_mut(&mut info) as u64;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    object_info(program.as_fd(), &mut info)?;
     let name: Vec<u8> =
         info.name.iter().map(|byte| byte.cast_unsigned()).take_while(|&byte| byte != 0).collect();
     Ok((String::from_utf8_lossy(&name).into_owned(), info.tag))

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuHashMap};
 use sockline_ebpf::{
     agent::COMPARE_AND_SWAP,
     backend::{Backend as BackendEntry, Slot},
@@ -16,16 +16,8 @@ use sockline_ebpf::{
 
 pub use super::record::Read as AgentRecord;
 use super::{
-    desired,
-    error::DataplaneError,
-    maps, names,
-    names::ServiceKey,
-    pins::Pins,
-    programs,
-    programs::{Attachment, HOOKS},
-    record,
-    retired::Moving,
-    segments::Segments,
+    desired, error::DataplaneError, links, links::Attachment, maps, names, names::ServiceKey,
+    pins::Pins, programs::HOOKS, record, retired::Moving, segments::Segments,
 };
 use crate::model::{
     object::{Family, ObjectName, Protocol},
@@ -83,14 +75,14 @@ impl View {
         let cgroup = self.agent()?.cgroup;
         HOOKS
             .iter()
-            .map(|hook| Ok((hook.name, programs::attachment(&self.pins, hook, &cgroup)?)))
+            .map(|hook| Ok((hook.name, links::attachment(&self.pins, hook, &cgroup)?)))
             .collect()
     }
 
     /// Every frontend in the maps, in the terms of the plan and in its order. The addresses of a
     /// NodePort are one frontend, as in the plan.
     pub fn frontends(&self) -> Result<Vec<Arc<Frontend>>, DataplaneError> {
-        let outer = maps::open_frontends(&self.pins)?;
+        let outer = maps::open_frontends(&self.pins, false)?;
         let Some(current) = maps::current_frontends(&outer)? else { return Ok(Vec::new()) };
         let names = names::read_all(&maps::open_names(&self.pins)?)?;
         let slots = maps::open_slots(&self.pins, u32::MAX, false)?;
@@ -182,16 +174,16 @@ impl Counters {
     pub fn services(&self) -> Result<BTreeMap<ServiceKey, Counts>, DataplaneError> {
         let _moving = self.moving.lock();
         let mut translated = self.translated()?;
+        let mut counted: StdHashMap<u32, Counts> = StdHashMap::new();
+        maps::for_each(maps::SERVICES, &self.services, |&id, per_cpu| {
+            counted.insert(id, sum(per_cpu));
+        })?;
         let mut all = BTreeMap::new();
         for (id, key) in names::read_all(&self.names)? {
             if is_test(&key.service) {
                 continue;
             }
-            let mut counts = match self.services.get(&id, 0) {
-                Ok(per_cpu) => sum(&per_cpu),
-                Err(MapError::KeyNotFound) => Counts::default(),
-                Err(error) => return Err(DataplaneError::map(maps::SERVICES, "read", error)),
-            };
+            let mut counts = counted.remove(&id).unwrap_or_default();
             counts.translated = translated.remove(&id).unwrap_or_default();
             all.insert(key, counts);
         }
@@ -200,11 +192,10 @@ impl Counters {
 
     /// Connections by service id: those of its backends, and of former ones.
     fn translated(&self) -> Result<StdHashMap<u32, u64>, DataplaneError> {
-        let mut all: StdHashMap<u32, u64> = self
-            .retired
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(|error| DataplaneError::map(maps::RETIRED, "read", error))?;
+        let mut all: StdHashMap<u32, u64> = StdHashMap::new();
+        maps::for_each(maps::RETIRED, &self.retired, |&id, connections: &[u64]| {
+            all.insert(id, connections.iter().sum());
+        })?;
         // Opened each time: it may have grown.
         let backends = maps::open_backends(&self.pins, u32::MAX, false)?;
         for backend in backends.indices().filter_map(|id| backends.read(id)) {
@@ -229,9 +220,9 @@ impl Counters {
     }
 }
 
-fn sum(per_cpu: &PerCpuValues<ServiceCounters>) -> Counts {
+fn sum(per_cpu: &[ServiceCounters]) -> Counts {
     let mut total = Counts::default();
-    for one in per_cpu.iter() {
+    for one in per_cpu {
         total.refused_no_endpoints += one.refused[sockline_ebpf::counters::NO_ENDPOINTS as usize];
         total.refused_no_local_endpoints +=
             one.refused[sockline_ebpf::counters::NO_LOCAL_ENDPOINTS as usize];

@@ -42,6 +42,8 @@ pub enum Request {
     },
     /// Look for sockets with records in socket storage whose backend is gone.
     Find,
+    /// Mount the BPF file system again where it was, if it is not there any more.
+    Mount,
 }
 
 /// What to do with a socket of a protocol.
@@ -116,6 +118,7 @@ pub enum Answer {
         records: Vec<Found>,
         reach: Reach,
     },
+    Mounted,
     Failed(String),
 }
 

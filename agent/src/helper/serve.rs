@@ -6,7 +6,7 @@ use std::{
         fd::{AsFd as _, OwnedFd},
         unix::net::UnixStream,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
@@ -20,7 +20,7 @@ use super::{
     message::{self, Answer, Method, Request},
 };
 use crate::{
-    dataplane::{Backends, Pins, SocketIterators, storage},
+    dataplane::{Backends, Pins, SocketIterators, bpffs_again, mount_point_of, storage},
     privileges,
 };
 
@@ -29,7 +29,8 @@ use crate::{
 pub struct Setup {
     /// Where the kernel state is pinned.
     pub bpffs: PathBuf,
-    pub method: Method,
+    /// None where the kernel has none.
+    pub method: Option<Method>,
 }
 
 /// Answers requests on standard input, which is a socket, until that ends.
@@ -42,23 +43,33 @@ pub fn serve(setup: &Setup) -> anyhow::Result<()> {
     prctl::set_name(c"sockline-helper").context("taking a name")?;
     SigSet::all().thread_block().context("blocking signals")?;
     let mut closer: Box<dyn Close> = match setup.method {
-        Method::SockDestroy => Box::new(Destroy),
+        Some(Method::SockDestroy) | None => Box::new(Destroy),
         // Loading them takes more than running them.
-        Method::Iterator => Box::new(SocketIterators::load()?),
+        Some(Method::Iterator) => Box::new(SocketIterators::load()?),
     };
     privileges::keep_only(&privileges::of_helper())?;
     let socket: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
     let mut socket = UnixStream::from(socket);
+    let mount_point = mount_point_of(&setup.bpffs);
     while let Some(request) = message::receive(&mut socket).context("reading a request")? {
-        let answer = answer(request, setup, closer.as_mut())
+        let answer = answer(request, setup, &mount_point, closer.as_mut())
             .unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
         message::send(&mut socket, &answer).context("answering")?;
     }
     Ok(())
 }
 
-fn answer(request: Request, setup: &Setup, closer: &mut dyn Close) -> anyhow::Result<Answer> {
+fn answer(
+    request: Request,
+    setup: &Setup,
+    mount_point: &Path,
+    closer: &mut dyn Close,
+) -> anyhow::Result<Answer> {
     Ok(match request {
+        Request::Mount => {
+            bpffs_again(mount_point)?;
+            Answer::Mounted
+        }
         Request::Close { sockets, threads } => {
             anyhow::ensure!(sockets.len() <= message::MAX_SOCKETS, "too many sockets at once");
             let (outcomes, reach) = close::close(&sockets, threads, closer)?;

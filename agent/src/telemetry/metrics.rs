@@ -13,7 +13,7 @@ use prometheus::{
 
 use super::kernel::KernelCollector;
 use crate::{
-    dataplane::{Usage, view::Counters},
+    dataplane::{Drift, Usage, view::Counters},
     model::{object::Kind, plan::Cause},
     source::{Event, SourceStats},
     status::LeftAlonePod,
@@ -148,6 +148,14 @@ impl Metrics {
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         registry.register(Box::new(build))?;
+        let repairs = counters(
+            "sockline_repairs_total",
+            "Map entries, maps, pins and links that differed from the plan and were mended.",
+            &["object"],
+        )?;
+        for kind in Drift::KINDS {
+            repairs.with_label_values(&[kind]);
+        }
         Ok(Self {
             services: gauge("sockline_services", "Service ports in the kernel.")?,
             frontends: gauge("sockline_frontends", "Service addresses in the kernel.")?,
@@ -185,11 +193,7 @@ impl Metrics {
                 "Failed requests to the source.",
                 &["kind"],
             )?,
-            repairs: counters(
-                "sockline_repairs_total",
-                "Map entries and links that differed from the plan and were mended.",
-                &["object"],
-            )?,
+            repairs,
             sockets_closed,
             sockets_not_closed: counter(
                 "sockline_sockets_close_failed_total",
@@ -274,9 +278,10 @@ impl Metrics {
         self.problems.set(as_i64(count));
     }
 
-    pub fn repaired(&self, entries: usize, links: usize) {
-        self.repairs.with_label_values(&["entry"]).inc_by(entries as u64);
-        self.repairs.with_label_values(&["link"]).inc_by(links as u64);
+    pub fn repaired(&self, drift: &Drift) {
+        for (kind, count) in drift.by_kind() {
+            self.repairs.with_label_values(&[kind]).inc_by(count as u64);
+        }
     }
 
     pub fn sockets_closed(&self, udp: usize, tcp: usize) {

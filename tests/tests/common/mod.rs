@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part")]
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
+pub mod bpf;
 pub mod damage;
 pub mod foreign;
 pub mod hammer;

@@ -37,6 +37,19 @@ pub(super) fn install_ip(_: &Args) -> Result<String> {
     Ok("apt-get install iproute2".to_owned())
 }
 
+/// Tests kill the agent at system calls with it.
+pub(super) fn find_strace(_: &Args) -> Result<Option<String>> {
+    let mut strace = repo::command("strace")?;
+    let version = process::output(strace.arg("-V")).ok();
+    // "strace -- version 6.1"
+    Ok(version.and_then(|text| text.lines().next()?.rsplit(' ').next().map(ToOwned::to_owned)))
+}
+
+pub(super) fn install_strace(_: &Args) -> Result<String> {
+    install_packages(&["strace"]).context("install the package strace by hand")?;
+    Ok("apt-get install strace".to_owned())
+}
+
 /// Installs packages of the distribution.
 pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();

@@ -25,7 +25,7 @@ use sockline_ebpf::{
     frontend::{self, FrontendKey},
 };
 
-pub use self::repair::Drift;
+pub use self::repair::Comparison;
 use super::{
     desired::{self, Group},
     error::DataplaneError,
