@@ -76,8 +76,7 @@ impl Node {
             .prefix(&format!("{}-{number}-", owner::process_name()))
             .tempdir()
             .context("making a temporary folder")?;
-        fs::create_dir(temp.path().join("manifests"))
-            .context("making the manifests folder")?;
+        fs::create_dir(temp.path().join("manifests")).context("making the manifests folder")?;
         let bpffs = BpffsDir::create(number)?;
         let cgroup = NodeCgroup::create(number)?;
         let outside = Ns::unshared("node", None)?;

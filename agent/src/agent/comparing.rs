@@ -25,11 +25,10 @@ impl Comparing {
         self.due
     }
 
-    /// Compares some more, and mends what differs. Returns that, and whether everything is compared
-    /// now.
-    pub fn go_on(&mut self, dataplane: &mut Dataplane) -> Result<(Drift, bool), DataplaneError> {
+    /// Compares some more, and mends what differs.
+    pub fn go_on(&mut self, dataplane: &mut Dataplane) -> Result<Drift, DataplaneError> {
         let steps = dataplane.entries_to_compare() / STEP + 1;
         self.due = Instant::now() + self.interval / u32::try_from(steps).unwrap_or(u32::MAX);
-        dataplane.repair_some(&mut self.comparison, STEP)
+        dataplane.repair_some(&mut self.comparison, STEP).map(|(drift, _)| drift)
     }
 }

@@ -62,6 +62,8 @@ struct Control {
     comparing: Comparing,
     /// Why pins and links could not be looked after the last time.
     unkept: Option<String>,
+    /// Why maps and plan could not be compared the last time.
+    uncompared: Option<String>,
     closing: Closing,
 }
 
@@ -102,6 +104,7 @@ pub async fn run(
         tests: TestServices::default(),
         comparing: Comparing::new(config.repair_interval),
         unkept: None,
+        uncompared: None,
     };
     let mut settle = interval(SETTLE);
     settle.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -479,15 +482,7 @@ impl Control {
 
     /// Looks after pins and links.
     fn keep(&mut self) {
-        let kept = block_in_place(|| match self.dataplane.keep() {
-            Err(DataplaneError::Unmounted(mount_point)) => {
-                tracing::warn!("{} is mounted again", mount_point.display());
-                self.closing.mount_bpffs()?;
-                Ok(self.dataplane.keep()?)
-            }
-            result => Ok::<_, anyhow::Error>(result?),
-        });
-        match kept {
+        match block_in_place(|| self.dataplane.keep()) {
             Ok(drift) => {
                 self.repaired(&drift);
                 if self.unkept.take().is_some() {
@@ -495,7 +490,7 @@ impl Control {
                 }
             }
             Err(error) => {
-                let error = format!("{error:#}");
+                let error = chain(&error);
                 if self.unkept.as_ref() != Some(&error) {
                     tracing::error!("cannot look after pins and links: {error}");
                     self.unkept = Some(error);
@@ -508,14 +503,16 @@ impl Control {
     /// Goes on with the comparison of the maps with what they should hold.
     fn repair_some(&mut self) {
         match block_in_place(|| self.comparing.go_on(&mut self.dataplane)) {
-            Ok((drift, done)) => {
+            Ok(drift) => {
                 self.repaired(&drift);
-                if done {
-                    self.closing.within(Duration::ZERO);
-                }
+                self.uncompared = None;
             }
             Err(error) => {
-                tracing::error!("cannot compare the kernel with the plan: {}", chain(&error));
+                let error = chain(&error);
+                if self.uncompared.as_ref() != Some(&error) {
+                    tracing::error!("cannot compare the kernel with the plan: {error}");
+                    self.uncompared = Some(error);
+                }
                 self.metrics.sync_failed();
             }
         }

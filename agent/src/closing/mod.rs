@@ -13,7 +13,7 @@ use std::{
 };
 
 use sockline_ebpf::{frontend::FrontendKey, socket::SocketRecord};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use self::{
     account::Account,
@@ -37,7 +37,7 @@ const SHARE: u32 = 50;
 
 /// When passes are, and what came of them.
 pub struct Closing {
-    /// `None` while a job has it, and when there is none (any more).
+    /// `None` when there is none (any more).
     helper: Option<Helper>,
     table: SocketTable,
     judge: Judge,
@@ -45,7 +45,9 @@ pub struct Closing {
     not_before: Instant,
     /// Since when backends left that no pass has seen.
     left: Option<Instant>,
-    job: Option<JoinHandle<(Helper, Job)>>,
+    job: Option<JoinHandle<Job>>,
+    /// How often to look again whatever happened.
+    every: Duration,
     account: Account,
 }
 
@@ -56,12 +58,13 @@ enum Job {
 }
 
 /// The end of a job.
-pub struct Ended(Result<(Helper, Job), tokio::task::JoinError>);
+pub struct Ended(Result<Job, JoinError>);
 
 impl Closing {
-    /// Without a helper, nothing is ever closed.
+    /// Without a helper that has a method, nothing is ever closed. Looks again once in `every`.
     pub fn new(
         helper: Option<Helper>,
+        every: Duration,
         dataplane: &Dataplane,
         shared: Arc<Shared>,
         metrics: Arc<Metrics>,
@@ -69,7 +72,8 @@ impl Closing {
         let now = Instant::now();
         Self {
             account: Account::new(helper.as_ref(), shared, metrics),
-            helper,
+            helper: helper.filter(|_| dataplane.features().closing().is_some()),
+            every,
             table: dataplane.socket_table().clone(),
             judge: Judge::default(),
             // What was removed while no agent ran.
@@ -110,7 +114,7 @@ impl Closing {
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         // One at a time.
-        self.due.filter(|_| self.helper.is_some())
+        self.due.filter(|_| self.helper.is_some() && self.job.is_none())
     }
 
     /// Looks for sockets to close, and has them closed.
@@ -163,12 +167,9 @@ impl Closing {
         });
     }
 
-    fn start(&mut self, work: impl FnOnce(&mut Helper) -> Job + Send + 'static) {
-        if let Some(mut helper) = self.helper.take() {
-            self.job = Some(spawn_blocking(move || {
-                let job = work(&mut helper);
-                (helper, job)
-            }));
+    fn start(&mut self, work: impl FnOnce(&Helper) -> Job + Send + 'static) {
+        if let Some(helper) = self.helper.clone() {
+            self.job = Some(spawn_blocking(move || work(&helper)));
         }
     }
 
@@ -182,11 +183,10 @@ impl Closing {
 
     /// Takes in the helper's answer.
     pub fn take_in(&mut self, Ended(ended): Ended, dataplane: &Dataplane, index: &Index) {
-        let (helper, job) = match ended {
-            Ok(ended) => ended,
-            Err(error) => return self.account.lost(&error.to_string()),
+        let job = match ended {
+            Ok(job) => job,
+            Err(error) => return self.lose(&error.to_string()),
         };
-        self.helper = Some(helper);
         match job {
             Job::Found(Ok((found, reach)), took) => {
                 self.account.reached(&reach);
@@ -217,33 +217,25 @@ impl Closing {
         self.account.passed(took);
         self.not_before = Instant::now() + took * SHARE;
         self.due = self.due.map(|due| due.max(self.not_before));
+        self.within(self.every);
     }
 
     fn failed(&mut self, error: HelperError) {
         match error {
             HelperError::Said(reason) => self.account.failed(&reason),
-            // What it says from now on would be an answer to another question.
             error => self.lose(&format!("{:#}", anyhow::Error::from(error))),
         }
     }
 
-    /// Has the BPF file system mounted again. Blocks the thread.
-    ///
-    /// # Errors
-    /// When there is no helper, or none at this moment, or it may not do it.
-    pub fn mount_bpffs(&mut self) -> Result<(), HelperError> {
-        self.helper.as_mut().ok_or(HelperError::Ended)?.mount()
-    }
-
     /// Sees whether the helper is still there.
     pub fn look_at_helper(&mut self) {
-        if let Some(how) = self.helper.as_mut().and_then(Helper::ended) {
+        if let Some(how) = self.helper.as_ref().and_then(Helper::ended) {
             self.lose(&how);
         }
     }
 
     fn lose(&mut self, how: &str) {
-        let how = self.helper.as_mut().and_then(Helper::ended).unwrap_or_else(|| how.to_owned());
+        let how = self.helper.as_ref().and_then(Helper::ended).unwrap_or_else(|| how.to_owned());
         self.helper = None;
         self.account.lost(&how);
     }
@@ -251,7 +243,7 @@ impl Closing {
 
 /// Has sockets closed, in namespaces of single threads as well if they are nowhere else.
 fn close(
-    helper: &mut Helper,
+    helper: &Helper,
     doomed: &[Doomed],
     table: &SocketTable,
 ) -> Result<(Vec<Outcome>, Reach), HelperError> {

@@ -42,7 +42,7 @@ pub enum Request {
     },
     /// Look for sockets with records in socket storage whose backend is gone.
     Find,
-    /// Mount a BPF file system where the one was that the kernel state is pinned in.
+    /// Mount the BPF file system again where it was, if it is not there any more.
     Mount,
 }
 
