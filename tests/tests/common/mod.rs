@@ -264,7 +264,6 @@ pub fn untouched(client: &Ns, cluster_ip: &str) -> Result<(), String> {
 
 /// What the client's route says of service addresses.
 pub const EHOSTUNREACH: i32 = 113;
-pub const ECONNREFUSED: i32 = 111;
 
 /// An agent that looks for damage every second.
 pub const REPAIRS: [&str; 2] = ["--repair-interval", "1"];
