@@ -4,9 +4,12 @@ mod comparing;
 mod control;
 mod interfaces;
 mod left_alone;
+mod left_out;
 mod pacing;
 mod report;
 mod test_services;
+
+pub use self::left_out::LeftOutPort;
 
 use std::{
     net::SocketAddr,

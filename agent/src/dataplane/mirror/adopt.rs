@@ -34,7 +34,7 @@ fn is_nameless(key: &ServiceKey) -> bool {
 impl Mirror {
     /// Returns the backends that belong to a service.
     pub(super) fn adopt(&mut self) -> Result<HashSet<u32>, DataplaneError> {
-        let mut names = names::read_all(&self.names)?;
+        let mut names = names::read_all(self.names.map())?;
         let mut by_service: BTreeMap<u32, Vec<Frontend>> = BTreeMap::new();
         for frontend in self.frontends.entries().values() {
             by_service.entry(frontend.service).or_default().push(*frontend);
