@@ -15,7 +15,7 @@ use std::{
 use common::{Stage, eventually, hammer::Hammer, holds, ip, options, series, translated};
 use serde_json::json;
 use sockline::dataplane::Pins;
-use sockline_testbed::{Agent, AgentOptions, bpf::RawMap, objects};
+use sockline_testbed::{Agent, AgentOptions, bpf::RawMap, objects, patience};
 
 const CART: &str = "10.96.0.1";
 const SHIP: &str = "10.96.0.2";
@@ -43,7 +43,7 @@ fn echo(stream: &mut TcpStream, text: &str) -> String {
 fn open_connection(stage: &Stage) -> TcpStream {
     stage.client.run(|| {
         let mut stream = TcpStream::connect(cart_at_80()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_read_timeout(Some(patience(Duration::from_secs(5)))).unwrap();
         stream.read_exact(&mut [0; "web-0\n".len()]).unwrap();
         stream
     })
