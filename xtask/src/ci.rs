@@ -13,7 +13,7 @@ use crate::{audit, chaos, image, process, repo, setup, term, vm_test};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("setup", || setup::run(&setup::Args::default())),
     ("format", || process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?)),
     ("lints", || {
