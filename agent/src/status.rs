@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    dataplane::{Features, Usage},
+    dataplane::{Counted, Features, Fill, Usage},
     helper::Method,
     model::left_alone::Because,
     source::{SourceStats, WatchState},
@@ -46,8 +46,11 @@ pub struct Status {
     pub repairs_by_kind: BTreeMap<String, u64>,
     /// What is wrong with the input, each with names.
     pub problems: Vec<String>,
-    /// What the last sync could not bring into the kernel.
+    /// What could not be brought into the kernel.
     pub failures: Vec<String>,
+    /// Maps that the programs write and that are full, with what that costs.
+    #[serde(default)]
+    pub full: Vec<String>,
     /// Pods whose connections Sockline has no hand in.
     #[serde(default)]
     pub left_alone: Vec<LeftAlonePod>,
@@ -88,6 +91,9 @@ pub struct LeftAlonePod {
     pub running: bool,
     /// The kernel knows its cgroup; until then its connections are redirected.
     pub cgroup_found: bool,
+    /// The kernel's map has no room for its cgroup: its connections are redirected.
+    #[serde(default)]
+    pub no_room: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +166,7 @@ impl Shared {
             repairs_by_kind: BTreeMap::new(),
             problems: Vec::new(),
             failures: Vec::new(),
+            full: Vec::new(),
             left_alone: Vec::new(),
             closing: Closing { method: features.closing(), ..Closing::default() },
         };
@@ -203,18 +210,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The maps' fill levels, in the terms of metrics and status.
-pub fn maps(usage: &Usage) -> Vec<MapUse> {
+/// The maps' fill levels, in the terms of metrics and status. Those that programs write are as of the
+/// last census.
+pub fn maps(usage: &Usage, counted: Option<&Counted>) -> Vec<MapUse> {
     let pool = &usage.pool;
-    let of = |map: &str, entries: u64, capacity: u32, limit: u32| MapUse {
-        map: map.into(),
+    let fill = |entries: u64, capacity: u32, limit: u32| Fill {
         entries,
         capacity: capacity.into(),
         limit: limit.into(),
     };
-    vec![
-        of("frontends", usage.frontends as u64, usage.frontends_capacity, usage.frontends_limit),
-        of("slots", pool.slots.into(), pool.slots_allocated, pool.slots_limit),
-        of("backends", pool.backends.into(), pool.backends_allocated, pool.backends_limit),
-    ]
+    let frontends = usage.frontends as u64;
+    let mut maps = vec![
+        ("frontends", fill(frontends, usage.frontends_capacity, usage.frontends_limit)),
+        ("slots", fill(pool.slots.into(), pool.slots_allocated, pool.slots_limit)),
+        ("backends", fill(pool.backends.into(), pool.backends_allocated, pool.backends_limit)),
+        ("names", usage.names),
+        ("retired", usage.retired),
+        ("left-alone", usage.left_alone),
+    ];
+    if let Some(counted) = counted {
+        maps.push(("affinity", counted.affinity));
+        maps.push(("counters", counted.counters));
+        maps.extend(counted.sockets.map(|sockets| ("sockets", sockets)));
+    }
+    maps.into_iter()
+        .map(|(map, Fill { entries, capacity, limit })| MapUse {
+            map: map.into(),
+            entries,
+            capacity,
+            limit,
+        })
+        .collect()
 }

@@ -113,7 +113,8 @@ pub struct Affinity {
     pub last_use: u64,
 }
 
-/// Clients × services whose affinity is kept; the least recently used are dropped.
+/// Clients × services whose affinity is kept unless the agent is told otherwise; the least recently
+/// used are dropped. There is memory for all of them from the start, some 100 bytes each.
 pub const AFFINITY_ENTRIES: u32 = 32_768;
 
 // SAFETY: integers only, no padding.

@@ -4,10 +4,13 @@ mod comparing;
 mod control;
 mod interfaces;
 mod left_alone;
+mod left_out;
 mod pacing;
 mod report;
 mod start;
 mod test_services;
+
+pub use self::left_out::LeftOutPort;
 
 use std::{
     net::SocketAddr,

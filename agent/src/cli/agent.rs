@@ -55,8 +55,18 @@ pub struct AgentArgs {
     max_frontends: u32,
     /// How many backends the kernel may hold; a pod counts once for each service port it serves
     #[arg(long, value_name = "N", env = "SOCKLINE_MAX_BACKENDS", default_value_t = Limits::default().backends,
-          value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(Limits::default().backends)))]
     max_backends: u32,
+    /// How many slots the kernel may hold: one for each backend of a list that connects are spread
+    /// over, and once more while a list is replaced
+    #[arg(long, value_name = "N", env = "SOCKLINE_MAX_SLOTS", default_value_t = Limits::default().slots,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(Limits::default().slots)))]
+    max_slots: u32,
+    /// How many session affinities are kept, of a client to a service each; memory for all of them
+    /// (some 100 bytes each) is taken at the start
+    #[arg(long, value_name = "N", env = "SOCKLINE_MAX_AFFINITY", default_value_t = Limits::default().affinity,
+          value_parser = clap::value_parser!(u32).range(1024..=1 << 22))]
+    max_affinity: u32,
     /// How often to compare the kernel's maps and links with what they should be, and mend them
     #[arg(long, value_name = "SECONDS", env = "SOCKLINE_REPAIR_INTERVAL", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -96,6 +106,7 @@ pub struct AgentArgs {
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     init_log(&args.log, args.log_json)?;
     let config = Config {
+        limits: limits(&args)?,
         source: match args.manifests {
             Some(folder) => Source::Manifests(folder),
             None => Source::Kubernetes { kubeconfig: args.kubeconfig },
@@ -106,11 +117,6 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         listen: args.listen,
         admin_socket: args.admin_socket,
         without: args.without_features,
-        limits: Limits {
-            frontends: args.max_frontends,
-            backends: args.max_backends,
-            ..Limits::default()
-        },
         repair_interval: Duration::from_secs(args.repair_interval),
         leave_alone: Policy {
             namespaces: args.leave_alone_namespaces.into_iter().collect(),
@@ -163,6 +169,24 @@ fn init_log(filter: &str, json: bool) -> anyhow::Result<()> {
         builder.init();
     }
     Ok(())
+}
+
+/// What the maps may grow to.
+fn limits(args: &AgentArgs) -> anyhow::Result<Limits> {
+    let limits = Limits {
+        frontends: args.max_frontends,
+        slots: args.max_slots,
+        backends: args.max_backends,
+        affinity: args.max_affinity,
+    };
+    anyhow::ensure!(
+        limits.slots >= limits.backends,
+        "--max-slots {} is less than --max-backends {}: each backend needs a slot, and a second one \
+         while its service changes",
+        limits.slots,
+        limits.backends
+    );
+    Ok(limits)
 }
 
 /// The option, else `NODE_NAME` (what a DaemonSet sets from `spec.nodeName`), else the host name,

@@ -88,7 +88,7 @@ fn gather(view: &View, agent: Option<Status>) -> anyhow::Result<Report> {
             })
             .collect(),
         cgroup: record.cgroup.display().to_string(),
-        frontends: view.frontends()?.len(),
+        frontends: view.count_frontends()?,
         last_sync: record.last_sync.and_then(|time| Timestamp::try_from(time).ok()),
         sockets: view.sockets()?,
         faults: view
@@ -168,8 +168,9 @@ fn render(report: &Report) -> String {
         line(
             "Kernel",
             format!(
-                "refusals are {}, loopback NodePorts for {}, MPTCP peer names {}",
+                "refusals are {}, sockets in {}, loopback NodePorts for {}, MPTCP peer names {}",
                 if features.set_retval { "ECONNREFUSED" } else { "EPERM" },
+                if features.compare_and_swap { "a table" } else { "socket storage" },
                 if features.netns_cookie {
                     "this network namespace"
                 } else {
@@ -228,6 +229,7 @@ fn render(report: &Report) -> String {
                     &*pod.pod,
                     pod.because.as_str(),
                     match (pod.cgroup_found, pod.running) {
+                        _ if pod.no_room => "NO ROOM for it: it is redirected",
                         (true, _) => "found",
                         (false, true) => "NOT found: it is redirected",
                         (false, false) => "not yet: it is starting",
@@ -237,8 +239,11 @@ fn render(report: &Report) -> String {
             text.push('\n');
             text.push_str(&table::render(&pods));
         }
-        for (title, list) in [("PROBLEMS", &agent.problems), ("NOT IN THE KERNEL", &agent.failures)]
-        {
+        for (title, list) in [
+            ("PROBLEMS", &agent.problems),
+            ("NOT IN THE KERNEL", &agent.failures),
+            ("FULL", &agent.full),
+        ] {
             if !list.is_empty() {
                 text.push_str(&format!("\n{title}\n"));
                 for entry in list {

@@ -18,6 +18,11 @@ pub struct Full {
 pub enum DataplaneError {
     #[error(transparent)]
     Full(#[from] Full),
+    /// There is room, but in pieces that are too small.
+    #[error("map `{map}` has no {wanted} free entries in a row: its limit is {limit}")]
+    InPieces { map: &'static str, wanted: u32, limit: u32 },
+    #[error("the kernel has no memory for map `{map}`")]
+    NoMemory { map: &'static str },
     #[error("cannot {action} map `{map}`")]
     Map { map: &'static str, action: &'static str, source: Box<MapError> },
     #[error("cannot {action}")]
@@ -40,16 +45,25 @@ pub enum DataplaneError {
 
 impl DataplaneError {
     pub(super) fn map(map: &'static str, action: &'static str, error: MapError) -> Self {
+        if is_for_want_of_memory(&error) {
+            return Self::NoMemory { map };
+        }
         Self::Map { map, action, source: Box::new(error) }
     }
 
     /// A write to a map that may have `limit` entries failed, perhaps for want of room.
     pub(super) fn write(map: &'static str, limit: u32, error: MapError) -> Self {
-        if Self::is_full(&error) {
+        if os_error(&error) == Some(libc::E2BIG) {
             Full { map, limit }.into()
         } else {
             Self::map(map, "write", error)
         }
+    }
+
+    /// Whether it is only room that is lacking: the same may succeed later.
+    #[must_use]
+    pub const fn is_for_want_of_room(&self) -> bool {
+        matches!(self, Self::Full(_) | Self::InPieces { .. } | Self::NoMemory { .. })
     }
 
     /// Another agent, of whichever layout, holds the lock.
@@ -62,17 +76,17 @@ impl DataplaneError {
     pub(super) fn io(action: impl Into<String>, source: io::Error) -> Self {
         Self::Io { action: action.into(), source }
     }
+}
 
-    /// Whether a map update failed for want of room (E2BIG: `max_entries`; ENOMEM: no memory).
-    fn is_full(error: &MapError) -> bool {
-        match error {
-            MapError::SyscallError(error) => {
-                matches!(
-                    error.io_error.raw_os_error(),
-                    Some(libc::E2BIG | libc::ENOMEM | libc::ENOSPC)
-                )
-            }
-            _ => false,
-        }
+pub(super) fn is_for_want_of_memory(error: &MapError) -> bool {
+    os_error(error) == Some(libc::ENOMEM)
+}
+
+/// What the kernel said.
+fn os_error(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        MapError::CreateError { io_error, .. } => io_error.raw_os_error(),
+        _ => None,
     }
 }

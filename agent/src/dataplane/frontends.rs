@@ -55,11 +55,9 @@ impl Frontends {
         };
         let capacity = capacity_of(&outer)?;
         let mut entries = HashMap::new();
-        for entry in current.iter() {
-            let (key, value) =
-                entry.map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
-            entries.insert(key, value);
-        }
+        maps::for_each(FRONTENDS, &current, |key: &FrontendKey, values: &[Frontend]| {
+            entries.extend(values.iter().map(|value| (*key, *value)));
+        })?;
         let mut this = Self {
             outer,
             current,
@@ -88,18 +86,49 @@ impl Frontends {
         self.limit
     }
 
-    /// Writes an entry: one atomic step for whoever looks it up.
-    pub fn set(&mut self, frontend: Frontend) -> Result<(), DataplaneError> {
+    /// Writes the entries of one service, each in one atomic step for whoever looks it up: all of
+    /// them, or none.
+    pub fn set_all(&mut self, frontends: &[Frontend]) -> Result<(), DataplaneError> {
+        let mut before: Vec<(FrontendKey, Option<Frontend>)> = Vec::with_capacity(frontends.len());
+        let (known, new): (Vec<&Frontend>, Vec<&Frontend>) =
+            frontends.iter().partition(|frontend| self.entries.contains_key(&frontend.key));
+        // The new ones first: to take them away again needs no memory.
+        for frontend in new.into_iter().chain(known) {
+            let old = self.entries.get(&frontend.key).copied();
+            if let Err(error) = self.set(*frontend) {
+                self.put_back(before);
+                return Err(error);
+            }
+            before.push((frontend.key, old));
+        }
+        Ok(())
+    }
+
+    fn put_back(&mut self, before: Vec<(FrontendKey, Option<Frontend>)>) {
+        for (key, old) in before.into_iter().rev() {
+            let result = match old {
+                Some(old) => self.set(old),
+                None => self.remove(&key),
+            };
+            if let Err(error) = result {
+                // The copy here knows what is there, and the service is tried again as a whole.
+                tracing::error!("a frontend is ahead of others of its service: {error}");
+            }
+        }
+    }
+
+    /// Writes an entry.
+    fn set(&mut self, frontend: Frontend) -> Result<(), DataplaneError> {
         let known = self.entries.get(&frontend.key);
         if known == Some(&frontend) {
             return Ok(());
         }
         let is_new = known.is_none();
         if is_new {
-            self.make_room()?;
+            self.reserve(1)?;
             self.count_bit(&frontend.key, true);
         }
-        if let Err(error) = self.current.insert(frontend.key, frontend, 0) {
+        if let Err(error) = maps::insert(&mut self.current, &frontend.key, &frontend, 0) {
             if is_new {
                 self.count_bit(&frontend.key, false);
             }
@@ -139,13 +168,11 @@ impl Frontends {
 
     /// Looks for entries that nobody planned.
     pub fn find_foreign(&self, differences: &mut Differences) -> Result<(), DataplaneError> {
-        for key in self.current.keys() {
-            let key = key.map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
-            if !self.entries.contains_key(&key) {
-                differences.foreign.push(key);
+        maps::for_each(FRONTENDS, &self.current, |key: &FrontendKey, _: &[Frontend]| {
+            if !self.entries.contains_key(key) {
+                differences.foreign.push(*key);
             }
-        }
-        Ok(())
+        })
     }
 
     /// Compares the bitmap.
@@ -184,19 +211,34 @@ impl Frontends {
         self.outer.displaced()
     }
 
-    fn make_room(&mut self) -> Result<(), DataplaneError> {
-        let needed = u32::try_from(self.entries.len() + 1).unwrap_or(u32::MAX);
-        if needed > self.limit {
+    /// Makes room for so many more entries.
+    pub fn reserve(&mut self, more: usize) -> Result<(), DataplaneError> {
+        let needed = u32::try_from(self.entries.len() + more).unwrap_or(u32::MAX);
+        if more > 0 && needed > self.limit {
             return Err(Full { map: FRONTENDS, limit: self.limit }.into());
         }
-        if needed <= self.capacity / 4 * 3 || self.capacity >= self.limit {
+        let mut capacity = self.capacity;
+        while needed > capacity / 4 * 3 && capacity < self.limit {
+            capacity = capacity.saturating_mul(2).min(self.limit);
+        }
+        if capacity == self.capacity {
             return Ok(());
         }
-        let capacity = self.capacity.saturating_mul(2).min(self.limit);
+        match self.grow(capacity) {
+            // There is some room left; the next one tries again.
+            Err(error) if needed <= self.capacity => {
+                tracing::debug!("map `{FRONTENDS}` cannot grow yet: {error}");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn grow(&mut self, capacity: u32) -> Result<(), DataplaneError> {
         let larger = maps::new_frontends(capacity)?;
         let mut copy = typed(duplicate(&larger)?)?;
         for (key, value) in &self.entries {
-            copy.insert(key, value, 0)
+            maps::insert(&mut copy, key, value, 0)
                 .map_err(|error| DataplaneError::map(FRONTENDS, "copy to a larger", error))?;
         }
         self.outer.set(CURRENT, &larger)?;

@@ -2,6 +2,7 @@
 //! plan into the maps.
 
 mod alias;
+mod census;
 mod create;
 mod desired;
 mod drift;
@@ -9,6 +10,7 @@ mod error;
 mod extents;
 mod features;
 mod frontends;
+mod growing;
 mod inspect;
 mod iterator;
 mod kept;
@@ -33,16 +35,18 @@ mod test_services;
 pub mod view;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
 
 pub use self::{
+    census::{Census, Counted},
     drift::Drift,
     error::{DataplaneError, Full},
     features::{Feature, Features},
+    growing::Fill,
     inspect::{HookSeen, ProgramSeen, hooks, programs_by_id},
     iterator::SocketIterators,
     left_alone::CgroupLevels,
@@ -58,7 +62,7 @@ pub use self::{
     sockets::{Backends, Orphan, Owners, SocketTable, storage},
 };
 use self::{
-    kept::Kept, left_alone::LeftAlone, links::Links, mirror::Mirror, pins::Lock,
+    kept::Kept, left_alone::LeftAlone, links::Attached, links::Links, mirror::Mirror, pins::Lock,
     programs::Programs, record::Record, sockets::Sockets,
 };
 use crate::{
@@ -118,7 +122,7 @@ impl Dataplane {
         pins.create()?;
         raise_limits();
         let features = Features::probe_without(&options.without);
-        let programs = Programs::load(&pins, features)?;
+        let programs = Programs::load(&pins, features, options.limits.affinity)?;
         let record = Record::create(&pins, options, features)?;
         let mirror = Mirror::open(&pins, options.limits)?;
         let left_alone = LeftAlone::open(&pins)?;
@@ -209,6 +213,26 @@ impl Dataplane {
         self.synced(report)
     }
 
+    /// Tries again to bring services to their part of a plan that did not fit, and waits for nothing.
+    pub fn retry<'a>(&mut self, services: impl IntoIterator<Item = &'a ServicePlan>) -> SyncReport {
+        self.mirror.retry(services)
+    }
+
+    /// Whether there is more room in some map than at the last call.
+    pub const fn take_freed(&mut self) -> bool {
+        self.mirror.take_freed()
+    }
+
+    /// Counts what the programs put into maps; to be run elsewhere.
+    pub fn census(&self) -> Result<Census, DataplaneError> {
+        Census::new(&self.pins, self.features.compare_and_swap, self.mirror.frontend_entries())
+    }
+
+    /// Services that could be counted, and are not among these.
+    pub fn uncounted(&self, counted: &HashSet<u32>) -> Vec<String> {
+        self.mirror.uncounted(counted)
+    }
+
     fn synced(&mut self, report: SyncReport) -> Result<SyncReport, DataplaneError> {
         // What another layout serves cannot be taken over service by service.
         if !(self.attached || self.hold_back && self.pins.others_have_links()) {
@@ -218,8 +242,9 @@ impl Dataplane {
         Ok(report)
     }
 
-    /// Leaves exactly these cgroups alone, with the levels they are at, and those held back.
-    pub fn leave_alone(&mut self, cgroups: &CgroupLevels) -> Result<(), DataplaneError> {
+    /// Leaves exactly these cgroups alone, with the levels they are at, and those held back. Returns
+    /// those that there is no room for.
+    pub fn leave_alone(&mut self, cgroups: &CgroupLevels) -> Result<Vec<u64>, DataplaneError> {
         self.left_alone.sync(cgroups)
     }
 
@@ -240,14 +265,20 @@ impl Dataplane {
     /// calls. Whatever lost its pin is held open here, so it serves all the time.
     pub fn keep(&mut self) -> Result<Drift, DataplaneError> {
         let mut drift = Drift::NONE;
-        let pinned = self.keep_directory().and_then(|()| self.kept.repair(&self.pins));
+        let pinned = self
+            .keep_directory()
+            .and_then(|()| Ok(self.kept.repair(&self.pins)? + self.mirror.keep_pins()?));
         // Links are looked after also where nothing can be pinned.
-        if self.attached {
-            let attached = self.links.attach(&self.programs, &self.pins, &self.cgroup)?;
-            drift.links = attached.made.len() + attached.replaced.len();
-            drift.pins = attached.pinned.len() - attached.made.len();
-        }
-        drift.pins += pinned?;
+        let attached = if self.attached {
+            self.links.attach(&self.programs, &self.pins, &self.cgroup)
+        } else {
+            Ok(Attached::default())
+        };
+        drift.pins = pinned?;
+        let attached = attached?;
+        drift.links = attached.made.len() + attached.replaced.len();
+        // A new link was never pinned.
+        drift.pins += attached.pinned.len().saturating_sub(attached.made.len());
         Ok(drift)
     }
 
@@ -377,6 +408,9 @@ impl Dataplane {
             frontends_capacity: self.mirror.frontends_capacity(),
             frontends_limit: self.mirror.frontends_limit(),
             pool: self.mirror.pool_usage(),
+            names: self.mirror.names_fill(),
+            retired: self.mirror.retired_fill(),
+            left_alone: self.left_alone.fill(),
         }
     }
 
@@ -401,6 +435,9 @@ pub struct Usage {
     pub frontends_capacity: u32,
     pub frontends_limit: u32,
     pub pool: PoolUsage,
+    pub names: Fill,
+    pub retired: Fill,
+    pub left_alone: Fill,
 }
 
 /// Removes everything that was pinned: detaches the programs and frees the maps. Fails while an

@@ -50,8 +50,12 @@ pub struct Programs {
 
 impl Programs {
     /// Loads the programs on the pinned maps; makes and pins the maps that are not there yet.
-    pub fn load(pins: &Pins, features: Features) -> Result<Self, DataplaneError> {
-        maps::create(pins)?;
+    pub fn load(
+        pins: &Pins,
+        features: Features,
+        max_affinity: u32,
+    ) -> Result<Self, DataplaneError> {
+        maps::create(pins, max_affinity)?;
         let mut loader = EbpfLoader::new();
         let set_retval = u8::from(features.set_retval);
         let mptcp_sock = u8::from(features.mptcp_sock);

@@ -1,12 +1,12 @@
 //! Reading a node back from its pinned maps, whether its agent runs or not.
 
 use std::{
-    collections::{BTreeMap, HashMap as StdHashMap},
+    collections::{BTreeMap, HashMap as StdHashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
-use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuHashMap};
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use sockline_ebpf::{
     agent::COMPARE_AND_SWAP,
     backend::{Backend as BackendEntry, Slot},
@@ -89,9 +89,7 @@ impl View {
         let backends = maps::open_backends(&self.pins, u32::MAX, false)?;
         let mut node_ports: BTreeMap<(ServiceKey, Family, u16), Frontend> = BTreeMap::new();
         let mut all = Vec::new();
-        for entry in current.iter() {
-            let (_, entry) =
-                entry.map_err(|error| DataplaneError::map(maps::FRONTENDS, "read", error))?;
+        for entry in entries(&current)? {
             let key = names.get(&entry.service).cloned().unwrap_or_else(|| nameless(&entry));
             if is_test(&key.service) {
                 continue;
@@ -106,6 +104,26 @@ impl View {
         all.extend(node_ports.into_values());
         all.sort_by(crate::model::plan::order);
         Ok(all.into_iter().map(Arc::new).collect())
+    }
+
+    /// How many frontends [`Self::frontends`] would return, for less.
+    pub fn count_frontends(&self) -> Result<usize, DataplaneError> {
+        let outer = maps::open_frontends(&self.pins, false)?;
+        let Some(current) = maps::current_frontends(&outer)? else { return Ok(0) };
+        let tests: HashSet<u32> = names::read_all(&maps::open_names(&self.pins)?)?
+            .into_iter()
+            .filter_map(|(id, key)| is_test(&key.service).then_some(id))
+            .collect();
+        let mut node_ports = HashSet::new();
+        let mut others = 0;
+        for entry in entries(&current)?.into_iter().filter(|e| !tests.contains(&e.service)) {
+            if desired::kind_of(entry.kind) == FrontendKind::NodePort {
+                node_ports.insert((entry.service, entry.key.address.is_ipv4(), entry.key.port));
+            } else {
+                others += 1;
+            }
+        }
+        Ok(node_ports.len() + others)
     }
 
     /// The backends that connects are spread over, by service port, each with the number of
@@ -151,9 +169,7 @@ impl View {
 /// The kernel's counters, kept open.
 pub struct Counters {
     pins: Pins,
-    names: maps::Names,
     services: PerCpuHashMap<MapData, u32, ServiceCounters>,
-    retired: HashMap<MapData, u32, u64>,
     faults: PerCpuArray<MapData, u64>,
     moving: Moving,
 }
@@ -162,9 +178,7 @@ impl Counters {
     pub(super) fn open(pins: &Pins, moving: Moving) -> Result<Self, DataplaneError> {
         Ok(Self {
             pins: pins.clone(),
-            names: maps::open_names(pins)?,
             services: maps::open_services(pins)?,
-            retired: maps::open_retired(pins)?,
             faults: maps::open_faults(pins)?,
             moving,
         })
@@ -179,7 +193,7 @@ impl Counters {
             counted.insert(id, sum(per_cpu));
         })?;
         let mut all = BTreeMap::new();
-        for (id, key) in names::read_all(&self.names)? {
+        for (id, key) in names::read_all(&maps::open_names(&self.pins)?)? {
             if is_test(&key.service) {
                 continue;
             }
@@ -193,7 +207,8 @@ impl Counters {
     /// Connections by service id: those of its backends, and of former ones.
     fn translated(&self) -> Result<StdHashMap<u32, u64>, DataplaneError> {
         let mut all: StdHashMap<u32, u64> = StdHashMap::new();
-        maps::for_each(maps::RETIRED, &self.retired, |&id, connections: &[u64]| {
+        let retired = maps::open_retired(&self.pins)?;
+        maps::for_each(maps::RETIRED, &retired, |&id, connections: &[u64]| {
             all.insert(id, connections.iter().sum());
         })?;
         // Opened each time: it may have grown.
@@ -218,6 +233,12 @@ impl Counters {
             })
             .collect()
     }
+}
+
+fn entries(current: &maps::FrontendsHash) -> Result<Vec<FrontendEntry>, DataplaneError> {
+    let mut all = Vec::new();
+    maps::for_each(maps::FRONTENDS, current, |_, entries| all.extend_from_slice(entries))?;
+    Ok(all)
 }
 
 fn sum(per_cpu: &[ServiceCounters]) -> Counts {

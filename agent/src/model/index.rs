@@ -151,12 +151,7 @@ impl Index {
         }
         let services = std::mem::take(&mut self.changed)
             .into_iter()
-            .map(|(service, causes)| {
-                let frontends = self.services.get(&service).map_or_else(Vec::new, |state| {
-                    self.conflicts.survivors(&state.frontends).cloned().collect()
-                });
-                ServicePlan { service, frontends, causes }
-            })
+            .map(|(service, causes)| ServicePlan { causes, ..self.planned_of(&service) })
             .collect();
         Changes { services, addresses_moved: std::mem::take(&mut self.addresses_moved) }
     }
@@ -191,6 +186,15 @@ impl Index {
             .flat_map(|state| self.conflicts.survivors(&state.frontends).cloned())
             .collect();
         Plan { node: Arc::clone(&self.node_name), frontends }
+    }
+
+    /// A service's part of [`Self::planned`].
+    #[must_use]
+    pub fn planned_of(&self, service: &ObjectName) -> ServicePlan {
+        let frontends = self.services.get(service).map_or_else(Vec::new, |state| {
+            self.conflicts.survivors(&state.frontends).cloned().collect()
+        });
+        ServicePlan { service: service.clone(), frontends, causes: Vec::new() }
     }
 
     /// Everything that is wrong at the moment, sorted, each once.

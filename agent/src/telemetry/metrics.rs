@@ -1,6 +1,7 @@
 //! The agent's own metrics, and all of them as text.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -13,10 +14,11 @@ use prometheus::{
 
 use super::kernel::KernelCollector;
 use crate::{
+    agent::LeftOutPort,
     dataplane::{Drift, Usage, view::Counters},
     model::{object::Kind, plan::Cause},
     source::{Event, SourceStats},
-    status::LeftAlonePod,
+    status::{LeftAlonePod, MapUse},
 };
 
 /// Seconds: from what a small change takes to what an operator would not wait for.
@@ -25,6 +27,8 @@ const LATENCY_BUCKETS: [f64; 18] = [
     10.0, 30.0, 60.0,
 ];
 
+/// Services that are named in metrics at a time: more would be series without end.
+const NAMED_SERVICES: usize = 100;
 /// Protocols and reasons of sockets that are closed.
 const CLOSED: [[&str; 2]; 2] = [["UDP", "backend-gone"], ["TCP", "close-on-removal"]];
 
@@ -42,6 +46,8 @@ pub struct Metrics {
     last_sync: Gauge,
     sync_errors: IntCounter,
     not_in_kernel: IntGauge,
+    left_out: IntGaugeVec,
+    writes: IntCounterVec,
     problems: IntGauge,
     left_alone: IntGauge,
     not_left_alone: IntGauge,
@@ -142,6 +148,14 @@ impl Metrics {
         let sync_errors =
             IntCounter::new("sockline_sync_errors_total", "Syncs that left something out.")?;
         registry.register(Box::new(sync_errors.clone()))?;
+        let left_out = IntGaugeVec::new(
+            Opts::new(
+                "sockline_service_not_in_sync",
+                "1 for a service port whose last change is not in the kernel; 100 are named at most.",
+            ),
+            &["service_port"],
+        )?;
+        registry.register(Box::new(left_out.clone()))?;
         let build = IntGaugeVec::new(
             Opts::new("sockline_build_info", "Always 1; the version is a label."),
             &["version"],
@@ -174,6 +188,13 @@ impl Metrics {
                 "sockline_services_not_in_sync",
                 "Service ports whose last change is not in the kernel.",
             )?,
+            left_out,
+            writes: counters(
+                "sockline_syncs_total",
+                "Comparisons of the plan with what is in the kernel: of everything, of the services \
+                 that changed, or again of those that were left out.",
+                &["scope"],
+            )?,
             problems: gauge("sockline_problems", "Problems with the input, now.")?,
             left_alone: gauge(
                 "sockline_pods_left_alone",
@@ -181,7 +202,7 @@ impl Metrics {
             )?,
             not_left_alone: gauge(
                 "sockline_pods_not_left_alone",
-                "Running pods that are to be left alone, but whose cgroup was not found.",
+                "Running pods that are to be left alone, but whose cgroup was not found or has no room.",
             )?,
             source_events: counters(
                 "sockline_source_events_total",
@@ -227,12 +248,18 @@ impl Metrics {
         self.last_sync.set(Timestamp::now().as_millisecond() as f64 / 1e3);
     }
 
-    /// Service ports that could not be brought to the kernel by the last writing.
-    pub fn not_in_kernel(&self, failures: usize) {
-        self.not_in_kernel.set(as_i64(failures));
-        if failures > 0 {
-            self.sync_errors.inc();
+    /// Service ports that are not in the kernel as planned.
+    pub fn left_out(&self, ports: &BTreeSet<LeftOutPort>) {
+        self.not_in_kernel.set(as_i64(ports.len()));
+        self.left_out.reset();
+        for port in ports.iter().take(NAMED_SERVICES) {
+            self.left_out.with_label_values(&[&port.port]).set(1);
         }
+    }
+
+    /// Counts a comparison of one scope: `everything`, `services` that changed, or those `left-out`.
+    pub fn wrote(&self, scope: &str) {
+        self.writes.with_label_values(&[scope]).inc();
     }
 
     /// Counts a change that is in the kernel from now on.
@@ -249,11 +276,11 @@ impl Metrics {
     }
 
     /// Shows how full the maps are.
-    pub fn usage(&self, usage: &Usage) {
+    pub fn usage(&self, usage: &Usage, maps: &[MapUse]) {
         self.services.set(as_i64(usage.services));
         self.frontends.set(as_i64(usage.frontends));
         self.backends.set(usage.pool.backends.into());
-        for map in crate::status::maps(usage) {
+        for map in maps {
             let set = |gauges: &IntGaugeVec, value: u64| {
                 gauges.with_label_values(&[&map.map]).set(i64::try_from(value).unwrap_or(i64::MAX));
             };
@@ -268,8 +295,9 @@ impl Metrics {
     }
 
     pub fn left_alone(&self, pods: &[LeftAlonePod]) {
-        let found = pods.iter().filter(|pod| pod.cgroup_found).count();
-        let missing = pods.iter().filter(|pod| pod.running && !pod.cgroup_found).count();
+        let found = pods.iter().filter(|pod| pod.cgroup_found && !pod.no_room).count();
+        let missing =
+            pods.iter().filter(|pod| pod.no_room || pod.running && !pod.cgroup_found).count();
         self.left_alone.set(as_i64(found));
         self.not_left_alone.set(as_i64(missing));
     }
