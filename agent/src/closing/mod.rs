@@ -32,8 +32,8 @@ use crate::{
 const AFTER: Duration = Duration::from_millis(100);
 /// When to look again for sockets that were not as expected.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Passes take no more than one part in so many of the time.
-const SHARE: u32 = 50;
+/// Passes take no more than one part in so many of a processor's time.
+const SHARE: u32 = 25;
 
 /// When passes are, and what came of them.
 pub struct Closing {
@@ -53,8 +53,26 @@ pub struct Closing {
 
 /// What the helper was asked, and its answer.
 enum Job {
-    Found(Result<(Vec<Found>, Reach), HelperError>, Duration),
-    Closed(Vec<Doomed>, Result<(Vec<Outcome>, Reach), HelperError>, Duration),
+    Found(Result<(Vec<Found>, Reach), HelperError>, Cost),
+    Closed(Vec<Doomed>, Result<(Vec<Outcome>, Reach), HelperError>, Cost),
+}
+
+/// What a pass has cost so far.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    began: Instant,
+    /// Of a processor.
+    spent: Duration,
+}
+
+impl Cost {
+    fn none() -> Self {
+        Self { began: Instant::now(), spent: Duration::ZERO }
+    }
+
+    const fn plus(self, reach: &Reach) -> Self {
+        Self { spent: self.spent.saturating_add(reach.spent), ..self }
+    }
 }
 
 /// The end of a job.
@@ -129,23 +147,20 @@ impl Closing {
             true
         });
         if may_be_stored {
-            self.start(|helper| {
-                let began = Instant::now();
-                let found = helper.find();
-                Job::Found(found, began.elapsed())
-            });
+            let cost = Cost::none();
+            self.start(move |helper| Job::Found(helper.find(), cost));
         } else {
-            self.close(Vec::new(), dataplane, index, Duration::ZERO);
+            self.close(Vec::new(), dataplane, index, Cost::none());
         }
     }
 
-    /// Has sockets closed: those in the table, and these. `took` is what was spent already.
+    /// Has sockets closed: those in the table, and these.
     fn close(
         &mut self,
         mut orphans: Vec<Orphan>,
         dataplane: &Dataplane,
         index: &Index,
-        took: Duration,
+        mut cost: Cost,
     ) {
         let now = Instant::now();
         orphans.extend(dataplane.orphans());
@@ -155,15 +170,14 @@ impl Closing {
         if let Some(next) = verdict.next {
             self.within(next.saturating_duration_since(Instant::now()));
         }
-        let took = took + now.elapsed();
+        cost.spent += now.elapsed();
         if verdict.doomed.is_empty() {
-            return self.passed(took);
+            return self.passed(cost);
         }
         let (doomed, table) = (verdict.doomed, self.table.clone());
         self.start(move |helper| {
-            let began = Instant::now();
             let outcomes = close(helper, &doomed, &table);
-            Job::Closed(doomed, outcomes, took + began.elapsed())
+            Job::Closed(doomed, outcomes, cost)
         });
     }
 
@@ -188,11 +202,12 @@ impl Closing {
             Err(error) => return self.lose(&error.to_string()),
         };
         match job {
-            Job::Found(Ok((found, reach)), took) => {
+            Job::Found(Ok((found, reach)), cost) => {
                 self.account.reached(&reach);
-                self.close(found.iter().map(orphan).collect(), dataplane, index, took);
+                let found = found.iter().map(orphan).collect();
+                self.close(found, dataplane, index, cost.plus(&reach));
             }
-            Job::Closed(doomed, Ok((outcomes, reach)), took) => {
+            Job::Closed(doomed, Ok((outcomes, reach)), cost) => {
                 if outcomes.contains(&Outcome::Missing) {
                     self.account.reached(&reach);
                 }
@@ -201,21 +216,21 @@ impl Closing {
                     again |= self.judge.came_of(doomed, outcome);
                 }
                 self.account.closed(&doomed, &outcomes);
-                self.passed(took);
+                self.passed(cost.plus(&reach));
                 if again {
                     self.within(AGAIN);
                 }
             }
-            Job::Found(Err(error), took) | Job::Closed(_, Err(error), took) => {
+            Job::Found(Err(error), cost) | Job::Closed(_, Err(error), cost) => {
                 self.failed(error);
-                self.passed(took);
+                self.passed(cost);
             }
         }
     }
 
-    fn passed(&mut self, took: Duration) {
-        self.account.passed(took);
-        self.not_before = Instant::now() + took * SHARE;
+    fn passed(&mut self, cost: Cost) {
+        self.account.passed(cost.began.elapsed());
+        self.not_before = Instant::now() + cost.spent * SHARE;
         self.due = self.due.map(|due| due.max(self.not_before));
         self.within(self.every);
     }
@@ -262,7 +277,8 @@ fn close(
         for (place, outcome) in missing.into_iter().zip(found) {
             outcomes[place] = outcome;
         }
-        reach = further;
+        let spent = reach.spent + further.spent;
+        reach = Reach { spent, ..further };
     }
     Ok((outcomes, reach))
 }

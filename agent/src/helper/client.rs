@@ -118,7 +118,7 @@ impl Helper {
             match self.ask(&Request::Close { sockets: sockets.to_vec(), threads })? {
                 Answer::Closed { outcomes, reach } if outcomes.len() == sockets.len() => {
                     all.extend(outcomes);
-                    furthest = reach;
+                    furthest = Reach { spent: furthest.spent + reach.spent, ..reach };
                 }
                 other => return Err(unexpected(other)),
             }

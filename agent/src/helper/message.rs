@@ -4,6 +4,7 @@ use std::{
     fmt,
     io::{self, Read, Write},
     net::IpAddr,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -104,6 +105,8 @@ pub struct Reach {
     /// Those that could not be, and why the first one.
     pub unseen: usize,
     pub why: Option<String>,
+    /// Time of a processor that it took.
+    pub spent: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
