@@ -16,13 +16,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Arrived, Config, comparing::Comparing, interfaces, left_alone::LeftAlonePods,
-    left_out::LeftOut, pacing::Pacing, report::Report, test_services::TestServices,
+    Arrived, Config, healing::Healing, interfaces, left_alone::LeftAlonePods, left_out::LeftOut,
+    pacing::Pacing, report::Report, test_services::TestServices,
 };
 use crate::{
     admin::Command,
     closing::Closing,
-    dataplane::{self, Counted, Dataplane, DataplaneError, Drift, SyncReport},
+    dataplane::{self, Counted, Dataplane, DataplaneError, SyncReport},
     model::{index::Index, object::Kind, plan::ServicePlan},
     source::Event,
     status::Shared,
@@ -59,11 +59,7 @@ struct Control {
     /// How many services the last sync left as an earlier agent did.
     held_back: usize,
     tests: TestServices,
-    comparing: Comparing,
-    /// Why pins and links could not be looked after the last time.
-    unkept: Option<String>,
-    /// Why maps and plan could not be compared the last time.
-    uncompared: Option<String>,
+    healing: Healing,
     closing: Closing,
 }
 
@@ -96,15 +92,13 @@ pub async fn run(
         addresses_stale: true,
         whole: false,
         report: Report::new(Arc::clone(&shared), Arc::clone(&metrics)),
+        healing: Healing::new(config.repair_interval, Arc::clone(&shared), Arc::clone(&metrics)),
         shared,
         metrics,
         failed: false,
         left_out: LeftOut::default(),
         held_back: 0,
         tests: TestServices::default(),
-        comparing: Comparing::new(config.repair_interval),
-        unkept: None,
-        uncompared: None,
     };
     let mut settle = interval(SETTLE);
     settle.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -177,8 +171,10 @@ pub async fn run(
                 counting = None;
                 control.counted(counted);
             }
-            _ = keep.tick() => control.keep(),
-            () = at(Some(control.comparing.due())) => control.repair_some(),
+            _ = keep.tick() => block_in_place(|| control.healing.keep(&mut control.dataplane)),
+            () = at(Some(control.healing.due())) => {
+                block_in_place(|| control.healing.compare_some(&mut control.dataplane));
+            }
             Some(command) = commands.recv() => control.obey(command),
         }
     }
@@ -478,58 +474,6 @@ impl Control {
                 let _ = reply.send(result);
             }
         }
-    }
-
-    /// Looks after pins and links.
-    fn keep(&mut self) {
-        match block_in_place(|| self.dataplane.keep()) {
-            Ok(drift) => {
-                self.repaired(&drift);
-                if self.unkept.take().is_some() {
-                    tracing::info!("pins and links are as they should be again");
-                }
-            }
-            Err(error) => {
-                let error = chain(&error);
-                if self.unkept.as_ref() != Some(&error) {
-                    tracing::error!("cannot look after pins and links: {error}");
-                    self.unkept = Some(error);
-                }
-                self.metrics.sync_failed();
-            }
-        }
-    }
-
-    /// Goes on with the comparison of the maps with what they should hold.
-    fn repair_some(&mut self) {
-        match block_in_place(|| self.comparing.go_on(&mut self.dataplane)) {
-            Ok(drift) => {
-                self.repaired(&drift);
-                self.uncompared = None;
-            }
-            Err(error) => {
-                let error = chain(&error);
-                if self.uncompared.as_ref() != Some(&error) {
-                    tracing::error!("cannot compare the kernel with the plan: {error}");
-                    self.uncompared = Some(error);
-                }
-                self.metrics.sync_failed();
-            }
-        }
-    }
-
-    fn repaired(&mut self, drift: &Drift) {
-        if drift.repairs() == 0 {
-            return;
-        }
-        tracing::warn!("the kernel differed from the plan and was repaired: {drift}");
-        self.metrics.repaired(drift);
-        self.shared.update(|status| {
-            status.repairs += drift.repairs() as u64;
-            for (kind, count) in drift.by_kind().filter(|(_, count)| *count > 0) {
-                *status.repairs_by_kind.entry(kind.to_owned()).or_default() += count as u64;
-            }
-        });
     }
 }
 

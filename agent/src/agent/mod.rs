@@ -1,7 +1,7 @@
 //! The running agent: source → index → data plane, with servers beside it.
 
-mod comparing;
 mod control;
+mod healing;
 mod interfaces;
 mod left_alone;
 mod left_out;
