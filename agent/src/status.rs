@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dataplane::{Counted, Features, Fill, Usage},
+    helper::Method,
     model::left_alone::Because,
     source::{SourceStats, WatchState},
 };
@@ -53,6 +54,32 @@ pub struct Status {
     /// Pods whose connections Sockline has no hand in.
     #[serde(default)]
     pub left_alone: Vec<LeftAlonePod>,
+    #[serde(default)]
+    pub closing: Closing,
+}
+
+/// How it is with sockets whose backend is gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    /// How they are closed; absent where the kernel cannot.
+    pub method: Option<Method>,
+    /// The process that closes them; absent if none was started.
+    pub helper: Option<HelperState>,
+    /// Sockets closed since the agent started.
+    pub udp: u64,
+    pub tcp: u64,
+    pub failed: u64,
+    /// Why some network namespaces could not be looked into, by the last pass.
+    pub unseen: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HelperState {
+    /// Its process id.
+    Running(u32),
+    /// How.
+    Ended(String),
 }
 
 /// A pod of this node that is to be left alone.
@@ -77,6 +104,9 @@ pub struct KernelFeatures {
     /// Absent in what agents before this field say.
     #[serde(default)]
     pub compare_and_swap: bool,
+    /// As `compare_and_swap`.
+    #[serde(default)]
+    pub sock_destroy: bool,
     pub kernel_btf: bool,
 }
 
@@ -127,6 +157,7 @@ impl Shared {
                 netns_cookie: features.netns_cookie.is_some(),
                 mptcp_sock: features.mptcp_sock,
                 compare_and_swap: features.compare_and_swap,
+                sock_destroy: features.sock_destroy,
                 kernel_btf: features.kernel_btf,
             },
             objects: Objects::default(),
@@ -137,6 +168,7 @@ impl Shared {
             failures: Vec::new(),
             full: Vec::new(),
             left_alone: Vec::new(),
+            closing: Closing { method: features.closing(), ..Closing::default() },
         };
         Self {
             status: Mutex::new(status),

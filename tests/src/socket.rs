@@ -5,6 +5,7 @@ use std::{
     mem::size_of,
     net::{IpAddr, SocketAddr, SocketAddrV6},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
 use nix::{
@@ -18,8 +19,10 @@ use nix::{
     },
 };
 
-/// Silence for this long, in seconds, is a failure.
-const PATIENCE: libc::time_t = 10;
+use crate::wait::patience;
+
+/// Silence for this long is a failure.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A socket of any family and protocol, with one method per system call.
 pub struct Socket(OwnedFd);
@@ -58,7 +61,8 @@ impl Socket {
         let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
         // SAFETY: a descriptor that the kernel has just made for us.
         let socket = Self(unsafe { OwnedFd::from_raw_fd(Errno::result(fd)?) });
-        socket.set(ReceiveTimeout, &TimeVal::new(PATIENCE, 0))?;
+        let patience = patience(PATIENCE).as_secs() as libc::time_t;
+        socket.set(ReceiveTimeout, &TimeVal::new(patience, 0))?;
         Ok(socket)
     }
 

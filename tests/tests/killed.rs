@@ -32,6 +32,8 @@ const SAMPLE: usize = 3;
 struct Killing {
     stage: Stage,
     last: Option<Agent>,
+    /// Connects all the time, where there is something to connect to all the time.
+    hammer: Option<Hammer>,
     build: Build,
     /// What a sound node has pinned, but for inner maps, which go by their ids.
     pins: BTreeSet<PathBuf>,
@@ -51,6 +53,7 @@ impl Killing {
         let mut this = Self {
             stage,
             last: None,
+            hammer: None,
             build: Build::This,
             pins: BTreeSet::new(),
             random: fastrand::Rng::with_seed(seed),
@@ -62,6 +65,18 @@ impl Killing {
         agent.stop().unwrap();
         this.last = Some(agent);
         this
+    }
+
+    fn hammered(mut self) -> Self {
+        let addresses = vec![(ip(CART), 80).into(), (ip(SHIP), 80).into()];
+        self.hammer = Some(Hammer::start(&self.stage.client, addresses));
+        self
+    }
+
+    fn end(self) {
+        if let Some(hammer) = self.hammer {
+            hammer.assert_nothing_failed();
+        }
     }
 
     fn options(&self, build: Build, binary: Option<PathBuf>) -> AgentOptions {
@@ -117,7 +132,7 @@ impl Killing {
         self.change();
         let program = strace::killed_at(self.stage.node.temp(), build, at).unwrap();
         let mut agent = self.stage.node.spawn_agent(&self.options(build, Some(program))).unwrap();
-        let what = format!("killed at {at:?}, seed {}", self.seed);
+        let what = format!("{build:?} killed at {at:?}, then {next:?}, seed {}", self.seed);
         // A thread that makes calls in its own time may not come to this one.
         eventually(&what, || match agent.try_wait().unwrap() {
             Some(status) if status.code().is_some() => panic!("{what}: {status}, {}", agent.log()),
@@ -136,8 +151,14 @@ impl Killing {
         self.last = Some(agent);
     }
 
+    /// Connects that failed so far, for a failure that tells after which kill they did.
+    fn failed(&self) -> usize {
+        self.hammer.as_ref().map_or(0, Hammer::failed)
+    }
+
     #[track_caller]
     fn assert_sound(&self, agent: &Agent, what: &str) {
+        assert_eq!(self.failed(), 0, "{what}: connects failed");
         for service in [CART, SHIP] {
             if let Err(error) = self.stage.ask(service) {
                 panic!("{what}: {service} is not served: {error}");
@@ -212,23 +233,19 @@ fn in_its_first_start_on_a_node() {
 
 #[test]
 fn while_it_takes_over_from_another() {
-    let mut killing = Killing::new();
-    let addresses = vec![(ip(CART), 80).into(), (ip(SHIP), 80).into()];
-    let hammer = Hammer::start(&killing.stage.client, addresses);
+    let mut killing = Killing::new().hammered();
     for call in CALLS {
         let count = killing.count(Build::This, call);
         for at in killing.chosen(call, count) {
             killing.kill(Build::This, Build::This, at);
         }
     }
-    hammer.assert_nothing_failed();
+    killing.end();
 }
 
 #[test]
 fn while_it_changes_the_layout() {
-    let mut killing = Killing::new();
-    let addresses = vec![(ip(CART), 80).into(), (ip(SHIP), 80).into()];
-    let hammer = Hammer::start(&killing.stage.client, addresses);
+    let mut killing = Killing::new().hammered();
     let other = |build: Build| {
         if build == Build::This { Build::OtherLayout } else { Build::This }
     };
@@ -240,5 +257,5 @@ fn while_it_changes_the_layout() {
             killing.kill(next, last, at);
         }
     }
-    hammer.assert_nothing_failed();
+    killing.end();
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::net,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -48,7 +49,7 @@ type Refusal = (StatusCode, String);
 
 /// A bound admin socket; the file goes with it.
 pub struct Server {
-    listener: UnixListener,
+    listener: net::UnixListener,
     _file: SocketFile,
 }
 
@@ -67,7 +68,7 @@ impl Server {
     /// # Errors
     /// When the folder cannot be made or the socket cannot be bound.
     pub fn bind(path: &Path) -> anyhow::Result<Self> {
-        let bound = || -> io::Result<UnixListener> {
+        let bound = || -> io::Result<net::UnixListener> {
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
             }
@@ -75,7 +76,8 @@ impl Server {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let listener = UnixListener::bind(path)?;
+            let listener = net::UnixListener::bind(path)?;
+            listener.set_nonblocking(true)?;
             fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
             Ok(listener)
         };
@@ -95,7 +97,8 @@ impl Server {
             .route("/compare", post(compare))
             .route("/test-service", post(test_service))
             .with_state(state);
-        axum::serve(self.listener, router)
+        let listener = UnixListener::from_std(self.listener).context("using the admin socket")?;
+        axum::serve(listener, router)
             .with_graceful_shutdown(stop.cancelled_owned())
             .await
             .context("serving the admin socket")

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     admin::Command,
+    closing::Closing,
     dataplane::{self, Counted, Dataplane, DataplaneError, Drift, SyncReport},
     model::{index::Index, object::Kind, plan::ServicePlan},
     source::Event,
@@ -61,11 +62,20 @@ struct Control {
     comparing: Comparing,
     /// Why pins and links could not be looked after the last time.
     unkept: Option<String>,
+    /// Why maps and plan could not be compared the last time.
+    uncompared: Option<String>,
+    closing: Closing,
+}
+
+/// The kernel's side of the node.
+pub struct Kernel {
+    pub dataplane: Dataplane,
+    pub closing: Closing,
 }
 
 /// Runs until `stop`, or until the source is gone.
 pub async fn run(
-    dataplane: Dataplane,
+    Kernel { dataplane, closing }: Kernel,
     mut changes: mpsc::Receiver<Arrived>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     config: &Config,
@@ -74,6 +84,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut control = Control {
+        closing,
         left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
         left_alone_failed: false,
         dataplane,
@@ -93,6 +104,7 @@ pub async fn run(
         tests: TestServices::default(),
         comparing: Comparing::new(config.repair_interval),
         unkept: None,
+        uncompared: None,
     };
     let mut settle = interval(SETTLE);
     settle.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -123,10 +135,19 @@ pub async fn run(
             () = at(control.left_out.due()) => control.retry(),
             () = at(control.report.due()) => control.tell(),
             () = control.left_alone.cgroup_created() => control.leave_alone(),
+            () = at(control.closing.due()) => {
+                block_in_place(|| control.closing.pass(&control.dataplane, &control.index));
+            }
+            ended = control.closing.ended() => {
+                block_in_place(|| {
+                    control.closing.take_in(ended, &control.dataplane, &control.index);
+                });
+            }
             _ = look_around.tick() => {
                 if control.left_alone_failed || control.left_alone.is_incomplete() {
                     control.leave_alone();
                 }
+                control.closing.look_at_helper();
                 if control.addresses_changed() || control.failed || control.left_out.needs_everything() {
                     control.addresses_stale = true;
                     control.sync();
@@ -205,6 +226,7 @@ impl Control {
         match block_in_place(|| self.bring_to_kernel()) {
             Ok(report) => {
                 self.failed = false;
+                self.closing.synced(&report, &mut self.index);
                 self.done(&report, began);
             }
             Err(error) => {
@@ -228,6 +250,7 @@ impl Control {
         if self.dataplane.is_local(&services) {
             let report = block_in_place(|| self.dataplane.retry(&services));
             self.metrics.wrote("left-out");
+            self.closing.synced(&report, &mut self.index);
             self.left_out.of_some(&services, &report.failures);
             if report.services_changed > 0 {
                 tracing::info!(services = report.services_changed, "services fit now");
@@ -480,9 +503,16 @@ impl Control {
     /// Goes on with the comparison of the maps with what they should hold.
     fn repair_some(&mut self) {
         match block_in_place(|| self.comparing.go_on(&mut self.dataplane)) {
-            Ok(drift) => self.repaired(&drift),
+            Ok(drift) => {
+                self.repaired(&drift);
+                self.uncompared = None;
+            }
             Err(error) => {
-                tracing::error!("cannot compare the kernel with the plan: {}", chain(&error));
+                let error = chain(&error);
+                if self.uncompared.as_ref() != Some(&error) {
+                    tracing::error!("cannot compare the kernel with the plan: {error}");
+                    self.uncompared = Some(error);
+                }
                 self.metrics.sync_failed();
             }
         }

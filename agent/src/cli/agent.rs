@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -122,12 +123,19 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             pods: args.leave_alone_pods,
         },
     };
+    // They wait until somebody asks for them: as process 1 of a container, this one would never hear
+    // of what comes before.
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block()?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, source = %config.source, "starting");
+    let started = agent::start(config)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        signals.thread_unblock()?;
         let stopper = stop.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -136,11 +144,15 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             }
             stopper.cancel();
         });
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, source = %config.source, "starting");
-        agent::run(config, stop).await?;
-        tracing::info!("stopped; the kernel keeps serving what it has (`sockline cleanup` removes it)");
+        agent::run(started, stop).await?;
+        tracing::info!(
+            "stopped; the kernel keeps serving what it has (`sockline cleanup` removes it)"
+        );
         Ok(())
-    })
+    });
+    // A question to the helper may still be without an answer, which nobody waits for any more.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
 }
 
 fn init_log(filter: &str, json: bool) -> anyhow::Result<()> {

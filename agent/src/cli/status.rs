@@ -12,8 +12,9 @@ use super::{
 use crate::{
     admin,
     dataplane::{Attachment, view::View},
+    helper::Method,
     source::WatchState,
-    status::Status,
+    status::{Closing, HelperState, Status},
 };
 
 /// Show whether this node is served: the agent, the hooks, the maps, and what is wrong.
@@ -167,8 +168,9 @@ fn render(report: &Report) -> String {
         line(
             "Kernel",
             format!(
-                "refusals are {}, loopback NodePorts for {}, MPTCP peer names {}",
+                "refusals are {}, sockets in {}, loopback NodePorts for {}, MPTCP peer names {}",
                 if features.set_retval { "ECONNREFUSED" } else { "EPERM" },
+                if features.compare_and_swap { "a table" } else { "socket storage" },
                 if features.netns_cookie {
                     "this network namespace"
                 } else {
@@ -188,6 +190,9 @@ fn render(report: &Report) -> String {
                 missing => format!("{found} pods, and {missing} whose cgroup was NOT found"),
             },
         );
+    }
+    if let Some(agent) = &report.agent {
+        line("Closing", closing(&agent.closing));
     }
     line("Frontends", report.frontends.to_string());
     line(
@@ -246,6 +251,31 @@ fn render(report: &Report) -> String {
                 }
             }
         }
+    }
+    text
+}
+
+/// What becomes of sockets whose backend is gone.
+fn closing(closing: &Closing) -> String {
+    let method = match (closing.method, &closing.helper) {
+        (None, _) => {
+            return "NOT possible with this kernel: sockets stay with a backend that is gone"
+                .into();
+        }
+        (_, None) => return "NOT possible: the helper process could not be started".into(),
+        (_, Some(HelperState::Ended(how))) => {
+            return format!("NOT any more: the helper process has ended ({how})");
+        }
+        (Some(Method::SockDestroy), _) => "SOCK_DESTROY",
+        (Some(Method::Iterator), _) => "BPF iterators",
+    };
+    let Closing { udp, tcp, failed, .. } = closing;
+    let mut text = format!("by {method}; {udp} UDP and {tcp} TCP sockets of dead backends closed");
+    if *failed > 0 {
+        text += &format!(", {failed} NOT closed");
+    }
+    if let Some(unseen) = &closing.unseen {
+        text += &format!("; NOT everywhere: {unseen}");
     }
     text
 }

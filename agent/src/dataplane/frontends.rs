@@ -168,13 +168,11 @@ impl Frontends {
 
     /// Looks for entries that nobody planned.
     pub fn find_foreign(&self, differences: &mut Differences) -> Result<(), DataplaneError> {
-        for key in self.current.keys() {
-            let key = key.map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
-            if !self.entries.contains_key(&key) {
-                differences.foreign.push(key);
+        maps::for_each(FRONTENDS, &self.current, |key: &FrontendKey, _: &[Frontend]| {
+            if !self.entries.contains_key(key) {
+                differences.foreign.push(*key);
             }
-        }
-        Ok(())
+        })
     }
 
     /// Compares the bitmap.

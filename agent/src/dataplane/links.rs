@@ -90,9 +90,7 @@ impl Links {
             for hook in fs::read_dir(other.join("links")).into_iter().flatten().flatten() {
                 pins::detach(&hook.path(), &kept);
             }
-            pins::remove_tree(&other, &mut Vec::new()).map_err(|error| {
-                DataplaneError::io(format!("remove {}", other.display()), error)
-            })?;
+            pins.remove_other(&other)?;
             tracing::info!(layout = %other.display(), "taken over from another layout");
         }
         Ok(attached)

@@ -12,6 +12,7 @@ mod features;
 mod frontends;
 mod growing;
 mod inspect;
+mod iterator;
 mod kept;
 mod kernel_log;
 mod left_alone;
@@ -28,12 +29,13 @@ mod programs;
 mod record;
 mod retired;
 mod segments;
+mod sockets;
 mod sys;
 mod test_services;
 pub mod view;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
@@ -46,24 +48,29 @@ pub use self::{
     features::{Feature, Features},
     growing::Fill,
     inspect::{HookSeen, ProgramSeen, hooks, programs_by_id},
+    iterator::SocketIterators,
     left_alone::CgroupLevels,
     links::Attachment,
     maps::map_names,
     mirror::{Comparison, Failure, Limits, SyncReport},
-    mounts::{bpffs, bpffs_for_reading, cgroup, cgroup_for_reading},
+    mounts::{bpffs, bpffs_again, bpffs_for_reading, cgroup, cgroup_for_reading, mount_point_of},
     names::ServiceKey,
     offline::{Offline, Refused},
     pins::Pins,
     pool::{PoolUsage, wait_for_running_programs},
     programs::HOOKS,
+    sockets::{Backends, Orphan, Owners, SocketTable, storage},
 };
 use self::{
-    kept::Kept, left_alone::LeftAlone, links::Links, mirror::Mirror, pins::Lock,
-    programs::Programs, record::Record,
+    kept::Kept, left_alone::LeftAlone, links::Attached, links::Links, mirror::Mirror, pins::Lock,
+    programs::Programs, record::Record, sockets::Sockets,
 };
-use crate::model::{
-    plan::{Plan, ServicePlan},
-    test_service::{Listeners, TestService},
+use crate::{
+    helper::Helper,
+    model::{
+        plan::{Plan, ServicePlan},
+        test_service::{Listeners, TestService},
+    },
 };
 
 /// How long to wait for the lock on the pins: `sockline status` holds it for an instant, to see
@@ -89,6 +96,7 @@ pub struct Dataplane {
     features: Features,
     mirror: Mirror,
     left_alone: LeftAlone,
+    sockets: Sockets,
     programs: Programs,
     links: Links,
     kept: Kept,
@@ -97,6 +105,7 @@ pub struct Dataplane {
     hold_back: bool,
     /// Where the BPF file system is mounted.
     mount_point: PathBuf,
+    helper: Option<Helper>,
     lock: Lock,
 }
 
@@ -109,6 +118,7 @@ impl Dataplane {
         let Some(lock) = pins.lock_within(LOCK_PATIENCE)? else {
             return Err(DataplaneError::in_use(&pins));
         };
+        pins.finish_removal()?;
         pins.create()?;
         raise_limits();
         let features = Features::probe_without(&options.without);
@@ -116,19 +126,22 @@ impl Dataplane {
         let record = Record::create(&pins, options, features)?;
         let mirror = Mirror::open(&pins, options.limits)?;
         let left_alone = LeftAlone::open(&pins)?;
+        let sockets = Sockets::open(&pins, features)?;
         let kept = Kept::open(&pins)?;
         let mut this = Self {
             cgroup: options.cgroup.clone(),
             features,
             mirror,
             left_alone,
+            sockets,
             programs,
             links: Links::default(),
             kept,
             record,
             attached: false,
             hold_back: false,
-            mount_point: mounts::mount_point_of(&options.bpffs),
+            mount_point: mount_point_of(&options.bpffs),
+            helper: None,
             lock,
             pins,
         };
@@ -222,7 +235,7 @@ impl Dataplane {
 
     fn synced(&mut self, report: SyncReport) -> Result<SyncReport, DataplaneError> {
         // What another layout serves cannot be taken over service by service.
-        if !self.attached && !(self.hold_back && self.pins.others_have_links()) {
+        if !(self.attached || self.hold_back && self.pins.others_have_links()) {
             self.attach()?;
         }
         self.record.synced(SystemTime::now())?;
@@ -256,12 +269,16 @@ impl Dataplane {
             .keep_directory()
             .and_then(|()| Ok(self.kept.repair(&self.pins)? + self.mirror.keep_pins()?));
         // Links are looked after also where nothing can be pinned.
-        if self.attached {
-            let attached = self.links.attach(&self.programs, &self.pins, &self.cgroup)?;
-            drift.links = attached.made.len() + attached.replaced.len();
-            drift.pins = attached.pinned.len() - attached.made.len();
-        }
-        drift.pins += pinned?;
+        let attached = if self.attached {
+            self.links.attach(&self.programs, &self.pins, &self.cgroup)
+        } else {
+            Ok(Attached::default())
+        };
+        drift.pins = pinned?;
+        let attached = attached?;
+        drift.links = attached.made.len() + attached.replaced.len();
+        // A new link was never pinned.
+        drift.pins += attached.pinned.len().saturating_sub(attached.made.len());
         Ok(drift)
     }
 
@@ -269,7 +286,7 @@ impl Dataplane {
     /// the lock on the new one.
     fn keep_directory(&mut self) -> Result<(), DataplaneError> {
         if !self.pins.are_locked_by(&self.lock) {
-            mounts::bpffs_again(&self.mount_point)?;
+            self.mount_again()?;
             self.pins.create_root()?;
             let Some(lock) = self.pins.lock()? else {
                 return Err(DataplaneError::in_use(&self.pins));
@@ -277,6 +294,25 @@ impl Dataplane {
             self.lock = lock;
         }
         self.pins.create()
+    }
+
+    /// The agent may not mount any more; its helper may.
+    fn mount_again(&self) -> Result<(), DataplaneError> {
+        let Err(error) = bpffs_again(&self.mount_point) else { return Ok(()) };
+        let mounted = self.helper.as_ref().map(Helper::mount_bpffs);
+        match mounted {
+            Some(Ok(())) => Ok(()),
+            Some(Err(other)) => {
+                tracing::debug!("{:#}", anyhow::Error::from(other));
+                Err(error)
+            }
+            None => Err(error),
+        }
+    }
+
+    /// Takes somebody who may mount file systems.
+    pub fn set_helper(&mut self, helper: Helper) {
+        self.helper = Some(helper);
     }
 
     /// Compares some more entries of the maps with what they should be, about as many as this, and
@@ -306,6 +342,32 @@ impl Dataplane {
             left_alone: self.left_alone.drift()?,
             ..self.mirror.compare()?
         })
+    }
+
+    /// The socket table's records whose backend is gone.
+    #[must_use]
+    pub fn orphans(&self) -> Vec<Orphan> {
+        self.sockets.orphans(&self.mirror)
+    }
+
+    /// Whether there may be records elsewhere than in the table.
+    pub fn sockets_may_be_stored(&self) -> Result<bool, DataplaneError> {
+        self.sockets.may_be_stored()
+    }
+
+    /// The socket table, for whoever looks beside this writer.
+    #[must_use]
+    pub const fn socket_table(&self) -> &SocketTable {
+        self.sockets.table()
+    }
+
+    /// Whose service addresses and ports are now.
+    #[must_use]
+    pub fn owners(
+        &self,
+        addresses: impl IntoIterator<Item = (IpAddr, u16)>,
+    ) -> HashMap<(IpAddr, u16), Owners> {
+        self.mirror.owners(addresses)
     }
 
     /// Puts a test service with listeners there into the maps: all of it, or nothing.

@@ -4,6 +4,7 @@
 //! BPFFS/sockline/v1/maps/NAME       the maps
 //! BPFFS/sockline/v1/maps/inner/ID   the maps in those that hold maps
 //! BPFFS/sockline/v1/links/HOOK      the attachments
+//! BPFFS/sockline/removed_v0         what is being removed
 //! ```
 //!
 //! `v1` is the layout version: agents of different layouts have nothing to do with each other's
@@ -153,13 +154,43 @@ impl Pins {
     /// The directories of other layout versions.
     pub fn others(&self) -> Vec<PathBuf> {
         let own = self.directory();
+        let mut others = self.directories();
+        others.retain(|path| *path != own && !is_removed(path));
+        others
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
         fs::read_dir(&self.root)
             .into_iter()
             .flatten()
             .flatten()
             .map(|entry| entry.path())
-            .filter(|path| path.is_dir() && *path != own)
+            .filter(|path| path.is_dir())
             .collect()
+    }
+
+    /// Removes the directory of another layout version. The first step makes it nobody's: whoever is
+    /// killed in the middle leaves nothing that an agent of that layout would take over.
+    pub fn remove_other(&self, other: &Path) -> Result<(), DataplaneError> {
+        self.retire(other)
+            .map_err(|error| DataplaneError::io(format!("remove {}", other.display()), error))?;
+        self.finish_removal()
+    }
+
+    /// Removes what an agent was removing when it ended. Detaches nothing: the links in there may be
+    /// pinned in this layout's directory as well, having been taken over.
+    pub fn finish_removal(&self) -> Result<(), DataplaneError> {
+        for removed in self.directories().into_iter().filter(|path| is_removed(path)) {
+            remove_tree(&removed, &mut Vec::new()).map_err(|error| {
+                DataplaneError::io(format!("remove {}", removed.display()), error)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn retire(&self, directory: &Path) -> io::Result<()> {
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        fs::rename(directory, self.root.join(format!("{REMOVED}{name}")))
     }
 
     /// Whether there are attachments in a directory of this layout version.
@@ -177,14 +208,27 @@ impl Pins {
     /// Removes everything, which detaches the programs and frees the maps. Returns what was there.
     pub fn remove(&self) -> Result<Vec<PathBuf>, DataplaneError> {
         let mut removed = Vec::new();
-        for directory in std::iter::once(self.directory()).chain(self.others()) {
+        for directory in self.directories() {
             detach_all(&directory.join("links"));
+        }
+        self.finish_removal()?;
+        for directory in self.directories() {
+            self.retire(&directory).map_err(|error| {
+                DataplaneError::io(format!("remove {}", directory.display()), error)
+            })?;
         }
         remove_tree(&self.root, &mut removed).map_err(|error| {
             DataplaneError::io(format!("remove {}", self.root.display()), error)
         })?;
         Ok(removed)
     }
+}
+
+/// What the name of a directory begins with that is being removed.
+const REMOVED: &str = "removed_";
+
+fn is_removed(directory: &Path) -> bool {
+    directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with(REMOVED))
 }
 
 fn make(directory: &Path) -> Result<(), DataplaneError> {

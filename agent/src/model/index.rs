@@ -6,13 +6,14 @@
 //! Service and is kept until then. A Pod depends on its Namespace; neither matters to the plan, only
 //! to which pods are left alone.
 
+mod closing;
 mod pods;
 mod slices;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -59,6 +60,8 @@ pub struct Index {
     conflicts: Conflicts,
     /// When the change arrived that is being taken in.
     arrived: Option<Instant>,
+    /// See [`Index::take_last_words`].
+    last_words: Vec<(ObjectName, Duration)>,
 }
 
 /// A service that changes more often than it is planned need not remember every time.
@@ -110,6 +113,7 @@ impl Index {
             addresses_moved: false,
             conflicts: Conflicts::default(),
             arrived: None,
+            last_words: Vec::new(),
         }
     }
 
@@ -345,6 +349,8 @@ impl Index {
         match reference.kind {
             Kind::Service => {
                 if let Some(state) = self.services.remove(name) {
+                    let last_word = state.service.close_on_removal;
+                    self.last_words.extend(last_word.map(|after| (name.clone(), after)));
                     let mut causes = self.dirty.remove(name).unwrap_or_default();
                     causes.extend(self.cause(None));
                     self.claim(Some(Claims::since(state.claimed_since, &state.frontends)), None);

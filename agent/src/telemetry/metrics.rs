@@ -29,6 +29,8 @@ const LATENCY_BUCKETS: [f64; 18] = [
 
 /// Services that are named in metrics at a time: more would be series without end.
 const NAMED_SERVICES: usize = 100;
+/// Protocols and reasons of sockets that are closed.
+const CLOSED: [[&str; 2]; 2] = [["UDP", "backend-gone"], ["TCP", "close-on-removal"]];
 
 /// Everything that `/metrics` shows.
 pub struct Metrics {
@@ -54,6 +56,10 @@ pub struct Metrics {
     source_age: GaugeVec,
     source_connected: IntGaugeVec,
     repairs: IntCounterVec,
+    sockets_closed: IntCounterVec,
+    sockets_not_closed: IntCounter,
+    sockets_seconds: Histogram,
+    helpers_lost: IntCounter,
     stats: Arc<SourceStats>,
 }
 
@@ -78,6 +84,27 @@ impl Metrics {
             registry.register(Box::new(counters.clone()))?;
             Ok(counters)
         };
+        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let sockets_closed = counters(
+            "sockline_sockets_closed_total",
+            "Sockets that were closed because their backend is gone.",
+            &["protocol", "reason"],
+        )?;
+        for [protocol, reason] in CLOSED {
+            sockets_closed.with_label_values(&[protocol, reason]);
+        }
+        let sockets_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "sockline_sockets_pass_duration_seconds",
+                "Time of one search for sockets whose backend is gone, closing them included.",
+            )
+            .buckets(prometheus::exponential_buckets(0.000_1, 4.0, 10)?),
+        )?;
+        registry.register(Box::new(sockets_seconds.clone()))?;
         let sync_seconds = Histogram::with_opts(
             HistogramOpts::new(
                 "sockline_sync_duration_seconds",
@@ -188,6 +215,16 @@ impl Metrics {
                 &["kind"],
             )?,
             repairs,
+            sockets_closed,
+            sockets_not_closed: counter(
+                "sockline_sockets_close_failed_total",
+                "Sockets whose backend is gone and that could not be closed, and failed searches.",
+            )?,
+            sockets_seconds,
+            helpers_lost: counter(
+                "sockline_helper_ended_total",
+                "Unexpected ends of the process that closes sockets.",
+            )?,
             source_age,
             source_connected,
             registry,
@@ -273,6 +310,25 @@ impl Metrics {
         for (kind, count) in drift.by_kind() {
             self.repairs.with_label_values(&[kind]).inc_by(count as u64);
         }
+    }
+
+    pub fn sockets_closed(&self, udp: usize, tcp: usize) {
+        for (labels, closed) in CLOSED.iter().zip([udp, tcp]) {
+            self.sockets_closed.with_label_values(labels).inc_by(closed as u64);
+        }
+    }
+
+    pub fn sockets_not_closed(&self, count: usize) {
+        self.sockets_not_closed.inc_by(count as u64);
+    }
+
+    /// Counts a search for sockets whose backend is gone.
+    pub fn sockets_looked_at(&self, took: Duration) {
+        self.sockets_seconds.observe(took.as_secs_f64());
+    }
+
+    pub fn helper_lost(&self) {
+        self.helpers_lost.inc();
     }
 
     /// The text format of Prometheus.

@@ -9,7 +9,7 @@ use sockline_ebpf::{
     frontend::{Frontend, FrontendKey},
 };
 
-use super::{Endpoint, Extent, Installed, Known, Leftovers, Mirror};
+use super::{Endpoint, Extent, Installed, Known, Leftovers, Mirror, SyncReport};
 use crate::{
     dataplane::{
         alias,
@@ -123,7 +123,11 @@ impl Mirror {
 
     /// Puts to rest what no frontend of a service refers to, and says of the other backends which
     /// frontends may use them.
-    pub(super) fn tidy(&mut self, key: &ServiceKey) -> Result<(), DataplaneError> {
+    pub(super) fn tidy(
+        &mut self,
+        key: &ServiceKey,
+        report: &mut SyncReport,
+    ) -> Result<(), DataplaneError> {
         let Some(installed) = self.installed.get_mut(key) else { return Ok(()) };
         let entries = self.frontends.entries();
         let mut sets_of_extents: HashMap<u32, u8> = HashMap::new();
@@ -154,7 +158,10 @@ impl Mirror {
         let mut first_error = Ok(());
         installed.backends.retain(|endpoint, known| {
             let result = match sets.get(endpoint) {
-                None => pool.remove_backend(known.id),
+                None => {
+                    report.backends_removed += 1;
+                    pool.remove_backend(known.id)
+                }
                 Some(&wanted) if wanted != known.sets => {
                     known.sets = wanted;
                     pool.change_backend(known.id, wanted, known.weight)

@@ -11,7 +11,7 @@ mod install;
 mod repair;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
     time::Instant,
@@ -20,6 +20,7 @@ use std::{
 use aya::maps::{MapData, PerCpuHashMap};
 use sockline_ebpf::{
     address::Address,
+    backend::Backend,
     counters::ServiceCounters,
     frontend::{self, FrontendKey},
     socket::AFFINITY_ENTRIES,
@@ -81,8 +82,6 @@ pub struct Mirror {
     /// because another service has the very address.
     node_addresses: Vec<IpAddr>,
     shadowed: HashSet<FrontendKey>,
-    /// Frontends of services without a name were found when the maps were adopted.
-    orphans: bool,
     /// See [`Mirror::hold_back`].
     hold_back: bool,
     /// A frontend was taken away since [`Mirror::take_freed`].
@@ -136,6 +135,10 @@ pub struct SyncReport {
     pub services_held_back: usize,
     /// Services that did not fit or could not be written; they keep what they had.
     pub failures: Vec<Failure>,
+    /// Endpoints that left a service port.
+    pub backends_removed: usize,
+    /// Service ports that are gone, and the addresses that they had.
+    pub removed: Vec<(ServiceKey, BTreeSet<FrontendKey>)>,
 }
 
 impl SyncReport {
@@ -145,6 +148,8 @@ impl SyncReport {
         self.services_removed += other.services_removed;
         self.services_held_back += other.services_held_back;
         self.failures.extend(other.failures);
+        self.backends_removed += other.backends_removed;
+        self.removed.extend(other.removed);
     }
 
     fn failed(&mut self, key: &ServiceKey, error: DataplaneError) {
@@ -187,7 +192,6 @@ impl Mirror {
             installed: BTreeMap::new(),
             node_addresses: Vec::new(),
             shadowed: HashSet::new(),
-            orphans: false,
             hold_back: false,
             frontends_freed: false,
         };
@@ -251,9 +255,7 @@ impl Mirror {
         self.pool.retired_fill()
     }
 
-    pub const fn frontend_entries(
-        &self,
-    ) -> &std::collections::HashMap<FrontendKey, frontend::Frontend> {
+    pub const fn frontend_entries(&self) -> &HashMap<FrontendKey, frontend::Frontend> {
         self.frontends.entries()
     }
 
@@ -290,6 +292,20 @@ impl Mirror {
             let key = FrontendKey { address, port: port.to_be(), protocol, padding: 0 };
             self.frontends.entries().contains_key(&key)
         })
+    }
+
+    pub(super) fn backend(&self, id: u32) -> Option<Backend> {
+        self.pool.backend(id)
+    }
+
+    /// The service ports, by their ids.
+    pub(super) fn keys_by_id(&self) -> HashMap<u32, &ServiceKey> {
+        self.installed.iter().map(|(key, installed)| (installed.id, key)).collect()
+    }
+
+    /// The id of the service port that has an address.
+    pub(super) fn owner_of(&self, key: &FrontendKey) -> Option<u32> {
+        self.frontends.entries().get(key).map(|frontend| frontend.service)
     }
 
     /// How many service ports are not as a plan has them, or are not in it.
@@ -430,13 +446,12 @@ impl Mirror {
         for key in &gone {
             if let Some(installed) = self.installed.get_mut(key) {
                 leftovers.extend(installed.keys.iter().map(|key| (*key, installed.id)));
-                installed.keys.clear();
+                report.removed.push((key.clone(), std::mem::take(&mut installed.keys)));
             }
         }
-        leftovers.extend(self.take_orphans());
         self.remove_leftovers(leftovers, &mut report);
         for key in changed.iter().copied().chain(&gone) {
-            if let Err(error) = self.tidy(key) {
+            if let Err(error) = self.tidy(key, &mut report) {
                 report.failed(key, error);
             }
         }
@@ -452,7 +467,7 @@ impl Mirror {
                 Err(error) => report.failed(&group.key, error),
             }
             self.remove_leftovers(leftovers, &mut report);
-            if let Err(error) = self.tidy(&group.key) {
+            if let Err(error) = self.tidy(&group.key, &mut report) {
                 report.failed(&group.key, error);
             }
             self.drop_if_unseen(&group.key);
@@ -526,20 +541,6 @@ impl Mirror {
         }
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.pool.reserve(number(slots), number(backends))
-    }
-
-    /// Frontends of services without a name, left by an agent that died between two steps.
-    fn take_orphans(&mut self) -> Vec<(FrontendKey, u32)> {
-        if self.hold_back || !std::mem::take(&mut self.orphans) {
-            return Vec::new();
-        }
-        let known: HashSet<u32> = self.installed.values().map(|installed| installed.id).collect();
-        self.frontends
-            .entries()
-            .values()
-            .filter(|frontend| !known.contains(&frontend.service))
-            .map(|frontend| (frontend.key, frontend.service))
-            .collect()
     }
 
     /// Notes the node's addresses, and the NodePorts on them that belong to somebody else: a
