@@ -105,7 +105,7 @@ pub async fn run(
     let mut settling: Option<JoinHandle<Result<Instant, DataplaneError>>> = None;
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut keep = interval(LOOK_AROUND.min(config.repair_interval));
+    let mut keep = interval(Healing::keep_interval(config.repair_interval));
     keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The fill of the maps that programs write; soon for the first time, to have something to say.
     let mut census = interval(config.repair_interval);
