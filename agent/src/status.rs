@@ -44,6 +44,9 @@ pub struct Status {
     /// The same by kind, without those that there were none of.
     #[serde(default)]
     pub repairs_by_kind: BTreeMap<String, u64>,
+    /// What of the kernel's side could not be looked after, and why.
+    #[serde(default)]
+    pub not_healing: Vec<String>,
     /// What is wrong with the input, each with names.
     pub problems: Vec<String>,
     /// What could not be brought into the kernel.
@@ -164,6 +167,7 @@ impl Shared {
             maps: Vec::new(),
             repairs: 0,
             repairs_by_kind: BTreeMap::new(),
+            not_healing: Vec::new(),
             problems: Vec::new(),
             failures: Vec::new(),
             full: Vec::new(),

@@ -473,3 +473,45 @@ fn status_and_the_log_say_what_was_closed() {
     let log = stage.cluster.agent().log();
     assert_eq!(common::lines_with(&log, "default/dns (1)").len(), 1, "{log}");
 }
+
+#[test]
+fn without_sock_destroy_iterators_close_them() {
+    let mut stage = Dns::new(2, &["--without-features", "sock-destroy"]);
+    let other = stage.cluster.pod("other").unwrap();
+    let annotated = dns().annotate(CLOSE_ON_REMOVAL, "0s");
+    for to in [at(V4), at(V6), mapped(at(V4))] {
+        stage.cluster.apply([annotated.clone().endpoints(&stage.pods)]).unwrap();
+        let (client, first) = connected(&stage.client, to);
+        let mut streams = [stream(&other, to), stream(&other, to), stream(&other, to)];
+        let pod = stage.pods.iter().find(|pod| pod.name() == first).unwrap();
+        let direct = SocketAddr::new(pod.addresses()[0], 5353);
+        let (stranger, _) = connected(&stage.client, direct);
+        let rest = stage.without(&first);
+        stage.cluster.apply([annotated.clone().endpoints(rest)]).unwrap();
+        eventually_closed(&client);
+        for (open, who) in &mut streams {
+            if *who == first {
+                eventually_aborted(open);
+            } else {
+                echo(open).unwrap();
+            }
+        }
+        assert_eq!(ask(&stranger), first);
+    }
+    let closing = stage.cluster.status().unwrap()["agent"]["closing"].clone();
+    assert_eq!(closing["method"], "iterator", "{closing:#}");
+}
+
+#[test]
+fn without_either_sockets_stay_and_that_is_said() {
+    let mut stage = Dns::new(1, &["--without-features", "sock-destroy,sock-iterator"]);
+    let (client, first) = connected(&stage.client, at(V4));
+    stage.remove(&first);
+    let status = stage.cluster.status().unwrap();
+    assert_eq!(status["agent"]["closing"]["method"], Value::Null, "{status:#}");
+    let table = stage.cluster.agent().cli(&["status"]).unwrap();
+    assert!(table.contains("NOT possible with this kernel"), "{table}");
+    let log = stage.cluster.agent().log();
+    assert_eq!(common::lines_with(&log, "this kernel closes no sockets").len(), 1, "{log}");
+    assert_eq!(ask(&client), first);
+}

@@ -335,6 +335,34 @@ fn an_agent_whose_folder_was_removed_still_keeps_a_second_one_out() {
 }
 
 #[test]
+fn what_cannot_be_looked_after_is_told_once_and_shown_until_it_can_be() {
+    let (stage, agent, damage) = serving();
+    let (links, away) = (damage.pins().links(), damage.pins().directory().join("away"));
+    fs::rename(&links, &away).unwrap();
+    damage.pin_a_map_at(&links);
+    let trouble = format!(
+        "cannot look after pins and links: cannot make the folder {}: File exists (os error 17)",
+        links.display()
+    );
+    without_a_gap(&stage, || {
+        eventually("the trouble", || {
+            let seen = stage.wrong("not_healing");
+            holds(seen == [trouble.as_str()], format!("{seen:?}"))
+        });
+    });
+    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    assert!(table.contains(&format!("NOT LOOKED AFTER\n  {trouble}\n")), "{table}");
+    fs::remove_file(&links).unwrap();
+    fs::rename(&away, &links).unwrap();
+    eventually("no trouble", || {
+        let seen = stage.wrong("not_healing");
+        holds(seen.is_empty(), format!("{seen:?}"))
+    });
+    let log = agent.log();
+    assert_eq!(common::lines_with(&log, &trouble).len(), 2, "once, and once solved: {log}");
+}
+
+#[test]
 fn a_stray_link_of_an_agent_that_was_killed_is_detached_by_the_next() {
     let (stage, mut agent, damage) = serving();
     agent.kill().unwrap();

@@ -16,13 +16,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Arrived, Config, comparing::Comparing, interfaces, left_alone::LeftAlonePods,
-    left_out::LeftOut, pacing::Pacing, report::Report, test_services::TestServices,
+    Arrived, Config, healing::Healing, interfaces, left_alone::LeftAlonePods, left_out::LeftOut,
+    pacing::Pacing, report::Report, test_services::TestServices,
 };
 use crate::{
     admin::Command,
     closing::Closing,
-    dataplane::{self, Counted, Dataplane, DataplaneError, Drift, SyncReport},
+    dataplane::{self, Counted, Dataplane, DataplaneError, SyncReport},
     model::{index::Index, object::Kind, plan::ServicePlan},
     source::Event,
     status::Shared,
@@ -59,9 +59,7 @@ struct Control {
     /// How many services the last sync left as an earlier agent did.
     held_back: usize,
     tests: TestServices,
-    comparing: Comparing,
-    /// Why pins and links could not be looked after the last time.
-    unkept: Option<String>,
+    healing: Healing,
     closing: Closing,
 }
 
@@ -94,21 +92,20 @@ pub async fn run(
         addresses_stale: true,
         whole: false,
         report: Report::new(Arc::clone(&shared), Arc::clone(&metrics)),
+        healing: Healing::new(config.repair_interval, Arc::clone(&shared), Arc::clone(&metrics)),
         shared,
         metrics,
         failed: false,
         left_out: LeftOut::default(),
         held_back: 0,
         tests: TestServices::default(),
-        comparing: Comparing::new(config.repair_interval),
-        unkept: None,
     };
     let mut settle = interval(SETTLE);
     settle.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut settling: Option<JoinHandle<Result<Instant, DataplaneError>>> = None;
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut keep = interval(LOOK_AROUND.min(config.repair_interval));
+    let mut keep = interval(Healing::keep_interval(config.repair_interval));
     keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The fill of the maps that programs write; soon for the first time, to have something to say.
     let mut census = interval(config.repair_interval);
@@ -174,8 +171,10 @@ pub async fn run(
                 counting = None;
                 control.counted(counted);
             }
-            _ = keep.tick() => control.keep(),
-            () = at(Some(control.comparing.due())) => control.repair_some(),
+            _ = keep.tick() => block_in_place(|| control.healing.keep(&mut control.dataplane)),
+            () = at(Some(control.healing.due())) => {
+                block_in_place(|| control.healing.compare_some(&mut control.dataplane));
+            }
             Some(command) = commands.recv() => control.obey(command),
         }
     }
@@ -475,64 +474,6 @@ impl Control {
                 let _ = reply.send(result);
             }
         }
-    }
-
-    /// Looks after pins and links.
-    fn keep(&mut self) {
-        let kept = block_in_place(|| match self.dataplane.keep() {
-            Err(DataplaneError::Unmounted(mount_point)) => {
-                tracing::warn!("{} is mounted again", mount_point.display());
-                self.closing.mount_bpffs()?;
-                Ok(self.dataplane.keep()?)
-            }
-            result => Ok::<_, anyhow::Error>(result?),
-        });
-        match kept {
-            Ok(drift) => {
-                self.repaired(&drift);
-                if self.unkept.take().is_some() {
-                    tracing::info!("pins and links are as they should be again");
-                }
-            }
-            Err(error) => {
-                let error = format!("{error:#}");
-                if self.unkept.as_ref() != Some(&error) {
-                    tracing::error!("cannot look after pins and links: {error}");
-                    self.unkept = Some(error);
-                }
-                self.metrics.sync_failed();
-            }
-        }
-    }
-
-    /// Goes on with the comparison of the maps with what they should hold.
-    fn repair_some(&mut self) {
-        match block_in_place(|| self.comparing.go_on(&mut self.dataplane)) {
-            Ok((drift, done)) => {
-                self.repaired(&drift);
-                if done {
-                    self.closing.within(Duration::ZERO);
-                }
-            }
-            Err(error) => {
-                tracing::error!("cannot compare the kernel with the plan: {}", chain(&error));
-                self.metrics.sync_failed();
-            }
-        }
-    }
-
-    fn repaired(&mut self, drift: &Drift) {
-        if drift.repairs() == 0 {
-            return;
-        }
-        tracing::warn!("the kernel differed from the plan and was repaired: {drift}");
-        self.metrics.repaired(drift);
-        self.shared.update(|status| {
-            status.repairs += drift.repairs() as u64;
-            for (kind, count) in drift.by_kind().filter(|(_, count)| *count > 0) {
-                *status.repairs_by_kind.entry(kind.to_owned()).or_default() += count as u64;
-            }
-        });
     }
 }
 

@@ -1,7 +1,7 @@
 //! The running agent: source → index → data plane, with servers beside it.
 
-mod comparing;
 mod control;
+mod healing;
 mod interfaces;
 mod left_alone;
 mod left_out;
@@ -95,7 +95,13 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         Arc::clone(&stats),
     ));
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats))?);
-    let closing = Closing::new(helper, &dataplane, Arc::clone(&shared), Arc::clone(&metrics));
+    let closing = Closing::new(
+        helper,
+        config.repair_interval,
+        &dataplane,
+        Arc::clone(&shared),
+        Arc::clone(&metrics),
+    );
     let readiness = Arc::new(Readiness::new(Arc::clone(&shared), &dataplane)?);
     let (events, changes) = mpsc::channel(EVENTS);
     // Few and small: what clients of the admin socket ask for, each waiting for its answer.

@@ -43,12 +43,13 @@ pub fn start(config: Config) -> anyhow::Result<Started> {
     must_be_root()?;
     // Before the kernel is touched, because it can fail.
     let source = Ready::of(&config.source)?;
-    let dataplane = open(&config)?;
+    let mut dataplane = open(&config)?;
     let listener = TcpListener::bind(config.listen)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
         .with_context(|| format!("cannot listen on {} (--listen)", config.listen))?;
     let admin = admin::Server::bind(&config.admin_socket)?;
-    let helper = start_helper(&config, &dataplane);
+    let helper = start_helper(&config, &dataplane)?;
+    helper.iter().for_each(|helper| dataplane.set_helper(helper.clone()));
     let reads_files = !matches!(&config.source, Source::Kubernetes { kubeconfig: None });
     privileges::keep_only(&privileges::of_agent(reads_files))?;
     Ok(Started { config, source, dataplane, helper, listener, admin })
@@ -117,22 +118,23 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
     Ok(dataplane)
 }
 
-/// Starts the process that closes sockets, where the kernel can do so.
-fn start_helper(config: &Config, dataplane: &Dataplane) -> Option<Helper> {
-    let Some(method) = dataplane.features().closing() else {
+/// Starts the process that keeps what the agent gives up.
+fn start_helper(config: &Config, dataplane: &Dataplane) -> anyhow::Result<Option<Helper>> {
+    let method = dataplane.features().closing();
+    if method.is_none() {
         tracing::warn!(
             "this kernel closes no sockets for others (SOCK_DESTROY, bpf_sock_destroy): connected UDP \
              sockets stay with a backend that is gone"
         );
-        return None;
-    };
-    let bpffs = dataplane::bpffs(config.bpffs.as_deref()).ok()?;
-    match Helper::start(&bpffs, method) {
-        Ok(helper) => Some(helper),
-        Err(error) => {
-            let error = anyhow::Error::from(error);
-            tracing::error!("{error:#}: connected UDP sockets stay with a backend that is gone");
-            None
-        }
     }
+    let bpffs = dataplane::bpffs(config.bpffs.as_deref())?;
+    Ok(Helper::start(&bpffs, method)
+        .inspect_err(|error| {
+            let causes = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(
+                "{error} ({}): connected UDP sockets stay with a backend that is gone",
+                causes.unwrap_or_default()
+            );
+        })
+        .ok())
 }

@@ -131,7 +131,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     let started = agent::start(config)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -149,7 +149,10 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             "stopped; the kernel keeps serving what it has (`sockline cleanup` removes it)"
         );
         Ok(())
-    })
+    });
+    // A question to the helper may still be without an answer, which nobody waits for any more.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
 }
 
 fn init_log(filter: &str, json: bool) -> anyhow::Result<()> {

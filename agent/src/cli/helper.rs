@@ -12,9 +12,9 @@ pub struct HelperArgs {
     /// Folder in a BPF file system where the agent's kernel state is
     #[arg(long, value_name = "DIR")]
     bpffs: PathBuf,
-    /// How to close sockets
+    /// How to close sockets, if at all
     #[arg(long, value_enum)]
-    method: Method,
+    method: Option<Method>,
 }
 
 /// # Errors

@@ -13,7 +13,7 @@ use std::{
 };
 
 use sockline_ebpf::{frontend::FrontendKey, socket::SocketRecord};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use self::{
     account::Account,
@@ -32,12 +32,12 @@ use crate::{
 const AFTER: Duration = Duration::from_millis(100);
 /// When to look again for sockets that were not as expected.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Passes take no more than one part in so many of the time.
-const SHARE: u32 = 50;
+/// Passes take no more than one part in so many of a processor's time.
+const SHARE: u32 = 25;
 
 /// When passes are, and what came of them.
 pub struct Closing {
-    /// `None` while a job has it, and when there is none (any more).
+    /// `None` when there is none (any more).
     helper: Option<Helper>,
     table: SocketTable,
     judge: Judge,
@@ -45,23 +45,44 @@ pub struct Closing {
     not_before: Instant,
     /// Since when backends left that no pass has seen.
     left: Option<Instant>,
-    job: Option<JoinHandle<(Helper, Job)>>,
+    job: Option<JoinHandle<Job>>,
+    /// How often to look again whatever happened.
+    every: Duration,
     account: Account,
 }
 
 /// What the helper was asked, and its answer.
 enum Job {
-    Found(Result<(Vec<Found>, Reach), HelperError>, Duration),
-    Closed(Vec<Doomed>, Result<(Vec<Outcome>, Reach), HelperError>, Duration),
+    Found(Result<(Vec<Found>, Reach), HelperError>, Cost),
+    Closed(Vec<Doomed>, Result<(Vec<Outcome>, Reach), HelperError>, Cost),
+}
+
+/// What a pass has cost so far.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    began: Instant,
+    /// Of a processor.
+    spent: Duration,
+}
+
+impl Cost {
+    fn none() -> Self {
+        Self { began: Instant::now(), spent: Duration::ZERO }
+    }
+
+    const fn plus(self, reach: &Reach) -> Self {
+        Self { spent: self.spent.saturating_add(reach.spent), ..self }
+    }
 }
 
 /// The end of a job.
-pub struct Ended(Result<(Helper, Job), tokio::task::JoinError>);
+pub struct Ended(Result<Job, JoinError>);
 
 impl Closing {
-    /// Without a helper, nothing is ever closed.
+    /// Without a helper that has a method, nothing is ever closed. Looks again once in `every`.
     pub fn new(
         helper: Option<Helper>,
+        every: Duration,
         dataplane: &Dataplane,
         shared: Arc<Shared>,
         metrics: Arc<Metrics>,
@@ -69,7 +90,8 @@ impl Closing {
         let now = Instant::now();
         Self {
             account: Account::new(helper.as_ref(), shared, metrics),
-            helper,
+            helper: helper.filter(|_| dataplane.features().closing().is_some()),
+            every,
             table: dataplane.socket_table().clone(),
             judge: Judge::default(),
             // What was removed while no agent ran.
@@ -110,7 +132,7 @@ impl Closing {
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         // One at a time.
-        self.due.filter(|_| self.helper.is_some())
+        self.due.filter(|_| self.helper.is_some() && self.job.is_none())
     }
 
     /// Looks for sockets to close, and has them closed.
@@ -125,23 +147,20 @@ impl Closing {
             true
         });
         if may_be_stored {
-            self.start(|helper| {
-                let began = Instant::now();
-                let found = helper.find();
-                Job::Found(found, began.elapsed())
-            });
+            let cost = Cost::none();
+            self.start(move |helper| Job::Found(helper.find(), cost));
         } else {
-            self.close(Vec::new(), dataplane, index, Duration::ZERO);
+            self.close(Vec::new(), dataplane, index, Cost::none());
         }
     }
 
-    /// Has sockets closed: those in the table, and these. `took` is what was spent already.
+    /// Has sockets closed: those in the table, and these.
     fn close(
         &mut self,
         mut orphans: Vec<Orphan>,
         dataplane: &Dataplane,
         index: &Index,
-        took: Duration,
+        mut cost: Cost,
     ) {
         let now = Instant::now();
         orphans.extend(dataplane.orphans());
@@ -151,24 +170,20 @@ impl Closing {
         if let Some(next) = verdict.next {
             self.within(next.saturating_duration_since(Instant::now()));
         }
-        let took = took + now.elapsed();
+        cost.spent += now.elapsed();
         if verdict.doomed.is_empty() {
-            return self.passed(took);
+            return self.passed(cost);
         }
         let (doomed, table) = (verdict.doomed, self.table.clone());
         self.start(move |helper| {
-            let began = Instant::now();
             let outcomes = close(helper, &doomed, &table);
-            Job::Closed(doomed, outcomes, took + began.elapsed())
+            Job::Closed(doomed, outcomes, cost)
         });
     }
 
-    fn start(&mut self, work: impl FnOnce(&mut Helper) -> Job + Send + 'static) {
-        if let Some(mut helper) = self.helper.take() {
-            self.job = Some(spawn_blocking(move || {
-                let job = work(&mut helper);
-                (helper, job)
-            }));
+    fn start(&mut self, work: impl FnOnce(&Helper) -> Job + Send + 'static) {
+        if let Some(helper) = self.helper.clone() {
+            self.job = Some(spawn_blocking(move || work(&helper)));
         }
     }
 
@@ -182,17 +197,17 @@ impl Closing {
 
     /// Takes in the helper's answer.
     pub fn take_in(&mut self, Ended(ended): Ended, dataplane: &Dataplane, index: &Index) {
-        let (helper, job) = match ended {
-            Ok(ended) => ended,
-            Err(error) => return self.account.lost(&error.to_string()),
+        let job = match ended {
+            Ok(job) => job,
+            Err(error) => return self.lose(&error.to_string()),
         };
-        self.helper = Some(helper);
         match job {
-            Job::Found(Ok((found, reach)), took) => {
+            Job::Found(Ok((found, reach)), cost) => {
                 self.account.reached(&reach);
-                self.close(found.iter().map(orphan).collect(), dataplane, index, took);
+                let found = found.iter().map(orphan).collect();
+                self.close(found, dataplane, index, cost.plus(&reach));
             }
-            Job::Closed(doomed, Ok((outcomes, reach)), took) => {
+            Job::Closed(doomed, Ok((outcomes, reach)), cost) => {
                 if outcomes.contains(&Outcome::Missing) {
                     self.account.reached(&reach);
                 }
@@ -201,49 +216,41 @@ impl Closing {
                     again |= self.judge.came_of(doomed, outcome);
                 }
                 self.account.closed(&doomed, &outcomes);
-                self.passed(took);
+                self.passed(cost.plus(&reach));
                 if again {
                     self.within(AGAIN);
                 }
             }
-            Job::Found(Err(error), took) | Job::Closed(_, Err(error), took) => {
+            Job::Found(Err(error), cost) | Job::Closed(_, Err(error), cost) => {
                 self.failed(error);
-                self.passed(took);
+                self.passed(cost);
             }
         }
     }
 
-    fn passed(&mut self, took: Duration) {
-        self.account.passed(took);
-        self.not_before = Instant::now() + took * SHARE;
+    fn passed(&mut self, cost: Cost) {
+        self.account.passed(cost.began.elapsed());
+        self.not_before = Instant::now() + cost.spent * SHARE;
         self.due = self.due.map(|due| due.max(self.not_before));
+        self.within(self.every);
     }
 
     fn failed(&mut self, error: HelperError) {
         match error {
             HelperError::Said(reason) => self.account.failed(&reason),
-            // What it says from now on would be an answer to another question.
             error => self.lose(&format!("{:#}", anyhow::Error::from(error))),
         }
     }
 
-    /// Has the BPF file system mounted again. Blocks the thread.
-    ///
-    /// # Errors
-    /// When there is no helper, or none at this moment, or it may not do it.
-    pub fn mount_bpffs(&mut self) -> Result<(), HelperError> {
-        self.helper.as_mut().ok_or(HelperError::Ended)?.mount()
-    }
-
     /// Sees whether the helper is still there.
     pub fn look_at_helper(&mut self) {
-        if let Some(how) = self.helper.as_mut().and_then(Helper::ended) {
+        if let Some(how) = self.helper.as_ref().and_then(Helper::ended) {
             self.lose(&how);
         }
     }
 
     fn lose(&mut self, how: &str) {
-        let how = self.helper.as_mut().and_then(Helper::ended).unwrap_or_else(|| how.to_owned());
+        let how = self.helper.as_ref().and_then(Helper::ended).unwrap_or_else(|| how.to_owned());
         self.helper = None;
         self.account.lost(&how);
     }
@@ -251,7 +258,7 @@ impl Closing {
 
 /// Has sockets closed, in namespaces of single threads as well if they are nowhere else.
 fn close(
-    helper: &mut Helper,
+    helper: &Helper,
     doomed: &[Doomed],
     table: &SocketTable,
 ) -> Result<(Vec<Outcome>, Reach), HelperError> {
@@ -270,7 +277,8 @@ fn close(
         for (place, outcome) in missing.into_iter().zip(found) {
             outcomes[place] = outcome;
         }
-        reach = further;
+        let spent = reach.spent + further.spent;
+        reach = Reach { spent, ..further };
     }
     Ok((outcomes, reach))
 }

@@ -52,7 +52,6 @@ impl Drift {
         ["frontend", "backend", "slot", "filter", "name", "left-alone", "map", "pin", "link"];
 
     /// What can be repaired, by [`Self::KINDS`].
-    #[must_use]
     pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let counts = [
             self.frontends_missing + self.frontends_changed + self.frontends_foreign,

@@ -39,12 +39,6 @@ pub enum DataplaneError {
     InUse { directory: PathBuf, pid: Option<u32> },
     #[error("{0}")]
     Unsupported(String),
-    #[error(
-        "the BPF file system on {} is not mounted any more: what is there is served on, but would not \
-         outlive this agent",
-        .0.display()
-    )]
-    Unmounted(PathBuf),
     #[error("nothing of sockline is pinned in {}", .0.display())]
     NotInstalled(PathBuf),
 }

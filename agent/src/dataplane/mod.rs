@@ -53,7 +53,7 @@ pub use self::{
     links::Attachment,
     maps::map_names,
     mirror::{Comparison, Failure, Limits, SyncReport},
-    mounts::{bpffs, bpffs_for_reading, cgroup, cgroup_for_reading, mount_bpffs, mount_point_of},
+    mounts::{bpffs, bpffs_again, bpffs_for_reading, cgroup, cgroup_for_reading, mount_point_of},
     names::ServiceKey,
     offline::{Offline, Refused},
     pins::Pins,
@@ -62,12 +62,15 @@ pub use self::{
     sockets::{Backends, Orphan, Owners, SocketTable, storage},
 };
 use self::{
-    kept::Kept, left_alone::LeftAlone, links::Links, mirror::Mirror, pins::Lock,
+    kept::Kept, left_alone::LeftAlone, links::Attached, links::Links, mirror::Mirror, pins::Lock,
     programs::Programs, record::Record, sockets::Sockets,
 };
-use crate::model::{
-    plan::{Plan, ServicePlan},
-    test_service::{Listeners, TestService},
+use crate::{
+    helper::Helper,
+    model::{
+        plan::{Plan, ServicePlan},
+        test_service::{Listeners, TestService},
+    },
 };
 
 /// How long to wait for the lock on the pins: `sockline status` holds it for an instant, to see
@@ -102,6 +105,7 @@ pub struct Dataplane {
     hold_back: bool,
     /// Where the BPF file system is mounted.
     mount_point: PathBuf,
+    helper: Option<Helper>,
     lock: Lock,
 }
 
@@ -137,6 +141,7 @@ impl Dataplane {
             attached: false,
             hold_back: false,
             mount_point: mount_point_of(&options.bpffs),
+            helper: None,
             lock,
             pins,
         };
@@ -230,7 +235,7 @@ impl Dataplane {
 
     fn synced(&mut self, report: SyncReport) -> Result<SyncReport, DataplaneError> {
         // What another layout serves cannot be taken over service by service.
-        if !self.attached && !(self.hold_back && self.pins.others_have_links()) {
+        if !(self.attached || self.hold_back && self.pins.others_have_links()) {
             self.attach()?;
         }
         self.record.synced(SystemTime::now())?;
@@ -264,12 +269,16 @@ impl Dataplane {
             .keep_directory()
             .and_then(|()| Ok(self.kept.repair(&self.pins)? + self.mirror.keep_pins()?));
         // Links are looked after also where nothing can be pinned.
-        if self.attached {
-            let attached = self.links.attach(&self.programs, &self.pins, &self.cgroup)?;
-            drift.links = attached.made.len() + attached.replaced.len();
-            drift.pins = attached.pinned.len() - attached.made.len();
-        }
-        drift.pins += pinned?;
+        let attached = if self.attached {
+            self.links.attach(&self.programs, &self.pins, &self.cgroup)
+        } else {
+            Ok(Attached::default())
+        };
+        drift.pins = pinned?;
+        let attached = attached?;
+        drift.links = attached.made.len() + attached.replaced.len();
+        // A new link was never pinned.
+        drift.pins += attached.pinned.len().saturating_sub(attached.made.len());
         Ok(drift)
     }
 
@@ -277,9 +286,7 @@ impl Dataplane {
     /// the lock on the new one.
     fn keep_directory(&mut self) -> Result<(), DataplaneError> {
         if !self.pins.are_locked_by(&self.lock) {
-            if !mounts::is_bpffs(&self.mount_point) {
-                return Err(DataplaneError::Unmounted(self.mount_point.clone()));
-            }
+            self.mount_again()?;
             self.pins.create_root()?;
             let Some(lock) = self.pins.lock()? else {
                 return Err(DataplaneError::in_use(&self.pins));
@@ -287,6 +294,25 @@ impl Dataplane {
             self.lock = lock;
         }
         self.pins.create()
+    }
+
+    /// The agent may not mount any more; its helper may.
+    fn mount_again(&self) -> Result<(), DataplaneError> {
+        let Err(error) = bpffs_again(&self.mount_point) else { return Ok(()) };
+        let mounted = self.helper.as_ref().map(Helper::mount_bpffs);
+        match mounted {
+            Some(Ok(())) => Ok(()),
+            Some(Err(other)) => {
+                tracing::debug!("{:#}", anyhow::Error::from(other));
+                Err(error)
+            }
+            None => Err(error),
+        }
+    }
+
+    /// Takes somebody who may mount file systems.
+    pub fn set_helper(&mut self, helper: Helper) {
+        self.helper = Some(helper);
     }
 
     /// Compares some more entries of the maps with what they should be, about as many as this, and

@@ -177,10 +177,10 @@ impl Pins {
         self.finish_removal()
     }
 
-    /// Removes what an agent was removing when it ended.
+    /// Removes what an agent was removing when it ended. Detaches nothing: the links in there may be
+    /// pinned in this layout's directory as well, having been taken over.
     pub fn finish_removal(&self) -> Result<(), DataplaneError> {
         for removed in self.directories().into_iter().filter(|path| is_removed(path)) {
-            detach_all(&removed.join("links"));
             remove_tree(&removed, &mut Vec::new()).map_err(|error| {
                 DataplaneError::io(format!("remove {}", removed.display()), error)
             })?;

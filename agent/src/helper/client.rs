@@ -8,6 +8,7 @@ use std::{
     },
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -26,50 +27,63 @@ pub enum HelperError {
     Silent(#[source] io::Error),
     #[error("the helper process has ended")]
     Ended,
+    #[error("the helper process is busy")]
+    Busy,
     #[error("the helper process says: {0}")]
     Said(String),
 }
 
-/// A running helper. It ends with this value.
+/// A running helper, for whoever has a question. It ends with the last of these.
+#[derive(Clone)]
 pub struct Helper {
-    child: Child,
-    socket: UnixStream,
+    /// One question at a time.
+    process: Arc<Mutex<Process>>,
+    pid: u32,
     is_confined: bool,
 }
 
+struct Process {
+    child: Child,
+    socket: UnixStream,
+}
+
 impl Helper {
-    /// Starts this very binary as a helper, for kernel state that is pinned in `bpffs`.
+    /// Starts this very binary as a helper, for kernel state that is pinned in `bpffs`. It dies with
+    /// the thread that calls this.
     ///
     /// # Errors
     /// When that fails.
-    pub fn start(bpffs: &Path, method: Method) -> Result<Self, HelperError> {
-        let started = || -> io::Result<Self> {
+    pub fn start(bpffs: &Path, method: Option<Method>) -> Result<Self, HelperError> {
+        let started = || -> io::Result<Process> {
             let (socket, other) = UnixStream::pair()?;
             socket.set_read_timeout(Some(PATIENCE))?;
             socket.set_write_timeout(Some(PATIENCE))?;
-            let child = Command::new("/proc/self/exe")
-                .arg0("sockline")
-                .arg("helper")
-                .arg("--bpffs")
-                .arg(bpffs)
-                .args(["--method", &method.to_string()])
+            let mut command = Command::new("/proc/self/exe");
+            command.arg0("sockline").arg("helper").arg("--bpffs").arg(bpffs);
+            if let Some(method) = method {
+                command.args(["--method", &method.to_string()]);
+            }
+            let child = command
                 .env_clear()
                 .stdin(Stdio::from(OwnedFd::from(other)))
                 .stdout(Stdio::null())
                 // A Ctrl-C in the terminal is for the agent.
                 .process_group(0)
                 .spawn()?;
-            // A child has no more than its parent.
-            let may = caps::has_cap(None, CapSet::Permitted, Capability::CAP_SYS_ADMIN);
-            Ok(Self { child, socket, is_confined: !may.unwrap_or(false) })
+            Ok(Process { child, socket })
         };
-        started().map_err(HelperError::Start)
+        let process = started().map_err(HelperError::Start)?;
+        let pid = process.child.id();
+        // A child has no more than its parent.
+        let may = caps::has_cap(None, CapSet::Permitted, Capability::CAP_SYS_ADMIN);
+        let is_confined = !may.unwrap_or(false);
+        Ok(Self { process: Arc::new(Mutex::new(process)), pid, is_confined })
     }
 
     /// Its process id.
     #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    pub const fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// It may not enter other network namespaces.
@@ -79,8 +93,10 @@ impl Helper {
     }
 
     /// How it ended; `None` while it runs.
-    pub fn ended(&mut self) -> Option<String> {
-        match self.child.try_wait() {
+    #[must_use]
+    pub fn ended(&self) -> Option<String> {
+        // Whoever is asking it something will notice.
+        match self.process.try_lock().ok()?.child.try_wait() {
             Ok(None) => None,
             Ok(Some(status)) => Some(status.to_string()),
             Err(error) => Some(error.to_string()),
@@ -92,7 +108,7 @@ impl Helper {
     /// # Errors
     /// When the helper does not answer, or cannot look anywhere.
     pub fn close(
-        &mut self,
+        &self,
         sockets: &[Wanted],
         threads: bool,
     ) -> Result<(Vec<Outcome>, Reach), HelperError> {
@@ -102,7 +118,7 @@ impl Helper {
             match self.ask(&Request::Close { sockets: sockets.to_vec(), threads })? {
                 Answer::Closed { outcomes, reach } if outcomes.len() == sockets.len() => {
                     all.extend(outcomes);
-                    furthest = reach;
+                    furthest = Reach { spent: furthest.spent + reach.spent, ..reach };
                 }
                 other => return Err(unexpected(other)),
             }
@@ -115,27 +131,50 @@ impl Helper {
     ///
     /// # Errors
     /// When the helper does not answer, or cannot look anywhere.
-    pub fn find(&mut self) -> Result<(Vec<Found>, Reach), HelperError> {
+    pub fn find(&self) -> Result<(Vec<Found>, Reach), HelperError> {
         match self.ask(&Request::Find)? {
             Answer::Found { records, reach } => Ok((records, reach)),
             other => Err(unexpected(other)),
         }
     }
 
-    /// Has the BPF file system mounted again. Blocks the thread.
+    /// Has the BPF file system mounted again. Does not wait for the answer to another question.
     ///
     /// # Errors
-    /// When the helper does not answer, or may not do it.
-    pub fn mount(&mut self) -> Result<(), HelperError> {
-        match self.ask(&Request::Mount)? {
+    /// When the helper is busy, does not answer, or cannot mount it.
+    pub fn mount_bpffs(&self) -> Result<(), HelperError> {
+        let mut process = self.process.try_lock().map_err(|_| HelperError::Busy)?;
+        match process.ask(&Request::Mount)? {
             Answer::Mounted => Ok(()),
             other => Err(unexpected(other)),
         }
     }
 
+    fn ask(&self, request: &Request) -> Result<Answer, HelperError> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).ask(request)
+    }
+}
+
+impl Process {
     fn ask(&mut self, request: &Request) -> Result<Answer, HelperError> {
-        message::send(&mut self.socket, request).map_err(HelperError::Silent)?;
-        message::receive(&mut self.socket).map_err(HelperError::Silent)?.ok_or(HelperError::Ended)
+        let answered = message::send(&mut self.socket, request)
+            .and_then(|()| message::receive(&mut self.socket));
+        match answered {
+            Ok(answer) => answer.ok_or(HelperError::Ended),
+            Err(error) => {
+                // What it says from now on would be an answer to another question.
+                let _ = self.child.kill();
+                Err(HelperError::Silent(error))
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It holds nothing that would have to be put away.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -143,13 +182,5 @@ fn unexpected(answer: Answer) -> HelperError {
     match answer {
         Answer::Failed(reason) => HelperError::Said(reason),
         _ => HelperError::Said("an answer to another question".into()),
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        // It holds nothing that would have to be put away.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -56,7 +56,12 @@ pub fn close(
 
 fn reach(namespaces: &Namespaces) -> Reach {
     let (unseen, why) = namespaces.unseen();
-    Reach { namespaces: namespaces.visited(), unseen, why: why.map(ToOwned::to_owned) }
+    Reach {
+        namespaces: namespaces.visited(),
+        unseen,
+        why: why.map(ToOwned::to_owned),
+        spent: namespaces.spent(),
+    }
 }
 
 struct Search<'a> {

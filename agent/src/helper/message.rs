@@ -4,6 +4,7 @@ use std::{
     fmt,
     io::{self, Read, Write},
     net::IpAddr,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -42,7 +43,7 @@ pub enum Request {
     },
     /// Look for sockets with records in socket storage whose backend is gone.
     Find,
-    /// Mount a BPF file system where the one was that the kernel state is pinned in.
+    /// Mount the BPF file system again where it was, if it is not there any more.
     Mount,
 }
 
@@ -104,6 +105,8 @@ pub struct Reach {
     /// Those that could not be, and why the first one.
     pub unseen: usize,
     pub why: Option<String>,
+    /// Time of a processor that it took.
+    pub spent: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

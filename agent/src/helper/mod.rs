@@ -1,7 +1,7 @@
-//! The process beside the agent that may do what the agent gives up: enter network namespaces and
-//! close sockets in them, and mount a BPF file system again.
+//! The process beside the agent that may do what the agent gives up: enter network namespaces, and
+//! close sockets in them.
 //!
-//! Both take CAP_SYS_ADMIN. A child process of the agent's own binary
+//! Entering another network namespace takes CAP_SYS_ADMIN. A child process of the agent's own binary
 //! keeps it and does nothing but answer bounded, typed requests over a socket pair; the agent, which
 //! reads what others write, has no need of it then. The helper ends with the agent.
 

@@ -7,9 +7,13 @@ use std::{
     io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    time::ClockId,
+};
 
 /// A network namespace's device and inode number: no other one has them while it exists.
 type Identity = (u64, u64);
@@ -21,6 +25,12 @@ pub struct Namespaces {
     /// Those that could not be looked at.
     unseen: usize,
     why: Option<String>,
+    began: Duration,
+}
+
+/// Time of a processor that this process took.
+fn spent() -> Duration {
+    ClockId::CLOCK_PROCESS_CPUTIME_ID.now().map_or(Duration::ZERO, Duration::from)
 }
 
 /// Whether to go on to the next namespace.
@@ -33,7 +43,12 @@ pub enum Next {
 impl Namespaces {
     pub fn new() -> io::Result<Self> {
         let own = File::open("/proc/thread-self/ns/net")?;
-        Ok(Self { own, visited: HashSet::new(), unseen: 0, why: None })
+        Ok(Self { own, visited: HashSet::new(), unseen: 0, why: None, began: spent() })
+    }
+
+    /// Time of a processor since this was made.
+    pub fn spent(&self) -> Duration {
+        spent().saturating_sub(self.began)
     }
 
     /// Namespaces that were looked at.

@@ -20,7 +20,7 @@ use super::{
     message::{self, Answer, Method, Request},
 };
 use crate::{
-    dataplane::{self, Backends, Pins, SocketIterators, storage},
+    dataplane::{Backends, Pins, SocketIterators, bpffs_again, mount_point_of, storage},
     privileges,
 };
 
@@ -29,7 +29,8 @@ use crate::{
 pub struct Setup {
     /// Where the kernel state is pinned.
     pub bpffs: PathBuf,
-    pub method: Method,
+    /// None where the kernel has none.
+    pub method: Option<Method>,
 }
 
 /// Answers requests on standard input, which is a socket, until that ends.
@@ -42,15 +43,14 @@ pub fn serve(setup: &Setup) -> anyhow::Result<()> {
     prctl::set_name(c"sockline-helper").context("taking a name")?;
     SigSet::all().thread_block().context("blocking signals")?;
     let mut closer: Box<dyn Close> = match setup.method {
-        Method::SockDestroy => Box::new(Destroy),
+        Some(Method::SockDestroy) | None => Box::new(Destroy),
         // Loading them takes more than running them.
-        Method::Iterator => Box::new(SocketIterators::load()?),
+        Some(Method::Iterator) => Box::new(SocketIterators::load()?),
     };
     privileges::keep_only(&privileges::of_helper())?;
     let socket: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
     let mut socket = UnixStream::from(socket);
-    // While it is there.
-    let mount_point = dataplane::mount_point_of(&setup.bpffs);
+    let mount_point = mount_point_of(&setup.bpffs);
     while let Some(request) = message::receive(&mut socket).context("reading a request")? {
         let answer = answer(request, setup, &mount_point, closer.as_mut())
             .unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
@@ -66,6 +66,10 @@ fn answer(
     closer: &mut dyn Close,
 ) -> anyhow::Result<Answer> {
     Ok(match request {
+        Request::Mount => {
+            bpffs_again(mount_point)?;
+            Answer::Mounted
+        }
         Request::Close { sockets, threads } => {
             anyhow::ensure!(sockets.len() <= message::MAX_SOCKETS, "too many sockets at once");
             let (outcomes, reach) = close::close(&sockets, threads, closer)?;
@@ -77,10 +81,6 @@ fn answer(
             let (records, reach) =
                 close::find(storage.as_fd(), |record| backends.is_orphan(record))?;
             Answer::Found { records, reach }
-        }
-        Request::Mount => {
-            dataplane::mount_bpffs(mount_point)?;
-            Answer::Mounted
         }
     })
 }

@@ -104,7 +104,8 @@ impl Cluster {
         let targets = (0..SERVICES).flat_map(|service| {
             addresses(service).into_iter().map(move |address| {
                 let ip: IpAddr = address.parse().expect("made of numbers below");
-                Target { service, tcp: (ip, 80).into(), udp: (ip, 53).into() }
+                let is_sticky = is_sticky(service);
+                Target { service, tcp: (ip, 80).into(), udp: (ip, 53).into(), is_sticky }
             })
         });
         targets.collect()
@@ -121,7 +122,17 @@ impl Cluster {
         for address in addresses(service) {
             described = described.ip(&address);
         }
-        if service % 7 == 3 { described.sticky(3600) } else { described }
+        if is_sticky(service) { described.sticky(3600) } else { described }
+    }
+
+    /// A service as it is with other endpoints than before.
+    pub(super) fn with_any_endpoints(
+        &self,
+        service: ServiceId,
+        random: &mut fastrand::Rng,
+    ) -> Service {
+        let endpoints = random.choose_multiple(0..PODS, 3).into_iter().collect();
+        self.describe(service, &Arc::new(endpoints))
     }
 
     fn apply(&self, world: &World, service: ServiceId, endpoints: BTreeSet<PodId>) {
@@ -139,8 +150,12 @@ pub(super) fn mark_address(number: u16) -> IpAddr {
     [10, 250, high, low].into()
 }
 
-const fn has_endpoints(service: ServiceId) -> bool {
+pub(super) const fn has_endpoints(service: ServiceId) -> bool {
     service < SERVICES - WITHOUT_ENDPOINTS
+}
+
+const fn is_sticky(service: ServiceId) -> bool {
+    service % 7 == 3
 }
 
 /// A third of the services have IPv6 addresses, half of these no other.

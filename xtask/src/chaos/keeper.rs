@@ -31,6 +31,8 @@ pub(super) struct Keeper {
     pub(super) random: fastrand::Rng,
     agent: Option<Agent>,
     build: Build,
+    /// In place of the one that is built for tests.
+    binary: Option<PathBuf>,
     server: Option<Server>,
     address: SocketAddr,
     kubeconfig: PathBuf,
@@ -60,12 +62,18 @@ impl Keeper {
             random,
             agent: None,
             build: Build::This,
+            binary: None,
             server: Some(server),
             address,
             kubeconfig,
             mark: 1,
             objects: Objects::default(),
         })
+    }
+
+    /// From now on, agents are of this binary.
+    pub(super) fn use_binary(&mut self, binary: PathBuf) {
+        self.binary = Some(binary);
     }
 
     pub(super) fn agent(&mut self) -> Result<&mut Agent> {
@@ -79,7 +87,7 @@ impl Keeper {
     pub(super) fn options(&self, build: Build) -> Result<AgentOptions> {
         Ok(AgentOptions {
             kubeconfig: Some(self.kubeconfig.clone()),
-            binary: Some(build.binary()?),
+            binary: Some(self.binary.clone().map_or_else(|| build.binary(), Ok)?),
             args: ["--repair-interval", "1"].map(str::to_owned).to_vec(),
             ready_within: PATIENCE,
             ..AgentOptions::default()

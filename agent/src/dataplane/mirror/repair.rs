@@ -121,7 +121,8 @@ impl Mirror {
                 let count = u32::try_from(entries).unwrap_or(u32::MAX);
                 let (strays, next) = self.pool.stray_backends(*from, count);
                 differences.strays.extend(strays);
-                Ok((next.map_or(Stage::Whole, Stage::Strays), entries))
+                let looked_at = if next.is_some() { entries } else { 1 };
+                Ok((next.map_or(Stage::Whole, Stage::Strays), looked_at))
             }
             Stage::Whole => {
                 self.frontends.find_foreign(&mut differences.frontends)?;

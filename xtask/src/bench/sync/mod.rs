@@ -7,7 +7,7 @@
 
 mod cluster;
 mod latency;
-mod process;
+pub(crate) mod process;
 
 use std::{
     net::TcpListener,

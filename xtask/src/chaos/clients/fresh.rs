@@ -1,6 +1,7 @@
 //! One socket for one call.
 
 use std::{
+    collections::HashMap,
     io::{self, BufRead as _, BufReader},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     thread,
@@ -9,13 +10,17 @@ use std::{
 
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 
-use super::{Around, PATIENCE, seen};
-use crate::chaos::ledger::Kind;
+use super::{Around, PATIENCE, Target, seen};
+use crate::chaos::{
+    ledger::Kind,
+    world::{PodId, Seen},
+};
 
 /// Between two calls of a thread: all of them share the machine with the agent.
 const PAUSE: Duration = Duration::from_millis(4);
 
 pub(super) fn tcp(around: &Around, mut random: fastrand::Rng) {
+    let mut affinities = Affinities::default();
     while around.goes_on() {
         let target = around.any_target(&mut random);
         let from = Instant::now();
@@ -32,6 +37,9 @@ pub(super) fn tcp(around: &Around, mut random: fastrand::Rng) {
         }
         let seen = seen(said.map(|(said, _)| said));
         around.ledger.judged(Kind::Tcp, &around.world.judge(target.service, from, until, &seen));
+        if let (true, Seen::Answer { pod, .. }) = (target.is_sticky, &seen) {
+            affinities.check(around, target, *pod, (from, until));
+        }
         thread::sleep(PAUSE);
     }
 }
@@ -58,6 +66,28 @@ pub(super) fn udp(around: &Around, mut random: fastrand::Rng) {
     }
 }
 
+/// Where this pod was answered last by services with session affinity, and since when for sure.
+#[derive(Default)]
+struct Affinities(HashMap<SocketAddr, (PodId, Instant)>);
+
+impl Affinities {
+    fn check(
+        &mut self,
+        around: &Around,
+        target: &Target,
+        pod: PodId,
+        (from, until): (Instant, Instant),
+    ) {
+        // The two families of a service have affinities of their own.
+        let Some((before, since)) = self.0.insert(target.tcp, (pod, from)) else { return };
+        around.ledger.count("calls of clients that a service has affinity for");
+        if before != pod && around.world.must_have_stayed(target.service, before, since, until) {
+            let detail = format!("service {}: {before}, and now {pod}", target.service);
+            around.ledger.mistake("clients that lost their affinity", &detail);
+        }
+    }
+}
+
 /// The other side must be called what was called.
 fn check_peer(
     around: &Around,
@@ -78,14 +108,14 @@ fn check_peer(
     }
 }
 
-pub(super) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+pub(in crate::chaos) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
-pub(super) fn greeting(stream: &TcpStream) -> io::Result<String> {
+pub(in crate::chaos) fn greeting(stream: &TcpStream) -> io::Result<String> {
     let mut line = String::new();
     BufReader::with_capacity(64, stream).read_line(&mut line)?;
     if line.pop() != Some('\n') {
@@ -94,7 +124,7 @@ pub(super) fn greeting(stream: &TcpStream) -> io::Result<String> {
     Ok(line)
 }
 
-pub(super) fn udp_socket(like: IpAddr) -> io::Result<UdpSocket> {
+pub(in crate::chaos) fn udp_socket(like: IpAddr) -> io::Result<UdpSocket> {
     let any = match like {
         IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
@@ -105,7 +135,7 @@ pub(super) fn udp_socket(like: IpAddr) -> io::Result<UdpSocket> {
 }
 
 /// One datagram and its answer, with where that came from.
-pub(super) fn talk(
+pub(in crate::chaos) fn talk(
     socket: &UdpSocket,
     to: SocketAddr,
     connected: bool,

@@ -66,16 +66,20 @@ fn open_tcp(around: &Around, target: &Target) -> Option<Held<TcpStream>> {
     Some(Held { socket, target, pod, opened, talked, connected: true })
 }
 
+/// Says something and returns the answer.
+pub(in crate::chaos) fn echo(mut stream: &TcpStream) -> io::Result<String> {
+    stream.write_all(b"y\n")?;
+    let mut buffer = [0; 64];
+    let length = stream.read(&mut buffer)?;
+    if length == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
 /// Whether it is good for another time.
 fn talk_tcp(around: &Around, held: &mut Held<TcpStream>) -> bool {
-    let said = held.socket.write_all(b"y\n").and_then(|()| {
-        let mut buffer = [0; 64];
-        let length = held.socket.read(&mut buffer)?;
-        if length == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
-    });
+    let said = echo(&held.socket);
     let now = Instant::now();
     let (pod, service) = (held.pod, held.target.service);
     let (verdict, goes_on) = match seen(said) {

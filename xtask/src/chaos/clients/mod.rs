@@ -14,6 +14,8 @@ use std::{
 };
 
 use anyhow::Result;
+pub(super) use fresh::{connect, greeting, talk, udp_socket};
+pub(super) use held::echo;
 use sockline_testbed::{Pod, Task};
 
 use super::{
@@ -31,6 +33,8 @@ pub(super) struct Target {
     pub(super) service: ServiceId,
     pub(super) tcp: SocketAddr,
     pub(super) udp: SocketAddr,
+    /// With session affinity.
+    pub(super) is_sticky: bool,
 }
 
 /// What the threads share.
