@@ -192,8 +192,12 @@ fn judge_connected(
         Seen::Answer { pod: who, service: what } if (*who, *what) == (pod, service) => {
             if !around.world.may_be_endpoint(service, pod, began, now) {
                 let what = "connected UDP sockets heard from an endpoint that was removed";
-                if was_calm {
-                    let detail = format!("service {service}, pod {pod}, and all is calm");
+                // What another layout remembered of sockets is gone with it.
+                if was_calm && !around.world.layout_changed(held.opened, now) {
+                    let detail = format!(
+                        "service {service}, pod {pod}, and all is calm; {:.1?} old",
+                        held.opened.elapsed()
+                    );
                     around.ledger.mistake(what, &detail);
                 } else {
                     around.ledger.count(what);
