@@ -36,7 +36,7 @@ impl Kept {
         });
         let maps = maps.collect::<Result<_, DataplaneError>>()?;
         let known: Vec<&str> = names.iter().copied().chain([outer::FOLDER]).collect();
-        pins::remove_strays(&pins.maps(), &known);
+        pins::remove_strays(&pins.maps(), &known, &[]);
         Ok(Self { maps })
     }
 

@@ -85,7 +85,7 @@ impl Links {
         }
         unpinned?;
         // Other builds may have more hooks, and their programs other maps.
-        pins::remove_strays(&pins.links(), &HOOKS.each_ref().map(|hook| hook.name));
+        pins::remove_strays(&pins.links(), &HOOKS.each_ref().map(|hook| hook.name), &kept);
         for other in others {
             for hook in fs::read_dir(other.join("links")).into_iter().flatten().flatten() {
                 pins::detach(&hook.path(), &kept);

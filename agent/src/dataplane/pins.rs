@@ -343,13 +343,16 @@ pub fn pin_over(object: BorrowedFd<'_>, path: &Path) -> Result<(), DataplaneErro
 
 /// Removes what is in a directory of pins and has none of these names: an agent was killed between
 /// two steps, or was of a build that pins more. Programs of links there are detached at once.
-pub fn remove_strays(directory: &Path, known: &[&str]) {
+///
+/// Links of these ids are kept attached: a stray may be one that was pinned beside its place, and whose
+/// agent was killed before it was there.
+pub fn remove_strays(directory: &Path, known: &[&str], kept: &[u32]) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(|name| known.contains(&name)) {
             continue;
         }
         let path = entry.path();
-        detach(&path, &[]);
+        detach(&path, kept);
         tracing::info!(pin = %path.display(), "a stray pin is removed");
         if let Err(error) = remove_tree(&path, &mut Vec::new()).or_else(|_| fs::remove_file(&path))
         {

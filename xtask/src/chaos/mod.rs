@@ -25,6 +25,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -190,6 +191,10 @@ impl Stage {
         if let Err(error) = self.keeper.confirm().and_then(|()| self.keeper.check()) {
             self.ledger.mistake("nodes that are not well in the end", &format!("{error:#}"));
         }
+        // Sockets of endpoints that are gone are closed by then, whatever was in the way before.
+        thread::sleep(Duration::from_secs(10));
+        self.world.calms_down();
+        thread::sleep(Duration::from_secs(2));
         self.around.stop.store(true, Ordering::Relaxed);
         self.clients.into_iter().for_each(Task::join);
         let log = self.keeper.log_tail();

@@ -7,7 +7,10 @@
 use std::{
     collections::BTreeSet,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -65,7 +68,7 @@ pub(super) enum Verdict {
 }
 
 /// Behind a lock: what happens to the cluster is noted here before it happens.
-pub(super) struct World(Mutex<Inner>);
+pub(super) struct World(Mutex<Inner>, AtomicBool);
 
 struct Inner {
     /// Of each service the states with the times since when they hold.
@@ -84,13 +87,25 @@ impl World {
         let now = Instant::now();
         let mut deaths = Vec::new();
         deaths.resize_with(pods, Spans::default);
-        Self(Mutex::new(Inner {
-            services: vec![vec![(now, Endpoints::default())]; services],
-            deaths,
-            damage: Spans::default(),
-            layout_changes: Spans::default(),
-            confirmed: vec![(now, now)],
-        }))
+        Self(
+            Mutex::new(Inner {
+                services: vec![vec![(now, Endpoints::default())]; services],
+                deaths,
+                damage: Spans::default(),
+                layout_changes: Spans::default(),
+                confirmed: vec![(now, now)],
+            }),
+            AtomicBool::new(false),
+        )
+    }
+
+    /// Nothing is disturbed or changed any more, and what the agent does in its own time is done.
+    pub(super) fn calms_down(&self) {
+        self.1.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_calm(&self) -> bool {
+        self.1.load(Ordering::Acquire)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -236,7 +236,7 @@ impl Stage {
         Ok(())
     }
 
-    fn log(&self, name: &str) -> std::path::PathBuf {
+    fn log(&self, name: &str) -> PathBuf {
         self.node.temp().join(format!("{name}.log"))
     }
 

@@ -149,12 +149,13 @@ fn open_udp(around: &Around, target: &Target, connected: bool) -> Option<Held<Ud
 }
 
 fn talk_udp(around: &Around, held: &mut Held<UdpSocket>) -> bool {
+    let was_calm = around.world.is_calm();
     let began = Instant::now();
     let said = fresh::talk(&held.socket, held.target.udp, held.connected, "z");
     let now = Instant::now();
     let seen = seen(said.map(|(said, _)| said));
     if held.connected {
-        return judge_connected(around, held, &seen, (began, now));
+        return judge_connected(around, held, &seen, was_calm, (began, now));
     }
     let (pod, service) = (held.pod, held.target.service);
     let verdict = around.world.judge(service, began, now, &seen);
@@ -182,6 +183,7 @@ fn judge_connected(
     around: &Around,
     held: &Held<UdpSocket>,
     seen: &Seen,
+    was_calm: bool,
     (began, now): (Instant, Instant),
 ) -> bool {
     let (pod, service) = (held.pod, held.target.service);
@@ -189,9 +191,17 @@ fn judge_connected(
     let (verdict, goes_on) = match seen {
         Seen::Answer { pod: who, service: what } if (*who, *what) == (pod, service) => {
             if !around.world.may_be_endpoint(service, pod, began, now) {
-                around
-                    .ledger
-                    .count("connected UDP sockets heard from an endpoint that was removed");
+                let what = "connected UDP sockets heard from an endpoint that was removed";
+                // What another layout remembered of sockets is gone with it.
+                if was_calm && !around.world.layout_changed(held.opened, now) {
+                    let detail = format!(
+                        "service {service}, pod {pod}, and all is calm; {:.1?} old",
+                        held.opened.elapsed()
+                    );
+                    around.ledger.mistake(what, &detail);
+                } else {
+                    around.ledger.count(what);
+                }
             }
             (Verdict::Right, true)
         }
