@@ -34,6 +34,11 @@ const LOOK_AROUND: Duration = Duration::from_secs(5);
 /// How often to take back what was put to rest, if there is anything.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// What a change of the maps' layout waits for: what the other layout serves cannot be taken over
+/// service by service.
+const ANOTHER_LAYOUT: &str = "a source that can be read in full; until then, the kernel serves what an \
+                              agent of another layout left";
+
 struct Control {
     dataplane: Dataplane,
     index: Index,
@@ -395,6 +400,11 @@ impl Control {
                 microseconds = took.as_micros(),
                 "synced"
             );
+        } else if !self.dataplane.is_attached() {
+            self.tell();
+            if self.shared.wait_for(ANOTHER_LAYOUT) {
+                tracing::warn!("waiting for {ANOTHER_LAYOUT}");
+            }
         } else {
             self.tell();
             let usage = self.dataplane.usage();
