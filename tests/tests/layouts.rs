@@ -190,20 +190,31 @@ fn an_agent_of_another_layout_without_a_source_leaves_the_services_as_they_are()
     hammer.assert_nothing_failed();
 }
 
+/// An agent of the other layout that waits for a source that it can read in full.
+fn waiting(stage: &Stage) -> Agent {
+    let options = AgentOptions { until_ready: false, ..build(Build::OtherLayout) };
+    let agent = stage.node.agent(&options).unwrap();
+    eventually("the agent to say what it waits for", || {
+        let reply = agent.get("/readyz").unwrap();
+        let waits = "waiting for a source that can be read in full; until then, the kernel serves";
+        holds(reply.status == 503 && reply.body.starts_with(waits), reply.body)
+    });
+    agent
+}
+
 #[test]
 fn a_service_in_a_file_that_is_broken_is_served_after_a_change_of_layout() {
     let (stage, mut agent) = serving(Build::This);
     let hammer = hammer(&stage);
     agent.stop().unwrap();
     stage.put_text("ship.yaml", "---\nkind: Service\nmetadata: {name: [\n");
-    let agent = stage.node.agent(&build(Build::OtherLayout)).unwrap();
+    let agent = waiting(&stage);
     stage.assert_served(CART);
     stage.assert_served(SHIP);
+    let log = agent.log();
+    assert_eq!(common::lines_with(&log, "waiting for a source").len(), 1, "{log}");
     stage.put_service("ship", SHIP);
-    eventually("the file to be read", || {
-        let problems = told(&agent, &["status"])["agent"]["problems"].clone();
-        holds(problems == json!([]), problems)
-    });
+    agent.wait_until_ready(common::DEADLINE).unwrap();
     eventually("the old layout to be gone", || {
         let seen = layouts(&stage);
         holds(seen == set(&[OTHER]), format!("{seen:?}"))
@@ -217,7 +228,7 @@ fn what_is_gone_from_the_source_is_gone_after_a_change_of_layout_with_a_broken_f
     let (stage, mut agent) = serving(Build::This);
     agent.stop().unwrap();
     stage.put_text("broken.yaml", "---\nkind: Service\nmetadata: {name: [\n");
-    let _next = stage.node.agent(&build(Build::OtherLayout)).unwrap();
+    let _next = waiting(&stage);
     stage.remove("ship.yaml");
     stage.remove("broken.yaml");
     stage.eventually_untouched(SHIP);
