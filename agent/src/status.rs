@@ -33,6 +33,9 @@ pub struct Status {
     pub started: Timestamp,
     /// The first full sync is in the kernel.
     pub ready: bool,
+    /// What it waits for until it is ready.
+    #[serde(default = "first_sync")]
+    pub waiting_for: String,
     pub last_sync: Option<Timestamp>,
     pub last_sync_seconds: f64,
     pub syncs: u64,
@@ -83,6 +86,10 @@ pub enum HelperState {
     Running(u32),
     /// How.
     Ended(String),
+}
+
+fn first_sync() -> String {
+    "the first full sync".into()
 }
 
 /// A pod of this node that is to be left alone.
@@ -152,6 +159,7 @@ impl Shared {
             watches: Vec::new(),
             started: Timestamp::now(),
             ready: false,
+            waiting_for: first_sync(),
             last_sync: None,
             last_sync_seconds: 0.0,
             syncs: 0,
@@ -192,6 +200,18 @@ impl Shared {
 
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// Says what keeps it from being ready; returns whether that is news.
+    pub fn wait_for(&self, what: &str) -> bool {
+        let mut status = lock(&self.status);
+        let is_news = status.waiting_for != what;
+        what.clone_into(&mut status.waiting_for);
+        is_news
+    }
+
+    pub fn waiting_for(&self) -> String {
+        lock(&self.status).waiting_for.clone()
     }
 
     pub fn set_ready(&self) {

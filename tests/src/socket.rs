@@ -5,6 +5,7 @@ use std::{
     mem::size_of,
     net::{IpAddr, SocketAddr, SocketAddrV6},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    path::Path,
     time::Duration,
 };
 
@@ -36,12 +37,19 @@ impl Socket {
         Self::open(family, libc::SOCK_STREAM, libc::IPPROTO_TCP)
     }
 
-    /// An MPTCP socket.
+    /// An MPTCP socket; `None` where the kernel was built without (Debian's 5.10 is): it must say so.
     ///
     /// # Errors
-    /// Those of `socket`; `EPROTONOSUPPORT` where the kernel has no MPTCP.
-    pub fn mptcp(family: i32) -> io::Result<Self> {
-        Self::open(family, libc::SOCK_STREAM, libc::IPPROTO_MPTCP)
+    /// Those of `socket`.
+    pub fn mptcp(family: i32) -> io::Result<Option<Self>> {
+        let is_missing = !Path::new("/proc/sys/net/mptcp").exists();
+        match Self::open(family, libc::SOCK_STREAM, libc::IPPROTO_MPTCP) {
+            Err(error) if is_missing && error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {
+                Ok(None)
+            }
+            Ok(_) if is_missing => Err(io::Error::other("MPTCP without its settings in /proc")),
+            socket => socket.map(Some),
+        }
     }
 
     /// A UDP socket.

@@ -34,6 +34,11 @@ const LOOK_AROUND: Duration = Duration::from_secs(5);
 /// How often to take back what was put to rest, if there is anything.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// What a change of the maps' layout waits for: what the other layout serves cannot be taken over
+/// service by service.
+const ANOTHER_LAYOUT: &str = "a source that can be read in full; until then, the kernel serves what an \
+                              agent of another layout left";
+
 struct Control {
     dataplane: Dataplane,
     index: Index,
@@ -105,7 +110,7 @@ pub async fn run(
     let mut settling: Option<JoinHandle<Result<Instant, DataplaneError>>> = None;
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut keep = interval(LOOK_AROUND.min(config.repair_interval));
+    let mut keep = interval(Healing::keep_interval(config.repair_interval));
     keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The fill of the maps that programs write; soon for the first time, to have something to say.
     let mut census = interval(config.repair_interval);
@@ -395,6 +400,11 @@ impl Control {
                 microseconds = took.as_micros(),
                 "synced"
             );
+        } else if !self.dataplane.is_attached() {
+            self.tell();
+            if self.shared.wait_for(ANOTHER_LAYOUT) {
+                tracing::warn!("waiting for {ANOTHER_LAYOUT}");
+            }
         } else {
             self.tell();
             let usage = self.dataplane.usage();

@@ -43,6 +43,12 @@ impl Healing {
         }
     }
 
+    /// How often [`Self::keep`] is to be called: it costs next to nothing, and what it mends may be an
+    /// outage. Every 5 s with the default interval.
+    pub fn keep_interval(interval: Duration) -> Duration {
+        (interval / 12).max(Duration::from_secs(1))
+    }
+
     /// When [`Self::compare_some`] is to be called.
     pub const fn due(&self) -> Instant {
         self.due

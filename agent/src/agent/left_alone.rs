@@ -1,6 +1,12 @@
 //! Pods that are left alone: from what the objects say to the cgroups that the kernel knows.
 
-use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -115,6 +121,7 @@ impl LeftAlonePods {
 
     /// Takes in which cgroups the kernel has no room for. Says once of which pods they are.
     pub fn unfit(&mut self, cgroups: &[u64]) {
+        let cgroups: HashSet<u64> = cgroups.iter().copied().collect();
         let mut new = Vec::new();
         for wanted in self.wanted.values_mut() {
             let unfit = wanted.cgroups.iter().any(|cgroup| cgroups.contains(cgroup));

@@ -79,11 +79,11 @@ impl Report {
             new.entry(&port.reason).or_default().push(&port.port);
         }
         for (reason, names) in new {
-            tracing::error!(
-                "{reason}; what it had is kept of each of {} service ports: {}",
-                names.len(),
-                some_of(&names)
-            );
+            let who = match names.len() {
+                1 => "1 service port keeps what it had".into(),
+                count => format!("{count} service ports keep what they had"),
+            };
+            tracing::error!("{reason}; {who}: {}", some_of(&names));
         }
         self.metrics.left_out(&ports);
         self.failures =

@@ -133,7 +133,11 @@ fn render(report: &Report) -> String {
         );
         line(
             "Ready",
-            if agent.ready { "yes".into() } else { "no: waiting for the first full sync".into() },
+            if agent.ready {
+                "yes".into()
+            } else {
+                format!("no: waiting for {}", agent.waiting_for)
+            },
         );
     }
     line(

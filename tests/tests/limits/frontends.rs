@@ -25,7 +25,10 @@ fn services_that_do_not_fit_are_reported_and_the_others_are_served() {
     let log = agent.log();
     let lines = common::lines_with(&log, "map `FRONTENDS` is full");
     assert_eq!(lines.len(), 1, "not one line: {log}");
-    assert!(lines[0].contains("2 service ports: shop/s10:web/TCP, shop/s11:web/TCP"), "{log}");
+    assert!(
+        lines[0].contains("2 service ports keep what they had: shop/s10:web/TCP, shop/s11:web/TCP"),
+        "{log}"
+    );
 }
 
 #[test]

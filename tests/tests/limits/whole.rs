@@ -5,7 +5,7 @@ use sockline_ebpf::frontend::Frontend;
 use super::{
     address,
     common::{Stage, damage::Damage, ip},
-    eventually_not_in_sync, put_broad, put_services, put_spread,
+    eventually_not_in_sync, map, put_broad, put_services, put_spread,
 };
 
 const WEB_0: &str = "10.244.1.1";
@@ -77,4 +77,26 @@ fn frontends_that_were_reached_are_taken_back_if_the_kernel_refuses_the_next() {
     (1..=6).for_each(|last| damage.remove_frontend(&foreign(last).key));
     eventually_not_in_sync(&agent, 0.0);
     assert_only(&stage, MORE[1], "web-1");
+}
+
+#[test]
+fn a_new_service_that_the_kernel_refuses_takes_up_nothing() {
+    let stage = Stage::new(1);
+    put_spread(&stage, "cart", &address(0), &[WEB_0]);
+    let agent = stage.agent_with(&["--max-frontends", "8", "--repair-interval", "86400"]);
+    let damage = Damage::of(&stage);
+    let known = damage.frontend(80);
+    let foreign = |last: u8| {
+        let mut key = known.key;
+        key.address = ip(&format!("10.99.0.{last}")).into();
+        Frontend { key, service: 0, ..known }
+    };
+    (1..=6).for_each(|last| damage.set_frontend(foreign(last)));
+    put_broad(&stage, "new", [&address(1), MORE[0], MORE[1]], &[WEB_0]);
+    eventually_not_in_sync(&agent, 1.0);
+    assert_eq!(damage.frontends().keys().count(), 7, "one of the new ones is still there");
+    assert_eq!(map(&agent, "entries", "names"), 1.0, "its name is still there");
+    (1..=6).for_each(|last| damage.remove_frontend(&foreign(last).key));
+    eventually_not_in_sync(&agent, 0.0);
+    assert_only(&stage, MORE[1], "web-0");
 }
