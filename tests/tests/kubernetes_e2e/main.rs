@@ -9,7 +9,6 @@ mod controller;
 mod dual_stack;
 mod endpoints;
 mod external_ip;
-#[expect(dead_code, reason = "other tests ask it for more")]
 #[path = "../common/hammer.rs"]
 mod hammer;
 mod load_balancer;
