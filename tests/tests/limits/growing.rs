@@ -68,7 +68,8 @@ fn a_segment_that_could_not_be_made_is_made_when_it_can_be() {
         (1..BACKEND_SEGMENT).map(|n| Ipv4Addr::from_bits(0x0a01_0000 + n).into()).collect();
     let service = objects::web_service("filling", "10.96.0.1");
     stage.put("filling.yaml", &[service, objects::slice("filling", &filling)]);
-    let agent = stage.agent();
+    // Links and pins are not looked at meanwhile.
+    let agent = stage.agent_with(&["--repair-interval", "3600"]);
     let inner = Pins::in_bpffs(stage.node.bpffs()).inner_maps();
     let away = inner.with_file_name("away");
     fs::rename(&inner, &away).unwrap();
