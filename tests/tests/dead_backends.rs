@@ -250,18 +250,6 @@ fn a_socket_that_was_connected_elsewhere_since_is_left_alone() {
 }
 
 #[test]
-fn sockets_remembered_in_socket_storage_are_closed_as_well() {
-    let mut stage = Dns::new(2, &["--without-features", "compare-and-swap"]);
-    for to in [at(V4), at(V6), mapped(at(V4))] {
-        let (client, first) = connected(&stage.client, to);
-        stage.remove(&first);
-        eventually_closed(&client);
-        stage.cluster.apply([dns().endpoints(&stage.pods)]).unwrap();
-    }
-    assert_eq!(stage.closed("UDP"), 3.0);
-}
-
-#[test]
 fn a_socket_that_found_its_set_of_the_table_full_is_closed_as_well() {
     let mut stage = Dns::without_service(2, &[]);
     let numbered = |n: usize| format!("10.96.1.{n}");
