@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{audit, image, process, repo, setup, term};
+use crate::{audit, fuzz, image, process, repo, setup, term};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("setup", || setup::run(&setup::Args::default())),
     ("format", || process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?)),
     ("lints", || {
@@ -27,6 +27,7 @@ const STEPS: [Step; 8] = [
     ("lints: kernel", lint_kernel_side),
     ("audit", || audit::run(&audit::Args::default())),
     ("tests", run_readme_test),
+    ("fuzz", || fuzz::run(&fuzz::Args::in_ci())),
     ("image", || image::run(&image::Args::with_trial())),
 ];
 

@@ -84,6 +84,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {} (--listen)", config.listen))?;
+    if !config.listen.ip().is_loopback() {
+        tracing::info!(listen = %config.listen, "whoever reaches this address can read the metrics");
+    }
     let admin = admin::Server::bind(&config.admin_socket)?;
 
     let stats = Arc::new(SourceStats::default());
@@ -117,8 +120,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     tokio::select! {
         () = reader.feed(&config.node_name, reported, stats, stop.clone()) => {}
         () = note_arrival(arrivals, events) => {}
-        result = telemetry::serve(listener, readiness, metrics, stop.clone()) => result?,
-        result = admin.serve(state, stop.clone()) => result?,
+        () = telemetry::serve(listener, readiness, metrics, stop.clone()) => {}
+        () = admin.serve(state, stop.clone()) => {}
         () = stopped.cancelled() => {}
         // Last, because these are dropped in order: with the data plane the lock on the pins goes,
         // and the next agent may start before the admin socket's file is removed.
@@ -212,7 +215,7 @@ impl Reader {
     ) {
         match self {
             Self::Manifests(folder) => {
-                source::follow::follow(folder, source::snapshot, events, stop).await;
+                source::follow::follow(folder, source::snapshots(), events, stop).await;
             }
             Self::Kubernetes(client) => {
                 source::kube::watch(client, node, events, stats, stop).await;

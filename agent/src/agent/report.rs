@@ -63,7 +63,9 @@ impl Report {
                 tracing::error!("{failure}; it keeps what it had");
             }
         }
-        self.failures_told.retain(|failure| failures.contains(failure));
+        // A service may have thousands of ports that fail.
+        let present: BTreeSet<&String> = failures.iter().collect();
+        self.failures_told.retain(|failure| present.contains(failure));
         self.metrics.not_in_kernel(failures.len());
         self.failures = failures;
     }

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     admin,
     dataplane::{Attachment, view::View},
+    printable::Printable,
     source::WatchState,
     status::Status,
 };
@@ -234,7 +235,7 @@ fn render(report: &Report) -> String {
             if !list.is_empty() {
                 text.push_str(&format!("\n{title}\n"));
                 for entry in list {
-                    text.push_str(&format!("  {entry}\n"));
+                    text.push_str(&format!("  {}\n", Printable(entry)));
                 }
             }
         }

@@ -19,6 +19,7 @@ mod offline;
 mod outer;
 mod pins;
 mod pool;
+mod private;
 mod programs;
 mod record;
 mod retired;

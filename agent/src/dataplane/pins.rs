@@ -11,7 +11,10 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::DirBuilderExt as _,
+    },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -19,7 +22,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use sockline_ebpf::LAYOUT_VERSION;
 
-use super::{error::DataplaneError, sys};
+use super::{error::DataplaneError, private, sys};
 
 #[derive(Debug, Clone)]
 pub struct Pins {
@@ -78,11 +81,15 @@ impl Pins {
     /// Makes the directories.
     pub fn create(&self) -> Result<(), DataplaneError> {
         for directory in [self.inner_maps(), self.links()] {
-            fs::create_dir_all(&directory).map_err(|error| {
-                DataplaneError::io(format!("make the folder {}", directory.display()), error)
-            })?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(
+                |error| {
+                    DataplaneError::io(format!("make the folder {}", directory.display()), error)
+                },
+            )?;
         }
-        Ok(())
+        private::tighten(&self.root).map_err(|error| {
+            DataplaneError::io(format!("keep others out of {}", self.root.display()), error)
+        })
     }
 
     /// Takes the lock; `None` if somebody has it.

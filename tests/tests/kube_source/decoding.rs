@@ -112,3 +112,19 @@ async fn an_event_that_comes_as_nonsense_leads_to_a_new_list() {
     watched.until("second list", |watched| watched.replaced(Kind::Service).len() == 2).await;
     watched.settle(&api).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn pages_of_large_objects_are_asked_for_in_smaller_parts() {
+    let api = objects::cluster(&[]);
+    api.fault(Resource::Services, Fault::NoStreamingLists);
+    for number in 0..40 {
+        let mut service = objects::service(&format!("large-{number}"));
+        service["metadata"]["annotations"] = json!({"note": "x".repeat(1 << 20)});
+        api.apply(&service);
+    }
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    let problems = watched.index.problems();
+    assert!(problems.iter().all(|problem| !problem.object.starts_with("watch of")), "{problems:?}");
+    assert_eq!(watched.replaced(Kind::Service).len(), 40);
+}
