@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use sockline::{
-    cli::{agent, backends, check, cleanup, plan, services, status},
+    cli::{agent, backends, check, cleanup, helper, plan, services, status},
     printable::Printable,
 };
 
@@ -27,6 +27,8 @@ enum Command {
     Services(services::ServicesArgs),
     Backends(backends::BackendsArgs),
     Cleanup(cleanup::CleanupArgs),
+    #[command(hide = true)]
+    Helper(helper::HelperArgs),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Services(args) => services::run(&args),
         Command::Backends(args) => backends::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
+        Command::Helper(args) => helper::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

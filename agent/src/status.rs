@@ -1,6 +1,7 @@
 //! What the agent says of itself: the control loop writes it, the servers and commands read it.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +13,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    dataplane::{Features, Usage},
+    dataplane::{Counted, Features, Fill, Usage},
+    helper::Method,
     model::left_alone::Because,
     source::{SourceStats, WatchState},
 };
@@ -31,21 +33,63 @@ pub struct Status {
     pub started: Timestamp,
     /// The first full sync is in the kernel.
     pub ready: bool,
+    /// What it waits for until it is ready.
+    #[serde(default = "first_sync")]
+    pub waiting_for: String,
     pub last_sync: Option<Timestamp>,
     pub last_sync_seconds: f64,
     pub syncs: u64,
     pub features: KernelFeatures,
     pub objects: Objects,
     pub maps: Vec<MapUse>,
-    /// Entries and links that a comparison with the kernel found wrong and mended.
+    /// Entries, maps, pins and links that a comparison with the kernel found wrong and mended.
     pub repairs: u64,
+    /// The same by kind, without those that there were none of.
+    #[serde(default)]
+    pub repairs_by_kind: BTreeMap<String, u64>,
+    /// What of the kernel's side could not be looked after, and why.
+    #[serde(default)]
+    pub not_healing: Vec<String>,
     /// What is wrong with the input, each with names.
     pub problems: Vec<String>,
-    /// What the last sync could not bring into the kernel.
+    /// What could not be brought into the kernel.
     pub failures: Vec<String>,
+    /// Maps that the programs write and that are full, with what that costs.
+    #[serde(default)]
+    pub full: Vec<String>,
     /// Pods whose connections Sockline has no hand in.
     #[serde(default)]
     pub left_alone: Vec<LeftAlonePod>,
+    #[serde(default)]
+    pub closing: Closing,
+}
+
+/// How it is with sockets whose backend is gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    /// How they are closed; absent where the kernel cannot.
+    pub method: Option<Method>,
+    /// The process that closes them; absent if none was started.
+    pub helper: Option<HelperState>,
+    /// Sockets closed since the agent started.
+    pub udp: u64,
+    pub tcp: u64,
+    pub failed: u64,
+    /// Why some network namespaces could not be looked into, by the last pass.
+    pub unseen: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HelperState {
+    /// Its process id.
+    Running(u32),
+    /// How.
+    Ended(String),
+}
+
+fn first_sync() -> String {
+    "the first full sync".into()
 }
 
 /// A pod of this node that is to be left alone.
@@ -57,6 +101,9 @@ pub struct LeftAlonePod {
     pub running: bool,
     /// The kernel knows its cgroup; until then its connections are redirected.
     pub cgroup_found: bool,
+    /// The kernel's map has no room for its cgroup: its connections are redirected.
+    #[serde(default)]
+    pub no_room: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +114,9 @@ pub struct KernelFeatures {
     /// Absent in what agents before this field say.
     #[serde(default)]
     pub compare_and_swap: bool,
+    /// As `compare_and_swap`.
+    #[serde(default)]
+    pub sock_destroy: bool,
     pub kernel_btf: bool,
 }
 
@@ -109,6 +159,7 @@ impl Shared {
             watches: Vec::new(),
             started: Timestamp::now(),
             ready: false,
+            waiting_for: first_sync(),
             last_sync: None,
             last_sync_seconds: 0.0,
             syncs: 0,
@@ -117,14 +168,19 @@ impl Shared {
                 netns_cookie: features.netns_cookie.is_some(),
                 mptcp_sock: features.mptcp_sock,
                 compare_and_swap: features.compare_and_swap,
+                sock_destroy: features.sock_destroy,
                 kernel_btf: features.kernel_btf,
             },
             objects: Objects::default(),
             maps: Vec::new(),
             repairs: 0,
+            repairs_by_kind: BTreeMap::new(),
+            not_healing: Vec::new(),
             problems: Vec::new(),
             failures: Vec::new(),
+            full: Vec::new(),
             left_alone: Vec::new(),
+            closing: Closing { method: features.closing(), ..Closing::default() },
         };
         Self {
             status: Mutex::new(status),
@@ -144,6 +200,18 @@ impl Shared {
 
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// Says what keeps it from being ready; returns whether that is news.
+    pub fn wait_for(&self, what: &str) -> bool {
+        let mut status = lock(&self.status);
+        let is_news = status.waiting_for != what;
+        what.clone_into(&mut status.waiting_for);
+        is_news
+    }
+
+    pub fn waiting_for(&self) -> String {
+        lock(&self.status).waiting_for.clone()
     }
 
     pub fn set_ready(&self) {
@@ -166,18 +234,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The maps' fill levels, in the terms of metrics and status.
-pub fn maps(usage: &Usage) -> Vec<MapUse> {
+/// The maps' fill levels, in the terms of metrics and status. Those that programs write are as of the
+/// last census.
+pub fn maps(usage: &Usage, counted: Option<&Counted>) -> Vec<MapUse> {
     let pool = &usage.pool;
-    let of = |map: &str, entries: u64, capacity: u32, limit: u32| MapUse {
-        map: map.into(),
+    let fill = |entries: u64, capacity: u32, limit: u32| Fill {
         entries,
         capacity: capacity.into(),
         limit: limit.into(),
     };
-    vec![
-        of("frontends", usage.frontends as u64, usage.frontends_capacity, usage.frontends_limit),
-        of("slots", pool.slots.into(), pool.slots_allocated, pool.slots_limit),
-        of("backends", pool.backends.into(), pool.backends_allocated, pool.backends_limit),
-    ]
+    let frontends = usage.frontends as u64;
+    let mut maps = vec![
+        ("frontends", fill(frontends, usage.frontends_capacity, usage.frontends_limit)),
+        ("slots", fill(pool.slots.into(), pool.slots_allocated, pool.slots_limit)),
+        ("backends", fill(pool.backends.into(), pool.backends_allocated, pool.backends_limit)),
+        ("names", usage.names),
+        ("retired", usage.retired),
+        ("left-alone", usage.left_alone),
+    ];
+    if let Some(counted) = counted {
+        maps.push(("affinity", counted.affinity));
+        maps.push(("counters", counted.counters));
+        maps.extend(counted.sockets.map(|sockets| ("sockets", sockets)));
+    }
+    maps.into_iter()
+        .map(|(map, Fill { entries, capacity, limit })| MapUse {
+            map: map.into(),
+            entries,
+            capacity,
+            limit,
+        })
+        .collect()
 }

@@ -22,6 +22,7 @@ pub const SET_RETVAL: u32 = 1;
 pub const NETNS_COOKIE: u32 = 1 << 1;
 pub const MPTCP_SOCK: u32 = 1 << 2;
 pub const COMPARE_AND_SWAP: u32 = 1 << 3;
+pub const SOCK_DESTROY: u32 = 1 << 4;
 
 // SAFETY: integers only, no padding.
 #[cfg(feature = "user")]

@@ -7,9 +7,13 @@ use crate::address::Address;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Slot {
+    /// Share of this slot that belongs to `backend`, in units of 2^-32.
+    #[cfg(feature = "test-layout")]
+    pub threshold: u32,
     pub backend: u32,
     pub alias: u32,
     /// Share of this slot that belongs to `backend`, in units of 2^-32.
+    #[cfg(not(feature = "test-layout"))]
     pub threshold: u32,
     pub padding: u32,
 }
@@ -18,6 +22,7 @@ pub struct Slot {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Backend {
+    #[cfg(not(feature = "test-layout"))]
     pub address: Address,
     /// The owner. A program that comes here for another service looks up again: this entry has
     /// been reused under its feet. 0 is a free entry.
@@ -25,6 +30,8 @@ pub struct Backend {
     /// Grows each time the entry is given to another endpoint, so that a socket or an affinity
     /// record that remembers the entry knows that its endpoint is gone.
     pub generation: u32,
+    #[cfg(feature = "test-layout")]
+    pub address: Address,
     /// Network byte order.
     pub port: u16,
     pub weight: u16,

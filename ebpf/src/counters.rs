@@ -50,8 +50,13 @@ impl Fault {
 /// Entries of the faults array.
 pub const FAULTS: u32 = 8;
 
-/// Entries that the counters hash may have: one per service port that was used.
-pub const COUNTED_SERVICES: u32 = 65_536;
+/// The entry of the faults array that is none: translations that were kept in socket storage. As
+/// long as it is 0, nobody has to search there.
+pub const STORED: u32 = FAULTS - 1;
+
+/// Entries that the counters hash may have: one per service port that refused, passed or failed to
+/// find a backend. What is there takes memory; that there may be so many takes 2 MiB (16 bytes each).
+pub const COUNTED_SERVICES: u32 = 131_072;
 
 // SAFETY: integers only, no padding.
 #[cfg(feature = "user")]

@@ -29,8 +29,11 @@ pub const SCTP: u8 = 132;
 pub struct Frontend {
     /// A copy of the key. The kernel may reuse a hash element while a program still looks at it
     /// (bpf_mem_alloc, Linux 6.1): a program that finds another key here looks up again.
+    #[cfg(not(feature = "test-layout"))]
     pub key: FrontendKey,
     pub service: u32,
+    #[cfg(feature = "test-layout")]
+    pub key: FrontendKey,
     /// Index of the first slot of the extent.
     pub slot_start: u32,
     pub slot_count: u32,

@@ -13,8 +13,9 @@ pub struct NameKey {
 /// Bytes per chunk; the last one is filled up with NUL.
 pub const CHUNK: usize = 64;
 
-/// Entries that the names hash may have.
-pub const NAME_ENTRIES: u32 = 131_072;
+/// Entries that the first names hash has room for; the agent, which alone uses it, replaces it by a
+/// larger one before it is full.
+pub const FIRST_NAMES: u32 = 4096;
 
 // SAFETY: integers only, no padding.
 #[cfg(feature = "user")]

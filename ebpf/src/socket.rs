@@ -7,9 +7,12 @@ use crate::address::Address;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SocketRecord {
     /// The address that the socket asked for.
+    #[cfg(not(feature = "test-layout"))]
     pub service_address: Address,
     /// The address that it got.
     pub backend_address: Address,
+    #[cfg(feature = "test-layout")]
+    pub service_address: Address,
     /// Network byte order.
     pub service_port: u16,
     /// Network byte order.
@@ -21,6 +24,39 @@ pub struct SocketRecord {
     /// In jiffies since boot (`bpf_jiffies64`).
     pub since: u64,
     pub reserved: u64,
+}
+
+impl SocketRecord {
+    /// A record as it lies in memory; `None` from fewer bytes than it has.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes;
+        let mut word = || -> Option<u32> {
+            let (word, after) = rest.split_first_chunk()?;
+            rest = after;
+            Some(u32::from_ne_bytes(*word))
+        };
+        let service_address = Address { words: [word()?, word()?, word()?, word()?] };
+        let backend_address = Address { words: [word()?, word()?, word()?, word()?] };
+        let [a, b, c, d] = word()?.to_ne_bytes();
+        let (service, backend, generation) = (word()?, word()?, word()?);
+        let mut long = || -> Option<u64> {
+            let (long, after) = rest.split_first_chunk()?;
+            rest = after;
+            Some(u64::from_ne_bytes(*long))
+        };
+        Some(Self {
+            service_address,
+            backend_address,
+            service_port: u16::from_ne_bytes([a, b]),
+            backend_port: u16::from_ne_bytes([c, d]),
+            service,
+            backend,
+            generation,
+            since: long()?,
+            reserved: long()?,
+        })
+    }
 }
 
 /// A cookie that no socket has: of a record that is being written.
@@ -77,7 +113,8 @@ pub struct Affinity {
     pub last_use: u64,
 }
 
-/// Clients × services whose affinity is kept; the least recently used are dropped.
+/// Clients × services whose affinity is kept unless the agent is told otherwise; the least recently
+/// used are dropped. There is memory for all of them from the start, some 100 bytes each.
 pub const AFFINITY_ENTRIES: u32 = 32_768;
 
 // SAFETY: integers only, no padding.
@@ -100,4 +137,29 @@ const _: () = assert!(size_of::<SocketRecord>() == 64);
 const _: () = assert!(size_of::<SocketSet>() == 576);
 const _: () = assert!(size_of::<AffinityKey>() == 16);
 const _: () = assert!(size_of::<Affinity>() == 16);
+const _: () = assert!(size_of::<StoredRecords>() == 576);
 const _: () = assert!(SOCKET_SETS.is_power_of_two());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_as_it_lies_in_memory() {
+        let record = SocketRecord {
+            service_address: Address { words: [1, 2, 3, 4] },
+            backend_address: Address { words: [5, 6, 7, 8] },
+            service_port: 9,
+            backend_port: 10,
+            service: 11,
+            backend: 12,
+            generation: 13,
+            since: 14,
+            reserved: 15,
+        };
+        // SAFETY: integers without padding, asserted above; the array is of its very size.
+        let bytes: [u8; size_of::<SocketRecord>()] = unsafe { core::mem::transmute(record) };
+        assert_eq!(SocketRecord::from_bytes(&bytes), Some(record));
+        assert_eq!(SocketRecord::from_bytes(&bytes[1..]), None);
+    }
+}

@@ -33,6 +33,8 @@ pub struct AgentOptions {
     pub binary: Option<PathBuf>,
     /// The cgroup to attach to; the node's own if `None`.
     pub cgroup: Option<PathBuf>,
+    /// The folder in bpffs for its pins; the node's own if `None`.
+    pub bpffs: Option<PathBuf>,
     /// More arguments of `sockline agent`.
     pub args: Vec<String>,
     /// More environment variables, such as `RUST_LOG`.
@@ -51,6 +53,7 @@ impl Default for AgentOptions {
             kubeconfig: None,
             binary: None,
             cgroup: None,
+            bpffs: None,
             args: Vec::new(),
             env: Vec::new(),
             until_ready: true,
@@ -98,8 +101,46 @@ pub fn sockline_binary() -> Result<PathBuf> {
         })
 }
 
+/// Builds of the agent that a node can be brought to; `xtask/src/variants.rs` makes the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Build {
+    /// The one that [`sockline_binary`] finds.
+    This,
+    /// Of the same layout, with other programs.
+    OtherPrograms,
+    /// Of another layout of the maps.
+    OtherLayout,
+}
+
+impl Build {
+    /// Its binary: in the folder `variants` beside the agent's own.
+    ///
+    /// # Errors
+    /// When there is none; the message says how to build it.
+    pub fn binary(self) -> Result<PathBuf> {
+        let own = sockline_binary()?;
+        let name = match self {
+            Self::This => return Ok(own),
+            Self::OtherPrograms => "sockline-other-build",
+            Self::OtherLayout => "sockline-other-layout",
+        };
+        let path = own.with_file_name("variants").join(name);
+        if !path.is_file() {
+            bail!("{} is not there: `cargo xtask build --variants` makes it", path.display());
+        }
+        Ok(path)
+    }
+}
+
 impl Agent {
     pub(crate) fn start(node: &Arc<node::Shared>, options: &AgentOptions) -> Result<Self> {
+        let mut agent = Self::spawn(node, options)?;
+        let path = if options.until_ready { "/readyz" } else { "/healthz" };
+        agent.wait_for(path, options.ready_within)?;
+        Ok(agent)
+    }
+
+    pub(crate) fn spawn(node: &Arc<node::Shared>, options: &AgentOptions) -> Result<Self> {
         let binary = match &options.binary {
             Some(binary) => binary.clone(),
             None => sockline_binary()?,
@@ -122,7 +163,7 @@ impl Agent {
             .arg("--cgroup")
             .arg(options.cgroup.as_deref().unwrap_or_else(|| node.cgroup()))
             .arg("--bpffs")
-            .arg(node.bpffs())
+            .arg(options.bpffs.as_deref().unwrap_or_else(|| node.bpffs()))
             .args(["--listen", &listen.to_string()])
             .arg("--admin-socket")
             .arg(&admin_socket)
@@ -138,12 +179,23 @@ impl Agent {
             .child(&mut command)
             .with_context(|| format!("starting {}", binary.display()))?;
         let node = Arc::clone(node);
-        let mut agent = Self { node, binary, child, number, listen, admin_socket, log };
-        agent.wait_for(
-            if options.until_ready { "/readyz" } else { "/healthz" },
-            options.ready_within,
-        )?;
-        Ok(agent)
+        Ok(Self { node, binary, child, number, listen, admin_socket, log })
+    }
+
+    /// Waits until its first sync is in the kernel.
+    ///
+    /// # Errors
+    /// When that takes longer, or the agent ends; the message carries its log.
+    pub fn wait_until_ready(&mut self, within: Duration) -> Result<()> {
+        self.wait_for("/readyz", within)
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// Those of `waitpid`.
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().context("looking whether the agent has ended")
     }
 
     fn wait_for(&mut self, path: &str, within: Duration) -> Result<()> {
@@ -225,11 +277,13 @@ impl Agent {
         process.args(rest).stdin(Stdio::null());
         let output = self.node.outside().output(&mut process).context("starting the CLI")?;
         if !output.status.success() {
+            // `check` fails with what it found.
+            let said = [output.stderr, output.stdout].concat();
             bail!(
                 "`sockline {}` failed, {}: {}",
                 args.join(" "),
                 output.status,
-                String::from_utf8_lossy(&output.stderr).trim()
+                String::from_utf8_lossy(&said).trim()
             );
         }
         String::from_utf8(output.stdout).context("the CLI wrote something that is not UTF-8")

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::Ns;
+use crate::{Ns, wait::patience};
 
 /// Nothing here is further away than another namespace: silence for this long is a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,8 +30,8 @@ pub struct Reply {
 /// Those of `connect` and `read`, with their OS error kept; `TimedOut` or `WouldBlock` after a few
 /// seconds of silence.
 pub fn tcp_ask(address: SocketAddr) -> io::Result<Reply> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let stream = TcpStream::connect_timeout(&address, patience(PATIENCE))?;
+    stream.set_read_timeout(Some(patience(PATIENCE)))?;
     let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
     let mut who = String::new();
     let mut reader = BufReader::new(&stream);
@@ -74,7 +74,7 @@ impl UdpClient {
             IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         };
         let socket = UdpSocket::bind((any, 0))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(patience(PATIENCE)))?;
         Ok(Self { socket })
     }
 

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use crate::wait::patience;
+
 /// A response, its body as text.
 #[derive(Clone, Debug)]
 pub struct HttpReply {
@@ -18,7 +20,7 @@ pub struct HttpReply {
 /// # Errors
 /// Those of the connection, and `InvalidData` for what is not HTTP.
 pub fn http_get(address: SocketAddr, path: &str) -> io::Result<HttpReply> {
-    let patience = Duration::from_secs(5);
+    let patience = patience(Duration::from_secs(5));
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
     // HTTP/1.0 keeps the server from answering in chunks.

@@ -21,6 +21,7 @@
 
 mod agent;
 pub mod api;
+pub mod bpf;
 mod bpffs;
 mod capture;
 mod cgroup;
@@ -28,6 +29,7 @@ mod client;
 mod cluster;
 mod http;
 mod iproute;
+mod kernel;
 mod manifests;
 mod metrics;
 mod mounts;
@@ -41,13 +43,15 @@ mod requirements;
 mod server;
 mod socket;
 mod stage;
+pub mod strace;
 mod wait;
 
-pub use agent::{Agent, AgentOptions, sockline_binary};
+pub use agent::{Agent, AgentOptions, Build, sockline_binary};
 pub use capture::{Capture, Flow, Protocol};
 pub use client::{Reply, UdpClient, UdpReply, tcp_ask};
 pub use cluster::{Cluster, Counts};
 pub use http::{HttpReply, http_get};
+pub use kernel::{KernelFeatures, kernel_version};
 pub use manifests::{Endpoint, Service};
 pub use metrics::Metrics;
 pub use node::Node;
@@ -57,4 +61,4 @@ pub use pod_cgroup::PodCgroup;
 pub use server::{TcpServer, UdpServer};
 pub use socket::{Socket, mapped, to_std};
 pub use stage::Stage;
-pub use wait::{wait_ok, wait_until};
+pub use wait::{patience, wait_ok, wait_until};

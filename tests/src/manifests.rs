@@ -25,6 +25,7 @@ pub struct Service {
     internal_policy_local: bool,
     external_policy_local: bool,
     endpoints: Vec<Endpoint>,
+    annotations: Map<String, Value>,
 }
 
 #[derive(Clone, Debug)]
@@ -98,6 +99,7 @@ impl Service {
             internal_policy_local: false,
             external_policy_local: false,
             endpoints: Vec::new(),
+            annotations: Map::new(),
         }
     }
 
@@ -194,6 +196,12 @@ impl Service {
         self
     }
 
+    #[must_use]
+    pub fn annotate(mut self, key: &str, value: &str) -> Self {
+        self.annotations.insert(key.to_owned(), value.into());
+        self
+    }
+
     /// The endpoints, in place of those it had.
     #[must_use]
     pub fn endpoints(mut self, endpoints: impl IntoIterator<Item = impl Into<Endpoint>>) -> Self {
@@ -254,7 +262,11 @@ impl Service {
         json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": {"name": self.name, "namespace": "default"},
+            "metadata": {
+                "name": self.name,
+                "namespace": "default",
+                "annotations": self.annotations,
+            },
             "spec": spec,
             "status": {"loadBalancer": {"ingress": ingress}},
         })

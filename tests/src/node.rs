@@ -1,6 +1,7 @@
 //! A node of its own: the host's network namespace, a cgroup, a bpffs folder, and room for pods.
 
 use std::{
+    fs::{self, File},
     net::IpAddr,
     ops::Deref,
     path::{Path, PathBuf},
@@ -10,7 +11,8 @@ use std::{
     },
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 
 use crate::{
@@ -74,8 +76,7 @@ impl Node {
             .prefix(&format!("{}-{number}-", owner::process_name()))
             .tempdir()
             .context("making a temporary folder")?;
-        std::fs::create_dir(temp.path().join("manifests"))
-            .context("making the manifests folder")?;
+        fs::create_dir(temp.path().join("manifests")).context("making the manifests folder")?;
         let bpffs = BpffsDir::create(number)?;
         let cgroup = NodeCgroup::create(number)?;
         let outside = Ns::unshared("node", None)?;
@@ -129,10 +130,33 @@ impl Node {
         Agent::start(&self.shared, options)
     }
 
+    /// Starts the agent and does not wait for anything: it may be killed at any instant of its start.
+    ///
+    /// # Errors
+    /// When there is no binary, or no process can be started.
+    pub fn spawn_agent(&self, options: &AgentOptions) -> Result<Agent> {
+        Agent::spawn(&self.shared, options)
+    }
+
     /// The host's network namespace outside of the node's cgroup: where the agent runs, and what
     /// must see plain addresses.
     pub fn outside(&self) -> &Ns {
         &self.shared.outside
+    }
+
+    /// The machine's initial network namespace, inside the node's cgroup: what runs there is what a
+    /// process of a real node's host is, also for a kernel that has no name for any other namespace.
+    ///
+    /// # Errors
+    /// When it cannot be entered.
+    pub fn initial_namespace(&self) -> Result<Ns> {
+        let threads = fs::read_to_string("/proc/2/comm").unwrap_or_default();
+        // Threads of the kernel are in it, and this is the one that starts all others.
+        ensure!(threads == "kthreadd\n", "process 2 is not the kernel's, but {threads:?}");
+        let namespace = File::open("/proc/2/ns/net").context("opening the initial namespace")?;
+        Ns::within("initial", &self.shared.inside, move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).context("entering the initial namespace")
+        })
     }
 
     /// The addresses of the node itself.

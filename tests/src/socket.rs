@@ -5,6 +5,8 @@ use std::{
     mem::size_of,
     net::{IpAddr, SocketAddr, SocketAddrV6},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    path::Path,
+    time::Duration,
 };
 
 use nix::{
@@ -18,8 +20,10 @@ use nix::{
     },
 };
 
-/// Silence for this long, in seconds, is a failure.
-const PATIENCE: libc::time_t = 10;
+use crate::wait::patience;
+
+/// Silence for this long is a failure.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A socket of any family and protocol, with one method per system call.
 pub struct Socket(OwnedFd);
@@ -33,12 +37,19 @@ impl Socket {
         Self::open(family, libc::SOCK_STREAM, libc::IPPROTO_TCP)
     }
 
-    /// An MPTCP socket.
+    /// An MPTCP socket; `None` where the kernel was built without (Debian's 5.10 is): it must say so.
     ///
     /// # Errors
-    /// Those of `socket`; `EPROTONOSUPPORT` where the kernel has no MPTCP.
-    pub fn mptcp(family: i32) -> io::Result<Self> {
-        Self::open(family, libc::SOCK_STREAM, libc::IPPROTO_MPTCP)
+    /// Those of `socket`.
+    pub fn mptcp(family: i32) -> io::Result<Option<Self>> {
+        let is_missing = !Path::new("/proc/sys/net/mptcp").exists();
+        match Self::open(family, libc::SOCK_STREAM, libc::IPPROTO_MPTCP) {
+            Err(error) if is_missing && error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {
+                Ok(None)
+            }
+            Ok(_) if is_missing => Err(io::Error::other("MPTCP without its settings in /proc")),
+            socket => socket.map(Some),
+        }
     }
 
     /// A UDP socket.
@@ -58,7 +69,8 @@ impl Socket {
         let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
         // SAFETY: a descriptor that the kernel has just made for us.
         let socket = Self(unsafe { OwnedFd::from_raw_fd(Errno::result(fd)?) });
-        socket.set(ReceiveTimeout, &TimeVal::new(PATIENCE, 0))?;
+        let patience = patience(PATIENCE).as_secs() as libc::time_t;
+        socket.set(ReceiveTimeout, &TimeVal::new(patience, 0))?;
         Ok(socket)
     }
 

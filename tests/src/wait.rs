@@ -1,7 +1,9 @@
 //! Waiting for something to become true, with a deadline and an account of what was seen.
 
 use std::{
+    env,
     fmt::Display,
+    sync::LazyLock,
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +13,20 @@ use anyhow::{Result, bail};
 /// Short enough not to blur what the demo measures, long enough not to compete for a core.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Calls `probe` until it returns a value, for at most `deadline`.
+/// `SOCKLINE_TEST_PATIENCE=N`: everything may take N times as long, because the machine is emulated.
+static PATIENCE: LazyLock<u32> = LazyLock::new(|| match env::var("SOCKLINE_TEST_PATIENCE") {
+    Err(_) => 1,
+    Ok(factor) => factor.parse().expect("SOCKLINE_TEST_PATIENCE is a whole number"),
+});
+
+/// How long something may take here that takes no longer than `deadline` on a machine that is not
+/// emulated.
+#[must_use]
+pub fn patience(deadline: Duration) -> Duration {
+    deadline * *PATIENCE
+}
+
+/// Calls `probe` until it returns a value, for at most `deadline`, or as [`patience`] has it.
 ///
 /// # Errors
 /// When the time is over; the message says what was waited for and how long.
@@ -33,7 +48,7 @@ pub fn wait_ok<T, E: Display>(
     what: &str,
     mut probe: impl FnMut() -> Result<T, E>,
 ) -> Result<T> {
-    let start = Instant::now();
+    let (deadline, start) = (patience(deadline), Instant::now());
     let mut tries = 0_u32;
     loop {
         tries += 1;

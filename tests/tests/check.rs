@@ -29,8 +29,9 @@ fn serving_with(args: &[&str]) -> (Stage, Agent) {
     (stage, agent)
 }
 
+/// Whatever is damaged stays so.
 fn serving() -> (Stage, Agent) {
-    serving_with(&[])
+    serving_with(&["--repair-interval", "3600"])
 }
 
 /// What `sockline check` said.
@@ -165,7 +166,7 @@ fn the_json_has_stable_fields() {
     let (stage, agent) = serving();
     drop(agent);
     let agent = stage.agent();
-    fs::remove_file(Damage::of(&stage).pins().link("recvmsg4")).unwrap();
+    Damage::of(&stage).detach("recvmsg4");
     let output = run(&stage, &["-o", "json"]);
     let list: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     for finding in &list {
@@ -182,11 +183,11 @@ fn the_json_has_stable_fields() {
 #[test]
 fn a_detached_hook_fails_and_its_connects_with_it() {
     let (stage, _agent) = serving();
-    fs::remove_file(Damage::of(&stage).pins().link("connect4")).unwrap();
+    Damage::of(&stage).detach("connect4");
     stage.eventually_untouched(CART);
     let report = check(&stage);
     assert_eq!(report.exit, 1);
-    report.assert("links.attached", "failed", "connect4 not attached");
+    report.assert("links.attached", "failed", "connect4 detached");
     report.assert("links.attached", "failed", "attaches them again");
     for connect in live(&["tcp-ipv4", "udp-ipv4", "refusal-ipv4"]) {
         report.assert(&connect, "failed", "198.51.100.");
@@ -200,7 +201,7 @@ fn a_detached_hook_fails_and_its_connects_with_it() {
 fn a_hook_that_hides_the_service_behind_its_backend_fails() {
     let (stage, _agent) = serving();
     for link in ["getpeername4", "recvmsg6"] {
-        fs::remove_file(Damage::of(&stage).pins().link(link)).unwrap();
+        Damage::of(&stage).detach(link);
     }
     // The kernel detaches on a worker.
     eventually("the hooks to be gone", || {
@@ -208,7 +209,7 @@ fn a_hook_that_hides_the_service_behind_its_backend_fails() {
         holds(report.all("failed").len() >= 7, format!("{:#?}", report.findings))
     });
     let report = check(&stage);
-    report.assert("links.attached", "failed", "getpeername4, recvmsg6 not attached");
+    report.assert("links.attached", "failed", "getpeername4, recvmsg6 detached");
     for connect in live(&["tcp-ipv4", "udp-ipv4"]) {
         report.assert(&connect, "failed", "says 127.0.0.1:");
     }
@@ -452,7 +453,7 @@ fn the_quick_part_is_the_agent_and_the_links() {
     report.assert_all_ok();
     let all = ["agent.control-loop", "agent.ready", "agent.running", "links.attached"];
     assert_eq!(report.all("ok"), all);
-    fs::remove_file(Damage::of(&stage).pins().link("sendmsg6")).unwrap();
+    Damage::of(&stage).detach("sendmsg6");
     let report = Report::of(&run(&stage, &["--quick", "-o", "json"]));
     assert_eq!((report.exit, report.all("failed")), (1, vec!["links.attached"]));
     drop(agent);

@@ -90,6 +90,8 @@ fn no_label_is_a_pod_or_an_address() {
         "since",
         "version",
         "le",
+        "scope",
+        "service_port",
     ];
     let text = agent.metrics().unwrap();
     for line in text.lines().filter(|line| !line.starts_with('#')) {

@@ -247,7 +247,7 @@ fn a_pod_that_could_not_be_left_alone_is_tried_again() {
     stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
     eventually("the failure", || {
         let log = agent.log();
-        holds(log.contains("cannot leave pods alone"), &log)
+        holds(log.contains("although they are to be left alone: shop/meshed"), &log)
     });
     assert_served(&container);
     for id in 0..u64::from(CGROUPS) {

@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
-use std::{io::ErrorKind, net::SocketAddr};
+use std::{io::ErrorKind, net::SocketAddr, path::Path};
 
-use sockline_testbed::{Cluster, Pod, Service, Socket, TcpServer, UdpClient, UdpServer, mapped};
+use sockline_testbed::{
+    Cluster, Ns, Pod, Protocol, Service, Socket, TcpServer, UdpClient, UdpServer, kernel_version,
+    mapped,
+};
 
 const V4: &str = "10.96.0.1:80";
 const V6: &str = "[fd00:96::1]:80";
@@ -82,18 +85,74 @@ fn before_5_12_sockets_are_remembered_without_the_table() {
 }
 
 #[test]
+fn before_5_14_loopback_node_ports_are_the_initial_namespaces() {
+    let mut stage = without("netns-cookie");
+    let web = stage.cluster.pod("dns").unwrap();
+    let service = Service::new("dns").ip("10.96.0.10").ip("fd00:96::10");
+    stage.cluster.apply([service.udp(53).node_port(30_053).endpoints([&web])]).unwrap();
+    let translated = || stage.cluster.counts("dns", Protocol::Udp).unwrap().translated;
+    let connect = |ns: &Ns, to: &str| {
+        ns.run(|| {
+            let socket = Socket::udp(if at(to).is_ipv4() { libc::AF_INET } else { libc::AF_INET6 });
+            let socket = socket.unwrap();
+            // Where no route leads to the pod, the connect fails after the choice was made.
+            let _ = socket.connect(at(to));
+        });
+    };
+    for loopback in ["127.0.0.1:30053", "[::1]:30053"] {
+        let before = translated();
+        for ns in [&**stage.cluster.node(), &*stage.client] {
+            connect(ns, loopback);
+            assert_eq!(translated(), before, "{loopback} in the namespace of {}", ns.name());
+        }
+        connect(&stage.cluster.node().initial_namespace().unwrap(), loopback);
+        assert_eq!(translated(), before + 1, "{loopback} in the initial namespace");
+    }
+}
+
+#[test]
 fn before_6_0_an_mptcp_socket_is_translated_and_its_peer_is_the_backend() {
     let stage = without("mptcp-sock");
     assert_translated(&stage);
     stage.client.run(|| {
-        let socket = Socket::mptcp(libc::AF_INET).unwrap();
+        let Some(socket) = Socket::mptcp(libc::AF_INET).unwrap() else { return };
         socket.connect(at(V4)).unwrap();
         assert_eq!(socket.peer().unwrap().port(), 8080);
     });
 }
 
 #[test]
-fn with_all_of_them_missing_services_are_served() {
+fn with_all_of_them_missing_services_are_served_and_status_says_what_is_done_without() {
     let stage = without("set-retval,netns-cookie,mptcp-sock,compare-and-swap");
     assert_translated(&stage);
+    let status = stage.cluster.agent().cli(&["status"]).unwrap();
+    for done in [
+        "refusals are EPERM",
+        "sockets in socket storage",
+        "loopback NodePorts for the initial network namespace",
+        "MPTCP peer names not translated",
+    ] {
+        assert!(status.contains(done), "no {done:?} in {status}");
+    }
+}
+
+/// What the other tests expect of this kernel is what the agent says that it has: so it must not miss
+/// what is there. (What it claims and the kernel has not would fail those tests; a distribution may
+/// have a feature earlier.)
+#[test]
+fn no_feature_that_this_version_of_the_kernel_has_is_missed() {
+    let mut stage = sockline_testbed::Stage::new().unwrap();
+    stage.cluster.apply([Service::new("web").ip("10.96.0.1").tcp(80)]).unwrap();
+    let version = kernel_version().unwrap();
+    let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
+    let probed = stage.cluster.features().unwrap();
+    for (feature, found, since) in [
+        ("compare_and_swap", probed.compare_and_swap, (5, 12)),
+        ("netns_cookie", probed.netns_cookie, (5, 14)),
+        ("set_retval", probed.set_retval, (5, 18)),
+        // In a kernel that does not describe its types the helper's argument is unknown.
+        ("mptcp_sock", probed.mptcp_sock || !btf, (6, 0)),
+    ] {
+        assert!(found || version < since, "{feature} is in Linux {version:?}, and was not found");
+    }
 }

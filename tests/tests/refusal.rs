@@ -1,11 +1,9 @@
-//! A service without usable endpoints: every way to reach it fails at once with ECONNREFUSED.
+//! A service without usable endpoints: every way to reach it fails at once, with ECONNREFUSED from
+//! Linux 5.18 on and with EPERM before.
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
-use std::{
-    io::{self, ErrorKind},
-    net::SocketAddr,
-};
+use std::{io, net::SocketAddr};
 
 use sockline_testbed::{
     Counts, Endpoint, Pod, Protocol, Service, Socket, Stage, UdpClient, mapped,
@@ -25,8 +23,13 @@ fn with(service: impl FnOnce(&Pod) -> Service) -> Stage {
 fn refused(stage: &Stage, to: SocketAddr, dial: impl FnOnce(SocketAddr) -> io::Result<()> + Send) {
     let mut capture = stage.client.capture().unwrap();
     let error = stage.client.run(|| dial(to)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}: {error}");
+    assert_eq!(error.raw_os_error(), Some(refusal(stage)), "{to}: {error}");
     assert!(capture.flows().unwrap().is_empty(), "on the wire: {:?}", capture.flows());
+}
+
+/// What the calls are to end with on this kernel.
+fn refusal(stage: &Stage) -> i32 {
+    stage.cluster.features().unwrap().refusal()
 }
 
 fn counts(stage: &Stage, protocol: Protocol) -> Counts {
@@ -132,10 +135,11 @@ fn a_connected_udp_socket_keeps_its_peer_when_another_connect_is_refused() {
     let _server = stage.web.udp_server(53).unwrap();
     let dns = Service::new("dns").ip("10.96.0.10").udp(53);
     stage.cluster.apply([dns.endpoints([&stage.web])]).unwrap();
+    let refusal = refusal(&stage);
     stage.client.run(|| {
         let client = UdpClient::connected(at("10.96.0.10:53")).unwrap();
         let error = client.socket().connect(at(V4)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+        assert_eq!(error.raw_os_error(), Some(refusal), "{error}");
         assert_eq!(client.socket().peer_addr().unwrap(), at("10.96.0.10:53"));
         assert_eq!(client.ask("x").unwrap().who, "web");
     });
@@ -149,12 +153,13 @@ fn a_socket_that_was_refused_can_be_used_for_another_service_and_then_for_a_pod(
     let services = [good, deaf].map(|service| service.endpoints([&stage.web]));
     stage.cluster.apply(services).unwrap();
     let pod = SocketAddr::new(stage.web.addresses()[0], Stage::PORT);
+    let refusal = refusal(&stage);
     stage.client.run(|| {
         let socket = Socket::tcp(libc::AF_INET).unwrap();
         // Refused by Sockline, then by the pod: neither leaves a trace.
-        for refused in [V4, "10.96.0.3:80"] {
+        for (refused, with) in [(V4, refusal), ("10.96.0.3:80", libc::ECONNREFUSED)] {
             let error = socket.connect(at(refused)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{refused}: {error}");
+            assert_eq!(error.raw_os_error(), Some(with), "{refused}: {error}");
         }
         // And each of these after the other, undone with AF_UNSPEC in between.
         for to in [at("10.96.0.2:80"), pod, at("10.96.0.2:80"), pod] {

@@ -5,12 +5,18 @@
 mod common;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
 
-use common::{REPAIRS, Stage, damage::Damage, eventually, holds, ip, options, series};
-use sockline_ebpf::frontend::REFUSE;
+use common::{
+    REPAIRS, Stage, damage::Damage, eventually, hammer::Hammer, holds, ip, options, series,
+};
+use nix::mount::{MntFlags, MsFlags};
+use serde_json::json;
+use sockline::dataplane::{self, Drift, Pins};
+use sockline_ebpf::{backend::Backend, frontend::REFUSE};
 use sockline_testbed::{Agent, tcp_ask};
 
 const CART: &str = "10.96.0.1";
@@ -41,7 +47,7 @@ fn a_deleted_frontend_is_put_back() {
     let (stage, agent, damage) = serving();
     let entry = damage.frontend(80);
     damage.remove_frontend(&entry.key);
-    eventually_repaired(&agent, "entry", 1);
+    eventually_repaired(&agent, "frontend", 1);
     assert_eq!(damage.frontend(80), entry);
     stage.assert_served(CART);
 }
@@ -51,7 +57,7 @@ fn a_changed_frontend_is_put_right() {
     let (stage, agent, damage) = serving();
     let entry = damage.frontend(80);
     damage.set_frontend(sockline_ebpf::frontend::Frontend { action: REFUSE, ..entry });
-    eventually_repaired(&agent, "entry", 1);
+    eventually_repaired(&agent, "frontend", 1);
     assert_eq!(damage.frontend(80), entry);
     stage.assert_served(CART);
 }
@@ -62,7 +68,7 @@ fn a_frontend_that_nobody_planned_is_removed() {
     let mut foreign = damage.frontend(80);
     foreign.key.port = 81u16.to_be();
     damage.set_frontend(foreign);
-    eventually_repaired(&agent, "entry", 1);
+    eventually_repaired(&agent, "frontend", 1);
     let left = damage.frontends().keys().map(Result::unwrap).find(|key| *key == foreign.key);
     assert_eq!(left, None);
 }
@@ -72,7 +78,7 @@ fn backends_with_another_address_are_put_right() {
     let (stage, agent, damage) = serving();
     let changed = damage.change_backends(|backend| backend.port = 1u16.to_be());
     assert_eq!(changed, 4, "two pods behind two service ports");
-    eventually_repaired(&agent, "entry", 4);
+    eventually_repaired(&agent, "backend", 4);
     stage.assert_served(CART);
 }
 
@@ -80,7 +86,7 @@ fn backends_with_another_address_are_put_right() {
 fn a_lost_slot_is_put_back() {
     let (stage, agent, damage) = serving();
     damage.clear_slot(damage.frontend(80).slot_start);
-    eventually_repaired(&agent, "entry", 1);
+    eventually_repaired(&agent, "slot", 1);
     assert_eq!(stage.spread(CART, 30).len(), 2, "both pods get connects again");
 }
 
@@ -88,7 +94,7 @@ fn a_lost_slot_is_put_back() {
 fn a_cleared_filter_is_put_back() {
     let (stage, agent, damage) = serving();
     damage.clear_filter();
-    eventually_repaired(&agent, "entry", 2);
+    eventually_repaired(&agent, "filter", 2);
     stage.assert_served(CART);
 }
 
@@ -116,11 +122,15 @@ fn backends_that_were_changed_while_the_agent_was_down_are_put_right_by_the_firs
 fn repairs_are_in_the_status_and_in_the_log() {
     let (stage, agent, damage) = serving();
     damage.remove_frontend(&damage.frontend(80).key);
-    eventually_repaired(&agent, "entry", 1);
-    assert_eq!(stage.status()["agent"]["repairs"], 1);
+    eventually_repaired(&agent, "frontend", 1);
+    let status = stage.status();
+    assert_eq!(status["agent"]["repairs"], 1);
+    assert_eq!(status["agent"]["repairs_by_kind"], json!({"frontend": 1}));
+    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    assert!(table.contains("1 frontend since its start"), "{table}");
     let log = agent.log();
-    let lines = common::lines_with(&log, "the kernel differed from the plan and was repaired");
-    assert_eq!(lines.len(), 1, "{log}");
+    let repaired = "the kernel differed from the plan and was repaired: 1 frontend";
+    assert_eq!(common::lines_with(&log, repaired).len(), 1, "{log}");
 }
 
 #[test]
@@ -132,22 +142,273 @@ fn nothing_is_repaired_where_nothing_is_damaged() {
     stage.eventually_untouched("10.96.0.2");
     // One repair proves that a comparison has come past.
     damage.remove_frontend(&damage.frontend(80).key);
-    eventually_repaired(&agent, "entry", 1);
-    assert_eq!(repairs(&agent, "link"), 0);
+    eventually_repaired(&agent, "frontend", 1);
+    for kind in Drift::KINDS.into_iter().filter(|kind| *kind != "frontend") {
+        assert_eq!(repairs(&agent, kind), 0, "{kind}");
+    }
 }
 
 #[test]
-fn every_deleted_link_is_made_again() {
+fn a_changed_weight_of_a_backend_is_put_right() {
+    let (_stage, agent, damage) = serving();
+    let changed = damage.change_backends(|backend| backend.weight += 1);
+    eventually_repaired(&agent, "backend", changed);
+}
+
+#[test]
+fn a_backend_that_nobody_added_is_freed() {
+    let (_stage, agent, damage) = serving();
+    damage.set_backend(900, Backend { service: 77, sets: 1, ..Backend::default() });
+    eventually_repaired(&agent, "backend", 1);
+    assert_eq!(damage.backend(900).service, 0);
+}
+
+#[test]
+fn a_lost_name_is_put_back() {
     let (stage, agent, damage) = serving();
-    let links: Vec<PathBuf> =
-        fs::read_dir(damage.pins().links()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    for link in &links {
-        fs::remove_file(link).unwrap();
+    let services = stage.services();
+    damage.clear_names();
+    eventually_repaired(&agent, "name", 2);
+    assert_eq!(stage.services(), services);
+}
+
+#[test]
+fn a_segment_that_was_taken_out_of_its_map_is_put_back() {
+    let (stage, agent, damage) = serving();
+    damage.take_out("BACKENDS");
+    eventually_repaired(&agent, "map", 1);
+    stage.assert_served(CART);
+    assert_eq!(repairs(&agent, "pin"), 0);
+}
+
+#[test]
+fn a_frontends_map_that_was_taken_out_is_put_back() {
+    let (stage, agent, damage) = serving();
+    damage.take_out("FRONTENDS");
+    stage.assert_untouched(CART);
+    eventually_repaired(&agent, "map", 1);
+    stage.assert_served(CART);
+}
+
+#[test]
+fn a_segment_that_is_missing_at_the_start_is_made_again() {
+    let (stage, mut agent, damage) = serving();
+    agent.stop().unwrap();
+    damage.take_out("BACKENDS");
+    let next = stage.agent();
+    stage.assert_served(CART);
+    assert_eq!(stage.wrong("failures"), [""; 0], "{}", next.log());
+}
+
+fn link_ids(damage: &Damage) -> Vec<u32> {
+    let links = fs::read_dir(damage.pins().links()).unwrap();
+    let mut ids: Vec<u32> =
+        links.map(|entry| damage.link(&entry.unwrap().path()).info().unwrap().id()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Connects all the time while something is done; none of the connects may fail.
+fn without_a_gap(stage: &Stage, disturb: impl FnOnce()) {
+    let hammer = Hammer::start(&stage.client, vec![(ip(CART), 80).into()]);
+    hammer.wait_for(50);
+    disturb();
+    hammer.wait_for(50);
+    hammer.assert_nothing_failed();
+}
+
+#[test]
+fn links_that_lost_their_pins_stay_attached_and_are_pinned_again() {
+    let (stage, agent, damage) = serving();
+    let before = link_ids(&damage);
+    without_a_gap(&stage, || {
+        for entry in fs::read_dir(damage.pins().links()).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        eventually_repaired(&agent, "pin", before.len());
+    });
+    assert_eq!(link_ids(&damage), before);
+    assert_eq!(repairs(&agent, "link"), 0);
+    assert_eq!(stage.status()["attached"], true);
+}
+
+#[test]
+fn a_detached_link_is_made_again() {
+    let (stage, agent, damage) = serving();
+    damage.detach("connect4");
+    stage.assert_untouched(CART);
+    eventually_repaired(&agent, "link", 1);
+    stage.assert_served(CART);
+}
+
+#[test]
+fn something_else_that_is_pinned_in_place_of_a_link_is_replaced() {
+    let (stage, agent, damage) = serving();
+    let before = link_ids(&damage);
+    damage.pin_a_map_at(&damage.pins().link("connect4"));
+    eventually_repaired(&agent, "pin", 1);
+    assert_eq!(link_ids(&damage), before);
+    stage.assert_served(CART);
+}
+
+#[test]
+fn maps_that_lost_their_pins_are_pinned_again() {
+    let (stage, agent, damage) = serving();
+    let names = dataplane::map_names();
+    let before: Vec<u32> = names.iter().map(|name| damage.map_id(name)).collect();
+    for name in &names {
+        fs::remove_file(damage.pins().map(name)).unwrap();
     }
-    eventually_repaired(&agent, "link", links.len());
-    assert!(links.iter().all(|link| link.exists()), "not all of {links:?} are back");
+    eventually_repaired(&agent, "pin", names.len());
+    let after: Vec<u32> = names.iter().map(|name| damage.map_id(name)).collect();
+    assert_eq!(after, before);
+    stage.assert_served(CART);
+}
+
+#[test]
+fn another_map_that_is_pinned_in_place_of_ours_is_replaced() {
+    let (_stage, agent, damage) = serving();
+    let before = damage.map_id("SOCKETS");
+    damage.pin_a_map_at(&damage.pins().map("SOCKETS"));
+    assert_ne!(damage.map_id("SOCKETS"), before);
+    eventually_repaired(&agent, "pin", 1);
+    assert_eq!(damage.map_id("SOCKETS"), before);
+}
+
+#[test]
+fn pins_of_segments_that_were_removed_are_made_again() {
+    let (stage, agent, damage) = serving();
+    let inner = damage.pins().inner_maps();
+    let pins = || {
+        let names = fs::read_dir(&inner).unwrap().map(|entry| entry.unwrap().file_name());
+        names.collect::<BTreeSet<_>>()
+    };
+    let before = pins();
+    for pin in &before {
+        fs::remove_file(inner.join(pin)).unwrap();
+    }
+    eventually_repaired(&agent, "pin", before.len());
+    assert_eq!(pins(), before);
+    stage.assert_served(CART);
+}
+
+#[test]
+fn after_the_whole_folder_was_removed_nothing_fails_and_the_next_agent_finds_everything() {
+    let (stage, mut agent, damage) = serving();
+    let (root, links) = (damage.pins().root().to_owned(), link_ids(&damage));
+    without_a_gap(&stage, || {
+        fs::remove_dir_all(&root).unwrap();
+        eventually("the folder to be made again", || {
+            let report = stage.look(&["check", "--quick"]);
+            holds(report.status.success(), String::from_utf8_lossy(&report.stdout))
+        });
+        eventually("all pins", || {
+            let missing = dataplane::map_names();
+            let mut missing = missing.iter().filter(|name| !damage.pins().map(name).exists());
+            holds(missing.next().is_none(), agent.log())
+        });
+    });
+    assert_eq!(link_ids(&damage), links);
+    let backends = damage.backend(1);
+    without_a_gap(&stage, || {
+        agent.kill().unwrap();
+        agent = stage.agent();
+    });
+    assert_eq!(damage.backend(1).generation, backends.generation, "not adopted");
+    assert_eq!(link_ids(&damage), links);
+}
+
+#[test]
+fn an_agent_whose_folder_was_removed_still_keeps_a_second_one_out() {
+    let (stage, agent, damage) = serving();
+    fs::remove_dir_all(damage.pins().root()).unwrap();
+    eventually("the folder to be made again", || {
+        let exists = damage.pins().map("AGENT").exists();
+        holds(exists, agent.log())
+    });
+    let mut second = options(&[]);
+    second.until_ready = false;
+    let error = stage.node.agent(&second).err().expect("a second agent");
+    let error = format!("{error:#}");
+    assert!(error.contains(&format!("(process {}) already manages", agent.pid())), "{error}");
+    stage.assert_served(CART);
+}
+
+#[test]
+fn what_cannot_be_looked_after_is_told_once_and_shown_until_it_can_be() {
+    let (stage, agent, damage) = serving();
+    let (links, away) = (damage.pins().links(), damage.pins().directory().join("away"));
+    fs::rename(&links, &away).unwrap();
+    damage.pin_a_map_at(&links);
+    let trouble = format!(
+        "cannot look after pins and links: cannot make the folder {}: File exists (os error 17)",
+        links.display()
+    );
+    without_a_gap(&stage, || {
+        eventually("the trouble", || {
+            let seen = stage.wrong("not_healing");
+            holds(seen == [trouble.as_str()], format!("{seen:?}"))
+        });
+    });
+    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    assert!(table.contains(&format!("NOT LOOKED AFTER\n  {trouble}\n")), "{table}");
+    fs::remove_file(&links).unwrap();
+    fs::rename(&away, &links).unwrap();
+    eventually("no trouble", || {
+        let seen = stage.wrong("not_healing");
+        holds(seen.is_empty(), format!("{seen:?}"))
+    });
+    let log = agent.log();
+    assert_eq!(common::lines_with(&log, &trouble).len(), 2, "once, and once solved: {log}");
+}
+
+#[test]
+fn a_stray_link_of_an_agent_that_was_killed_is_detached_by_the_next() {
+    let (stage, mut agent, damage) = serving();
+    agent.kill().unwrap();
+    let stray = damage.pins().links().join("connect4_new");
+    fs::rename(damage.pins().link("connect4"), &stray).unwrap();
+    let mut next = stage.agent();
+    assert!(!stray.exists(), "the stray pin is still there");
     assert_eq!(stage.status()["attached"], true);
     stage.assert_served(CART);
+    next.stop().unwrap();
+    fs::remove_file(damage.pins().link("connect4")).unwrap();
+    // Were the stray one attached still, this would be served.
+    stage.eventually_untouched(CART);
+}
+
+#[test]
+fn without_its_file_system_the_agent_serves_on_and_mounts_it_again() {
+    let bpffs = tempfile::tempdir().unwrap();
+    let mount = || {
+        nix::mount::mount(Some("bpf"), bpffs.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
+    };
+    mount().unwrap();
+    let _guard = Unmount(bpffs.path().to_owned());
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let mut own = options(&REPAIRS);
+    own.bpffs = Some(bpffs.path().to_owned());
+    let mut agent = stage.node.agent(&own).unwrap();
+    let maps = Pins::in_bpffs(bpffs.path()).map("AGENT");
+    without_a_gap(&stage, || {
+        nix::mount::umount2(bpffs.path(), MntFlags::MNT_DETACH).unwrap();
+        assert!(!maps.exists());
+        eventually("the pins", || holds(maps.exists(), agent.log()));
+    });
+    agent.kill().unwrap();
+    stage.assert_served(CART);
+    let cleaned = stage.sockline(&["cleanup", "--bpffs", bpffs.path().to_str().unwrap()]);
+    assert!(cleaned.status.success(), "{}", common::error_of(&cleaned));
+}
+
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        while nix::mount::umount2(&self.0, MntFlags::MNT_DETACH).is_ok() {}
+    }
 }
 
 /// A cgroup within the node's.
@@ -201,8 +462,7 @@ fn an_agent_that_is_given_another_cgroup_attaches_there_and_leaves_the_first() {
     let inner = Cgroup::within(stage.node.cgroup(), "inner");
     let _next = stage.node.agent(&on(&inner)).unwrap();
     inner.ask(&stage, CART).unwrap();
-    // The kernel frees the old links on a worker.
-    stage.eventually_untouched(CART);
+    stage.assert_untouched(CART);
     assert_eq!(stage.status()["cgroup"], inner.0.to_str().unwrap());
     assert_eq!(stage.status()["attached"], true);
 }

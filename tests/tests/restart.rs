@@ -15,7 +15,7 @@ use std::{
 use common::{Stage, eventually, hammer::Hammer, holds, ip, options, series, translated};
 use serde_json::json;
 use sockline::dataplane::Pins;
-use sockline_testbed::{Agent, AgentOptions, objects};
+use sockline_testbed::{Agent, AgentOptions, bpf::RawMap, objects, patience};
 
 const CART: &str = "10.96.0.1";
 const SHIP: &str = "10.96.0.2";
@@ -43,7 +43,7 @@ fn echo(stream: &mut TcpStream, text: &str) -> String {
 fn open_connection(stage: &Stage) -> TcpStream {
     stage.client.run(|| {
         let mut stream = TcpStream::connect(cart_at_80()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_read_timeout(Some(patience(Duration::from_secs(5)))).unwrap();
         stream.read_exact(&mut [0; "web-0\n".len()]).unwrap();
         stream
     })
@@ -177,6 +177,51 @@ fn an_agent_without_its_manifests_folder_keeps_serving_what_it_found() {
         holds(reply.status == 200, reply.body)
     });
     stage.assert_served(CART);
+}
+
+#[test]
+fn services_whose_names_are_lost_are_served_until_the_source_says_who_they_are() {
+    let (stage, mut agent) = serving(1);
+    stage.put_service("ship", SHIP);
+    stage.eventually_served(SHIP);
+    agent.stop().unwrap();
+    let names = RawMap::pinned(&Pins::in_bpffs(stage.node.bpffs()).map("NAMES")).unwrap();
+    for key in names.keys().unwrap() {
+        names.remove(&key).unwrap();
+    }
+    let folder = stage.node.temp().join("later");
+    let mut waiting = options(&[]);
+    waiting.manifests = Some(folder.clone());
+    waiting.until_ready = false;
+    agent = stage.node.agent(&waiting).unwrap();
+    stage.assert_served(CART);
+    stage.assert_served(SHIP);
+    stage.remove("ship.yaml");
+    fs::rename(stage.node.manifests(), &folder).unwrap();
+    agent.wait_until_ready(common::DEADLINE).unwrap();
+    stage.assert_served(CART);
+    stage.assert_untouched(SHIP);
+    assert_eq!(stage.services(), ["shop/cart"]);
+}
+
+#[test]
+fn of_two_services_with_one_name_both_are_served_until_the_source_says_who_they_are() {
+    let (stage, mut agent) = serving(1);
+    stage.put_service("ship", SHIP);
+    stage.eventually_served(SHIP);
+    agent.kill().unwrap();
+    let names = RawMap::pinned(&Pins::in_bpffs(stage.node.bpffs()).map("NAMES")).unwrap();
+    let keys = names.keys().unwrap();
+    let one = names.get(&keys[0]).unwrap().unwrap();
+    for key in &keys {
+        names.set(key, &one).unwrap();
+    }
+    let hammer = Hammer::start(&stage.client, vec![cart_at_80(), (ip(SHIP), 80).into()]);
+    agent = stage.agent();
+    hammer.wait_for(20);
+    hammer.assert_nothing_failed();
+    agent.stop().unwrap();
+    assert_eq!(stage.services(), ["shop/cart", "shop/ship"]);
 }
 
 /// A file that parses up to its last document.

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead, BufReader, ErrorKind, Write},
+    io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpStream},
     os::fd::{AsFd, AsRawFd},
     process::Command,
@@ -14,7 +14,8 @@ use std::{
 use io_uring::{IoUring, opcode, squeue, types};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage, sockopt::TcpFastOpenConnect};
 use sockline_testbed::{
-    Cluster, Ns, Pod, Protocol, Service, Socket, TcpServer, UdpClient, UdpServer, mapped,
+    Cluster, Ns, Pod, Protocol, Service, Socket, TcpServer, UdpClient, UdpServer, kernel_version,
+    mapped,
 };
 
 const V4: &str = "10.96.0.1:80";
@@ -44,6 +45,23 @@ impl Stage {
         let empty = Service::new("empty").ip("10.96.0.2").tcp(80).udp(80);
         cluster.apply([service, empty]).unwrap();
         Self { servers, web, client, cluster }
+    }
+
+    /// Where a form of the service's address leads.
+    fn backend(&self, to: SocketAddr) -> SocketAddr {
+        let [v4, v6] = self.web.addresses() else { panic!("the pod has both families") };
+        match to {
+            SocketAddr::V4(_) => SocketAddr::new(*v4, 8080),
+            SocketAddr::V6(v6_form) if v6_form.ip().to_ipv4_mapped().is_some() => {
+                mapped(SocketAddr::new(*v4, 8080))
+            }
+            SocketAddr::V6(_) => SocketAddr::new(*v6, 8080),
+        }
+    }
+
+    /// What a call to a service without endpoints ends with on this kernel.
+    fn refusal(&self) -> i32 {
+        self.cluster.features().unwrap().refusal()
     }
 
     fn translated(&self) -> u64 {
@@ -150,40 +168,48 @@ fn fast_open_without_a_cookie_yet_is_translated_too() {
 #[test]
 fn fast_open_to_a_service_without_endpoints_is_refused() {
     let stage = Stage::with(enable_fast_open);
+    let refusal = stage.refusal();
     stage.client.run(|| {
         let socket = Socket::tcp(libc::AF_INET).unwrap();
         let error = socket.send_to(b"early\n", at(EMPTY), libc::MSG_FASTOPEN).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+        assert_eq!(error.raw_os_error(), Some(refusal), "{error}");
         let socket = Socket::tcp(libc::AF_INET).unwrap();
         socket.set(TcpFastOpenConnect, &true).unwrap();
         let error = socket.connect(at(EMPTY)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+        assert_eq!(error.raw_os_error(), Some(refusal), "{error}");
     });
 }
 
 #[test]
-fn mptcp_is_translated_and_its_peer_is_the_service() {
+fn mptcp_is_translated_and_its_peer_is_the_service_where_the_kernel_can_tell() {
     let stage = Stage::new();
+    // Before Linux 6.0 a subflow's connection cannot be found: the peer is the backend.
+    let translated = stage.cluster.features().unwrap().mptcp_sock;
+    let mut connected = 0;
     for to in forms() {
-        stage.client.run(|| {
-            let socket = Socket::mptcp(family(to)).unwrap();
+        connected += stage.client.run(|| {
+            let Some(socket) = Socket::mptcp(family(to)).unwrap() else { return 0 };
             socket.connect(to).unwrap();
-            assert_eq!(socket.peer().unwrap(), to);
+            let peer = if translated { to } else { stage.backend(to) };
+            assert_eq!(socket.peer().unwrap(), peer);
             assert_eq!(talk(&socket.into_std()), "web", "{to}");
+            1
         });
     }
-    assert_eq!(stage.translated(), 3);
+    assert_eq!(stage.translated(), connected);
 }
 
 #[test]
 fn mptcp_to_a_service_without_endpoints_is_refused() {
     let stage = Stage::new();
-    stage.client.run(|| {
-        let socket = Socket::mptcp(libc::AF_INET).unwrap();
+    let refusal = stage.refusal();
+    let refused = stage.client.run(|| {
+        let Some(socket) = Socket::mptcp(libc::AF_INET).unwrap() else { return 0 };
         let error = socket.connect(at(EMPTY)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+        assert_eq!(error.raw_os_error(), Some(refusal), "{error}");
+        1
     });
-    assert_eq!(stage.cluster.counts("empty", Protocol::Tcp).unwrap().no_endpoints, 1);
+    assert_eq!(stage.cluster.counts("empty", Protocol::Tcp).unwrap().no_endpoints, refused);
 }
 
 #[test]
@@ -191,7 +217,7 @@ fn mptcp_straight_to_the_pod_has_the_pods_peer_name() {
     let stage = Stage::new();
     let pod = SocketAddr::new(stage.web.addresses()[0], 8080);
     stage.client.run(|| {
-        let socket = Socket::mptcp(libc::AF_INET).unwrap();
+        let Some(socket) = Socket::mptcp(libc::AF_INET).unwrap() else { return };
         socket.connect(pod).unwrap();
         assert_eq!(socket.peer().unwrap(), pod);
     });
@@ -228,12 +254,13 @@ fn io_uring_connects_are_translated_inline_and_on_a_worker() {
 #[test]
 fn an_io_uring_connect_to_a_service_without_endpoints_is_refused() {
     let stage = Stage::new();
+    let refusal = stage.refusal();
     stage.client.run(|| {
         let socket = Socket::tcp(libc::AF_INET).unwrap();
         let address = SockaddrStorage::from(at(EMPTY));
         let fd = types::Fd(socket.as_raw_fd());
         let entry = opcode::Connect::new(fd, address.as_ptr(), address.len()).build();
-        assert_eq!(ring(&entry), -libc::ECONNREFUSED);
+        assert_eq!(ring(&entry), -refusal);
     });
 }
 
@@ -248,7 +275,35 @@ fn an_io_uring_send_is_translated() {
             .dest_addr(address.as_ptr())
             .dest_addr_len(address.len())
             .build();
+        // Before Linux 6.0 this operation takes no address.
+        if kernel_version().unwrap() < (6, 0) {
+            let result = ring(&entry);
+            assert!([-libc::EDESTADDRREQ, -libc::EINVAL].contains(&result), "{result}");
+            return;
+        }
         assert_eq!(ring(&entry), 1);
+        let reply = client.receive().unwrap();
+        assert_eq!((reply.who.as_str(), reply.from), ("web", at(V4)));
+    });
+}
+
+#[test]
+fn an_io_uring_sendmsg_is_translated() {
+    let stage = Stage::new();
+    stage.client.run(|| {
+        let client = UdpClient::unconnected(at(V4).ip()).unwrap();
+        let address = SockaddrStorage::from(at(V4));
+        let mut payload = *b"x";
+        let mut part =
+            libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
+        // SAFETY: all zeroes is a value of a structure of integers and pointers.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_name = address.as_ptr().cast_mut().cast();
+        message.msg_namelen = address.len();
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        let fd = types::Fd(client.socket().as_raw_fd());
+        assert_eq!(ring(&opcode::SendMsg::new(fd, &raw const message).build()), 1);
         let reply = client.receive().unwrap();
         assert_eq!((reply.who.as_str(), reply.from), ("web", at(V4)));
     });

@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{audit, fuzz, image, process, repo, setup, term};
+use crate::{audit, chaos, fuzz, image, process, repo, setup, term, vm_test};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 11] = [
     ("setup", || setup::run(&setup::Args::default())),
     ("format", || process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?)),
     ("lints", || {
@@ -28,7 +28,10 @@ const STEPS: [Step; 9] = [
     ("audit", || audit::run(&audit::Args::default())),
     ("tests", run_readme_test),
     ("fuzz", || fuzz::run(&fuzz::Args::in_ci())),
+    ("chaos", || chaos::run(&chaos::Args::for_a_minute())),
     ("image", || image::run(&image::Args::with_trial())),
+    // After `tests` and `image`, whose binaries it runs.
+    ("kernels", || vm_test::run(&vm_test::Args::ci())),
 ];
 
 pub(crate) fn run() -> Result<()> {

@@ -1,8 +1,10 @@
 //! Every developer task of Sockline: `cargo xtask <task>`.
 
+mod apt;
 mod audit;
 mod bench;
 mod build;
+mod chaos;
 mod ci;
 mod demo;
 mod fuzz;
@@ -12,6 +14,8 @@ mod repo;
 mod setup;
 mod term;
 mod test;
+mod variants;
+mod vm_test;
 
 use std::process::ExitCode;
 
@@ -32,8 +36,12 @@ enum Task {
     Build(build::Args),
     /// Run every test on the real kernel (needs root)
     Test(test::Args),
+    /// Run the tests of the data path on many kernels, in virtual machines (needs no KVM)
+    VmTest(vm_test::Args),
     /// Measure what a translated call costs next to a bare one, in one run (needs root)
     Bench(bench::Args),
+    /// Disturb everything for ten minutes while connections are made and held (needs root)
+    Chaos(chaos::Args),
     /// What continuous integration runs: format, lints, tests
     Ci,
     /// Check the dependencies for advisories, yanked versions and licences
@@ -51,7 +59,9 @@ fn main() -> ExitCode {
         Task::Setup(args) => setup::run(&args),
         Task::Build(args) => build::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::VmTest(args) => vm_test::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Chaos(args) => chaos::run(&args),
         Task::Ci => ci::run(),
         Task::Audit(args) => audit::run(&args),
         Task::Demo(args) => demo::run(&args),

@@ -43,10 +43,15 @@ pub(crate) fn search_path() -> Result<OsString> {
     env::join_paths(dirs).context("putting PATH together")
 }
 
+/// Where a program is in the PATH of child processes, if it is.
+pub(crate) fn which(program: &str) -> Result<Option<PathBuf>> {
+    let path = search_path()?;
+    Ok(env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file()))
+}
+
 /// Whether a program is in the PATH of child processes.
 pub(crate) fn has(program: &str) -> Result<bool> {
-    let path = search_path()?;
-    Ok(env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+    Ok(which(program)?.is_some())
 }
 
 /// A command in the root folder, without what `cargo run` tells its program about this crate:

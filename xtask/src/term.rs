@@ -46,6 +46,14 @@ pub(crate) fn progress(name: &str, done: usize, of: usize) {
     }
 }
 
+/// As [`progress`], with more words that change.
+pub(crate) fn progress_of(what: &str, done: usize, of: usize) {
+    if stdout().is_terminal() {
+        print!("\r\x1b[K  {} {done}/{of} s: {what}", paint(CYAN, "…"));
+        let _ = stdout().flush();
+    }
+}
+
 /// The heading of a numbered section.
 pub(crate) fn section(number: usize, title: &str) {
     println!("\n{}\n", paint(HEADING, &format!("{number}  {title}")));

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use nix::unistd::Uid;
 
-use crate::{process, repo, setup, term};
+use crate::{process, repo, setup, term, variants};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -23,17 +23,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     setup::ensure()?;
     // The end-to-end tests run the built binary, which a test build alone would not make.
-    let steps: [(&str, &[&str]); 3] = [
-        ("build the agent", &["build", "--package", "sockline"]),
-        ("test the workspace", &["test", "--workspace", "--exclude", "sockline-ebpf"]),
+    let build = ("build the agent, and the ones to upgrade to", None);
+    let steps: [(&str, Option<&[&str]>); 3] = [
+        build,
+        ("test the workspace", Some(&["test", "--workspace", "--exclude", "sockline-ebpf"])),
         // The kernel programs have no host build; the map layouts they share with the agent do.
-        ("test the map layouts", &["test", "--package", "sockline-ebpf", "--lib"]),
+        ("test the map layouts", Some(&["test", "--package", "sockline-ebpf", "--lib"])),
     ];
     let start = Instant::now();
     for (number, (name, cargo_args)) in (1..).zip(steps) {
         println!("{}", term::paint(term::BOLD, &format!("[{number}/{}] {name}", steps.len())));
+        let Some(cargo_args) = cargo_args else {
+            variants::build()?;
+            continue;
+        };
         let mut cargo = repo::cargo(cargo_args)?;
-        if cargo_args[0] == "test" && !args.args.is_empty() {
+        if !args.args.is_empty() {
             cargo.arg("--").args(&args.args);
         }
         process::run(&mut cargo)?;

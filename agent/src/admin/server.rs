@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _},
+    os::unix::{
+        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _},
+        net,
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -51,7 +54,7 @@ type Refusal = (StatusCode, String);
 
 /// A bound admin socket; the file goes with it.
 pub struct Server {
-    listener: UnixListener,
+    listener: net::UnixListener,
     _file: SocketFile,
 }
 
@@ -71,17 +74,18 @@ impl Server {
     /// # Errors
     /// When the folder cannot be made, something else is in its place, or the socket cannot be bound.
     pub fn bind(path: &Path) -> anyhow::Result<Self> {
-        let bound = || -> io::Result<UnixListener> {
+        let bound = || -> io::Result<net::UnixListener> {
             if let Some(folder) = path.parent() {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             }
             remove_old(path)?;
-            // The mode that a socket is made with is the process's to say. Other threads that make a
-            // file meanwhile make it private as well.
+            // The mode that a socket is made with is the process's to say; it has one thread here.
             let before = umask(Mode::from_bits_truncate(0o177));
-            let listener = UnixListener::bind(path);
+            let listener = net::UnixListener::bind(path);
             umask(before);
-            listener
+            let listener = listener?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
         };
         let listener =
             bound().with_context(|| format!("cannot open the admin socket {}", path.display()))?;
@@ -89,14 +93,19 @@ impl Server {
     }
 
     /// Serves until `stop`.
-    pub async fn serve(self, state: State, stop: CancellationToken) {
+    ///
+    /// # Errors
+    /// When the runtime does not take the socket.
+    pub async fn serve(self, state: State, stop: CancellationToken) -> anyhow::Result<()> {
         let router = Router::new()
             .route("/status", get(status))
             .route("/self", get(myself))
             .route("/compare", post(compare))
             .route("/test-service", post(test_service))
             .with_state(state);
-        http::serve(self.listener, router, stop).await;
+        let listener = UnixListener::from_std(self.listener).context("using the admin socket")?;
+        http::serve(listener, router, stop).await;
+        Ok(())
     }
 }
 

@@ -11,20 +11,24 @@ use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinHandle, block_in_place, spawn_blocking},
-    time::{MissedTickBehavior, interval, interval_at, sleep_until},
+    time::{MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Arrived, Config, interfaces,
+    Arrived, Config,
+    healing::Healing,
+    interfaces,
     left_alone::LeftAlonePods,
+    left_out::LeftOut,
     pacing::{self, Pacing},
     report::Report,
     test_services::TestServices,
 };
 use crate::{
     admin::Command,
-    dataplane::{self, Dataplane, DataplaneError, SyncReport},
+    closing::Closing,
+    dataplane::{self, Counted, Dataplane, DataplaneError, SyncReport},
     model::{index::Index, object::Kind, plan::ServicePlan},
     source::Event,
     status::Shared,
@@ -35,6 +39,11 @@ use crate::{
 const LOOK_AROUND: Duration = Duration::from_secs(5);
 /// How often to take back what was put to rest, if there is anything.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// What a change of the maps' layout waits for: what the other layout serves cannot be taken over
+/// service by service.
+const ANOTHER_LAYOUT: &str = "a source that can be read in full; until then, the kernel serves what an \
+                              agent of another layout left";
 
 struct Control {
     dataplane: Dataplane,
@@ -50,19 +59,30 @@ struct Control {
     addresses: Vec<IpAddr>,
     /// The node's addresses may have changed.
     addresses_stale: bool,
+    /// The next sync is one of everything.
+    whole: bool,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     report: Report,
-    /// The last sync left something out.
-    incomplete: bool,
+    /// The last sync failed as a whole.
+    failed: bool,
+    left_out: LeftOut,
     /// How many services the last sync left as an earlier agent did.
     held_back: usize,
     tests: TestServices,
+    healing: Healing,
+    closing: Closing,
+}
+
+/// The kernel's side of the node.
+pub struct Kernel {
+    pub dataplane: Dataplane,
+    pub closing: Closing,
 }
 
 /// Runs until `stop`, or until the source is gone.
 pub async fn run(
-    dataplane: Dataplane,
+    Kernel { dataplane, closing }: Kernel,
     mut changes: mpsc::Receiver<Arrived>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     config: &Config,
@@ -71,6 +91,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut control = Control {
+        closing,
         left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
         left_alone_failed: false,
         dataplane,
@@ -80,10 +101,13 @@ pub async fn run(
         next_round: None,
         addresses: Vec::new(),
         addresses_stale: true,
+        whole: false,
         report: Report::new(Arc::clone(&shared), Arc::clone(&metrics)),
+        healing: Healing::new(config.repair_interval, Arc::clone(&shared), Arc::clone(&metrics)),
         shared,
         metrics,
-        incomplete: false,
+        failed: false,
+        left_out: LeftOut::default(),
         held_back: 0,
         tests: TestServices::default(),
     };
@@ -92,10 +116,12 @@ pub async fn run(
     let mut settling: Option<JoinHandle<Result<Instant, DataplaneError>>> = None;
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first comparison comes after one interval: what was just written needs none.
-    let mut repair =
-        interval_at(tokio::time::Instant::now() + config.repair_interval, config.repair_interval);
-    repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut keep = interval(Healing::keep_interval(config.repair_interval));
+    keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The fill of the maps that programs write; soon for the first time, to have something to say.
+    let mut census = interval(config.repair_interval);
+    census.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut counting: Option<JoinHandle<Result<Counted, DataplaneError>>> = None;
     loop {
         control.shared.beat();
         tokio::select! {
@@ -111,15 +137,27 @@ pub async fn run(
                 control.sync();
             }
             () = at(control.next_round) => control.sync(),
+            () = at(control.left_out.due()) => control.retry(),
             () = at(control.report.due()) => control.tell(),
             () = control.left_alone.cgroup_created() => control.leave_alone(),
+            () = at(control.closing.due()) => {
+                block_in_place(|| control.closing.pass(&control.dataplane, &control.index));
+            }
+            ended = control.closing.ended() => {
+                block_in_place(|| {
+                    control.closing.take_in(ended, &control.dataplane, &control.index);
+                });
+            }
             _ = look_around.tick() => {
                 if control.left_alone_failed || control.left_alone.is_incomplete() {
                     control.leave_alone();
                 }
-                if control.addresses_changed() || control.incomplete {
+                control.closing.look_at_helper();
+                if control.addresses_changed() || control.failed || control.left_out.needs_everything() {
                     control.addresses_stale = true;
                     control.sync();
+                } else if !control.left_out.is_empty() {
+                    control.retry();
                 }
             }
             _ = settle.tick(), if settling.is_none() && control.dataplane.has_rested() => {
@@ -132,7 +170,22 @@ pub async fn run(
                 settling = None;
                 control.settle(waited);
             }
-            _ = repair.tick() => control.repair(),
+            _ = census.tick(), if counting.is_none() => {
+                match control.dataplane.census() {
+                    // Elsewhere: it may take some milliseconds.
+                    Ok(census) => counting = Some(spawn_blocking(move || census.run())),
+                    Err(error) => tracing::warn!("cannot count what is in the maps: {}", chain(&error)),
+                }
+            }
+            counted = async { counting.as_mut().expect("the branch's condition").await },
+                if counting.is_some() => {
+                counting = None;
+                control.counted(counted);
+            }
+            _ = keep.tick() => block_in_place(|| control.healing.keep(&mut control.dataplane)),
+            () = at(Some(control.healing.due())) => {
+                block_in_place(|| control.healing.compare_some(&mut control.dataplane));
+            }
             Some(command) = commands.recv() => control.obey(command),
         }
     }
@@ -178,11 +231,71 @@ impl Control {
         }
         let began = *self.sync_began.get_or_insert_with(Instant::now);
         match block_in_place(|| self.bring_to_kernel()) {
-            Ok(report) => self.done(&report, began),
+            Ok(report) => {
+                self.failed = false;
+                self.closing.synced(&report, &mut self.index);
+                self.done(&report, began);
+            }
             Err(error) => {
-                self.incomplete = true;
+                self.failed = true;
                 self.report.failed(&error.into());
             }
+        }
+        self.notice_room();
+    }
+
+    /// Tries again to bring services to the kernel that were left out.
+    fn retry(&mut self) {
+        let began = Instant::now();
+        let services: Vec<ServicePlan> = self
+            .left_out
+            .services()
+            // Of one that has changed, the change will be taken in anyway.
+            .filter(|service| !self.index.is_waiting(service))
+            .map(|service| self.index.planned_of(service))
+            .collect();
+        if self.dataplane.is_local(&services) {
+            let report = block_in_place(|| self.dataplane.retry(&services));
+            self.metrics.wrote("left-out");
+            self.closing.synced(&report, &mut self.index);
+            self.left_out.of_some(&services, &report.failures);
+            if report.services_changed > 0 {
+                tracing::info!(services = report.services_changed, "services fit now");
+                self.report.is_old();
+            }
+            self.tell_left_out();
+        } else {
+            // Addresses of the node are concerned.
+            self.addresses_stale = true;
+            self.whole = true;
+            self.sync();
+        }
+        self.left_out.tried(began.elapsed());
+        // What these services themselves took or gave back is no news.
+        self.dataplane.take_freed();
+    }
+
+    fn notice_room(&mut self) {
+        if self.dataplane.take_freed() {
+            self.left_out.room_was_made();
+        }
+    }
+
+    fn tell_left_out(&mut self) {
+        if self.left_out.take_changed() {
+            self.report.left_out(self.left_out.ports());
+        }
+    }
+
+    /// Takes in what was found in the maps that programs write.
+    fn counted(&mut self, counted: Result<Result<Counted, DataplaneError>, JoinError>) {
+        match counted {
+            Ok(Ok(counted)) => {
+                let uncounted = counted.counted.as_ref().map(|ids| self.dataplane.uncounted(ids));
+                self.report.counted(&counted, uncounted.unwrap_or_default());
+            }
+            Ok(Err(error)) => tracing::warn!("cannot count what is in the maps: {}", chain(&error)),
+            Err(error) => tracing::warn!("counting what is in the maps: {error}"),
         }
     }
 
@@ -198,7 +311,8 @@ impl Control {
         if self.shared.is_ready()
             && complete
             && self.held_back == 0
-            && !self.incomplete
+            && !self.failed
+            && !std::mem::take(&mut self.whole)
             && addresses_are_known
         {
             return self.bring_changes_to_kernel();
@@ -212,7 +326,10 @@ impl Control {
     fn sync_all(&mut self) -> Result<SyncReport, DataplaneError> {
         let mut plan = self.index.plan();
         plan.frontends.extend(self.tests.frontends());
-        self.dataplane.sync(&plan, &self.addresses)
+        let report = self.dataplane.sync(&plan, &self.addresses)?;
+        self.metrics.wrote("everything");
+        self.left_out.of_all(&report.failures);
+        Ok(report)
     }
 
     fn bring_changes_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
@@ -235,6 +352,8 @@ impl Control {
         for batch in [cheap, costly] {
             if !batch.is_empty() {
                 let report = self.dataplane.sync_services(&batch)?;
+                self.metrics.wrote("services");
+                self.left_out.of_some(&batch, &report.failures);
                 self.programmed(&batch);
                 all.merge(report);
             }
@@ -258,12 +377,10 @@ impl Control {
     }
 
     fn done(&mut self, report: &SyncReport, began: Instant) {
-        let failures = report.failures.iter();
-        let failures: Vec<String> = failures
-            .map(|failure| format!("{}: {}", failure.object, chain(&failure.error)))
-            .collect();
-        self.incomplete = !failures.is_empty();
-        self.report.failures(failures);
+        if !report.failures.is_empty() {
+            self.metrics.sync_failed();
+        }
+        self.tell_left_out();
         if self.held_back != report.services_held_back {
             self.held_back = report.services_held_back;
             tracing::info!(
@@ -290,6 +407,11 @@ impl Control {
                 microseconds = took.as_micros(),
                 "synced"
             );
+        } else if !self.dataplane.is_attached() {
+            self.tell();
+            if self.shared.wait_for(ANOTHER_LAYOUT) {
+                tracing::warn!("waiting for {ANOTHER_LAYOUT}");
+            }
         } else {
             self.tell();
             let usage = self.dataplane.usage();
@@ -306,14 +428,17 @@ impl Control {
 
     /// Brings the kernel to the cgroups of the pods that are left alone.
     fn leave_alone(&mut self) {
-        let result = block_in_place(|| -> anyhow::Result<()> {
+        let result = block_in_place(|| -> anyhow::Result<Vec<u64>> {
             let cgroups = self.left_alone.cgroups().context("reading the cgroup hierarchy")?;
             Ok(self.dataplane.leave_alone(&cgroups)?)
         });
-        self.left_alone_failed = result.is_err();
-        if let Err(error) = result {
-            tracing::error!("cannot leave pods alone: {error:#}");
-            self.metrics.sync_failed();
+        self.left_alone_failed = !matches!(&result, Ok(unfit) if unfit.is_empty());
+        match result {
+            Ok(unfit) => self.left_alone.unfit(&unfit),
+            Err(error) => {
+                tracing::error!("cannot leave pods alone: {error:#}");
+                self.metrics.sync_failed();
+            }
         }
         let account = self.left_alone.account();
         self.metrics.left_alone(&account);
@@ -326,13 +451,17 @@ impl Control {
 
     fn settle(&mut self, waited: Result<Result<Instant, DataplaneError>, JoinError>) {
         let settled = match waited {
-            Ok(Ok(began)) => self.dataplane.settle_before(began),
+            Ok(Ok(began)) => {
+                self.report.is_old();
+                self.dataplane.settle_before(began)
+            }
             Ok(Err(error)) => Err(error),
             Err(error) => return tracing::warn!("waiting for running programs: {error}"),
         };
         if let Err(error) = settled {
             tracing::warn!("{}", chain(&error));
         }
+        self.notice_room();
     }
 
     fn obey(&mut self, command: Command) {
@@ -365,30 +494,10 @@ impl Control {
             }
         }
     }
-
-    fn repair(&mut self) {
-        match block_in_place(|| self.dataplane.repair()) {
-            Ok((0, links)) if links.is_empty() => {}
-            Ok((entries, links)) => {
-                tracing::warn!(
-                    entries,
-                    links = links.join(" "),
-                    "the kernel differed from the plan and was repaired"
-                );
-                self.metrics.repaired(entries, links.len());
-                self.shared.update(|status| status.repairs += (entries + links.len()) as u64);
-            }
-            Err(error) => {
-                let error = anyhow::Error::from(error);
-                tracing::error!("cannot compare the kernel with the plan: {error:#}");
-                self.metrics.sync_failed();
-            }
-        }
-    }
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

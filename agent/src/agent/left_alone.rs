@@ -1,7 +1,7 @@
 //! Pods that are left alone: from what the objects say to the cgroups that the kernel knows.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashSet},
     io,
     path::Path,
     sync::Arc,
@@ -34,6 +34,10 @@ struct Wanted {
     /// Since when it ought to have one.
     running_since: Option<Instant>,
     told: bool,
+    /// Of those that were found as of the last look.
+    cgroups: Vec<u64>,
+    /// The kernel's map has no room for one of them.
+    unfit: bool,
 }
 
 impl LeftAlonePods {
@@ -58,7 +62,9 @@ impl LeftAlonePods {
                 let wanted = Wanted {
                     running_since: pod.running.then(|| running_since.unwrap_or(now)),
                     found: old.as_ref().is_some_and(|old| old.found),
-                    told: old.is_some_and(|old| old.told),
+                    told: old.as_ref().is_some_and(|old| old.told),
+                    unfit: old.as_ref().is_some_and(|old| old.unfit),
+                    cgroups: old.map_or_else(Vec::new, |old| old.cgroups),
                     pod,
                 };
                 (uid, wanted)
@@ -88,16 +94,16 @@ impl LeftAlonePods {
             return Ok(CgroupLevels::new());
         }
         let tree = self.watcher.read()?;
-        let mut found = BTreeSet::new();
         let mut cgroups = CgroupLevels::new();
+        self.wanted.values_mut().for_each(|wanted| wanted.cgroups.clear());
         for cgroup in tree.pods {
-            if self.wanted.contains_key(cgroup.uid.as_str()) {
+            if let Some(wanted) = self.wanted.get_mut(cgroup.uid.as_str()) {
                 cgroups.insert(cgroup.id, cgroup.level);
-                found.insert(cgroup.uid);
+                wanted.cgroups.push(cgroup.id);
             }
         }
         for (uid, wanted) in &mut self.wanted {
-            wanted.found = found.contains(&**uid);
+            wanted.found = !wanted.cgroups.is_empty();
             if wanted.found {
                 wanted.told = false;
             } else if wanted.running_since.is_some_and(|since| since.elapsed() >= PATIENCE)
@@ -113,6 +119,26 @@ impl LeftAlonePods {
         Ok(cgroups)
     }
 
+    /// Takes in which cgroups the kernel has no room for. Says once of which pods they are.
+    pub fn unfit(&mut self, cgroups: &[u64]) {
+        let cgroups: HashSet<u64> = cgroups.iter().copied().collect();
+        let mut new = Vec::new();
+        for wanted in self.wanted.values_mut() {
+            let unfit = wanted.cgroups.iter().any(|cgroup| cgroups.contains(cgroup));
+            if unfit && !wanted.unfit {
+                new.push(wanted.pod.pod.to_string());
+            }
+            wanted.unfit = unfit;
+        }
+        if !new.is_empty() {
+            tracing::error!(
+                "map `LEFT_ALONE` is full; the connections of these pods are redirected, although \
+                 they are to be left alone: {}",
+                super::report::some_of(&new)
+            );
+        }
+    }
+
     /// For status.
     pub fn account(&self) -> Vec<status::LeftAlonePod> {
         self.wanted
@@ -122,6 +148,7 @@ impl LeftAlonePods {
                 because: wanted.pod.because,
                 running: wanted.pod.running,
                 cgroup_found: wanted.found,
+                no_room: wanted.unfit,
             })
             .collect()
     }

@@ -1,11 +1,16 @@
 //! The running agent: source → index → data plane, with servers beside it.
 
 mod control;
+mod healing;
 mod interfaces;
 mod left_alone;
+mod left_out;
 mod pacing;
 mod report;
+mod start;
 mod test_services;
+
+pub use self::left_out::LeftOutPort;
 
 use std::{
     net::SocketAddr,
@@ -14,14 +19,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+pub use self::start::{Started, start};
+use self::{control::Kernel, start::Ready};
 
 use crate::{
     admin,
     check::Readiness,
-    dataplane::{self, Dataplane, Feature, Limits},
+    closing::Closing,
+    dataplane::{Feature, Limits},
     model::left_alone::Policy,
     source::{self, SourceError, SourceStats},
     status::Shared,
@@ -70,24 +78,17 @@ pub struct Config {
     pub leave_alone: Policy,
 }
 
-/// Runs until `stop`. The kernel state stays in place afterwards.
+/// Runs until `stop`. The kernel state stays in place afterwards. A running agent does not give up.
 ///
 /// # Errors
-/// When it cannot start: missing privileges or kernel features, another agent on the same pins, an
-/// address in use, an unusable kubeconfig. A running agent does not give up.
-pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
-    must_be_root()?;
-    // Before the kernel is touched, because it can fail.
-    let reader = Reader::of(&config.source).await?;
-    let mut dataplane = open(&config)?;
+/// When the kernel does not tell of what was just made in it.
+pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()> {
+    let Started { config, source, mut dataplane, helper, listener, admin } = started;
     dataplane.forward_log();
-    let listener = tokio::net::TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {} (--listen)", config.listen))?;
     if !config.listen.ip().is_loopback() {
         tracing::info!(listen = %config.listen, "whoever reaches this address can read the metrics");
     }
-    let admin = admin::Server::bind(&config.admin_socket)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
 
     let stats = Arc::new(SourceStats::default());
     let shared = Arc::new(Shared::new(
@@ -97,6 +98,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         Arc::clone(&stats),
     ));
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats))?);
+    let closing = Closing::new(
+        helper,
+        config.repair_interval,
+        &dataplane,
+        Arc::clone(&shared),
+        Arc::clone(&metrics),
+    );
     let readiness = Arc::new(Readiness::new(Arc::clone(&shared), &dataplane)?);
     let (events, changes) = mpsc::channel(EVENTS);
     // Few and small: what clients of the admin socket ask for, each waiting for its answer.
@@ -108,7 +116,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     // alive and be none.
     let stopped = stop.clone();
     let control = control::run(
-        dataplane,
+        Kernel { dataplane, closing },
         changes,
         asked,
         &config,
@@ -118,10 +126,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     );
     let (reported, arrivals) = mpsc::channel(EVENTS);
     tokio::select! {
-        () = reader.feed(&config.node_name, reported, stats, stop.clone()) => {}
+        result = source.feed(&config.node_name, reported, stats, stop.clone()) => result?,
         () = note_arrival(arrivals, events) => {}
         () = telemetry::serve(listener, readiness, metrics, stop.clone()) => {}
-        () = admin.serve(state, stop.clone()) => {}
+        result = admin.serve(state, stop.clone()) => result?,
         () = stopped.cancelled() => {}
         // Last, because these are dropped in order: with the data plane the lock on the pins goes,
         // and the next agent may start before the admin socket's file is removed.
@@ -145,81 +153,24 @@ async fn note_arrival(mut arrivals: mpsc::Receiver<source::Event>, events: mpsc:
     }
 }
 
-fn must_be_root() -> anyhow::Result<()> {
-    anyhow::ensure!(
-        nix::unistd::geteuid().is_root(),
-        "sockline agent must run as root: it loads BPF programs and attaches them to the root \
-         cgroup (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN), and keeps them in /sys/fs/bpf"
-    );
-    Ok(())
-}
-
-fn open(config: &Config) -> anyhow::Result<Dataplane> {
-    let options = dataplane::Options {
-        cgroup: dataplane::cgroup(config.cgroup.as_deref())?,
-        bpffs: dataplane::bpffs(config.bpffs.as_deref())?,
-        node: config.node_name.clone(),
-        limits: config.limits,
-        without: config.without.clone(),
-    };
-    let dataplane = Dataplane::open(&options)?;
-    let features = dataplane.features();
-    if !features.set_retval {
-        tracing::warn!("this kernel has no bpf_set_retval (Linux 5.18): refusals are EPERM");
-    }
-    if !features.compare_and_swap {
-        tracing::info!(
-            "this kernel's programs cannot compare and swap (Linux 5.12): sockets are remembered in \
-             socket storage, which costs more per connection and cannot be counted"
-        );
-    }
-    if features.netns_cookie.is_none() {
-        tracing::info!(
-            "this kernel has no SO_NETNS_COOKIE (Linux 5.14): loopback NodePorts are served to the \
-             initial network namespace"
-        );
-    }
-    if !features.mptcp_sock {
-        tracing::info!(
-            "this kernel has no bpf_skc_to_mptcp_sock (Linux 6.0 with BTF): the peer name of MPTCP \
-             sockets is the backend's"
-        );
-    } else if !features.kernel_btf {
-        tracing::info!("there is no /sys/kernel/btf/vmlinux; nothing here needs it");
-    }
-    Ok(dataplane)
-}
-
-/// A source that is ready to be read.
-enum Reader {
-    Manifests(PathBuf),
-    Kubernetes(kube::Client),
-}
-
-impl Reader {
-    async fn of(source: &Source) -> Result<Self, SourceError> {
-        Ok(match source {
-            Source::Manifests(folder) => Self::Manifests(folder.clone()),
-            Source::Kubernetes { kubeconfig } => {
-                Self::Kubernetes(source::client(kubeconfig.as_deref()).await?)
-            }
-        })
-    }
-
+impl Ready {
+    /// Reports what there is and what changes, until `stop`.
     async fn feed(
         self,
         node: &str,
         events: mpsc::Sender<source::Event>,
         stats: Arc<SourceStats>,
         stop: CancellationToken,
-    ) {
+    ) -> Result<(), SourceError> {
         match self {
             Self::Manifests(folder) => {
                 source::follow::follow(folder, source::snapshots(), events, stop).await;
             }
-            Self::Kubernetes(client) => {
+            Self::Kubernetes(config) => {
+                let client = source::client(*config)?;
                 source::kube::watch(client, node, events, stats, stop).await;
             }
         }
+        Ok(())
     }
 }

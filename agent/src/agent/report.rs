@@ -4,13 +4,14 @@
 //! connections, and not for each of them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use super::left_out::LeftOutPort;
 use crate::{
-    dataplane::Usage,
+    dataplane::{Counted, Usage},
     model::{index::Index, object::Problem},
     status::{self, Objects, Shared},
     telemetry::Metrics,
@@ -26,12 +27,19 @@ pub struct Report {
     metrics: Arc<Metrics>,
     due: Option<Instant>,
     after: Duration,
-    /// Problems and failures that were logged already.
+    /// What was logged already.
     problems_told: BTreeSet<Problem>,
-    failures_told: BTreeSet<String>,
-    /// What the last sync could not bring into the kernel.
+    left_out_told: BTreeSet<LeftOutPort>,
+    full_told: BTreeSet<&'static str>,
+    /// What could not be brought into the kernel.
     failures: Vec<String>,
+    /// Maps that programs write and that are full, with what that costs.
+    full: Vec<String>,
+    counted: Option<Counted>,
 }
+
+/// Names that are spelled out in one line of the log.
+const NAMES_IN_A_LINE: usize = 20;
 
 impl Report {
     pub const fn new(shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
@@ -41,8 +49,11 @@ impl Report {
             due: None,
             after: AFTER,
             problems_told: BTreeSet::new(),
-            failures_told: BTreeSet::new(),
+            left_out_told: BTreeSet::new(),
+            full_told: BTreeSet::new(),
             failures: Vec::new(),
+            full: Vec::new(),
+            counted: None,
         }
     }
 
@@ -56,18 +67,70 @@ impl Report {
         self.due.get_or_insert_with(|| Instant::now() + self.after);
     }
 
-    /// Takes in what the last sync could not do; logs what is new.
-    pub fn failures(&mut self, failures: Vec<String>) {
-        for failure in &failures {
-            if self.failures_told.insert(failure.clone()) {
-                tracing::error!("{failure}; it keeps what it had");
+    /// Takes in what could not be brought into the kernel; logs what is new, one line for each reason.
+    pub fn left_out(&mut self, ports: Vec<LeftOutPort>) {
+        if ports.is_empty() && self.left_out_told.is_empty() {
+            self.failures.clear();
+            return;
+        }
+        let ports: BTreeSet<LeftOutPort> = ports.into_iter().collect();
+        let mut new: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for port in ports.difference(&self.left_out_told) {
+            new.entry(&port.reason).or_default().push(&port.port);
+        }
+        for (reason, names) in new {
+            let who = match names.len() {
+                1 => "1 service port keeps what it had".into(),
+                count => format!("{count} service ports keep what they had"),
+            };
+            tracing::error!("{reason}; {who}: {}", some_of(&names));
+        }
+        self.metrics.left_out(&ports);
+        self.failures =
+            ports.iter().map(|LeftOutPort { port, reason }| format!("{port}: {reason}")).collect();
+        self.left_out_told = ports;
+    }
+
+    /// Takes in how full the maps are that programs write, and which services are not counted.
+    pub fn counted(&mut self, counted: &Counted, uncounted: Vec<String>) {
+        self.full.clear();
+        let affinity = counted.affinity_full.then(|| {
+            format!(
+                "map `AFFINITY` is full (--max-affinity {}): clients that were idle for the longest \
+                 time lose their session affinity",
+                counted.affinity.limit
+            )
+        });
+        let counters = (!uncounted.is_empty()).then(|| {
+            format!(
+                "map `SERVICES` is full ({} entries): what these service ports refuse or pass is not \
+                 counted",
+                counted.counters.limit,
+            )
+        });
+        for (map, text, names) in
+            [("AFFINITY", affinity, Vec::new()), ("SERVICES", counters, uncounted)]
+        {
+            let with = |text: &str, names: &str| match names {
+                "" => text.to_owned(),
+                names => format!("{text}: {names}"),
+            };
+            match text {
+                Some(text) => {
+                    if self.full_told.insert(map) {
+                        tracing::error!("{}", with(&text, &some_of(&names)));
+                    }
+                    self.full.push(with(&text, &names.join(", ")));
+                }
+                None => {
+                    if self.full_told.remove(map) {
+                        tracing::info!("map `{map}` has room again");
+                    }
+                }
             }
         }
-        // A service may have thousands of ports that fail.
-        let present: BTreeSet<&String> = failures.iter().collect();
-        self.failures_told.retain(|failure| present.contains(failure));
-        self.metrics.not_in_kernel(failures.len());
-        self.failures = failures;
+        self.counted = Some(Counted { counted: None, ..counted.clone() });
+        self.is_old();
     }
 
     /// The last sync failed as a whole.
@@ -83,7 +146,8 @@ impl Report {
         self.due = None;
         self.problems(index.problems().into_iter().collect());
         let counts = index.counts();
-        self.metrics.usage(usage);
+        let maps = status::maps(usage, self.counted.as_ref());
+        self.metrics.usage(usage, &maps);
         self.shared.update(|status| {
             status.objects = Objects {
                 services: counts.services,
@@ -91,7 +155,8 @@ impl Report {
                 endpoints: counts.endpoints,
             };
             status.failures.clone_from(&self.failures);
-            status.maps = status::maps(usage);
+            status.full.clone_from(&self.full);
+            status.maps = maps;
         });
         self.after = AFTER.max(began.elapsed() * SHARE);
     }
@@ -109,4 +174,15 @@ impl Report {
             .update(|status| status.problems = problems.iter().map(ToString::to_string).collect());
         self.problems_told = problems;
     }
+}
+
+/// Names for one line of the log: not all, if they are many.
+pub fn some_of(names: &[impl AsRef<str>]) -> String {
+    let mut text =
+        names.iter().take(NAMES_IN_A_LINE).map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
+    if names.len() > NAMES_IN_A_LINE {
+        let more = names.len() - NAMES_IN_A_LINE;
+        text.push_str(&format!(" and {more} more (`sockline status` names all)"));
+    }
+    text
 }

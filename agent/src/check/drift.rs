@@ -31,6 +31,8 @@ fn finding(drift: &Drift) -> Finding {
         (drift.backends, "backends changed"),
         (drift.slots, "slots changed"),
         (drift.filter_words, "words of the filter changed"),
+        (drift.names, "names changed"),
+        (drift.maps, "maps not where they belong"),
         (drift.left_alone, "cgroups left alone changed"),
     ];
     let differs: Vec<String> = kinds

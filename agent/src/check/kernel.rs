@@ -1,6 +1,6 @@
 //! What the running kernel has.
 
-use sockline_ebpf::agent::{COMPARE_AND_SWAP, MPTCP_SOCK, NETNS_COOKIE, SET_RETVAL};
+use sockline_ebpf::agent::{COMPARE_AND_SWAP, MPTCP_SOCK, NETNS_COOKIE, SET_RETVAL, SOCK_DESTROY};
 
 use super::Finding;
 use crate::dataplane::view::AgentRecord;
@@ -9,10 +9,11 @@ use crate::dataplane::view::AgentRecord;
 const OLDEST: (u32, u32) = (5, 10);
 
 /// What each optional feature gives, and since when kernels have it.
-const FEATURES: [(u32, &str); 4] = [
+const FEATURES: [(u32, &str); 5] = [
     (COMPARE_AND_SWAP, "sockets are in socket storage (Linux 5.12 has compare-and-swap)"),
     (NETNS_COOKIE, "loopback NodePorts are the initial network namespace's (Linux 5.14)"),
     (SET_RETVAL, "refusals are EPERM (Linux 5.18 has bpf_set_retval)"),
+    (SOCK_DESTROY, "no sockets are closed over netlink (CONFIG_INET_DIAG_DESTROY)"),
     (MPTCP_SOCK, "the peer name of MPTCP sockets is the backend's (Linux 6.0 with BTF)"),
 ];
 
@@ -87,7 +88,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_its_consequence() {
-        let detail = features(COMPARE_AND_SWAP | NETNS_COOKIE | MPTCP_SOCK).detail;
+        let detail = features(!SET_RETVAL).detail;
         assert_eq!(detail, "refusals are EPERM (Linux 5.18 has bpf_set_retval)");
     }
 }

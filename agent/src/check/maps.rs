@@ -8,10 +8,10 @@ const NEARLY_FULL_PERCENT: u64 = 80;
 
 pub fn check(node: &Node<'_>) -> Vec<Finding> {
     let Some(status) = &node.status else {
-        return vec![match node.view.frontends() {
+        return vec![match node.view.count_frontends() {
             Ok(frontends) => Finding::ok(
                 "maps.readable",
-                format!("{} frontends; the limits are the running agent's", frontends.len()),
+                format!("{frontends} frontends; the limits are the running agent's"),
             ),
             Err(error) => Finding::failed(
                 "maps.readable",
@@ -30,8 +30,16 @@ fn fill(map: &MapUse) -> Finding {
     let todo = match map.map.as_str() {
         "frontends" => "raise --max-frontends",
         "backends" => "raise --max-backends",
-        _ => "fewer endpoints per service need fewer slots; this limit is fixed",
+        "slots" => "raise --max-slots",
+        "affinity" => "raise --max-affinity",
+        "names" | "retired" => "raise --max-frontends, which this limit follows",
+        "left-alone" => "leave fewer pods alone; this limit is fixed",
+        _ => "what has no room is not counted; this limit is fixed",
     };
+    if map.map == "sockets" {
+        // What has no room there goes to socket storage: it costs speed.
+        return Finding::ok(check, detail);
+    }
     if map.entries >= map.limit {
         Finding::failed(check, format!("full: {detail}"), todo)
     } else if percent >= NEARLY_FULL_PERCENT {

@@ -5,6 +5,7 @@
 
 mod agent;
 mod cgroup;
+mod closing;
 mod drift;
 mod finding;
 mod kernel;
@@ -73,7 +74,8 @@ pub fn run(view: &View, options: &Options) -> anyhow::Result<Vec<Finding>> {
     }
     findings.extend(agent::state(&node));
     findings.extend(kernel::check(&node.record));
-    findings.extend(permissions::check(&node.record));
+    findings.extend(permissions::check(&node));
+    findings.extend(closing::check(&node));
     findings.push(cgroup::check(&node.record.cgroup, options.cgroup.as_deref()));
     findings.extend(links::check(&node));
     findings.extend(links::foreign(&node));

@@ -2,15 +2,16 @@
 
 use std::{fs, path::PathBuf};
 
-use super::{Finding, kernel};
-use crate::dataplane::view::AgentRecord;
+use super::{Finding, Node, kernel};
 
 /// Number (`include/uapi/linux/capability.h`), name, and what for.
 const NEEDED: [Capability; 3] = [
     (12, "CAP_NET_ADMIN", "load programs for the network and attach them"),
-    (38, "CAP_PERFMON", "load programs that reckon with pointers"),
     (39, "CAP_BPF", "load programs and make maps"),
+    (38, "CAP_PERFMON", "load programs that reckon with pointers"),
 ];
+/// The first of them are what an agent keeps when it has started.
+const KEPT: usize = 2;
 /// Stands for CAP_PERFMON and CAP_BPF as well, which were a part of it before Linux 5.8
 /// (`bpf_capable`, `perfmon_capable`).
 const SYS_ADMIN: u32 = 21;
@@ -19,8 +20,8 @@ const FOR_LOCKED_MEMORY: Capability =
 
 type Capability = (u32, &'static str, &'static str);
 
-pub fn check(record: &AgentRecord) -> Vec<Finding> {
-    let of_agent = PathBuf::from(format!("/proc/{}", record.pid));
+pub fn check(node: &Node<'_>) -> Vec<Finding> {
+    let of_agent = PathBuf::from(format!("/proc/{}", node.record.pid));
     // In another process namespace, the number can be anybody's.
     let is_agent =
         fs::read_to_string(of_agent.join("comm")).is_ok_and(|name| name.starts_with("sockline"));
@@ -31,10 +32,11 @@ pub fn check(record: &AgentRecord) -> Vec<Finding> {
     };
     let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
     let limits = fs::read_to_string(folder.join("limits")).unwrap_or_default();
-    let mut needed = NEEDED.to_vec();
+    let has_started = is_agent && node.agent_runs;
+    let mut needed = NEEDED[..if has_started { KEPT } else { NEEDED.len() }].to_vec();
     // Linux 5.10 counts maps against the limit, and any process may raise its soft limit to its hard
     // one: where that is unlimited, the DaemonSet's capabilities are enough.
-    if kernel::locks_memory() && !may_lock_all_memory(&limits) {
+    if !has_started && kernel::locks_memory() && !may_lock_all_memory(&limits) {
         needed.push(FOR_LOCKED_MEMORY);
     }
     vec![capabilities(whose, &status, &needed)]

@@ -55,7 +55,7 @@ impl Readiness {
             return Some("the control loop is stuck".into());
         }
         if !self.shared.is_ready() {
-            return Some("waiting for the first full sync".into());
+            return Some(format!("waiting for {}", self.shared.waiting_for()));
         }
         let damage = self.damage().await;
         (!damage.is_empty()).then(|| damage.join("; "))

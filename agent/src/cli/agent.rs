@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::field::Field;
@@ -60,8 +61,18 @@ pub struct AgentArgs {
     max_frontends: u32,
     /// How many backends the kernel may hold; a pod counts once for each service port it serves
     #[arg(long, value_name = "N", env = "SOCKLINE_MAX_BACKENDS", default_value_t = Limits::default().backends,
-          value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(Limits::default().backends)))]
     max_backends: u32,
+    /// How many slots the kernel may hold: one for each backend of a list that connects are spread
+    /// over, and once more while a list is replaced
+    #[arg(long, value_name = "N", env = "SOCKLINE_MAX_SLOTS", default_value_t = Limits::default().slots,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(Limits::default().slots)))]
+    max_slots: u32,
+    /// How many session affinities are kept, of a client to a service each; memory for all of them
+    /// (some 100 bytes each) is taken at the start
+    #[arg(long, value_name = "N", env = "SOCKLINE_MAX_AFFINITY", default_value_t = Limits::default().affinity,
+          value_parser = clap::value_parser!(u32).range(1024..=1 << 22))]
+    max_affinity: u32,
     /// How often to compare the kernel's maps and links with what they should be, and mend them
     #[arg(long, value_name = "SECONDS", env = "SOCKLINE_REPAIR_INTERVAL", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -101,6 +112,7 @@ pub struct AgentArgs {
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     init_log(&args.log, args.log_json)?;
     let config = Config {
+        limits: limits(&args)?,
         source: match args.manifests {
             Some(folder) => Source::Manifests(folder),
             None => Source::Kubernetes { kubeconfig: args.kubeconfig },
@@ -111,23 +123,25 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         listen: args.listen,
         admin_socket: args.admin_socket,
         without: args.without_features,
-        limits: Limits {
-            frontends: args.max_frontends,
-            backends: args.max_backends,
-            ..Limits::default()
-        },
         repair_interval: Duration::from_secs(args.repair_interval),
         leave_alone: Policy {
             namespaces: args.leave_alone_namespaces.into_iter().collect(),
             pods: args.leave_alone_pods,
         },
     };
+    // They wait until somebody asks for them: as process 1 of a container, this one would never hear
+    // of what comes before.
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block()?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, source = %config.source, "starting");
+    let started = agent::start(config)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        signals.thread_unblock()?;
         let stopper = stop.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -136,11 +150,15 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             }
             stopper.cancel();
         });
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, source = %config.source, "starting");
-        agent::run(config, stop).await?;
-        tracing::info!("stopped; the kernel keeps serving what it has (`sockline cleanup` removes it)");
+        agent::run(started, stop).await?;
+        tracing::info!(
+            "stopped; the kernel keeps serving what it has (`sockline cleanup` removes it)"
+        );
         Ok(())
-    })
+    });
+    // A question to the helper may still be without an answer, which nobody waits for any more.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
 }
 
 fn init_log(filter: &str, json: bool) -> anyhow::Result<()> {
@@ -168,6 +186,24 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) ->
         name if name.starts_with("log.") => Ok(()),
         name => write!(writer, "{name}={value}"),
     }
+}
+
+/// What the maps may grow to.
+fn limits(args: &AgentArgs) -> anyhow::Result<Limits> {
+    let limits = Limits {
+        frontends: args.max_frontends,
+        slots: args.max_slots,
+        backends: args.max_backends,
+        affinity: args.max_affinity,
+    };
+    anyhow::ensure!(
+        limits.slots >= limits.backends,
+        "--max-slots {} is less than --max-backends {}: each backend needs a slot, and a second one \
+         while its service changes",
+        limits.slots,
+        limits.backends
+    );
+    Ok(limits)
 }
 
 /// The option, else `NODE_NAME` (what a DaemonSet sets from `spec.nodeName`), else the host name,

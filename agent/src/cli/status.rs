@@ -12,9 +12,10 @@ use super::{
 use crate::{
     admin,
     dataplane::{Attachment, view::View},
+    helper::Method,
     printable::Printable,
     source::WatchState,
-    status::Status,
+    status::{Closing, HelperState, Status},
 };
 
 /// Show whether this node is served: the agent, the hooks, the maps, and what is wrong.
@@ -88,7 +89,7 @@ fn gather(view: &View, agent: Option<Status>) -> anyhow::Result<Report> {
             })
             .collect(),
         cgroup: record.cgroup.display().to_string(),
-        frontends: view.frontends()?.len(),
+        frontends: view.count_frontends()?,
         last_sync: record.last_sync.and_then(|time| Timestamp::try_from(time).ok()),
         sockets: view.sockets()?,
         faults: view
@@ -133,7 +134,11 @@ fn render(report: &Report) -> String {
         );
         line(
             "Ready",
-            if agent.ready { "yes".into() } else { "no: waiting for the first full sync".into() },
+            if agent.ready {
+                "yes".into()
+            } else {
+                format!("no: waiting for {}", agent.waiting_for)
+            },
         );
     }
     line(
@@ -145,6 +150,10 @@ fn render(report: &Report) -> String {
             None => format!("{} ago", ago(time)),
         }),
     );
+    if let Some(agent) = report.agent.as_ref().filter(|agent| agent.repairs > 0) {
+        let kinds = agent.repairs_by_kind.iter().map(|(kind, count)| format!("{count} {kind}"));
+        line("Repairs", format!("{} since its start", kinds.collect::<Vec<_>>().join(", ")));
+    }
     let bad: Vec<String> = report
         .hooks
         .iter()
@@ -164,8 +173,9 @@ fn render(report: &Report) -> String {
         line(
             "Kernel",
             format!(
-                "refusals are {}, loopback NodePorts for {}, MPTCP peer names {}",
+                "refusals are {}, sockets in {}, loopback NodePorts for {}, MPTCP peer names {}",
                 if features.set_retval { "ECONNREFUSED" } else { "EPERM" },
+                if features.compare_and_swap { "a table" } else { "socket storage" },
                 if features.netns_cookie {
                     "this network namespace"
                 } else {
@@ -185,6 +195,9 @@ fn render(report: &Report) -> String {
                 missing => format!("{found} pods, and {missing} whose cgroup was NOT found"),
             },
         );
+    }
+    if let Some(agent) = &report.agent {
+        line("Closing", closing(&agent.closing));
     }
     line("Frontends", report.frontends.to_string());
     line(
@@ -221,6 +234,7 @@ fn render(report: &Report) -> String {
                     &*pod.pod,
                     pod.because.as_str(),
                     match (pod.cgroup_found, pod.running) {
+                        _ if pod.no_room => "NO ROOM for it: it is redirected",
                         (true, _) => "found",
                         (false, true) => "NOT found: it is redirected",
                         (false, false) => "not yet: it is starting",
@@ -230,8 +244,12 @@ fn render(report: &Report) -> String {
             text.push('\n');
             text.push_str(&table::render(&pods));
         }
-        for (title, list) in [("PROBLEMS", &agent.problems), ("NOT IN THE KERNEL", &agent.failures)]
-        {
+        for (title, list) in [
+            ("PROBLEMS", &agent.problems),
+            ("NOT IN THE KERNEL", &agent.failures),
+            ("FULL", &agent.full),
+            ("NOT LOOKED AFTER", &agent.not_healing),
+        ] {
             if !list.is_empty() {
                 text.push_str(&format!("\n{title}\n"));
                 for entry in list {
@@ -239,6 +257,31 @@ fn render(report: &Report) -> String {
                 }
             }
         }
+    }
+    text
+}
+
+/// What becomes of sockets whose backend is gone.
+fn closing(closing: &Closing) -> String {
+    let method = match (closing.method, &closing.helper) {
+        (None, _) => {
+            return "NOT possible with this kernel: sockets stay with a backend that is gone"
+                .into();
+        }
+        (_, None) => return "NOT possible: the helper process could not be started".into(),
+        (_, Some(HelperState::Ended(how))) => {
+            return format!("NOT any more: the helper process has ended ({how})");
+        }
+        (Some(Method::SockDestroy), _) => "SOCK_DESTROY",
+        (Some(Method::Iterator), _) => "BPF iterators",
+    };
+    let Closing { udp, tcp, failed, .. } = closing;
+    let mut text = format!("by {method}; {udp} UDP and {tcp} TCP sockets of dead backends closed");
+    if *failed > 0 {
+        text += &format!(", {failed} NOT closed");
+    }
+    if let Some(unseen) = &closing.unseen {
+        text += &format!("; NOT everywhere: {unseen}");
     }
     text
 }

@@ -3,7 +3,9 @@
 use std::os::fd::AsFd as _;
 
 use aya::{Pod, maps::MapData};
-use aya_obj::generated::bpf_map_type::{self, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH};
+use aya_obj::generated::bpf_map_type::{
+    self, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH,
+};
 use sockline_ebpf::NO_PREALLOC;
 
 use super::{error::DataplaneError, pins::Pins, sys};
@@ -20,6 +22,11 @@ pub fn array<T: Pod>(
 /// A hash whose memory follows its entries.
 pub fn hash<K: Pod, V: Pod>(name: &'static str, entries: u32) -> Result<MapData, DataplaneError> {
     map(name, BPF_MAP_TYPE_HASH, (size_of::<K>(), size_of::<V>()), entries, NO_PREALLOC)
+}
+
+/// A hash that forgets what was not used for the longest time. It has memory for all entries.
+pub fn lru<K: Pod, V: Pod>(name: &'static str, entries: u32) -> Result<MapData, DataplaneError> {
+    map(name, BPF_MAP_TYPE_LRU_HASH, (size_of::<K>(), size_of::<V>()), entries, 0)
 }
 
 /// Pins a map, unless there is one of its name already.

@@ -39,6 +39,13 @@ impl Extents {
         Some(start)
     }
 
+    /// Whether an index is not taken.
+    #[must_use]
+    pub fn is_free(&self, index: u32) -> bool {
+        let before = self.free.range(..=index).next_back();
+        before.is_some_and(|(&start, &length)| index - start < length)
+    }
+
     /// Takes a given range; false when some of it is taken already.
     pub fn take_at(&mut self, start: u32, count: u32) -> bool {
         let Some((&from, &length)) = self.free.range(..=start).next_back() else { return false };
@@ -133,6 +140,7 @@ mod tests {
                 let distinct: BTreeSet<_> = indices.iter().collect();
                 prop_assert_eq!(distinct.len(), indices.len());
                 prop_assert!(indices.iter().all(|&index| index < 128));
+                prop_assert!((0..130).all(|index| extents.is_free(index) != distinct.contains(&index)));
                 prop_assert_eq!(extents.used() as usize, indices.len());
             }
         }

@@ -1,8 +1,9 @@
 //! What the running kernel has, probed once at start.
 
-use sockline_ebpf::agent::{COMPARE_AND_SWAP, MPTCP_SOCK, NETNS_COOKIE, SET_RETVAL};
+use sockline_ebpf::agent::{COMPARE_AND_SWAP, MPTCP_SOCK, NETNS_COOKIE, SET_RETVAL, SOCK_DESTROY};
 
-use super::sys;
+use super::{iterator::SocketIterators, sys};
+use crate::helper::{self, Method};
 
 /// A kernel feature that can be done without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -11,6 +12,8 @@ pub enum Feature {
     NetnsCookie,
     MptcpSock,
     CompareAndSwap,
+    SockDestroy,
+    SockIterator,
 }
 
 /// Kernel features that the programs are set up by.
@@ -27,6 +30,12 @@ pub struct Features {
     /// Programs may compare and swap (Linux 5.12); without it, sockets are remembered in socket
     /// storage only, which costs about 600 ns more per connection.
     pub compare_and_swap: bool,
+    /// Sockets can be closed over netlink (`SOCK_DESTROY` of TCP and UDP: Linux 4.9 with
+    /// CONFIG_INET_DIAG_DESTROY); without it, BPF iterators do so.
+    pub sock_destroy: bool,
+    /// BPF iterators can close sockets (`bpf_sock_destroy`, Linux 6.5). Only looked for where
+    /// `sock_destroy` is missing; without either, sockets stay with a backend that is gone.
+    pub sock_iterator: bool,
     /// The kernel describes its own types (`/sys/kernel/btf/vmlinux`). Sockline does not need it.
     pub kernel_btf: bool,
 }
@@ -39,6 +48,8 @@ impl Features {
             netns_cookie: sys::netns_cookie().ok(),
             mptcp_sock: sys::has_mptcp_sock(),
             compare_and_swap: sys::has_compare_and_swap(),
+            sock_destroy: helper::probe_destroy(),
+            sock_iterator: false,
             kernel_btf: std::path::Path::new("/sys/kernel/btf/vmlinux").exists(),
         }
     }
@@ -53,9 +64,32 @@ impl Features {
                 Feature::NetnsCookie => features.netns_cookie = None,
                 Feature::MptcpSock => features.mptcp_sock = false,
                 Feature::CompareAndSwap => features.compare_and_swap = false,
+                Feature::SockDestroy => features.sock_destroy = false,
+                Feature::SockIterator => {}
             }
         }
+        if !features.sock_destroy && !unwanted.contains(&Feature::SockIterator) {
+            features.sock_iterator = match SocketIterators::load() {
+                Ok(_) => true,
+                Err(error) => {
+                    tracing::debug!("{:#}", anyhow::Error::from(error));
+                    false
+                }
+            };
+        }
         features
+    }
+
+    /// How sockets whose backend is gone can be closed.
+    #[must_use]
+    pub const fn closing(self) -> Option<Method> {
+        if self.sock_destroy {
+            Some(Method::SockDestroy)
+        } else if self.sock_iterator {
+            Some(Method::Iterator)
+        } else {
+            None
+        }
     }
 
     /// As the agent notes it in the kernel.
@@ -73,6 +107,9 @@ impl Features {
         }
         if self.compare_and_swap {
             bits |= COMPARE_AND_SWAP;
+        }
+        if self.sock_destroy {
+            bits |= SOCK_DESTROY;
         }
         bits
     }

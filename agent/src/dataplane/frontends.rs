@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, os::fd::AsFd as _};
 
-use aya::maps::{Map, MapData};
+use aya::maps::{Map, MapData, MapError};
 use sockline_ebpf::{
     filter,
     frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
@@ -14,7 +14,7 @@ use sockline_ebpf::{
 use super::{
     error::{DataplaneError, Full},
     maps::{self, FRONTENDS, FrontendsHash},
-    outer::Outer,
+    outer::{Mended, Outer},
     pins::Pins,
     sys::SharedArray,
 };
@@ -44,7 +44,7 @@ pub struct Differences {
 impl Frontends {
     /// Opens what is pinned and reads it back.
     pub fn open(pins: &Pins, limit: u32) -> Result<Self, DataplaneError> {
-        let outer = maps::open_frontends(pins)?;
+        let outer = maps::open_frontends(pins, true)?;
         let current = match maps::current_frontends(&outer)? {
             Some(current) => current,
             None => {
@@ -55,11 +55,9 @@ impl Frontends {
         };
         let capacity = capacity_of(&outer)?;
         let mut entries = HashMap::new();
-        for entry in current.iter() {
-            let (key, value) =
-                entry.map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
-            entries.insert(key, value);
-        }
+        maps::for_each(FRONTENDS, &current, |key: &FrontendKey, values: &[Frontend]| {
+            entries.extend(values.iter().map(|value| (*key, *value)));
+        })?;
         let mut this = Self {
             outer,
             current,
@@ -69,7 +67,10 @@ impl Frontends {
             filter: maps::open_filter(pins)?,
             bits: HashMap::new(),
         };
-        this.rebuild_filter();
+        for key in this.entries.keys() {
+            *this.bits.entry(filter::bit(&key.address, key.port)).or_default() += 1;
+        }
+        this.write_filter();
         Ok(this)
     }
 
@@ -85,18 +86,49 @@ impl Frontends {
         self.limit
     }
 
-    /// Writes an entry: one atomic step for whoever looks it up.
-    pub fn set(&mut self, frontend: Frontend) -> Result<(), DataplaneError> {
+    /// Writes the entries of one service, each in one atomic step for whoever looks it up: all of
+    /// them, or none.
+    pub fn set_all(&mut self, frontends: &[Frontend]) -> Result<(), DataplaneError> {
+        let mut before: Vec<(FrontendKey, Option<Frontend>)> = Vec::with_capacity(frontends.len());
+        let (known, new): (Vec<&Frontend>, Vec<&Frontend>) =
+            frontends.iter().partition(|frontend| self.entries.contains_key(&frontend.key));
+        // The new ones first: to take them away again needs no memory.
+        for frontend in new.into_iter().chain(known) {
+            let old = self.entries.get(&frontend.key).copied();
+            if let Err(error) = self.set(*frontend) {
+                self.put_back(before);
+                return Err(error);
+            }
+            before.push((frontend.key, old));
+        }
+        Ok(())
+    }
+
+    fn put_back(&mut self, before: Vec<(FrontendKey, Option<Frontend>)>) {
+        for (key, old) in before.into_iter().rev() {
+            let result = match old {
+                Some(old) => self.set(old),
+                None => self.remove(&key),
+            };
+            if let Err(error) = result {
+                // The copy here knows what is there, and the service is tried again as a whole.
+                tracing::error!("a frontend is ahead of others of its service: {error}");
+            }
+        }
+    }
+
+    /// Writes an entry.
+    fn set(&mut self, frontend: Frontend) -> Result<(), DataplaneError> {
         let known = self.entries.get(&frontend.key);
         if known == Some(&frontend) {
             return Ok(());
         }
         let is_new = known.is_none();
         if is_new {
-            self.make_room()?;
+            self.reserve(1)?;
             self.count_bit(&frontend.key, true);
         }
-        if let Err(error) = self.current.insert(frontend.key, frontend, 0) {
+        if let Err(error) = maps::insert(&mut self.current, &frontend.key, &frontend, 0) {
             if is_new {
                 self.count_bit(&frontend.key, false);
             }
@@ -109,7 +141,7 @@ impl Frontends {
     pub fn remove(&mut self, key: &FrontendKey) -> Result<(), DataplaneError> {
         if self.entries.remove(key).is_some() {
             match self.current.remove(key) {
-                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
+                Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(DataplaneError::map(FRONTENDS, "write", error)),
             }
             self.count_bit(key, false);
@@ -117,33 +149,40 @@ impl Frontends {
         Ok(())
     }
 
-    /// Reads the hash and the bitmap, and tells what differs from the copy here.
-    pub fn compare(&self) -> Result<Differences, DataplaneError> {
-        let mut found = HashMap::new();
-        for entry in self.current.iter() {
-            let (key, value) =
-                entry.map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
-            found.insert(key, value);
-        }
-        let mut differences = Differences::default();
-        for (key, value) in &self.entries {
-            match found.remove(key) {
-                Some(seen) if seen == *value => {}
-                Some(_) => differences.changed.push(*value),
-                None => differences.missing.push(*value),
+    /// Compares some entries with what is in the kernel.
+    pub fn compare<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a FrontendKey>,
+        differences: &mut Differences,
+    ) -> Result<(), DataplaneError> {
+        for wanted in keys.into_iter().filter_map(|key| self.entries.get(key)) {
+            match self.current.get(&wanted.key, 0) {
+                Ok(found) if found == *wanted => {}
+                Ok(_) => differences.changed.push(*wanted),
+                Err(MapError::KeyNotFound) => differences.missing.push(*wanted),
+                Err(error) => return Err(DataplaneError::map(FRONTENDS, "read", error)),
             }
         }
-        differences.foreign = found.into_keys().collect();
-        let (words, _) = self.wanted_filter();
-        differences.filter_words = words
-            .iter()
-            .enumerate()
-            .filter(|&(index, &word)| self.filter.read(index) != word)
-            .count();
-        Ok(differences)
+        Ok(())
     }
 
-    /// Mends what [`Self::compare`] found.
+    /// Looks for entries that nobody planned.
+    pub fn find_foreign(&self, differences: &mut Differences) -> Result<(), DataplaneError> {
+        maps::for_each(FRONTENDS, &self.current, |key: &FrontendKey, _: &[Frontend]| {
+            if !self.entries.contains_key(key) {
+                differences.foreign.push(*key);
+            }
+        })
+    }
+
+    /// Compares the bitmap.
+    pub fn compare_filter(&self, differences: &mut Differences) {
+        let words = self.wanted_filter();
+        let differs = |&(index, &word): &(usize, &u64)| self.filter.read(index) != word;
+        differences.filter_words = words.iter().enumerate().filter(differs).count();
+    }
+
+    /// Mends what was found to differ.
     pub fn mend(&mut self, differences: &Differences) -> Result<(), DataplaneError> {
         for value in differences.missing.iter().chain(&differences.changed) {
             self.current
@@ -151,27 +190,55 @@ impl Frontends {
                 .map_err(|error| DataplaneError::map(FRONTENDS, "write", error))?;
         }
         for key in &differences.foreign {
-            self.current
-                .remove(key)
-                .map_err(|error| DataplaneError::map(FRONTENDS, "write", error))?;
+            match self.current.remove(key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(DataplaneError::map(FRONTENDS, "write", error)),
+            }
         }
-        self.rebuild_filter();
+        if differences.filter_words > 0 {
+            self.write_filter();
+        }
         Ok(())
     }
 
-    fn make_room(&mut self) -> Result<(), DataplaneError> {
-        let needed = u32::try_from(self.entries.len() + 1).unwrap_or(u32::MAX);
-        if needed > self.limit {
+    /// See [`Outer::repair`].
+    pub fn repair_outer(&self) -> Result<Mended, DataplaneError> {
+        self.outer.repair()
+    }
+
+    /// See [`Outer::displaced`].
+    pub fn displaced(&self) -> Result<usize, DataplaneError> {
+        self.outer.displaced()
+    }
+
+    /// Makes room for so many more entries.
+    pub fn reserve(&mut self, more: usize) -> Result<(), DataplaneError> {
+        let needed = u32::try_from(self.entries.len() + more).unwrap_or(u32::MAX);
+        if more > 0 && needed > self.limit {
             return Err(Full { map: FRONTENDS, limit: self.limit }.into());
         }
-        if needed <= self.capacity / 4 * 3 || self.capacity >= self.limit {
+        let mut capacity = self.capacity;
+        while needed > capacity / 4 * 3 && capacity < self.limit {
+            capacity = capacity.saturating_mul(2).min(self.limit);
+        }
+        if capacity == self.capacity {
             return Ok(());
         }
-        let capacity = self.capacity.saturating_mul(2).min(self.limit);
+        match self.grow(capacity) {
+            // There is some room left; the next one tries again.
+            Err(error) if needed <= self.capacity => {
+                tracing::debug!("map `{FRONTENDS}` cannot grow yet: {error}");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn grow(&mut self, capacity: u32) -> Result<(), DataplaneError> {
         let larger = maps::new_frontends(capacity)?;
         let mut copy = typed(duplicate(&larger)?)?;
         for (key, value) in &self.entries {
-            copy.insert(key, value, 0)
+            maps::insert(&mut copy, key, value, 0)
                 .map_err(|error| DataplaneError::map(FRONTENDS, "copy to a larger", error))?;
         }
         self.outer.set(CURRENT, &larger)?;
@@ -196,10 +263,8 @@ impl Frontends {
 
     /// Makes the filter fit the entries: first all bits that must be set, so that no entry is ever
     /// hidden.
-    fn rebuild_filter(&mut self) {
-        let (words, bits) = self.wanted_filter();
-        self.bits = bits;
-        for (index, &wanted) in words.iter().enumerate() {
+    fn write_filter(&mut self) {
+        for (index, &wanted) in self.wanted_filter().iter().enumerate() {
             if self.filter.read(index) != wanted {
                 self.filter.update(index, |word| *word |= wanted);
                 self.filter.update(index, |word| *word = wanted);
@@ -207,16 +272,13 @@ impl Frontends {
         }
     }
 
-    /// The filter's words as the entries want them, and how many entries set each bit.
-    fn wanted_filter(&self) -> (Vec<u64>, HashMap<(u32, u64), u32>) {
+    /// The filter's words as the entries want them.
+    fn wanted_filter(&self) -> Vec<u64> {
         let mut words = vec![0u64; filter::WORDS as usize];
-        let mut bits = HashMap::new();
-        for key in self.entries.keys() {
-            let (word, mask) = filter::bit(&key.address, key.port);
-            *bits.entry((word, mask)).or_default() += 1;
-            words[word as usize] |= mask;
+        for (word, mask) in self.bits.keys() {
+            words[*word as usize] |= mask;
         }
-        (words, bits)
+        words
     }
 }
 

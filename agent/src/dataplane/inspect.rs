@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, io, os::fd::AsFd as _, path::Path};
 
 use super::{
     error::DataplaneError,
+    links::open_cgroup,
     pins::{self, Pins},
-    programs::{HOOKS, open_cgroup},
+    programs::HOOKS,
     sys,
 };
 
@@ -40,14 +41,8 @@ pub fn hooks(pins: &Pins, cgroup: &Path) -> Result<(u64, Vec<HookSeen>), Datapla
             let failed = |what: &str, error: io::Error| {
                 DataplaneError::io(format!("{what} {}", hook.name), error)
             };
-            let link = match pins::open_link(&pins.link(hook.name))? {
-                Some(link) => {
-                    let info = sys::link_info(link.as_fd())
-                        .map_err(|error| failed("read the link", error))?;
-                    Some((info.program, info.cgroup))
-                }
-                None => None,
-            };
+            let link = pins::open_link(&pins.link(hook.name))?;
+            let link = link.map(|(_, info)| (info.program, info.cgroup));
             let effective = sys::effective_programs(directory.as_fd(), hook.attach_type)
                 .map_err(|error| failed("list the programs on", error))?;
             let program_name = hook.function.chars().take(sys::PROGRAM_NAME).collect();

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aya::maps::{Array, HashMap, MapData, MapError};
-use sockline_ebpf::left_alone::CGROUPS;
+use aya::maps::{Array, HashMap, IterableMap as _, MapData, MapError};
 
 use super::{
     error::DataplaneError,
+    growing::Fill,
     maps::{self, LEFT_ALONE, LEFT_ALONE_LEVELS},
     pins::Pins,
 };
@@ -19,6 +19,7 @@ pub type CgroupLevels = BTreeMap<u64, u32>;
 
 pub struct LeftAlone {
     cgroups: HashMap<MapData, u64, u32>,
+    capacity: u32,
     levels: Array<MapData, u32>,
     /// What is in the kernel.
     known: CgroupLevels,
@@ -30,8 +31,13 @@ pub struct LeftAlone {
 impl LeftAlone {
     /// Opens the pinned maps; what an earlier agent left in them stays until the first sync.
     pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
+        let cgroups = maps::open_left_alone(pins)?;
+        let info = cgroups.map().info();
         let mut this = Self {
-            cgroups: maps::open_left_alone(pins)?,
+            capacity: info
+                .map_err(|error| DataplaneError::map(LEFT_ALONE, "open", error))?
+                .max_entries(),
+            cgroups,
             levels: maps::open_left_alone_levels(pins)?,
             known: CgroupLevels::new(),
             adopted: CgroupLevels::new(),
@@ -54,18 +60,24 @@ impl LeftAlone {
         !self.adopted.is_empty()
     }
 
-    /// Brings the kernel to exactly these cgroups, and those that are held back. On an error, what
-    /// was reached is there.
-    pub fn sync(&mut self, wanted: &CgroupLevels) -> Result<(), DataplaneError> {
+    /// Brings the kernel to exactly these cgroups, and those that are held back. Returns those that
+    /// there is no room for. On an error, what was reached is there.
+    pub fn sync(&mut self, wanted: &CgroupLevels) -> Result<Vec<u64>, DataplaneError> {
         self.adopted.retain(|id, _| self.hold_back && !wanted.contains_key(id));
         let mut all = self.adopted.clone();
         all.extend(wanted);
         self.bring_to(&all)
     }
 
-    fn bring_to(&mut self, wanted: &CgroupLevels) -> Result<(), DataplaneError> {
+    pub fn fill(&self) -> Fill {
+        let capacity = self.capacity.into();
+        Fill { entries: self.known.len() as u64, capacity, limit: capacity }
+    }
+
+    fn bring_to(&mut self, wanted: &CgroupLevels) -> Result<Vec<u64>, DataplaneError> {
+        let mut unfit = Vec::new();
         if *wanted == self.known {
-            return Ok(());
+            return Ok(unfit);
         }
         // The levels are widened before the entries come and narrowed after they went: a cgroup
         // that is in both is found at every moment in between.
@@ -84,12 +96,18 @@ impl LeftAlone {
             if self.known.get(id) == Some(level) {
                 continue;
             }
-            self.cgroups
-                .insert(id, level, 0)
-                .map_err(|error| DataplaneError::write(LEFT_ALONE, CGROUPS, error))?;
-            self.known.insert(*id, *level);
+            match maps::insert(&mut self.cgroups, id, level, 0) {
+                Ok(()) => {
+                    self.known.insert(*id, *level);
+                }
+                Err(error) => match DataplaneError::write(LEFT_ALONE, self.capacity, error) {
+                    error if error.is_for_want_of_room() => unfit.push(*id),
+                    error => return Err(error),
+                },
+            }
         }
-        self.write_levels(union(wanted.values()))
+        self.write_levels(union(self.known.values()))?;
+        Ok(unfit)
     }
 
     /// What of the maps is not as it was left.

@@ -4,7 +4,7 @@ use std::{os::fd::AsFd as _, path::Path};
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
 };
 use sockline_ebpf::{
     agent::AgentRecord,
@@ -12,17 +12,17 @@ use sockline_ebpf::{
     counters::ServiceCounters,
     filter,
     frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
-    name::{CHUNK, NAME_ENTRIES, NameKey},
-    socket::{SOCKET_SETS, SocketSet},
+    name::{CHUNK, FIRST_NAMES, NameKey},
+    socket::{Affinity, AffinityKey, SOCKET_SETS, SocketSet},
 };
 
 use super::{
     create,
-    error::DataplaneError,
+    error::{DataplaneError, is_for_want_of_memory},
     outer::{self, Outer},
-    pins::Pins,
+    pins::{self, Pins},
     segments::{Segments, new_segment},
-    sys::SharedArray,
+    sys::{HashWalk, SharedArray},
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
@@ -63,10 +63,15 @@ pub fn map_names() -> Vec<&'static str> {
 }
 
 pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
-pub type Names = HashMap<MapData, NameKey, [u8; CHUNK]>;
+/// Who keeps which backend.
+pub type AffinityHash = HashMap<MapData, AffinityKey, Affinity>;
 
-/// Makes and pins what aya does not make: the maps that hold other maps, and the agent's own.
-pub fn create(pins: &Pins) -> Result<(), DataplaneError> {
+/// Entries that the map of retired connections has room for at first.
+const FIRST_RETIRED: u32 = 1024;
+
+/// Makes and pins what aya does not make: the maps that hold other maps, the one whose size is an
+/// option, and the agent's own.
+pub fn create(pins: &Pins, max_affinity: u32) -> Result<(), DataplaneError> {
     create::ensure_outer(pins, FRONTENDS, CURRENT + 1, || new_frontends(FIRST_CAPACITY))?;
     let slots = || new_segment::<Slot>(SLOTS, SLOT_SEGMENT);
     create::ensure_outer(pins, SLOTS, SLOT_SEGMENTS, slots)?;
@@ -74,8 +79,34 @@ pub fn create(pins: &Pins) -> Result<(), DataplaneError> {
     create::ensure_outer(pins, BACKENDS, BACKEND_SEGMENTS, backends)?;
     outer::remove_strays(pins, &[FRONTENDS, SLOTS, BACKENDS])?;
     create::ensure(pins, AGENT, || create::array::<AgentRecord>(AGENT, 1, 0))?;
-    create::ensure(pins, NAMES, || create::hash::<NameKey, [u8; CHUNK]>(NAMES, NAME_ENTRIES))?;
-    create::ensure(pins, RETIRED, || create::hash::<u32, u64>(RETIRED, NAME_ENTRIES))
+    create::ensure(pins, NAMES, || create::hash::<NameKey, [u8; CHUNK]>(NAMES, FIRST_NAMES))?;
+    create::ensure(pins, RETIRED, || create::hash::<u32, u64>(RETIRED, FIRST_RETIRED))?;
+    let affinity = || create::lru::<AffinityKey, Affinity>(AFFINITY, max_affinity);
+    create::ensure(pins, AFFINITY, affinity)?;
+    resize_affinity(pins, max_affinity)
+}
+
+/// Gives the map of affinities another size, if it is to have one. Programs that run keep the old one
+/// until they are replaced: a client that is new in between may get another backend once.
+fn resize_affinity(pins: &Pins, entries: u32) -> Result<(), DataplaneError> {
+    let before = open(pins, AFFINITY)?;
+    let failed = |error| DataplaneError::map(AFFINITY, "resize", error);
+    if before.info().map_err(failed)?.max_entries() == entries {
+        return Ok(());
+    }
+    let before: AffinityHash = typed(AFFINITY, Map::LruHashMap(before))?;
+    let resized = create::lru::<AffinityKey, Affinity>(AFFINITY, entries)?;
+    let mut copy: AffinityHash = typed(AFFINITY, Map::LruHashMap(resized))?;
+    let mut result = Ok(());
+    for_each(AFFINITY, &before, |key: &AffinityKey, values: &[Affinity]| {
+        for value in values {
+            if result.is_ok() {
+                result = insert(&mut copy, key, value, 0);
+            }
+        }
+    })?;
+    result.map_err(failed)?;
+    pins::pin_over(copy.map().fd().as_fd(), &pins.map(AFFINITY))
 }
 
 /// An inner map of [`FRONTENDS`].
@@ -83,8 +114,12 @@ pub fn new_frontends(capacity: u32) -> Result<MapData, DataplaneError> {
     create::hash::<FrontendKey, Frontend>(FRONTENDS, capacity)
 }
 
-pub fn open_frontends(pins: &Pins) -> Result<Outer, DataplaneError> {
-    Outer::open(pins, FRONTENDS)
+pub fn open_frontends(pins: &Pins, writable: bool) -> Result<Outer, DataplaneError> {
+    open_outer(pins, FRONTENDS, writable)
+}
+
+fn open_outer(pins: &Pins, name: &'static str, writable: bool) -> Result<Outer, DataplaneError> {
+    if writable { Outer::open_to_write(pins, name) } else { Outer::open(pins, name) }
 }
 
 /// The frontends hash that the programs use now; `None` before the first sync.
@@ -97,7 +132,7 @@ pub fn open_slots(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Slot>, DataplaneError> {
-    Segments::open(SLOTS, Outer::open(pins, SLOTS)?, SLOT_SEGMENT, limit, writable)
+    Segments::open(SLOTS, open_outer(pins, SLOTS, writable)?, SLOT_SEGMENT, limit, writable)
 }
 
 pub fn open_backends(
@@ -105,7 +140,13 @@ pub fn open_backends(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Backend>, DataplaneError> {
-    Segments::open(BACKENDS, Outer::open(pins, BACKENDS)?, BACKEND_SEGMENT, limit, writable)
+    Segments::open(
+        BACKENDS,
+        open_outer(pins, BACKENDS, writable)?,
+        BACKEND_SEGMENT,
+        limit,
+        writable,
+    )
 }
 
 pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
@@ -126,12 +167,18 @@ pub fn open_faults(pins: &Pins) -> Result<PerCpuArray<MapData, u64>, DataplaneEr
     typed(FAULTS, Map::PerCpuArray(open(pins, FAULTS)?))
 }
 
-pub fn open_names(pins: &Pins) -> Result<Names, DataplaneError> {
+/// To be read; opened each time, because the agent may have put a larger one in its place.
+pub fn open_names(pins: &Pins) -> Result<HashMap<MapData, NameKey, [u8; CHUNK]>, DataplaneError> {
     typed(NAMES, Map::HashMap(open(pins, NAMES)?))
 }
 
+/// As [`open_names`].
 pub fn open_retired(pins: &Pins) -> Result<HashMap<MapData, u32, u64>, DataplaneError> {
     typed(RETIRED, Map::HashMap(open(pins, RETIRED)?))
+}
+
+pub fn open_affinity(pins: &Pins) -> Result<AffinityHash, DataplaneError> {
+    typed(AFFINITY, Map::LruHashMap(open(pins, AFFINITY)?))
 }
 
 pub fn open_left_alone(pins: &Pins) -> Result<HashMap<MapData, u64, u32>, DataplaneError> {
@@ -144,6 +191,47 @@ pub fn open_left_alone_levels(pins: &Pins) -> Result<Array<MapData, u32>, Datapl
 
 pub fn open_agent(pins: &Pins) -> Result<Array<MapData, AgentRecord>, DataplaneError> {
     typed(AGENT, Map::Array(open(pins, AGENT)?))
+}
+
+/// Tries of a write, before the kernel is believed that it has no memory.
+const TRIES: usize = 8;
+
+/// Writes an entry. The kernel keeps some memory for hashes at hand and fetches more behind the back of
+/// whoever uses it up (`bpf_mem_alloc`, Linux 6.1): many entries at once can be too fast for that.
+pub fn insert<K: Pod, V: Pod>(
+    hash: &mut HashMap<MapData, K, V>,
+    key: &K,
+    value: &V,
+    flags: u64,
+) -> Result<(), MapError> {
+    let mut result = hash.insert(key, value, flags);
+    for _ in 1..TRIES {
+        match &result {
+            Err(error) if is_for_want_of_memory(error) => {
+                std::thread::yield_now();
+                result = hash.insert(key, value, flags);
+            }
+            _ => break,
+        }
+    }
+    result
+}
+
+/// Entries that are read with one system call.
+const CHUNK_OF_HASH: usize = 4096;
+
+/// Goes through all entries of a hash; one of a per-CPU hash has a value for each CPU.
+pub fn for_each<K: Pod, V: Pod, M>(
+    name: &'static str,
+    hash: &impl IterableMap<K, M>,
+    mut each: impl FnMut(&K, &[V]),
+) -> Result<(), DataplaneError> {
+    let mut walk = HashWalk::new(CHUNK_OF_HASH);
+    let failed = |error| DataplaneError::io(format!("read map `{name}`"), error);
+    while let Some(chunk) = walk.next(hash.map()).map_err(failed)? {
+        chunk.iter().for_each(|(key, values)| each(key, values));
+    }
+    Ok(())
 }
 
 fn open(pins: &Pins, name: &'static str) -> Result<MapData, DataplaneError> {

@@ -2,15 +2,21 @@
 //! plan into the maps.
 
 mod alias;
+mod census;
 mod create;
 mod desired;
+mod drift;
 mod error;
 mod extents;
 mod features;
 mod frontends;
+mod growing;
 mod inspect;
+mod iterator;
+mod kept;
 mod kernel_log;
 mod left_alone;
+mod links;
 mod maps;
 mod mirror;
 mod mounts;
@@ -24,34 +30,48 @@ mod programs;
 mod record;
 mod retired;
 mod segments;
+mod sockets;
 mod sys;
 mod test_services;
 pub mod view;
 
 use std::{
+    collections::{HashMap, HashSet},
     net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
 
 pub use self::{
+    census::{Census, Counted},
+    drift::Drift,
     error::{DataplaneError, Full},
     features::{Feature, Features},
+    growing::Fill,
     inspect::{HookSeen, ProgramSeen, hooks, programs_by_id},
+    iterator::SocketIterators,
     left_alone::CgroupLevels,
+    links::Attachment,
     maps::map_names,
-    mirror::{Drift, Failure, Limits, SyncReport},
-    mounts::{bpffs, bpffs_for_reading, cgroup, cgroup_for_reading},
+    mirror::{Comparison, Failure, Limits, SyncReport},
+    mounts::{bpffs, bpffs_again, bpffs_for_reading, cgroup, cgroup_for_reading, mount_point_of},
     names::ServiceKey,
     offline::{Offline, Refused},
     pins::Pins,
     pool::{PoolUsage, wait_for_running_programs},
-    programs::{Attachment, HOOKS},
+    programs::HOOKS,
+    sockets::{Backends, Orphan, Owners, SocketTable, storage},
 };
-use self::{left_alone::LeftAlone, mirror::Mirror, pins::Lock, programs::Programs, record::Record};
-use crate::model::{
-    plan::{Plan, ServicePlan},
-    test_service::{Listeners, TestService},
+use self::{
+    kept::Kept, left_alone::LeftAlone, links::Attached, links::Links, mirror::Mirror, pins::Lock,
+    programs::Programs, record::Record, sockets::Sockets,
+};
+use crate::{
+    helper::Helper,
+    model::{
+        plan::{Plan, ServicePlan},
+        test_service::{Listeners, TestService},
+    },
 };
 
 /// How long to wait for the lock on the pins: `sockline status` holds it for an instant, to see
@@ -77,41 +97,58 @@ pub struct Dataplane {
     features: Features,
     mirror: Mirror,
     left_alone: LeftAlone,
+    sockets: Sockets,
     programs: Programs,
+    links: Links,
+    kept: Kept,
     record: Record,
     attached: bool,
-    _lock: Lock,
+    hold_back: bool,
+    /// Where the BPF file system is mounted.
+    mount_point: PathBuf,
+    helper: Option<Helper>,
+    lock: Lock,
 }
 
 impl Dataplane {
-    /// Opens what is pinned, or makes it. If an earlier agent left services in the maps, the
-    /// programs are attached at once, to keep serving them; else with the first sync, so that
-    /// nobody sees half a plan.
+    /// Opens what is pinned, or makes it. If an earlier agent of this layout was serving from the maps,
+    /// the programs are attached at once, to keep doing so; else with the first sync, so that nobody
+    /// sees half a plan.
     pub fn open(options: &Options) -> Result<Self, DataplaneError> {
         let pins = Pins::in_bpffs(&options.bpffs);
-        pins.create()?;
         let Some(lock) = pins.lock_within(LOCK_PATIENCE)? else {
-            let pid = Record::read(&pins).map_or(0, |record| record.pid);
-            return Err(DataplaneError::InUse { directory: pins.root().to_owned(), pid });
+            return Err(DataplaneError::in_use(&pins));
         };
-        raise_memlock_limit();
+        pins.finish_removal()?;
+        pins.create()?;
+        pins.close_to_others()?;
+        raise_limits();
         let features = Features::probe_without(&options.without);
-        let programs = Programs::load(&pins, features)?;
+        let programs = Programs::load(&pins, features, options.limits.affinity)?;
         let record = Record::create(&pins, options, features)?;
         let mirror = Mirror::open(&pins, options.limits)?;
         let left_alone = LeftAlone::open(&pins)?;
+        let sockets = Sockets::open(&pins, features)?;
+        let kept = Kept::open(&pins)?;
         let mut this = Self {
-            pins,
             cgroup: options.cgroup.clone(),
             features,
             mirror,
             left_alone,
+            sockets,
             programs,
+            links: Links::default(),
+            kept,
             record,
             attached: false,
-            _lock: lock,
+            hold_back: false,
+            mount_point: mount_point_of(&options.bpffs),
+            helper: None,
+            lock,
+            pins,
         };
-        if !this.mirror.is_empty() {
+        // Without links, an agent was killed before it had written all of its first plan.
+        if !this.mirror.is_empty() && this.pins.have_links() {
             this.attach()?;
         }
         Ok(this)
@@ -141,6 +178,7 @@ impl Dataplane {
     /// adopted from the maps stay as they are until a plan has them (with endpoints), or until
     /// this is taken back. So do adopted cgroups that are left alone.
     pub const fn hold_back(&mut self, hold_back: bool) {
+        self.hold_back = hold_back;
         self.mirror.hold_back(hold_back);
         self.left_alone.hold_back(hold_back);
     }
@@ -177,16 +215,38 @@ impl Dataplane {
         self.synced(report)
     }
 
+    /// Tries again to bring services to their part of a plan that did not fit, and waits for nothing.
+    pub fn retry<'a>(&mut self, services: impl IntoIterator<Item = &'a ServicePlan>) -> SyncReport {
+        self.mirror.retry(services)
+    }
+
+    /// Whether there is more room in some map than at the last call.
+    pub const fn take_freed(&mut self) -> bool {
+        self.mirror.take_freed()
+    }
+
+    /// Counts what the programs put into maps; to be run elsewhere.
+    pub fn census(&self) -> Result<Census, DataplaneError> {
+        Census::new(&self.pins, self.features.compare_and_swap, self.mirror.frontend_entries())
+    }
+
+    /// Services that could be counted, and are not among these.
+    pub fn uncounted(&self, counted: &HashSet<u32>) -> Vec<String> {
+        self.mirror.uncounted(counted)
+    }
+
     fn synced(&mut self, report: SyncReport) -> Result<SyncReport, DataplaneError> {
-        if !self.attached {
+        // What another layout serves cannot be taken over service by service.
+        if !(self.attached || self.hold_back && self.pins.others_have_links()) {
             self.attach()?;
         }
         self.record.synced(SystemTime::now())?;
         Ok(report)
     }
 
-    /// Leaves exactly these cgroups alone, with the levels they are at, and those held back.
-    pub fn leave_alone(&mut self, cgroups: &CgroupLevels) -> Result<(), DataplaneError> {
+    /// Leaves exactly these cgroups alone, with the levels they are at, and those held back. Returns
+    /// those that there is no room for.
+    pub fn leave_alone(&mut self, cgroups: &CgroupLevels) -> Result<Vec<u64>, DataplaneError> {
         self.left_alone.sync(cgroups)
     }
 
@@ -196,18 +256,91 @@ impl Dataplane {
         &self.cgroup
     }
 
-    /// Compares maps and links with what they should be and mends what differs. Returns the number
-    /// of entries, and the hooks, that were mended.
-    pub fn repair(&mut self) -> Result<(usize, Vec<&'static str>), DataplaneError> {
-        let entries = self.mirror.repair()? + self.left_alone.repair()?;
-        let mut links = Vec::new();
-        if self.attached {
-            links = self.programs.detached(&self.pins, &self.cgroup)?;
-            if !links.is_empty() {
-                self.attach()?;
-            }
+    /// Whether the programs serve from the maps. Until then, an agent of another layout that was here
+    /// before is served from.
+    #[must_use]
+    pub const fn is_attached(&self) -> bool {
+        self.attached
+    }
+
+    /// Looks whether pins and links are as they should be, and mends what differs: a few dozen system
+    /// calls. Whatever lost its pin is held open here, so it serves all the time.
+    pub fn keep(&mut self) -> Result<Drift, DataplaneError> {
+        let mut drift = Drift::NONE;
+        let pinned = self
+            .keep_directory()
+            .and_then(|()| Ok(self.kept.repair(&self.pins)? + self.mirror.keep_pins()?));
+        // Links are looked after also where nothing can be pinned.
+        let attached = if self.attached {
+            self.links.attach(&self.programs, &self.pins, &self.cgroup)
+        } else {
+            Ok(Attached::default())
+        };
+        drift.pins = pinned?;
+        let attached = attached?;
+        drift.links = attached.made.len() + attached.replaced.len();
+        // A new link was never pinned.
+        drift.pins += attached.pinned.len().saturating_sub(attached.made.len());
+        Ok(drift)
+    }
+
+    /// Makes the directory of the pins again if it was removed, or its file system unmounted, and takes
+    /// the lock on the new one.
+    fn keep_directory(&mut self) -> Result<(), DataplaneError> {
+        if !self.pins.are_locked_by(&self.lock) {
+            self.mount_again()?;
+            self.pins.create_root()?;
+            let Some(lock) = self.pins.lock()? else {
+                return Err(DataplaneError::in_use(&self.pins));
+            };
+            self.lock = lock;
         }
-        Ok((entries, links))
+        self.pins.create()?;
+        // The owner may change the mode; to take back what belongs to another user by now is up to the
+        // next agent, which starts with more rights than this one has kept. It costs no other repair.
+        if let Err(error) = self.pins.close_to_others() {
+            tracing::warn!("{:#}", anyhow::Error::from(error));
+        }
+        Ok(())
+    }
+
+    /// The agent may not mount any more; its helper may.
+    fn mount_again(&self) -> Result<(), DataplaneError> {
+        let Err(error) = bpffs_again(&self.mount_point) else { return Ok(()) };
+        let mounted = self.helper.as_ref().map(Helper::mount_bpffs);
+        match mounted {
+            Some(Ok(())) => Ok(()),
+            Some(Err(other)) => {
+                tracing::debug!("{:#}", anyhow::Error::from(other));
+                Err(error)
+            }
+            None => Err(error),
+        }
+    }
+
+    /// Takes somebody who may mount file systems.
+    pub fn set_helper(&mut self, helper: Helper) {
+        self.helper = Some(helper);
+    }
+
+    /// Compares some more entries of the maps with what they should be, about as many as this, and
+    /// mends what differs. Returns that, and whether this was the last of a comparison of all.
+    pub fn repair_some(
+        &mut self,
+        comparison: &mut Comparison,
+        entries: usize,
+    ) -> Result<(Drift, bool), DataplaneError> {
+        let (mut drift, done) = self.mirror.repair_some(comparison, entries)?;
+        if done {
+            drift.left_alone = self.left_alone.repair()?;
+        }
+        Ok((drift, done))
+    }
+
+    /// How many entries a comparison of all goes through.
+    #[must_use]
+    pub fn entries_to_compare(&self) -> usize {
+        self.mirror.entries_to_compare()
     }
 
     /// Compares the maps with what they should be, and with a plan, and changes nothing.
@@ -215,8 +348,34 @@ impl Dataplane {
         Ok(Drift {
             services: self.mirror.pending(plan),
             left_alone: self.left_alone.drift()?,
-            ..self.mirror.compare()?.drift()
+            ..self.mirror.compare()?
         })
+    }
+
+    /// The socket table's records whose backend is gone.
+    #[must_use]
+    pub fn orphans(&self) -> Vec<Orphan> {
+        self.sockets.orphans(&self.mirror)
+    }
+
+    /// Whether there may be records elsewhere than in the table.
+    pub fn sockets_may_be_stored(&self) -> Result<bool, DataplaneError> {
+        self.sockets.may_be_stored()
+    }
+
+    /// The socket table, for whoever looks beside this writer.
+    #[must_use]
+    pub const fn socket_table(&self) -> &SocketTable {
+        self.sockets.table()
+    }
+
+    /// Whose service addresses and ports are now.
+    #[must_use]
+    pub fn owners(
+        &self,
+        addresses: impl IntoIterator<Item = (IpAddr, u16)>,
+    ) -> HashMap<(IpAddr, u16), Owners> {
+        self.mirror.owners(addresses)
     }
 
     /// Puts a test service with listeners there into the maps: all of it, or nothing.
@@ -257,15 +416,18 @@ impl Dataplane {
             frontends_capacity: self.mirror.frontends_capacity(),
             frontends_limit: self.mirror.frontends_limit(),
             pool: self.mirror.pool_usage(),
+            names: self.mirror.names_fill(),
+            retired: self.mirror.retired_fill(),
+            left_alone: self.left_alone.fill(),
         }
     }
 
     fn attach(&mut self) -> Result<(), DataplaneError> {
-        let made = self.programs.attach(&self.pins, &self.cgroup)?;
+        let attached = self.links.attach(&self.programs, &self.pins, &self.cgroup)?;
         tracing::info!(
             cgroup = %self.cgroup.display(),
-            replaced = HOOKS.len() - made.len(),
-            made = made.len(),
+            replaced = attached.replaced.len(),
+            made = attached.made.len(),
             "programs attached"
         );
         self.attached = true;
@@ -281,6 +443,9 @@ pub struct Usage {
     pub frontends_capacity: u32,
     pub frontends_limit: u32,
     pub pool: PoolUsage,
+    pub names: Fill,
+    pub retired: Fill,
+    pub left_alone: Fill,
 }
 
 /// Removes everything that was pinned: detaches the programs and frees the maps. Fails while an
@@ -291,16 +456,21 @@ pub fn cleanup(bpffs: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
         return Ok(Vec::new());
     }
     let Some(_lock) = pins.lock()? else {
-        let pid = Record::read(&pins).map_or(0, |record| record.pid);
-        return Err(DataplaneError::InUse { directory: pins.root().to_owned(), pid });
+        return Err(DataplaneError::in_use(&pins));
     };
     pins.remove()
 }
 
-/// Before Linux 5.11, maps count against the limit of locked memory.
-fn raise_memlock_limit() {
-    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+fn raise_limits() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+    // Before Linux 5.11, maps count against the limit of locked memory.
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
         tracing::debug!(%error, "cannot raise the limit of locked memory");
+    }
+    // Each segment of the large maps is held open: 1,250 for a million backends.
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "cannot raise the limit of open files");
     }
 }

@@ -87,6 +87,29 @@ pub fn bpffs(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
     Ok(path)
 }
 
+/// Where the BPF file system is mounted that a path is in.
+pub fn mount_point_of(bpffs: &Path) -> PathBuf {
+    let is_bpf = |path: &&Path| kind_of(path).is_ok_and(|kind| kind == BPF_FS_MAGIC);
+    bpffs.ancestors().take_while(is_bpf).last().unwrap_or(bpffs).to_owned()
+}
+
+/// Mounts the BPF file system again if it is not there any more.
+pub fn bpffs_again(mount_point: &Path) -> Result<(), DataplaneError> {
+    if kind_of(mount_point).is_ok_and(|kind| kind == BPF_FS_MAGIC) {
+        return Ok(());
+    }
+    mount_new("bpf", mount_point).map_err(|error| {
+        DataplaneError::io(
+            format!(
+                "mount a BPF file system on {} again; what is pinned is gone, and the kernel state \
+                 will not outlive this agent",
+                mount_point.display()
+            ),
+            error,
+        )
+    })
+}
+
 /// As [`bpffs`], for commands that only read: never mounts or makes anything.
 pub fn bpffs_for_reading(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
     Ok(match given {

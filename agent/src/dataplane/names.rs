@@ -1,14 +1,29 @@
 //! Service names in the kernel: see [`sockline_ebpf::name`].
 
-use std::collections::HashMap;
+use std::collections::HashMap as StdHashMap;
 
-use sockline_ebpf::name::{CHUNK, NAME_ENTRIES, NameKey};
+use aya::maps::{HashMap, MapData};
+use sockline_ebpf::name::{CHUNK, NameKey};
 
 use super::{
     error::DataplaneError,
-    maps::{NAMES, Names},
+    growing::Growing,
+    maps::{self, NAMES},
+    pins::Pins,
 };
 use crate::model::object::{ObjectName, Protocol};
+
+/// The names, as the agent writes them.
+pub type Names = Growing<NameKey, [u8; CHUNK]>;
+
+/// Chunks of the longest name that the Kubernetes API allows: two DNS labels, a port's name and a
+/// protocol, with the bytes between them.
+const LONGEST: u32 = (63usize + 63 + 15 + 4 + 3).div_ceil(CHUNK) as u32;
+
+/// Opens the names. There is room for those of as many service ports as there may be frontends.
+pub fn open(pins: &Pins, max_frontends: u32) -> Result<Names, DataplaneError> {
+    Growing::open(pins, NAMES, max_frontends.saturating_mul(LONGEST))
+}
 
 /// One port of a service: what has a service id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,30 +80,40 @@ impl ServiceKey {
 /// Writes a name; all of it, or nothing.
 pub fn write(names: &mut Names, service: u32, key: &ServiceKey) -> Result<(), DataplaneError> {
     for (chunk, number) in key.encode().iter().zip(0..) {
-        if let Err(error) = names.insert(NameKey { service, chunk: number }, chunk, 0) {
+        if let Err(error) = names.insert(&NameKey { service, chunk: number }, chunk) {
             remove(names, service, key);
-            return Err(DataplaneError::write(NAMES, NAME_ENTRIES, error));
+            return Err(error);
         }
     }
     Ok(())
+}
+
+/// Whether a name is there as it was written.
+pub fn is_written(names: &Names, service: u32, key: &ServiceKey) -> Result<bool, DataplaneError> {
+    for (chunk, number) in key.encode().iter().zip(0..) {
+        if names.get(&NameKey { service, chunk: number })? != Some(*chunk) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Removes a name, as far as it is there.
 pub fn remove(names: &mut Names, service: u32, key: &ServiceKey) {
     for chunk in 0..key.encode().len() {
         let chunk = u32::try_from(chunk).unwrap_or(u32::MAX);
-        let _ = names.remove(&NameKey { service, chunk });
+        names.remove(&NameKey { service, chunk });
     }
 }
 
 /// All names. Entries that make no name are left out.
-pub fn read_all(names: &Names) -> Result<HashMap<u32, ServiceKey>, DataplaneError> {
-    let mut chunks: HashMap<u32, Vec<(u32, [u8; CHUNK])>> = HashMap::new();
-    for entry in names.iter() {
-        let (NameKey { service, chunk }, bytes) =
-            entry.map_err(|error| DataplaneError::map(NAMES, "read", error))?;
-        chunks.entry(service).or_default().push((chunk, bytes));
-    }
+pub fn read_all(
+    names: &HashMap<MapData, NameKey, [u8; CHUNK]>,
+) -> Result<StdHashMap<u32, ServiceKey>, DataplaneError> {
+    let mut chunks: StdHashMap<u32, Vec<(u32, [u8; CHUNK])>> = StdHashMap::new();
+    maps::for_each(NAMES, names, |&NameKey { service, chunk }, bytes: &[[u8; CHUNK]]| {
+        chunks.entry(service).or_default().extend(bytes.iter().map(|bytes| (chunk, *bytes)));
+    })?;
     Ok(chunks
         .into_iter()
         .filter_map(|(service, mut chunks)| {

@@ -5,15 +5,25 @@
 //! `maps/inner/ID` before it is put into its array, and unpinned after it was taken out.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs,
-    os::fd::AsFd as _,
+    ops::Add,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use aya::maps::MapData;
 
-use super::{error::DataplaneError, pins::Pins, sys};
+use super::{
+    error::DataplaneError,
+    pins,
+    pins::{Id, Pins},
+    sys,
+};
+
+/// The name of the directory of inner maps, among the maps.
+pub const FOLDER: &str = "inner";
 
 /// A pinned array of maps.
 pub struct Outer {
@@ -21,14 +31,45 @@ pub struct Outer {
     map: MapData,
     entries: u32,
     inner: PathBuf,
+    /// The writer's: the inner maps by index. Held open, because what has lost its pin can be pinned
+    /// again without CAP_SYS_ADMIN only from a descriptor.
+    held: Option<Mutex<BTreeMap<u32, Inner>>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: u32,
+    map: OwnedFd,
+}
+
+/// What [`Outer::repair`] had to mend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mended {
+    pub pins: usize,
+    /// Inner maps that were not where they belong.
+    pub maps: usize,
+}
+
+impl Add for Mended {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { pins: self.pins + other.pins, maps: self.maps + other.maps }
+    }
 }
 
 impl Outer {
+    /// For reading.
     pub fn open(pins: &Pins, name: &'static str) -> Result<Self, DataplaneError> {
         let opened = |error| DataplaneError::map(name, "open", error);
         let map = MapData::from_pin(pins.map(name)).map_err(opened)?;
         let entries = map.info().map_err(opened)?.max_entries();
-        Ok(Self { name, map, entries, inner: pins.inner_maps() })
+        Ok(Self { name, map, entries, inner: pins.inner_maps(), held: None })
+    }
+
+    /// For the one writer.
+    pub fn open_to_write(pins: &Pins, name: &'static str) -> Result<Self, DataplaneError> {
+        Ok(Self { held: Some(Mutex::default()), ..Self::open(pins, name)? })
     }
 
     /// How many maps it has room for.
@@ -42,7 +83,9 @@ impl Outer {
         let pinned = MapData::from_pin(self.pin(id));
         // Somebody has removed the pin: whoever may do everything can go without it.
         let map = pinned.or_else(|error| MapData::from_id(id).map_err(|_| error));
-        map.map(Some).map_err(|error| DataplaneError::map(self.name, "open a part of", error))
+        let map = map.map_err(|error| DataplaneError::map(self.name, "open a part of", error))?;
+        self.hold(index, id, &map)?;
+        Ok(Some(map))
     }
 
     /// Puts a map at an index, in place of what was there.
@@ -54,14 +97,57 @@ impl Outer {
         let path = self.pin(id);
         sys::pin(map.fd().as_fd(), &path)
             .map_err(|error| DataplaneError::io(format!("pin {}", path.display()), error))?;
-        sys::put_map(self.map.fd().as_fd(), index, map.fd().as_fd()).map_err(|error| {
-            DataplaneError::io(format!("put a map into map `{}`", self.name), error)
-        })?;
+        self.put(index, map.fd().as_fd())?;
+        self.hold(index, id, map)?;
         if let Some(before) = before {
             // Programs that still use it hold it themselves.
             let _ = fs::remove_file(self.pin(before));
         }
         Ok(())
+    }
+
+    /// Looks whether every inner map is where it was put, and pinned; mends what is not so.
+    pub fn repair(&self) -> Result<Mended, DataplaneError> {
+        let mut mended = Mended::default();
+        for (&index, Inner { id, map }) in self.held().iter().flat_map(|held| held.iter()) {
+            let was_lost = pins::ensure(map.as_fd(), Id::Map(*id), &self.pin(*id))?;
+            mended.pins += usize::from(was_lost);
+            if self.id(index)? != Some(*id) {
+                self.put(index, map.as_fd())?;
+                mended.maps += 1;
+            }
+        }
+        Ok(mended)
+    }
+
+    /// How many inner maps are not where they were put.
+    pub fn displaced(&self) -> Result<usize, DataplaneError> {
+        let mut displaced = 0;
+        for (&index, inner) in self.held().iter().flat_map(|held| held.iter()) {
+            displaced += usize::from(self.id(index)? != Some(inner.id));
+        }
+        Ok(displaced)
+    }
+
+    fn put(&self, index: u32, map: BorrowedFd<'_>) -> Result<(), DataplaneError> {
+        sys::put_map(self.map.fd().as_fd(), index, map).map_err(|error| {
+            DataplaneError::io(format!("put a map into map `{}`", self.name), error)
+        })
+    }
+
+    fn hold(&self, index: u32, id: u32, map: &MapData) -> Result<(), DataplaneError> {
+        if let Some(mut held) = self.held() {
+            let map = map.fd().as_fd().try_clone_to_owned().map_err(|error| {
+                DataplaneError::io(format!("hold a part of map `{}`", self.name), error)
+            })?;
+            held.insert(index, Inner { id, map });
+        }
+        Ok(())
+    }
+
+    fn held(&self) -> Option<MutexGuard<'_, BTreeMap<u32, Inner>>> {
+        // Whole entries are put in, so what a panic left behind is still good.
+        self.held.as_ref().map(|held| held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn id(&self, index: u32) -> Result<Option<u32>, DataplaneError> {
@@ -70,8 +156,8 @@ impl Outer {
     }
 
     fn ids(&self) -> Result<Vec<u32>, DataplaneError> {
-        // Arrays are filled from the start.
-        (0..self.entries).map_while(|index| self.id(index).transpose()).collect()
+        // All of them: somebody may have taken out one in the middle.
+        (0..self.entries).filter_map(|index| self.id(index).transpose()).collect()
     }
 
     fn pin(&self, id: u32) -> PathBuf {

@@ -11,7 +11,9 @@ use sockline_ebpf::backend::{Backend, Slot};
 use super::{
     error::{DataplaneError, Full},
     extents::Extents,
+    growing::Fill,
     maps::{BACKENDS, SLOTS},
+    outer::Mended,
     retired::{Moving, Retired},
     segments::Segments,
     sys,
@@ -20,6 +22,14 @@ use super::{
 /// How long an index rests at least. Programs run for microseconds; the wait for running programs
 /// that follows it is exact, this only makes it rare.
 const REST: Duration = Duration::from_secs(1);
+
+/// Whether somebody waits for what rests, if that makes room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Some 20 ms.
+    Wait,
+    Never,
+}
 
 /// Ids of service ports, at most; far more than frontends can be.
 pub const SERVICE_IDS: u32 = 1 << 24;
@@ -32,6 +42,11 @@ pub struct Pool {
     service_ids: Extents,
     retired: Retired,
     resting: VecDeque<(Instant, Resting)>,
+    /// Of those that rest.
+    resting_slots: u32,
+    resting_backends: u32,
+    /// Something was taken back since this was last asked.
+    freed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -50,8 +65,18 @@ impl Pool {
         // Service 0 is the owner of free backends.
         let mut service_ids = Extents::new(SERVICE_IDS);
         service_ids.take_at(0, 1);
-        let resting = VecDeque::new();
-        Self { slots, backends, slot_extents, backend_ids, service_ids, retired, resting }
+        Self {
+            slots,
+            backends,
+            slot_extents,
+            backend_ids,
+            service_ids,
+            retired,
+            resting: VecDeque::new(),
+            resting_slots: 0,
+            resting_backends: 0,
+            freed: false,
+        }
     }
 
     /// Marks what was found in the kernel as taken; false if it overlaps with something else.
@@ -75,6 +100,38 @@ impl Pool {
         stale.into_iter().try_for_each(|id| self.retire(id))
     }
 
+    /// Looks through this many backends from this id on for entries in use that were never given out.
+    /// Returns them, and where to go on.
+    pub fn stray_backends(&self, from: u32, count: u32) -> (Vec<u32>, Option<u32>) {
+        let end = self.backends.allocated_to();
+        let to = from.saturating_add(count).min(end);
+        let strays = (from..to)
+            .filter(|&id| {
+                self.backends.read(id).is_some_and(|backend| backend.service != 0)
+                    && self.backend_ids.is_free(id)
+            })
+            .collect();
+        (strays, (to < end).then_some(to))
+    }
+
+    /// Frees an entry that is nobody's.
+    pub fn clear_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
+        self.backends.update(id, |entry| {
+            entry.service = 0;
+            entry.sets = 0;
+        })
+    }
+
+    /// See [`super::outer::Outer::repair`].
+    pub fn repair_outer(&self) -> Result<Mended, DataplaneError> {
+        Ok(self.slots.repair()? + self.backends.repair()?)
+    }
+
+    /// See [`super::outer::Outer::displaced`].
+    pub fn displaced(&self) -> Result<usize, DataplaneError> {
+        Ok(self.slots.displaced()? + self.backends.displaced()?)
+    }
+
     pub fn backend(&self, id: u32) -> Option<Backend> {
         self.backends.read(id)
     }
@@ -83,18 +140,27 @@ impl Pool {
         self.slots.read(index)
     }
 
+    /// Makes sure that there is room for so many new backends.
+    pub fn make_room(&mut self, backends: u32, patience: Patience) -> Result<(), DataplaneError> {
+        let free = self.free_backends();
+        if backends > free && backends <= free.saturating_add(self.resting_backends) {
+            self.settle_if(patience)?;
+        }
+        if backends > 0 && backends > self.free_backends() {
+            return Err(Full { map: BACKENDS, limit: self.max_backends() }.into());
+        }
+        Ok(())
+    }
+
+    const fn free_backends(&self) -> u32 {
+        self.backends.limit().saturating_sub(self.backend_ids.used())
+    }
+
     /// Writes a new backend and returns its id. It becomes usable with the last word written, the
     /// owner.
     pub fn add_backend(&mut self, backend: Backend) -> Result<u32, DataplaneError> {
-        let id = match self.backend_ids.take(1) {
-            Some(id) => id,
-            None => {
-                self.settle_now()?;
-                self.backend_ids
-                    .take(1)
-                    .ok_or(Full { map: BACKENDS, limit: self.max_backends() })?
-            }
-        };
+        let full = Full { map: BACKENDS, limit: self.max_backends() };
+        let id = self.backend_ids.take(1).ok_or(full)?;
         let written = self.write_backend(id, backend);
         if written.is_err() {
             self.backend_ids.give(id, 1);
@@ -127,10 +193,18 @@ impl Pool {
         })
     }
 
+    /// Takes back a backend that was added and that no frontend leads to: no program can have seen it.
+    pub fn withdraw_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
+        self.clear_backend(id)?;
+        self.backend_ids.give(id, 1);
+        Ok(())
+    }
+
     /// Ends a backend: sockets and clients that remember it choose again from now on. Its count
     /// goes to its service when it has rested.
     pub fn remove_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
         self.backends.update(id, |entry| entry.sets = 0)?;
+        self.resting_backends += 1;
         self.resting.push_back((Instant::now(), Resting::Backend { id }));
         Ok(())
     }
@@ -153,6 +227,11 @@ impl Pool {
         self.resting.push_back((Instant::now(), Resting::Service { id }));
     }
 
+    /// Takes back the id of a service that never had a frontend.
+    pub fn withdraw_service(&mut self, id: u32) {
+        self.service_ids.give(id, 1);
+    }
+
     /// Held while a count moves.
     pub fn moving(&self) -> Moving {
         self.retired.moving().clone()
@@ -165,37 +244,45 @@ impl Pool {
         if let Some(backend) = self.backends.read(id) {
             self.retired.add(backend.service, backend.connections)?;
         }
-        self.backends.update(id, |entry| {
-            entry.service = 0;
-            entry.sets = 0;
-        })
+        self.clear_backend(id)
     }
 
-    /// Writes slots to a fresh extent and returns its start.
-    pub fn add_slots(&mut self, slots: &[Slot]) -> Result<u32, DataplaneError> {
-        let full = Full { map: SLOTS, limit: self.slots.limit() };
-        let count = u32::try_from(slots.len()).map_err(|_| full.clone())?;
+    /// Takes free slots in a row, to be written, and returns the index of the first.
+    pub fn take_slots(&mut self, count: u32, patience: Patience) -> Result<u32, DataplaneError> {
         if count == 0 {
             return Ok(0);
         }
-        let start = match self.slot_extents.take(count) {
-            Some(start) => start,
-            None => {
-                self.settle_now()?;
-                self.slot_extents.take(count).ok_or(full)?
-            }
-        };
-        for (slot, index) in slots.iter().zip(start..) {
-            if let Err(error) = self.slots.write(index, *slot) {
-                self.slot_extents.give(start, count);
-                return Err(error);
-            }
+        if let Some(start) = self.slot_extents.take(count) {
+            return Ok(start);
         }
-        Ok(start)
+        let limit = self.slots.limit();
+        let free = |this: &Self| limit.saturating_sub(this.slot_extents.used());
+        if count <= free(self).saturating_add(self.resting_slots) {
+            self.settle_if(patience)?;
+        }
+        self.slot_extents.take(count).ok_or_else(|| {
+            if count <= free(self) {
+                DataplaneError::InPieces { map: SLOTS, wanted: count, limit }
+            } else {
+                Full { map: SLOTS, limit }.into()
+            }
+        })
+    }
+
+    pub fn write_slots(&mut self, start: u32, slots: &[Slot]) -> Result<(), DataplaneError> {
+        slots.iter().zip(start..).try_for_each(|(slot, index)| self.slots.write(index, *slot))
+    }
+
+    /// Takes back slots that no frontend leads to.
+    pub fn withdraw_slots(&mut self, start: u32, count: u32) {
+        if count > 0 {
+            self.slot_extents.give(start, count);
+        }
     }
 
     pub fn remove_slots(&mut self, start: u32, count: u32) {
         if count > 0 {
+            self.resting_slots += count;
             self.resting.push_back((Instant::now(), Resting::Slots { start, count }));
         }
     }
@@ -217,18 +304,24 @@ impl Pool {
         while let Some(&(since, resting)) = self.resting.front()
             && since < time
         {
-            self.resting.pop_front();
             self.take_back(resting)?;
+            self.resting.pop_front();
         }
         Ok(())
     }
 
     fn take_back(&mut self, resting: Resting) -> Result<(), DataplaneError> {
         match resting {
-            Resting::Slots { start, count } => self.slot_extents.give(start, count),
+            Resting::Slots { start, count } => {
+                self.slot_extents.give(start, count);
+                self.resting_slots -= count;
+                self.freed = true;
+            }
             Resting::Backend { id } => {
                 self.retire(id)?;
                 self.backend_ids.give(id, 1);
+                self.resting_backends -= 1;
+                self.freed = true;
             }
             Resting::Service { id } => {
                 self.retired.remove(id);
@@ -238,9 +331,14 @@ impl Pool {
         Ok(())
     }
 
+    /// Whether something was taken back since the last call.
+    pub const fn take_freed(&mut self) -> bool {
+        std::mem::replace(&mut self.freed, false)
+    }
+
     /// Takes back all that rests, because room is needed.
-    fn settle_now(&mut self) -> Result<(), DataplaneError> {
-        if self.resting.is_empty() {
+    fn settle_if(&mut self, patience: Patience) -> Result<(), DataplaneError> {
+        if self.resting.is_empty() || patience == Patience::Never {
             return Ok(());
         }
         let now = Instant::now();
@@ -251,6 +349,14 @@ impl Pool {
     /// Without id 0, which is never given out.
     fn max_backends(&self) -> u32 {
         self.backends.limit().saturating_sub(1)
+    }
+
+    pub fn keep_pin_of_retired(&self) -> Result<bool, DataplaneError> {
+        self.retired.keep_pin()
+    }
+
+    pub fn retired_fill(&self) -> Fill {
+        self.retired.fill()
     }
 
     pub fn usage(&self) -> PoolUsage {

@@ -31,7 +31,11 @@ pub fn tighten(path: &Path) -> io::Result<()> {
     }
     if found.is_dir() {
         for entry in fs::read_dir(path)? {
-            tighten(&entry?.path())?;
+            match tighten(&entry?.path()) {
+                // Pins come and go while maps grow.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result?,
+            }
         }
     }
     Ok(())

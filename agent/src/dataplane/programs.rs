@@ -1,13 +1,6 @@
-//! Loading the kernel programs and keeping them attached.
+//! Loading the kernel programs.
 
-use std::{
-    fs::{self, File},
-    os::{
-        fd::{AsFd as _, BorrowedFd},
-        unix::fs::MetadataExt as _,
-    },
-    path::Path,
-};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
@@ -19,13 +12,7 @@ use aya_obj::generated::bpf_attach_type::{
     BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG, BPF_CGROUP_UDP6_SENDMSG,
 };
 
-use super::{
-    error::DataplaneError,
-    features::Features,
-    maps,
-    pins::{self, Pins},
-    sys,
-};
+use super::{error::DataplaneError, features::Features, maps, pins::Pins};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockline-kernel"));
 /// The same for kernels before 5.12, see `ebpf/src/legacy.rs`.
@@ -63,8 +50,12 @@ pub struct Programs {
 
 impl Programs {
     /// Loads the programs on the pinned maps; makes and pins the maps that are not there yet.
-    pub fn load(pins: &Pins, features: Features) -> Result<Self, DataplaneError> {
-        maps::create(pins)?;
+    pub fn load(
+        pins: &Pins,
+        features: Features,
+        max_affinity: u32,
+    ) -> Result<Self, DataplaneError> {
+        maps::create(pins, max_affinity)?;
         let mut loader = EbpfLoader::new();
         let set_retval = u8::from(features.set_retval);
         let mptcp_sock = u8::from(features.mptcp_sock);
@@ -98,135 +89,22 @@ impl Programs {
         &mut self.ebpf
     }
 
-    /// Attaches every program to the cgroup: by putting it into its pinned link, so that there is
-    /// no moment without a program, or with a new link where there is none or where it sits on
-    /// another cgroup (or one that is gone). Links of another layout version are taken over.
-    /// Returns the names of the hooks whose link was made anew.
-    pub fn attach(&self, pins: &Pins, cgroup: &Path) -> Result<Vec<&'static str>, DataplaneError> {
-        let (directory, id) = open_cgroup(cgroup)?;
-        let others = pins.others();
-        let mut made = Vec::new();
-        for hook in &HOOKS {
-            let program = self.fd(hook)?;
-            let own = pins.link(hook.name);
-            let candidates = std::iter::once(own.clone())
-                .chain(others.iter().map(|other| other.join("links").join(hook.name)));
-            let mut attached = false;
-            for path in candidates {
-                let Some(link) = pins::open_link(&path)? else { continue };
-                let info = sys::link_info(link.as_fd()).map_err(|error| {
-                    DataplaneError::io(format!("read the link {}", path.display()), error)
-                })?;
-                if info.cgroup != id {
-                    continue;
-                }
-                sys::link_update(link.as_fd(), program).map_err(|error| {
-                    DataplaneError::io(format!("replace the program of {}", path.display()), error)
-                })?;
-                if path != own {
-                    pins::pin_link(&link, &own)?;
-                }
-                attached = true;
-                break;
-            }
-            if !attached {
-                let link = sys::link_create(program, directory.as_fd(), hook.attach_type).map_err(
-                    |error| {
-                        DataplaneError::io(
-                            format!("attach {} to the cgroup {}", hook.name, cgroup.display()),
-                            error,
-                        )
-                    },
-                )?;
-                pins::pin_link(&link, &own)?;
-                made.push(hook.name);
-            }
-        }
-        for other in others {
-            pins::remove_tree(&other, &mut Vec::new()).map_err(|error| {
-                DataplaneError::io(format!("remove {}", other.display()), error)
-            })?;
-        }
-        Ok(made)
-    }
-
-    /// The hooks whose link does not lead to this agent's program on the cgroup any more.
-    pub fn detached(
-        &self,
-        pins: &Pins,
-        cgroup: &Path,
-    ) -> Result<Vec<&'static str>, DataplaneError> {
-        let (_, id) = open_cgroup(cgroup)?;
-        let mut detached = Vec::new();
-        for hook in &HOOKS {
-            let program = self.ebpf.program(hook.function).and_then(|program| program.info().ok());
-            let sound = match pins::open_link(&pins.link(hook.name))? {
-                Some(link) => sys::link_info(link.as_fd()).is_ok_and(|info| {
-                    info.cgroup == id && program.is_some_and(|program| program.id() == info.program)
-                }),
-                None => false,
-            };
-            if !sound {
-                detached.push(hook.name);
-            }
-        }
-        Ok(detached)
-    }
-
     /// The kernel's ids of the loaded programs.
     pub fn ids(&self) -> Result<Vec<(&'static str, u32)>, DataplaneError> {
-        HOOKS
-            .iter()
-            .map(|hook| {
-                let info = self.ebpf.program(hook.function).map(Program::info);
-                match info {
-                    Some(Ok(info)) => Ok((hook.name, info.id())),
-                    Some(Err(error)) => Err(refused(hook.name, error)),
-                    None => Err(DataplaneError::Unsupported(format!(
-                        "program {} is not loaded",
-                        hook.name
-                    ))),
-                }
-            })
-            .collect()
+        HOOKS.iter().map(|hook| Ok((hook.name, self.of(hook)?.0))).collect()
     }
 
-    fn fd(&self, hook: &Hook) -> Result<BorrowedFd<'_>, DataplaneError> {
-        let fd = self.ebpf.program(hook.function).map(Program::fd);
-        match fd {
-            Some(Ok(fd)) => Ok(fd.as_fd()),
-            _ => Err(DataplaneError::Unsupported(format!("program {} is not loaded", hook.name))),
+    /// The kernel's id of a hook's program, and the program.
+    pub(super) fn of(&self, hook: &Hook) -> Result<(u32, BorrowedFd<'_>), DataplaneError> {
+        let program = self.ebpf.program(hook.function);
+        match program.map(|program| (program.info(), program.fd())) {
+            Some((Ok(info), Ok(fd))) => Ok((info.id(), fd.as_fd())),
+            Some((Err(error), _) | (_, Err(error))) => Err(refused(hook.name, error)),
+            None => {
+                Err(DataplaneError::Unsupported(format!("program {} is not loaded", hook.name)))
+            }
         }
     }
-}
-
-/// What a reader can see of one hook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attachment {
-    /// No pinned link.
-    Missing,
-    /// Linked to another cgroup than the agent said, or to one that is gone.
-    Elsewhere,
-    Attached,
-}
-
-/// Reads how a hook is attached, without being the agent.
-pub fn attachment(pins: &Pins, hook: &Hook, cgroup: &Path) -> Result<Attachment, DataplaneError> {
-    let Some(link) = pins::open_link(&pins.link(hook.name))? else {
-        return Ok(Attachment::Missing);
-    };
-    let info = sys::link_info(link.as_fd())
-        .map_err(|error| DataplaneError::io(format!("read the link {}", hook.name), error))?;
-    let here = fs::metadata(cgroup).is_ok_and(|metadata| metadata.ino() == info.cgroup);
-    Ok(if here { Attachment::Attached } else { Attachment::Elsewhere })
-}
-
-/// A cgroup and its id, which is its inode number.
-pub(super) fn open_cgroup(path: &Path) -> Result<(File, u64), DataplaneError> {
-    let failed = |error| DataplaneError::io(format!("open the cgroup {}", path.display()), error);
-    let directory = File::open(path).map_err(failed)?;
-    let id = directory.metadata().map_err(failed)?.ino();
-    Ok((directory, id))
 }
 
 /// Says what the verifier said, in one line.

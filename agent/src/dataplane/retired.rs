@@ -3,11 +3,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{HashMap, MapData, MapError};
-
 use super::{
     error::DataplaneError,
-    maps::{self, RETIRED},
+    growing::{Fill, Growing},
+    maps::RETIRED,
     pins::Pins,
 };
 
@@ -24,13 +23,23 @@ impl Moving {
 
 /// Service id → connections of its former backends.
 pub struct Retired {
-    map: HashMap<MapData, u32, u64>,
+    map: Growing<u32, u64>,
     moving: Moving,
 }
 
 impl Retired {
-    pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
-        Ok(Self { map: maps::open_retired(pins)?, moving: Moving::default() })
+    /// There is room for as many services as there may be frontends.
+    pub fn open(pins: &Pins, max_frontends: u32) -> Result<Self, DataplaneError> {
+        Ok(Self { map: Growing::open(pins, RETIRED, max_frontends)?, moving: Moving::default() })
+    }
+
+    pub fn fill(&self) -> Fill {
+        self.map.fill()
+    }
+
+    /// See [`Growing::keep_pin`].
+    pub fn keep_pin(&self) -> Result<bool, DataplaneError> {
+        self.map.keep_pin()
     }
 
     pub const fn moving(&self) -> &Moving {
@@ -38,11 +47,7 @@ impl Retired {
     }
 
     pub fn of(&self, service: u32) -> Result<u64, DataplaneError> {
-        match self.map.get(&service, 0) {
-            Ok(connections) => Ok(connections),
-            Err(MapError::KeyNotFound) => Ok(0),
-            Err(error) => Err(DataplaneError::map(RETIRED, "read", error)),
-        }
+        Ok(self.map.get(&service)?.unwrap_or(0))
     }
 
     pub fn add(&mut self, service: u32, connections: u64) -> Result<(), DataplaneError> {
@@ -50,13 +55,11 @@ impl Retired {
             return Ok(());
         }
         let total = self.of(service)? + connections;
-        self.map
-            .insert(service, total, 0)
-            .map_err(|error| DataplaneError::map(RETIRED, "write", error))
+        self.map.insert(&service, &total)
     }
 
     /// Forgets a service that is gone; absent if none of its backends ever retired.
     pub fn remove(&mut self, service: u32) {
-        let _ = self.map.remove(&service);
+        self.map.remove(&service);
     }
 }

@@ -13,7 +13,7 @@ use sockline_ebpf::MMAPABLE;
 use super::{
     create,
     error::{DataplaneError, Full},
-    outer::Outer,
+    outer::{Mended, Outer},
     sys::SharedArray,
 };
 
@@ -39,9 +39,10 @@ impl<T: Pod> Segments<T> {
         writable: bool,
     ) -> Result<Self, DataplaneError> {
         let mut segments = Vec::new();
+        // The lowest free index is always taken first, but somebody may have made a hole.
         for index in 0..outer.len() {
-            // The lowest free index is always taken first, so there are no holes.
-            let Some(inner) = outer.get(index)? else { break };
+            let Some(inner) = outer.get(index)? else { continue };
+            segments.resize_with(index as usize, || None);
             segments.push(Some(map_segment(name, inner.fd().as_fd(), per_segment, writable)?));
         }
         let limit = limit.min(outer.len().saturating_mul(per_segment));
@@ -51,6 +52,11 @@ impl<T: Pod> Segments<T> {
     /// Indices that memory exists for.
     pub fn allocated(&self) -> u32 {
         u32::try_from(self.segments.iter().flatten().count()).unwrap_or(u32::MAX) * self.per_segment
+    }
+
+    /// One more than the highest index that memory exists for.
+    pub fn allocated_to(&self) -> u32 {
+        index_of(self.segments.len()) * self.per_segment
     }
 
     pub const fn limit(&self) -> u32 {
@@ -94,21 +100,23 @@ impl<T: Pod> Segments<T> {
     /// `maybe_wait_bpf_programs`), 10 to 20 ms each time, so that a million backends would take
     /// 15 s. Calls that wait at the same time wait together.
     pub fn reserve(&mut self, count: u32) -> Result<(), DataplaneError> {
-        let exist = self.segments.iter().take_while(|segment| segment.is_some()).count();
         let wanted = count.min(self.limit).div_ceil(self.per_segment) as usize;
+        let missing: Vec<usize> = (0..wanted)
+            .filter(|&number| self.segments.get(number).is_none_or(Option::is_none))
+            .collect();
         // A single one is made when it is needed.
-        if wanted <= exist + 1 {
+        if missing.len() < 2 {
             return Ok(());
         }
-        let mut arrays = Vec::with_capacity(wanted - exist);
-        for number in (0u32..).take(wanted).skip(exist) {
+        let mut arrays = Vec::with_capacity(missing.len());
+        for number in missing {
             let array = new_segment::<T>(self.name, self.per_segment)?;
             let mapped = map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?;
             arrays.push((number, array, mapped));
         }
         let outer = &self.outer;
         let maps: Vec<(u32, &MapData)> =
-            arrays.iter().map(|(number, array, _)| (*number, array)).collect();
+            arrays.iter().map(|(number, array, _)| (index_of(*number), array)).collect();
         let put = |maps: &[(u32, &MapData)]| {
             maps.iter().try_for_each(|(number, map)| outer.set(*number, map))
         };
@@ -125,9 +133,21 @@ impl<T: Pod> Segments<T> {
                 .into_iter()
                 .try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
         })?;
-        self.segments.truncate(exist);
-        self.segments.extend(arrays.into_iter().map(|(_, _, mapped)| Some(mapped)));
+        self.segments.resize_with(self.segments.len().max(wanted), || None);
+        for (number, _, mapped) in arrays {
+            self.segments[number] = Some(mapped);
+        }
         Ok(())
+    }
+
+    /// See [`Outer::repair`].
+    pub fn repair(&self) -> Result<Mended, DataplaneError> {
+        self.outer.repair()
+    }
+
+    /// See [`Outer::displaced`].
+    pub fn displaced(&self) -> Result<usize, DataplaneError> {
+        self.outer.displaced()
     }
 
     const fn split(&self, index: u32) -> (usize, usize) {
@@ -148,13 +168,16 @@ impl<T: Pod> Segments<T> {
         if place.is_none() {
             let array = new_segment::<T>(self.name, self.per_segment)?;
             let mapped = map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?;
-            let number = u32::try_from(segment).unwrap_or(u32::MAX);
-            self.outer.set(number, &array)?;
+            self.outer.set(index_of(segment), &array)?;
             // Last: what no program can see is not to be written.
             *place = Some(mapped);
         }
         place.as_mut().ok_or_else(|| Full { map: self.name, limit: self.limit }.into())
     }
+}
+
+fn index_of(segment: usize) -> u32 {
+    u32::try_from(segment).unwrap_or(u32::MAX)
 }
 
 /// An inner map of a segmented array.

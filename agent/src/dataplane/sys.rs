@@ -1,6 +1,8 @@
 //! The few system calls that aya has no safe wrapper for.
 #![expect(unsafe_code, reason = "this is the boundary to the kernel")]
 
+mod batch;
+
 use std::{
     ffi::CString,
     io,
@@ -16,9 +18,11 @@ use std::{
 };
 
 use aya_obj::generated::{
-    BPF_F_QUERY_EFFECTIVE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type,
-    bpf_prog_info,
+    BPF_F_QUERY_EFFECTIVE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type,
+    bpf_map_info, bpf_map_type, bpf_prog_info,
 };
+
+pub use self::batch::HashWalk;
 
 /// Offset of `sk` in the kernel's `struct bpf_sock_addr` (`include/uapi/linux/bpf.h`), whose layout
 /// is fixed.
@@ -76,25 +80,44 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// What a cgroup link is attached to.
+/// A cgroup link, and what it is attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CgroupLink {
+    pub id: u32,
     pub program: u32,
-    /// The cgroup's id (its inode number); 0 when the cgroup is gone.
+    /// The cgroup's id (its inode number); 0 when the cgroup is gone or the link was detached.
     pub cgroup: u64,
 }
 
+/// An error of the kind `InvalidData` for anything but a cgroup link.
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
     // SAFETY: integers and unions of them.
     let mut info: bpf_link_info = unsafe { mem::zeroed() };
-    let mut attr = zeroed_attr();
-    attr.info.bpf_fd = link.as_raw_fd().cast_unsigned();
-    attr.info.info_len = u32::try_from(size_of_val(&info)).unwrap_or(u32::MAX);
-    attr.info.info = ptr::from_mut(&mut info) as u64;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    object_info(link, &mut info)?;
+    // Of another kind of object, this would be something else.
+    if info.type_ != bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no cgroup link"));
+    }
     // SAFETY: the kernel filled in the union member of cgroup links; all are integers anyway.
     let cgroup = unsafe { info.__bindgen_anon_1.cgroup.cgroup_id };
-    Ok(CgroupLink { program: info.prog_id, cgroup })
+    Ok(CgroupLink { id: info.id, program: info.prog_id, cgroup })
+}
+
+/// The kernel's id of a map (Linux 4.13).
+pub fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: integers and arrays of them.
+    let mut info: bpf_map_info = unsafe { mem::zeroed() };
+    object_info(map, &mut info)?;
+    Ok(info.id)
+}
+
+/// Fills in what the kernel says of an object; `T` is the structure of its kind.
+fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = zeroed_attr();
+    attr.info.bpf_fd = object.as_raw_fd().cast_unsigned();
+    attr.info.info_len = u32::try_from(size_of_val(info)).unwrap_or(u32::MAX);
+    attr.info.info = ptr::from_mut(info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
 /// Takes a link's program off its cgroup (Linux 5.9). Closing the last descriptor, or removing the
@@ -144,11 +167,7 @@ pub fn program_info(id: u32) -> io::Result<(String, [u8; 8])> {
     let program = bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr).map(owned)?;
     // SAFETY: integers and pointers as integers.
     let mut info: bpf_prog_info = unsafe { mem::zeroed() };
-    let mut attr = zeroed_attr();
-    attr.info.bpf_fd = program.as_raw_fd().cast_unsigned();
-    attr.info.info_len = u32::try_from(size_of_val(&info)).unwrap_or(u32::MAX);
-    attr.info.info = ptr::from_mut(&mut info) as u64;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    object_info(program.as_fd(), &mut info)?;
     let name: Vec<u8> =
         info.name.iter().map(|byte| byte.cast_unsigned()).take_while(|&byte| byte != 0).collect();
     Ok((String::from_utf8_lossy(&name).into_owned(), info.tag))
@@ -230,6 +249,14 @@ pub fn wait_for_running_programs() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// `CLOCK_MONOTONIC`, as programs see it (`bpf_ktime_get_ns`).
+pub fn monotonic_nanoseconds() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a pointer to a local; this clock exists everywhere.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
 /// The cookie of this thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
 pub fn netns_cookie() -> io::Result<u64> {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0")
@@ -275,6 +302,36 @@ pub fn has_compare_and_swap() -> bool {
         0x1_0000_00b7,
         0x95,
     ])
+}
+
+/// Loads a program of an iterator: `target` is the BTF id of the function that stands for it in the
+/// kernel (Linux 5.8).
+pub fn load_iterator(instructions: &[u64], target: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed_attr();
+    // SAFETY: writing a union's field of plain integers.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_TRACING as u32;
+    load.expected_attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
+    load.attach_btf_id = target;
+    load.insns = instructions.as_ptr() as u64;
+    load.insn_cnt = u32::try_from(instructions.len()).unwrap_or(0);
+    load.license = c"GPL".as_ptr() as u64;
+    bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(owned)
+}
+
+/// Makes an iterator of a program (Linux 5.8).
+pub fn link_iterator(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = zeroed_attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
+    bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(owned)
+}
+
+/// A run of an iterator, as a file: reading it runs the program (Linux 5.8).
+pub fn run_iterator(iterator: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = zeroed_attr();
+    attr.iter_create.link_fd = iterator.as_raw_fd().cast_unsigned();
+    bpf(bpf_cmd::BPF_ITER_CREATE, &mut attr).map(owned)
 }
 
 const fn call(helper: u64) -> u64 {

@@ -1,12 +1,12 @@
 //! Reading a node back from its pinned maps, whether its agent runs or not.
 
 use std::{
-    collections::{BTreeMap, HashMap as StdHashMap},
+    collections::{BTreeMap, HashMap as StdHashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use sockline_ebpf::{
     agent::COMPARE_AND_SWAP,
     backend::{Backend as BackendEntry, Slot},
@@ -16,16 +16,8 @@ use sockline_ebpf::{
 
 pub use super::record::Read as AgentRecord;
 use super::{
-    desired,
-    error::DataplaneError,
-    maps, names,
-    names::ServiceKey,
-    pins::Pins,
-    programs,
-    programs::{Attachment, HOOKS},
-    record,
-    retired::Moving,
-    segments::Segments,
+    desired, error::DataplaneError, links, links::Attachment, maps, names, names::ServiceKey,
+    pins::Pins, programs::HOOKS, record, retired::Moving, segments::Segments,
 };
 use crate::model::{
     object::{Family, ObjectName, Protocol},
@@ -83,23 +75,21 @@ impl View {
         let cgroup = self.agent()?.cgroup;
         HOOKS
             .iter()
-            .map(|hook| Ok((hook.name, programs::attachment(&self.pins, hook, &cgroup)?)))
+            .map(|hook| Ok((hook.name, links::attachment(&self.pins, hook, &cgroup)?)))
             .collect()
     }
 
     /// Every frontend in the maps, in the terms of the plan and in its order. The addresses of a
     /// NodePort are one frontend, as in the plan.
     pub fn frontends(&self) -> Result<Vec<Arc<Frontend>>, DataplaneError> {
-        let outer = maps::open_frontends(&self.pins)?;
+        let outer = maps::open_frontends(&self.pins, false)?;
         let Some(current) = maps::current_frontends(&outer)? else { return Ok(Vec::new()) };
         let names = names::read_all(&maps::open_names(&self.pins)?)?;
         let slots = maps::open_slots(&self.pins, u32::MAX, false)?;
         let backends = maps::open_backends(&self.pins, u32::MAX, false)?;
         let mut node_ports: BTreeMap<(ServiceKey, Family, u16), Frontend> = BTreeMap::new();
         let mut all = Vec::new();
-        for entry in current.iter() {
-            let (_, entry) =
-                entry.map_err(|error| DataplaneError::map(maps::FRONTENDS, "read", error))?;
+        for entry in entries(&current)? {
             let key = names.get(&entry.service).cloned().unwrap_or_else(|| nameless(&entry));
             if is_test(&key.service) {
                 continue;
@@ -114,6 +104,26 @@ impl View {
         all.extend(node_ports.into_values());
         all.sort_by(crate::model::plan::order);
         Ok(all.into_iter().map(Arc::new).collect())
+    }
+
+    /// How many frontends [`Self::frontends`] would return, for less.
+    pub fn count_frontends(&self) -> Result<usize, DataplaneError> {
+        let outer = maps::open_frontends(&self.pins, false)?;
+        let Some(current) = maps::current_frontends(&outer)? else { return Ok(0) };
+        let tests: HashSet<u32> = names::read_all(&maps::open_names(&self.pins)?)?
+            .into_iter()
+            .filter_map(|(id, key)| is_test(&key.service).then_some(id))
+            .collect();
+        let mut node_ports = HashSet::new();
+        let mut others = 0;
+        for entry in entries(&current)?.into_iter().filter(|e| !tests.contains(&e.service)) {
+            if desired::kind_of(entry.kind) == FrontendKind::NodePort {
+                node_ports.insert((entry.service, entry.key.address.is_ipv4(), entry.key.port));
+            } else {
+                others += 1;
+            }
+        }
+        Ok(node_ports.len() + others)
     }
 
     /// The backends that connects are spread over, by service port, each with the number of
@@ -159,9 +169,7 @@ impl View {
 /// The kernel's counters, kept open.
 pub struct Counters {
     pins: Pins,
-    names: maps::Names,
     services: PerCpuHashMap<MapData, u32, ServiceCounters>,
-    retired: HashMap<MapData, u32, u64>,
     faults: PerCpuArray<MapData, u64>,
     moving: Moving,
 }
@@ -170,9 +178,7 @@ impl Counters {
     pub(super) fn open(pins: &Pins, moving: Moving) -> Result<Self, DataplaneError> {
         Ok(Self {
             pins: pins.clone(),
-            names: maps::open_names(pins)?,
             services: maps::open_services(pins)?,
-            retired: maps::open_retired(pins)?,
             faults: maps::open_faults(pins)?,
             moving,
         })
@@ -182,16 +188,16 @@ impl Counters {
     pub fn services(&self) -> Result<BTreeMap<ServiceKey, Counts>, DataplaneError> {
         let _moving = self.moving.lock();
         let mut translated = self.translated()?;
+        let mut counted: StdHashMap<u32, Counts> = StdHashMap::new();
+        maps::for_each(maps::SERVICES, &self.services, |&id, per_cpu| {
+            counted.insert(id, sum(per_cpu));
+        })?;
         let mut all = BTreeMap::new();
-        for (id, key) in names::read_all(&self.names)? {
+        for (id, key) in names::read_all(&maps::open_names(&self.pins)?)? {
             if is_test(&key.service) {
                 continue;
             }
-            let mut counts = match self.services.get(&id, 0) {
-                Ok(per_cpu) => sum(&per_cpu),
-                Err(MapError::KeyNotFound) => Counts::default(),
-                Err(error) => return Err(DataplaneError::map(maps::SERVICES, "read", error)),
-            };
+            let mut counts = counted.remove(&id).unwrap_or_default();
             counts.translated = translated.remove(&id).unwrap_or_default();
             all.insert(key, counts);
         }
@@ -200,11 +206,11 @@ impl Counters {
 
     /// Connections by service id: those of its backends, and of former ones.
     fn translated(&self) -> Result<StdHashMap<u32, u64>, DataplaneError> {
-        let mut all: StdHashMap<u32, u64> = self
-            .retired
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(|error| DataplaneError::map(maps::RETIRED, "read", error))?;
+        let mut all: StdHashMap<u32, u64> = StdHashMap::new();
+        let retired = maps::open_retired(&self.pins)?;
+        maps::for_each(maps::RETIRED, &retired, |&id, connections: &[u64]| {
+            all.insert(id, connections.iter().sum());
+        })?;
         // Opened each time: it may have grown.
         let backends = maps::open_backends(&self.pins, u32::MAX, false)?;
         for backend in backends.indices().filter_map(|id| backends.read(id)) {
@@ -229,9 +235,15 @@ impl Counters {
     }
 }
 
-fn sum(per_cpu: &PerCpuValues<ServiceCounters>) -> Counts {
+fn entries(current: &maps::FrontendsHash) -> Result<Vec<FrontendEntry>, DataplaneError> {
+    let mut all = Vec::new();
+    maps::for_each(maps::FRONTENDS, current, |_, entries| all.extend_from_slice(entries))?;
+    Ok(all)
+}
+
+fn sum(per_cpu: &[ServiceCounters]) -> Counts {
     let mut total = Counts::default();
-    for one in per_cpu.iter() {
+    for one in per_cpu {
         total.refused_no_endpoints += one.refused[sockline_ebpf::counters::NO_ENDPOINTS as usize];
         total.refused_no_local_endpoints +=
             one.refused[sockline_ebpf::counters::NO_LOCAL_ENDPOINTS as usize];

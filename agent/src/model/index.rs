@@ -6,13 +6,14 @@
 //! Service and is kept until then. A Pod depends on its Namespace; neither matters to the plan, only
 //! to which pods are left alone.
 
+mod closing;
 mod pods;
 mod slices;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -61,6 +62,8 @@ pub struct Index {
     oversized: BTreeMap<ObjectName, Problem>,
     /// When the change arrived that is being taken in.
     arrived: Option<Instant>,
+    /// See [`Index::take_last_words`].
+    last_words: Vec<(ObjectName, Duration)>,
 }
 
 /// A service that changes more often than it is planned need not remember every time.
@@ -113,6 +116,7 @@ impl Index {
             conflicts: Conflicts::default(),
             oversized: BTreeMap::new(),
             arrived: None,
+            last_words: Vec::new(),
         }
     }
 
@@ -150,12 +154,7 @@ impl Index {
         }
         let services = std::mem::take(&mut self.changed)
             .into_iter()
-            .map(|(service, causes)| {
-                let frontends = self.services.get(&service).map_or_else(Vec::new, |state| {
-                    self.conflicts.survivors(&state.frontends).cloned().collect()
-                });
-                ServicePlan { service, frontends, causes }
-            })
+            .map(|(service, causes)| ServicePlan { causes, ..self.planned_of(&service) })
             .collect();
         Changes { services, addresses_moved: std::mem::take(&mut self.addresses_moved) }
     }
@@ -190,6 +189,15 @@ impl Index {
             .flat_map(|state| self.conflicts.survivors(&state.frontends).cloned())
             .collect();
         Plan { node: Arc::clone(&self.node_name), frontends }
+    }
+
+    /// A service's part of [`Self::planned`].
+    #[must_use]
+    pub fn planned_of(&self, service: &ObjectName) -> ServicePlan {
+        let frontends = self.services.get(service).map_or_else(Vec::new, |state| {
+            self.conflicts.survivors(&state.frontends).cloned().collect()
+        });
+        ServicePlan { service: service.clone(), frontends, causes: Vec::new() }
     }
 
     /// Everything that is wrong at the moment, sorted, each once.
@@ -346,6 +354,8 @@ impl Index {
             Kind::Service => {
                 if let Some(state) = self.services.remove(name) {
                     self.oversized.remove(name);
+                    let last_word = state.service.close_on_removal;
+                    self.last_words.extend(last_word.map(|after| (name.clone(), after)));
                     let mut causes = self.dirty.remove(name).unwrap_or_default();
                     causes.extend(self.cause(None));
                     self.claim(Some(Claims::since(state.claimed_since, &state.frontends)), None);

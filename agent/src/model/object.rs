@@ -9,6 +9,7 @@ use std::{
     fmt,
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -183,6 +184,9 @@ pub struct Service {
     pub affinity_seconds: Option<u32>,
     /// Disabled: connections to it are left alone, whoever makes them.
     pub redirect: Redirect,
+    /// `sockline.dev/close-on-removal`: how long TCP connections to an endpoint that was removed may
+    /// go on; for ever if `None`.
+    pub close_on_removal: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -34,6 +34,7 @@ pub(super) fn service(service: &str, cluster_ip: &str) -> Service {
         external_traffic_policy: TrafficPolicy::Cluster,
         affinity_seconds: None,
         redirect: Redirect::Enabled,
+        close_on_removal: None,
     }
 }
 

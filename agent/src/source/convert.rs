@@ -5,6 +5,7 @@
 //! (`cmd/kube-proxy/app/server.go`) and `ShouldSkipService` (`pkg/proxy/util`). The API server has
 //! validated its objects already; manifests nobody has, and both come through here.
 
+mod close_on_removal;
 mod endpoint_slice;
 mod field;
 mod namespace;

@@ -20,7 +20,7 @@ use self::{
     follow::{FileSnapshot, Snapshot},
 };
 pub use self::{
-    kube::{SourceError, client},
+    kube::{SourceError, client, config},
     stats::{SourceStats, WatchState},
 };
 pub use crate::model::event::{Event, Sourced};

@@ -1,6 +1,7 @@
 //! The agent's own metrics, and all of them as text.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -13,10 +14,11 @@ use prometheus::{
 
 use super::kernel::KernelCollector;
 use crate::{
-    dataplane::{Usage, view::Counters},
+    agent::LeftOutPort,
+    dataplane::{Drift, Usage, view::Counters},
     model::{object::Kind, plan::Cause},
     source::{Event, SourceStats},
-    status::LeftAlonePod,
+    status::{LeftAlonePod, MapUse},
 };
 
 /// Seconds: from what a small change takes to what an operator would not wait for.
@@ -24,6 +26,11 @@ const LATENCY_BUCKETS: [f64; 18] = [
     0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
     10.0, 30.0, 60.0,
 ];
+
+/// Services that are named in metrics at a time: more would be series without end.
+const NAMED_SERVICES: usize = 100;
+/// Protocols and reasons of sockets that are closed.
+const CLOSED: [[&str; 2]; 2] = [["UDP", "backend-gone"], ["TCP", "close-on-removal"]];
 
 /// Everything that `/metrics` shows.
 pub struct Metrics {
@@ -39,6 +46,8 @@ pub struct Metrics {
     last_sync: Gauge,
     sync_errors: IntCounter,
     not_in_kernel: IntGauge,
+    left_out: IntGaugeVec,
+    writes: IntCounterVec,
     problems: IntGauge,
     left_alone: IntGauge,
     not_left_alone: IntGauge,
@@ -47,6 +56,10 @@ pub struct Metrics {
     source_age: GaugeVec,
     source_connected: IntGaugeVec,
     repairs: IntCounterVec,
+    sockets_closed: IntCounterVec,
+    sockets_not_closed: IntCounter,
+    sockets_seconds: Histogram,
+    helpers_lost: IntCounter,
     stats: Arc<SourceStats>,
 }
 
@@ -71,6 +84,27 @@ impl Metrics {
             registry.register(Box::new(counters.clone()))?;
             Ok(counters)
         };
+        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let sockets_closed = counters(
+            "sockline_sockets_closed_total",
+            "Sockets that were closed because their backend is gone.",
+            &["protocol", "reason"],
+        )?;
+        for [protocol, reason] in CLOSED {
+            sockets_closed.with_label_values(&[protocol, reason]);
+        }
+        let sockets_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "sockline_sockets_pass_duration_seconds",
+                "Time of one search for sockets whose backend is gone, closing them included.",
+            )
+            .buckets(prometheus::exponential_buckets(0.000_1, 4.0, 10)?),
+        )?;
+        registry.register(Box::new(sockets_seconds.clone()))?;
         let sync_seconds = Histogram::with_opts(
             HistogramOpts::new(
                 "sockline_sync_duration_seconds",
@@ -114,12 +148,28 @@ impl Metrics {
         let sync_errors =
             IntCounter::new("sockline_sync_errors_total", "Syncs that left something out.")?;
         registry.register(Box::new(sync_errors.clone()))?;
+        let left_out = IntGaugeVec::new(
+            Opts::new(
+                "sockline_service_not_in_sync",
+                "1 for a service port whose last change is not in the kernel; 100 are named at most.",
+            ),
+            &["service_port"],
+        )?;
+        registry.register(Box::new(left_out.clone()))?;
         let build = IntGaugeVec::new(
             Opts::new("sockline_build_info", "Always 1; the version is a label."),
             &["version"],
         )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         registry.register(Box::new(build))?;
+        let repairs = counters(
+            "sockline_repairs_total",
+            "Map entries, maps, pins and links that differed from the plan and were mended.",
+            &["object"],
+        )?;
+        for kind in Drift::KINDS {
+            repairs.with_label_values(&[kind]);
+        }
         Ok(Self {
             services: gauge("sockline_services", "Service ports in the kernel.")?,
             frontends: gauge("sockline_frontends", "Service addresses in the kernel.")?,
@@ -138,6 +188,13 @@ impl Metrics {
                 "sockline_services_not_in_sync",
                 "Service ports whose last change is not in the kernel.",
             )?,
+            left_out,
+            writes: counters(
+                "sockline_syncs_total",
+                "Comparisons of the plan with what is in the kernel: of everything, of the services \
+                 that changed, or again of those that were left out.",
+                &["scope"],
+            )?,
             problems: gauge("sockline_problems", "Problems with the input, now.")?,
             left_alone: gauge(
                 "sockline_pods_left_alone",
@@ -145,7 +202,7 @@ impl Metrics {
             )?,
             not_left_alone: gauge(
                 "sockline_pods_not_left_alone",
-                "Running pods that are to be left alone, but whose cgroup was not found.",
+                "Running pods that are to be left alone, but whose cgroup was not found or has no room.",
             )?,
             source_events: counters(
                 "sockline_source_events_total",
@@ -157,10 +214,16 @@ impl Metrics {
                 "Failed requests to the source.",
                 &["kind"],
             )?,
-            repairs: counters(
-                "sockline_repairs_total",
-                "Map entries and links that differed from the plan and were mended.",
-                &["object"],
+            repairs,
+            sockets_closed,
+            sockets_not_closed: counter(
+                "sockline_sockets_close_failed_total",
+                "Sockets whose backend is gone and that could not be closed, and failed searches.",
+            )?,
+            sockets_seconds,
+            helpers_lost: counter(
+                "sockline_helper_ended_total",
+                "Unexpected ends of the process that closes sockets.",
             )?,
             source_age,
             source_connected,
@@ -185,12 +248,18 @@ impl Metrics {
         self.last_sync.set(Timestamp::now().as_millisecond() as f64 / 1e3);
     }
 
-    /// Service ports that could not be brought to the kernel by the last writing.
-    pub fn not_in_kernel(&self, failures: usize) {
-        self.not_in_kernel.set(as_i64(failures));
-        if failures > 0 {
-            self.sync_errors.inc();
+    /// Service ports that are not in the kernel as planned.
+    pub fn left_out(&self, ports: &BTreeSet<LeftOutPort>) {
+        self.not_in_kernel.set(as_i64(ports.len()));
+        self.left_out.reset();
+        for port in ports.iter().take(NAMED_SERVICES) {
+            self.left_out.with_label_values(&[&port.port]).set(1);
         }
+    }
+
+    /// Counts a comparison of one scope: `everything`, `services` that changed, or those `left-out`.
+    pub fn wrote(&self, scope: &str) {
+        self.writes.with_label_values(&[scope]).inc();
     }
 
     /// Counts a change that is in the kernel from now on.
@@ -207,11 +276,11 @@ impl Metrics {
     }
 
     /// Shows how full the maps are.
-    pub fn usage(&self, usage: &Usage) {
+    pub fn usage(&self, usage: &Usage, maps: &[MapUse]) {
         self.services.set(as_i64(usage.services));
         self.frontends.set(as_i64(usage.frontends));
         self.backends.set(usage.pool.backends.into());
-        for map in crate::status::maps(usage) {
+        for map in maps {
             let set = |gauges: &IntGaugeVec, value: u64| {
                 gauges.with_label_values(&[&map.map]).set(i64::try_from(value).unwrap_or(i64::MAX));
             };
@@ -226,8 +295,9 @@ impl Metrics {
     }
 
     pub fn left_alone(&self, pods: &[LeftAlonePod]) {
-        let found = pods.iter().filter(|pod| pod.cgroup_found).count();
-        let missing = pods.iter().filter(|pod| pod.running && !pod.cgroup_found).count();
+        let found = pods.iter().filter(|pod| pod.cgroup_found && !pod.no_room).count();
+        let missing =
+            pods.iter().filter(|pod| pod.no_room || pod.running && !pod.cgroup_found).count();
         self.left_alone.set(as_i64(found));
         self.not_left_alone.set(as_i64(missing));
     }
@@ -236,9 +306,29 @@ impl Metrics {
         self.problems.set(as_i64(count));
     }
 
-    pub fn repaired(&self, entries: usize, links: usize) {
-        self.repairs.with_label_values(&["entry"]).inc_by(entries as u64);
-        self.repairs.with_label_values(&["link"]).inc_by(links as u64);
+    pub fn repaired(&self, drift: &Drift) {
+        for (kind, count) in drift.by_kind() {
+            self.repairs.with_label_values(&[kind]).inc_by(count as u64);
+        }
+    }
+
+    pub fn sockets_closed(&self, udp: usize, tcp: usize) {
+        for (labels, closed) in CLOSED.iter().zip([udp, tcp]) {
+            self.sockets_closed.with_label_values(labels).inc_by(closed as u64);
+        }
+    }
+
+    pub fn sockets_not_closed(&self, count: usize) {
+        self.sockets_not_closed.inc_by(count as u64);
+    }
+
+    /// Counts a search for sockets whose backend is gone.
+    pub fn sockets_looked_at(&self, took: Duration) {
+        self.sockets_seconds.observe(took.as_secs_f64());
+    }
+
+    pub fn helper_lost(&self) {
+        self.helpers_lost.inc();
     }
 
     /// The text format of Prometheus.

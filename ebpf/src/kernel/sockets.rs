@@ -24,7 +24,7 @@ use sockline_ebpf::{
     socket::{CLAIMED, SOCKET_SETS, STORED, SocketRecord, SocketSet, StoredRecords, WAYS},
 };
 
-use super::{config, helpers};
+use super::{config, counters, helpers};
 
 /// Mapped into memory only to be aligned to cache lines; the agent just counts the records.
 #[btf_map]
@@ -324,5 +324,6 @@ fn remember_in_storage(socket: *mut c_void, record: &SocketRecord) -> bool {
         }
     }
     Place::in_storage(stored, best & (STORED - 1)).fill(record, USED);
+    counters::stored();
     true
 }

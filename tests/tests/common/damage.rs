@@ -2,12 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
-use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData};
+use std::{fs, os::fd::AsFd as _, path::Path};
+
+use aya::{
+    maps::{Array, ArrayOfMaps, HashMap, Map, MapData},
+    programs::links::{FdLink, PinnedLink},
+};
 use sockline::dataplane::Pins;
 use sockline_ebpf::{
     backend::{Backend, Slot},
     filter,
     frontend::{CURRENT, Frontend, FrontendKey},
+    name::{CHUNK, NameKey},
 };
 
 use super::Stage;
@@ -70,6 +76,49 @@ impl Damage {
             }
         }
         changed
+    }
+
+    pub fn backend(&self, id: u32) -> Backend {
+        self.backends().get(&id, 0).unwrap()
+    }
+
+    pub fn set_backend(&self, id: u32, backend: Backend) {
+        self.backends().set(id, backend, 0).unwrap();
+    }
+
+    /// Removes the first chunk of every name.
+    pub fn clear_names(&self) {
+        let mut names: HashMap<MapData, NameKey, [u8; CHUNK]> =
+            Map::HashMap(self.open("NAMES")).try_into().unwrap();
+        let keys: Vec<NameKey> = names.keys().map(Result::unwrap).collect();
+        for key in keys {
+            names.remove(&key).unwrap();
+        }
+    }
+
+    /// Takes the first inner map out of a map of maps.
+    pub fn take_out(&self, map: &str) {
+        super::bpf::delete_index(self.open(map).fd().as_fd(), 0).unwrap();
+    }
+
+    pub fn map_id(&self, map: &str) -> u32 {
+        self.open(map).info().unwrap().id()
+    }
+
+    /// Pins a map of its own at a path, over what is there.
+    pub fn pin_a_map_at(&self, path: &Path) {
+        let _ = fs::remove_file(path);
+        self.inner("FRONTENDS").pin(path).unwrap();
+    }
+
+    pub fn link(&self, path: &Path) -> FdLink {
+        PinnedLink::from_pin(path).unwrap().into()
+    }
+
+    /// Takes a hook's program off it.
+    pub fn detach(&self, hook: &str) {
+        let link = super::bpf::open_pinned(&self.pins.link(hook)).unwrap();
+        super::bpf::detach(link.as_fd()).unwrap();
     }
 
     pub fn clear_slot(&self, index: u32) {

@@ -2,6 +2,8 @@
 
 use std::{fs::File, io, os::fd::AsRawFd as _, path::Path};
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+
 /// `mov r0, 0; exit`: the call fails with EPERM.
 pub const REFUSE: &[u64] = &[0xb7, 0x95];
 /// `mov r2, 127.0.0.2; *(u32 *)(r1 + user_ip4) = r2; mov r0, 1; exit`: the call goes to somebody else.
@@ -50,6 +52,9 @@ fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<i32> {
 
 /// Attaches a program to a cgroup's connect4, behind what is there. It goes with the cgroup.
 pub fn attach_connect4(cgroup: &Path, name: &str, instructions: &[u64]) {
+    // Before Linux 5.11 programs are locked memory, of which the agent's maps have taken all.
+    // Where root may not raise the limit, a newer kernel does not ask for it.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     let mut load = Load {
         kind: CGROUP_SOCK_ADDR,
         count: instructions.len() as u32,

@@ -14,7 +14,7 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
-use sockline_testbed::{Ns, Task, wait_until};
+use sockline_testbed::{Ns, Task, patience, wait_until};
 
 /// Runs until it is asked for its account.
 pub struct Hammer {
@@ -57,6 +57,11 @@ impl Hammer {
         self.connects.load(Ordering::Relaxed)
     }
 
+    /// Connects that failed so far.
+    pub fn failed(&self) -> usize {
+        self.failures.lock().unwrap().len()
+    }
+
     /// Waits for more connects: proof that the client was busy meanwhile.
     pub fn wait_for(&self, more: usize) {
         let goal = self.connects() + more;
@@ -93,8 +98,8 @@ impl Drop for Hammer {
 }
 
 fn connect(address: SocketAddr) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut stream = TcpStream::connect_timeout(&address, patience(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(patience(Duration::from_secs(10))))?;
     stream.read_exact(&mut [0])?;
     // Closed with a reset: thousands of sockets in TIME_WAIT would use up the ports.
     let at_once = libc::linger { l_onoff: 1, l_linger: 0 };

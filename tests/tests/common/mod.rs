@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part")]
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
+pub mod bpf;
 pub mod damage;
 pub mod foreign;
 pub mod hammer;
@@ -20,8 +21,8 @@ use std::{
 
 use serde_json::Value;
 use sockline_testbed::{
-    Agent, AgentOptions, Node, Ns, Pod, TcpServer, UdpClient, UdpServer, objects, sockline_binary,
-    wait_ok,
+    Agent, AgentOptions, KernelFeatures, Node, Ns, Pod, TcpServer, UdpClient, UdpServer, objects,
+    sockline_binary, wait_ok,
 };
 
 /// Far beyond what anything here takes; only a failing test waits this long.
@@ -150,8 +151,9 @@ impl Stage {
 
     #[track_caller]
     pub fn eventually_refused(&self, cluster_ip: &str) {
+        let refusal = KernelFeatures::of_status(&self.status()).unwrap().refusal();
         eventually(&format!("{cluster_ip} to be refused"), || match self.ask(cluster_ip) {
-            Err(error) if error.raw_os_error() == Some(ECONNREFUSED) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(refusal) => Ok(()),
             seen => Err(format!("{seen:?}")),
         });
     }
@@ -262,7 +264,6 @@ pub fn untouched(client: &Ns, cluster_ip: &str) -> Result<(), String> {
 
 /// What the client's route says of service addresses.
 pub const EHOSTUNREACH: i32 = 113;
-pub const ECONNREFUSED: i32 = 111;
 
 /// An agent that looks for damage every second.
 pub const REPAIRS: [&str; 2] = ["--repair-interval", "1"];

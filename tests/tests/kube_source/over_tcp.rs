@@ -2,7 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use sockline::{model::object::Kind, source::client};
+use sockline::{
+    model::object::Kind,
+    source::{client, config},
+};
 use sockline_testbed::api::{Api, Cut, Fault, Resource, Server};
 
 use super::{objects, watched::Watched};
@@ -14,7 +17,7 @@ fn serve(api: &Api, port: u16) -> Server {
 async fn watch(server: &Server) -> Watched {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = server.kubeconfig(folder.path()).unwrap();
-    Watched::with(client(Some(&kubeconfig)).await.unwrap())
+    Watched::with(client(config(Some(&kubeconfig)).await.unwrap()).unwrap())
 }
 
 #[tokio::test]
@@ -69,7 +72,7 @@ async fn a_server_that_is_down_at_start_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = server.kubeconfig(folder.path()).unwrap();
     drop(server);
-    let mut watched = Watched::with(client(Some(&kubeconfig)).await.unwrap());
+    let mut watched = Watched::with(client(config(Some(&kubeconfig)).await.unwrap()).unwrap());
     watched
         .until("trouble of all watches", |watched| watched.trouble.len() == Kind::ALL.len())
         .await;

@@ -16,7 +16,7 @@ use fastrand::Rng;
 use http::{Request, StatusCode};
 use kube::{Client, Config, config::Kubeconfig};
 use serde_json::{Value, json};
-use sockline::source::client;
+use sockline::source::{client, config};
 use sockline_testbed::api::Resource;
 use tokio::time::sleep;
 
@@ -43,7 +43,7 @@ async fn after_any_history_the_plan_is_that_of_a_real_servers_objects() {
     let through = through(&kubeconfig, &proxy, folder.path());
     println!("server {}", server.version().await);
     server.prepare().await;
-    let mut watched = Watched::with(client(Some(&through)).await.unwrap());
+    let mut watched = Watched::with(client(config(Some(&through)).await.unwrap()).unwrap());
     watched.reach(&server.expected().await).await.unwrap();
     let first = number("SOCKLINE_HISTORY_SEED", 0);
     for seed in first..first + number("SOCKLINE_HISTORIES", 20) {

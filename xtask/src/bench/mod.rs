@@ -8,6 +8,8 @@ mod calls;
 mod manifests;
 mod sync;
 
+pub(crate) use self::sync::process::Usage;
+
 use std::{fs, net::SocketAddr, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};

@@ -118,7 +118,12 @@ impl Container {
             if let Some(path) = volume["hostPath"]["path"].as_str() {
                 let source = host(path).with_context(|| format!("nothing stands for {path}"))?;
                 let mode = if mount["readOnly"] == true { "ro" } else { "rw" };
-                flags.push(format!("--volume={source}:{at}:{mode}"));
+                let propagation = match mount["mountPropagation"].as_str() {
+                    None => "",
+                    Some("HostToContainer") => ",rslave",
+                    Some(other) => bail!("mountPropagation: {other} is not known here"),
+                };
+                flags.push(format!("--volume={source}:{at}:{mode}{propagation}"));
             } else if volume["emptyDir"]["medium"] == "Memory" {
                 flags.push(format!("--mount=type=tmpfs,destination={at},tmpfs-size=1M"));
             } else {

@@ -57,6 +57,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Builds the agent for this machine as it is shipped: optimised, without shared libraries.
+pub(crate) fn build_static() -> Result<PathBuf> {
+    binary::build(&binary::default_target())
+}
+
 /// Writes the archive and shows what it weighs.
 fn write(binary: &Path, tag: &str, output: &Path) -> Result<()> {
     let content = std::fs::read(binary).with_context(|| format!("reading {}", binary.display()))?;

@@ -7,18 +7,19 @@ use std::{
     fs::{self, File},
     io,
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
     sys::resource::{Resource, getrlimit},
     unistd::Uid,
 };
 use serde_json::Value;
-use sockline_testbed::{Node, Pod, TcpServer, http_get, objects, wait_ok};
+use sockline_testbed::{Node, Pod, TcpServer, UdpClient, http_get, objects, wait_ok};
 
 use super::{deployment::Container, podman::Podman};
 use crate::term;
@@ -26,6 +27,10 @@ use crate::term;
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 const SERVICE: &str = "10.96.0.1:80";
+const UDP_SERVICE: &str = "10.96.0.1:53";
+const WEB: &str = "10.244.1.1";
+/// What `send()` says on a socket that has no peer any more.
+const EDESTADDRREQ: i32 = 89;
 /// As in deploy/base, in a network namespace of its own.
 const LISTEN: &str = "127.0.0.1:9470";
 
@@ -42,6 +47,8 @@ pub(super) fn run(archive: &Path, tag: &str) -> Result<()> {
     stage.expect_served("the agent runs")?;
     term::ok("serves", "a connect to the service is answered by the pod");
     term::ok("checks", &stage.check("first")?);
+    stage.expect_closed()?;
+    term::ok("closes", "a pod's connected UDP socket whose backend is gone is closed");
     stage.end("first", agent, "kill")?;
     stage.expect_served("the agent was killed")?;
     term::ok("survives", "the same after SIGKILL: the kernel serves on");
@@ -62,24 +69,68 @@ struct Stage {
     _server: TcpServer,
     _web: Pod,
     client: Pod,
+    namespaces: Namespaces,
     node: Node,
     tag: String,
+}
+
+/// A folder that stands for `/run/netns`, with a pod's network namespace mounted in it.
+struct Namespaces {
+    folder: PathBuf,
+    mounted: PathBuf,
+}
+
+impl Namespaces {
+    fn of(node: &Node, pod: &Pod) -> Result<Self> {
+        let folder = node.temp().join("netns");
+        let mounted = folder.join("pod");
+        fs::create_dir(&folder).and_then(|()| File::create(&mounted)).context("making a folder")?;
+        let nothing = None::<&str>;
+        mount(Some(pod.path().as_str()), &mounted, nothing, MsFlags::MS_BIND, nothing)
+            .context("mounting a network namespace")?;
+        Ok(Self { folder, mounted })
+    }
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.mounted, MntFlags::MNT_DETACH) {
+            eprintln!("{}: {error}", self.mounted.display());
+        }
+    }
 }
 
 impl Stage {
     fn new(podman: Podman, tag: &str) -> Result<Self> {
         let node = Node::new()?;
-        let address: IpAddr = "10.244.1.1".parse()?;
+        let address: IpAddr = WEB.parse()?;
         let web = node.pod("web", &[address])?;
         let server = web.tcp_server(8080)?;
         let client = node.pod("client", &["10.244.9.9".parse()?])?;
-        let shop = [
-            objects::node(),
-            objects::service("web", "10.96.0.1"),
-            objects::slice("web", &[address]),
-        ];
-        objects::put(&node.manifests(), "shop.yaml", &objects::yaml(&shop))?;
-        Ok(Self { podman, _server: server, _web: web, client, node, tag: tag.to_owned() })
+        put_shop(&node, &[address])?;
+        let namespaces = Namespaces::of(&node, &client)?;
+        let tag = tag.to_owned();
+        Ok(Self { podman, _server: server, _web: web, client, namespaces, node, tag })
+    }
+
+    /// Takes the endpoint away, and puts it back.
+    fn expect_closed(&self) -> Result<()> {
+        let to: SocketAddr = UDP_SERVICE.parse()?;
+        let socket = self.client.run(|| -> Result<UdpClient> { Ok(UdpClient::connected(to)?) })?;
+        put_shop(&self.node, &[])?;
+        wait_ok(PATIENCE, "a connected UDP socket to be closed", || {
+            match socket.socket().send(b"?") {
+                Err(error) if error.raw_os_error() == Some(EDESTADDRREQ) => Ok(()),
+                other => Err(format!("send() says {other:?}: {}", self.said("first"))),
+            }
+        })?;
+        put_shop(&self.node, &[WEB.parse()?])?;
+        wait_ok(PATIENCE, "the service to be served again", || self.ask())?;
+        Ok(())
     }
 
     /// `podman run` as deploy/ says, in the node's network namespace and outside of its cgroup.
@@ -99,6 +150,7 @@ impl Stage {
             let folder = match path {
                 "/sys/fs/cgroup" => self.node.cgroup(),
                 "/sys/fs/bpf" => self.node.bpffs(),
+                "/run/netns" => self.namespaces.folder(),
                 _ => return None,
             };
             Some(folder.display().to_string())
@@ -184,13 +236,20 @@ impl Stage {
         Ok(())
     }
 
-    fn log(&self, name: &str) -> std::path::PathBuf {
+    fn log(&self, name: &str) -> PathBuf {
         self.node.temp().join(format!("{name}.log"))
     }
 
     fn said(&self, name: &str) -> String {
         fs::read_to_string(self.log(name)).unwrap_or_default().trim().to_owned()
     }
+}
+
+/// One service with these endpoints.
+fn put_shop(node: &Node, endpoints: &[IpAddr]) -> Result<()> {
+    let shop =
+        [objects::node(), objects::service("web", "10.96.0.1"), objects::slice("web", endpoints)];
+    Ok(objects::put(&node.manifests(), "shop.yaml", &objects::yaml(&shop))?)
 }
 
 /// Limits that need no right to raise them: podman's own defaults are above what some machines allow,

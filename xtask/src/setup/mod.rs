@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::tools::install_packages;
+pub(crate) use self::tools::{install_from, install_packages, update_package_lists};
 use crate::term;
 
 #[derive(clap::Args, Default)]
@@ -33,11 +33,12 @@ struct Need {
     install: fn(&Args) -> Result<String>,
 }
 
-const NEEDS: [Need; 4] = [
+const NEEDS: [Need; 5] = [
     Need { name: "rustfmt, clippy", find: tools::find_components, install: tools::add_components },
     Need { name: "rust-src", find: rust_src::find, install: rust_src::install },
     Need { name: "bpf-linker", find: linker::find, install: linker::install },
     Need { name: "iproute2", find: tools::find_ip, install: tools::install_ip },
+    Need { name: "strace", find: tools::find_strace, install: tools::install_strace },
 ];
 
 pub(crate) fn run(args: &Args) -> Result<()> {

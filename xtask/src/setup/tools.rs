@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use super::{Args, root};
-use crate::{process, repo};
+use crate::{apt::Apt, process, repo};
 
 pub(super) fn find_components(_: &Args) -> Result<Option<String>> {
     // Asking cargo, not looking for files: a rustup proxy is there even when its component is not.
@@ -37,6 +37,19 @@ pub(super) fn install_ip(_: &Args) -> Result<String> {
     Ok("apt-get install iproute2".to_owned())
 }
 
+/// Tests kill the agent at system calls with it.
+pub(super) fn find_strace(_: &Args) -> Result<Option<String>> {
+    let mut strace = repo::command("strace")?;
+    let version = process::output(strace.arg("-V")).ok();
+    // "strace -- version 6.1"
+    Ok(version.and_then(|text| text.lines().next()?.rsplit(' ').next().map(ToOwned::to_owned)))
+}
+
+pub(super) fn install_strace(_: &Args) -> Result<String> {
+    install_packages(&["strace"]).context("install the package strace by hand")?;
+    Ok("apt-get install strace".to_owned())
+}
+
 /// Installs packages of the distribution.
 pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
@@ -46,4 +59,17 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     };
     // A fresh image has no package lists yet.
     apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)))
+}
+
+/// Installs packages of a suite, which the machine's own sources may not have.
+pub(crate) fn install_from(apt: &Apt, suite: &str, packages: &[&str]) -> Result<()> {
+    let arguments = apt.install_arguments(suite, packages);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut apt = root::command("apt-get", &arguments)?;
+    process::output(apt.env("DEBIAN_FRONTEND", "noninteractive")).map(drop)
+}
+
+/// Reads the package lists of the machine's own sources.
+pub(crate) fn update_package_lists() -> Result<()> {
+    process::output(&mut root::command("apt-get", &["update"])?).map(drop)
 }

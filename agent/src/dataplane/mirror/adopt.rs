@@ -6,24 +6,43 @@ use sockline_ebpf::frontend::Frontend;
 
 use super::{Extent, Installed, Known, Mirror};
 use crate::{
-    dataplane::{error::DataplaneError, names},
-    model::plan,
+    dataplane::{
+        error::DataplaneError,
+        names::{self, ServiceKey},
+    },
+    model::{
+        object::{ObjectName, Protocol},
+        plan,
+    },
 };
+
+/// Stands for the name of a service whose own is lost, or another's: no plan has it, so it is served
+/// as it is until a plan is complete.
+fn nameless(id: u32) -> ServiceKey {
+    ServiceKey {
+        service: ObjectName::new("", id.to_string()),
+        port_name: "".into(),
+        protocol: Protocol::Tcp,
+    }
+}
+
+/// Every service of Kubernetes is in a namespace.
+fn is_nameless(key: &ServiceKey) -> bool {
+    key.service.namespace.is_empty()
+}
 
 impl Mirror {
     /// Returns the backends that belong to a service.
     pub(super) fn adopt(&mut self) -> Result<HashSet<u32>, DataplaneError> {
-        let mut names = names::read_all(&self.names)?;
+        let mut names = names::read_all(self.names.map())?;
         let mut by_service: BTreeMap<u32, Vec<Frontend>> = BTreeMap::new();
         for frontend in self.frontends.entries().values() {
             by_service.entry(frontend.service).or_default().push(*frontend);
         }
         let mut adopted = HashSet::new();
         for (id, frontends) in by_service {
-            let Some(key) = names.remove(&id) else {
-                self.orphans = true;
-                continue;
-            };
+            let named = names.remove(&id).filter(|key| !self.installed.contains_key(key));
+            let key = named.unwrap_or_else(|| nameless(id));
             self.pool.adopt_service(id);
             let mut installed = Installed { id, ..Installed::default() };
             for frontend in frontends {
@@ -48,7 +67,7 @@ impl Mirror {
                 installed.extents.iter().map(|extent| (installed.id, extent.start))
             })
             .collect();
-        !self.orphans
+        !self.installed.keys().any(is_nameless)
             && self.frontends.entries().values().all(|frontend| {
                 frontend.slot_count == 0
                     || extents.contains(&(frontend.service, frontend.slot_start))

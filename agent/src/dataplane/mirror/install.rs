@@ -4,9 +4,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use sockline_ebpf::{backend::Backend, frontend::Frontend};
+use sockline_ebpf::{
+    backend::Backend,
+    frontend::{Frontend, FrontendKey},
+};
 
-use super::{Endpoint, Extent, Installed, Known, Leftovers, Mirror};
+use super::{Endpoint, Extent, Installed, Known, Leftovers, Mirror, SyncReport};
 use crate::{
     dataplane::{
         alias,
@@ -14,7 +17,7 @@ use crate::{
         error::{DataplaneError, Full},
         maps::NAMES,
         names::{self, ServiceKey},
-        pool::{Pool, SERVICE_IDS},
+        pool::{Patience, Pool, SERVICE_IDS},
     },
     model::plan::{self, Action},
 };
@@ -48,49 +51,63 @@ impl Mirror {
         )
     }
 
+    /// Brings a service port to what the plan says: in full, or not at all. There must be room for
+    /// all of it before the first frontend is touched.
     pub(super) fn install(
         &mut self,
         group: &Group<'_>,
         leftovers: &mut Leftovers,
+        patience: Patience,
     ) -> Result<(), DataplaneError> {
+        if let Some(installed) = self.installed.get_mut(&group.key) {
+            installed.source.clear();
+            installed.confirmed = true;
+        }
+        let places = self.places(group);
+        let entries = self.frontends.entries();
+        let more = places.iter().filter(|(_, key)| !entries.contains_key(key)).count();
+        self.frontends.reserve(more)?;
+        let addition =
+            Addition::take(&mut self.pool, self.installed.get(&group.key), group, patience)?;
         if !self.installed.contains_key(&group.key) {
-            let id = self.new_id(&group.key)?;
-            self.installed.insert(group.key.clone(), Installed { id, ..Installed::default() });
+            match self.new_id(&group.key) {
+                Ok(id) => {
+                    let new = Installed { id, confirmed: true, ..Installed::default() };
+                    self.installed.insert(group.key.clone(), new);
+                }
+                Err(error) => {
+                    addition.give_back(&mut self.pool);
+                    return Err(error);
+                }
+            }
         }
         let Some(installed) = self.installed.get_mut(&group.key) else { return Ok(()) };
-        installed.source.clear();
-        installed.confirmed = true;
-        add_backends(&mut self.pool, installed, group)?;
-        let mut desired_keys = BTreeSet::new();
-        for frontend in &group.frontends {
-            let (slot_start, slot_count) = extent(&mut self.pool, installed, &frontend.backends)?;
+        let written = addition.write(&mut self.pool, installed).and_then(|()| {
+            let entries = places.iter().map(|(frontend, key)| entry(installed, frontend, *key));
+            self.frontends.set_all(&entries.collect::<Vec<_>>())
+        });
+        written?;
+        change_weights(&mut self.pool, installed, group)?;
+        let keys: BTreeSet<FrontendKey> = places.into_iter().map(|(_, key)| key).collect();
+        leftovers.extend(installed.keys.difference(&keys).map(|key| (*key, installed.id)));
+        installed.keys = keys;
+        installed.source = group.frontends.iter().map(|&frontend| Arc::clone(frontend)).collect();
+        Ok(())
+    }
+
+    /// The keys of a group's frontends, without NodePorts at addresses that belong to somebody else.
+    fn places<'a>(&self, group: &Group<'a>) -> Vec<(&'a plan::Frontend, FrontendKey)> {
+        let mut places = Vec::with_capacity(group.frontends.len());
+        for &frontend in &group.frontends {
             for address in desired::addresses(frontend, &self.node_addresses) {
                 let key = desired::key(frontend, address);
                 let is_node_port = frontend.address == plan::FrontendAddress::Node;
-                if is_node_port && self.shadowed.contains(&key) {
-                    continue;
+                if !is_node_port || !self.shadowed.contains(&key) {
+                    places.push((&**frontend, key));
                 }
-                desired_keys.insert(key);
-                self.frontends.set(Frontend {
-                    key,
-                    service: installed.id,
-                    slot_start,
-                    slot_count,
-                    affinity_seconds: frontend.affinity_seconds.unwrap_or(0),
-                    action: desired::action_number(frontend.action),
-                    reason: desired::reason_number(frontend.reason),
-                    kind: desired::kind_number(frontend.kind),
-                    balance: desired::balance_number(frontend.balance),
-                    set: desired::set(frontend.kind),
-                    padding: [0; 3],
-                })?;
-                installed.keys.insert(key);
             }
         }
-        leftovers.extend(installed.keys.difference(&desired_keys).map(|key| (*key, installed.id)));
-        installed.keys = desired_keys;
-        installed.source = group.frontends.iter().map(|&frontend| Arc::clone(frontend)).collect();
-        Ok(())
+        places
     }
 
     fn new_id(&mut self, key: &ServiceKey) -> Result<u32, DataplaneError> {
@@ -98,7 +115,7 @@ impl Mirror {
         // Counts of an earlier service of this id that a late program may have left.
         let _ = self.counters.remove(&id);
         if let Err(error) = names::write(&mut self.names, id, key) {
-            self.pool.remove_service(id);
+            self.pool.withdraw_service(id);
             return Err(error);
         }
         Ok(id)
@@ -106,7 +123,11 @@ impl Mirror {
 
     /// Puts to rest what no frontend of a service refers to, and says of the other backends which
     /// frontends may use them.
-    pub(super) fn tidy(&mut self, key: &ServiceKey) -> Result<(), DataplaneError> {
+    pub(super) fn tidy(
+        &mut self,
+        key: &ServiceKey,
+        report: &mut SyncReport,
+    ) -> Result<(), DataplaneError> {
         let Some(installed) = self.installed.get_mut(key) else { return Ok(()) };
         let entries = self.frontends.entries();
         let mut sets_of_extents: HashMap<u32, u8> = HashMap::new();
@@ -137,7 +158,10 @@ impl Mirror {
         let mut first_error = Ok(());
         installed.backends.retain(|endpoint, known| {
             let result = match sets.get(endpoint) {
-                None => pool.remove_backend(known.id),
+                None => {
+                    report.backends_removed += 1;
+                    pool.remove_backend(known.id)
+                }
                 Some(&wanted) if wanted != known.sets => {
                     known.sets = wanted;
                     pool.change_backend(known.id, wanted, known.weight)
@@ -153,59 +177,168 @@ impl Mirror {
     }
 }
 
-/// Adds the backends that are new, and gives known ones the additional sets they will need.
-fn add_backends(
+/// What a service port needs beside what it has: room for it is taken before any of it is written.
+struct Addition<'a> {
+    /// Endpoints that are new, with their weights and sets.
+    backends: foldhash::HashMap<Endpoint, (u16, u8)>,
+    /// Sets that known endpoints need as well.
+    sets: Vec<(Endpoint, u8)>,
+    /// Lists without slots, and where theirs will begin.
+    extents: Vec<(u32, &'a Arc<[plan::Backend]>)>,
+}
+
+impl<'a> Addition<'a> {
+    fn take(
+        pool: &mut Pool,
+        installed: Option<&Installed>,
+        group: &Group<'a>,
+        patience: Patience,
+    ) -> Result<Self, DataplaneError> {
+        let mut addition =
+            Self { backends: foldhash::HashMap::default(), sets: Vec::new(), extents: Vec::new() };
+        let lists = desired::lists(group);
+        for (list, sets) in &lists {
+            for &plan::Backend { address, port, weight } in list.iter() {
+                let endpoint = (address, port);
+                match installed.and_then(|installed| installed.backends.get(&endpoint)) {
+                    Some(known) if known.sets | sets != known.sets => {
+                        addition.sets.push((endpoint, *sets));
+                    }
+                    Some(_) => {}
+                    None => addition.backends.entry(endpoint).or_insert((weight, 0)).1 |= sets,
+                }
+            }
+        }
+        pool.make_room(number(addition.backends.len()), patience)?;
+        for (list, _) in lists {
+            let has_slots = installed.is_some_and(|installed| {
+                installed.extents.iter().any(|known| known.members == *list)
+            }) || addition.extents.iter().any(|(_, taken)| *taken == list);
+            if list.is_empty() || has_slots {
+                continue;
+            }
+            match pool.take_slots(length(list), patience) {
+                Ok(start) => addition.extents.push((start, list)),
+                Err(error) => {
+                    addition.give_back(pool);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(addition)
+    }
+
+    fn give_back(self, pool: &mut Pool) {
+        for (start, list) in self.extents {
+            pool.withdraw_slots(start, length(list));
+        }
+    }
+
+    /// Writes backends and slots to places that no program looks at: all of them, or none.
+    fn write(self, pool: &mut Pool, installed: &mut Installed) -> Result<(), DataplaneError> {
+        let mut added = Vec::with_capacity(self.backends.len());
+        let mut written = Ok(());
+        for (&(address, port), &(weight, sets)) in &self.backends {
+            let backend = Backend {
+                address: address.into(),
+                service: installed.id,
+                port: port.to_be(),
+                weight,
+                sets,
+                ..Backend::default()
+            };
+            match pool.add_backend(backend) {
+                Ok(id) => {
+                    installed.backends.insert((address, port), Known { id, sets, weight });
+                    added.push((address, port));
+                }
+                Err(error) => {
+                    written = Err(error);
+                    break;
+                }
+            }
+        }
+        for (start, list) in &self.extents {
+            if written.is_ok() {
+                let extent = Extent { start: *start, members: Arc::clone(list) };
+                let table = alias::table(&members(installed, &extent));
+                written = pool.write_slots(*start, &table);
+            }
+        }
+        if let Err(error) = written {
+            for endpoint in added {
+                if let Some(known) = installed.backends.remove(&endpoint) {
+                    pool.withdraw_backend(known.id)?;
+                }
+            }
+            self.give_back(pool);
+            return Err(error);
+        }
+        for (endpoint, sets) in &self.sets {
+            if let Some(known) = installed.backends.get_mut(endpoint) {
+                known.sets |= sets;
+                pool.change_backend(known.id, known.sets, known.weight)?;
+            }
+        }
+        let extents = self.extents.into_iter();
+        installed
+            .extents
+            .extend(extents.map(|(start, list)| Extent { start, members: Arc::clone(list) }));
+        Ok(())
+    }
+}
+
+/// The entry of a frontend whose backends and slots are written.
+fn entry(installed: &mut Installed, frontend: &plan::Frontend, key: FrontendKey) -> Frontend {
+    let list = &frontend.backends;
+    let slot_start = match installed.extents.iter_mut().find(|extent| extent.members == *list) {
+        Some(extent) if !list.is_empty() => {
+            // Not to keep a second list that says the same.
+            extent.members = Arc::clone(list);
+            extent.start
+        }
+        _ => 0,
+    };
+    Frontend {
+        key,
+        service: installed.id,
+        slot_start,
+        slot_count: length(list),
+        affinity_seconds: frontend.affinity_seconds.unwrap_or(0),
+        action: desired::action_number(frontend.action),
+        reason: desired::reason_number(frontend.reason),
+        kind: desired::kind_number(frontend.kind),
+        balance: desired::balance_number(frontend.balance),
+        set: desired::set(frontend.kind),
+        padding: [0; 3],
+    }
+}
+
+/// Notes the weights that the slots were made with.
+fn change_weights(
     pool: &mut Pool,
     installed: &mut Installed,
     group: &Group<'_>,
 ) -> Result<(), DataplaneError> {
-    let lists = desired::lists(group);
-    let all =
-        lists.iter().flat_map(|(list, sets)| list.iter().map(move |backend| (backend, *sets)));
-    for (&plan::Backend { address, port, weight }, sets) in all {
-        match installed.backends.get_mut(&(address, port)) {
-            Some(known) => {
-                if known.sets | sets != known.sets || known.weight != weight {
-                    known.sets |= sets;
-                    known.weight = weight;
-                    pool.change_backend(known.id, known.sets, weight)?;
-                }
-            }
-            None => {
-                let id = pool.add_backend(Backend {
-                    address: address.into(),
-                    service: installed.id,
-                    port: port.to_be(),
-                    weight,
-                    sets,
-                    ..Backend::default()
-                })?;
-                installed.backends.insert((address, port), Known { id, sets, weight });
+    for (list, _) in desired::lists(group) {
+        for &plan::Backend { address, port, weight } in list.iter() {
+            if let Some(known) = installed.backends.get_mut(&(address, port))
+                && known.weight != weight
+            {
+                known.weight = weight;
+                pool.change_backend(known.id, known.sets, weight)?;
             }
         }
     }
     Ok(())
 }
 
-/// Slots for a list of backends: those it has already, or a fresh extent.
-fn extent(
-    pool: &mut Pool,
-    installed: &mut Installed,
-    backends: &Arc<[plan::Backend]>,
-) -> Result<(u32, u32), DataplaneError> {
-    let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-    if count == 0 {
-        return Ok((0, 0));
-    }
-    if let Some(extent) = installed.extents.iter_mut().find(|extent| extent.members == *backends) {
-        // Not to keep a second list that says the same.
-        extent.members = Arc::clone(backends);
-        return Ok((extent.start, count));
-    }
-    let fresh = Extent { start: 0, members: Arc::clone(backends) };
-    let start = pool.add_slots(&alias::table(&members(installed, &fresh)))?;
-    installed.extents.push(Extent { start, ..fresh });
-    Ok((start, count))
+fn length(list: &[plan::Backend]) -> u32 {
+    number(list.len())
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// Ids and weights of an extent's backends.

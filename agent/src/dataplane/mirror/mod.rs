@@ -3,15 +3,15 @@
 //!
 //! A service port's update is copy-on-write: new backends and slots are written first, to places
 //! that no program looks at; then each frontend is replaced in one atomic step; then what nothing
-//! refers to any more is put to rest. When something does not fit, the frontends that were not
-//! reached keep what they had.
+//! refers to any more is put to rest. Room for all of it is taken before the first frontend is
+//! touched: a service port of which something does not fit keeps what it had, in full.
 
 mod adopt;
 mod install;
 mod repair;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
     time::Instant,
@@ -20,19 +20,22 @@ use std::{
 use aya::maps::{MapData, PerCpuHashMap};
 use sockline_ebpf::{
     address::Address,
+    backend::Backend,
     counters::ServiceCounters,
     frontend::{self, FrontendKey},
+    socket::AFFINITY_ENTRIES,
 };
 
-pub use self::repair::Drift;
+pub use self::repair::Comparison;
 use super::{
     desired::{self, Group},
     error::DataplaneError,
     frontends::Frontends,
-    maps::{self, Names},
-    names::{self, ServiceKey},
+    growing::Fill,
+    maps,
+    names::{self, Names, ServiceKey},
     pins::Pins,
-    pool::{Pool, PoolUsage},
+    pool::{Patience, Pool, PoolUsage},
     retired::{Moving, Retired},
 };
 use crate::model::{
@@ -47,11 +50,19 @@ pub struct Limits {
     pub frontends: u32,
     pub slots: u32,
     pub backends: u32,
+    /// Clients × services whose affinity is kept; that many there is memory for.
+    pub affinity: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { frontends: 1 << 20, slots: 1 << 24, backends: 1 << 22 }
+        Self {
+            frontends: 1 << 20,
+            slots: 1 << 24,
+            // One id, 0, is none.
+            backends: (1 << 22) - 1,
+            affinity: AFFINITY_ENTRIES,
+        }
     }
 }
 
@@ -71,10 +82,10 @@ pub struct Mirror {
     /// because another service has the very address.
     node_addresses: Vec<IpAddr>,
     shadowed: HashSet<FrontendKey>,
-    /// Frontends of services without a name were found when the maps were adopted.
-    orphans: bool,
     /// See [`Mirror::hold_back`].
     hold_back: bool,
+    /// A frontend was taken away since [`Mirror::take_freed`].
+    frontends_freed: bool,
 }
 
 /// A service port in the kernel.
@@ -110,6 +121,8 @@ struct Extent {
 pub struct Failure {
     /// A service port, `ns/name:port/TCP`.
     pub object: String,
+    /// Its service; `None` if that is not known.
+    pub service: Option<ObjectName>,
     pub error: DataplaneError,
 }
 
@@ -122,6 +135,10 @@ pub struct SyncReport {
     pub services_held_back: usize,
     /// Services that did not fit or could not be written; they keep what they had.
     pub failures: Vec<Failure>,
+    /// Endpoints that left a service port.
+    pub backends_removed: usize,
+    /// Service ports that are gone, and the addresses that they had.
+    pub removed: Vec<(ServiceKey, BTreeSet<FrontendKey>)>,
 }
 
 impl SyncReport {
@@ -131,10 +148,13 @@ impl SyncReport {
         self.services_removed += other.services_removed;
         self.services_held_back += other.services_held_back;
         self.failures.extend(other.failures);
+        self.backends_removed += other.backends_removed;
+        self.removed.extend(other.removed);
     }
 
     fn failed(&mut self, key: &ServiceKey, error: DataplaneError) {
-        self.failures.push(Failure { object: key.to_string(), error });
+        let service = Some(key.service.clone());
+        self.failures.push(Failure { object: key.to_string(), service, error });
     }
 }
 
@@ -162,18 +182,18 @@ impl Mirror {
             maps::open_slots(pins, limits.slots, true)?,
             // One more, because id 0 is none.
             maps::open_backends(pins, limits.backends.saturating_add(1), true)?,
-            Retired::open(pins)?,
+            Retired::open(pins, limits.frontends)?,
         );
         let mut mirror = Self {
             frontends: Frontends::open(pins, limits.frontends)?,
             pool,
-            names: maps::open_names(pins)?,
+            names: names::open(pins, limits.frontends)?,
             counters: maps::open_services(pins)?,
             installed: BTreeMap::new(),
             node_addresses: Vec::new(),
             shadowed: HashSet::new(),
-            orphans: false,
             hold_back: false,
+            frontends_freed: false,
         };
         let adopted = mirror.adopt()?;
         Ok((mirror, adopted))
@@ -222,6 +242,41 @@ impl Mirror {
         usage
     }
 
+    /// Pins maps again that are its own and have lost their pins; returns how many had.
+    pub fn keep_pins(&self) -> Result<usize, DataplaneError> {
+        Ok(usize::from(self.names.keep_pin()?) + usize::from(self.pool.keep_pin_of_retired()?))
+    }
+
+    pub fn names_fill(&self) -> Fill {
+        self.names.fill()
+    }
+
+    pub fn retired_fill(&self) -> Fill {
+        self.pool.retired_fill()
+    }
+
+    pub const fn frontend_entries(&self) -> &HashMap<FrontendKey, frontend::Frontend> {
+        self.frontends.entries()
+    }
+
+    /// The names of service ports that can make counters, and whose ids are not among these.
+    pub fn uncounted(&self, counted: &HashSet<u32>) -> Vec<String> {
+        let without: HashSet<u32> = self
+            .frontends
+            .entries()
+            .values()
+            .filter(|entry| entry.action != frontend::FORWARD && !counted.contains(&entry.service))
+            .map(|entry| entry.service)
+            .collect();
+        let installed = self.installed.iter();
+        installed
+            .filter(|(key, known)| {
+                without.contains(&known.id) && !test_service::is_test(&key.service)
+            })
+            .map(|(key, _)| key.to_string())
+            .collect()
+    }
+
     /// The service ports of `sockline check`.
     fn tests(&self) -> impl Iterator<Item = &Installed> {
         self.installed
@@ -237,6 +292,20 @@ impl Mirror {
             let key = FrontendKey { address, port: port.to_be(), protocol, padding: 0 };
             self.frontends.entries().contains_key(&key)
         })
+    }
+
+    pub(super) fn backend(&self, id: u32) -> Option<Backend> {
+        self.pool.backend(id)
+    }
+
+    /// The service ports, by their ids.
+    pub(super) fn keys_by_id(&self) -> HashMap<u32, &ServiceKey> {
+        self.installed.iter().map(|(key, installed)| (installed.id, key)).collect()
+    }
+
+    /// The id of the service port that has an address.
+    pub(super) fn owner_of(&self, key: &FrontendKey) -> Option<u32> {
+        self.frontends.entries().get(key).map(|frontend| frontend.service)
     }
 
     /// How many service ports are not as a plan has them, or are not in it.
@@ -268,13 +337,34 @@ impl Mirror {
         let groups = desired::groups(&plan.frontends);
         let wanted: HashSet<&ServiceKey> = groups.iter().map(|group| &group.key).collect();
         let gone = self.installed.keys().filter(|key| !wanted.contains(key)).cloned().collect();
-        self.bring_to(&groups, gone)
+        self.bring_to(&groups, gone, Patience::Wait)
     }
 
     /// Brings some services to their part of a plan; the others stay as they are.
     pub fn sync_services<'a>(
         &mut self,
         changes: impl IntoIterator<Item = &'a ServicePlan>,
+    ) -> SyncReport {
+        self.sync_some(changes, Patience::Wait)
+    }
+
+    /// As [`Self::sync_services`], for what did not fit before: what rests meanwhile is not waited
+    /// for, see [`Self::take_freed`].
+    pub fn retry<'a>(&mut self, changes: impl IntoIterator<Item = &'a ServicePlan>) -> SyncReport {
+        self.sync_some(changes, Patience::Never)
+    }
+
+    /// Whether there is more room for something than at the last call.
+    pub const fn take_freed(&mut self) -> bool {
+        let frontends = self.frontends_freed;
+        self.frontends_freed = false;
+        self.pool.take_freed() || frontends
+    }
+
+    fn sync_some<'a>(
+        &mut self,
+        changes: impl IntoIterator<Item = &'a ServicePlan>,
+        patience: Patience,
     ) -> SyncReport {
         let mut groups = Vec::new();
         let mut gone = Vec::new();
@@ -287,7 +377,7 @@ impl Mirror {
             );
             groups.extend(wanted);
         }
-        self.bring_to(&groups, gone)
+        self.bring_to(&groups, gone, patience)
     }
 
     /// Whether changes of these services can be taken alone: not if one of them has, or had, an
@@ -318,7 +408,12 @@ impl Mirror {
             .take_while(move |key| key.service == *service)
     }
 
-    fn bring_to(&mut self, groups: &[Group<'_>], gone: Vec<ServiceKey>) -> SyncReport {
+    fn bring_to(
+        &mut self,
+        groups: &[Group<'_>],
+        gone: Vec<ServiceKey>,
+        patience: Patience,
+    ) -> SyncReport {
         let mut report = SyncReport::default();
         let mut changed: Vec<&ServiceKey> = Vec::new();
         let mut leftovers = Leftovers::new();
@@ -336,9 +431,9 @@ impl Mirror {
                 continue;
             }
             changed.push(&group.key);
-            match self.install(group, &mut leftovers) {
+            match self.install(group, &mut leftovers, Patience::Never) {
                 Ok(()) => report.services_changed += 1,
-                Err(DataplaneError::Full(_)) => full.push(group),
+                Err(error) if error.is_for_want_of_room() => full.push(group),
                 Err(error) => report.failed(&group.key, error),
             }
         }
@@ -351,39 +446,55 @@ impl Mirror {
         for key in &gone {
             if let Some(installed) = self.installed.get_mut(key) {
                 leftovers.extend(installed.keys.iter().map(|key| (*key, installed.id)));
-                installed.keys.clear();
+                report.removed.push((key.clone(), std::mem::take(&mut installed.keys)));
             }
         }
-        leftovers.extend(self.take_orphans());
         self.remove_leftovers(leftovers, &mut report);
-        for key in changed.into_iter().chain(&gone) {
-            if let Err(error) = self.tidy(key) {
+        for key in changed.iter().copied().chain(&gone) {
+            if let Err(error) = self.tidy(key, &mut report) {
                 report.failed(key, error);
             }
+        }
+        for key in changed {
+            self.drop_if_unseen(key);
         }
         // What was removed meanwhile may have made room. It could not be removed first: a service
         // that takes over another's address must find it in place.
         for group in full {
             let mut leftovers = Leftovers::new();
-            match self.install(group, &mut leftovers) {
+            match self.install(group, &mut leftovers, patience) {
                 Ok(()) => report.services_changed += 1,
                 Err(error) => report.failed(&group.key, error),
             }
             self.remove_leftovers(leftovers, &mut report);
-            if let Err(error) = self.tidy(&group.key) {
+            if let Err(error) = self.tidy(&group.key, &mut report) {
                 report.failed(&group.key, error);
             }
+            self.drop_if_unseen(&group.key);
         }
         for key in gone {
-            if let Some(installed) = self.installed.remove(&key) {
-                names::remove(&mut self.names, installed.id, &key);
-                // Absent if the service was never used.
-                let _ = self.counters.remove(&installed.id);
-                self.pool.remove_service(installed.id);
-                report.services_removed += 1;
-            }
+            self.drop(&key);
+            report.services_removed += 1;
         }
         report
+    }
+
+    /// Forgets a service port whose backends and slots were put to rest.
+    fn drop(&mut self, key: &ServiceKey) {
+        if let Some(installed) = self.installed.remove(key) {
+            names::remove(&mut self.names, installed.id, key);
+            // Absent if the service was never used.
+            let _ = self.counters.remove(&installed.id);
+            self.pool.remove_service(installed.id);
+        }
+    }
+
+    /// A new service port that did not fit must not use up anything else.
+    fn drop_if_unseen(&mut self, key: &ServiceKey) {
+        let is_unseen = |known: &Installed| known.keys.is_empty() && known.source.is_empty();
+        if self.installed.get(key).is_some_and(is_unseen) {
+            self.drop(key);
+        }
     }
 
     fn remove_leftovers(&mut self, leftovers: Leftovers, report: &mut SyncReport) {
@@ -391,8 +502,15 @@ impl Mirror {
             // Another service may have taken the address in this very sync.
             let is_its_own =
                 self.frontends.entries().get(&key).is_some_and(|entry| entry.service == service);
-            if is_its_own && let Err(error) = self.frontends.remove(&key) {
-                report.failures.push(Failure { object: format!("service {service}"), error });
+            if !is_its_own {
+                continue;
+            }
+            match self.frontends.remove(&key) {
+                Ok(()) => self.frontends_freed = true,
+                Err(error) => {
+                    let object = format!("service {service}");
+                    report.failures.push(Failure { object, service: None, error });
+                }
             }
         }
     }
@@ -423,20 +541,6 @@ impl Mirror {
         }
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.pool.reserve(number(slots), number(backends))
-    }
-
-    /// Frontends of services without a name, left by an agent that died between two steps.
-    fn take_orphans(&mut self) -> Vec<(FrontendKey, u32)> {
-        if self.hold_back || !std::mem::take(&mut self.orphans) {
-            return Vec::new();
-        }
-        let known: HashSet<u32> = self.installed.values().map(|installed| installed.id).collect();
-        self.frontends
-            .entries()
-            .values()
-            .filter(|frontend| !known.contains(&frontend.service))
-            .map(|frontend| (frontend.key, frontend.service))
-            .collect()
     }
 
     /// Notes the node's addresses, and the NodePorts on them that belong to somebody else: a

@@ -1,13 +1,18 @@
 //! Comparing the maps with what they should hold, and mending what differs.
+//!
+//! A comparison of everything can go on bit by bit, so that no change has to wait for it.
 
-use serde::{Deserialize, Serialize};
+use std::ops::Bound;
+
 use sockline_ebpf::{
     address::Address,
     backend::{Backend, Slot},
 };
 
-use super::{Mirror, install::members};
-use crate::dataplane::{alias, error::DataplaneError, frontends};
+use super::{Installed, Mirror, install::members};
+use crate::dataplane::{
+    alias, drift::Drift, error::DataplaneError, frontends, names, names::ServiceKey, outer::Mended,
+};
 
 /// Entries that are not as they should be.
 #[derive(Debug, Default)]
@@ -15,112 +20,195 @@ pub struct Differences {
     frontends: frontends::Differences,
     /// Id, and the entry as it should be.
     backends: Vec<(u32, Backend)>,
+    /// Ids of backends that nobody added.
+    strays: Vec<u32>,
     slots: Vec<(u32, Slot)>,
-}
-
-/// How many entries differ, by kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drift {
-    pub frontends_missing: usize,
-    pub frontends_changed: usize,
-    /// Frontends that nobody planned.
-    pub frontends_foreign: usize,
-    pub backends: usize,
-    pub slots: usize,
-    /// Words of the bitmap in front of the frontends.
-    pub filter_words: usize,
-    /// Cgroups that are left alone, and their levels.
-    pub left_alone: usize,
-    /// Service ports of the plan that are not in the maps as planned, or in the maps and not in the
-    /// plan.
-    pub services: usize,
-}
-
-impl Drift {
-    /// All that differs in the maps.
-    #[must_use]
-    pub const fn entries(&self) -> usize {
-        self.frontends_missing
-            + self.frontends_changed
-            + self.frontends_foreign
-            + self.backends
-            + self.slots
-            + self.left_alone
-            + self.filter_words
-    }
+    names: Vec<(u32, ServiceKey)>,
 }
 
 impl Differences {
-    pub const fn drift(&self) -> Drift {
+    const fn drift(&self) -> Drift {
         Drift {
-            left_alone: 0,
             frontends_missing: self.frontends.missing.len(),
             frontends_changed: self.frontends.changed.len(),
             frontends_foreign: self.frontends.foreign.len(),
-            backends: self.backends.len(),
+            backends: self.backends.len() + self.strays.len(),
             slots: self.slots.len(),
             filter_words: self.frontends.filter_words,
-            services: 0,
+            names: self.names.len(),
+            ..Drift::NONE
         }
     }
 }
 
+/// How far a comparison has come.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    stage: Stage,
+}
+
+#[derive(Debug, Default, Clone)]
+enum Stage {
+    #[default]
+    Start,
+    /// The services up to this one are compared.
+    Services(ServiceKey),
+    /// The backends below this id were looked through for strays.
+    Strays(u32),
+    Whole,
+}
+
 impl Mirror {
-    /// Compares the maps with this picture of them, entry by entry, and mends what differs.
-    /// Returns how many entries had to be mended.
-    pub fn repair(&mut self) -> Result<usize, DataplaneError> {
-        let differences = self.compare()?;
-        self.mend(&differences)?;
-        Ok(differences.drift().entries())
+    /// How many entries there are to compare.
+    pub fn entries_to_compare(&self) -> usize {
+        let usage = self.pool.usage();
+        self.frontends.entries().len() + (usage.slots + 2 * usage.backends) as usize
     }
 
-    /// Compares the maps with this picture of them, entry by entry, and changes nothing.
-    pub fn compare(&self) -> Result<Differences, DataplaneError> {
-        let frontends = self.frontends.compare()?;
-        let mut differences = Differences { frontends, ..Differences::default() };
-        for (key, installed) in &self.installed {
-            for (&(address, port), known) in &installed.backends {
-                let found = self.pool.backend(known.id);
-                let sound = found.is_some_and(|backend| {
-                    backend.address == Address::from(address)
-                        && backend.port == port.to_be()
-                        && backend.service == installed.id
-                        && backend.sets == known.sets
-                });
-                if !sound {
-                    tracing::debug!(service = %key, backend = known.id, "backend entry differs");
-                    let wanted = Backend {
-                        address: address.into(),
-                        service: installed.id,
-                        port: port.to_be(),
-                        weight: known.weight,
-                        sets: known.sets,
-                        ..Backend::default()
-                    };
-                    differences.backends.push((known.id, wanted));
-                }
+    /// Compares and mends some more entries: as many as this, or a whole service more. Returns what
+    /// differed, and whether that was the last of it.
+    pub fn repair_some(
+        &mut self,
+        comparison: &mut Comparison,
+        entries: usize,
+    ) -> Result<(Drift, bool), DataplaneError> {
+        let mut differences = Differences::default();
+        let mut left = entries;
+        while left > 0 {
+            let (next, compared) = self.compare_some(&comparison.stage, left, &mut differences)?;
+            comparison.stage = next;
+            left = left.saturating_sub(compared);
+            if matches!(comparison.stage, Stage::Start) {
+                break;
             }
-            for extent in &installed.extents {
-                let table = alias::table(&members(installed, extent));
-                for (slot, index) in table.into_iter().zip(extent.start..) {
-                    if self.pool.slot(index) != Some(slot) {
-                        tracing::debug!(service = %key, slot = index, "slot differs");
-                        differences.slots.push((index, slot));
-                    }
+        }
+        self.mend(&differences)?;
+        let mut drift = differences.drift();
+        let done = matches!(comparison.stage, Stage::Start);
+        if done {
+            let mended = self.repair_outer()?;
+            drift.maps += mended.maps;
+            drift.pins += mended.pins;
+        }
+        Ok((drift, done))
+    }
+
+    /// Compares all of the maps with this picture of them, and changes nothing.
+    pub fn compare(&self) -> Result<Drift, DataplaneError> {
+        let mut differences = Differences::default();
+        let mut stage = Stage::Start;
+        loop {
+            stage = self.compare_some(&stage, usize::MAX, &mut differences)?.0;
+            if matches!(stage, Stage::Start) {
+                let maps = self.frontends.displaced()? + self.pool.displaced()?;
+                return Ok(Drift { maps, ..differences.drift() });
+            }
+        }
+    }
+
+    /// Compares one service, or about so many entries of what is common to all. Returns where to go
+    /// on, and how many entries that was; at the end, where to start again.
+    fn compare_some(
+        &self,
+        stage: &Stage,
+        entries: usize,
+        differences: &mut Differences,
+    ) -> Result<(Stage, usize), DataplaneError> {
+        match stage {
+            Stage::Start => self.compare_next(Bound::Unbounded, differences),
+            Stage::Services(last) => self.compare_next(Bound::Excluded(last), differences),
+            Stage::Strays(from) => {
+                let count = u32::try_from(entries).unwrap_or(u32::MAX);
+                let (strays, next) = self.pool.stray_backends(*from, count);
+                differences.strays.extend(strays);
+                let looked_at = if next.is_some() { entries } else { 1 };
+                Ok((next.map_or(Stage::Whole, Stage::Strays), looked_at))
+            }
+            Stage::Whole => {
+                self.frontends.find_foreign(&mut differences.frontends)?;
+                self.frontends.compare_filter(&mut differences.frontends);
+                Ok((Stage::Start, self.frontends.entries().len()))
+            }
+        }
+    }
+
+    fn compare_next(
+        &self,
+        after: Bound<&ServiceKey>,
+        differences: &mut Differences,
+    ) -> Result<(Stage, usize), DataplaneError> {
+        let Some((key, installed)) = self.installed.range((after, Bound::Unbounded)).next() else {
+            return Ok((Stage::Strays(0), 1));
+        };
+        self.compare_service(key, installed, differences)?;
+        let slots: usize = installed.extents.iter().map(|extent| extent.members.len()).sum();
+        let entries = 1 + installed.keys.len() + installed.backends.len() + slots;
+        Ok((Stage::Services(key.clone()), entries))
+    }
+
+    fn compare_service(
+        &self,
+        key: &ServiceKey,
+        installed: &Installed,
+        differences: &mut Differences,
+    ) -> Result<(), DataplaneError> {
+        if !names::is_written(&self.names, installed.id, key)? {
+            differences.names.push((installed.id, key.clone()));
+        }
+        self.frontends.compare(&installed.keys, &mut differences.frontends)?;
+        for (&(address, port), known) in &installed.backends {
+            let wanted = Backend {
+                address: address.into(),
+                service: installed.id,
+                port: port.to_be(),
+                weight: known.weight,
+                sets: known.sets,
+                ..Backend::default()
+            };
+            let found = self.pool.backend(known.id);
+            let sound = found.is_some_and(|backend| {
+                backend.address == Address::from(address)
+                    && backend.port == wanted.port
+                    && backend.service == wanted.service
+                    && backend.sets == wanted.sets
+                    && backend.weight == wanted.weight
+            });
+            if !sound {
+                tracing::debug!(service = %key, backend = known.id, "backend entry differs");
+                differences.backends.push((known.id, wanted));
+            }
+        }
+        for extent in &installed.extents {
+            let table = alias::table(&members(installed, extent));
+            for (slot, index) in table.into_iter().zip(extent.start..) {
+                if self.pool.slot(index) != Some(slot) {
+                    tracing::debug!(service = %key, slot = index, "slot differs");
+                    differences.slots.push((index, slot));
                 }
             }
         }
-        Ok(differences)
+        Ok(())
     }
 
     fn mend(&mut self, differences: &Differences) -> Result<(), DataplaneError> {
-        self.frontends.mend(&differences.frontends)?;
+        // What leads to an entry comes after the entry.
         for &(id, backend) in &differences.backends {
             self.pool.rewrite_backend(id, backend)?;
         }
         for &(index, slot) in &differences.slots {
             self.pool.rewrite_slot(index, slot)?;
         }
+        self.frontends.mend(&differences.frontends)?;
+        for &id in &differences.strays {
+            self.pool.clear_backend(id)?;
+        }
+        for (id, key) in &differences.names {
+            names::write(&mut self.names, *id, key)?;
+        }
         Ok(())
+    }
+
+    fn repair_outer(&self) -> Result<Mended, DataplaneError> {
+        Ok(self.frontends.repair_outer()? + self.pool.repair_outer()?)
     }
 }

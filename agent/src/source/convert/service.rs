@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as api;
 
-use super::{Convert, field::Checker, is_foreign, redirect};
+use super::{Convert, close_on_removal, field::Checker, is_foreign, redirect};
 use crate::{
     model::bounds,
     model::object::{Family, Object, Service, ServicePort},
@@ -46,6 +46,7 @@ pub(super) fn convert(service: &api::Service) -> Option<Sourced> {
             .traffic_policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref()),
         affinity_seconds: affinity_seconds(&mut checker, spec),
         redirect: redirect::of_service(&mut checker, &service.metadata).unwrap_or_default(),
+        close_on_removal: close_on_removal::of_service(&mut checker, &service.metadata),
         cluster_ips,
         external_ips,
         load_balancer_ips,

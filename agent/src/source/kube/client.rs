@@ -33,13 +33,13 @@ pub enum SourceError {
     Client { server: String, source: Box<::kube::Error> },
 }
 
-/// A client for the API server that `kubeconfig` names, or for the one of the cluster this process
-/// is a pod of. No connection is made yet.
+/// How to reach the API server that `kubeconfig` names, or the one of the cluster this process is a
+/// pod of.
 ///
 /// # Errors
 /// The kubeconfig or the service account is missing or unusable; the message names the file or the
 /// environment variable.
-pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, SourceError> {
+pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, SourceError> {
     let mut config = match kubeconfig {
         Some(path) => from_file(path)
             .await
@@ -58,6 +58,14 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, SourceError> {
     config.default_retry = false;
     let agent = concat!("sockline/", env!("CARGO_PKG_VERSION"));
     config.headers.push((USER_AGENT, HeaderValue::from_static(agent)));
+    Ok(config)
+}
+
+/// A client for an API server. No connection is made yet. Needs a tokio runtime, and works in that.
+///
+/// # Errors
+/// When the credentials cannot be used; the message names the server.
+pub fn client(config: Config) -> Result<Client, SourceError> {
     let server = config.cluster_url.to_string();
     Client::try_from(config)
         .map_err(|source| SourceError::Client { server, source: Box::new(source) })
@@ -84,7 +92,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_kubeconfig_is_named() {
-        let error = client(Some(Path::new("/nowhere/kube.config"))).await.err().unwrap();
+        let error = config(Some(Path::new("/nowhere/kube.config"))).await.err().unwrap();
         assert!(matches!(error, SourceError::Kubeconfig { .. }), "{error:?}");
         assert!(error.to_string().contains("/nowhere/kube.config"), "{error}");
     }
@@ -94,7 +102,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config");
         std::fs::write(&path, "clusters: {").unwrap();
-        let error = client(Some(&path)).await.err().unwrap();
+        let error = config(Some(&path)).await.err().unwrap();
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     }
 
@@ -103,7 +111,7 @@ mod tests {
         if env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
             return;
         }
-        let error = client(None).await.err().unwrap();
+        let error = config(None).await.err().unwrap();
         assert!(error.to_string().contains("KUBERNETES_SERVICE_HOST is not set"), "{error}");
     }
 
@@ -111,7 +119,7 @@ mod tests {
     async fn a_client_for_https_needs_no_connection() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config");
-        let config = "\
+        let kubeconfig = "\
 apiVersion: v1
 kind: Config
 current-context: c
@@ -119,8 +127,8 @@ contexts: [{name: c, context: {cluster: c, user: u}}]
 clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1', insecure-skip-tls-verify: true}}]
 users: [{name: u, user: {token: t}}]
 ";
-        std::fs::write(&path, config).unwrap();
-        if let Err(error) = client(Some(&path)).await {
+        std::fs::write(&path, kubeconfig).unwrap();
+        if let Err(error) = client(config(Some(&path)).await.unwrap()) {
             panic!("{error}");
         }
     }

@@ -22,7 +22,7 @@ use futures::future::join_all;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-pub use self::client::{SourceError, client};
+pub use self::client::{SourceError, client, config};
 use self::{selection::Selection, watch::Watch};
 use super::{Event, decode::version_of, stats::SourceStats, troubles::Troubles};
 use crate::model::object::Kind;

@@ -7,7 +7,7 @@
 
 mod cluster;
 mod latency;
-mod process;
+pub(crate) mod process;
 
 use std::{
     net::TcpListener,
@@ -30,8 +30,8 @@ pub(crate) struct Args {
     /// How long each rate is kept up
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     seconds: u64,
-    /// Measure only one of the clusters; the large one has a million endpoints and needs 6 GB of
-    /// memory
+    /// Measure only one of the clusters; the large one and the wide one (100,000 services, measured
+    /// only if asked for) have a million endpoints and need 6 GB of memory
     #[arg(long, value_enum)]
     only: Option<Only>,
 }
@@ -40,6 +40,7 @@ pub(crate) struct Args {
 enum Only {
     Small,
     Large,
+    Wide,
 }
 
 /// Changes a second, and what a change may take at the 99th percentile.
@@ -55,6 +56,9 @@ const LARGE: Size = Size {
     megabytes: 400,
     first_sync: Some(Duration::from_secs(10)),
 };
+
+/// As many services and endpoints as the README promises at least.
+const WIDE: Size = Size { services: 100_000, endpoints: 10, megabytes: 600, first_sync: None };
 
 /// A cluster, and what an agent may need for it.
 struct Size {
@@ -76,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     build::run(&build::Args::release())?;
     let binary = repo::root().join("target/release/sockline");
     let mut rows = Vec::new();
-    if args.only != Some(Only::Large) {
+    if matches!(args.only, None | Some(Only::Small)) {
         let stage = Stage::start(&SMALL, &binary)?;
         rows.extend(stage.first_sync(&SMALL)?);
         for (rate, budget) in RATES {
@@ -85,7 +89,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         rows.push(stage.memory(&SMALL)?);
         rows.extend(stage.largest_service(Duration::from_secs(args.seconds))?);
     }
-    if args.only != Some(Only::Small) {
+    if args.only == Some(Only::Wide) {
+        let mut stage = Stage::start(&WIDE, &binary)?;
+        rows.extend(stage.first_sync(&WIDE)?);
+        rows.extend(stage.changes(100, RATES[0].1, Duration::from_secs(args.seconds))?);
+        rows.push(stage.memory(&WIDE)?);
+        rows.extend(stage.commands()?);
+        rows.extend(stage.restart()?);
+        rows.extend(stage.commands()?);
+        rows.push(stage.memory(&WIDE)?);
+    }
+    if matches!(args.only, None | Some(Only::Large)) {
         let stage = Stage::start(&LARGE, &binary)?;
         rows.extend(stage.first_sync(&LARGE)?);
         rows.extend(stage.changes(100, RATES[0].1, Duration::from_secs(args.seconds))?);
@@ -101,7 +115,8 @@ struct Stage {
     agent: Agent,
     _server: Server,
     cluster: Cluster,
-    _node: Node,
+    node: Node,
+    options: AgentOptions,
     began: Instant,
     ready: Duration,
 }
@@ -125,7 +140,7 @@ impl Stage {
         let began = Instant::now();
         let agent = node.agent(&options).context("starting the agent")?;
         let ready = began.elapsed();
-        Ok(Self { agent, _server: server, cluster, _node: node, began, ready })
+        Ok(Self { agent, _server: server, cluster, node, options, began, ready })
     }
 
     fn first_sync(&self, size: &Size) -> Result<Vec<Vec<String>>> {
@@ -202,6 +217,49 @@ impl Stage {
                 "with it: of one core",
                 format!("{:.1} %", after.usage.cpu_share(&before.usage) * 100.0),
             ),
+        ])
+    }
+
+    /// The commands that people wait for.
+    fn commands(&self) -> Result<Vec<Vec<String>>> {
+        ["status", "services"]
+            .into_iter()
+            .map(|command| {
+                let began = Instant::now();
+                self.agent.cli(&[command])?;
+                let took = term::seconds(began.elapsed());
+                Ok(vec![
+                    self.cluster.to_string(),
+                    format!("sockline {command}"),
+                    took,
+                    String::new(),
+                ])
+            })
+            .collect()
+    }
+
+    /// The agent ends, and another one takes over what it left in the kernel.
+    fn restart(&mut self) -> Result<Vec<Vec<String>>> {
+        term::doing("measuring", "a restart");
+        let entries = |stage: &Self, map: &str| -> Result<f64> {
+            Ok(stage.read()?.metrics.sum("sockline_map_entries", &[("map", map)]))
+        };
+        let before = entries(self, "backends")?;
+        self.agent.stop()?;
+        let began = Instant::now();
+        self.agent = self.node.agent(&self.options).context("starting the next agent")?;
+        let ready = began.elapsed();
+        let after = entries(self, "backends")?;
+        ensure!(after <= before, "{after} backends, it was {before}: they have other ids");
+        let status: serde_json::Value =
+            serde_json::from_str(&self.agent.cli(&["status", "-o", "json"])?)?;
+        let took = status["agent"]["last_sync_seconds"].as_f64().context("no last_sync_seconds")?;
+        let row = |what: &str, measured: Duration| {
+            vec![self.cluster.to_string(), what.to_owned(), term::seconds(measured), String::new()]
+        };
+        Ok(vec![
+            row("restart: start to ready", ready),
+            row("restart: first full sync", Duration::from_secs_f64(took)),
         ])
     }
 

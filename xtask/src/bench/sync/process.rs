@@ -6,17 +6,17 @@ use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
 
 #[derive(Clone)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     at: Instant,
     /// Processor time in seconds, of all threads.
     cpu: f64,
     /// Bytes; the pages of mapped BPF arrays are among them.
-    pub(super) resident: u64,
-    pub(super) highest: u64,
+    pub(crate) resident: u64,
+    pub(crate) highest: u64,
 }
 
 impl Usage {
-    pub(super) fn of(pid: u32) -> Result<Self> {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The name in parentheses may have blanks; user and system time are fields 14 and 15.
         let fields: Vec<&str> =
@@ -39,7 +39,7 @@ impl Usage {
     }
 
     /// The share of one core that was used since.
-    pub(super) fn cpu_share(&self, before: &Self) -> f64 {
+    pub(crate) fn cpu_share(&self, before: &Self) -> f64 {
         (self.cpu - before.cpu) / (self.at - before.at).as_secs_f64()
     }
 }

@@ -1,0 +1,142 @@
+//! Keeping the kernel's side as it should be, whoever damages it: pins and links are looked at often,
+//! the maps are compared with what they should hold once in an interval, a few thousand entries at a
+//! time, so that no change waits for long.
+
+use std::{
+    error::Error,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::control::chain;
+use crate::{
+    dataplane::{Comparison, Dataplane, Drift},
+    status::Shared,
+    telemetry::Metrics,
+};
+
+/// Entries that are compared in one go: some two milliseconds.
+const STEP: usize = 4096;
+
+pub struct Healing {
+    interval: Duration,
+    comparison: Comparison,
+    due: Instant,
+    /// What could not be looked at the last time, and why.
+    of_pins: Trouble,
+    of_maps: Trouble,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+}
+
+impl Healing {
+    /// The first comparison begins after one interval: what was just written needs none.
+    pub fn new(interval: Duration, shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            interval,
+            comparison: Comparison::default(),
+            due: Instant::now() + interval,
+            of_pins: Trouble::new("cannot look after pins and links"),
+            of_maps: Trouble::new("cannot compare the kernel with the plan"),
+            shared,
+            metrics,
+        }
+    }
+
+    /// How often [`Self::keep`] is to be called: it costs next to nothing, and what it mends may be an
+    /// outage. Every 5 s with the default interval.
+    pub fn keep_interval(interval: Duration) -> Duration {
+        (interval / 12).max(Duration::from_secs(1))
+    }
+
+    /// When [`Self::compare_some`] is to be called.
+    pub const fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Looks after pins and links.
+    pub fn keep(&mut self, dataplane: &mut Dataplane) {
+        let kept = dataplane.keep();
+        let result = kept.as_ref().map(drop).map_err(|error| error as &dyn Error);
+        if self.of_pins.is_news(result) {
+            self.tell();
+        }
+        self.mended(kept.ok());
+    }
+
+    /// Goes on with the comparison of the maps with what they should hold.
+    pub fn compare_some(&mut self, dataplane: &mut Dataplane) {
+        let steps = dataplane.entries_to_compare() / STEP + 1;
+        self.due = Instant::now() + self.interval / u32::try_from(steps).unwrap_or(u32::MAX);
+        let mended = dataplane.repair_some(&mut self.comparison, STEP);
+        let result = mended.as_ref().map(drop).map_err(|error| error as &dyn Error);
+        if self.of_maps.is_news(result) {
+            self.tell();
+        }
+        self.mended(mended.ok().map(|(drift, _)| drift));
+    }
+
+    /// Counts what was mended; `None` if that could not be found out.
+    fn mended(&self, drift: Option<Drift>) {
+        let Some(drift) = drift else { return self.metrics.sync_failed() };
+        if drift.repairs() == 0 {
+            return;
+        }
+        tracing::warn!("the kernel differed from the plan and was repaired: {drift}");
+        self.metrics.repaired(&drift);
+        self.shared.update(|status| {
+            status.repairs += drift.repairs() as u64;
+            for (kind, count) in drift.by_kind().filter(|(_, count)| *count > 0) {
+                *status.repairs_by_kind.entry(kind.to_owned()).or_default() += count as u64;
+            }
+        });
+    }
+
+    fn tell(&self) {
+        let troubles = [&self.of_pins, &self.of_maps];
+        let troubles = troubles.into_iter().filter_map(|trouble| trouble.now.clone()).collect();
+        self.shared.update(|status| status.not_healing = troubles);
+    }
+}
+
+/// Something that could not be done, told once.
+struct Trouble {
+    what: &'static str,
+    now: Option<String>,
+}
+
+impl Trouble {
+    const fn new(what: &'static str) -> Self {
+        Self { what, now: None }
+    }
+
+    /// Takes in how it went, and logs it if that is another than before.
+    fn is_news(&mut self, result: Result<(), &dyn Error>) -> bool {
+        let now = result.err().map(|error| format!("{}: {}", self.what, chain(error)));
+        if now == self.now {
+            return false;
+        }
+        match &now {
+            Some(trouble) => tracing::error!("{trouble}"),
+            None => tracing::info!("solved: {}", self.now.as_deref().unwrap_or_default()),
+        }
+        self.now = now;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_is_news_when_it_begins_changes_and_ends() {
+        let mut trouble = Trouble::new("cannot do it");
+        let (full, gone) = (std::io::Error::other("full"), std::io::Error::other("gone"));
+        let news: Vec<bool> = [Ok(()), Err(&full), Err(&full), Err(&gone), Ok(()), Ok(())]
+            .into_iter()
+            .map(|result| trouble.is_news(result.map_err(|error| error as &dyn Error)))
+            .collect();
+        assert_eq!(news, [false, true, false, true, true, false]);
+    }
+}

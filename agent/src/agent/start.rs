@@ -1,0 +1,140 @@
+//! What comes before the agent runs.
+//!
+//! The order is that of the rights: the kernel's side is opened and the helper started with all that
+//! the process was given, then what the agent does not need is given up, and only then there are
+//! threads, which have no more than that.
+
+use std::{net::TcpListener, path::PathBuf};
+
+use anyhow::Context as _;
+
+use super::{Config, Source};
+use crate::{
+    admin,
+    dataplane::{self, Dataplane},
+    helper::Helper,
+    privileges,
+    source::{self, SourceError},
+};
+
+/// An agent that can run.
+pub struct Started {
+    pub(super) config: Config,
+    pub(super) source: Ready,
+    pub(super) dataplane: Dataplane,
+    pub(super) helper: Option<Helper>,
+    pub(super) listener: TcpListener,
+    pub(super) admin: admin::Server,
+}
+
+/// A source that can be read.
+pub(super) enum Ready {
+    Manifests(PathBuf),
+    Kubernetes(Box<kube::Config>),
+}
+
+/// Opens everything, and gives up every capability that is not needed any more. To be called while
+/// the process has one thread.
+///
+/// # Errors
+/// When it cannot start: missing privileges or kernel features, another agent on the same pins, an
+/// address in use, an unusable kubeconfig.
+pub fn start(config: Config) -> anyhow::Result<Started> {
+    must_be_root()?;
+    // Before the kernel is touched, because it can fail.
+    let source = Ready::of(&config.source)?;
+    let mut dataplane = open(&config)?;
+    let listener = TcpListener::bind(config.listen)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .with_context(|| format!("cannot listen on {} (--listen)", config.listen))?;
+    let admin = admin::Server::bind(&config.admin_socket)?;
+    let helper = start_helper(&config, &dataplane)?;
+    helper.iter().for_each(|helper| dataplane.set_helper(helper.clone()));
+    let reads_files = !matches!(&config.source, Source::Kubernetes { kubeconfig: None });
+    privileges::keep_only(&privileges::of_agent(reads_files))?;
+    Ok(Started { config, source, dataplane, helper, listener, admin })
+}
+
+impl Ready {
+    fn of(source: &Source) -> anyhow::Result<Self> {
+        Ok(match source {
+            Source::Manifests(folder) => Self::Manifests(folder.clone()),
+            Source::Kubernetes { kubeconfig } => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let config = runtime.block_on(async {
+                    let config = source::config(kubeconfig.as_deref()).await?;
+                    // The one that is used is made later: it belongs to its runtime.
+                    source::client(config.clone())?;
+                    Ok::<_, SourceError>(config)
+                })?;
+                Self::Kubernetes(Box::new(config))
+            }
+        })
+    }
+}
+
+fn must_be_root() -> anyhow::Result<()> {
+    anyhow::ensure!(
+        nix::unistd::geteuid().is_root(),
+        "sockline agent must run as root: it loads BPF programs and attaches them to the root \
+         cgroup (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN), and keeps them in /sys/fs/bpf"
+    );
+    Ok(())
+}
+
+fn open(config: &Config) -> anyhow::Result<Dataplane> {
+    let options = dataplane::Options {
+        cgroup: dataplane::cgroup(config.cgroup.as_deref())?,
+        bpffs: dataplane::bpffs(config.bpffs.as_deref())?,
+        node: config.node_name.clone(),
+        limits: config.limits,
+        without: config.without.clone(),
+    };
+    let dataplane = Dataplane::open(&options)?;
+    let features = dataplane.features();
+    if !features.set_retval {
+        tracing::warn!("this kernel has no bpf_set_retval (Linux 5.18): refusals are EPERM");
+    }
+    if !features.compare_and_swap {
+        tracing::info!(
+            "this kernel's programs cannot compare and swap (Linux 5.12): sockets are remembered in \
+             socket storage, which costs more per connection and cannot be counted"
+        );
+    }
+    if features.netns_cookie.is_none() {
+        tracing::info!(
+            "this kernel has no SO_NETNS_COOKIE (Linux 5.14): loopback NodePorts are served to the \
+             initial network namespace"
+        );
+    }
+    if !features.mptcp_sock {
+        tracing::info!(
+            "this kernel has no bpf_skc_to_mptcp_sock (Linux 6.0 with BTF): the peer name of MPTCP \
+             sockets is the backend's"
+        );
+    } else if !features.kernel_btf {
+        tracing::info!("there is no /sys/kernel/btf/vmlinux; nothing here needs it");
+    }
+    Ok(dataplane)
+}
+
+/// Starts the process that keeps what the agent gives up.
+fn start_helper(config: &Config, dataplane: &Dataplane) -> anyhow::Result<Option<Helper>> {
+    let method = dataplane.features().closing();
+    if method.is_none() {
+        tracing::warn!(
+            "this kernel closes no sockets for others (SOCK_DESTROY, bpf_sock_destroy): connected UDP \
+             sockets stay with a backend that is gone"
+        );
+    }
+    let bpffs = dataplane::bpffs(config.bpffs.as_deref())?;
+    Ok(Helper::start(&bpffs, method)
+        .inspect_err(|error| {
+            let causes = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(
+                "{error} ({}): connected UDP sockets stay with a backend that is gone",
+                causes.unwrap_or_default()
+            );
+        })
+        .ok())
+}

@@ -1,0 +1,69 @@
+//! Whether sockets whose backend is gone are closed.
+
+use super::{Finding, Node};
+use crate::status::{Closing, HelperState};
+
+/// Nothing to say of an agent that does not run.
+pub fn check(node: &Node<'_>) -> Option<Finding> {
+    node.status.as_ref().map(|status| finding(&status.closing))
+}
+
+fn finding(closing: &Closing) -> Finding {
+    let check = "sockets.closing";
+    match (closing.method, &closing.helper, &closing.unseen) {
+        (None, ..) => Finding::warning(
+            check,
+            "this kernel closes no sockets for others: connected UDP sockets stay with a backend that \
+             is gone",
+            "use a kernel with CONFIG_INET_DIAG_DESTROY, or Linux 6.5 with BTF",
+        ),
+        (_, None, _) => Finding::warning(
+            check,
+            "the helper process could not be started: connected UDP sockets stay with a backend that \
+             is gone",
+            "look at the agent's log for why, and restart it",
+        ),
+        (_, Some(HelperState::Ended(how)), _) => Finding::failed(
+            check,
+            format!(
+                "the helper process has ended ({how}): connected UDP sockets stay with a backend \
+                     that is gone"
+            ),
+            "look at the agent's log, and restart it",
+        ),
+        (_, Some(HelperState::Running(_)), Some(unseen)) => Finding::warning(
+            check,
+            format!("not everywhere: {unseen}"),
+            "start the agent with the capabilities and mounts of deploy/base",
+        ),
+        (Some(method), Some(HelperState::Running(_)), None) => {
+            let Closing { udp, tcp, failed, .. } = closing;
+            Finding::ok(
+                check,
+                format!("by {method}; closed {udp} of UDP, {tcp} of TCP, {failed} failed"),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{check::State, helper::Method};
+
+    #[test]
+    fn a_helper_that_is_gone_is_a_failure_and_one_that_sees_little_a_warning() {
+        let mut closing = Closing {
+            method: Some(Method::SockDestroy),
+            helper: Some(HelperState::Running(1)),
+            ..Closing::default()
+        };
+        assert_eq!(finding(&closing).state, State::Ok);
+        closing.unseen = Some("no right".into());
+        assert_eq!(finding(&closing).state, State::Warning);
+        closing.helper = Some(HelperState::Ended("signal: 9".into()));
+        assert_eq!(finding(&closing).state, State::Failed);
+        closing.method = None;
+        assert_eq!(finding(&closing).state, State::Warning);
+    }
+}

@@ -1,0 +1,230 @@
+//! Which sockets are to be closed: pure, from what the maps and the objects say.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use sockline_ebpf::frontend::{TCP, UDP};
+
+use crate::{
+    dataplane::{Orphan, Owners, ServiceKey},
+    helper::{Action, Outcome, Wanted},
+    model::object::{ObjectName, Protocol},
+};
+
+/// How often a socket is looked for. A program writes a socket's record a moment before the kernel
+/// connects the socket, so that one look can be too early.
+const LOOKS: u8 = 3;
+/// How long is remembered what a deleted service said, though no socket of it is known.
+const REMEMBER: Duration = Duration::from_secs(60);
+
+type At = (IpAddr, u16);
+
+/// What the objects say.
+pub trait Objects {
+    /// Where a service port is still served; see [`crate::model::index::Index::serving`].
+    fn serving(&self, service: &ServiceKey) -> HashSet<At>;
+    /// `sockline.dev/close-on-removal` of a service.
+    fn close_on_removal(&self, service: &ObjectName) -> Option<Duration>;
+}
+
+/// Decides, and remembers what time and earlier looks have to do with it.
+#[derive(Debug, Default)]
+pub struct Judge {
+    /// Since when a backend is known to be gone. After a restart of the agent, that begins anew.
+    since: HashMap<Departure, Instant>,
+    looks: HashMap<Look, u8>,
+    /// What services said that had an address (of TCP), and when they were removed.
+    former: HashMap<At, (Duration, Instant)>,
+    spared: bool,
+}
+
+/// A backend of the service at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Departure {
+    service: At,
+    backend: u32,
+    generation: u32,
+}
+
+/// A socket's record that was looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Look {
+    cookie: u64,
+    backend: u32,
+    generation: u32,
+    closes_tcp: bool,
+}
+
+/// A socket to be closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doomed {
+    pub orphan: Orphan,
+    pub wanted: Wanted,
+    /// Whose it is, for people.
+    pub service: String,
+    look: Look,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    pub doomed: Vec<Doomed>,
+    /// When the next one is.
+    pub next: Option<Instant>,
+}
+
+impl Judge {
+    /// Takes in that a service port is gone, which said this about its TCP connections.
+    pub fn removed(&mut self, addresses: impl IntoIterator<Item = At>, after: Duration) {
+        let now = Instant::now();
+        self.former.extend(addresses.into_iter().map(|at| (at, (after, now))));
+    }
+
+    /// Some sockets were left as they are because their endpoint still serves, as of the last verdict.
+    pub const fn has_spared(&self) -> bool {
+        self.spared
+    }
+
+    /// Decides about all sockets whose backend is gone. `left` is when the first of those backends
+    /// left that were there the last time.
+    pub fn verdict(
+        &mut self,
+        orphans: &[Orphan],
+        owners: &HashMap<At, Owners>,
+        objects: &impl Objects,
+        left: Instant,
+        now: Instant,
+    ) -> Verdict {
+        let mut verdict = Verdict::default();
+        let mut serving = Serving { objects, known: HashMap::new() };
+        let mut departures = HashMap::new();
+        let mut looks = HashMap::new();
+        self.spared = false;
+        for orphan in orphans {
+            let (service, backend) = (orphan.service(), orphan.backend());
+            let (id, generation) = (orphan.record.backend, orphan.record.generation);
+            let departure = Departure { service, backend: id, generation };
+            let since = self.since.get(&departure).copied().unwrap_or(left);
+            departures.insert(departure, since);
+            let owners = owners.get(&service).cloned().unwrap_or_default();
+            let after = match &owners.tcp {
+                Some(key) => objects.close_on_removal(&key.service),
+                None => self.former.get(&service).map(|(after, _)| *after),
+            };
+            let (may_be_tcp, may_be_udp) = protocols(orphan, &owners);
+            let spared = &mut self.spared;
+            let mut action = |may_be: bool, owner: &Option<ServiceKey>, may_close: bool| {
+                if !may_be {
+                    Action::Ignore
+                } else if !may_close {
+                    Action::Look
+                } else if owner.as_ref().is_some_and(|key| serving.contains(key, backend)) {
+                    *spared = true;
+                    Action::Look
+                } else {
+                    Action::Close
+                }
+            };
+            let udp = action(may_be_udp, &owners.udp, true);
+            let mut tcp = action(may_be_tcp, &owners.tcp, after.is_some());
+            if let (Action::Close, Some(after)) = (tcp, after) {
+                let due = since + after;
+                if due > now {
+                    verdict.next = Some(verdict.next.map_or(due, |next| next.min(due)));
+                    tcp = Action::Look;
+                }
+            }
+            if udp != Action::Close && tcp != Action::Close {
+                continue;
+            }
+            let closes_tcp = tcp == Action::Close;
+            let look = Look { cookie: orphan.cookie, backend: id, generation, closes_tcp };
+            let looked = self.looks.get(&look).copied().unwrap_or(0);
+            looks.insert(look, looked);
+            if looked < LOOKS {
+                let (address, port) = backend;
+                verdict.doomed.push(Doomed {
+                    orphan: *orphan,
+                    wanted: Wanted { cookie: orphan.cookie, address, port, udp, tcp },
+                    service: name(&owners, service),
+                    look,
+                });
+            }
+        }
+        self.former.retain(|at, (_, removed)| {
+            now.duration_since(*removed) < REMEMBER
+                || departures.keys().any(|departure| departure.service == *at)
+        });
+        // What is gone from the maps needs no memory here.
+        self.since = departures;
+        self.looks = looks;
+        verdict
+    }
+
+    /// Takes in what became of a socket. Returns whether it has to be looked for again.
+    pub fn came_of(&mut self, doomed: &Doomed, outcome: &Outcome) -> bool {
+        let looked = self.looks.entry(doomed.look).or_default();
+        *looked = match outcome {
+            Outcome::ClosedUdp | Outcome::ClosedTcp => LOOKS,
+            Outcome::Kept | Outcome::Missing | Outcome::Failed(_) => looked.saturating_add(1),
+        };
+        *looked < LOOKS
+    }
+}
+
+/// Whether a socket may be one of TCP, and one of UDP. The table does not say; the service address
+/// does, unless it has both or is nobody's any more.
+const fn protocols(orphan: &Orphan, owners: &Owners) -> (bool, bool) {
+    match (orphan.protocol, &owners.tcp, &owners.udp) {
+        (Some(TCP), ..) => (true, false),
+        (Some(UDP), ..) => (false, true),
+        (_, Some(_), None) => (true, false),
+        (_, None, Some(_)) => (false, true),
+        (_, _, _) => (true, true),
+    }
+}
+
+fn name(owners: &Owners, (address, port): At) -> String {
+    match owners.udp.as_ref().or(owners.tcp.as_ref()) {
+        Some(key) => key.service.to_string(),
+        None => format!("a former service at {}", std::net::SocketAddr::new(address, port)),
+    }
+}
+
+/// What is asked about each service once.
+struct Serving<'a, O> {
+    objects: &'a O,
+    known: HashMap<ServiceKey, HashSet<At>>,
+}
+
+impl<O: Objects> Serving<'_, O> {
+    fn contains(&mut self, key: &ServiceKey, backend: At) -> bool {
+        if let Some(serving) = self.known.get(key) {
+            return serving.contains(&backend);
+        }
+        let serving = self.objects.serving(key);
+        let contains = serving.contains(&backend);
+        self.known.insert(key.clone(), serving);
+        contains
+    }
+}
+
+impl Objects for crate::model::index::Index {
+    fn serving(&self, key: &ServiceKey) -> HashSet<At> {
+        Self::serving(self, &key.service, &key.port_name, key.protocol)
+    }
+
+    fn close_on_removal(&self, service: &ObjectName) -> Option<Duration> {
+        Self::close_on_removal(self, service)
+    }
+}
+
+/// Whether an owner's word about TCP connections is to be kept.
+pub const fn is_tcp(key: &ServiceKey) -> bool {
+    matches!(key.protocol, Protocol::Tcp)
+}
+
+#[cfg(test)]
+mod tests;

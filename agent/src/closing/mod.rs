@@ -1,0 +1,301 @@
+//! Closing sockets whose backend is gone, so that their applications connect again: UDP sockets at
+//! once, TCP connections when their service says so.
+//!
+//! What is to be closed follows from the maps and the objects as they are ([`judge`]); the helper
+//! process closes it. A pass that finds nothing costs a look at the socket table.
+
+mod account;
+mod judge;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sockline_ebpf::{frontend::FrontendKey, socket::SocketRecord};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+
+use self::{
+    account::Account,
+    judge::{Doomed, Judge},
+};
+use crate::{
+    dataplane::{Dataplane, Orphan, SocketTable, SyncReport},
+    helper::{Found, Helper, HelperError, Outcome, Reach},
+    model::index::Index,
+    status::Shared,
+    telemetry::Metrics,
+};
+
+/// How long after a change: what changes together is looked at together, and programs that chose a
+/// backend just before it left have ended.
+const AFTER: Duration = Duration::from_millis(100);
+/// When to look again for sockets that were not as expected.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Passes take no more than one part in so many of a processor's time.
+const SHARE: u32 = 25;
+
+/// When passes are, and what came of them.
+pub struct Closing {
+    /// `None` when there is none (any more).
+    helper: Option<Helper>,
+    table: SocketTable,
+    judge: Judge,
+    due: Option<Instant>,
+    not_before: Instant,
+    /// Since when backends left that no pass has seen.
+    left: Option<Instant>,
+    job: Option<JoinHandle<Job>>,
+    /// How often to look again whatever happened.
+    every: Duration,
+    account: Account,
+}
+
+/// What the helper was asked, and its answer.
+enum Job {
+    Found(Result<(Vec<Found>, Reach), HelperError>, Cost),
+    Closed(Vec<Doomed>, Result<(Vec<Outcome>, Reach), HelperError>, Cost),
+}
+
+/// What a pass has cost so far.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    began: Instant,
+    /// Of a processor.
+    spent: Duration,
+}
+
+impl Cost {
+    fn none() -> Self {
+        Self { began: Instant::now(), spent: Duration::ZERO }
+    }
+
+    const fn plus(self, reach: &Reach) -> Self {
+        Self { spent: self.spent.saturating_add(reach.spent), ..self }
+    }
+}
+
+/// The end of a job.
+pub struct Ended(Result<Job, JoinError>);
+
+impl Closing {
+    /// Without a helper that has a method, nothing is ever closed. Looks again once in `every`.
+    pub fn new(
+        helper: Option<Helper>,
+        every: Duration,
+        dataplane: &Dataplane,
+        shared: Arc<Shared>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            account: Account::new(helper.as_ref(), shared, metrics),
+            helper: helper.filter(|_| dataplane.features().closing().is_some()),
+            every,
+            table: dataplane.socket_table().clone(),
+            judge: Judge::default(),
+            // What was removed while no agent ran.
+            due: Some(now),
+            not_before: now,
+            left: None,
+            job: None,
+        }
+    }
+
+    /// Takes in what a sync did.
+    pub fn synced(&mut self, report: &SyncReport, index: &mut Index) {
+        let last_words = index.take_last_words();
+        for (key, addresses) in report.removed.iter().filter(|(key, _)| judge::is_tcp(key)) {
+            let said = last_words.iter().find(|(service, _)| *service == key.service);
+            let said = said.map(|(_, after)| *after);
+            if let Some(after) = said.or_else(|| index.close_on_removal(&key.service)) {
+                let at = |key: &FrontendKey| (key.address.into(), u16::from_be(key.port));
+                self.judge.removed(addresses.iter().map(at), after);
+            }
+        }
+        if report.backends_removed > 0 {
+            self.left.get_or_insert_with(Instant::now);
+            self.within(AFTER);
+        } else if self.judge.has_spared() {
+            // An endpoint that was out of the plan, and served, may do so no more.
+            self.within(AFTER);
+        }
+    }
+
+    /// Asks for a pass.
+    pub fn within(&mut self, time: Duration) {
+        let at = (Instant::now() + time).max(self.not_before);
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// When [`Self::pass`] is to be called.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        // One at a time.
+        self.due.filter(|_| self.helper.is_some() && self.job.is_none())
+    }
+
+    /// Looks for sockets to close, and has them closed.
+    pub fn pass(&mut self, dataplane: &Dataplane, index: &Index) {
+        self.due = None;
+        // As long as the source is incomplete, an endpoint may only be out of sight.
+        if !(index.synced() && index.complete()) {
+            return self.within(AGAIN);
+        }
+        let may_be_stored = dataplane.sockets_may_be_stored().unwrap_or_else(|error| {
+            tracing::warn!("{:#}", anyhow::Error::from(error));
+            true
+        });
+        if may_be_stored {
+            let cost = Cost::none();
+            self.start(move |helper| Job::Found(helper.find(), cost));
+        } else {
+            self.close(Vec::new(), dataplane, index, Cost::none());
+        }
+    }
+
+    /// Has sockets closed: those in the table, and these.
+    fn close(
+        &mut self,
+        mut orphans: Vec<Orphan>,
+        dataplane: &Dataplane,
+        index: &Index,
+        mut cost: Cost,
+    ) {
+        let now = Instant::now();
+        orphans.extend(dataplane.orphans());
+        let owners = dataplane.owners(orphans.iter().map(Orphan::service));
+        let left = self.left.take().unwrap_or(now);
+        let verdict = self.judge.verdict(&orphans, &owners, index, left, now);
+        if let Some(next) = verdict.next {
+            self.within(next.saturating_duration_since(Instant::now()));
+        }
+        cost.spent += now.elapsed();
+        if verdict.doomed.is_empty() {
+            return self.passed(cost);
+        }
+        let (doomed, table) = (verdict.doomed, self.table.clone());
+        self.start(move |helper| {
+            let outcomes = close(helper, &doomed, &table);
+            Job::Closed(doomed, outcomes, cost)
+        });
+    }
+
+    fn start(&mut self, work: impl FnOnce(&Helper) -> Job + Send + 'static) {
+        if let Some(helper) = self.helper.clone() {
+            self.job = Some(spawn_blocking(move || work(&helper)));
+        }
+    }
+
+    /// Returns when the helper has answered; never if it was not asked.
+    pub async fn ended(&mut self) -> Ended {
+        let Some(job) = &mut self.job else { return std::future::pending().await };
+        let ended = job.await;
+        self.job = None;
+        Ended(ended)
+    }
+
+    /// Takes in the helper's answer.
+    pub fn take_in(&mut self, Ended(ended): Ended, dataplane: &Dataplane, index: &Index) {
+        let job = match ended {
+            Ok(job) => job,
+            Err(error) => return self.lose(&error.to_string()),
+        };
+        match job {
+            Job::Found(Ok((found, reach)), cost) => {
+                self.account.reached(&reach);
+                let found = found.iter().map(orphan).collect();
+                self.close(found, dataplane, index, cost.plus(&reach));
+            }
+            Job::Closed(doomed, Ok((outcomes, reach)), cost) => {
+                if outcomes.contains(&Outcome::Missing) {
+                    self.account.reached(&reach);
+                }
+                let mut again = false;
+                for (doomed, outcome) in doomed.iter().zip(&outcomes) {
+                    again |= self.judge.came_of(doomed, outcome);
+                }
+                self.account.closed(&doomed, &outcomes);
+                self.passed(cost.plus(&reach));
+                if again {
+                    self.within(AGAIN);
+                }
+            }
+            Job::Found(Err(error), cost) | Job::Closed(_, Err(error), cost) => {
+                self.failed(error);
+                self.passed(cost);
+            }
+        }
+    }
+
+    fn passed(&mut self, cost: Cost) {
+        self.account.passed(cost.began.elapsed());
+        self.not_before = Instant::now() + cost.spent * SHARE;
+        self.due = self.due.map(|due| due.max(self.not_before));
+        self.within(self.every);
+    }
+
+    fn failed(&mut self, error: HelperError) {
+        match error {
+            HelperError::Said(reason) => self.account.failed(&reason),
+            error => self.lose(&format!("{:#}", anyhow::Error::from(error))),
+        }
+    }
+
+    /// Sees whether the helper is still there.
+    pub fn look_at_helper(&mut self) {
+        if let Some(how) = self.helper.as_ref().and_then(Helper::ended) {
+            self.lose(&how);
+        }
+    }
+
+    fn lose(&mut self, how: &str) {
+        let how = self.helper.as_ref().and_then(Helper::ended).unwrap_or_else(|| how.to_owned());
+        self.helper = None;
+        self.account.lost(&how);
+    }
+}
+
+/// Has sockets closed, in namespaces of single threads as well if they are nowhere else.
+fn close(
+    helper: &Helper,
+    doomed: &[Doomed],
+    table: &SocketTable,
+) -> Result<(Vec<Outcome>, Reach), HelperError> {
+    let wanted: Vec<_> = doomed.iter().map(|doomed| doomed.wanted).collect();
+    let (mut outcomes, mut reach) = helper.close(&wanted, false)?;
+    let is_there = |doomed: &Doomed| {
+        // What was found in socket storage was found in any namespace; the closing one knows better.
+        doomed.orphan.protocol.is_some() || table.holds(doomed.orphan.cookie, &doomed.orphan.record)
+    };
+    let missing: Vec<usize> = (0..doomed.len())
+        .filter(|&place| outcomes[place] == Outcome::Missing && is_there(&doomed[place]))
+        .collect();
+    if !missing.is_empty() {
+        let wanted: Vec<_> = missing.iter().map(|&place| wanted[place]).collect();
+        let (found, further) = helper.close(&wanted, true)?;
+        for (place, outcome) in missing.into_iter().zip(found) {
+            outcomes[place] = outcome;
+        }
+        let spent = reach.spent + further.spent;
+        reach = Reach { spent, ..further };
+    }
+    Ok((outcomes, reach))
+}
+
+fn orphan(found: &Found) -> Orphan {
+    Orphan {
+        cookie: found.cookie,
+        record: SocketRecord {
+            service_address: found.service_address.into(),
+            service_port: found.service_port.to_be(),
+            backend_address: found.backend_address.into(),
+            backend_port: found.backend_port.to_be(),
+            service: found.service,
+            backend: found.backend,
+            generation: found.generation,
+            ..SocketRecord::default()
+        },
+        protocol: Some(found.protocol),
+    }
+}

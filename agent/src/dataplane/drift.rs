@@ -1,0 +1,101 @@
+//! What was found to differ from how it should be, by kind.
+
+use std::ops::AddAssign;
+
+use serde::{Deserialize, Serialize};
+
+/// How many entries of the maps, maps and links differ.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Drift {
+    pub frontends_missing: usize,
+    pub frontends_changed: usize,
+    /// Frontends that nobody planned.
+    pub frontends_foreign: usize,
+    pub backends: usize,
+    pub slots: usize,
+    /// Words of the bitmap in front of the frontends.
+    pub filter_words: usize,
+    /// Names of service ports.
+    pub names: usize,
+    /// Cgroups that are left alone, and their levels.
+    pub left_alone: usize,
+    /// Maps that are not in the map of maps that they belong to.
+    pub maps: usize,
+    /// Maps and links that had lost their pins.
+    pub pins: usize,
+    /// Hooks whose link did not lead to the agent's program on the cgroup.
+    pub links: usize,
+    /// Service ports of the plan that are not in the maps as planned, or in the maps and not in the
+    /// plan.
+    pub services: usize,
+}
+
+impl Drift {
+    pub const NONE: Self = Self {
+        frontends_missing: 0,
+        frontends_changed: 0,
+        frontends_foreign: 0,
+        backends: 0,
+        slots: 0,
+        filter_words: 0,
+        names: 0,
+        left_alone: 0,
+        maps: 0,
+        pins: 0,
+        links: 0,
+        services: 0,
+    };
+
+    /// The kinds that a repair is counted by.
+    pub const KINDS: [&'static str; 9] =
+        ["frontend", "backend", "slot", "filter", "name", "left-alone", "map", "pin", "link"];
+
+    /// What can be repaired, by [`Self::KINDS`].
+    pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        let counts = [
+            self.frontends_missing + self.frontends_changed + self.frontends_foreign,
+            self.backends,
+            self.slots,
+            self.filter_words,
+            self.names,
+            self.left_alone,
+            self.maps,
+            self.pins,
+            self.links,
+        ];
+        Self::KINDS.into_iter().zip(counts)
+    }
+
+    /// All that can be repaired.
+    #[must_use]
+    pub fn repairs(&self) -> usize {
+        self.by_kind().map(|(_, count)| count).sum()
+    }
+}
+
+impl AddAssign for Drift {
+    fn add_assign(&mut self, other: Self) {
+        self.frontends_missing += other.frontends_missing;
+        self.frontends_changed += other.frontends_changed;
+        self.frontends_foreign += other.frontends_foreign;
+        self.backends += other.backends;
+        self.slots += other.slots;
+        self.filter_words += other.filter_words;
+        self.names += other.names;
+        self.left_alone += other.left_alone;
+        self.maps += other.maps;
+        self.pins += other.pins;
+        self.links += other.links;
+        self.services += other.services;
+    }
+}
+
+impl std::fmt::Display for Drift {
+    /// `2 frontend, 1 link`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kinds = self.by_kind().filter(|(_, count)| *count > 0);
+        let kinds: Vec<String> = kinds.map(|(kind, count)| format!("{count} {kind}")).collect();
+        f.write_str(&kinds.join(", "))
+    }
+}

@@ -1,0 +1,51 @@
+//! The pinned maps, held open: whoever removes their pins, or the whole directory, takes nothing away,
+//! and they can be pinned again.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use super::{
+    error::DataplaneError,
+    maps, outer, pins,
+    pins::{Id, Pins},
+    sys,
+};
+
+pub struct Kept {
+    maps: Vec<Map>,
+}
+
+struct Map {
+    name: &'static str,
+    id: u32,
+    map: OwnedFd,
+}
+
+impl Kept {
+    /// Opens every map that is pinned, and removes what else is pinned among them.
+    pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
+        let names = maps::map_names();
+        // Others take the place of those that grow, which are looked after where that happens.
+        let fixed = names.iter().filter(|name| ![maps::NAMES, maps::RETIRED].contains(name));
+        let maps = fixed.map(|&name| {
+            let failed = |error| {
+                DataplaneError::io(format!("open the pin {}", pins.map(name).display()), error)
+            };
+            let map = sys::open_pinned(&pins.map(name)).map_err(failed)?;
+            let id = sys::map_id(map.as_fd()).map_err(failed)?;
+            Ok(Map { name, id, map })
+        });
+        let maps = maps.collect::<Result<_, DataplaneError>>()?;
+        let known: Vec<&str> = names.iter().copied().chain([outer::FOLDER]).collect();
+        pins::remove_strays(&pins.maps(), &known, &[]);
+        Ok(Self { maps })
+    }
+
+    /// Pins again what has lost its pin, or had something else pinned in place of it. Returns how
+    /// many that were.
+    pub fn repair(&self, pins: &Pins) -> Result<usize, DataplaneError> {
+        self.maps.iter().try_fold(0, |pinned, Map { name, id, map }| {
+            let was_lost = pins::ensure(map.as_fd(), Id::Map(*id), &pins.map(name))?;
+            Ok(pinned + usize::from(was_lost))
+        })
+    }
+}

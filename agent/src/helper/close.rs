@@ -1,0 +1,209 @@
+//! One request of the agent: which of the wanted sockets are there, and closing those.
+
+use std::{collections::HashMap, io, net::IpAddr, os::fd::BorrowedFd};
+
+use sockline_ebpf::{
+    frontend::{TCP, UDP},
+    socket::SocketRecord,
+};
+
+use crate::dataplane::SocketIterators;
+
+use super::{
+    diag::{Diag, FAMILIES, Listing, PROTOCOLS, Seen},
+    message::{Action, Found, MAX_SOCKETS, Outcome, Reach, Wanted},
+    namespaces::{Namespaces, Next},
+};
+
+/// What closes sockets that were found.
+pub trait Close {
+    /// Closes sockets of one protocol that are in this thread's network namespace; one result for
+    /// each.
+    fn close(&mut self, diag: &Diag, sockets: &[Seen]) -> Vec<io::Result<()>>;
+}
+
+/// `SOCK_DESTROY`.
+pub struct Destroy;
+
+impl Close for Destroy {
+    fn close(&mut self, diag: &Diag, sockets: &[Seen]) -> Vec<io::Result<()>> {
+        sockets.iter().map(|socket| diag.destroy(socket)).collect()
+    }
+}
+
+impl Close for SocketIterators {
+    fn close(&mut self, _: &Diag, sockets: &[Seen]) -> Vec<io::Result<()>> {
+        let Some(first) = sockets.first() else { return Vec::new() };
+        let cookies: Vec<u64> = sockets.iter().map(Seen::cookie).collect();
+        Self::close(self, first.protocol, &cookies)
+    }
+}
+
+/// Closes wanted sockets wherever they are; tells what became of each.
+pub fn close(
+    wanted: &[Wanted],
+    threads: bool,
+    closer: &mut dyn Close,
+) -> io::Result<(Vec<Outcome>, Reach)> {
+    let mut search = Search::new(wanted);
+    let mut namespaces = Namespaces::new()?;
+    let mut look = || search.look(closer);
+    if namespaces.visit(&mut look) == Next::Go && threads {
+        namespaces.visit_threads(&mut look);
+    }
+    Ok((search.outcomes, reach(&namespaces)))
+}
+
+fn reach(namespaces: &Namespaces) -> Reach {
+    let (unseen, why) = namespaces.unseen();
+    Reach {
+        namespaces: namespaces.visited(),
+        unseen,
+        why: why.map(ToOwned::to_owned),
+        spent: namespaces.spent(),
+    }
+}
+
+struct Search<'a> {
+    wanted: &'a [Wanted],
+    /// Where a socket is in `wanted`.
+    by_cookie: HashMap<u64, Vec<usize>>,
+    outcomes: Vec<Outcome>,
+    missing: usize,
+}
+
+impl<'a> Search<'a> {
+    fn new(wanted: &'a [Wanted]) -> Self {
+        let mut by_cookie: HashMap<u64, Vec<usize>> = HashMap::new();
+        for (place, wanted) in wanted.iter().enumerate() {
+            by_cookie.entry(wanted.cookie).or_default().push(place);
+        }
+        Self {
+            wanted,
+            by_cookie,
+            outcomes: vec![Outcome::Missing; wanted.len()],
+            missing: wanted.len(),
+        }
+    }
+
+    /// Looks at the network namespace of this thread.
+    fn look(&mut self, closer: &mut dyn Close) -> io::Result<Next> {
+        let diag = Diag::open()?;
+        for protocol in PROTOCOLS {
+            if self.wanted.iter().all(|wanted| action(wanted, protocol) == Action::Ignore) {
+                continue;
+            }
+            for family in FAMILIES {
+                if self.missing == 0 {
+                    return Ok(Next::Stop);
+                }
+                // One without a peer is known to be there, too, and left alone.
+                let listing = Listing { family, protocol, unconnected: true, storage: None };
+                let mut doomed = Vec::new();
+                diag.list(listing, |socket| {
+                    if self.is_doomed(&socket) {
+                        doomed.push(socket);
+                    }
+                })?;
+                for (socket, closed) in doomed.iter().zip(closer.close(&diag, &doomed)) {
+                    self.closed(socket, &closed);
+                }
+            }
+        }
+        Ok(if self.missing == 0 { Next::Stop } else { Next::Go })
+    }
+
+    /// Whether a socket is to be closed; one that is wanted, but not that, is kept.
+    fn is_doomed(&mut self, socket: &Seen) -> bool {
+        let mut is_doomed = false;
+        for place in self.by_cookie.get(&socket.cookie()).cloned().unwrap_or_default() {
+            match action(&self.wanted[place], socket.protocol) {
+                Action::Ignore => {}
+                Action::Close if self.is_its_peer(place, socket) => is_doomed = true,
+                Action::Close | Action::Look => self.set(place, Outcome::Kept),
+            }
+        }
+        is_doomed
+    }
+
+    fn closed(&mut self, socket: &Seen, closed: &io::Result<()>) {
+        for place in self.by_cookie.get(&socket.cookie()).cloned().unwrap_or_default() {
+            if action(&self.wanted[place], socket.protocol) == Action::Close
+                && self.is_its_peer(place, socket)
+            {
+                let outcome = match closed {
+                    Ok(()) if socket.protocol == TCP => Outcome::ClosedTcp,
+                    Ok(()) => Outcome::ClosedUdp,
+                    Err(error) => Outcome::Failed(error.to_string()),
+                };
+                self.set(place, outcome);
+            }
+        }
+    }
+
+    fn is_its_peer(&self, place: usize, socket: &Seen) -> bool {
+        let wanted = &self.wanted[place];
+        socket.peer() == Some((wanted.address, wanted.port))
+    }
+
+    fn set(&mut self, place: usize, outcome: Outcome) {
+        if std::mem::replace(&mut self.outcomes[place], outcome) == Outcome::Missing {
+            self.missing -= 1;
+        }
+    }
+}
+
+const fn action(wanted: &Wanted, protocol: u8) -> Action {
+    match protocol {
+        TCP => wanted.tcp,
+        UDP => wanted.udp,
+        _ => Action::Ignore,
+    }
+}
+
+/// Looks everywhere for sockets with records in socket storage that `is_wanted`.
+pub fn find(
+    storage: BorrowedFd<'_>,
+    is_wanted: impl Fn(&SocketRecord) -> bool,
+) -> io::Result<(Vec<Found>, Reach)> {
+    let mut found = Vec::new();
+    let mut namespaces = Namespaces::new()?;
+    let mut look = || -> io::Result<Next> {
+        let diag = Diag::open()?;
+        for protocol in PROTOCOLS {
+            for family in FAMILIES {
+                let storage = Some(storage);
+                let listing = Listing { family, protocol, unconnected: false, storage };
+                diag.list(listing, |socket| {
+                    let records = socket.records.iter().filter(|record| is_wanted(record));
+                    found.extend(records.map(|record| describe(&socket, record)));
+                })?;
+            }
+        }
+        Ok(if found.len() < MAX_SOCKETS { Next::Go } else { Next::Stop })
+    };
+    if namespaces.visit(&mut look) == Next::Go {
+        namespaces.visit_threads(&mut look);
+    }
+    // The next search finds the others: these are closed then.
+    found.truncate(MAX_SOCKETS);
+    Ok((found, reach(&namespaces)))
+}
+
+fn describe(socket: &Seen, record: &SocketRecord) -> Found {
+    let address = |address| match IpAddr::from(address) {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
+        v4 => v4,
+    };
+    Found {
+        cookie: socket.cookie(),
+        protocol: socket.protocol,
+        service_address: address(record.service_address),
+        service_port: u16::from_be(record.service_port),
+        backend_address: address(record.backend_address),
+        backend_port: u16::from_be(record.backend_port),
+        service: record.service,
+        backend: record.backend,
+        generation: record.generation,
+    }
+}

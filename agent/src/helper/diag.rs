@@ -1,0 +1,318 @@
+//! The kernel's socket monitoring over netlink (`sock_diag(7)`): which sockets a network namespace
+//! has, and closing one of them.
+//!
+//! No crate has both `SOCK_DESTROY` and the request for socket storage; what is needed is three
+//! structures (`linux/inet_diag.h`).
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+};
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
+    socket,
+};
+use sockline_ebpf::{
+    frontend::{TCP, UDP},
+    socket::{STORED, SocketRecord},
+};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const HEADER: usize = 16;
+
+const INET_DIAG_REQ_SK_BPF_STORAGES: u16 = 2;
+const SK_DIAG_BPF_STORAGE_REQ_MAP_FD: u16 = 1;
+const INET_DIAG_SK_BPF_STORAGES: u16 = 21;
+const SK_DIAG_BPF_STORAGE: u16 = 1;
+const SK_DIAG_BPF_STORAGE_MAP_VALUE: u16 = 3;
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+/// `struct inet_diag_sockid` and `struct inet_diag_msg`.
+const ID: usize = 48;
+const MESSAGE: usize = 72;
+
+/// States of the kernel's `net/tcp_states.h`; a UDP socket with a peer is in the first.
+pub const ESTABLISHED: u8 = 1;
+const TIME_WAIT: u8 = 6;
+const CLOSE: u8 = 7;
+const LISTEN: u8 = 10;
+const NEW_SYN_RECV: u8 = 12;
+
+/// A socket as the kernel describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub family: u8,
+    pub protocol: u8,
+    pub state: u8,
+    /// What the kernel finds it by, cookie included (`struct inet_diag_sockid`).
+    id: [u8; ID],
+    /// Its records in socket storage, if these were asked for.
+    pub records: Vec<SocketRecord>,
+}
+
+impl Seen {
+    pub fn cookie(&self) -> u64 {
+        // Two words, the low one first (`sock_diag_save_cookie`).
+        let word = |at: usize| u64::from(u32::from_ne_bytes(field(&self.id, at)));
+        word(40) | word(44) << 32
+    }
+
+    /// Whom it is connected to, IPv4 also for a mapped address; `None` if to nobody.
+    pub fn peer(&self) -> Option<(IpAddr, u16)> {
+        let port = u16::from_be_bytes(field(&self.id, 2));
+        let has_peer = port != 0 && (self.protocol != UDP || self.state == ESTABLISHED);
+        let address = if i32::from(self.family) == libc::AF_INET {
+            Ipv4Addr::from(field::<4>(&self.id, 20)).into()
+        } else {
+            let v6 = Ipv6Addr::from(field::<16>(&self.id, 20));
+            v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
+        };
+        has_peer.then_some((address, port))
+    }
+}
+
+fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut field = [0; N];
+    if let Some(found) = bytes.get(at..at + N) {
+        field.copy_from_slice(found);
+    }
+    field
+}
+
+/// What to list.
+#[derive(Debug, Clone, Copy)]
+pub struct Listing<'a> {
+    /// `AF_INET` or `AF_INET6`.
+    pub family: i32,
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u8,
+    /// Also sockets without a peer.
+    pub unconnected: bool,
+    /// Also the values of this map of socket storage (Linux 5.7; CAP_BPF).
+    pub storage: Option<BorrowedFd<'a>>,
+}
+
+/// A connection to the socket monitoring of the network namespace it was made in.
+pub struct Diag(OwnedFd);
+
+impl Diag {
+    /// For the network namespace of this thread.
+    pub fn open() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket =
+            socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        Ok(Self(socket))
+    }
+
+    /// Calls `each` for the sockets of this namespace.
+    pub fn list(&self, listing: Listing<'_>, mut each: impl FnMut(Seen)) -> io::Result<()> {
+        let states = match (listing.protocol, listing.unconnected) {
+            (UDP, false) => 1 << ESTABLISHED,
+            (UDP, true) => 1 << ESTABLISHED | 1 << CLOSE,
+            // All that an application may still hold and that leads to a peer.
+            _ => !(1 << LISTEN | 1 << CLOSE | 1 << TIME_WAIT | 1 << NEW_SYN_RECV),
+        };
+        let mut body = request(listing.family, listing.protocol, states, &[0; ID]);
+        if let Some(map) = listing.storage {
+            // An attribute of 12 bytes with one of 8 in it: the map's descriptor.
+            body.extend(12u16.to_ne_bytes());
+            body.extend(INET_DIAG_REQ_SK_BPF_STORAGES.to_ne_bytes());
+            body.extend(8u16.to_ne_bytes());
+            body.extend(SK_DIAG_BPF_STORAGE_REQ_MAP_FD.to_ne_bytes());
+            body.extend(map.as_raw_fd().to_ne_bytes());
+        }
+        self.send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, &body)?;
+        let protocol = listing.protocol;
+        self.receive(|body| each(seen(protocol, body)))
+    }
+
+    /// Closes a socket for its application as if the connection had been aborted: only this one,
+    /// which the kernel finds by its addresses and then tells by its cookie.
+    pub fn destroy(&self, socket: &Seen) -> io::Result<()> {
+        let body = request(socket.family.into(), socket.protocol, u32::MAX, &socket.id);
+        self.send(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, &body)?;
+        self.receive(|_| ())
+    }
+
+    fn send(&self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(HEADER + body.len()).map_err(io::Error::other)?;
+        let mut message = Vec::with_capacity(HEADER + body.len());
+        message.extend(length.to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend(flags.to_ne_bytes());
+        // Sequence number and port: one request at a time, on a socket of its own.
+        message.extend([0; 8]);
+        message.extend(body);
+        send(self.0.as_raw_fd(), &message, MsgFlags::empty())?;
+        Ok(())
+    }
+
+    /// Reads messages up to the end of the answer.
+    fn receive(&self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut buffer = vec![0; 1 << 16];
+        let mut interrupted = false;
+        loop {
+            let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
+            let mut rest = buffer.get(..length).ok_or_else(|| truncated("a datagram"))?;
+            while rest.len() >= HEADER {
+                let length = u32::from_ne_bytes(field(rest, 0)) as usize;
+                let kind = u16::from_ne_bytes(field(rest, 4));
+                interrupted |= u16::from_ne_bytes(field(rest, 6)) & NLM_F_DUMP_INTR != 0;
+                let body = rest.get(HEADER..length).ok_or_else(|| truncated("a message"))?;
+                match kind {
+                    NLMSG_ERROR | NLMSG_DONE => {
+                        // Negative numbers of errors; 0 is success.
+                        return match i32::from_ne_bytes(field(body, 0)) {
+                            error if error < 0 => Err(io::Error::from_raw_os_error(-error)),
+                            _ if interrupted => Err(io::Error::from_raw_os_error(libc::EINTR)),
+                            _ => Ok(()),
+                        };
+                    }
+                    _ => each(body),
+                }
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            }
+        }
+    }
+}
+
+fn truncated(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{what} of sock_diag is cut off"))
+}
+
+/// `struct inet_diag_req_v2`.
+fn request(family: i32, protocol: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
+    let mut body = vec![u8::try_from(family).unwrap_or(0), protocol, 0, 0];
+    body.extend(states.to_ne_bytes());
+    body.extend(id);
+    body
+}
+
+fn seen(protocol: u8, body: &[u8]) -> Seen {
+    let attributes = body.get(MESSAGE..).unwrap_or_default();
+    Seen {
+        family: body.first().copied().unwrap_or(0),
+        state: body.get(1).copied().unwrap_or(0),
+        protocol,
+        id: field(body, 4),
+        records: attribute(attributes, INET_DIAG_SK_BPF_STORAGES)
+            .and_then(|storages| attribute(storages, SK_DIAG_BPF_STORAGE))
+            .and_then(|storage| attribute(storage, SK_DIAG_BPF_STORAGE_MAP_VALUE))
+            .map_or_else(Vec::new, records),
+    }
+}
+
+/// The payload of the first attribute of a type.
+fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let length = usize::from(u16::from_ne_bytes(*attributes.first_chunk()?));
+        let kind = u16::from_ne_bytes(field(attributes, 2)) & NLA_TYPE_MASK;
+        let payload = attributes.get(4..length)?;
+        if kind == wanted {
+            return Some(payload);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+/// The records in use of a value of socket storage (`StoredRecords`).
+fn records(value: &[u8]) -> Vec<SocketRecord> {
+    let used = value.get(..STORED * 8).unwrap_or_default().chunks_exact(8);
+    let all = value.get(STORED * 8..).unwrap_or_default().chunks_exact(size_of::<SocketRecord>());
+    used.zip(all)
+        .filter(|(used, _)| u64::from_ne_bytes(field(used, 0)) == 1)
+        .filter_map(|(_, record)| SocketRecord::from_bytes(record))
+        .collect()
+}
+
+/// Whether the kernel closes sockets on request: tried on one of our own.
+pub fn probe_destroy() -> bool {
+    let tried = || -> io::Result<()> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let SocketAddr::V4(own) = socket.local_addr()? else { return Ok(()) };
+        socket.connect(own)?;
+        let mut id = [0; ID];
+        id[0..2].copy_from_slice(&own.port().to_be_bytes());
+        id[2..4].copy_from_slice(&own.port().to_be_bytes());
+        id[4..8].copy_from_slice(&own.ip().octets());
+        id[20..24].copy_from_slice(&own.ip().octets());
+        // INET_DIAG_NOCOOKIE: no other socket has these addresses.
+        id[40..48].fill(0xff);
+        let family = u8::try_from(libc::AF_INET).unwrap_or(0);
+        let own = Seen { family, protocol: UDP, state: ESTABLISHED, id, records: Vec::new() };
+        Diag::open()?.destroy(&own)
+    };
+    match tried() {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(%error, "the kernel does not close sockets by SOCK_DESTROY");
+            false
+        }
+    }
+}
+
+/// All that is listed, in an order of no meaning.
+pub const PROTOCOLS: [u8; 2] = [UDP, TCP];
+pub const FAMILIES: [i32; 2] = [libc::AF_INET, libc::AF_INET6];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(listing: Listing<'_>, port: u16) -> Vec<Seen> {
+        let mut found = Vec::new();
+        let of_port = |seen: &Seen| u16::from_be_bytes(field(&seen.id, 0)) == port;
+        Diag::open().unwrap().list(listing, |seen| found.push(seen)).unwrap();
+        found.retain(of_port);
+        found
+    }
+
+    fn listing(family: i32) -> Listing<'static> {
+        Listing { family, protocol: UDP, unconnected: true, storage: None }
+    }
+
+    #[test]
+    fn a_connected_socket_is_seen_with_its_peer_and_an_unconnected_one_without() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let seen = one(listing(libc::AF_INET), port);
+        assert_eq!(seen.iter().map(Seen::peer).collect::<Vec<_>>(), [None]);
+        let cookie = seen[0].cookie();
+        socket.connect("127.0.0.1:9").unwrap();
+        let seen = one(listing(libc::AF_INET), port);
+        let to = ("127.0.0.1".parse().unwrap(), 9);
+        assert_eq!(seen.iter().map(Seen::peer).collect::<Vec<_>>(), [Some(to)]);
+        assert_eq!(seen[0].cookie(), cookie, "the same socket");
+        drop(socket);
+        assert_eq!(one(listing(libc::AF_INET), port), []);
+    }
+
+    #[test]
+    fn a_mapped_peer_is_its_ipv4_address() {
+        let socket = UdpSocket::bind("[::ffff:127.0.0.1]:0");
+        let Ok(socket) = socket else { return };
+        socket.connect("[::ffff:127.0.0.1]:9").unwrap();
+        let seen = one(listing(libc::AF_INET6), socket.local_addr().unwrap().port());
+        let to = ("127.0.0.1".parse().unwrap(), 9);
+        assert_eq!(seen.iter().map(Seen::peer).collect::<Vec<_>>(), [Some(to)]);
+    }
+
+    #[test]
+    fn attributes_that_are_cut_off_are_none() {
+        assert_eq!(attribute(&[8, 0, 21, 0, 1, 2, 3, 4], 21), Some(&[1, 2, 3, 4][..]));
+        assert_eq!(attribute(&[9, 0, 21, 0, 1, 2, 3, 4], 21), None);
+        assert_eq!(attribute(&[0, 0, 1, 0], 21), None, "a length of nothing ends it");
+        assert_eq!(attribute(&[4, 0, 1], 21), None);
+    }
+}

@@ -1,0 +1,195 @@
+//! What the agent asks its helper, and what that answers: length-prefixed JSON over a stream socket.
+
+use std::{
+    fmt,
+    io::{self, Read, Write},
+    net::IpAddr,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Sockets in one request, and in one answer.
+pub const MAX_SOCKETS: usize = 4096;
+/// Bytes of one message; [`MAX_SOCKETS`] need half of it.
+const MAX_MESSAGE: u32 = 2 << 20;
+
+/// How sockets are closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// `SOCK_DESTROY` over netlink (Linux 4.9 with CONFIG_INET_DIAG_DESTROY).
+    SockDestroy,
+    /// `bpf_sock_destroy` in BPF iterators (Linux 6.5).
+    Iterator,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SockDestroy => "sock-destroy",
+            Self::Iterator => "iterator",
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Close these sockets, at most [`MAX_SOCKETS`].
+    Close {
+        sockets: Vec<Wanted>,
+        /// Look also at the network namespaces of single threads.
+        threads: bool,
+    },
+    /// Look for sockets with records in socket storage whose backend is gone.
+    Find,
+    /// Mount the BPF file system again where it was, if it is not there any more.
+    Mount,
+}
+
+/// What to do with a socket of a protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// It is none of this protocol.
+    Ignore,
+    /// Say whether it is there.
+    Look,
+    /// Close it if it is connected to the peer.
+    Close,
+}
+
+/// A socket by its cookie, and whom it must be connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    pub cookie: u64,
+    /// IPv4 also for a mapped address.
+    pub address: IpAddr,
+    pub port: u16,
+    pub udp: Action,
+    pub tcp: Action,
+}
+
+/// What became of a wanted socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    ClosedUdp,
+    ClosedTcp,
+    /// It is there and was not touched: it is not connected to that peer, or not to be closed.
+    Kept,
+    /// It is in none of the namespaces that were looked at.
+    Missing,
+    /// The kernel did not close it, and why.
+    Failed(String),
+}
+
+/// A record in socket storage: see [`sockline_ebpf::socket::SocketRecord`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    pub cookie: u64,
+    /// IP protocol number.
+    pub protocol: u8,
+    pub service_address: IpAddr,
+    pub service_port: u16,
+    pub backend_address: IpAddr,
+    pub backend_port: u16,
+    pub service: u32,
+    pub backend: u32,
+    pub generation: u32,
+}
+
+/// How far the helper could see.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// Network namespaces that were looked at.
+    pub namespaces: usize,
+    /// Those that could not be, and why the first one.
+    pub unseen: usize,
+    pub why: Option<String>,
+    /// Time of a processor that it took.
+    pub spent: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// In the order of the request.
+    Closed {
+        outcomes: Vec<Outcome>,
+        reach: Reach,
+    },
+    /// At most [`MAX_SOCKETS`].
+    Found {
+        records: Vec<Found>,
+        reach: Reach,
+    },
+    Mounted,
+    Failed(String),
+}
+
+/// Writes one message.
+pub fn send(stream: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    let body = serde_json::to_vec(message)?;
+    let length = u32::try_from(body.len()).ok().filter(|&length| length <= MAX_MESSAGE);
+    let length = length.ok_or_else(|| io::Error::other("a message is too long"))?;
+    stream.write_all(&length.to_ne_bytes())?;
+    stream.write_all(&body)?;
+    stream.flush()
+}
+
+/// Reads one message; `None` when the other side has ended.
+pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<Option<T>> {
+    let mut length = [0; size_of::<u32>()];
+    match stream.read_exact(&mut length) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let length = u32::from_ne_bytes(length);
+    if length > MAX_MESSAGE {
+        return Err(io::Error::other(format!("a message of {length} bytes is too long")));
+    }
+    let mut body = vec![0; length as usize];
+    stream.read_exact(&mut body)?;
+    Ok(Some(serde_json::from_slice(&body)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_request_and_answer_fit() {
+        let wanted = Wanted {
+            cookie: u64::MAX,
+            address: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(),
+            port: u16::MAX,
+            udp: Action::Ignore,
+            tcp: Action::Ignore,
+        };
+        let request = Request::Close { sockets: vec![wanted; MAX_SOCKETS], threads: false };
+        send(&mut Vec::new(), &request).unwrap();
+        let found = Found {
+            cookie: u64::MAX,
+            protocol: u8::MAX,
+            service_address: wanted.address,
+            service_port: u16::MAX,
+            backend_address: wanted.address,
+            backend_port: u16::MAX,
+            service: u32::MAX,
+            backend: u32::MAX,
+            generation: u32::MAX,
+        };
+        let answer = Answer::Found { records: vec![found; MAX_SOCKETS], reach: Reach::default() };
+        send(&mut Vec::new(), &answer).unwrap();
+    }
+
+    #[test]
+    fn a_message_that_claims_to_be_huge_is_refused_before_it_is_read() {
+        let mut bytes = &u32::MAX.to_ne_bytes()[..];
+        let error = receive::<Request>(&mut bytes).unwrap_err();
+        assert!(error.to_string().contains("too long"), "{error}");
+    }
+
+    #[test]
+    fn the_other_sides_end_is_no_message() {
+        assert_eq!(receive::<Request>(&mut &b""[..]).unwrap(), None);
+    }
+}

@@ -1,0 +1,86 @@
+//! The helper's own life: it answers what it is asked until the agent is gone.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use nix::sys::{
+    prctl,
+    signal::{SigSet, Signal},
+};
+
+use super::{
+    close::{self, Close, Destroy},
+    message::{self, Answer, Method, Request},
+};
+use crate::{
+    dataplane::{Backends, Pins, SocketIterators, bpffs_again, mount_point_of, storage},
+    privileges,
+};
+
+/// What the agent tells its helper once, on the command line.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Where the kernel state is pinned.
+    pub bpffs: PathBuf,
+    /// None where the kernel has none.
+    pub method: Option<Method>,
+}
+
+/// Answers requests on standard input, which is a socket, until that ends.
+///
+/// # Errors
+/// When the process cannot be set up.
+pub fn serve(setup: &Setup) -> anyhow::Result<()> {
+    // The agent's end is this one's; nobody else's signal is.
+    prctl::set_pdeathsig(Signal::SIGKILL).context("binding to the agent's life")?;
+    prctl::set_name(c"sockline-helper").context("taking a name")?;
+    SigSet::all().thread_block().context("blocking signals")?;
+    let mut closer: Box<dyn Close> = match setup.method {
+        Some(Method::SockDestroy) | None => Box::new(Destroy),
+        // Loading them takes more than running them.
+        Some(Method::Iterator) => Box::new(SocketIterators::load()?),
+    };
+    privileges::keep_only(&privileges::of_helper())?;
+    let socket: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
+    let mut socket = UnixStream::from(socket);
+    let mount_point = mount_point_of(&setup.bpffs);
+    while let Some(request) = message::receive(&mut socket).context("reading a request")? {
+        let answer = answer(request, setup, &mount_point, closer.as_mut())
+            .unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
+        message::send(&mut socket, &answer).context("answering")?;
+    }
+    Ok(())
+}
+
+fn answer(
+    request: Request,
+    setup: &Setup,
+    mount_point: &Path,
+    closer: &mut dyn Close,
+) -> anyhow::Result<Answer> {
+    Ok(match request {
+        Request::Mount => {
+            bpffs_again(mount_point)?;
+            Answer::Mounted
+        }
+        Request::Close { sockets, threads } => {
+            anyhow::ensure!(sockets.len() <= message::MAX_SOCKETS, "too many sockets at once");
+            let (outcomes, reach) = close::close(&sockets, threads, closer)?;
+            Answer::Closed { outcomes, reach }
+        }
+        Request::Find => {
+            let pins = Pins::in_bpffs(&setup.bpffs);
+            let (storage, backends) = (storage(&pins)?, Backends::open(&pins)?);
+            let (records, reach) =
+                close::find(storage.as_fd(), |record| backends.is_orphan(record))?;
+            Answer::Found { records, reach }
+        }
+    })
+}

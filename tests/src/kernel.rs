@@ -1,0 +1,84 @@
+//! What the running kernel has, which decides what some calls are to end with.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{Agent, Cluster};
+
+/// Kernel features as an agent found them, by its own account (`sockline status`). That this account
+/// is true is a test of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelFeatures {
+    /// Refusals are ECONNREFUSED (Linux 5.18).
+    pub set_retval: bool,
+    /// The agent knows its network namespace: that is where NodePorts on loopback are served (Linux
+    /// 5.14), and else in the initial one.
+    pub netns_cookie: bool,
+    /// The peer name of MPTCP sockets is translated (Linux 6.0).
+    pub mptcp_sock: bool,
+    /// Translated sockets are in a table, and so can be counted (Linux 5.12).
+    pub compare_and_swap: bool,
+}
+
+impl KernelFeatures {
+    /// Reads them from what `sockline status -o json` prints.
+    ///
+    /// # Errors
+    /// When it says nothing of them: no agent runs.
+    pub fn of_status(status: &Value) -> Result<Self> {
+        let features = &status["agent"]["features"];
+        let has = |name: &str| {
+            let value = features[name].as_bool();
+            value.with_context(|| format!("`sockline status` does not say {name}: {features}"))
+        };
+        Ok(Self {
+            set_retval: has("set_retval")?,
+            netns_cookie: has("netns_cookie")?,
+            mptcp_sock: has("mptcp_sock")?,
+            compare_and_swap: has("compare_and_swap")?,
+        })
+    }
+
+    /// The error number of a call to a service without endpoints.
+    #[must_use]
+    pub fn refusal(self) -> i32 {
+        if self.set_retval { libc::ECONNREFUSED } else { libc::EPERM }
+    }
+}
+
+impl Agent {
+    /// What it found the kernel to have.
+    ///
+    /// # Errors
+    /// Those of [`Agent::cli`].
+    pub fn features(&self) -> Result<KernelFeatures> {
+        let text = self.cli(&["status", "-o", "json"])?;
+        let status =
+            serde_json::from_str(&text).context("reading what `sockline status` prints")?;
+        KernelFeatures::of_status(&status)
+    }
+}
+
+impl Cluster {
+    /// What its agent found the kernel to have.
+    ///
+    /// # Errors
+    /// Those of [`Agent::cli`].
+    pub fn features(&self) -> Result<KernelFeatures> {
+        self.agent().features()
+    }
+}
+
+/// The version of the running kernel, such as `(6, 12)`.
+///
+/// # Errors
+/// When the kernel's release is no version.
+pub fn kernel_version() -> Result<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .context("reading /proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => Ok((major, minor)),
+        _ => bail!("{:?} is no version", release.trim()),
+    }
+}

@@ -1,0 +1,517 @@
+//! What becomes of sockets whose backend is gone: connected UDP sockets are closed, TCP connections
+//! when their service says so, and nothing else is touched.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
+
+mod common;
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::Command,
+    time::Duration,
+};
+
+use common::{REPAIRS, Stage, assert_logged_once, eventually, holds, options, series};
+use nix::sys::socket::{getsockopt, sockopt::SocketError};
+use serde_json::Value;
+use sockline_testbed::{
+    Cluster, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer, mapped,
+};
+
+const V4: &str = "10.96.0.10:53";
+const V6: &str = "[fd00:96::10]:53";
+const CLOSE_ON_REMOVAL: &str = "sockline.dev/close-on-removal";
+
+/// Pods that each answer UDP and TCP at 5353, and a client.
+struct Dns {
+    _servers: Vec<(UdpServer, TcpServer)>,
+    pods: Vec<Pod>,
+    client: Pod,
+    cluster: Cluster,
+}
+
+impl Dns {
+    /// All pods behind one service.
+    fn new(pods: usize, args: &[&str]) -> Self {
+        let mut this = Self::without_service(pods, args);
+        this.cluster.apply([dns().endpoints(&this.pods)]).unwrap();
+        this
+    }
+
+    fn without_service(pods: usize, args: &[&str]) -> Self {
+        // Looks for sockets with each repair as well, so that there is always another pass.
+        let mut args = args.to_vec();
+        if !args.contains(&REPAIRS[0]) {
+            args.extend(REPAIRS);
+        }
+        let mut cluster = Cluster::with_agent_args(&args).unwrap();
+        let client = cluster.pod("client").unwrap();
+        let pods = cluster.pods("dns", pods).unwrap();
+        let servers = pods
+            .iter()
+            .map(|pod| (pod.udp_server(5353).unwrap(), pod.tcp_server(5353).unwrap()))
+            .collect();
+        Self { _servers: servers, pods, client, cluster }
+    }
+
+    /// Leaves only the pods that are not called this.
+    fn without(&self, name: &str) -> Vec<&Pod> {
+        self.pods.iter().filter(|pod| pod.name() != name).collect()
+    }
+
+    fn remove(&mut self, name: &str) {
+        let service = dns().endpoints(self.without(name));
+        self.cluster.apply([service]).unwrap();
+    }
+
+    fn closed(&self, protocol: &str) -> f64 {
+        let metrics = self.cluster.metrics().unwrap();
+        metrics.sum("sockline_sockets_closed_total", &[("protocol", protocol)])
+    }
+
+    /// Waits until the agent has looked at its sockets some more times: more than it looks for one
+    /// that is not as expected.
+    fn wait_for_passes(&self) {
+        let passes = || {
+            let metrics = self.cluster.metrics().unwrap();
+            metrics.sum("sockline_sockets_pass_duration_seconds_count", &[])
+        };
+        let before = passes();
+        eventually("the agent to look for sockets again", || {
+            let now = passes();
+            holds(now >= before + 3.0, format!("{now} passes, {before} before"))
+        });
+    }
+}
+
+/// A service of UDP and TCP at one address and port.
+fn dns() -> Service {
+    Service::new("dns").ip("10.96.0.10").ip("fd00:96::10").udp(53).to(5353).tcp(53).to(5353)
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// Connected, with an answer: the client and the name of who answered.
+fn connected(ns: &Ns, to: SocketAddr) -> (UdpClient, String) {
+    let client = ns.run(|| UdpClient::connected(to).unwrap());
+    let who = ask(&client);
+    (client, who)
+}
+
+fn ask(client: &UdpClient) -> String {
+    client.ask("?").unwrap().who
+}
+
+/// Waits until the kernel says that the socket has no peer any more.
+#[track_caller]
+fn eventually_closed(client: &UdpClient) {
+    let error = eventually("the socket to be closed", || match client.ask("?") {
+        Ok(reply) => Err(format!("{} still answers", reply.who)),
+        Err(error) => Ok::<_, String>(error),
+    });
+    let expected = [libc::ECONNABORTED, libc::EDESTADDRREQ];
+    assert!(error.raw_os_error().is_some_and(|error| expected.contains(&error)), "{error}");
+    // What the socket was told once it does not say again.
+    client.socket().take_error().unwrap();
+}
+
+/// An open TCP connection and the name of who answered.
+fn stream(ns: &Ns, to: SocketAddr) -> (TcpStream, String) {
+    ns.run(|| {
+        let mut stream = TcpStream::connect(to).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut who = Vec::new();
+        while who.last() != Some(&b'\n') {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            who.push(byte[0]);
+        }
+        who.pop();
+        (stream, String::from_utf8(who).unwrap())
+    })
+}
+
+fn echo(stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])
+}
+
+/// Waits until a connection was aborted here (and not ended by the other side).
+#[track_caller]
+fn eventually_aborted(stream: &mut TcpStream) {
+    let error = eventually("the connection to be closed", || match echo(stream) {
+        Ok(()) => Err("it is still open".to_owned()),
+        Err(error) => Ok(error),
+    });
+    let expected = [libc::ECONNABORTED, libc::EPIPE];
+    assert!(error.raw_os_error().is_some_and(|error| expected.contains(&error)), "{error}");
+}
+
+#[test]
+fn cilium_48096_calico_4509_a_connected_udp_socket_does_not_stay_on_a_dead_backend() {
+    for to in [at(V4), at(V6), mapped(at(V4))] {
+        let mut stage = Dns::new(2, &[]);
+        let (client, first) = connected(&stage.client, to);
+        stage.remove(&first);
+        eventually_closed(&client);
+        // As a resolver does after an error.
+        stage.client.run(|| client.socket().connect(to).unwrap());
+        let second = ask(&client);
+        assert_ne!(second, first, "{to}");
+        assert_eq!(client.socket().peer_addr().unwrap(), to);
+        assert_eq!(stage.closed("UDP"), 1.0, "{to}");
+        assert_eq!(stage.closed("TCP"), 0.0, "{to}");
+    }
+}
+
+#[test]
+fn a_client_that_waits_for_an_answer_is_told_at_once() {
+    let mut stage = Dns::new(1, &[]);
+    let (client, first) = connected(&stage.client, at(V4));
+    let waiting = stage.client.spawn(move || client.receive().unwrap_err()).unwrap();
+    stage.remove(&first);
+    let error = waiting.join();
+    assert_eq!(error.raw_os_error(), Some(libc::ECONNABORTED), "{error}");
+}
+
+#[test]
+fn sockets_are_closed_in_every_network_namespace_and_in_the_nodes_own() {
+    let mut stage = Dns::new(1, &[]);
+    let other = stage.cluster.pod("other").unwrap();
+    let namespaces: [&Ns; 3] = [&stage.client, &other, stage.cluster.node()];
+    let clients = namespaces.map(|ns| connected(ns, at(V4)).0);
+    stage.remove("dns-0");
+    clients.iter().for_each(eventually_closed);
+    eventually("all of them to be counted", || {
+        let closed = stage.closed("UDP");
+        holds(closed == 3.0, format!("{closed} closed"))
+    });
+}
+
+#[test]
+fn cilium_42658_42649_a_strangers_socket_to_the_same_backend_is_left_alone() {
+    let mut stage = Dns::new(1, &[]);
+    let pod = SocketAddr::new(stage.pods[0].addresses()[0], 5353);
+    let (stranger, _) = connected(&stage.client, pod);
+    let port = stranger.socket().local_addr().unwrap();
+    let (client, _) = connected(&stage.client, at(V4));
+    stage.remove("dns-0");
+    eventually_closed(&client);
+    stage.wait_for_passes();
+    assert_eq!(ask(&stranger), "dns-0");
+    assert_eq!(stranger.socket().local_addr().unwrap(), port);
+    assert_eq!(stage.closed("UDP"), 1.0);
+}
+
+#[test]
+fn cilium_48564_an_unconnected_socket_is_left_alone_and_keeps_its_port() {
+    let mut stage = Dns::new(2, &[]);
+    let unconnected = stage.client.run(|| UdpClient::unconnected(at(V4).ip()).unwrap());
+    let ask_unconnected = || stage.client.run(|| unconnected.ask_to(at(V4), "?").unwrap());
+    let first = ask_unconnected().who;
+    let port = unconnected.socket().local_addr().unwrap();
+    // One that is closed, so that it is known when they were looked at.
+    let (client, of_client) = connected(&stage.client, at(V4));
+    let rest: Vec<&Pod> = stage.without(&first);
+    let rest: Vec<&Pod> = rest.into_iter().filter(|pod| pod.name() != of_client).collect();
+    let service = dns().endpoints(rest);
+    stage.cluster.apply([service]).unwrap();
+    eventually_closed(&client);
+    stage.wait_for_passes();
+    assert_eq!(getsockopt(unconnected.socket(), SocketError).unwrap(), 0);
+    assert_eq!(unconnected.socket().local_addr().unwrap(), port);
+    stage.cluster.apply([dns().endpoints(&stage.pods)]).unwrap();
+    let reply = stage.client.run(|| unconnected.ask_to(at(V4), "?").unwrap());
+    assert_eq!(reply.from, at(V4));
+    assert_eq!(unconnected.socket().local_addr().unwrap(), port);
+    assert_eq!(stage.closed("UDP"), 1.0);
+}
+
+#[test]
+fn a_socket_that_was_connected_elsewhere_since_is_left_alone() {
+    let mut stage = Dns::new(2, &[]);
+    let (client, first) = connected(&stage.client, at(V4));
+    let other = stage.without(&first)[0];
+    let elsewhere = SocketAddr::new(other.addresses()[0], 5353);
+    stage.client.run(|| client.socket().connect(elsewhere).unwrap());
+    let (sign, _) = loop {
+        let (sign, who) = connected(&stage.client, at(V4));
+        if who == first {
+            break (sign, who);
+        }
+    };
+    stage.remove(&first);
+    eventually_closed(&sign);
+    stage.wait_for_passes();
+    assert_eq!(ask(&client), stage.without(&first)[0].name());
+}
+
+#[test]
+fn sockets_remembered_in_socket_storage_are_closed_as_well() {
+    let mut stage = Dns::new(2, &["--without-features", "compare-and-swap"]);
+    for to in [at(V4), at(V6), mapped(at(V4))] {
+        let (client, first) = connected(&stage.client, to);
+        stage.remove(&first);
+        eventually_closed(&client);
+        stage.cluster.apply([dns().endpoints(&stage.pods)]).unwrap();
+    }
+    assert_eq!(stage.closed("UDP"), 3.0);
+}
+
+#[test]
+fn a_socket_that_found_its_set_of_the_table_full_is_closed_as_well() {
+    let mut stage = Dns::without_service(2, &[]);
+    let numbered = |n: usize| format!("10.96.1.{n}");
+    // One socket's conversations fill the set that its cookie leads to.
+    let services = (0..sockline_ebpf::socket::WAYS).map(|n| {
+        Service::new(&format!("svc-{n}")).ip(&numbered(n)).udp(53).to(5353).endpoints(&stage.pods)
+    });
+    let mut services: Vec<Service> = services.collect();
+    services.push(dns().endpoints(&stage.pods));
+    stage.cluster.apply(services).unwrap();
+    let (client, first) = stage.client.run(|| {
+        let client = UdpClient::unconnected(at(V4).ip()).unwrap();
+        for n in 0..sockline_ebpf::socket::WAYS {
+            client.ask_to(at(&format!("{}:53", numbered(n))), "?").unwrap();
+        }
+        client.socket().connect(at(V4)).unwrap();
+        let who = ask(&client);
+        (client, who)
+    });
+    stage.remove(&first);
+    eventually_closed(&client);
+}
+
+#[test]
+fn a_backend_that_was_removed_while_the_agent_was_down_is_found_by_the_next_one() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", "10.96.0.1");
+    let mut agent = stage.agent();
+    let (client, _) = connected(&stage.client, at("10.96.0.1:53"));
+    agent.kill().unwrap();
+    let slice = sockline_testbed::objects::slice("cart", &[]);
+    let service = sockline_testbed::objects::service("cart", "10.96.0.1");
+    stage.put("cart.yaml", &[service, slice]);
+    assert_eq!(ask(&client), "web-0", "nobody was there to close it");
+    let _next = stage.agent();
+    eventually_closed(&client);
+}
+
+#[test]
+fn an_endpoint_that_terminates_keeps_its_sockets_for_as_long_as_it_serves() {
+    let mut stage = Dns::new(2, &["--repair-interval", "3600"]);
+    let (client, first) = connected(&stage.client, at(V4));
+    let draining = |stage: &Dns| -> Vec<Endpoint> {
+        let of = |pod: &Pod| {
+            let endpoint = Endpoint::from(pod);
+            if pod.name() == first { endpoint.draining() } else { endpoint }
+        };
+        stage.pods.iter().map(of).collect()
+    };
+    let service = dns().endpoints(draining(&stage));
+    stage.cluster.apply([service]).unwrap();
+    // Another one's dead socket says when they were looked at.
+    let other = Service::new("other").ip("10.96.0.11").udp(53).to(5353);
+    stage.cluster.apply([other.clone().endpoints(&stage.pods)]).unwrap();
+    let (sign, _) = connected(&stage.client, at("10.96.0.11:53"));
+    stage.cluster.apply([other.endpoints(Vec::<Endpoint>::new())]).unwrap();
+    eventually_closed(&sign);
+    assert_eq!(ask(&client), first, "new connections have left it, this one stays");
+    let fresh = connected(&stage.client, at(V4)).1;
+    assert_ne!(fresh, first);
+    // The plan is the same before and after: it was out of it already.
+    stage.remove(&first);
+    eventually_closed(&client);
+}
+
+#[test]
+fn tcp_connections_to_a_removed_endpoint_drain_by_themselves() {
+    let mut stage = Dns::new(1, &[]);
+    let (mut open, first) = stream(&stage.client, at(V4));
+    let (sign, _) = connected(&stage.client, at(V4));
+    stage.remove(&first);
+    eventually_closed(&sign);
+    stage.wait_for_passes();
+    echo(&mut open).unwrap();
+    assert_eq!(stage.closed("TCP"), 0.0);
+}
+
+#[test]
+fn tcp_connections_are_closed_when_the_time_of_their_service_is_over() {
+    for to in [at(V4), at(V6), mapped(at(V4))] {
+        let mut stage = Dns::new(1, &[]);
+        let service = || dns().annotate(CLOSE_ON_REMOVAL, "300ms");
+        stage.cluster.apply([service().endpoints(&stage.pods)]).unwrap();
+        let (mut open, _) = stream(&stage.client, to);
+        let direct = SocketAddr::new(stage.pods[0].addresses()[0], 5353);
+        let (mut stranger, _) = stream(&stage.client, direct);
+        stage.cluster.apply([service().endpoints(Vec::<Endpoint>::new())]).unwrap();
+        eventually_aborted(&mut open);
+        echo(&mut stranger).unwrap();
+        eventually("it to be counted", || holds(stage.closed("TCP") == 1.0, stage.closed("TCP")));
+        assert_eq!(stage.closed("UDP"), 0.0);
+    }
+}
+
+#[test]
+fn a_connect_that_hangs_on_a_removed_endpoint_is_closed_as_well() {
+    let mut stage = Dns::without_service(1, &[]);
+    let service = || dns().annotate(CLOSE_ON_REMOVAL, "0s");
+    stage.cluster.apply([service().endpoints(&stage.pods)]).unwrap();
+    // The pod has lost its address: what comes for it goes nowhere.
+    let pod = &stage.pods[0];
+    let address = format!("{}/32", pod.addresses()[0]);
+    let lost =
+        pod.output(Command::new("ip").args(["addr", "del", &address, "dev", "eth0"])).unwrap();
+    assert!(lost.status.success(), "{lost:?}");
+    let connecting = stage
+        .client
+        .spawn(|| Socket::tcp(libc::AF_INET).unwrap().connect(at(V4)).unwrap_err())
+        .unwrap();
+    eventually("the connect to be on its way", || {
+        let translated = stage.cluster.counts("dns", sockline_testbed::Protocol::Tcp).unwrap();
+        holds(translated.translated == 1, format!("{translated:?}"))
+    });
+    stage.cluster.apply([service().endpoints(Vec::<Endpoint>::new())]).unwrap();
+    let error = connecting.join();
+    assert_eq!(error.raw_os_error(), Some(libc::ECONNABORTED), "{error}");
+}
+
+#[test]
+fn an_endpoint_that_comes_back_in_time_keeps_its_connections() {
+    let mut stage = Dns::new(2, &[]);
+    let service = || dns().annotate(CLOSE_ON_REMOVAL, "2s");
+    stage.cluster.apply([service().endpoints(&stage.pods)]).unwrap();
+    let to = |wanted: &str| loop {
+        let (open, who) = stream(&stage.client, at(V4));
+        if who == wanted {
+            return open;
+        }
+    };
+    let (mut comes_back, mut stays_away) = (to("dns-0"), to("dns-1"));
+    stage.cluster.apply([service().endpoints(Vec::<Endpoint>::new())]).unwrap();
+    stage.cluster.apply([service().endpoints([&stage.pods[0]])]).unwrap();
+    // Both left at the same time.
+    eventually_aborted(&mut stays_away);
+    echo(&mut comes_back).unwrap();
+}
+
+#[test]
+fn a_broken_annotation_is_one_problem_and_costs_only_itself() {
+    let mut stage = Dns::new(1, &[]);
+    let service = dns().annotate(CLOSE_ON_REMOVAL, "soon").endpoints(&stage.pods);
+    stage.cluster.apply([service]).unwrap();
+    let (mut open, _) = stream(&stage.client, at(V4));
+    let problem = "Service default/dns: metadata.annotations[sockline.dev/close-on-removal]: \
+                   \"soon\" is not a duration of 0s to 24h like 30s or 1m30s; it is ignored";
+    eventually("the problem to be shown", || {
+        let status = stage.cluster.status().unwrap();
+        let problems = common::strings(&status["agent"]["problems"]);
+        let of_service: Vec<&String> =
+            problems.iter().filter(|problem| problem.contains("default/dns")).collect();
+        holds(of_service == [problem], format!("{problems:?}"))
+    });
+    assert_logged_once(stage.cluster.agent(), "close-on-removal");
+    let (sign, _) = connected(&stage.client, at(V4));
+    stage.remove("dns-0");
+    eventually_closed(&sign);
+    echo(&mut open).unwrap();
+}
+
+#[test]
+fn the_sockets_of_a_deleted_service_are_closed_as_it_said() {
+    let mut stage = Dns::new(1, &[]);
+    let other = Service::new("other").ip("10.96.0.11").tcp(53).to(5353).endpoints(&stage.pods);
+    let said = dns().annotate(CLOSE_ON_REMOVAL, "200ms").endpoints(&stage.pods);
+    stage.cluster.apply([said, other]).unwrap();
+    let (client, _) = connected(&stage.client, at(V4));
+    let (mut open, _) = stream(&stage.client, at(V4));
+    let (mut of_other, _) = stream(&stage.client, at("10.96.0.11:53"));
+    stage.cluster.forget("other");
+    stage.cluster.remove("dns").unwrap();
+    eventually_closed(&client);
+    eventually_aborted(&mut open);
+    stage.wait_for_passes();
+    echo(&mut of_other).unwrap();
+}
+
+#[test]
+fn nothing_is_closed_while_the_source_cannot_be_read_in_full() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", "10.96.0.1");
+    let mut agent = stage.agent();
+    let (client, _) = connected(&stage.client, at("10.96.0.1:53"));
+    agent.kill().unwrap();
+    stage.put_text("cart.yaml", "]");
+    let next = stage.node.agent(&options(&[])).unwrap();
+    let looked =
+        || series(&next.metrics().unwrap(), "sockline_sync_duration_seconds_count").unwrap();
+    let before = looked();
+    stage.put_service("other", "10.96.0.2");
+    eventually("another sync", || holds(looked() > before, looked()));
+    assert_eq!(ask(&client), "web-0");
+    stage.remove("cart.yaml");
+    eventually_closed(&client);
+}
+
+#[test]
+fn status_and_the_log_say_what_was_closed() {
+    let mut stage = Dns::new(1, &[]);
+    let (client, _) = connected(&stage.client, at(V4));
+    stage.remove("dns-0");
+    eventually_closed(&client);
+    let closing = eventually("status to count it", || {
+        let closing = stage.cluster.status().unwrap()["agent"]["closing"].clone();
+        if closing["udp"] == 1 { Ok(closing) } else { Err(closing) }
+    });
+    assert_eq!(closing["method"], "sock-destroy", "{closing:#}");
+    assert!(closing["helper"]["running"].is_u64(), "{closing:#}");
+    assert_eq!(closing["unseen"], Value::Null, "{closing:#}");
+    let log = stage.cluster.agent().log();
+    assert_eq!(common::lines_with(&log, "default/dns (1)").len(), 1, "{log}");
+}
+
+#[test]
+fn without_sock_destroy_iterators_close_them() {
+    let mut stage = Dns::new(2, &["--without-features", "sock-destroy"]);
+    let other = stage.cluster.pod("other").unwrap();
+    let annotated = dns().annotate(CLOSE_ON_REMOVAL, "0s");
+    for to in [at(V4), at(V6), mapped(at(V4))] {
+        stage.cluster.apply([annotated.clone().endpoints(&stage.pods)]).unwrap();
+        let (client, first) = connected(&stage.client, to);
+        let mut streams = [stream(&other, to), stream(&other, to), stream(&other, to)];
+        let pod = stage.pods.iter().find(|pod| pod.name() == first).unwrap();
+        let direct = SocketAddr::new(pod.addresses()[0], 5353);
+        let (stranger, _) = connected(&stage.client, direct);
+        let rest = stage.without(&first);
+        stage.cluster.apply([annotated.clone().endpoints(rest)]).unwrap();
+        eventually_closed(&client);
+        for (open, who) in &mut streams {
+            if *who == first {
+                eventually_aborted(open);
+            } else {
+                echo(open).unwrap();
+            }
+        }
+        assert_eq!(ask(&stranger), first);
+    }
+    let closing = stage.cluster.status().unwrap()["agent"]["closing"].clone();
+    assert_eq!(closing["method"], "iterator", "{closing:#}");
+}
+
+#[test]
+fn without_either_sockets_stay_and_that_is_said() {
+    let mut stage = Dns::new(1, &["--without-features", "sock-destroy,sock-iterator"]);
+    let (client, first) = connected(&stage.client, at(V4));
+    stage.remove(&first);
+    let status = stage.cluster.status().unwrap();
+    assert_eq!(status["agent"]["closing"]["method"], Value::Null, "{status:#}");
+    let table = stage.cluster.agent().cli(&["status"]).unwrap();
+    assert!(table.contains("NOT possible with this kernel"), "{table}");
+    let log = stage.cluster.agent().log();
+    assert_eq!(common::lines_with(&log, "this kernel closes no sockets").len(), 1, "{log}");
+    assert_eq!(ask(&client), first);
+}

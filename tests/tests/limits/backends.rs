@@ -1,0 +1,66 @@
+//! Backends that do not fit.
+
+use sockline_testbed::objects;
+
+use super::{
+    address,
+    common::{Stage, eventually, holds},
+    not_in_sync, put_services,
+};
+
+#[test]
+fn backends_that_do_not_fit_are_reported_and_the_others_are_used() {
+    let stage = Stage::new(2);
+    put_services(&stage, 0..3);
+    let agent = stage.agent_with(&["--max-backends", "4"]);
+    stage.assert_served(&address(0));
+    stage.assert_served(&address(1));
+    stage.assert_untouched(&address(2));
+    assert_eq!(
+        stage.wrong("failures"),
+        ["shop/s02:web/TCP: map `BACKENDS` is full: its limit is 4 entries"]
+    );
+    assert_eq!(not_in_sync(&agent), Some(1.0));
+}
+
+#[test]
+fn a_service_whose_new_endpoints_do_not_fit_keeps_its_old_ones() {
+    let stage = Stage::new(3);
+    let put = |webs: &[usize]| {
+        let addresses: Vec<_> = webs.iter().map(|web| stage.addresses()[*web]).collect();
+        stage.put("slice.yaml", &[objects::slice("cart", &addresses)]);
+    };
+    stage.put("cart.yaml", &[objects::web_service("cart", &address(0))]);
+    put(&[0]);
+    let agent = stage.agent_with(&["--max-backends", "2"]);
+    put(&[0, 1, 2]);
+    eventually("the failure", || holds(not_in_sync(&agent) == Some(1.0), agent.log()));
+    assert_eq!(stage.backends("cart", "web"), ["10.244.1.1"]);
+    assert_eq!(stage.spread(&address(0), 5).into_keys().collect::<Vec<_>>(), ["web-0"]);
+    put(&[0, 1]);
+    eventually("both endpoints", || {
+        let backends = stage.backends("cart", "web");
+        holds(backends == ["10.244.1.1", "10.244.1.2"], format!("{backends:?}"))
+    });
+    assert_eq!(not_in_sync(&agent), Some(0.0));
+}
+
+#[test]
+fn a_higher_limit_of_backends_on_restart_lets_the_others_in() {
+    let stage = Stage::new(2);
+    put_services(&stage, 0..3);
+    let mut agent = stage.agent_with(&["--max-backends", "4"]);
+    agent.stop().unwrap();
+    let next = stage.agent_with(&["--max-backends", "6"]);
+    stage.assert_served(&address(2));
+    assert_eq!(not_in_sync(&next), Some(0.0));
+}
+
+#[test]
+fn a_deleted_service_makes_room_for_the_backends_of_another() {
+    let stage = Stage::new(2);
+    put_services(&stage, 0..3);
+    let _agent = stage.agent_with(&["--max-backends", "4"]);
+    stage.remove("s00.yaml");
+    stage.eventually_served(&address(2));
+}

@@ -1,0 +1,40 @@
+//! Limits that make no sense together.
+
+use super::common::{Stage, error_of};
+
+#[test]
+fn fewer_slots_than_backends_are_an_error_that_names_the_options() {
+    let stage = Stage::new(0);
+    let manifests = stage.node.manifests();
+    let bpffs = stage.node.bpffs().to_str().unwrap().to_owned();
+    let output = stage.sockline(&[
+        "agent",
+        "--manifests",
+        manifests.to_str().unwrap(),
+        "--bpffs",
+        &bpffs,
+        "--max-backends",
+        "20",
+        "--max-slots",
+        "10",
+    ]);
+    assert_eq!(output.status.code(), Some(1), "{}", error_of(&output));
+    let error = error_of(&output);
+    assert!(error.contains("--max-slots 10 is less than --max-backends 20"), "{error}");
+}
+
+#[test]
+fn a_limit_that_no_map_can_have_is_an_error_that_says_what_can_be() {
+    let stage = Stage::new(0);
+    for (option, value, most) in [
+        ("--max-frontends", "16777217", "16777216"),
+        ("--max-backends", "4194304", "4194303"),
+        ("--max-slots", "16777217", "16777216"),
+        ("--max-affinity", "4194305", "4194304"),
+    ] {
+        let output = stage.sockline(&["agent", option, value]);
+        let error = error_of(&output);
+        assert_eq!(output.status.code(), Some(2), "{option} {value}: {error}");
+        assert!(error.contains(option) && error.contains(most), "{error}");
+    }
+}

@@ -1,0 +1,190 @@
+//! Maps that the programs write: of these the agent can only tell, and clear away what is over.
+
+use std::fs;
+
+use aya::{
+    maps::{HashMap, Map, MapData, PerCpuHashMap, PerCpuValues},
+    util::nr_cpus,
+};
+use serde_json::{Value, json};
+use sockline_ebpf::{
+    counters::{COUNTED_SERVICES, ServiceCounters},
+    left_alone::{ANY_LEVEL, CGROUPS},
+    socket::{Affinity, AffinityKey},
+};
+use sockline_testbed::{Agent, objects};
+
+use super::{
+    address,
+    common::{self, Stage, damage::Damage, eventually, holds, series},
+    map,
+};
+
+/// A service that keeps its clients for so long.
+fn put_sticky(stage: &Stage, seconds: u32) {
+    let mut service = objects::web_service("sticky", &address(0));
+    service["spec"]["sessionAffinity"] = json!("ClientIP");
+    service["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": seconds}});
+    stage.put("sticky.yaml", &[service, objects::slice("sticky", &stage.addresses())]);
+}
+
+fn affinity(stage: &Stage) -> HashMap<MapData, AffinityKey, Affinity> {
+    let pin = Damage::of(stage).pins().map("AFFINITY");
+    Map::LruHashMap(MapData::from_pin(pin).unwrap()).try_into().unwrap()
+}
+
+/// As the programs would for so many clients of the only service there is.
+fn add_affinities(stage: &Stage, count: u64) {
+    let service = Damage::of(stage).frontend(80).service;
+    let uptime = fs::read_to_string("/proc/uptime").unwrap();
+    let now: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+    let value = Affinity { backend: 1, generation: 1, last_use: (now * 1e9) as u64 };
+    let mut map = affinity(stage);
+    for netns in 0..count {
+        let key = AffinityKey { netns: 1 << 40 | netns, service, family: 4 };
+        map.insert(key, value, 0).unwrap();
+    }
+}
+
+/// What status says of full maps.
+fn full(stage: &Stage) -> Vec<String> {
+    common::strings(&stage.status()["agent"]["full"])
+}
+
+#[track_caller]
+fn eventually_full(stage: &Stage, agent: &Agent, text: &str) {
+    eventually(&format!("the status to say: {text}"), || {
+        let full = full(stage);
+        holds(full.iter().any(|line| line.contains(text)), format!("{full:?}: {}", agent.log()))
+    });
+    let log = agent.log();
+    assert_eq!(common::lines_with(&log, text).len(), 1, "not told once: {log}");
+}
+
+#[test]
+fn more_session_affinities_than_can_be_kept_are_told() {
+    let stage = Stage::new(1);
+    put_sticky(&stage, 10_800);
+    let agent = stage.agent_with(&["--max-affinity", "1024", "--repair-interval", "1"]);
+    add_affinities(&stage, 1500);
+    eventually_full(&stage, &agent, "map `AFFINITY` is full (--max-affinity 1024)");
+    eventually("the entries to be counted", || {
+        let entries = map(&agent, "entries", "affinity");
+        holds(entries > 700.0, entries)
+    });
+    assert_eq!(map(&agent, "limit", "affinity"), 1024.0);
+    stage.assert_served(&address(0));
+    // Without its service an affinity means nothing.
+    stage.remove("sticky.yaml");
+    eventually("the map to be empty", || {
+        let entries = map(&agent, "entries", "affinity");
+        holds(entries == 0.0 && full(&stage).is_empty(), format!("{entries}, {:?}", full(&stage)))
+    });
+}
+
+#[test]
+fn session_affinities_that_are_over_do_not_count_as_needed() {
+    let stage = Stage::new(1);
+    put_sticky(&stage, 1);
+    let agent = stage.agent_with(&["--max-affinity", "1024", "--repair-interval", "1"]);
+    add_affinities(&stage, 300);
+    eventually("the entries to be taken away", || {
+        let left = affinity(&stage).keys().count();
+        holds(left == 0, left)
+    });
+    assert_eq!(full(&stage), [""; 0], "{}", agent.log());
+}
+
+#[test]
+fn another_size_of_the_affinity_map_forgets_nobody() {
+    let stage = Stage::new(4);
+    put_sticky(&stage, 10_800);
+    // An older agent's handle leaves to the newest what it cleans up.
+    let mut agents = vec![stage.agent()];
+    let kept: Vec<String> = stage.spread(&address(0), 5).into_keys().collect();
+    for size in ["2048", "1024"] {
+        agents.last_mut().unwrap().stop().unwrap();
+        let next = stage.agent_with(&["--max-affinity", size]);
+        let seen: Vec<String> = stage.spread(&address(0), 5).into_keys().collect();
+        assert_eq!(seen, kept, "after --max-affinity {size}");
+        eventually("the map to be counted", || {
+            let metrics = next.metrics().unwrap();
+            let capacity = series(&metrics, "sockline_map_capacity{map=\"affinity\"}");
+            holds(capacity == Some(size.parse().unwrap()), format!("{capacity:?}"))
+        });
+        agents.push(next);
+    }
+}
+
+#[test]
+fn services_that_are_not_counted_for_want_of_room_are_named() {
+    let stage = Stage::new(1);
+    stage.put_service("served", &address(1));
+    let agent = stage.agent_with(&["--repair-interval", "1"]);
+    let pin = Damage::of(&stage).pins().map("SERVICES");
+    let map = Map::PerCpuHashMap(MapData::from_pin(pin).unwrap());
+    let mut counters: PerCpuHashMap<MapData, u32, ServiceCounters> = map.try_into().unwrap();
+    let none = || {
+        let cpus = nr_cpus().unwrap();
+        PerCpuValues::try_from(vec![ServiceCounters::default(); cpus]).unwrap()
+    };
+    // Of services that are nobody's.
+    let foreign = |number: u32| (1 << 20) + number;
+    for number in 0..COUNTED_SERVICES {
+        // The kernel fetches memory for CPUs' own values more slowly than this can use it.
+        eventually("an entry to be written", || counters.insert(foreign(number), none(), 0));
+    }
+    stage.put("empty.yaml", &[objects::web_service("empty", &address(0))]);
+    stage.eventually_refused(&address(0));
+    eventually_full(&stage, &agent, "is not counted: shop/empty:web/TCP");
+    let faults =
+        series(&agent.metrics().unwrap(), "sockline_kernel_faults_total{fault=\"counters-full\"}");
+    assert!(faults >= Some(1.0), "{faults:?}");
+    for number in 0..COUNTED_SERVICES {
+        counters.remove(&foreign(number)).unwrap();
+    }
+    eventually("the room to be seen", || {
+        let full = full(&stage);
+        holds(full.is_empty(), format!("{full:?}"))
+    });
+}
+
+#[test]
+fn pods_that_there_is_no_room_to_leave_alone_are_named_and_left_alone_later() {
+    const UID: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
+    let stage = Stage::new(1);
+    stage.put_service("web", &address(0));
+    let agent = stage.agent_with(&["--repair-interval", "86400"]);
+    let pin = Damage::of(&stage).pins().map("LEFT_ALONE");
+    let map = Map::HashMap(MapData::from_pin(pin).unwrap());
+    let mut cgroups: HashMap<MapData, u64, u32> = map.try_into().unwrap();
+    let foreign = |number: u32| 1 << 40 | u64::from(number);
+    for number in 0..CGROUPS {
+        cgroups.insert(foreign(number), ANY_LEVEL, 0).unwrap();
+    }
+    let cgroup = stage.node.pod_cgroup(UID).unwrap();
+    let container = cgroup.container(&stage.client, "meshed").unwrap();
+    let pod: Value = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "meshed", "namespace": "shop", "uid": UID,
+            "labels": {"sockline.dev/redirect": "disabled"},
+        },
+        "spec": {"nodeName": "node-a"},
+        "status": {"phase": "Running"},
+    });
+    stage.put("pod.yaml", &[pod]);
+    let text = "they are to be left alone: shop/meshed";
+    eventually("the pod to be told", || holds(agent.log().contains(text), agent.log()));
+    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    assert!(table.contains("NO ROOM for it: it is redirected"), "{table}");
+    let metrics = agent.metrics().unwrap();
+    assert_eq!(series(&metrics, "sockline_pods_not_left_alone"), Some(1.0), "{metrics}");
+    for number in 0..CGROUPS {
+        cgroups.remove(&foreign(number)).unwrap();
+    }
+    eventually("the pod to be left alone", || common::untouched(&container, &address(0)));
+    let log = agent.log();
+    assert_eq!(common::lines_with(&log, text).len(), 1, "{log}");
+}

@@ -1,0 +1,230 @@
+//! What the agent may do once it has started, and what it can do with that.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use common::{Stage, error_of, eventually, holds, series};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::json;
+use sockline_testbed::{Agent, UdpClient, objects};
+
+const CART: &str = "10.96.0.1";
+
+/// Numbers of capabilities (`linux/capability.h`), as the masks of `/proc/PID/status` have them.
+const DAC_READ_SEARCH: u64 = 1 << 2;
+const NET_ADMIN: u64 = 1 << 12;
+const SYS_PTRACE: u64 = 1 << 19;
+const SYS_ADMIN: u64 = 1 << 21;
+const BPF: u64 = 1 << 39;
+
+/// The fields of a `/proc/…/status` that are about privileges.
+fn privileges(folder: &Path) -> BTreeMap<String, u64> {
+    let status = fs::read_to_string(folder.join("status")).unwrap();
+    status
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(name, _)| name.starts_with("Cap") || *name == "NoNewPrivs")
+        .map(|(name, value)| (name.to_owned(), u64::from_str_radix(value.trim(), 16).unwrap()))
+        .collect()
+}
+
+/// What the fields say of a process that may do just this.
+fn only(capabilities: u64) -> BTreeMap<String, u64> {
+    [
+        ("CapInh", 0),
+        ("CapPrm", capabilities),
+        ("CapEff", capabilities),
+        ("CapBnd", capabilities),
+        ("CapAmb", 0),
+        ("NoNewPrivs", 1),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+fn threads(pid: u32) -> Vec<PathBuf> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks.map(|task| task.unwrap().path()).collect()
+}
+
+/// The process id that status names.
+fn helper(stage: &Stage) -> u32 {
+    let status = stage.status();
+    let pid = status["agent"]["closing"]["helper"]["running"].as_u64();
+    let pid = pid.unwrap_or_else(|| panic!("no helper runs: {status:#}"));
+    pid.try_into().unwrap()
+}
+
+fn serving() -> (Stage, Agent) {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let agent = stage.agent_with(&common::REPAIRS);
+    (stage, agent)
+}
+
+#[test]
+fn no_thread_of_the_agent_keeps_more_than_it_needs() {
+    let (_stage, agent) = serving();
+    let threads = threads(agent.pid());
+    assert!(threads.len() > 2, "a runtime has threads: {threads:?}");
+    for thread in threads {
+        let seen = privileges(&thread);
+        assert_eq!(
+            seen,
+            only(BPF | NET_ADMIN | DAC_READ_SEARCH),
+            "{}: {seen:x?}",
+            thread.display()
+        );
+    }
+}
+
+#[test]
+fn the_helper_keeps_what_it_takes_to_enter_namespaces_and_close_sockets_there() {
+    let (stage, _agent) = serving();
+    let pid = helper(&stage);
+    for thread in threads(pid) {
+        let seen = privileges(&thread);
+        assert_eq!(seen, only(SYS_ADMIN | SYS_PTRACE | NET_ADMIN | BPF), "{seen:x?}");
+    }
+}
+
+#[test]
+fn the_helper_holds_nothing_of_the_agents_open() {
+    let (stage, _agent) = serving();
+    let files = fs::read_dir(format!("/proc/{}/fd", helper(&stage))).unwrap();
+    let files: Vec<PathBuf> =
+        files.map(|file| fs::read_link(file.unwrap().path()).unwrap_or_default()).collect();
+    let is_foreign = |file: &&PathBuf| {
+        // Its own end of the socket pair, twice, and what it was started with.
+        let name = file.to_string_lossy();
+        !(name.starts_with("socket:") || name.starts_with("/dev/null") || name.ends_with(".log"))
+    };
+    assert_eq!(files.iter().filter(is_foreign).count(), 0, "{files:?}");
+    assert!(files.len() <= 4, "{files:?}");
+}
+
+#[test]
+fn maps_still_grow() {
+    let (stage, agent) = serving();
+    let before = stage.status()["agent"]["maps"].clone();
+    // More than the first hash of frontends and the first segment of backends have room for.
+    let services = (0..1300u32).flat_map(|number| {
+        let name = format!("svc-{number}");
+        let [_, _, high, low] = number.to_be_bytes();
+        let address = format!("10.97.{high}.{low}");
+        [objects::service(&name, &address), objects::slice(&name, &stage.addresses())]
+    });
+    let mut all: Vec<_> = services.collect();
+    for service in all.iter_mut().filter(|object| object["kind"] == "Service") {
+        service["spec"]["externalIPs"] =
+            json!([service["spec"]["clusterIP"].as_str().unwrap().replace("10.97", "10.98")]);
+    }
+    stage.put("many.yaml", &all);
+    let capacity = |map: &str| {
+        let maps = stage.status()["agent"]["maps"].clone();
+        let found = maps.as_array().unwrap().iter().find(|one| one["map"] == map).cloned();
+        found.unwrap()["capacity"].as_u64().unwrap()
+    };
+    eventually("the maps to have grown", || {
+        let (frontends, backends) = (capacity("frontends"), capacity("backends"));
+        holds(frontends > 4096 && backends > 1024, format!("{frontends} and {backends}, {before}"))
+    });
+    assert_eq!(stage.status()["agent"]["failures"], json!([]), "{}", agent.log());
+    stage.assert_served("10.98.5.19");
+}
+
+#[test]
+fn links_and_pins_are_still_repaired() {
+    let (stage, agent) = serving();
+    let damage = common::damage::Damage::of(&stage);
+    fs::remove_file(damage.pins().link("connect4")).unwrap();
+    fs::remove_file(damage.pins().map("NAMES")).unwrap();
+    eventually("pins to be there again", || {
+        let pins = [damage.pins().link("connect4"), damage.pins().map("NAMES")];
+        let missing: Vec<_> = pins.iter().filter(|pin| !pin.exists()).collect();
+        holds(missing.is_empty(), format!("{missing:?}: {}", agent.log()))
+    });
+    stage.assert_served(CART);
+}
+
+#[test]
+fn a_helper_that_ends_is_told_and_the_agent_serves_on() {
+    let (stage, agent) = serving();
+    kill(Pid::from_raw(helper(&stage).try_into().unwrap()), Signal::SIGKILL).unwrap();
+    eventually("status to say so", || {
+        let helper = stage.status()["agent"]["closing"]["helper"].clone();
+        holds(helper["ended"] == "signal: 9 (SIGKILL)", helper)
+    });
+    let ended = series(&agent.metrics().unwrap(), "sockline_helper_ended_total");
+    assert_eq!(ended, Some(1.0));
+    let log = agent.log();
+    assert_eq!(common::lines_with(&log, "the helper process has ended").len(), 1, "{log}");
+    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    assert!(table.contains("the helper process has ended (signal: 9 (SIGKILL))"), "{table}");
+    stage.put_service("other", "10.96.0.2");
+    stage.eventually_served("10.96.0.2");
+}
+
+#[test]
+fn the_helper_ends_with_its_agent_however_that_ends() {
+    for end in [Agent::kill, Agent::stop] {
+        let (stage, mut agent) = serving();
+        let helper = PathBuf::from(format!("/proc/{}/comm", helper(&stage)));
+        assert_eq!(fs::read_to_string(&helper).unwrap(), "sockline-helper\n");
+        end(&mut agent).unwrap();
+        eventually("the helper to end", || {
+            let name = fs::read_to_string(&helper).unwrap_or_default();
+            holds(name != "sockline-helper\n", name)
+        });
+        let _next = stage.agent();
+    }
+}
+
+#[test]
+fn without_the_right_to_enter_namespaces_status_and_check_say_so() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    // Not so of a binary that may get it from its parent's bounds.
+    let wrapper = stage.node.temp().join("sockline-confined");
+    let binary = sockline_testbed::sockline_binary().unwrap();
+    let script = format!(
+        "#!/bin/sh\nexec setpriv --bounding-set=-all,+bpf,+net_admin,+perfmon {} \"$@\"\n",
+        binary.display()
+    );
+    fs::write(&wrapper, script).unwrap();
+    let made = Command::new("chmod").arg("755").arg(&wrapper).output().unwrap();
+    assert!(made.status.success(), "{}", error_of(&made));
+    let options = sockline_testbed::AgentOptions { binary: Some(wrapper), ..common::options(&[]) };
+    let _agent = stage.node.agent(&options).unwrap();
+    let connect = || UdpClient::connected(std::net::SocketAddr::new(common::ip(CART), 53)).unwrap();
+    let (own, of_pod) = (stage.node.run(connect), stage.client.run(connect));
+    for client in [&own, &of_pod] {
+        assert_eq!(client.ask("?").unwrap().who, "web-0");
+    }
+    stage.put("cart.yaml", &[objects::service("cart", CART), objects::slice("cart", &[])]);
+    eventually("the socket in the agent's namespace to be closed", || {
+        holds(own.ask("?").is_err(), "it is open")
+    });
+    assert_eq!(of_pod.ask("?").unwrap().who, "web-0");
+    let said =
+        "without CAP_SYS_ADMIN, sockets are closed in the agent's own network namespace only";
+    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    assert!(table.contains(said), "{table}");
+    let findings = stage.look(&["check", "-o", "json"]);
+    let findings: serde_json::Value = serde_json::from_slice(&findings.stdout).unwrap();
+    let finding = findings.as_array().unwrap().iter().find(|one| one["check"] == "sockets.closing");
+    let finding = finding.unwrap();
+    assert_eq!(finding["state"], "warning", "{finding:#}");
+    assert!(finding["detail"].as_str().unwrap().contains(said), "{finding:#}");
+}

@@ -1,0 +1,106 @@
+//! Entries of the maps that somebody changes behind the agent's back.
+//!
+//! What the kernel does with a wrong entry is wrong by definition, so what fails until the repair is
+//! counted by itself. Then everything must be right again.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Context, Result};
+use sockline_testbed::bpf::RawMap;
+
+use crate::chaos::keeper::{Keeper, REPAIR_INTERVAL};
+
+/// How an entry is changed.
+#[derive(Clone, Copy, Debug)]
+enum Poke {
+    Removed,
+    Zeroed,
+    /// One byte of it, at random.
+    Flipped,
+    /// In place of another's.
+    Copied,
+}
+
+const OF_HASHES: &[Poke] = &[Poke::Removed, Poke::Flipped, Poke::Copied];
+const OF_ARRAYS: &[Poke] = &[Poke::Zeroed, Poke::Flipped, Poke::Copied];
+
+pub(super) fn frontends(keeper: &mut Keeper) -> Result<()> {
+    poke(keeper, "FRONTENDS", true, OF_HASHES)
+}
+
+pub(super) fn slots(keeper: &mut Keeper) -> Result<()> {
+    poke(keeper, "SLOTS", true, OF_ARRAYS)
+}
+
+pub(super) fn backends(keeper: &mut Keeper) -> Result<()> {
+    poke(keeper, "BACKENDS", true, OF_ARRAYS)
+}
+
+pub(super) fn filter(keeper: &mut Keeper) -> Result<()> {
+    poke(keeper, "FILTER", false, OF_ARRAYS)
+}
+
+/// No program reads them, so nothing may fail for it; the next agent must do without some.
+pub(super) fn names(keeper: &mut Keeper) -> Result<()> {
+    poke(keeper, "NAMES", false, OF_HASHES)?;
+    keeper.kill()?;
+    keeper.start(keeper.build())
+}
+
+/// Entries that are changed at a time.
+const ENTRIES: usize = 5;
+
+fn poke(keeper: &mut Keeper, name: &'static str, is_outer: bool, pokes: &[Poke]) -> Result<()> {
+    let pin = keeper.pins()?.join("maps").join(name);
+    let map = RawMap::pinned(&pin).with_context(|| format!("opening {}", pin.display()))?;
+    let map = if is_outer {
+        let inner = keeper.random.choice(map.inner_ids()?);
+        RawMap::with_id(inner.with_context(|| format!("{name} holds no maps"))?)?
+    } else {
+        map
+    };
+    let mut used = Vec::new();
+    for key in map.keys()? {
+        if let Some(value) = map.get(&key)?
+            && value.iter().any(|&byte| byte != 0)
+        {
+            used.push((key, value));
+        }
+    }
+    let chosen = keeper.random.choose_multiple(used.clone(), ENTRIES);
+    keeper.world.damage_begins();
+    for (key, value) in chosen {
+        let how = pokes[keeper.random.usize(..pokes.len())];
+        let mut changed = value.clone();
+        match how {
+            Poke::Removed => {}
+            Poke::Zeroed => changed.fill(0),
+            Poke::Flipped => {
+                let place = keeper.random.usize(..changed.len());
+                changed[place] ^= keeper.random.u8(1..);
+            }
+            Poke::Copied => changed = used[keeper.random.usize(..used.len())].1.clone(),
+        }
+        keeper
+            .ledger
+            .event(format!("{name}[{key:02x?}] is {how:?}: {value:02x?} to {changed:02x?}"));
+        let done =
+            if matches!(how, Poke::Removed) { map.remove(&key) } else { map.set(&key, &changed) };
+        if done.is_err() {
+            // The agent took the entry away meanwhile.
+            keeper.ledger.count("pokes that came too late");
+        }
+        keeper.ledger.count("entries of maps that were poked");
+    }
+    // Every entry is compared once in an interval.
+    thread::sleep(REPAIR_INTERVAL * 2 + Duration::from_millis(200));
+    let settled = keeper.confirm();
+    let checked = keeper.check();
+    keeper.world.damage_ends();
+    keeper.ledger.event(format!("{name} is to be right again"));
+    settled?;
+    if let Err(error) = checked {
+        keeper.ledger.mistake("nodes that were not repaired", &format!("{name}: {error:#}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! The node's agent, and the API server that it watches, as they are brought up and down.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use sockline_testbed::{Agent, AgentOptions, Build, Metrics, Node, api::Server, bpf};
+
+use super::{
+    cluster::{Cluster, MARK, mark_address},
+    leaks::Objects,
+    ledger::Ledger,
+    world::World,
+};
+
+/// For what the agent does at once: it shares the machine with hundreds of connects a second.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often the agent compares the kernel with its plan.
+pub(super) const REPAIR_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(super) struct Keeper {
+    pub(super) node: Arc<Node>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) world: Arc<World>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) random: fastrand::Rng,
+    agent: Option<Agent>,
+    build: Build,
+    /// In place of the one that is built for tests.
+    binary: Option<PathBuf>,
+    server: Option<Server>,
+    address: SocketAddr,
+    kubeconfig: PathBuf,
+    mark: u16,
+    /// Everything of BPF that was ever seen in the agent or its pins.
+    objects: Objects,
+}
+
+impl Keeper {
+    /// With an API server, and no agent yet.
+    pub(super) fn new(
+        node: &Arc<Node>,
+        cluster: &Arc<Cluster>,
+        world: &Arc<World>,
+        ledger: &Arc<Ledger>,
+        random: fastrand::Rng,
+    ) -> Result<Self> {
+        let listener = node.outside().run(|| TcpListener::bind(("127.0.0.1", 0)))?;
+        let address = listener.local_addr()?;
+        let server = Server::start(&cluster.api, listener).context("starting the API server")?;
+        let kubeconfig = server.kubeconfig(node.temp())?;
+        Ok(Self {
+            node: Arc::clone(node),
+            cluster: Arc::clone(cluster),
+            world: Arc::clone(world),
+            ledger: Arc::clone(ledger),
+            random,
+            agent: None,
+            build: Build::This,
+            binary: None,
+            server: Some(server),
+            address,
+            kubeconfig,
+            mark: 1,
+            objects: Objects::default(),
+        })
+    }
+
+    /// From now on, agents are of this binary.
+    pub(super) fn use_binary(&mut self, binary: PathBuf) {
+        self.binary = Some(binary);
+    }
+
+    pub(super) fn agent(&mut self) -> Result<&mut Agent> {
+        self.agent.as_mut().context("no agent was started yet")
+    }
+
+    pub(super) const fn build(&self) -> Build {
+        self.build
+    }
+
+    pub(super) fn options(&self, build: Build) -> Result<AgentOptions> {
+        Ok(AgentOptions {
+            kubeconfig: Some(self.kubeconfig.clone()),
+            binary: Some(self.binary.clone().map_or_else(|| build.binary(), Ok)?),
+            args: ["--repair-interval", "1"].map(str::to_owned).to_vec(),
+            ready_within: PATIENCE,
+            ..AgentOptions::default()
+        })
+    }
+
+    /// Starts an agent, in place of one that has ended, and does not wait for anything.
+    pub(super) fn spawn(&mut self, build: Build) -> Result<()> {
+        if (build == Build::OtherLayout) != (self.build == Build::OtherLayout) {
+            // Until it is known to be complete; a second change meanwhile is the same one.
+            self.world.layout_change_begins();
+        }
+        self.ledger.event(format!("an agent starts: {build:?}"));
+        self.agent = Some(self.node.spawn_agent(&self.options(build)?)?);
+        self.build = build;
+        Ok(())
+    }
+
+    /// Waits until the agent is ready and the kernel is as the cluster is now.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        let began = Instant::now();
+        self.agent()?.wait_until_ready(PATIENCE)?;
+        self.ledger.event(format!("the agent is ready after {:.1?}", began.elapsed()));
+        self.confirm()?;
+        self.world.layout_change_ends();
+        Ok(())
+    }
+
+    pub(super) fn start(&mut self, build: Build) -> Result<()> {
+        self.spawn(build)?;
+        self.settle()
+    }
+
+    pub(super) fn kill(&mut self) -> Result<()> {
+        self.note_objects();
+        self.ledger.event("SIGKILL");
+        self.agent()?.kill()?;
+        Ok(())
+    }
+
+    pub(super) fn stop(&mut self) -> Result<()> {
+        self.note_objects();
+        self.ledger.event("SIGTERM");
+        let status = self.agent()?.stop()?;
+        if !status.success() {
+            self.ledger.mistake("agents that ended badly", &format!("{status} after SIGTERM"));
+        }
+        Ok(())
+    }
+
+    /// Makes a change and waits until it is in the kernel: then so are all that were made before.
+    pub(super) fn confirm(&mut self) -> Result<()> {
+        self.mark = self.mark % 60_000 + 1;
+        let (mark, made) = (self.mark, Instant::now());
+        self.cluster.apply_mark(mark);
+        let wanted = mark_address(mark).to_string();
+        let place = format!("default/{MARK}");
+        let deadline = made + PATIENCE;
+        loop {
+            let seen = self.agent()?.cli(&["backends", &place, "-o", "json"]);
+            if seen.as_ref().is_ok_and(|seen| seen.contains(&wanted)) {
+                self.world.confirm(made);
+                return Ok(());
+            }
+            if let Some(status) = self.agent()?.try_wait()? {
+                bail!("the agent has ended, {status}");
+            }
+            if Instant::now() > deadline {
+                bail!("a change is not in the kernel after {PATIENCE:?}: {seen:?}");
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The value of a metric.
+    pub(super) fn metric(&mut self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        Ok(Metrics::parse(&self.agent()?.metrics()?).sum(name, labels))
+    }
+
+    /// Runs `sockline check` and fails with what it finds.
+    pub(super) fn check(&mut self) -> Result<()> {
+        let cgroup = self.node.cgroup().to_string_lossy().into_owned();
+        self.agent()?.cli(&["check", "--cgroup", &cgroup]).map(drop)
+    }
+
+    /// Ends the API server with all its connections.
+    pub(super) fn stop_server(&mut self) {
+        self.ledger.event("the API server ends");
+        self.server = None;
+    }
+
+    pub(super) fn start_server(&mut self) -> Result<()> {
+        let address = self.address;
+        let listener = self.node.outside().run(|| TcpListener::bind(address));
+        let listener = listener.context("starting the API server again")?;
+        self.server = Some(Server::start(&self.cluster.api, listener)?);
+        self.ledger.event("the API server is back");
+        Ok(())
+    }
+
+    /// Where the pins of the agent's layout are.
+    pub(super) fn pins(&self) -> Result<PathBuf> {
+        let root = self.node.bpffs().join("sockline");
+        let version = if self.build == Build::OtherLayout { "v1001" } else { "v1" };
+        let pins = root.join(version);
+        if !pins.is_dir() {
+            bail!("{} is not there", pins.display());
+        }
+        Ok(pins)
+    }
+
+    /// Notes what the agent has open and what is pinned.
+    pub(super) fn note_objects(&mut self) {
+        let pid = self.agent.as_ref().map(Agent::pid);
+        if let Some(open) = pid.and_then(|pid| bpf::open_in(pid).ok()) {
+            self.objects.add(open);
+        }
+        self.objects.add_pinned(&self.node.bpffs().join("sockline"));
+    }
+
+    pub(super) fn log_tail(&self) -> String {
+        let log = self.agent.as_ref().map(Agent::log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// Ends the agent, removes everything, and returns what must be gone soon.
+    pub(super) fn clean_up(mut self) -> Result<Objects> {
+        self.stop()?;
+        self.agent()?.cli(&["cleanup"])?;
+        let root = self.node.bpffs().join("sockline");
+        if root.exists() {
+            self.ledger.mistake("pins left after cleanup", &root.display().to_string());
+        }
+        Ok(std::mem::take(&mut self.objects))
+    }
+}

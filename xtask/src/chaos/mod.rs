@@ -1,0 +1,237 @@
+//! `cargo xtask chaos`: clients make and hold connections to services while everything around them is
+//! disturbed, and every answer is judged.
+//!
+//! What may fail: calls to a service with an endpoint that was dead at the time, sockets at such an
+//! endpoint, and calls while an entry of a map was wrong, or a program detached, by our own hand. All
+//! other failures, misrouted calls and lost sockets are mistakes, and so is anything that is left in
+//! the kernel in the end. Ends with a report of all counts.
+
+mod clients;
+mod cluster;
+mod disturb;
+mod keeper;
+mod leaks;
+mod ledger;
+mod pressure;
+mod report;
+mod servers;
+mod world;
+
+use std::{
+    collections::BTreeSet,
+    env,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use sockline_testbed::{Build, Node, Task};
+
+use self::{
+    clients::Around,
+    cluster::{CLIENTS, Churn, Cluster, PODS, SERVICES},
+    disturb::Disturbance,
+    keeper::Keeper,
+    leaks::{Account, Traces},
+    ledger::Ledger,
+    world::World,
+};
+use crate::{process, repo, setup, term, variants};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// How long to disturb [default: 600, and 300 with --pressure]
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<u64>,
+    /// What chance is to do: the seed that an earlier run printed
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Leave these disturbances out
+    #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "only")]
+    without: Vec<String>,
+    /// Use only these disturbances
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Disturb nothing: 200,000 connects a minute, 10,000 open sockets, 1,000 changes a second
+    #[arg(long, conflicts_with_all = ["only", "without"])]
+    pressure: bool,
+    /// Kill the agent at every system call of its start, one after the other, and nothing else; takes
+    /// half an hour
+    #[arg(long, conflicts_with_all = ["only", "without", "pressure", "seconds", "seed"])]
+    every_call: bool,
+}
+
+impl Args {
+    /// What continuous integration has the time for.
+    pub(crate) fn for_a_minute() -> Self {
+        Self {
+            seconds: Some(60),
+            seed: None,
+            without: Vec::new(),
+            only: Vec::new(),
+            pressure: false,
+            every_call: false,
+        }
+    }
+}
+
+/// Open files of this process: the servers' sockets are 3,000, and so are all others.
+const FILES: u64 = 8_192;
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let disturbances = chosen(args)?;
+    setup::ensure()?;
+    // Named by hand: what stands beside it is used as it is.
+    if env::var_os("SOCKLINE_BIN").is_none() {
+        variants::build()?;
+    }
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    if args.every_call {
+        let test =
+            ["test", "--package", "sockline-testbed", "--test", "killed", "--", "--nocapture"];
+        return process::run(repo::cargo(&test)?.env("SOCKLINE_EVERY_CALL", "1"));
+    }
+    if args.pressure {
+        return pressure::run(args.seconds.unwrap_or(300), seed);
+    }
+    raise_file_limit(FILES)?;
+    term::doing(
+        "chaos",
+        &format!("seed {seed}: {SERVICES} services, {PODS} pods, {CLIENTS} clients"),
+    );
+    let began = Instant::now();
+    let ledger = Arc::new(Ledger::new());
+    let stage = Stage::start(seed, &ledger)?;
+    let (log, leaks) =
+        stage.run(&disturbances, Duration::from_secs(args.seconds.unwrap_or(600)))?;
+    report::print(&ledger, &leaks, began.elapsed());
+    let leaked: usize = leaks.iter().map(|(_, _, left)| left).sum();
+    if ledger.mistakes() == 0 && leaked == 0 {
+        term::ok("chaos", &format!("nothing failed that should not (seed {seed})"));
+        return Ok(());
+    }
+    report::print_story(&ledger, &log);
+    bail!("{} mistakes, {leaked} things left; seed {seed}", ledger.mistakes());
+}
+
+fn raise_file_limit(files: u64) -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(files), hard.max(files))
+        .with_context(|| format!("raising RLIMIT_NOFILE from {soft} to {files}"))
+}
+
+fn chosen(args: &Args) -> Result<Vec<&'static Disturbance>> {
+    for name in args.without.iter().chain(&args.only) {
+        let known = || disturb::ALL.iter().map(|one| one.name).collect::<Vec<_>>().join(", ");
+        ensure!(
+            disturb::ALL.iter().any(|one| one.name == name),
+            "there is no disturbance {name:?}, but {}",
+            known()
+        );
+    }
+    let is_named = |names: &[String], one: &Disturbance| names.iter().any(|name| name == one.name);
+    let all = disturb::ALL.iter().filter(|one| {
+        !is_named(&args.without, one) && (args.only.is_empty() || is_named(&args.only, one))
+    });
+    Ok(all.collect())
+}
+
+/// Everything that runs.
+struct Stage {
+    node: Arc<Node>,
+    cluster: Arc<Cluster>,
+    world: Arc<World>,
+    ledger: Arc<Ledger>,
+    keeper: Keeper,
+    random: fastrand::Rng,
+    around: Around,
+    clients: Vec<Task<()>>,
+}
+
+impl Stage {
+    fn start(seed: u64, ledger: &Arc<Ledger>) -> Result<Self> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let node = Arc::new(Node::new()?);
+        let cluster = Arc::new(Cluster::new(&node)?);
+        let world = Arc::new(World::new(SERVICES, PODS));
+        cluster.fill(&world, &mut random);
+        let mut keeper = Keeper::new(&node, &cluster, &world, ledger, random.fork())?;
+        keeper.start(Build::This).context("starting the first agent")?;
+        let around = Around {
+            world: Arc::clone(&world),
+            ledger: Arc::clone(ledger),
+            targets: Arc::new(Cluster::targets()),
+            stop: Arc::new(AtomicBool::new(false)),
+        };
+        let mut clients = Vec::new();
+        for client in &cluster.clients {
+            clients.extend(clients::start(client, &around, random.u64(..))?);
+        }
+        let ledger = Arc::clone(ledger);
+        Ok(Self { node, cluster, world, ledger, keeper, random, around, clients })
+    }
+
+    /// Returns the end of the agent's log, and what is left.
+    fn run(
+        mut self,
+        disturbances: &[&'static Disturbance],
+        time: Duration,
+    ) -> Result<(String, Account)> {
+        let churn = Churn::start(&self.cluster, &self.world, &self.ledger, self.random.fork())?;
+        if let Err(error) = self.disturb(disturbances, time) {
+            self.ledger.mistake("disturbances that were not got over", &format!("{error:#}"));
+        }
+        churn.end()?;
+        if let Err(error) = self.keeper.confirm().and_then(|()| self.keeper.check()) {
+            self.ledger.mistake("nodes that are not well in the end", &format!("{error:#}"));
+        }
+        // Sockets of endpoints that are gone are closed by then, whatever was in the way before.
+        thread::sleep(Duration::from_secs(10));
+        self.world.calms_down();
+        thread::sleep(Duration::from_secs(2));
+        self.around.stop.store(true, Ordering::Relaxed);
+        self.clients.into_iter().for_each(Task::join);
+        let log = self.keeper.log_tail();
+        let mut namespaces = BTreeSet::from([self.node.outside().inode()?]);
+        for pod in self.cluster.pods.iter().chain(&self.cluster.clients) {
+            namespaces.insert(pod.inode()?);
+        }
+        let folders = [self.node.bpffs(), self.node.cgroup(), self.node.temp()];
+        let folders: Vec<PathBuf> = folders.iter().map(|path| path.to_path_buf()).collect();
+        let objects = self.keeper.clean_up()?;
+        drop((self.cluster, self.around, self.node));
+        Ok((log, Traces { objects, namespaces, folders }.account()))
+    }
+
+    /// All of them once in a random order, and again.
+    fn disturb(&mut self, disturbances: &[&'static Disturbance], time: Duration) -> Result<()> {
+        let began = Instant::now();
+        let mut bag: Vec<&Disturbance> = Vec::new();
+        loop {
+            if bag.is_empty() {
+                bag = disturbances.to_vec();
+                self.random.shuffle(&mut bag);
+            }
+            let (Some(next), true) = (bag.pop(), began.elapsed() < time) else { return Ok(()) };
+            self.progress(began, time, next.name);
+            let started = Instant::now();
+            self.ledger.event(format!("── {}", next.name));
+            self.keeper.note_objects();
+            (next.run)(&mut self.keeper).with_context(|| next.name)?;
+            self.ledger.disturbed(next.name, started.elapsed());
+        }
+    }
+
+    fn progress(&self, began: Instant, time: Duration, name: &str) {
+        let seconds = |time: Duration| usize::try_from(time.as_secs()).unwrap_or(usize::MAX);
+        let (calls, mistakes) = (self.ledger.calls(), self.ledger.mistakes());
+        let what = format!("{calls} calls, {mistakes} mistakes, {name}");
+        term::progress_of(&what, seconds(began.elapsed()), seconds(time));
+    }
+}

@@ -1,0 +1,184 @@
+//! `cargo xtask chaos --pressure`: many connects, many open sockets and many changes at once, for
+//! minutes, and what that does to the agent.
+
+mod load;
+mod samples;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use sockline_testbed::{Build, Metrics, Node};
+
+use self::{
+    load::{Connects, Held, Load},
+    samples::Samples,
+};
+use super::{
+    cluster::{CLIENTS, Cluster, PODS, SERVICES},
+    keeper::Keeper,
+    ledger::Ledger,
+    world::World,
+};
+use crate::{build, repo, term};
+
+/// What is asked for: in a second, and at a time.
+const CONNECTS: u32 = 200_000 / 60;
+const OPEN: usize = 10_000;
+const CHANGES: u32 = 1_000;
+
+/// Resident memory may grow by this between the first and the last quarter of the time that is
+/// looked at: what an allocator does, and no more.
+const GROWTH: f64 = 0.05;
+
+pub(super) fn run(seconds: u64, seed: u64) -> Result<()> {
+    ensure!(seconds >= 10, "--pressure needs at least 10 seconds");
+    super::raise_file_limit(OPEN as u64 * 2)?;
+    let time = Duration::from_secs(seconds);
+    let ledger = Arc::new(Ledger::new());
+    let mut random = fastrand::Rng::with_seed(seed);
+    let node = Arc::new(Node::new()?);
+    let cluster = Arc::new(Cluster::new(&node)?);
+    let world = Arc::new(World::new(SERVICES, PODS));
+    cluster.fill(&world, &mut random);
+    let load = Load::fill(&cluster, random.fork());
+    let mut keeper = Keeper::new(&node, &cluster, &world, &ledger, random.fork())?;
+    keeper.use_binary(binary()?);
+    keeper.start(Build::This).context("starting the agent")?;
+
+    term::doing(
+        "pressure",
+        &format!("{SERVICES} services, {PODS} pods, {CLIENTS} clients, and {load}"),
+    );
+    let mut held = Held::open(&cluster, OPEN)?;
+    let sockets = sockets(&mut keeper)?;
+    let before = Counts::read(&mut keeper)?;
+    let changes = load.change(CHANGES, time);
+    let connects = Connects::start(&cluster, CONNECTS)?;
+    let samples = Samples::take(keeper.agent()?.pid(), time)?;
+    let connects = connects.end();
+    let sent = changes.end();
+    let after = Counts::read_once(&mut keeper, &before, sent)?;
+    let lost = held.talk();
+    keeper.confirm().context("after all changes")?;
+    let checked = keeper.check();
+    let at_the_end = self::sockets(&mut keeper)?;
+    drop(held);
+
+    let minutes = time.as_secs_f64() / 60.0;
+    let rate = connects.made as f64 / minutes;
+    let growth = samples.growth();
+    let mut rows = Rows::default();
+    rows.add("connects a minute", format!("{rate:.0}"), rate >= 0.95 * f64::from(CONNECTS * 60));
+    rows.add("connects that failed", connects.failed.to_string(), connects.failed == 0);
+    rows.tell("the first of them", connects.first_failure.unwrap_or_default());
+    rows.add("open sockets", format!("{OPEN} ({sockets} in the table)"), true);
+    rows.add("open sockets lost", lost.to_string(), lost == 0);
+    rows.tell("in the table at the end", at_the_end.to_string());
+    let rate = sent as f64 / time.as_secs_f64();
+    rows.add("changes a second", format!("{rate:.0}"), rate >= 0.95 * f64::from(CHANGES));
+    rows.tell("changes made", sent.to_string());
+    let events = after.events - before.events;
+    rows.add("events that the agent counted", events.to_string(), events == sent);
+    rows.tell("changes in the kernel", (after.programmed - before.programmed).to_string());
+    rows.tell("new lists of slices", (after.lists - before.lists).to_string());
+    rows.tell("errors of syncs", (after.sync_errors - before.sync_errors).to_string());
+    rows.tell("faults in the kernel", (after.faults - before.faults).to_string());
+    for (window, median) in samples.medians().into_iter().enumerate() {
+        rows.tell(&format!("memory, quarter {}", window + 1), format!("{:.1} MB", median / 1e6));
+    }
+    rows.add("growth of memory", format!("{:+.1} %", growth * 100.0), growth <= GROWTH);
+    rows.tell("of one core", format!("{:.0} %", samples.cpu_share() * 100.0));
+    rows.add(
+        "the node in the end",
+        checked.as_ref().map_or_else(|error| format!("{error:#}"), |()| "well".to_owned()),
+        checked.is_ok(),
+    );
+    keeper.clean_up()?;
+    println!();
+    term::table(&["pressure", "measured", ""], &rows.rows);
+    if rows.bad > 0 {
+        bail!("{} of these are not as they should be; seed {seed}", rows.bad);
+    }
+    term::ok("pressure", &format!("held for {}", term::seconds(time)));
+    Ok(())
+}
+
+/// What is shipped, unless another one is named.
+fn binary() -> Result<PathBuf> {
+    if std::env::var_os("SOCKLINE_BIN").is_some() {
+        return Build::This.binary();
+    }
+    build::run(&build::Args::release())?;
+    Ok(repo::target_dir().join("release/sockline"))
+}
+
+#[derive(Default)]
+struct Rows {
+    rows: Vec<Vec<String>>,
+    bad: usize,
+}
+
+impl Rows {
+    fn tell(&mut self, what: &str, measured: String) {
+        if !measured.is_empty() {
+            self.rows.push(vec![what.to_owned(), measured, String::new()]);
+        }
+    }
+
+    fn add(&mut self, what: &str, measured: String, good: bool) {
+        self.bad += usize::from(!good);
+        let verdict = if good { "" } else { "NOT AS IT SHOULD BE" };
+        self.rows.push(vec![what.to_owned(), measured, verdict.to_owned()]);
+    }
+}
+
+fn sockets(keeper: &mut Keeper) -> Result<u64> {
+    let status: Value = serde_json::from_str(&keeper.agent()?.cli(&["status", "-o", "json"])?)?;
+    status["sockets"].as_u64().context("`sockline status` has no `sockets`")
+}
+
+/// What the agent has counted.
+struct Counts {
+    events: u64,
+    programmed: u64,
+    lists: u64,
+    sync_errors: u64,
+    faults: u64,
+}
+
+impl Counts {
+    fn read(keeper: &mut Keeper) -> Result<Self> {
+        let metrics = Metrics::parse(&keeper.agent()?.metrics()?);
+        let sum = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, labels) as u64;
+        let slices = |event| {
+            let labels = [("kind", "EndpointSlice"), ("event", event)];
+            sum("sockline_source_events_total", &labels)
+        };
+        let since = [("since", "arrival")];
+        Ok(Self {
+            events: slices("apply"),
+            programmed: sum("sockline_programming_latency_seconds_count", &since),
+            lists: slices("replace"),
+            sync_errors: sum("sockline_sync_errors_total", &[]),
+            faults: sum("sockline_kernel_faults_total", &[]),
+        })
+    }
+
+    /// Waits until this many events were counted, or for as long as a server may be behind.
+    fn read_once(keeper: &mut Keeper, before: &Self, sent: u64) -> Result<Self> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let now = Self::read(keeper)?;
+            if now.events - before.events >= sent || Instant::now() > deadline {
+                return Ok(now);
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+}

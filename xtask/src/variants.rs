@@ -1,0 +1,37 @@
+//! Other builds of the agent, for tests of upgrades: one of another layout, one with other programs
+//! for the same layout.
+//!
+//! They differ by features of the agent and the kernel side, so they are built into the folder of the
+//! agent itself, whose dependencies they share, and copied from there.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::{process, repo};
+
+/// Name, and the feature that makes it what it is.
+const VARIANTS: [(&str, &str); 2] =
+    [("other-layout", "test-layout"), ("other-build", "test-build")];
+
+/// Builds them, and last the agent itself, which then is where everybody looks for it.
+pub(crate) fn build() -> Result<()> {
+    let profile = repo::target_dir().join("debug");
+    let folder = profile.join("variants");
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    for (name, feature) in VARIANTS {
+        let args = ["build", "--package", "sockline", "--features", feature];
+        process::run(&mut repo::cargo(&args)?)?;
+        let place = folder.join(format!("sockline-{name}"));
+        copy(&profile.join("sockline"), &place)
+            .with_context(|| format!("copying the agent to {}", place.display()))?;
+    }
+    process::run(&mut repo::cargo(&["build", "--package", "sockline"])?)
+}
+
+/// In one step: what is there may be running.
+fn copy(from: &PathBuf, to: &PathBuf) -> std::io::Result<()> {
+    let beside = to.with_extension("new");
+    fs::copy(from, &beside)?;
+    fs::rename(beside, to)
+}
