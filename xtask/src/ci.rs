@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{audit, chaos, fuzz, image, process, repo, setup, term, vm_test};
+use crate::{audit, chaos, image, process, repo, setup, term, vm_test};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 10] = [
     ("setup", || setup::run(&setup::Args::default())),
     ("format", || process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?)),
     ("lints", || {
@@ -27,7 +27,6 @@ const STEPS: [Step; 11] = [
     ("lints: kernel", lint_kernel_side),
     ("audit", || audit::run(&audit::Args::default())),
     ("tests", run_readme_test),
-    ("fuzz", || fuzz::run(&fuzz::Args::in_ci())),
     ("chaos", || chaos::run(&chaos::Args::for_a_minute())),
     ("image", || image::run(&image::Args::with_trial())),
     // After `tests` and `image`, whose binaries it runs.

@@ -208,6 +208,8 @@ fn service(u: &mut Unstructured<'_>, name: ObjectName) -> Result<Service> {
         external_traffic_policy: policy(u)?,
         affinity_seconds: Option::<bool>::arbitrary(u)?.map(|one| if one { 1 } else { 86_400 }),
         redirect: if u.ratio(1, 8)? { Redirect::Disabled } else { Redirect::Enabled },
+        // Says nothing of the plan.
+        close_on_removal: None,
     })
 }
 

@@ -26,12 +26,6 @@ pub(crate) struct Args {
     input: Option<PathBuf>,
 }
 
-impl Args {
-    pub(crate) fn in_ci() -> Self {
-        Self { targets: Vec::new(), seconds: 60, input: None }
-    }
-}
-
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure()?;
     if !repo::has("c++")? {
