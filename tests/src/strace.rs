@@ -2,7 +2,7 @@
 //! knows of it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -40,18 +40,28 @@ pub fn counted(folder: &Path, build: Build, call: &str, log: &Path) -> Result<Pa
     program(folder, build, "counted", &format!("--output='{}' --trace={call}", log.display()))
 }
 
-/// How often the thread that made it most made a call, by what [`counted`] wrote.
+/// Commands of `bpf` that read: between two of them nothing is different.
+const READING: [&str; 4] = ["_LOOKUP_ELEM", "_LOOKUP_BATCH", "_GET_NEXT_KEY", "_GET_INFO_BY_FD"];
+
+/// The numbers of the calls that [`counted`] wrote, as [`KillAt`] has them, but for those of `bpf` that
+/// read.
 ///
 /// # Errors
 /// Those of reading.
-pub fn calls_in(log: &Path) -> Result<usize> {
+pub fn calls_in(log: &Path) -> Result<BTreeSet<usize>> {
     let text = fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))?;
     let mut by_thread: HashMap<&str, usize> = HashMap::new();
+    let mut numbers = BTreeSet::new();
     // A call that another thread interrupts is told of twice.
     for line in text.lines().filter(|line| line.contains('(') && !line.contains(" resumed>")) {
-        *by_thread.entry(line.split(' ').next().unwrap_or_default()).or_default() += 1;
+        let number = by_thread.entry(line.split(' ').next().unwrap_or_default()).or_default();
+        *number += 1;
+        let command = line.split(',').next().unwrap_or_default();
+        if !READING.iter().any(|reading| command.ends_with(reading)) {
+            numbers.insert(*number);
+        }
     }
-    Ok(by_thread.into_values().max().unwrap_or(0))
+    Ok(numbers)
 }
 
 fn program(folder: &Path, build: Build, name: &str, options: &str) -> Result<PathBuf> {
@@ -65,4 +75,22 @@ fn program(folder: &Path, build: Build, name: &str, options: &str) -> Result<Pat
     fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_numbered_by_thread_and_those_that_read_are_left_out() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let text = "7 bpf(BPF_MAP_CREATE, {…}, 80) = 3\n\
+                    8 bpf(BPF_MAP_LOOKUP_ELEM, {…} <unfinished ...>\n\
+                    7 bpf(BPF_MAP_GET_NEXT_KEY, {…}, 32) = 0\n\
+                    8 <... bpf resumed>) = 0\n\
+                    8 bpf(BPF_LINK_CREATE, {…}, 64) = ?\n\
+                    7 bpf(BPF_OBJ_PIN, {…}, 16) = 0\n";
+        fs::write(log.path(), text).unwrap();
+        assert_eq!(calls_in(log.path()).unwrap(), BTreeSet::from([1, 2, 3]));
+    }
 }

@@ -114,8 +114,8 @@ impl Killing {
         }
     }
 
-    /// How many calls there are to be killed at, in a start of this build from here.
-    fn count(&mut self, build: Build, call: &'static str) -> usize {
+    /// The calls there are to be killed at, in a start of this build from here.
+    fn count(&mut self, build: Build, call: &'static str) -> BTreeSet<usize> {
         let log = self.stage.node.temp().join("calls");
         let program = strace::counted(self.stage.node.temp(), build, call, &log).unwrap();
         self.change();
@@ -187,10 +187,10 @@ impl Killing {
     }
 
     /// The calls to be killed at.
-    fn chosen(&mut self, call: &'static str, count: usize) -> Vec<KillAt> {
-        let all = 1..=count;
+    fn chosen(&mut self, call: &'static str, all: BTreeSet<usize>) -> Vec<KillAt> {
+        let count = all.len();
         let numbers: Vec<usize> = if env::var_os("SOCKLINE_EVERY_CALL").is_some() {
-            all.collect()
+            all.into_iter().collect()
         } else {
             self.random.choose_multiple(all, SAMPLE)
         };

@@ -14,7 +14,7 @@ use std::{
 };
 
 use common::{Stage, eventually, hammer::Hammer, holds, ip, options};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sockline_testbed::{Agent, AgentOptions, Build, objects};
 
 const CART: &str = "10.96.0.1";
@@ -208,7 +208,7 @@ fn a_service_in_a_file_that_is_broken_is_served_after_a_change_of_layout() {
     let hammer = hammer(&stage);
     agent.stop().unwrap();
     stage.put_text("ship.yaml", "---\nkind: Service\nmetadata: {name: [\n");
-    let agent = waiting(&stage);
+    let mut agent = waiting(&stage);
     stage.assert_served(CART);
     stage.assert_served(SHIP);
     let log = agent.log();

@@ -187,10 +187,10 @@ fn mptcp_is_translated_and_its_peer_is_the_service_where_the_kernel_can_tell() {
     let translated = stage.cluster.features().unwrap().mptcp_sock;
     let mut connected = 0;
     for to in forms() {
+        let peer = if translated { to } else { stage.backend(to) };
         connected += stage.client.run(|| {
             let Some(socket) = Socket::mptcp(family(to)).unwrap() else { return 0 };
             socket.connect(to).unwrap();
-            let peer = if translated { to } else { stage.backend(to) };
             assert_eq!(socket.peer().unwrap(), peer);
             assert_eq!(talk(&socket.into_std()), "web", "{to}");
             1

@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{audit, chaos, image, process, repo, setup, term, vm_test};
+use crate::{audit, chaos, image, process, repo, setup, term};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 9] = [
     ("setup", || setup::run(&setup::Args::default())),
     ("format", || process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?)),
     ("lints", || {
@@ -29,8 +29,6 @@ const STEPS: [Step; 10] = [
     ("tests", run_readme_test),
     ("chaos", || chaos::run(&chaos::Args::for_a_minute())),
     ("image", || image::run(&image::Args::with_trial())),
-    // After `tests` and `image`, whose binaries it runs.
-    ("kernels", || vm_test::run(&vm_test::Args::ci())),
 ];
 
 pub(crate) fn run() -> Result<()> {

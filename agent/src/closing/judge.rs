@@ -82,6 +82,12 @@ impl Judge {
         self.former.extend(addresses.into_iter().map(|at| (at, (after, now))));
     }
 
+    /// Some service that is gone may have connections to be closed.
+    #[must_use]
+    pub fn remembers(&self) -> bool {
+        !self.former.is_empty()
+    }
+
     /// Some sockets were left as they are because their endpoint still serves, as of the last verdict.
     pub const fn has_spared(&self) -> bool {
         self.spared

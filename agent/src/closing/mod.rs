@@ -148,7 +148,8 @@ impl Closing {
         });
         if may_be_stored {
             let cost = Cost::none();
-            self.start(move |helper| Job::Found(helper.find(), cost));
+            let tcp = index.closes_on_removal() || self.judge.remembers();
+            self.start(move |helper| Job::Found(helper.find(tcp), cost));
         } else {
             self.close(Vec::new(), dataplane, index, Cost::none());
         }

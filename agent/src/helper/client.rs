@@ -126,13 +126,13 @@ impl Helper {
         Ok((all, furthest))
     }
 
-    /// Looks for sockets with records in socket storage whose backend is gone; there may be more.
-    /// Blocks the thread.
+    /// Looks for UDP sockets, and of TCP if asked for, with records in socket storage whose backend is
+    /// gone; there may be more. Blocks the thread.
     ///
     /// # Errors
     /// When the helper does not answer, or cannot look anywhere.
-    pub fn find(&self) -> Result<(Vec<Found>, Reach), HelperError> {
-        match self.ask(&Request::Find)? {
+    pub fn find(&self, tcp: bool) -> Result<(Vec<Found>, Reach), HelperError> {
+        match self.ask(&Request::Find { tcp })? {
             Answer::Found { records, reach } => Ok((records, reach)),
             other => Err(unexpected(other)),
         }

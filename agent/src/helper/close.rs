@@ -90,7 +90,8 @@ impl<'a> Search<'a> {
     fn look(&mut self, closer: &mut dyn Close) -> io::Result<Next> {
         let diag = Diag::open()?;
         for protocol in PROTOCOLS {
-            if self.wanted.iter().all(|wanted| action(wanted, protocol) == Action::Ignore) {
+            // The kernel takes milliseconds to go through its table of TCP, however few are in it.
+            if self.wanted.iter().all(|wanted| action(wanted, protocol) != Action::Close) {
                 continue;
             }
             for family in FAMILIES {
@@ -161,16 +162,17 @@ const fn action(wanted: &Wanted, protocol: u8) -> Action {
     }
 }
 
-/// Looks everywhere for sockets with records in socket storage that `is_wanted`.
+/// Looks everywhere for sockets of these protocols with records in socket storage that `is_wanted`.
 pub fn find(
     storage: BorrowedFd<'_>,
+    protocols: &[u8],
     is_wanted: impl Fn(&SocketRecord) -> bool,
 ) -> io::Result<(Vec<Found>, Reach)> {
     let mut found = Vec::new();
     let mut namespaces = Namespaces::new()?;
     let mut look = || -> io::Result<Next> {
         let diag = Diag::open()?;
-        for protocol in PROTOCOLS {
+        for &protocol in protocols {
             for family in FAMILIES {
                 let storage = Some(storage);
                 let listing = Listing { family, protocol, unconnected: false, storage };

@@ -42,7 +42,10 @@ pub enum Request {
         threads: bool,
     },
     /// Look for sockets with records in socket storage whose backend is gone.
-    Find,
+    Find {
+        /// Of TCP as well as of UDP.
+        tcp: bool,
+    },
     /// Mount the BPF file system again where it was, if it is not there any more.
     Mount,
 }
@@ -52,7 +55,7 @@ pub enum Request {
 pub enum Action {
     /// It is none of this protocol.
     Ignore,
-    /// Say whether it is there.
+    /// Say whether it is there, where sockets of the protocol are looked at anyway.
     Look,
     /// Close it if it is connected to the peer.
     Close,

@@ -15,6 +15,8 @@ use nix::sys::{
     signal::{SigSet, Signal},
 };
 
+use sockline_ebpf::frontend::{TCP, UDP};
+
 use super::{
     close::{self, Close, Destroy},
     message::{self, Answer, Method, Request},
@@ -75,11 +77,12 @@ fn answer(
             let (outcomes, reach) = close::close(&sockets, threads, closer)?;
             Answer::Closed { outcomes, reach }
         }
-        Request::Find => {
+        Request::Find { tcp } => {
             let pins = Pins::in_bpffs(&setup.bpffs);
             let (storage, backends) = (storage(&pins)?, Backends::open(&pins)?);
+            let protocols: &[u8] = if tcp { &[UDP, TCP] } else { &[UDP] };
             let (records, reach) =
-                close::find(storage.as_fd(), |record| backends.is_orphan(record))?;
+                close::find(storage.as_fd(), protocols, |record| backends.is_orphan(record))?;
             Answer::Found { records, reach }
         }
     })

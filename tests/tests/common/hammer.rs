@@ -1,5 +1,6 @@
 //! A client that connects all the time and counts what fails.
 
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part")]
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
 use std::{

@@ -138,8 +138,19 @@ impl Keeper {
         Ok(())
     }
 
-    /// Makes a change and waits until it is in the kernel: then so are all that were made before.
+    /// Makes a change and waits until it, and all that were made before, are in the kernel.
+    ///
+    /// One sync writes service by service, in an order that is the agent's own. So another change is
+    /// waited for, which can only come with a later sync.
     pub(super) fn confirm(&mut self) -> Result<()> {
+        let made = self.see_mark()?;
+        self.see_mark()?;
+        self.world.confirm(made);
+        Ok(())
+    }
+
+    /// Makes a change and waits until it is in the kernel; returns the time at which it was made.
+    fn see_mark(&mut self) -> Result<Instant> {
         self.mark = self.mark % 60_000 + 1;
         let (mark, made) = (self.mark, Instant::now());
         self.cluster.apply_mark(mark);
@@ -149,8 +160,7 @@ impl Keeper {
         loop {
             let seen = self.agent()?.cli(&["backends", &place, "-o", "json"]);
             if seen.as_ref().is_ok_and(|seen| seen.contains(&wanted)) {
-                self.world.confirm(made);
-                return Ok(());
+                return Ok(made);
             }
             if let Some(status) = self.agent()?.try_wait()? {
                 bail!("the agent has ended, {status}");

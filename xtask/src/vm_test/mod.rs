@@ -47,24 +47,15 @@ pub(crate) struct Args {
     /// Only these files of tests/tests [default: all of the data path]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     tests: Vec<String>,
+    /// Only the tests by which kernels differ most
+    #[arg(long, conflicts_with = "tests")]
+    short: bool,
     /// How many kernels run side by side; each takes a core and 2 GiB [default: as many as cores]
     #[arg(long, value_name = "N")]
     side_by_side: Option<NonZero<usize>>,
     /// Arguments for the test binaries, such as a part of a test's name
     #[arg(last = true)]
     args: Vec<String>,
-}
-
-impl Args {
-    /// What continuous integration has the time for: the oldest and the newest kernel.
-    pub(crate) fn ci() -> Self {
-        Self {
-            kernel: ["5.10", kernels::NEWEST].map(ToOwned::to_owned).to_vec(),
-            tests: suite::SHORT.map(ToOwned::to_owned).to_vec(),
-            side_by_side: None,
-            args: Vec::new(),
-        }
-    }
 }
 
 /// One kernel and all that ran in it.
@@ -82,7 +73,7 @@ struct Booted {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     qemu::check_architecture()?;
-    let tests = suite::select(&args.tests)?;
+    let tests = suite::select(&args.tests, args.short)?;
     let folder = repo::target_dir().join("vm-test");
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
     let start = Instant::now();

@@ -97,7 +97,11 @@ pub(super) fn wipe(keeper: &mut Keeper) -> Result<()> {
     let root = keeper.node.bpffs().join("sockline");
     keeper.ledger.event("all pins are removed");
     fs::remove_dir_all(&root).context("removing all pins")?;
-    wait_for("all pins to be there again", || links.iter().chain(&maps).all(|path| path.exists()))?;
+    let inner = pins.join("maps/inner");
+    wait_for("all pins to be there again", || {
+        links.iter().chain(&maps).all(|path| path.exists())
+            && inner_ids(&pins.join("maps")).iter().all(|id| inner.join(id.to_string()).exists())
+    })?;
     keeper.confirm()
 }
 
