@@ -73,7 +73,7 @@ impl Healing {
         if self.of_maps.is_news(result) {
             self.tell();
         }
-        self.mended(mended.ok().map(|(drift, _)| drift));
+        self.mended(mended.ok());
     }
 
     /// Counts what was mended; `None` if that could not be found out.

@@ -32,21 +32,6 @@ pub struct Drift {
 }
 
 impl Drift {
-    pub const NONE: Self = Self {
-        frontends_missing: 0,
-        frontends_changed: 0,
-        frontends_foreign: 0,
-        backends: 0,
-        slots: 0,
-        filter_words: 0,
-        names: 0,
-        left_alone: 0,
-        maps: 0,
-        pins: 0,
-        links: 0,
-        services: 0,
-    };
-
     /// The kinds that a repair is counted by.
     pub const KINDS: [&'static str; 9] =
         ["frontend", "backend", "slot", "filter", "name", "left-alone", "map", "pin", "link"];

@@ -264,7 +264,7 @@ impl Dataplane {
     /// Looks whether pins and links are as they should be, and mends what differs: a few dozen system
     /// calls. Whatever lost its pin is held open here, so it serves all the time.
     pub fn keep(&mut self) -> Result<Drift, DataplaneError> {
-        let mut drift = Drift::NONE;
+        let mut drift = Drift::default();
         let pinned = self
             .keep_directory()
             .and_then(|()| Ok(self.kept.repair(&self.pins)? + self.mirror.keep_pins()?));
@@ -316,17 +316,17 @@ impl Dataplane {
     }
 
     /// Compares some more entries of the maps with what they should be, about as many as this, and
-    /// mends what differs. Returns that, and whether this was the last of a comparison of all.
+    /// mends what differs. Returns that.
     pub fn repair_some(
         &mut self,
         comparison: &mut Comparison,
         entries: usize,
-    ) -> Result<(Drift, bool), DataplaneError> {
+    ) -> Result<Drift, DataplaneError> {
         let (mut drift, done) = self.mirror.repair_some(comparison, entries)?;
         if done {
             drift.left_alone = self.left_alone.repair()?;
         }
-        Ok((drift, done))
+        Ok(drift)
     }
 
     /// How many entries a comparison of all goes through.

@@ -54,6 +54,13 @@ fn a_service_whose_endpoints_do_not_fit_changes_none_of_its_addresses() {
     stage.assert_untouched(MORE[0]);
 }
 
+/// A frontend that the agent does not know of, like one that it knows.
+fn foreign(known: Frontend, last: u8) -> Frontend {
+    let mut key = known.key;
+    key.address = ip(&format!("10.99.0.{last}")).into();
+    Frontend { key, service: 0, ..known }
+}
+
 #[test]
 fn frontends_that_were_reached_are_taken_back_if_the_kernel_refuses_the_next() {
     let stage = Stage::new(2);
@@ -62,11 +69,7 @@ fn frontends_that_were_reached_are_taken_back_if_the_kernel_refuses_the_next() {
     // The agent does not know of them: it believes that there is room for seven.
     let damage = Damage::of(&stage);
     let known = damage.frontend(80);
-    let foreign = |last: u8| {
-        let mut key = known.key;
-        key.address = ip(&format!("10.99.0.{last}")).into();
-        Frontend { key, service: 0, ..known }
-    };
+    let foreign = |last| foreign(known, last);
     (1..=6).for_each(|last| damage.set_frontend(foreign(last)));
     put_broad(&stage, "cart", [&address(0), MORE[0], MORE[1]], &[WEB_1]);
     eventually_not_in_sync(&agent, 1.0);
@@ -86,11 +89,7 @@ fn a_new_service_that_the_kernel_refuses_takes_up_nothing() {
     let agent = stage.agent_with(&["--max-frontends", "8", "--repair-interval", "86400"]);
     let damage = Damage::of(&stage);
     let known = damage.frontend(80);
-    let foreign = |last: u8| {
-        let mut key = known.key;
-        key.address = ip(&format!("10.99.0.{last}")).into();
-        Frontend { key, service: 0, ..known }
-    };
+    let foreign = |last| foreign(known, last);
     (1..=6).for_each(|last| damage.set_frontend(foreign(last)));
     put_broad(&stage, "new", [&address(1), MORE[0], MORE[1]], &[WEB_0]);
     eventually_not_in_sync(&agent, 1.0);

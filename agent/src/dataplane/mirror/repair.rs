@@ -27,7 +27,7 @@ pub struct Differences {
 }
 
 impl Differences {
-    const fn drift(&self) -> Drift {
+    fn drift(&self) -> Drift {
         Drift {
             frontends_missing: self.frontends.missing.len(),
             frontends_changed: self.frontends.changed.len(),
@@ -36,7 +36,7 @@ impl Differences {
             slots: self.slots.len(),
             filter_words: self.frontends.filter_words,
             names: self.names.len(),
-            ..Drift::NONE
+            ..Drift::default()
         }
     }
 }
