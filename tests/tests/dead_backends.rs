@@ -393,30 +393,58 @@ fn a_socket_that_cannot_be_noted_is_served_and_that_is_said() {
     assert_eq!(ask(&of_other), first);
 }
 
+/// An unconnected socket with as many conversations as fill the set of the table that its cookie leads
+/// to: each with another service and another port of the pods, from [`CROWD`] on, where nobody answers.
+fn crowded(stage: &mut Dns) -> UdpClient {
+    let address = |n: u16| format!("10.96.1.{n}");
+    let ways = u16::try_from(WAYS).unwrap();
+    let services = (0..ways).map(|n| {
+        let service = Service::new(&format!("svc-{n}")).ip(&address(n)).udp(53);
+        service.to(CROWD + n).endpoints(&stage.pods)
+    });
+    let services: Vec<Service> = services.chain([dns().endpoints(&stage.pods)]).collect();
+    stage.cluster.apply(services).unwrap();
+    stage.client.run(|| {
+        let client = UdpClient::unconnected(at(V4).ip()).unwrap();
+        for n in 0..ways {
+            client.socket().send_to(b"?", at(&format!("{}:53", address(n)))).unwrap();
+        }
+        client
+    })
+}
+
+const CROWD: u16 = 6000;
+
 #[test]
 fn a_socket_that_found_its_set_of_the_table_full_is_closed_as_well() {
     let mut stage = Dns::without_service(2, &[]);
-    let numbered = |n: usize| format!("10.96.1.{n}");
-    // One socket's conversations fill the set that its cookie leads to: each with another service and
-    // another backend, as far as the port goes. Nobody needs to answer.
-    let services = (0..WAYS).map(|n| {
-        let port = 6000 + u16::try_from(n).unwrap();
-        Service::new(&format!("svc-{n}")).ip(&numbered(n)).udp(53).to(port).endpoints(&stage.pods)
-    });
-    let mut services: Vec<Service> = services.collect();
-    services.push(dns().endpoints(&stage.pods));
-    stage.cluster.apply(services).unwrap();
-    let (client, first) = stage.client.run(|| {
-        let client = UdpClient::unconnected(at(V4).ip()).unwrap();
-        for n in 0..WAYS {
-            client.socket().send_to(b"?", at(&format!("{}:53", numbered(n)))).unwrap();
-        }
-        client.socket().connect(at(V4)).unwrap();
-        let who = ask(&client);
-        (client, who)
-    });
+    let client = crowded(&mut stage);
+    stage.client.run(|| client.socket().connect(at(V4)).unwrap());
+    assert_eq!(notes(stage.cluster.node().bpffs()).keys().count(), 1);
+    let first = ask(&client);
     stage.remove(&first);
     eventually_closed(&client);
+}
+
+#[test]
+fn a_socket_that_finds_room_in_the_table_after_all_is_not_noted_any_more() {
+    let mut stage = Dns::without_service(1, &[]);
+    let client = crowded(&mut stage);
+    if !stage.cluster.features().unwrap().compare_and_swap {
+        return;
+    }
+    let notes = notes(stage.cluster.node().bpffs());
+    stage.client.run(|| client.socket().connect(at(V4)).unwrap());
+    assert_eq!(notes.keys().count(), 1);
+    // What goes straight to the pod ends the conversation that was with it.
+    let direct = SocketAddr::new(stage.pods[0].addresses()[0], CROWD);
+    stage.client.run(|| client.socket().send_to(b"?", direct).unwrap());
+    stage.client.run(|| client.socket().connect(at(V4)).unwrap());
+    assert_eq!(notes.keys().count(), 0);
+    let first = ask(&client);
+    stage.remove(&first);
+    eventually_closed(&client);
+    assert_eq!(stage.closed("UDP"), 1.0);
 }
 
 #[test]
