@@ -44,7 +44,7 @@ pub struct SocketSet {
 }
 
 /// Sets in the socket table: 32,768 records in 2.3 MB. A socket that finds its set full goes to
-/// socket storage, which is as exact and costs about 600 ns more when it is made.
+/// socket storage, which is as exact and costs about 1,200 ns more when it is made, 200 when it ends.
 pub const SOCKET_SETS: u32 = 4096;
 
 /// Records of one socket in socket storage. An unconnected UDP socket that talks to more services
