@@ -16,8 +16,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Arrived, Config, healing::Healing, interfaces, left_alone::LeftAlonePods, left_out::LeftOut,
-    pacing::Pacing, report::Report, test_services::TestServices,
+    Arrived, Config,
+    healing::Healing,
+    interfaces,
+    left_alone::LeftAlonePods,
+    left_out::LeftOut,
+    pacing::{self, Pacing},
+    report::Report,
+    test_services::TestServices,
 };
 use crate::{
     admin::Command,
@@ -359,8 +365,9 @@ impl Control {
     fn programmed(&mut self, changes: &[ServicePlan]) {
         let now = Instant::now();
         for change in changes {
-            let backends = change.frontends.iter().map(|frontend| frontend.backends.len()).sum();
-            self.pacing.brought(&change.service, backends, now);
+            let backends = change.frontends.iter().map(|frontend| frontend.backends.len());
+            let cost = backends.sum::<usize>() + pacing::FRONTEND * change.frontends.len();
+            self.pacing.brought(&change.service, cost, now);
         }
         // The first sync is of objects that are older than this agent.
         if self.shared.is_ready() {
@@ -473,6 +480,8 @@ impl Control {
             Command::RemoveTest(service) => {
                 block_in_place(|| self.tests.remove(&mut self.dataplane, &service));
             }
+            // Whoever asked is gone: it costs time that others wait for.
+            Command::Compare { reply } if reply.is_closed() => {}
             Command::Compare { reply } => {
                 let result = if self.shared.is_ready() {
                     let mut plan = self.index.planned();
