@@ -1,8 +1,8 @@
 //! `cargo xtask fuzz`: the targets of `tests/fuzz` under libFuzzer, side by side.
 //!
-//! The pinned stable compiler can instrument code for coverage, as cargo-fuzz has it done; what needs
-//! another compiler is the address sanitizer, which code without `unsafe` gains little by. Debug
-//! assertions and overflow checks are on.
+//! The pinned stable compiler can instrument code for coverage, as cargo-fuzz has it done
+//! (`tests/fuzz/instrument.sh`); what needs another compiler is the address sanitizer, which code
+//! without `unsafe` gains little by. Debug assertions and overflow checks are on.
 
 mod target;
 
@@ -60,22 +60,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// With the instrumentation of cargo-fuzz; for the target alone, not for build scripts, which is what
-/// naming the host does.
+/// Instruments this workspace's crates and uses the tests' build of all others: those would take
+/// longer to build again than a minute of fuzzing gains.
 fn build() -> Result<()> {
-    let flags = [
-        "--cfg=fuzzing",
-        "-Cpasses=sancov-module",
-        "-Cllvm-args=-sanitizer-coverage-level=4",
-        "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
-        "-Cllvm-args=-sanitizer-coverage-pc-table",
-        "-Cllvm-args=-sanitizer-coverage-trace-compares",
-    ];
-    let mut cargo = repo::cargo(&["build", "--package", "sockline-fuzz", "--bins"])?;
+    // The packages that the tests are built of, so that their dependencies have the same features.
+    let mut cargo = repo::cargo(&["build", "--workspace", "--exclude", "sockline-ebpf"])?;
     cargo
-        .args(["--features", "libfuzzer", "--profile", "fuzz", "--target", target::host()])
-        .arg("--target-dir")
-        .arg(target::folder())
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+        .args(["--features", "sockline-fuzz/libfuzzer"])
+        .args(Target::ALL.map(|target| format!("--bin={}", target.program())))
+        .env("RUSTC_WORKSPACE_WRAPPER", repo::root().join("tests/fuzz/instrument.sh"));
     process::run(&mut cargo)
 }

@@ -22,15 +22,6 @@ pub(super) fn folder() -> PathBuf {
     repo::target_dir().join("fuzz")
 }
 
-/// The target triple of this machine, as rustc calls it.
-pub(super) const fn host() -> &'static str {
-    if cfg!(target_arch = "aarch64") {
-        "aarch64-unknown-linux-gnu"
-    } else {
-        "x86_64-unknown-linux-gnu"
-    }
-}
-
 impl Target {
     pub(super) const ALL: [Self; 3] = [Self::Manifests, Self::Planner, Self::Events];
 
@@ -42,8 +33,13 @@ impl Target {
         }
     }
 
+    /// As `tests/fuzz/Cargo.toml` calls it.
+    pub(super) fn program(self) -> String {
+        format!("fuzz-{}", self.name())
+    }
+
     pub(super) fn binary(self) -> Result<PathBuf> {
-        let path = folder().join(host()).join("fuzz").join(self.name());
+        let path = repo::target_dir().join("debug").join(self.program());
         path.canonicalize().with_context(|| format!("{} was not built", path.display()))
     }
 
@@ -95,7 +91,7 @@ impl Run {
         Ok(Finished {
             target: self.target,
             seconds: number_after(&log, "runs in", " in ").unwrap_or(0),
-            executions: number_after(&log, "stat::number_of_executed_units", ":").unwrap_or(0),
+            executions: number_after(&log, "stat::number_of_executed_units", "units:").unwrap_or(0),
             coverage: last_after(&log, " cov: "),
             features: last_after(&log, " ft: "),
             corpus: (self.before, count(&self.corpus)),
@@ -189,6 +185,6 @@ mod tests {
     fn the_last_word_of_the_log_counts() {
         assert_eq!((last_after(LOG, " cov: "), last_after(LOG, " ft: ")), (2311, 9000));
         assert_eq!(number_after(LOG, "runs in", " in "), Some(61));
-        assert_eq!(number_after(LOG, "stat::number_of_executed_units", ":"), Some(52));
+        assert_eq!(number_after(LOG, "stat::number_of_executed_units", "units:"), Some(52));
     }
 }
