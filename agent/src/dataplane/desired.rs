@@ -13,7 +13,7 @@ use sockline_ebpf::{
 use super::names::ServiceKey;
 use crate::model::{
     object::{Family, Protocol},
-    plan::{Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason},
+    plan::{self, Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason},
 };
 
 /// The frontends of a plan that belong to one port of one service.
@@ -24,6 +24,7 @@ pub struct Group<'a> {
 
 /// Groups frontends in the plan's order by service port.
 pub fn groups(frontends: &[Arc<Frontend>]) -> Vec<Group<'_>> {
+    debug_assert!(frontends.is_sorted_by(|a, b| plan::order(a, b).is_lt()));
     let mut groups: Vec<Group<'_>> = Vec::new();
     for service in frontends.chunk_by(|a, b| a.service == b.service) {
         let first = groups.len();
