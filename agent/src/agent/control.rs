@@ -33,6 +33,7 @@ use crate::{
     source::Event,
     status::Shared,
     telemetry::Metrics,
+    trouble::{Trouble, chain},
 };
 
 /// How often the node's addresses are looked at and failed services tried again.
@@ -51,6 +52,7 @@ struct Control {
     left_alone: LeftAlonePods,
     /// The kernel may not know all pods that are left alone.
     left_alone_failed: bool,
+    left_alone_trouble: Trouble,
     pacing: Pacing,
     /// Since when not all changes are in the kernel.
     sync_began: Option<Instant>,
@@ -94,6 +96,7 @@ pub async fn run(
         closing,
         left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
         left_alone_failed: false,
+        left_alone_trouble: Trouble::new("cannot leave pods alone"),
         dataplane,
         index: Index::new(config.node_name.as_str()),
         pacing: Pacing::default(),
@@ -433,12 +436,10 @@ impl Control {
             Ok(self.dataplane.leave_alone(&cgroups)?)
         });
         self.left_alone_failed = !matches!(&result, Ok(unfit) if unfit.is_empty());
+        self.left_alone_trouble.is_news(result.as_ref().map(|_| ()).map_err(AsRef::as_ref));
         match result {
             Ok(unfit) => self.left_alone.unfit(&unfit),
-            Err(error) => {
-                tracing::error!("cannot leave pods alone: {error:#}");
-                self.metrics.sync_failed();
-            }
+            Err(_) => self.metrics.sync_failed(),
         }
         let account = self.left_alone.account();
         self.metrics.left_alone(&account);
@@ -494,19 +495,4 @@ impl Control {
             }
         }
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
