@@ -67,11 +67,8 @@ fn a_segment_that_could_not_be_made_is_made_when_it_can_be() {
     let filling: Vec<IpAddr> =
         (1..BACKEND_SEGMENT).map(|n| Ipv4Addr::from_bits(0x0a01_0000 + n).into()).collect();
     let service = objects::web_service("filling", "10.96.0.1");
-    // A slice has no more than a thousand endpoints.
-    let (most, rest) = filling.split_at(1000);
-    let mut second = objects::slice("filling", rest);
-    second["metadata"]["name"] = "filling-2".into();
-    stage.put("filling.yaml", &[service, objects::slice("filling", most), second]);
+    let objects = [vec![service], objects::slices("filling", &filling)].concat();
+    stage.put("filling.yaml", &objects);
     // Links and pins are not looked at meanwhile.
     let agent = stage.agent_with(&["--repair-interval", "3600"]);
     let inner = Pins::in_bpffs(stage.node.bpffs()).inner_maps();
