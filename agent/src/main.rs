@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sockline::cli::{agent, backends, check, cleanup, helper, plan, services, status};
+use sockline::{
+    cli::{agent, backends, check, cleanup, helper, plan, services, status},
+    printable::Printable,
+};
 
 /// eBPF socket-level service load balancing for Kubernetes nodes.
 #[derive(Debug, Parser)]
@@ -44,7 +47,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line with all causes; a backtrace says nothing to a user.
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", Printable(format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

@@ -19,6 +19,7 @@ pub const NO_LOCAL_ENDPOINTS: u8 = 1;
 pub const SOURCE_RANGES: u8 = 2;
 pub const PROTOCOL: u8 = 3;
 pub const REDIRECT_DISABLED: u8 = 4;
+pub const TOO_LARGE: u8 = 5;
 
 /// Things that should not happen, counted per CPU over all services.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,6 +9,9 @@ use std::{
 
 use serde_json::{Value, json};
 
+/// The most endpoints of a slice: `maxEndpoints` of the API's validation.
+const SLICE_ENDPOINTS: usize = 1000;
+
 /// The namespace of everything made here.
 pub const NAMESPACE: &str = "shop";
 
@@ -44,7 +47,11 @@ pub fn web_service(name: &str, cluster_ip: &str) -> Value {
 }
 
 /// The only EndpointSlice of a service: these addresses, "web" at 8080 and "dns" at 8053.
+///
+/// # Panics
+/// When there are more than the API lets a slice have.
 pub fn slice(service: &str, addresses: &[IpAddr]) -> Value {
+    assert!(addresses.len() <= SLICE_ENDPOINTS, "{}: use `slices`", addresses.len());
     let family = if addresses.iter().any(IpAddr::is_ipv6) { "IPv6" } else { "IPv4" };
     let endpoints: Vec<Value> = addresses
         .iter()
@@ -65,6 +72,16 @@ pub fn slice(service: &str, addresses: &[IpAddr]) -> Value {
             {"name": "dns", "port": 8053, "protocol": "UDP"},
         ],
     })
+}
+
+/// As many slices as it takes.
+pub fn slices(service: &str, addresses: &[IpAddr]) -> Vec<Value> {
+    let number = |(number, addresses)| {
+        let mut slice = slice(service, addresses);
+        slice["metadata"]["name"] = format!("{service}-{number}").into();
+        slice
+    };
+    (1..).zip(addresses.chunks(SLICE_ENDPOINTS)).map(number).collect()
 }
 
 /// The Node that an agent with the testbed's default name runs on.

@@ -355,8 +355,9 @@ fn an_agent_that_is_killed_while_it_makes_room_for_many_services_leaves_nothing_
             let mut addresses = stage.addresses();
             let address = |n: u32| Ipv4Addr::from_bits(0x0a00_0000 + (number << 16) + n);
             addresses.extend((1..ENDPOINTS).map(|n| IpAddr::from(address(n))));
-            let slice = objects::slice(&name, &addresses);
-            objects::yaml(&[objects::web_service(&name, &service(number)), slice]) + "---\n"
+            let service = objects::web_service(&name, &service(number));
+            let objects = [vec![service], objects::slices(&name, &addresses)].concat();
+            objects::yaml(&objects) + "---\n"
         })
         .collect();
     stage.put_text("many.yaml", &manifest);
@@ -401,8 +402,9 @@ fn a_restart_takes_no_more_memory_for_what_is_there_already() {
     for (name, cluster_ip, part) in
         [("a", "10.96.1.1", &addresses[..4500]), ("b", "10.96.1.2", &addresses[4500..])]
     {
-        let slice = objects::slice(name, part);
-        stage.put(&format!("{name}.yaml"), &[objects::service(name, cluster_ip), slice]);
+        let service = objects::service(name, cluster_ip);
+        let objects = [vec![service], objects::slices(name, part)].concat();
+        stage.put(&format!("{name}.yaml"), &objects);
     }
     let capacities = || {
         let status = stage.status();

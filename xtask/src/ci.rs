@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{audit, chaos, image, process, repo, setup, term};
+use crate::{audit, chaos, fuzz, image, process, repo, setup, term};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("setup", || setup::run(&setup::Args::default())),
     ("format", || process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?)),
     ("lints", || {
@@ -28,6 +28,7 @@ const STEPS: [Step; 9] = [
     ("audit", || audit::run(&audit::Args::default())),
     ("tests", run_readme_test),
     ("chaos", || chaos::run(&chaos::Args::for_a_minute())),
+    ("fuzz", || fuzz::run(&fuzz::Args::for_a_minute())),
     ("image", || image::run(&image::Args::with_trial())),
 ];
 

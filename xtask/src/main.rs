@@ -7,6 +7,7 @@ mod build;
 mod chaos;
 mod ci;
 mod demo;
+mod fuzz;
 mod image;
 mod process;
 mod repo;
@@ -47,6 +48,8 @@ enum Task {
     Audit(audit::Args),
     /// A shop of services and pods on this machine, and what Sockline does for it (needs root)
     Demo(demo::Args),
+    /// Run the fuzz targets under libFuzzer
+    Fuzz(fuzz::Args),
     /// The container image, as an OCI archive
     Image(image::Args),
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(),
         Task::Audit(args) => audit::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Image(args) => image::run(&args),
     };
     match done {

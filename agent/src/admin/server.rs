@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::unix::net,
+    os::unix::{
+        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _},
+        net,
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -16,6 +19,7 @@ use axum::{
     http::StatusCode,
     routing::{get, post},
 };
+use nix::sys::stat::{Mode, umask};
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot},
@@ -29,6 +33,7 @@ use super::{
 };
 use crate::{
     dataplane::Drift,
+    http,
     model::test_service::Listeners,
     status::{Shared, Status},
 };
@@ -62,23 +67,24 @@ impl Drop for SocketFile {
 }
 
 impl Server {
-    /// Binds the socket, readable by root only. A file that an agent left behind is replaced: who
-    /// gets here holds the lock on the pins.
+    /// Binds the socket, for root only from its first moment on. One that an agent left behind is
+    /// replaced: who gets here holds the lock on the pins. Anything else in its place is nobody's to
+    /// remove.
     ///
     /// # Errors
-    /// When the folder cannot be made or the socket cannot be bound.
+    /// When the folder cannot be made, something else is in its place, or the socket cannot be bound.
     pub fn bind(path: &Path) -> anyhow::Result<Self> {
         let bound = || -> io::Result<net::UnixListener> {
             if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             }
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let listener = net::UnixListener::bind(path)?;
+            remove_old(path)?;
+            // The mode that a socket is made with is the process's to say; it has one thread here.
+            let before = umask(Mode::from_bits_truncate(0o177));
+            let listener = net::UnixListener::bind(path);
+            umask(before);
+            let listener = listener?;
             listener.set_nonblocking(true)?;
-            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
             Ok(listener)
         };
         let listener =
@@ -89,7 +95,7 @@ impl Server {
     /// Serves until `stop`.
     ///
     /// # Errors
-    /// When the listener fails.
+    /// When the runtime does not take the socket.
     pub async fn serve(self, state: State, stop: CancellationToken) -> anyhow::Result<()> {
         let router = Router::new()
             .route("/status", get(status))
@@ -98,11 +104,32 @@ impl Server {
             .route("/test-service", post(test_service))
             .with_state(state);
         let listener = UnixListener::from_std(self.listener).context("using the admin socket")?;
-        axum::serve(listener, router)
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await
-            .context("serving the admin socket")
+        http::serve(listener, router, stop).await;
+        Ok(())
     }
+}
+
+/// Removes a socket of this user, and only that: a link is not followed.
+fn remove_old(path: &Path) -> io::Result<()> {
+    let old = match fs::symlink_metadata(path) {
+        Ok(old) => old,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let own = nix::unistd::geteuid().as_raw();
+    let what = if old.file_type().is_symlink() {
+        "a symbolic link is in its place"
+    } else if !old.file_type().is_socket() {
+        "something that is no socket is in its place"
+    } else if old.uid() != own {
+        "a socket of another user is in its place"
+    } else {
+        return fs::remove_file(path);
+    };
+    Err(io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!("{what}; remove it if nobody needs it"),
+    ))
 }
 
 async fn status(extract::State(state): extract::State<State>) -> Json<Status> {

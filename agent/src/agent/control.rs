@@ -16,8 +16,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Arrived, Config, healing::Healing, interfaces, left_alone::LeftAlonePods, left_out::LeftOut,
-    pacing::Pacing, report::Report, test_services::TestServices,
+    Arrived, Config,
+    healing::Healing,
+    interfaces,
+    left_alone::LeftAlonePods,
+    left_out::LeftOut,
+    pacing::{self, Pacing},
+    report::Report,
+    test_services::TestServices,
 };
 use crate::{
     admin::Command,
@@ -27,6 +33,7 @@ use crate::{
     source::Event,
     status::Shared,
     telemetry::Metrics,
+    trouble::{Trouble, chain},
 };
 
 /// How often the node's addresses are looked at and failed services tried again.
@@ -45,6 +52,7 @@ struct Control {
     left_alone: LeftAlonePods,
     /// The kernel may not know all pods that are left alone.
     left_alone_failed: bool,
+    left_alone_trouble: Trouble,
     pacing: Pacing,
     /// Since when not all changes are in the kernel.
     sync_began: Option<Instant>,
@@ -88,6 +96,7 @@ pub async fn run(
         closing,
         left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
         left_alone_failed: false,
+        left_alone_trouble: Trouble::new("cannot leave pods alone"),
         dataplane,
         index: Index::new(config.node_name.as_str()),
         pacing: Pacing::default(),
@@ -359,8 +368,9 @@ impl Control {
     fn programmed(&mut self, changes: &[ServicePlan]) {
         let now = Instant::now();
         for change in changes {
-            let backends = change.frontends.iter().map(|frontend| frontend.backends.len()).sum();
-            self.pacing.brought(&change.service, backends, now);
+            let backends = change.frontends.iter().map(|frontend| frontend.backends.len());
+            let cost = backends.sum::<usize>() + pacing::FRONTEND * change.frontends.len();
+            self.pacing.brought(&change.service, cost, now);
         }
         // The first sync is of objects that are older than this agent.
         if self.shared.is_ready() {
@@ -426,12 +436,10 @@ impl Control {
             Ok(self.dataplane.leave_alone(&cgroups)?)
         });
         self.left_alone_failed = !matches!(&result, Ok(unfit) if unfit.is_empty());
+        self.left_alone_trouble.is_news(result.as_ref().map(|_| ()).map_err(AsRef::as_ref));
         match result {
             Ok(unfit) => self.left_alone.unfit(&unfit),
-            Err(error) => {
-                tracing::error!("cannot leave pods alone: {error:#}");
-                self.metrics.sync_failed();
-            }
+            Err(_) => self.metrics.sync_failed(),
         }
         let account = self.left_alone.account();
         self.metrics.left_alone(&account);
@@ -473,6 +481,8 @@ impl Control {
             Command::RemoveTest(service) => {
                 block_in_place(|| self.tests.remove(&mut self.dataplane, &service));
             }
+            // Whoever asked is gone: it costs time that others wait for.
+            Command::Compare { reply } if reply.is_closed() => {}
             Command::Compare { reply } => {
                 let result = if self.shared.is_ready() {
                     let mut plan = self.index.planned();
@@ -485,19 +495,4 @@ impl Control {
             }
         }
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

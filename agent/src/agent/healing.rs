@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::control::chain;
 use crate::{
     dataplane::{Comparison, Dataplane, Drift},
     status::Shared,
     telemetry::Metrics,
+    trouble::Trouble,
 };
 
 /// Entries that are compared in one go: some two milliseconds.
@@ -94,49 +94,10 @@ impl Healing {
 
     fn tell(&self) {
         let troubles = [&self.of_pins, &self.of_maps];
-        let troubles = troubles.into_iter().filter_map(|trouble| trouble.now.clone()).collect();
-        self.shared.update(|status| status.not_healing = troubles);
-    }
-}
-
-/// Something that could not be done, told once.
-struct Trouble {
-    what: &'static str,
-    now: Option<String>,
-}
-
-impl Trouble {
-    const fn new(what: &'static str) -> Self {
-        Self { what, now: None }
-    }
-
-    /// Takes in how it went, and logs it if that is another than before.
-    fn is_news(&mut self, result: Result<(), &dyn Error>) -> bool {
-        let now = result.err().map(|error| format!("{}: {}", self.what, chain(error)));
-        if now == self.now {
-            return false;
-        }
-        match &now {
-            Some(trouble) => tracing::error!("{trouble}"),
-            None => tracing::info!("solved: {}", self.now.as_deref().unwrap_or_default()),
-        }
-        self.now = now;
-        true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trouble_is_news_when_it_begins_changes_and_ends() {
-        let mut trouble = Trouble::new("cannot do it");
-        let (full, gone) = (std::io::Error::other("full"), std::io::Error::other("gone"));
-        let news: Vec<bool> = [Ok(()), Err(&full), Err(&full), Err(&gone), Ok(()), Ok(())]
+        let troubles = troubles
             .into_iter()
-            .map(|result| trouble.is_news(result.map_err(|error| error as &dyn Error)))
+            .filter_map(|trouble| trouble.now().map(ToOwned::to_owned))
             .collect();
-        assert_eq!(news, [false, true, false, true, true, false]);
+        self.shared.update(|status| status.not_healing = troubles);
     }
 }

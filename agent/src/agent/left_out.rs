@@ -9,6 +9,7 @@ use std::{
 use crate::{
     dataplane::Failure,
     model::{object::ObjectName, plan::ServicePlan},
+    trouble::chain,
 };
 
 /// How soon after room was made the services that may need it are tried again.
@@ -69,10 +70,7 @@ impl LeftOut {
     fn add(&mut self, failures: &[Failure]) {
         self.changed |= !failures.is_empty();
         for failure in failures {
-            let port = LeftOutPort {
-                port: failure.object.clone(),
-                reason: super::control::chain(&failure.error),
-            };
+            let port = LeftOutPort { port: failure.object.clone(), reason: chain(&failure.error) };
             match &failure.service {
                 Some(service) => self.services.entry(service.clone()).or_default().push(port),
                 None => self.others.push(port),

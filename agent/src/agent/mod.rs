@@ -85,6 +85,9 @@ pub struct Config {
 pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()> {
     let Started { config, source, mut dataplane, helper, listener, admin } = started;
     dataplane.forward_log();
+    if !config.listen.ip().is_loopback() {
+        tracing::info!(listen = %config.listen, "whoever reaches this address can read the metrics");
+    }
     let listener = tokio::net::TcpListener::from_std(listener)?;
 
     let stats = Arc::new(SourceStats::default());
@@ -125,7 +128,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     tokio::select! {
         result = source.feed(&config.node_name, reported, stats, stop.clone()) => result?,
         () = note_arrival(arrivals, events) => {}
-        result = telemetry::serve(listener, readiness, metrics, stop.clone()) => result?,
+        () = telemetry::serve(listener, readiness, metrics, stop.clone()) => {}
         result = admin.serve(state, stop.clone()) => result?,
         () = stopped.cancelled() => {}
         // Last, because these are dropped in order: with the data plane the lock on the pins goes,
@@ -161,7 +164,7 @@ impl Ready {
     ) -> Result<(), SourceError> {
         match self {
             Self::Manifests(folder) => {
-                source::follow::follow(folder, source::snapshot, events, stop).await;
+                source::follow::follow(folder, source::snapshots(), events, stop).await;
             }
             Self::Kubernetes(config) => {
                 let client = source::client(*config)?;

@@ -12,8 +12,11 @@ use std::{
 
 use crate::model::object::ObjectName;
 
-/// A service with fewer backends, over all its addresses, is never held up.
+/// A service with fewer backends, over all its addresses, is never held up; an address counts for
+/// [`FRONTEND`] of them.
 const ORDINARY: usize = 1000;
+/// A frontend costs as much as so many backends: some entries of hash maps.
+pub const FRONTEND: usize = 8;
 /// For each backend. Planning and writing one takes about half a microsecond (`cargo xtask bench
 /// sync`), so a service that changes all the time takes a tenth of one core.
 const REST: Duration = Duration::from_micros(5);

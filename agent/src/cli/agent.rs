@@ -6,12 +6,18 @@ use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing::field::Field;
+use tracing_subscriber::{
+    field::MakeExt as _,
+    fmt::format::{Writer, debug_fn},
+};
 
 use crate::{
     admin,
     agent::{self, Config, Source},
     dataplane::{Feature, Limits},
     model::{left_alone::Policy, selector::Selector},
+    printable::Printable,
 };
 
 /// Serve this node's services: load the kernel programs and keep them in step.
@@ -166,9 +172,20 @@ fn init_log(filter: &str, json: bool) -> anyhow::Result<()> {
     if json {
         builder.json().init();
     } else {
-        builder.init();
+        builder.fmt_fields(debug_fn(field).delimited(" ")).init();
     }
     Ok(())
+}
+
+/// One line for each event, whatever names and answers from outside are in it.
+fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
+    let value = Printable(format_args!("{value:?}"));
+    match field.name() {
+        "message" => write!(writer, "{value}"),
+        // What `log` records say of themselves, for `tracing` to use.
+        name if name.starts_with("log.") => Ok(()),
+        name => write!(writer, "{name}={value}"),
+    }
 }
 
 /// What the maps may grow to.

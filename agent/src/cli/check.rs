@@ -9,7 +9,10 @@ use super::{
     output::{Output, print},
     table,
 };
-use crate::check::{self, Finding, Options, State};
+use crate::{
+    check::{self, Finding, Options, State},
+    printable::Printable,
+};
 
 /// Prove that this node works: connect to a private test service through the hooks, from a fresh
 /// cgroup and from the host, over TCP and UDP and both families.
@@ -52,7 +55,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         Ok(State::Ok | State::Warning) => ExitCode::SUCCESS,
         Ok(State::Failed) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", Printable(format!("{error:#}")));
             ExitCode::from(2)
         }
     }

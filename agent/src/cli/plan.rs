@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     model::{index::Index, plan::Plan},
+    printable::Printable,
     source::folder::read_folder,
 };
 
@@ -43,7 +44,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let plan = index.plan();
     let mut warnings = io::stderr().lock();
     for problem in index.problems() {
-        writeln!(warnings, "warning: {problem}")?;
+        writeln!(warnings, "warning: {}", Printable(problem))?;
     }
     let text = render(&plan, args.output)?;
     print(&text)

@@ -13,6 +13,7 @@ use crate::{
     admin,
     dataplane::{Attachment, view::View},
     helper::Method,
+    printable::Printable,
     source::WatchState,
     status::{Closing, HelperState, Status},
 };
@@ -252,7 +253,7 @@ fn render(report: &Report) -> String {
             if !list.is_empty() {
                 text.push_str(&format!("\n{title}\n"));
                 for entry in list {
-                    text.push_str(&format!("  {entry}\n"));
+                    text.push_str(&format!("  {}\n", Printable(entry)));
                 }
             }
         }

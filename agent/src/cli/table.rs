@@ -1,8 +1,22 @@
 //! Tables for people: aligned columns without borders.
 
-use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Width, presets};
 
-use crate::model::plan::{Action, Backend, Frontend, Plan, Reason};
+use crate::{
+    model::plan::{Action, Backend, Frontend, Plan, Reason},
+    printable::Printable,
+};
+
+/// Rows of cells. What is in a cell cannot look like another cell or another row.
+#[derive(Debug)]
+pub struct Table(comfy_table::Table);
+
+impl Table {
+    pub fn add_row<T: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = T>) {
+        let cells = cells.into_iter().map(|cell| Printable(cell.as_ref()).to_string());
+        self.0.add_row(cells);
+    }
+}
 
 /// Room for one IPv6 address with its port: an address is never broken in two.
 const LAST_COLUMN_MIN: u16 = 48;
@@ -12,9 +26,9 @@ const LAST_COLUMN_MIN: u16 = 48;
 /// it.
 #[must_use]
 pub fn new(columns: &[&str]) -> Table {
-    let mut table = Table::new();
+    let mut table = comfy_table::Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(columns.to_vec());
+    table.set_header(columns.iter().map(|column| Printable(column).to_string()));
     for column in table.column_iter_mut() {
         // The gap between columns is on the right only, so the first starts at the margin.
         column.set_padding((0, 2));
@@ -23,13 +37,13 @@ pub fn new(columns: &[&str]) -> Table {
     if let Some(last) = columns.len().checked_sub(1).and_then(|last| table.column_mut(last)) {
         last.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(LAST_COLUMN_MIN)));
     }
-    table
+    Table(table)
 }
 
 /// The table's text, without blanks at the ends of lines.
 #[must_use]
 pub fn render(table: &Table) -> String {
-    table.trim_fmt() + "\n"
+    table.0.trim_fmt() + "\n"
 }
 
 /// The plan, one row per frontend.
@@ -83,6 +97,7 @@ fn action(frontend: &Frontend) -> String {
         Some(Reason::SourceRanges) => "source-ranges",
         Some(Reason::Protocol) => "protocol",
         Some(Reason::RedirectDisabled) => "redirect-disabled",
+        Some(Reason::TooLarge) => "too-large",
     };
     format!("{action} ({reason})")
 }

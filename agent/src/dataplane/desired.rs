@@ -13,7 +13,7 @@ use sockline_ebpf::{
 use super::names::ServiceKey;
 use crate::model::{
     object::{Family, Protocol},
-    plan::{Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason},
+    plan::{self, Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason},
 };
 
 /// The frontends of a plan that belong to one port of one service.
@@ -24,13 +24,18 @@ pub struct Group<'a> {
 
 /// Groups frontends in the plan's order by service port.
 pub fn groups(frontends: &[Arc<Frontend>]) -> Vec<Group<'_>> {
+    debug_assert!(frontends.is_sorted_by(|a, b| plan::order(a, b).is_lt()));
     let mut groups: Vec<Group<'_>> = Vec::new();
     for service in frontends.chunk_by(|a, b| a.service == b.service) {
         let first = groups.len();
         for frontend in service {
-            let own = groups[first..].iter_mut().find(|group| {
-                group.key.port_name == frontend.port_name && group.key.protocol == frontend.protocol
-            });
+            // In the plan's order the frontends of one port name are together; a service may have
+            // thousands of ports.
+            let own = groups[first..]
+                .iter_mut()
+                .rev()
+                .take_while(|group| group.key.port_name == frontend.port_name)
+                .find(|group| group.key.protocol == frontend.protocol);
             match own {
                 Some(group) => group.frontends.push(frontend),
                 None => groups.push(Group {
@@ -131,6 +136,7 @@ pub const fn reason_number(reason: Option<Reason>) -> u8 {
         Some(Reason::SourceRanges) => counters::SOURCE_RANGES,
         Some(Reason::Protocol) => counters::PROTOCOL,
         Some(Reason::RedirectDisabled) => counters::REDIRECT_DISABLED,
+        Some(Reason::TooLarge) => counters::TOO_LARGE,
     }
 }
 
@@ -142,6 +148,7 @@ pub const fn reason_of(action: Action, number: u8) -> Option<Reason> {
             counters::SOURCE_RANGES => Reason::SourceRanges,
             counters::PROTOCOL => Reason::Protocol,
             counters::REDIRECT_DISABLED => Reason::RedirectDisabled,
+            counters::TOO_LARGE => Reason::TooLarge,
             _ => Reason::NoEndpoints,
         }),
     }

@@ -25,6 +25,7 @@ mod offline;
 mod outer;
 mod pins;
 mod pool;
+mod private;
 mod programs;
 mod record;
 mod retired;
@@ -120,6 +121,7 @@ impl Dataplane {
         };
         pins.finish_removal()?;
         pins.create()?;
+        pins.close_to_others()?;
         raise_limits();
         let features = Features::probe_without(&options.without);
         let programs = Programs::load(&pins, features, options.limits.affinity)?;
@@ -293,7 +295,13 @@ impl Dataplane {
             };
             self.lock = lock;
         }
-        self.pins.create()
+        self.pins.create()?;
+        // The owner may change the mode; to take back what belongs to another user by now is up to the
+        // next agent, which starts with more rights than this one has kept. It costs no other repair.
+        if let Err(error) = self.pins.close_to_others() {
+            tracing::warn!("{:#}", anyhow::Error::from(error));
+        }
+        Ok(())
     }
 
     /// The agent may not mount any more; its helper may.

@@ -12,7 +12,10 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::fs::DirBuilderExt as _,
+    },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -23,7 +26,7 @@ use nix::{
 };
 use sockline_ebpf::LAYOUT_VERSION;
 
-use super::{error::DataplaneError, outer, sys, sys::CgroupLink};
+use super::{error::DataplaneError, outer, private, sys, sys::CgroupLink};
 
 #[derive(Debug, Clone)]
 pub struct Pins {
@@ -88,6 +91,13 @@ impl Pins {
     pub fn create(&self) -> Result<(), DataplaneError> {
         make(&self.inner_maps())?;
         make(&self.links())
+    }
+
+    /// Takes from everybody else what they could open of the pins.
+    pub fn close_to_others(&self) -> Result<(), DataplaneError> {
+        private::tighten(&self.root).map_err(|error| {
+            DataplaneError::io(format!("keep others out of {}", self.root.display()), error)
+        })
     }
 
     /// Takes the lock; `None` if somebody has it.
@@ -232,7 +242,7 @@ fn is_removed(directory: &Path) -> bool {
 }
 
 fn make(directory: &Path) -> Result<(), DataplaneError> {
-    fs::create_dir_all(directory).map_err(|error| {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
         DataplaneError::io(format!("make the folder {}", directory.display()), error)
     })
 }

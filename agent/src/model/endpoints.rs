@@ -9,7 +9,7 @@ use std::{collections::hash_map::Entry, net::IpAddr};
 use foldhash::HashMap;
 
 use super::{
-    object::{Endpoint, EndpointSlice, Family, Protocol},
+    object::{Endpoint, EndpointPort, EndpointSlice, Family, Protocol},
     plan::Backend,
 };
 
@@ -39,39 +39,67 @@ impl Candidate<'_> {
     }
 }
 
+/// The ports of a service's slices: a service may have thousands of ports, and its slices as many.
+#[derive(Debug)]
+pub struct SlicePorts<'a> {
+    /// By name: the slices that have such a port, in their order, and what it is there.
+    by_name: HashMap<&'a str, Vec<(&'a EndpointSlice, &'a EndpointPort)>>,
+}
+
+impl<'a> SlicePorts<'a> {
+    /// `slices` are one service's, in name order.
+    pub fn of(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Self {
+        let mut by_name: HashMap<_, Vec<_>> = HashMap::default();
+        for slice in slices {
+            for port in &slice.ports {
+                by_name.entry(&*port.name).or_default().push((slice, port));
+            }
+        }
+        Self { by_name }
+    }
+
+    /// The slices in which a service port is, and its number there. Both its name and its protocol must
+    /// match: a service may have the same port name for two protocols.
+    #[must_use]
+    pub fn with(
+        &self,
+        family: Family,
+        port_name: &str,
+        protocol: Protocol,
+    ) -> Vec<(&'a EndpointSlice, u16)> {
+        let named = self.by_name.get(port_name).into_iter().flatten();
+        named
+            .filter(|(slice, port)| slice.family == family && port.protocol == protocol)
+            .map(|(slice, port)| (*slice, port.port))
+            .collect()
+    }
+}
+
 /// The endpoints of one service port in one family, each address and port once.
 ///
-/// `slices` are the service's, in name order. A port counts only when both its name and its
-/// protocol match: a service may have the same port name for two protocols. When slices overlap
-/// (an endpoint moves from one to the other) the first one counts, except that an endpoint known
-/// to be on this node replaces.
+/// When slices overlap (an endpoint moves from one to the other) the first one counts, except that an
+/// endpoint known to be on this node replaces.
+#[must_use]
 pub fn candidates<'a>(
-    slices: impl IntoIterator<Item = &'a EndpointSlice>,
-    family: Family,
-    port_name: &str,
-    protocol: Protocol,
+    slices: &[(&'a EndpointSlice, u16)],
     node: ThisNode<'_>,
 ) -> Vec<Candidate<'a>> {
     let mut found: Vec<Candidate<'a>> = Vec::new();
     let mut positions: HashMap<(IpAddr, u16), usize> = HashMap::default();
-    for slice in slices.into_iter().filter(|slice| slice.family == family) {
-        let ports =
-            slice.ports.iter().filter(|port| *port.name == *port_name && port.protocol == protocol);
-        for port in ports {
-            positions.reserve(slice.endpoints.len());
-            found.reserve(slice.endpoints.len());
-            for endpoint in &slice.endpoints {
-                let candidate = Candidate { endpoint, port: port.port };
-                match positions.entry((endpoint.address, port.port)) {
-                    Entry::Vacant(entry) => {
-                        entry.insert(found.len());
-                        found.push(candidate);
-                    }
-                    Entry::Occupied(entry) if candidate.is_local(node) => {
-                        found[*entry.get()] = candidate;
-                    }
-                    Entry::Occupied(_) => {}
+    for &(slice, port) in slices {
+        positions.reserve(slice.endpoints.len());
+        found.reserve(slice.endpoints.len());
+        for endpoint in &slice.endpoints {
+            let candidate = Candidate { endpoint, port };
+            match positions.entry((endpoint.address, port)) {
+                Entry::Vacant(entry) => {
+                    entry.insert(found.len());
+                    found.push(candidate);
                 }
+                Entry::Occupied(entry) if candidate.is_local(node) => {
+                    found[*entry.get()] = candidate;
+                }
+                Entry::Occupied(_) => {}
             }
         }
     }

@@ -9,8 +9,12 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{
-    endpoints::{self, ThisNode},
-    object::{EndpointSlice, Family, Protocol, Redirect, Service, ServicePort, TrafficPolicy},
+    bounds,
+    endpoints::{self, SlicePorts, ThisNode},
+    object::{
+        EndpointSlice, Family, ObjectName, Problem, Protocol, Redirect, Service, ServicePort,
+        TrafficPolicy,
+    },
     plan::{self, Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason},
 };
 
@@ -21,17 +25,18 @@ use super::{
 /// addresses: see [`super::conflict`].
 pub fn service_frontends<'a>(
     service: &Service,
-    slices: impl IntoIterator<Item = &'a EndpointSlice, IntoIter: Clone>,
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
     node: ThisNode<'_>,
 ) -> Vec<Frontend> {
-    let slices = slices.into_iter();
+    let slices = SlicePorts::of(slices);
     let mut frontends = Vec::new();
+    let mut room = bounds::BACKENDS;
     // A family without a cluster IP does not exist for the service: kube-proxy then also ignores
     // its external addresses and node ports of that family.
     for &cluster_ip in &service.cluster_ips {
         let family = Family::of(cluster_ip);
         for port in &service.ports {
-            let choice = Choice::of(service, port, family, slices.clone(), node);
+            let choice = Choice::of(service, port, family, &slices, node, &mut room);
             for (address, kind) in addresses(service, port, cluster_ip) {
                 frontends.push(frontend(service, port, family, address, kind, &choice));
             }
@@ -39,6 +44,22 @@ pub fn service_frontends<'a>(
     }
     frontends.sort_by(plan::order);
     frontends
+}
+
+/// What is told of a service of which not all ports have room for their backends.
+pub fn too_large(service: &ObjectName, frontends: &[Arc<Frontend>]) -> Option<Problem> {
+    let left =
+        frontends.iter().filter(|frontend| frontend.reason == Some(Reason::TooLarge)).count();
+    (left > 0).then(|| Problem {
+        object: format!("Service {service}"),
+        field: "spec.ports".to_owned(),
+        message: format!(
+            "more than {} backends, counted once for each port; {left} of its {} addresses are left to \
+             kube-proxy",
+            bounds::BACKENDS,
+            frontends.len()
+        ),
+    })
 }
 
 /// The addresses under which a service port answers, in one family; no address twice.
@@ -120,22 +141,35 @@ fn none() -> Arc<[Backend]> {
 
 /// The endpoints of a service port by traffic policy. Frontends share the lists: in a large cluster
 /// most of the plan's memory is in them.
+#[derive(Default)]
 struct Choice {
+    /// There are more than the service has room for.
+    too_large: bool,
     cluster: Arc<[Backend]>,
     /// `Some` when the cluster IP uses only this node's endpoints.
     internal_local: Option<Arc<[Backend]>>,
 }
 
 impl Choice {
-    fn of<'a>(
+    /// Takes the backends out of the `room` that the service has.
+    fn of(
         service: &Service,
         port: &ServicePort,
         family: Family,
-        slices: impl Iterator<Item = &'a EndpointSlice>,
+        slices: &SlicePorts<'_>,
         node: ThisNode<'_>,
+        room: &mut usize,
     ) -> Self {
-        let candidates = endpoints::candidates(slices, family, &port.name, port.protocol, node);
+        let slices = slices.with(family, &port.name, port.protocol);
+        // Before they are gone through: that is what costs.
+        let most = slices.iter().map(|(slice, _)| slice.endpoints.len()).sum();
+        let Some(left) = room.checked_sub(most) else {
+            return Self { too_large: true, ..Self::default() };
+        };
+        *room = left;
+        let candidates = endpoints::candidates(&slices, node);
         Self {
+            too_large: false,
             cluster: endpoints::cluster(&candidates, node).into(),
             internal_local: (service.internal_traffic_policy == TrafficPolicy::Local)
                 .then(|| endpoints::local(&candidates, node).into()),
@@ -146,6 +180,9 @@ impl Choice {
     /// short-circuits externalTrafficPolicy Local, as if they had left and come back through a
     /// load balancer.
     fn verdict(&self, kind: FrontendKind) -> (Action, Option<Reason>, Arc<[Backend]>) {
+        if self.too_large {
+            return (Action::Pass, Some(Reason::TooLarge), none());
+        }
         let backends = match (kind, &self.internal_local) {
             (FrontendKind::ClusterIP, Some(local)) => local,
             _ => &self.cluster,

@@ -26,10 +26,10 @@ use super::{
     conflict::{Claims, Conflicts},
     endpoints::ThisNode,
     event::{Event, Sourced},
-    frontends::service_frontends,
+    frontends::{service_frontends, too_large},
     left_alone::{LeftAlone, Policy},
     object::{EndpointSlice, Kind, Node, Object, ObjectName, ObjectRef, Problem, Service},
-    plan::{Cause, Frontend, Plan, ServicePlan},
+    plan::{self, Cause, Frontend, Plan, ServicePlan},
     planner::missing_node,
 };
 
@@ -58,6 +58,8 @@ pub struct Index {
     /// An address went from one service to another, or to nobody, since changes were given out.
     addresses_moved: bool,
     conflicts: Conflicts,
+    /// What is wrong with services as they are planned.
+    oversized: BTreeMap<ObjectName, Problem>,
     /// When the change arrived that is being taken in.
     arrived: Option<Instant>,
     /// See [`Index::take_last_words`].
@@ -112,6 +114,7 @@ impl Index {
             changed: BTreeMap::new(),
             addresses_moved: false,
             conflicts: Conflicts::default(),
+            oversized: BTreeMap::new(),
             arrived: None,
             last_words: Vec::new(),
         }
@@ -208,6 +211,7 @@ impl Index {
             .values()
             .flatten()
             .chain(&self.trouble)
+            .chain(self.oversized.values())
             .cloned()
             .chain(self.conflicts.problems())
             .chain(missing_node)
@@ -349,6 +353,7 @@ impl Index {
         match reference.kind {
             Kind::Service => {
                 if let Some(state) = self.services.remove(name) {
+                    self.oversized.remove(name);
                     let last_word = state.service.close_on_removal;
                     self.last_words.extend(last_word.map(|after| (name.clone(), after)));
                     let mut causes = self.dirty.remove(name).unwrap_or_default();
@@ -432,6 +437,10 @@ impl Index {
             let Some(state) = self.services.get_mut(&name) else { continue };
             let frontends = service_frontends(&state.service, self.slices.of(&name), node);
             let frontends = share(frontends, &state.frontends);
+            match too_large(&name, &frontends) {
+                Some(problem) => self.oversized.insert(name.clone(), problem),
+                None => self.oversized.remove(&name),
+            };
             let created = state.service.created;
             let is_same = frontends.len() == state.frontends.len()
                 && frontends.iter().zip(&state.frontends).all(|(a, b)| Arc::ptr_eq(a, b));
@@ -460,16 +469,16 @@ fn keep_instead(message: &mut String) {
     message.push_str("; keeping the last valid version");
 }
 
-/// Wraps the new frontends, reusing the old allocation where nothing changed. Both are sorted alike
-/// and a service has few frontends, so the old one is usually at the same place.
+/// Wraps the new frontends, reusing the old allocation where nothing changed. Both are in the plan's
+/// order, so one walk finds them all.
 fn share(new: Vec<Frontend>, old: &[Arc<Frontend>]) -> Vec<Arc<Frontend>> {
+    let mut old = old.iter().peekable();
     new.into_iter()
-        .enumerate()
-        .map(|(position, frontend)| {
-            old.get(position)
-                .filter(|previous| ***previous == frontend)
-                .or_else(|| old.iter().find(|previous| ***previous == frontend))
-                .map_or_else(|| Arc::new(frontend), Arc::clone)
+        .map(|frontend| {
+            while old.next_if(|previous| plan::order(previous, &frontend).is_lt()).is_some() {}
+            old.peek()
+                .filter(|previous| ****previous == frontend)
+                .map_or_else(|| Arc::new(frontend), |previous| Arc::clone(previous))
         })
         .collect()
 }

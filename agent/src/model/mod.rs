@@ -6,6 +6,7 @@
 //! [`frontends::service_frontends`] (one service) and [`conflict`] (who keeps an address that two
 //! services claim).
 
+pub mod bounds;
 pub mod conflict;
 pub mod endpoints;
 pub mod event;

@@ -328,6 +328,22 @@ pub struct Problem {
     pub message: String,
 }
 
+/// The most characters of a text from outside that are told.
+const SHORT: usize = 400;
+
+/// A text from outside, cut where it is longer than anybody reads. What follows the last `; ` stays: it
+/// says what happens now.
+#[must_use]
+pub fn shorten(text: String) -> String {
+    if text.chars().nth(SHORT).is_none() {
+        return text;
+    }
+    let start: String = text.chars().take(SHORT / 2).collect();
+    let consequence = text.rfind("; ").map_or("", |at| &text[at..]);
+    let consequence: String = consequence.chars().take(SHORT / 2).collect();
+    format!("{start}…{consequence}")
+}
+
 impl Problem {
     /// Only a label or an annotation is ignored: the rest of the object is as good as it was.
     #[must_use]

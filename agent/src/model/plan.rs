@@ -112,6 +112,8 @@ pub enum Reason {
     Protocol,
     /// Pass: the service is annotated `sockline.dev/redirect: disabled`.
     RedirectDisabled,
+    /// Pass: the service has more backends than [`super::bounds::BACKENDS`].
+    TooLarge,
 }
 
 /// How a connect chooses among the backends.

@@ -8,7 +8,7 @@ use std::{
 use super::{
     conflict::{Claims, Conflicts},
     endpoints::ThisNode,
-    frontends::service_frontends,
+    frontends::{service_frontends, too_large},
     object::{EndpointSlice, Node, ObjectName, Problem, Service},
     plan::{Frontend, Plan},
 };
@@ -53,6 +53,7 @@ pub fn plan<'a>(
         .flat_map(|(_, frontends)| conflicts.survivors(frontends).cloned())
         .collect();
     let mut problems = conflicts.problems();
+    problems.extend(planned.iter().filter_map(|(name, (_, frontends))| too_large(name, frontends)));
     problems.extend(node.is_none().then(|| missing_node(node_name)));
     problems.sort();
     (Plan { node: node_name.into(), frontends }, problems)

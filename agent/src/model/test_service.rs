@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     object::{Family, ObjectName, Protocol},
     plan::{
-        Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason, ServicePlan,
+        self, Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason,
+        ServicePlan,
     },
 };
 
@@ -93,6 +94,7 @@ impl TestService {
                 frontends.push(self.frontend(family, Protocol::Tcp, None));
             }
         }
+        frontends.sort_by(plan::order);
         ServicePlan {
             service: self.name(),
             frontends: frontends.into_iter().map(Arc::new).collect(),

@@ -16,7 +16,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
 use super::{Sourced, convert::Convert};
-use crate::model::object::{Kind, ObjectName, ObjectRef, Problem};
+use crate::model::object::{Kind, ObjectName, ObjectRef, Problem, shorten};
 
 /// The kind of an object, or `None` when Sockline does not read it.
 ///
@@ -91,7 +91,7 @@ fn unreadable(kind: Kind, text: &RawValue, error: &serde_json::Error) -> Receive
     let metadata = Metadata::of(text).unwrap_or_default();
     let reference = metadata.reference(kind);
     let problem = Problem {
-        object: reference.to_string(),
+        object: shorten(reference.to_string()),
         field: String::new(),
         message: format!("{error}; the object is left out"),
     };
@@ -130,6 +130,18 @@ impl Metadata {
     }
 }
 
+/// An object that has more in it than any that an API server takes.
+#[must_use]
+pub fn too_large(kind: Kind, value: &Value) -> Sourced {
+    let reference = reference(kind, value);
+    let problem = Problem {
+        object: shorten(reference.to_string()),
+        field: String::new(),
+        message: "larger than an API server takes; the object is left out".to_owned(),
+    };
+    Sourced { reference, object: None, problems: vec![problem] }
+}
+
 fn decode_as<T: Convert + DeserializeOwned>(value: &Value) -> Option<Sourced> {
     let (object, problems) = repair::deserialize::<T>(value);
     let mut sourced = match object {
@@ -142,11 +154,11 @@ fn decode_as<T: Convert + DeserializeOwned>(value: &Value) -> Option<Sourced> {
     // An element that was replaced has been told already; its replacement is nobody's problem.
     let told = |field: &str| problems.iter().any(|wrong| field.starts_with(&wrong.element));
     sourced.problems.retain(|problem| !told(&problem.field));
-    let object = sourced.reference.to_string();
+    let object = shorten(sourced.reference.to_string());
     let problems = problems.into_iter().map(|wrong| Problem {
         object: object.clone(),
-        field: wrong.field,
-        message: wrong.message,
+        field: shorten(wrong.field),
+        message: shorten(wrong.message),
     });
     sourced.problems.splice(..0, problems);
     Some(sourced)

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs::{self, OpenOptions},
+    hash::BuildHasher as _,
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +14,9 @@ use super::{
     manifest::{self, Manifest},
 };
 use crate::model::object::{Kind, ObjectRef, Problem};
+
+/// The largest file that is read: the services of a large cluster are as long. It is read whole.
+const MAX_FILE: u64 = 32 << 20;
 
 /// The folder itself cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -43,13 +49,46 @@ pub struct FolderContents {
 /// # Errors
 /// When the folder cannot be listed. A file that cannot be read is a problem of that file.
 pub fn read_folder(path: &Path) -> Result<FolderContents, FolderError> {
+    Reader::default().read(path)
+}
+
+/// Reads a folder again and again. A file that is as it was is not parsed again, so that one that takes
+/// long does not delay what changed in others.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// By name: a hash of the text, seeded by chance, and what was in it.
+    known: HashMap<String, (u64, Manifest)>,
+    hasher: foldhash::quality::RandomState,
+}
+
+impl Reader {
+    /// As [`read_folder`].
+    ///
+    /// # Errors
+    /// As [`read_folder`].
+    pub fn read(&mut self, path: &Path) -> Result<FolderContents, FolderError> {
+        let mut before = std::mem::take(&mut self.known);
+        read_with(path, |name, text| {
+            let hash = self.hasher.hash_one(text);
+            let known = before.remove(name).filter(|(known, _)| *known == hash);
+            let (_, manifest) = known.unwrap_or_else(|| (hash, manifest::parse(name, text)));
+            self.known.insert(name.to_owned(), (hash, manifest.clone()));
+            manifest
+        })
+    }
+}
+
+fn read_with(
+    path: &Path,
+    mut parse: impl FnMut(&str, &str) -> Manifest,
+) -> Result<FolderContents, FolderError> {
     let names =
         manifest_names(path).map_err(|source| FolderError { path: path.to_owned(), source })?;
     let files = names
         .into_iter()
         .filter_map(|name| {
             let manifest = match read_file(&path.join(&name)) {
-                Ok(text) => manifest::parse(&name, &text?),
+                Ok(text) => parse(&name, &text?),
                 // Gone since the folder was listed; a link to nothing is still there.
                 Err(_) if fs::symlink_metadata(path.join(&name)).is_err() => return None,
                 Err(error) => unreadable(&name, &error),
@@ -81,7 +120,21 @@ pub fn is_manifest_name(name: &str) -> bool {
 
 /// `None` for what is not a file: reading a pipe would never end.
 fn read_file(path: &Path) -> io::Result<Option<String>> {
-    if fs::metadata(path)?.is_file() { fs::read_to_string(path).map(Some) } else { Ok(None) }
+    if !fs::metadata(path)?.is_file() {
+        return Ok(None);
+    }
+    // It may have been replaced by a pipe since, and opening one would wait for a writer.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        let most = MAX_FILE >> 20;
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {most} MiB")));
+    }
+    Ok(Some(text))
 }
 
 fn unreadable(name: &str, error: &io::Error) -> Manifest {

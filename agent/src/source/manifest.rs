@@ -1,16 +1,21 @@
 //! The text of one manifest file: YAML with any number of documents, or JSON.
 //!
-//! Documents are cut apart before they are parsed, so a broken one costs only itself.
+//! Documents are cut apart before they are parsed, so a broken one costs only itself. Of a list one
+//! item is in memory at a time.
 
+mod bounded;
 mod document;
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use self::document::{Document, Syntax};
+use self::{
+    bounded::Content,
+    document::{Syntax, Take},
+};
 use super::{Sourced, decode};
-use crate::model::object::{Kind, Problem};
+use crate::model::object::{Kind, Problem, shorten};
 
 /// What one file holds.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -28,17 +33,13 @@ pub struct Manifest {
 pub fn parse(file: &str, text: &str) -> Manifest {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let syntax = if file.ends_with(".json") { Syntax::Json } else { Syntax::Yaml };
-    let mut reader = Reader { file, manifest: Manifest::default(), ignored: BTreeSet::new() };
-    for Document { number, content } in document::read(text, syntax) {
-        let place = Place { document: number, item: None };
-        match content {
-            Ok(value) => reader.read(&value, place, None),
-            Err(why) => {
-                reader.manifest.incomplete = true;
-                reader.problem(place, "", &format!("does not parse: {why}; it is left out"));
-            }
-        }
-    }
+    let mut reader = Reader {
+        file,
+        manifest: Manifest::default(),
+        ignored: BTreeSet::new(),
+        taken: Manifest::default(),
+    };
+    document::read(text, syntax, &mut reader);
     reader.manifest
 }
 
@@ -56,6 +57,41 @@ struct Reader<'a> {
     manifest: Manifest,
     /// Kinds already said to be ignored: a file of Deployments shall not fill the log.
     ignored: BTreeSet<String>,
+    /// Items of the document that is being read. They count only if it is a list in the end.
+    taken: Manifest,
+}
+
+impl Take for Reader<'_> {
+    fn item(&mut self, document: usize, index: usize, content: Content) -> Option<Value> {
+        let says = |field| content.value.get(field).is_some_and(Value::is_string);
+        if !(says("apiVersion") && says("kind")) {
+            // What it is depends on the list, whose kind may be behind its items.
+            return Some(if content.is_cut { Value::Null } else { content.value });
+        }
+        let place = Place { document, item: Some(index) };
+        let before = std::mem::replace(&mut self.manifest, std::mem::take(&mut self.taken));
+        self.read(&content, place, None);
+        self.taken = std::mem::replace(&mut self.manifest, before);
+        None
+    }
+
+    fn document(&mut self, document: usize, content: Result<Content, String>) {
+        let taken = std::mem::take(&mut self.taken);
+        let place = Place { document, item: None };
+        match content {
+            Ok(content) => {
+                if self.read(&content, place, None) {
+                    self.manifest.objects.extend(taken.objects);
+                    self.manifest.problems.extend(taken.problems);
+                }
+            }
+            Err(why) => {
+                self.manifest.incomplete = true;
+                let why = shorten(why);
+                self.problem(place, "", &format!("does not parse: {why}; it is left out"));
+            }
+        }
+    }
 }
 
 impl Reader<'_> {
@@ -68,38 +104,52 @@ impl Reader<'_> {
         self.manifest.problems.push(Problem {
             object: format!("file {}, document {}", self.file, place.document),
             field,
-            message: message.to_owned(),
+            message: shorten(message.to_owned()),
         });
     }
 
-    /// `kind_of_list` is what an item without a kind of its own is: typed lists leave it out.
-    fn read(&mut self, value: &Value, place: Place, kind_of_list: Option<Kind>) {
+    /// `kind_of_list` is what an item without a kind of its own is: typed lists leave it out. Returns
+    /// whether it is a list.
+    fn read(&mut self, content: &Content, place: Place, kind_of_list: Option<Kind>) -> bool {
+        let Content { value, .. } = content;
         if value.is_null() {
-            return;
+            return false;
         }
         let Some(object) = value.as_object() else {
-            return self.problem(place, "", "not a Kubernetes object; it is left out");
+            self.problem(place, "", "not a Kubernetes object; it is left out");
+            return false;
         };
         let text = |field| object.get(field).and_then(Value::as_str);
-        let kind = match (text("apiVersion"), text("kind"), kind_of_list) {
-            (_, None, Some(kind)) => return self.read_object(kind, value, place),
-            (_, None, None) => return self.problem(place, "kind", "missing; it is left out"),
+        let (version, kind) = match (text("apiVersion"), text("kind"), kind_of_list) {
+            (_, None, Some(kind)) => {
+                self.read_object(kind, content, place);
+                return false;
+            }
+            (_, None, None) => {
+                self.problem(place, "kind", "missing; it is left out");
+                return false;
+            }
             // A list of one kind in that kind's API group.
             (None, Some(kind), Some(of)) if kind == of.as_str() => {
-                return self.read_object(of, value, place);
+                self.read_object(of, content, place);
+                return false;
             }
             (None, Some(_), _) => {
-                return self.problem(place, "apiVersion", "missing; it is left out");
+                self.problem(place, "apiVersion", "missing; it is left out");
+                return false;
             }
             (Some(version), Some(kind), _) => (version, kind),
         };
-        if let Some(kind) = decode::kind_of(kind.0, kind.1) {
-            self.read_object(kind, value, place);
-        } else if let Some(item_kind) = list_of(kind.0, kind.1) {
-            self.read_list(object.get("items"), place, item_kind);
-        } else {
-            self.ignore(kind.0, kind.1, place);
+        if let Some(kind) = decode::kind_of(version, kind) {
+            self.read_object(kind, content, place);
+            return false;
         }
+        let Some(item_kind) = list_of(version, kind) else {
+            self.ignore(version, kind, place);
+            return false;
+        };
+        self.read_list(object.get("items"), place, item_kind);
+        true
     }
 
     fn read_list(&mut self, items: Option<&Value>, place: Place, kind: Option<Kind>) {
@@ -108,16 +158,22 @@ impl Reader<'_> {
             None | Some(Value::Null) => {}
             Some(Value::Array(items)) => {
                 for (i, item) in items.iter().enumerate() {
-                    self.read(item, Place { item: Some(i), ..place }, kind);
+                    let content = Content { value: item.clone(), is_cut: false };
+                    self.read(&content, Place { item: Some(i), ..place }, kind);
                 }
             }
             Some(_) => self.problem(place, "items", "not a list; it is left out"),
         }
     }
 
-    fn read_object(&mut self, kind: Kind, value: &Value, place: Place) {
-        let value = in_default_namespace(kind, value);
-        let Some(sourced) = decode::decode(kind, &value) else { return };
+    fn read_object(&mut self, kind: Kind, content: &Content, place: Place) {
+        let value = in_default_namespace(kind, &content.value);
+        let sourced = if content.is_cut {
+            Some(decode::too_large(kind, &value))
+        } else {
+            decode::decode(kind, &value)
+        };
+        let Some(sourced) = sourced else { return };
         if sourced.reference.name.name.is_empty() {
             // Without a name it could be any object, so it is the file's problem.
             for problem in &sourced.problems {

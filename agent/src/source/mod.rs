@@ -16,7 +16,7 @@ mod troubles;
 use std::path::Path;
 
 use self::{
-    folder::{File, read_folder},
+    folder::File,
     follow::{FileSnapshot, Snapshot},
 };
 pub use self::{
@@ -25,11 +25,17 @@ pub use self::{
 };
 pub use crate::model::event::{Event, Sourced};
 
-/// Reads a folder for [`follow::follow`]. A folder that cannot be listed reads as empty: whoever
+/// What reads a folder for [`follow::follow`]. A folder that cannot be listed reads as empty: whoever
 /// follows it has noticed and does not use that.
-#[must_use]
-pub fn snapshot(folder: &Path) -> Snapshot {
-    let files = read_folder(folder).map(|contents| contents.files).unwrap_or_default();
+pub fn snapshots() -> impl FnMut(&Path) -> Snapshot {
+    let mut reader = folder::Reader::default();
+    move |folder| {
+        let files = reader.read(folder).map(|contents| contents.files).unwrap_or_default();
+        snapshot(files)
+    }
+}
+
+fn snapshot(files: Vec<File>) -> Snapshot {
     let files = files
         .into_iter()
         .map(|File { name, manifest }| FileSnapshot {

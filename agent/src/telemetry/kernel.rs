@@ -1,6 +1,10 @@
 //! The kernel's counters as metrics, read at each scrape. Services that are gone have no series.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    error::Error,
+    sync::{Mutex, PoisonError},
+};
 
 use prometheus::{
     core::{Collector, Desc},
@@ -11,6 +15,7 @@ use sockline_ebpf::counters::Fault;
 use crate::{
     dataplane::view::{Counters, Counts},
     model::{object::ObjectName, object::Protocol},
+    trouble::Trouble,
 };
 
 const TRANSLATED: (&str, &str) = (
@@ -34,6 +39,9 @@ const FAULTS: (&str, &str) =
 pub struct KernelCollector {
     counters: Counters,
     descriptions: Vec<Desc>,
+    /// A scrape comes every few seconds.
+    of_services: Mutex<Trouble>,
+    of_faults: Mutex<Trouble>,
 }
 
 impl KernelCollector {
@@ -55,24 +63,24 @@ impl KernelCollector {
             describe(FAILED_OPEN, &service)?,
             describe(FAULTS, &["fault"])?,
         ];
-        Ok(Self { counters, descriptions })
+        Ok(Self {
+            counters,
+            descriptions,
+            of_services: Mutex::new(Trouble::new("cannot read the services' counters")),
+            of_faults: Mutex::new(Trouble::new("cannot read the kernel programs' faults")),
+        })
     }
 
     /// Sums over the ports of a service.
     fn by_service(&self) -> BTreeMap<(ObjectName, Protocol), Counts> {
         let mut all: BTreeMap<_, Counts> = BTreeMap::new();
-        match self.counters.services() {
-            Ok(services) => {
-                for (key, counts) in services {
-                    let sum = all.entry((key.service, key.protocol)).or_default();
-                    sum.translated += counts.translated;
-                    sum.refused_no_endpoints += counts.refused_no_endpoints;
-                    sum.refused_no_local_endpoints += counts.refused_no_local_endpoints;
-                    sum.passed += counts.passed;
-                    sum.failed_open += counts.failed_open;
-                }
-            }
-            Err(error) => tracing::error!(%error, "cannot read the services' counters"),
+        for (key, counts) in read(&self.of_services, self.counters.services()) {
+            let sum = all.entry((key.service, key.protocol)).or_default();
+            sum.translated += counts.translated;
+            sum.refused_no_endpoints += counts.refused_no_endpoints;
+            sum.refused_no_local_endpoints += counts.refused_no_local_endpoints;
+            sum.passed += counts.passed;
+            sum.failed_open += counts.failed_open;
         }
         all
     }
@@ -101,16 +109,10 @@ impl Collector for KernelCollector {
                 .map(|(reason, count)| counter(&labels(service, Some(reason)), count))
             })
             .collect();
-        let faults = match self.counters.faults() {
-            Ok(faults) => faults
-                .into_iter()
-                .map(|(fault, count)| counter(&[("fault", fault_name(fault).into())], count))
-                .collect(),
-            Err(error) => {
-                tracing::error!(%error, "cannot read the kernel programs' faults");
-                Vec::new()
-            }
-        };
+        let faults = read(&self.of_faults, self.counters.faults())
+            .into_iter()
+            .map(|(fault, count)| counter(&[("fault", fault_name(fault).into())], count))
+            .collect();
         vec![
             of(TRANSLATED, |counts| counts.translated),
             family(REFUSED, refused),
@@ -122,6 +124,13 @@ impl Collector for KernelCollector {
         .filter(|family| !family.get_metric().is_empty())
         .collect()
     }
+}
+
+/// What was read; nothing, and a word in the log when that is new, if it could not be.
+fn read<T: Default, E: Error>(trouble: &Mutex<Trouble>, result: Result<T, E>) -> T {
+    let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
+    trouble.is_news(result.as_ref().map(|_| ()).map_err(|error| error as &dyn Error));
+    result.unwrap_or_default()
 }
 
 const fn fault_name(fault: Fault) -> &'static str {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use axum::{
     Router,
     extract::State,
@@ -10,45 +9,47 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Mutex};
 use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
-use crate::check::Readiness;
+use crate::{check::Readiness, http};
 
-type Context = (Arc<Readiness>, Arc<Metrics>);
+#[derive(Clone)]
+struct Context {
+    readiness: Arc<Readiness>,
+    metrics: Arc<Metrics>,
+    /// Reading the kernel's counters takes time of the control loop's runtime: whoever asks much waits
+    /// for itself.
+    one_at_a_time: Arc<Mutex<()>>,
+}
 
 /// Serves until `stop`.
-///
-/// # Errors
-/// When the listener fails.
 pub async fn serve(
     listener: TcpListener,
     readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
-) -> anyhow::Result<()> {
+) {
     let router = Router::new()
         .route("/metrics", get(text))
         .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
-        .with_state((readiness, metrics));
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
-        .context("serving metrics and health")
+        .with_state(Context { readiness, metrics, one_at_a_time: Arc::default() });
+    http::serve(listener, router, stop).await;
 }
 
-async fn text(State((_, metrics)): State<Context>) -> Response {
-    match metrics.text() {
+async fn text(State(context): State<Context>) -> Response {
+    let _turn = context.one_at_a_time.lock().await;
+    match context.metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
 /// The process works: its control loop turns.
-async fn healthy(State((readiness, _)): State<Context>) -> (StatusCode, &'static str) {
-    if readiness.is_alive() {
+async fn healthy(State(context): State<Context>) -> (StatusCode, &'static str) {
+    if context.readiness.is_alive() {
         (StatusCode::OK, "ok\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the control loop is stuck\n")
@@ -57,8 +58,9 @@ async fn healthy(State((readiness, _)): State<Context>) -> (StatusCode, &'static
 
 /// The node is served, as far as can be seen at little cost: the plan is in the kernel, the hooks lead
 /// to our programs, and the control loop turns.
-async fn ready(State((readiness, _)): State<Context>) -> (StatusCode, String) {
-    match readiness.why_not().await {
+async fn ready(State(context): State<Context>) -> (StatusCode, String) {
+    let _turn = context.one_at_a_time.lock().await;
+    match context.readiness.why_not().await {
         None => (StatusCode::OK, "ok\n".into()),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n"),
     }

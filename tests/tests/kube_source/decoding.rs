@@ -112,3 +112,26 @@ async fn an_event_that_comes_as_nonsense_leads_to_a_new_list() {
     watched.until("second list", |watched| watched.replaced(Kind::Service).len() == 2).await;
     watched.settle(&api).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn pages_of_large_objects_are_asked_for_in_smaller_parts() {
+    let api = objects::cluster(&[]);
+    api.fault(Resource::Services, Fault::NoStreamingLists);
+    for number in 0..40 {
+        let name = format!("large-{number}");
+        let mut service = objects::service(&name);
+        service["spec"]["clusterIP"] = json!(format!("10.96.1.{number}"));
+        service["spec"]["clusterIPs"] = json!([format!("10.96.1.{number}")]);
+        service["metadata"]["annotations"] = json!({"note": "x".repeat(1 << 20)});
+        api.apply(&service);
+        api.apply(&objects::slice(&name, &["10.244.1.1"]));
+    }
+    let mut watched = Watched::start(&api);
+    watched.settle(&api).await;
+    assert_eq!(watched.index.problems(), []);
+    let listed: Vec<usize> = watched.replaced(Kind::Service).iter().map(Vec::len).collect();
+    assert_eq!(listed, [40]);
+    let plan = watched.index.plan();
+    let served = plan.frontends.iter().filter(|frontend| frontend.backends.len() == 1).count();
+    assert_eq!(served, 40, "{:#?}", plan.frontends);
+}

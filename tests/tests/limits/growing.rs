@@ -67,7 +67,8 @@ fn a_segment_that_could_not_be_made_is_made_when_it_can_be() {
     let filling: Vec<IpAddr> =
         (1..BACKEND_SEGMENT).map(|n| Ipv4Addr::from_bits(0x0a01_0000 + n).into()).collect();
     let service = objects::web_service("filling", "10.96.0.1");
-    stage.put("filling.yaml", &[service, objects::slice("filling", &filling)]);
+    let objects = [vec![service], objects::slices("filling", &filling)].concat();
+    stage.put("filling.yaml", &objects);
     // Links and pins are not looked at meanwhile.
     let agent = stage.agent_with(&["--repair-interval", "3600"]);
     let inner = Pins::in_bpffs(stage.node.bpffs()).inner_maps();
@@ -75,6 +76,10 @@ fn a_segment_that_could_not_be_made_is_made_when_it_can_be() {
     fs::rename(&inner, &away).unwrap();
     put_services(&stage, 1..2);
     eventually("the failure", || holds(not_in_sync(&agent) == Some(1.0), agent.log()));
+    agent.metrics().unwrap();
+    // Each scrape finds it.
+    let told = agent.log().matches("cannot read the services' counters").count();
+    assert_eq!(told, 1, "{}", agent.log());
     stage.assert_untouched(&address(1));
     fs::rename(&away, &inner).unwrap();
     stage.eventually_served(&address(1));

@@ -155,7 +155,7 @@ fn local_policy_uses_what_kube_proxy_uses() {
 }
 
 fn merged<'a>(slices: &'a [EndpointSlice]) -> Vec<Candidate<'a>> {
-    candidates(slices, Family::IPv4, "http", Protocol::Tcp, HERE)
+    candidates(&SlicePorts::of(slices).with(Family::IPv4, "http", Protocol::Tcp), HERE)
 }
 
 #[test]

@@ -192,3 +192,23 @@ fn a_service_with_redirect_disabled_is_passed_at_every_address() {
         assert!(line.ends_with("Pass RedirectDisabled []"), "{line}");
     }
 }
+
+#[test]
+fn ports_that_a_service_has_no_backends_left_for_are_passed_and_told() {
+    let mut service = service("web", "10.96.0.1");
+    let number = |n: u16| format!("p{n:03}");
+    service.ports = (1..=300).map(|n| service_port(&number(n), Protocol::Tcp, n)).collect();
+    let endpoints = (0..1000).map(|n| endpoint(&format!("10.0.{}.{}", n / 250, n % 250 + 1)));
+    let mut slice = slice("web-1", "web", endpoints.collect());
+    slice.ports = (1..=300).map(|n| endpoint_port(&number(n), Protocol::Tcp, 8000 + n)).collect();
+    let frontends: Vec<_> =
+        service_frontends(&service, [&slice], HERE).into_iter().map(Arc::new).collect();
+    let forwarded = frontends.iter().filter(|f| f.backends.len() == 1000).count();
+    assert_eq!(forwarded, bounds::BACKENDS / 1000);
+    let passed = frontends.iter().filter(|f| f.reason == Some(Reason::TooLarge)).count();
+    assert_eq!((passed, frontends.len()), (300 - forwarded, 300));
+    let problem = too_large(&service.name, &frontends).expect("told").to_string();
+    let expected = "Service ns/web: spec.ports: more than 262144 backends, counted once for each port; \
+                    38 of its 300 addresses are left to kube-proxy";
+    assert_eq!(problem, expected);
+}

@@ -319,8 +319,8 @@ proptest! {
         prop_assert_eq!(claims.len(), plan.frontends.len());
         for f in &plan.frontends {
             prop_assert!(f.backends.is_sorted_by(|a, b| (a.address, a.port) < (b.address, b.port)));
-            prop_assert_eq!(f.backends.is_empty(), f.action != crate::model::plan::Action::Forward);
-            prop_assert_eq!(f.reason.is_none(), f.action == crate::model::plan::Action::Forward);
+            prop_assert_eq!(f.backends.is_empty(), f.action != plan::Action::Forward);
+            prop_assert_eq!(f.reason.is_none(), f.action == plan::Action::Forward);
         }
     }
 }

@@ -4,12 +4,14 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::{
-    model::object::{Family, Object, ObjectRef, Problem, Protocol, TrafficPolicy},
+    model::object::{Family, Object, ObjectRef, Problem, Protocol, TrafficPolicy, shorten},
     source::Sourced,
 };
 
 /// The longest namespace or object name (a DNS subdomain).
 const MAX_NAME: usize = 253;
+/// How many problems of one object are told.
+const MAX_PROBLEMS: usize = 20;
 /// The longest port name (a DNS label in Services).
 const MAX_PORT_NAME: usize = 63;
 
@@ -17,27 +19,51 @@ const MAX_PORT_NAME: usize = 63;
 pub(super) struct Checker {
     reference: ObjectRef,
     problems: Vec<Problem>,
+    /// Problems beyond [`MAX_PROBLEMS`].
+    untold: usize,
 }
 
 impl Checker {
     pub(super) fn new(reference: ObjectRef) -> Self {
-        Self { reference, problems: Vec::new() }
+        Self { reference, problems: Vec::new(), untold: 0 }
     }
 
     pub(super) fn reference(&self) -> &ObjectRef {
         &self.reference
     }
 
-    pub(super) fn finish(self, object: Option<Object>) -> Sourced {
+    pub(super) fn finish(mut self, object: Option<Object>) -> Sourced {
+        if self.untold > 0 {
+            let message =
+                format!("and {} more of such problems; what they name is left out", self.untold);
+            self.problems.push(Problem {
+                object: label(&self.reference),
+                field: String::new(),
+                message,
+            });
+        }
         Sourced { reference: self.reference, object, problems: self.problems }
     }
 
     pub(super) fn problem(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        if self.problems.len() >= MAX_PROBLEMS {
+            self.untold += 1;
+            return;
+        }
         self.problems.push(Problem {
             object: label(&self.reference),
             field: field.into(),
-            message: message.into(),
+            message: shorten(message.into()),
         });
+    }
+
+    /// As much of a list as one object may have.
+    pub(super) fn first_of<'a, T>(&mut self, field: &str, all: &'a [T], most: usize) -> &'a [T] {
+        if all.len() <= most {
+            return all;
+        }
+        self.problem(field, format!("{} of them; only the first {most} are used", all.len()));
+        &all[..most]
     }
 
     /// Whether the object can be told apart from others by namespace and name.
@@ -57,7 +83,7 @@ impl Checker {
                 field,
                 format!("{length} characters long, at most {MAX_NAME} are allowed; the object is left out"),
             );
-        } else if name.chars().any(|c| c == '/' || c.is_whitespace() || c.is_control()) {
+        } else if !name.chars().all(is_of_a_name) {
             self.problem(field, format!("{name:?} is not a name; the object is left out"));
         } else {
             return true;
@@ -73,6 +99,10 @@ impl Checker {
                 field,
                 format!("{length} characters long, at most {MAX_PORT_NAME} are allowed; the port is left out"),
             );
+            return None;
+        }
+        if !name.chars().all(is_of_a_name) {
+            self.problem(field, format!("{name:?} is not a name; the port is left out"));
             return None;
         }
         Some(name)
@@ -136,6 +166,12 @@ impl Checker {
         self.problem(field, format!("{text:?}: {wrong}; it is left out"));
         None
     }
+}
+
+/// The API allows small letters, digits, `-` and, in some names, `.` (`IsDNS1123Subdomain` and its like
+/// in apimachinery's `pkg/util/validation`). Names are printed everywhere.
+const fn is_of_a_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')
 }
 
 /// An over-long name would make every message about the object unreadable.

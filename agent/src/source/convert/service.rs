@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1 as api;
 
 use super::{Convert, close_on_removal, field::Checker, is_foreign, redirect};
 use crate::{
+    model::bounds,
     model::object::{Family, Object, Service, ServicePort},
     source::Sourced,
 };
@@ -27,12 +28,17 @@ pub(super) fn convert(service: &api::Service) -> Option<Sourced> {
         return Some(checker.finish(None));
     }
     let cluster_ips = cluster_ips(&mut checker, spec);
-    let ports = ports(&mut checker, spec);
+    let external_ips = addresses(&mut checker, "spec.externalIPs", spec.external_ips.as_deref());
+    let load_balancer_ips = load_balancer_ips(&mut checker, service);
+    // Where a port answers: there, and in each family at its node port if there are any.
+    let has_node_ports = spec.ports.iter().flatten().any(|port| port.node_port.is_some());
+    let places = cluster_ips.len() * (1 + usize::from(has_node_ports))
+        + external_ips.len()
+        + load_balancer_ips.len();
+    let ports = ports(&mut checker, spec, places);
     let object = Service {
         name: checker.reference().name.clone(),
         created: service.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
-        external_ips: addresses(&mut checker, "spec.externalIPs", spec.external_ips.as_deref()),
-        load_balancer_ips: load_balancer_ips(&mut checker, service),
         source_ranges: source_ranges(&mut checker, spec),
         internal_traffic_policy: checker
             .traffic_policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref()),
@@ -42,6 +48,8 @@ pub(super) fn convert(service: &api::Service) -> Option<Sourced> {
         redirect: redirect::of_service(&mut checker, &service.metadata).unwrap_or_default(),
         close_on_removal: close_on_removal::of_service(&mut checker, &service.metadata),
         cluster_ips,
+        external_ips,
+        load_balancer_ips,
         ports,
     };
     let usable = !object.cluster_ips.is_empty() && !object.ports.is_empty();
@@ -86,10 +94,12 @@ fn cluster_ips(checker: &mut Checker, spec: &api::ServiceSpec) -> Vec<IpAddr> {
     found
 }
 
-fn ports(checker: &mut Checker, spec: &api::ServiceSpec) -> Vec<ServicePort> {
+fn ports(checker: &mut Checker, spec: &api::ServiceSpec, places: usize) -> Vec<ServicePort> {
     let mut names = HashSet::new();
     let mut ports = Vec::new();
-    for (i, port) in spec.ports.iter().flatten().enumerate() {
+    let all = spec.ports.as_deref().unwrap_or(&[]);
+    let all = checker.first_of("spec.ports", all, bounds::FRONTENDS / places.max(1));
+    for (i, port) in all.iter().enumerate() {
         let Some(port) = convert_port(checker, i, port) else { continue };
         // kube-proxy tells a service's ports apart by name and protocol.
         if names.insert((port.name.clone(), port.protocol)) {
@@ -121,7 +131,7 @@ fn convert_port(checker: &mut Checker, i: usize, port: &api::ServicePort) -> Opt
 }
 
 fn addresses(checker: &mut Checker, field: &str, texts: Option<&[String]>) -> Vec<IpAddr> {
-    let texts = texts.unwrap_or(&[]).iter().enumerate();
+    let texts = checker.first_of(field, texts.unwrap_or(&[]), bounds::ADDRESSES).iter().enumerate();
     texts.filter_map(|(i, text)| checker.address(&format!("{field}[{i}]"), text, None)).collect()
 }
 
@@ -129,9 +139,10 @@ fn addresses(checker: &mut Checker, field: &str, texts: Option<&[String]>) -> Ve
 /// go through the load balancer, and entries with only a host name have no address.
 fn load_balancer_ips(checker: &mut Checker, service: &api::Service) -> Vec<IpAddr> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let ingress = status.and_then(|status| status.ingress.as_ref());
+    let all = status.and_then(|status| status.ingress.as_deref()).unwrap_or(&[]);
+    let all = checker.first_of("status.loadBalancer.ingress", all, bounds::ADDRESSES);
     let mut ips = Vec::new();
-    for (i, ingress) in ingress.into_iter().flatten().enumerate() {
+    for (i, ingress) in all.iter().enumerate() {
         let is_vip = ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP");
         if let Some(ip) = ingress.ip.as_deref().filter(|ip| is_vip && !ip.is_empty()) {
             ips.extend(checker.address(&format!("status.loadBalancer.ingress[{i}].ip"), ip, None));

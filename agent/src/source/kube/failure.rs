@@ -5,10 +5,10 @@ use std::{error::Error as _, time::Duration};
 use ::kube::core::Status;
 
 use super::{Kind, api_group, resource, selection::Selection};
-use crate::model::object::Problem;
+use crate::model::object::{Problem, shorten};
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub enum Failure {
     /// No answer: the connection could not be made, or broke before there was one.
     #[error("{0}")]
     Request(#[from] ::kube::Error),
@@ -32,6 +32,9 @@ pub(super) enum Failure {
     ListStalled,
     #[error("the server sent a list without a resource version")]
     NoVersion,
+    /// More than is to be in memory at once.
+    #[error("the server sent a page of a list that is too long to be read")]
+    LargePage,
     /// Not one object is wrong, but what the objects come in.
     #[error("the server sent what is no list or watch of the Kubernetes API: {0}")]
     Garbage(String),
@@ -62,7 +65,7 @@ impl Failure {
         let status = match self {
             Self::ListStalled => return Remedy::ListInPages,
             // An event was lost; resuming behind it would never bring it back.
-            Self::Garbage(_) | Self::NoVersion => return Remedy::Relist,
+            Self::Garbage(_) | Self::NoVersion | Self::LargePage => return Remedy::Relist,
             Self::Cut | Self::Ended | Self::Silent(_) | Self::Request(_) => return Remedy::Resume,
             Self::Refused { status, .. } | Self::Event(status) => status,
         };
@@ -143,7 +146,7 @@ impl Failure {
         Problem {
             object: format!("watch of {resource}"),
             field: String::new(),
-            message: format!("{message}; what is known stays as it is"),
+            message: shorten(format!("{message}; what is known stays as it is")),
         }
     }
 }

@@ -13,6 +13,7 @@ mod failure;
 mod request;
 mod selection;
 mod watch;
+pub mod wire;
 
 use std::sync::Arc;
 

@@ -12,9 +12,7 @@ use ::kube::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, Response, header::RETRY_AFTER};
-use http_body_util::BodyExt as _;
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::time::timeout;
 
 use super::{Kind, api_group, failure::Failure, resource, selection::Selection};
@@ -23,30 +21,37 @@ use crate::source::decode::version_of;
 /// The server ends every request but a watch after a minute. kube would wait for ever.
 const ANSWER: Duration = Duration::from_secs(65);
 
-/// A page of a list. The objects stay text until each is decoded by itself.
-#[derive(Deserialize)]
-pub(super) struct Page<'a> {
-    pub(super) metadata: PageMetadata,
-    #[serde(borrow)]
-    pub(super) items: Option<Vec<&'a RawValue>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct PageMetadata {
-    pub(super) resource_version: Option<String>,
-    pub(super) r#continue: Option<String>,
-}
+/// The most of a page that is held in memory. Five hundred objects of the size that etcd takes
+/// (1.5 MiB: `--max-request-bytes`) would be a gigabyte.
+const MAX_PAGE: usize = 32 << 20;
+/// The longest line of a watch. An object that etcd takes is a few times longer as JSON at most.
+const MAX_LINE: usize = 16 << 20;
+/// The longest refusal that is read.
+const MAX_REFUSAL: usize = 1 << 20;
 
 /// The text of one page.
 pub(super) async fn page(
     client: &Client,
     selection: &Selection,
     token: Option<String>,
+    limit: u32,
 ) -> Result<Bytes, Failure> {
-    let request = Request::new(path(selection.kind)).list(&selection.list(token))?;
+    let request = Request::new(path(selection.kind)).list(&selection.list(token, limit))?;
     let response = send(client, request).await?;
-    Ok(within(ANSWER, response.into_body().collect()).await??.to_bytes())
+    text(response, MAX_PAGE).await?.ok_or(Failure::LargePage)
+}
+
+/// The whole body; `None` if it is longer than `limit` bytes.
+async fn text(response: Response<Body>, limit: usize) -> Result<Option<Bytes>, Failure> {
+    let body = Limited::new(response.into_body(), limit);
+    match within(ANSWER, body.collect()).await? {
+        Ok(whole) => Ok(Some(whole.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => Ok(None),
+        Err(error) => match error.downcast::<::kube::Error>() {
+            Ok(error) => Err(Failure::Request(*error)),
+            Err(error) => Err(Failure::Request(::kube::Error::Service(error))),
+        },
+    }
 }
 
 /// Opens a watch behind `version`; an empty one with `initial` events is the most recent state.
@@ -70,7 +75,7 @@ async fn send(client: &Client, request: http::Request<Vec<u8>>) -> Result<Respon
     }
     let code = response.status().as_u16();
     let asked_for = retry_after(response.headers());
-    let body = within(ANSWER, response.into_body().collect()).await??.to_bytes();
+    let body = text(response, MAX_REFUSAL).await?.unwrap_or_default();
     // A proxy before the server does not answer in JSON.
     let status = serde_json::from_slice::<Status>(&body).unwrap_or_else(|_| {
         let words: String = String::from_utf8_lossy(&body).trim().chars().take(200).collect();
@@ -116,6 +121,12 @@ impl Lines {
                 let (start, end) = (self.start, self.searched + length);
                 (self.start, self.searched) = (end + 1, end + 1);
                 return Ok(&self.received[start..end]);
+            }
+            if self.received.len() - self.start > MAX_LINE {
+                let length = MAX_LINE >> 20;
+                return Err(Failure::Garbage(format!(
+                    "a line of more than {length} MiB in a watch"
+                )));
             }
             self.received.drain(..self.start);
             (self.start, self.searched) = (0, self.received.len());

@@ -17,7 +17,7 @@ pub(super) struct Selection {
 }
 
 /// client-go's page size.
-const PAGE: u32 = 500;
+pub(super) const PAGE: u32 = 500;
 
 impl Selection {
     /// What is wanted of a kind on the node of this name.
@@ -63,11 +63,11 @@ impl Selection {
         Self { kind: Kind::Pod, labels: None, fields: Some(format!("spec.nodeName={node}")) }
     }
 
-    pub(super) fn list(&self, continue_token: Option<String>) -> ListParams {
+    pub(super) fn list(&self, continue_token: Option<String>, limit: u32) -> ListParams {
         ListParams {
             label_selector: self.labels.map(Into::into),
             field_selector: self.fields.clone(),
-            limit: Some(PAGE),
+            limit: Some(limit),
             continue_token,
             ..ListParams::default()
         }

@@ -4,9 +4,7 @@
 
 use std::{collections::HashMap, convert::Infallible, time::Duration};
 
-use ::kube::{Client, core::Status};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use ::kube::Client;
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep},
@@ -15,14 +13,15 @@ use tokio::{
 use super::{
     backoff::{Backoff, spread, watch_seconds},
     failure::{Failure, Remedy},
-    request::{self, Lines, Page},
-    selection::Selection,
+    request::{self, Lines},
+    selection::{PAGE, Selection},
+    wire::{self, Change},
 };
 use crate::{
-    model::object::{Kind, ObjectName, ObjectRef},
+    model::object::{Kind, ObjectName},
     source::{
         Event, Sourced,
-        decode::{Metadata, Received, receive},
+        decode::Received,
         stats::{KindStats, SourceStats, count},
         troubles::Troubles,
     },
@@ -88,33 +87,6 @@ enum Streaming {
     /// The next list comes in pages, the one after that is streamed again.
     NotNow,
     No,
-}
-
-/// One line of a watch.
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(rename = "type")]
-    what: What,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-enum What {
-    Added,
-    Modified,
-    Deleted,
-    Bookmark,
-    Error,
-}
-
-/// What a line means for what is known.
-enum Change {
-    Apply(Received),
-    /// With the version of the deletion.
-    Delete(ObjectRef, String),
-    Bookmark(Metadata),
 }
 
 /// Why an attempt ended.
@@ -290,19 +262,24 @@ impl<'a> Watch<'a> {
     /// version that the first one was.
     async fn list(&mut self) -> Result<(), End> {
         let mut objects = Objects::new();
-        let mut token = None;
+        let (mut token, mut limit) = (None, PAGE);
         loop {
-            let text = request::page(&self.shared.client, &self.selection, token).await?;
+            let asked =
+                request::page(&self.shared.client, &self.selection, token.clone(), limit).await;
+            let text = match asked {
+                // Large objects: fewer of them are to be in memory at once.
+                Err(Failure::LargePage) if limit > 1 => {
+                    limit /= 2;
+                    continue;
+                }
+                text => text?,
+            };
             self.stats().heard();
-            let page: Page = serde_json::from_slice(&text)
-                .map_err(|error| Failure::Garbage(format!("{error} in a page of a list")))?;
-            for item in page.items.into_iter().flatten() {
-                put(&mut objects, receive(self.kind(), item));
-            }
-            token = page.metadata.r#continue.filter(|token| !token.is_empty());
+            let page = wire::page(self.kind(), &text)?;
+            page.objects.into_iter().for_each(|received| put(&mut objects, received));
+            token = page.token;
             if token.is_none() {
-                let version = page.metadata.resource_version.filter(|version| !version.is_empty());
-                self.replace(objects, version.ok_or(Failure::NoVersion)?).await?;
+                self.replace(objects, page.version.ok_or(Failure::NoVersion)?).await?;
                 if self.streaming == Streaming::NotNow {
                     self.streaming = Streaming::Yes;
                 }
@@ -350,41 +327,11 @@ impl<'a> Watch<'a> {
 
     /// Decodes a line of a watch.
     fn change(&mut self, line: &[u8]) -> Result<Change, Failure> {
-        let garbage = |error| Failure::Garbage(format!("{error} in a watch"));
-        let Line { what, object } = match serde_json::from_slice(line) {
-            Ok(line) => line,
-            // Some refusals come as they are, without an event around them.
-            Err(error) => {
-                return Err(match serde_json::from_slice::<Status>(line) {
-                    Ok(status) if status.code != 0 => Failure::Event(Box::new(status)),
-                    _ => garbage(error),
-                });
-            }
-        };
-        if !matches!(what, What::Error) {
-            self.heard = true;
-            self.stats().heard();
-        }
-        Ok(match what {
-            What::Added | What::Modified => Change::Apply(receive(self.kind(), object)),
-            What::Deleted => match Metadata::of(object) {
-                Ok(metadata) => {
-                    Change::Delete(metadata.reference(self.kind()), metadata.resource_version)
-                }
-                Err(_) => {
-                    let Received { reference, version, .. } = receive(self.kind(), object);
-                    Change::Delete(reference, version)
-                }
-            },
-            What::Bookmark => {
-                self.has_bookmarks = true;
-                Change::Bookmark(Metadata::of(object).map_err(garbage)?)
-            }
-            What::Error => {
-                let status = serde_json::from_str(object.get()).map_err(garbage)?;
-                return Err(Failure::Event(Box::new(status)));
-            }
-        })
+        let change = wire::change(self.kind(), line)?;
+        self.heard = true;
+        self.stats().heard();
+        self.has_bookmarks |= matches!(change, Change::Bookmark(_));
+        Ok(change)
     }
 
     async fn take(&mut self, change: Change) -> Result<(), End> {

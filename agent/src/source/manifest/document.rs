@@ -1,7 +1,10 @@
-//! Cuts a file into documents and parses each by itself.
+//! Cuts a file into documents and parses one after the other.
 
+use serde::de::DeserializeSeed as _;
 use serde_json::Value;
 use serde_saphyr::{Budget, Options, RenderOptions, SnippetMode};
+
+use super::bounded::{Content, Whole};
 
 /// How a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,20 +13,26 @@ pub(super) enum Syntax {
     Json,
 }
 
-/// One document of a file, parsed or not.
-pub(super) struct Document {
-    /// Counted from 1; documents with nothing in them do not count.
-    pub(super) number: usize,
-    /// Or what the parser says, with the line in the file.
-    pub(super) content: Result<Value, String>,
+/// Takes what is in a file as it is read, document by document.
+pub(super) trait Take {
+    /// An element of the `items` of a document that is being read; what it gives back stays there.
+    fn item(&mut self, number: usize, index: usize, content: Content) -> Option<Value>;
+
+    /// A document, or what the parser says, with the line in the file. `number` counts from 1;
+    /// documents with nothing in them do not count.
+    fn document(&mut self, number: usize, content: Result<Content, String>);
 }
 
-pub(super) fn read(text: &str, syntax: Syntax) -> Vec<Document> {
-    let contents: Vec<_> = match syntax {
-        Syntax::Yaml => split(text).into_iter().map(|chunk| parse_yaml(&chunk)).collect(),
-        Syntax::Json => parse_json(text),
-    };
-    contents.into_iter().zip(1..).map(|(content, number)| Document { number, content }).collect()
+pub(super) fn read(text: &str, syntax: Syntax, take: &mut impl Take) {
+    match syntax {
+        Syntax::Yaml => {
+            for (chunk, number) in split(text).iter().zip(1..) {
+                let content = parse_yaml(chunk, &mut |index, item| take.item(number, index, item));
+                take.document(number, content);
+            }
+        }
+        Syntax::Json => read_json(text, take),
+    }
 }
 
 /// A YAML document's text.
@@ -63,8 +72,16 @@ fn is_blank(text: &str) -> bool {
     })
 }
 
-fn parse_yaml(chunk: &Chunk<'_>) -> Result<Value, String> {
-    serde_saphyr::from_str_with_options(chunk.text, options(chunk.text)).map_err(|error| {
+fn parse_yaml(
+    chunk: &Chunk<'_>,
+    item: &mut impl FnMut(usize, Content) -> Option<Value>,
+) -> Result<Content, String> {
+    serde_saphyr::with_deserializer_from_str_with_options(
+        chunk.text,
+        options(chunk.text),
+        |parser| Whole { item }.deserialize(parser),
+    )
+    .map_err(|error| {
         let mut how = RenderOptions::default();
         how.snippets = SnippetMode::Off;
         how.line_offset = chunk.line_offset as u64;
@@ -83,15 +100,29 @@ fn options(text: &str) -> Options {
     let mut options = Options::default();
     options.budget = Some(budget);
     options.with_snippet = false;
+    // Enough for what people abbreviate; a text that unfolds without end is done with soon.
+    options.alias_limits.max_total_replayed_events = 10_000;
     // As in YAML 1.2: a port may be named `y`.
     options.strict_booleans = true;
     options
 }
 
 /// Several values may follow each other. After an error there is no telling where the next begins.
-fn parse_json(text: &str) -> Vec<Result<Value, String>> {
-    let values = serde_json::Deserializer::from_str(text).into_iter();
-    values.map(|value| value.map_err(|error| one_line(&error.to_string()))).collect()
+fn read_json(text: &str, take: &mut impl Take) {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    for number in 1.. {
+        // What is behind the last value is nothing but blanks.
+        if parser.end().is_ok() {
+            return;
+        }
+        let mut item = |index, item| take.item(number, index, item);
+        let content = Whole { item: &mut item }.deserialize(&mut parser);
+        let is_broken = content.is_err();
+        take.document(number, content.map_err(|error| one_line(&error.to_string())));
+        if is_broken {
+            return;
+        }
+    }
 }
 
 fn one_line(message: &str) -> String {

@@ -206,6 +206,39 @@ fn a_small_text_that_aliases_blow_up_is_refused() {
     assert!(manifest.incomplete, "{:?}", manifest.problems);
 }
 
+/// In one document, as an item of a list, in YAML and in JSON.
+#[test]
+fn an_object_with_more_text_or_more_values_than_etcd_takes_costs_only_itself() {
+    let text = format!("\"{}\"", "x".repeat(5 << 20));
+    let values = format!("[{}1]", "1,".repeat(300_000));
+    for content in [text, values] {
+        let large =
+            format!("{{kind: Service, apiVersion: v1, metadata: {{name: large}}, x: {content}}}");
+        let list =
+            format!("kind: List\napiVersion: v1\nitems:\n- {large}\n- {}", indented(SERVICE));
+        let json = large.replace("{kind: Service, apiVersion: v1, metadata: {name: large}, x:",
+            "{\"kind\": \"Service\", \"apiVersion\": \"v1\", \"metadata\": {\"name\": \"large\"}, \"x\":");
+        for (file, text) in [
+            ("a.yaml", format!("---\n{large}\n---\n{SERVICE}")),
+            ("list.yaml", list),
+            ("a.json", json),
+        ] {
+            let manifest = parse(file, &text);
+            assert_eq!(problems(&manifest), [""; 0], "{file}");
+            let [large, others @ ..] = &manifest.objects[..] else { panic!("{file}: no objects") };
+            assert_eq!(large.reference.name.name.as_ref(), "large", "{file}");
+            assert_eq!(large.object, None, "{file}");
+            assert!(large.problems[0].message.contains("larger than"), "{:?}", large.problems);
+            assert_eq!(others.len(), usize::from(file != "a.json"), "{file}");
+            assert!(others.iter().all(|sourced| sourced.object.is_some()), "{file}: {others:?}");
+        }
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.trim_end().replace('\n', "\n  ")
+}
+
 proptest::proptest! {
     /// Whatever is in the file: it is read or told, and nothing panics.
     #[test]

@@ -81,3 +81,12 @@ fn an_endpoint_carries_its_node_and_hints() {
     assert!(hints.zones.iter().map(|zone| &**zone).eq(["z1", "z2"]));
     assert!(hints.nodes.iter().map(|node| &**node).eq(["here"]));
 }
+
+#[test]
+fn a_slice_has_no_more_endpoints_than_the_api_allows() {
+    let endpoints = vec![json!({"addresses": ["10.0.0.1"]}); 1001];
+    let sourced = slice(json!({"endpoints": endpoints})).expect("ours");
+    let told = "EndpointSlice ns/web-1: endpoints: 1001 of them; only the first 1000 are used";
+    assert_eq!(sourced.problems[0].to_string(), told);
+    assert_eq!(as_slice(Some(sourced)).endpoints.len(), 1000);
+}

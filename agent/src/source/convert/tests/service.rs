@@ -168,3 +168,46 @@ fn ipv4_with_leading_zeros_is_read_as_decimal() {
     let service = as_service(service(json!({"spec": {"externalIPs": ["010.000.0.08"]}})));
     assert_eq!(service.external_ips[0].to_string(), "10.0.0.8");
 }
+
+#[test]
+fn a_service_has_no_more_addresses_than_a_service_may_have() {
+    let ports: Vec<Value> =
+        (0..20_000).map(|n| json!({"name": format!("p{n}"), "port": n + 1})).collect();
+    let externals: Vec<String> =
+        (0..1000).map(|n| format!("192.0.{}.{}", n / 250, n % 250 + 1)).collect();
+    for (spec, expected) in [
+        (json!({"ports": ports.clone()}), (16_384, 0)),
+        (json!({"ports": ports, "externalIPs": externals}), (63, 256)),
+    ] {
+        let sourced = service(json!({"spec": spec})).expect("ours");
+        assert!(fields(&sourced).contains(&"spec.ports"), "{:?}", sourced.problems);
+        let service = as_service(Some(sourced));
+        assert_eq!((service.ports.len(), service.external_ips.len()), expected);
+    }
+}
+
+#[test]
+fn many_problems_of_one_object_are_counted_and_not_all_told() {
+    let addresses = vec!["nowhere"; 200];
+    let sourced = service(json!({"spec": {"externalIPs": addresses}})).expect("ours");
+    assert_eq!(sourced.problems.len(), 21);
+    let last = sourced.problems[20].to_string();
+    assert_eq!(last, "Service ns/web: and 180 more of such problems; what they name is left out");
+}
+
+#[test]
+fn a_long_value_is_not_told_in_full() {
+    let sourced = service(json!({"spec": {"sessionAffinity": "x".repeat(1 << 20)}})).expect("ours");
+    let told = sourced.problems[0].to_string();
+    assert!(told.chars().count() < 600, "{}", told.len());
+    assert!(told.ends_with("; taken as None"), "{told}");
+}
+
+#[test]
+fn a_port_name_that_cannot_be_one_is_refused() {
+    for name in ["a b", "a\nb", "\u{202e}a", "ä"] {
+        let ports = json!([{"name": "ok", "port": 1}, {"name": name, "port": 2}]);
+        let sourced = service(json!({"spec": {"ports": ports}})).expect("ours");
+        assert_eq!(fields(&sourced), ["spec.ports[1].name"], "{name:?}");
+    }
+}

@@ -1,0 +1,91 @@
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{Json, routing::get, routing::post};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use super::*;
+
+/// Only a failing test waits this long.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+async fn server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new()
+        .route("/status", get(async || "fine\n"))
+        .route("/json", post(async |Json(_): Json<serde_json::Value>| "taken\n"));
+    tokio::spawn(serve(listener, router, CancellationToken::new()));
+    address
+}
+
+/// Sends a request and returns all that comes back until the server closes.
+async fn ask(address: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The server may have closed before it has read all.
+    let _ = stream.write_all(request).await;
+    until_closed(&mut stream).await
+}
+
+async fn until_closed(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let read = timeout(DEADLINE, stream.read_to_end(&mut answer)).await;
+    let _ = read.unwrap_or_else(|_| panic!("still open: {}", String::from_utf8_lossy(&answer)));
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+const STATUS: &[u8] = b"GET /status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn a_greedy_client_does_not_keep_others_from_an_answer() {
+    let address = server().await;
+    let mut held = Vec::new();
+    for _ in 0..4 * CONNECTIONS {
+        held.push(TcpStream::connect(address).await.unwrap());
+    }
+    let answer = ask(address, STATUS).await;
+    assert!(answer.ends_with("fine\n"), "{answer}");
+    // Its first connections paid for the last ones.
+    assert_eq!(until_closed(&mut held[0]).await, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_ends_its_request_is_cut_off() {
+    let address = server().await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /status HTTP/1.1\r\nhost:").await.unwrap();
+    assert_eq!(until_closed(&mut stream).await, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_ends_its_body_is_cut_off() {
+    let address = server().await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = b"POST /json HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
+    stream.write_all(head).await.unwrap();
+    let answer = until_closed(&mut stream).await;
+    assert!(!answer.contains("taken"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_refused() {
+    let head =
+        "POST /json HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n";
+    for (length, expected) in [(BODY_BYTES, "200 OK"), (BODY_BYTES + 1, "413 ")] {
+        let body = format!("\"{}\"", "x".repeat(length - 2));
+        let request = format!("{head}content-length: {length}\r\n\r\n{body}");
+        let answer = ask(server().await, request.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{length}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_too_many_or_too_long_headers_is_refused() {
+    for headers in ["a: b\r\n".repeat(HEADERS + 1), format!("a: {}\r\n", "b".repeat(HEAD_BYTES))] {
+        let request = format!("GET /status HTTP/1.1\r\n{headers}\r\n");
+        let answer = ask(server().await, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    }
+}
