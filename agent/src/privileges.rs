@@ -26,7 +26,7 @@ pub fn of_agent(reads_files: bool) -> CapsHashSet {
 }
 
 /// What the helper does: enter network namespaces (CAP_SYS_ADMIN) that it knows by their processes
-/// (CAP_SYS_PTRACE), close sockets (CAP_NET_ADMIN), read socket storage (CAP_BPF).
+/// (CAP_SYS_PTRACE), close sockets (CAP_NET_ADMIN), tell iterators which (CAP_BPF).
 #[must_use]
 pub fn of_helper() -> CapsHashSet {
     CapsHashSet::from_iter([

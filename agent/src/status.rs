@@ -256,6 +256,7 @@ pub fn maps(usage: &Usage, counted: Option<&Counted>) -> Vec<MapUse> {
         maps.push(("affinity", counted.affinity));
         maps.push(("counters", counted.counters));
         maps.extend(counted.sockets.map(|sockets| ("sockets", sockets)));
+        maps.push(("noted", counted.noted));
     }
     maps.into_iter()
         .map(|(map, Fill { entries, capacity, limit })| MapUse {

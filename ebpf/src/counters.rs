@@ -35,24 +35,23 @@ pub enum Fault {
     AffinityFull = 3,
     /// A service's counters could not be made: its calls are not counted.
     CountersFull = 4,
+    /// A connected socket could not be noted: it is not closed when its backend is gone.
+    NotNoted = 5,
 }
 
 impl Fault {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Reread,
         Self::OwnerMismatch,
         Self::NotRemembered,
         Self::AffinityFull,
         Self::CountersFull,
+        Self::NotNoted,
     ];
 }
 
 /// Entries of the faults array.
 pub const FAULTS: u32 = 8;
-
-/// The entry of the faults array that is none: translations that were kept in socket storage. As
-/// long as it is 0, nobody has to search there.
-pub const STORED: u32 = FAULTS - 1;
 
 /// Entries that the counters hash may have: one per service port that refused, passed or failed to
 /// find a backend. What is there takes memory; that there may be so many takes 2 MiB (16 bytes each).

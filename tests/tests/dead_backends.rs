@@ -6,17 +6,24 @@
 mod common;
 
 use std::{
+    fs,
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
+use aya::maps::{HashMap, Map, MapData};
 use common::{REPAIRS, Stage, assert_logged_once, eventually, holds, options, series};
 use nix::sys::socket::{getsockopt, sockopt::SocketError};
 use serde_json::Value;
+use sockline::dataplane::Pins;
+use sockline_ebpf::socket::{NOTED_SOCKETS, SocketRecord, WAYS};
 use sockline_testbed::{
-    Cluster, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer, mapped,
+    AgentOptions, Cluster, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer,
+    mapped, sockline_binary,
 };
 
 const V4: &str = "10.96.0.10:53";
@@ -250,27 +257,194 @@ fn a_socket_that_was_connected_elsewhere_since_is_left_alone() {
 }
 
 #[test]
-fn a_socket_that_found_its_set_of_the_table_full_is_closed_as_well() {
-    let mut stage = Dns::without_service(2, &[]);
-    let numbered = |n: usize| format!("10.96.1.{n}");
-    // One socket's conversations fill the set that its cookie leads to.
-    let services = (0..sockline_ebpf::socket::WAYS).map(|n| {
-        Service::new(&format!("svc-{n}")).ip(&numbered(n)).udp(53).to(5353).endpoints(&stage.pods)
+fn sockets_remembered_in_socket_storage_are_closed_as_well() {
+    let mut stage = Dns::new(2, &["--without-features", "compare-and-swap"]);
+    for to in [at(V4), at(V6), mapped(at(V4))] {
+        let (client, first) = connected(&stage.client, to);
+        stage.remove(&first);
+        eventually_closed(&client);
+        stage.cluster.apply([dns().endpoints(&stage.pods)]).unwrap();
+    }
+    assert_eq!(stage.closed("UDP"), 3.0);
+}
+
+#[test]
+fn tcp_connections_remembered_in_socket_storage_are_closed_as_well() {
+    let mut stage = Dns::new(1, &["--without-features", "compare-and-swap"]);
+    let service = || dns().annotate(CLOSE_ON_REMOVAL, "0s");
+    for to in [at(V4), at(V6), mapped(at(V4))] {
+        stage.cluster.apply([service().endpoints(&stage.pods)]).unwrap();
+        let (mut open, _) = stream(&stage.client, to);
+        let direct = SocketAddr::new(stage.pods[0].addresses()[0], 5353);
+        let (mut stranger, _) = stream(&stage.client, direct);
+        stage.cluster.apply([service().endpoints(Vec::<Endpoint>::new())]).unwrap();
+        eventually_aborted(&mut open);
+        echo(&mut stranger).unwrap();
+    }
+    eventually("them to be counted", || holds(stage.closed("TCP") == 3.0, stage.closed("TCP")));
+    assert_eq!(stage.closed("UDP"), 0.0);
+}
+
+#[test]
+fn a_socket_that_dialled_its_dead_backend_itself_since_is_left_alone() {
+    for args in [&[][..], &["--without-features", "compare-and-swap"]] {
+        let mut stage = Dns::new(1, args);
+        let (client, first) = connected(&stage.client, at(V4));
+        let (sign, _) = connected(&stage.client, at(V4));
+        let direct = SocketAddr::new(stage.pods[0].addresses()[0], 5353);
+        stage.client.run(|| client.socket().connect(direct).unwrap());
+        stage.remove(&first);
+        eventually_closed(&sign);
+        stage.wait_for_passes();
+        assert_eq!(ask(&client), first, "{args:?}");
+        assert_eq!(stage.closed("UDP"), 1.0, "{args:?}");
+    }
+}
+
+/// Notes of sockets that are remembered in socket storage, by their cookies.
+fn notes(bpffs: &Path) -> HashMap<MapData, u64, SocketRecord> {
+    let pin = Pins::in_bpffs(bpffs).map("NOTED");
+    Map::HashMap(MapData::from_pin(pin).unwrap()).try_into().unwrap()
+}
+
+#[test]
+fn what_is_noted_of_a_socket_ends_with_it() {
+    let stage = Dns::new(2, &["--without-features", "compare-and-swap"]);
+    let notes = notes(stage.cluster.node().bpffs());
+    let udp = [at(V4), at(V6), mapped(at(V4))].map(|to| connected(&stage.client, to).0);
+    let tcp = [at(V4), at(V6), mapped(at(V4))].map(|to| stream(&stage.client, to).0);
+    // Nobody closes one that is not connected.
+    let unconnected = stage.client.run(|| UdpClient::unconnected(at(V4).ip()).unwrap());
+    stage.client.run(|| unconnected.ask_to(at(V4), "?").unwrap());
+    assert_eq!(notes.keys().count(), 6);
+    // A socket has one note, however often it connects.
+    stage.client.run(|| udp[0].socket().connect(at(V4)).unwrap());
+    assert_eq!(notes.keys().count(), 6);
+    drop((udp, tcp));
+    eventually("notes to be gone", || {
+        let left = notes.keys().count();
+        holds(left == 0, format!("{left} are left"))
     });
-    let mut services: Vec<Service> = services.collect();
-    services.push(dns().endpoints(&stage.pods));
-    stage.cluster.apply(services).unwrap();
-    let (client, first) = stage.client.run(|| {
-        let client = UdpClient::unconnected(at(V4).ip()).unwrap();
-        for n in 0..sockline_ebpf::socket::WAYS {
-            client.ask_to(at(&format!("{}:53", numbered(n))), "?").unwrap();
-        }
-        client.socket().connect(at(V4)).unwrap();
-        let who = ask(&client);
-        (client, who)
+}
+
+#[test]
+fn what_is_noted_of_a_socket_that_is_nowhere_is_forgotten() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", "10.96.0.1");
+    let args = [&["--without-features", "compare-and-swap"], &REPAIRS[..]].concat();
+    let all_seeing = AgentOptions { binary: all_seeing(&stage), ..options(&args) };
+    let mut agent = stage.node.agent(&all_seeing).unwrap();
+    let mut notes = notes(stage.node.bpffs());
+    let (client, _) = connected(&stage.client, at("10.96.0.1:53"));
+    // As if one had been closed while other programs were attached. Its backend never was there.
+    let stray = SocketRecord { generation: u32::MAX, ..SocketRecord::default() };
+    notes.insert(u64::MAX, stray, 0).unwrap();
+    eventually("the stray note to be gone", || {
+        let left = notes.keys().count();
+        holds(left == 1, format!("{left} are left"))
+    });
+    assert_eq!(ask(&client), "web-0");
+    // `unshare` does not hand on what would end it.
+    agent.kill().unwrap();
+}
+
+/// An agent that can look into every network namespace that it knows of: where the machine hides some
+/// of its processes, one that has only its own.
+fn all_seeing(stage: &Stage) -> Option<PathBuf> {
+    if fs::metadata("/proc/1/ns/net").is_ok() {
+        return None;
+    }
+    let wrapper = stage.node.temp().join("sockline-alone");
+    let script = format!(
+        "#!/bin/sh\nexec unshare --pid --fork --kill-child --mount-proc {} \"$@\"\n",
+        sockline_binary().unwrap().display()
+    );
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    Some(wrapper)
+}
+
+#[test]
+fn a_socket_that_cannot_be_noted_is_served_and_that_is_said() {
+    let mut stage = Dns::new(1, &["--without-features", "compare-and-swap"]);
+    let other = Service::new("other").ip("10.96.0.11").udp(53).to(5353);
+    stage.cluster.apply([other.endpoints(&stage.pods)]).unwrap();
+    let mut notes = notes(stage.cluster.node().bpffs());
+    let (of_other, _) = connected(&stage.client, at("10.96.0.11:53"));
+    let alive = notes.iter().next().unwrap().unwrap().1;
+    let (noted, _) = connected(&stage.client, at(V4));
+    // No sockets have such cookies; the backend stays.
+    for number in 2..NOTED_SOCKETS {
+        notes.insert(u64::MAX - u64::from(number), alive, 0).unwrap();
+    }
+    let (not_noted, first) = connected(&stage.client, at(V4));
+    eventually("status to say so", || {
+        let status = stage.cluster.status().unwrap();
+        let faults = status["faults"].as_array().unwrap();
+        let fault = faults.iter().find(|one| one["fault"] == "NotNoted").unwrap();
+        let full = common::strings(&status["agent"]["full"]);
+        let is_named = full.iter().any(|line| line.contains("map `NOTED` is full"));
+        holds(fault["count"] == 1 && is_named, format!("{fault}, {full:?}"))
     });
     stage.remove(&first);
+    eventually_closed(&noted);
+    stage.wait_for_passes();
+    assert_eq!(ask(&not_noted), first);
+    assert_eq!(ask(&of_other), first);
+}
+
+/// An unconnected socket with as many conversations as fill the set of the table that its cookie leads
+/// to: each with another service and another port of the pods, from [`CROWD`] on, where nobody answers.
+fn crowded(stage: &mut Dns) -> UdpClient {
+    let address = |n: u16| format!("10.96.1.{n}");
+    let ways = u16::try_from(WAYS).unwrap();
+    let services = (0..ways).map(|n| {
+        let service = Service::new(&format!("svc-{n}")).ip(&address(n)).udp(53);
+        service.to(CROWD + n).endpoints(&stage.pods)
+    });
+    let services: Vec<Service> = services.chain([dns().endpoints(&stage.pods)]).collect();
+    stage.cluster.apply(services).unwrap();
+    stage.client.run(|| {
+        let client = UdpClient::unconnected(at(V4).ip()).unwrap();
+        for n in 0..ways {
+            client.socket().send_to(b"?", at(&format!("{}:53", address(n)))).unwrap();
+        }
+        client
+    })
+}
+
+const CROWD: u16 = 6000;
+
+#[test]
+fn a_socket_that_found_its_set_of_the_table_full_is_closed_as_well() {
+    let mut stage = Dns::without_service(2, &[]);
+    let client = crowded(&mut stage);
+    stage.client.run(|| client.socket().connect(at(V4)).unwrap());
+    assert_eq!(notes(stage.cluster.node().bpffs()).keys().count(), 1);
+    let first = ask(&client);
+    stage.remove(&first);
     eventually_closed(&client);
+}
+
+#[test]
+fn a_socket_that_finds_room_in_the_table_after_all_is_not_noted_any_more() {
+    let mut stage = Dns::without_service(1, &[]);
+    let client = crowded(&mut stage);
+    if !stage.cluster.features().unwrap().compare_and_swap {
+        return;
+    }
+    let notes = notes(stage.cluster.node().bpffs());
+    stage.client.run(|| client.socket().connect(at(V4)).unwrap());
+    assert_eq!(notes.keys().count(), 1);
+    // What goes straight to the pod ends the conversation that was with it.
+    let direct = SocketAddr::new(stage.pods[0].addresses()[0], CROWD);
+    stage.client.run(|| client.socket().send_to(b"?", direct).unwrap());
+    stage.client.run(|| client.socket().connect(at(V4)).unwrap());
+    assert_eq!(notes.keys().count(), 0);
+    let first = ask(&client);
+    stage.remove(&first);
+    eventually_closed(&client);
+    assert_eq!(stage.closed("UDP"), 1.0);
 }
 
 #[test]

@@ -7,17 +7,17 @@ mod common;
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use common::{Stage, error_of, eventually, holds, series};
+use common::{Stage, eventually, holds, series};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::json;
-use sockline_testbed::{Agent, UdpClient, objects};
+use sockline_testbed::{Agent, AgentOptions, UdpClient, objects};
 
 const CART: &str = "10.96.0.1";
 
@@ -97,6 +97,30 @@ fn the_helper_keeps_what_it_takes_to_enter_namespaces_and_close_sockets_there() 
         let seen = privileges(&thread);
         assert_eq!(seen, only(SYS_ADMIN | SYS_PTRACE | NET_ADMIN | BPF), "{seen:x?}");
     }
+}
+
+/// An agent that is started with what these arguments of `setpriv(1)` say.
+fn with_privileges(stage: &Stage, arguments: &str) -> AgentOptions {
+    let wrapper = stage.node.temp().join("sockline-with-privileges");
+    let binary = sockline_testbed::sockline_binary().unwrap();
+    let script = format!("#!/bin/sh\nexec setpriv {arguments} {} \"$@\"\n", binary.display());
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    AgentOptions { binary: Some(wrapper), ..common::options(&[]) }
+}
+
+#[test]
+fn neither_hands_on_what_its_parent_let_it_hand_on() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    // Programs that they started would have these, whatever they may do by themselves.
+    let handed_on = "+bpf,+net_admin,+sys_admin,+sys_ptrace,+dac_read_search";
+    let arguments = format!("--inh-caps={handed_on} --ambient-caps={handed_on}");
+    let agent = stage.node.agent(&with_privileges(&stage, &arguments)).unwrap();
+    let seen = privileges(&PathBuf::from(format!("/proc/{}", agent.pid())));
+    assert_eq!(seen, only(BPF | NET_ADMIN | DAC_READ_SEARCH), "the agent: {seen:x?}");
+    let seen = privileges(&PathBuf::from(format!("/proc/{}", helper(&stage))));
+    assert_eq!(seen, only(SYS_ADMIN | SYS_PTRACE | NET_ADMIN | BPF), "the helper: {seen:x?}");
 }
 
 #[test]
@@ -196,17 +220,8 @@ fn without_the_right_to_enter_namespaces_status_and_check_say_so() {
     let stage = Stage::new(1);
     stage.put_service("cart", CART);
     // Not so of a binary that may get it from its parent's bounds.
-    let wrapper = stage.node.temp().join("sockline-confined");
-    let binary = sockline_testbed::sockline_binary().unwrap();
-    let script = format!(
-        "#!/bin/sh\nexec setpriv --bounding-set=-all,+bpf,+net_admin,+perfmon {} \"$@\"\n",
-        binary.display()
-    );
-    fs::write(&wrapper, script).unwrap();
-    let made = Command::new("chmod").arg("755").arg(&wrapper).output().unwrap();
-    assert!(made.status.success(), "{}", error_of(&made));
-    let options = sockline_testbed::AgentOptions { binary: Some(wrapper), ..common::options(&[]) };
-    let _agent = stage.node.agent(&options).unwrap();
+    let confined = with_privileges(&stage, "--bounding-set=-all,+bpf,+net_admin,+perfmon");
+    let _agent = stage.node.agent(&confined).unwrap();
     let connect = || UdpClient::connected(std::net::SocketAddr::new(common::ip(CART), 53)).unwrap();
     let (own, of_pod) = (stage.node.run(connect), stage.client.run(connect));
     for client in [&own, &of_pod] {

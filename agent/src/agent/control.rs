@@ -148,7 +148,7 @@ pub async fn run(
             }
             ended = control.closing.ended() => {
                 block_in_place(|| {
-                    control.closing.take_in(ended, &control.dataplane, &control.index);
+                    control.closing.take_in(ended, &mut control.dataplane);
                 });
             }
             _ = look_around.tick() => {

@@ -108,9 +108,18 @@ impl Report {
                 counted.counters.limit,
             )
         });
-        for (map, text, names) in
-            [("AFFINITY", affinity, Vec::new()), ("SERVICES", counters, uncounted)]
-        {
+        let noted = (counted.noted.entries >= counted.noted.limit).then(|| {
+            format!(
+                "map `NOTED` is full ({} entries): more sockets that find no room in the table are not \
+                 closed when their backend is gone",
+                counted.noted.limit
+            )
+        });
+        for (map, text, names) in [
+            ("AFFINITY", affinity, Vec::new()),
+            ("SERVICES", counters, uncounted),
+            ("NOTED", noted, Vec::new()),
+        ] {
             let with = |text: &str, names: &str| match names {
                 "" => text.to_owned(),
                 names => format!("{text}: {names}"),

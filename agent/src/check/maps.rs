@@ -34,6 +34,7 @@ fn fill(map: &MapUse) -> Finding {
         "affinity" => "raise --max-affinity",
         "names" | "retired" => "raise --max-frontends, which this limit follows",
         "left-alone" => "leave fewer pods alone; this limit is fixed",
+        "noted" => "what has no room stays with a backend that is gone; this limit is fixed",
         _ => "what has no room is not counted; this limit is fixed",
     };
     if map.map == "sockets" {

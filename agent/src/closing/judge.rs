@@ -82,12 +82,6 @@ impl Judge {
         self.former.extend(addresses.into_iter().map(|at| (at, (after, now))));
     }
 
-    /// Some service that is gone may have connections to be closed.
-    #[must_use]
-    pub fn remembers(&self) -> bool {
-        !self.former.is_empty()
-    }
-
     /// Some sockets were left as they are because their endpoint still serves, as of the last verdict.
     pub const fn has_spared(&self) -> bool {
         self.spared
@@ -148,8 +142,9 @@ impl Judge {
             let closes_tcp = tcp == Action::Close;
             let look = Look { cookie: orphan.cookie, backend: id, generation, closes_tcp };
             let looked = self.looks.get(&look).copied().unwrap_or(0);
-            looks.insert(look, looked);
-            if looked < LOOKS {
+            // A socket may be in the table and noted, too.
+            let is_news = looks.insert(look, looked).is_none();
+            if is_news && looked < LOOKS {
                 let (address, port) = backend;
                 verdict.doomed.push(Doomed {
                     orphan: *orphan,
@@ -180,12 +175,12 @@ impl Judge {
     }
 }
 
-/// Whether a socket may be one of TCP, and one of UDP. The table does not say; the service address
-/// does, unless it has both or is nobody's any more.
-const fn protocols(orphan: &Orphan, owners: &Owners) -> (bool, bool) {
-    match (orphan.protocol, &owners.tcp, &owners.udp) {
-        (Some(TCP), ..) => (true, false),
-        (Some(UDP), ..) => (false, true),
+/// Whether a socket may be one of TCP, and one of UDP. Where its record is too old to say so, the
+/// service address does, unless it has both or is nobody's any more.
+fn protocols(orphan: &Orphan, owners: &Owners) -> (bool, bool) {
+    match (u8::try_from(orphan.record.protocol), &owners.tcp, &owners.udp) {
+        (Ok(TCP), ..) => (true, false),
+        (Ok(UDP), ..) => (false, true),
         (_, Some(_), None) => (true, false),
         (_, None, Some(_)) => (false, true),
         (_, _, _) => (true, true),

@@ -2,7 +2,7 @@
 //! once, TCP connections when their service says so.
 //!
 //! What is to be closed follows from the maps and the objects as they are ([`judge`]); the helper
-//! process closes it. A pass that finds nothing costs a look at the socket table.
+//! process closes it. A pass that finds nothing costs a look at the records of sockets.
 
 mod account;
 mod judge;
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sockline_ebpf::{frontend::FrontendKey, socket::SocketRecord};
+use sockline_ebpf::frontend::FrontendKey;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use self::{
@@ -21,7 +21,7 @@ use self::{
 };
 use crate::{
     dataplane::{Dataplane, Orphan, SocketTable, SyncReport},
-    helper::{Found, Helper, HelperError, Outcome, Reach},
+    helper::{Helper, HelperError, Outcome, Reach},
     model::index::Index,
     status::Shared,
     telemetry::Metrics,
@@ -51,10 +51,11 @@ pub struct Closing {
     account: Account,
 }
 
-/// What the helper was asked, and its answer.
-enum Job {
-    Found(Result<(Vec<Found>, Reach), HelperError>, Cost),
-    Closed(Vec<Doomed>, Result<(Vec<Outcome>, Reach), HelperError>, Cost),
+/// What the helper was asked to close, and its answer.
+struct Job {
+    doomed: Vec<Doomed>,
+    closed: Result<(Vec<Outcome>, Reach), HelperError>,
+    cost: Cost,
 }
 
 /// What a pass has cost so far.
@@ -66,12 +67,8 @@ struct Cost {
 }
 
 impl Cost {
-    fn none() -> Self {
-        Self { began: Instant::now(), spent: Duration::ZERO }
-    }
-
-    const fn plus(self, reach: &Reach) -> Self {
-        Self { spent: self.spent.saturating_add(reach.spent), ..self }
+    const fn plus(self, spent: Duration) -> Self {
+        Self { spent: self.spent.saturating_add(spent), ..self }
     }
 }
 
@@ -142,49 +139,27 @@ impl Closing {
         if !(index.synced() && index.complete()) {
             return self.within(AGAIN);
         }
-        let may_be_stored = dataplane.sockets_may_be_stored().unwrap_or_else(|error| {
-            tracing::warn!("{:#}", anyhow::Error::from(error));
-            true
-        });
-        if may_be_stored {
-            let cost = Cost::none();
-            let tcp = index.closes_on_removal() || self.judge.remembers();
-            self.start(move |helper| Job::Found(helper.find(tcp), cost));
-        } else {
-            self.close(Vec::new(), dataplane, index, Cost::none());
-        }
-    }
-
-    /// Has sockets closed: those in the table, and these.
-    fn close(
-        &mut self,
-        mut orphans: Vec<Orphan>,
-        dataplane: &Dataplane,
-        index: &Index,
-        mut cost: Cost,
-    ) {
         let now = Instant::now();
-        orphans.extend(dataplane.orphans());
+        let (orphans, all) = dataplane.orphans();
+        if let Err(error) = all {
+            self.account.failed(&format!("{:#}", anyhow::Error::from(error)));
+        }
         let owners = dataplane.owners(orphans.iter().map(Orphan::service));
         let left = self.left.take().unwrap_or(now);
         let verdict = self.judge.verdict(&orphans, &owners, index, left, now);
         if let Some(next) = verdict.next {
             self.within(next.saturating_duration_since(Instant::now()));
         }
-        cost.spent += now.elapsed();
+        let cost = Cost { began: now, spent: now.elapsed() };
         if verdict.doomed.is_empty() {
             return self.passed(cost);
         }
         let (doomed, table) = (verdict.doomed, self.table.clone());
-        self.start(move |helper| {
-            let outcomes = close(helper, &doomed, &table);
-            Job::Closed(doomed, outcomes, cost)
-        });
-    }
-
-    fn start(&mut self, work: impl FnOnce(&Helper) -> Job + Send + 'static) {
         if let Some(helper) = self.helper.clone() {
-            self.job = Some(spawn_blocking(move || work(&helper)));
+            self.job = Some(spawn_blocking(move || {
+                let closed = close(&helper, &doomed, &table);
+                Job { doomed, closed, cost }
+            }));
         }
     }
 
@@ -197,35 +172,40 @@ impl Closing {
     }
 
     /// Takes in the helper's answer.
-    pub fn take_in(&mut self, Ended(ended): Ended, dataplane: &Dataplane, index: &Index) {
-        let job = match ended {
+    pub fn take_in(&mut self, Ended(ended): Ended, dataplane: &mut Dataplane) {
+        let Job { doomed, closed, cost } = match ended {
             Ok(job) => job,
             Err(error) => return self.lose(&error.to_string()),
         };
-        match job {
-            Job::Found(Ok((found, reach)), cost) => {
-                self.account.reached(&reach);
-                let found = found.iter().map(orphan).collect();
-                self.close(found, dataplane, index, cost.plus(&reach));
-            }
-            Job::Closed(doomed, Ok((outcomes, reach)), cost) => {
-                if outcomes.contains(&Outcome::Missing) {
-                    self.account.reached(&reach);
-                }
-                let mut again = false;
-                for (doomed, outcome) in doomed.iter().zip(&outcomes) {
-                    again |= self.judge.came_of(doomed, outcome);
-                }
-                self.account.closed(&doomed, &outcomes);
-                self.passed(cost.plus(&reach));
-                if again {
-                    self.within(AGAIN);
-                }
-            }
-            Job::Found(Err(error), cost) | Job::Closed(_, Err(error), cost) => {
+        let (outcomes, reach) = match closed {
+            Ok(closed) => closed,
+            Err(error) => {
                 self.failed(error);
-                self.passed(cost);
+                return self.passed(cost);
             }
+        };
+        if outcomes.contains(&Outcome::Missing) {
+            self.account.reached(&reach);
+        }
+        let mut again = false;
+        for (doomed, outcome) in doomed.iter().zip(&outcomes) {
+            let is_to_be_looked_for = self.judge.came_of(doomed, outcome);
+            again |= is_to_be_looked_for;
+            let is_nowhere = *outcome == Outcome::Missing && reach.unseen == 0;
+            if is_nowhere && !is_to_be_looked_for && doomed.orphan.noted {
+                self.forget(dataplane, &doomed.orphan);
+            }
+        }
+        self.account.closed(&doomed, &outcomes);
+        self.passed(cost.plus(reach.spent));
+        if again {
+            self.within(AGAIN);
+        }
+    }
+
+    fn forget(&self, dataplane: &mut Dataplane, orphan: &Orphan) {
+        if let Err(error) = dataplane.forget_orphan(orphan) {
+            self.account.failed(&format!("{:#}", anyhow::Error::from(error)));
         }
     }
 
@@ -266,8 +246,7 @@ fn close(
     let wanted: Vec<_> = doomed.iter().map(|doomed| doomed.wanted).collect();
     let (mut outcomes, mut reach) = helper.close(&wanted, false)?;
     let is_there = |doomed: &Doomed| {
-        // What was found in socket storage was found in any namespace; the closing one knows better.
-        doomed.orphan.protocol.is_some() || table.holds(doomed.orphan.cookie, &doomed.orphan.record)
+        doomed.orphan.noted || table.holds(doomed.orphan.cookie, &doomed.orphan.record)
     };
     let missing: Vec<usize> = (0..doomed.len())
         .filter(|&place| outcomes[place] == Outcome::Missing && is_there(&doomed[place]))
@@ -282,21 +261,4 @@ fn close(
         reach = Reach { spent, ..further };
     }
     Ok((outcomes, reach))
-}
-
-fn orphan(found: &Found) -> Orphan {
-    Orphan {
-        cookie: found.cookie,
-        record: SocketRecord {
-            service_address: found.service_address.into(),
-            service_port: found.service_port.to_be(),
-            backend_address: found.backend_address.into(),
-            backend_port: found.backend_port.to_be(),
-            service: found.service,
-            backend: found.backend,
-            generation: found.generation,
-            ..SocketRecord::default()
-        },
-        protocol: Some(found.protocol),
-    }
 }

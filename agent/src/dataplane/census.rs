@@ -6,13 +6,13 @@ use aya::maps::{IterableMap as _, MapData, MapError, PerCpuHashMap};
 use sockline_ebpf::{
     counters::ServiceCounters,
     frontend::{Frontend, FrontendKey},
-    socket::{Affinity, AffinityKey, SocketSet, WAYS},
+    socket::{Affinity, AffinityKey, NOTED_SOCKETS, SocketRecord, SocketSet, WAYS},
 };
 
 use super::{
     error::DataplaneError,
     growing::Fill,
-    maps::{self, AFFINITY, AffinityHash, SERVICES},
+    maps::{self, AFFINITY, AffinityHash, NOTED, NotedSockets, SERVICES},
     pins::Pins,
     sys::{self, SharedArray},
 };
@@ -27,6 +27,7 @@ pub struct Census {
     affinity: AffinityHash,
     counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
     sockets: Option<SharedArray<SocketSet>>,
+    noted: NotedSockets,
     /// Service id → affinity timeout in nanoseconds; only services that have one.
     timeouts: HashMap<u32, u64>,
     /// When the timeouts were looked up (`CLOCK_MONOTONIC`).
@@ -45,6 +46,7 @@ pub struct Counted {
     /// The ids of the services that are counted, if that is as many as there can be.
     pub counted: Option<HashSet<u32>>,
     pub sockets: Option<Fill>,
+    pub noted: Fill,
 }
 
 impl Census {
@@ -62,6 +64,7 @@ impl Census {
             affinity: maps::open_affinity(pins)?,
             counters: maps::open_services(pins)?,
             sockets: has_socket_table.then(|| maps::open_sockets(pins)).transpose()?,
+            noted: maps::open_noted(pins)?,
             timeouts,
             as_of: sys::monotonic_nanoseconds(),
         })
@@ -73,6 +76,7 @@ impl Census {
         let mut counted = Counted::default();
         self.count_affinity(&mut counted)?;
         self.count_counters(&mut counted)?;
+        counted.noted = self.count_noted()?;
         counted.sockets = self.sockets.map(|table| {
             let in_use =
                 |set| table.read(set).cookies.iter().filter(|&&cookie| cookie != 0).count();
@@ -118,6 +122,13 @@ impl Census {
     fn is_over(&self, key: &AffinityKey, value: &Affinity) -> bool {
         self.as_of.saturating_sub(value.last_use)
             > self.timeouts.get(&key.service).copied().unwrap_or(0)
+    }
+
+    fn count_noted(&self) -> Result<Fill, DataplaneError> {
+        let mut entries = 0;
+        maps::for_each(NOTED, &self.noted, |_: &u64, _: &[SocketRecord]| entries += 1)?;
+        let capacity = NOTED_SOCKETS.into();
+        Ok(Fill { entries, capacity, limit: capacity })
     }
 
     fn count_counters(&self, counted: &mut Counted) -> Result<(), DataplaneError> {

@@ -28,7 +28,7 @@ pub struct Features {
     /// kernel BTF); without it, the peer name of MPTCP sockets is the backend's.
     pub mptcp_sock: bool,
     /// Programs may compare and swap (Linux 5.12); without it, sockets are remembered in socket
-    /// storage only, which costs about 600 ns more per connection.
+    /// storage only, which costs about 1,400 ns more per connection.
     pub compare_and_swap: bool,
     /// Sockets can be closed over netlink (`SOCK_DESTROY` of TCP and UDP: Linux 4.9 with
     /// CONFIG_INET_DIAG_DESTROY); without it, BPF iterators do so.

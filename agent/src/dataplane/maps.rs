@@ -13,7 +13,7 @@ use sockline_ebpf::{
     filter,
     frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
     name::{CHUNK, FIRST_NAMES, NameKey},
-    socket::{Affinity, AffinityKey, SOCKET_SETS, SocketSet},
+    socket::{Affinity, AffinityKey, SOCKET_SETS, SocketRecord, SocketSet},
 };
 
 use super::{
@@ -26,13 +26,15 @@ use super::{
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
-pub const PINNED: [&str; 12] = [
+pub const PINNED: [&str; 14] = [
     FILTER,
     FRONTENDS,
     SLOTS,
     BACKENDS,
     SOCKETS,
     STORAGE,
+    NOTED,
+    NOTED_ANY,
     AFFINITY,
     SERVICES,
     FAULTS,
@@ -46,6 +48,8 @@ pub const SLOTS: &str = "SLOTS";
 pub const BACKENDS: &str = "BACKENDS";
 pub const SOCKETS: &str = "SOCKETS";
 pub const STORAGE: &str = "STORAGE";
+pub const NOTED: &str = "NOTED";
+pub const NOTED_ANY: &str = "NOTED_ANY";
 pub const AFFINITY: &str = "AFFINITY";
 pub const SERVICES: &str = "SERVICES";
 pub const FAULTS: &str = "FAULTS_MAP";
@@ -155,6 +159,17 @@ pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
 
 pub fn open_sockets(pins: &Pins) -> Result<SharedArray<SocketSet>, DataplaneError> {
     shared(pins, SOCKETS, SOCKET_SETS, false)
+}
+
+/// Sockets' cookies, and what they connected to.
+pub type NotedSockets = HashMap<MapData, u64, SocketRecord>;
+
+pub fn open_noted(pins: &Pins) -> Result<NotedSockets, DataplaneError> {
+    typed(NOTED, Map::HashMap(open(pins, NOTED)?))
+}
+
+pub fn open_noted_any(pins: &Pins) -> Result<Array<MapData, u32>, DataplaneError> {
+    typed(NOTED_ANY, Map::Array(open(pins, NOTED_ANY)?))
 }
 
 pub fn open_services(

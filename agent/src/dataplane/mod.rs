@@ -60,7 +60,7 @@ pub use self::{
     pins::Pins,
     pool::{PoolUsage, wait_for_running_programs},
     programs::HOOKS,
-    sockets::{Backends, Orphan, Owners, SocketTable, storage},
+    sockets::{Orphan, Owners, SocketTable},
 };
 use self::{
     kept::Kept, left_alone::LeftAlone, links::Attached, links::Links, mirror::Mirror, pins::Lock,
@@ -128,7 +128,7 @@ impl Dataplane {
         let record = Record::create(&pins, options, features)?;
         let mirror = Mirror::open(&pins, options.limits)?;
         let left_alone = LeftAlone::open(&pins)?;
-        let sockets = Sockets::open(&pins, features)?;
+        let sockets = Sockets::open(&pins)?;
         let kept = Kept::open(&pins)?;
         let mut this = Self {
             cgroup: options.cgroup.clone(),
@@ -352,15 +352,14 @@ impl Dataplane {
         })
     }
 
-    /// The socket table's records whose backend is gone.
-    #[must_use]
-    pub fn orphans(&self) -> Vec<Orphan> {
+    /// The sockets' records whose backend is gone; with what went wrong when these are not all.
+    pub fn orphans(&self) -> (Vec<Orphan>, Result<(), DataplaneError>) {
         self.sockets.orphans(&self.mirror)
     }
 
-    /// Whether there may be records elsewhere than in the table.
-    pub fn sockets_may_be_stored(&self) -> Result<bool, DataplaneError> {
-        self.sockets.may_be_stored()
+    /// Takes in that a socket whose backend is gone is nowhere.
+    pub fn forget_orphan(&mut self, orphan: &Orphan) -> Result<(), DataplaneError> {
+        self.sockets.forget(orphan)
     }
 
     /// The socket table, for whoever looks beside this writer.

@@ -3,25 +3,22 @@
 //! What is told here follows from the maps as they are, and not from what happened to them: nothing
 //! is lost when an agent ends between a change and its consequences.
 
-use std::{collections::HashMap, net::IpAddr, os::fd::OwnedFd, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use aya::maps::{MapData, PerCpuArray};
+use aya::maps::{Array, MapData, MapError};
 use sockline_ebpf::{
     backend::Backend,
-    counters::STORED,
     frontend::{FrontendKey, TCP, UDP},
     socket::{CLAIMED, SocketRecord, SocketSet, WAYS},
 };
 
 use super::{
-    Features,
     error::DataplaneError,
-    maps,
+    maps::{self, NotedSockets},
     mirror::Mirror,
     names::ServiceKey,
     pins::Pins,
-    segments::Segments,
-    sys::{self, SharedArray},
+    sys::SharedArray,
 };
 
 /// The socket table, for reading.
@@ -66,8 +63,8 @@ pub struct Orphan {
     /// Of the socket: no other one ever has it while the machine is up.
     pub cookie: u64,
     pub record: SocketRecord,
-    /// As far as known: socket storage knows it.
-    pub protocol: Option<u8>,
+    /// It is noted, and not in the table.
+    pub noted: bool,
 }
 
 impl Orphan {
@@ -94,17 +91,16 @@ pub struct Owners {
 /// What this module reads, kept open.
 pub(super) struct Sockets {
     table: SocketTable,
-    faults: PerCpuArray<MapData, u64>,
-    /// No socket is in the table.
-    storage_only: bool,
+    noted: NotedSockets,
+    any_noted: Array<MapData, u32>,
 }
 
 impl Sockets {
-    pub(super) fn open(pins: &Pins, features: Features) -> Result<Self, DataplaneError> {
+    pub(super) fn open(pins: &Pins) -> Result<Self, DataplaneError> {
         Ok(Self {
             table: SocketTable::open(pins)?,
-            faults: maps::open_faults(pins)?,
-            storage_only: !features.compare_and_swap,
+            noted: maps::open_noted(pins)?,
+            any_noted: maps::open_noted_any(pins)?,
         })
     }
 
@@ -112,22 +108,49 @@ impl Sockets {
         &self.table
     }
 
-    /// Whether any socket may have its records in socket storage.
-    pub(super) fn may_be_stored(&self) -> Result<bool, DataplaneError> {
-        if self.storage_only {
-            return Ok(true);
-        }
-        let counts = self.faults.get(&STORED, 0);
-        let counts = counts.map_err(|error| DataplaneError::map(maps::FAULTS, "read", error))?;
-        Ok(counts.iter().any(|&count| count > 0))
+    /// Those of all sockets that are known; with what went wrong when these are not all.
+    pub(super) fn orphans(&self, mirror: &Mirror) -> (Vec<Orphan>, Result<(), DataplaneError>) {
+        let is_orphan = |record: &SocketRecord| is_orphan(record, mirror.backend(record.backend));
+        let mut orphans: Vec<Orphan> = self
+            .table
+            .records()
+            .filter(|(_, record)| is_orphan(record))
+            .map(|(cookie, record)| Orphan { cookie, record, noted: false })
+            .collect();
+        let all = self.for_each_noted(|cookie, record| {
+            if is_orphan(record) {
+                orphans.push(Orphan { cookie, record: *record, noted: true });
+            }
+        });
+        (orphans, all)
     }
 
-    pub(super) fn orphans(&self, mirror: &Mirror) -> Vec<Orphan> {
-        self.table
-            .records()
-            .filter(|(_, record)| is_orphan(record, mirror.backend(record.backend)))
-            .map(|(cookie, record)| Orphan { cookie, record, protocol: None })
-            .collect()
+    fn for_each_noted(
+        &self,
+        mut each: impl FnMut(u64, &SocketRecord),
+    ) -> Result<(), DataplaneError> {
+        let failed = |error| DataplaneError::map(maps::NOTED_ANY, "read", error);
+        if self.any_noted.get(&0, 0).map_err(failed)? == 0 {
+            return Ok(());
+        }
+        maps::for_each(maps::NOTED, &self.noted, |&cookie: &u64, records: &[SocketRecord]| {
+            records.iter().for_each(|record| each(cookie, record));
+        })
+    }
+
+    /// Takes away what is noted of a socket that is nowhere, unless it is something else by now. (One
+    /// that is closed takes its note with it. So this is for those that were closed while programs of
+    /// an older agent were attached.)
+    pub(super) fn forget(&mut self, orphan: &Orphan) -> Result<(), DataplaneError> {
+        match self.noted.get(&orphan.cookie, 0) {
+            Ok(record) if record == orphan.record => {}
+            Ok(_) | Err(MapError::KeyNotFound) => return Ok(()),
+            Err(error) => return Err(DataplaneError::map(maps::NOTED, "read", error)),
+        }
+        match self.noted.remove(&orphan.cookie) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(DataplaneError::map(maps::NOTED, "write", error)),
+        }
     }
 }
 
@@ -138,31 +161,6 @@ fn is_orphan(record: &SocketRecord, backend: Option<Backend>) -> bool {
             || backend.generation != record.generation
             || backend.service != record.service
     })
-}
-
-/// The map that is socket storage.
-///
-/// # Errors
-/// When it is not pinned.
-pub fn storage(pins: &Pins) -> Result<OwnedFd, DataplaneError> {
-    sys::open_pinned(&pins.map(maps::STORAGE))
-        .map_err(|error| DataplaneError::io(format!("open the map {}", maps::STORAGE), error))
-}
-
-/// The backends, for whoever finds records elsewhere than in the table.
-pub struct Backends(Segments<Backend>);
-
-impl Backends {
-    /// # Errors
-    /// When they are not pinned.
-    pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
-        maps::open_backends(pins, u32::MAX, false).map(Self)
-    }
-
-    #[must_use]
-    pub fn is_orphan(&self, record: &SocketRecord) -> bool {
-        is_orphan(record, self.0.read(record.backend))
-    }
 }
 
 impl Mirror {

@@ -14,7 +14,7 @@ use std::{
 
 use caps::{CapSet, Capability};
 
-use super::message::{self, Answer, Found, MAX_SOCKETS, Method, Outcome, Reach, Request, Wanted};
+use super::message::{self, Answer, MAX_SOCKETS, Method, Outcome, Reach, Request, Wanted};
 
 /// How long the helper may take for one answer: there can be thousands of namespaces.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -124,18 +124,6 @@ impl Helper {
             }
         }
         Ok((all, furthest))
-    }
-
-    /// Looks for UDP sockets, and of TCP if asked for, with records in socket storage whose backend is
-    /// gone; there may be more. Blocks the thread.
-    ///
-    /// # Errors
-    /// When the helper does not answer, or cannot look anywhere.
-    pub fn find(&self, tcp: bool) -> Result<(Vec<Found>, Reach), HelperError> {
-        match self.ask(&Request::Find { tcp })? {
-            Answer::Found { records, reach } => Ok((records, reach)),
-            other => Err(unexpected(other)),
-        }
     }
 
     /// Has the BPF file system mounted again. Does not wait for the answer to another question.

@@ -1,17 +1,14 @@
 //! One request of the agent: which of the wanted sockets are there, and closing those.
 
-use std::{collections::HashMap, io, net::IpAddr, os::fd::BorrowedFd};
+use std::{collections::HashMap, io};
 
-use sockline_ebpf::{
-    frontend::{TCP, UDP},
-    socket::SocketRecord,
-};
+use sockline_ebpf::frontend::{TCP, UDP};
 
 use crate::dataplane::SocketIterators;
 
 use super::{
     diag::{Diag, FAMILIES, Listing, PROTOCOLS, Seen},
-    message::{Action, Found, MAX_SOCKETS, Outcome, Reach, Wanted},
+    message::{Action, Outcome, Reach, Wanted},
     namespaces::{Namespaces, Next},
 };
 
@@ -99,7 +96,7 @@ impl<'a> Search<'a> {
                     return Ok(Next::Stop);
                 }
                 // One without a peer is known to be there, too, and left alone.
-                let listing = Listing { family, protocol, unconnected: true, storage: None };
+                let listing = Listing { family, protocol, unconnected: true };
                 let mut doomed = Vec::new();
                 diag.list(listing, |socket| {
                     if self.is_doomed(&socket) {
@@ -159,53 +156,5 @@ const fn action(wanted: &Wanted, protocol: u8) -> Action {
         TCP => wanted.tcp,
         UDP => wanted.udp,
         _ => Action::Ignore,
-    }
-}
-
-/// Looks everywhere for sockets of these protocols with records in socket storage that `is_wanted`.
-pub fn find(
-    storage: BorrowedFd<'_>,
-    protocols: &[u8],
-    is_wanted: impl Fn(&SocketRecord) -> bool,
-) -> io::Result<(Vec<Found>, Reach)> {
-    let mut found = Vec::new();
-    let mut namespaces = Namespaces::new()?;
-    let mut look = || -> io::Result<Next> {
-        let diag = Diag::open()?;
-        for &protocol in protocols {
-            for family in FAMILIES {
-                let storage = Some(storage);
-                let listing = Listing { family, protocol, unconnected: false, storage };
-                diag.list(listing, |socket| {
-                    let records = socket.records.iter().filter(|record| is_wanted(record));
-                    found.extend(records.map(|record| describe(&socket, record)));
-                })?;
-            }
-        }
-        Ok(if found.len() < MAX_SOCKETS { Next::Go } else { Next::Stop })
-    };
-    if namespaces.visit(&mut look) == Next::Go {
-        namespaces.visit_threads(&mut look);
-    }
-    // The next search finds the others: these are closed then.
-    found.truncate(MAX_SOCKETS);
-    Ok((found, reach(&namespaces)))
-}
-
-fn describe(socket: &Seen, record: &SocketRecord) -> Found {
-    let address = |address| match IpAddr::from(address) {
-        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
-        v4 => v4,
-    };
-    Found {
-        cookie: socket.cookie(),
-        protocol: socket.protocol,
-        service_address: address(record.service_address),
-        service_port: u16::from_be(record.service_port),
-        backend_address: address(record.backend_address),
-        backend_port: u16::from_be(record.backend_port),
-        service: record.service,
-        backend: record.backend,
-        generation: record.generation,
     }
 }

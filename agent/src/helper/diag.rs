@@ -1,23 +1,19 @@
 //! The kernel's socket monitoring over netlink (`sock_diag(7)`): which sockets a network namespace
 //! has, and closing one of them.
 //!
-//! No crate has both `SOCK_DESTROY` and the request for socket storage; what is needed is three
-//! structures (`linux/inet_diag.h`).
+//! What is needed of it is three structures (`linux/inet_diag.h`).
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd as _, OwnedFd},
 };
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
     socket,
 };
-use sockline_ebpf::{
-    frontend::{TCP, UDP},
-    socket::{STORED, SocketRecord},
-};
+use sockline_ebpf::frontend::{TCP, UDP};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
@@ -30,16 +26,8 @@ const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const HEADER: usize = 16;
 
-const INET_DIAG_REQ_SK_BPF_STORAGES: u16 = 2;
-const SK_DIAG_BPF_STORAGE_REQ_MAP_FD: u16 = 1;
-const INET_DIAG_SK_BPF_STORAGES: u16 = 20;
-const SK_DIAG_BPF_STORAGE: u16 = 1;
-const SK_DIAG_BPF_STORAGE_MAP_VALUE: u16 = 3;
-const NLA_TYPE_MASK: u16 = 0x3fff;
-
-/// `struct inet_diag_sockid` and `struct inet_diag_msg`.
+/// `struct inet_diag_sockid`.
 const ID: usize = 48;
-const MESSAGE: usize = 72;
 
 /// States of the kernel's `net/tcp_states.h`; a UDP socket with a peer is in the first.
 pub const ESTABLISHED: u8 = 1;
@@ -56,8 +44,6 @@ pub struct Seen {
     pub state: u8,
     /// What the kernel finds it by, cookie included (`struct inet_diag_sockid`).
     id: [u8; ID],
-    /// Its records in socket storage, if these were asked for.
-    pub records: Vec<SocketRecord>,
 }
 
 impl Seen {
@@ -91,15 +77,13 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 
 /// What to list.
 #[derive(Debug, Clone, Copy)]
-pub struct Listing<'a> {
+pub struct Listing {
     /// `AF_INET` or `AF_INET6`.
     pub family: i32,
     /// [`TCP`] or [`UDP`].
     pub protocol: u8,
     /// Also sockets without a peer.
     pub unconnected: bool,
-    /// Also the values of this map of socket storage (Linux 5.7; CAP_BPF).
-    pub storage: Option<BorrowedFd<'a>>,
 }
 
 /// A connection to the socket monitoring of the network namespace it was made in.
@@ -116,22 +100,14 @@ impl Diag {
     }
 
     /// Calls `each` for the sockets of this namespace.
-    pub fn list(&self, listing: Listing<'_>, mut each: impl FnMut(Seen)) -> io::Result<()> {
+    pub fn list(&self, listing: Listing, mut each: impl FnMut(Seen)) -> io::Result<()> {
         let states = match (listing.protocol, listing.unconnected) {
             (UDP, false) => 1 << ESTABLISHED,
             (UDP, true) => 1 << ESTABLISHED | 1 << CLOSE,
             // All that an application may still hold and that leads to a peer.
             _ => !(1 << LISTEN | 1 << CLOSE | 1 << TIME_WAIT | 1 << NEW_SYN_RECV),
         };
-        let mut body = request(listing.family, listing.protocol, states, &[0; ID]);
-        if let Some(map) = listing.storage {
-            // An attribute of 12 bytes with one of 8 in it: the map's descriptor.
-            body.extend(12u16.to_ne_bytes());
-            body.extend(INET_DIAG_REQ_SK_BPF_STORAGES.to_ne_bytes());
-            body.extend(8u16.to_ne_bytes());
-            body.extend(SK_DIAG_BPF_STORAGE_REQ_MAP_FD.to_ne_bytes());
-            body.extend(map.as_raw_fd().to_ne_bytes());
-        }
+        let body = request(listing.family, listing.protocol, states, &[0; ID]);
         self.send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, &body)?;
         let protocol = listing.protocol;
         self.receive(|body| each(seen(protocol, body)))
@@ -200,40 +176,12 @@ fn request(family: i32, protocol: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
 }
 
 fn seen(protocol: u8, body: &[u8]) -> Seen {
-    let attributes = body.get(MESSAGE..).unwrap_or_default();
     Seen {
         family: body.first().copied().unwrap_or(0),
         state: body.get(1).copied().unwrap_or(0),
         protocol,
         id: field(body, 4),
-        records: attribute(attributes, INET_DIAG_SK_BPF_STORAGES)
-            .and_then(|storages| attribute(storages, SK_DIAG_BPF_STORAGE))
-            .and_then(|storage| attribute(storage, SK_DIAG_BPF_STORAGE_MAP_VALUE))
-            .map_or_else(Vec::new, records),
     }
-}
-
-/// The payload of the first attribute of a type.
-fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let length = usize::from(u16::from_ne_bytes(*attributes.first_chunk()?));
-        let kind = u16::from_ne_bytes(field(attributes, 2)) & NLA_TYPE_MASK;
-        let payload = attributes.get(4..length)?;
-        if kind == wanted {
-            return Some(payload);
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
-}
-
-/// The records in use of a value of socket storage (`StoredRecords`).
-fn records(value: &[u8]) -> Vec<SocketRecord> {
-    let used = value.get(..STORED * 8).unwrap_or_default().chunks_exact(8);
-    let all = value.get(STORED * 8..).unwrap_or_default().chunks_exact(size_of::<SocketRecord>());
-    used.zip(all)
-        .filter(|(used, _)| u64::from_ne_bytes(field(used, 0)) == 1)
-        .filter_map(|(_, record)| SocketRecord::from_bytes(record))
-        .collect()
 }
 
 /// Whether the kernel closes sockets on request: tried on one of our own.
@@ -250,7 +198,7 @@ pub fn probe_destroy() -> bool {
         // INET_DIAG_NOCOOKIE: no other socket has these addresses.
         id[40..48].fill(0xff);
         let family = u8::try_from(libc::AF_INET).unwrap_or(0);
-        let own = Seen { family, protocol: UDP, state: ESTABLISHED, id, records: Vec::new() };
+        let own = Seen { family, protocol: UDP, state: ESTABLISHED, id };
         Diag::open()?.destroy(&own)
     };
     match tried() {
@@ -270,7 +218,7 @@ pub const FAMILIES: [i32; 2] = [libc::AF_INET, libc::AF_INET6];
 mod tests {
     use super::*;
 
-    fn one(listing: Listing<'_>, port: u16) -> Vec<Seen> {
+    fn one(listing: Listing, port: u16) -> Vec<Seen> {
         let mut found = Vec::new();
         let of_port = |seen: &Seen| u16::from_be_bytes(field(&seen.id, 0)) == port;
         Diag::open().unwrap().list(listing, |seen| found.push(seen)).unwrap();
@@ -278,8 +226,8 @@ mod tests {
         found
     }
 
-    fn listing(family: i32) -> Listing<'static> {
-        Listing { family, protocol: UDP, unconnected: true, storage: None }
+    fn listing(family: i32) -> Listing {
+        Listing { family, protocol: UDP, unconnected: true }
     }
 
     #[test]
@@ -306,13 +254,5 @@ mod tests {
         let seen = one(listing(libc::AF_INET6), socket.local_addr().unwrap().port());
         let to = ("127.0.0.1".parse().unwrap(), 9);
         assert_eq!(seen.iter().map(Seen::peer).collect::<Vec<_>>(), [Some(to)]);
-    }
-
-    #[test]
-    fn attributes_that_are_cut_off_are_none() {
-        assert_eq!(attribute(&[8, 0, 21, 0, 1, 2, 3, 4], 21), Some(&[1, 2, 3, 4][..]));
-        assert_eq!(attribute(&[9, 0, 21, 0, 1, 2, 3, 4], 21), None);
-        assert_eq!(attribute(&[0, 0, 1, 0], 21), None, "a length of nothing ends it");
-        assert_eq!(attribute(&[4, 0, 1], 21), None);
     }
 }

@@ -41,11 +41,6 @@ pub enum Request {
         /// Look also at the network namespaces of single threads.
         threads: bool,
     },
-    /// Look for sockets with records in socket storage whose backend is gone.
-    Find {
-        /// Of TCP as well as of UDP.
-        tcp: bool,
-    },
     /// Mount the BPF file system again where it was, if it is not there any more.
     Mount,
 }
@@ -85,21 +80,6 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// A record in socket storage: see [`sockline_ebpf::socket::SocketRecord`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
-    pub cookie: u64,
-    /// IP protocol number.
-    pub protocol: u8,
-    pub service_address: IpAddr,
-    pub service_port: u16,
-    pub backend_address: IpAddr,
-    pub backend_port: u16,
-    pub service: u32,
-    pub backend: u32,
-    pub generation: u32,
-}
-
 /// How far the helper could see.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reach {
@@ -117,11 +97,6 @@ pub enum Answer {
     /// In the order of the request.
     Closed {
         outcomes: Vec<Outcome>,
-        reach: Reach,
-    },
-    /// At most [`MAX_SOCKETS`].
-    Found {
-        records: Vec<Found>,
         reach: Reach,
     },
     Mounted,
@@ -169,18 +144,8 @@ mod tests {
         };
         let request = Request::Close { sockets: vec![wanted; MAX_SOCKETS], threads: false };
         send(&mut Vec::new(), &request).unwrap();
-        let found = Found {
-            cookie: u64::MAX,
-            protocol: u8::MAX,
-            service_address: wanted.address,
-            service_port: u16::MAX,
-            backend_address: wanted.address,
-            backend_port: u16::MAX,
-            service: u32::MAX,
-            backend: u32::MAX,
-            generation: u32::MAX,
-        };
-        let answer = Answer::Found { records: vec![found; MAX_SOCKETS], reach: Reach::default() };
+        let outcomes = vec![Outcome::Failed("?".repeat(100)); MAX_SOCKETS];
+        let answer = Answer::Closed { outcomes, reach: Reach::default() };
         send(&mut Vec::new(), &answer).unwrap();
     }
 

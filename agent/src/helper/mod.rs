@@ -15,6 +15,6 @@ mod serve;
 pub use self::{
     client::{Helper, HelperError},
     diag::probe_destroy,
-    message::{Action, Answer, Found, MAX_SOCKETS, Method, Outcome, Reach, Wanted},
+    message::{Action, Answer, MAX_SOCKETS, Method, Outcome, Reach, Wanted},
     serve::{Setup, serve},
 };

@@ -15,14 +15,12 @@ use nix::sys::{
     signal::{SigSet, Signal},
 };
 
-use sockline_ebpf::frontend::{TCP, UDP};
-
 use super::{
     close::{self, Close, Destroy},
     message::{self, Answer, Method, Request},
 };
 use crate::{
-    dataplane::{Backends, Pins, SocketIterators, bpffs_again, mount_point_of, storage},
+    dataplane::{SocketIterators, bpffs_again, mount_point_of},
     privileges,
 };
 
@@ -54,19 +52,14 @@ pub fn serve(setup: &Setup) -> anyhow::Result<()> {
     let mut socket = UnixStream::from(socket);
     let mount_point = mount_point_of(&setup.bpffs);
     while let Some(request) = message::receive(&mut socket).context("reading a request")? {
-        let answer = answer(request, setup, &mount_point, closer.as_mut())
+        let answer = answer(request, &mount_point, closer.as_mut())
             .unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
         message::send(&mut socket, &answer).context("answering")?;
     }
     Ok(())
 }
 
-fn answer(
-    request: Request,
-    setup: &Setup,
-    mount_point: &Path,
-    closer: &mut dyn Close,
-) -> anyhow::Result<Answer> {
+fn answer(request: Request, mount_point: &Path, closer: &mut dyn Close) -> anyhow::Result<Answer> {
     Ok(match request {
         Request::Mount => {
             bpffs_again(mount_point)?;
@@ -76,14 +69,6 @@ fn answer(
             anyhow::ensure!(sockets.len() <= message::MAX_SOCKETS, "too many sockets at once");
             let (outcomes, reach) = close::close(&sockets, threads, closer)?;
             Answer::Closed { outcomes, reach }
-        }
-        Request::Find { tcp } => {
-            let pins = Pins::in_bpffs(&setup.bpffs);
-            let (storage, backends) = (storage(&pins)?, Backends::open(&pins)?);
-            let protocols: &[u8] = if tcp { &[UDP, TCP] } else { &[UDP] };
-            let (records, reach) =
-                close::find(storage.as_fd(), protocols, |record| backends.is_orphan(record))?;
-            Answer::Found { records, reach }
         }
     })
 }

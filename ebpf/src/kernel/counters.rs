@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use sockline_ebpf::{
     NO_PREALLOC,
-    counters::{COUNTED_SERVICES, FAULTS, Fault, REASONS, STORED, ServiceCounters},
+    counters::{COUNTED_SERVICES, FAULTS, Fault, REASONS, ServiceCounters},
 };
 
 use super::{balance::Chosen, helpers};
@@ -72,18 +72,7 @@ pub fn failed_open(service: u32) -> bool {
 
 #[inline(always)]
 pub fn fault(fault: Fault) {
-    count(fault as u32);
-}
-
-/// Counts a translation that went to socket storage.
-#[inline(always)]
-pub fn stored() {
-    count(STORED);
-}
-
-#[inline(always)]
-fn count(entry: u32) {
-    if let Some(counter) = FAULTS_MAP.get_ptr_mut(entry) {
+    if let Some(counter) = FAULTS_MAP.get_ptr_mut(fault as u32) {
         // SAFETY: a live map value.
         unsafe { helpers::add(counter, 1) };
     }

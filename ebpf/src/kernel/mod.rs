@@ -8,5 +8,6 @@ pub mod counters;
 pub mod frontends;
 pub mod helpers;
 pub mod left_alone;
+pub mod noted;
 pub mod sockets;
 pub mod translate;

@@ -3,7 +3,7 @@
 //! A translation lies in a set-associative table that the socket's cookie indexes: finding and
 //! making a record are a few memory accesses, where socket storage costs an allocation (660 ns
 //! measured). A socket that finds its set full, or whose end no hook will see, has its records in
-//! socket storage. Either way a record lives exactly as long as its socket.
+//! socket storage, and is noted (see `noted`). Either way a record lives exactly as long as its socket.
 //!
 //! Within a socket, a record is found by the service that it is for, or by the backend that an
 //! answer comes from. Both are unique: the latest translation wins.
@@ -24,7 +24,7 @@ use sockline_ebpf::{
     socket::{CLAIMED, SOCKET_SETS, STORED, SocketRecord, SocketSet, StoredRecords, WAYS},
 };
 
-use super::{config, counters, helpers};
+use super::{config, helpers, noted};
 
 /// Mapped into memory only to be aligned to cache lines; the agent just counts the records.
 #[btf_map]
@@ -33,14 +33,22 @@ static SOCKETS: Array<SocketSet, { SOCKET_SETS as usize }, MMAPABLE> = Array::ne
 #[btf_map]
 static STORAGE: SkStorage<StoredRecords> = SkStorage::new();
 
+/// What a translation is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// `connect()` of a socket that cannot have any record yet.
+    FirstConnect,
+    Connect,
+    /// A datagram of a socket that has another peer, or none.
+    Send,
+}
+
 /// Keeps a translation for as long as the socket lives. Returns whether it could.
-///
-/// `is_first`: the socket cannot have any record yet.
 #[inline(always)]
 pub fn remember(
     ctx: &SockAddrContext,
     protocol: u8,
-    is_first: bool,
+    purpose: Purpose,
     record: &SocketRecord,
 ) -> bool {
     if protocol == TCP
@@ -49,21 +57,38 @@ pub fn remember(
         return remember_in_storage(connection, record);
     }
     let cookie = helpers::socket_cookie(ctx);
-    if let Some(set) = set_of(cookie) {
-        if !is_first && replace_own(set, cookie, protocol, record) {
-            return true;
+    if remember_in_table(cookie, protocol, purpose, record) {
+        if purpose == Purpose::Connect {
+            noted::forget(cookie);
         }
-        if is_released_with_a_hook() {
-            for way in 0..WAYS {
-                let place = Place::in_table(set, way);
-                if place.claim() {
-                    place.fill(record, cookie);
-                    return true;
-                }
+        return true;
+    }
+    if !remember_in_storage(socket(ctx), record) {
+        return false;
+    }
+    // The note is to end with the socket as well.
+    if purpose != Purpose::Send && is_released_with_a_hook() {
+        noted::note(cookie, record);
+    }
+    true
+}
+
+#[inline(always)]
+fn remember_in_table(cookie: u64, protocol: u8, purpose: Purpose, record: &SocketRecord) -> bool {
+    let Some(set) = set_of(cookie) else { return false };
+    if purpose != Purpose::FirstConnect && replace_own(set, cookie, protocol, record) {
+        return true;
+    }
+    if is_released_with_a_hook() {
+        for way in 0..WAYS {
+            let place = Place::in_table(set, way);
+            if place.claim() {
+                place.fill(record, cookie);
+                return true;
             }
         }
     }
-    remember_in_storage(socket(ctx), record)
+    false
 }
 
 /// Writes a record in place of those of the same socket that it excludes.
@@ -107,7 +132,7 @@ pub fn recall_service(
 }
 
 /// Forgets that the socket got this address as a backend: it dialled it directly. An exact answer
-/// to `getpeername` needs it.
+/// to `getpeername` needs it, and nobody is to close the socket when that backend ends.
 #[inline(always)]
 pub fn forget(ctx: &SockAddrContext, address: &Address, port: u16) {
     let dialled =
@@ -126,6 +151,7 @@ pub fn forget(ctx: &SockAddrContext, address: &Address, port: u16) {
             let place = Place::in_storage(stored, index);
             if place.holder() != FREE && dialled(place.record()) {
                 place.free();
+                noted::forget(cookie);
             }
         }
     }
@@ -143,6 +169,7 @@ pub fn release(ctx: &SockContext) {
             }
         }
     }
+    noted::forget(cookie);
 }
 
 #[inline(always)]
@@ -324,6 +351,5 @@ fn remember_in_storage(socket: *mut c_void, record: &SocketRecord) -> bool {
         }
     }
     Place::in_storage(stored, best & (STORED - 1)).fill(record, USED);
-    counters::stored();
     true
 }

@@ -11,7 +11,8 @@ use super::{
     affinity,
     balance::{self, Chosen},
     call::{Call, Family},
-    config, counters, frontends, helpers, left_alone, sockets,
+    config, counters, frontends, helpers, left_alone,
+    sockets::{self, Purpose},
 };
 
 /// Lets the call go on, with the address that is in the context now.
@@ -35,7 +36,10 @@ pub fn connect<F: Family>(call: &Call<'_, F>) -> i32 {
         Decision::LeaveAlone => ALLOW,
         Decision::Refuse => refuse(),
         Decision::Use { service, chosen, .. } => {
-            redirect(call, protocol, service, &chosen);
+            // Before the call has a new destination, while the old one can be asked for.
+            let is_first = protocol == TCP && !call.had_a_peer();
+            let purpose = if is_first { Purpose::FirstConnect } else { Purpose::Connect };
+            redirect(call, protocol, purpose, service, &chosen);
             ALLOW
         }
     }
@@ -64,7 +68,7 @@ pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
             ALLOW
         }
         Decision::Use { service, chosen, kept: false } => {
-            redirect(call, UDP, service, &chosen);
+            redirect(call, UDP, Purpose::Send, service, &chosen);
             ALLOW
         }
     }
@@ -165,10 +169,14 @@ fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decis
 }
 
 #[inline(always)]
-fn redirect<F: Family>(call: &Call<'_, F>, protocol: u8, service: u32, chosen: &Chosen) {
+fn redirect<F: Family>(
+    call: &Call<'_, F>,
+    protocol: u8,
+    purpose: Purpose,
+    service: u32,
+    chosen: &Chosen,
+) {
     let dialled = call.address();
-    // Before the call has a new destination, while the old one can be asked for.
-    let is_first = protocol == TCP && !call.had_a_peer();
     let record = SocketRecord {
         // `connect(0.0.0.0)` means the local host, and that is what `getpeername` would say.
         service_address: match dialled.as_loopback() {
@@ -182,10 +190,10 @@ fn redirect<F: Family>(call: &Call<'_, F>, protocol: u8, service: u32, chosen: &
         backend: chosen.id,
         generation: chosen.backend().generation,
         since: helpers::jiffies(),
-        reserved: 0,
+        protocol: protocol.into(),
     };
     call.redirect(&record.backend_address, record.backend_port);
-    if !sockets::remember(call.context(), protocol, is_first, &record) {
+    if !sockets::remember(call.context(), protocol, purpose, &record) {
         counters::fault(Fault::NotRemembered);
     }
 }

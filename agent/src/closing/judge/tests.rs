@@ -55,7 +55,7 @@ fn orphan(cookie: u64) -> Orphan {
         generation: 3,
         ..SocketRecord::default()
     };
-    Orphan { cookie, record, protocol: None }
+    Orphan { cookie, record, noted: false }
 }
 
 /// The actions for UDP and TCP of one orphan; `None` when nothing is to be done.
@@ -174,10 +174,25 @@ fn a_socket_that_was_closed_is_not_looked_for_again() {
 }
 
 #[test]
-fn what_socket_storage_says_of_the_protocol_counts() {
-    let world = World { udp: true, tcp: true, ..World::default() };
+fn what_a_record_says_of_the_protocol_counts() {
+    let world = World { udp: true, tcp: true, after: Some(Duration::ZERO), ..World::default() };
     let now = Instant::now();
-    let tcp = Orphan { protocol: Some(TCP), ..orphan(7) };
-    let verdict = Judge::default().verdict(&[tcp], &world.owners(), &world, now, now);
-    assert_eq!(verdict.doomed, []);
+    for (protocol, actions) in
+        [(TCP, (Action::Ignore, Action::Close)), (UDP, (Action::Close, Action::Ignore))]
+    {
+        let mut orphan = orphan(7);
+        orphan.record.protocol = protocol.into();
+        let verdict = Judge::default().verdict(&[orphan], &world.owners(), &world, now, now);
+        let wanted = verdict.doomed[0].wanted;
+        assert_eq!((wanted.udp, wanted.tcp), actions, "protocol {protocol}");
+    }
+}
+
+#[test]
+fn a_socket_with_the_same_record_twice_is_closed_once() {
+    let world = World { udp: true, ..World::default() };
+    let now = Instant::now();
+    let both = [orphan(7), Orphan { noted: true, ..orphan(7) }];
+    let verdict = Judge::default().verdict(&both, &world.owners(), &world, now, now);
+    assert_eq!(verdict.doomed.len(), 1, "{:?}", verdict.doomed);
 }

@@ -41,12 +41,6 @@ impl Index {
         self.services.get(service)?.service.close_on_removal
     }
 
-    /// Whether there is any service that has them closed.
-    #[must_use]
-    pub fn closes_on_removal(&self) -> bool {
-        self.services.values().any(|state| state.service.close_on_removal.is_some())
-    }
-
     /// What services said of that which were deleted since the last call.
     pub fn take_last_words(&mut self) -> Vec<(ObjectName, Duration)> {
         std::mem::take(&mut self.last_words)
