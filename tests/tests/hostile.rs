@@ -5,7 +5,7 @@
 mod common;
 
 use std::{
-    fs, io,
+    env, fs, io,
     net::TcpStream,
     os::unix::{
         fs::{MetadataExt as _, PermissionsExt as _, symlink},
@@ -224,6 +224,35 @@ fn another_user_gets_nothing_of_the_pins_and_the_admin_socket() {
         assert!(error_of(&shown).contains("Permission denied"), "{path}: {}", error_of(&shown));
     }
     assert_private(&root);
+}
+
+/// Whatever the mode of its file, and of the folder that it is in.
+#[test]
+fn another_user_has_no_answer_from_an_admin_socket_that_all_can_open() {
+    const ASK: &str = r#"
+        use IO::Socket::UNIX;
+        $| = 1;
+        my $agent = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die "connect: $!";
+        print "connected\n";
+        print $agent "GET /status HTTP/1.0\r\n\r\n";
+        $agent->flush;
+        print <$agent>;
+    "#;
+    let (stage, agent) = stage(|_| {});
+    let path = agent.admin_socket();
+    for open in path.ancestors().take_while(|path| **path != *env::temp_dir()) {
+        fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let args = ["-e", ASK, path.to_str().unwrap()];
+    let ask = |user: u32| {
+        let mut command = Command::new("perl");
+        command.args(args).uid(user).gid(user);
+        let output = stage.node.outside().output(&mut command).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let (root, other) = (ask(0), ask(65534));
+    assert!(root.contains("200 OK"), "{root}");
+    assert_eq!(other, "connected\n");
 }
 
 /// Every folder is root's alone, and every pin.

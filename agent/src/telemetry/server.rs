@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::{net::TcpListener, sync::Mutex};
+use tokio::{net::TcpListener, sync::Mutex, task::block_in_place};
 use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
@@ -19,8 +19,7 @@ use crate::{check::Readiness, http};
 struct Context {
     readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
-    /// Reading the kernel's counters takes time of the control loop's runtime: whoever asks much waits
-    /// for itself.
+    /// Reading the kernel's counters takes time: whoever asks much waits for itself.
     one_at_a_time: Arc<Mutex<()>>,
 }
 
@@ -41,7 +40,7 @@ pub async fn serve(
 
 async fn text(State(context): State<Context>) -> Response {
     let _turn = context.one_at_a_time.lock().await;
-    match context.metrics.text() {
+    match block_in_place(|| context.metrics.text()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -59,7 +58,6 @@ async fn healthy(State(context): State<Context>) -> (StatusCode, &'static str) {
 /// The node is served, as far as can be seen at little cost: the plan is in the kernel, the hooks lead
 /// to our programs, and the control loop turns.
 async fn ready(State(context): State<Context>) -> (StatusCode, String) {
-    let _turn = context.one_at_a_time.lock().await;
     match context.readiness.why_not().await {
         None => (StatusCode::OK, "ok\n".into()),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n"),
