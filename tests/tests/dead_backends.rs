@@ -23,7 +23,7 @@ use sockline::dataplane::Pins;
 use sockline_ebpf::socket::{NOTED_SOCKETS, SocketRecord, WAYS};
 use sockline_testbed::{
     AgentOptions, Cluster, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer,
-    mapped, sockline_binary,
+    kernel_version, mapped, sockline_binary,
 };
 
 const V4: &str = "10.96.0.10:53";
@@ -639,6 +639,13 @@ fn status_and_the_log_say_what_was_closed() {
 #[test]
 fn without_sock_destroy_iterators_close_them() {
     let mut stage = Dns::new(2, &["--without-features", "sock-destroy"]);
+    let closing = stage.cluster.status().unwrap()["agent"]["closing"].clone();
+    // `bpf_sock_destroy` is of Linux 6.5.
+    let method = if kernel_version().unwrap() >= (6, 5) { "iterator".into() } else { Value::Null };
+    assert_eq!(closing["method"], method, "{closing:#}");
+    if method.is_null() {
+        return;
+    }
     let other = stage.cluster.pod("other").unwrap();
     let annotated = dns().annotate(CLOSE_ON_REMOVAL, "0s");
     for to in [at(V4), at(V6), mapped(at(V4))] {
@@ -660,8 +667,6 @@ fn without_sock_destroy_iterators_close_them() {
         }
         assert_eq!(ask(&stranger), first);
     }
-    let closing = stage.cluster.status().unwrap()["agent"]["closing"].clone();
-    assert_eq!(closing["method"], "iterator", "{closing:#}");
 }
 
 #[test]

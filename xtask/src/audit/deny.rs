@@ -27,7 +27,7 @@ pub(super) fn ensure() -> Result<()> {
         "--force",
         "--quiet",
     ];
-    process::run(&mut repo::cargo(&args)?)
+    process::run(repo::cargo(&args)?.env("CARGO_PROFILE_DEV_DEBUG", "false"))
         .context("cargo needs its package registry for this step: is there a network?")
 }
 

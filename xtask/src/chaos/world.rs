@@ -191,10 +191,9 @@ impl World {
         from: Instant,
         until: Instant,
     ) -> bool {
-        let inner = self.lock();
-        inner.possible(service, from, until).iter().all(|state| state.contains(&pod))
-            && !inner.layout_changes.touch(from, until)
-            && !inner.damage.touch(from, until)
+        self.was_there_all_the_time(service, pod, from, until)
+            && !self.layout_changed(from, until)
+            && !self.was_damaged(from, until)
     }
 
     /// Whether an endpoint may be one of the service's in the kernel at some time between these.

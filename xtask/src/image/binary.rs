@@ -11,18 +11,31 @@ pub(super) fn default_target() -> String {
     format!("{}-unknown-linux-gnu", env::consts::ARCH)
 }
 
+/// How much time the compiler has.
+#[derive(Clone, Copy)]
+pub(super) enum Profile {
+    /// What is shipped.
+    Release,
+    /// Built in half the time, to try whether an image of it works.
+    Trial,
+}
+
 /// Builds the agent without any shared library. The target is named, so that the flag is for it
 /// alone and neither for build scripts nor for the kernel programs.
-pub(super) fn build(target: &str) -> Result<PathBuf> {
+pub(super) fn build(target: &str, profile: Profile) -> Result<PathBuf> {
     setup::ensure()?;
-    term::doing("build", "the static binary, optimised: this takes minutes");
-    let mut cargo = repo::cargo(&["build", "--package", "sockline", "--release"])?;
+    let (name, what) = match profile {
+        Profile::Release => ("release", "the static binary, optimised: this takes minutes"),
+        Profile::Trial => ("trial", "the static binary, optimised a little: this takes minutes"),
+    };
+    term::doing("build", what);
+    let mut cargo = repo::cargo(&["build", "--package", "sockline", "--profile", name])?;
     cargo.args(["--locked", "--target", target]).env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
     // The names of functions are a fifth of the file.
-    cargo.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+    cargo.env(format!("CARGO_PROFILE_{}_STRIP", name.to_uppercase()), "symbols");
     process::run(&mut cargo)?;
-    Ok(repo::target_dir().join(target).join("release/sockline"))
+    Ok(repo::target_dir().join(target).join(name).join("sockline"))
 }
 
 /// Checks that a binary needs no other file to run. Returns its architecture as OCI names it.

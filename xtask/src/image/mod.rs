@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use self::{archive::Image, provenance::Provenance};
+use self::{archive::Image, binary::Profile, provenance::Provenance};
 use crate::{repo, term};
 
 /// What an image may weigh, unpacked and as an archive.
@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Take this static binary, and build none
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+    /// Optimise the binary less, which takes half the time: to try an image, not to ship it
+    #[arg(long, conflicts_with = "binary")]
+    fast: bool,
     /// Then run it with podman, as deploy/base says, and see that it serves traffic (needs root)
     #[arg(long = "try")]
     try_it: bool,
@@ -39,14 +42,15 @@ pub(crate) struct Args {
 impl Args {
     /// What continuous integration runs.
     pub(crate) fn with_trial() -> Self {
-        Self { target: binary::default_target(), try_it: true, ..Self::default() }
+        Self { target: binary::default_target(), fast: true, try_it: true, ..Self::default() }
     }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let binary = match &args.binary {
         Some(path) => path.clone(),
-        None => binary::build(&args.target)?,
+        None if args.fast => binary::build(&args.target, Profile::Trial)?,
+        None => binary::build(&args.target, Profile::Release)?,
     };
     let output = args.output.clone().unwrap_or_else(|| repo::target_dir().join("sockline.oci.tar"));
     let tag = args.tag.clone().unwrap_or_else(|| format!("localhost/sockline:{}", version()));
@@ -59,7 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Builds the agent for this machine as it is shipped: optimised, without shared libraries.
 pub(crate) fn build_static() -> Result<PathBuf> {
-    binary::build(&binary::default_target())
+    binary::build(&binary::default_target(), Profile::Release)
 }
 
 /// Writes the archive and shows what it weighs.
