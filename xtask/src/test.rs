@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test, with the real kernel under the end-to-end ones.
 
-use std::time::Instant;
+use std::{env, num::NonZero, thread, time::Instant};
 
 use anyhow::{Result, bail};
 use nix::unistd::Uid;
@@ -12,6 +12,14 @@ pub(crate) struct Args {
     /// Arguments for the test binaries, such as a part of a test's name, or --nocapture
     #[arg(last = true)]
     args: Vec<String>,
+}
+
+/// As the test harness calls it.
+const THREADS: &str = "RUST_TEST_THREADS";
+
+/// End-to-end tests wait more than they compute, so there are two for each core.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -38,6 +46,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             continue;
         };
         let mut cargo = repo::cargo(cargo_args)?;
+        if env::var_os(THREADS).is_none() {
+            cargo.env(THREADS, (2 * cores()).to_string());
+        }
         if !args.args.is_empty() {
             cargo.arg("--").args(&args.args);
         }
