@@ -4,8 +4,8 @@
 set -eu
 for argument in "$@"; do
     case "$argument" in
-    # Runs at build time, without the fuzzer that the instrumentation calls.
-    build_script_build) exec "$@" ;;
+    # These are without the fuzzer that the instrumentation calls.
+    build_script_build | peers) exec "$@" ;;
     esac
 done
 exec "$@" \

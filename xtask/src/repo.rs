@@ -68,6 +68,13 @@ pub(crate) fn command(program: &str) -> Result<Command> {
     Ok(command)
 }
 
+/// `cargo build` with what the workspace depends on as the tests have it: features that only tests ask
+/// for are there when a test is built, too, so this builds a small one. Without it, some twenty crates
+/// would be built twice.
+pub(crate) fn cargo_as_for_tests() -> Result<Command> {
+    cargo(&["build", "--workspace", "--exclude", "sockline-ebpf", "--test=peers"])
+}
+
 /// `cargo` in the root folder.
 pub(crate) fn cargo(args: &[&str]) -> Result<Command> {
     let mut cargo = command("cargo")?;

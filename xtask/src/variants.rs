@@ -20,13 +20,13 @@ pub(crate) fn build() -> Result<()> {
     let folder = profile.join("variants");
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     for (name, feature) in VARIANTS {
-        let args = ["build", "--package", "sockline", "--features", feature];
-        process::run(&mut repo::cargo(&args)?)?;
+        let mut cargo = repo::cargo_as_for_tests()?;
+        process::run(cargo.args(["--bin=sockline", "--features", &format!("sockline/{feature}")]))?;
         let place = folder.join(format!("sockline-{name}"));
         copy(&profile.join("sockline"), &place)
             .with_context(|| format!("copying the agent to {}", place.display()))?;
     }
-    process::run(&mut repo::cargo(&["build", "--package", "sockline"])?)
+    process::run(repo::cargo_as_for_tests()?.arg("--bin=sockline"))
 }
 
 /// In one step: what is there may be running.

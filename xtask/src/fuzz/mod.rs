@@ -70,8 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Instruments this workspace's crates and uses the tests' build of all others: those would take
 /// longer to build again than a minute of fuzzing gains.
 fn build() -> Result<()> {
-    // The packages that the tests are built of, so that their dependencies have the same features.
-    let mut cargo = repo::cargo(&["build", "--workspace", "--exclude", "sockline-ebpf"])?;
+    let mut cargo = repo::cargo_as_for_tests()?;
     cargo
         .args(["--features", "sockline-fuzz/libfuzzer"])
         .args(Target::ALL.map(|target| format!("--bin={}", target.program())))
