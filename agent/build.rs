@@ -4,7 +4,7 @@ use std::{
     env,
     fs::{self, File},
     os::unix::fs::symlink,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -44,8 +44,11 @@ fn main() -> Result<()> {
 /// what else they depend on once, and not for each `OUT_DIR` again.
 fn share_builds() -> Result<Option<File>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
-    // Cargo marks its target folder (<https://bford.info/cachedir/>).
-    let Some(target) = out.ancestors().find(|path| path.join("CACHEDIR.TAG").exists()) else {
+    // Cargo marks its target folder (<https://bford.info/cachedir/>), and in it the one of a target
+    // that was asked for by its name.
+    let marked =
+        out.ancestors().skip_while(|path| !is_marked(path)).take_while(|path| is_marked(path));
+    let Some(target) = marked.last() else {
         return Ok(None);
     };
     let shared = target.join("kernel");
@@ -62,4 +65,8 @@ fn share_builds() -> Result<Option<File>> {
     fs::create_dir_all(out.join("aya-build"))?;
     symlink(shared, own)?;
     Ok(Some(lock))
+}
+
+fn is_marked(path: &Path) -> bool {
+    path.join("CACHEDIR.TAG").exists()
 }

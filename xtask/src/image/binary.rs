@@ -16,7 +16,7 @@ pub(super) fn default_target() -> String {
 pub(super) enum Profile {
     /// What is shipped.
     Release,
-    /// Built in half the time, to try whether an image of it works.
+    /// Not optimised and soon built, to try whether an image of it works.
     Trial,
 }
 
@@ -26,7 +26,7 @@ pub(super) fn build(target: &str, profile: Profile) -> Result<PathBuf> {
     setup::ensure()?;
     let (name, what) = match profile {
         Profile::Release => ("release", "the static binary, optimised: this takes minutes"),
-        Profile::Trial => ("trial", "the static binary, optimised a little: this takes minutes"),
+        Profile::Trial => ("trial", "the static binary, not optimised: this takes minutes"),
     };
     term::doing("build", what);
     let mut cargo = repo::cargo(&["build", "--package", "sockline", "--profile", name])?;
