@@ -268,18 +268,25 @@ fn sockets_remembered_in_socket_storage_are_closed_as_well() {
     eventually("them to be counted", || holds(stage.closed("UDP") == 3.0, stage.closed("UDP")));
 }
 
+/// A connection to the service is closed when its endpoints are gone, and one to the pod's own address
+/// is not.
+#[track_caller]
+fn assert_tcp_is_closed(stage: &mut Dns, service: &impl Fn() -> Service, to: SocketAddr) {
+    stage.cluster.apply([service().endpoints(&stage.pods)]).unwrap();
+    let (mut open, _) = stream(&stage.client, to);
+    let direct = SocketAddr::new(stage.pods[0].addresses()[0], 5353);
+    let (mut stranger, _) = stream(&stage.client, direct);
+    stage.cluster.apply([service().endpoints(Vec::<Endpoint>::new())]).unwrap();
+    eventually_aborted(&mut open);
+    echo(&mut stranger).unwrap();
+}
+
 #[test]
 fn tcp_connections_remembered_in_socket_storage_are_closed_as_well() {
     let mut stage = Dns::new(1, &["--without-features", "compare-and-swap"]);
     let service = || dns().annotate(CLOSE_ON_REMOVAL, "0s");
     for to in [at(V4), at(V6), mapped(at(V4))] {
-        stage.cluster.apply([service().endpoints(&stage.pods)]).unwrap();
-        let (mut open, _) = stream(&stage.client, to);
-        let direct = SocketAddr::new(stage.pods[0].addresses()[0], 5353);
-        let (mut stranger, _) = stream(&stage.client, direct);
-        stage.cluster.apply([service().endpoints(Vec::<Endpoint>::new())]).unwrap();
-        eventually_aborted(&mut open);
-        echo(&mut stranger).unwrap();
+        assert_tcp_is_closed(&mut stage, &service, to);
     }
     eventually("them to be counted", || holds(stage.closed("TCP") == 3.0, stage.closed("TCP")));
     assert_eq!(stage.closed("UDP"), 0.0);
@@ -506,13 +513,7 @@ fn tcp_connections_are_closed_when_the_time_of_their_service_is_over() {
     for to in [at(V4), at(V6), mapped(at(V4))] {
         let mut stage = Dns::new(1, &[]);
         let service = || dns().annotate(CLOSE_ON_REMOVAL, "300ms");
-        stage.cluster.apply([service().endpoints(&stage.pods)]).unwrap();
-        let (mut open, _) = stream(&stage.client, to);
-        let direct = SocketAddr::new(stage.pods[0].addresses()[0], 5353);
-        let (mut stranger, _) = stream(&stage.client, direct);
-        stage.cluster.apply([service().endpoints(Vec::<Endpoint>::new())]).unwrap();
-        eventually_aborted(&mut open);
-        echo(&mut stranger).unwrap();
+        assert_tcp_is_closed(&mut stage, &service, to);
         eventually("it to be counted", || holds(stage.closed("TCP") == 1.0, stage.closed("TCP")));
         assert_eq!(stage.closed("UDP"), 0.0);
     }

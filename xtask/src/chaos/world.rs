@@ -7,10 +7,7 @@
 use std::{
     collections::BTreeSet,
     io,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -68,7 +65,7 @@ pub(super) enum Verdict {
 }
 
 /// Behind a lock: what happens to the cluster is noted here before it happens.
-pub(super) struct World(Mutex<Inner>, AtomicBool);
+pub(super) struct World(Mutex<Inner>);
 
 struct Inner {
     /// Of each service the states with the times since when they hold.
@@ -80,6 +77,7 @@ struct Inner {
     /// From the first of the two times on it is known that all changes before the second are in the
     /// kernel.
     confirmed: Vec<(Instant, Instant)>,
+    is_calm: bool,
 }
 
 impl World {
@@ -87,25 +85,23 @@ impl World {
         let now = Instant::now();
         let mut deaths = Vec::new();
         deaths.resize_with(pods, Spans::default);
-        Self(
-            Mutex::new(Inner {
-                services: vec![vec![(now, Endpoints::default())]; services],
-                deaths,
-                damage: Spans::default(),
-                layout_changes: Spans::default(),
-                confirmed: vec![(now, now)],
-            }),
-            AtomicBool::new(false),
-        )
+        Self(Mutex::new(Inner {
+            services: vec![vec![(now, Endpoints::default())]; services],
+            deaths,
+            damage: Spans::default(),
+            layout_changes: Spans::default(),
+            confirmed: vec![(now, now)],
+            is_calm: false,
+        }))
     }
 
     /// Nothing is disturbed or changed any more, and what the agent does in its own time is done.
     pub(super) fn calms_down(&self) {
-        self.1.store(true, Ordering::Release);
+        self.lock().is_calm = true;
     }
 
     pub(super) fn is_calm(&self) -> bool {
-        self.1.load(Ordering::Acquire)
+        self.lock().is_calm
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

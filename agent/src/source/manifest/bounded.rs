@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 /// The most values in one object. etcd takes objects of 1.5 MiB (`--max-request-bytes`), in which a
@@ -132,77 +132,85 @@ impl<'de> Visitor<'de> for One<'_> {
     }
 }
 
-/// A whole document. Each element of its `items` goes to `item` with its index; what that gives back
-/// stays in the document.
-pub(super) struct Whole<'a, F> {
-    pub(super) item: &'a mut F,
+/// Reads a whole document. Each element of its `items` goes to `item` with its index; what that gives
+/// back stays in the document.
+pub(super) fn document<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    item: &mut impl FnMut(usize, Content) -> Option<Value>,
+) -> Result<Content, D::Error> {
+    let mut room = Room::new();
+    let value = deserializer.deserialize_any(Whole { room: &mut room, item })?;
+    Ok(Content { value, is_cut: room.is_cut })
 }
 
-impl<'de, F: FnMut(usize, Content) -> Option<Value>> DeserializeSeed<'de> for Whole<'_, F> {
-    type Value = Content;
+/// What is of another kind than it should be is for the reader to tell: that it is there counts, and
+/// whether it is nothing.
+macro_rules! scalars_that_are_out_of_place {
+    () => {
+        fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+            Ok(value.into())
+        }
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Content, D::Error> {
-        deserializer.deserialize_any(self)
-    }
+        fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+            Ok(value.into())
+        }
+
+        fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+            Ok(value.into())
+        }
+
+        fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+            Ok(0.into())
+        }
+
+        fn visit_str<E>(self, _: &str) -> Result<Value, E> {
+            Ok("".into())
+        }
+
+        fn visit_unit<E>(self) -> Result<Value, E> {
+            Ok(Value::Null)
+        }
+
+        fn visit_none<E>(self) -> Result<Value, E> {
+            Ok(Value::Null)
+        }
+    };
+}
+
+struct Whole<'a, F> {
+    room: &'a mut Room,
+    item: &'a mut F,
 }
 
 impl<'de, F: FnMut(usize, Content) -> Option<Value>> Visitor<'de> for Whole<'_, F> {
-    type Value = Content;
+    type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a Kubernetes object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Content, A::Error> {
-        let mut room = Room::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            let has_room = room.take(0, key.len());
+            let has_room = self.room.take(0, key.len());
             let value = if key == "items" && !map.contains_key("items") {
                 entries.next_value_seed(Items { item: &mut *self.item })?
             } else {
-                entries.next_value_seed(One { room: &mut room })?
+                entries.next_value_seed(One { room: &mut *self.room })?
             };
             if has_room {
                 map.insert(key, value);
             }
         }
-        Ok(Content { value: Value::Object(map), is_cut: room.is_cut })
+        Ok(Value::Object(map))
     }
 
-    // Not an object at all, which is for the reader to tell.
-    fn visit_bool<E>(self, value: bool) -> Result<Content, E> {
-        Ok(Content { value: value.into(), is_cut: false })
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Content, E> {
-        Ok(Content { value: value.into(), is_cut: false })
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Content, E> {
-        Ok(Content { value: value.into(), is_cut: false })
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Content, E> {
-        Ok(Content { value: value.to_string().into(), is_cut: false })
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Content, E> {
-        Ok(Content { value: "".into(), is_cut: false })
-    }
-
-    fn visit_unit<E>(self) -> Result<Content, E> {
-        Ok(Content { value: Value::Null, is_cut: false })
-    }
-
-    fn visit_none<E>(self) -> Result<Content, E> {
-        Ok(Content { value: Value::Null, is_cut: false })
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Content, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Value, A::Error> {
         while sequence.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Content { value: Value::Array(Vec::new()), is_cut: false })
+        Ok(Value::Array(Vec::new()))
     }
+
+    scalars_that_are_out_of_place!();
 }
 
 struct Items<'a, F> {
@@ -235,39 +243,12 @@ impl<'de, F: FnMut(usize, Content) -> Option<Value>> Visitor<'de> for Items<'_, 
         Ok(Value::Array(left))
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    // Not a list, which is for the reader to tell.
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
-        Ok(0.into())
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<Value, E> {
-        Ok("".into())
-    }
-
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(Value::Object(Map::new()))
     }
+
+    scalars_that_are_out_of_place!();
 }
 
 struct Item;

@@ -1,10 +1,9 @@
 //! Cuts a file into documents and parses one after the other.
 
-use serde::de::DeserializeSeed as _;
 use serde_json::Value;
 use serde_saphyr::{Budget, Options, RenderOptions, SnippetMode};
 
-use super::bounded::{Content, Whole};
+use super::bounded::{self, Content};
 
 /// How a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +78,7 @@ fn parse_yaml(
     serde_saphyr::with_deserializer_from_str_with_options(
         chunk.text,
         options(chunk.text),
-        |parser| Whole { item }.deserialize(parser),
+        |parser| bounded::document(parser, item),
     )
     .map_err(|error| {
         let mut how = RenderOptions::default();
@@ -116,7 +115,7 @@ fn read_json(text: &str, take: &mut impl Take) {
             return;
         }
         let mut item = |index, item| take.item(number, index, item);
-        let content = Whole { item: &mut item }.deserialize(&mut parser);
+        let content = bounded::document(&mut parser, &mut item);
         let is_broken = content.is_err();
         take.document(number, content.map_err(|error| one_line(&error.to_string())));
         if is_broken {
