@@ -34,6 +34,7 @@ mod sockets;
 mod sys;
 mod test_services;
 pub mod view;
+mod waits;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,11 +1,7 @@
 //! Arrays that grow in segments: an outer array of maps whose inner arrays are made when an index
 //! in them is first used, and mapped into the agent so that writing is a memory write.
 
-use std::{
-    os::fd::{AsFd as _, BorrowedFd},
-    panic::resume_unwind,
-    thread,
-};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::{Pod, maps::MapData};
 use sockline_ebpf::MMAPABLE;
@@ -15,10 +11,8 @@ use super::{
     error::{DataplaneError, Full},
     outer::{Mended, Outer},
     sys::SharedArray,
+    waits::together,
 };
-
-/// Threads that wait together, see [`Segments::reserve`].
-const WAITING: usize = 32;
 
 /// A segmented array that the agent writes.
 pub struct Segments<T: Pod> {
@@ -39,9 +33,7 @@ impl<T: Pod> Segments<T> {
         writable: bool,
     ) -> Result<Self, DataplaneError> {
         let mut segments = Vec::new();
-        // The lowest free index is always taken first, but somebody may have made a hole.
-        for index in 0..outer.len() {
-            let Some(inner) = outer.get(index)? else { continue };
+        for (index, inner) in outer.all()? {
             segments.resize_with(index as usize, || None);
             segments.push(Some(map_segment(name, inner.fd().as_fd(), per_segment, writable)?));
         }
@@ -94,11 +86,8 @@ impl<T: Pod> Segments<T> {
         Ok(())
     }
 
-    /// Makes the segments for this many indices, as far as there are none yet.
-    ///
-    /// Putting a map into an array of maps waits until no program uses what was there (Linux
-    /// `maybe_wait_bpf_programs`), 10 to 20 ms each time, so that a million backends would take
-    /// 15 s. Calls that wait at the same time wait together.
+    /// Makes the segments for this many indices, as far as there are none yet: one by one, those of a
+    /// million backends would take 15 s.
     pub fn reserve(&mut self, count: u32) -> Result<(), DataplaneError> {
         let wanted = count.min(self.limit).div_ceil(self.per_segment) as usize;
         let missing: Vec<usize> = (0..wanted)
@@ -109,32 +98,15 @@ impl<T: Pod> Segments<T> {
             return Ok(());
         }
         let mut arrays = Vec::with_capacity(missing.len());
-        for number in missing {
+        let mut mapped = Vec::with_capacity(missing.len());
+        for &number in &missing {
             let array = new_segment::<T>(self.name, self.per_segment)?;
-            let mapped = map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?;
-            arrays.push((number, array, mapped));
+            mapped.push(map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?);
+            arrays.push((index_of(number), array));
         }
-        let outer = &self.outer;
-        let maps: Vec<(u32, &MapData)> =
-            arrays.iter().map(|(number, array, _)| (index_of(*number), array)).collect();
-        let put = |maps: &[(u32, &MapData)]| {
-            maps.iter().try_for_each(|(number, map)| outer.set(*number, map))
-        };
-        thread::scope(|scope| {
-            let mut waiting = Vec::new();
-            for maps in maps.chunks(maps.len().div_ceil(WAITING)) {
-                // Where there may be no more threads, it only takes longer.
-                match thread::Builder::new().spawn_scoped(scope, move || put(maps)) {
-                    Ok(thread) => waiting.push(thread),
-                    Err(_) => put(maps)?,
-                }
-            }
-            waiting
-                .into_iter()
-                .try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
-        })?;
+        together(&arrays, |(number, array)| self.outer.set(*number, array))?;
         self.segments.resize_with(self.segments.len().max(wanted), || None);
-        for (number, _, mapped) in arrays {
+        for (number, mapped) in missing.into_iter().zip(mapped) {
             self.segments[number] = Some(mapped);
         }
         Ok(())
