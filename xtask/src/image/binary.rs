@@ -11,31 +11,36 @@ pub(super) fn default_target() -> String {
     format!("{}-unknown-linux-gnu", env::consts::ARCH)
 }
 
-/// How much time the compiler has.
-#[derive(Clone, Copy)]
-pub(super) enum Profile {
-    /// What is shipped.
-    Release,
-    /// Not optimised and soon built, to try whether an image of it works.
-    Trial,
-}
-
-/// Builds the agent without any shared library. The target is named, so that the flag is for it
-/// alone and neither for build scripts nor for the kernel programs.
-pub(super) fn build(target: &str, profile: Profile) -> Result<PathBuf> {
+/// Builds the agent as it is shipped: optimised and without any shared library. The target is named,
+/// so that the flag is for it alone and neither for build scripts nor for the kernel programs.
+pub(super) fn build(target: &str) -> Result<PathBuf> {
     setup::ensure()?;
-    let (name, what) = match profile {
-        Profile::Release => ("release", "the static binary, optimised: this takes minutes"),
-        Profile::Trial => ("trial", "the static binary, not optimised: this takes minutes"),
-    };
-    term::doing("build", what);
-    let mut cargo = repo::cargo(&["build", "--package", "sockline", "--profile", name])?;
+    term::doing("build", "the static binary, optimised: this takes minutes");
+    let mut cargo = repo::cargo(&["build", "--package", "sockline", "--release"])?;
     cargo.args(["--locked", "--target", target]).env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
     // The names of functions are a fifth of the file.
-    cargo.env(format!("CARGO_PROFILE_{}_STRIP", name.to_uppercase()), "symbols");
+    cargo.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
     process::run(&mut cargo)?;
-    Ok(repo::target_dir().join(target).join(name).join("sockline"))
+    Ok(repo::target_dir().join(target).join("release/sockline"))
+}
+
+/// Builds it soon, to try whether an image of it works: what the tests have built, linked without any
+/// shared library. For this machine.
+pub(super) fn build_fast() -> Result<PathBuf> {
+    setup::ensure()?;
+    term::doing("build", "the static binary, not optimised");
+    let mut cargo = repo::cargo_as_for_tests()?;
+    let wrapper = repo::root().join("xtask/src/image/static.sh");
+    process::run(cargo.arg("--bin=sockline").env("RUSTC_WORKSPACE_WRAPPER", wrapper))?;
+    let folder = repo::target_dir().join("debug");
+    let fast = folder.join("sockline-static");
+    process::output(
+        repo::command("strip")?.arg("-o").arg(&fast).arg(folder.join("sockline")),
+    )?;
+    // The tests' own is where everybody looks for it.
+    process::run(repo::cargo_as_for_tests()?.arg("--bin=sockline"))?;
+    Ok(fast)
 }
 
 /// Checks that a binary needs no other file to run. Returns its architecture as OCI names it.

@@ -9,9 +9,9 @@ mod trial;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use self::{archive::Image, binary::Profile, provenance::Provenance};
+use self::{archive::Image, provenance::Provenance};
 use crate::{repo, term};
 
 /// What an image to ship may weigh, unpacked and as an archive.
@@ -49,8 +49,15 @@ impl Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let binary = match &args.binary {
         Some(path) => path.clone(),
-        None if args.fast => binary::build(&args.target, Profile::Trial)?,
-        None => binary::build(&args.target, Profile::Release)?,
+        None if args.fast => {
+            ensure!(
+                args.target == binary::default_target(),
+                "--fast makes an image for this machine; leave it out for --target {}",
+                args.target
+            );
+            binary::build_fast()?
+        }
+        None => binary::build(&args.target)?,
     };
     let output = args.output.clone().unwrap_or_else(|| repo::target_dir().join("sockline.oci.tar"));
     let tag = args.tag.clone().unwrap_or_else(|| format!("localhost/sockline:{}", version()));
@@ -65,7 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Builds the agent for this machine as it is shipped: optimised, without shared libraries.
 pub(crate) fn build_static() -> Result<PathBuf> {
-    binary::build(&binary::default_target(), Profile::Release)
+    binary::build(&binary::default_target())
 }
 
 /// Writes the archive and shows what it weighs.
