@@ -12,11 +12,11 @@ use std::{
         net::UnixStream,
         process::CommandExt as _,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
-use common::{Stage, error_of, eventually, holds, lines_with};
+use common::{REPAIRS, Stage, error_of, eventually, holds, lines_with};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use serde_json::{Value, json};
 use sockline_testbed::{Agent, objects};
@@ -223,7 +223,7 @@ fn another_user_gets_nothing_of_the_pins_and_the_admin_socket() {
         // Denied, not missing: or this test would say nothing.
         assert!(error_of(&shown).contains("Permission denied"), "{path}: {}", error_of(&shown));
     }
-    assert_private(&root);
+    private(&root).unwrap();
 }
 
 /// Whatever the mode of its file, and of the folder that it is in.
@@ -255,29 +255,48 @@ fn another_user_has_no_answer_from_an_admin_socket_that_all_can_open() {
     assert_eq!(other, "connected\n");
 }
 
-/// Every folder is root's alone, and every pin.
-#[track_caller]
-fn assert_private(path: &Path) {
-    let found = fs::symlink_metadata(path).unwrap();
+/// Every folder is root's alone, and every pin: else, what is not.
+fn private(path: &Path) -> Result<(), String> {
+    let found = fs::symlink_metadata(path).map_err(|error| format!("{path:?}: {error}"))?;
     let wanted = if found.is_dir() { 0o700 } else { 0o600 };
     let seen = (found.uid(), found.gid(), found.mode() & 0o7777);
-    assert_eq!(seen, (0, 0, wanted), "{}: {:o}", path.display(), seen.2);
-    if found.is_dir() {
-        fs::read_dir(path).unwrap().for_each(|entry| assert_private(&entry.unwrap().path()));
+    if seen != (0, 0, wanted) {
+        return Err(format!("{}: {seen:?}, mode {:o}", path.display(), seen.2));
     }
+    if found.is_dir() {
+        for entry in fs::read_dir(path).map_err(|error| error.to_string())? {
+            private(&entry.map_err(|error| error.to_string())?.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens the folder of the pins and a pin to everybody.
+fn open_to_all(stage: &Stage) -> (PathBuf, PathBuf) {
+    let root = stage.node.bpffs().join("sockline");
+    let map = root.join("v1/maps/FRONTENDS");
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(&map, fs::Permissions::from_mode(0o666)).unwrap();
+    (root, map)
 }
 
 #[test]
 fn pins_that_others_could_open_are_closed_by_the_next_agent() {
     let (stage, mut agent) = stage(|_| {});
     agent.stop().unwrap();
-    let root = stage.node.bpffs().join("sockline");
-    let map = root.join("v1/maps/FRONTENDS");
-    fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
-    fs::set_permissions(&map, fs::Permissions::from_mode(0o666)).unwrap();
+    let (root, map) = open_to_all(&stage);
     std::os::unix::fs::chown(&map, Some(65534), Some(65534)).unwrap();
     let _next = stage.agent();
-    assert_private(&root);
+    private(&root).unwrap();
+}
+
+#[test]
+fn pins_that_others_could_open_are_closed_while_the_agent_runs() {
+    let stage = Stage::new(2);
+    stage.put_service("ship", SHIP);
+    let _agent = stage.agent_with(&REPAIRS);
+    let (root, _) = open_to_all(&stage);
+    eventually("the pins are closed", || private(&root));
 }
 
 #[test]

@@ -113,3 +113,17 @@ fn backends(backends: &[Backend]) -> String {
         .collect();
     format!("{}: {}", all.len(), all.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_cannot_look_like_a_row_or_move_the_cursor() {
+        let mut table = new(&["NAME", "VALUE"]);
+        table.add_row(["x\nforged  1\u{1b}[2J", "\u{202e}2"]);
+        let text = render(&table);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains(r"x\nforged  1\u{1b}[2J") && text.contains(r"\u{202e}2"), "{text}");
+    }
+}

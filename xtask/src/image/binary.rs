@@ -35,9 +35,7 @@ pub(super) fn build_fast() -> Result<PathBuf> {
     process::run(cargo.arg("--bin=sockline").env("RUSTC_WORKSPACE_WRAPPER", wrapper))?;
     let folder = repo::target_dir().join("debug");
     let fast = folder.join("sockline-static");
-    process::output(
-        repo::command("strip")?.arg("-o").arg(&fast).arg(folder.join("sockline")),
-    )?;
+    process::output(repo::command("strip")?.arg("-o").arg(&fast).arg(folder.join("sockline")))?;
     // The tests' own is where everybody looks for it.
     process::run(repo::cargo_as_for_tests()?.arg("--bin=sockline"))?;
     Ok(fast)
