@@ -23,6 +23,21 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs a command that shows on standard error how far it has come, and returns what it wrote to
+/// standard output.
+pub(crate) fn output_of_long(command: &mut Command) -> Result<String> {
+    let line = shown(command);
+    let Output { status, stdout, .. } = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("starting `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` failed, {status}");
+    }
+    Ok(String::from_utf8_lossy(&stdout).into_owned())
+}
+
 /// Runs a command and returns what it wrote to standard output; an error carries the rest.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = shown(command);

@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 "--fast makes an image for this machine; leave it out for --target {}",
                 args.target
             );
-            binary::build_fast()?
+            build_static(true)?
         }
         None => binary::build(&args.target)?,
     };
@@ -70,9 +70,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Builds the agent for this machine as it is shipped: optimised, without shared libraries.
-pub(crate) fn build_static() -> Result<PathBuf> {
-    binary::build(&binary::default_target())
+/// Builds the agent for this machine without shared libraries: optimised as it is shipped, or as soon as
+/// may be.
+pub(crate) fn build_static(fast: bool) -> Result<PathBuf> {
+    if fast { binary::build_fast() } else { binary::build(&binary::default_target()) }
 }
 
 /// Writes the archive and shows what it weighs.

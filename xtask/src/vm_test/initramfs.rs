@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{init, kernels::Kernel, suite::Binary};
-use crate::{process, repo};
+use super::{init, kernels::Kernel};
+use crate::{process, repo, test::binaries::Binary};
 
 /// Programs of this machine that the tests call.
 const PROGRAMS: [&str; 4] = ["ip", "cat", "sleep", "true"];

@@ -28,7 +28,7 @@ use self::{
     outcome::{Ran, Reader},
     qemu::{Accelerator, End, Machine},
 };
-use crate::{repo, term};
+use crate::{image, repo, term};
 
 /// MiB: twice the archive, and what the largest test takes.
 const MEMORY: u32 = 2048;
@@ -53,6 +53,9 @@ pub(crate) struct Args {
     /// How many kernels run side by side; each takes a core and 2 GiB [default: as many as cores]
     #[arg(long, value_name = "N")]
     side_by_side: Option<NonZero<usize>>,
+    /// Take an agent that is not optimised, which is soon built
+    #[arg(long)]
+    fast: bool,
     /// Arguments for the test binaries, such as a part of a test's name
     #[arg(last = true)]
     args: Vec<String>,
@@ -80,7 +83,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     tools::qemu()?;
     let busybox = tools::busybox(&folder)?;
     let kernels = kernels::get(&args.kernel, &folder.join("kernels"), &busybox)?;
-    let agent = suite::build_agent()?;
+    let agent = image::build_static(args.fast)?;
     let binaries = suite::build_tests(&tests)?;
     let base = initramfs::base(&busybox, &agent, &binaries)?;
     term::ok("ready", &format!("in {}", term::seconds(start.elapsed())));
