@@ -17,8 +17,8 @@ const STEPS: [Step; 10] = [
     ("setup", || setup::run(&setup::Args::default())),
     ("format", || process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?)),
     ("lints", || {
-        let mut clippy = repo::cargo(&["clippy", "--workspace", "--exclude", "sockline-ebpf"])?;
-        process::run(clippy.args(["--all-targets", "--", "-D", "warnings"]))
+        let mut clippy = repo::cargo(&["clippy", "--all-targets"])?;
+        process::run(clippy.args(repo::WORKSPACE).args(["--", "-D", "warnings"]))
     }),
     ("lints: layouts", || {
         let mut clippy = repo::cargo(&["clippy", "--package", "sockline-ebpf", "--lib"])?;

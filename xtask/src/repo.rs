@@ -14,6 +14,9 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the repository")
 }
 
+/// Cargo's words for all crates that are built for this machine: the kernel programs are not.
+pub(crate) const WORKSPACE: [&str; 3] = ["--workspace", "--exclude", "sockline-ebpf"];
+
 /// Where cargo puts what it builds.
 pub(crate) fn target_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
@@ -72,7 +75,9 @@ pub(crate) fn command(program: &str) -> Result<Command> {
 /// for are there when a test is built, too, so this builds a small one. Without it, some twenty crates
 /// would be built twice.
 pub(crate) fn cargo_as_for_tests() -> Result<Command> {
-    cargo(&["build", "--workspace", "--exclude", "sockline-ebpf", "--test=peers"])
+    let mut cargo = cargo(&["build", "--test=peers"])?;
+    cargo.args(WORKSPACE);
+    Ok(cargo)
 }
 
 /// `cargo` in the root folder.

@@ -20,9 +20,8 @@ pub(crate) struct Binary {
 
 /// Builds the workspace's tests: all, or what further arguments of cargo ask for.
 pub(crate) fn build(args: &[&str]) -> Result<Vec<Binary>> {
-    let mut cargo =
-        repo::cargo(&["test", "--workspace", "--exclude", "sockline-ebpf", "--no-run"])?;
-    cargo.arg("--message-format=json-render-diagnostics").args(args);
+    let mut cargo = repo::cargo(&["test", "--no-run", "--message-format=json-render-diagnostics"])?;
+    cargo.args(repo::WORKSPACE).args(args);
     let messages = process::output_of_long(&mut cargo)?;
     let binaries: Vec<Binary> = messages.lines().filter_map(parse).collect();
     if binaries.is_empty() {

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     variants::build()?;
     step(2, "test the workspace");
     run_side_by_side(&binaries::build(&[])?, &args.args)?;
-    run_cargo(&["--workspace", "--exclude", "sockline-ebpf", "--doc"], args)?;
+    run_cargo(&[&["--doc"][..], &repo::WORKSPACE].concat(), args)?;
     // The kernel programs have no host build; the map layouts they share with the agent do.
     step(3, "test the map layouts");
     run_cargo(&["--package", "sockline-ebpf", "--lib"], args)?;
