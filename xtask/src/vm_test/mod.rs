@@ -61,6 +61,21 @@ pub(crate) struct Args {
     args: Vec<String>,
 }
 
+impl Args {
+    /// What continuous integration runs: the oldest and the newest kernel, and what shows in two minutes
+    /// that the agent starts there, finds what the kernel has, serves, and refuses.
+    pub(crate) fn for_minutes() -> Self {
+        Self {
+            kernel: vec!["5.10".into(), kernels::NEWEST.into()],
+            tests: ["startup", "refusal", "older_kernels"].map(Into::into).to_vec(),
+            short: false,
+            side_by_side: None,
+            fast: true,
+            args: Vec::new(),
+        }
+    }
+}
+
 /// One kernel and all that ran in it.
 struct Booted {
     kernel: String,
