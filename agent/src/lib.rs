@@ -13,6 +13,7 @@ pub mod closing;
 pub mod dataplane;
 pub mod helper;
 mod http;
+mod memory;
 pub mod model;
 pub mod printable;
 pub mod privileges;

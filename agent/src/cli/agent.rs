@@ -16,6 +16,7 @@ use crate::{
     admin,
     agent::{self, Config, Source},
     dataplane::{Feature, Limits},
+    memory,
     model::{left_alone::Policy, selector::Selector},
     printable::Printable,
 };
@@ -111,6 +112,7 @@ pub struct AgentArgs {
 /// When it cannot start.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     init_log(&args.log, args.log_json)?;
+    memory::share_one_heap();
     let config = Config {
         limits: limits(&args)?,
         source: match args.manifests {

@@ -1,15 +1,12 @@
 //! The kernel's counters as metrics, read at each scrape. Services that are gone have no series.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     error::Error,
     sync::{Mutex, PoisonError},
 };
 
-use prometheus::{
-    core::{Collector, Desc},
-    proto::{Counter, LabelPair, Metric, MetricFamily, MetricType},
-};
+use prometheus::proto::{Counter, LabelPair, Metric, MetricFamily, MetricType};
 use sockline_ebpf::counters::Fault;
 
 use crate::{
@@ -35,40 +32,54 @@ const FAILED_OPEN: (&str, &str) = (
 const FAULTS: (&str, &str) =
     ("sockline_kernel_faults_total", "Things that should not happen in the kernel programs.");
 
-/// Turns the counters of the pinned maps into metric families.
-pub struct KernelCollector {
+/// Turns the counters of the pinned maps into metric families: one after the other, since they
+/// take several times the memory of their text, and there may be 100,000 services.
+pub struct KernelFamilies {
     counters: Counters,
-    descriptions: Vec<Desc>,
     /// A scrape comes every few seconds.
     of_services: Mutex<Trouble>,
     of_faults: Mutex<Trouble>,
 }
 
-impl KernelCollector {
-    pub fn new(counters: Counters) -> prometheus::Result<Self> {
-        let service = ["namespace", "service", "protocol"];
-        let with_reason = ["namespace", "service", "protocol", "reason"];
-        let describe = |(name, help): (&str, &str), labels: &[&str]| {
-            Desc::new(
-                name.into(),
-                help.into(),
-                labels.iter().map(|&label| label.to_owned()).collect(),
-                HashMap::new(),
-            )
-        };
-        let descriptions = vec![
-            describe(TRANSLATED, &service)?,
-            describe(REFUSED, &with_reason)?,
-            describe(PASSED, &service)?,
-            describe(FAILED_OPEN, &service)?,
-            describe(FAULTS, &["fault"])?,
-        ];
-        Ok(Self {
+impl KernelFamilies {
+    pub const fn new(counters: Counters) -> Self {
+        Self {
             counters,
-            descriptions,
             of_services: Mutex::new(Trouble::new("cannot read the services' counters")),
             of_faults: Mutex::new(Trouble::new("cannot read the kernel programs' faults")),
-        })
+        }
+    }
+
+    /// Gives out each family that has metrics.
+    pub fn for_each(
+        &self,
+        mut each: impl FnMut(MetricFamily) -> prometheus::Result<()>,
+    ) -> prometheus::Result<()> {
+        let services = self.by_service();
+        let of = |value: fn(&Counts) -> u64| {
+            services
+                .iter()
+                .map(move |(service, counts)| counter(&labels(service, None), value(counts)))
+        };
+        let refused = services.iter().flat_map(|(service, counts)| {
+            [
+                ("no-endpoints", counts.refused_no_endpoints),
+                ("no-local-endpoints", counts.refused_no_local_endpoints),
+            ]
+            .map(|(reason, count)| counter(&labels(service, Some(reason)), count))
+        });
+        let faults = read(&self.of_faults, self.counters.faults());
+        let faults = faults
+            .into_iter()
+            .map(|(fault, count)| counter(&[("fault", fault_name(fault).into())], count));
+        let mut give = |definition, metrics: Vec<Metric>| {
+            if metrics.is_empty() { Ok(()) } else { each(family(definition, metrics)) }
+        };
+        give(TRANSLATED, of(|counts| counts.translated).collect())?;
+        give(REFUSED, refused.collect())?;
+        give(PASSED, of(|counts| counts.passed).collect())?;
+        give(FAILED_OPEN, of(|counts| counts.failed_open).collect())?;
+        give(FAULTS, faults.collect())
     }
 
     /// Sums over the ports of a service.
@@ -83,46 +94,6 @@ impl KernelCollector {
             sum.failed_open += counts.failed_open;
         }
         all
-    }
-}
-
-impl Collector for KernelCollector {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descriptions.iter().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let services = self.by_service();
-        let of = |definition, value: fn(&Counts) -> u64| {
-            let series = services
-                .iter()
-                .map(|(service, counts)| counter(&labels(service, None), value(counts)));
-            family(definition, series.collect())
-        };
-        let refused = services
-            .iter()
-            .flat_map(|(service, counts)| {
-                [
-                    ("no-endpoints", counts.refused_no_endpoints),
-                    ("no-local-endpoints", counts.refused_no_local_endpoints),
-                ]
-                .map(|(reason, count)| counter(&labels(service, Some(reason)), count))
-            })
-            .collect();
-        let faults = read(&self.of_faults, self.counters.faults())
-            .into_iter()
-            .map(|(fault, count)| counter(&[("fault", fault_name(fault).into())], count))
-            .collect();
-        vec![
-            of(TRANSLATED, |counts| counts.translated),
-            family(REFUSED, refused),
-            of(PASSED, |counts| counts.passed),
-            of(FAILED_OPEN, |counts| counts.failed_open),
-            family(FAULTS, faults),
-        ]
-        .into_iter()
-        .filter(|family| !family.get_metric().is_empty())
-        .collect()
     }
 }
 

@@ -12,7 +12,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::kernel::KernelCollector;
+use super::kernel::KernelFamilies;
 use crate::{
     agent::LeftOutPort,
     dataplane::{Drift, Usage, view::Counters},
@@ -35,6 +35,7 @@ const CLOSED: [[&str; 2]; 2] = [["UDP", "backend-gone"], ["TCP", "close-on-remov
 /// Everything that `/metrics` shows.
 pub struct Metrics {
     registry: Registry,
+    kernel: KernelFamilies,
     services: IntGauge,
     frontends: IntGauge,
     backends: IntGauge,
@@ -68,7 +69,7 @@ impl Metrics {
     /// When two metrics have one name: a mistake in this file.
     pub fn new(counters: Counters, stats: Arc<SourceStats>) -> prometheus::Result<Self> {
         let registry = Registry::new();
-        registry.register(Box::new(KernelCollector::new(counters)?))?;
+        let kernel = KernelFamilies::new(counters);
         let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
             let gauge = IntGauge::new(name, help)?;
             registry.register(Box::new(gauge.clone()))?;
@@ -228,6 +229,7 @@ impl Metrics {
             source_age,
             source_connected,
             registry,
+            kernel,
             stats,
         })
     }
@@ -347,7 +349,10 @@ impl Metrics {
                 self.source_age.with_label_values(&[&watch.kind]).set(age);
             }
         }
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        let encoder = TextEncoder::new();
+        let mut text = encoder.encode_to_string(&self.registry.gather())?;
+        self.kernel.for_each(|family| encoder.encode_utf8(&[family], &mut text))?;
+        Ok(text)
     }
 }
 

@@ -15,7 +15,8 @@ use crate::model::{
 #[derive(Debug)]
 pub(super) struct Slices {
     /// By service, then by slice name: kube-proxy's merge needs a fixed order, any will do.
-    by_service: HashMap<ObjectName, BTreeMap<Arc<str>, EndpointSlice>>,
+    /// Boxed: most services have one slice, and a node of the tree has room for eleven.
+    by_service: HashMap<ObjectName, BTreeMap<Arc<str>, Box<EndpointSlice>>>,
     /// Which service a slice was filed under: the label can change.
     owner: HashMap<ObjectName, ObjectName>,
     node_names: Interner<str>,
@@ -52,14 +53,14 @@ impl Slices {
             touched.extend(self.remove(&slice.name));
         }
         let slices = self.by_service.entry(service.clone()).or_default();
-        let before = slices.get(&slice.name.name);
+        let before = slices.get(&slice.name.name).map(|known| &**known);
         if before != Some(&slice) {
             // The annotation stays when the slice changes for another reason.
             let triggered = slice
                 .triggered
                 .filter(|time| before.is_none_or(|old| old.triggered != Some(*time)));
             self.owner.insert(slice.name.clone(), service.clone());
-            slices.insert(Arc::clone(&slice.name.name), slice);
+            slices.insert(Arc::clone(&slice.name.name), Box::new(slice));
             touched.push(Touched { service, triggered });
         }
         touched
@@ -96,10 +97,10 @@ impl Slices {
         &self,
         service: &ObjectName,
     ) -> impl Iterator<Item = &EndpointSlice> + Clone + use<'_> {
-        self.by_service.get(service).into_iter().flat_map(BTreeMap::values)
+        self.by_service.get(service).into_iter().flat_map(BTreeMap::values).map(|slice| &**slice)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &EndpointSlice> {
-        self.by_service.values().flat_map(BTreeMap::values)
+        self.by_service.values().flat_map(BTreeMap::values).map(|slice| &**slice)
     }
 }
