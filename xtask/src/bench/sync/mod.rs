@@ -220,20 +220,23 @@ impl Stage {
         ])
     }
 
-    /// The commands that people wait for.
+    /// What people and Prometheus wait for.
     fn commands(&self) -> Result<Vec<Vec<String>>> {
-        ["status", "services"]
+        let status = || self.agent.cli(&["status"]).map(drop);
+        let services = || self.agent.cli(&["services"]).map(drop);
+        let metrics = || self.agent.metrics().map(drop);
+        let asked: [(&str, &dyn Fn() -> Result<()>); 3] = [
+            ("sockline status", &status),
+            ("sockline services", &services),
+            ("/metrics", &metrics),
+        ];
+        asked
             .into_iter()
-            .map(|command| {
+            .map(|(what, ask)| {
                 let began = Instant::now();
-                self.agent.cli(&[command])?;
+                ask()?;
                 let took = term::seconds(began.elapsed());
-                Ok(vec![
-                    self.cluster.to_string(),
-                    format!("sockline {command}"),
-                    took,
-                    String::new(),
-                ])
+                Ok(vec![self.cluster.to_string(), what.to_owned(), took, String::new()])
             })
             .collect()
     }
