@@ -12,6 +12,7 @@ mod image;
 mod process;
 mod repo;
 mod setup;
+mod side_by_side;
 mod term;
 mod test;
 mod variants;

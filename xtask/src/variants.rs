@@ -26,6 +26,11 @@ pub(crate) fn build() -> Result<()> {
         copy(&profile.join("sockline"), &place)
             .with_context(|| format!("copying the agent to {}", place.display()))?;
     }
+    build_agent()
+}
+
+/// Builds the agent as the tests look for it.
+pub(crate) fn build_agent() -> Result<()> {
     process::run(repo::cargo_as_for_tests()?.arg("--bin=sockline"))
 }
 

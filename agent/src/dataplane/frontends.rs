@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, os::fd::AsFd as _};
 
-use aya::maps::{Map, MapData, MapError};
+use aya::maps::{IterableMap as _, Map, MapData, MapError};
 use sockline_ebpf::{
     filter,
     frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
@@ -53,7 +53,7 @@ impl Frontends {
                 typed(first)?
             }
         };
-        let capacity = capacity_of(&outer)?;
+        let capacity = capacity_of(&current)?;
         let mut entries = HashMap::new();
         maps::for_each(FRONTENDS, &current, |key: &FrontendKey, values: &[Frontend]| {
             entries.extend(values.iter().map(|value| (*key, *value)));
@@ -295,8 +295,7 @@ fn duplicate(hash: &MapData) -> Result<MapData, DataplaneError> {
     MapData::from_fd(fd).map_err(|error| DataplaneError::map(FRONTENDS, "open", error))
 }
 
-fn capacity_of(outer: &Outer) -> Result<u32, DataplaneError> {
-    let Some(inner) = outer.get(CURRENT)? else { return Ok(0) };
-    let info = inner.info().map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
+fn capacity_of(hash: &FrontendsHash) -> Result<u32, DataplaneError> {
+    let info = hash.map().info().map_err(|error| DataplaneError::map(FRONTENDS, "read", error))?;
     Ok(info.max_entries())
 }

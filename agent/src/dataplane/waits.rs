@@ -4,7 +4,7 @@
 //! `maybe_wait_bpf_programs`), and before Linux 6.8 so does reading which map is there
 //! (`bpf_map_copy_value`): 10 to 20 ms each. Some thousands of them one by one were minutes.
 
-use std::{num::NonZero, panic::resume_unwind, thread};
+use std::{panic::resume_unwind, thread};
 
 use super::error::DataplaneError;
 
@@ -18,15 +18,15 @@ pub fn together<T: Sync, R: Send>(
     each: impl Fn(&T) -> Result<R, DataplaneError> + Sync,
 ) -> Result<Vec<R>, DataplaneError> {
     let work = |items: &[T]| items.iter().map(&each).collect::<Result<Vec<R>, _>>();
-    let share = NonZero::new(items.len().div_ceil(TOGETHER)).unwrap_or(NonZero::<usize>::MIN);
     if items.len() < 2 {
         return work(items);
     }
+    let share = items.len().div_ceil(TOGETHER);
     let work = &work;
     let shares = thread::scope(|scope| {
         // All are started before the first is waited for.
         let started: Vec<_> = items
-            .chunks(share.get())
+            .chunks(share)
             .map(|items| {
                 thread::Builder::new()
                     .spawn_scoped(scope, move || work(items))

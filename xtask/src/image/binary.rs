@@ -4,7 +4,7 @@ use std::{env, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{process, repo, setup, term};
+use crate::{process, repo, setup, term, variants};
 
 /// This machine's architecture, with glibc: rustup's musl targets are no part of the pinned toolchain.
 pub(super) fn default_target() -> String {
@@ -37,7 +37,7 @@ pub(super) fn build_fast() -> Result<PathBuf> {
     let fast = folder.join("sockline-static");
     process::output(repo::command("strip")?.arg("-o").arg(&fast).arg(folder.join("sockline")))?;
     // The tests' own is where everybody looks for it.
-    process::run(repo::cargo_as_for_tests()?.arg("--bin=sockline"))?;
+    variants::build_agent()?;
     Ok(fast)
 }
 

@@ -5,10 +5,8 @@ pub(crate) mod binaries;
 use std::{
     env, fs,
     io::{self, Write as _},
-    num::NonZero,
     process::{Command, Stdio},
     sync::{Mutex, PoisonError},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -16,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::unistd::Uid;
 
 use self::binaries::Binary;
-use crate::{process, repo, setup, term, variants};
+use crate::{process, repo, setup, side_by_side, term, variants};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -72,29 +70,19 @@ struct Ran<'a> {
 
 /// Runs the binaries, as many at a time as there are cores, and prints what each said when it has ended.
 fn run_side_by_side(binaries: &[Binary], args: &[String]) -> Result<()> {
-    let waiting = Mutex::new(binaries.iter());
-    let ended: Mutex<Vec<Ran>> = Mutex::new(Vec::new());
-    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let worker = || -> Result<()> {
-        while let Some(binary) = next() {
-            let start = Instant::now();
-            let (passed, said) = run_one(binary, args)?;
-            let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
-            ended.push(Ran { binary, passed, took: start.elapsed() });
-            // Under the lock: the words of one binary stay together.
-            show(binary, &said).context("writing what a test said")?;
-            term::progress("test binaries", ended.len(), binaries.len());
-        }
-        Ok(())
-    };
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().try_for_each(|worker| {
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+    let ended = Mutex::new(0);
+    let mut ran = side_by_side::each(binaries, side_by_side::cores(), |binary| {
+        let start = Instant::now();
+        let (passed, said) = run_one(binary, args)?;
+        let took = start.elapsed();
+        // Under the lock: the words of one binary stay together.
+        let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+        *ended += 1;
+        show(binary, &said).context("writing what a test said")?;
+        term::progress("test binaries", *ended, binaries.len());
+        Ok(Ran { binary, passed, took })
     })?;
-    summary(&mut ended.into_inner().unwrap_or_else(PoisonError::into_inner))
+    summary(&mut ran)
 }
 
 /// Runs one, and returns whether it passed and what it said. It says so into a file, and not into a pipe

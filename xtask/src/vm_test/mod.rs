@@ -16,8 +16,7 @@ mod tools;
 use std::{
     fs,
     num::NonZero,
-    sync::{Arc, Mutex, PoisonError},
-    thread,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -28,7 +27,7 @@ use self::{
     outcome::{Ran, Reader},
     qemu::{Accelerator, End, Machine},
 };
-use crate::{image, repo, term};
+use crate::{image, repo, side_by_side, term};
 
 /// MiB: twice the archive, and what the largest test takes.
 const MEMORY: u32 = 2048;
@@ -133,29 +132,8 @@ fn boot_all(
     tests: &[String],
     args: &Args,
 ) -> Result<Vec<Booted>> {
-    let cores = || thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
-    let side_by_side = args.side_by_side.unwrap_or_else(cores).get();
-    let waiting = Mutex::new(kernels.iter().enumerate());
-    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let worker = || {
-        let mut booted = Vec::new();
-        while let Some((number, kernel)) = next() {
-            booted.push((number, boot(kernel, machine, tests, &args.args)?));
-        }
-        Ok(booted)
-    };
-    let mut booted: Vec<(usize, Booted)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..side_by_side).map(|_| scope.spawn(worker)).collect();
-        let ended = workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        ended.collect::<Result<Vec<_>>>()
-    })?
-    .into_iter()
-    .flatten()
-    .collect();
-    booted.sort_by_key(|(number, _)| *number);
-    Ok(booted.into_iter().map(|(_, booted)| booted).collect())
+    let workers = args.side_by_side.map_or_else(side_by_side::cores, NonZero::get);
+    side_by_side::each(kernels, workers, |kernel| boot(kernel, machine, tests, &args.args))
 }
 
 /// Runs the tests in a kernel. Where the machine breaks down, the rest gets a second one.

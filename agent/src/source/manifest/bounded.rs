@@ -69,6 +69,31 @@ impl<'de> DeserializeSeed<'de> for One<'_> {
     }
 }
 
+/// These are as they are wherever they stand.
+macro_rules! scalars_that_need_no_room {
+    () => {
+        fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+            Ok(value.into())
+        }
+
+        fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+            Ok(value.into())
+        }
+
+        fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+            Ok(value.into())
+        }
+
+        fn visit_unit<E>(self) -> Result<Value, E> {
+            Ok(Value::Null)
+        }
+
+        fn visit_none<E>(self) -> Result<Value, E> {
+            Ok(Value::Null)
+        }
+    };
+}
+
 impl<'de> Visitor<'de> for One<'_> {
     type Value = Value;
 
@@ -76,17 +101,7 @@ impl<'de> Visitor<'de> for One<'_> {
         f.write_str("any value")
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
+    scalars_that_need_no_room!();
 
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
         Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
@@ -94,14 +109,6 @@ impl<'de> Visitor<'de> for One<'_> {
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
         Ok(if self.room.take(0, value.len()) { value.into() } else { Value::Null })
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -147,17 +154,7 @@ pub(super) fn document<'de, D: Deserializer<'de>>(
 /// whether it is nothing.
 macro_rules! scalars_that_are_out_of_place {
     () => {
-        fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-            Ok(value.into())
-        }
-
-        fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-            Ok(value.into())
-        }
-
-        fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-            Ok(value.into())
-        }
+        scalars_that_need_no_room!();
 
         fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
             Ok(0.into())
@@ -165,14 +162,6 @@ macro_rules! scalars_that_are_out_of_place {
 
         fn visit_str<E>(self, _: &str) -> Result<Value, E> {
             Ok("".into())
-        }
-
-        fn visit_unit<E>(self) -> Result<Value, E> {
-            Ok(Value::Null)
-        }
-
-        fn visit_none<E>(self) -> Result<Value, E> {
-            Ok(Value::Null)
         }
     };
 }
