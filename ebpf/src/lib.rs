@@ -20,7 +20,7 @@ pub mod socket;
 ///
 /// The feature `test-layout` makes another layout of the same contents, for tests of upgrades:
 /// fields lie elsewhere, so that whoever reads the other layout's maps would see nonsense.
-pub const LAYOUT_VERSION: u32 = 1 + if cfg!(feature = "test-layout") { 1000 } else { 0 };
+pub const LAYOUT_VERSION: u32 = 2 + if cfg!(feature = "test-layout") { 1000 } else { 0 };
 
 /// `BPF_F_NO_PREALLOC`: hash entries are allocated when they are made, so that memory follows use.
 pub const NO_PREALLOC: usize = 1;

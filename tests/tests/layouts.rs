@@ -95,8 +95,8 @@ fn assert_sound(stage: &Stage, agent: &Agent, layout: &str) {
     agent.cli(&["check", "--cgroup", cgroup]).unwrap();
 }
 
-const OWN: &str = "v1";
-const OTHER: &str = "v1001";
+const OWN: &str = "v2";
+const OTHER: &str = "v1002";
 
 #[test]
 fn no_connect_fails_on_the_way_to_another_layout_and_back() {

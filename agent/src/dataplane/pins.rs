@@ -1,13 +1,13 @@
 //! The directory in bpffs that keeps the kernel state over restarts.
 //!
 //! ```text
-//! BPFFS/sockline/v1/maps/NAME       the maps
-//! BPFFS/sockline/v1/maps/inner/ID   the maps in those that hold maps
-//! BPFFS/sockline/v1/links/HOOK      the attachments
-//! BPFFS/sockline/removed_v0         what is being removed
+//! BPFFS/sockline/v2/maps/NAME       the maps
+//! BPFFS/sockline/v2/maps/inner/ID   the maps in those that hold maps
+//! BPFFS/sockline/v2/links/HOOK      the attachments
+//! BPFFS/sockline/removed_v1               what is being removed
 //! ```
 //!
-//! `v1` is the layout version: agents of different layouts have nothing to do with each other's
+//! `v2` is the layout version: agents of different layouts have nothing to do with each other's
 //! maps, but a newer one takes over the links of an older one.
 
 use std::{

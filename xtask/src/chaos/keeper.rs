@@ -201,7 +201,7 @@ impl Keeper {
     /// Where the pins of the agent's layout are.
     pub(super) fn pins(&self) -> Result<PathBuf> {
         let root = self.node.bpffs().join("sockline");
-        let version = if self.build == Build::OtherLayout { "v1001" } else { "v1" };
+        let version = if self.build == Build::OtherLayout { "v1002" } else { "v2" };
         let pins = root.join(version);
         if !pins.is_dir() {
             bail!("{} is not there", pins.display());
