@@ -10,6 +10,9 @@ pub struct ServiceCounters {
     pub passed: u64,
     /// Calls left alone because no backend could be read (fail open).
     pub failed_open: u64,
+    /// Calls bypassed because no agent has renewed the deadline
+    /// ([`crate::agent_state::AgentState::fail_open_deadline`]).
+    pub bypassed_stale: u64,
 }
 
 /// Reasons as they are numbered in the maps. Only the first [`REASONS`] can be those of a refusal.
@@ -61,4 +64,4 @@ pub const COUNTED_SERVICES: u32 = 131_072;
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for ServiceCounters {}
 
-const _: () = assert!(size_of::<ServiceCounters>() == 48);
+const _: () = assert!(size_of::<ServiceCounters>() == 56);

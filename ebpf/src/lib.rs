@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod agent;
+pub mod agent_state;
 pub mod backend;
 pub mod counters;
 pub mod filter;

@@ -130,6 +130,27 @@ impl Socket {
         to_std(&getsockname::<SockaddrStorage>(self.0.as_raw_fd())?)
     }
 
+    /// The socket's cookie (`SO_COOKIE`), by which programs know it.
+    ///
+    /// # Errors
+    /// Those of `getsockopt`.
+    pub fn cookie(&self) -> io::Result<u64> {
+        let mut cookie = 0u64;
+        let mut length = size_of::<u64>() as libc::socklen_t;
+        // SAFETY: the pointers are to live locals of the sizes that are given.
+        let result = unsafe {
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_COOKIE,
+                (&raw mut cookie).cast(),
+                &raw mut length,
+            )
+        };
+        Errno::result(result)?;
+        Ok(cookie)
+    }
+
     /// The socket as one of the standard library's, such as `TcpStream` or `UdpSocket`.
     pub fn into_std<T: From<OwnedFd>>(self) -> T {
         T::from(self.0)

@@ -8,6 +8,7 @@ use aya::{
 };
 use sockline_ebpf::{
     agent::AgentRecord,
+    agent_state::AgentState,
     backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS, Backend, SLOT_SEGMENT, SLOT_SEGMENTS, Slot},
     counters::ServiceCounters,
     filter,
@@ -26,7 +27,7 @@ use super::{
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
-pub const PINNED: [&str; 14] = [
+pub const PINNED: [&str; 15] = [
     FILTER,
     FRONTENDS,
     SLOTS,
@@ -41,6 +42,7 @@ pub const PINNED: [&str; 14] = [
     LOGS,
     LEFT_ALONE,
     LEFT_ALONE_LEVELS,
+    AGENT_STATE,
 ];
 pub const FILTER: &str = "FILTER";
 pub const FRONTENDS: &str = "FRONTENDS";
@@ -56,6 +58,7 @@ pub const FAULTS: &str = "FAULTS_MAP";
 pub const LOGS: &str = "AYA_LOGS";
 pub const LEFT_ALONE: &str = "LEFT_ALONE";
 pub const LEFT_ALONE_LEVELS: &str = "LEFT_ALONE_LEVELS";
+pub const AGENT_STATE: &str = "AGENT_STATE";
 /// These are the agent's own: no program reads them.
 pub const NAMES: &str = "NAMES";
 pub const AGENT: &str = "AGENT";
@@ -155,6 +158,12 @@ pub fn open_backends(
 
 pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
     shared(pins, FILTER, filter::WORDS, true)
+}
+
+/// The words of the one [`AgentState`].
+pub fn open_agent_state(pins: &Pins, writable: bool) -> Result<SharedArray<u64>, DataplaneError> {
+    let words = size_of::<AgentState>() / size_of::<u64>();
+    shared(pins, AGENT_STATE, u32::try_from(words).unwrap_or(u32::MAX), writable)
 }
 
 pub fn open_sockets(pins: &Pins) -> Result<SharedArray<SocketSet>, DataplaneError> {

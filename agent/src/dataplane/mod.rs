@@ -1,6 +1,7 @@
 //! The kernel's side of things, as the agent keeps it: loading, pinning, linking, and writing a
 //! plan into the maps.
 
+mod agent_state;
 mod alias;
 mod census;
 mod create;
@@ -44,6 +45,7 @@ use std::{
 };
 
 pub use self::{
+    agent_state::{AgentState, Bypass},
     census::{Census, Counted},
     drift::Drift,
     error::{DataplaneError, Full},
@@ -103,6 +105,7 @@ pub struct Dataplane {
     links: Links,
     kept: Kept,
     record: Record,
+    agent_state: AgentState,
     attached: bool,
     hold_back: bool,
     /// Where the BPF file system is mounted.
@@ -127,6 +130,7 @@ impl Dataplane {
         let features = Features::probe_without(&options.without);
         let programs = Programs::load(&pins, features, options.limits.affinity)?;
         let record = Record::create(&pins, options, features)?;
+        let agent_state = AgentState::open(&pins)?;
         let mirror = Mirror::open(&pins, options.limits)?;
         let left_alone = LeftAlone::open(&pins)?;
         let sockets = Sockets::open(&pins)?;
@@ -141,6 +145,7 @@ impl Dataplane {
             links: Links::default(),
             kept,
             record,
+            agent_state,
             attached: false,
             hold_back: false,
             mount_point: mount_point_of(&options.bpffs),
@@ -158,6 +163,12 @@ impl Dataplane {
     #[must_use]
     pub const fn features(&self) -> Features {
         self.features
+    }
+
+    /// What the programs know of this agent; can be used from other threads.
+    #[must_use]
+    pub fn agent_state(&self) -> AgentState {
+        self.agent_state.clone()
     }
 
     /// The kernel's counters, for reading beside this writer.

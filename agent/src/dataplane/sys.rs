@@ -14,7 +14,7 @@ use std::{
     },
     path::Path,
     ptr::{self, NonNull},
-    sync::atomic::{Ordering, fence},
+    sync::atomic::{AtomicU64, Ordering, fence},
 };
 
 use aya_obj::generated::{
@@ -361,7 +361,7 @@ pub struct SharedArray<T> {
 
 // SAFETY: plain memory; all access is through volatile reads and writes of `&mut self`/`&self`.
 unsafe impl<T: Send> Send for SharedArray<T> {}
-// SAFETY: as above: shared references only read.
+// SAFETY: as above: shared references only read, or write atomically.
 unsafe impl<T: Sync> Sync for SharedArray<T> {}
 
 impl<T: aya::Pod> SharedArray<T> {
@@ -415,6 +415,22 @@ impl<T: aya::Pod> SharedArray<T> {
         // each field is one aligned integer, so they see it before or after the change.
         change(unsafe { &mut *self.at(index) });
         fence(Ordering::Release);
+    }
+}
+
+impl SharedArray<u64> {
+    pub fn load(&self, index: usize) -> u64 {
+        self.word(index).load(Ordering::Acquire)
+    }
+
+    /// Writes a word, beside others who may do so. Programs that are called afterwards see it.
+    pub fn store(&self, index: usize, value: u64) {
+        self.word(index).store(value, Ordering::SeqCst);
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        // SAFETY: in bounds, aligned, and alive as long as self; everybody accesses it by whole words.
+        unsafe { AtomicU64::from_ptr(self.at(index)) }
     }
 }
 

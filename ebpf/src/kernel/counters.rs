@@ -18,7 +18,8 @@ static SERVICES: PerCpuHashMap<u32, ServiceCounters, { COUNTED_SERVICES as usize
 #[btf_map]
 static FAULTS_MAP: PerCpuArray<u64, { FAULTS as usize }> = PerCpuArray::new();
 
-const NONE: ServiceCounters = ServiceCounters { refused: [0; REASONS], passed: 0, failed_open: 0 };
+const NONE: ServiceCounters =
+    ServiceCounters { refused: [0; REASONS], passed: 0, failed_open: 0, bypassed_stale: 0 };
 
 #[inline(always)]
 fn of(service: u32) -> Option<*mut ServiceCounters> {
@@ -55,6 +56,14 @@ pub fn passed(service: u32) {
     if let Some(counters) = of(service) {
         // SAFETY: a live map value.
         unsafe { helpers::add(&raw mut (*counters).passed, 1) };
+    }
+}
+
+#[inline(always)]
+pub fn bypassed_stale(service: u32) {
+    if let Some(counters) = of(service) {
+        // SAFETY: a live map value.
+        unsafe { helpers::add(&raw mut (*counters).bypassed_stale, 1) };
     }
 }
 

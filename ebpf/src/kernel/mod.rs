@@ -1,6 +1,7 @@
 //! The parts that the programs are made of.
 
 pub mod affinity;
+pub mod agent_state;
 pub mod balance;
 pub mod call;
 pub mod config;

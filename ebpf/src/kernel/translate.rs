@@ -9,6 +9,7 @@ use sockline_ebpf::{
 
 use super::{
     affinity,
+    agent_state::{self, Standing},
     balance::{self, Chosen},
     call::{Call, Family},
     config, counters, frontends, helpers, left_alone,
@@ -129,6 +130,14 @@ fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decis
     for _attempt in 0..LOOKS {
         let Some(frontend) = frontends::find(key) else { return Decision::NotAService };
         service = frontend.service;
+        match agent_state::standing(call.context()) {
+            Standing::Served => {}
+            Standing::Own => return Decision::NotAService,
+            Standing::Stale => {
+                counters::bypassed_stale(service);
+                return Decision::LeaveAlone;
+            }
+        }
         let (action, reason) = (frontend.action, frontend.reason);
         if action != FORWARD {
             if frontend.key != *key {

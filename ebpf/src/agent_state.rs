@@ -1,0 +1,23 @@
+//! What the programs must know of the agent, in one cache line that the agent writes without system
+//! calls.
+
+/// The only entry of the map.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AgentState {
+    /// `CLOCK_MONOTONIC` in nanoseconds: once it has passed, every call is bypassed, since no agent
+    /// has renewed it. 0 is never.
+    pub fail_open_deadline: u64,
+    /// The cookie of a socket that the agent is about to connect: its own way to the API server must
+    /// not depend on what it programmed. 0 is none.
+    pub bypass_cookie: u64,
+    /// Calls of such sockets to a service address, counted by the programs.
+    pub own_calls: u64,
+    pub reserved: [u64; 5],
+}
+
+// SAFETY: integers only, no padding.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for AgentState {}
+
+const _: () = assert!(size_of::<AgentState>() == 64);
