@@ -183,7 +183,7 @@ fn of_two_services_at_one_address_the_older_one_has_it_and_the_other_is_told() {
     let (stage, agent) = rivals();
     assert_eq!(stage.spread(CART, 10).into_keys().collect::<Vec<_>>(), ["web-0"]);
     let problem = "Service shop/a-new: spec.clusterIPs (port \"web\"): IPv4 address 10.96.0.1, \
-                   port 80/TCP belongs to port \"web\" of Service shop/z-old already; left out here";
+                   port 80/TCP belongs to port \"web\" of Service shop/z-old (it is older); left out here";
     assert_told(&stage, &agent, &[problem]);
 }
 

@@ -1,10 +1,11 @@
 //! Who keeps an address, port and protocol that several services (or several ports of one service)
-//! claim: the oldest.
+//! claim: a ClusterIP before a NodePort before anything else, then the oldest.
 //!
-//! The API server allocates cluster IPs and node ports so that this cannot happen; external IPs,
-//! load-balancer addresses and hand-written manifests can collide. kube-proxy leaves the winner to
-//! chance; here it is always the same one, so that a newcomer cannot take over another service's
-//! address.
+//! The API server allocates cluster IPs and node ports so that these do not collide, and nobody chooses
+//! one that another service has. External IPs and load-balancer addresses are whatever a tenant wrote
+//! into an own Service (CVE-2020-8554): age must not let them win over what was allocated. kube-proxy
+//! leaves the winner to chance; here it is always the same one, so that a newcomer cannot take over
+//! another service's address.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -26,10 +27,32 @@ fn claim(frontend: &Frontend) -> Claim {
 /// Whether it is unknown, and seconds since the epoch: an unknown time is newer than any.
 type Created = (bool, i64);
 
-/// Who claims an address, in the order of precedence: the first by creation time wins, then by
-/// namespace and name, then by port name.
+/// How much a claim weighs, the strongest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Allocated by the API server: only one Service can have it.
+    ClusterIp,
+    /// The port is allocated by the API server, the address is the node's.
+    NodePort,
+    /// Whoever may write a Service can claim any address.
+    Chosen,
+}
+
+impl Rank {
+    const fn of(kind: FrontendKind) -> Self {
+        match kind {
+            FrontendKind::ClusterIP => Self::ClusterIp,
+            FrontendKind::NodePort => Self::NodePort,
+            FrontendKind::ExternalIP | FrontendKind::LoadBalancer => Self::Chosen,
+        }
+    }
+}
+
+/// Who claims an address, in the order of precedence: the first by rank wins, then by creation time,
+/// then by namespace and name, then by port name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Claimant {
+    rank: Rank,
     created: Created,
     service: ObjectName,
     port_name: Arc<str>,
@@ -56,6 +79,7 @@ impl<'a> Claims<'a> {
     fn all(self) -> impl Iterator<Item = (Claim, Claimant)> + 'a {
         self.frontends.iter().map(move |frontend| {
             let claimant = Claimant {
+                rank: Rank::of(frontend.kind),
                 created: self.created,
                 service: frontend.service.clone(),
                 port_name: Arc::clone(&frontend.port_name),
@@ -181,10 +205,21 @@ fn problem(claim: &Claim, loser: &Claimant, winner: &Claimant) -> Problem {
         object: format!("Service {}", loser.service),
         field: field(loser),
         message: format!(
-            "{family} {address} belongs to {} of Service {} already; left out here",
+            "{family} {address} belongs to {} of Service {} ({}); left out here",
             port_label(&winner.port_name),
-            winner.service
+            winner.service,
+            reason(loser, winner),
         ),
+    }
+}
+
+/// Why the winner wins.
+fn reason(loser: &Claimant, winner: &Claimant) -> &'static str {
+    match winner.rank {
+        Rank::ClusterIp if loser.rank != Rank::ClusterIp => "its cluster IP",
+        Rank::NodePort if loser.rank != Rank::NodePort => "its node port",
+        _ if loser.created != winner.created => "it is older",
+        _ => "first by name",
     }
 }
 

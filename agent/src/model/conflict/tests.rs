@@ -35,6 +35,42 @@ fn the_oldest_service_keeps_a_contested_address() {
     }
 }
 
+/// CVE-2020-8554: a tenant reserves an address of the service range before it is allocated.
+#[test]
+fn a_cluster_ip_wins_over_every_other_kind_of_address_however_old() {
+    let reserved = || vec![ip("10.96.0.1")];
+    let external = Service { external_ips: reserved(), ..service("a", "10.96.0.9") };
+    let balanced = Service { load_balancer_ips: reserved(), ..service("a", "10.96.0.9") };
+    let claims = [("spec.externalIPs", external), ("status.loadBalancer.ingress", balanced)];
+    let ages = [(Some(1), Some(2)), (Some(1), Some(1)), (Some(1), None), (None, None)];
+    for (field, tenant) in claims {
+        for (tenant_created, created_later) in ages {
+            let tenant = Service { created: tenant_created, ..tenant.clone() };
+            let allocated = created("b", created_later);
+            for services in [[tenant.clone(), allocated.clone()], [allocated, tenant]] {
+                let (owners, problems) = planned(&services);
+                assert_eq!(owners, ["ns/a http 10.96.0.9:80", "ns/b http 10.96.0.1:80"], "{field}");
+                assert_eq!(problems.len(), 1, "{problems:#?}");
+                for part in ["Service ns/a", field, "belongs to port \"http\" of Service ns/b"] {
+                    assert!(problems[0].contains(part), "{part} in {problems:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn of_external_ips_and_load_balancer_addresses_the_oldest_service_keeps_a_contested_one() {
+    let mut older = Service { created: Some(1), ..service("b", "10.96.0.1") };
+    older.load_balancer_ips = vec![ip("198.51.100.1")];
+    let mut newer = Service { created: Some(2), ..service("a", "10.96.0.2") };
+    newer.external_ips = vec![ip("198.51.100.1")];
+    let (owners, problems) = planned(&[newer, older]);
+    assert!(owners.contains(&"ns/b http 198.51.100.1:80".to_owned()), "{owners:#?}");
+    assert_eq!(owners.len(), 3, "{owners:#?}");
+    assert!(problems[0].contains("of Service ns/b (it is older)"), "{problems:#?}");
+}
+
 #[test]
 fn the_problem_names_both_services_the_address_and_the_field() {
     let mut newer = service("newer", "10.96.0.2");
