@@ -30,6 +30,7 @@ mod cluster;
 mod http;
 mod iproute;
 mod kernel;
+pub mod kustomize;
 mod manifests;
 mod metrics;
 mod mounts;

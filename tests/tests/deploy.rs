@@ -25,22 +25,24 @@ use nix::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use sockline_testbed::{Ns, http_get, sockline_binary};
+use sockline_testbed::{Ns, http_get, kustomize, kustomize::containers, sockline_binary};
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").canonicalize().unwrap()
-}
-
-fn documents(path: &Path) -> Vec<Value> {
-    let text =
-        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn document(path: &str) -> Value {
     let mut all = documents(&deploy().join(path));
     assert_eq!(all.len(), 1, "{path}");
     all.remove(0)
+}
+
+fn documents(path: &Path) -> Vec<Value> {
+    kustomize::documents(path).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+fn render(folder: &Path) -> Vec<Value> {
+    kustomize::render(folder).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 /// Every YAML file below deploy/.
@@ -187,17 +189,98 @@ fn every_component_has_an_overlay_of_its_name_or_is_part_of_one() {
 
 #[test]
 fn the_image_is_the_one_that_xtask_makes() {
-    let kustomization = document("base/kustomization.yaml");
-    let image = &kustomization["images"][0];
-    assert_eq!(*image, json!({"name": "localhost/sockline", "newTag": env!("CARGO_PKG_VERSION")}));
-    for (name, object) in objects() {
-        let pod = &object["spec"]["template"]["spec"];
-        for list in ["containers", "initContainers"] {
-            for container in pod[list].as_array().into_iter().flatten() {
-                // A patch of the agent's container needs not say it again.
-                let own = container["image"].as_str().unwrap_or("localhost/sockline");
-                assert_eq!(own, "localhost/sockline", "{name}");
-            }
+    for folder in folders("overlays") {
+        assert_eq!(images(&folder), [IMAGE, env!("CARGO_PKG_VERSION")].join(":"), "{folder:?}");
+    }
+}
+
+/// As the base names it.
+const IMAGE: &str = "localhost/sockline";
+
+/// The folders of `overlays` or `components`.
+fn folders(of: &str) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> =
+        fs::read_dir(deploy().join(of)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    assert!(folders.len() > 3, "{folders:?}");
+    folders
+}
+
+/// The image of all containers that a kustomization leads to, which must be one.
+fn images(folder: &Path) -> String {
+    let objects = render(folder);
+    let mut images: BTreeSet<&str> = objects
+        .iter()
+        .flat_map(containers)
+        .map(|container| container["image"].as_str().unwrap())
+        .collect();
+    assert_eq!(images.len(), 1, "{}: {images:#?}", folder.display());
+    images.pop_first().unwrap().to_owned()
+}
+
+/// A kustomization in a folder of its own.
+fn kustomization(fields: &Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    // What is JSON is YAML.
+    fs::write(folder.path().join("kustomization.yaml"), fields.to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn every_container_has_the_image_of_ones_own_kustomization() {
+    let base = deploy().join("base");
+    let own =
+        json!([{"name": IMAGE, "newName": "registry.example:5000/team/sockline", "newTag": "7"}]);
+    let expected = "registry.example:5000/team/sockline:7";
+    let with_image = kustomization(&json!({"resources": [base], "images": own}));
+    for component in folders("components") {
+        let beside =
+            kustomization(&json!({"resources": [base], "components": [component], "images": own}));
+        assert_eq!(images(beside.path()), expected, "{component:?} beside the image");
+        let above =
+            kustomization(&json!({"resources": [with_image.path()], "components": [component]}));
+        assert_eq!(images(above.path()), expected, "{component:?} above the image");
+    }
+    for overlay in folders("overlays") {
+        let above = kustomization(&json!({"resources": [overlay], "images": own}));
+        assert_eq!(images(above.path()), expected, "{overlay:?} below the image");
+        // Who keeps the version has another registry only.
+        let mirror = json!([{"name": IMAGE, "newName": "registry.example/sockline"}]);
+        let above = kustomization(&json!({"resources": [overlay], "images": mirror}));
+        let expected = ["registry.example/sockline", env!("CARGO_PKG_VERSION")].join(":");
+        assert_eq!(images(above.path()), expected, "{overlay:?} below another registry");
+    }
+}
+
+#[test]
+fn what_removes_sockline_has_the_rights_and_folders_of_the_agent() {
+    let (base, uninstall) = (deploy().join("base"), deploy().join("components/uninstall"));
+    for component in folders("components").into_iter().filter(|one| *one != uninstall) {
+        let removal =
+            kustomization(&json!({"resources": [base], "components": [component, uninstall]}));
+        let objects = render(removal.path());
+        let all: Vec<&Value> = objects.iter().flat_map(containers).collect();
+        let [cleanup, stays] = all[..] else { panic!("{all:#?}") };
+        assert_eq!(cleanup["args"], json!(["cleanup"]));
+        assert_eq!(stays["args"], json!(["cleanup", "--wait"]));
+        for field in
+            ["image", "imagePullPolicy", "env", "resources", "securityContext", "volumeMounts"]
+        {
+            assert!(!stays[field].is_null(), "{field}");
+            assert_eq!(cleanup[field], stays[field], "{field} with {component:?}");
+        }
+        for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+            assert_eq!(stays.get(probe), None, "with {component:?}");
+        }
+    }
+}
+
+#[test]
+fn every_field_of_what_is_rendered_is_one_that_kubernetes_has() {
+    for overlay in folders("overlays") {
+        for object in render(&overlay) {
+            let missing = unknown_fields(&object);
+            assert!(missing.is_empty(), "{overlay:?}: {missing:#?}");
         }
     }
 }

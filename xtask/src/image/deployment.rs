@@ -3,10 +3,9 @@
 //! Every field of a security context must be known here: one that is not would make the trial run with
 //! other rights than a cluster would give.
 
-use std::fs;
-
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
+use sockline_testbed::kustomize;
 
 use crate::repo;
 
@@ -19,24 +18,22 @@ pub(super) struct Container {
 impl Container {
     /// The agent in deploy/base.
     pub(super) fn agent() -> Result<Self> {
-        let text = read("deploy/base/daemonset.yaml")?;
-        Self::of(&serde_saphyr::from_str(&text)?, "containers")
+        Self::of("deploy/base", "containers")
     }
 
-    /// The clean-up of the overlay that uninstalls: a patch of the agent's DaemonSet.
+    /// The clean-up of the overlay that uninstalls.
     pub(super) fn cleanup() -> Result<Self> {
-        let kustomization: Value =
-            serde_saphyr::from_str(&read("deploy/overlays/uninstall/kustomization.yaml")?)?;
-        let patch = kustomization["patches"][0]["patch"].as_str().context("no patch")?;
-        let mut cleanup = Self::of(&serde_saphyr::from_str(patch)?, "initContainers")?;
-        cleanup.pod = Self::agent()?.pod;
-        Ok(cleanup)
+        Self::of("deploy/overlays/uninstall", "initContainers")
     }
 
-    fn of(daemon_set: &Value, list: &str) -> Result<Self> {
+    /// The first of a list of containers in the DaemonSet of a kustomization.
+    fn of(kustomization: &str, list: &str) -> Result<Self> {
+        let objects = kustomize::render(&repo::root().join(kustomization))?;
+        let daemon_set = objects.iter().find(|object| object["kind"] == "DaemonSet");
+        let daemon_set = daemon_set.with_context(|| format!("{kustomization}: no DaemonSet"))?;
         let pod = daemon_set["spec"]["template"]["spec"].clone();
         let container = pod[list][0].clone();
-        ensure!(container.is_object(), "the DaemonSet has nothing in {list}");
+        ensure!(container.is_object(), "{kustomization}: the DaemonSet has nothing in {list}");
         Ok(Self { pod, container })
     }
 
@@ -132,11 +129,6 @@ impl Container {
         }
         Ok(flags)
     }
-}
-
-fn read(path: &str) -> Result<String> {
-    let path = repo::root().join(path);
-    fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
 }
 
 fn object(value: &Value) -> Result<Map<String, Value>> {

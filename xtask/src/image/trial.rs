@@ -33,6 +33,8 @@ const WEB: &str = "10.244.1.1";
 const EDESTADDRREQ: i32 = 89;
 /// As in deploy/base, in a network namespace of its own.
 const LISTEN: &str = "127.0.0.1:9470";
+/// In a cluster, Kubernetes says it.
+const NODE_NAME: (&str, &str) = ("SOCKLINE_NODE_NAME", "node-a");
 
 pub(super) fn run(archive: &Path, tag: &str) -> Result<()> {
     ensure!(Uid::effective().is_root(), "`cargo xtask image --try` needs root");
@@ -164,7 +166,7 @@ impl Stage {
 
     fn start(&self, name: &str) -> Result<Child> {
         let environment = [
-            ("SOCKLINE_NODE_NAME", "node-a"),
+            NODE_NAME,
             ("SOCKLINE_MANIFESTS", "/manifests"),
             // The testbed's node is no root, which is what the agent would look for.
             ("SOCKLINE_CGROUP", "/host/cgroup"),
@@ -193,7 +195,7 @@ impl Stage {
     }
 
     fn cleanup(&self) -> Result<String> {
-        let status = self.spawn("cleanup", &Container::cleanup()?, &[])?.wait()?;
+        let status = self.spawn("cleanup", &Container::cleanup()?, &[NODE_NAME])?.wait()?;
         let said = self.said("cleanup");
         ensure!(status.success(), "`sockline cleanup` in a container: {said}");
         Ok(said)
