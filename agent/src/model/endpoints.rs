@@ -4,12 +4,12 @@
 //! `pkg/proxy/endpointslicecache.go`, the choice among them in `pkg/proxy/topology.go`
 //! (`CategorizeEndpoints`, `topologyModeFromHints`).
 
-use std::{collections::hash_map::Entry, net::IpAddr};
+use std::{cmp::Reverse, collections::hash_map::Entry, net::IpAddr};
 
 use foldhash::HashMap;
 
 use super::{
-    object::{Endpoint, EndpointPort, EndpointSlice, Family, Protocol},
+    object::{Endpoint, EndpointPort, EndpointSlice, Family, Hints, Protocol},
     plan::Backend,
 };
 
@@ -28,7 +28,33 @@ pub struct Candidate<'a> {
     pub port: u16,
 }
 
-impl Candidate<'_> {
+/// Of two endpoints at one address and port the one with the greater standing counts.
+///
+/// Fields in the order in which they decide. The first is kube-proxy's rule (`addEndpoints` in
+/// `pkg/proxy/endpointslicecache.go`, 1.36): addresses are reused while the former pod is still
+/// terminating. Where kube-proxy leaves the result to the order of a Go map, the others decide, down to
+/// all that the plan depends on: so no order of slices or endpoints matters.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Standing<'a> {
+    terminating: Reverse<bool>,
+    ready: bool,
+    serving: bool,
+    local: bool,
+    /// One copy's, never a union: that would be hints which no slice has.
+    hints: Option<&'a Hints>,
+}
+
+impl<'a> Candidate<'a> {
+    fn standing(&self, node: ThisNode<'_>) -> Standing<'a> {
+        Standing {
+            terminating: Reverse(self.endpoint.terminating),
+            ready: self.endpoint.ready,
+            serving: self.endpoint.serving,
+            local: self.is_local(node),
+            hints: self.endpoint.hints.as_deref(),
+        }
+    }
+
     fn is_local(&self, node: ThisNode<'_>) -> bool {
         self.endpoint.node.as_deref() == Some(node.name)
     }
@@ -42,12 +68,12 @@ impl Candidate<'_> {
 /// The ports of a service's slices: a service may have thousands of ports, and its slices as many.
 #[derive(Debug)]
 pub struct SlicePorts<'a> {
-    /// By name: the slices that have such a port, in their order, and what it is there.
+    /// By name: the slices that have such a port, and what it is there.
     by_name: HashMap<&'a str, Vec<(&'a EndpointSlice, &'a EndpointPort)>>,
 }
 
 impl<'a> SlicePorts<'a> {
-    /// `slices` are one service's, in name order.
+    /// `slices` are one service's, in any order.
     pub fn of(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Self {
         let mut by_name: HashMap<_, Vec<_>> = HashMap::default();
         for slice in slices {
@@ -77,8 +103,8 @@ impl<'a> SlicePorts<'a> {
 
 /// The endpoints of one service port in one family, each address and port once.
 ///
-/// When slices overlap (an endpoint moves from one to the other) the first one counts, except that an
-/// endpoint known to be on this node replaces.
+/// Slices overlap while an endpoint moves from one to the other, and pods share an address if they are on
+/// the host's network or while a former owner of it terminates: see [`Standing`].
 #[must_use]
 pub fn candidates<'a>(
     slices: &[(&'a EndpointSlice, u16)],
@@ -96,10 +122,12 @@ pub fn candidates<'a>(
                     entry.insert(found.len());
                     found.push(candidate);
                 }
-                Entry::Occupied(entry) if candidate.is_local(node) => {
-                    found[*entry.get()] = candidate;
+                Entry::Occupied(entry) => {
+                    let known = &mut found[*entry.get()];
+                    if candidate.standing(node) > known.standing(node) {
+                        *known = candidate;
+                    }
                 }
-                Entry::Occupied(_) => {}
             }
         }
     }
@@ -193,5 +221,7 @@ impl Topology {
     }
 }
 
+#[cfg(test)]
+mod duplicates;
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ use super::{
 /// Every frontend of `service` on this node, in the plan's order, each address, port and protocol
 /// at most once per service port.
 ///
-/// `slices` are the service's own, in name order. Frontends of other services may claim the same
+/// `slices` are the service's own, in any order. Frontends of other services may claim the same
 /// addresses: see [`super::conflict`].
 pub fn service_frontends<'a>(
     service: &Service,

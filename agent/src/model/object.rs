@@ -232,7 +232,7 @@ pub struct Endpoint {
 }
 
 /// Where traffic to an endpoint had best come from; not both empty.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Hints {
     /// `hints.forZones[].name`
     pub zones: BTreeSet<Arc<str>>,

@@ -159,29 +159,6 @@ fn merged<'a>(slices: &'a [EndpointSlice]) -> Vec<Candidate<'a>> {
 }
 
 #[test]
-fn first_slice_counts_when_two_have_the_same_address_and_port() {
-    let slices = [
-        slice("s-1", "web", vec![e('a').draining().on("there")]),
-        slice("s-2", "web", vec![e('a').on("elsewhere"), e('b')]),
-    ];
-    let found = merged(&slices);
-    assert_eq!(found.len(), 2);
-    assert!(found[0].endpoint.terminating, "{:?}", found[0]);
-}
-
-#[test]
-fn local_endpoint_replaces_the_same_one_of_an_earlier_slice() {
-    let slices = [
-        slice("s-1", "web", vec![e('a').draining().on("there")]),
-        slice("s-2", "web", vec![e('a').on("here")]),
-        slice("s-3", "web", vec![e('a').unready().on("there")]),
-    ];
-    let found = merged(&slices);
-    assert_eq!(found.len(), 1);
-    assert_eq!(found[0].endpoint.node.as_deref(), Some("here"));
-}
-
-#[test]
 fn same_address_on_two_ports_is_two_endpoints() {
     let mut second = slice("s-2", "web", vec![e('a')]);
     second.ports = vec![endpoint_port("http", Protocol::Tcp, 9090)];

@@ -146,6 +146,27 @@ impl Checker {
         }
     }
 
+    /// An address that a service may claim beside the one that the API server allocates.
+    ///
+    /// The rule is the API server's for `externalIPs` (`ValidateNonSpecialIP` in
+    /// `pkg/apis/core/validation`, 1.36), which does not look at load balancer addresses: loopback and
+    /// link-local addresses are each host's own business (a metadata service, the kubelet's health
+    /// port), and no service's. All of multicast and the limited broadcast address are no host's either.
+    pub(super) fn claimed_address(&mut self, field: &str, text: &str) -> Option<IpAddr> {
+        let ip = self.address(field, text, None)?;
+        let wrong = if ip.is_loopback() {
+            "a loopback address is each host's own"
+        } else if is_link_local(ip) {
+            "a link-local address is each link's own"
+        } else if ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            "the broadcast address is no address of a host"
+        } else {
+            return Some(ip);
+        };
+        self.problem(field, format!("{text:?}: {wrong}; it is left out"));
+        None
+    }
+
     /// An address that something can be reached at, of the family if one is given.
     pub(super) fn address(
         &mut self,
@@ -182,6 +203,13 @@ fn label(reference: &ObjectRef) -> String {
         format!("{start}…")
     } else {
         label
+    }
+}
+
+const fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 

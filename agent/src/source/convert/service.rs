@@ -132,7 +132,7 @@ fn convert_port(checker: &mut Checker, i: usize, port: &api::ServicePort) -> Opt
 
 fn addresses(checker: &mut Checker, field: &str, texts: Option<&[String]>) -> Vec<IpAddr> {
     let texts = checker.first_of(field, texts.unwrap_or(&[]), bounds::ADDRESSES).iter().enumerate();
-    texts.filter_map(|(i, text)| checker.address(&format!("{field}[{i}]"), text, None)).collect()
+    texts.filter_map(|(i, text)| checker.claimed_address(&format!("{field}[{i}]"), text)).collect()
 }
 
 /// The addresses that are the load balancer's own on every node. With ipMode Proxy traffic has to
@@ -145,7 +145,8 @@ fn load_balancer_ips(checker: &mut Checker, service: &api::Service) -> Vec<IpAdd
     for (i, ingress) in all.iter().enumerate() {
         let is_vip = ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP");
         if let Some(ip) = ingress.ip.as_deref().filter(|ip| is_vip && !ip.is_empty()) {
-            ips.extend(checker.address(&format!("status.loadBalancer.ingress[{i}].ip"), ip, None));
+            let field = format!("status.loadBalancer.ingress[{i}].ip");
+            ips.extend(checker.claimed_address(&field, ip));
         }
     }
     ips

@@ -66,6 +66,57 @@ fn a_wrong_field_of_a_service_is_named_and_costs_only_its_element() {
     }
 }
 
+/// With the rest of the service served.
+#[test]
+fn addresses_that_are_no_services_are_refused_as_external_ips_and_load_balancer_addresses() {
+    let special = [
+        "127.0.0.1",
+        "127.255.255.254",
+        "127.000.0.01",
+        "::1",
+        "169.254.169.254",
+        "fe80::1",
+        "febf::1",
+        "224.0.0.1",
+        "239.1.2.3",
+        "ff02::1",
+        "ff05::2",
+        "0.0.0.0",
+        "::",
+        "255.255.255.255",
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "::ffff:198.51.100.1",
+        "fe80::1%eth0",
+    ];
+    for address in special {
+        let external = json!({"spec": {"externalIPs": ["198.51.100.1", address]}});
+        let ingress = json!([{"ip": "198.51.100.1"}, {"ip": address}]);
+        let balanced = json!({"status": {"loadBalancer": {"ingress": ingress}}});
+        for (patch, field) in
+            [(external, "spec.externalIPs[1]"), (balanced, "status.loadBalancer.ingress[1].ip")]
+        {
+            let sourced = service(patch).expect("ours");
+            assert_eq!(fields(&sourced), [field], "{address}");
+            let told = sourced.problems[0].to_string();
+            assert!(told.starts_with(&format!("Service ns/web: {field}: {address:?}: ")), "{told}");
+            assert!(told.ends_with("; it is left out"), "{told}");
+            let service = as_service(Some(sourced));
+            let left = service.external_ips.len() + service.load_balancer_ips.len();
+            assert_eq!((left, service.ports.len()), (1, 1), "{address}");
+        }
+    }
+}
+
+#[test]
+fn addresses_that_only_look_special_are_served() {
+    let ordinary =
+        ["128.0.0.1", "169.253.0.1", "240.0.0.1", "255.255.255.254", "fec0::1", "fd00::1"];
+    let sourced = service(json!({"spec": {"externalIPs": ordinary}})).expect("ours");
+    assert_eq!(sourced.problems, []);
+    assert_eq!(as_service(Some(sourced)).external_ips.len(), ordinary.len());
+}
+
 #[test]
 fn a_service_without_anything_valid_to_serve_is_unusable() {
     let cases = [
