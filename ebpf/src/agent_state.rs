@@ -13,7 +13,10 @@ pub struct AgentState {
     pub bypass_cookie: u64,
     /// Calls of such sockets to a service address, counted by the programs.
     pub own_calls: u64,
-    pub reserved: [u64; 5],
+    /// How far the agent sets the deadline ahead, in nanoseconds; for those who read the node while the
+    /// agent is down.
+    pub fail_open_after: u64,
+    pub reserved: [u64; 4],
 }
 
 // SAFETY: integers only, no padding.

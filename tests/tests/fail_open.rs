@@ -5,12 +5,22 @@
 
 mod common;
 
-use std::{io, mem::offset_of, net::SocketAddr};
+use std::{
+    fs, io,
+    mem::offset_of,
+    net::{SocketAddr, TcpStream},
+    process::Command,
+};
 
-use common::{EHOSTUNREACH, Stage, ip};
+use common::{EHOSTUNREACH, Stage, error_of, eventually, ip, options, series};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
 use sockline::dataplane::Pins;
 use sockline_ebpf::agent_state::AgentState;
-use sockline_testbed::{Agent, Socket, bpf::RawMap};
+use sockline_testbed::{Agent, AgentOptions, Socket, TcpServer, bpf::RawMap, objects};
 
 const CART: &str = "10.96.0.1";
 /// A service without endpoints.
@@ -48,7 +58,7 @@ impl State {
 fn abandoned() -> (Stage, Agent) {
     let stage = Stage::new(1);
     stage.put_service("cart", CART);
-    stage.put("empty.yaml", &[sockline_testbed::objects::service("empty", EMPTY)]);
+    stage.put("empty.yaml", &[objects::service("empty", EMPTY)]);
     let mut agent = stage.agent();
     agent.kill().unwrap();
     stage.assert_served(CART);
@@ -90,4 +100,132 @@ fn nothing_is_translated_or_refused_after_the_deadline() {
     }
     state.set(offset_of!(AgentState, fail_open_deadline), u64::MAX);
     stage.assert_served(CART);
+}
+
+/// The shortest that is accepted.
+const FAIL_OPEN: [&str; 2] = ["--fail-open-after", "10s"];
+/// A service that somebody else serves as well, as kube-proxy would.
+const TWICE: &str = "10.96.0.3";
+
+/// Serves the address in the client's own network namespace.
+fn kube_proxy_for_twice(stage: &Stage) -> TcpServer {
+    stage.put_service("twice", TWICE);
+    let add = ["address", "add", &format!("{TWICE}/32"), "dev", "lo"];
+    let added = stage.client.output(Command::new("ip").args(add)).unwrap();
+    assert!(added.status.success(), "{}", error_of(&added));
+    stage.client.tcp_server(80).unwrap()
+}
+
+/// An agent that never hears of the cluster.
+fn agent_without_source(stage: &Stage) -> Agent {
+    let file = stage.node.temp().join("kubeconfig");
+    let cluster = "{name: c, cluster: {server: 'http://127.0.0.1:1'}}";
+    let context = "{name: c, context: {cluster: c, user: u}}";
+    fs::write(
+        &file,
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{cluster}]\n\
+             contexts: [{context}]\nusers: [{{name: u, user: {{}}}}]\n"
+        ),
+    )
+    .unwrap();
+    let options =
+        AgentOptions { kubeconfig: Some(file), until_ready: false, ..options(&FAIL_OPEN) };
+    stage.node.agent(&options).unwrap()
+}
+
+fn finding(stage: &Stage, check: &str) -> Value {
+    let output = stage.look(&["check", "-o", "json"]);
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    findings.into_iter().find(|finding| finding["check"] == check).unwrap()
+}
+
+#[test]
+fn calls_are_bypassed_and_counted_from_the_deadline_until_an_agent_has_synced() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    stage.put("empty.yaml", &[objects::service("empty", EMPTY)]);
+    let _kube_proxy = kube_proxy_for_twice(&stage);
+    let mut agent = stage.agent_with(&FAIL_OPEN);
+    assert_eq!(stage.ask(TWICE).unwrap(), "web-0");
+    let before = stage.client.run(|| TcpStream::connect(at_80(CART)).unwrap());
+    let (talker, _) = stage.udp_talkers(CART, 1).remove(0);
+    assert_eq!(finding(&stage, "agent.fail-open")["state"], "ok");
+
+    agent.kill().unwrap();
+    stage.eventually_untouched(CART);
+    stage.assert_untouched(EMPTY);
+    assert_eq!(stage.ask(TWICE).unwrap(), "client", "kube-proxy serves what Sockline does not");
+    // Also a socket that has a backend already, and what it was told stays true.
+    let error = stage.client.run(|| talker.ask_to(SocketAddr::new(ip(CART), 53), "?").unwrap_err());
+    assert_eq!(error.raw_os_error(), Some(EHOSTUNREACH), "{error}");
+    assert_eq!(before.peer_addr().unwrap(), at_80(CART));
+    let told = stage.status();
+    assert_eq!(told["agent_running"], false);
+    assert!(told["fail_open"]["bypassed_since"].is_string(), "{told:#}");
+    assert!(told["fail_open"]["calls"].as_u64().unwrap() >= 4, "{told:#}");
+    assert_eq!(finding(&stage, "agent.fail-open")["state"], "failed");
+
+    // What is in the maps is as old as before.
+    let mut deaf = agent_without_source(&stage);
+    stage.assert_untouched(CART);
+    deaf.stop().unwrap();
+
+    let agent = stage.agent_with(&FAIL_OPEN);
+    stage.assert_served(CART);
+    assert_eq!(stage.ask(TWICE).unwrap(), "web-0");
+    assert!(stage.status()["fail_open"]["bypassed_since"].is_null());
+    let name = "sockline_connections_bypassed_total{namespace=\"shop\",service=\"twice\",\
+                protocol=\"TCP\",reason=\"agent-gone\"}";
+    assert_eq!(series(&agent.metrics().unwrap(), name), Some(1.0));
+}
+
+#[test]
+fn stuck_agent_is_as_good_as_gone_until_it_goes_on() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let agent = stage.agent_with(&FAIL_OPEN);
+    let signal = |signal| kill(Pid::from_raw(agent.pid().cast_signed()), signal).unwrap();
+    signal(Signal::SIGSTOP);
+    stage.eventually_untouched(CART);
+    signal(Signal::SIGCONT);
+    stage.eventually_served(CART);
+}
+
+#[test]
+fn deadline_is_taken_back_by_an_agent_that_has_none_before_it_has_synced() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let mut agent = stage.agent_with(&FAIL_OPEN);
+    let deadline = || State::of(&stage).get(offset_of!(AgentState, fail_open_deadline));
+    assert_ne!(deadline(), 0);
+    agent.kill().unwrap();
+    State::of(&stage).set(offset_of!(AgentState, fail_open_deadline), 1);
+    stage.assert_untouched(CART);
+    let _agent = stage.agent();
+    assert_eq!(deadline(), 0);
+    stage.assert_served(CART);
+}
+
+#[test]
+fn lives_on_with_an_agent_that_changes_nothing() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let _agent = stage.agent_with(&FAIL_OPEN);
+    let deadline = || State::of(&stage).get(offset_of!(AgentState, fail_open_deadline));
+    let mut last = deadline();
+    for _ in 0..3 {
+        last = eventually("the deadline to be put off", || match deadline() {
+            later if later > last => Ok(later),
+            same => Err(same),
+        });
+    }
+    stage.assert_served(CART);
+}
+
+#[test]
+fn too_short_a_time_is_one_clear_error() {
+    let output = Stage::new(0).sockline(&["agent", "--fail-open-after", "2s"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(error_of(&output).contains("2s is shorter than 10s"), "{}", error_of(&output));
 }

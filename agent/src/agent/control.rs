@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Arrived, Config,
     healing::Healing,
+    heartbeat::{self, Heartbeat},
     interfaces,
     left_alone::LeftAlonePods,
     left_out::LeftOut,
@@ -73,6 +74,7 @@ struct Control {
     held_back: usize,
     tests: TestServices,
     healing: Healing,
+    heartbeat: Heartbeat,
     closing: Closing,
 }
 
@@ -96,6 +98,7 @@ pub async fn run(
         closing,
         left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
         left_alone_failed: false,
+        heartbeat: Heartbeat::new(dataplane.agent_state()),
         left_alone_trouble: Trouble::new("cannot leave pods alone"),
         dataplane,
         index: Index::new(config.node_name.as_str()),
@@ -114,6 +117,8 @@ pub async fn run(
         held_back: 0,
         tests: TestServices::default(),
     };
+    let mut heartbeat = interval(heartbeat::INTERVAL);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut settle = interval(SETTLE);
     settle.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut settling: Option<JoinHandle<Result<Instant, DataplaneError>>> = None;
@@ -127,6 +132,7 @@ pub async fn run(
     let mut counting: Option<JoinHandle<Result<Counted, DataplaneError>>> = None;
     loop {
         control.shared.beat();
+        control.heartbeat.beat();
         tokio::select! {
             () = stop.cancelled() => return,
             change = changes.recv() => {
@@ -139,6 +145,7 @@ pub async fn run(
                 }
                 control.sync();
             }
+            _ = heartbeat.tick() => {}
             () = at(control.next_round) => control.sync(),
             () = at(control.left_out.due()) => control.retry(),
             () = at(control.report.due()) => control.tell(),
@@ -425,6 +432,7 @@ impl Control {
                 milliseconds = took.as_millis(),
                 "the first full sync is in the kernel"
             );
+            self.heartbeat.begin();
             self.shared.set_ready();
         }
     }

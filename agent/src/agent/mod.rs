@@ -2,6 +2,7 @@
 
 mod control;
 mod healing;
+mod heartbeat;
 mod interfaces;
 mod left_alone;
 mod left_out;
@@ -72,6 +73,8 @@ pub struct Config {
     pub limits: Limits,
     /// Kernel features to do without.
     pub without: Vec<Feature>,
+    /// How long after the agent's last sign of life all calls are bypassed; `None` is never.
+    pub fail_open_after: Option<Duration>,
     /// How often the kernel is compared with the plan.
     pub repair_interval: Duration,
     /// Which pods are left alone, whatever they say themselves.

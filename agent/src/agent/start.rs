@@ -89,8 +89,16 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
         node: config.node_name.clone(),
         limits: config.limits,
         without: config.without.clone(),
+        fail_open_after: config.fail_open_after,
     };
     let dataplane = Dataplane::open(&options)?;
+    if let Some(bypassed_for) = dataplane.agent_state().bypassed_for() {
+        tracing::warn!(
+            seconds = bypassed_for.as_secs(),
+            "no agent was here for so long that all calls are bypassed (--fail-open-after); they are \
+             until the first full sync"
+        );
+    }
     let features = dataplane.features();
     if !features.set_retval {
         tracing::warn!("this kernel has no bpf_set_retval (Linux 5.18): refusals are EPERM");

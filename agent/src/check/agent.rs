@@ -66,6 +66,39 @@ pub fn check(node: &Node<'_>) -> Vec<Finding> {
     findings
 }
 
+/// Whether all calls are bypassed because nobody looks after the maps.
+pub fn fail_open(node: &Node<'_>) -> Finding {
+    let check = "agent.fail-open";
+    let deadline = match node.view.deadline() {
+        Ok(deadline) => deadline,
+        Err(error) => {
+            return Finding::failed(
+                check,
+                format!("{:#}", anyhow::Error::from(error)),
+                "restart the agent, which makes what is missing",
+            );
+        }
+    };
+    if let Some(past) = deadline.bypassed_for() {
+        return Finding::failed(
+            check,
+            format!("all calls are bypassed since {} ago; kube-proxy serves them", seconds(past)),
+            "start `sockline agent`; where it runs, look at its log for why it has not synced",
+        );
+    }
+    Finding::ok(
+        check,
+        match (deadline.after, deadline.left()) {
+            (Some(after), Some(left)) => format!(
+                "after {} without an agent all calls are bypassed; {} are left",
+                seconds(after),
+                seconds(left)
+            ),
+            _ => "off: without an agent, the last known state is served for ever".into(),
+        },
+    )
+}
+
 /// How old the kernel's state is, and whether all of the plan is in it.
 pub fn state(node: &Node<'_>) -> Vec<Finding> {
     let check = "state.age";

@@ -12,6 +12,7 @@ use tracing_subscriber::{
     fmt::format::{Writer, debug_fn},
 };
 
+use super::duration;
 use crate::{
     admin,
     agent::{self, Config, Source},
@@ -74,6 +75,12 @@ pub struct AgentArgs {
     #[arg(long, value_name = "N", env = "SOCKLINE_MAX_AFFINITY", default_value_t = Limits::default().affinity,
           value_parser = clap::value_parser!(u32).range(1024..=1 << 22))]
     max_affinity: u32,
+    /// Let all calls go through unchanged when the agent has been gone, or stuck, for this long (as Go
+    /// writes it: 90s, 5m; at least 10s), until an agent has synced again. For clusters in which
+    /// kube-proxy runs too; without kube-proxy, no service can be reached from then on [default: 0,
+    /// never: the last known state is served for ever]
+    #[arg(long, value_name = "DURATION", env = "SOCKLINE_FAIL_OPEN_AFTER", value_parser = fail_open_after)]
+    fail_open_after: Option<Duration>,
     /// How often to compare the kernel's maps and links with what they should be, and mend them
     #[arg(long, value_name = "SECONDS", env = "SOCKLINE_REPAIR_INTERVAL", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -125,6 +132,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         listen: args.listen,
         admin_socket: args.admin_socket,
         without: args.without_features,
+        fail_open_after: args.fail_open_after.filter(|after| !after.is_zero()),
         repair_interval: Duration::from_secs(args.repair_interval),
         leave_alone: Policy {
             namespaces: args.leave_alone_namespaces.into_iter().collect(),
@@ -188,6 +196,19 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) ->
         name if name.starts_with("log.") => Ok(()),
         name => write!(writer, "{name}={value}"),
     }
+}
+
+/// The agent says once a second that it lives, and must have missed ten of these before the programs
+/// take it for gone.
+const SHORTEST_FAIL_OPEN: Duration = Duration::from_secs(10);
+
+fn fail_open_after(text: &str) -> Result<Duration, String> {
+    // An empty variable is one that is not set.
+    let after = if text.is_empty() { Duration::ZERO } else { duration::parse(text)? };
+    if !after.is_zero() && after < SHORTEST_FAIL_OPEN {
+        return Err(format!("{text} is shorter than {}s", SHORTEST_FAIL_OPEN.as_secs()));
+    }
+    Ok(after)
 }
 
 /// What the maps may grow to.

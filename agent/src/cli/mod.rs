@@ -4,6 +4,7 @@ pub mod agent;
 pub mod backends;
 pub mod check;
 pub mod cleanup;
+pub mod duration;
 pub mod helper;
 mod node;
 pub mod output;

@@ -41,6 +41,7 @@ struct Report {
     /// Translated sockets; absent where they are in socket storage, which cannot be counted.
     sockets: Option<usize>,
     faults: Vec<FaultCount>,
+    fail_open: FailOpen,
     /// What the agent says; absent while it is down.
     agent: Option<Status>,
 }
@@ -49,6 +50,19 @@ struct Report {
 struct HookStatus {
     hook: &'static str,
     state: &'static str,
+}
+
+/// Whether all calls are bypassed because there is no agent.
+#[derive(Debug, Serialize)]
+struct FailOpen {
+    /// How long after the agent's last sign of life; absent if never.
+    after_seconds: Option<f64>,
+    /// Calls are bypassed since then; absent if they are not.
+    bypassed_since: Option<Timestamp>,
+    /// How long until they are, unless an agent says that it lives.
+    seconds_left: Option<f64>,
+    /// Calls that were bypassed, since the maps were made.
+    calls: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -98,7 +112,19 @@ fn gather(view: &View, agent: Option<Status>) -> anyhow::Result<Report> {
             .into_iter()
             .map(|(fault, count)| FaultCount { fault: format!("{fault:?}"), count })
             .collect(),
+        fail_open: fail_open(view)?,
         agent,
+    })
+}
+
+fn fail_open(view: &View) -> anyhow::Result<FailOpen> {
+    let deadline = view.deadline()?;
+    let since = |past| SignedDuration::try_from(past).map(|past| Timestamp::now() - past);
+    Ok(FailOpen {
+        after_seconds: deadline.after.map(|after| after.as_secs_f64()),
+        bypassed_since: deadline.bypassed_for().map(since).transpose()?,
+        seconds_left: deadline.left().map(|left| left.as_secs_f64()),
+        calls: view.counters()?.bypassed_stale()?,
     })
 }
 
@@ -117,9 +143,15 @@ fn render(report: &Report) -> String {
                 ago(agent.started)
             ),
             (None, true) => "running, but it does not answer on the admin socket".into(),
+            (None, false) if report.fail_open.bypassed_since.is_some() => {
+                "not running; all calls are bypassed".into()
+            }
             (None, false) => "not running; the kernel keeps serving what it has".into(),
         },
     );
+    if let Some(text) = fail_open_in_words(&report.fail_open) {
+        line("Fail open", text);
+    }
     if let Some(agent) = &report.agent {
         line("Source", agent.source.clone());
         if !agent.watches.is_empty() {
@@ -259,6 +291,26 @@ fn render(report: &Report) -> String {
         }
     }
     text
+}
+
+/// `None` where it is off and never happened.
+fn fail_open_in_words(fail_open: &FailOpen) -> Option<String> {
+    let mut text = match fail_open {
+        FailOpen { bypassed_since: Some(since), .. } => format!(
+            "calls are BYPASSED since {} ({} ago), until an agent has synced",
+            since.round(Unit::Second).unwrap_or(*since),
+            ago(*since)
+        ),
+        FailOpen { after_seconds: Some(after), seconds_left: Some(left), .. } => {
+            format!("in {} unless the agent lives ({} without it)", seconds(*left), seconds(*after))
+        }
+        FailOpen { calls: 0, .. } => return None,
+        FailOpen { .. } => "off".into(),
+    };
+    if fail_open.calls > 0 {
+        text += &format!("; {} calls were bypassed", fail_open.calls);
+    }
+    Some(text)
 }
 
 /// What becomes of sockets whose backend is gone.

@@ -45,7 +45,7 @@ use std::{
 };
 
 pub use self::{
-    agent_state::{AgentState, Bypass},
+    agent_state::{AgentState, Bypass, Deadline},
     census::{Census, Counted},
     drift::Drift,
     error::{DataplaneError, Full},
@@ -91,6 +91,8 @@ pub struct Options {
     pub limits: Limits,
     /// Kernel features to do without.
     pub without: Vec<Feature>,
+    /// How long after this agent's last sign of life all calls are bypassed; `None` is never.
+    pub fail_open_after: Option<Duration>,
 }
 
 /// The one writer of the pinned maps.
@@ -130,7 +132,7 @@ impl Dataplane {
         let features = Features::probe_without(&options.without);
         let programs = Programs::load(&pins, features, options.limits.affinity)?;
         let record = Record::create(&pins, options, features)?;
-        let agent_state = AgentState::open(&pins)?;
+        let agent_state = AgentState::open(&pins, options.fail_open_after)?;
         let mirror = Mirror::open(&pins, options.limits)?;
         let left_alone = LeftAlone::open(&pins)?;
         let sockets = Sockets::open(&pins)?;

@@ -16,8 +16,8 @@ use sockline_ebpf::{
 
 pub use super::record::Read as AgentRecord;
 use super::{
-    desired, error::DataplaneError, links, links::Attachment, maps, names, names::ServiceKey,
-    pins::Pins, programs::HOOKS, record, retired::Moving, segments::Segments,
+    agent_state::Deadline, desired, error::DataplaneError, links, links::Attachment, maps, names,
+    names::ServiceKey, pins::Pins, programs::HOOKS, record, retired::Moving, segments::Segments,
 };
 use crate::model::{
     object::{Family, ObjectName, Protocol},
@@ -38,6 +38,7 @@ pub struct Counts {
     pub refused_no_local_endpoints: u64,
     pub passed: u64,
     pub failed_open: u64,
+    pub bypassed_stale: u64,
 }
 
 impl View {
@@ -150,6 +151,11 @@ impl View {
         Ok(all)
     }
 
+    /// When all calls are bypassed because there is no agent.
+    pub fn deadline(&self) -> Result<Deadline, DataplaneError> {
+        Deadline::read(&self.pins)
+    }
+
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         Counters::open(&self.pins, Moving::default())
     }
@@ -221,6 +227,15 @@ impl Counters {
         Ok(all)
     }
 
+    /// Calls of all services that were bypassed because there was no agent.
+    pub fn bypassed_stale(&self) -> Result<u64, DataplaneError> {
+        let mut all = 0;
+        maps::for_each(maps::SERVICES, &self.services, |_: &u32, per_cpu| {
+            all += sum(per_cpu).bypassed_stale;
+        })?;
+        Ok(all)
+    }
+
     pub fn faults(&self) -> Result<Vec<(Fault, u64)>, DataplaneError> {
         Fault::ALL
             .into_iter()
@@ -249,6 +264,7 @@ fn sum(per_cpu: &[ServiceCounters]) -> Counts {
             one.refused[sockline_ebpf::counters::NO_LOCAL_ENDPOINTS as usize];
         total.passed += one.passed;
         total.failed_open += one.failed_open;
+        total.bypassed_stale += one.bypassed_stale;
     }
     total
 }

@@ -29,6 +29,10 @@ const FAILED_OPEN: (&str, &str) = (
     "sockline_connections_failed_open_total",
     "Calls to a service address left unchanged because no backend could be read.",
 );
+const BYPASSED: (&str, &str) = (
+    "sockline_connections_bypassed_total",
+    "Calls to a service address left unchanged because the agent had been gone for --fail-open-after.",
+);
 const FAULTS: (&str, &str) =
     ("sockline_kernel_faults_total", "Things that should not happen in the kernel programs.");
 
@@ -79,6 +83,11 @@ impl KernelFamilies {
         give(REFUSED, refused.collect())?;
         give(PASSED, of(|counts| counts.passed).collect())?;
         give(FAILED_OPEN, of(|counts| counts.failed_open).collect())?;
+        let stale = Some("agent-gone");
+        let bypassed = services
+            .iter()
+            .map(|(service, counts)| counter(&labels(service, stale), counts.bypassed_stale));
+        give(BYPASSED, bypassed.collect())?;
         give(FAULTS, faults.collect())
     }
 
@@ -92,6 +101,7 @@ impl KernelFamilies {
             sum.refused_no_local_endpoints += counts.refused_no_local_endpoints;
             sum.passed += counts.passed;
             sum.failed_open += counts.failed_open;
+            sum.bypassed_stale += counts.bypassed_stale;
         }
         all
     }
