@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use sockline::{
-    cli::{agent, backends, check, cleanup, helper, plan, services, status},
+    cli::{agent, backends, check, cleanup, environment, helper, plan, services, status},
     printable::Printable,
 };
 
@@ -32,7 +32,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let matches = environment::without_empty(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
         Command::Agent(args) => agent::run(*args),
         Command::Plan(args) => plan::run(&args),
         Command::Status(args) => status::run(&args),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use common::error_of;
-use sockline_testbed::{Node, sockline_binary};
+use sockline_testbed::{AgentOptions, Node, sockline_binary};
 
 /// `sockline agent` with what it needs, to be changed.
 fn agent(node: &Node) -> Command {
@@ -188,4 +188,39 @@ fn looking_at_a_node_without_sockline() {
             "{command}"
         );
     }
+}
+
+/// The variables of `sockline agent`, from its help.
+fn variables() -> Vec<String> {
+    let mut help = Command::new(sockline_binary().unwrap());
+    let help = help.args(["agent", "--help"]).output().unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    let lines = help.lines().filter_map(|line| line.trim().strip_prefix("[env: "));
+    let names = lines.filter_map(|line| line.split('=').next());
+    names.map(|name| name.trim_end_matches(']').to_owned()).collect()
+}
+
+#[test]
+fn an_empty_variable_is_as_one_that_is_not_set() {
+    let node = Node::new().unwrap();
+    let mut variables = variables();
+    assert!(variables.len() > 10, "{variables:?}");
+    variables.push("NODE_NAME".to_owned());
+    let env = variables.into_iter().map(|name| (name, String::new())).collect();
+    node.agent(&AgentOptions { env, ..AgentOptions::default() }).unwrap();
+}
+
+#[test]
+fn a_variable_that_is_a_switch_takes_the_usual_words() {
+    let node = Node::new().unwrap();
+    for (word, is_json) in [("1", true), ("yes", true), ("true", true), ("0", false), ("no", false)]
+    {
+        let env = vec![("SOCKLINE_LOG_JSON".to_owned(), word.to_owned())];
+        let agent = node.agent(&AgentOptions { env, ..AgentOptions::default() }).unwrap();
+        assert_eq!(agent.log().starts_with('{'), is_json, "{word}: {}", agent.log());
+    }
+    let mut command = with_manifests(&node);
+    let output = node.outside().output(command.env("SOCKLINE_LOG_JSON", "maybe")).unwrap();
+    let said = error_of(&output);
+    assert!(said.contains("invalid value 'maybe' for '--log-json'"), "{said}");
 }

@@ -12,57 +12,89 @@ use anyhow::{Context, Result, bail};
 
 use crate::{audit, chaos, fuzz, image, process, repo, setup, term, vm_test};
 
+/// How much of a step was done.
+enum Extent {
+    Whole,
+    /// What was done of it, and how to do the rest.
+    Part(&'static str),
+    /// Nothing of it, and why.
+    Skipped(String),
+}
+
 /// A name, and what to do; it is told when the run began.
-type Step = (&'static str, fn(Instant) -> Result<()>);
+type Step = (&'static str, fn(Instant) -> Result<Extent>);
 
 const STEPS: [Step; 11] = [
-    ("setup", |_| setup::run(&setup::Args::default())),
-    ("format", |_| process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?)),
+    ("setup", |_| whole(setup::run(&setup::Args::default()))),
+    ("format", |_| whole(process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?))),
     ("lints", |_| {
         let mut clippy = repo::cargo(&["clippy", "--all-targets"])?;
-        process::run(clippy.args(repo::WORKSPACE).args(["--", "-D", "warnings"]))
+        whole(process::run(clippy.args(repo::WORKSPACE).args(["--", "-D", "warnings"])))
     }),
     ("lints: layouts", |_| {
         let mut clippy = repo::cargo(&["clippy", "--package", "sockline-ebpf", "--lib"])?;
-        process::run(clippy.args(["--", "-D", "warnings"]))
+        whole(process::run(clippy.args(["--", "-D", "warnings"])))
     }),
-    ("lints: kernel", |_| lint_kernel_side()),
-    ("audit", |_| audit::run(&audit::Args::default())),
-    ("tests", |_| run_readme_test()),
-    ("chaos", |_| chaos::run(&chaos::Args::for_a_minute())),
-    ("fuzz", |_| fuzz::run(&fuzz::Args::for_a_minute())),
-    ("image", |_| image::run(&image::Args::with_trial())),
+    ("lints: kernel", |_| whole(lint_kernel_side())),
+    ("audit", |_| whole(audit::run(&audit::Args::default()))),
+    ("tests", |_| whole(run_readme_test())),
+    ("chaos", |_| {
+        chaos::run(&chaos::Args::for_a_minute())?;
+        Ok(Extent::Part("one minute, some of the disturbances; `cargo xtask chaos` does all"))
+    }),
+    ("fuzz", |_| {
+        fuzz::run(&fuzz::Args::for_a_minute())?;
+        Ok(Extent::Part("one minute; `cargo xtask fuzz` takes longer"))
+    }),
+    ("image", |_| whole(image::run(&image::Args::with_trial()))),
     ("kernels", try_kernels),
 ];
 
+fn whole(done: Result<()>) -> Result<Extent> {
+    done.map(|()| Extent::Whole)
+}
+
+/// What became of a step.
+struct Outcome {
+    name: &'static str,
+    took: Duration,
+    /// `None` if it failed.
+    extent: Option<Extent>,
+}
+
 pub(crate) fn run() -> Result<()> {
     let began = Instant::now();
-    let mut times: Vec<(&str, Duration)> = Vec::new();
+    let mut outcomes = Vec::new();
     for (number, (name, step)) in (1..).zip(STEPS) {
         println!("\n{}", term::paint(term::BOLD, &format!("── {number}/{} {name}", STEPS.len())));
         let start = Instant::now();
-        let result = step(began);
-        times.push((name, start.elapsed()));
-        if let Err(error) = result {
-            summary(&times, false);
+        let (extent, error) = match step(began) {
+            Ok(extent) => (Some(extent), None),
+            Err(error) => (None, Some(error)),
+        };
+        outcomes.push(Outcome { name, took: start.elapsed(), extent });
+        if let Some(error) = error {
+            print!("\n{}", summary(&outcomes));
             return Err(error.context(format!("step `{name}`")));
         }
     }
-    summary(&times, true);
+    print!("\n{}", summary(&outcomes));
     Ok(())
 }
 
-/// One line per step that ran, in the end, where a reader of a long log looks first.
-fn summary(times: &[(&str, Duration)], passed: bool) {
-    println!();
-    for (index, (name, time)) in times.iter().enumerate() {
-        let mark = if passed || index + 1 < times.len() {
-            term::paint(term::GREEN, "✓")
-        } else {
-            term::paint(term::RED, "✗")
+/// One line per step, in the end, where a reader of a long log looks first.
+fn summary(outcomes: &[Outcome]) -> String {
+    let line = |outcome: &Outcome| {
+        let (color, mark, remark) = match &outcome.extent {
+            Some(Extent::Whole) => (term::GREEN, "✓", String::new()),
+            Some(Extent::Part(what)) => (term::YELLOW, "◐", format!("  in part: {what}")),
+            Some(Extent::Skipped(why)) => (term::YELLOW, "-", format!("  SKIPPED: {why}")),
+            None => (term::RED, "✗", String::new()),
         };
-        println!("  {mark} {name:<15} {:>9}", term::seconds(*time));
-    }
+        let (mark, took) = (term::paint(color, mark), term::seconds(outcome.took));
+        format!("  {mark} {:<15} {took:>9}{remark}\n", outcome.name)
+    };
+    outcomes.iter().map(line).collect()
 }
 
 /// The kernel programs are only code for their own target, built as aya-build builds them; in a
@@ -100,15 +132,18 @@ fn run_readme_test() -> Result<()> {
 }
 
 /// The oldest and the newest kernel. A slow machine has no time for them within 25 minutes.
-fn try_kernels(began: Instant) -> Result<()> {
+fn try_kernels(began: Instant) -> Result<Extent> {
     const LATEST: Duration = Duration::from_secs(20 * 60);
     if began.elapsed() > LATEST {
         let gone = term::seconds(began.elapsed());
-        let what = format!("LEFT OUT, {gone} are gone already: run `cargo xtask vm-test`");
-        term::doing("kernels", &what);
-        return Ok(());
+        let why = format!("{gone} were gone already: run `cargo xtask vm-test`");
+        term::doing("kernels", &format!("skipped, {why}"));
+        return Ok(Extent::Skipped(why));
     }
-    vm_test::run(&vm_test::Args::for_minutes())
+    vm_test::run(&vm_test::Args::for_minutes())?;
+    Ok(Extent::Part(
+        "some tests on the oldest and the newest kernel; `cargo xtask vm-test` does all",
+    ))
 }
 
 fn display_name(path: &Path) -> String {
@@ -130,6 +165,23 @@ fn test_command(readme: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_that_was_skipped_or_done_in_part_is_told_from_one_that_passed() {
+        let outcome = |extent| Outcome { name: "step", took: Duration::from_secs(1), extent };
+        let shown = summary(&[
+            outcome(Some(Extent::Whole)),
+            outcome(Some(Extent::Part("some of it"))),
+            outcome(Some(Extent::Skipped("no time".to_owned()))),
+            outcome(None),
+        ]);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert!(lines[0].contains('✓') && lines[0].ends_with('s'), "{shown}");
+        assert!(lines[1].contains('◐') && lines[1].ends_with("in part: some of it"), "{shown}");
+        assert!(lines[2].ends_with("SKIPPED: no time"), "{shown}");
+        assert!(lines[3].contains('✗'), "{shown}");
+        assert_eq!(shown.matches('✓').count(), 1, "{shown}");
+    }
 
     #[test]
     fn the_readme_command_is_the_one_in_a_shell_block() {

@@ -15,6 +15,7 @@ pub(crate) const BOLD: Colour = Colour("1");
 pub(crate) const DIM: Colour = Colour("2");
 pub(crate) const RED: Colour = Colour("31");
 pub(crate) const GREEN: Colour = Colour("32");
+pub(crate) const YELLOW: Colour = Colour("33");
 pub(crate) const CYAN: Colour = Colour("36");
 const HEADING: Colour = Colour("1;36");
 

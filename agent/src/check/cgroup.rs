@@ -3,7 +3,10 @@
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use super::Finding;
-use crate::{cgroups::ROOT, dataplane};
+use crate::{
+    cgroups::{ROOT, Tree},
+    dataplane,
+};
 
 pub fn is_root(cgroup: &Path) -> bool {
     fs::metadata(cgroup).is_ok_and(|metadata| metadata.ino() == ROOT)
@@ -45,6 +48,17 @@ pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
         );
     }
     if given.is_none() && id != ROOT {
+        if holds_pods(attached) {
+            // kind, k3d, minikube in a container: more than this is nowhere to be mounted from.
+            return Finding::ok(
+                check,
+                format!(
+                    "{}, id {id}: the pods are below it, so it is the root of a node that is itself a \
+                     container",
+                    attached.display()
+                ),
+            );
+        }
         return Finding::warning(
             check,
             format!("{} is mounted, but it is not the root of all cgroups", attached.display()),
@@ -52,4 +66,8 @@ pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
         );
     }
     Finding::ok(check, format!("{}, id {id}", attached.display()))
+}
+
+fn holds_pods(cgroup: &Path) -> bool {
+    Tree::read(cgroup).is_ok_and(|tree| !tree.pods.is_empty())
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{Args, builder::BoolishValueParser};
 use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -109,7 +109,7 @@ pub struct AgentArgs {
     #[arg(long, value_name = "FILTER", env = "SOCKLINE_LOG", default_value = "info")]
     log: String,
     /// Log one JSON object per line
-    #[arg(long, env = "SOCKLINE_LOG_JSON")]
+    #[arg(long, env = "SOCKLINE_LOG_JSON", value_parser = BoolishValueParser::new())]
     log_json: bool,
 }
 
@@ -232,7 +232,8 @@ fn limits(args: &AgentArgs) -> anyhow::Result<Limits> {
 /// The option, else `NODE_NAME` (what a DaemonSet sets from `spec.nodeName`), else the host name,
 /// which kubelet registers its node by, in lower case.
 fn node_name(option: Option<String>) -> anyhow::Result<String> {
-    let name = match option.or_else(|| std::env::var("NODE_NAME").ok()) {
+    let variable = || std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
+    let name = match option.or_else(variable) {
         Some(name) => name,
         None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
     };

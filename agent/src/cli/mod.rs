@@ -5,6 +5,7 @@ pub mod backends;
 pub mod check;
 pub mod cleanup;
 pub mod duration;
+pub mod environment;
 pub mod helper;
 mod node;
 pub mod output;
