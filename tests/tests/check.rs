@@ -482,7 +482,8 @@ fn the_quick_part_is_the_agent_and_the_links() {
     let (stage, agent) = serving();
     let report = Report::of(&run(&stage, &["--quick", "-o", "json"]));
     report.assert_all_ok();
-    let all = ["agent.control-loop", "agent.ready", "agent.running", "links.attached"];
+    let all =
+        ["agent.control-loop", "agent.fail-open", "agent.ready", "agent.running", "links.attached"];
     assert_eq!(report.all("ok"), all);
     Damage::of(&stage).detach("sendmsg6");
     let report = Report::of(&run(&stage, &["--quick", "-o", "json"]));
