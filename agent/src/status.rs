@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    dataplane::{Counted, Features, Fill, Usage},
+    dataplane::{CanWait, Counted, Features, Fill, Usage},
     helper::Method,
     model::left_alone::Because,
     source::{SourceStats, WatchState},
@@ -62,6 +62,31 @@ pub struct Status {
     pub left_alone: Vec<LeftAlonePod>,
     #[serde(default)]
     pub closing: Closing,
+    /// Whether what is not used any more in the maps can be given out again.
+    #[serde(default)]
+    pub reclaim: Reclaim,
+}
+
+/// Whether the agent can wait for running programs, by its last try.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state", content = "why")]
+pub enum Reclaim {
+    Works,
+    Fails(String),
+    CannotTell(String),
+    /// In what agents before this field say.
+    #[default]
+    Unsaid,
+}
+
+impl From<CanWait> for Reclaim {
+    fn from(can_wait: CanWait) -> Self {
+        match can_wait {
+            CanWait::Yes => Self::Works,
+            CanWait::No(why) => Self::Fails(why),
+            CanWait::Unknown(why) => Self::CannotTell(why),
+        }
+    }
 }
 
 /// How it is with sockets whose backend is gone.
@@ -181,6 +206,7 @@ impl Shared {
             full: Vec::new(),
             left_alone: Vec::new(),
             closing: Closing { method: features.closing(), ..Closing::default() },
+            reclaim: Reclaim::default(),
         };
         Self {
             status: Mutex::new(status),
@@ -217,6 +243,14 @@ impl Shared {
     pub fn set_ready(&self) {
         lock(&self.status).ready = true;
         self.ready.store(true, Ordering::Release);
+    }
+
+    /// Why nothing that is not used any more is given out again; `None` if it is.
+    pub fn reclaim_failure(&self) -> Option<String> {
+        match &lock(&self.status).reclaim {
+            Reclaim::Fails(why) => Some(why.clone()),
+            _ => None,
+        }
     }
 
     pub fn beat(&self) {

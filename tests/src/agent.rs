@@ -39,6 +39,8 @@ pub struct AgentOptions {
     pub args: Vec<String>,
     /// More environment variables, such as `RUST_LOG`.
     pub env: Vec<(String, String)>,
+    /// What is done to the command before it is started.
+    pub prepare: Option<fn(&mut Command)>,
     /// Whether to wait until the first sync is in the kernel, or only until the agent answers.
     pub until_ready: bool,
     /// How long that may take.
@@ -56,6 +58,7 @@ impl Default for AgentOptions {
             bpffs: None,
             args: Vec::new(),
             env: Vec::new(),
+            prepare: None,
             until_ready: true,
             ready_within: Duration::from_secs(20),
         }
@@ -174,6 +177,9 @@ impl Agent {
             .stderr(output)
             // A Ctrl-C in the terminal is for the test process, which then stops the agent.
             .process_group(0);
+        if let Some(prepare) = options.prepare {
+            prepare(&mut command);
+        }
         let child = node
             .outside()
             .child(&mut command)

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     admin::Command,
     closing::Closing,
-    dataplane::{self, Counted, Dataplane, DataplaneError, SyncReport},
+    dataplane::{CanWait, Counted, Dataplane, DataplaneError, SyncReport},
     model::{index::Index, object::Kind, plan::ServicePlan},
     source::Event,
     status::Shared,
@@ -75,6 +75,7 @@ struct Control {
     tests: TestServices,
     healing: Healing,
     heartbeat: Heartbeat,
+    reclaim_trouble: Trouble,
     closing: Closing,
 }
 
@@ -99,6 +100,7 @@ pub async fn run(
         left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
         left_alone_failed: false,
         heartbeat: Heartbeat::new(dataplane.agent_state()),
+        reclaim_trouble: Trouble::new("what is not used any more cannot be given out again"),
         left_alone_trouble: Trouble::new("cannot leave pods alone"),
         dataplane,
         index: Index::new(config.node_name.as_str()),
@@ -172,7 +174,8 @@ pub async fn run(
             }
             _ = settle.tick(), if settling.is_none() && control.dataplane.has_rested() => {
                 // Elsewhere: changes shall not wait for the programs that run.
-                let wait = |began| dataplane::wait_for_running_programs().map(|()| began);
+                let programs = control.dataplane.running_programs();
+                let wait = move |began| programs.wait().map(|()| began);
                 settling = Some(spawn_blocking(move || wait(Instant::now())));
             }
             waited = async { settling.as_mut().expect("the branch's condition").await },
@@ -459,18 +462,29 @@ impl Control {
     }
 
     fn settle(&mut self, waited: Result<Result<Instant, DataplaneError>, JoinError>) {
+        if let Ok(waited) = &waited {
+            self.reclaims(waited.as_ref().map(|_| ()));
+        }
         let settled = match waited {
             Ok(Ok(began)) => {
                 self.report.is_old();
                 self.dataplane.settle_before(began)
             }
-            Ok(Err(error)) => Err(error),
+            // Told already.
+            Ok(Err(_)) => return,
             Err(error) => return tracing::warn!("waiting for running programs: {error}"),
         };
         if let Err(error) = settled {
             tracing::warn!("{}", chain(&error));
         }
         self.notice_room();
+    }
+
+    /// Takes in whether running programs could be waited for.
+    fn reclaims(&mut self, waited: Result<(), &DataplaneError>) {
+        self.reclaim_trouble.is_news(waited.map_err(|error| error as &dyn std::error::Error));
+        let reclaim = CanWait::of(waited).into();
+        self.shared.update(|status| status.reclaim = reclaim);
     }
 
     fn obey(&mut self, command: Command) {

@@ -86,7 +86,7 @@ pub struct Config {
 /// # Errors
 /// When the kernel does not tell of what was just made in it.
 pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()> {
-    let Started { config, source, mut dataplane, helper, listener, admin } = started;
+    let Started { config, source, mut dataplane, can_wait, helper, listener, admin } = started;
     dataplane.forward_log();
     if !config.listen.ip().is_loopback() {
         tracing::info!(listen = %config.listen, "whoever reaches this address can read the metrics");
@@ -100,6 +100,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         dataplane.features(),
         Arc::clone(&stats),
     ));
+    shared.update(|status| status.reclaim = can_wait.into());
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats))?);
     let closing = Closing::new(
         helper,

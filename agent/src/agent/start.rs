@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use super::{Config, Source};
 use crate::{
     admin,
-    dataplane::{self, Dataplane},
+    dataplane::{self, CanWait, Dataplane},
     helper::Helper,
     privileges,
     source::{self, SourceError},
@@ -22,6 +22,7 @@ pub struct Started {
     pub(super) config: Config,
     pub(super) source: Ready,
     pub(super) dataplane: Dataplane,
+    pub(super) can_wait: CanWait,
     pub(super) helper: Option<Helper>,
     pub(super) listener: TcpListener,
     pub(super) admin: admin::Server,
@@ -52,7 +53,15 @@ pub fn start(config: Config) -> anyhow::Result<Started> {
     helper.iter().for_each(|helper| dataplane.set_helper(helper.clone()));
     let reads_files = !matches!(&config.source, Source::Kubernetes { kubeconfig: None });
     privileges::keep_only(&privileges::of_agent(reads_files))?;
-    Ok(Started { config, source, dataplane, helper, listener, admin })
+    // With the rights that it will have.
+    let can_wait = dataplane.running_programs().probe();
+    if let CanWait::No(why) | CanWait::Unknown(why) = &can_wait {
+        tracing::error!(
+            "cannot wait for running programs ({why}): what is not used any more in the maps is not given \
+             out again, until they are full"
+        );
+    }
+    Ok(Started { config, source, dataplane, can_wait, helper, listener, admin })
 }
 
 impl Ready {

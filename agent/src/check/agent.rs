@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::{Finding, Node};
-use crate::source::stats::WatchState;
+use crate::{source::stats::WatchState, status::Reclaim};
 
 /// A state that no agent has looked after for this long is old.
 const OLD: Duration = Duration::from_secs(600);
@@ -125,6 +125,7 @@ pub fn state(node: &Node<'_>) -> Vec<Finding> {
     let mut findings = vec![age];
     let Some(status) = &node.status else { return findings };
     findings.extend(source(&status.watches));
+    findings.push(reclaim(&status.reclaim));
     findings.push(match &status.failures[..] {
         [] => Finding::ok("state.complete", "the last sync left nothing out"),
         [first, rest @ ..] => Finding::failed(
@@ -149,6 +150,23 @@ pub fn state(node: &Node<'_>) -> Vec<Finding> {
         ),
     });
     findings
+}
+
+/// Whether what is not used any more in the maps is given out again.
+fn reclaim(reclaim: &Reclaim) -> Finding {
+    let check = "state.reclaim";
+    let todo = "look at the agent's capabilities (CAP_BPF) and its seccomp profile (bpf); until then, each \
+                change takes more of the maps, until they are full";
+    match reclaim {
+        Reclaim::Works => Finding::ok(check, "what is not used any more is given out again"),
+        Reclaim::Fails(why) => {
+            Finding::failed(check, format!("cannot wait for running programs: {why}"), todo)
+        }
+        Reclaim::CannotTell(why) => {
+            Finding::warning(check, format!("cannot tell, and tries again: {why}"), todo)
+        }
+        Reclaim::Unsaid => Finding::ok(check, "the agent does not say"),
+    }
 }
 
 /// How the watches at the API server stand; `None` where the source is a folder.

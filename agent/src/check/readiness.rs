@@ -57,6 +57,9 @@ impl Readiness {
         if !self.shared.is_ready() {
             return Some(format!("waiting for {}", self.shared.waiting_for()));
         }
+        if let Some(why) = self.shared.reclaim_failure() {
+            return Some(format!("what is not used any more in the maps is not reclaimed: {why}"));
+        }
         let damage = self.damage().await;
         (!damage.is_empty()).then(|| damage.join("; "))
     }

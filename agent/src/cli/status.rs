@@ -15,7 +15,7 @@ use crate::{
     helper::Method,
     printable::Printable,
     source::WatchState,
-    status::{Closing, HelperState, Status},
+    status::{Closing, HelperState, Reclaim, Status},
 };
 
 /// Show whether this node is served: the agent, the hooks, the maps, and what is wrong.
@@ -231,6 +231,9 @@ fn render(report: &Report) -> String {
     if let Some(agent) = &report.agent {
         line("Closing", closing(&agent.closing));
     }
+    if let Some(text) = report.agent.as_ref().and_then(|agent| reclaim(&agent.reclaim)) {
+        line("Reclaim", text);
+    }
     line("Frontends", report.frontends.to_string());
     line(
         "Sockets",
@@ -291,6 +294,17 @@ fn render(report: &Report) -> String {
         }
     }
     text
+}
+
+/// `None` where it works.
+fn reclaim(reclaim: &Reclaim) -> Option<String> {
+    match reclaim {
+        Reclaim::Works | Reclaim::Unsaid => None,
+        Reclaim::Fails(why) => Some(format!(
+            "NOT possible: the maps fill up, since programs cannot be waited for: {why}"
+        )),
+        Reclaim::CannotTell(why) => Some(format!("did NOT work the last time: {why}")),
+    }
 }
 
 /// `None` where it is off and never happened.

@@ -28,6 +28,7 @@ mod pins;
 mod pool;
 mod private;
 mod programs;
+mod rcu;
 mod record;
 mod retired;
 mod segments;
@@ -61,8 +62,9 @@ pub use self::{
     names::ServiceKey,
     offline::{Offline, Refused},
     pins::Pins,
-    pool::{PoolUsage, wait_for_running_programs},
+    pool::PoolUsage,
     programs::HOOKS,
+    rcu::{CanWait, RunningPrograms},
     sockets::{Orphan, Owners, SocketTable},
 };
 use self::{
@@ -409,8 +411,14 @@ impl Dataplane {
         self.programs.ids()
     }
 
+    /// What to wait for before something is taken back.
+    #[must_use]
+    pub fn running_programs(&self) -> RunningPrograms {
+        self.mirror.programs().clone()
+    }
+
     /// Whether earlier syncs put something to rest that can be taken back: with
-    /// [`Self::settle_before`], after [`wait_for_running_programs`].
+    /// [`Self::settle_before`], after [`RunningPrograms::wait`].
     pub fn has_rested(&self) -> bool {
         self.mirror.has_rested()
     }

@@ -14,9 +14,9 @@ use super::{
     growing::Fill,
     maps::{BACKENDS, SLOTS},
     outer::Mended,
+    rcu::RunningPrograms,
     retired::{Moving, Retired},
     segments::Segments,
-    sys,
 };
 
 /// How long an index rests at least. Programs run for microseconds; the wait for running programs
@@ -41,6 +41,7 @@ pub struct Pool {
     backend_ids: Extents,
     service_ids: Extents,
     retired: Retired,
+    programs: RunningPrograms,
     resting: VecDeque<(Instant, Resting)>,
     /// Of those that rest.
     resting_slots: u32,
@@ -57,7 +58,12 @@ enum Resting {
 }
 
 impl Pool {
-    pub fn new(slots: Segments<Slot>, backends: Segments<Backend>, retired: Retired) -> Self {
+    pub fn new(
+        slots: Segments<Slot>,
+        backends: Segments<Backend>,
+        retired: Retired,
+        programs: RunningPrograms,
+    ) -> Self {
         let slot_extents = Extents::new(slots.limit());
         let mut backend_ids = Extents::new(backends.limit());
         // Id 0 stays free: an empty slot, all zeroes, leads to a backend that has no owner.
@@ -72,6 +78,7 @@ impl Pool {
             backend_ids,
             service_ids,
             retired,
+            programs,
             resting: VecDeque::new(),
             resting_slots: 0,
             resting_backends: 0,
@@ -294,6 +301,11 @@ impl Pool {
         self.backends.reserve(self.backend_ids.used().saturating_add(backends))
     }
 
+    /// To be waited for before something is taken back.
+    pub const fn programs(&self) -> &RunningPrograms {
+        &self.programs
+    }
+
     /// Whether something has rested for long enough.
     pub fn has_rested(&self) -> bool {
         self.resting.front().is_some_and(|(since, _)| since.elapsed() >= REST)
@@ -342,7 +354,7 @@ impl Pool {
             return Ok(());
         }
         let now = Instant::now();
-        wait_for_running_programs()?;
+        self.programs.wait()?;
         self.settle_before(now)
     }
 
@@ -369,12 +381,6 @@ impl Pool {
             backends_limit: self.max_backends(),
         }
     }
-}
-
-/// Waits until every program that runs now has ended, which takes some 20 ms.
-pub fn wait_for_running_programs() -> Result<(), DataplaneError> {
-    sys::wait_for_running_programs()
-        .map_err(|error| DataplaneError::io("wait for running programs (membarrier)", error))
 }
 
 /// Entries in use (resting ones included), entries that memory exists for, entries allowed.

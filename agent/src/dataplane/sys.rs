@@ -242,16 +242,6 @@ pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     bpf(bpf_cmd::BPF_OBJ_GET, &mut attr).map(owned)
 }
 
-/// Waits until every program that was running at the call has ended: programs run inside RCU
-/// read-side sections, and a global membarrier is `synchronize_rcu()`
-/// (Linux `kernel/sched/membarrier.c`).
-pub fn wait_for_running_programs() -> io::Result<()> {
-    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
-    // SAFETY: takes no pointers.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 /// `CLOCK_MONOTONIC`, as programs see it (`bpf_ktime_get_ns`): they know nothing of time namespaces
 /// (Linux 5.6), in which a process sees another one.
 pub fn monotonic_nanoseconds() -> u64 {

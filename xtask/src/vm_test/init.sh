@@ -18,6 +18,12 @@ for module in /modules/*; do
     [ ! -e "$module" ] || insmod "$module" || echo "@@ broken: $module does not load"
 done
 ip link set lo up || echo "@@ broken: no loopback"
+case " $(cat /proc/cmdline)" in
+    *" nohz_full="*)
+        # Without effect, this is empty or `(null)`.
+        grep -q '[0-9]' /sys/devices/system/cpu/nohz_full || echo "@@ broken: nohz_full= has no effect"
+        ;;
+esac
 ulimit -n 65536
 cd /tmp
 echo "@@ up $(uname -r)"

@@ -27,10 +27,47 @@ const MODULES: [&str; 4] = ["inet_diag", "tcp_diag", "udp_diag", "veth"];
 /// A name for the newest kernel that there is.
 pub(super) const NEWEST: &str = "newest";
 
+/// The machine that a kernel is booted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Plain,
+    /// Two processors, of which the second one has no ticks while it runs one task (`nohz_full=`). Debian
+    /// builds all of its kernels, those for clouds as well, with CONFIG_NO_HZ_FULL.
+    NohzFull,
+}
+
+impl Shape {
+    /// What a kernel's name ends with that is to be booted so.
+    const NOHZ_FULL: &str = "+nohz-full";
+
+    fn split(name: &str) -> (&str, Self) {
+        match name.strip_suffix(Self::NOHZ_FULL) {
+            Some(kernel) => (kernel, Self::NohzFull),
+            None => (name, Self::Plain),
+        }
+    }
+
+    pub(super) const fn processors(self) -> u32 {
+        match self {
+            Self::Plain => 1,
+            Self::NohzFull => 2,
+        }
+    }
+
+    /// Behind the command line of all kernels.
+    pub(super) const fn command_line(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::NohzFull => " nohz_full=1 rcu_nocbs=1",
+        }
+    }
+}
+
 /// A kernel that is ready to be booted.
 pub(super) struct Kernel {
-    /// As it was asked for: `5.10`, `newest`.
+    /// As it was asked for: `5.10`, `newest`, `6.12+nohz-full`.
     pub(super) name: String,
+    pub(super) shape: Shape,
     /// As Debian calls the package's version: `5.10.262-1`.
     pub(super) version: String,
     pub(super) image: PathBuf,
@@ -44,7 +81,8 @@ pub(super) fn get(names: &[String], folder: &Path, busybox: &Path) -> Result<Vec
     names
         .iter()
         .map(|name| {
-            let place = folder.join(name);
+            let (version, _) = Shape::split(name);
+            let place = folder.join(version);
             if let Ok(kernel) = Kernel::read(name, &place) {
                 return Ok(kernel);
             }
@@ -53,8 +91,8 @@ pub(super) fn get(names: &[String], folder: &Path, busybox: &Path) -> Result<Vec
                 None => archive.insert(Archive::open(folder)?),
             };
             archive
-                .fetch(name, &place, busybox)
-                .with_context(|| format!("getting Linux {name} from Debian"))?;
+                .fetch(version, &place, busybox)
+                .with_context(|| format!("getting Linux {version} from Debian"))?;
             Kernel::read(name, &place)
         })
         .collect()
@@ -70,7 +108,8 @@ impl Kernel {
             .map(|module| place.join(format!("{module}.ko")))
             .filter(|path| path.exists())
             .collect();
-        Ok(Self { name: name.to_owned(), version, image: place.join("vmlinuz"), modules })
+        let (_, shape) = Shape::split(name);
+        Ok(Self { name: name.to_owned(), shape, version, image: place.join("vmlinuz"), modules })
     }
 }
 

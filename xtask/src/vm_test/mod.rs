@@ -40,8 +40,9 @@ const PATIENCE: u32 = 10;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Versions as Debian has them (5.10 and 6.1 from its older releases), or `newest`
-    #[arg(long, value_name = "VERSION", value_delimiter = ',', default_values = ["5.10", "6.1", "6.12", kernels::NEWEST])]
+    /// Versions as Debian has them (5.10 and 6.1 from its older releases), or `newest`; with `+nohz-full`,
+    /// in a machine that was booted so
+    #[arg(long, value_name = "VERSION", value_delimiter = ',', default_values = ["5.10", "6.1", "6.12", kernels::NEWEST, "6.12+nohz-full"])]
     kernel: Vec<String>,
     /// Only these files of tests/tests [default: all of the data path]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -133,7 +134,15 @@ fn boot_all(
     args: &Args,
 ) -> Result<Vec<Booted>> {
     let workers = args.side_by_side.map_or_else(side_by_side::cores, NonZero::get);
-    side_by_side::each(kernels, workers, |kernel| boot(kernel, machine, tests, &args.args))
+    side_by_side::each(kernels, workers, |kernel| {
+        // What was asked for by name runs everywhere.
+        let tests = if args.tests.is_empty() {
+            suite::of_shape(kernel.shape, tests)
+        } else {
+            tests.to_vec()
+        };
+        boot(kernel, machine, &tests, &args.args)
+    })
 }
 
 /// Runs the tests in a kernel. Where the machine breaks down, the rest gets a second one.

@@ -130,6 +130,7 @@ impl Machine {
         // `microvm` is no faster, and hangs at times.
         qemu.args(["-machine", "pc", "-accel", self.accelerator.option()])
             .args(["-cpu", self.accelerator.processor()])
+            .args(["-smp", &kernel.shape.processors().to_string()])
             .args(["-m", &self.memory.to_string(), "-nodefaults", "-no-user-config"])
             .args(["-display", "none", "-no-reboot"])
             .arg("-serial")
@@ -138,7 +139,7 @@ impl Machine {
             .arg(&kernel.image)
             .arg("-initrd")
             .arg(initramfs)
-            .args(["-append", COMMAND_LINE])
+            .args(["-append", &format!("{COMMAND_LINE}{}", kernel.shape.command_line())])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(errors);

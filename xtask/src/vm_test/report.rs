@@ -35,7 +35,7 @@ pub(super) fn progress(kernel: &str, ran: &Ran) {
     let failed = ran.failures.len();
     let (mark, colour) = if failed == 0 { ("✓", term::GREEN) } else { ("✗", term::RED) };
     println!(
-        "  {} {kernel:<8} {:<16} {} passed, {failed} failed, {}",
+        "  {} {kernel:<14} {:<16} {} passed, {failed} failed, {}",
         term::paint(colour, mark),
         ran.test,
         ran.passed,
@@ -45,7 +45,7 @@ pub(super) fn progress(kernel: &str, ran: &Ran) {
 
 /// A machine that did not come to the end.
 pub(super) fn breakdown(kernel: &str, why: &str) {
-    println!("  {} {kernel:<8} the machine broke down: {why}", term::paint(term::RED, "✗"));
+    println!("  {} {kernel:<14} the machine broke down: {why}", term::paint(term::RED, "✗"));
 }
 
 /// Failures with what they said, then the table, then a plain line for each kernel.

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use super::kernels::Shape;
 use crate::{
     setup, term,
     test::binaries::{self, Binary},
@@ -9,7 +10,7 @@ use crate::{
 
 /// The tests of the data path: whatever makes sockets, loads programs or reads maps. The others
 /// (plans, the Kubernetes source, manifests of deploy/) are the same on any kernel.
-const DATA_PATH: [&str; 21] = [
+const DATA_PATH: [&str; 23] = [
     "addresses",
     "affinity",
     "balance",
@@ -17,12 +18,14 @@ const DATA_PATH: [&str; 21] = [
     "cleanup",
     "counters",
     "dead_backends",
+    "fail_open",
     "kube",
     "left_alone",
     "limits",
     "node_port",
     "older_kernels",
     "owner",
+    "reclaim",
     "refusal",
     "repair",
     "restart",
@@ -35,6 +38,18 @@ const DATA_PATH: [&str; 21] = [
 
 /// Where kernels differ most.
 const SHORT: [&str; 4] = ["dead_backends", "older_kernels", "refusal", "special_sockets"];
+
+/// What waits for running programs, which is what `nohz_full=` changes.
+const WAITING: [&str; 5] = ["check", "limits", "reclaim", "repair", "restart"];
+
+/// Those of the tests that tell something new in such a machine.
+pub(super) fn of_shape(shape: Shape, tests: &[String]) -> Vec<String> {
+    let is_new = |test: &&String| match shape {
+        Shape::Plain => true,
+        Shape::NohzFull => WAITING.contains(&test.as_str()),
+    };
+    tests.iter().filter(is_new).cloned().collect()
+}
 
 /// Builds the tests, as `cargo xtask test` does: what that has built is used.
 pub(super) fn build_tests(names: &[String]) -> Result<Vec<Binary>> {

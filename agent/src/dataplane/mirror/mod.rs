@@ -36,6 +36,7 @@ use super::{
     names::{self, Names, ServiceKey},
     pins::Pins,
     pool::{Patience, Pool, PoolUsage},
+    rcu::RunningPrograms,
     retired::{Moving, Retired},
 };
 use crate::model::{
@@ -183,6 +184,7 @@ impl Mirror {
             // One more, because id 0 is none.
             maps::open_backends(pins, limits.backends.saturating_add(1), true)?,
             Retired::open(pins, limits.frontends)?,
+            RunningPrograms::new()?,
         );
         let mut mirror = Self {
             frontends: Frontends::open(pins, limits.frontends)?,
@@ -513,6 +515,11 @@ impl Mirror {
                 }
             }
         }
+    }
+
+    /// See [`Pool::programs`].
+    pub const fn programs(&self) -> &RunningPrograms {
+        self.pool.programs()
     }
 
     /// See [`Pool::has_rested`].
