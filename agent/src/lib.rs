@@ -15,6 +15,7 @@ pub mod helper;
 mod http;
 mod memory;
 pub mod model;
+mod netlink;
 pub mod printable;
 pub mod privileges;
 pub mod source;

@@ -117,6 +117,11 @@ impl Cluster {
         self.sync()
     }
 
+    /// As [`Cluster::apply_objects`], and leaves it to the next call to write them.
+    pub fn set_objects(&mut self, objects: Vec<Value>) {
+        self.objects = objects;
+    }
+
     /// Removes a service and its slices, and waits until that is in the kernel.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use super::{
     Arrived, Config,
     healing::Healing,
     heartbeat::{self, Heartbeat},
-    interfaces,
+    interfaces::Interfaces,
     left_alone::LeftAlonePods,
     left_out::LeftOut,
     pacing::{self, Pacing},
@@ -59,7 +59,11 @@ struct Control {
     sync_began: Option<Instant>,
     /// When services that had to wait may be brought to the kernel.
     next_round: Option<Instant>,
+    interfaces: Interfaces,
+    /// The node's own addresses, as of the last sync.
     addresses: Vec<IpAddr>,
+    /// As of when they were chosen: see [`Index::service_use_version`].
+    service_use_version: u64,
     /// The node's addresses may have changed.
     addresses_stale: bool,
     /// The next sync is one of everything.
@@ -107,7 +111,9 @@ pub async fn run(
         pacing: Pacing::default(),
         sync_began: None,
         next_round: None,
+        interfaces: Interfaces::new(config.node_port_addresses.clone()),
         addresses: Vec::new(),
+        service_use_version: 0,
         addresses_stale: true,
         whole: false,
         report: Report::new(Arc::clone(&shared), Arc::clone(&metrics)),
@@ -224,14 +230,19 @@ impl Control {
         self.index.apply_arrived(event, at);
     }
 
-    fn addresses_changed(&self) -> bool {
-        self.index.synced() && interfaces::node_addresses(self.index.node()) != self.addresses
+    fn addresses_changed(&mut self) -> bool {
+        let were_known = self.interfaces.are_known();
+        self.interfaces.look();
+        if !were_known && self.interfaces.are_known() {
+            return true;
+        }
+        self.index.synced() && self.interfaces.node_addresses(&self.index) != self.addresses
     }
 
     fn sync(&mut self) {
         self.next_round = None;
         self.report.is_old();
-        if !self.index.synced() {
+        if !self.index.synced() || !self.interfaces.are_known() {
             return;
         }
         let complete = self.index.complete();
@@ -315,8 +326,11 @@ impl Control {
     /// Writes what changed since the last time, or compares the whole plan where that is not all.
     fn bring_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
         let complete = self.index.complete();
-        let addresses_are_known = !std::mem::take(&mut self.addresses_stale) || {
-            let addresses = interfaces::node_addresses(self.index.node());
+        let use_version = self.index.service_use_version();
+        let use_changed =
+            std::mem::replace(&mut self.service_use_version, use_version) != use_version;
+        let addresses_are_known = !(std::mem::take(&mut self.addresses_stale) || use_changed) || {
+            let addresses = self.interfaces.node_addresses(&self.index);
             let known = addresses == self.addresses;
             self.addresses = addresses;
             known

@@ -31,7 +31,7 @@ use crate::{
     check::Readiness,
     closing::Closing,
     dataplane::{Feature, Limits},
-    model::left_alone::Policy,
+    model::{left_alone::Policy, node_addresses::NodePortAddresses},
     source::{self, SourceError, SourceStats},
     status::Shared,
     telemetry::{self, Metrics},
@@ -79,6 +79,8 @@ pub struct Config {
     pub repair_interval: Duration,
     /// Which pods are left alone, whatever they say themselves.
     pub leave_alone: Policy,
+    /// Which of the node's addresses NodePorts are at.
+    pub node_port_addresses: NodePortAddresses,
 }
 
 /// Runs until `stop`. The kernel state stays in place afterwards. A running agent does not give up.

@@ -18,7 +18,11 @@ use crate::{
     agent::{self, Config, Source},
     dataplane::{Feature, Limits},
     memory,
-    model::{left_alone::Policy, selector::Selector},
+    model::{
+        left_alone::Policy,
+        node_addresses::{AddressRange, NodePortAddresses},
+        selector::Selector,
+    },
     printable::Printable,
 };
 
@@ -96,6 +100,11 @@ pub struct AgentArgs {
     /// Leave the pods with these labels alone (as in `kubectl get pods -l`)
     #[arg(long, value_name = "SELECTOR", env = "SOCKLINE_LEAVE_ALONE_PODS")]
     leave_alone_pods: Option<Selector>,
+    /// Which of the node's addresses NodePorts are at: `all`, `primary` (the Node object's first of
+    /// each family), or ranges such as 192.0.2.0/24. As with kube-proxy, a family without a range has
+    /// all of its own [default: all]
+    #[arg(long, value_name = "RANGE", value_delimiter = ',', env = "SOCKLINE_NODEPORT_ADDRESSES")]
+    nodeport_addresses: Vec<AddressRange>,
     /// Do without these kernel features, as an older kernel would have it; for tests
     #[arg(
         long,
@@ -138,6 +147,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             namespaces: args.leave_alone_namespaces.into_iter().collect(),
             pods: args.leave_alone_pods,
         },
+        node_port_addresses: NodePortAddresses(args.nodeport_addresses),
     };
     // They wait until somebody asks for them: as process 1 of a container, this one would never hear
     // of what comes before.

@@ -57,10 +57,7 @@ pub fn addresses(frontend: &Frontend, node_addresses: &[IpAddr]) -> Vec<Address>
     match frontend.address {
         FrontendAddress::Ip(ip) => vec![ip.into()],
         FrontendAddress::Node => {
-            let loopback = match frontend.family {
-                Family::IPv4 => Address::IPV4_LOOPBACK,
-                Family::IPv6 => Address::IPV6_LOOPBACK,
-            };
+            let loopback = loopback(frontend.family);
             node_addresses
                 .iter()
                 .filter(|&&ip| Family::of(ip) == frontend.family)
@@ -68,6 +65,14 @@ pub fn addresses(frontend: &Frontend, node_addresses: &[IpAddr]) -> Vec<Address>
                 .chain([loopback])
                 .collect()
         }
+    }
+}
+
+/// The loopback address of a family that stands for all of them.
+pub const fn loopback(family: Family) -> Address {
+    match family {
+        Family::IPv4 => Address::IPV4_LOOPBACK,
+        Family::IPv6 => Address::IPV6_LOOPBACK,
     }
 }
 

@@ -223,16 +223,13 @@ impl Dataplane {
     }
 
     /// Brings some services to their part of a plan; the others stay as they are.
-    pub fn sync_services<'a>(
-        &mut self,
-        changes: impl IntoIterator<Item = &'a ServicePlan>,
-    ) -> Result<SyncReport, DataplaneError> {
+    pub fn sync_services(&mut self, changes: &[ServicePlan]) -> Result<SyncReport, DataplaneError> {
         let report = self.mirror.sync_services(changes);
         self.synced(report)
     }
 
     /// Tries again to bring services to their part of a plan that did not fit, and waits for nothing.
-    pub fn retry<'a>(&mut self, services: impl IntoIterator<Item = &'a ServicePlan>) -> SyncReport {
+    pub fn retry(&mut self, services: &[ServicePlan]) -> SyncReport {
         self.mirror.retry(services)
     }
 

@@ -6,25 +6,15 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    os::fd::{AsRawFd as _, OwnedFd},
 };
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-    socket,
-};
+use nix::sys::socket::SockProtocol;
 use sockline_ebpf::frontend::{TCP, UDP};
+
+use crate::netlink::{Netlink, Request, field};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_ACK: u16 = 0x4;
-const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_DUMP_INTR: u16 = 0x10;
-const HEADER: usize = 16;
 
 /// `struct inet_diag_sockid`.
 const ID: usize = 48;
@@ -67,14 +57,6 @@ impl Seen {
     }
 }
 
-fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut field = [0; N];
-    if let Some(found) = bytes.get(at..at + N) {
-        field.copy_from_slice(found);
-    }
-    field
-}
-
 /// What to list.
 #[derive(Debug, Clone, Copy)]
 pub struct Listing {
@@ -87,16 +69,12 @@ pub struct Listing {
 }
 
 /// A connection to the socket monitoring of the network namespace it was made in.
-pub struct Diag(OwnedFd);
+pub struct Diag(Netlink);
 
 impl Diag {
     /// For the network namespace of this thread.
     pub fn open() -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let socket =
-            socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag)?;
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        Ok(Self(socket))
+        Netlink::open(SockProtocol::NetlinkSockDiag).map(Self)
     }
 
     /// Calls `each` for the sockets of this namespace.
@@ -108,63 +86,18 @@ impl Diag {
             _ => !(1 << LISTEN | 1 << CLOSE | 1 << TIME_WAIT | 1 << NEW_SYN_RECV),
         };
         let body = request(listing.family, listing.protocol, states, &[0; ID]);
-        self.send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, &body)?;
+        self.0.send(SOCK_DIAG_BY_FAMILY, Request::Dump, &body)?;
         let protocol = listing.protocol;
-        self.receive(|body| each(seen(protocol, body)))
+        self.0.receive(|body| each(seen(protocol, body)))
     }
 
     /// Closes a socket for its application as if the connection had been aborted: only this one,
     /// which the kernel finds by its addresses and then tells by its cookie.
     pub fn destroy(&self, socket: &Seen) -> io::Result<()> {
         let body = request(socket.family.into(), socket.protocol, u32::MAX, &socket.id);
-        self.send(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, &body)?;
-        self.receive(|_| ())
+        self.0.send(SOCK_DESTROY, Request::One, &body)?;
+        self.0.receive(|_| ())
     }
-
-    fn send(&self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(HEADER + body.len()).map_err(io::Error::other)?;
-        let mut message = Vec::with_capacity(HEADER + body.len());
-        message.extend(length.to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend(flags.to_ne_bytes());
-        // Sequence number and port: one request at a time, on a socket of its own.
-        message.extend([0; 8]);
-        message.extend(body);
-        send(self.0.as_raw_fd(), &message, MsgFlags::empty())?;
-        Ok(())
-    }
-
-    /// Reads messages up to the end of the answer.
-    fn receive(&self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut buffer = vec![0; 1 << 16];
-        let mut interrupted = false;
-        loop {
-            let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
-            let mut rest = buffer.get(..length).ok_or_else(|| truncated("a datagram"))?;
-            while rest.len() >= HEADER {
-                let length = u32::from_ne_bytes(field(rest, 0)) as usize;
-                let kind = u16::from_ne_bytes(field(rest, 4));
-                interrupted |= u16::from_ne_bytes(field(rest, 6)) & NLM_F_DUMP_INTR != 0;
-                let body = rest.get(HEADER..length).ok_or_else(|| truncated("a message"))?;
-                match kind {
-                    NLMSG_ERROR | NLMSG_DONE => {
-                        // Negative numbers of errors; 0 is success.
-                        return match i32::from_ne_bytes(field(body, 0)) {
-                            error if error < 0 => Err(io::Error::from_raw_os_error(-error)),
-                            _ if interrupted => Err(io::Error::from_raw_os_error(libc::EINTR)),
-                            _ => Ok(()),
-                        };
-                    }
-                    _ => each(body),
-                }
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-            }
-        }
-    }
-}
-
-fn truncated(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{what} of sock_diag is cut off"))
 }
 
 /// `struct inet_diag_req_v2`.

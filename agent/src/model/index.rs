@@ -8,10 +8,12 @@
 
 mod closing;
 mod pods;
+mod service_addresses;
 mod slices;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,6 +22,7 @@ use jiff::Timestamp;
 
 use self::{
     pods::Pods,
+    service_addresses::ServiceAddresses,
     slices::{Slices, Touched},
 };
 use super::{
@@ -28,6 +31,7 @@ use super::{
     event::{Event, Sourced},
     frontends::{service_frontends, too_large},
     left_alone::{LeftAlone, Policy},
+    node_addresses::ServiceUse,
     object::{EndpointSlice, Kind, Node, Object, ObjectName, ObjectRef, Problem, Service},
     plan::{self, Cause, Frontend, Plan, ServicePlan},
     planner::missing_node,
@@ -40,6 +44,7 @@ pub struct Index {
     node: Option<Node>,
     pods: Pods,
     services: BTreeMap<ObjectName, ServiceState>,
+    service_addresses: ServiceAddresses,
     slices: Slices,
     /// What is wrong with single objects; only objects with problems are in it.
     object_problems: HashMap<ObjectRef, Vec<Problem>>,
@@ -104,6 +109,7 @@ impl Index {
             node: None,
             pods: Pods::new(),
             services: BTreeMap::new(),
+            service_addresses: ServiceAddresses::default(),
             slices: Slices::new(),
             object_problems: HashMap::new(),
             known: HashMap::new(),
@@ -252,6 +258,18 @@ impl Index {
         self.node.as_ref()
     }
 
+    /// What services have an address for, if it is a cluster IP or a load balancer's.
+    #[must_use]
+    pub fn service_use(&self, address: IpAddr) -> Option<ServiceUse> {
+        self.service_addresses.used(address)
+    }
+
+    /// A number that changes when [`Self::service_use`] may.
+    #[must_use]
+    pub const fn service_use_version(&self) -> u64 {
+        self.service_addresses.version()
+    }
+
     fn replace(&mut self, kind: Kind, objects: Vec<Sourced>) {
         let listed: HashSet<&ObjectName> = objects.iter().map(|o| &o.reference.name).collect();
         let gone: Vec<ObjectName> = self
@@ -311,11 +329,13 @@ impl Index {
             state.flawless = flawless;
             if state.service != service {
                 let name = service.name.clone();
+                self.service_addresses.update(Some(&state.service), Some(&service));
                 state.service = service;
                 self.touch(name, None);
             }
         } else {
             let name = service.name.clone();
+            self.service_addresses.update(None, Some(&service));
             let state =
                 ServiceState { service, flawless, frontends: Vec::new(), claimed_since: None };
             self.services.insert(name.clone(), state);
@@ -354,6 +374,7 @@ impl Index {
             Kind::Service => {
                 if let Some(state) = self.services.remove(name) {
                     self.oversized.remove(name);
+                    self.service_addresses.update(Some(&state.service), None);
                     let last_word = state.service.close_on_removal;
                     self.last_words.extend(last_word.map(|after| (name.clone(), after)));
                     let mut causes = self.dirty.remove(name).unwrap_or_default();

@@ -44,7 +44,7 @@ impl Mirror {
         };
         group.frontends.iter().filter(|frontend| frontend.action == Action::Refuse).any(
             |frontend| {
-                desired::addresses(frontend, &self.node_addresses)
+                desired::addresses(frontend, self.at_node.addresses())
                     .into_iter()
                     .any(|address| is_forwarded(desired::key(frontend, address)))
             },
@@ -95,14 +95,13 @@ impl Mirror {
         Ok(())
     }
 
-    /// The keys of a group's frontends, without NodePorts at addresses that belong to somebody else.
-    fn places<'a>(&self, group: &Group<'a>) -> Vec<(&'a plan::Frontend, FrontendKey)> {
+    /// The keys of a group's frontends, without addresses of the node where a NodePort is.
+    fn places<'a>(&mut self, group: &Group<'a>) -> Vec<(&'a plan::Frontend, FrontendKey)> {
         let mut places = Vec::with_capacity(group.frontends.len());
         for &frontend in &group.frontends {
-            for address in desired::addresses(frontend, &self.node_addresses) {
+            for address in desired::addresses(frontend, self.at_node.addresses()) {
                 let key = desired::key(frontend, address);
-                let is_node_port = frontend.address == plan::FrontendAddress::Node;
-                if !is_node_port || !self.shadowed.contains(&key) {
+                if !self.at_node.loses(frontend, key) {
                     places.push((&**frontend, key));
                 }
             }

@@ -8,6 +8,7 @@
 
 mod adopt;
 mod install;
+mod node_ports;
 mod repair;
 
 use std::{
@@ -26,6 +27,7 @@ use sockline_ebpf::{
     socket::AFFINITY_ENTRIES,
 };
 
+use self::node_ports::AtNode;
 pub use self::repair::Comparison;
 use super::{
     desired::{self, Group},
@@ -79,10 +81,7 @@ pub struct Mirror {
     names: Names,
     counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
     installed: BTreeMap<ServiceKey, Installed>,
-    /// What the last sync took for the node's own addresses, and which NodePorts it left out
-    /// because another service has the very address.
-    node_addresses: Vec<IpAddr>,
-    shadowed: HashSet<FrontendKey>,
+    at_node: AtNode,
     /// See [`Mirror::hold_back`].
     hold_back: bool,
     /// A frontend was taken away since [`Mirror::take_freed`].
@@ -192,8 +191,7 @@ impl Mirror {
             names: names::open(pins, limits.frontends)?,
             counters: maps::open_services(pins)?,
             installed: BTreeMap::new(),
-            node_addresses: Vec::new(),
-            shadowed: HashSet::new(),
+            at_node: AtNode::default(),
             hold_back: false,
             frontends_freed: false,
         };
@@ -335,7 +333,7 @@ impl Mirror {
     /// Brings the kernel to a plan, and removes what is not in it. Always goes through the whole
     /// plan: a service that fails costs only itself.
     pub fn sync(&mut self, plan: &plan::Plan, node_addresses: &[IpAddr]) -> SyncReport {
-        self.look_at_node_again(plan, node_addresses);
+        self.set_node(plan, node_addresses);
         let groups = desired::groups(&plan.frontends);
         let wanted: HashSet<&ServiceKey> = groups.iter().map(|group| &group.key).collect();
         let gone = self.installed.keys().filter(|key| !wanted.contains(key)).cloned().collect();
@@ -343,16 +341,13 @@ impl Mirror {
     }
 
     /// Brings some services to their part of a plan; the others stay as they are.
-    pub fn sync_services<'a>(
-        &mut self,
-        changes: impl IntoIterator<Item = &'a ServicePlan>,
-    ) -> SyncReport {
+    pub fn sync_services(&mut self, changes: &[ServicePlan]) -> SyncReport {
         self.sync_some(changes, Patience::Wait)
     }
 
     /// As [`Self::sync_services`], for what did not fit before: what rests meanwhile is not waited
     /// for, see [`Self::take_freed`].
-    pub fn retry<'a>(&mut self, changes: impl IntoIterator<Item = &'a ServicePlan>) -> SyncReport {
+    pub fn retry(&mut self, changes: &[ServicePlan]) -> SyncReport {
         self.sync_some(changes, Patience::Never)
     }
 
@@ -363,11 +358,8 @@ impl Mirror {
         self.pool.take_freed() || frontends
     }
 
-    fn sync_some<'a>(
-        &mut self,
-        changes: impl IntoIterator<Item = &'a ServicePlan>,
-        patience: Patience,
-    ) -> SyncReport {
+    fn sync_some(&mut self, changes: &[ServicePlan], patience: Patience) -> SyncReport {
+        self.change_at_node(changes);
         let mut groups = Vec::new();
         let mut gone = Vec::new();
         for change in changes {
@@ -380,25 +372,6 @@ impl Mirror {
             groups.extend(wanted);
         }
         self.bring_to(&groups, gone, patience)
-    }
-
-    /// Whether changes of these services can be taken alone: not if one of them has, or had, an
-    /// address of the node, which decides about the NodePorts of others.
-    pub fn is_local(&self, changes: &[ServicePlan]) -> bool {
-        let is_at_node = |address: Address| self.node_addresses.contains(&address.into());
-        changes.iter().all(|change| {
-            let wanted = change.frontends.iter().all(|frontend| match frontend.address {
-                plan::FrontendAddress::Ip(ip) => !self.node_addresses.contains(&ip),
-                plan::FrontendAddress::Node => true,
-            });
-            wanted
-                && self.ports_of(&change.service).all(|port| {
-                    self.installed[port]
-                        .keys
-                        .iter()
-                        .all(|key| !is_at_node(key.address) || !self.shadowed.contains(key))
-                })
-        })
     }
 
     fn ports_of(&self, service: &ObjectName) -> impl Iterator<Item = &ServiceKey> {
@@ -548,35 +521,6 @@ impl Mirror {
         }
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.pool.reserve(number(slots), number(backends))
-    }
-
-    /// Notes the node's addresses, and the NodePorts on them that belong to somebody else: a
-    /// service that has one of the node's addresses as its own keeps it.
-    fn look_at_node_again(&mut self, plan: &plan::Plan, node_addresses: &[IpAddr]) {
-        let shadowed: HashSet<FrontendKey> = plan
-            .frontends
-            .iter()
-            .filter_map(|frontend| match frontend.address {
-                plan::FrontendAddress::Ip(ip) if node_addresses.contains(&ip) => {
-                    Some(desired::key(frontend, ip.into()))
-                }
-                _ => None,
-            })
-            .collect();
-        if self.node_addresses == node_addresses && self.shadowed == shadowed {
-            return;
-        }
-        self.node_addresses = node_addresses.to_vec();
-        self.shadowed = shadowed;
-        for installed in self.installed.values_mut() {
-            if installed
-                .source
-                .iter()
-                .any(|frontend| frontend.address == plan::FrontendAddress::Node)
-            {
-                installed.source.clear();
-            }
-        }
     }
 }
 

@@ -20,9 +20,9 @@ pub(super) fn convert(node: &api::Node) -> Option<Sourced> {
     let all = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or(&[]);
     let all = checker.first_of("status.addresses", all, bounds::NODE_ADDRESSES);
     let mut addresses = Vec::new();
-    for (i, address) in all.iter().enumerate() {
-        // The others are host names.
-        if matches!(&*address.type_, "InternalIP" | "ExternalIP") {
+    // The others are host names.
+    for kind in ["InternalIP", "ExternalIP"] {
+        for (i, address) in all.iter().enumerate().filter(|(_, address)| address.type_ == kind) {
             let field = format!("status.addresses[{i}].address");
             addresses.extend(checker.address(&field, &address.address, None));
         }

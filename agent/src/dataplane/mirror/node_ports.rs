@@ -1,0 +1,146 @@
+//! NodePorts at the node's addresses, and services that have one of these addresses themselves.
+//!
+//! The node's addresses are the node's, and a NodePort is given to one service by the API server,
+//! while anybody who may make a Service may write any address into its external IPs. So the NodePort
+//! keeps the address and port. Everything else at an address of the node is its service's alone, and
+//! what changes there concerns no other.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use sockline_ebpf::frontend::FrontendKey;
+
+use super::Mirror;
+use crate::{
+    dataplane::desired,
+    model::plan::{Frontend, FrontendAddress, Plan, ServicePlan},
+};
+
+/// A NodePort, as its key on loopback, where each one is. For a service's own address at the node:
+/// the NodePort that it would be in the way of.
+type NodePort = FrontendKey;
+
+/// What is at the node's own addresses.
+#[derive(Debug, Default)]
+pub(super) struct AtNode {
+    addresses: Vec<IpAddr>,
+    node_ports: HashSet<NodePort>,
+    /// Ports that services have at their own addresses, those being the node's. One that is gone is
+    /// only missed in the next sync of everything.
+    services: HashSet<NodePort>,
+    /// What services want and a NodePort has, told of once.
+    lost: HashSet<FrontendKey>,
+}
+
+/// What changes bring to [`AtNode`].
+struct Moves {
+    /// NodePorts that are new, and that are gone.
+    new: HashSet<NodePort>,
+    gone: HashSet<NodePort>,
+    services: HashSet<NodePort>,
+}
+
+impl AtNode {
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Whether a frontend's address belongs to the node, and its port to somebody's NodePort.
+    fn is_lost(&self, frontend: &Frontend) -> bool {
+        self.port_of_service(frontend).is_some_and(|port| self.node_ports.contains(&port))
+    }
+
+    fn port_of_service(&self, frontend: &Frontend) -> Option<NodePort> {
+        match frontend.address {
+            FrontendAddress::Ip(ip) if self.addresses.contains(&ip) => Some(on_loopback(frontend)),
+            FrontendAddress::Ip(_) | FrontendAddress::Node => None,
+        }
+    }
+
+    /// As [`Self::is_lost`], and logs what is new of it.
+    pub(super) fn loses(&mut self, frontend: &Frontend, key: FrontendKey) -> bool {
+        let is_lost = self.is_lost(frontend);
+        if is_lost && self.lost.insert(key) {
+            tracing::warn!(
+                service = %frontend.service,
+                address = %frontend.address,
+                port = frontend.port,
+                "the address is this node's and the port a NodePort, which keeps it"
+            );
+        }
+        is_lost
+    }
+}
+
+fn on_loopback(frontend: &Frontend) -> NodePort {
+    desired::key(frontend, desired::loopback(frontend.family))
+}
+
+fn node_ports<'a>(frontends: impl IntoIterator<Item = &'a Frontend>) -> HashSet<NodePort> {
+    let node_ports = frontends.into_iter().filter(|f| f.address == FrontendAddress::Node);
+    node_ports.map(on_loopback).collect()
+}
+
+impl Mirror {
+    /// Whether changes of these services can be taken alone: not if a NodePort comes or goes that
+    /// another service has an address for.
+    pub fn is_local(&self, changes: &[ServicePlan]) -> bool {
+        let moves = self.moves(changes);
+        let is_in_the_way =
+            |port| self.at_node.services.contains(port) || moves.services.contains(port);
+        !moves.new.iter().chain(&moves.gone).any(is_in_the_way)
+    }
+
+    /// Takes in changes of services.
+    pub(super) fn change_at_node(&mut self, changes: &[ServicePlan]) {
+        let moves = self.moves(changes);
+        self.at_node.node_ports.retain(|port| !moves.gone.contains(port));
+        self.at_node.node_ports.extend(moves.new);
+        self.at_node.services.extend(moves.services);
+    }
+
+    fn moves(&self, changes: &[ServicePlan]) -> Moves {
+        let wanted =
+            || changes.iter().flat_map(|change| &change.frontends).map(|frontend| &**frontend);
+        let now = node_ports(wanted());
+        let before: HashSet<NodePort> = changes
+            .iter()
+            .flat_map(|change| self.ports_of(&change.service))
+            .flat_map(|port| &self.installed[port].keys)
+            .filter(|key| self.at_node.node_ports.contains(key))
+            .copied()
+            .collect();
+        Moves {
+            new: now.difference(&before).copied().collect(),
+            gone: before.difference(&now).copied().collect(),
+            services: wanted().filter_map(|f| self.at_node.port_of_service(f)).collect(),
+        }
+    }
+
+    /// Takes in the node's addresses and the whole plan, and has the services looked at again for
+    /// which it makes a difference.
+    pub(super) fn set_node(&mut self, plan: &Plan, addresses: &[IpAddr]) {
+        let mut now = AtNode { addresses: addresses.to_vec(), ..AtNode::default() };
+        let frontends = || plan.frontends.iter().map(|frontend| &**frontend);
+        now.node_ports = node_ports(frontends());
+        now.services = frontends().filter_map(|f| now.port_of_service(f)).collect();
+        let before = std::mem::replace(&mut self.at_node, now);
+        let lost: HashSet<FrontendKey> = frontends()
+            .filter(|frontend| self.at_node.is_lost(frontend))
+            .filter_map(|frontend| match frontend.address {
+                FrontendAddress::Ip(ip) => Some(desired::key(frontend, ip.into())),
+                FrontendAddress::Node => None,
+            })
+            .collect();
+        self.at_node.lost = before.lost.intersection(&lost).copied().collect();
+        let moved = before.addresses != self.at_node.addresses;
+        for installed in self.installed.values_mut() {
+            let is_concerned = installed.source.iter().any(|frontend| {
+                moved && frontend.address == FrontendAddress::Node
+                    || before.is_lost(frontend) != self.at_node.is_lost(frontend)
+            });
+            if is_concerned {
+                installed.source.clear();
+            }
+        }
+    }
+}
