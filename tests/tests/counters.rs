@@ -2,8 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
-use std::net::SocketAddr;
+use std::{fs, net::SocketAddr};
 
+use sockline::dataplane::Pins;
 use sockline_testbed::{Cluster, Counts, Endpoint, Pod, Protocol, Service, Socket, UdpClient};
 
 struct Stage {
@@ -184,6 +185,27 @@ fn the_count_of_a_removed_endpoint_never_becomes_another_services() {
     stage.cluster.apply(heirs).unwrap();
     stage.assert_counts("heir-0", NONE, NONE);
     stage.assert_counts("heir-1", NONE, NONE);
+}
+
+#[test]
+fn a_scrape_opens_nothing_that_is_open() {
+    let stage = Stage::new();
+    stage.tcp("10.96.0.1:80", 3);
+    let inner = Pins::in_bpffs(stage.cluster.node().bpffs()).inner_maps();
+    // Without their pins, the agent may not open these maps. It pins them again within seconds: what
+    // was pinned again meanwhile says nothing.
+    loop {
+        for pin in fs::read_dir(&inner).unwrap() {
+            fs::remove_file(pin.unwrap().path()).unwrap();
+        }
+        let counts = stage.cluster.metrics().unwrap();
+        let were_gone = fs::read_dir(&inner).unwrap().next().is_none();
+        if were_gone {
+            let good = [("service", "good"), ("protocol", "TCP")];
+            assert_eq!(counts.sum("sockline_connections_translated_total", &good), 3.0);
+            break;
+        }
+    }
 }
 
 #[test]

@@ -18,12 +18,12 @@ use std::{
 use aya::maps::{HashMap, Map, MapData};
 use common::{REPAIRS, Stage, assert_logged_once, eventually, holds, options, series};
 use nix::sys::socket::{getsockopt, sockopt::SocketError};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sockline::dataplane::Pins;
 use sockline_ebpf::socket::{NOTED_SOCKETS, SocketRecord, WAYS};
 use sockline_testbed::{
     AgentOptions, Cluster, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer,
-    kernel_version, mapped, sockline_binary,
+    kernel_version, mapped, objects, sockline_binary,
 };
 
 const V4: &str = "10.96.0.10:53";
@@ -470,8 +470,8 @@ fn a_backend_that_was_removed_while_the_agent_was_down_is_found_by_the_next_one(
     let mut agent = stage.agent();
     let (client, _) = connected(&stage.client, at("10.96.0.1:53"));
     agent.kill().unwrap();
-    let slice = sockline_testbed::objects::slice("cart", &[]);
-    let service = sockline_testbed::objects::service("cart", "10.96.0.1");
+    let slice = objects::slice("cart", &[]);
+    let service = objects::service("cart", "10.96.0.1");
     stage.put("cart.yaml", &[service, slice]);
     assert_eq!(ask(&client), "web-0", "nobody was there to close it");
     let _next = stage.agent();
@@ -608,6 +608,23 @@ fn the_sockets_of_a_deleted_service_are_closed_as_it_said() {
     eventually_aborted(&mut open);
     stage.wait_for_passes();
     echo(&mut of_other).unwrap();
+}
+
+#[test]
+fn connections_of_a_deleted_service_are_closed_also_if_the_sync_fails_after_it() {
+    let stage = Stage::new(1);
+    let mut service = objects::service("cart", "10.96.0.1");
+    service["metadata"]["annotations"] = json!({ CLOSE_ON_REMOVAL: "0s" });
+    stage.put("cart.yaml", &[service, objects::slice("cart", &stage.addresses())]);
+    let agent = stage.agent_with(&REPAIRS);
+    let (mut open, _) = stream(&stage.client, at("10.96.0.1:80"));
+    // When a sync has written everything, it notes when that was.
+    common::damage::Damage::of(&stage).freeze("AGENT");
+    stage.remove("cart.yaml");
+    eventually_aborted(&mut open);
+    let failures = stage.wrong("failures");
+    assert!(failures.iter().any(|failure| failure.contains("AGENT")), "{failures:?}");
+    assert!(series(&agent.metrics().unwrap(), "sockline_sync_errors_total") > Some(0.0));
 }
 
 #[test]

@@ -6,18 +6,21 @@ mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Write as _},
     net::IpAddr,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
     process::{Child, Command, Stdio},
 };
 
 use common::{Stage, error_of, eventually, fixtures, holds, options, series, translated};
 use nix::{
+    fcntl::{Flock, FlockArg},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::{Value, json};
+use sockline::dataplane::Pins;
 use sockline_testbed::{Agent, AgentOptions, Node, objects, sockline_binary};
 
 const CART: &str = "10.96.0.1";
@@ -316,6 +319,81 @@ fn by_environment(stage: &Stage, more: &[(&str, &str)]) -> (Running, Value) {
         holds(status["agent"]["ready"] == true, &status).map(|()| status)
     });
     (running, status)
+}
+
+#[test]
+fn an_agent_that_is_gone_is_not_taken_for_running_while_somebody_else_looks() {
+    let (stage, mut agent) = serving();
+    assert_eq!(stage.status()["agent_running"], true);
+    agent.stop().unwrap();
+    // As another `sockline status` has it, for as long as it takes to see that nobody else has it.
+    let root = File::open(Pins::in_bpffs(stage.node.bpffs()).root()).unwrap();
+    let _other =
+        Flock::lock(root, FlockArg::LockSharedNonblock).map_err(|(_, error)| error).unwrap();
+    assert_eq!(stage.status()["agent_running"], false);
+    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    assert!(table.contains("not running"), "{table}");
+}
+
+#[test]
+fn looking_side_by_side_nobody_sees_an_agent_that_is_not_there() {
+    let (stage, mut agent) = serving();
+    agent.stop().unwrap();
+    let pins = Pins::in_bpffs(stage.node.bpffs());
+    let seen = std::thread::scope(|scope| {
+        let look = || (0..2000).filter(|_| pins.are_locked().unwrap()).count();
+        let lookers: Vec<_> = (0..4).map(|_| scope.spawn(look)).collect();
+        lookers.into_iter().map(|looker| looker.join().unwrap()).sum::<usize>()
+    });
+    assert_eq!(seen, 0);
+}
+
+#[test]
+fn an_answer_that_makes_no_sense_is_told_as_that() {
+    let (stage, _agent) = serving();
+    let socket = stage.node.temp().join("other.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
+            while request.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+        }
+    });
+    let socket = socket.to_str().unwrap();
+    let bpffs = stage.node.bpffs().to_str().unwrap();
+    let look = |command: &str| {
+        let output = stage.sockline(&[command, "--bpffs", bpffs, "--admin-socket", socket]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = "the agent's answer makes no sense: missing field";
+    let table = look("status");
+    assert!(table.contains(&format!("running, but {said}")), "{table}");
+    let findings = look("check");
+    assert!(findings.contains(said), "{findings}");
+}
+
+#[test]
+fn status_has_one_count_of_frontends() {
+    let (stage, agent) = serving();
+    let mut service = objects::service("ship", SHIP);
+    service["spec"]["type"] = json!("NodePort");
+    service["spec"]["ports"][0]["nodePort"] = json!(30080);
+    stage.put("ship.yaml", &[service, objects::slice("ship", &stage.addresses())]);
+    stage.eventually_served(SHIP);
+    // Two services of two ports each, and a NodePort at both addresses of the node and two of loopback.
+    eventually("the NodePort to be counted once for each address", || {
+        let status = stage.status();
+        let maps = status["agent"]["maps"].as_array().unwrap();
+        let of_map = maps.iter().find(|map| map["map"] == "frontends").unwrap();
+        let metric = series(&agent.metrics().unwrap(), "sockline_frontends");
+        let counts = [status["frontends"].as_f64(), of_map["entries"].as_f64(), metric];
+        holds(
+            counts[0] > Some(5.0) && counts.iter().all(|count| *count == counts[0]),
+            format!("{counts:?}"),
+        )
+    });
 }
 
 #[test]

@@ -363,6 +363,73 @@ fn what_cannot_be_looked_after_is_told_once_and_shown_until_it_can_be() {
 }
 
 #[test]
+fn a_link_that_is_made_again_counts_also_where_nothing_can_be_pinned() {
+    let (stage, agent, damage) = serving();
+    let (links, away) = (damage.pins().links(), damage.pins().directory().join("away"));
+    fs::rename(&links, &away).unwrap();
+    damage.pin_a_map_at(&links);
+    let link = common::bpf::open_pinned(&away.join("connect4")).unwrap();
+    common::bpf::detach(std::os::fd::AsFd::as_fd(&link)).unwrap();
+    eventually("the hook to be served again", || stage.ask(CART));
+    eventually_repaired(&agent, "link", 1);
+    let trouble = stage.wrong("not_healing");
+    assert!(
+        trouble.iter().any(|trouble| trouble.contains("cannot make the folder")),
+        "{trouble:?}"
+    );
+    fs::remove_file(&links).unwrap();
+    fs::rename(&away, &links).unwrap();
+}
+
+#[test]
+fn a_frontend_that_cannot_be_taken_away_is_told_until_it_is_gone() {
+    let (stage, agent, damage) = serving();
+    stage.put_service("ship", "10.96.0.2");
+    stage.eventually_served("10.96.0.2");
+    damage.freeze_frontends();
+    stage.remove("ship.yaml");
+    let failed = || {
+        let failures = stage.wrong("failures");
+        let of_ship = failures.iter().filter(|failure| failure.starts_with("shop/ship:"));
+        holds(of_ship.count() == 2, format!("{failures:?}"))
+    };
+    eventually("both ports to be left out", failed);
+    let tries = || {
+        let metrics = agent.metrics().unwrap();
+        ["everything", "left-out", "services"]
+            .map(|scope| format!("sockline_syncs_total{{scope=\"{scope}\"}}"))
+            .iter()
+            .filter_map(|name| series(&metrics, name))
+            .sum::<f64>()
+    };
+    let before = tries();
+    eventually("another try", || holds(tries() >= before + 2.0, tries()));
+    failed().unwrap();
+    // All that it leads to is still there as well.
+    stage.assert_served("10.96.0.2");
+    assert_eq!(stage.status()["frontends"], 4);
+}
+
+#[test]
+fn a_slot_that_was_lost_while_the_agent_was_down_does_not_cost_the_service() {
+    let (stage, mut agent, damage) = serving();
+    agent.stop().unwrap();
+    damage.clear_slot(damage.frontend(80).slot_start);
+    // The next agent has no plan: what is served is what it took over.
+    stage.put_text("cart.yaml", "]");
+    let next = stage.node.agent(&options(&[])).unwrap();
+    let served = (0..40).filter(|_| stage.ask(CART).is_ok()).count();
+    // A call draws twice; half of the draws lead nowhere.
+    assert!(served >= 15, "{served} of 40 were served: {}", next.log());
+    stage.put_service("cart", CART);
+    eventually("all to be served", || {
+        let served = (0..20).filter(|_| stage.ask(CART).is_ok()).count();
+        holds(served == 20, format!("{served} of 20"))
+    });
+    assert_eq!(stage.spread(CART, 30).len(), 2, "both pods");
+}
+
+#[test]
 fn a_stray_link_of_an_agent_that_was_killed_is_detached_by_the_next() {
     let (stage, mut agent, damage) = serving();
     agent.kill().unwrap();

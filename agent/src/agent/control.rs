@@ -29,7 +29,7 @@ use super::{
 use crate::{
     admin::Command,
     closing::Closing,
-    dataplane::{CanWait, Counted, Dataplane, DataplaneError, SyncReport},
+    dataplane::{CanWait, Counted, Dataplane, DataplaneError, SyncReport, Synced},
     model::{index::Index, object::Kind, plan::ServicePlan},
     source::Event,
     status::Shared,
@@ -254,10 +254,12 @@ impl Control {
             self.leave_alone();
         }
         let began = *self.sync_began.get_or_insert_with(Instant::now);
-        match block_in_place(|| self.bring_to_kernel()) {
-            Ok(report) => {
+        let (report, result) = block_in_place(|| self.bring_to_kernel());
+        // Also of what was done before something failed: it is not told again.
+        self.closing.synced(&report, &mut self.index);
+        match result {
+            Ok(()) => {
                 self.failed = false;
-                self.closing.synced(&report, &mut self.index);
                 self.done(&report, began);
             }
             Err(error) => {
@@ -324,7 +326,7 @@ impl Control {
     }
 
     /// Writes what changed since the last time, or compares the whole plan where that is not all.
-    fn bring_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
+    fn bring_to_kernel(&mut self) -> Synced {
         let complete = self.index.complete();
         let use_version = self.index.service_use_version();
         let use_changed =
@@ -345,29 +347,29 @@ impl Control {
             return self.bring_changes_to_kernel();
         }
         let changes = self.index.changes();
-        let report = self.sync_all()?;
+        let synced = self.sync_all();
         self.programmed(&changes.services);
-        Ok(report)
+        synced
     }
 
-    fn sync_all(&mut self) -> Result<SyncReport, DataplaneError> {
+    fn sync_all(&mut self) -> Synced {
         let mut plan = self.index.plan();
         plan.frontends.extend(self.tests.frontends());
-        let report = self.dataplane.sync(&plan, &self.addresses)?;
+        let (report, result) = self.dataplane.sync(&plan, &self.addresses);
         self.metrics.wrote("everything");
         self.left_out.of_all(&report.failures);
-        Ok(report)
+        (report, result)
     }
 
-    fn bring_changes_to_kernel(&mut self) -> Result<SyncReport, DataplaneError> {
+    fn bring_changes_to_kernel(&mut self) -> Synced {
         let round = self.pacing.round(Instant::now(), |service| self.index.is_waiting(service));
         let changes = self.index.changes_except(|service| round.must_wait(service));
         if !self.dataplane.is_local(&changes.services) {
             let waiting = self.index.changes();
-            let report = self.sync_all()?;
+            let synced = self.sync_all();
             self.programmed(&changes.services);
             self.programmed(&waiting.services);
-            return Ok(report);
+            return synced;
         }
         self.next_round = round.next().filter(|_| self.index.has_waiting());
         // An address that moves from one service to another must be in one step.
@@ -375,17 +377,18 @@ impl Control {
             .services
             .into_iter()
             .partition(|change| !changes.addresses_moved && self.pacing.is_costly(&change.service));
-        let mut all = SyncReport::default();
+        let (mut all, mut result) = (SyncReport::default(), Ok(()));
         for batch in [cheap, costly] {
             if !batch.is_empty() {
-                let report = self.dataplane.sync_services(&batch)?;
+                let (report, synced) = self.dataplane.sync_services(&batch);
                 self.metrics.wrote("services");
                 self.left_out.of_some(&batch, &report.failures);
                 self.programmed(&batch);
                 all.merge(report);
+                result = result.and(synced);
             }
         }
-        Ok(all)
+        (all, result)
     }
 
     /// Takes note of changes that are in the kernel now.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    dataplane::{Comparison, Dataplane, Drift},
+    dataplane::{Comparison, Dataplane, DataplaneError, Drift},
     status::Shared,
     telemetry::Metrics,
     trouble::Trouble,
@@ -56,34 +56,34 @@ impl Healing {
 
     /// Looks after pins and links.
     pub fn keep(&mut self, dataplane: &mut Dataplane) {
-        let kept = dataplane.keep();
-        let result = kept.as_ref().map(drop).map_err(|error| error as &dyn Error);
-        if self.of_pins.is_news(result) {
+        let (mended, kept) = dataplane.keep();
+        if self.of_pins.is_news(kept.as_ref().map(drop).map_err(|error| error as &dyn Error)) {
             self.tell();
         }
-        self.mended(kept.ok());
+        self.mended(&mended, &kept);
     }
 
     /// Goes on with the comparison of the maps with what they should hold.
     pub fn compare_some(&mut self, dataplane: &mut Dataplane) {
         let steps = dataplane.entries_to_compare() / STEP + 1;
         self.due = Instant::now() + self.interval / u32::try_from(steps).unwrap_or(u32::MAX);
-        let mended = dataplane.repair_some(&mut self.comparison, STEP);
-        let result = mended.as_ref().map(drop).map_err(|error| error as &dyn Error);
-        if self.of_maps.is_news(result) {
+        let (mended, compared) = dataplane.repair_some(&mut self.comparison, STEP);
+        if self.of_maps.is_news(compared.as_ref().map(drop).map_err(|error| error as &dyn Error)) {
             self.tell();
         }
-        self.mended(mended.ok());
+        self.mended(&mended, &compared);
     }
 
-    /// Counts what was mended; `None` if that could not be found out.
-    fn mended(&self, drift: Option<Drift>) {
-        let Some(drift) = drift else { return self.metrics.sync_failed() };
+    /// Counts what was mended, and whether something could not be.
+    fn mended(&self, drift: &Drift, result: &Result<(), DataplaneError>) {
+        if result.is_err() {
+            self.metrics.sync_failed();
+        }
         if drift.repairs() == 0 {
             return;
         }
         tracing::warn!("the kernel differed from the plan and was repaired: {drift}");
-        self.metrics.repaired(&drift);
+        self.metrics.repaired(drift);
         self.shared.update(|status| {
             status.repairs += drift.repairs() as u64;
             for (kind, count) in drift.by_kind().filter(|(_, count)| *count > 0) {

@@ -21,9 +21,9 @@ pub fn check(node: &Node<'_>) -> Vec<Finding> {
             Finding::failed(
                 check,
                 format!(
-                    "process {} holds the pins, but nobody answers on {}",
+                    "process {} holds the pins, but {}",
                     node.record.pid,
-                    node.admin_socket.display()
+                    node.silence.as_deref().unwrap_or("it does not answer"),
                 ),
                 "look at the agent's log; if it was given another --admin-socket, give it here, too",
             )

@@ -26,6 +26,7 @@ pub use self::{
 use crate::{
     admin::{self, Myself},
     dataplane::view::{AgentRecord, View},
+    printable::Printable,
     status::Status,
 };
 
@@ -46,8 +47,10 @@ struct Node<'a> {
     admin_socket: &'a Path,
     /// Somebody holds the lock on the pins.
     agent_runs: bool,
-    /// What the agent says; absent when it does not answer.
+    /// What the agent says; absent when it does not answer, or not in a way that can be understood.
     status: Option<Status>,
+    /// Why it is absent.
+    silence: Option<String>,
     /// Absent also for an agent of an older version.
     myself: Option<Myself>,
 }
@@ -59,12 +62,17 @@ struct Node<'a> {
 pub fn run(view: &View, options: &Options) -> anyhow::Result<Vec<Finding>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let socket = &options.admin_socket;
+    let (status, silence) = match runtime.block_on(admin::status(socket)) {
+        Ok(status) => (Some(status), None),
+        Err(error) => (None, Some(Printable(format!("{error:#}")).to_string())),
+    };
     let node = Node {
         view,
         record: view.agent()?,
         admin_socket: socket,
+        silence,
         agent_runs: view.agent_runs()?,
-        status: runtime.block_on(admin::status(socket)).ok(),
+        status,
         myself: runtime.block_on(admin::myself(socket)).ok(),
     };
     let mut findings = agent::check(&node);

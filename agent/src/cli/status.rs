@@ -32,6 +32,9 @@ struct Report {
     node: String,
     /// An agent holds the pins.
     agent_running: bool,
+    /// Why there is no word from an agent that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_error: Option<String>,
     /// Every hook is attached to the agent's cgroup.
     attached: bool,
     hooks: Vec<HookStatus>,
@@ -76,7 +79,7 @@ struct FaultCount {
 pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
     let view = args.node.view()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let agent = runtime.block_on(admin::status(&args.node.admin_socket)).ok();
+    let agent = runtime.block_on(admin::status(&args.node.admin_socket));
     let report = gather(&view, agent)?;
     print(&match args.node.output {
         Output::Json => serde_json::to_string_pretty(&report)? + "\n",
@@ -84,12 +87,18 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
     })
 }
 
-fn gather(view: &View, agent: Option<Status>) -> anyhow::Result<Report> {
+fn gather(view: &View, agent: anyhow::Result<Status>) -> anyhow::Result<Report> {
     let record = view.agent()?;
+    let agent_running = view.agent_runs()?;
     let attachments = view.attachments()?;
     Ok(Report {
         node: record.node,
-        agent_running: view.agent_runs()?,
+        agent_running,
+        agent_error: agent
+            .as_ref()
+            .err()
+            .filter(|_| agent_running)
+            .map(|error| Printable(format!("{error:#}")).to_string()),
         attached: attachments.iter().all(|(_, state)| *state == Attachment::Attached),
         hooks: attachments
             .into_iter()
@@ -113,7 +122,7 @@ fn gather(view: &View, agent: Option<Status>) -> anyhow::Result<Report> {
             .map(|(fault, count)| FaultCount { fault: format!("{fault:?}"), count })
             .collect(),
         fail_open: fail_open(view)?,
-        agent,
+        agent: agent.ok(),
     })
 }
 
@@ -142,7 +151,10 @@ fn render(report: &Report) -> String {
                 agent.pid,
                 ago(agent.started)
             ),
-            (None, true) => "running, but it does not answer on the admin socket".into(),
+            (None, true) => format!(
+                "running, but {}",
+                report.agent_error.as_deref().unwrap_or("it does not answer on the admin socket")
+            ),
             (None, false) if report.fail_open.bypassed_since.is_some() => {
                 "not running; all calls are bypassed".into()
             }

@@ -139,13 +139,15 @@ impl Frontends {
     }
 
     pub fn remove(&mut self, key: &FrontendKey) -> Result<(), DataplaneError> {
-        if self.entries.remove(key).is_some() {
-            match self.current.remove(key) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(DataplaneError::map(FRONTENDS, "write", error)),
-            }
-            self.count_bit(key, false);
+        if !self.entries.contains_key(key) {
+            return Ok(());
         }
+        match self.current.remove(key) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(DataplaneError::map(FRONTENDS, "write", error)),
+        }
+        self.entries.remove(key);
+        self.count_bit(key, false);
         Ok(())
     }
 
@@ -252,13 +254,17 @@ impl Frontends {
         let count = self.bits.entry((word, mask)).or_default();
         *count = if more { *count + 1 } else { count.saturating_sub(1) };
         match (more, *count) {
-            (true, 1) => self.filter.update(word as usize, |word| *word |= mask),
+            (true, 1) => self.change_filter(word as usize, |word| word | mask),
             (false, 0) => {
                 self.bits.remove(&(word, mask));
-                self.filter.update(word as usize, |word| *word &= !mask);
+                self.change_filter(word as usize, |word| word & !mask);
             }
             _ => {}
         }
+    }
+
+    fn change_filter(&self, index: usize, change: impl FnOnce(u64) -> u64) {
+        self.filter.store(index, change(self.filter.load(index)));
     }
 
     /// Makes the filter fit the entries: first all bits that must be set, so that no entry is ever
@@ -266,8 +272,8 @@ impl Frontends {
     fn write_filter(&mut self) {
         for (index, &wanted) in self.wanted_filter().iter().enumerate() {
             if self.filter.read(index) != wanted {
-                self.filter.update(index, |word| *word |= wanted);
-                self.filter.update(index, |word| *word = wanted);
+                self.change_filter(index, |word| word | wanted);
+                self.change_filter(index, |_| wanted);
             }
         }
     }

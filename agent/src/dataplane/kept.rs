@@ -40,12 +40,16 @@ impl Kept {
         Ok(Self { maps })
     }
 
-    /// Pins again what has lost its pin, or had something else pinned in place of it. Returns how
-    /// many that were.
-    pub fn repair(&self, pins: &Pins) -> Result<usize, DataplaneError> {
-        self.maps.iter().try_fold(0, |pinned, Map { name, id, map }| {
-            let was_lost = pins::ensure(map.as_fd(), Id::Map(*id), &pins.map(name))?;
-            Ok(pinned + usize::from(was_lost))
-        })
+    /// Pins again what has lost its pin, or had something else pinned in place of it. Adds how many that
+    /// were; one that cannot be pinned costs no other.
+    pub fn repair(&self, pins: &Pins, mended: &mut usize) -> Result<(), DataplaneError> {
+        let mut result = Ok(());
+        for Map { name, id, map } in &self.maps {
+            match pins::ensure(map.as_fd(), Id::Map(*id), &pins.map(name)) {
+                Ok(was_lost) => *mended += usize::from(was_lost),
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        result
     }
 }

@@ -42,16 +42,17 @@ impl Links {
     /// Attaches every program to the cgroup: by putting it into the link that is there, so that there
     /// is no moment without a program, or with a new link where there is none or where it sits on
     /// another cgroup (or one that is gone). Links of another layout version are taken over, and
-    /// what else is pinned of other layouts is removed. Changes nothing where all is well.
+    /// what else is pinned of other layouts is removed. Changes nothing where all is well. What was
+    /// changed is in `attached`, also if something fails after it.
     pub fn attach(
         &mut self,
         programs: &Programs,
         pins: &Pins,
         cgroup: &Path,
-    ) -> Result<Attached, DataplaneError> {
+        attached: &mut Attached,
+    ) -> Result<(), DataplaneError> {
         let (directory, id) = open_cgroup(cgroup)?;
         let others = pins.others();
-        let mut attached = Attached::default();
         let mut kept = Vec::new();
         let mut unpinned = Ok(());
         for hook in &HOOKS {
@@ -93,7 +94,7 @@ impl Links {
             pins.remove_other(&other)?;
             tracing::info!(layout = %other.display(), "taken over from another layout");
         }
-        Ok(attached)
+        Ok(())
     }
 
     /// A hook's link that is on this cgroup: the one that is held, else one that is pinned.

@@ -3,6 +3,7 @@
 
 mod agent_state;
 mod alias;
+mod backend_entry;
 mod census;
 mod create;
 mod desired;
@@ -68,8 +69,15 @@ pub use self::{
     sockets::{Orphan, Owners, SocketTable},
 };
 use self::{
-    kept::Kept, left_alone::LeftAlone, links::Attached, links::Links, mirror::Mirror, pins::Lock,
-    programs::Programs, record::Record, sockets::Sockets,
+    kept::Kept,
+    left_alone::LeftAlone,
+    links::Attached,
+    links::Links,
+    mirror::Mirror,
+    pins::{Lock, READERS_PATIENCE},
+    programs::Programs,
+    record::Record,
+    sockets::Sockets,
 };
 use crate::{
     helper::Helper,
@@ -96,6 +104,9 @@ pub struct Options {
     /// How long after this agent's last sign of life all calls are bypassed; `None` is never.
     pub fail_open_after: Option<Duration>,
 }
+
+/// What a sync did, and what went wrong after it.
+pub type Synced = (SyncReport, Result<(), DataplaneError>);
 
 /// The one writer of the pinned maps.
 pub struct Dataplane {
@@ -177,7 +188,7 @@ impl Dataplane {
 
     /// The kernel's counters, for reading beside this writer.
     pub fn counters(&self) -> Result<view::Counters, DataplaneError> {
-        view::Counters::open(&self.pins, self.mirror.moving())
+        view::Counters::open(&self.pins, self.mirror.backends(), self.mirror.moving())
     }
 
     #[must_use]
@@ -206,14 +217,11 @@ impl Dataplane {
         self.left_alone.has_held_back()
     }
 
-    /// Brings the kernel to a plan. What fails is in the report and costs only itself.
-    pub fn sync(
-        &mut self,
-        plan: &Plan,
-        node_addresses: &[IpAddr],
-    ) -> Result<SyncReport, DataplaneError> {
+    /// Brings the kernel to a plan. What fails is in the report and costs only itself. The report is of
+    /// what was done, also where the result says that something after it failed.
+    pub fn sync(&mut self, plan: &Plan, node_addresses: &[IpAddr]) -> Synced {
         let report = self.mirror.sync(plan, node_addresses);
-        self.synced(report)
+        (report, self.synced())
     }
 
     /// Whether [`Self::sync_services`] can take these changes; if not, node addresses are
@@ -222,10 +230,10 @@ impl Dataplane {
         self.mirror.is_local(changes)
     }
 
-    /// Brings some services to their part of a plan; the others stay as they are.
-    pub fn sync_services(&mut self, changes: &[ServicePlan]) -> Result<SyncReport, DataplaneError> {
+    /// Brings some services to their part of a plan; the others stay as they are. See [`Self::sync`].
+    pub fn sync_services(&mut self, changes: &[ServicePlan]) -> Synced {
         let report = self.mirror.sync_services(changes);
-        self.synced(report)
+        (report, self.synced())
     }
 
     /// Tries again to bring services to their part of a plan that did not fit, and waits for nothing.
@@ -248,13 +256,12 @@ impl Dataplane {
         self.mirror.uncounted(counted)
     }
 
-    fn synced(&mut self, report: SyncReport) -> Result<SyncReport, DataplaneError> {
+    fn synced(&mut self) -> Result<(), DataplaneError> {
         // What another layout serves cannot be taken over service by service.
         if !(self.attached || self.hold_back && self.pins.others_have_links()) {
             self.attach()?;
         }
-        self.record.synced(SystemTime::now())?;
-        Ok(report)
+        self.record.synced(SystemTime::now())
     }
 
     /// Leaves exactly these cgroups alone, with the levels they are at, and those held back. Returns
@@ -277,24 +284,28 @@ impl Dataplane {
     }
 
     /// Looks whether pins and links are as they should be, and mends what differs: a few dozen system
-    /// calls. Whatever lost its pin is held open here, so it serves all the time.
-    pub fn keep(&mut self) -> Result<Drift, DataplaneError> {
+    /// calls. Whatever lost its pin is held open here, so it serves all the time. Returns what was
+    /// mended, also where the result says that not everything could be.
+    pub fn keep(&mut self) -> (Drift, Result<(), DataplaneError>) {
         let mut drift = Drift::default();
-        let pinned = self
-            .keep_directory()
-            .and_then(|()| Ok(self.kept.repair(&self.pins)? + self.mirror.keep_pins()?));
+        let pinned = self.keep_directory().and_then(|()| self.keep_pins(&mut drift.pins));
         // Links are looked after also where nothing can be pinned.
-        let attached = if self.attached {
-            self.links.attach(&self.programs, &self.pins, &self.cgroup)
+        let mut attached = Attached::default();
+        let linked = if self.attached {
+            self.links.attach(&self.programs, &self.pins, &self.cgroup, &mut attached)
         } else {
-            Ok(Attached::default())
+            Ok(())
         };
-        drift.pins = pinned?;
-        let attached = attached?;
         drift.links = attached.made.len() + attached.replaced.len();
         // A new link was never pinned.
         drift.pins += attached.pinned.len().saturating_sub(attached.made.len());
-        Ok(drift)
+        (drift, pinned.and(linked))
+    }
+
+    fn keep_pins(&self, mended: &mut usize) -> Result<(), DataplaneError> {
+        let kept = self.kept.repair(&self.pins, mended);
+        *mended += self.mirror.keep_pins()?;
+        kept
     }
 
     /// Makes the directory of the pins again if it was removed, or its file system unmounted, and takes
@@ -302,8 +313,7 @@ impl Dataplane {
     fn keep_directory(&mut self) -> Result<(), DataplaneError> {
         if !self.pins.are_locked_by(&self.lock) {
             self.mount_again()?;
-            self.pins.create_root()?;
-            let Some(lock) = self.pins.lock()? else {
+            let Some(lock) = self.pins.lock_within(READERS_PATIENCE)? else {
                 return Err(DataplaneError::in_use(&self.pins));
             };
             self.lock = lock;
@@ -337,17 +347,18 @@ impl Dataplane {
     }
 
     /// Compares some more entries of the maps with what they should be, about as many as this, and
-    /// mends what differs. Returns that.
+    /// mends what differs. Returns what was mended, also where the result says that not everything could be.
     pub fn repair_some(
         &mut self,
         comparison: &mut Comparison,
         entries: usize,
-    ) -> Result<Drift, DataplaneError> {
-        let (mut drift, done) = self.mirror.repair_some(comparison, entries)?;
-        if done {
-            drift.left_alone = self.left_alone.repair()?;
+    ) -> (Drift, Result<(), DataplaneError>) {
+        let (mut drift, mended) = self.mirror.repair_some(comparison, entries);
+        if !comparison.is_at_its_end() {
+            return (drift, mended);
         }
-        Ok(drift)
+        let left_alone = self.left_alone.repair().map(|count| drift.left_alone = count);
+        (drift, mended.and(left_alone))
     }
 
     /// How many entries a comparison of all goes through.
@@ -441,7 +452,8 @@ impl Dataplane {
     }
 
     fn attach(&mut self) -> Result<(), DataplaneError> {
-        let attached = self.links.attach(&self.programs, &self.pins, &self.cgroup)?;
+        let mut attached = Attached::default();
+        self.links.attach(&self.programs, &self.pins, &self.cgroup, &mut attached)?;
         tracing::info!(
             cgroup = %self.cgroup.display(),
             replaced = attached.replaced.len(),
@@ -473,7 +485,7 @@ pub fn cleanup(bpffs: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
     if !pins.root().exists() {
         return Ok(Vec::new());
     }
-    let Some(_lock) = pins.lock()? else {
+    let Some(_lock) = pins.lock_within(READERS_PATIENCE)? else {
         return Err(DataplaneError::in_use(&pins));
     };
     pins.remove()

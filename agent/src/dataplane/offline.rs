@@ -3,7 +3,7 @@
 use super::{
     error::DataplaneError,
     mirror::{Limits, Mirror},
-    pins::{Lock, Pins},
+    pins::{Lock, Pins, READERS_PATIENCE},
     test_services,
 };
 use crate::model::test_service::{Listeners, TestService};
@@ -28,7 +28,9 @@ pub enum Refused {
 impl Offline {
     /// Removes the test services of a check that was killed.
     pub fn open(pins: &Pins) -> Result<Result<Self, Refused>, DataplaneError> {
-        let Some(lock) = pins.lock()? else { return Ok(Err(Refused::Locked)) };
+        let Some(lock) = pins.lock_within(READERS_PATIENCE)? else {
+            return Ok(Err(Refused::Locked));
+        };
         let Some(mut mirror) = Mirror::open_if_sound(pins, Limits::default())? else {
             return Ok(Err(Refused::Unsound));
         };

@@ -34,6 +34,9 @@ pub struct Pins {
     root: PathBuf,
 }
 
+/// How long a writer waits for readers, which have the lock for microseconds.
+pub const READERS_PATIENCE: Duration = Duration::from_millis(200);
+
 /// Proof of being the only agent on a pin directory; the kernel takes it back when the process
 /// ends, however it ends.
 #[derive(Debug)]
@@ -102,18 +105,28 @@ impl Pins {
 
     /// Takes the lock; `None` if somebody has it.
     pub fn lock(&self) -> Result<Option<Lock>, DataplaneError> {
+        self.lock_as(FlockArg::LockExclusiveNonblock)
+    }
+
+    /// Whether an agent, or whoever else writes, has the lock. Readers that ask at the same time do not
+    /// see each other.
+    pub fn are_locked(&self) -> Result<bool, DataplaneError> {
+        Ok(self.lock_as(FlockArg::LockSharedNonblock)?.is_none())
+    }
+
+    fn lock_as(&self, kind: FlockArg) -> Result<Option<Lock>, DataplaneError> {
         let failed = |error: io::Error| {
             DataplaneError::io(format!("lock the folder {}", self.root.display()), error)
         };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = nix::fcntl::open(&self.root, flags, nix::sys::stat::Mode::empty())
             .map_err(|errno| failed(errno.into()))?;
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+        match Flock::lock(directory, kind) {
             Ok(directory) => {
                 let lock = Lock { directory };
                 // Whoever had it before may have removed the directory, which is not the one then that
                 // others will lock.
-                if self.are_locked_by(&lock) { Ok(Some(lock)) } else { self.lock() }
+                if self.are_locked_by(&lock) { Ok(Some(lock)) } else { self.lock_as(kind) }
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, errno)) => Err(failed(errno.into())),

@@ -9,6 +9,7 @@ use std::{
 use sockline_ebpf::backend::{Backend, Slot};
 
 use super::{
+    backend_entry,
     error::{DataplaneError, Full},
     extents::Extents,
     growing::Fill,
@@ -16,7 +17,7 @@ use super::{
     outer::Mended,
     rcu::RunningPrograms,
     retired::{Moving, Retired},
-    segments::Segments,
+    segments::{Reader, Segments},
 };
 
 /// How long an index rests at least. Programs run for microseconds; the wait for running programs
@@ -123,10 +124,8 @@ impl Pool {
 
     /// Frees an entry that is nobody's.
     pub fn clear_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
-        self.backends.update(id, |entry| {
-            entry.service = 0;
-            entry.sets = 0;
-        })
+        backend_entry::clear(&self.backends.cell(id)?);
+        Ok(())
     }
 
     /// See [`super::outer::Outer::repair`].
@@ -137,6 +136,11 @@ impl Pool {
     /// See [`super::outer::Outer::displaced`].
     pub fn displaced(&self) -> Result<usize, DataplaneError> {
         Ok(self.slots.displaced()? + self.backends.displaced()?)
+    }
+
+    /// All backends, for reading beside this writer.
+    pub fn backends(&self) -> Reader<Backend> {
+        self.backends.reader()
     }
 
     pub fn backend(&self, id: u32) -> Option<Backend> {
@@ -176,28 +180,46 @@ impl Pool {
     }
 
     fn write_backend(&mut self, id: u32, backend: Backend) -> Result<(), DataplaneError> {
-        let generation = self.backends.read(id).map_or(0, |old| old.generation).wrapping_add(1);
-        self.backends.write(id, Backend { service: 0, generation, ..backend })?;
-        self.backends.update(id, |entry| entry.service = backend.service)
+        backend_entry::make(&self.backends.cell(id)?, backend);
+        Ok(())
     }
 
-    /// Writes a backend that is in use again, under the same id and generation.
-    pub fn rewrite_backend(&mut self, id: u32, backend: Backend) -> Result<(), DataplaneError> {
-        let Backend { generation, connections, .. } = self.backends.read(id).unwrap_or_default();
-        self.backends.write(id, Backend { generation, connections, ..backend })
+    /// Writes backends that are in use again, under the same ids and generations. While one of them is
+    /// not what it should be, calls that choose it go through untranslated; some 20 ms, once for all.
+    pub fn mend_backends(&mut self, wanted: &[(u32, Backend)]) -> Result<(), DataplaneError> {
+        let mut disowned = Vec::new();
+        for (id, backend) in wanted {
+            let entry = self.backends.cell(*id)?;
+            if backend_entry::leads_elsewhere(&entry.read(), backend) {
+                backend_entry::disown(&entry);
+                disowned.push((id, backend));
+            } else {
+                backend_entry::change(&entry, backend.sets, backend.weight);
+            }
+        }
+        if disowned.is_empty() {
+            return Ok(());
+        }
+        // Without that, a program might see the old owner and a part of the new address. To leave them
+        // disowned would be worse.
+        let waited = self.programs.wait();
+        for (id, backend) in disowned {
+            backend_entry::mend(&self.backends.cell(*id)?, backend);
+        }
+        waited
     }
 
-    /// Writes a slot that is in use again.
+    /// Writes a slot that is in use again: whatever a program sees of it leads to a backend of the
+    /// service, or to one of another, which it does not take.
     pub fn rewrite_slot(&mut self, index: u32, slot: Slot) -> Result<(), DataplaneError> {
-        self.slots.write(index, slot)
+        self.slots.cell(index)?.write(slot);
+        Ok(())
     }
 
     /// Changes which frontends may use a backend, and its weight.
     pub fn change_backend(&mut self, id: u32, sets: u8, weight: u16) -> Result<(), DataplaneError> {
-        self.backends.update(id, |entry| {
-            entry.sets = sets;
-            entry.weight = weight;
-        })
+        backend_entry::change(&self.backends.cell(id)?, sets, weight);
+        Ok(())
     }
 
     /// Takes back a backend that was added and that no frontend leads to: no program can have seen it.
@@ -210,7 +232,8 @@ impl Pool {
     /// Ends a backend: sockets and clients that remember it choose again from now on. Its count
     /// goes to its service when it has rested.
     pub fn remove_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
-        self.backends.update(id, |entry| entry.sets = 0)?;
+        let entry = self.backends.cell(id)?;
+        backend_entry::change(&entry, 0, entry.read().weight);
         self.resting_backends += 1;
         self.resting.push_back((Instant::now(), Resting::Backend { id }));
         Ok(())
@@ -277,7 +300,7 @@ impl Pool {
     }
 
     pub fn write_slots(&mut self, start: u32, slots: &[Slot]) -> Result<(), DataplaneError> {
-        slots.iter().zip(start..).try_for_each(|(slot, index)| self.slots.write(index, *slot))
+        slots.iter().zip(start..).try_for_each(|(slot, index)| self.rewrite_slot(index, *slot))
     }
 
     /// Takes back slots that no frontend leads to.

@@ -1,7 +1,10 @@
 //! Arrays that grow in segments: an outer array of maps whose inner arrays are made when an index
 //! in them is first used, and mapped into the agent so that writing is a memory write.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aya::{Pod, maps::MapData};
 use sockline_ebpf::MMAPABLE;
@@ -10,7 +13,7 @@ use super::{
     create,
     error::{DataplaneError, Full},
     outer::{Mended, Outer},
-    sys::SharedArray,
+    sys::{Cell, SharedArray},
     waits::together,
 };
 
@@ -19,8 +22,31 @@ pub struct Segments<T: Pod> {
     name: &'static str,
     outer: Outer,
     per_segment: u32,
-    segments: Vec<Option<SharedArray<T>>>,
+    segments: Vec<Segment<T>>,
     limit: u32,
+    /// The segments for readers of other threads.
+    shared: Shared<T>,
+}
+
+/// `None` where none was made yet.
+type Segment<T> = Option<Arc<SharedArray<T>>>;
+
+type Shared<T> = Arc<Mutex<Vec<Segment<T>>>>;
+
+/// All segments of a segmented array, those to come included: reading opens nothing, and holds up no
+/// writer.
+pub struct Reader<T: Pod>(Shared<T>);
+
+impl<T: Pod> Reader<T> {
+    /// The segments that there are now.
+    pub fn segments(&self) -> Vec<Arc<SharedArray<T>>> {
+        lock(&self.0).iter().flatten().cloned().collect()
+    }
+}
+
+/// Whole segments are put in, so what a panic left behind is still good.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<T: Pod> Segments<T> {
@@ -35,10 +61,16 @@ impl<T: Pod> Segments<T> {
         let mut segments = Vec::new();
         for (index, inner) in outer.all()? {
             segments.resize_with(index as usize, || None);
-            segments.push(Some(map_segment(name, inner.fd().as_fd(), per_segment, writable)?));
+            let segment = map_segment(name, inner.fd().as_fd(), per_segment, writable)?;
+            segments.push(Some(Arc::new(segment)));
         }
         let limit = limit.min(outer.len().saturating_mul(per_segment));
-        Ok(Self { name, outer, per_segment, segments, limit })
+        let shared = Arc::new(Mutex::new(segments.clone()));
+        Ok(Self { name, outer, per_segment, segments, limit, shared })
+    }
+
+    pub fn reader(&self) -> Reader<T> {
+        Reader(Arc::clone(&self.shared))
     }
 
     /// Indices that memory exists for.
@@ -69,21 +101,10 @@ impl<T: Pod> Segments<T> {
             .flat_map(|(_, number)| number * self.per_segment..(number + 1) * self.per_segment)
     }
 
-    pub fn write(&mut self, index: u32, value: T) -> Result<(), DataplaneError> {
+    /// The record at an index, to be written.
+    pub fn cell(&mut self, index: u32) -> Result<Cell<'_, T>, DataplaneError> {
         let (_, offset) = self.split(index);
-        self.segment(index)?.write(offset, value);
-        Ok(())
-    }
-
-    /// Changes a record in place, after everything that was written before.
-    pub fn update(
-        &mut self,
-        index: u32,
-        change: impl FnOnce(&mut T),
-    ) -> Result<(), DataplaneError> {
-        let (_, offset) = self.split(index);
-        self.segment(index)?.update(offset, change);
-        Ok(())
+        Ok(self.segment(index)?.cell(offset))
     }
 
     /// Makes the segments for this many indices, as far as there are none yet: one by one, those of a
@@ -107,8 +128,9 @@ impl<T: Pod> Segments<T> {
         together(&arrays, |(number, array)| self.outer.set(*number, array))?;
         self.segments.resize_with(self.segments.len().max(wanted), || None);
         for (number, mapped) in missing.into_iter().zip(mapped) {
-            self.segments[number] = Some(mapped);
+            self.segments[number] = Some(Arc::new(mapped));
         }
+        lock(&self.shared).clone_from(&self.segments);
         Ok(())
     }
 
@@ -126,7 +148,7 @@ impl<T: Pod> Segments<T> {
         ((index / self.per_segment) as usize, (index % self.per_segment) as usize)
     }
 
-    fn segment(&mut self, index: u32) -> Result<&mut SharedArray<T>, DataplaneError> {
+    fn segment(&mut self, index: u32) -> Result<&SharedArray<T>, DataplaneError> {
         let (segment, _) = self.split(index);
         let exists = self.segments.get(segment).is_some_and(Option::is_some);
         // An agent with a higher limit may have made segments that this one would not.
@@ -136,15 +158,17 @@ impl<T: Pod> Segments<T> {
         if segment >= self.segments.len() {
             self.segments.resize_with(segment + 1, || None);
         }
-        let place = &mut self.segments[segment];
-        if place.is_none() {
+        if self.segments[segment].is_none() {
             let array = new_segment::<T>(self.name, self.per_segment)?;
             let mapped = map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?;
             self.outer.set(index_of(segment), &array)?;
             // Last: what no program can see is not to be written.
-            *place = Some(mapped);
+            self.segments[segment] = Some(Arc::new(mapped));
+            lock(&self.shared).clone_from(&self.segments);
         }
-        place.as_mut().ok_or_else(|| Full { map: self.name, limit: self.limit }.into())
+        self.segments[segment]
+            .as_deref()
+            .ok_or_else(|| Full { map: self.name, limit: self.limit }.into())
     }
 }
 

@@ -2,22 +2,18 @@
 #![expect(unsafe_code, reason = "this is the boundary to the kernel")]
 
 mod batch;
+mod shared;
 
 use std::{
     ffi::CString,
-    io,
-    marker::PhantomData,
-    mem,
+    io, mem,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
-    ptr::{self, NonNull},
-    sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering, fence},
-    },
+    ptr,
+    sync::LazyLock,
 };
 
 use aya_obj::generated::{
@@ -25,7 +21,10 @@ use aya_obj::generated::{
     bpf_map_info, bpf_map_type, bpf_prog_info,
 };
 
-pub use self::batch::HashWalk;
+pub use self::{
+    batch::HashWalk,
+    shared::{Cell, Field, SharedArray},
+};
 
 /// Offset of `sk` in the kernel's `struct bpf_sock_addr` (`include/uapi/linux/bpf.h`), whose layout
 /// is fixed.
@@ -223,6 +222,14 @@ fn element(map: BorrowedFd<'_>, index: &u32, value: u64) -> bpf_attr {
     attr
 }
 
+/// Rules out writes to a map by system calls from now on (Linux 5.2).
+#[cfg(test)]
+pub fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd().cast_unsigned();
+    bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(drop)
+}
+
 /// Gives an object a name in a bpffs (Linux 4.4; links 5.7).
 pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
@@ -363,96 +370,6 @@ fn verifier_accepts(instructions: &[u64]) -> bool {
     load.insn_cnt = u32::try_from(instructions.len()).unwrap_or(0);
     load.license = c"GPL".as_ptr() as u64;
     bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(owned).is_ok()
-}
-
-/// An array map's memory (`BPF_F_MMAPABLE`, Linux 5.5), shared with the running programs.
-#[derive(Debug)]
-pub struct SharedArray<T> {
-    start: NonNull<T>,
-    len: usize,
-    records: PhantomData<T>,
-}
-
-// SAFETY: plain memory; all access is through volatile reads and writes of `&mut self`/`&self`.
-unsafe impl<T: Send> Send for SharedArray<T> {}
-// SAFETY: as above: shared references only read, or write atomically.
-unsafe impl<T: Sync> Sync for SharedArray<T> {}
-
-impl<T: aya::Pod> SharedArray<T> {
-    /// Maps an array of `len` records; `writable` needs a map that was opened so.
-    pub fn map(array: BorrowedFd<'_>, len: usize, writable: bool) -> io::Result<Self> {
-        let protection =
-            if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let start = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len * size_of::<T>(),
-                protection,
-                libc::MAP_SHARED,
-                array.as_raw_fd(),
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { start, len, records: PhantomData })
-    }
-
-    pub const fn len(&self) -> usize {
-        self.len
-    }
-
-    fn at(&self, index: usize) -> *mut T {
-        assert!(index < self.len, "index {index} of a shared array of {}", self.len);
-        // SAFETY: within the mapping, which lives as long as self.
-        unsafe { self.start.as_ptr().add(index) }
-    }
-
-    pub fn read(&self, index: usize) -> T {
-        // SAFETY: in bounds and aligned (mappings are page-aligned); any bits are a valid T (Pod).
-        unsafe { ptr::read_volatile(self.at(index)) }
-    }
-
-    pub fn write(&mut self, index: usize, value: T) {
-        // SAFETY: as in `read`, and mapped writable.
-        unsafe { ptr::write_volatile(self.at(index), value) };
-    }
-
-    /// Changes fields of one record in place. What was written before, also to other arrays, is
-    /// visible to programs before the change.
-    pub fn update(&mut self, index: usize, change: impl FnOnce(&mut T)) {
-        fence(Ordering::Release);
-        // SAFETY: in bounds, aligned and mapped writable. Programs read the record meanwhile;
-        // each field is one aligned integer, so they see it before or after the change.
-        change(unsafe { &mut *self.at(index) });
-        fence(Ordering::Release);
-    }
-}
-
-impl SharedArray<u64> {
-    pub fn load(&self, index: usize) -> u64 {
-        self.word(index).load(Ordering::Acquire)
-    }
-
-    /// Writes a word, beside others who may do so. Programs that are called afterwards see it.
-    pub fn store(&self, index: usize, value: u64) {
-        self.word(index).store(value, Ordering::SeqCst);
-    }
-
-    fn word(&self, index: usize) -> &AtomicU64 {
-        // SAFETY: in bounds, aligned, and alive as long as self; everybody accesses it by whole words.
-        unsafe { AtomicU64::from_ptr(self.at(index)) }
-    }
-}
-
-impl<T> Drop for SharedArray<T> {
-    fn drop(&mut self) {
-        // SAFETY: exactly the mapping that was made.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len * size_of::<T>()) };
-    }
 }
 
 #[cfg(test)]

@@ -16,8 +16,19 @@ use sockline_ebpf::{
 
 pub use super::record::Read as AgentRecord;
 use super::{
-    agent_state::Deadline, desired, error::DataplaneError, links, links::Attachment, maps, names,
-    names::ServiceKey, pins::Pins, programs::HOOKS, record, retired::Moving, segments::Segments,
+    agent_state::Deadline,
+    backend_entry::{CONNECTIONS, SERVICE},
+    desired,
+    error::DataplaneError,
+    links,
+    links::Attachment,
+    maps, names,
+    names::ServiceKey,
+    pins::Pins,
+    programs::HOOKS,
+    record,
+    retired::Moving,
+    segments::{Reader, Segments},
 };
 use crate::model::{
     object::{Family, ObjectName, Protocol},
@@ -68,7 +79,7 @@ impl View {
 
     /// Whether an agent runs on these pins.
     pub fn agent_runs(&self) -> Result<bool, DataplaneError> {
-        Ok(self.pins.lock()?.is_none())
+        self.pins.are_locked()
     }
 
     /// How each hook is attached to the agent's cgroup.
@@ -107,7 +118,8 @@ impl View {
         Ok(all.into_iter().map(Arc::new).collect())
     }
 
-    /// How many frontends [`Self::frontends`] would return, for less.
+    /// How many service addresses are in the maps: what `--max-frontends` limits, as the agent counts
+    /// them. A NodePort is one at each of the node's addresses.
     pub fn count_frontends(&self) -> Result<usize, DataplaneError> {
         let outer = maps::open_frontends(&self.pins, false)?;
         let Some(current) = maps::current_frontends(&outer)? else { return Ok(0) };
@@ -115,16 +127,7 @@ impl View {
             .into_iter()
             .filter_map(|(id, key)| is_test(&key.service).then_some(id))
             .collect();
-        let mut node_ports = HashSet::new();
-        let mut others = 0;
-        for entry in entries(&current)?.into_iter().filter(|e| !tests.contains(&e.service)) {
-            if desired::kind_of(entry.kind) == FrontendKind::NodePort {
-                node_ports.insert((entry.service, entry.key.address.is_ipv4(), entry.key.port));
-            } else {
-                others += 1;
-            }
-        }
-        Ok(node_ports.len() + others)
+        Ok(entries(&current)?.iter().filter(|entry| !tests.contains(&entry.service)).count())
     }
 
     /// The backends that connects are spread over, by service port, each with the number of
@@ -157,7 +160,8 @@ impl View {
     }
 
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
-        Counters::open(&self.pins, Moving::default())
+        let backends = maps::open_backends(&self.pins, u32::MAX, false)?.reader();
+        Counters::open(&self.pins, backends, Moving::default())
     }
 
     /// Sockets that are translated now, as far as they are in the socket table; `None` where the
@@ -177,22 +181,27 @@ pub struct Counters {
     pins: Pins,
     services: PerCpuHashMap<MapData, u32, ServiceCounters>,
     faults: PerCpuArray<MapData, u64>,
+    backends: Reader<BackendEntry>,
     moving: Moving,
 }
 
 impl Counters {
-    pub(super) fn open(pins: &Pins, moving: Moving) -> Result<Self, DataplaneError> {
+    pub(super) fn open(
+        pins: &Pins,
+        backends: Reader<BackendEntry>,
+        moving: Moving,
+    ) -> Result<Self, DataplaneError> {
         Ok(Self {
             pins: pins.clone(),
             services: maps::open_services(pins)?,
             faults: maps::open_faults(pins)?,
+            backends,
             moving,
         })
     }
 
     /// Every service port that has a name; those that were never used count zero.
     pub fn services(&self) -> Result<BTreeMap<ServiceKey, Counts>, DataplaneError> {
-        let _moving = self.moving.lock();
         let mut translated = self.translated()?;
         let mut counted: StdHashMap<u32, Counts> = StdHashMap::new();
         maps::for_each(maps::SERVICES, &self.services, |&id, per_cpu| {
@@ -213,15 +222,21 @@ impl Counters {
     /// Connections by service id: those of its backends, and of former ones.
     fn translated(&self) -> Result<StdHashMap<u32, u64>, DataplaneError> {
         let mut all: StdHashMap<u32, u64> = StdHashMap::new();
+        // A segment that is made from here on has no count that was ever shown.
+        let segments = self.backends.segments();
+        // The control loop waits for this: it is held for reading memory, and nothing else.
+        let _moving = self.moving.lock();
+        // Opened each time: a larger one may be in its place.
         let retired = maps::open_retired(&self.pins)?;
         maps::for_each(maps::RETIRED, &retired, |&id, connections: &[u64]| {
             all.insert(id, connections.iter().sum());
         })?;
-        // Opened each time: it may have grown.
-        let backends = maps::open_backends(&self.pins, u32::MAX, false)?;
-        for backend in backends.indices().filter_map(|id| backends.read(id)) {
-            if backend.service != 0 {
-                *all.entry(backend.service).or_default() += backend.connections;
+        for segment in segments {
+            for entry in (0..segment.len()).map(|index| segment.cell(index)) {
+                let service = entry.get(SERVICE);
+                if service != 0 {
+                    *all.entry(service).or_default() += entry.get(CONNECTIONS);
+                }
             }
         }
         Ok(all)

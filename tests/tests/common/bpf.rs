@@ -12,6 +12,7 @@ use std::{
 
 const MAP_DELETE_ELEM: libc::c_long = 3;
 const OBJ_GET: libc::c_long = 7;
+const MAP_FREEZE: libc::c_long = 22;
 const LINK_DETACH: libc::c_long = 34;
 
 /// Takes the map at an index out of an array of maps.
@@ -34,6 +35,12 @@ pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
 pub fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     // `struct { __u32 link_fd; }`
     bpf(LINK_DETACH, &[fd(link)]).map(drop)
+}
+
+/// Makes a map one that no system call can write any more (Linux 5.2).
+pub fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+    // `struct { __u32 map_fd; }`
+    bpf(MAP_FREEZE, &[fd(map)]).map(drop)
 }
 
 /// A descriptor in the lower half of a word, which comes first in memory.

@@ -101,6 +101,16 @@ impl Damage {
         super::bpf::delete_index(self.open(map).fd().as_fd(), 0).unwrap();
     }
 
+    /// From now on the agent's writes to a map fail. That cannot be undone.
+    pub fn freeze(&self, map: &str) {
+        super::bpf::freeze(self.open(map).fd().as_fd()).unwrap();
+    }
+
+    /// As [`Self::freeze`], of the frontends that are served from.
+    pub fn freeze_frontends(&self) {
+        super::bpf::freeze(self.inner("FRONTENDS").fd().as_fd()).unwrap();
+    }
+
     pub fn map_id(&self, map: &str) -> u32 {
         self.open(map).info().unwrap().id()
     }

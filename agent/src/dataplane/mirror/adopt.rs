@@ -74,8 +74,8 @@ impl Mirror {
             })
     }
 
-    /// Takes over a frontend's slots and backends if all of them are sound; if not, the first sync
-    /// writes them anew.
+    /// Takes over a frontend's slots and backends. Where not all of them are sound, those that are serve
+    /// on, and the first sync writes them anew.
     fn adopt_extent(
         &mut self,
         installed: &mut Installed,
@@ -83,36 +83,59 @@ impl Mirror {
         adopted: &mut HashSet<u32>,
     ) {
         let (start, count) = (frontend.slot_start, frontend.slot_count);
-        if count == 0 || installed.extents.iter().any(|extent| extent.start == start) {
+        let slots = start..start.saturating_add(count);
+        if count == 0
+            || installed.extents.iter().any(|extent| extent.start == start)
+            || installed.damaged.contains(&slots)
+        {
             return;
         }
         let mut members = BTreeMap::new();
-        for index in start..start.saturating_add(count) {
+        let mut is_sound = true;
+        for index in slots.clone() {
+            // No such slots: somebody wrote into the frontend.
             let Some(slot) = self.pool.slot(index) else { return };
             for id in [slot.backend, slot.alias] {
                 match self.pool.backend(id) {
                     Some(backend) if backend.service == installed.id => {
                         members.insert(id, backend);
                     }
-                    _ => return,
+                    _ => is_sound = false,
                 }
             }
         }
-        if members.len() != count as usize || !self.pool.adopt_slots(start, count) {
-            return;
-        }
+        is_sound &= members.len() == count as usize;
         let mut list = Vec::new();
         for (id, backend) in members {
-            let endpoint = (backend.address.into(), u16::from_be(backend.port));
+            let (address, port) = (backend.address.into(), u16::from_be(backend.port));
+            let known = installed.backends.get(&(address, port));
+            if known.is_some_and(|known| known.id != id) {
+                // One endpoint has one entry.
+                is_sound = false;
+                continue;
+            }
             if adopted.insert(id) {
                 self.pool.adopt_backend(id);
                 let known = Known { id, sets: backend.sets, weight: backend.weight };
-                installed.backends.insert(endpoint, known);
+                installed.backends.insert((address, port), known);
             }
-            let (address, port) = endpoint;
             list.push(plan::Backend { address, port, weight: backend.weight });
         }
-        list.sort_unstable();
-        installed.extents.push(Extent { start, members: list.into() });
+        // What others have as well is not this service's to give back.
+        if !self.pool.adopt_slots(start, count) {
+            return;
+        }
+        if is_sound {
+            list.sort_unstable();
+            installed.extents.push(Extent { start, members: list.into() });
+        } else {
+            tracing::warn!(
+                service = installed.id,
+                slot = start,
+                "some slots lead nowhere: connects that draw them are not translated until the first \
+                 sync"
+            );
+            installed.damaged.push(slots);
+        }
     }
 }

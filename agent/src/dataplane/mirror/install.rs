@@ -154,9 +154,19 @@ impl Mirror {
             }
             true
         });
+        installed.damaged.retain(|slots| {
+            let is_used = sets_of_extents.contains_key(&slots.start);
+            if !is_used {
+                pool.remove_slots(slots.start, slots.end - slots.start);
+            }
+            is_used
+        });
+        // Which backends they lead to is not known.
+        let keeps_all = !installed.damaged.is_empty();
         let mut first_error = Ok(());
         installed.backends.retain(|endpoint, known| {
             let result = match sets.get(endpoint) {
+                None if keeps_all => Ok(()),
                 None => {
                     report.backends_removed += 1;
                     pool.remove_backend(known.id)
@@ -170,7 +180,7 @@ impl Mirror {
             if first_error.is_ok() {
                 first_error = result;
             }
-            sets.contains_key(endpoint)
+            keeps_all || sets.contains_key(endpoint)
         });
         first_error
     }

@@ -14,6 +14,7 @@ mod repair;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
+    ops::Range,
     sync::Arc,
     time::Instant,
 };
@@ -40,6 +41,7 @@ use super::{
     pool::{Patience, Pool, PoolUsage},
     rcu::RunningPrograms,
     retired::{Moving, Retired},
+    segments::Reader,
 };
 use crate::model::{
     object::{ObjectName, Protocol},
@@ -94,6 +96,9 @@ struct Installed {
     id: u32,
     backends: foldhash::HashMap<Endpoint, Known>,
     extents: Vec<Extent>,
+    /// Slots of adopted frontends some of which lead nowhere. Those that do not are served until the
+    /// first sync replaces all of them.
+    damaged: Vec<Range<u32>>,
     keys: BTreeSet<FrontendKey>,
     /// It was in a plan of this process; else it is known from the maps alone.
     confirmed: bool,
@@ -216,6 +221,11 @@ impl Mirror {
 
     pub const fn frontends_limit(&self) -> u32 {
         self.frontends.limit()
+    }
+
+    /// See [`Pool::backends`].
+    pub fn backends(&self) -> Reader<Backend> {
+        self.pool.backends()
     }
 
     pub fn moving(&self) -> Moving {
@@ -448,8 +458,10 @@ impl Mirror {
             self.drop_if_unseen(&group.key);
         }
         for key in gone {
-            self.drop(&key);
-            report.services_removed += 1;
+            if self.installed.get(&key).is_some_and(|known| known.keys.is_empty()) {
+                self.drop(&key);
+                report.services_removed += 1;
+            }
         }
         report
     }
@@ -482,10 +494,7 @@ impl Mirror {
             }
             match self.frontends.remove(&key) {
                 Ok(()) => self.frontends_freed = true,
-                Err(error) => {
-                    let object = format!("service {service}");
-                    report.failures.push(Failure { object, service: None, error });
-                }
+                Err(error) => self.keep_leftover(key, service, error, report),
             }
         }
     }
@@ -493,6 +502,27 @@ impl Mirror {
     /// See [`Pool::programs`].
     pub const fn programs(&self) -> &RunningPrograms {
         self.pool.programs()
+    }
+
+    /// A frontend that cannot be taken away stays its service's, with all that it leads to, and is tried
+    /// again with it.
+    fn keep_leftover(
+        &mut self,
+        key: FrontendKey,
+        service: u32,
+        error: DataplaneError,
+        report: &mut SyncReport,
+    ) {
+        let Some((name, installed)) =
+            self.installed.iter_mut().find(|(_, installed)| installed.id == service)
+        else {
+            let object = format!("service {service}");
+            report.failures.push(Failure { object, service: None, error });
+            return;
+        };
+        installed.keys.insert(key);
+        installed.source.clear();
+        report.failed(name, error);
     }
 
     /// See [`Pool::has_rested`].

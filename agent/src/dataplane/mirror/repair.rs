@@ -47,6 +47,13 @@ pub struct Comparison {
     stage: Stage,
 }
 
+impl Comparison {
+    /// All is compared; the next one begins anew.
+    pub const fn is_at_its_end(&self) -> bool {
+        matches!(self.stage, Stage::Start)
+    }
+}
+
 #[derive(Debug, Default, Clone)]
 enum Stage {
     #[default]
@@ -65,32 +72,45 @@ impl Mirror {
         self.frontends.entries().len() + (usage.slots + 2 * usage.backends) as usize
     }
 
-    /// Compares and mends some more entries: as many as this, or a whole service more. Returns what
-    /// differed, and whether that was the last of it.
+    /// Compares and mends some more entries: as many as this, or a whole service more. Returns what was
+    /// mended, also where the result says that not everything could be.
     pub fn repair_some(
         &mut self,
         comparison: &mut Comparison,
         entries: usize,
-    ) -> Result<(Drift, bool), DataplaneError> {
+    ) -> (Drift, Result<(), DataplaneError>) {
         let mut differences = Differences::default();
+        let compared = self.compare_next_of(comparison, entries, &mut differences);
+        let mut drift = Drift::default();
+        let mut result = self.mend(&differences, &mut drift).and(compared);
+        if comparison.is_at_its_end() {
+            match self.repair_outer() {
+                Ok(mended) => {
+                    drift.maps += mended.maps;
+                    drift.pins += mended.pins;
+                }
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        (drift, result)
+    }
+
+    fn compare_next_of(
+        &self,
+        comparison: &mut Comparison,
+        entries: usize,
+        differences: &mut Differences,
+    ) -> Result<(), DataplaneError> {
         let mut left = entries;
         while left > 0 {
-            let (next, compared) = self.compare_some(&comparison.stage, left, &mut differences)?;
+            let (next, compared) = self.compare_some(&comparison.stage, left, differences)?;
             comparison.stage = next;
             left = left.saturating_sub(compared);
-            if matches!(comparison.stage, Stage::Start) {
+            if comparison.is_at_its_end() {
                 break;
             }
         }
-        self.mend(&differences)?;
-        let mut drift = differences.drift();
-        let done = matches!(comparison.stage, Stage::Start);
-        if done {
-            let mended = self.repair_outer()?;
-            drift.maps += mended.maps;
-            drift.pins += mended.pins;
-        }
-        Ok((drift, done))
+        Ok(())
     }
 
     /// Compares all of the maps with this picture of them, and changes nothing.
@@ -190,22 +210,30 @@ impl Mirror {
         Ok(())
     }
 
-    fn mend(&mut self, differences: &Differences) -> Result<(), DataplaneError> {
+    /// Mends all that can be mended, and counts it. Returns the first error.
+    fn mend(
+        &mut self,
+        differences: &Differences,
+        mended: &mut Drift,
+    ) -> Result<(), DataplaneError> {
+        let all = differences.drift();
         // What leads to an entry comes after the entry.
-        for &(id, backend) in &differences.backends {
-            self.pool.rewrite_backend(id, backend)?;
-        }
-        for &(index, slot) in &differences.slots {
-            self.pool.rewrite_slot(index, slot)?;
-        }
-        self.frontends.mend(&differences.frontends)?;
-        for &id in &differences.strays {
-            self.pool.clear_backend(id)?;
-        }
-        for (id, key) in &differences.names {
-            names::write(&mut self.names, *id, key)?;
-        }
-        Ok(())
+        let backends = self.pool.mend_backends(&differences.backends);
+        let slots = (differences.slots.iter())
+            .try_for_each(|&(index, slot)| self.pool.rewrite_slot(index, slot))
+            .map(|()| mended.slots = all.slots);
+        let frontends = self.frontends.mend(&differences.frontends).map(|()| {
+            mended.frontends_missing = all.frontends_missing;
+            mended.frontends_changed = all.frontends_changed;
+            mended.frontends_foreign = all.frontends_foreign;
+            mended.filter_words = all.filter_words;
+        });
+        let strays = differences.strays.iter().try_for_each(|&id| self.pool.clear_backend(id));
+        let backends = backends.and(strays).map(|()| mended.backends = all.backends);
+        let names = (differences.names.iter())
+            .try_for_each(|(id, key)| names::write(&mut self.names, *id, key))
+            .map(|()| mended.names = all.names);
+        backends.and(slots).and(frontends).and(names)
     }
 
     fn repair_outer(&self) -> Result<Mended, DataplaneError> {
