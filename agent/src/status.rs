@@ -65,6 +65,19 @@ pub struct Status {
     /// Whether what is not used any more in the maps can be given out again.
     #[serde(default)]
     pub reclaim: Reclaim,
+    /// Pods inside of which services are dialled from other network namespaces than the pod's own.
+    #[serde(default)]
+    pub nested_namespaces: Vec<NestedNamespaces>,
+}
+
+/// What was found in one pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NestedNamespaces {
+    /// `namespace/name`, or the uid of its cgroup where the source has no such pod.
+    pub pod: String,
+    pub namespaces: usize,
+    /// Their calls go through unchanged.
+    pub excluded: bool,
 }
 
 /// Whether the agent can wait for running programs, by its last try.
@@ -207,6 +220,7 @@ impl Shared {
             left_alone: Vec::new(),
             closing: Closing { method: features.closing(), ..Closing::default() },
             reclaim: Reclaim::default(),
+            nested_namespaces: Vec::new(),
         };
         Self {
             status: Mutex::new(status),

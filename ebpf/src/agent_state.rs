@@ -16,7 +16,10 @@ pub struct AgentState {
     /// How far the agent sets the deadline ahead, in nanoseconds; for those who read the node while the
     /// agent is down.
     pub fail_open_after: u64,
-    pub reserved: [u64; 4],
+    /// 1: calls from network namespaces inside of pods go through unchanged
+    /// ([`crate::namespaces::Namespace::excluded`]), and every namespace that dials a service is noted.
+    pub exclude_nested: u64,
+    pub reserved: [u64; 3],
 }
 
 // SAFETY: integers only, no padding.

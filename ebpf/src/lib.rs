@@ -14,6 +14,7 @@ pub mod filter;
 pub mod frontend;
 pub mod left_alone;
 pub mod name;
+pub mod namespaces;
 pub mod socket;
 
 /// The version of all layouts together. It names the pin directory, so that agents of different

@@ -61,6 +61,14 @@ impl Ns {
         })
     }
 
+    /// A new network namespace made in here: as a process of a pod may make one.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn nested(&self, name: &str) -> Result<Self> {
+        Self::unshared(name, Some(self))
+    }
+
     /// The network namespace of `parent`, entered in one more way (another cgroup).
     pub(crate) fn within(
         name: &str,

@@ -22,6 +22,7 @@ use super::{
     interfaces::Interfaces,
     left_alone::LeftAlonePods,
     left_out::LeftOut,
+    nested::Nested,
     pacing::{self, Pacing},
     report::Report,
     test_services::TestServices,
@@ -81,17 +82,19 @@ struct Control {
     heartbeat: Heartbeat,
     reclaim_trouble: Trouble,
     closing: Closing,
+    nested: Nested,
 }
 
 /// The kernel's side of the node.
 pub struct Kernel {
     pub dataplane: Dataplane,
     pub closing: Closing,
+    pub nested: Nested,
 }
 
 /// Runs until `stop`, or until the source is gone.
 pub async fn run(
-    Kernel { dataplane, closing }: Kernel,
+    Kernel { dataplane, closing, nested }: Kernel,
     mut changes: mpsc::Receiver<Arrived>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     config: &Config,
@@ -101,6 +104,7 @@ pub async fn run(
 ) {
     let mut control = Control {
         closing,
+        nested,
         left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
         left_alone_failed: false,
         heartbeat: Heartbeat::new(dataplane.agent_state()),
@@ -166,11 +170,17 @@ pub async fn run(
                     control.closing.take_in(ended, &mut control.dataplane);
                 });
             }
+            looked = control.nested.looked() => {
+                if let Some(found) = control.nested.take_in(looked, &control.index) {
+                    control.shared.update(|status| status.nested_namespaces = found);
+                }
+            }
             _ = look_around.tick() => {
                 if control.left_alone_failed || control.left_alone.is_incomplete() {
                     control.leave_alone();
                 }
                 control.closing.look_at_helper();
+                control.nested.look();
                 if control.addresses_changed() || control.failed || control.left_out.needs_everything() {
                     control.addresses_stale = true;
                     control.sync();

@@ -6,6 +6,7 @@ mod heartbeat;
 mod interfaces;
 mod left_alone;
 mod left_out;
+mod nested;
 mod pacing;
 mod report;
 mod start;
@@ -24,13 +25,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::start::{Started, start};
-use self::{control::Kernel, start::Ready};
+use self::{control::Kernel, nested::Nested, start::Ready};
 
 use crate::{
     admin,
     check::Readiness,
     closing::Closing,
-    dataplane::{Feature, Limits},
+    dataplane::{Feature, Limits, NestedNamespaces},
     model::{left_alone::Policy, node_addresses::NodePortAddresses},
     source::{self, SourceError, SourceStats},
     status::Shared,
@@ -75,6 +76,7 @@ pub struct Config {
     pub without: Vec<Feature>,
     /// How long after the agent's last sign of life all calls are bypassed; `None` is never.
     pub fail_open_after: Option<Duration>,
+    pub nested: NestedNamespaces,
     /// How often the kernel is compared with the plan.
     pub repair_interval: Duration,
     /// Which pods are left alone, whatever they say themselves.
@@ -104,6 +106,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     ));
     shared.update(|status| status.reclaim = can_wait.into());
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats))?);
+    let nested = Nested::new(config.nested, &dataplane, helper.clone())?;
     let closing = Closing::new(
         helper,
         config.repair_interval,
@@ -122,7 +125,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     // alive and be none.
     let stopped = stop.clone();
     let control = control::run(
-        Kernel { dataplane, closing },
+        Kernel { dataplane, closing, nested },
         changes,
         asked,
         &config,

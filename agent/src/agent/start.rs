@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use super::{Config, Source};
 use crate::{
     admin,
-    dataplane::{self, CanWait, Dataplane},
+    dataplane::{self, CanWait, Dataplane, NestedNamespaces},
     helper::Helper,
     privileges,
     source::{self, SourceError},
@@ -99,6 +99,7 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
         limits: config.limits,
         without: config.without.clone(),
         fail_open_after: config.fail_open_after,
+        nested: config.nested,
     };
     let dataplane = Dataplane::open(&options)?;
     if let Some(bypassed_for) = dataplane.agent_state().bypassed_for() {
@@ -122,6 +123,11 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
         tracing::info!(
             "this kernel has no SO_NETNS_COOKIE (Linux 5.14): loopback NodePorts are served to the \
              initial network namespace"
+        );
+    }
+    if features.netns_cookie.is_none() && config.nested == NestedNamespaces::Exclude {
+        tracing::warn!(
+            "--exclude-nested-namespaces has no effect: this kernel has no SO_NETNS_COOKIE (Linux 5.14)"
         );
     }
     if !features.mptcp_sock {

@@ -12,6 +12,7 @@ mod kernel;
 mod links;
 mod live;
 mod maps;
+mod nested;
 mod permissions;
 mod pins;
 mod readiness;
@@ -91,6 +92,7 @@ pub fn run(view: &View, options: &Options) -> anyhow::Result<Vec<Finding>> {
     findings.push(cgroup::check(&node.record.cgroup, options.cgroup.as_deref()));
     findings.extend(links::check(&node));
     findings.extend(links::foreign(&node));
+    findings.extend(nested::check(&node));
     findings.extend(pins::check(view.pins()));
     findings.extend(maps::check(&node));
     findings.push(drift::check(&node, &runtime));

@@ -16,7 +16,7 @@ use super::duration;
 use crate::{
     admin,
     agent::{self, Config, Source},
-    dataplane::{Feature, Limits},
+    dataplane::{Feature, Limits, NestedNamespaces},
     memory,
     model::{
         left_alone::Policy,
@@ -105,6 +105,11 @@ pub struct AgentArgs {
     /// all of its own [default: all]
     #[arg(long, value_name = "RANGE", value_delimiter = ',', env = "SOCKLINE_NODEPORT_ADDRESSES")]
     nodeport_addresses: Vec<AddressRange>,
+    /// Do not redirect connections from network namespaces that were made inside of pods, as those of a
+    /// cluster in a container are (kind, k3s in CI); each connection to a service costs a hash look-up
+    /// more
+    #[arg(long, env = "SOCKLINE_EXCLUDE_NESTED_NAMESPACES", value_parser = BoolishValueParser::new())]
+    exclude_nested_namespaces: bool,
     /// Do without these kernel features, as an older kernel would have it; for tests
     #[arg(
         long,
@@ -141,6 +146,11 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         listen: args.listen,
         admin_socket: args.admin_socket,
         without: args.without_features,
+        nested: if args.exclude_nested_namespaces {
+            NestedNamespaces::Exclude
+        } else {
+            NestedNamespaces::Translate
+        },
         fail_open_after: args.fail_open_after.filter(|after| !after.is_zero()),
         repair_interval: Duration::from_secs(args.repair_interval),
         leave_alone: Policy {

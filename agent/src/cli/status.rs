@@ -243,6 +243,13 @@ fn render(report: &Report) -> String {
     if let Some(agent) = &report.agent {
         line("Closing", closing(&agent.closing));
     }
+    if let Some(agent) = report.agent.as_ref().filter(|agent| !agent.nested_namespaces.is_empty()) {
+        let pods = agent.nested_namespaces.iter().map(|nested| {
+            let what = if nested.excluded { "not redirected" } else { "redirected" };
+            format!("{} ({} namespaces, {what})", nested.pod, nested.namespaces)
+        });
+        line("Nested", format!("inside of pods: {}", pods.collect::<Vec<_>>().join(", ")));
+    }
     if let Some(text) = report.agent.as_ref().and_then(|agent| reclaim(&agent.reclaim)) {
         line("Reclaim", text);
     }

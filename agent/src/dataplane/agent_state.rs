@@ -8,10 +8,11 @@ use std::{
 
 use sockline_ebpf::agent_state::AgentState as Layout;
 
-use super::{error::DataplaneError, maps, pins::Pins, sys, sys::SharedArray};
+use super::{NestedNamespaces, error::DataplaneError, maps, pins::Pins, sys, sys::SharedArray};
 
 const DEADLINE: usize = offset_of!(Layout, fail_open_deadline) / size_of::<u64>();
 const FAIL_OPEN_AFTER: usize = offset_of!(Layout, fail_open_after) / size_of::<u64>();
+const EXCLUDE_NESTED: usize = offset_of!(Layout, exclude_nested) / size_of::<u64>();
 const BYPASS_COOKIE: usize = offset_of!(Layout, bypass_cookie) / size_of::<u64>();
 const OWN_CALLS: usize = offset_of!(Layout, own_calls) / size_of::<u64>();
 
@@ -49,10 +50,12 @@ impl AgentState {
     pub(super) fn open(
         pins: &Pins,
         fail_open_after: Option<Duration>,
+        nested: NestedNamespaces,
     ) -> Result<Self, DataplaneError> {
         let words = maps::open_agent_state(pins, true)?;
         words.store(FAIL_OPEN_AFTER, fail_open_after.map_or(0, nanoseconds));
         words.store(DEADLINE, first_deadline(words.load(DEADLINE), fail_open_after.map(from_now)));
+        words.store(EXCLUDE_NESTED, u64::from(nested == NestedNamespaces::Exclude));
         // An earlier agent may have ended while it connected.
         words.store(BYPASS_COOKIE, 0);
         let shared = Shared { words, fail_open_after, connecting: Mutex::new(()) };

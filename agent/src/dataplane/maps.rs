@@ -14,6 +14,7 @@ use sockline_ebpf::{
     filter,
     frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
     name::{CHUNK, FIRST_NAMES, NameKey},
+    namespaces::Namespace,
     socket::{Affinity, AffinityKey, SOCKET_SETS, SocketRecord, SocketSet},
 };
 
@@ -27,7 +28,7 @@ use super::{
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
-pub const PINNED: [&str; 15] = [
+pub const PINNED: [&str; 16] = [
     FILTER,
     FRONTENDS,
     SLOTS,
@@ -43,6 +44,7 @@ pub const PINNED: [&str; 15] = [
     LEFT_ALONE,
     LEFT_ALONE_LEVELS,
     AGENT_STATE,
+    NAMESPACES,
 ];
 pub const FILTER: &str = "FILTER";
 pub const FRONTENDS: &str = "FRONTENDS";
@@ -59,6 +61,7 @@ pub const LOGS: &str = "AYA_LOGS";
 pub const LEFT_ALONE: &str = "LEFT_ALONE";
 pub const LEFT_ALONE_LEVELS: &str = "LEFT_ALONE_LEVELS";
 pub const AGENT_STATE: &str = "AGENT_STATE";
+pub const NAMESPACES: &str = "NAMESPACES";
 /// These are the agent's own: no program reads them.
 pub const NAMES: &str = "NAMES";
 pub const AGENT: &str = "AGENT";
@@ -211,6 +214,10 @@ pub fn open_left_alone(pins: &Pins) -> Result<HashMap<MapData, u64, u32>, Datapl
 
 pub fn open_left_alone_levels(pins: &Pins) -> Result<Array<MapData, u32>, DataplaneError> {
     typed(LEFT_ALONE_LEVELS, Map::Array(open(pins, LEFT_ALONE_LEVELS)?))
+}
+
+pub fn open_namespaces(pins: &Pins) -> Result<HashMap<MapData, u64, Namespace>, DataplaneError> {
+    typed(NAMESPACES, Map::LruHashMap(open(pins, NAMESPACES)?))
 }
 
 pub fn open_agent(pins: &Pins) -> Result<Array<MapData, AgentRecord>, DataplaneError> {

@@ -23,6 +23,7 @@ mod maps;
 mod mirror;
 mod mounts;
 mod names;
+mod namespaces;
 mod offline;
 mod outer;
 mod pins;
@@ -61,12 +62,14 @@ pub use self::{
     mirror::{Comparison, Failure, Limits, SyncReport},
     mounts::{bpffs, bpffs_again, bpffs_for_reading, cgroup, cgroup_for_reading, mount_point_of},
     names::ServiceKey,
+    namespaces::NotedNamespaces,
     offline::{Offline, Refused},
     pins::Pins,
     pool::PoolUsage,
     programs::HOOKS,
     rcu::{CanWait, RunningPrograms},
     sockets::{Orphan, Owners, SocketTable},
+    sys::netns_cookie,
 };
 use self::{
     kept::Kept,
@@ -103,6 +106,15 @@ pub struct Options {
     pub without: Vec<Feature>,
     /// How long after this agent's last sign of life all calls are bypassed; `None` is never.
     pub fail_open_after: Option<Duration>,
+    pub nested: NestedNamespaces,
+}
+
+/// What to do with calls from network namespaces that were made inside of pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NestedNamespaces {
+    Translate,
+    /// Let them go through unchanged.
+    Exclude,
 }
 
 /// What a sync did, and what went wrong after it.
@@ -145,7 +157,7 @@ impl Dataplane {
         let features = Features::probe_without(&options.without);
         let programs = Programs::load(&pins, features, options.limits.affinity)?;
         let record = Record::create(&pins, options, features)?;
-        let agent_state = AgentState::open(&pins, options.fail_open_after)?;
+        let agent_state = AgentState::open(&pins, options.fail_open_after, options.nested)?;
         let mirror = Mirror::open(&pins, options.limits)?;
         let left_alone = LeftAlone::open(&pins)?;
         let sockets = Sockets::open(&pins)?;
@@ -184,6 +196,11 @@ impl Dataplane {
     #[must_use]
     pub fn agent_state(&self) -> AgentState {
         self.agent_state.clone()
+    }
+
+    /// The network namespaces that have dialled services.
+    pub fn noted_namespaces(&self) -> Result<NotedNamespaces, DataplaneError> {
+        NotedNamespaces::open(&self.pins)
     }
 
     /// The kernel's counters, for reading beside this writer.

@@ -138,6 +138,17 @@ impl Helper {
         }
     }
 
+    /// The cookies of the network namespaces that are this process's own or mounted. Blocks the thread.
+    ///
+    /// # Errors
+    /// When the helper does not answer, or cannot look into all of them.
+    pub fn namespaces(&self) -> Result<Vec<u64>, HelperError> {
+        match self.ask(&Request::Namespaces)? {
+            Answer::Namespaces(cookies) => Ok(cookies),
+            other => Err(unexpected(other)),
+        }
+    }
+
     fn ask(&self, request: &Request) -> Result<Answer, HelperError> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).ask(request)
     }

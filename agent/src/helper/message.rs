@@ -43,6 +43,8 @@ pub enum Request {
     },
     /// Mount the BPF file system again where it was, if it is not there any more.
     Mount,
+    /// Which network namespaces are the node's own or mounted.
+    Namespaces,
 }
 
 /// What to do with a socket of a protocol.
@@ -100,6 +102,8 @@ pub enum Answer {
         reach: Reach,
     },
     Mounted,
+    /// Their cookies (`SO_NETNS_COOKIE`).
+    Namespaces(Vec<u64>),
     Failed(String),
 }
 

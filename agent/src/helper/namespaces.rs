@@ -15,6 +15,8 @@ use nix::{
     time::ClockId,
 };
 
+use crate::dataplane::netns_cookie;
+
 /// A network namespace's device and inode number: no other one has them while it exists.
 type Identity = (u64, u64);
 
@@ -76,6 +78,16 @@ impl Namespaces {
         Next::Go
     }
 
+    /// The same in this process's own namespace and in those that are mounted.
+    fn visit_mounted(&mut self, look: &mut impl FnMut() -> io::Result<Next>) {
+        let own = PathBuf::from("/proc/thread-self/ns/net");
+        for path in [own].into_iter().chain(mounted()) {
+            if self.visit_one(&path, look) == Next::Stop {
+                return;
+            }
+        }
+    }
+
     /// The same in namespaces of single threads.
     pub fn visit_threads(&mut self, look: &mut impl FnMut() -> io::Result<Next>) -> Next {
         for process in numbered(Path::new("/proc")) {
@@ -130,6 +142,21 @@ impl Namespaces {
         self.visited.insert(identity);
         Ok(next)
     }
+}
+
+/// The cookies of this process's own namespace and of those that are mounted (`SO_NETNS_COOKIE`, Linux
+/// 5.14): all of them, or none.
+pub fn cookies_of_mounted() -> anyhow::Result<Vec<u64>> {
+    let mut cookies = Vec::new();
+    let mut namespaces = Namespaces::new()?;
+    namespaces.visit_mounted(&mut || {
+        cookies.push(netns_cookie()?);
+        Ok(Next::Go)
+    });
+    if let (1.., Some(why)) = namespaces.unseen() {
+        anyhow::bail!("cannot look into network namespaces: {why}");
+    }
+    Ok(cookies)
 }
 
 fn identity(metadata: &fs::Metadata) -> Identity {

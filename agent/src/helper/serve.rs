@@ -18,6 +18,7 @@ use nix::sys::{
 use super::{
     close::{self, Close, Destroy},
     message::{self, Answer, Method, Request},
+    namespaces,
 };
 use crate::{
     dataplane::{SocketIterators, bpffs_again, mount_point_of},
@@ -65,6 +66,7 @@ fn answer(request: Request, mount_point: &Path, closer: &mut dyn Close) -> anyho
             bpffs_again(mount_point)?;
             Answer::Mounted
         }
+        Request::Namespaces => Answer::Namespaces(namespaces::cookies_of_mounted()?),
         Request::Close { sockets, threads } => {
             anyhow::ensure!(sockets.len() <= message::MAX_SOCKETS, "too many sockets at once");
             let (outcomes, reach) = close::close(&sockets, threads, closer)?;

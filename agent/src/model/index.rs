@@ -225,6 +225,12 @@ impl Index {
         problems.into_iter().collect()
     }
 
+    /// The pod whose cgroup is named by this uid.
+    #[must_use]
+    pub fn pod_of(&self, uid: &str) -> Option<&ObjectName> {
+        self.pods.of_uid(uid)
+    }
+
     /// The pods of this node that are left alone, by the uid that their cgroup is named by; `None`
     /// when nothing that it depends on changed since the last call.
     pub fn left_alone(&mut self, policy: &Policy) -> Option<BTreeMap<Arc<str>, LeftAlone>> {

@@ -14,6 +14,7 @@ pub mod frontends;
 pub mod index;
 mod intern;
 pub mod left_alone;
+pub mod nested;
 pub mod node_addresses;
 pub mod object;
 pub mod plan;

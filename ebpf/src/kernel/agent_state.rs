@@ -1,10 +1,13 @@
 //! Calls that go through unchanged because of the agent: its own, and all of them once it has been
 //! gone for too long.
 
-use aya_ebpf::{btf_maps::Array, macros::btf_map, programs::SockAddrContext};
+use aya_ebpf::{btf_maps::Array, macros::btf_map};
 use sockline_ebpf::{MMAPABLE, agent_state::AgentState};
 
-use super::helpers;
+use super::{
+    call::{Call, Family},
+    helpers, namespaces,
+};
 
 #[btf_map]
 static AGENT_STATE: Array<AgentState, 1, MMAPABLE> = Array::new();
@@ -17,26 +20,32 @@ pub enum Standing {
     Own,
     /// No agent has renewed the deadline: what is in the maps may be long out of date.
     Stale,
+    /// From a network namespace inside of a pod, which are excluded.
+    Nested,
 }
 
-/// Costs one load of an array as long as the deadline is off and the agent is not connecting.
+/// Costs one load of an array as long as the options are off and the agent is not connecting.
 #[inline(always)]
-pub fn standing(ctx: &SockAddrContext) -> Standing {
+pub fn standing<F: Family>(call: &Call<'_, F>) -> Standing {
     let Some(state) = AGENT_STATE.get_ptr_mut(0) else { return Standing::Served };
     // SAFETY: a live map value, whose words the agent writes: hence volatile.
-    let (deadline, cookie) = unsafe {
+    let (deadline, cookie, exclude_nested) = unsafe {
         (
             (&raw const (*state).fail_open_deadline).read_volatile(),
             (&raw const (*state).bypass_cookie).read_volatile(),
+            (&raw const (*state).exclude_nested).read_volatile(),
         )
     };
-    if cookie != 0 && cookie == helpers::socket_cookie(ctx) {
+    if cookie != 0 && cookie == helpers::socket_cookie(call.context()) {
         // SAFETY: a live map value.
         unsafe { helpers::add(&raw mut (*state).own_calls, 1) };
         return Standing::Own;
     }
     if deadline != 0 && helpers::coarse_now() > deadline {
         return Standing::Stale;
+    }
+    if exclude_nested != 0 && namespaces::is_excluded(call.netns()) {
+        return Standing::Nested;
     }
     Standing::Served
 }

@@ -9,6 +9,7 @@ pub mod counters;
 pub mod frontends;
 pub mod helpers;
 pub mod left_alone;
+pub mod namespaces;
 pub mod noted;
 pub mod sockets;
 pub mod translate;

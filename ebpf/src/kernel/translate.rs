@@ -12,7 +12,7 @@ use super::{
     agent_state::{self, Standing},
     balance::{self, Chosen},
     call::{Call, Family},
-    config, counters, frontends, helpers, left_alone,
+    config, counters, frontends, helpers, left_alone, namespaces,
     sockets::{self, Purpose},
 };
 
@@ -130,9 +130,13 @@ fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decis
     for _attempt in 0..LOOKS {
         let Some(frontend) = frontends::find(key) else { return Decision::NotAService };
         service = frontend.service;
-        match agent_state::standing(call.context()) {
+        match agent_state::standing(call) {
             Standing::Served => {}
             Standing::Own => return Decision::NotAService,
+            Standing::Nested => {
+                counters::passed(service);
+                return Decision::LeaveAlone;
+            }
             Standing::Stale => {
                 counters::bypassed_stale(service);
                 return Decision::LeaveAlone;
@@ -201,6 +205,7 @@ fn redirect<F: Family>(
         since: helpers::jiffies(),
         protocol: protocol.into(),
     };
+    namespaces::sample(record.since, || call.netns());
     call.redirect(&record.backend_address, record.backend_port);
     if !sockets::remember(call.context(), protocol, purpose, &record) {
         counters::fault(Fault::NotRemembered);

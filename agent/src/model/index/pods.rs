@@ -46,6 +46,11 @@ impl Pods {
         self.namespaces.contains_key(name)
     }
 
+    /// The pod whose cgroup is named by this uid.
+    pub(super) fn of_uid(&self, uid: &str) -> Option<&ObjectName> {
+        self.pods.values().find(|pod| &*pod.cgroup_uid == uid).map(|pod| &pod.name)
+    }
+
     /// The pods of a node that are left alone, by the uid that their cgroup is named by; `None`
     /// when nothing changed since the last call.
     pub(super) fn left_alone(

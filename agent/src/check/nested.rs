@@ -1,0 +1,26 @@
+//! Clusters inside of pods: their services' addresses may be this cluster's, too.
+
+use super::{Finding, Node};
+
+/// `None` without an agent, which is who finds them.
+pub fn check(node: &Node<'_>) -> Option<Finding> {
+    let check = "namespaces.nested";
+    let nested = &node.status.as_ref()?.nested_namespaces;
+    let pods: Vec<&str> = nested.iter().map(|nested| nested.pod.as_str()).collect();
+    Some(if nested.is_empty() {
+        Finding::ok(check, "none inside of pods was seen to dial services")
+    } else if nested.iter().all(|nested| nested.excluded) {
+        Finding::ok(check, format!("excluded inside of pods: {}", pods.join(", ")))
+    } else {
+        Finding::warning(
+            check,
+            format!(
+                "services are dialled from network namespaces made inside of pods, and reach this \
+                 cluster's endpoints: {}",
+                pods.join(", ")
+            ),
+            "if a cluster runs in there, label the pod `sockline.dev/redirect: disabled`, or start the \
+             agent with --exclude-nested-namespaces",
+        )
+    })
+}
