@@ -30,6 +30,9 @@ pub struct Status {
     /// agents before this field say.
     #[serde(default)]
     pub watches: Vec<WatchState>,
+    /// Why the source cannot be read.
+    #[serde(default)]
+    pub source_errors: Vec<String>,
     pub started: Timestamp,
     /// The first full sync is in the kernel.
     pub ready: bool,
@@ -126,6 +129,27 @@ pub enum HelperState {
     Ended(String),
 }
 
+impl Status {
+    /// What it waits for until it is ready, and why that does not come.
+    #[must_use]
+    pub fn waiting(&self) -> String {
+        let why = match &self.source_errors[..] {
+            [] => String::new(),
+            [only] => format!(" ({only})"),
+            [first, more @ ..] => format!(" ({first}, and {} more)", more.len()),
+        };
+        format!("waiting for {}{why}", self.waiting_for)
+    }
+
+    /// For how long the API server has said nothing about some kind that is not watched; `None` while
+    /// all are watched, and for a folder.
+    #[must_use]
+    pub fn out_of_touch(&self) -> Option<Duration> {
+        let lost = self.watches.iter().filter(|watch| !watch.connected);
+        lost.filter_map(|watch| Duration::try_from_secs_f64(watch.age_seconds?).ok()).max()
+    }
+}
+
 fn first_sync() -> String {
     "the first full sync".into()
 }
@@ -195,6 +219,7 @@ impl Shared {
             node,
             source,
             watches: Vec::new(),
+            source_errors: Vec::new(),
             started: Timestamp::now(),
             ready: false,
             waiting_for: first_sync(),
@@ -250,8 +275,9 @@ impl Shared {
         is_news
     }
 
-    pub fn waiting_for(&self) -> String {
-        lock(&self.status).waiting_for.clone()
+    /// What keeps it from being ready, in words.
+    pub fn waiting(&self) -> String {
+        lock(&self.status).waiting()
     }
 
     pub fn set_ready(&self) {

@@ -20,6 +20,16 @@ use nix::{
 
 use crate::{http::HttpReply, http_get, node, wait_ok, wait_until};
 
+/// Where an agent's own sockets are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Place {
+    /// Beside the node's cgroup: its programs see nothing of the agent.
+    #[default]
+    Beside,
+    /// In the node's cgroup, as a pod with `hostNetwork: true` is on a real node.
+    Within,
+}
+
 /// How an agent is started.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
@@ -35,6 +45,7 @@ pub struct AgentOptions {
     pub cgroup: Option<PathBuf>,
     /// The folder in bpffs for its pins; the node's own if `None`.
     pub bpffs: Option<PathBuf>,
+    pub place: Place,
     /// More arguments of `sockline agent`.
     pub args: Vec<String>,
     /// More environment variables, such as `RUST_LOG`.
@@ -56,6 +67,7 @@ impl Default for AgentOptions {
             binary: None,
             cgroup: None,
             bpffs: None,
+            place: Place::default(),
             args: Vec::new(),
             env: Vec::new(),
             prepare: None,
@@ -180,10 +192,12 @@ impl Agent {
         if let Some(prepare) = options.prepare {
             prepare(&mut command);
         }
-        let child = node
-            .outside()
-            .child(&mut command)
-            .with_context(|| format!("starting {}", binary.display()))?;
+        let home = match options.place {
+            Place::Beside => node.outside(),
+            Place::Within => node.inside(),
+        };
+        let child =
+            home.child(&mut command).with_context(|| format!("starting {}", binary.display()))?;
         let node = Arc::clone(node);
         Ok(Self { node, binary, child, number, listen, admin_socket, log })
     }

@@ -1,16 +1,18 @@
-//! Agents under `strace`, which ends them at a system call that a test chooses: nothing in the agent
-//! knows of it.
+//! Agents under `strace`, which ends them at a system call that a test chooses, or holds one of their
+//! threads up: nothing in the agent knows of it.
 
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 
-use crate::Build;
+use crate::{Agent, Build, wait_ok};
 
 /// A system call, by its name and how often the thread that makes it has made it then.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +40,56 @@ pub fn killed_at(folder: &Path, build: Build, kill: KillAt) -> Result<PathBuf> {
 /// Those of writing.
 pub fn counted(folder: &Path, build: Build, call: &str, log: &Path) -> Result<PathBuf> {
     program(folder, build, "counted", &format!("--output='{}' --trace={call}", log.display()))
+}
+
+/// A thread that is held up at each call of a name, until this is dropped.
+pub struct HeldUp {
+    strace: Child,
+}
+
+impl HeldUp {
+    /// Holds the agent's thread of this name up for so long at each of its calls of `bpf`. Returns once
+    /// it is held up.
+    ///
+    /// # Errors
+    /// When there is no such thread, no `strace`, or the thread makes no call.
+    pub fn start(agent: &Agent, thread: &str, time: Duration) -> Result<Self> {
+        let tasks = PathBuf::from(format!("/proc/{}/task", agent.pid()));
+        let named = |task: &PathBuf| {
+            fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim_end() == thread)
+        };
+        let task = fs::read_dir(&tasks)
+            .with_context(|| format!("reading {}", tasks.display()))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(named)
+            .with_context(|| format!("the agent has no thread {thread}"))?;
+        let id = task.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let inject = format!("--inject=bpf:delay_enter={}", time.as_micros());
+        let strace = Command::new("strace")
+            .args(["--output=/dev/null", "--quiet=all", "--trace=bpf", &inject, "--attach", &id])
+            .stdin(Stdio::null())
+            .spawn()
+            .context("starting `strace` (package strace)")?;
+        let held_up = Self { strace };
+        // A call that is not held up is over between two looks.
+        let mut stopped = 0;
+        wait_ok(Duration::from_secs(30), &format!("the thread {thread} to be held up"), || {
+            let stat = fs::read_to_string(task.join("stat")).context("reading its state")?;
+            let state = stat.rsplit(") ").next().unwrap_or_default().chars().next();
+            stopped = if state == Some('t') { stopped + 1 } else { 0 };
+            anyhow::ensure!(stopped > 20, "it is in the state {state:?}");
+            Ok(())
+        })?;
+        Ok(held_up)
+    }
+}
+
+impl Drop for HeldUp {
+    fn drop(&mut self) {
+        // The thread goes on when its tracer is gone.
+        let _ = self.strace.kill();
+        let _ = self.strace.wait();
+    }
 }
 
 /// Commands of `bpf` that read: between two of them nothing is different.

@@ -7,9 +7,11 @@ mod common;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, TcpListener},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
-use common::{Stage, assert_logged_once, eventually, holds, options};
+use common::{Stage, assert_logged_once, eventually, holds, lines_with, options};
 use serde_json::{Value, json};
 use sockline_testbed::{
     Agent, AgentOptions, Metrics,
@@ -106,6 +108,10 @@ fn the_state_stays_and_the_trouble_is_told_while_the_server_is_away() {
         assert!(problem.contains("Connection refused"), "{problem}");
         assert!(problem.ends_with("; what is known stays as it is"), "{problem}");
         assert_logged_once(&agent, problem);
+    }
+    // The source tells it; the client that it uses does not tell it again.
+    for line in lines_with(&agent.log(), "ERROR") {
+        panic!("{line}");
     }
     stage.assert_served(CART);
     let checked = eventually("the check to tell of the silence", || {
@@ -206,6 +212,52 @@ fn a_service_of_thousands_of_endpoints_that_changes_all_the_time_ends_at_its_las
     });
     // It was held up by nothing that came after it.
     stage.assert_served(CART);
+}
+
+#[test]
+fn the_last_sync_is_told_while_large_services_change_all_the_time() {
+    let (stage, cluster, _server, _agent) = serving();
+    let large: Vec<String> = (0..8).map(|number| format!("large-{number}")).collect();
+    for (number, name) in (1..).zip(&large) {
+        // Each address is as costly as all endpoints.
+        let addresses: Vec<String> = (1..40).map(|ip| format!("198.51.{number}.{ip}")).collect();
+        let mut service = objects::service(name, &format!("10.96.1.{number}"));
+        service["spec"]["externalIPs"] = json!(addresses);
+        cluster.apply(&service);
+    }
+    let changes = |round: u8| {
+        for (number, name) in (1..).zip(&large) {
+            let address = |n: u8| IpAddr::from([10, number, if n == 0 { round } else { 0 }, n]);
+            let addresses: Vec<IpAddr> = (0..100).map(address).collect();
+            cluster.apply(&objects::slice(name, &addresses));
+        }
+    };
+    let last = || stage.status()["agent"]["last_sync"].clone();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in (0..=u8::MAX).cycle() {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                changes(round);
+                // The pace of the changes: there is always one that waits for its turn.
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            // The first one may be of the time before the services were costly.
+            for _ in 0..5 {
+                let before = last();
+                eventually("a later sync to be told", || {
+                    let now = last();
+                    holds(now != before, now)
+                });
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        outcome.unwrap();
+    });
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The control loop: takes in changes, plans, and brings the kernel to the plan.
+//! The control loop: takes in changes, plans, and brings the kernel to the plan. It has a thread of its
+//! own, and blocks it.
 
 use std::{
     net::IpAddr,
@@ -10,13 +11,14 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
-    task::{JoinError, JoinHandle, block_in_place, spawn_blocking},
+    task::{JoinError, JoinHandle, spawn_blocking},
     time::{MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Arrived, Config,
+    Config,
+    api_server::ApiServer,
     healing::Healing,
     heartbeat::{self, Heartbeat},
     interfaces::Interfaces,
@@ -31,8 +33,12 @@ use crate::{
     admin::Command,
     closing::Closing,
     dataplane::{CanWait, Counted, Dataplane, DataplaneError, SyncReport, Synced},
-    model::{index::Index, object::Kind, plan::ServicePlan},
-    source::Event,
+    model::{
+        index::Index,
+        object::{Kind, Problem},
+        plan::{Plan, ServicePlan},
+    },
+    source::{Arrived, Event},
     status::Shared,
     telemetry::Metrics,
     trouble::{Trouble, chain},
@@ -56,8 +62,6 @@ struct Control {
     left_alone_failed: bool,
     left_alone_trouble: Trouble,
     pacing: Pacing,
-    /// Since when not all changes are in the kernel.
-    sync_began: Option<Instant>,
     /// When services that had to wait may be brought to the kernel.
     next_round: Option<Instant>,
     interfaces: Interfaces,
@@ -83,6 +87,8 @@ struct Control {
     reclaim_trouble: Trouble,
     closing: Closing,
     nested: Nested,
+    /// Where the source is one.
+    api_server: Option<ApiServer>,
 }
 
 /// The kernel's side of the node.
@@ -90,13 +96,20 @@ pub struct Kernel {
     pub dataplane: Dataplane,
     pub closing: Closing,
     pub nested: Nested,
+    /// What it holds of the API server that is the source.
+    pub api_server: Option<ApiServer>,
+}
+
+/// What the loop is told.
+pub struct Inputs {
+    pub changes: mpsc::Receiver<Arrived>,
+    pub commands: mpsc::UnboundedReceiver<Command>,
 }
 
 /// Runs until `stop`, or until the source is gone.
 pub async fn run(
-    Kernel { dataplane, closing, nested }: Kernel,
-    mut changes: mpsc::Receiver<Arrived>,
-    mut commands: mpsc::UnboundedReceiver<Command>,
+    Kernel { dataplane, closing, nested, api_server }: Kernel,
+    Inputs { mut changes, mut commands }: Inputs,
     config: &Config,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
@@ -105,6 +118,7 @@ pub async fn run(
     let mut control = Control {
         closing,
         nested,
+        api_server,
         left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
         left_alone_failed: false,
         heartbeat: Heartbeat::new(dataplane.agent_state()),
@@ -113,7 +127,6 @@ pub async fn run(
         dataplane,
         index: Index::new(config.node_name.as_str()),
         pacing: Pacing::default(),
-        sync_began: None,
         next_round: None,
         interfaces: Interfaces::new(config.node_port_addresses.clone()),
         addresses: Vec::new(),
@@ -163,12 +176,10 @@ pub async fn run(
             () = at(control.report.due()) => control.tell(),
             () = control.left_alone.cgroup_created() => control.leave_alone(),
             () = at(control.closing.due()) => {
-                block_in_place(|| control.closing.pass(&control.dataplane, &control.index));
+                control.closing.pass(&control.dataplane, &control.index);
             }
             ended = control.closing.ended() => {
-                block_in_place(|| {
-                    control.closing.take_in(ended, &mut control.dataplane);
-                });
+                control.closing.take_in(ended, &mut control.dataplane);
             }
             looked = control.nested.looked() => {
                 if let Some(found) = control.nested.take_in(looked, &control.index) {
@@ -211,9 +222,9 @@ pub async fn run(
                 counting = None;
                 control.counted(counted);
             }
-            _ = keep.tick() => block_in_place(|| control.healing.keep(&mut control.dataplane)),
+            _ = keep.tick() => control.healing.keep(&mut control.dataplane),
             () = at(Some(control.healing.due())) => {
-                block_in_place(|| control.healing.compare_some(&mut control.dataplane));
+                control.healing.compare_some(&mut control.dataplane);
             }
             Some(command) = commands.recv() => control.obey(command),
         }
@@ -237,6 +248,10 @@ impl Control {
             Event::Delete(reference) => reference.kind == Kind::Node,
             Event::Trouble(_) | Event::Complete(_) => false,
         };
+        if let Event::Trouble(problems) = &event {
+            let errors = problems.iter().map(Problem::to_string).collect();
+            self.shared.update(|status| status.source_errors = errors);
+        }
         self.index.apply_arrived(event, at);
     }
 
@@ -263,8 +278,8 @@ impl Control {
             pods.into_iter().for_each(|pods| self.left_alone.want(pods));
             self.leave_alone();
         }
-        let began = *self.sync_began.get_or_insert_with(Instant::now);
-        let (report, result) = block_in_place(|| self.bring_to_kernel());
+        let began = Instant::now();
+        let (report, result) = self.bring_to_kernel();
         // Also of what was done before something failed: it is not told again.
         self.closing.synced(&report, &mut self.index);
         match result {
@@ -283,15 +298,16 @@ impl Control {
     /// Tries again to bring services to the kernel that were left out.
     fn retry(&mut self) {
         let began = Instant::now();
-        let services: Vec<ServicePlan> = self
+        let mut services: Vec<ServicePlan> = self
             .left_out
             .services()
             // Of one that has changed, the change will be taken in anyway.
             .filter(|service| !self.index.is_waiting(service))
             .map(|service| self.index.planned_of(service))
             .collect();
+        self.keep_endpoints(&mut services);
         if self.dataplane.is_local(&services) {
-            let report = block_in_place(|| self.dataplane.retry(&services));
+            let report = self.dataplane.retry(&services);
             self.metrics.wrote("left-out");
             self.closing.synced(&report, &mut self.index);
             self.left_out.of_some(&services, &report.failures);
@@ -364,16 +380,34 @@ impl Control {
 
     fn sync_all(&mut self) -> Synced {
         let mut plan = self.index.plan();
-        plan.frontends.extend(self.tests.frontends());
+        self.complete(&mut plan);
         let (report, result) = self.dataplane.sync(&plan, &self.addresses);
         self.metrics.wrote("everything");
         self.left_out.of_all(&report.failures);
         (report, result)
     }
 
+    /// Adds what is in the kernel and in no object.
+    fn complete(&mut self, plan: &mut Plan) {
+        if let Some(api_server) = &mut self.api_server {
+            api_server.keep_endpoints(&mut plan.frontends);
+        }
+        plan.frontends.extend(self.tests.frontends());
+    }
+
+    /// As [`Self::complete`], for single services.
+    fn keep_endpoints(&mut self, services: &mut [ServicePlan]) {
+        let Some(api_server) = &mut self.api_server else { return };
+        if let Some(plan) = services.iter_mut().find(|plan| api_server.is(&plan.service)) {
+            api_server.keep_endpoints(&mut plan.frontends);
+        }
+    }
+
     fn bring_changes_to_kernel(&mut self) -> Synced {
         let round = self.pacing.round(Instant::now(), |service| self.index.is_waiting(service));
-        let changes = self.index.changes_except(|service| round.must_wait(service));
+        let mut changes = self.index.changes_except(|service| round.must_wait(service));
+        let next_round = round.next();
+        self.keep_endpoints(&mut changes.services);
         if !self.dataplane.is_local(&changes.services) {
             let waiting = self.index.changes();
             let synced = self.sync_all();
@@ -381,7 +415,7 @@ impl Control {
             self.programmed(&waiting.services);
             return synced;
         }
-        self.next_round = round.next().filter(|_| self.index.has_waiting());
+        self.next_round = next_round.filter(|_| self.index.has_waiting());
         // An address that moves from one service to another must be in one step.
         let (costly, cheap): (Vec<_>, Vec<_>) = changes
             .services
@@ -428,12 +462,8 @@ impl Control {
                 "services stay as the last agent left them until the source can be read in full"
             );
         }
-        if self.next_round.is_some() {
-            // Not all of it is in the kernel yet.
-            return;
-        }
+        // Also while some services wait for their turn: they may do so all the time.
         let took = began.elapsed();
-        self.sync_began = None;
         self.metrics.synced(took);
         self.shared.update(|status| {
             status.last_sync = Some(Timestamp::now());
@@ -469,10 +499,11 @@ impl Control {
 
     /// Brings the kernel to the cgroups of the pods that are left alone.
     fn leave_alone(&mut self) {
-        let result = block_in_place(|| -> anyhow::Result<Vec<u64>> {
-            let cgroups = self.left_alone.cgroups().context("reading the cgroup hierarchy")?;
-            Ok(self.dataplane.leave_alone(&cgroups)?)
-        });
+        let result = self
+            .left_alone
+            .cgroups()
+            .context("reading the cgroup hierarchy")
+            .and_then(|cgroups| Ok(self.dataplane.leave_alone(&cgroups)?));
         self.left_alone_failed = !matches!(&result, Ok(unfit) if unfit.is_empty());
         self.left_alone_trouble.is_news(result.as_ref().map(|_| ()).map_err(AsRef::as_ref));
         match result {
@@ -485,7 +516,9 @@ impl Control {
     }
 
     fn tell(&mut self) {
-        self.report.tell(&self.index, &self.dataplane.usage());
+        let of_api_server = self.api_server.as_ref().and_then(ApiServer::problem);
+        let problems = self.index.problems().into_iter().chain(of_api_server);
+        self.report.tell(problems.collect(), self.index.counts(), &self.dataplane.usage());
     }
 
     fn settle(&mut self, waited: Result<Result<Instant, DataplaneError>, JoinError>) {
@@ -518,7 +551,7 @@ impl Control {
         match command {
             Command::PutTest { listeners, reply } => {
                 let result = if self.shared.is_ready() {
-                    block_in_place(|| self.tests.put(&mut self.dataplane, listeners))
+                    self.tests.put(&mut self.dataplane, listeners)
                 } else {
                     Err("the agent waits for its first full sync".into())
                 };
@@ -528,15 +561,15 @@ impl Control {
                 }
             }
             Command::RemoveTest(service) => {
-                block_in_place(|| self.tests.remove(&mut self.dataplane, &service));
+                self.tests.remove(&mut self.dataplane, &service);
             }
             // Whoever asked is gone: it costs time that others wait for.
             Command::Compare { reply } if reply.is_closed() => {}
             Command::Compare { reply } => {
                 let result = if self.shared.is_ready() {
                     let mut plan = self.index.planned();
-                    plan.frontends.extend(self.tests.frontends());
-                    block_in_place(|| self.dataplane.compare(&plan)).map_err(|error| chain(&error))
+                    self.complete(&mut plan);
+                    self.dataplane.compare(&plan).map_err(|error| chain(&error))
                 } else {
                     Err("the agent waits for its first full sync".into())
                 };

@@ -1,6 +1,8 @@
 //! The running agent: source → index → data plane, with servers beside it.
 
+mod api_server;
 mod control;
+mod control_thread;
 mod healing;
 mod heartbeat;
 mod interfaces;
@@ -15,7 +17,8 @@ mod test_services;
 pub use self::left_out::LeftOutPort;
 
 use std::{
-    net::SocketAddr,
+    io,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -25,15 +28,21 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::start::{Started, start};
-use self::{control::Kernel, nested::Nested, start::Ready};
+use self::{
+    api_server::ApiServer,
+    control::{Inputs, Kernel},
+    control_thread::ControlThread,
+    nested::Nested,
+    start::Ready,
+};
 
 use crate::{
     admin,
     check::Readiness,
     closing::Closing,
-    dataplane::{Feature, Limits, NestedNamespaces},
+    dataplane::{AgentState, Feature, Limits, NestedNamespaces},
     model::{left_alone::Policy, node_addresses::NodePortAddresses},
-    source::{self, SourceError, SourceStats},
+    source::{self, Arrived, Connections, Route, SourceError, SourceStats, Unredirected},
     status::Shared,
     telemetry::{self, Metrics},
 };
@@ -120,42 +129,57 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     let (commands, asked) = mpsc::unbounded_channel();
     let state =
         admin::State { shared: Arc::clone(&shared), commands, programs: dataplane.program_ids()? };
+    let route = Arc::new(Route::default());
+    if config.source == (Source::Kubernetes { kubeconfig: None })
+        && source::kube::is_at_service_address()
+    {
+        route.set_through_service();
+    }
+    let api_server = source
+        .api_server()
+        .map(|configured| ApiServer::new(Arc::clone(&route), configured, &dataplane));
+    let connections =
+        Connections { route, unredirected: Arc::new(PastPrograms(dataplane.agent_state())) };
 
     // Ending one of these ends the process: an agent without its source or its metrics would look
     // alive and be none.
-    let stopped = stop.clone();
-    let control = control::run(
-        Kernel { dataplane, closing, nested },
-        changes,
-        asked,
-        &config,
-        Arc::clone(&shared),
-        Arc::clone(&metrics),
-        stop.clone(),
-    );
-    let (reported, arrivals) = mpsc::channel(EVENTS);
-    tokio::select! {
-        result = source.feed(&config.node_name, reported, stats, stop.clone()) => result?,
-        () = note_arrival(arrivals, events) => {}
-        () = telemetry::serve(listener, readiness, metrics, stop.clone()) => {}
-        result = admin.serve(state, stop.clone()) => result?,
-        () = stopped.cancelled() => {}
-        // Last, because these are dropped in order: with the data plane the lock on the pins goes,
-        // and the next agent may start before the admin socket's file is removed.
-        () = control => {}
+    let mut control = {
+        let (config, stop) = (config.clone(), stop.clone());
+        let (shared, metrics) = (Arc::clone(&shared), Arc::clone(&metrics));
+        let kernel = Kernel { dataplane, closing, nested, api_server };
+        let inputs = Inputs { changes, commands: asked };
+        ControlThread::start(move || async move {
+            control::run(kernel, inputs, &config, shared, metrics, stop).await;
+        })?
+    };
+    let ended = tokio::select! {
+        result = source.feed(&config.node_name, connections, events, stats, stop.clone()) => {
+            result.map_err(anyhow::Error::from)
+        }
+        () = telemetry::serve(listener, readiness, metrics, stop.clone()) => Ok(()),
+        result = admin.serve(state, stop.clone()) => result,
+        () = stop.cancelled() => Ok(()),
+        () = control.ended() => Ok(()),
+    };
+    // Last: with the data plane the lock on the pins goes, and the next agent may start before the
+    // admin socket's file is removed.
+    stop.cancel();
+    control.join().await.and(ended)
+}
+
+/// Connects past the programs that this agent keeps.
+struct PastPrograms(AgentState);
+
+impl Unredirected for PastPrograms {
+    fn connect(&self, cookie: u64, connect: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        let _bypass = self.0.bypass(cookie);
+        connect()
     }
-    Ok(())
 }
 
-/// A change with the time at which the source reported it.
-struct Arrived {
-    event: source::Event,
-    at: Instant,
-}
-
-/// Notes when each change arrives, which is not when the control loop comes to it.
-async fn note_arrival(mut arrivals: mpsc::Receiver<source::Event>, events: mpsc::Sender<Arrived>) {
-    while let Some(event) = arrivals.recv().await {
+/// Notes when each change of a folder was read, which is not when the control loop comes to it.
+async fn note_arrival(mut read: mpsc::Receiver<source::Event>, events: mpsc::Sender<Arrived>) {
+    while let Some(event) = read.recv().await {
         if events.send(Arrived { event, at: Instant::now() }).await.is_err() {
             return;
         }
@@ -163,21 +187,35 @@ async fn note_arrival(mut arrivals: mpsc::Receiver<source::Event>, events: mpsc:
 }
 
 impl Ready {
+    /// The address that is configured for an API server, which may be a name (`None`); nothing if the
+    /// source is none.
+    fn api_server(&self) -> Option<Option<(IpAddr, u16)>> {
+        let Self::Kubernetes(config) = self else { return None };
+        let url = &config.cluster_url;
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let port = url.port_u16().unwrap_or(443);
+        Some(host.parse().ok().map(|address| (address, port)))
+    }
+
     /// Reports what there is and what changes, until `stop`.
     async fn feed(
         self,
         node: &str,
-        events: mpsc::Sender<source::Event>,
+        connections: Connections,
+        events: mpsc::Sender<Arrived>,
         stats: Arc<SourceStats>,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
         match self {
             Self::Manifests(folder) => {
-                source::follow::follow(folder, source::snapshots(), events, stop).await;
+                let (send, read) = mpsc::channel(1);
+                let follow = source::follow::follow(folder, source::snapshots(), send, stop);
+                tokio::join!(follow, note_arrival(read, events));
             }
             Self::Kubernetes(config) => {
-                let client = source::client(*config)?;
-                source::kube::watch(client, node, events, stats, stop).await;
+                let route = Arc::clone(&connections.route);
+                let client = source::client(*config, connections)?;
+                source::kube::watch((client, route), node, events, stats, stop).await;
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use std::{
 use super::left_out::LeftOutPort;
 use crate::{
     dataplane::{Counted, Usage},
-    model::{index::Index, object::Problem},
+    model::{index::Counts, object::Problem},
     status::{self, Objects, Shared},
     telemetry::Metrics,
 };
@@ -150,11 +150,10 @@ impl Report {
     }
 
     /// Brings everything up to date.
-    pub fn tell(&mut self, index: &Index, usage: &Usage) {
+    pub fn tell(&mut self, problems: BTreeSet<Problem>, counts: Counts, usage: &Usage) {
         let began = Instant::now();
         self.due = None;
-        self.problems(index.problems().into_iter().collect());
-        let counts = index.counts();
+        self.problems(problems);
         let maps = status::maps(usage, self.counted.as_ref());
         self.metrics.usage(usage, &maps);
         self.shared.update(|status| {

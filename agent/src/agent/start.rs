@@ -73,7 +73,7 @@ impl Ready {
                 let config = runtime.block_on(async {
                     let config = source::config(kubeconfig.as_deref()).await?;
                     // The one that is used is made later: it belongs to its runtime.
-                    source::client(config.clone())?;
+                    source::kube::check(config.clone())?;
                     Ok::<_, SourceError>(config)
                 })?;
                 Self::Kubernetes(Box::new(config))

@@ -55,13 +55,19 @@ impl Readiness {
             return Some("the control loop is stuck".into());
         }
         if !self.shared.is_ready() {
-            return Some(format!("waiting for {}", self.shared.waiting_for()));
+            return Some(self.shared.waiting());
         }
         if let Some(why) = self.shared.reclaim_failure() {
             return Some(format!("what is not used any more in the maps is not reclaimed: {why}"));
         }
         let damage = self.damage().await;
         (!damage.is_empty()).then(|| damage.join("; "))
+    }
+
+    /// For how long the node has been served from the last known state, without its source; `None` if
+    /// it is not.
+    pub fn out_of_touch(&self) -> Option<Duration> {
+        self.shared.status().out_of_touch()
     }
 
     async fn damage(&self) -> Vec<String> {

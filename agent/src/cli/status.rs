@@ -178,10 +178,13 @@ fn render(report: &Report) -> String {
         );
         line(
             "Ready",
-            if agent.ready {
-                "yes".into()
-            } else {
-                format!("no: waiting for {}", agent.waiting_for)
+            match (agent.ready, agent.out_of_touch()) {
+                (false, _) => format!("no: {}", agent.waiting()),
+                (true, None) => "yes".into(),
+                (true, Some(time)) => format!(
+                    "yes, but with the state of {} ago: not connected to the source since then",
+                    seconds(time.as_secs_f64())
+                ),
             },
         );
     }

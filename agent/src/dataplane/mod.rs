@@ -59,7 +59,7 @@ pub use self::{
     left_alone::CgroupLevels,
     links::Attachment,
     maps::map_names,
-    mirror::{Comparison, Failure, Limits, SyncReport},
+    mirror::{Comparison, Failure, InstalledPort, Limits, SyncReport},
     mounts::{bpffs, bpffs_again, bpffs_for_reading, cgroup, cgroup_for_reading, mount_point_of},
     names::ServiceKey,
     namespaces::NotedNamespaces,
@@ -85,6 +85,7 @@ use self::{
 use crate::{
     helper::Helper,
     model::{
+        object::ObjectName,
         plan::{Plan, ServicePlan},
         test_service::{Listeners, TestService},
     },
@@ -416,6 +417,12 @@ impl Dataplane {
         addresses: impl IntoIterator<Item = (IpAddr, u16)>,
     ) -> HashMap<(IpAddr, u16), Owners> {
         self.mirror.owners(addresses)
+    }
+
+    /// What the maps hold of a service.
+    #[must_use]
+    pub fn installed(&self, service: &ObjectName) -> Vec<InstalledPort> {
+        self.mirror.installed(service)
     }
 
     /// Puts a test service with listeners there into the maps: all of it, or nothing.

@@ -13,17 +13,24 @@ pub mod manifest;
 pub mod stats;
 mod troubles;
 
-use std::path::Path;
+use std::{path::Path, time::Instant};
 
 use self::{
     folder::File,
     follow::{FileSnapshot, Snapshot},
 };
 pub use self::{
-    kube::{SourceError, client, config},
+    kube::{Connections, Route, SourceError, Unredirected, client, config},
     stats::{SourceStats, WatchState},
 };
 pub use crate::model::event::{Event, Sourced};
+
+/// A change with the time at which the source read it, which is not when somebody comes to it.
+#[derive(Debug)]
+pub struct Arrived {
+    pub event: Event,
+    pub at: Instant,
+}
 
 /// What reads a folder for [`follow::follow`]. A folder that cannot be listed reads as empty: whoever
 /// follows it has noticed and does not use that.

@@ -1,10 +1,10 @@
 //! The current problems of several watches as one list.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use tokio::sync::{Mutex, mpsc};
 
-use super::Event;
+use super::{Arrived, Event};
 use crate::model::object::{Kind, Problem};
 
 /// [`Event::Trouble`] replaces what was said before, so watches that run side by side say it
@@ -12,12 +12,12 @@ use crate::model::object::{Kind, Problem};
 pub struct Troubles {
     /// An async mutex, held while sending: two lists must not overtake each other.
     by_kind: Mutex<BTreeMap<Kind, Vec<Problem>>>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Arrived>,
 }
 
 impl Troubles {
     #[must_use]
-    pub fn new(events: mpsc::Sender<Event>) -> Self {
+    pub fn new(events: mpsc::Sender<Arrived>) -> Self {
         Self { by_kind: Mutex::default(), events }
     }
 
@@ -29,7 +29,7 @@ impl Troubles {
         &self,
         kind: Kind,
         problems: Vec<Problem>,
-    ) -> Result<(), mpsc::error::SendError<Event>> {
+    ) -> Result<(), mpsc::error::SendError<Arrived>> {
         let mut by_kind = self.by_kind.lock().await;
         if by_kind.get(&kind).map_or(&[][..], Vec::as_slice) == problems {
             return Ok(());
@@ -40,7 +40,7 @@ impl Troubles {
             by_kind.insert(kind, problems);
         }
         let all = by_kind.values().flatten().cloned().collect();
-        self.events.send(Event::Trouble(all)).await
+        self.events.send(Arrived { event: Event::Trouble(all), at: Instant::now() }).await
     }
 }
 
@@ -65,7 +65,7 @@ mod tests {
         troubles.set(Kind::Node, vec![]).await.unwrap();
         drop(troubles);
         let mut said = Vec::new();
-        while let Some(event) = events.recv().await {
+        while let Some(Arrived { event, .. }) = events.recv().await {
             said.push(event);
         }
         let both = [problem("s"), problem("n")].concat();

@@ -56,10 +56,20 @@ async fn healthy(State(context): State<Context>) -> (StatusCode, &'static str) {
 }
 
 /// The node is served, as far as can be seen at little cost: the plan is in the kernel, the hooks lead
-/// to our programs, and the control loop turns.
+/// to our programs, and the control loop turns. That goes on without the source: an API server that is
+/// away must not make every node of the cluster unready.
 async fn ready(State(context): State<Context>) -> (StatusCode, String) {
     match context.readiness.why_not().await {
-        None => (StatusCode::OK, "ok\n".into()),
+        None => match context.readiness.out_of_touch() {
+            None => (StatusCode::OK, "ok\n".into()),
+            Some(time) => (
+                StatusCode::OK,
+                format!(
+                    "ok, from the state of {} seconds ago: the source is away\n",
+                    time.as_secs()
+                ),
+            ),
+        },
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n"),
     }
 }

@@ -1,10 +1,16 @@
 //! The same over a real connection, with the client that the agent uses.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+};
 
+use kube::Client;
 use sockline::{
     model::object::Kind,
-    source::{client, config},
+    source::{Connections, Unredirected, client, config},
 };
 use sockline_testbed::api::{Api, Cut, Fault, Resource, Server};
 
@@ -14,10 +20,26 @@ fn serve(api: &Api, port: u16) -> Server {
     Server::start(api, TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap()).unwrap()
 }
 
+/// A client that dials where its kubeconfig says: there are no programs.
+pub(crate) async fn client_of(kubeconfig: &Path) -> Client {
+    struct Plain;
+    impl Unredirected for Plain {
+        fn connect(
+            &self,
+            _cookie: u64,
+            connect: &mut dyn FnMut() -> io::Result<()>,
+        ) -> io::Result<()> {
+            connect()
+        }
+    }
+    let connections = Connections { route: Arc::default(), unredirected: Arc::new(Plain) };
+    client(config(Some(kubeconfig)).await.unwrap(), connections).unwrap()
+}
+
 async fn watch(server: &Server) -> Watched {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = server.kubeconfig(folder.path()).unwrap();
-    Watched::with(client(config(Some(&kubeconfig)).await.unwrap()).unwrap())
+    Watched::with(client_of(&kubeconfig).await)
 }
 
 #[tokio::test]
@@ -57,6 +79,7 @@ async fn pages_come_over_one_connection() {
     for resource in Resource::ALL {
         api.fault(resource, Fault::NoStreamingLists);
     }
+    api.limit_pages(500);
     let server = serve(&api, 0);
     let mut watched = watch(&server).await;
     watched.settle(&api).await;
@@ -72,7 +95,7 @@ async fn a_server_that_is_down_at_start_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = server.kubeconfig(folder.path()).unwrap();
     drop(server);
-    let mut watched = Watched::with(client(config(Some(&kubeconfig)).await.unwrap()).unwrap());
+    let mut watched = Watched::with(client_of(&kubeconfig).await);
     watched
         .until("trouble of all watches", |watched| watched.trouble.len() == Kind::ALL.len())
         .await;

@@ -16,13 +16,12 @@ use fastrand::Rng;
 use http::{Request, StatusCode};
 use kube::{Client, Config, config::Kubeconfig};
 use serde_json::{Value, json};
-use sockline::source::{client, config};
 use sockline_testbed::api::Resource;
 use tokio::time::sleep;
 
 use super::{
     expected::Expected,
-    objects,
+    objects, over_tcp,
     proxy::{Mode, Proxy},
     random::{self, Allow, Change},
     watched::Watched,
@@ -43,7 +42,7 @@ async fn after_any_history_the_plan_is_that_of_a_real_servers_objects() {
     let through = through(&kubeconfig, &proxy, folder.path());
     println!("server {}", server.version().await);
     server.prepare().await;
-    let mut watched = Watched::with(client(config(Some(&through)).await.unwrap()).unwrap());
+    let mut watched = Watched::with(over_tcp::client_of(&through).await);
     watched.reach(&server.expected().await).await.unwrap();
     let first = number("SOCKLINE_HISTORY_SEED", 0);
     for seed in first..first + number("SOCKLINE_HISTORIES", 20) {

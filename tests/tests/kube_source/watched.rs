@@ -12,7 +12,7 @@ use sockline::{
         left_alone::{LeftAlone, Policy},
         object::{Kind, Problem},
     },
-    source::{Event, SourceStats, Sourced, kube::watch},
+    source::{Arrived, Event, SourceStats, Sourced, kube::watch},
 };
 use sockline_testbed::api::Api;
 use tokio::{
@@ -30,7 +30,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(400);
 
 pub(crate) struct Watched {
     pub(crate) stats: Arc<SourceStats>,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Arrived>,
     pub(crate) stop: Option<DropGuard>,
     pub(crate) index: Index,
     left_alone: BTreeMap<Arc<str>, LeftAlone>,
@@ -52,7 +52,9 @@ impl Watched {
         let (sender, events) = mpsc::channel(64);
         let (stats, stop) = (Arc::new(SourceStats::default()), CancellationToken::new());
         let (counted, stopped) = (Arc::clone(&stats), stop.clone());
-        tokio::spawn(async move { watch(client, NODE, sender, counted, stopped).await });
+        tokio::spawn(async move {
+            watch((client, Arc::default()), NODE, sender, counted, stopped).await;
+        });
         Self {
             stats,
             events,
@@ -183,7 +185,7 @@ impl Watched {
         assert!(!troubled, "{:?}", self.log);
     }
 
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, Arrived { event, .. }: Arrived) {
         match event.clone() {
             Event::Replace(kind, objects) => {
                 self.objects.retain(|_, object| object.reference.kind != kind);

@@ -8,6 +8,7 @@
 
 mod adopt;
 mod install;
+mod installed;
 mod node_ports;
 mod repair;
 
@@ -29,7 +30,7 @@ use sockline_ebpf::{
 };
 
 use self::node_ports::AtNode;
-pub use self::repair::Comparison;
+pub use self::{installed::InstalledPort, repair::Comparison};
 use super::{
     desired::{self, Group},
     error::DataplaneError,

@@ -1,15 +1,25 @@
 //! The connection to the API server.
 
 use std::{
-    env,
+    env, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ::kube::{
     Client, Config,
+    client::{Body, ClientBuilder, ConfigExt as _},
     config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use http::{HeaderValue, header::USER_AGENT};
+use hyper_util::{client::legacy, rt::TokioExecutor};
+use tower::ServiceExt as _;
+
+use super::{
+    dial::{Dialer, Unredirected},
+    race::Race,
+    route::Route,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -31,6 +41,12 @@ pub enum SourceError {
 
     #[error("cannot make a client for the API server {server}: {source}")]
     Client { server: String, source: Box<::kube::Error> },
+
+    #[error(
+        "the API server {server} cannot be reached through the proxy {proxy}: no proxy is supported; \
+         remove proxy-url from the kubeconfig or name the server in NO_PROXY"
+    )]
+    Proxy { server: String, proxy: String },
 }
 
 /// How to reach the API server that `kubeconfig` names, or the one of the cluster this process is a
@@ -61,14 +77,88 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, SourceError> {
     Ok(config)
 }
 
+/// How connections to the API server are made.
+#[derive(Clone)]
+pub struct Connections {
+    /// Where it is dialled.
+    pub route: Arc<Route>,
+    /// How a dial gets past the node's own programs.
+    pub unredirected: Arc<dyn Unredirected>,
+}
+
 /// A client for an API server. No connection is made yet. Needs a tokio runtime, and works in that.
 ///
+/// It is not kube's own: that one dials one address, and logs every error, which the watches do too.
+///
 /// # Errors
-/// When the credentials cannot be used; the message names the server.
-pub fn client(config: Config) -> Result<Client, SourceError> {
+/// When the credentials cannot be used, or a proxy is asked for; the message names the server.
+pub fn client(config: Config, connections: Connections) -> Result<Client, SourceError> {
     let server = config.cluster_url.to_string();
-    Client::try_from(config)
+    if let Some(proxy) = &config.proxy_url {
+        return Err(SourceError::Proxy { server, proxy: proxy.to_string() });
+    }
+    build(config, connections)
         .map_err(|source| SourceError::Client { server, source: Box::new(source) })
+}
+
+/// Whether a client can be made with these credentials. Needs a tokio runtime.
+///
+/// # Errors
+/// Those of [`client`].
+pub fn check(config: Config) -> Result<(), SourceError> {
+    struct Nowhere;
+    impl Unredirected for Nowhere {
+        fn connect(
+            &self,
+            _cookie: u64,
+            _connect: &mut dyn FnMut() -> io::Result<()>,
+        ) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+    let connections = Connections { route: Arc::default(), unredirected: Arc::new(Nowhere) };
+    client(config, connections).map(drop)
+}
+
+fn build(mut config: Config, connections: Connections) -> ::kube::Result<Client> {
+    let Connections { route, unredirected } = connections;
+    let https = config.cluster_url.scheme_str() == Some("https");
+    if !leads_to_the_server_itself(&config) {
+        route.dial_only_as_configured();
+    }
+    // Whatever is dialled must be the server that is configured.
+    if https && config.tls_server_name.is_none() {
+        let host = config.cluster_url.host().unwrap_or_default();
+        config.tls_server_name = Some(host.trim_matches(['[', ']']).to_owned());
+    }
+    let connector = config.rustls_https_connector_with_connector(Dialer(unredirected))?;
+    let connector = Race::new(connector, route);
+    let http = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let http = http.map_err(Box::<dyn std::error::Error + Send + Sync>::from);
+    // The last layer is the first that sees a request.
+    let builder = ClientBuilder::new(http, config.default_namespace.clone())
+        .with_layer(&config.extra_headers_layer()?);
+    Ok(match config.auth_layer()? {
+        Some(auth) => builder.with_layer(&auth).with_layer(&config.base_uri_layer()).build(),
+        None => builder.with_layer(&config.base_uri_layer()).build(),
+    })
+}
+
+/// Whether the endpoints of `default/kubernetes` are as good as the configured address. Not behind a
+/// proxy that serves more than one cluster, and credentials are not sent to an address that something
+/// in the cluster wrote unless TLS says whose it is. (Without TLS there is nothing to protect.)
+fn leads_to_the_server_itself(config: &Config) -> bool {
+    matches!(config.cluster_url.path(), "" | "/") && !config.accept_invalid_certs
+}
+
+/// Whether the API server of the pod's cluster is configured by its service address. The kubelet says
+/// that address in two places; who has no kube-proxy puts another one into the first
+/// (`deploy/overlays/without-kube-proxy`).
+#[must_use]
+pub fn is_at_service_address() -> bool {
+    let host = env::var("KUBERNETES_SERVICE_HOST").ok();
+    let service = env::var("KUBERNETES_PORT_443_TCP_ADDR").ok();
+    host.is_some() && host == service
 }
 
 async fn from_file(path: &Path) -> Result<Config, KubeconfigError> {
@@ -87,7 +177,6 @@ fn from_pod() -> Result<Config, SourceError> {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[tokio::test]
@@ -128,8 +217,6 @@ clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1', insecure-skip-tls-
 users: [{name: u, user: {token: t}}]
 ";
         std::fs::write(&path, kubeconfig).unwrap();
-        if let Err(error) = client(config(Some(&path)).await.unwrap()) {
-            panic!("{error}");
-        }
+        check(config(Some(&path)).await.unwrap()).unwrap();
     }
 }

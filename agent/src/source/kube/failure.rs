@@ -122,7 +122,7 @@ impl Failure {
     }
 
     /// For people: what cannot be done, why in the server's words, and what would help.
-    pub(super) fn problem(&self, kind: Kind) -> Problem {
+    pub(super) fn problem(&self, kind: Kind, hint: Option<&str>) -> Problem {
         let resource = resource(kind);
         let group = api_group(kind).map(|group| format!(".{group}")).unwrap_or_default();
         let message = match self {
@@ -143,10 +143,12 @@ impl Failure {
             Self::Request(error) => chain(error),
             other => other.to_string(),
         };
+        let message = shorten(message);
+        let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
         Problem {
             object: format!("watch of {resource}"),
             field: String::new(),
-            message: shorten(format!("{message}; what is known stays as it is")),
+            message: format!("{message}{hint}; what is known stays as it is"),
         }
     }
 }

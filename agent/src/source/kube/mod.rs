@@ -9,8 +9,11 @@
 
 mod backoff;
 mod client;
+mod dial;
 mod failure;
+mod race;
 mod request;
+mod route;
 mod selection;
 mod watch;
 pub mod wire;
@@ -22,9 +25,13 @@ use futures::future::join_all;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-pub use self::client::{SourceError, client, config};
+pub use self::{
+    client::{Connections, SourceError, check, client, config, is_at_service_address},
+    dial::Unredirected,
+    route::Route,
+};
 use self::{selection::Selection, watch::Watch};
-use super::{Event, decode::version_of, stats::SourceStats, troubles::Troubles};
+use super::{Arrived, decode::version_of, stats::SourceStats, troubles::Troubles};
 use crate::model::object::Kind;
 
 /// Sends what the API server says: per kind a `Replace`, then `Apply` and `Delete`, and another
@@ -33,15 +40,16 @@ use crate::model::object::Kind;
 ///
 /// `Delete` may name an object that was never applied: one that is not ours and changed.
 pub async fn watch(
-    client: Client,
+    (client, route): (Client, Arc<Route>),
     node: &str,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Arrived>,
     stats: Arc<SourceStats>,
     stop: CancellationToken,
 ) {
     stats.begin_watching();
     let shared = watch::Shared {
         client,
+        route,
         troubles: Troubles::new(events.clone()),
         events,
         stats,

@@ -3,7 +3,11 @@
 //! kube's `Api` decodes a whole page or event into one type, and one bad object in it costs all of
 //! it; it also keeps the headers of a refusal to itself. Hence the requests are sent here.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use ::kube::{
     Client,
@@ -13,9 +17,15 @@ use ::kube::{
 use bytes::Bytes;
 use http::{HeaderMap, Response, header::RETRY_AFTER};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper_util::client::legacy::connect::HttpInfo;
 use tokio::time::timeout;
 
-use super::{Kind, api_group, failure::Failure, resource, selection::Selection};
+use super::{
+    Kind, api_group,
+    failure::Failure,
+    resource,
+    selection::{Page, Selection},
+};
 use crate::source::decode::version_of;
 
 /// The server ends every request but a watch after a minute. kube would wait for ever.
@@ -33,10 +43,9 @@ const MAX_REFUSAL: usize = 1 << 20;
 pub(super) async fn page(
     client: &Client,
     selection: &Selection,
-    token: Option<String>,
-    limit: u32,
+    page: &Page,
 ) -> Result<Bytes, Failure> {
-    let request = Request::new(path(selection.kind)).list(&selection.list(token, limit))?;
+    let request = Request::new(path(selection.kind)).list(&selection.list(page))?;
     let response = send(client, request).await?;
     text(response, MAX_PAGE).await?.ok_or(Failure::LargePage)
 }
@@ -65,7 +74,8 @@ pub(super) async fn watch(
     let parameters = selection.watch(initial).timeout(seconds);
     let request = Request::new(path(selection.kind)).watch(&parameters, version)?;
     let response = send(client, request).await?;
-    Ok(Lines::of(response.into_body()))
+    let server = response.extensions().get::<HttpInfo>().map(HttpInfo::remote_addr);
+    Ok(Lines::of(response.into_body(), server))
 }
 
 async fn send(client: &Client, request: http::Request<Vec<u8>>) -> Result<Response<Body>, Failure> {
@@ -95,8 +105,12 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// The lines of a watch, as they arrive.
 pub(super) struct Lines {
+    /// Who sends them.
+    pub(super) server: Option<SocketAddr>,
     body: Body,
     received: Vec<u8>,
+    /// When the last part was read.
+    arrived: Instant,
     /// Where in `received` the next line begins.
     start: usize,
     /// Up to where there is no line end behind `start`.
@@ -104,8 +118,13 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    const fn of(body: Body) -> Self {
-        Self { body, received: Vec::new(), start: 0, searched: 0 }
+    fn of(body: Body, server: Option<SocketAddr>) -> Self {
+        Self { server, body, received: Vec::new(), arrived: Instant::now(), start: 0, searched: 0 }
+    }
+
+    /// When the last line was read off the connection. What is done about it may come much later.
+    pub(super) const fn arrived(&self) -> Instant {
+        self.arrived
     }
 
     /// The next line within `patience`, or how the watch ended. What follows the last line end
@@ -132,6 +151,7 @@ impl Lines {
             (self.start, self.searched) = (0, self.received.len());
             match self.body.frame().await {
                 Some(Ok(frame)) => {
+                    self.arrived = Instant::now();
                     if let Some(data) = frame.data_ref() {
                         self.received.extend_from_slice(data);
                     }

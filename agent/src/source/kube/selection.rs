@@ -17,7 +17,41 @@ pub(super) struct Selection {
 }
 
 /// client-go's page size.
-pub(super) const PAGE: u32 = 500;
+const PAGE: u32 = 500;
+
+/// What of a list is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Page {
+    /// All of it, of any version that the server has in memory (`resourceVersion=0`). Such a list
+    /// has no pages.
+    Cached,
+    /// So many objects of the most recent version, behind those before this token.
+    Part { token: Option<String>, limit: u32 },
+}
+
+impl Page {
+    pub(super) const FIRST: Self = Self::Part { token: None, limit: PAGE };
+
+    /// The page behind this one.
+    pub(super) const fn next(&self, token: String) -> Self {
+        let limit = match self {
+            Self::Cached => PAGE,
+            Self::Part { limit, .. } => *limit,
+        };
+        Self::Part { token: Some(token), limit }
+    }
+
+    /// The same with fewer objects, if that is possible.
+    pub(super) fn smaller(&self) -> Option<Self> {
+        match self {
+            Self::Cached => Some(Self::FIRST),
+            Self::Part { limit: ..=1, .. } => None,
+            Self::Part { token, limit } => {
+                Some(Self::Part { token: token.clone(), limit: limit / 2 })
+            }
+        }
+    }
+}
 
 impl Selection {
     /// What is wanted of a kind on the node of this name.
@@ -63,13 +97,17 @@ impl Selection {
         Self { kind: Kind::Pod, labels: None, fields: Some(format!("spec.nodeName={node}")) }
     }
 
-    pub(super) fn list(&self, continue_token: Option<String>, limit: u32) -> ListParams {
-        ListParams {
+    pub(super) fn list(&self, page: &Page) -> ListParams {
+        let parameters = ListParams {
             label_selector: self.labels.map(Into::into),
             field_selector: self.fields.clone(),
-            limit: Some(limit),
-            continue_token,
             ..ListParams::default()
+        };
+        match page {
+            Page::Cached => ListParams { resource_version: Some("0".into()), ..parameters },
+            Page::Part { token, limit } => {
+                ListParams { limit: Some(*limit), continue_token: token.clone(), ..parameters }
+            }
         }
     }
 

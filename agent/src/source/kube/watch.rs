@@ -2,7 +2,9 @@
 //!
 //! The protocol: <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>
 
-use std::{collections::HashMap, convert::Infallible, time::Duration};
+use std::{
+    collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc, time, time::Duration,
+};
 
 use ::kube::Client;
 use tokio::{
@@ -14,13 +16,14 @@ use super::{
     backoff::{Backoff, spread, watch_seconds},
     failure::{Failure, Remedy},
     request::{self, Lines},
-    selection::{PAGE, Selection},
+    route::Route,
+    selection::{Page, Selection},
     wire::{self, Change},
 };
 use crate::{
     model::object::{Kind, ObjectName},
     source::{
-        Event, Sourced,
+        Arrived, Event, Sourced,
         decode::Received,
         stats::{KindStats, SourceStats, count},
         troubles::Troubles,
@@ -40,6 +43,9 @@ const WATCH_STALL: Duration = Duration::from_secs(100);
 const LASTING: Duration = Duration::from_secs(1);
 /// A watch may end this much before the time it was asked for and still be in order.
 const EARLY: Duration = Duration::from_secs(5);
+/// Until the agent has reached the API server, nothing of it serves the server's service address.
+const WITHOUT_KUBE_PROXY: &str = "if this node has no kube-proxy, use deploy/overlays/without-kube-proxy, \
+                                  which names an address of the API server that is no service's";
 /// How many ends in a row that belong to the protocol are followed up without a word: a watch that
 /// is cut off and whose version is then gone is two.
 const GRACE: u32 = 2;
@@ -51,9 +57,10 @@ const FRUITLESS: u32 = 3;
 /// What the watches of all kinds use.
 pub(super) struct Shared {
     pub(super) client: Client,
-    pub(super) events: mpsc::Sender<Event>,
+    pub(super) route: Arc<Route>,
+    pub(super) events: mpsc::Sender<Arrived>,
     pub(super) troubles: Troubles,
-    pub(super) stats: std::sync::Arc<SourceStats>,
+    pub(super) stats: Arc<SourceStats>,
     /// Wakes the watches that wait for a server that cannot be reached: one of them has reached it.
     pub(super) back: Notify,
 }
@@ -79,6 +86,10 @@ pub(super) struct Watch<'a> {
     heard: bool,
     /// A failure was told and the watch has not worked since.
     failing: bool,
+    /// No list was received yet.
+    is_first: bool,
+    /// Who answered in the present attempt.
+    server: Option<SocketAddr>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +113,8 @@ impl From<Failure> for End {
     }
 }
 
-impl From<mpsc::error::SendError<Event>> for End {
-    fn from(_: mpsc::error::SendError<Event>) -> Self {
+impl From<mpsc::error::SendError<Arrived>> for End {
+    fn from(_: mpsc::error::SendError<Arrived>) -> Self {
         Self::Unheard
     }
 }
@@ -121,6 +132,8 @@ impl<'a> Watch<'a> {
             working: false,
             heard: false,
             failing: false,
+            is_first: true,
+            server: None,
         }
     }
 
@@ -205,17 +218,21 @@ impl<'a> Watch<'a> {
         failure: &Failure,
         failures: u32,
         backoff: &mut Backoff,
-    ) -> Result<(), mpsc::error::SendError<Event>> {
+    ) -> Result<(), mpsc::error::SendError<Arrived>> {
         if !matches!(failure, Failure::Cut | Failure::Ended) {
             count(&self.stats().errors);
         }
         self.silenced = matches!(failure, Failure::Silent(_));
+        if failure.is_of_reach() {
+            // Another server may be there. Without its address, it is the one that was reached last.
+            self.shared.route.failed(self.server);
+        }
         if failure.is_expected() && failures < GRACE {
             tracing::debug!(kind = %self.kind(), %failure, "taking up the watch again");
             sleep(spread()).await;
             return Ok(());
         }
-        let problem = failure.problem(self.kind());
+        let problem = failure.problem(self.kind(), self.hint(failure));
         // Whoever receives the trouble tells it; this shows each try.
         tracing::debug!("{problem}");
         self.failing = true;
@@ -235,7 +252,7 @@ impl<'a> Watch<'a> {
 
     /// Lists if that is needed, then watches until that fails or ends.
     async fn attempt(&mut self, seconds: u32) -> Result<Infallible, End> {
-        (self.working, self.heard) = (false, false);
+        (self.working, self.heard, self.server) = (false, false, None);
         if self.version.is_none() && self.streaming != Streaming::Yes {
             self.list().await?;
         }
@@ -245,6 +262,7 @@ impl<'a> Watch<'a> {
         let version = self.version.clone().unwrap_or_default();
         let (client, selection) = (&self.shared.client, &self.selection);
         let mut lines = request::watch(client, selection, initial, &version, seconds).await?;
+        self.server = lines.server;
         if initial {
             self.receive_list(&mut lines).await?;
         }
@@ -253,37 +271,41 @@ impl<'a> Watch<'a> {
         }
         loop {
             let change = self.change(lines.next(WATCH_STALL).await?)?;
+            let arrived = lines.arrived();
             self.works().await?;
-            self.take(change).await?;
+            self.take(change, arrived).await?;
         }
     }
 
     /// The list in pages, for servers that cannot stream it. Consistent: all pages are of the
-    /// version that the first one was.
+    /// version that the first one was. The first list is whatever the server has in memory, as
+    /// kube-proxy's is: all nodes that start at once shall not read the store behind the server.
     async fn list(&mut self) -> Result<(), End> {
         let mut objects = Objects::new();
-        let (mut token, mut limit) = (None, PAGE);
+        let mut page = if self.is_first { Page::Cached } else { Page::FIRST };
         loop {
-            let asked =
-                request::page(&self.shared.client, &self.selection, token.clone(), limit).await;
+            let asked = request::page(&self.shared.client, &self.selection, &page).await;
             let text = match asked {
                 // Large objects: fewer of them are to be in memory at once.
-                Err(Failure::LargePage) if limit > 1 => {
-                    limit /= 2;
+                Err(Failure::LargePage) => {
+                    page = page.smaller().ok_or(Failure::LargePage)?;
                     continue;
                 }
                 text => text?,
             };
             self.stats().heard();
-            let page = wire::page(self.kind(), &text)?;
-            page.objects.into_iter().for_each(|received| put(&mut objects, received));
-            token = page.token;
-            if token.is_none() {
-                self.replace(objects, page.version.ok_or(Failure::NoVersion)?).await?;
-                if self.streaming == Streaming::NotNow {
-                    self.streaming = Streaming::Yes;
+            let received = wire::page(self.kind(), &text)?;
+            received.objects.into_iter().for_each(|received| put(&mut objects, received));
+            match received.token {
+                Some(token) => page = page.next(token),
+                None => {
+                    let version = received.version.ok_or(Failure::NoVersion)?;
+                    self.replace(objects, version, time::Instant::now()).await?;
+                    if self.streaming == Streaming::NotNow {
+                        self.streaming = Streaming::Yes;
+                    }
+                    return Ok(());
                 }
-                return Ok(());
             }
         }
     }
@@ -309,18 +331,26 @@ impl<'a> Watch<'a> {
                             return Err(Failure::NoVersion.into());
                         }
                         self.stalls = 0;
-                        return self.replace(objects, mark.resource_version).await;
+                        let version = mark.resource_version;
+                        return self.replace(objects, version, lines.arrived()).await;
                     }
                 }
             }
         }
     }
 
-    async fn replace(&mut self, objects: Objects, version: String) -> Result<(), End> {
+    async fn replace(
+        &mut self,
+        objects: Objects,
+        version: String,
+        at: time::Instant,
+    ) -> Result<(), End> {
         tracing::debug!(kind = %self.kind(), objects = objects.len(), version, "listed");
         let objects = objects.into_values().collect();
-        self.shared.events.send(Event::Replace(self.kind(), objects)).await?;
+        let event = Event::Replace(self.kind(), objects);
+        self.shared.events.send(Arrived { event, at }).await?;
         count(&self.stats().relisted);
+        self.is_first = false;
         self.version = Some(version);
         Ok(())
     }
@@ -334,18 +364,19 @@ impl<'a> Watch<'a> {
         Ok(change)
     }
 
-    async fn take(&mut self, change: Change) -> Result<(), End> {
+    async fn take(&mut self, change: Change, at: time::Instant) -> Result<(), End> {
+        let arrived = |event| Arrived { event, at };
         let version = match change {
             Change::Apply(Received { sourced: Some(object), version, .. }) => {
                 count(&self.stats().applied);
-                self.shared.events.send(Event::Apply(object)).await?;
+                self.shared.events.send(arrived(Event::Apply(object))).await?;
                 version
             }
             // It stopped being ours.
             Change::Apply(Received { reference, version, .. })
             | Change::Delete(reference, version) => {
                 count(&self.stats().deleted);
-                self.shared.events.send(Event::Delete(reference)).await?;
+                self.shared.events.send(arrived(Event::Delete(reference))).await?;
                 version
             }
             Change::Bookmark(mark) => mark.resource_version,
@@ -370,6 +401,12 @@ impl<'a> Watch<'a> {
             self.shared.back.notify_waiters();
         }
         Ok(self.shared.troubles.set(self.kind(), Vec::new()).await?)
+    }
+
+    /// What would help, beside what the failure itself says.
+    fn hint(&self, failure: &Failure) -> Option<&'static str> {
+        (failure.is_of_reach() && self.shared.route.may_lack_service_proxy())
+            .then_some(WITHOUT_KUBE_PROXY)
     }
 
     fn kind(&self) -> Kind {

@@ -1,0 +1,149 @@
+//! The API server's own service, `default/kubernetes`: it keeps its last endpoints until new ones are
+//! listed.
+//!
+//! kube-apiserver removes its endpoint when it begins to shut down (`StopReconciling` in
+//! pkg/controlplane/controller/kubernetesservice), up to `--shutdown-delay-duration` before it stops,
+//! and also if it is the last one. For every other service no endpoints means that nobody answers; for
+//! this one the list comes from the very server that it says is not there. And a refusal that nobody
+//! is left to take back is for ever. So what is programmed for it goes from one list of endpoints to
+//! the next. The planner knows nothing of it: a plan is a function of the objects alone.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use crate::{
+    dataplane::{Dataplane, InstalledPort},
+    model::{
+        object::{Family, ObjectName, Problem, Protocol},
+        plan::{Action, Backend, Frontend, FrontendAddress, Reason},
+    },
+    source::Route,
+};
+
+/// What a list of endpoints belongs to.
+type Port = (Arc<str>, Protocol, Family);
+
+/// The last endpoints of `default/kubernetes`. The agent dials them, too.
+pub struct ApiServer {
+    name: ObjectName,
+    route: Arc<Route>,
+    /// What is configured as the API server's address, if that is not a name.
+    configured: Option<(IpAddr, u16)>,
+    last: BTreeMap<Port, Arc<[Backend]>>,
+    /// What was given out in place of refusals.
+    kept: Vec<Arc<Frontend>>,
+}
+
+impl ApiServer {
+    /// With what an earlier agent left in the maps.
+    pub fn new(
+        route: Arc<Route>,
+        configured: Option<(IpAddr, u16)>,
+        dataplane: &Dataplane,
+    ) -> Self {
+        let name = ObjectName::new("default", "kubernetes");
+        let adopted = dataplane.installed(&name);
+        let this = Self { name, route, configured, last: last_of(&adopted), kept: Vec::new() };
+        for port in &adopted {
+            this.notice_addresses(port.addresses.iter().copied());
+        }
+        this.tell_route();
+        this
+    }
+
+    /// Whether this is the service.
+    pub fn is(&self, service: &ObjectName) -> bool {
+        *service == self.name
+    }
+
+    /// Puts the last endpoints in place of refusals for want of any, and remembers those that are
+    /// listed. `frontends` are all that the service has, among others'.
+    pub fn keep_endpoints(&mut self, frontends: &mut [Arc<Frontend>]) {
+        let mut kept = Vec::new();
+        for frontend in frontends.iter_mut().filter(|frontend| frontend.service == self.name) {
+            if let FrontendAddress::Ip(address) = frontend.address {
+                self.notice_addresses([(address, frontend.port)]);
+            }
+            match (frontend.action, frontend.reason) {
+                (Action::Forward, _) => {
+                    self.last.insert(port_of(frontend), Arc::clone(&frontend.backends));
+                }
+                (Action::Refuse, Some(Reason::NoEndpoints)) => {
+                    let Some(backends) = self.last.get(&port_of(frontend)) else { continue };
+                    let forward = Frontend {
+                        action: Action::Forward,
+                        reason: None,
+                        backends: Arc::clone(backends),
+                        ..Frontend::clone(frontend)
+                    };
+                    // The same allocation means the same to whoever compares plans.
+                    let same = self.kept.iter().find(|kept| ***kept == forward);
+                    *frontend = same.map_or_else(|| Arc::new(forward), Arc::clone);
+                    kept.push(Arc::clone(frontend));
+                }
+                _ => {}
+            }
+        }
+        self.kept = kept;
+        self.tell_route();
+    }
+
+    /// What is to be told while the last endpoints are kept.
+    pub fn problem(&self) -> Option<Problem> {
+        let mut endpoints: Vec<SocketAddr> =
+            self.kept.iter().flat_map(|frontend| addresses(&frontend.backends)).collect();
+        if endpoints.is_empty() {
+            return None;
+        }
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        let endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+        Some(Problem {
+            object: format!("Service {}", self.name),
+            field: String::new(),
+            message: format!(
+                "no endpoint is listed, as when the only API server shuts down; the last ones stay \
+                 until new ones are listed: {}",
+                endpoints.join(", ")
+            ),
+        })
+    }
+
+    fn notice_addresses(&self, addresses: impl IntoIterator<Item = (IpAddr, u16)>) {
+        if addresses.into_iter().any(|address| Some(address) == self.configured) {
+            self.route.set_through_service();
+        }
+    }
+
+    fn tell_route(&self) {
+        let tcp = self.last.iter().filter(|((_, protocol, _), _)| *protocol == Protocol::Tcp);
+        self.route.set_endpoints(tcp.flat_map(|(_, backends)| addresses(backends)));
+    }
+}
+
+fn addresses(backends: &[Backend]) -> impl Iterator<Item = SocketAddr> {
+    backends.iter().map(|backend| SocketAddr::new(backend.address, backend.port))
+}
+
+fn port_of(frontend: &Frontend) -> Port {
+    (Arc::clone(&frontend.port_name), frontend.protocol, frontend.family)
+}
+
+/// The lists that the maps hold, by the ports that have them.
+fn last_of(adopted: &[InstalledPort]) -> BTreeMap<Port, Arc<[Backend]>> {
+    let mut last = BTreeMap::new();
+    for port in adopted {
+        for family in Family::ALL {
+            let of_family = port.backends.iter().copied();
+            let backends: Arc<[Backend]> =
+                of_family.filter(|backend| Family::of(backend.address) == family).collect();
+            if !backends.is_empty() {
+                last.insert((Arc::clone(&port.name), port.protocol, family), backends);
+            }
+        }
+    }
+    last
+}

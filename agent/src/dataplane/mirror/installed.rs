@@ -1,0 +1,51 @@
+//! What the maps hold of one service, for whoever has no plan of it yet.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use super::Mirror;
+use crate::model::{
+    object::{ObjectName, Protocol},
+    plan,
+};
+
+/// A port of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstalledPort {
+    /// Empty for an unnamed port.
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    /// Where it is dialled.
+    pub addresses: BTreeSet<(IpAddr, u16)>,
+    /// Sorted; of both families.
+    pub backends: Vec<plan::Backend>,
+}
+
+impl Mirror {
+    /// The ports of a service.
+    pub fn installed(&self, service: &ObjectName) -> Vec<InstalledPort> {
+        let ports = self.installed.iter().filter(|(key, _)| key.service == *service);
+        ports
+            .map(|(key, installed)| {
+                let addresses = installed.keys.iter();
+                let mut backends: Vec<plan::Backend> = installed
+                    .backends
+                    .iter()
+                    .map(|(&(address, port), known)| plan::Backend {
+                        address,
+                        port,
+                        weight: known.weight,
+                    })
+                    .collect();
+                backends.sort_unstable();
+                InstalledPort {
+                    name: Arc::clone(&key.port_name),
+                    protocol: key.protocol,
+                    addresses: addresses
+                        .map(|key| (key.address.into(), u16::from_be(key.port)))
+                        .collect(),
+                    backends,
+                }
+            })
+            .collect()
+    }
+}
