@@ -43,6 +43,8 @@ enum Task {
     Bench(bench::Args),
     /// Disturb everything for ten minutes while connections are made and held (needs root)
     Chaos(chaos::Args),
+    #[command(hide = true)]
+    Hoard(chaos::hoard::Args),
     /// What continuous integration runs: format, lints, tests
     Ci,
     /// Check the dependencies for advisories, yanked versions and licences
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Task::VmTest(args) => vm_test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Chaos(args) => chaos::run(&args),
+        Task::Hoard(args) => chaos::hoard::run(&args),
         Task::Ci => ci::run(),
         Task::Audit(args) => audit::run(&args),
         Task::Demo(args) => demo::run(&args),

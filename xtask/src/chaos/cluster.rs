@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,11 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use sockline_testbed::{Endpoint, Node, Pod, Service, api::Api, objects};
 
 use super::{
     clients::Target,
+    control_plane::ip,
     ledger::Ledger,
     servers::{Servers, port_of},
     world::{Endpoints, PodId, ServiceId, World},
@@ -27,6 +27,9 @@ pub(super) const PODS: usize = 30;
 pub(super) const CLIENTS: usize = 4;
 /// The last services never have an endpoint.
 const WITHOUT_ENDPOINTS: usize = 3;
+/// The service ranges: what is not translated fails at once.
+pub(super) const UNTRANSLATED: [(&str, &str); 2] =
+    [("-4", "10.96.0.0/16"), ("-6", "fd00:10:96::/112")];
 /// Not churned: see [`super::keeper`].
 pub(super) const MARK: &str = "mark";
 pub(super) const MARK_ADDRESS: &str = "10.96.255.1";
@@ -46,6 +49,8 @@ pub(super) struct Cluster {
     pub(super) api: Api,
     pub(super) pods: Vec<Pod>,
     pub(super) clients: Vec<Pod>,
+    /// Opens more sockets than all others.
+    pub(super) hoarder: Pod,
     pub(super) servers: Servers,
 }
 
@@ -61,19 +66,16 @@ impl Cluster {
             (0..CLIENTS).map(|n| pod(format!("client-{n}"), 9, n)).collect();
         let (pods, clients) = (pods?, clients?);
         for client in &clients {
-            // What is not translated fails at once.
-            for (family, network) in [("-4", "10.96.0.0/16"), ("-6", "fd00:10:96::/112")] {
-                let args = [family, "route", "add", "unreachable", network];
-                let added = client.output(Command::new("ip").args(args))?;
-                let said = String::from_utf8_lossy(&added.stderr);
-                ensure!(added.status.success(), "ip {}: {said}", args.join(" "));
+            for (family, network) in UNTRANSLATED {
+                ip(client, &format!("{family} route add unreachable {network}"))?;
             }
         }
+        let hoarder = pod("hoarder".to_owned(), 7, 0)?;
         let servers = Servers::start(SERVICES)?;
         for (id, pod) in pods.iter().enumerate() {
             servers.open(id, pod)?;
         }
-        Ok(Self { api: Api::default(), pods, clients, servers })
+        Ok(Self { api: Api::default(), pods, clients, hoarder, servers })
     }
 
     /// Makes all objects, with endpoints for those that have some.

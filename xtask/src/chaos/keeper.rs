@@ -1,7 +1,6 @@
 //! The node's agent, and the API server that it watches, as they are brought up and down.
 
 use std::{
-    net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
     thread,
@@ -9,10 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use sockline_testbed::{Agent, AgentOptions, Build, Metrics, Node, api::Server, bpf};
+use serde_json::Value;
+use sockline_testbed::{Agent, AgentOptions, Build, Metrics, Node, Place, bpf};
 
 use super::{
     cluster::{Cluster, MARK, mark_address},
+    control_plane::ControlPlane,
     leaks::Objects,
     ledger::Ledger,
     world::World,
@@ -20,6 +21,8 @@ use super::{
 
 /// For what the agent does at once: it shares the machine with hundreds of connects a second.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// No agent is away for so long, but where that is the disturbance.
+const NEVER_AWAY_FOR: Duration = Duration::from_secs(3600);
 /// How often the agent compares the kernel with its plan.
 pub(super) const REPAIR_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -33,9 +36,12 @@ pub(super) struct Keeper {
     build: Build,
     /// In place of the one that is built for tests.
     binary: Option<PathBuf>,
-    server: Option<Server>,
-    address: SocketAddr,
+    pub(super) control_plane: ControlPlane,
     kubeconfig: PathBuf,
+    /// What agents are given.
+    pub(super) fail_open_after: Duration,
+    /// How many sockets one pod opens.
+    pub(super) many_sockets: usize,
     mark: u16,
     /// Everything of BPF that was ever seen in the agent or its pins.
     objects: Objects,
@@ -50,10 +56,9 @@ impl Keeper {
         ledger: &Arc<Ledger>,
         random: fastrand::Rng,
     ) -> Result<Self> {
-        let listener = node.outside().run(|| TcpListener::bind(("127.0.0.1", 0)))?;
-        let address = listener.local_addr()?;
-        let server = Server::start(&cluster.api, listener).context("starting the API server")?;
-        let kubeconfig = server.kubeconfig(node.temp())?;
+        let control_plane =
+            ControlPlane::start(node, cluster).context("starting the API server")?;
+        let kubeconfig = control_plane.kubeconfig()?;
         Ok(Self {
             node: Arc::clone(node),
             cluster: Arc::clone(cluster),
@@ -63,9 +68,10 @@ impl Keeper {
             agent: None,
             build: Build::This,
             binary: None,
-            server: Some(server),
-            address,
+            control_plane,
             kubeconfig,
+            fail_open_after: NEVER_AWAY_FOR,
+            many_sockets: 20_000,
             mark: 1,
             objects: Objects::default(),
         })
@@ -88,7 +94,14 @@ impl Keeper {
         Ok(AgentOptions {
             kubeconfig: Some(self.kubeconfig.clone()),
             binary: Some(self.binary.clone().map_or_else(|| build.binary(), Ok)?),
-            args: ["--repair-interval", "1"].map(str::to_owned).to_vec(),
+            // As a pod with `hostNetwork: true`: what it dials is seen by its own programs.
+            place: Place::Within,
+            args: vec![
+                "--repair-interval".to_owned(),
+                "1".to_owned(),
+                "--fail-open-after".to_owned(),
+                format!("{}s", self.fail_open_after.as_secs()),
+            ],
             ready_within: PATIENCE,
             ..AgentOptions::default()
         })
@@ -177,6 +190,12 @@ impl Keeper {
         Ok(Metrics::parse(&self.agent()?.metrics()?).sum(name, labels))
     }
 
+    /// How many sockets the agent knows to be translated.
+    pub(super) fn sockets_known(&mut self) -> Result<u64> {
+        let status: Value = serde_json::from_str(&self.agent()?.cli(&["status", "-o", "json"])?)?;
+        status["sockets"].as_u64().context("`sockline status` has no `sockets`")
+    }
+
     /// Runs `sockline check` and fails with what it finds.
     pub(super) fn check(&mut self) -> Result<()> {
         let cgroup = self.node.cgroup().to_string_lossy().into_owned();
@@ -186,14 +205,11 @@ impl Keeper {
     /// Ends the API server with all its connections.
     pub(super) fn stop_server(&mut self) {
         self.ledger.event("the API server ends");
-        self.server = None;
+        self.control_plane.end();
     }
 
     pub(super) fn start_server(&mut self) -> Result<()> {
-        let address = self.address;
-        let listener = self.node.outside().run(|| TcpListener::bind(address));
-        let listener = listener.context("starting the API server again")?;
-        self.server = Some(Server::start(&self.cluster.api, listener)?);
+        self.control_plane.come_up().context("starting the API server again")?;
         self.ledger.event("the API server is back");
         Ok(())
     }

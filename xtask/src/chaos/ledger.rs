@@ -103,7 +103,11 @@ impl Ledger {
 
     /// Counts something that may happen.
     pub(super) fn count(&self, what: &'static str) {
-        *self.lock().counts.entry((false, what)).or_default() += 1;
+        self.count_many(what, 1);
+    }
+
+    pub(super) fn count_many(&self, what: &'static str, times: u64) {
+        *self.lock().counts.entry((false, what)).or_default() += times;
     }
 
     /// Counts something that must not happen.

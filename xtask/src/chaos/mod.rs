@@ -8,8 +8,11 @@
 
 mod clients;
 mod cluster;
+mod control_plane;
 mod disturb;
+pub(crate) mod hoard;
 mod keeper;
+mod kube_proxy;
 mod leaks;
 mod ledger;
 mod pressure;
@@ -58,6 +61,10 @@ pub(crate) struct Args {
     /// Use only these disturbances
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
+    /// How many sockets one pod opens in `many-sockets` [default: 200,000, and 20,000 in less than five
+    /// minutes]
+    #[arg(long, value_name = "N", conflicts_with = "pressure")]
+    sockets: Option<u32>,
     /// Disturb nothing: 200,000 connects a minute, 10,000 open sockets, 1,000 changes a second
     #[arg(long, conflicts_with_all = ["only", "without"])]
     pressure: bool,
@@ -75,6 +82,7 @@ impl Args {
             seed: None,
             without: Vec::new(),
             only: Vec::new(),
+            sockets: None,
             pressure: false,
             every_call: false,
         }
@@ -83,6 +91,8 @@ impl Args {
 
 /// Open files of this process: the servers' sockets are 3,000, and so are all others.
 const FILES: u64 = 8_192;
+/// A run that has the time for more.
+const LONG: Duration = Duration::from_secs(300);
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let disturbances = chosen(args)?;
@@ -100,6 +110,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.pressure {
         return pressure::run(args.seconds.unwrap_or(300), seed);
     }
+    let time = Duration::from_secs(args.seconds.unwrap_or(600));
+    let sockets = args.sockets.unwrap_or(if time < LONG { 20_000 } else { 200_000 });
     raise_file_limit(FILES)?;
     term::doing(
         "chaos",
@@ -107,9 +119,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     let began = Instant::now();
     let ledger = Arc::new(Ledger::new());
-    let stage = Stage::start(seed, &ledger)?;
-    let (log, leaks) =
-        stage.run(&disturbances, Duration::from_secs(args.seconds.unwrap_or(600)))?;
+    let mut stage = Stage::start(seed, &ledger)?;
+    stage.keeper.many_sockets = usize::try_from(sockets)?;
+    let (log, leaks) = stage.run(&disturbances, time)?;
     report::print(&ledger, &leaks, began.elapsed());
     let leaked: usize = leaks.iter().map(|(_, _, left)| left).sum();
     if ledger.mistakes() == 0 && leaked == 0 {
@@ -199,7 +211,9 @@ impl Stage {
         self.clients.into_iter().for_each(Task::join);
         let log = self.keeper.log_tail();
         let mut namespaces = BTreeSet::from([self.node.outside().inode()?]);
-        for pod in self.cluster.pods.iter().chain(&self.cluster.clients) {
+        let machines = self.keeper.control_plane.machines();
+        let pods = self.cluster.pods.iter().chain(&self.cluster.clients);
+        for pod in pods.chain(machines).chain([&self.cluster.hoarder]) {
             namespaces.insert(pod.inode()?);
         }
         let folders = [self.node.bpffs(), self.node.cgroup(), self.node.temp()];

@@ -72,6 +72,8 @@ struct Inner {
     services: Vec<Vec<(Instant, Endpoints)>>,
     deaths: Vec<Spans>,
     damage: Spans,
+    /// Somebody else may have served, by what was true at the time.
+    bypasses: Spans,
     /// A new layout's agent starts with empty memory of sockets and clients.
     layout_changes: Spans,
     /// From the first of the two times on it is known that all changes before the second are in the
@@ -89,6 +91,7 @@ impl World {
             services: vec![vec![(now, Endpoints::default())]; services],
             deaths,
             damage: Spans::default(),
+            bypasses: Spans::default(),
             layout_changes: Spans::default(),
             confirmed: vec![(now, now)],
             is_calm: false,
@@ -132,6 +135,19 @@ impl World {
 
     pub(super) fn damage_ends(&self) {
         self.lock().damage.end(Instant::now());
+    }
+
+    pub(super) fn bypass_begins(&self) {
+        self.lock().bypasses.begin(Instant::now());
+    }
+
+    pub(super) fn bypass_ends(&self) {
+        self.lock().bypasses.end(Instant::now());
+    }
+
+    /// Whether somebody else may have served at some time between these.
+    pub(super) fn was_bypassed(&self, from: Instant, until: Instant) -> bool {
+        self.lock().bypasses.touch(from, until)
     }
 
     pub(super) fn layout_change_begins(&self) {
@@ -190,6 +206,7 @@ impl World {
         self.was_there_all_the_time(service, pod, from, until)
             && !self.layout_changed(from, until)
             && !self.was_damaged(from, until)
+            && !self.was_bypassed(from, until)
     }
 
     /// Whether an endpoint may be one of the service's in the kernel at some time between these.
@@ -225,7 +242,10 @@ impl World {
                  endpoints: {states:?}"
             )),
             Seen::Error(error) => {
-                let refused = error.raw_os_error() == Some(libc::ECONNREFUSED);
+                // What stands for kube-proxy says it in a word.
+                let is_told = error.kind() == io::ErrorKind::InvalidData;
+                let refused = error.raw_os_error() == Some(libc::ECONNREFUSED)
+                    || (is_told && inner.bypasses.touch(from, until));
                 let untouched = [libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EPERM]
                     .map(Some)
                     .contains(&error.raw_os_error());
@@ -346,6 +366,19 @@ mod tests {
         assert_eq!(judge_now(&world, &refusal()), Verdict::WhileDamaged);
         world.damage_ends();
         assert!(matches!(judge_now(&world, &refusal()), Verdict::Failed(_)));
+    }
+
+    #[test]
+    fn what_is_said_of_no_endpoints_is_a_refusal_while_calls_are_bypassed() {
+        let world = world_with(&[]);
+        let told = || Seen::Error(io::ErrorKind::InvalidData.into());
+        assert!(matches!(judge_now(&world, &told()), Verdict::Failed(_)));
+        world.bypass_begins();
+        assert_eq!(judge_now(&world, &told()), Verdict::Refused);
+        world.set(0, set(&[1]));
+        world.confirm(Instant::now());
+        assert!(matches!(judge_now(&world, &told()), Verdict::Failed(_)));
+        world.bypass_ends();
     }
 
     #[test]

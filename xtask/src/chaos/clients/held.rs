@@ -58,9 +58,14 @@ fn open_tcp(around: &Around, target: &Target) -> Option<Held<TcpStream>> {
         Err(error) => (Err(error), None),
     };
     let seen = seen(said);
-    let verdict = around.world.judge(target.service, opened, Instant::now(), &seen);
+    let now = Instant::now();
+    let verdict = around.world.judge(target.service, opened, now, &seen);
     around.ledger.judged(Kind::Tcp, &verdict);
     let (Seen::Answer { pod, .. }, Some(socket)) = (seen, stream) else { return None };
+    // What stands for kube-proxy keeps no connections.
+    if around.world.was_bypassed(opened, now) {
+        return None;
+    }
     around.ledger.count("held sockets opened");
     let (target, talked) = (target.clone(), opened);
     Some(Held { socket, target, pod, opened, talked, connected: true })
@@ -141,7 +146,7 @@ fn open_udp(around: &Around, target: &Target, connected: bool) -> Option<Held<Ud
     around.ledger.judged(kind, &verdict);
     let (Seen::Answer { pod, .. }, Some(socket)) = (seen, socket) else { return None };
     // What it remembers of such a time would excuse nothing later.
-    if around.world.was_damaged(opened, now) {
+    if around.world.was_damaged(opened, now) || around.world.was_bypassed(opened, now) {
         return None;
     }
     around.ledger.count("held sockets opened");
@@ -161,7 +166,7 @@ fn talk_udp(around: &Around, held: &mut Held<UdpSocket>) -> bool {
     let verdict = around.world.judge(service, began, now, &seen);
     around.ledger.judged(Kind::HeldUdpUnconnected, &verdict);
     let Seen::Answer { pod: who, .. } = seen else { return false };
-    if around.world.was_damaged(held.talked, now) {
+    if around.world.was_damaged(held.talked, now) || around.world.was_bypassed(held.talked, now) {
         return false;
     }
     if who != pod {

@@ -1,8 +1,10 @@
 //! What is done to the node, and how it is known to be over.
 
 mod agents;
+mod away;
 mod maps;
 mod pins;
+mod sockets;
 mod source;
 
 use std::{
@@ -25,7 +27,7 @@ const fn disturbance(name: &'static str, run: fn(&mut Keeper) -> Result<()>) -> 
     Disturbance { name, run }
 }
 
-pub(super) const ALL: [Disturbance; 23] = [
+pub(super) const ALL: [Disturbance; 28] = [
     disturbance("kill", agents::kill),
     disturbance("kill-early", agents::kill_early),
     disturbance("term", agents::term),
@@ -49,6 +51,11 @@ pub(super) const ALL: [Disturbance; 23] = [
     disturbance("api-refuse", source::refuse),
     disturbance("api-restart", source::restart),
     disturbance("kill-without-api", source::kill_without),
+    disturbance("api-graceful-restart", source::graceful_restart),
+    disturbance("api-moved", source::moved),
+    disturbance("api-power-loss", source::power_loss),
+    disturbance("away-beside-kube-proxy", away::beside_kube_proxy),
+    disturbance("many-sockets", sockets::many),
 ];
 
 /// Waits for up to so long, at random.

@@ -1,6 +1,6 @@
 //! An API server that is away, or says nothing. The kernel goes on with what it has.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use sockline_testbed::api::{Cut, Fault, Resource};
@@ -9,6 +9,8 @@ use super::pause;
 use crate::chaos::keeper::Keeper;
 
 const AWAY: Duration = Duration::from_secs(4);
+/// What pods are led to follows the agent.
+const REACHED_WITHIN: Duration = Duration::from_secs(30);
 
 /// All watches break at once, in every way.
 pub(super) fn cut(keeper: &mut Keeper) -> Result<()> {
@@ -75,4 +77,49 @@ pub(super) fn kill_without(keeper: &mut Keeper) -> Result<()> {
     pause(keeper, AWAY);
     keeper.start_server()?;
     keeper.settle()
+}
+
+/// The only API server ends as kube-apiserver does: it takes its endpoint away first, while everybody
+/// watches.
+pub(super) fn graceful_restart(keeper: &mut Keeper) -> Result<()> {
+    keeper.ledger.event("the API server takes its endpoint away");
+    keeper.control_plane.withdraw();
+    keeper.confirm()?;
+    keeper.stop_server();
+    pause(keeper, AWAY);
+    keeper.cluster.api.compact();
+    keeper.start_server()?;
+    keeper.control_plane.tell();
+    recover(keeper)
+}
+
+/// The API server ends and is somewhere else, and nobody saw how.
+pub(super) fn moved(keeper: &mut Keeper) -> Result<()> {
+    keeper.stop_server();
+    pause(keeper, AWAY);
+    keeper.control_plane.change_machine();
+    keeper.control_plane.tell();
+    keeper.start_server()?;
+    recover(keeper)
+}
+
+/// The machine with the API server is gone without a word to its connections, and another one takes over.
+pub(super) fn power_loss(keeper: &mut Keeper) -> Result<()> {
+    keeper.ledger.event("the control plane's machine loses its power");
+    let dark = keeper.control_plane.lose_power()?;
+    pause(keeper, AWAY);
+    keeper.start_server()?;
+    keeper.control_plane.tell();
+    let recovered = recover(keeper);
+    keeper.control_plane.restore_power(dark)?;
+    recovered
+}
+
+/// The agent follows the cluster again, and pods reach the API server.
+fn recover(keeper: &mut Keeper) -> Result<()> {
+    let began = Instant::now();
+    keeper.confirm()?;
+    keeper.ledger.event(format!("the agent has found back after {:.1?}", began.elapsed()));
+    let client = &keeper.cluster.clients[0];
+    keeper.control_plane.reached_from(client, REACHED_WITHIN)
 }

@@ -12,7 +12,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
 use sockline_testbed::{Build, Metrics, Node};
 
 use self::{
@@ -56,7 +55,7 @@ pub(super) fn run(seconds: u64, seed: u64) -> Result<()> {
         &format!("{SERVICES} services, {PODS} pods, {CLIENTS} clients, and {load}"),
     );
     let mut held = Held::open(&cluster, OPEN)?;
-    let sockets = sockets(&mut keeper)?;
+    let sockets = keeper.sockets_known()?;
     let before = Counts::read(&mut keeper)?;
     let changes = load.change(CHANGES, time);
     let connects = Connects::start(&cluster, CONNECTS)?;
@@ -67,7 +66,7 @@ pub(super) fn run(seconds: u64, seed: u64) -> Result<()> {
     let lost = held.talk();
     keeper.confirm().context("after all changes")?;
     let checked = keeper.check();
-    let at_the_end = self::sockets(&mut keeper)?;
+    let at_the_end = keeper.sockets_known()?;
     drop(held);
 
     let minutes = time.as_secs_f64() / 60.0;
@@ -136,11 +135,6 @@ impl Rows {
         let verdict = if good { "" } else { "NOT AS IT SHOULD BE" };
         self.rows.push(vec![what.to_owned(), measured, verdict.to_owned()]);
     }
-}
-
-fn sockets(keeper: &mut Keeper) -> Result<u64> {
-    let status: Value = serde_json::from_str(&keeper.agent()?.cli(&["status", "-o", "json"])?)?;
-    status["sockets"].as_u64().context("`sockline status` has no `sockets`")
 }
 
 /// What the agent has counted.

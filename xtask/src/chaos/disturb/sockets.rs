@@ -1,0 +1,106 @@
+//! A pod that opens more sockets than the table has room for.
+
+use std::{
+    env,
+    io::{self, BufRead as _, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use sockline_testbed::Ns;
+
+use super::wait_for;
+use crate::chaos::{
+    clients::Target,
+    cluster::{Cluster, has_endpoints},
+    keeper::Keeper,
+    world::{Seen, Verdict},
+};
+
+const UID: &str = "c4a05000-0000-4000-8000-000000000001";
+/// Below the limit of files that this process has for itself.
+const OF_A_PROCESS: usize = 8_000;
+/// The clients' sockets, which come and go meanwhile.
+const OTHERS: u64 = 5_000;
+
+pub(super) fn many(keeper: &mut Keeper) -> Result<()> {
+    let before = keeper.sockets_known()?;
+    let cgroup = keeper.node.pod_cgroup(UID)?;
+    let container = cgroup.container(&keeper.cluster.hoarder, "hoarder")?;
+    let targets: Vec<Target> = Cluster::targets()
+        .into_iter()
+        .filter(|target| target.udp.is_ipv4() && has_endpoints(target.service))
+        .collect();
+    let mut processes = Vec::new();
+    let mut missing = keeper.many_sockets;
+    while missing > 0 {
+        let count = missing.min(OF_A_PROCESS);
+        processes.push(Process::start(&container, &targets, count)?);
+        missing -= count;
+    }
+    let began = Instant::now();
+    let mut opened = 0;
+    for process in &mut processes {
+        opened += process.opened(keeper, &targets, began)?;
+    }
+    keeper.ledger.event(format!("a pod has {opened} sockets after {:.1?}", began.elapsed()));
+    keeper.ledger.count_many("sockets that one pod opened", opened);
+    // The agent goes on, and so do all others.
+    keeper.confirm()?;
+    keeper.check()?;
+    drop(processes);
+    let mut known = 0;
+    wait_for("records of closed sockets to go", || {
+        known = keeper.sockets_known().unwrap_or(u64::MAX);
+        known < before + OTHERS
+    })
+    .with_context(|| format!("{before} before, {known} now"))?;
+    drop(container);
+    cgroup.remove()
+}
+
+/// A process with many sockets; ended when dropped.
+struct Process(Child);
+
+impl Process {
+    fn start(container: &Ns, targets: &[Target], count: usize) -> Result<Self> {
+        let mut command = Command::new(env::current_exe().context("finding this executable")?);
+        command
+            .args(["hoard", "--count", &count.to_string()])
+            .args(targets.iter().map(|target| target.udp.to_string()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let child =
+            container.child(&mut command).context("starting a process with many sockets")?;
+        Ok(Self(child))
+    }
+
+    /// Waits until it has them all, and judges those that it could not connect.
+    fn opened(&mut self, keeper: &Keeper, targets: &[Target], began: Instant) -> Result<u64> {
+        let output = self.0.stdout.take().context("its output was taken before")?;
+        for line in BufReader::new(output).lines() {
+            let line = line.context("reading what it says")?;
+            let Some((target, error)) = line.split_once(' ') else {
+                return line.parse().with_context(|| format!("it says {line:?}"));
+            };
+            let address: SocketAddr = target.parse()?;
+            let target = targets.iter().find(|target| target.udp == address);
+            let service = target.with_context(|| format!("it was not told of {address}"))?.service;
+            let seen = Seen::Error(io::Error::from_raw_os_error(error.parse()?));
+            let verdict = keeper.world.judge(service, began, Instant::now(), &seen);
+            if let Verdict::Failed(what) = verdict {
+                keeper.ledger.mistake("sockets of many that could not connect", &what);
+            }
+        }
+        bail!("a process with many sockets ended early")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
