@@ -66,11 +66,15 @@ fn pause(keeper: &mut Keeper, longest: Duration) {
 /// For repairs, which come once a second.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(30);
 
-fn wait_for(what: &str, mut there: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + REPAIRED_WITHIN;
+fn wait_for(what: &str, there: impl FnMut() -> bool) -> Result<()> {
+    wait_long_for(REPAIRED_WITHIN, what, there)
+}
+
+fn wait_long_for(time: Duration, what: &str, mut there: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + time;
     while !there() {
         if Instant::now() > deadline {
-            bail!("waited {REPAIRED_WITHIN:?} for {what}");
+            bail!("waited {time:?} for {what}");
         }
         thread::sleep(Duration::from_millis(20));
     }

@@ -5,13 +5,13 @@ use std::{
     io::{self, BufRead as _, BufReader},
     net::SocketAddr,
     process::{Child, Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use sockline_testbed::Ns;
 
-use super::wait_for;
+use super::{wait_for, wait_long_for};
 use crate::chaos::{
     clients::Target,
     cluster::{Cluster, has_endpoints},
@@ -22,6 +22,9 @@ use crate::chaos::{
 const UID: &str = "c4a05000-0000-4000-8000-000000000001";
 /// Below the limit of files that this process has for itself.
 const OF_A_PROCESS: usize = 8_000;
+/// One search for sockets whose backend is gone.
+const SEARCHES: &str = "sockline_sockets_pass_duration_seconds_count";
+const SEARCHED_WITHIN: Duration = Duration::from_secs(300);
 /// The clients' sockets, which come and go meanwhile.
 const OTHERS: u64 = 5_000;
 
@@ -58,7 +61,12 @@ pub(super) fn many(keeper: &mut Keeper) -> Result<()> {
     })
     .with_context(|| format!("{before} before, {known} now"))?;
     drop(container);
-    cgroup.remove()
+    cgroup.remove()?;
+    // A search that had all of them to look at is paid off first: no other begins for 25 times as long.
+    let searches = keeper.metric(SEARCHES, &[])?;
+    wait_long_for(SEARCHED_WITHIN, "two more searches for sockets whose backend is gone", || {
+        keeper.metric(SEARCHES, &[]).is_ok_and(|now| now >= searches + 2.0)
+    })
 }
 
 /// A process with many sockets; ended when dropped.
