@@ -57,6 +57,13 @@ impl Address {
         None
     }
 
+    /// The unspecified address of the same family.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_unspecified(&self) -> Self {
+        if self.is_ipv4() { Self::from_ipv4_word(0) } else { Self { words: [0; 4] } }
+    }
+
     #[inline(always)]
     #[must_use]
     pub const fn is_unspecified(&self) -> bool {

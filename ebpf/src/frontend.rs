@@ -14,6 +14,29 @@ pub struct FrontendKey {
     pub padding: u8,
 }
 
+impl FrontendKey {
+    /// Where a NodePort is for the addresses of all nodes that have no entry of their own: nobody
+    /// dials the unspecified address, which is loopback ([`Address::as_loopback`]).
+    #[inline(always)]
+    #[must_use]
+    pub const fn at_all_nodes(&self) -> Self {
+        Self { address: self.address.to_unspecified(), ..*self }
+    }
+
+    /// The key that is in the hash if its address is another node's; no service has port 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn node_mark(address: Address) -> Self {
+        Self { address, port: 0, protocol: 0, padding: 0 }
+    }
+
+    /// Whether it is [`Self::node_mark`] of an address.
+    #[must_use]
+    pub const fn is_node_mark(&self) -> bool {
+        self.port == 0 && self.protocol == 0
+    }
+}
+
 // SAFETY: integers only, the padding is a field.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for FrontendKey {}
@@ -49,7 +72,10 @@ pub struct Frontend {
     pub balance: u8,
     /// The bit in [`crate::backend::Backend::sets`] of the backends that belong to this frontend.
     pub set: u8,
-    pub padding: [u8; 3],
+    pub padding: u8,
+    /// Of a NodePort with the endpoints of one other node alone: a number that stands for the node, so
+    /// that session affinity is one for each node, as it is on the nodes. Else 0.
+    pub node: u16,
 }
 
 // SAFETY: integers only, the padding is a field.

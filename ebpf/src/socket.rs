@@ -73,7 +73,8 @@ pub struct AffinityKey {
     /// `SO_NETNS_COOKIE` of the client.
     pub netns: u64,
     pub service: u32,
-    /// 4 or 6: the two families of a service have different backends.
+    /// 4 or 6: the two families of a service have different backends. In the upper half
+    /// [`crate::frontend::Frontend::node`].
     pub family: u32,
 }
 

@@ -63,6 +63,13 @@ impl Cluster {
         Ok(Self { options: AgentOptions { args, ..AgentOptions::default() }, ..Self::new()? })
     }
 
+    /// The same, with more arguments for the agent.
+    #[must_use]
+    pub fn with_args(mut self, args: &[&str]) -> Self {
+        self.options.args.extend(args.iter().map(ToString::to_string));
+        self
+    }
+
     /// The node.
     pub fn node(&self) -> &Node {
         &self.node

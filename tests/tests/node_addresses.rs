@@ -119,7 +119,7 @@ fn numbered(number: u32, endpoint: &str) -> Service {
     let service = Service::new(&format!("svc-{number}")).ip(&service_ip(number).to_string());
     let service = service.tcp(80).to(Stage::PORT);
     let service = match u16::try_from(number / 100) {
-        Ok(hundred) if number % 100 == 0 => service.node_port(30_000 + hundred),
+        Ok(hundred) if number.is_multiple_of(100) => service.node_port(30_000 + hundred),
         _ => service,
     };
     let address = endpoint.parse().unwrap();

@@ -36,6 +36,7 @@ use crate::{
     model::{
         index::Index,
         object::{Kind, Problem},
+        other_nodes::OtherNodes,
         plan::{Plan, ServicePlan},
     },
     source::{Arrived, Event},
@@ -65,6 +66,9 @@ struct Control {
     /// When services that had to wait may be brought to the kernel.
     next_round: Option<Instant>,
     interfaces: Interfaces,
+    /// Which version of the other nodes' addresses is in the kernel.
+    other_nodes: Option<u64>,
+    other_nodes_trouble: Trouble,
     /// The node's own addresses, as of the last sync.
     addresses: Vec<IpAddr>,
     /// As of when they were chosen: see [`Index::service_use_version`].
@@ -125,7 +129,9 @@ pub async fn run(
         reclaim_trouble: Trouble::new("what is not used any more cannot be given out again"),
         left_alone_trouble: Trouble::new("cannot leave pods alone"),
         dataplane,
-        index: Index::new(config.node_name.as_str()),
+        index: Index::new(config.node_name.as_str()).with_node_ports(config.node_ports),
+        other_nodes: None,
+        other_nodes_trouble: Trouble::new("cannot serve NodePorts at all other nodes' addresses"),
         pacing: Pacing::default(),
         next_round: None,
         interfaces: Interfaces::new(config.node_port_addresses.clone()),
@@ -244,8 +250,8 @@ impl Control {
         self.metrics.source_event(&event);
         self.addresses_stale |= match &event {
             Event::Replace(kind, _) => *kind == Kind::Node,
-            Event::Apply(object) => object.reference.kind == Kind::Node,
-            Event::Delete(reference) => reference.kind == Kind::Node,
+            Event::Apply(object) => self.index.is_this_node(&object.reference),
+            Event::Delete(reference) => self.index.is_this_node(reference),
             Event::Trouble(_) | Event::Complete(_) => false,
         };
         if let Event::Trouble(problems) = &event {
@@ -354,6 +360,7 @@ impl Control {
     /// Writes what changed since the last time, or compares the whole plan where that is not all.
     fn bring_to_kernel(&mut self) -> Synced {
         let complete = self.index.complete();
+        self.mark_other_nodes();
         let use_version = self.index.service_use_version();
         let use_changed =
             std::mem::replace(&mut self.service_use_version, use_version) != use_version;
@@ -376,6 +383,20 @@ impl Control {
         let synced = self.sync_all();
         self.programmed(&changes.services);
         synced
+    }
+
+    /// Brings the other nodes' addresses to the kernel. Without room for them, all else goes on.
+    fn mark_other_nodes(&mut self) {
+        let version = self.index.other_nodes().map_or(0, OtherNodes::version);
+        if self.other_nodes == Some(version) {
+            return;
+        }
+        let addresses = self.index.other_nodes().map(OtherNodes::all).unwrap_or_default();
+        let result = self.dataplane.set_other_nodes(&addresses);
+        if result.is_ok() && self.index.complete() {
+            self.other_nodes = Some(version);
+        }
+        self.other_nodes_trouble.is_news(result.as_ref().map(|_| ()).map_err(|error| error as _));
     }
 
     fn sync_all(&mut self) -> Synced {

@@ -41,8 +41,13 @@ use crate::{
     check::Readiness,
     closing::Closing,
     dataplane::{AgentState, Feature, Limits, NestedNamespaces},
-    model::{left_alone::Policy, node_addresses::NodePortAddresses},
-    source::{self, Arrived, Connections, Route, SourceError, SourceStats, Unredirected},
+    model::{
+        left_alone::Policy,
+        node_addresses::{NodePortAddresses, NodePortScope},
+    },
+    source::{
+        self, Arrived, Connections, Route, SourceError, SourceStats, Unredirected, kube::Watched,
+    },
     status::Shared,
     telemetry::{self, Metrics},
 };
@@ -92,6 +97,14 @@ pub struct Config {
     pub leave_alone: Policy,
     /// Which of the node's addresses NodePorts are at.
     pub node_port_addresses: NodePortAddresses,
+    /// At whose addresses NodePorts are served.
+    pub node_ports: NodePortScope,
+}
+
+impl Config {
+    const fn watched(&self) -> Watched<'_> {
+        Watched { node: self.node_name.as_str(), node_ports: self.node_ports }
+    }
 }
 
 /// Runs until `stop`. The kernel state stays in place afterwards. A running agent does not give up.
@@ -153,7 +166,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         })?
     };
     let ended = tokio::select! {
-        result = source.feed(&config.node_name, connections, events, stats, stop.clone()) => {
+        result = source.feed(config.watched(), connections, events, stats, stop.clone()) => {
             result.map_err(anyhow::Error::from)
         }
         () = telemetry::serve(listener, readiness, metrics, stop.clone()) => Ok(()),
@@ -200,7 +213,7 @@ impl Ready {
     /// Reports what there is and what changes, until `stop`.
     async fn feed(
         self,
-        node: &str,
+        watched: Watched<'_>,
         connections: Connections,
         events: mpsc::Sender<Arrived>,
         stats: Arc<SourceStats>,
@@ -215,7 +228,7 @@ impl Ready {
             Self::Kubernetes(config) => {
                 let route = Arc::clone(&connections.route);
                 let client = source::client(*config, connections)?;
-                source::kube::watch((client, route), node, events, stats, stop).await;
+                source::kube::watch((client, route), watched, events, stats, stop).await;
             }
         }
         Ok(())

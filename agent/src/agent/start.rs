@@ -98,6 +98,7 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
         node: config.node_name.clone(),
         limits: config.limits,
         without: config.without.clone(),
+        node_ports: config.node_ports,
         fail_open_after: config.fail_open_after,
         nested: config.nested,
     };

@@ -20,7 +20,7 @@ use crate::{
     memory,
     model::{
         left_alone::Policy,
-        node_addresses::{AddressRange, NodePortAddresses},
+        node_addresses::{AddressRange, NodePortAddresses, NodePortScope},
         selector::Selector,
     },
     printable::Printable,
@@ -110,6 +110,10 @@ pub struct AgentArgs {
     /// more
     #[arg(long, env = "SOCKLINE_EXCLUDE_NESTED_NAMESPACES", value_parser = BoolishValueParser::new())]
     exclude_nested_namespaces: bool,
+    /// Serve NodePorts at the addresses of all nodes, not only of this one: for clusters without
+    /// kube-proxy. The agent watches all Nodes then
+    #[arg(long, env = "SOCKLINE_NODEPORTS_OF_ALL_NODES", value_parser = BoolishValueParser::new())]
+    nodeports_of_all_nodes: bool,
     /// Do without these kernel features, as an older kernel would have it; for tests
     #[arg(
         long,
@@ -158,6 +162,11 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             pods: args.leave_alone_pods,
         },
         node_port_addresses: NodePortAddresses(args.nodeport_addresses),
+        node_ports: if args.nodeports_of_all_nodes {
+            NodePortScope::AllNodes
+        } else {
+            NodePortScope::ThisNode
+        },
     };
     // They wait until somebody asks for them: as process 1 of a container, this one would never hear
     // of what comes before.

@@ -13,7 +13,7 @@ use super::{
     table,
 };
 use crate::{
-    model::{index::Index, plan::Plan},
+    model::{index::Index, node_addresses::NodePortScope, plan::Plan},
     printable::Printable,
     source::folder::read_folder,
 };
@@ -27,6 +27,9 @@ pub struct PlanArgs {
     /// The node to plan for
     #[arg(long, value_name = "NAME")]
     pub node: String,
+    /// Plan NodePorts at the addresses of all nodes, as the agent's option has it
+    #[arg(long)]
+    pub nodeports_of_all_nodes: bool,
     /// How to print the plan
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
@@ -37,7 +40,9 @@ pub struct PlanArgs {
 /// # Errors
 /// When the folder cannot be read or the output cannot be written.
 pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
-    let mut index = Index::new(args.node.as_str());
+    let scope =
+        if args.nodeports_of_all_nodes { NodePortScope::AllNodes } else { NodePortScope::ThisNode };
+    let mut index = Index::new(args.node.as_str()).with_node_ports(scope);
     for event in read_folder(&args.manifests)?.into_events() {
         index.apply(event);
     }

@@ -56,6 +56,7 @@ pub fn groups(frontends: &[Arc<Frontend>]) -> Vec<Group<'_>> {
 pub fn addresses(frontend: &Frontend, node_addresses: &[IpAddr]) -> Vec<Address> {
     match frontend.address {
         FrontendAddress::Ip(ip) => vec![ip.into()],
+        FrontendAddress::OtherNodes => vec![loopback(frontend.family).to_unspecified()],
         FrontendAddress::Node => {
             let loopback = loopback(frontend.family);
             node_addresses

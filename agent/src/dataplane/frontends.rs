@@ -67,7 +67,7 @@ impl Frontends {
             filter: maps::open_filter(pins)?,
             bits: HashMap::new(),
         };
-        for key in this.entries.keys() {
+        for key in this.entries.keys().filter(|key| !key.is_node_mark()) {
             *this.bits.entry(filter::bit(&key.address, key.port)).or_default() += 1;
         }
         this.write_filter();
@@ -250,6 +250,10 @@ impl Frontends {
     }
 
     fn count_bit(&mut self, key: &FrontendKey, more: bool) {
+        // Programs look these up without the bitmap.
+        if key.is_node_mark() {
+            return;
+        }
         let (word, mask) = filter::bit(&key.address, key.port);
         let count = self.bits.entry((word, mask)).or_default();
         *count = if more { *count + 1 } else { count.saturating_sub(1) };

@@ -41,7 +41,7 @@ pub mod view;
 mod waits;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
@@ -85,6 +85,7 @@ use self::{
 use crate::{
     helper::Helper,
     model::{
+        node_addresses::NodePortScope,
         object::ObjectName,
         plan::{Plan, ServicePlan},
         test_service::{Listeners, TestService},
@@ -108,6 +109,8 @@ pub struct Options {
     /// How long after this agent's last sign of life all calls are bypassed; `None` is never.
     pub fail_open_after: Option<Duration>,
     pub nested: NestedNamespaces,
+    /// At whose addresses the programs look for NodePorts.
+    pub node_ports: NodePortScope,
 }
 
 /// What to do with calls from network namespaces that were made inside of pods.
@@ -156,7 +159,7 @@ impl Dataplane {
         pins.close_to_others()?;
         raise_limits();
         let features = Features::probe_without(&options.without);
-        let programs = Programs::load(&pins, features, options.limits.affinity)?;
+        let programs = Programs::load(&pins, features, options)?;
         let record = Record::create(&pins, options, features)?;
         let agent_state = AgentState::open(&pins, options.fail_open_after, options.nested)?;
         let mirror = Mirror::open(&pins, options.limits)?;
@@ -240,6 +243,11 @@ impl Dataplane {
     pub fn sync(&mut self, plan: &Plan, node_addresses: &[IpAddr]) -> Synced {
         let report = self.mirror.sync(plan, node_addresses);
         (report, self.synced())
+    }
+
+    /// Takes in the addresses of the other nodes that NodePorts are served at.
+    pub fn set_other_nodes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
+        self.mirror.set_other_nodes(addresses)
     }
 
     /// Whether [`Self::sync_services`] can take these changes; if not, node addresses are

@@ -12,7 +12,8 @@ use aya_obj::generated::bpf_attach_type::{
     BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG, BPF_CGROUP_UDP6_SENDMSG,
 };
 
-use super::{error::DataplaneError, features::Features, maps, pins::Pins};
+use super::{Options, error::DataplaneError, features::Features, maps, pins::Pins};
+use crate::model::node_addresses::NodePortScope;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockline-kernel"));
 /// The same for kernels before 5.12, see `ebpf/src/legacy.rs`.
@@ -53,15 +54,17 @@ impl Programs {
     pub fn load(
         pins: &Pins,
         features: Features,
-        max_affinity: u32,
+        options: &Options,
     ) -> Result<Self, DataplaneError> {
-        maps::create(pins, max_affinity)?;
+        maps::create(pins, options.limits.affinity)?;
         let mut loader = EbpfLoader::new();
         let set_retval = u8::from(features.set_retval);
         let mptcp_sock = u8::from(features.mptcp_sock);
+        let of_all_nodes = u8::from(options.node_ports == NodePortScope::AllNodes);
         let host_netns = features.netns_cookie.unwrap_or(0);
         loader
             .override_global("HAS_SET_RETVAL", &set_retval, true)
+            .override_global("NODE_PORTS_OF_ALL_NODES", &of_all_nodes, true)
             .override_global("HAS_MPTCP_SOCK", &mptcp_sock, true)
             .override_global("HOST_NETNS", &host_netns, true);
         for name in maps::PINNED {

@@ -11,7 +11,7 @@ use sockline_ebpf::{
     agent::COMPARE_AND_SWAP,
     backend::{Backend as BackendEntry, Slot},
     counters::{Fault, ServiceCounters},
-    frontend::Frontend as FrontendEntry,
+    frontend::{Frontend as FrontendEntry, FrontendKey},
 };
 
 pub use super::record::Read as AgentRecord;
@@ -107,7 +107,7 @@ impl View {
                 continue;
             }
             let frontend = frontend(&entry, &key, &slots, &backends);
-            if frontend.kind == FrontendKind::NodePort {
+            if frontend.address == FrontendAddress::Node {
                 node_ports.insert((key, frontend.family, frontend.port), frontend);
             } else {
                 all.push(frontend);
@@ -267,8 +267,22 @@ impl Counters {
 
 fn entries(current: &maps::FrontendsHash) -> Result<Vec<FrontendEntry>, DataplaneError> {
     let mut all = Vec::new();
-    maps::for_each(maps::FRONTENDS, current, |_, entries| all.extend_from_slice(entries))?;
+    maps::for_each(maps::FRONTENDS, current, |key: &FrontendKey, entries| {
+        if !key.is_node_mark() {
+            all.extend_from_slice(entries);
+        }
+    })?;
     Ok(all)
+}
+
+/// The address in the terms of the plan.
+fn address_of(entry: &FrontendEntry) -> FrontendAddress {
+    let address = entry.key.address;
+    match desired::kind_of(entry.kind) {
+        FrontendKind::NodePort if address.is_unspecified() => FrontendAddress::OtherNodes,
+        FrontendKind::NodePort if entry.node == 0 => FrontendAddress::Node,
+        _ => FrontendAddress::Ip(address.into()),
+    }
 }
 
 fn sum(per_cpu: &[ServiceCounters]) -> Counts {
@@ -312,10 +326,7 @@ fn frontend(
     Frontend {
         service: key.service.clone(),
         port_name: key.port_name.clone(),
-        address: match kind {
-            FrontendKind::NodePort => FrontendAddress::Node,
-            _ => FrontendAddress::Ip(address),
-        },
+        address: address_of(entry),
         family: Family::of(address),
         port: u16::from_be(entry.key.port),
         protocol: key.protocol,
@@ -324,6 +335,7 @@ fn frontend(
         reason: desired::reason_of(action, entry.reason),
         affinity_seconds: (entry.affinity_seconds != 0).then_some(entry.affinity_seconds),
         balance: desired::balance_of(entry.balance),
+        of_node: entry.node,
         backends: members(entry, slots, backends).into(),
     }
 }

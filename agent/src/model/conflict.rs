@@ -199,6 +199,7 @@ fn problem(claim: &Claim, loser: &Claimant, winner: &Claimant) -> Problem {
     let (address, family, port, protocol) = claim;
     let address = match address {
         FrontendAddress::Node => format!("node port {port}/{protocol}"),
+        FrontendAddress::OtherNodes => format!("node port {port}/{protocol} of other nodes"),
         FrontendAddress::Ip(ip) => format!("address {ip}, port {port}/{protocol}"),
     };
     Problem {

@@ -4,7 +4,12 @@
 //! `pkg/proxy/endpointslicecache.go`, the choice among them in `pkg/proxy/topology.go`
 //! (`CategorizeEndpoints`, `topologyModeFromHints`).
 
-use std::{cmp::Reverse, collections::hash_map::Entry, net::IpAddr};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, hash_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use foldhash::HashMap;
 
@@ -158,6 +163,25 @@ pub fn local(candidates: &[Candidate<'_>], node: ThisNode<'_>) -> Vec<Backend> {
     } else {
         ready
     }
+}
+
+/// As [`local`], for every node that has any.
+#[must_use]
+pub fn by_node(candidates: &[Candidate<'_>]) -> Vec<(Arc<str>, Arc<[Backend]>)> {
+    let mut of_node: BTreeMap<&Arc<str>, Vec<Candidate<'_>>> = BTreeMap::new();
+    for candidate in candidates {
+        if let Some(node) = &candidate.endpoint.node {
+            of_node.entry(node).or_default().push(*candidate);
+        }
+    }
+    of_node
+        .into_iter()
+        .map(|(name, candidates)| {
+            let backends = local(&candidates, ThisNode { name, zone: None });
+            (Arc::clone(name), backends.into())
+        })
+        .filter(|(_, backends): &(_, Arc<[Backend]>)| !backends.is_empty())
+        .collect()
 }
 
 fn backends<'a>(

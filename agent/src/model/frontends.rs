@@ -6,7 +6,7 @@
 //! is refused, so that the client learns at once; and load-balancer addresses with source ranges
 //! are left to it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use super::{
     bounds,
@@ -15,6 +15,7 @@ use super::{
         EndpointSlice, Family, ObjectName, Problem, Protocol, Redirect, Service, ServicePort,
         TrafficPolicy,
     },
+    other_nodes::{self, OtherNodes},
     plan::{self, Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason},
 };
 
@@ -27,6 +28,7 @@ pub fn service_frontends<'a>(
     service: &Service,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     node: ThisNode<'_>,
+    others: Option<&OtherNodes>,
 ) -> Vec<Frontend> {
     let slices = SlicePorts::of(slices);
     let mut frontends = Vec::new();
@@ -39,6 +41,10 @@ pub fn service_frontends<'a>(
             let choice = Choice::of(service, port, family, &slices, node, &mut room);
             for (address, kind) in addresses(service, port, cluster_ip) {
                 frontends.push(frontend(service, port, family, address, kind, &choice));
+            }
+            if let (Some(others), Some(_)) = (others, port.node_port) {
+                let room = bounds::FRONTENDS.saturating_sub(frontends.len());
+                frontends.extend(at_other_nodes(service, port, family, &choice, others, room));
             }
         }
     }
@@ -131,8 +137,52 @@ fn frontend(
         reason,
         affinity_seconds: service.affinity_seconds.filter(|_| action == Action::Forward),
         balance: Balance::Random,
+        of_node: 0,
         backends,
     }
+}
+
+/// A NodePort at the other nodes' addresses. What a client dials there has left this node, so that
+/// externalTrafficPolicy Local means the endpoints of the node that has the address.
+fn at_other_nodes(
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+    choice: &Choice,
+    others: &OtherNodes,
+    room: usize,
+) -> Vec<Frontend> {
+    let address = FrontendAddress::OtherNodes;
+    let mut everywhere = frontend(service, port, family, address, FrontendKind::NodePort, choice);
+    if service.external_traffic_policy == TrafficPolicy::Cluster
+        || everywhere.action != Action::Forward
+    {
+        return vec![everywhere];
+    }
+    let mut taken = HashSet::new();
+    let mut frontends = Vec::new();
+    for (node, backends) in &choice.by_node {
+        let of_family = others.of(node).iter().filter(|ip| Family::of(**ip) == family);
+        for &ip in of_family {
+            if taken.insert(ip) {
+                frontends.push(Frontend {
+                    address: FrontendAddress::Ip(ip),
+                    of_node: other_nodes::number(node),
+                    backends: Arc::clone(backends),
+                    ..everywhere.clone()
+                });
+            }
+        }
+    }
+    (everywhere.affinity_seconds, everywhere.backends) = (None, none());
+    if frontends.len() < room {
+        (everywhere.action, everywhere.reason) = (Action::Refuse, Some(Reason::NoLocalEndpoints));
+    } else {
+        frontends.clear();
+        (everywhere.action, everywhere.reason) = (Action::Pass, Some(Reason::TooLarge));
+    }
+    frontends.push(everywhere);
+    frontends
 }
 
 fn none() -> Arc<[Backend]> {
@@ -148,6 +198,8 @@ struct Choice {
     cluster: Arc<[Backend]>,
     /// `Some` when the cluster IP uses only this node's endpoints.
     internal_local: Option<Arc<[Backend]>>,
+    /// With externalTrafficPolicy Local, the endpoints of each node that has some, this one's too.
+    by_node: Vec<(Arc<str>, Arc<[Backend]>)>,
 }
 
 impl Choice {
@@ -168,7 +220,15 @@ impl Choice {
         };
         *room = left;
         let candidates = endpoints::candidates(&slices, node);
+        let by_node = if service.external_traffic_policy == TrafficPolicy::Local
+            && port.node_port.is_some()
+        {
+            endpoints::by_node(&candidates)
+        } else {
+            Vec::new()
+        };
         Self {
+            by_node,
             too_large: false,
             cluster: endpoints::cluster(&candidates, node).into(),
             internal_local: (service.internal_traffic_policy == TrafficPolicy::Local)

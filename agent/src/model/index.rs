@@ -31,8 +31,11 @@ use super::{
     event::{Event, Sourced},
     frontends::{service_frontends, too_large},
     left_alone::{LeftAlone, Policy},
-    node_addresses::ServiceUse,
-    object::{EndpointSlice, Kind, Node, Object, ObjectName, ObjectRef, Problem, Service},
+    node_addresses::{NodePortScope, ServiceUse},
+    object::{
+        EndpointSlice, Kind, Node, Object, ObjectName, ObjectRef, Problem, Service, TrafficPolicy,
+    },
+    other_nodes::OtherNodes,
     plan::{self, Cause, Frontend, Plan, ServicePlan},
     planner::missing_node,
 };
@@ -42,6 +45,10 @@ use super::{
 pub struct Index {
     node_name: Arc<str>,
     node: Option<Node>,
+    /// Where NodePorts are served at their addresses.
+    others: Option<OtherNodes>,
+    /// Those have changed since services were planned.
+    others_changed: bool,
     pods: Pods,
     services: BTreeMap<ObjectName, ServiceState>,
     service_addresses: ServiceAddresses,
@@ -107,6 +114,8 @@ impl Index {
         Self {
             node_name: node_name.into(),
             node: None,
+            others: None,
+            others_changed: false,
             pods: Pods::new(),
             services: BTreeMap::new(),
             service_addresses: ServiceAddresses::default(),
@@ -124,6 +133,28 @@ impl Index {
             arrived: None,
             last_words: Vec::new(),
         }
+    }
+
+    /// As [`Self::new`], for a node that serves NodePorts at these addresses.
+    #[must_use]
+    pub fn with_node_ports(self, scope: NodePortScope) -> Self {
+        let others = match scope {
+            NodePortScope::ThisNode => None,
+            NodePortScope::AllNodes => Some(OtherNodes::default()),
+        };
+        Self { others, ..self }
+    }
+
+    /// The other nodes, where their addresses matter.
+    #[must_use]
+    pub const fn other_nodes(&self) -> Option<&OtherNodes> {
+        self.others.as_ref()
+    }
+
+    /// Whether an object is this node's Node.
+    #[must_use]
+    pub fn is_this_node(&self, reference: &ObjectRef) -> bool {
+        reference.kind == Kind::Node && reference.name.name == self.node_name
     }
 
     /// As [`Self::apply`], with the time at which the source reported it.
@@ -361,6 +392,8 @@ impl Index {
     fn put_node(&mut self, node: Node) -> bool {
         if node.name == self.node_name {
             self.set_node(Some(node));
+        } else if let Some(others) = &mut self.others {
+            self.others_changed |= others.put(&node);
         }
         false
     }
@@ -397,6 +430,8 @@ impl Index {
             Kind::Node => {
                 if name.name == self.node_name {
                     self.set_node(None);
+                } else if let Some(others) = &mut self.others {
+                    self.others_changed |= others.remove(&name.name);
                 }
             }
             Kind::Namespace => self.pods.remove_namespace(&name.name),
@@ -417,6 +452,21 @@ impl Index {
                 causes.extend(cause);
             }
         }
+    }
+
+    /// Only NodePorts with traffic policy Local depend on which address is whose.
+    fn touch_those_at_other_nodes(&mut self) {
+        let concerned: Vec<ObjectName> = self
+            .services
+            .values()
+            .map(|state| &state.service)
+            .filter(|service| {
+                service.external_traffic_policy == TrafficPolicy::Local
+                    && service.ports.iter().any(|port| port.node_port.is_some())
+            })
+            .map(|service| service.name.clone())
+            .collect();
+        concerned.into_iter().for_each(|service| self.touch(service, None));
     }
 
     fn cause(&self, triggered: Option<Timestamp>) -> Option<Cause> {
@@ -452,6 +502,9 @@ impl Index {
 
     /// Plans the services that are to be planned again, except those of which `later` holds.
     fn refresh(&mut self, later: &impl Fn(&ObjectName) -> bool) {
+        if std::mem::take(&mut self.others_changed) {
+            self.touch_those_at_other_nodes();
+        }
         for (name, causes) in std::mem::take(&mut self.dirty) {
             if later(&name) {
                 self.dirty.insert(name, causes);
@@ -462,7 +515,12 @@ impl Index {
                 zone: self.node.as_ref().and_then(|node| node.zone.as_deref()),
             };
             let Some(state) = self.services.get_mut(&name) else { continue };
-            let frontends = service_frontends(&state.service, self.slices.of(&name), node);
+            let frontends = service_frontends(
+                &state.service,
+                self.slices.of(&name),
+                node,
+                self.others.as_ref(),
+            );
             let frontends = share(frontends, &state.frontends);
             match too_large(&name, &frontends) {
                 Some(problem) => self.oversized.insert(name.clone(), problem),

@@ -17,6 +17,7 @@ pub mod left_alone;
 pub mod nested;
 pub mod node_addresses;
 pub mod object;
+pub mod other_nodes;
 pub mod plan;
 pub mod planner;
 pub mod selector;

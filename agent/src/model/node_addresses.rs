@@ -85,6 +85,16 @@ impl FromStr for AddressRange {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodePortAddresses(pub Vec<AddressRange>);
 
+/// At whose addresses NodePorts are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NodePortScope {
+    /// This node's. Another node's are left to it.
+    #[default]
+    ThisNode,
+    /// For clusters without kube-proxy, where nobody answers on the other nodes.
+    AllNodes,
+}
+
 /// How an address was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Choice {
@@ -169,7 +179,7 @@ fn primary(of_node: &[IpAddr]) -> Vec<IpAddr> {
     first.into_iter().chain(other).collect()
 }
 
-fn is_reachable(ip: IpAddr) -> bool {
+pub(super) fn is_reachable(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local() && !v6.is_unspecified(),

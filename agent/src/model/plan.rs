@@ -50,6 +50,10 @@ pub struct Frontend {
     /// `sessionAffinity: ClientIP` and its timeout.
     pub affinity_seconds: Option<u32>,
     pub balance: Balance,
+    /// Of a NodePort with the endpoints of one other node alone, what stands for that node
+    /// ([`super::other_nodes::number`]); else 0.
+    #[serde(skip)]
+    pub of_node: u16,
     /// What a connect draws from, sorted by address and port, no duplicates; empty unless `action`
     /// is forward.
     pub backends: Arc<[Backend]>,
@@ -60,6 +64,8 @@ pub struct Frontend {
 pub enum FrontendAddress {
     /// Every address of the node itself (a NodePort); one entry per family. Printed as `*`.
     Node,
+    /// Every address of the other nodes that has no frontend of its own; one entry per family.
+    OtherNodes,
     Ip(IpAddr),
 }
 
@@ -67,6 +73,7 @@ impl std::fmt::Display for FrontendAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Node => f.write_str("*"),
+            Self::OtherNodes => f.write_str("other-nodes"),
             Self::Ip(ip) => ip.fmt(f),
         }
     }

@@ -39,7 +39,7 @@ pub fn plan<'a>(
         .map(|service| {
             let slices = slices_of.get(&(&*service.name.namespace, &*service.name.name));
             let slices = slices.map_or(&[][..], |slices| &slices[..]).iter().copied();
-            let frontends = service_frontends(service, slices, here);
+            let frontends = service_frontends(service, slices, here, None);
             (&service.name, (service, frontends.into_iter().map(Arc::new).collect()))
         })
         .collect();

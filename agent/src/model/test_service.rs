@@ -122,6 +122,7 @@ impl TestService {
             reason: (!is_served).then_some(Reason::NoEndpoints),
             affinity_seconds: None,
             balance: Balance::Random,
+            of_node: 0,
             backends: listener.map(backend).into_iter().collect(),
         }
     }

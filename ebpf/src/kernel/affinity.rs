@@ -25,7 +25,7 @@ pub fn choose<F: Family>(call: &Call<'_, F>, frontend: &Frontend) -> Option<Chos
     let key = AffinityKey {
         netns: call.netns(),
         service: frontend.service,
-        family: if frontend.key.address.is_ipv4() { 4 } else { 6 },
+        family: u32::from(frontend.node) << 16 | if frontend.key.address.is_ipv4() { 4 } else { 6 },
     };
     let now = helpers::now();
     if let Some(kept) = AFFINITY.get_ptr_mut(key) {

@@ -16,6 +16,15 @@ static HOST_NETNS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static HAS_MPTCP_SOCK: Global<u8> = Global::new(0);
 
+/// 1: NodePorts are served at the addresses of all nodes.
+#[unsafe(no_mangle)]
+static NODE_PORTS_OF_ALL_NODES: Global<u8> = Global::new(0);
+
+#[inline(always)]
+pub fn node_ports_of_all_nodes() -> bool {
+    NODE_PORTS_OF_ALL_NODES.load() != 0
+}
+
 #[inline(always)]
 pub fn has_mptcp_sock() -> bool {
     HAS_MPTCP_SOCK.load() != 0

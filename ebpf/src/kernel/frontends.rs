@@ -9,7 +9,10 @@ use sockline_ebpf::{
     frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
 };
 
-use super::call::{Call, Family};
+use super::{
+    call::{Call, Family},
+    config,
+};
 
 /// One bit per address and port that is a frontend, written by the agent.
 #[btf_map]
@@ -34,19 +37,51 @@ pub fn key_of<F: Family>(call: &Call<'_, F>, protocol: u8) -> Option<FrontendKey
     if let Some(canonical) = loopback {
         address = canonical;
     }
-    let (word, mask) = filter::bit(&address, port);
-    if FILTER.get(word)? & mask == 0 {
+    let key = FrontendKey { address, port, protocol, padding: 0 };
+    if !may_be(&key)? {
+        if config::node_ports_of_all_nodes() && loopback.is_none() {
+            return at_all_nodes(&key);
+        }
         return None;
     }
     if loopback.is_some() && (!call.is_from_host() || call.is_bound_to_loopback()) {
         return None;
     }
-    Some(FrontendKey { address, port, protocol, padding: 0 })
+    Some(key)
 }
 
-/// The frontend at a key, as it is at this moment.
+/// `Some(false)` proves that there is no frontend.
 #[inline(always)]
-pub fn find(key: &FrontendKey) -> Option<&'static Frontend> {
+fn may_be(key: &FrontendKey) -> Option<bool> {
+    let (word, mask) = filter::bit(&key.address, key.port);
+    Some(FILTER.get(word)? & mask != 0)
+}
+
+/// The key that stands for this port of all nodes, if the address is one's.
+#[inline(always)]
+fn at_all_nodes(key: &FrontendKey) -> Option<FrontendKey> {
+    let at_all_nodes = key.at_all_nodes();
+    if !may_be(&at_all_nodes)? {
+        return None;
+    }
+    look_up(&FrontendKey::node_mark(key.address))?;
+    Some(at_all_nodes)
+}
+
+/// The frontend at a key, as it is at this moment. The key becomes the one of all nodes if that is
+/// what there is.
+#[inline(always)]
+pub fn find(key: &mut FrontendKey) -> Option<&'static Frontend> {
+    let found = look_up(key);
+    if found.is_none() && config::node_ports_of_all_nodes() {
+        *key = at_all_nodes(key)?;
+        return look_up(key);
+    }
+    found
+}
+
+#[inline(always)]
+fn look_up(key: &FrontendKey) -> Option<&'static Frontend> {
     let current = FRONTENDS.get(CURRENT)?;
     // SAFETY: the element may be reused for another key while it is looked at; whoever reads it
     // compares its copy of the key afterwards (`balance::choose`).

@@ -32,7 +32,7 @@ pub fn connect<F: Family>(call: &Call<'_, F>) -> i32 {
     let Some(key) = frontends::key_of(call, protocol) else {
         return connected_directly(call, protocol);
     };
-    match decide(call, &key, Keep::Nothing) {
+    match decide(call, key, Keep::Nothing) {
         Decision::NotAService => connected_directly(call, protocol),
         Decision::LeaveAlone => ALLOW,
         Decision::Refuse => refuse(),
@@ -60,7 +60,7 @@ pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
     let Some(key) = frontends::key_of(call, UDP) else {
         return sent_directly(call);
     };
-    match decide(call, &key, Keep::BackendOfSocket) {
+    match decide(call, key, Keep::BackendOfSocket) {
         Decision::NotAService => sent_directly(call),
         Decision::LeaveAlone => ALLOW,
         Decision::Refuse => refuse(),
@@ -118,9 +118,9 @@ enum Decision {
 }
 
 #[inline(always)]
-fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decision {
+fn decide<F: Family>(call: &Call<'_, F>, mut key: FrontendKey, keep: Keep) -> Decision {
     if left_alone::is_caller() {
-        let Some(frontend) = frontends::find(key) else { return Decision::NotAService };
+        let Some(frontend) = frontends::find(&mut key) else { return Decision::NotAService };
         counters::passed(frontend.service);
         return Decision::LeaveAlone;
     }
@@ -128,7 +128,7 @@ fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decis
     // An entry can be reused between two reads of it. The owner check notices, and one more look
     // finds the entry as it is now.
     for _attempt in 0..LOOKS {
-        let Some(frontend) = frontends::find(key) else { return Decision::NotAService };
+        let Some(frontend) = frontends::find(&mut key) else { return Decision::NotAService };
         service = frontend.service;
         match agent_state::standing(call) {
             Standing::Served => {}
@@ -144,7 +144,7 @@ fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decis
         }
         let (action, reason) = (frontend.action, frontend.reason);
         if action != FORWARD {
-            if frontend.key != *key {
+            if frontend.key != key {
                 counters::fault(Fault::Reread);
                 continue;
             }
@@ -156,7 +156,8 @@ fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decis
             return Decision::Refuse;
         }
         if keep == Keep::BackendOfSocket
-            && let Some((id, generation)) = sockets::recall_backend(call.context(), key)
+            && let Some((id, generation)) =
+                sockets::recall_backend(call.context(), &dialled(call, key))
             && let Some(chosen) = balance::again(id, generation, frontend)
         {
             return Decision::Use { service, chosen, kept: true };
@@ -167,7 +168,7 @@ fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decis
             affinity::choose(call, frontend)
         };
         if let Some(chosen) = chosen
-            && frontend.key == *key
+            && frontend.key == key
         {
             counters::translated(&chosen);
             return Decision::Use { service, chosen, kept: false };
@@ -179,6 +180,12 @@ fn decide<F: Family>(call: &Call<'_, F>, key: &FrontendKey, keep: Keep) -> Decis
         warn!(call.context(), "service {}: no backend could be read, calls go through", service);
     }
     Decision::LeaveAlone
+}
+
+/// The key that a socket's record has. The one of all nodes stands for many addresses.
+#[inline(always)]
+fn dialled<F: Family>(call: &Call<'_, F>, key: FrontendKey) -> FrontendKey {
+    if key.address.is_unspecified() { FrontendKey { address: call.address(), ..key } } else { key }
 }
 
 #[inline(always)]

@@ -34,7 +34,9 @@ fn frontend(frontend: &Frontend) {
             assert_eq!(Family::of(ip), frontend.family, "{frontend:?}");
             assert!(!ip.is_unspecified() && !ip.is_multicast(), "{frontend:?}");
         }
-        FrontendAddress::Node => assert_eq!(frontend.kind, FrontendKind::NodePort, "{frontend:?}"),
+        FrontendAddress::Node | FrontendAddress::OtherNodes => {
+            assert_eq!(frontend.kind, FrontendKind::NodePort, "{frontend:?}")
+        }
     }
     assert_eq!(frontend.action == Action::Forward, !backends.is_empty(), "{frontend:?}");
     assert_eq!(frontend.action == Action::Forward, frontend.reason.is_none(), "{frontend:?}");

@@ -14,6 +14,7 @@ mod hammer;
 mod load_balancer;
 mod no_endpoints;
 mod node_port;
+mod node_port_of_all_nodes;
 mod pods;
 mod ports;
 mod prober;

@@ -64,13 +64,22 @@ impl Stage {
 
     /// A cluster with a node for each of these zones. The agents start with the first object.
     pub fn in_zones(zones: &[&str]) -> Self {
+        Self::with_agent_args(zones, &[])
+    }
+
+    /// A cluster of two nodes without kube-proxy: the agents serve NodePorts at both nodes' addresses.
+    pub fn without_kube_proxy() -> Self {
+        Self::with_agent_args(&["zone-0", "zone-0"], &["--nodeports-of-all-nodes"])
+    }
+
+    fn with_agent_args(zones: &[&str], args: &[&str]) -> Self {
         let nodes: Vec<Node> = (0..zones.len())
             .map(|number| Node::with_addresses(&wires::node_addresses(number)).unwrap())
             .collect();
         wires::join_all(&nodes);
         let named = nodes.into_iter().enumerate();
-        let clusters =
-            named.map(|(number, node)| Cluster::on(node, &format!("node-{number}"))).collect();
+        let cluster = |(number, node)| Cluster::on(node, &format!("node-{number}")).with_args(args);
+        let clusters = named.map(cluster).collect();
         Self {
             pods: BTreeMap::new(),
             services: BTreeMap::new(),
@@ -212,6 +221,17 @@ impl Stage {
         let ports = self.service(service)["spec"]["ports"].as_array().unwrap();
         let port = ports.iter().find(|candidate| candidate["port"] == port).unwrap();
         u16::try_from(port["nodePort"].as_u64().unwrap()).unwrap()
+    }
+
+    /// The node port at each of a node's own addresses.
+    pub fn at_each_address(&self, node: usize, service: &str, port: u16) -> [SocketAddr; 2] {
+        let port = self.node_port(service, port);
+        wires::node_addresses(node).map(|ip| SocketAddr::new(ip, port))
+    }
+
+    /// The agent of a node.
+    pub fn cluster(&self, node: usize) -> &Cluster {
+        &self.clusters[node]
     }
 
     /// The node port at a node's own IPv4 address.

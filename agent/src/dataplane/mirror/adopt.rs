@@ -37,6 +37,10 @@ impl Mirror {
         let mut names = names::read_all(self.names.map())?;
         let mut by_service: BTreeMap<u32, Vec<Frontend>> = BTreeMap::new();
         for frontend in self.frontends.entries().values() {
+            if frontend.key.is_node_mark() {
+                self.at_node.marks.insert(frontend.key);
+                continue;
+            }
             by_service.entry(frontend.service).or_default().push(*frontend);
         }
         let mut adopted = HashSet::new();

@@ -319,7 +319,8 @@ fn entry(installed: &mut Installed, frontend: &plan::Frontend, key: FrontendKey)
         kind: desired::kind_number(frontend.kind),
         balance: desired::balance_number(frontend.balance),
         set: desired::set(frontend.kind),
-        padding: [0; 3],
+        padding: 0,
+        node: frontend.of_node,
     }
 }
 

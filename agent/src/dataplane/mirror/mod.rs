@@ -213,7 +213,7 @@ impl Mirror {
     /// Without those of test services, as in all that is counted for people and metrics.
     pub fn frontends(&self) -> usize {
         let of_tests: usize = self.tests().map(|installed| installed.keys.len()).sum();
-        self.frontends.entries().len().saturating_sub(of_tests)
+        self.frontends.entries().len().saturating_sub(of_tests + self.at_node.marks.len())
     }
 
     pub const fn frontends_capacity(&self) -> u32 {

@@ -5,13 +5,16 @@
 //! keeps the address and port. Everything else at an address of the node is its service's alone, and
 //! what changes there concerns no other.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+};
 
-use sockline_ebpf::frontend::FrontendKey;
+use sockline_ebpf::frontend::{self, FrontendKey};
 
 use super::Mirror;
 use crate::{
-    dataplane::desired,
+    dataplane::{desired, error::DataplaneError},
     model::plan::{Frontend, FrontendAddress, Plan, ServicePlan},
 };
 
@@ -27,6 +30,8 @@ pub(super) struct AtNode {
     /// Ports that services have at their own addresses, those being the node's. One that is gone is
     /// only missed in the next sync of everything.
     services: HashSet<NodePort>,
+    /// The other nodes' addresses, as keys that mark them.
+    pub(super) marks: BTreeSet<FrontendKey>,
     /// What services want and a NodePort has, told of once.
     lost: HashSet<FrontendKey>,
 }
@@ -52,7 +57,7 @@ impl AtNode {
     fn port_of_service(&self, frontend: &Frontend) -> Option<NodePort> {
         match frontend.address {
             FrontendAddress::Ip(ip) if self.addresses.contains(&ip) => Some(on_loopback(frontend)),
-            FrontendAddress::Ip(_) | FrontendAddress::Node => None,
+            FrontendAddress::Ip(_) | FrontendAddress::Node | FrontendAddress::OtherNodes => None,
         }
     }
 
@@ -123,12 +128,13 @@ impl Mirror {
         let frontends = || plan.frontends.iter().map(|frontend| &**frontend);
         now.node_ports = node_ports(frontends());
         now.services = frontends().filter_map(|f| now.port_of_service(f)).collect();
+        now.marks = std::mem::take(&mut self.at_node.marks);
         let before = std::mem::replace(&mut self.at_node, now);
         let lost: HashSet<FrontendKey> = frontends()
             .filter(|frontend| self.at_node.is_lost(frontend))
             .filter_map(|frontend| match frontend.address {
                 FrontendAddress::Ip(ip) => Some(desired::key(frontend, ip.into())),
-                FrontendAddress::Node => None,
+                FrontendAddress::Node | FrontendAddress::OtherNodes => None,
             })
             .collect();
         self.at_node.lost = before.lost.intersection(&lost).copied().collect();
@@ -142,5 +148,44 @@ impl Mirror {
                 installed.source.clear();
             }
         }
+    }
+
+    /// Marks the other nodes' addresses, so that NodePorts are at them.
+    pub fn set_other_nodes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
+        let wanted: BTreeSet<FrontendKey> =
+            addresses.iter().map(|ip| FrontendKey::node_mark((*ip).into())).collect();
+        let new: Vec<frontend::Frontend> =
+            wanted.difference(&self.at_node.marks).map(|key| mark(*key)).collect();
+        self.frontends.set_all(&new)?;
+        self.at_node.marks.extend(new.iter().map(|mark| mark.key));
+        // As long as the source cannot be read in full, a node may only seem to be gone.
+        if self.hold_back {
+            return Ok(());
+        }
+        let gone: Vec<FrontendKey> = self.at_node.marks.difference(&wanted).copied().collect();
+        for key in gone {
+            self.frontends.remove(&key)?;
+            self.frontends_freed = true;
+            self.at_node.marks.remove(&key);
+        }
+        Ok(())
+    }
+}
+
+/// No program reads what is at such a key.
+const fn mark(key: FrontendKey) -> frontend::Frontend {
+    frontend::Frontend {
+        key,
+        service: 0,
+        slot_start: 0,
+        slot_count: 0,
+        affinity_seconds: 0,
+        action: frontend::FORWARD,
+        reason: 0,
+        kind: 0,
+        balance: 0,
+        set: 0,
+        padding: 0,
+        node: 0,
     }
 }

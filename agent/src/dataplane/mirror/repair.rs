@@ -145,6 +145,7 @@ impl Mirror {
                 Ok((next.map_or(Stage::Whole, Stage::Strays), looked_at))
             }
             Stage::Whole => {
+                self.frontends.compare(&self.at_node.marks, &mut differences.frontends)?;
                 self.frontends.find_foreign(&mut differences.frontends)?;
                 self.frontends.compare_filter(&mut differences.frontends);
                 Ok((Stage::Start, self.frontends.entries().len()))

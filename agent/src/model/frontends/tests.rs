@@ -4,7 +4,7 @@ use crate::model::testing::{endpoint, endpoint_port, ip, line, service, service_
 const HERE: ThisNode<'_> = ThisNode { name: "here", zone: None };
 
 fn lines(service: &Service, slices: &[EndpointSlice]) -> Vec<String> {
-    service_frontends(service, slices, HERE).iter().map(line).collect()
+    service_frontends(service, slices, HERE, None).iter().map(line).collect()
 }
 
 /// 10.0.0.1 is elsewhere.
@@ -93,7 +93,7 @@ fn source_ranges_of_each_family_count_for_that_family() {
         service.cluster_ips.push(ip("fd00:96::1"));
         service.load_balancer_ips = vec![ip("203.0.113.1"), ip("2001:db8::1")];
         service.source_ranges[restricted as usize] = true;
-        for frontend in service_frontends(&service, &[], HERE) {
+        for frontend in service_frontends(&service, &[], HERE, None) {
             let expected =
                 frontend.kind == FrontendKind::LoadBalancer && frontend.family == restricted;
             assert_eq!(frontend.action == Action::Pass, expected, "{}", line(&frontend));
@@ -130,7 +130,7 @@ fn a_family_without_cluster_ip_is_not_served_at_all() {
     service.external_ips = vec![ip("2001:db8::1")];
     service.load_balancer_ips = vec![ip("2001:db8::2")];
     let families: Vec<_> =
-        service_frontends(&service, &elsewhere(), HERE).iter().map(|f| f.family).collect();
+        service_frontends(&service, &elsewhere(), HERE, None).iter().map(|f| f.family).collect();
     assert_eq!(families, [Family::IPv4, Family::IPv4], "node port and cluster IP");
 }
 
@@ -160,7 +160,7 @@ fn affinity_is_told_only_where_the_call_is_forwarded() {
     service.affinity_seconds = Some(60);
     service.source_ranges = [true; 2];
     service.ports.push(service_port("empty", Protocol::Tcp, 81));
-    for frontend in service_frontends(&service, &elsewhere(), HERE) {
+    for frontend in service_frontends(&service, &elsewhere(), HERE, None) {
         let expected = (frontend.action == Action::Forward).then_some(60);
         assert_eq!(frontend.affinity_seconds, expected, "{}", line(&frontend));
     }
@@ -179,8 +179,10 @@ fn an_address_listed_twice_is_one_frontend() {
 fn addresses_are_in_numeric_order() {
     let mut service = service("web", "10.96.0.10");
     service.external_ips = vec![ip("10.96.0.9"), ip("9.0.0.1")];
-    let addresses: Vec<_> =
-        service_frontends(&service, &[], HERE).iter().map(|f| f.address.to_string()).collect();
+    let addresses: Vec<_> = service_frontends(&service, &[], HERE, None)
+        .iter()
+        .map(|f| f.address.to_string())
+        .collect();
     assert_eq!(addresses, ["9.0.0.1", "10.96.0.9", "10.96.0.10"]);
 }
 
@@ -202,7 +204,7 @@ fn ports_that_a_service_has_no_backends_left_for_are_passed_and_told() {
     let mut slice = slice("web-1", "web", endpoints.collect());
     slice.ports = (1..=300).map(|n| endpoint_port(&number(n), Protocol::Tcp, 8000 + n)).collect();
     let frontends: Vec<_> =
-        service_frontends(&service, [&slice], HERE).into_iter().map(Arc::new).collect();
+        service_frontends(&service, [&slice], HERE, None).into_iter().map(Arc::new).collect();
     let forwarded = frontends.iter().filter(|f| f.backends.len() == 1000).count();
     assert_eq!(forwarded, bounds::BACKENDS / 1000);
     let passed = frontends.iter().filter(|f| f.reason == Some(Reason::TooLarge)).count();
@@ -211,4 +213,59 @@ fn ports_that_a_service_has_no_backends_left_for_are_passed_and_told() {
     let expected = "Service ns/web: spec.ports: more than 262144 backends, counted once for each port; \
                     38 of its 300 addresses are left to kube-proxy";
     assert_eq!(problem, expected);
+}
+
+fn others() -> OtherNodes {
+    let mut others = OtherNodes::default();
+    for (name, addresses) in
+        [("there", vec!["192.0.2.2", "2001:db8::2"]), ("empty", vec!["192.0.2.3"])]
+    {
+        let addresses = addresses.into_iter().map(ip).collect();
+        others.put(&crate::model::object::Node { name: name.into(), zone: None, addresses });
+    }
+    others
+}
+
+fn at_all_nodes(service: &Service, slices: &[EndpointSlice]) -> Vec<String> {
+    let frontends = service_frontends(service, slices, HERE, Some(&others()));
+    frontends.iter().filter(|f| f.kind == FrontendKind::NodePort).map(line).collect()
+}
+
+#[test]
+fn a_node_port_at_other_nodes_is_one_frontend_with_any_endpoint() {
+    let node_port = "30080/TCP Forward [10.0.0.1:8080]";
+    assert_eq!(
+        at_all_nodes(&exposed(), &elsewhere()),
+        [format!("NodePort * {node_port}"), format!("NodePort other-nodes {node_port}")]
+    );
+    let mut disabled = exposed();
+    disabled.redirect = Redirect::Disabled;
+    disabled.external_traffic_policy = TrafficPolicy::Local;
+    assert_eq!(
+        at_all_nodes(&disabled, &elsewhere()),
+        ["*", "other-nodes"].map(|at| format!("NodePort {at} 30080/TCP Pass RedirectDisabled []"))
+    );
+}
+
+#[test]
+fn with_external_policy_local_a_node_port_at_another_node_has_that_nodes_endpoints() {
+    let mut service = exposed();
+    service.external_traffic_policy = TrafficPolicy::Local;
+    let endpoints = vec![
+        endpoint("10.0.0.1").on("there"),
+        endpoint("10.0.0.2").on("here"),
+        endpoint("10.0.0.3").on("empty").unready(),
+    ];
+    assert_eq!(
+        at_all_nodes(&service, &[slice("web-1", "web", endpoints)]),
+        [
+            "NodePort * 30080/TCP Forward [10.0.0.1:8080, 10.0.0.2:8080]",
+            "NodePort other-nodes 30080/TCP Refuse NoLocalEndpoints []",
+            "NodePort 192.0.2.2 30080/TCP Forward [10.0.0.1:8080]",
+        ]
+    );
+    assert_eq!(
+        at_all_nodes(&service, &[]),
+        ["*", "other-nodes"].map(|at| format!("NodePort {at} 30080/TCP Refuse NoEndpoints []"))
+    );
 }

@@ -1,4 +1,4 @@
-//! Watches Services, EndpointSlices, Namespaces, this node's Node and its Pods at the Kubernetes API.
+//! Watches Services, EndpointSlices, Namespaces, this node's Node (or all) and its Pods at the Kubernetes API.
 //!
 //! The loop in `watch` stands on kube's `Client`, not on its `Api` and its runtime's `watcher`, for
 //! what those (kube 5.0) cannot do: tell that a watch works again (the watcher hides the resumed
@@ -29,6 +29,7 @@ pub use self::{
     client::{Connections, SourceError, check, client, config, is_at_service_address},
     dial::Unredirected,
     route::Route,
+    selection::Watched,
 };
 use self::{selection::Selection, watch::Watch};
 use super::{Arrived, decode::version_of, stats::SourceStats, troubles::Troubles};
@@ -41,7 +42,7 @@ use crate::model::object::Kind;
 /// `Delete` may name an object that was never applied: one that is not ours and changed.
 pub async fn watch(
     (client, route): (Client, Arc<Route>),
-    node: &str,
+    watched: Watched<'_>,
     events: mpsc::Sender<Arrived>,
     stats: Arc<SourceStats>,
     stop: CancellationToken,
@@ -55,7 +56,7 @@ pub async fn watch(
         stats,
         back: Notify::new(),
     };
-    let watches = Kind::ALL.map(|kind| Watch::new(Selection::of(kind, node), &shared).run());
+    let watches = Kind::ALL.map(|kind| Watch::new(Selection::of(kind, watched), &shared).run());
     stop.run_until_cancelled(join_all(watches)).await;
 }
 

@@ -3,6 +3,7 @@
 use ::kube::api::{ListParams, WatchParams};
 
 use super::Kind;
+use crate::model::node_addresses::NodePortScope;
 
 /// The objects of one kind that a watch wants, and how it may ask for them.
 ///
@@ -14,6 +15,15 @@ pub(super) struct Selection {
     labels: Option<&'static str>,
     /// `None` also after a server refused it: conversion then leaves out what was not wanted.
     pub(super) fields: Option<String>,
+}
+
+/// Whose objects are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watched<'a> {
+    /// The name of this node: its Node, and its Pods.
+    pub node: &'a str,
+    /// With those of all nodes, all Nodes.
+    pub node_ports: NodePortScope,
 }
 
 /// client-go's page size.
@@ -55,10 +65,11 @@ impl Page {
 
 impl Selection {
     /// What is wanted of a kind on the node of this name.
-    pub(super) fn of(kind: Kind, node: &str) -> Self {
+    pub(super) fn of(kind: Kind, Watched { node, node_ports }: Watched<'_>) -> Self {
         match kind {
             Kind::Service => Self::services(),
             Kind::EndpointSlice => Self::endpoint_slices(),
+            Kind::Node if node_ports == NodePortScope::AllNodes => Self::nodes(),
             Kind::Node => Self::node(node),
             Kind::Namespace => Self::namespaces(),
             Kind::Pod => Self::pods(node),
@@ -86,6 +97,11 @@ impl Selection {
 
     pub(super) fn node(name: &str) -> Self {
         Self { kind: Kind::Node, labels: None, fields: Some(format!("metadata.name={name}")) }
+    }
+
+    /// All of them, for their addresses.
+    pub(super) fn nodes() -> Self {
+        Self { kind: Kind::Node, labels: None, fields: None }
     }
 
     pub(super) fn namespaces() -> Self {
