@@ -259,7 +259,7 @@ fn with_external_policy_local_a_node_port_at_another_node_has_that_nodes_endpoin
     assert_eq!(
         at_all_nodes(&service, &[slice("web-1", "web", endpoints)]),
         [
-            "NodePort * 30080/TCP Forward [10.0.0.1:8080, 10.0.0.2:8080]",
+            "NodePort * 30080/TCP Forward [10.0.0.1:8080 10.0.0.2:8080]",
             "NodePort other-nodes 30080/TCP Refuse NoLocalEndpoints []",
             "NodePort 192.0.2.2 30080/TCP Forward [10.0.0.1:8080]",
         ]
