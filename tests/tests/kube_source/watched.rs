@@ -10,9 +10,13 @@ use sockline::{
     model::{
         index::Index,
         left_alone::{LeftAlone, Policy},
+        node_addresses::NodePortScope,
         object::{Kind, Problem},
     },
-    source::{Arrived, Event, SourceStats, Sourced, kube::watch},
+    source::{
+        Arrived, Event, SourceStats, Sourced,
+        kube::{Watched as Wanted, watch},
+    },
 };
 use sockline_testbed::api::Api;
 use tokio::{
@@ -53,7 +57,8 @@ impl Watched {
         let (stats, stop) = (Arc::new(SourceStats::default()), CancellationToken::new());
         let (counted, stopped) = (Arc::clone(&stats), stop.clone());
         tokio::spawn(async move {
-            watch((client, Arc::default()), NODE, sender, counted, stopped).await;
+            let wanted = Wanted { node: NODE, node_ports: NodePortScope::ThisNode };
+            watch((client, Arc::default()), wanted, sender, counted, stopped).await;
         });
         Self {
             stats,
