@@ -82,18 +82,18 @@ fn expected(stage: &Stage) -> [u64; 2] {
 #[test]
 fn slots_and_backends_come_back_where_there_is_no_membarrier_as_under_nohz_full() {
     let stage = Stage::new(0);
-    change_after_start(&stage, AgentOptions { prepare: Some(without_membarrier), ..options(&[]) });
+    change_after_start(&stage, &AgentOptions { prepare: Some(without_membarrier), ..options(&[]) });
 }
 
 #[test]
 fn slots_and_backends_come_back() {
     let stage = Stage::new(0);
-    change_after_start(&stage, options(&[]));
+    change_after_start(&stage, &options(&[]));
 }
 
-fn change_after_start(stage: &Stage, options: AgentOptions) {
+fn change_after_start(stage: &Stage, options: &AgentOptions) {
     stage.put_service("cart", CART);
-    let _agent = stage.node.agent(&options).unwrap();
+    let _agent = stage.node.agent(options).unwrap();
     change(stage, 10);
     assert_reclaims(stage);
 }
