@@ -104,8 +104,11 @@ fn should_fallback_to_local_terminating_endpoints_at_every_node() {
 fn should_support_external_traffic_policy_local_at_every_node() {
     let mut service = local();
     service["spec"]["sessionAffinity"] = "ClientIP".into();
-    let (mut stage, clients) = stage(service, &[("pod-0", 0), ("pod-1", 1)]);
+    let (mut stage, clients) = stage(service, &[("pod-0", 0)]);
     let at = |stage: &Stage, node| stage.at_node(node, NAME, 80);
+    assert_reaches(&clients[0], at(&stage, 0), Tcp, &["pod-0"]);
+    stage.start(Server::new("pod-1", NAME).on(1).tcp(80));
+    assert_reaches(&clients[0], at(&stage, 0), Tcp, &["pod-0"]);
     // Affinity is one for each node: the pod of one is not kept at the other.
     assert_reaches(&clients[0], at(&stage, 1), Tcp, &["pod-1"]);
     assert_reaches(&clients[1], at(&stage, 0), Tcp, &["pod-0"]);
