@@ -134,9 +134,12 @@ fn excluded_nested_namespace_reaches_what_is_there_and_pods_never_wait_for_that(
     let cgroup = nested.stage.node.pod_cgroup(OTHER_UID).unwrap();
     let container = cgroup.container(&new, "new").unwrap();
     assert_eq!(container.tcp_ask(web()).unwrap().who, "web-0");
+    // The agent has looked at it when it knows one that dialled later.
+    let second = nested.own.nested("second").unwrap();
+    assert!(second.tcp_ask(web()).is_err());
     eventually("status to say so", || {
         let found = nested.found();
-        holds(found == json!([{"pod": "shop/ci", "namespaces": 1, "excluded": true}]), found)
+        holds(found == json!([{"pod": "shop/ci", "namespaces": 2, "excluded": true}]), found)
     });
     assert_eq!(nested.finding()["state"], "ok");
     assert_eq!(container.tcp_ask(web()).unwrap().who, "web-0", "it was never mounted");
