@@ -34,6 +34,9 @@ const MERGED: [(&str, &str); 6] = [
     ("volumeMounts", "mountPath"),
 ];
 
+/// Says in a patch what is done with an item, and is no field of it.
+pub const DIRECTIVE: &str = "$patch";
+
 const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
 
 /// The documents of a YAML file.
@@ -163,6 +166,10 @@ fn merge_items(into: &mut Value, items: &[Value], key: &str) {
     let mut all = into.as_array().cloned().unwrap_or_default();
     for item in items {
         let there = all.iter().position(|one| one[key] == item[key]);
+        if item[DIRECTIVE] == "delete" {
+            there.map(|place| all.remove(place));
+            continue;
+        }
         let place = there.unwrap_or_else(|| {
             all.push(Value::Null);
             all.len() - 1

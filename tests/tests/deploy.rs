@@ -25,7 +25,11 @@ use nix::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use sockline_testbed::{Ns, http_get, kustomize, kustomize::containers, sockline_binary};
+use sockline_testbed::{
+    Ns, http_get, kustomize,
+    kustomize::{DIRECTIVE, containers},
+    sockline_binary,
+};
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").canonicalize().unwrap()
@@ -95,7 +99,7 @@ fn unknown_fields(object: &Value) -> Vec<String> {
             // In a patch: remove this field.
             (Value::Null, _) => {}
             (Value::Object(fields), _) => {
-                for (field, value) in fields {
+                for (field, value) in fields.iter().filter(|(name, _)| *name != DIRECTIVE) {
                     compare(value, &known[field], &format!("{path}.{field}"), missing);
                 }
             }
@@ -252,27 +256,77 @@ fn every_container_has_the_image_of_ones_own_kustomization() {
     }
 }
 
+/// Asserts that the pod of one kustomization removes Sockline with all that the agent of another has.
+fn assert_removes(removal: &Path, installed: &Path) {
+    let (removal, installed) = (render(removal), render(installed));
+    let agents: Vec<&Value> = installed.iter().flat_map(containers).collect();
+    let [agent] = agents[..] else { panic!("{agents:#?}") };
+    let all: Vec<&Value> = removal.iter().flat_map(containers).collect();
+    let [cleanup, stays] = all[..] else { panic!("{all:#?}") };
+    assert_eq!(cleanup["args"], json!(["cleanup"]));
+    assert_eq!(stays["args"], json!(["cleanup", "--wait"]));
+    for field in ["image", "imagePullPolicy", "env", "resources", "securityContext", "volumeMounts"]
+    {
+        assert!(!agent[field].is_null(), "{field}");
+        assert_eq!(cleanup[field], agent[field], "{field}");
+        assert_eq!(stays[field], agent[field], "{field}");
+    }
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        assert_eq!(stays.get(probe), None);
+    }
+}
+
 #[test]
 fn what_removes_sockline_has_the_rights_and_folders_of_the_agent() {
     let (base, uninstall) = (deploy().join("base"), deploy().join("components/uninstall"));
     for component in folders("components").into_iter().filter(|one| *one != uninstall) {
+        let installed = kustomization(&json!({"resources": [base], "components": [component]}));
         let removal =
             kustomization(&json!({"resources": [base], "components": [component, uninstall]}));
-        let objects = render(removal.path());
-        let all: Vec<&Value> = objects.iter().flat_map(containers).collect();
-        let [cleanup, stays] = all[..] else { panic!("{all:#?}") };
-        assert_eq!(cleanup["args"], json!(["cleanup"]));
-        assert_eq!(stays["args"], json!(["cleanup", "--wait"]));
-        for field in
-            ["image", "imagePullPolicy", "env", "resources", "securityContext", "volumeMounts"]
-        {
-            assert!(!stays[field].is_null(), "{field}");
-            assert_eq!(cleanup[field], stays[field], "{field} with {component:?}");
-        }
-        for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
-            assert_eq!(stays.get(probe), None, "with {component:?}");
-        }
+        assert_removes(removal.path(), installed.path());
     }
+}
+
+/// A patch of the agent's container, as people have it in a kustomization of their own.
+fn patch_of_the_agent() -> Value {
+    let container = json!({
+        "name": "agent",
+        "args": ["agent", "--fail-open-after=5m"],
+        "env": [{"name": "SOCKLINE_BPFFS", "value": "/other/bpf"}],
+        "securityContext": {"privileged": true},
+        "volumeMounts": [{"name": "bpf", "mountPath": "/other/bpf"}],
+    });
+    let patch = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
+    json!([{"target": {"kind": "DaemonSet", "name": "sockline"}, "patch": patch.to_string()}])
+}
+
+#[test]
+fn patches_of_the_agent_in_what_was_installed_reach_the_removal_above_it() {
+    let base = deploy().join("base");
+    let installed = kustomization(&json!({"resources": [base], "patches": patch_of_the_agent()}));
+    let uninstall = deploy().join("components/uninstall");
+    let removal =
+        kustomization(&json!({"resources": [installed.path()], "components": [uninstall]}));
+    assert_removes(removal.path(), installed.path());
+}
+
+/// Kustomize applies them after the component.
+#[test]
+fn patches_of_the_agent_beside_the_removal_are_refused_and_start_no_agent() {
+    let removal = kustomization(&json!({
+        "resources": [deploy().join("base")],
+        "components": [deploy().join("components/uninstall")],
+        "patches": patch_of_the_agent(),
+    }));
+    let objects = render(removal.path());
+    let all: Vec<&Value> = objects.iter().flat_map(containers).collect();
+    let (complete, without_image): (Vec<&Value>, Vec<&Value>) =
+        all.into_iter().partition(|container| container["image"].is_string());
+    for container in complete {
+        assert_eq!(container["args"][0], "cleanup", "{container:#}");
+    }
+    // The API server takes no such container, and so none of the others.
+    assert_eq!(without_image.len(), 1, "{without_image:#?}");
 }
 
 #[test]
