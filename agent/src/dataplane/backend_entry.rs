@@ -3,6 +3,11 @@
 //! A program compares the entry's owner with its service first and reads the rest after that. So what a
 //! program may not see half-written is written while the entry has no owner. The count of connections
 //! is the programs' own: nobody else writes it while they might.
+//!
+//! Programs read with plain loads. The compiler has those of the address behind the comparison; x86 keeps that
+//! order, arm64 need not: there, a program that runs while an entry is written can load other fields before and
+//! the owner after, and take a wrong address for this call. To a new entry come only sockets and affinity
+//! records that remember its id from before; to one that is [`mend`]ed come all.
 
 use std::mem::offset_of;
 
@@ -51,7 +56,7 @@ pub fn leads_elsewhere(entry: &Backend, wanted: &Backend) -> bool {
 }
 
 /// Writes what an entry should be that was [`disown`]ed, under the same generation and with the same
-/// count. Every program that ran when it was must have ended.
+/// count. Every program that ran when it was must have ended. Exact on x86: see above.
 pub fn mend(entry: &Cell<'_, Backend>, wanted: &Backend) {
     entry.set(ADDRESS, wanted.address);
     entry.set(PORT, wanted.port);

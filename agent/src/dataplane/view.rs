@@ -224,9 +224,11 @@ impl Counters {
         let mut all: StdHashMap<u32, u64> = StdHashMap::new();
         // A segment that is made from here on has no count that was ever shown.
         let segments = self.backends.segments();
-        // The control loop waits for this: it is held for reading memory, and nothing else.
+        // The control loop waits for this. Under it are system calls, one for each few thousand services with
+        // former backends; the rest is reading memory.
         let _moving = self.moving.lock();
-        // Opened each time: a larger one may be in its place.
+        // Opened each time, because a larger one may be in its place, and under the lock, because it may be
+        // put there while a count moves: the old one would lack that count.
         let retired = maps::open_retired(&self.pins)?;
         maps::for_each(maps::RETIRED, &retired, |&id, connections: &[u64]| {
             all.insert(id, connections.iter().sum());

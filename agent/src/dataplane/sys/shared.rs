@@ -1,7 +1,9 @@
 //! Array maps in the agent's memory, which running programs read and write at the same time.
 //!
-//! No reference to that memory is ever made: what is behind one must not change, and this does. Every
-//! access is an atomic one of an aligned integer, and so are the programs'.
+//! No reference to that memory is ever made here: what is behind one must not change, and this does. Every
+//! access from here is an atomic one of an aligned integer. Programs count with atomic instructions and read
+//! with plain loads, each of an aligned integer, so they see no integer half-written. Nothing but the processor
+//! and the compiler puts their loads in an order: `backend_entry` says what that means.
 
 use std::{
     io,
