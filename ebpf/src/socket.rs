@@ -1,6 +1,9 @@
 //! What is kept about a socket, and about a client's session affinity.
 
-use crate::address::Address;
+use crate::{
+    address::Address,
+    backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS},
+};
 
 /// One translation of one socket.
 #[repr(C)]
@@ -78,13 +81,68 @@ pub struct AffinityKey {
     pub family: u32,
 }
 
+/// The value of the affinity map.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Affinity {
-    pub backend: u32,
-    pub generation: u32,
-    /// `CLOCK_MONOTONIC`, nanoseconds.
-    pub last_use: u64,
+    /// A copy of the key, first because the kernel writes it first: an LRU hash gives an element to
+    /// another key while a program still looks at it (`prealloc_lru_pop`).
+    pub key: AffinityKey,
+    pub choice: Choice,
+}
+
+/// A client's backend and when the client last used it, in one word: it changes as a whole, so that
+/// of two calls that want to change it only one does.
+///
+/// From the lowest bit: 22 of the backend's id, 16 of its generation, 26 of the time.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Choice(pub u64);
+
+impl Choice {
+    const GENERATION: u32 = 22;
+    const TIME: u32 = 38;
+    /// A unit of time is 2^26 ns, 67 ms. The clock of 26 bits goes round in 52 days.
+    const UNIT: u32 = 26;
+    const TIME_MASK: u64 = (1 << (64 - Self::TIME)) - 1;
+
+    /// `now` is in nanoseconds (`CLOCK_MONOTONIC`).
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(backend: u32, generation: u32, now: u64) -> Self {
+        let choice = (generation as u64 & 0xffff) << Self::GENERATION
+            | (backend as u64 & ((1 << Self::GENERATION) - 1));
+        Self(choice | (now >> Self::UNIT) << Self::TIME)
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn backend(self) -> u32 {
+        (self.0 & ((1 << Self::GENERATION) - 1)) as u32
+    }
+
+    /// Whether a backend entry of this generation can be meant.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of(self, generation: u32) -> bool {
+        (self.0 >> Self::GENERATION) as u16 == generation as u16
+    }
+
+    /// The same backend, used now.
+    #[inline(always)]
+    #[must_use]
+    pub const fn used(self, now: u64) -> Self {
+        Self(self.0 & ((1 << Self::TIME) - 1) | (now >> Self::UNIT) << Self::TIME)
+    }
+
+    /// For how long the client was idle, in nanoseconds: never too long, and short by up to two units.
+    /// A use that seems to be later than `now` (another CPU may have been faster) is now.
+    #[inline(always)]
+    #[must_use]
+    pub const fn idle(self, now: u64) -> u64 {
+        let units = (now >> Self::UNIT).wrapping_sub(self.0 >> Self::TIME) & Self::TIME_MASK;
+        if units == 0 || units > Self::TIME_MASK / 2 { 0 } else { (units - 1) << Self::UNIT }
+    }
 }
 
 /// Clients × services whose affinity is kept unless the agent is told otherwise; the least recently
@@ -110,6 +168,43 @@ unsafe impl aya::Pod for Affinity {}
 const _: () = assert!(size_of::<SocketRecord>() == 64);
 const _: () = assert!(size_of::<SocketSet>() == 576);
 const _: () = assert!(size_of::<AffinityKey>() == 16);
-const _: () = assert!(size_of::<Affinity>() == 16);
+const _: () = assert!(size_of::<Affinity>() == 24);
 const _: () = assert!(size_of::<StoredRecords>() == 576);
 const _: () = assert!(SOCKET_SETS.is_power_of_two());
+const _: () = assert!(BACKEND_SEGMENT * BACKEND_SEGMENTS == 1 << Choice::GENERATION);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_choice_keeps_its_backend_and_the_time_of_its_last_use() {
+        for (backend, generation) in [(0, 0), (4_194_303, 65_535), (77, 1_000_000)] {
+            let choice = Choice::new(backend, generation, 5 * SECOND).used(90 * SECOND);
+            assert_eq!(choice.backend(), backend);
+            assert!(choice.is_of(generation) && !choice.is_of(generation + 1));
+            let idle = choice.idle(100 * SECOND);
+            assert!((9 * SECOND..=10 * SECOND).contains(&idle), "{idle}");
+        }
+    }
+
+    /// An underflow took every affinity for expired that another CPU had just renewed.
+    #[test]
+    fn a_use_that_is_later_than_now_is_not_long_ago() {
+        let choice = Choice::new(1, 1, 10 * SECOND);
+        assert_eq!(choice.idle(10 * SECOND - 1), 0);
+        assert_eq!(choice.idle(9 * SECOND), 0);
+    }
+
+    #[test]
+    fn no_client_is_ever_taken_for_idle_too_early() {
+        for used in (0..20).map(|n| n * 12_345_678_901) {
+            for idle in [0, 1, 66_999_999, 134_217_728, SECOND, 86_400 * SECOND] {
+                assert!(Choice::new(3, 3, used).idle(used + idle) <= idle);
+            }
+            assert!(Choice::new(3, 3, used).idle(used + SECOND) > 800_000_000);
+        }
+    }
+}

@@ -4,12 +4,18 @@
 
 use std::{
     collections::BTreeSet,
+    hint,
     io::ErrorKind,
     net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
-use sockline_testbed::{Cluster, Ns, Pod, Service, TcpServer, UdpClient, UdpServer, wait_until};
+use serde_json::Value;
+use sockline_testbed::{
+    Cluster, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer, wait_until,
+};
 
 const V4: &str = "10.96.0.1:80";
 const V6: &str = "[fd00:96::1]:80";
@@ -185,4 +191,124 @@ fn without_affinity_the_sockets_of_a_pod_spread() {
     stage.cluster.apply([web().endpoints(&stage.pods)]).unwrap();
     let seen = stage.seen(&stage.client, V4, 60);
     assert!(seen.len() > 4, "{seen:?}");
+}
+
+/// Services with affinity, each of four pods where nobody listens: what is of interest is which backend
+/// the kernel chooses.
+struct Races {
+    cluster: Cluster,
+    client: Pod,
+    addresses: Vec<SocketAddr>,
+}
+
+const SERVICES: usize = 200;
+const THREADS: usize = 2;
+
+/// Endpoints that are no pods.
+fn nobody(count: u8) -> Vec<Endpoint> {
+    (1..=count).map(|n| Endpoint::at(&[[10, 244, 77, n].into()])).collect()
+}
+
+impl Races {
+    fn new(seconds: u32) -> Self {
+        let mut cluster = Cluster::new().unwrap();
+        let client = cluster.pod("client").unwrap();
+        let addresses: Vec<SocketAddr> =
+            (1..=SERVICES).map(|n| at(&format!("10.96.5.{n}:80"))).collect();
+        let services = addresses.iter().enumerate().map(|(n, address)| {
+            let service = Service::new(&format!("race-{n}")).ip(&address.ip().to_string());
+            service.udp(80).to(8080).sticky(seconds).endpoints(nobody(4))
+        });
+        cluster.apply(services.collect::<Vec<_>>()).unwrap();
+        Self { cluster, client, addresses }
+    }
+
+    /// Connects to every service from several threads at once.
+    fn run(&self) {
+        let started = AtomicUsize::new(0);
+        let connect_to_all = || {
+            for (n, to) in self.addresses.iter().enumerate() {
+                let socket = Socket::udp(libc::AF_INET).unwrap();
+                started.fetch_add(1, Ordering::SeqCst);
+                // Yielding would let one of them be late.
+                while started.load(Ordering::SeqCst) < (n + 1) * THREADS {
+                    hint::spin_loop();
+                }
+                let _ = socket.connect(*to);
+            }
+        };
+        self.client.run(|| {
+            thread::scope(|threads| {
+                (0..THREADS).for_each(|_| drop(threads.spawn(connect_to_all)));
+            });
+        });
+    }
+
+    /// How often each backend of each service was chosen.
+    fn chosen(&self) -> Vec<Vec<u64>> {
+        let listing = self.cluster.agent().cli(&["backends", "-o", "json"]).unwrap();
+        let listing: Value = serde_json::from_str(&listing).unwrap();
+        let services = listing["services"].as_array().unwrap();
+        let counts = |service: &Value| {
+            let backends = service["backends"].as_array().unwrap();
+            backends.iter().map(|one| one["connections"].as_u64().unwrap()).collect()
+        };
+        services.iter().map(counts).collect()
+    }
+}
+
+#[test]
+fn threads_that_connect_for_the_first_time_at_once_get_one_backend() {
+    let races = Races::new(3600);
+    races.run();
+    let chosen = races.chosen();
+    assert_eq!(chosen.len(), SERVICES);
+    let torn = chosen.iter().filter(|counts| counts.iter().filter(|&&n| n > 0).count() != 1);
+    assert_eq!(torn.collect::<Vec<_>>(), Vec::<&Vec<u64>>::new());
+    assert_eq!(chosen.iter().flatten().sum::<u64>(), (SERVICES * THREADS) as u64);
+}
+
+#[test]
+fn threads_that_come_back_after_the_timeout_at_once_get_one_backend() {
+    let races = Races::new(1);
+    races.run();
+    let before = races.chosen();
+    idle(Duration::from_millis(1300));
+    races.run();
+    let after = races.chosen();
+    let mut moved = 0;
+    for (before, after) in before.iter().zip(&after) {
+        let new: Vec<u64> =
+            after.iter().zip(before).map(|(after, before)| after - before).collect();
+        assert_eq!(new.iter().filter(|&&n| n > 0).count(), 1, "{before:?}, then {new:?}");
+        moved +=
+            usize::from(before.iter().zip(&new).all(|(before, new)| *before == 0 || *new == 0));
+    }
+    // Three in four get another one: 20 or fewer of 200 once in 10^88 runs.
+    assert!(moved > 20, "only {moved} of {SERVICES} clients chose again");
+}
+
+/// Another CPU renewed the affinity after this one had read the clock: the difference underflowed, and
+/// two threads of one pod spread over all ten backends.
+#[test]
+fn threads_that_connect_all_the_time_never_leave_their_backend() {
+    const EACH: usize = 20_000;
+    const THREADS: usize = 4;
+    let mut cluster = Cluster::new().unwrap();
+    let client = cluster.pod("client").unwrap();
+    let service = Service::new("web").ip("10.96.0.1").udp(80).to(8080).sticky(3600);
+    cluster.apply([service.endpoints(nobody(10))]).unwrap();
+    client.run(|| {
+        thread::scope(|threads| {
+            for _ in 0..THREADS {
+                threads.spawn(|| {
+                    let socket = Socket::udp(libc::AF_INET).unwrap();
+                    (0..EACH).for_each(|_| drop(socket.connect(at(V4))));
+                });
+            }
+        });
+    });
+    let races = Races { cluster, client, addresses: Vec::new() };
+    let chosen: Vec<u64> = races.chosen().concat().into_iter().filter(|&n| n > 0).collect();
+    assert_eq!(chosen, [(EACH * THREADS) as u64]);
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
 use std::{
+    collections::BTreeSet,
     io::{ErrorKind, Read},
     net::{IpAddr, SocketAddr, TcpStream},
     os::fd::AsRawFd,
@@ -10,7 +11,9 @@ use std::{
 };
 
 use nix::sys::socket::{SockaddrStorage, bind};
-use sockline_testbed::{Counts, Ns, Protocol, Service, Socket, Stage, UdpClient, mapped, wait_ok};
+use sockline_testbed::{
+    Cluster, Counts, Ns, Protocol, Service, Socket, Stage, UdpClient, mapped, wait_ok,
+};
 
 const TCP: u16 = 30_080;
 const UDP: u16 = 30_053;
@@ -273,4 +276,31 @@ fn an_address_that_the_node_gets_later_is_served() {
     });
     let reply = reply.unwrap();
     assert_eq!((reply.who.as_str(), reply.peer), ("web", at("192.0.2.77", TCP)));
+}
+
+/// What is remembered is the address that was dialled, and NodePorts have one entry for all addresses of
+/// the local host: looked for there, no backend was ever found again.
+#[test]
+fn an_unconnected_socket_of_the_host_keeps_its_backend_on_every_loopback_address() {
+    let mut cluster = Cluster::new().unwrap();
+    let pods = cluster.pods("web", 6).unwrap();
+    let _servers: Vec<_> = pods.iter().map(|pod| pod.udp_server(5353).unwrap()).collect();
+    let service = Service::new("web").ip("10.96.0.1").udp(53).to(5353).node_port(UDP);
+    cluster.apply([service.endpoints(&pods)]).unwrap();
+    if !cluster.features().unwrap().netns_cookie {
+        return;
+    }
+    for (dialled, told) in
+        [("127.0.0.1", "127.0.0.1"), ("127.0.0.2", "127.0.0.2"), ("0.0.0.0", "127.0.0.1")]
+    {
+        let who = cluster.node().run(|| {
+            let client = UdpClient::unconnected(at(dialled, UDP).ip()).unwrap();
+            let replies = (0..30).map(|_| client.ask_to(at(dialled, UDP), "x").unwrap());
+            let (who, from): (BTreeSet<String>, BTreeSet<SocketAddr>) =
+                replies.map(|reply| (reply.who, reply.from)).unzip();
+            assert_eq!(from, BTreeSet::from([at(told, UDP)]), "{dialled}");
+            who
+        });
+        assert_eq!(who.len(), 1, "{dialled}: {who:?}");
+    }
 }

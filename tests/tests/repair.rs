@@ -5,8 +5,10 @@
 mod common;
 
 use std::{
+    cell::Cell,
     collections::BTreeSet,
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -16,8 +18,8 @@ use common::{
 use nix::mount::{MntFlags, MsFlags};
 use serde_json::json;
 use sockline::dataplane::{self, Drift, Pins};
-use sockline_ebpf::{backend::Backend, frontend::REFUSE};
-use sockline_testbed::{Agent, tcp_ask};
+use sockline_ebpf::{address::Address, backend::Backend, frontend::REFUSE};
+use sockline_testbed::{Agent, Socket, tcp_ask};
 
 const CART: &str = "10.96.0.1";
 
@@ -116,6 +118,33 @@ fn backends_that_were_changed_while_the_agent_was_down_are_put_right_by_the_firs
     let next = stage.agent();
     stage.assert_served(CART);
     assert_eq!(stage.wrong("failures"), [""; 0], "{}", next.log());
+}
+
+/// A slot may lead to it a moment after it left.
+#[test]
+fn a_backend_that_no_frontend_may_use_is_never_drawn() {
+    let (stage, mut agent, damage) = serving();
+    agent.stop().unwrap();
+    let leaving = Address::from(stage.webs[0].pod.addresses()[0]);
+    damage.change_backends(|backend| {
+        if backend.address == leaving {
+            backend.sets = 0;
+        }
+    });
+    stage.client.run(|| {
+        for _ in 0..60 {
+            let socket = Socket::udp(libc::AF_INET).unwrap();
+            // One in four finds it twice in a row, and goes through as it is.
+            let _ = socket.connect(SocketAddr::new(ip(CART), 53));
+        }
+    });
+    let chosen = Cell::new(0);
+    damage.change_backends(|backend| {
+        let is_leaving = backend.address == leaving;
+        assert!(!is_leaving || backend.connections == 0, "{backend:?}");
+        chosen.set(chosen.get() + backend.connections);
+    });
+    assert!(chosen.get() > 0, "nothing was chosen");
 }
 
 #[test]

@@ -120,8 +120,7 @@ impl Census {
     /// Whether a client may get another backend. One of a service that is not known had its affinity
     /// before the timeouts were looked up, or the service is newer than that.
     fn is_over(&self, key: &AffinityKey, value: &Affinity) -> bool {
-        self.as_of.saturating_sub(value.last_use)
-            > self.timeouts.get(&key.service).copied().unwrap_or(0)
+        value.choice.idle(self.as_of) > self.timeouts.get(&key.service).copied().unwrap_or(0)
     }
 
     fn count_noted(&self) -> Result<Fill, DataplaneError> {

@@ -1,10 +1,12 @@
 //! Session affinity ClientIP: a client keeps its backend until it was idle for the timeout.
 
-use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map};
+use core::ptr;
+
+use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::LruHashMap, macros::btf_map};
 use sockline_ebpf::{
     counters::Fault,
     frontend::Frontend,
-    socket::{AFFINITY_ENTRIES, Affinity, AffinityKey},
+    socket::{AFFINITY_ENTRIES, Affinity, AffinityKey, Choice},
 };
 
 use super::{
@@ -18,8 +20,13 @@ static AFFINITY: LruHashMap<AffinityKey, Affinity, { AFFINITY_ENTRIES as usize }
     LruHashMap::new();
 
 const NANOSECONDS: u64 = 1_000_000_000;
+/// `-EEXIST`
+const EXISTS: i32 = -17;
 
 /// The client's backend, or a new one that it keeps from now on.
+///
+/// Calls of one client may be here at the same time. What one of them has written counts for all: an
+/// entry is only ever made where there is none, and changed from what it was when it was read.
 #[inline(always)]
 pub fn choose<F: Family>(call: &Call<'_, F>, frontend: &Frontend) -> Option<Chosen> {
     let key = AffinityKey {
@@ -27,26 +34,67 @@ pub fn choose<F: Family>(call: &Call<'_, F>, frontend: &Frontend) -> Option<Chos
         service: frontend.service,
         family: u32::from(frontend.node) << 16 | if frontend.key.address.is_ipv4() { 4 } else { 6 },
     };
-    let now = helpers::now();
-    if let Some(kept) = AFFINITY.get_ptr_mut(key) {
-        // SAFETY: the entry stays memory of this map until the program ends; if it is reused
-        // meanwhile, the owner check in `again` notices.
-        let (backend, generation, last_use) =
-            unsafe { ((*kept).backend, (*kept).generation, (*kept).last_use) };
-        let timeout = u64::from(frontend.affinity_seconds) * NANOSECONDS;
-        if now.wrapping_sub(last_use) < timeout
-            && let Some(chosen) = balance::again(backend, generation, frontend)
+    if let Some((entry, seen)) = find(&key) {
+        // After the entry was read, or it could seem to be used later than now.
+        let now = helpers::now();
+        if seen.idle(now) < u64::from(frontend.affinity_seconds) * NANOSECONDS
+            && let Some(chosen) = kept(seen, frontend)
         {
-            // SAFETY: as above.
-            unsafe { (*kept).last_use = now };
+            let used = seen.used(now);
+            if used != seen {
+                // If it has changed meanwhile, it is as new.
+                let _ = exchange(entry, seen, used);
+            }
             return Some(chosen);
         }
+        let chosen = balance::draw(frontend)?;
+        return match exchange(entry, seen, choice(&chosen, now)) {
+            Ok(()) => Some(chosen),
+            Err(faster) => kept(faster, frontend).or(Some(chosen)),
+        };
     }
     let chosen = balance::draw(frontend)?;
-    let value =
-        Affinity { backend: chosen.id, generation: chosen.backend().generation, last_use: now };
-    if AFFINITY.insert(key, value, 0).is_err() {
-        counters::fault(Fault::AffinityFull);
+    let value = Affinity { key, choice: choice(&chosen, helpers::now()) };
+    match AFFINITY.insert(key, value, BPF_NOEXIST.into()) {
+        Ok(()) => {}
+        Err(EXISTS) => {
+            let faster = find(&key).and_then(|(_, faster)| kept(faster, frontend));
+            return faster.or(Some(chosen));
+        }
+        Err(_) => counters::fault(Fault::AffinityFull),
     }
     Some(chosen)
+}
+
+/// The client's entry, and what is in it.
+#[inline(always)]
+fn find(key: &AffinityKey) -> Option<(*mut u64, Choice)> {
+    let entry = AFFINITY.get_ptr_mut(key)?;
+    // SAFETY: the entry stays memory of this map until the program ends. It may be given to another
+    // client meanwhile: then its key, which is written first, is another one.
+    let (choice, owner) = unsafe {
+        let choice = (&raw mut (*entry).choice).cast::<u64>();
+        (choice, &raw const (*entry).key)
+    };
+    // SAFETY: as above; others write these words, hence volatile.
+    let (seen, owner) = unsafe { (helpers::load_acquire(choice), ptr::read_volatile(owner)) };
+    (owner == *key).then_some((choice, Choice(seen)))
+}
+
+#[inline(always)]
+fn kept(choice: Choice, frontend: &Frontend) -> Option<Chosen> {
+    balance::again(choice.backend(), |generation| choice.is_of(generation), frontend)
+}
+
+#[inline(always)]
+fn choice(chosen: &Chosen, now: u64) -> Choice {
+    Choice::new(chosen.id, chosen.backend().generation, now)
+}
+
+/// Changes a choice if it still is what was seen; else returns what it is.
+#[inline(always)]
+fn exchange(entry: *mut u64, seen: Choice, new: Choice) -> Result<(), Choice> {
+    // SAFETY: a live map value, see `find`.
+    let before = Choice(unsafe { helpers::exchange(entry, seen.0, new.0) });
+    if before == seen { Ok(()) } else { Err(before) }
 }

@@ -50,18 +50,18 @@ pub fn draw(frontend: &Frontend) -> Option<Chosen> {
     by_id(id, frontend)
 }
 
-/// A backend by its id, if it belongs to the frontend's service.
+/// A backend by its id, if it belongs to the frontend's service and may be used by the frontend.
 #[inline(always)]
-pub fn by_id(id: u32, frontend: &Frontend) -> Option<Chosen> {
+fn by_id(id: u32, frontend: &Frontend) -> Option<Chosen> {
     let entry = BACKENDS.get_value_ptr_mut(id / BACKEND_SEGMENT, &(id % BACKEND_SEGMENT))?;
     let chosen = Chosen { id, entry };
-    (chosen.backend().service == frontend.service).then_some(chosen)
+    let backend = chosen.backend();
+    (backend.service == frontend.service && backend.sets & frontend.set != 0).then_some(chosen)
 }
 
-/// A backend that was chosen earlier, if it still is that endpoint and may be used by the frontend.
+/// A backend that was chosen earlier, if it still is that endpoint, which its generation tells, and may
+/// be used by the frontend.
 #[inline(always)]
-pub fn again(id: u32, generation: u32, frontend: &Frontend) -> Option<Chosen> {
-    by_id(id, frontend).filter(|chosen| {
-        chosen.backend().generation == generation && chosen.backend().sets & frontend.set != 0
-    })
+pub fn again(id: u32, is_generation: impl Fn(u32) -> bool, frontend: &Frontend) -> Option<Chosen> {
+    by_id(id, frontend).filter(|chosen| is_generation(chosen.backend().generation))
 }

@@ -20,7 +20,7 @@ use aya_ebpf::{
 use sockline_ebpf::{
     MMAPABLE,
     address::Address,
-    frontend::{FrontendKey, TCP},
+    frontend::TCP,
     socket::{CLAIMED, SOCKET_SETS, STORED, SocketRecord, SocketSet, StoredRecords, WAYS},
 };
 
@@ -110,12 +110,11 @@ fn replace_own(set: *mut SocketSet, cookie: u64, protocol: u8, record: &SocketRe
     done
 }
 
-/// The backend that the socket already has for a service: its id and generation.
+/// The backend that the socket already has for a service address and port (network byte order), as it
+/// was dialled: its id and generation.
 #[inline(always)]
-pub fn recall_backend(ctx: &SockAddrContext, service: &FrontendKey) -> Option<(u32, u32)> {
-    let found = find(ctx, |kept| {
-        kept.service_port == service.port && kept.service_address == service.address
-    })?;
+pub fn recall_backend(ctx: &SockAddrContext, address: &Address, port: u16) -> Option<(u32, u32)> {
+    let found = find(ctx, |kept| kept.service_port == port && kept.service_address == *address)?;
     Some((found.backend, found.generation))
 }
 

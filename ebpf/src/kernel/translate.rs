@@ -2,6 +2,7 @@
 
 use aya_log_ebpf::warn;
 use sockline_ebpf::{
+    address::Address,
     counters::Fault,
     frontend::{FORWARD, FrontendKey, PASS, TCP, UDP},
     socket::SocketRecord,
@@ -157,8 +158,8 @@ fn decide<F: Family>(call: &Call<'_, F>, mut key: FrontendKey, keep: Keep) -> De
         }
         if keep == Keep::BackendOfSocket
             && let Some((id, generation)) =
-                sockets::recall_backend(call.context(), &dialled(call, key))
-            && let Some(chosen) = balance::again(id, generation, frontend)
+                sockets::recall_backend(call.context(), &dialled(call), call.port())
+            && let Some(chosen) = balance::again(id, |now| now == generation, frontend)
         {
             return Decision::Use { service, chosen, kept: true };
         }
@@ -182,12 +183,6 @@ fn decide<F: Family>(call: &Call<'_, F>, mut key: FrontendKey, keep: Keep) -> De
     Decision::LeaveAlone
 }
 
-/// The key that a socket's record has. The one of all nodes stands for many addresses.
-#[inline(always)]
-fn dialled<F: Family>(call: &Call<'_, F>, key: FrontendKey) -> FrontendKey {
-    if key.address.is_unspecified() { FrontendKey { address: call.address(), ..key } } else { key }
-}
-
 #[inline(always)]
 fn redirect<F: Family>(
     call: &Call<'_, F>,
@@ -196,13 +191,8 @@ fn redirect<F: Family>(
     service: u32,
     chosen: &Chosen,
 ) {
-    let dialled = call.address();
     let record = SocketRecord {
-        // `connect(0.0.0.0)` means the local host, and that is what `getpeername` would say.
-        service_address: match dialled.as_loopback() {
-            Some(loopback) if dialled.is_unspecified() => loopback,
-            _ => dialled,
-        },
+        service_address: dialled(call),
         backend_address: chosen.backend().address,
         service_port: call.port(),
         backend_port: chosen.backend().port,
@@ -216,6 +206,18 @@ fn redirect<F: Family>(
     call.redirect(&record.backend_address, record.backend_port);
     if !sockets::remember(call.context(), protocol, purpose, &record) {
         counters::fault(Fault::NotRemembered);
+    }
+}
+
+/// The address that is asked for, as the socket remembers it: not always that of the frontend, since
+/// NodePorts have one for all addresses of the local host, and one for those of all nodes. `connect(0.0.0.0)` means the local host, and
+/// that is what `getpeername` would say.
+#[inline(always)]
+fn dialled<F: Family>(call: &Call<'_, F>) -> Address {
+    let dialled = call.address();
+    match dialled.as_loopback() {
+        Some(loopback) if dialled.is_unspecified() => loopback,
+        _ => dialled,
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sockline_ebpf::{
     counters::{COUNTED_SERVICES, ServiceCounters},
     left_alone::{ANY_LEVEL, CGROUPS},
-    socket::{Affinity, AffinityKey},
+    socket::{Affinity, AffinityKey, Choice},
 };
 use sockline_testbed::{Agent, objects};
 
@@ -38,11 +38,11 @@ fn add_affinities(stage: &Stage, count: u64) {
     let service = Damage::of(stage).frontend(80).service;
     let uptime = fs::read_to_string("/proc/uptime").unwrap();
     let now: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
-    let value = Affinity { backend: 1, generation: 1, last_use: (now * 1e9) as u64 };
+    let choice = Choice::new(1, 1, (now * 1e9) as u64);
     let mut map = affinity(stage);
     for netns in 0..count {
         let key = AffinityKey { netns: 1 << 40 | netns, service, family: 4 };
-        map.insert(key, value, 0).unwrap();
+        map.insert(key, Affinity { key, choice }, 0).unwrap();
     }
 }
 
