@@ -175,6 +175,9 @@ pub struct KernelFeatures {
     pub mptcp_sock: bool,
     /// Absent in what agents before this field say.
     #[serde(default)]
+    pub kernel_sockets: bool,
+    /// As `kernel_sockets`.
+    #[serde(default)]
     pub compare_and_swap: bool,
     /// As `compare_and_swap`.
     #[serde(default)]
@@ -230,6 +233,7 @@ impl Shared {
                 set_retval: features.set_retval,
                 netns_cookie: features.netns_cookie.is_some(),
                 mptcp_sock: features.mptcp_sock,
+                kernel_sockets: features.kernel_sockets.is_some(),
                 compare_and_swap: features.compare_and_swap,
                 sock_destroy: features.sock_destroy,
                 kernel_btf: features.kernel_btf,
@@ -330,7 +334,7 @@ pub fn maps(usage: &Usage, counted: Option<&Counted>) -> Vec<MapUse> {
         maps.push(("affinity", counted.affinity));
         maps.push(("counters", counted.counters));
         maps.extend(counted.sockets.map(|sockets| ("sockets", sockets)));
-        maps.push(("noted", counted.noted));
+        maps.push(("overflow", counted.overflow));
     }
     maps.into_iter()
         .map(|(map, Fill { entries, capacity, limit })| MapUse {

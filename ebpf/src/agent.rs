@@ -23,6 +23,7 @@ pub const NETNS_COOKIE: u32 = 1 << 1;
 pub const MPTCP_SOCK: u32 = 1 << 2;
 pub const COMPARE_AND_SWAP: u32 = 1 << 3;
 pub const SOCK_DESTROY: u32 = 1 << 4;
+pub const KERNEL_SOCKETS: u32 = 1 << 5;
 
 // SAFETY: integers only, no padding.
 #[cfg(feature = "user")]

@@ -38,8 +38,9 @@ pub enum Fault {
     AffinityFull = 3,
     /// A service's counters could not be made: its calls are not counted.
     CountersFull = 4,
-    /// A connected socket could not be noted: it is not closed when its backend is gone.
-    NotNoted = 5,
+    /// A socket's translation was not kept because its cgroup, or all together, have as many as they
+    /// may: its peer name will be the backend's, and it is not closed when that is gone.
+    SocketLimit = 5,
 }
 
 impl Fault {
@@ -49,7 +50,7 @@ impl Fault {
         Self::NotRemembered,
         Self::AffinityFull,
         Self::CountersFull,
-        Self::NotNoted,
+        Self::SocketLimit,
     ];
 }
 

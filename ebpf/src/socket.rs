@@ -46,20 +46,72 @@ pub struct SocketSet {
     pub records: [SocketRecord; WAYS],
 }
 
-/// Sets in the socket table: 32,768 records in 2.3 MB. A socket that finds its set full goes to
-/// socket storage, which is as exact and costs about 1,200 ns more when it is made, 200 when it ends.
+/// Sets in the socket table: 32,768 records in 2.3 MB. A socket that finds its set full has its record
+/// in the overflow hash, which is as exact and costs some 300 ns more when it is made, 100 when it ends.
 pub const SOCKET_SETS: u32 = 4096;
 
-/// Records of one socket in socket storage. An unconnected UDP socket that talks to more services
-/// than this (and its set) at once forgets the oldest.
+/// Records of one UDP socket in socket storage: of one that needs a second record beside that in the
+/// overflow hash. One that talks to more services than this (and its set) at once forgets the oldest.
 pub const STORED: usize = 8;
 
-/// Connected sockets with a record in socket storage that may be noted, so that the agent can find
-/// them: all that are translated before Linux 5.12, else those that found their set of the table full.
-/// What is there takes memory; that there may be so many takes 1 MiB (16 bytes each).
-pub const NOTED_SOCKETS: u32 = 65_536;
+/// What a socket has beyond the table, and who is charged for it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OverflowEntry {
+    /// Says that the record is in use, as in the table.
+    pub holder: u64,
+    pub record: SocketRecord,
+    /// The cgroup of the process that made it: what it took is given back to it, whoever closes it.
+    pub cgroup: u64,
+    /// In the unit of [`OVERFLOW_UNITS`]; 0 is nothing yet.
+    pub units: u64,
+}
 
-/// The value of socket storage.
+/// What all sockets together may take beyond the table. A unit is at most 192 bytes of kernel memory,
+/// so that all of it is 25 MB, and 2 MiB for the hash itself (16 bytes for each entry).
+pub const OVERFLOW_UNITS: u32 = 131_072;
+/// What the sockets of one cgroup may take of that; those of the host's root cgroup may take all.
+pub const CGROUP_UNITS: u64 = 32_768;
+
+/// An entry of the overflow hash: 152 bytes with the kernel's part, in a slab of 192.
+pub const RECORD_UNITS: u64 = 1;
+/// One record in socket storage: 168 bytes, and 200 for what a socket's storages begin with.
+pub const CONNECTION_UNITS: u64 = 3;
+/// [`StoredRecords`] in socket storage: 656 bytes in a slab of 1,024, and the same 200.
+pub const STORED_UNITS: u64 = 8;
+
+/// What was taken beyond the table: by all, or by the cgroups that share a place.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OverflowCount {
+    pub units: u64,
+    /// Sockets that were not remembered because of a limit.
+    pub refused: u64,
+    /// Of the latest of them.
+    pub cgroup: u64,
+    /// Of all: 1 once there is socket storage of the kernel's own sockets, which nobody counts.
+    pub uncounted: u64,
+}
+
+/// Places for cgroups, by the lower bits of their ids: those are numbers in a row, so that two cgroups
+/// of a node share one only after as many others were made between them.
+pub const CGROUP_COUNTS: u32 = 4096;
+/// Where all are counted together.
+pub const WHOLE: u32 = CGROUP_COUNTS;
+/// Where the sockets of the host's root cgroup are counted.
+pub const HOST: u32 = CGROUP_COUNTS + 1;
+
+/// Where a cgroup is counted.
+#[inline(always)]
+#[must_use]
+pub const fn place_of(cgroup: u64) -> u32 {
+    if cgroup == ROOT_CGROUP { HOST } else { (cgroup % CGROUP_COUNTS as u64) as u32 }
+}
+
+/// The id of the root of the cgroup v2 hierarchy (`kernfs`).
+pub const ROOT_CGROUP: u64 = 1;
+
+/// The value of a UDP socket's storage.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StoredRecords {
@@ -158,6 +210,12 @@ unsafe impl aya::Pod for SocketSet {}
 // SAFETY: integers and records, no padding.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for StoredRecords {}
+// SAFETY: integers and records, no padding.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for OverflowEntry {}
+// SAFETY: integers only, no padding.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for OverflowCount {}
 // SAFETY: integers only, no padding.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for AffinityKey {}
@@ -170,6 +228,8 @@ const _: () = assert!(size_of::<SocketSet>() == 576);
 const _: () = assert!(size_of::<AffinityKey>() == 16);
 const _: () = assert!(size_of::<Affinity>() == 24);
 const _: () = assert!(size_of::<StoredRecords>() == 576);
+const _: () = assert!(size_of::<OverflowEntry>() == 88);
+const _: () = assert!(size_of::<OverflowCount>() == 32);
 const _: () = assert!(SOCKET_SETS.is_power_of_two());
 const _: () = assert!(BACKEND_SEGMENT * BACKEND_SEGMENTS == 1 << Choice::GENERATION);
 

@@ -16,6 +16,8 @@ pub struct KernelFeatures {
     pub netns_cookie: bool,
     /// The peer name of MPTCP sockets is translated (Linux 6.0).
     pub mptcp_sock: bool,
+    /// The kernel's own sockets can be told from others (BTF).
+    pub kernel_sockets: bool,
     /// Translated sockets are in a table, and so can be counted (Linux 5.12).
     pub compare_and_swap: bool,
 }
@@ -35,6 +37,7 @@ impl KernelFeatures {
             set_retval: has("set_retval")?,
             netns_cookie: has("netns_cookie")?,
             mptcp_sock: has("mptcp_sock")?,
+            kernel_sockets: has("kernel_sockets")?,
             compare_and_swap: has("compare_and_swap")?,
         })
     }

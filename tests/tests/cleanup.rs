@@ -40,7 +40,7 @@ fn everything_is_gone_and_connects_are_untouched() {
     assert!(output.status.success(), "{}", error_of(&output));
     assert_eq!(
         said(&output),
-        format!("removed {}: 9 programs detached, 22 maps freed\n", folder.display())
+        format!("removed {}: 9 programs detached, 23 maps freed\n", folder.display())
     );
     assert!(!folder.exists(), "{} is still there", folder.display());
     stage.assert_untouched(CART);

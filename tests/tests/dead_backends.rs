@@ -20,7 +20,7 @@ use common::{REPAIRS, Stage, assert_logged_once, eventually, holds, options, ser
 use nix::sys::socket::{getsockopt, sockopt::SocketError};
 use serde_json::{Value, json};
 use sockline::dataplane::Pins;
-use sockline_ebpf::socket::{NOTED_SOCKETS, SocketRecord, WAYS};
+use sockline_ebpf::socket::{OverflowEntry, SocketRecord, WAYS};
 use sockline_testbed::{
     AgentOptions, Cluster, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer,
     kernel_version, mapped, objects, sockline_binary,
@@ -266,7 +266,7 @@ fn a_socket_that_was_connected_elsewhere_since_is_left_alone() {
 }
 
 #[test]
-fn sockets_remembered_in_socket_storage_are_closed_as_well() {
+fn sockets_remembered_beyond_the_table_are_closed_as_well() {
     let mut stage = Dns::new(2, &["--without-features", "compare-and-swap"]);
     for to in [at(V4), at(V6), mapped(at(V4))] {
         let (client, first) = connected(&stage.client, to);
@@ -291,7 +291,7 @@ fn assert_tcp_is_closed(stage: &mut Dns, service: &impl Fn() -> Service, to: Soc
 }
 
 #[test]
-fn tcp_connections_remembered_in_socket_storage_are_closed_as_well() {
+fn tcp_connections_remembered_beyond_the_table_are_closed_as_well() {
     let mut stage = Dns::new(1, &["--without-features", "compare-and-swap"]);
     let service = || dns().annotate(CLOSE_ON_REMOVAL, "0s");
     for to in [at(V4), at(V6), mapped(at(V4))] {
@@ -317,46 +317,46 @@ fn a_socket_that_dialled_its_dead_backend_itself_since_is_left_alone() {
     }
 }
 
-/// Notes of sockets that are remembered in socket storage, by their cookies.
-fn notes(bpffs: &Path) -> HashMap<MapData, u64, SocketRecord> {
-    let pin = Pins::in_bpffs(bpffs).map("NOTED");
+/// What sockets have beyond the table, by their cookies.
+fn overflow(bpffs: &Path) -> HashMap<MapData, u64, OverflowEntry> {
+    let pin = Pins::in_bpffs(bpffs).map("OVERFLOW");
     Map::HashMap(MapData::from_pin(pin).unwrap()).try_into().unwrap()
 }
 
 #[test]
-fn what_is_noted_of_a_socket_ends_with_it() {
+fn what_a_socket_has_beyond_the_table_ends_with_it() {
     let stage = Dns::new(2, &["--without-features", "compare-and-swap"]);
-    let notes = notes(stage.cluster.node().bpffs());
+    let overflow = overflow(stage.cluster.node().bpffs());
     let udp = [at(V4), at(V6), mapped(at(V4))].map(|to| connected(&stage.client, to).0);
     let tcp = [at(V4), at(V6), mapped(at(V4))].map(|to| stream(&stage.client, to).0);
-    // Nobody closes one that is not connected.
     let unconnected = stage.client.run(|| UdpClient::unconnected(at(V4).ip()).unwrap());
     stage.client.run(|| unconnected.ask_to(at(V4), "?").unwrap());
-    assert_eq!(notes.keys().count(), 6);
-    // A socket has one note, however often it connects.
+    assert_eq!(overflow.keys().count(), 7);
+    // A socket has one entry, however often it connects.
     stage.client.run(|| udp[0].socket().connect(at(V4)).unwrap());
-    assert_eq!(notes.keys().count(), 6);
-    drop((udp, tcp));
-    eventually("notes to be gone", || {
-        let left = notes.keys().count();
+    assert_eq!(overflow.keys().count(), 7);
+    drop((udp, tcp, unconnected));
+    eventually("all entries to be gone", || {
+        let left = overflow.keys().count();
         holds(left == 0, format!("{left} are left"))
     });
 }
 
 #[test]
-fn what_is_noted_of_a_socket_that_is_nowhere_is_forgotten() {
+fn what_a_socket_that_is_nowhere_has_beyond_the_table_is_forgotten() {
     let stage = Stage::new(1);
     stage.put_service("cart", "10.96.0.1");
     let args = [&["--without-features", "compare-and-swap"], &REPAIRS[..]].concat();
     let all_seeing = AgentOptions { binary: all_seeing(&stage), ..options(&args) };
     let mut agent = stage.node.agent(&all_seeing).unwrap();
-    let mut notes = notes(stage.node.bpffs());
+    let mut overflow = overflow(stage.node.bpffs());
     let (client, _) = connected(&stage.client, at("10.96.0.1:53"));
     // As if one had been closed while other programs were attached. Its backend never was there.
-    let stray = SocketRecord { generation: u32::MAX, ..SocketRecord::default() };
-    notes.insert(u64::MAX, stray, 0).unwrap();
-    eventually("the stray note to be gone", || {
-        let left = notes.keys().count();
+    let record = SocketRecord { generation: u32::MAX, ..SocketRecord::default() };
+    let stray = OverflowEntry { holder: 1 << 60, record, ..OverflowEntry::default() };
+    overflow.insert(stray.holder, stray, 0).unwrap();
+    eventually("the stray entry to be gone", || {
+        let left = overflow.keys().count();
         holds(left == 1, format!("{left} are left"))
     });
     assert_eq!(ask(&client), "web-0");
@@ -378,35 +378,6 @@ fn all_seeing(stage: &Stage) -> Option<PathBuf> {
     fs::write(&wrapper, script).unwrap();
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
     Some(wrapper)
-}
-
-#[test]
-fn a_socket_that_cannot_be_noted_is_served_and_that_is_said() {
-    let mut stage = Dns::new(1, &["--without-features", "compare-and-swap"]);
-    let other = Service::new("other").ip("10.96.0.11").udp(53).to(5353);
-    stage.cluster.apply([other.endpoints(&stage.pods)]).unwrap();
-    let mut notes = notes(stage.cluster.node().bpffs());
-    let (of_other, _) = connected(&stage.client, at("10.96.0.11:53"));
-    let alive = notes.iter().next().unwrap().unwrap().1;
-    let (noted, _) = connected(&stage.client, at(V4));
-    // No sockets have such cookies; the backend stays.
-    for number in 2..NOTED_SOCKETS {
-        notes.insert(u64::MAX - u64::from(number), alive, 0).unwrap();
-    }
-    let (not_noted, first) = connected(&stage.client, at(V4));
-    eventually("status to say so", || {
-        let status = stage.cluster.status().unwrap();
-        let faults = status["faults"].as_array().unwrap();
-        let fault = faults.iter().find(|one| one["fault"] == "NotNoted").unwrap();
-        let full = common::strings(&status["agent"]["full"]);
-        let is_named = full.iter().any(|line| line.contains("map `NOTED` is full"));
-        holds(fault["count"] == 1 && is_named, format!("{fault}, {full:?}"))
-    });
-    stage.remove(&first);
-    eventually_closed(&noted);
-    stage.wait_for_passes();
-    assert_eq!(ask(&not_noted), first);
-    assert_eq!(ask(&of_other), first);
 }
 
 /// An unconnected socket with as many conversations as fill the set of the table that its cookie leads
@@ -436,27 +407,27 @@ fn a_socket_that_found_its_set_of_the_table_full_is_closed_as_well() {
     let mut stage = Dns::without_service(2, &[]);
     let client = crowded(&mut stage);
     stage.client.run(|| client.socket().connect(at(V4)).unwrap());
-    assert_eq!(notes(stage.cluster.node().bpffs()).keys().count(), 1);
+    assert_eq!(overflow(stage.cluster.node().bpffs()).keys().count(), 1);
     let first = ask(&client);
     stage.remove(&first);
     eventually_closed(&client);
 }
 
 #[test]
-fn a_socket_that_finds_room_in_the_table_after_all_is_not_noted_any_more() {
+fn a_socket_that_finds_room_in_the_table_after_all_is_nowhere_else_any_more() {
     let mut stage = Dns::without_service(1, &[]);
     let client = crowded(&mut stage);
     if !stage.cluster.features().unwrap().compare_and_swap {
         return;
     }
-    let notes = notes(stage.cluster.node().bpffs());
+    let overflow = overflow(stage.cluster.node().bpffs());
     stage.client.run(|| client.socket().connect(at(V4)).unwrap());
-    assert_eq!(notes.keys().count(), 1);
+    assert_eq!(overflow.keys().count(), 1);
     // What goes straight to the pod ends the conversation that was with it.
     let direct = SocketAddr::new(stage.pods[0].addresses()[0], CROWD);
     stage.client.run(|| client.socket().send_to(b"?", direct).unwrap());
     stage.client.run(|| client.socket().connect(at(V4)).unwrap());
-    assert_eq!(notes.keys().count(), 0);
+    assert_eq!(overflow.keys().count(), 0);
     let first = ask(&client);
     stage.remove(&first);
     eventually_closed(&client);

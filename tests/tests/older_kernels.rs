@@ -121,14 +121,46 @@ fn before_6_0_an_mptcp_socket_is_translated_and_its_peer_is_the_backend() {
     });
 }
 
+/// The kernel closes the subflow that it made for a connection without a hook. (Linux 5.12 to 5.19.)
+#[test]
+fn before_6_0_mptcp_connections_leave_no_records() {
+    let stage = without("mptcp-sock");
+    let connects = 3000;
+    stage.client.run(|| {
+        for _ in 0..connects {
+            let Some(socket) = Socket::mptcp(libc::AF_INET).unwrap() else { return };
+            socket.connect(at(V4)).unwrap();
+        }
+    });
+    stage.cluster.wait_for_sockets(0).unwrap();
+}
+
+#[test]
+fn where_the_kernel_does_not_describe_its_types_tcp_is_remembered_in_socket_storage() {
+    let stage = without("mptcp-sock,kernel-sockets");
+    assert_translated(&stage);
+    stage.client.run(|| {
+        for to in [at(V4), at(V6), mapped(at(V4))] {
+            let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+            let socket = Socket::tcp(family).unwrap();
+            socket.connect(to).unwrap();
+            assert_eq!(socket.peer().unwrap(), to);
+            let Some(socket) = Socket::mptcp(family).unwrap() else { continue };
+            socket.connect(to).unwrap();
+            assert_eq!(socket.peer().unwrap().port(), 8080);
+        }
+    });
+    stage.cluster.wait_for_sockets(0).unwrap();
+}
+
 #[test]
 fn with_all_of_them_missing_services_are_served_and_status_says_what_is_done_without() {
-    let stage = without("set-retval,netns-cookie,mptcp-sock,compare-and-swap");
+    let stage = without("set-retval,netns-cookie,mptcp-sock,kernel-sockets,compare-and-swap");
     assert_translated(&stage);
     let status = stage.cluster.agent().cli(&["status"]).unwrap();
     for done in [
         "refusals are EPERM",
-        "sockets in socket storage",
+        "sockets in a hash (UDP) and socket storage (TCP)",
         "loopback NodePorts for the initial network namespace",
         "MPTCP peer names not translated",
     ] {
@@ -149,6 +181,7 @@ fn no_feature_that_this_version_of_the_kernel_has_is_missed() {
     for (feature, found, since) in [
         ("compare_and_swap", probed.compare_and_swap, (5, 12)),
         ("netns_cookie", probed.netns_cookie, (5, 14)),
+        ("kernel_sockets", probed.kernel_sockets || !btf, (5, 12)),
         ("set_retval", probed.set_retval, (5, 18)),
         // In a kernel that does not describe its types the helper's argument is unknown.
         ("mptcp_sock", probed.mptcp_sock || !btf, (6, 0)),

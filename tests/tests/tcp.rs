@@ -4,8 +4,9 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
     os::fd::AsFd,
+    process::Command,
     time::Duration,
 };
 
@@ -277,4 +278,43 @@ fn tcp_and_udp_of_the_same_port_are_told_apart() {
         .unwrap();
     assert_eq!(client.run(|| tcp_ask(at("10.96.0.10:53"))).unwrap().who, "one");
     assert_eq!(client.udp_ask(at("10.96.0.10:53"), "x").unwrap().who, "two");
+}
+
+/// Takes the way to an address from the client, or gives it back.
+fn route(stage: &Stage, verb: &str, to: IpAddr) {
+    let mut command = Command::new("ip");
+    command.args(["route", verb, "unreachable", &to.to_string()]);
+    let done = stage.client.output(&mut command).unwrap();
+    assert!(done.status.success(), "ip route {verb} {to}: {done:?}");
+}
+
+/// `tcp_v4_connect` sets a socket's destination when there is a route: until then it looks new.
+#[test]
+fn a_socket_whose_connects_fail_early_has_one_record() {
+    let stage = stage();
+    let backend = stage.web.addresses()[0];
+    route(&stage, "add", backend);
+    let socket = stage.client.run(|| Socket::tcp(libc::AF_INET).unwrap());
+    for _ in 0..40 {
+        stage.client.run(|| socket.connect(at(V4)).unwrap_err());
+    }
+    stage.cluster.wait_for_sockets(1).unwrap();
+    route(&stage, "del", backend);
+    stage.client.run(|| socket.connect(at(V4)).unwrap());
+    assert_eq!(socket.peer().unwrap(), at(V4));
+    stage.cluster.wait_for_sockets(1).unwrap();
+}
+
+#[test]
+fn a_direct_connect_after_one_that_failed_early_has_the_pods_peer_name() {
+    let stage = stage();
+    let backend = stage.web.addresses()[0];
+    route(&stage, "add", backend);
+    let socket = stage.client.run(|| Socket::tcp(libc::AF_INET).unwrap());
+    stage.client.run(|| socket.connect(at(V4)).unwrap_err());
+    route(&stage, "del", backend);
+    let direct = SocketAddr::new(backend, Stage::PORT);
+    stage.client.run(|| socket.connect(direct).unwrap());
+    assert_eq!(socket.peer().unwrap(), direct);
+    stage.cluster.wait_for_sockets(0).unwrap();
 }

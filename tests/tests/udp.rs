@@ -7,13 +7,15 @@ use std::{
     io::{IoSlice, IoSliceMut},
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
 use sockline_ebpf::socket::{STORED, WAYS};
 use sockline_testbed::{
-    Cluster, Pod, Protocol, Service, Socket, UdpClient, UdpServer, mapped, to_std, wait_ok,
+    Cluster, Endpoint, Pod, Protocol, Service, Socket, UdpClient, UdpServer, mapped, to_std,
+    wait_ok,
 };
 
 const V4: &str = "10.96.0.10:53";
@@ -269,7 +271,7 @@ fn a_socket_moves_when_its_backend_is_removed_and_stays_moved() {
     let others = |first: &str| -> Vec<_> {
         stage.pods.iter().filter(|pod| pod.name() != first).map(Into::into).collect()
     };
-    let without: Vec<sockline_testbed::Endpoint> = others(&first);
+    let without: Vec<Endpoint> = others(&first);
     stage.cluster.apply([dns().endpoints(without)]).unwrap();
     let second = ask(&client, at(V4));
     assert_ne!(second, first);
@@ -308,7 +310,7 @@ fn a_socket_keeps_a_draining_backend_no_longer_than_it_is_an_endpoint() {
     let client = stage.client.run(unconnected);
     let first = ask(&client, at(V4));
     let endpoints = stage.pods.iter().map(|pod| {
-        let endpoint = sockline_testbed::Endpoint::from(pod);
+        let endpoint = Endpoint::from(pod);
         if pod.name() == first { endpoint.draining() } else { endpoint }
     });
     let endpoints: Vec<_> = endpoints.collect();
@@ -355,14 +357,14 @@ fn a_socket_may_talk_to_more_services_than_are_remembered_for_it() {
 /// More than the table has for one socket, and not more than the kernel remembers.
 const OVERFLOWING: usize = WAYS + STORED / 2;
 
-/// As many, or what socket storage has where it is all that there is (before Linux 5.12).
+/// As many, or what there is beyond the table where that is all (before Linux 5.12).
 fn remembered(stage: &Stage) -> usize {
     let has_table = stage.cluster.features().unwrap().compare_and_swap;
     if has_table { OVERFLOWING } else { STORED }
 }
 
 #[test]
-fn what_overflows_the_table_is_remembered_in_socket_storage() {
+fn what_overflows_the_table_is_remembered_beyond_it() {
     // Three pods each: that all of them keep their pod by chance happens once in 531,441 runs per round,
     // and once in 6,561 where there are eight.
     let mut stage = Stage::new(3 * OVERFLOWING);
@@ -551,5 +553,48 @@ fn a_client_in_the_hosts_namespace_is_served_too() {
     for to in [V4, V6] {
         let reply = stage.cluster.node().udp_ask(at(to), "x").unwrap();
         assert_eq!((reply.who.as_str(), reply.from), ("dns-0", at(to)));
+    }
+}
+
+/// Takes the way to an address, or gives it back.
+fn route(pod: &Pod, verb: &str, to: &str) {
+    let mut command = Command::new("ip");
+    let done = pod.output(command.args(["route", verb, "unreachable", to])).unwrap();
+    assert!(done.status.success(), "ip route {verb} {to}: {done:?}");
+}
+
+/// The kernel leaves a connected socket as it is when a further connect fails.
+#[test]
+fn a_connect_that_fails_leaves_the_connection_with_its_peer_name() {
+    for args in [&[][..], &["--without-features", "compare-and-swap"]] {
+        let mut cluster = Cluster::with_agent_args(args).unwrap();
+        let (pod, client) = (cluster.pod("dns-0").unwrap(), cluster.pod("client").unwrap());
+        let _server = pod.udp_server(5353).unwrap();
+        route(&client, "add", "10.99.0.1/32");
+        let nowhere = Endpoint::at(&[[10, 99, 0, 1].into()]);
+        let endpoints = [Endpoint::from(&pod), nowhere];
+        cluster.apply([dns().endpoints(endpoints)]).unwrap();
+        client.run(|| {
+            let socket: UdpSocket = Socket::udp(libc::AF_INET).unwrap().into_std();
+            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let (mut connected, mut failed) = (false, 0);
+            // Each end of a connect is one in two: neither 20 of one kind in a row.
+            for _ in 0..100 {
+                match socket.connect(at(V4)) {
+                    Ok(()) => connected = true,
+                    Err(_) if connected => failed += 1,
+                    Err(_) => continue,
+                }
+                assert_eq!(socket.peer_addr().unwrap(), at(V4), "{args:?}, {failed} failed");
+                socket.send(b"x").unwrap();
+                let mut buffer = [0; 64];
+                let (_, from) = socket.recv_from(&mut buffer).unwrap();
+                assert_eq!(from, at(V4), "{args:?}, {failed} failed");
+                // What names the service goes to the peer, too: nobody else's answer is let in.
+                socket.send_to(b"x", at(V4)).unwrap();
+                socket.recv_from(&mut buffer).unwrap();
+            }
+            assert!(connected && failed > 0);
+        });
     }
 }

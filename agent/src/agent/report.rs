@@ -11,7 +11,7 @@ use std::{
 
 use super::left_out::LeftOutPort;
 use crate::{
-    dataplane::{Counted, Usage},
+    dataplane::{Counted, OverLimit, Usage},
     model::{index::Counts, object::Problem},
     status::{self, Objects, Shared},
     telemetry::Metrics,
@@ -31,6 +31,9 @@ pub struct Report {
     problems_told: BTreeSet<Problem>,
     left_out_told: BTreeSet<LeftOutPort>,
     full_told: BTreeSet<&'static str>,
+    /// How many sockets of which cgroups were not remembered, as of the last count.
+    refused: BTreeMap<u64, u64>,
+    over_limit_told: BTreeSet<u64>,
     /// What could not be brought into the kernel.
     failures: Vec<String>,
     /// Maps that programs write and that are full, with what that costs.
@@ -51,6 +54,8 @@ impl Report {
             problems_told: BTreeSet::new(),
             left_out_told: BTreeSet::new(),
             full_told: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            over_limit_told: BTreeSet::new(),
             failures: Vec::new(),
             full: Vec::new(),
             counted: None,
@@ -108,18 +113,9 @@ impl Report {
                 counted.counters.limit,
             )
         });
-        let noted = (counted.noted.entries >= counted.noted.limit).then(|| {
-            format!(
-                "map `NOTED` is full ({} entries): more sockets that find no room in the table are not \
-                 closed when their backend is gone",
-                counted.noted.limit
-            )
-        });
-        for (map, text, names) in [
-            ("AFFINITY", affinity, Vec::new()),
-            ("SERVICES", counters, uncounted),
-            ("NOTED", noted, Vec::new()),
-        ] {
+        for (map, text, names) in
+            [("AFFINITY", affinity, Vec::new()), ("SERVICES", counters, uncounted)]
+        {
             let with = |text: &str, names: &str| match names {
                 "" => text.to_owned(),
                 names => format!("{text}: {names}"),
@@ -138,8 +134,36 @@ impl Report {
                 }
             }
         }
+        self.over_limit(&counted.over_limit);
         self.counted = Some(Counted { counted: None, ..counted.clone() });
         self.is_old();
+    }
+
+    /// Takes in whose sockets were not all remembered: names each once, until it has room again.
+    fn over_limit(&mut self, over: &[OverLimit]) {
+        let before = std::mem::take(&mut self.refused);
+        for one in over {
+            let known = before.get(&one.cgroup).copied();
+            // What was refused before this agent began is no news.
+            let is_over = one.is_at_limit() || known.is_some_and(|known| one.refused > known);
+            self.refused.insert(one.cgroup, one.refused);
+            if is_over {
+                let path = one.path.as_ref().map(|path| path.display().to_string());
+                let text = format!(
+                    "sockets of cgroup {} take all the room that they may beyond the socket table ({} \
+                     units): connections are served, but {} were not remembered",
+                    path.unwrap_or_else(|| format!("{} (gone)", one.cgroup)),
+                    one.units,
+                    one.refused
+                );
+                if self.over_limit_told.insert(one.cgroup) {
+                    tracing::warn!("{text}");
+                }
+                self.full.push(text);
+            } else if self.over_limit_told.remove(&one.cgroup) {
+                tracing::info!("sockets of cgroup {} have room again", one.cgroup);
+            }
+        }
     }
 
     /// The last sync failed as a whole.

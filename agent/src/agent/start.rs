@@ -117,7 +117,14 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
     if !features.compare_and_swap {
         tracing::info!(
             "this kernel's programs cannot compare and swap (Linux 5.12): sockets are remembered in \
-             socket storage, which costs more per connection and cannot be counted"
+             a hash, which costs more per connection"
+        );
+    }
+    if features.kernel_sockets.is_none() {
+        tracing::info!(
+            "this kernel does not let programs tell its own sockets (kernel BTF, CAP_PERFMON): TCP \
+             sockets are remembered in socket storage, which costs more per connection and cannot be \
+             searched, so that sockline.dev/close-on-removal closes none"
         );
     }
     if features.netns_cookie.is_none() {
@@ -136,8 +143,6 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
             "this kernel has no bpf_skc_to_mptcp_sock (Linux 6.0 with BTF): the peer name of MPTCP \
              sockets is the backend's"
         );
-    } else if !features.kernel_btf {
-        tracing::info!("there is no /sys/kernel/btf/vmlinux; nothing here needs it");
     }
     Ok(dataplane)
 }

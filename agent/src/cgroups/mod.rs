@@ -8,6 +8,6 @@ mod tree;
 mod watch;
 
 pub use self::{
-    tree::{PodCgroup, ROOT, Tree},
+    tree::{PodCgroup, ROOT, Tree, paths_of},
     watch::Watcher,
 };

@@ -1,7 +1,7 @@
 //! Reading the hierarchy.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::{DirEntryExt as _, MetadataExt as _},
     path::{Path, PathBuf},
@@ -67,6 +67,34 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+/// Where cgroups with these ids are below `top`, as far as they can be found.
+pub fn paths_of(top: &Path, ids: impl IntoIterator<Item = u64>) -> BTreeMap<u64, PathBuf> {
+    let mut wanted: BTreeSet<u64> = ids.into_iter().collect();
+    let mut found = BTreeMap::new();
+    let mut folders = vec![top.to_owned()];
+    if let Some(id) = fs::metadata(top).ok().map(|top| top.ino()).filter(|id| wanted.remove(id)) {
+        found.insert(id, PathBuf::from("/"));
+    }
+    while let Some(folder) = folders.pop() {
+        if wanted.is_empty() {
+            break;
+        }
+        // One that goes meanwhile is not found.
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let path = entry.path();
+            if wanted.remove(&entry.ino()) {
+                let below = path.strip_prefix(top).unwrap_or(&path);
+                found.insert(entry.ino(), Path::new("/").join(below));
+            }
+            folders.push(path);
+        }
+    }
+    found
 }
 
 fn bit(level: Option<u32>) -> u32 {
@@ -137,6 +165,18 @@ mod tests {
         assert_eq!(tree.pods.len(), 1);
         let parents = [top.path().to_owned(), top.path().join("kubepods")];
         assert!(tree.parents.keys().eq(&parents), "{:?}", tree.parents);
+    }
+
+    #[test]
+    fn a_cgroup_is_found_by_its_id() {
+        let top = tempfile::tempdir().unwrap();
+        let container = top.path().join("kubepods/pod1/container");
+        fs::create_dir_all(&container).unwrap();
+        let id = |path: &Path| fs::metadata(path).unwrap().ino();
+        let (inner, outer) = (id(&container), id(top.path()));
+        let found = paths_of(top.path(), [inner, outer, u64::MAX]);
+        let expected = [(inner, "/kubepods/pod1/container"), (outer, "/")];
+        assert_eq!(found, expected.map(|(id, path)| (id, PathBuf::from(path))).into());
     }
 
     #[test]

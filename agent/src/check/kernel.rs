@@ -1,6 +1,8 @@
 //! What the running kernel has.
 
-use sockline_ebpf::agent::{COMPARE_AND_SWAP, MPTCP_SOCK, NETNS_COOKIE, SET_RETVAL, SOCK_DESTROY};
+use sockline_ebpf::agent::{
+    COMPARE_AND_SWAP, KERNEL_SOCKETS, MPTCP_SOCK, NETNS_COOKIE, SET_RETVAL, SOCK_DESTROY,
+};
 
 use super::Finding;
 use crate::dataplane::view::AgentRecord;
@@ -9,8 +11,13 @@ use crate::dataplane::view::AgentRecord;
 const OLDEST: (u32, u32) = (5, 10);
 
 /// What each optional feature gives, and since when kernels have it.
-const FEATURES: [(u32, &str); 5] = [
-    (COMPARE_AND_SWAP, "sockets are in socket storage (Linux 5.12 has compare-and-swap)"),
+const FEATURES: [(u32, &str); 6] = [
+    (COMPARE_AND_SWAP, "sockets are in a hash (Linux 5.12 has compare-and-swap)"),
+    (
+        KERNEL_SOCKETS,
+        "TCP sockets are in socket storage, and none is closed on removal of its backend (needs \
+         /sys/kernel/btf/vmlinux and CAP_PERFMON)",
+    ),
     (NETNS_COOKIE, "loopback NodePorts are the initial network namespace's (Linux 5.14)"),
     (SET_RETVAL, "refusals are EPERM (Linux 5.18 has bpf_set_retval)"),
     (SOCK_DESTROY, "no sockets are closed over netlink (CONFIG_INET_DIAG_DESTROY)"),

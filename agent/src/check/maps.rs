@@ -34,11 +34,13 @@ fn fill(map: &MapUse) -> Finding {
         "affinity" => "raise --max-affinity",
         "names" | "retired" => "raise --max-frontends, which this limit follows",
         "left-alone" => "leave fewer pods alone; this limit is fixed",
-        "noted" => "what has no room stays with a backend that is gone; this limit is fixed",
+        "overflow" => {
+            "more sockets are served and not remembered: see who has so many with `sockline status`"
+        }
         _ => "what has no room is not counted; this limit is fixed",
     };
     if map.map == "sockets" {
-        // What has no room there goes to socket storage: it costs speed.
+        // What has no room there goes to the overflow hash: it costs speed.
         return Finding::ok(check, detail);
     }
     if map.entries >= map.limit {

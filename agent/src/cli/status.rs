@@ -222,7 +222,12 @@ fn render(report: &Report) -> String {
             format!(
                 "refusals are {}, sockets in {}, loopback NodePorts for {}, MPTCP peer names {}",
                 if features.set_retval { "ECONNREFUSED" } else { "EPERM" },
-                if features.compare_and_swap { "a table" } else { "socket storage" },
+                match (features.compare_and_swap, features.kernel_sockets) {
+                    (true, true) => "a table",
+                    (false, true) => "a hash",
+                    (true, false) => "a table (UDP) and socket storage (TCP)",
+                    (false, false) => "a hash (UDP) and socket storage (TCP)",
+                },
                 if features.netns_cookie {
                     "this network namespace"
                 } else {

@@ -1,18 +1,22 @@
 //! Counting what the programs put into maps, which only a walk through them can tell.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+};
 
 use aya::maps::{IterableMap as _, MapData, MapError, PerCpuHashMap};
 use sockline_ebpf::{
     counters::ServiceCounters,
     frontend::{Frontend, FrontendKey},
-    socket::{Affinity, AffinityKey, NOTED_SOCKETS, SocketRecord, SocketSet, WAYS},
+    socket::{Affinity, AffinityKey, SocketSet, WAYS},
 };
 
 use super::{
     error::DataplaneError,
     growing::Fill,
-    maps::{self, AFFINITY, AffinityHash, NOTED, NotedSockets, SERVICES},
+    maps::{self, AFFINITY, AffinityHash, SERVICES},
+    overflow::{Accounts, OverLimit},
     pins::Pins,
     sys::{self, SharedArray},
 };
@@ -27,7 +31,8 @@ pub struct Census {
     affinity: AffinityHash,
     counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
     sockets: Option<SharedArray<SocketSet>>,
-    noted: NotedSockets,
+    accounts: Accounts,
+    cgroup: PathBuf,
     /// Service id → affinity timeout in nanoseconds; only services that have one.
     timeouts: HashMap<u32, u64>,
     /// When the timeouts were looked up (`CLOCK_MONOTONIC`).
@@ -46,12 +51,15 @@ pub struct Counted {
     /// The ids of the services that are counted, if that is as many as there can be.
     pub counted: Option<HashSet<u32>>,
     pub sockets: Option<Fill>,
-    pub noted: Fill,
+    /// Of what sockets may take beyond the table.
+    pub overflow: Fill,
+    pub over_limit: Vec<OverLimit>,
 }
 
 impl Census {
     pub(super) fn new(
         pins: &Pins,
+        cgroup: &Path,
         has_socket_table: bool,
         frontends: &HashMap<FrontendKey, Frontend>,
     ) -> Result<Self, DataplaneError> {
@@ -64,7 +72,8 @@ impl Census {
             affinity: maps::open_affinity(pins)?,
             counters: maps::open_services(pins)?,
             sockets: has_socket_table.then(|| maps::open_sockets(pins)).transpose()?,
-            noted: maps::open_noted(pins)?,
+            accounts: Accounts::open(pins)?,
+            cgroup: cgroup.to_owned(),
             timeouts,
             as_of: sys::monotonic_nanoseconds(),
         })
@@ -76,7 +85,8 @@ impl Census {
         let mut counted = Counted::default();
         self.count_affinity(&mut counted)?;
         self.count_counters(&mut counted)?;
-        counted.noted = self.count_noted()?;
+        counted.overflow = self.accounts.fill();
+        counted.over_limit = self.accounts.over_limit(&self.cgroup);
         counted.sockets = self.sockets.map(|table| {
             let in_use =
                 |set| table.read(set).cookies.iter().filter(|&&cookie| cookie != 0).count();
@@ -121,13 +131,6 @@ impl Census {
     /// before the timeouts were looked up, or the service is newer than that.
     fn is_over(&self, key: &AffinityKey, value: &Affinity) -> bool {
         value.choice.idle(self.as_of) > self.timeouts.get(&key.service).copied().unwrap_or(0)
-    }
-
-    fn count_noted(&self) -> Result<Fill, DataplaneError> {
-        let mut entries = 0;
-        maps::for_each(NOTED, &self.noted, |_: &u64, _: &[SocketRecord]| entries += 1)?;
-        let capacity = NOTED_SOCKETS.into();
-        Ok(Fill { entries, capacity, limit: capacity })
     }
 
     fn count_counters(&self, counted: &mut Counted) -> Result<(), DataplaneError> {

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use aya::maps::MapError;
 
-use super::{pins::Pins, record::Record};
+use super::{pins::Pins, probes::CannotTell, record::Record};
 
 /// A map has no room. Costs only the service that did not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +37,8 @@ pub enum DataplaneError {
         .directory.display()
     )]
     InUse { directory: PathBuf, pid: Option<u32> },
+    #[error(transparent)]
+    CannotTell(#[from] CannotTell),
     #[error("{0}")]
     Unsupported(String),
     #[error("nothing of sockline is pinned in {}", .0.display())]

@@ -13,7 +13,7 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 use aya_obj::btf::{Btf, BtfKind};
 use sockline_ebpf::frontend::{TCP, UDP};
 
-use super::{create, error::DataplaneError, sys};
+use super::{create, error::DataplaneError, probes::instruction, sys};
 
 /// Sockets that one run of an iterator closes.
 const DOOMED: u32 = 4096;
@@ -137,11 +137,4 @@ fn program(doomed: BorrowedFd<'_>, destroy: u32) -> Vec<u64> {
         instruction(0xb7, 0, 0, 0, 0),
         instruction(0x95, 0, 0, 0, 0),
     ]
-}
-
-/// `struct bpf_insn` on a little-endian machine.
-const fn instruction(code: u8, to: u8, from: u8, offset: i16, constant: i32) -> u64 {
-    let [low, high] = offset.to_le_bytes();
-    let [a, b, c, d] = constant.to_le_bytes();
-    u64::from_le_bytes([code, from << 4 | to, low, high, a, b, c, d])
 }

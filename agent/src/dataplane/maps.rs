@@ -15,7 +15,7 @@ use sockline_ebpf::{
     frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
     name::{CHUNK, FIRST_NAMES, NameKey},
     namespaces::Namespace,
-    socket::{Affinity, AffinityKey, SOCKET_SETS, SocketRecord, SocketSet},
+    socket::{Affinity, AffinityKey, HOST, OverflowCount, OverflowEntry, SOCKET_SETS, SocketSet},
 };
 
 use super::{
@@ -28,15 +28,16 @@ use super::{
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
-pub const PINNED: [&str; 16] = [
+pub const PINNED: [&str; 17] = [
     FILTER,
     FRONTENDS,
     SLOTS,
     BACKENDS,
     SOCKETS,
     STORAGE,
-    NOTED,
-    NOTED_ANY,
+    CONNECTIONS,
+    OVERFLOW,
+    OVERFLOW_COUNTS,
     AFFINITY,
     SERVICES,
     FAULTS,
@@ -52,8 +53,9 @@ pub const SLOTS: &str = "SLOTS";
 pub const BACKENDS: &str = "BACKENDS";
 pub const SOCKETS: &str = "SOCKETS";
 pub const STORAGE: &str = "STORAGE";
-pub const NOTED: &str = "NOTED";
-pub const NOTED_ANY: &str = "NOTED_ANY";
+pub const CONNECTIONS: &str = "CONNECTIONS";
+pub const OVERFLOW: &str = "OVERFLOW";
+pub const OVERFLOW_COUNTS: &str = "OVERFLOW_COUNTS";
 pub const AFFINITY: &str = "AFFINITY";
 pub const SERVICES: &str = "SERVICES";
 pub const FAULTS: &str = "FAULTS_MAP";
@@ -173,15 +175,20 @@ pub fn open_sockets(pins: &Pins) -> Result<SharedArray<SocketSet>, DataplaneErro
     shared(pins, SOCKETS, SOCKET_SETS, false)
 }
 
-/// Sockets' cookies, and what they connected to.
-pub type NotedSockets = HashMap<MapData, u64, SocketRecord>;
+/// What sockets have beyond the table, by their cookies.
+pub type OverflowHash = HashMap<MapData, u64, OverflowEntry>;
 
-pub fn open_noted(pins: &Pins) -> Result<NotedSockets, DataplaneError> {
-    typed(NOTED, Map::HashMap(open(pins, NOTED)?))
+pub fn open_overflow(pins: &Pins) -> Result<OverflowHash, DataplaneError> {
+    typed(OVERFLOW, Map::HashMap(open(pins, OVERFLOW)?))
 }
 
-pub fn open_noted_any(pins: &Pins) -> Result<Array<MapData, u32>, DataplaneError> {
-    typed(NOTED_ANY, Map::Array(open(pins, NOTED_ANY)?))
+/// Places of [`OVERFLOW_COUNTS`].
+pub const OVERFLOW_PLACES: u32 = HOST + 1;
+
+/// Its words: programs change each for itself.
+pub fn open_overflow_counts(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
+    let words = (size_of::<OverflowCount>() / size_of::<u64>()) as u32;
+    shared(pins, OVERFLOW_COUNTS, OVERFLOW_PLACES * words, true)
 }
 
 pub fn open_services(

@@ -17,6 +17,7 @@ mod inspect;
 mod iterator;
 mod kept;
 mod kernel_log;
+mod kernel_types;
 mod left_alone;
 mod links;
 mod maps;
@@ -26,9 +27,11 @@ mod names;
 mod namespaces;
 mod offline;
 mod outer;
+mod overflow;
 mod pins;
 mod pool;
 mod private;
+mod probes;
 mod programs;
 mod rcu;
 mod record;
@@ -64,6 +67,7 @@ pub use self::{
     names::ServiceKey,
     namespaces::NotedNamespaces,
     offline::{Offline, Refused},
+    overflow::OverLimit,
     pins::Pins,
     pool::PoolUsage,
     programs::HOOKS,
@@ -158,7 +162,7 @@ impl Dataplane {
         pins.create()?;
         pins.close_to_others()?;
         raise_limits();
-        let features = Features::probe_without(&options.without);
+        let features = Features::probe_without(&options.without)?;
         let programs = Programs::load(&pins, features, options)?;
         let record = Record::create(&pins, options, features)?;
         let agent_state = AgentState::open(&pins, options.fail_open_after, options.nested)?;
@@ -274,7 +278,12 @@ impl Dataplane {
 
     /// Counts what the programs put into maps; to be run elsewhere.
     pub fn census(&self) -> Result<Census, DataplaneError> {
-        Census::new(&self.pins, self.features.compare_and_swap, self.mirror.frontend_entries())
+        Census::new(
+            &self.pins,
+            &self.cgroup,
+            self.features.compare_and_swap,
+            self.mirror.frontend_entries(),
+        )
     }
 
     /// Services that could be counted, and are not among these.

@@ -4,7 +4,7 @@
 //! BPFFS/sockline/v2/maps/NAME       the maps
 //! BPFFS/sockline/v2/maps/inner/ID   the maps in those that hold maps
 //! BPFFS/sockline/v2/links/HOOK      the attachments
-//! BPFFS/sockline/removed_v1               what is being removed
+//! BPFFS/sockline/removed_v1         what is being removed
 //! ```
 //!
 //! `v2` is the layout version: agents of different layouts have nothing to do with each other's

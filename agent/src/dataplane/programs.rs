@@ -61,12 +61,21 @@ impl Programs {
         let set_retval = u8::from(features.set_retval);
         let mptcp_sock = u8::from(features.mptcp_sock);
         let of_all_nodes = u8::from(options.node_ports == NodePortScope::AllNodes);
+        let types = features.kernel_sockets;
+        let [kernel_socket, cookie_offset, task_flags_offset] = types.map_or([0; 3], |types| {
+            let (byte, mask) = types.kernel_socket;
+            let kernel_socket = u64::from(byte) | u64::from(mask) << 32;
+            [kernel_socket, types.cookie.into(), types.task_flags.into()]
+        });
         let host_netns = features.netns_cookie.unwrap_or(0);
         loader
             .override_global("HAS_SET_RETVAL", &set_retval, true)
             .override_global("NODE_PORTS_OF_ALL_NODES", &of_all_nodes, true)
             .override_global("HAS_MPTCP_SOCK", &mptcp_sock, true)
-            .override_global("HOST_NETNS", &host_netns, true);
+            .override_global("HOST_NETNS", &host_netns, true)
+            .override_global("KERNEL_SOCKET", &kernel_socket, true)
+            .override_global("COOKIE_OFFSET", &cookie_offset, true)
+            .override_global("TASK_FLAGS_OFFSET", &task_flags_offset, true);
         for name in maps::PINNED {
             loader.map_pin_path(name, pins.map(name));
         }

@@ -3,20 +3,28 @@
 //! What is told here follows from the maps as they are, and not from what happened to them: nothing
 //! is lost when an agent ends between a change and its consequences.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+};
 
-use aya::maps::{Array, MapData, MapError};
+use aya::maps::MapError;
 use sockline_ebpf::{
     backend::Backend,
     frontend::{FrontendKey, TCP, UDP},
-    socket::{CLAIMED, SocketRecord, SocketSet, WAYS},
+    socket::{CLAIMED, OverflowEntry, SocketRecord, SocketSet, WAYS},
 };
 
 use super::{
     error::DataplaneError,
-    maps::{self, NotedSockets},
+    maps::{self, OverflowHash},
     mirror::Mirror,
     names::ServiceKey,
+    overflow::Accounts,
     pins::Pins,
     sys::SharedArray,
 };
@@ -45,6 +53,7 @@ impl SocketTable {
             let first = self.sets.read(index);
             let is_held = |cookie: &u64| !matches!(*cookie, 0 | CLAIMED);
             // The programs write meanwhile: what is the same twice, under the same cookie, is whole.
+            fence(Ordering::Acquire);
             let second = first.cookies.iter().any(is_held).then(|| self.sets.read(index));
             (0..WAYS).filter_map(move |way| {
                 let cookie = first.cookies[way];
@@ -63,7 +72,7 @@ pub struct Orphan {
     /// Of the socket: no other one ever has it while the machine is up.
     pub cookie: u64,
     pub record: SocketRecord,
-    /// It is noted, and not in the table.
+    /// It is in the overflow hash, and not in the table.
     pub noted: bool,
 }
 
@@ -91,16 +100,16 @@ pub struct Owners {
 /// What this module reads, kept open.
 pub(super) struct Sockets {
     table: SocketTable,
-    noted: NotedSockets,
-    any_noted: Array<MapData, u32>,
+    overflow: OverflowHash,
+    accounts: Accounts,
 }
 
 impl Sockets {
     pub(super) fn open(pins: &Pins) -> Result<Self, DataplaneError> {
         Ok(Self {
             table: SocketTable::open(pins)?,
-            noted: maps::open_noted(pins)?,
-            any_noted: maps::open_noted_any(pins)?,
+            overflow: maps::open_overflow(pins)?,
+            accounts: Accounts::open(pins)?,
         })
     }
 
@@ -117,7 +126,7 @@ impl Sockets {
             .filter(|(_, record)| is_orphan(record))
             .map(|(cookie, record)| Orphan { cookie, record, noted: false })
             .collect();
-        let all = self.for_each_noted(|cookie, record| {
+        let all = self.for_each_overflow(|cookie, record| {
             if is_orphan(record) {
                 orphans.push(Orphan { cookie, record: *record, noted: true });
             }
@@ -125,31 +134,39 @@ impl Sockets {
         (orphans, all)
     }
 
-    fn for_each_noted(
+    fn for_each_overflow(
         &self,
         mut each: impl FnMut(u64, &SocketRecord),
     ) -> Result<(), DataplaneError> {
-        let failed = |error| DataplaneError::map(maps::NOTED_ANY, "read", error);
-        if self.any_noted.get(&0, 0).map_err(failed)? == 0 {
+        if self.accounts.fill().entries == 0 {
             return Ok(());
         }
-        maps::for_each(maps::NOTED, &self.noted, |&cookie: &u64, records: &[SocketRecord]| {
-            records.iter().for_each(|record| each(cookie, record));
-        })
+        maps::for_each(
+            maps::OVERFLOW,
+            &self.overflow,
+            |&cookie: &u64, entries: &[OverflowEntry]| {
+                let held = entries.iter().filter(|entry| entry.holder == cookie);
+                held.for_each(|entry| each(cookie, &entry.record));
+            },
+        )
     }
 
-    /// Takes away what is noted of a socket that is nowhere, unless it is something else by now. (One
-    /// that is closed takes its note with it. So this is for those that were closed while programs of
+    /// Takes away the entry of a socket that is nowhere, unless it is something else by now. (One
+    /// that is closed takes its entry with it. So this is for those that were closed while programs of
     /// an older agent were attached.)
     pub(super) fn forget(&mut self, orphan: &Orphan) -> Result<(), DataplaneError> {
-        match self.noted.get(&orphan.cookie, 0) {
-            Ok(record) if record == orphan.record => {}
+        let entry = match self.overflow.get(&orphan.cookie, 0) {
+            Ok(entry) if entry.record == orphan.record => entry,
             Ok(_) | Err(MapError::KeyNotFound) => return Ok(()),
-            Err(error) => return Err(DataplaneError::map(maps::NOTED, "read", error)),
-        }
-        match self.noted.remove(&orphan.cookie) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(DataplaneError::map(maps::NOTED, "write", error)),
+            Err(error) => return Err(DataplaneError::map(maps::OVERFLOW, "read", error)),
+        };
+        match self.overflow.remove(&orphan.cookie) {
+            Ok(()) => {
+                self.accounts.give_back(entry.cgroup, entry.units);
+                Ok(())
+            }
+            Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(DataplaneError::map(maps::OVERFLOW, "write", error)),
         }
     }
 }

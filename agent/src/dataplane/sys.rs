@@ -26,10 +26,6 @@ pub use self::{
     shared::{Cell, Field, SharedArray},
 };
 
-/// Offset of `sk` in the kernel's `struct bpf_sock_addr` (`include/uapi/linux/bpf.h`), whose layout
-/// is fixed.
-const SOCK_ADDR_SK: u64 = 64;
-
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
     // SAFETY: `attr` is a whole `bpf_attr`, zeroed but for what the command reads; the buffers it
     // points to belong to the caller and outlive the call.
@@ -298,33 +294,6 @@ pub fn netns_cookie() -> io::Result<u64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
-/// Whether programs on `connect4` may call `bpf_set_retval` here (Linux 5.18).
-pub fn has_set_retval() -> bool {
-    // mov64 r1, -111; call 187; mov64 r0, 0; exit
-    verifier_accepts(&[0xffff_ff91_0000_01b7, call(187), 0xb7, 0x95])
-}
-
-/// Whether programs on `connect4` may call `bpf_skc_to_mptcp_sock` here (Linux 6.0 with BTF).
-pub fn has_mptcp_sock() -> bool {
-    // r1 = ctx->sk; if r1 == 0 goto +1; call 196; mov64 r0, 1; exit
-    let load_sk = 0x1179 | SOCK_ADDR_SK << 16;
-    verifier_accepts(&[load_sk, 0x0001_0115, call(196), 0x1_0000_00b7, 0x95])
-}
-
-/// Whether programs may compare and swap here (Linux 5.12).
-pub fn has_compare_and_swap() -> bool {
-    // *(u64 *)(r10 - 8) = 0; r0 = 0; r1 = 1; cmpxchg(r10 - 8, r0, r1); r0 = 1; exit
-    let compare_and_swap = 0x0000_00f1_fff8_1adb;
-    verifier_accepts(&[
-        0x0000_0000_fff8_0a7a,
-        0xb7,
-        0x1_0000_01b7,
-        compare_and_swap,
-        0x1_0000_00b7,
-        0x95,
-    ])
-}
-
 /// Loads a program of an iterator: `target` is the BTF id of the function that stands for it in the
 /// kernel (Linux 5.8).
 pub fn load_iterator(instructions: &[u64], target: u32) -> io::Result<OwnedFd> {
@@ -355,12 +324,8 @@ pub fn run_iterator(iterator: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     bpf(bpf_cmd::BPF_ITER_CREATE, &mut attr).map(owned)
 }
 
-const fn call(helper: u64) -> u64 {
-    helper << 32 | 0x85
-}
-
-/// Asks the verifier whether a `connect4` program may run here.
-fn verifier_accepts(instructions: &[u64]) -> bool {
+/// Loads a program for `connect4`, and lets go of it.
+pub fn verify_connect4(instructions: &[u64]) -> io::Result<()> {
     let mut attr = zeroed_attr();
     // SAFETY: writing a union's field of plain integers.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
@@ -369,7 +334,7 @@ fn verifier_accepts(instructions: &[u64]) -> bool {
     load.insns = instructions.as_ptr() as u64;
     load.insn_cnt = u32::try_from(instructions.len()).unwrap_or(0);
     load.license = c"GPL".as_ptr() as u64;
-    bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(owned).is_ok()
+    bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(owned).map(drop)
 }
 
 #[cfg(test)]

@@ -121,7 +121,7 @@ const fn fault_name(fault: Fault) -> &'static str {
         Fault::NotRemembered => "not-remembered",
         Fault::AffinityFull => "affinity-full",
         Fault::CountersFull => "counters-full",
-        Fault::NotNoted => "not-noted",
+        Fault::SocketLimit => "socket-limit",
     }
 }
 

@@ -1,6 +1,7 @@
 //! The call that a hook sees: its socket and the address in it, the same for IPv4 and IPv6.
 
 use core::{
+    ffi::c_void,
     marker::PhantomData,
     ptr::{self, NonNull},
 };
@@ -17,7 +18,7 @@ use sockline_ebpf::{
 use super::{config, helpers};
 
 /// MPTCP's protocol number (RFC 8684): a TCP client, as far as services are concerned.
-const MPTCP: u32 = 262;
+pub const MPTCP: u32 = 262;
 
 /// How addresses are laid out in a hook's context and socket.
 pub trait Family {
@@ -138,8 +139,7 @@ impl<'a, F: Family> Call<'a, F> {
     /// [`TCP`] or [`UDP`]; `None` for a socket that services have nothing to do with.
     #[inline(always)]
     pub fn protocol(&self) -> Option<u8> {
-        // SAFETY: the context is valid while the program runs.
-        match unsafe { ptr::read_volatile(&raw const (*self.ctx.sock_addr).protocol) } {
+        match protocol_of(self.ctx) {
             MPTCP => Some(TCP),
             protocol if protocol == u32::from(TCP) => Some(TCP),
             protocol if protocol == u32::from(UDP) => Some(UDP),
@@ -188,11 +188,13 @@ impl<'a, F: Family> Call<'a, F> {
         })
     }
 
-    /// Whether the socket has, or once had, a peer: the kernel keeps a destination address when a
-    /// connect fails (`tcp_disconnect`).
+    /// Whom the socket is connected to: an address, and a port in network byte order.
     #[inline(always)]
-    pub fn had_a_peer(&self) -> bool {
-        self.socket().is_some_and(|socket| !F::peer(socket).is_unspecified())
+    pub fn peer(&self) -> Option<(Address, u16)> {
+        let socket = self.socket()?;
+        // SAFETY: a context's socket is valid while the program runs.
+        let port = unsafe { ptr::read_volatile(&raw const (*socket.as_ptr()).dst_port) };
+        if port == 0 { None } else { Some((F::peer(socket), port)) }
     }
 
     #[inline(always)]
@@ -216,4 +218,18 @@ impl<'a, F: Family> Call<'a, F> {
         };
         self.netns() == host
     }
+}
+
+/// The protocol number of the call's socket.
+#[inline(always)]
+pub fn protocol_of(ctx: &SockAddrContext) -> u32 {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { ptr::read_volatile(&raw const (*ctx.sock_addr).protocol) }
+}
+
+/// The call's socket, for helpers that take one.
+#[inline(always)]
+pub fn socket(ctx: &SockAddrContext) -> *mut c_void {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk.cast() }
 }

@@ -39,3 +39,44 @@ pub fn has_set_retval() -> bool {
 pub fn host_netns() -> u64 {
     HOST_NETNS.load()
 }
+
+/// Where a bit of `struct sock` is that says that the kernel made the socket: its byte in the lower
+/// half, its mask in the upper; 0 if that cannot be known, and then the other fields are not read.
+#[unsafe(no_mangle)]
+static KERNEL_SOCKET: Global<u64> = Global::new(0);
+
+/// Where `struct sock` has the socket's cookie.
+#[unsafe(no_mangle)]
+static COOKIE_OFFSET: Global<u64> = Global::new(0);
+
+/// Where `struct task_struct` has its flags.
+#[unsafe(no_mangle)]
+static TASK_FLAGS_OFFSET: Global<u64> = Global::new(0);
+
+/// A field of one of the kernel's structures.
+#[derive(Clone, Copy)]
+pub enum Field {
+    KernelSocket,
+    Cookie,
+    TaskFlags,
+}
+
+#[inline(always)]
+pub fn can_tell_kernel_sockets() -> bool {
+    KERNEL_SOCKET.load() != 0
+}
+
+#[inline(always)]
+pub fn kernel_socket_mask() -> u8 {
+    (KERNEL_SOCKET.load() >> 32) as u8
+}
+
+#[inline(always)]
+pub fn offset(field: Field) -> usize {
+    let offset = match field {
+        Field::KernelSocket => KERNEL_SOCKET.load() & 0xffff_ffff,
+        Field::Cookie => COOKIE_OFFSET.load(),
+        Field::TaskFlags => TASK_FLAGS_OFFSET.load(),
+    };
+    offset as usize
+}

@@ -2,103 +2,198 @@
 //!
 //! A translation lies in a set-associative table that the socket's cookie indexes: finding and
 //! making a record are a few memory accesses, where socket storage costs an allocation (660 ns
-//! measured). A socket that finds its set full, or whose end no hook will see, has its records in
-//! socket storage, and is noted (see `noted`). Either way a record lives exactly as long as its socket.
+//! measured). A socket that finds its set full has its record in a hash (see `overflow`), and one whose
+//! end no hook will see has it in socket storage (see `storage`). Either way a record lives exactly as
+//! long as its socket.
 //!
 //! Within a socket, a record is found by the service that it is for, or by the backend that an
-//! answer comes from. Both are unique: the latest translation wins.
+//! answer comes from. Both are unique but for one case: a connected UDP socket that connects again
+//! keeps the record of its peer until the next call, since the kernel may refuse the new one.
 
-use core::{ffi::c_void, ptr};
+use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::BPF_SK_STORAGE_GET_F_CREATE,
-    btf_maps::{Array, SkStorage},
-    helpers::generated::{bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
+    btf_maps::Array,
+    helpers::generated::bpf_skc_to_mptcp_sock,
     macros::btf_map,
     programs::{SockAddrContext, SockContext},
 };
 use sockline_ebpf::{
     MMAPABLE,
     address::Address,
-    frontend::TCP,
-    socket::{CLAIMED, SOCKET_SETS, STORED, SocketRecord, SocketSet, StoredRecords, WAYS},
+    counters::Fault,
+    frontend::{TCP, UDP},
+    socket::{
+        OverflowEntry, RECORD_UNITS, ROOT_CGROUP, SOCKET_SETS, STORED, STORED_UNITS, SocketRecord,
+        SocketSet, WAYS,
+    },
 };
 
-use super::{config, helpers, noted};
+use super::{
+    call::{self, Call, Family, MPTCP},
+    config, helpers,
+    kernel_types::{self, TcpSocket},
+    overflow,
+    record::{Place, exclude_each_other, is_with},
+    storage::{self, USED},
+};
 
 /// Mapped into memory only to be aligned to cache lines; the agent just counts the records.
 #[btf_map]
 static SOCKETS: Array<SocketSet, { SOCKET_SETS as usize }, MMAPABLE> = Array::new();
 
-#[btf_map]
-static STORAGE: SkStorage<StoredRecords> = SkStorage::new();
-
 /// What a translation is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// `connect()` of a socket that cannot have any record yet.
-    FirstConnect,
     Connect,
     /// A datagram of a socket that has another peer, or none.
     Send,
 }
 
-/// Keeps a translation for as long as the socket lives. Returns whether it could.
+/// Keeps a translation for as long as the socket lives; `Err` says why it could not. It is called
+/// before the call has its new destination, while the socket's own can be asked for.
 #[inline(always)]
-pub fn remember(
-    ctx: &SockAddrContext,
+pub fn remember<F: Family>(
+    call: &Call<'_, F>,
     protocol: u8,
     purpose: Purpose,
     record: &SocketRecord,
-) -> bool {
-    if protocol == TCP
-        && let Some(connection) = mptcp_connection(ctx)
-    {
-        return remember_in_storage(connection, record);
+) -> Result<(), Fault> {
+    if protocol == TCP {
+        remember_connection(call.context(), record)
+    } else {
+        remember_conversation(call, purpose, record)
     }
-    let cookie = helpers::socket_cookie(ctx);
-    if remember_in_table(cookie, protocol, purpose, record) {
-        if purpose == Purpose::Connect {
-            noted::forget(cookie);
-        }
-        return true;
-    }
-    if !remember_in_storage(socket(ctx), record) {
-        return false;
-    }
-    // The note is to end with the socket as well.
-    if purpose != Purpose::Send && is_released_with_a_hook() {
-        noted::note(cookie, record);
-    }
-    true
 }
 
+/// A TCP socket has one peer at a time.
 #[inline(always)]
-fn remember_in_table(cookie: u64, protocol: u8, purpose: Purpose, record: &SocketRecord) -> bool {
-    let Some(set) = set_of(cookie) else { return false };
-    if purpose != Purpose::FirstConnect && replace_own(set, cookie, protocol, record) {
-        return true;
-    }
-    if is_released_with_a_hook() {
-        for way in 0..WAYS {
-            let place = Place::in_table(set, way);
-            if place.claim() {
-                place.fill(record, cookie);
-                return true;
+fn remember_connection(ctx: &SockAddrContext, record: &SocketRecord) -> Result<(), Fault> {
+    let is_new = match kernel_types::tcp_socket(ctx) {
+        TcpSocket::New => true,
+        TcpSocket::Old => false,
+        TcpSocket::OfKernel => {
+            return match mptcp_connection(ctx) {
+                Some(connection) => storage::keep_of_connection(connection, record),
+                // Nobody asks for the peer name of the kernel's own sockets.
+                None => Ok(()),
+            };
+        }
+        TcpSocket::Unknown => {
+            let connection = mptcp_connection(ctx).unwrap_or_else(|| call::socket(ctx));
+            return storage::keep_of_connection(connection, record);
+        }
+    };
+    let cookie = helpers::socket_cookie(ctx);
+    if let Some(set) = set_of(cookie) {
+        if !is_new && replace(set, cookie, record, |_| true) {
+            return Ok(());
+        }
+        if add(set, cookie, record) {
+            if !is_new && overflow::is_in_use() {
+                overflow::release(cookie);
             }
+            return Ok(());
         }
     }
-    false
+    if let Some(entry) = entry_of(cookie, record)? {
+        Place::in_overflow(entry).fill(record, cookie);
+    }
+    Ok(())
+}
+
+/// A UDP socket may talk to several services.
+#[inline(always)]
+fn remember_conversation<F: Family>(
+    call: &Call<'_, F>,
+    purpose: Purpose,
+    record: &SocketRecord,
+) -> Result<(), Fault> {
+    let ctx = call.context();
+    // A connect that fails later leaves the socket with the peer that it has.
+    let peer = if purpose == Purpose::Connect { call.peer() } else { None };
+    let excludes = |kept: &SocketRecord| {
+        let stays = match &peer {
+            Some((address, port)) => {
+                is_with(kept, address, *port)
+                    && !is_with(kept, &record.backend_address, record.backend_port)
+            }
+            None => false,
+        };
+        !stays && exclude_each_other(kept, record)
+    };
+    let is_released_with_a_hook = is_of_user();
+    let cookie = helpers::socket_cookie(ctx);
+    if let Some(set) = set_of(cookie)
+        && (replace(set, cookie, record, excludes)
+            || (is_released_with_a_hook && add(set, cookie, record)))
+    {
+        if overflow::is_in_use()
+            && let Some(entry) = overflow::find(cookie)
+        {
+            clear(entry, cookie, excludes);
+        }
+        return Ok(());
+    }
+    if !is_released_with_a_hook {
+        overflow::is_uncounted();
+        return storage::keep_of_udp(call::socket(ctx), record, excludes);
+    }
+    let Some(entry) = entry_of(cookie, record)? else { return Ok(()) };
+    let place = Place::in_overflow(entry);
+    if place.of(cookie).is_none_or(excludes) {
+        place.fill(record, cookie);
+        return Ok(());
+    }
+    // SAFETY: a live map value.
+    let (cgroup, units) = unsafe { ((*entry).cgroup, (*entry).units) };
+    if units == RECORD_UNITS {
+        overflow::take(cgroup, STORED_UNITS)?;
+        // SAFETY: as above. Another thread's call may do the same: then one charge too many is never
+        // given back, which the limit bears.
+        unsafe { (*entry).units = RECORD_UNITS + STORED_UNITS };
+    }
+    storage::keep_of_udp(call::socket(ctx), record, excludes)
+}
+
+/// The entry that a socket has beyond the table; `None` if it was made, with this record.
+#[inline(always)]
+fn entry_of(cookie: u64, record: &SocketRecord) -> Result<Option<*mut OverflowEntry>, Fault> {
+    if let Some(entry) = overflow::find(cookie) {
+        return Ok(Some(entry));
+    }
+    if overflow::make(cookie, record)?.is_some() {
+        return Ok(None);
+    }
+    overflow::find(cookie).map(Some).ok_or(Fault::NotRemembered)
+}
+
+/// Takes away a record beyond the table that one in the table excludes.
+#[inline(always)]
+fn clear(entry: *mut OverflowEntry, cookie: u64, excludes: impl Fn(&SocketRecord) -> bool) {
+    let place = Place::in_overflow(entry);
+    if place.of(cookie).is_some_and(excludes) {
+        // SAFETY: a live map value.
+        if unsafe { (*entry).units } == RECORD_UNITS {
+            overflow::release(cookie);
+        } else {
+            place.free();
+        }
+    }
 }
 
 /// Writes a record in place of those of the same socket that it excludes.
 #[inline(always)]
-fn replace_own(set: *mut SocketSet, cookie: u64, protocol: u8, record: &SocketRecord) -> bool {
+fn replace(
+    set: *mut SocketSet,
+    cookie: u64,
+    record: &SocketRecord,
+    excludes: impl Fn(&SocketRecord) -> bool,
+) -> bool {
     let mut done = false;
     for way in 0..WAYS {
         let place = Place::in_table(set, way);
-        // A TCP socket has one peer at a time.
-        if place.holder() == cookie && (protocol == TCP || place.concerns(record)) {
+        if place.of(cookie).is_some_and(&excludes) {
             if done {
                 place.free();
             } else {
@@ -110,11 +205,36 @@ fn replace_own(set: *mut SocketSet, cookie: u64, protocol: u8, record: &SocketRe
     done
 }
 
-/// The backend that the socket already has for a service address and port (network byte order), as it
-/// was dialled: its id and generation.
+/// Writes a record where there is room.
 #[inline(always)]
-pub fn recall_backend(ctx: &SockAddrContext, address: &Address, port: u16) -> Option<(u32, u32)> {
-    let found = find(ctx, |kept| kept.service_port == port && kept.service_address == *address)?;
+fn add(set: *mut SocketSet, cookie: u64, record: &SocketRecord) -> bool {
+    for way in 0..WAYS {
+        let place = Place::in_table(set, way);
+        if place.claim() {
+            place.fill(record, cookie);
+            return true;
+        }
+    }
+    false
+}
+
+/// The backend that the socket already has for a service address and port (network byte order), as it
+/// was dialled: its id and generation. That of its peer, if there are two.
+#[inline(always)]
+pub fn recall_backend<F: Family>(
+    call: &Call<'_, F>,
+    address: &Address,
+    port: u16,
+) -> Option<(u32, u32)> {
+    let is_for =
+        |kept: &SocketRecord| kept.service_port == port && kept.service_address == *address;
+    let found = match call.peer() {
+        Some((peer, peer_port)) => {
+            find(call.context(), |kept| is_for(kept) && is_with(kept, &peer, peer_port))
+                .or_else(|| find(call.context(), is_for))
+        }
+        None => find(call.context(), is_for),
+    }?;
     Some((found.backend, found.generation))
 }
 
@@ -126,31 +246,53 @@ pub fn recall_service(
     address: &Address,
     port: u16,
 ) -> Option<(Address, u16)> {
-    let found = find(ctx, |kept| kept.backend_port == port && kept.backend_address == *address)?;
+    let found = find(ctx, |kept| is_with(kept, address, port))?;
     Some((found.service_address, found.service_port))
 }
 
 /// Forgets that the socket got this address as a backend: it dialled it directly. An exact answer
 /// to `getpeername` needs it, and nobody is to close the socket when that backend ends.
+///
+/// A TCP socket without a cookie, which is nearly every one, has nothing to forget. (Whether it has
+/// a destination says nothing: `tcp_v4_connect` sets it only when there is a route.)
 #[inline(always)]
-pub fn forget(ctx: &SockAddrContext, address: &Address, port: u16) {
-    let dialled =
-        |kept: &SocketRecord| kept.backend_port == port && kept.backend_address == *address;
+pub fn forget(ctx: &SockAddrContext, protocol: u8, address: &Address, port: u16) {
+    if protocol == TCP {
+        match kernel_types::tcp_socket(ctx) {
+            TcpSocket::New => return,
+            TcpSocket::Old => {}
+            TcpSocket::OfKernel | TcpSocket::Unknown => {
+                let connection = mptcp_connection(ctx).unwrap_or_else(|| call::socket(ctx));
+                if let Some(entry) = storage::of_connection(connection) {
+                    Place::in_overflow(entry).free();
+                }
+                return;
+            }
+        }
+    }
+    let dialled = |kept: &SocketRecord| is_with(kept, address, port);
     let cookie = helpers::socket_cookie(ctx);
     if let Some(set) = set_of(cookie) {
         for way in 0..WAYS {
             let place = Place::in_table(set, way);
-            if place.holder() == cookie && dialled(place.record()) {
+            if place.of(cookie).is_some_and(dialled) {
                 place.free();
             }
         }
     }
-    if let Some(stored) = stored(ctx) {
+    if !overflow::is_in_use() {
+        return;
+    }
+    if let Some(entry) = overflow::find(cookie) {
+        clear(entry, cookie, dialled);
+    }
+    if protocol == UDP
+        && let Some(stored) = storage::of_udp(call::socket(ctx))
+    {
         for index in 0..STORED {
             let place = Place::in_storage(stored, index);
-            if place.holder() != FREE && dialled(place.record()) {
+            if place.of(USED).is_some_and(dialled) {
                 place.free();
-                noted::forget(cookie);
             }
         }
     }
@@ -163,12 +305,19 @@ pub fn release(ctx: &SockContext) {
     if let Some(set) = set_of(cookie) {
         for way in 0..WAYS {
             let place = Place::in_table(set, way);
-            if place.holder() == cookie {
+            if place.is_held_by(cookie) {
                 place.free();
             }
         }
     }
-    noted::forget(cookie);
+    if overflow::is_in_use() {
+        overflow::release(cookie);
+        // SAFETY: the context is valid while the program runs.
+        let protocol = unsafe { core::ptr::read_volatile(&raw const (*ctx.sock).protocol) };
+        if protocol == MPTCP || (protocol == u32::from(TCP) && !config::can_tell_kernel_sockets()) {
+            storage::release_connection(ctx.sock.cast());
+        }
+    }
 }
 
 #[inline(always)]
@@ -176,20 +325,40 @@ fn find(
     ctx: &SockAddrContext,
     wanted: impl Fn(&SocketRecord) -> bool,
 ) -> Option<&'static SocketRecord> {
+    let protocol = call::protocol_of(ctx);
+    let is_tcp = protocol == u32::from(TCP);
+    if protocol == MPTCP || (is_tcp && !config::can_tell_kernel_sockets()) {
+        let entry = storage::of_connection(call::socket(ctx))?;
+        return Place::in_overflow(entry).of(USED).filter(|kept| wanted(kept));
+    }
     let cookie = helpers::socket_cookie(ctx);
     if let Some(set) = set_of(cookie) {
         for way in 0..WAYS {
-            let place = Place::in_table(set, way);
-            if place.holder() == cookie && wanted(place.record()) {
-                return Some(place.record());
+            if let Some(kept) = Place::in_table(set, way).of(cookie)
+                && wanted(kept)
+            {
+                return Some(kept);
             }
         }
     }
-    let stored = stored(ctx)?;
+    if !overflow::is_in_use() {
+        return None;
+    }
+    if let Some(entry) = overflow::find(cookie)
+        && let Some(kept) = Place::in_overflow(entry).of(cookie)
+        && wanted(kept)
+    {
+        return Some(kept);
+    }
+    if is_tcp {
+        return None;
+    }
+    let stored = storage::of_udp(call::socket(ctx))?;
     for index in 0..STORED {
-        let place = Place::in_storage(stored, index);
-        if place.holder() != FREE && wanted(place.record()) {
-            return Some(place.record());
+        if let Some(kept) = Place::in_storage(stored, index).of(USED)
+            && wanted(kept)
+        {
+            return Some(kept);
         }
     }
     None
@@ -204,97 +373,11 @@ fn set_of(cookie: u64) -> Option<*mut SocketSet> {
     SOCKETS.get_ptr_mut(cookie as u32 & (SOCKET_SETS - 1))
 }
 
-/// The holder of a record that is in nobody's use.
-const FREE: u64 = 0;
-
-/// A record and the word that says whose it is.
-#[derive(Clone, Copy)]
-struct Place {
-    holder: *mut u64,
-    record: *mut SocketRecord,
-}
-
-impl Place {
-    #[inline(always)]
-    fn in_table(set: *mut SocketSet, way: usize) -> Self {
-        // SAFETY: `way` is below WAYS.
-        unsafe {
-            Self {
-                holder: (&raw mut (*set).cookies).cast::<u64>().add(way),
-                record: (&raw mut (*set).records).cast::<SocketRecord>().add(way),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn in_storage(stored: *mut StoredRecords, index: usize) -> Self {
-        // SAFETY: `index` is below STORED.
-        unsafe {
-            Self {
-                holder: (&raw mut (*stored).used).cast::<u64>().add(index),
-                record: (&raw mut (*stored).records).cast::<SocketRecord>().add(index),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn holder(self) -> u64 {
-        // SAFETY: a live map value; other CPUs write this word, hence volatile.
-        unsafe { ptr::read_volatile(self.holder) }
-    }
-
-    /// Only its socket's own calls write a record that is in use, so it may be read.
-    #[inline(always)]
-    fn record(self) -> &'static SocketRecord {
-        // SAFETY: map memory stays until the program ends.
-        unsafe { &*self.record }
-    }
-
-    /// Whether this and another record of one socket exclude each other.
-    #[inline(always)]
-    fn concerns(self, record: &SocketRecord) -> bool {
-        let kept = self.record();
-        (kept.service_port == record.service_port && kept.service_address == record.service_address)
-            || (kept.backend_port == record.backend_port
-                && kept.backend_address == record.backend_address)
-    }
-
-    #[inline(always)]
-    fn claim(self) -> bool {
-        // SAFETY: a live map value.
-        self.holder() == FREE && unsafe { helpers::replace(self.holder, FREE, CLAIMED) }
-    }
-
-    /// Writes a record that this call owns: nobody finds it until all of it is there.
-    #[inline(always)]
-    fn fill(self, record: &SocketRecord, holder: u64) {
-        // SAFETY: a live map value.
-        unsafe {
-            ptr::write_volatile(self.holder, CLAIMED);
-            *self.record = *record;
-            helpers::publish(self.holder, holder);
-        }
-    }
-
-    #[inline(always)]
-    fn free(self) {
-        // SAFETY: a live map value.
-        unsafe { ptr::write_volatile(self.holder, FREE) };
-    }
-}
-
-/// The kernel's own sockets (NFS, CIFS) are closed without `sock_release`. Kernel threads are in
-/// the root cgroup, so whoever is there gets socket storage, which needs no hook to be freed.
+/// Whether a UDP socket is closed with a hook. The kernel's own are used by its threads, which are in the
+/// root cgroup; on hosts whose processes are all there (cgroup v1), those are told by the task.
 #[inline(always)]
-fn is_released_with_a_hook() -> bool {
-    const ROOT: u64 = 1;
-    helpers::current_cgroup() != ROOT
-}
-
-#[inline(always)]
-fn socket(ctx: &SockAddrContext) -> *mut c_void {
-    // SAFETY: the context is valid while the program runs.
-    unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk.cast() }
+fn is_of_user() -> bool {
+    helpers::current_cgroup() != ROOT_CGROUP || kernel_types::is_kernel_thread() == Some(false)
 }
 
 /// The MPTCP connection that a TCP socket is a subflow of. `connect()` on an MPTCP socket is seen
@@ -305,50 +388,11 @@ fn mptcp_connection(ctx: &SockAddrContext) -> Option<*mut c_void> {
     if !config::has_mptcp_sock() {
         return None;
     }
-    let socket = socket(ctx);
+    let socket = call::socket(ctx);
     if socket.is_null() {
         return None;
     }
     // SAFETY: a socket that the kernel gave us.
     let connection = unsafe { bpf_skc_to_mptcp_sock(socket) }.cast::<c_void>();
     (!connection.is_null()).then_some(connection)
-}
-
-#[inline(always)]
-fn stored(ctx: &SockAddrContext) -> Option<*mut StoredRecords> {
-    storage_of(mptcp_connection(ctx).unwrap_or_else(|| socket(ctx)), 0)
-}
-
-#[inline(always)]
-fn storage_of(socket: *mut c_void, flags: u64) -> Option<*mut StoredRecords> {
-    if socket.is_null() {
-        return None;
-    }
-    let map = (&raw const STORAGE).cast_mut().cast();
-    // SAFETY: a socket that the kernel gave us, and a socket storage map.
-    let stored = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), flags) };
-    (!stored.is_null()).then_some(stored.cast())
-}
-
-#[inline(always)]
-fn remember_in_storage(socket: *mut c_void, record: &SocketRecord) -> bool {
-    const USED: u64 = 1;
-    let Some(stored) = storage_of(socket, BPF_SK_STORAGE_GET_F_CREATE.into()) else {
-        return false;
-    };
-    let mut best = 0;
-    let mut oldest = u64::MAX;
-    for index in 0..STORED {
-        let place = Place::in_storage(stored, index);
-        if place.holder() != FREE && place.concerns(record) {
-            place.free();
-        }
-        let since = if place.holder() == FREE { 0 } else { place.record().since };
-        if since < oldest {
-            oldest = since;
-            best = index;
-        }
-    }
-    Place::in_storage(stored, best & (STORED - 1)).fill(record, USED);
-    true
 }

@@ -4,7 +4,7 @@ use aya_log_ebpf::warn;
 use sockline_ebpf::{
     address::Address,
     counters::Fault,
-    frontend::{FORWARD, FrontendKey, PASS, TCP, UDP},
+    frontend::{FORWARD, FrontendKey, PASS, UDP},
     socket::SocketRecord,
 };
 
@@ -38,10 +38,7 @@ pub fn connect<F: Family>(call: &Call<'_, F>) -> i32 {
         Decision::LeaveAlone => ALLOW,
         Decision::Refuse => refuse(),
         Decision::Use { service, chosen, .. } => {
-            // Before the call has a new destination, while the old one can be asked for.
-            let is_first = protocol == TCP && !call.had_a_peer();
-            let purpose = if is_first { Purpose::FirstConnect } else { Purpose::Connect };
-            redirect(call, protocol, purpose, service, &chosen);
+            redirect(call, protocol, Purpose::Connect, service, &chosen);
             ALLOW
         }
     }
@@ -77,20 +74,17 @@ pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
 }
 
 /// `connect()` to an address that is no service. If the socket had that address as a backend before,
-/// it must not be shown as the service from now on. A TCP socket that never had a peer, which is
-/// nearly every one, has nothing to forget.
+/// it must not be shown as the service from now on.
 #[inline(always)]
 fn connected_directly<F: Family>(call: &Call<'_, F>, protocol: u8) -> i32 {
-    if protocol == UDP || call.had_a_peer() {
-        sockets::forget(call.context(), &call.address(), call.port());
-    }
+    sockets::forget(call.context(), protocol, &call.address(), call.port());
     ALLOW
 }
 
 /// A datagram to an address that is no service: the answer shall come from there.
 #[inline(always)]
 fn sent_directly<F: Family>(call: &Call<'_, F>) -> i32 {
-    sockets::forget(call.context(), &call.address(), call.port());
+    sockets::forget(call.context(), UDP, &call.address(), call.port());
     ALLOW
 }
 
@@ -158,7 +152,7 @@ fn decide<F: Family>(call: &Call<'_, F>, mut key: FrontendKey, keep: Keep) -> De
         }
         if keep == Keep::BackendOfSocket
             && let Some((id, generation)) =
-                sockets::recall_backend(call.context(), &dialled(call), call.port())
+                sockets::recall_backend(call, &dialled(call), call.port())
             && let Some(chosen) = balance::again(id, |now| now == generation, frontend)
         {
             return Decision::Use { service, chosen, kept: true };
@@ -204,8 +198,8 @@ fn redirect<F: Family>(
     };
     namespaces::sample(record.since, || call.netns());
     call.redirect(&record.backend_address, record.backend_port);
-    if !sockets::remember(call.context(), protocol, purpose, &record) {
-        counters::fault(Fault::NotRemembered);
+    if let Err(fault) = sockets::remember(call, protocol, purpose, &record) {
+        counters::fault(fault);
     }
 }
 

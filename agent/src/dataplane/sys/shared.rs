@@ -105,6 +105,11 @@ impl SharedArray<u64> {
         self.word(index).store(value, Ordering::SeqCst);
     }
 
+    /// Takes from a word that programs add to.
+    pub fn subtract(&self, index: usize, count: u64) {
+        self.word(index).fetch_sub(count, Ordering::SeqCst);
+    }
+
     fn word(&self, index: usize) -> &AtomicU64 {
         // SAFETY: in bounds, aligned, and alive as long as self; everybody accesses it by whole words.
         unsafe { AtomicU64::from_ptr(self.cell(index).start.as_ptr()) }

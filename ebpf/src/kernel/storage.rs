@@ -1,0 +1,134 @@
+//! Records in socket storage: of sockets whose end no hook sees, since it ends with its socket by itself,
+//! and of UDP sockets that need more than one beyond the table.
+
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::{
+    bindings::BPF_SK_STORAGE_GET_F_CREATE, btf_maps::SkStorage,
+    helpers::generated::bpf_sk_storage_get, macros::btf_map,
+};
+use sockline_ebpf::{
+    counters::Fault,
+    socket::{CONNECTION_UNITS, OverflowEntry, STORED, SocketRecord, StoredRecords},
+};
+
+use super::{helpers, overflow, record::Place};
+
+/// Of UDP sockets.
+#[btf_map]
+static STORAGE: SkStorage<StoredRecords> = SkStorage::new();
+
+/// Of MPTCP connections, and of all TCP sockets where the kernel's own cannot be told from others.
+#[btf_map]
+static CONNECTIONS: SkStorage<OverflowEntry> = SkStorage::new();
+
+/// The holder of a record in use: it is its socket's own.
+pub const USED: u64 = 1;
+
+const CREATE: u64 = BPF_SK_STORAGE_GET_F_CREATE as u64;
+
+/// The records of a UDP socket, if it has any.
+#[inline(always)]
+pub fn of_udp(socket: *mut c_void) -> Option<*mut StoredRecords> {
+    if socket.is_null() {
+        return None;
+    }
+    let map = (&raw const STORAGE).cast_mut().cast();
+    // SAFETY: a socket that the kernel gave us, and a socket storage map.
+    let stored = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), 0) };
+    (!stored.is_null()).then_some(stored.cast())
+}
+
+/// Keeps a record of a UDP socket, in place of those that `excludes` says, or of the oldest.
+#[inline(always)]
+pub fn keep_of_udp(
+    socket: *mut c_void,
+    record: &SocketRecord,
+    excludes: impl Fn(&SocketRecord) -> bool,
+) -> Result<(), Fault> {
+    if socket.is_null() {
+        return Err(Fault::NotRemembered);
+    }
+    let map = (&raw const STORAGE).cast_mut().cast();
+    // SAFETY: a socket that the kernel gave us, and a socket storage map.
+    let stored = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), CREATE) };
+    if stored.is_null() {
+        return Err(Fault::NotRemembered);
+    }
+    let stored = stored.cast::<StoredRecords>();
+    let mut best = 0;
+    let mut oldest = u64::MAX;
+    for index in 0..STORED {
+        let place = Place::in_storage(stored, index);
+        let since = match place.of(USED) {
+            Some(kept) if excludes(kept) => {
+                place.free();
+                0
+            }
+            Some(kept) => kept.since,
+            None => 0,
+        };
+        if since < oldest {
+            oldest = since;
+            best = index;
+        }
+    }
+    Place::in_storage(stored, best & (STORED - 1)).fill(record, USED);
+    Ok(())
+}
+
+/// The record of a connection, if it has one.
+#[inline(always)]
+pub fn of_connection(socket: *mut c_void) -> Option<*mut OverflowEntry> {
+    if socket.is_null() {
+        return None;
+    }
+    let map = (&raw const CONNECTIONS).cast_mut().cast();
+    // SAFETY: a socket that the kernel gave us, and a socket storage map.
+    let stored = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), 0) };
+    (!stored.is_null()).then_some(stored.cast())
+}
+
+/// Keeps the record of a connection, in place of the one that it has.
+#[inline(always)]
+pub fn keep_of_connection(socket: *mut c_void, record: &SocketRecord) -> Result<(), Fault> {
+    let entry = match of_connection(socket) {
+        Some(entry) => entry,
+        None => make(socket)?,
+    };
+    Place::in_overflow(entry).fill(record, USED);
+    Ok(())
+}
+
+#[inline(always)]
+fn make(socket: *mut c_void) -> Result<*mut OverflowEntry, Fault> {
+    if socket.is_null() {
+        return Err(Fault::NotRemembered);
+    }
+    let cgroup = helpers::current_cgroup();
+    overflow::take(cgroup, CONNECTION_UNITS)?;
+    let map = (&raw const CONNECTIONS).cast_mut().cast();
+    // SAFETY: a socket that the kernel gave us, and a socket storage map.
+    let stored = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), CREATE) };
+    if stored.is_null() {
+        overflow::give_back(cgroup, CONNECTION_UNITS);
+        return Err(Fault::NotRemembered);
+    }
+    let entry = stored.cast::<OverflowEntry>();
+    // SAFETY: a live map value, and the first call of its connection, which holds its lock.
+    unsafe {
+        (*entry).cgroup = cgroup;
+        (*entry).units = CONNECTION_UNITS;
+    }
+    Ok(entry)
+}
+
+/// Gives back what a connection was charged for, whose storage the kernel is about to free.
+#[inline(always)]
+pub fn release_connection(socket: *mut c_void) {
+    if let Some(entry) = of_connection(socket) {
+        // SAFETY: a live map value; this is the socket's last call.
+        let (cgroup, units) = unsafe { ((*entry).cgroup, (*entry).units) };
+        overflow::give_back(cgroup, units);
+    }
+}
