@@ -33,6 +33,9 @@ pub struct Status {
     /// Why the source cannot be read.
     #[serde(default)]
     pub source_errors: Vec<String>,
+    /// Why the node's addresses cannot be read: NodePorts stay at those known before.
+    #[serde(default)]
+    pub node_addresses_error: Option<String>,
     pub started: Timestamp,
     /// The first full sync is in the kernel.
     pub ready: bool,
@@ -223,6 +226,7 @@ impl Shared {
             source,
             watches: Vec::new(),
             source_errors: Vec::new(),
+            node_addresses_error: None,
             started: Timestamp::now(),
             ready: false,
             waiting_for: first_sync(),

@@ -105,6 +105,21 @@ impl Cluster {
         (0..count).map(|n| self.pod(&format!("{name}-{n}"))).collect()
     }
 
+    /// Stops the agent, and starts another one with changed options on what it left in the kernel.
+    ///
+    /// # Errors
+    /// Those of [`Agent::stop`] and [`Node::agent`].
+    pub fn restart(&mut self, change: impl FnOnce(&mut AgentOptions)) -> Result<()> {
+        if let Some(agent) = &mut self.agent {
+            agent.stop()?;
+        }
+        change(&mut self.options);
+        self.write()?;
+        self.writes = 0;
+        self.agent = Some(self.node.agent(&self.options)?);
+        Ok(())
+    }
+
     /// Sets services, in place of those with the same names, and waits until they are in the kernel.
     ///
     /// # Errors

@@ -5,15 +5,16 @@
 use std::{
     fmt::Write as _,
     fs,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::{Ipv4Addr, SocketAddr},
+    os::unix::process::CommandExt as _,
     process::Command,
     time::Duration,
 };
 
 use nix::sys::resource::{Resource, rlim_t};
 use serde_json::{Value, json};
-use sockline_testbed::{Cluster, Node, Pod, Service, Stage, TcpServer, wait_ok};
+use sockline_testbed::{AgentOptions, Cluster, Node, Pod, Service, Stage, TcpServer, wait_ok};
 
 const NODE_PORT: u16 = 30_080;
 const OWN: &str = "192.0.2.10";
@@ -78,6 +79,11 @@ impl Small {
         let answer = self.client.tcp_ask(at(ip, port));
         let error = answer.expect_err("it is no address of the node");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+    }
+
+    /// Who answers on the node's loopback.
+    fn on_loopback(&self) -> io::Result<String> {
+        self.node().tcp_ask(at("127.0.0.1", NODE_PORT)).map(|reply| reply.who)
     }
 
     /// Full syncs of all there is, and the service addresses in the kernel.
@@ -145,6 +151,16 @@ fn with_5000_services_on_an_ipvs_device_frontends_and_changes_are_what_they_are_
 fn addresses_of_nodelocal_dns_are_no_node_addresses() {
     let device = service_device("nodelocaldns", [Ipv4Addr::new(198, 51, 100, 53)]);
     let small = Small::prepared(&[], [], |node| ip(node, &device), vec![]);
+    small.assert_served(OWN, NODE_PORT);
+    small.assert_not_served("198.51.100.53", NODE_PORT);
+}
+
+/// The label is what `getifaddrs` calls the device's name.
+#[test]
+fn an_address_with_a_label_is_on_its_device_all_the_same() {
+    let device = "link add kube-ipvs0 type bridge\n\
+                  addr add 198.51.100.53/32 dev kube-ipvs0 label kube-ipvs0:x\n";
+    let small = Small::prepared(&[], [], |node| ip(node, device), vec![]);
     small.assert_served(OWN, NODE_PORT);
     small.assert_not_served("198.51.100.53", NODE_PORT);
 }
@@ -258,9 +274,33 @@ fn with_primary_node_ports_are_at_the_first_internal_address() {
     let small = Small::prepared(&["--nodeport-addresses", "primary"], [], extra, objects);
     small.assert_served(OWN, NODE_PORT);
     small.assert_not_served("192.0.2.20", NODE_PORT);
+    let seen = small.on_loopback().map_err(|error| error.kind());
+    assert_eq!(seen, Err(ErrorKind::ConnectionRefused), "loopback is not the primary address");
+}
+
+#[test]
+fn node_ports_are_on_loopback_where_a_range_has_it() {
+    let args = ["--nodeport-addresses", "primary,127.0.0.0/8"];
+    let small = Small::prepared(&args, [], |_| {}, vec![own_node(OWN, "192.0.2.20")]);
+    small.assert_served(OWN, NODE_PORT);
     if small.cluster.features().unwrap().netns_cookie {
-        assert_eq!(small.node().tcp_ask(at("127.0.0.1", NODE_PORT)).unwrap().who, "web");
+        assert_eq!(small.on_loopback().unwrap(), "web");
     }
+}
+
+/// Without loopback, too, a NodePort that is gone gives back what it kept.
+#[test]
+fn with_primary_an_external_ip_takes_no_node_port_until_it_is_gone() {
+    let args = ["--nodeport-addresses", "primary"];
+    let mut small = Small::prepared(&args, [], |_| {}, vec![own_node(OWN, "192.0.2.20")]);
+    let thief = Service::new("thief").ip("10.96.0.66").external_ip(OWN).tcp(NODE_PORT);
+    let thief = thief.to(Stage::PORT).endpoints([&small.web]);
+    small.cluster.apply([thief]).unwrap();
+    let (before, _) = small.syncs_and_frontends();
+    small.cluster.apply([web().endpoints([&small.client])]).unwrap();
+    assert_eq!(small.syncs_and_frontends().0, before, "full syncs");
+    small.cluster.remove("web").unwrap();
+    small.assert_served(OWN, NODE_PORT);
 }
 
 #[test]
@@ -277,7 +317,7 @@ fn what_is_no_address_range_is_a_clear_error() {
     for (value, told) in [("192.0.2.0/33", "192.0.2.0/33"), ("primary,eth0", "eth0")] {
         let node = Node::new().unwrap();
         let mut agent = node
-            .spawn_agent(&sockline_testbed::AgentOptions {
+            .spawn_agent(&AgentOptions {
                 args: vec!["--nodeport-addresses".to_owned(), value.to_owned()],
                 ..Default::default()
             })
@@ -334,4 +374,67 @@ fn node_ports_stay_while_the_interfaces_cannot_be_read() {
     .unwrap();
     assert_eq!(told(), 2, "once, and once that it is solved: {}", agent.log());
     small.assert_served(OWN, NODE_PORT);
+}
+
+/// The agent gets no socket to ask the kernel for addresses with, as under a strict seccomp profile.
+fn without_netlink(options: &mut AgentOptions) {
+    // SAFETY: the closure makes one system call, which is async-signal-safe.
+    options.prepare = Some(|command| unsafe {
+        command.pre_exec(deny_route_netlink);
+    });
+}
+
+fn deny_route_netlink() -> io::Result<()> {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    /// Offsets in `struct seccomp_data`, of the arguments' low halves on little-endian machines.
+    const FAMILY: u32 = 16;
+    const PROTOCOL: u32 = 32;
+    let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
+    let mut steps = [
+        step(LOAD, 0, 0),
+        step(JUMP_IF_EQUAL, 5, libc::SYS_socket as u32),
+        step(LOAD, 0, FAMILY),
+        step(JUMP_IF_EQUAL, 3, libc::AF_NETLINK as u32),
+        step(LOAD, 0, PROTOCOL),
+        step(JUMP_IF_EQUAL, 1, libc::NETLINK_ROUTE as u32),
+        step(RETURN, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        step(RETURN, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program =
+        libc::sock_fprog { len: steps.len() as libc::c_ushort, filter: steps.as_mut_ptr() };
+    // SAFETY: the pointers are to locals that outlive the call; the kernel copies the filter.
+    let result = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[test]
+fn an_agent_that_cannot_read_the_interfaces_serves_cluster_ips_and_keeps_node_ports() {
+    const TOLD: &str = "cannot read the addresses of the node's interfaces";
+    let mut small = Small::with(&[], []);
+    small.assert_served(OWN, NODE_PORT);
+    small.cluster.restart(without_netlink).unwrap();
+    small.assert_served("10.96.0.1", 80);
+    small.assert_served(OWN, NODE_PORT);
+    let other = Service::new("other").ip("10.96.0.2").tcp(81).to(Stage::PORT);
+    small.cluster.apply([other.endpoints([&small.web])]).unwrap();
+    small.assert_served("10.96.0.2", 81);
+    small.assert_served(OWN, NODE_PORT);
+    assert_eq!(small.cluster.agent().log().matches(TOLD).count(), 1, "once in the log");
+    let status = small.cluster.status().unwrap();
+    let error = status["agent"]["node_addresses_error"].as_str().unwrap_or_default();
+    assert!(error.contains(TOLD), "{error:?}");
+}
+
+#[test]
+fn an_agent_that_cannot_read_the_interfaces_starts_on_a_new_node() {
+    let mut cluster = Cluster::new().unwrap();
+    let (web, client) = (cluster.pod("web").unwrap(), cluster.pod("client").unwrap());
+    let _server = web.tcp_server(Stage::PORT).unwrap();
+    cluster.restart(without_netlink).unwrap();
+    cluster.apply([self::web().endpoints([&web])]).unwrap();
+    assert_eq!(client.tcp_ask(at("10.96.0.1", 80)).unwrap().who, "web");
 }

@@ -119,6 +119,8 @@ pub async fn run(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
+    let interfaces =
+        Interfaces::new(config.node_port_addresses.clone(), dataplane.node_addresses());
     let mut control = Control {
         closing,
         nested,
@@ -134,7 +136,7 @@ pub async fn run(
         other_nodes_trouble: Trouble::new("cannot serve NodePorts at all other nodes' addresses"),
         pacing: Pacing::default(),
         next_round: None,
-        interfaces: Interfaces::new(config.node_port_addresses.clone()),
+        interfaces,
         addresses: Vec::new(),
         service_use_version: 0,
         addresses_stale: true,
@@ -148,6 +150,7 @@ pub async fn run(
         held_back: 0,
         tests: TestServices::default(),
     };
+    control.tell_interfaces();
     let mut heartbeat = interval(heartbeat::INTERVAL);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut settle = interval(SETTLE);
@@ -262,18 +265,20 @@ impl Control {
     }
 
     fn addresses_changed(&mut self) -> bool {
-        let were_known = self.interfaces.are_known();
         self.interfaces.look();
-        if !were_known && self.interfaces.are_known() {
-            return true;
-        }
+        self.tell_interfaces();
         self.index.synced() && self.interfaces.node_addresses(&self.index) != self.addresses
+    }
+
+    fn tell_interfaces(&self) {
+        let error = self.interfaces.error().map(ToOwned::to_owned);
+        self.shared.update(|status| status.node_addresses_error = error);
     }
 
     fn sync(&mut self) {
         self.next_round = None;
         self.report.is_old();
-        if !self.index.synced() || !self.interfaces.are_known() {
+        if !self.index.synced() {
             return;
         }
         let complete = self.index.complete();

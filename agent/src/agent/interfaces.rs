@@ -1,61 +1,57 @@
-//! The node's own addresses: what a NodePort is at.
+//! The addresses of this host's network devices, and which of them NodePorts are at.
 
-use std::{collections::HashMap, io, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-use nix::{ifaddrs::getifaddrs, sys::socket::SockProtocol};
+use nix::{errno::Errno, net::if_::if_nametoindex, sys::socket::SockProtocol};
 
 use crate::{
     model::{
         index::Index,
-        node_addresses::{Device, InterfaceAddress, NodePortAddresses, node_addresses},
+        node_addresses::{NodePortAddresses, SERVICE_DEVICES, node_addresses},
     },
-    netlink::{Netlink, Request, attribute},
+    netlink::{Netlink, Request, attribute, field},
     trouble::Trouble,
 };
 
-/// `linux/rtnetlink.h`, `linux/if_link.h`.
-const RTM_GETLINK: u16 = 18;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_KIND: u16 = 1;
-/// `struct ifinfomsg`.
-const LINK_HEADER: usize = 16;
+/// `linux/rtnetlink.h`, `linux/if_addr.h`.
+const RTM_GETADDR: u16 = 22;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+/// `struct ifaddrmsg`.
+const ADDRESS_HEADER: usize = 8;
 
-/// Pods that come and go change the devices while they are listed.
+/// Pods that come and go change the addresses while they are listed.
 const TRIES: u32 = 4;
 
-/// What is known of the addresses of this host's interfaces.
+/// What is known of the addresses of this host's devices.
 #[derive(Debug)]
 pub struct Interfaces {
     ranges: NodePortAddresses,
-    /// As last read: when they cannot be read, they are what they were.
-    addresses: Vec<InterfaceAddress>,
-    are_known: bool,
+    /// As last read, without those of service devices.
+    addresses: BTreeSet<IpAddr>,
     trouble: Trouble,
 }
 
 impl Interfaces {
-    pub fn new(ranges: NodePortAddresses) -> Self {
+    /// As long as the devices cannot be read, their addresses are those of an earlier agent's NodePorts.
+    pub fn new(ranges: NodePortAddresses, of_earlier_agent: BTreeSet<IpAddr>) -> Self {
         let trouble = Trouble::new(
-            "cannot read the addresses of the node's interfaces, those known stay as they are",
+            "cannot read the addresses of the node's interfaces, NodePorts stay at those known",
         );
-        let mut this = Self { ranges, addresses: Vec::new(), are_known: false, trouble };
+        let mut this = Self { ranges, addresses: of_earlier_agent, trouble };
         this.look();
         this
     }
 
-    /// They were read at least once. Until then NodePorts that an earlier agent left are as good as
-    /// any.
-    pub const fn are_known(&self) -> bool {
-        self.are_known
-    }
-
-    /// Reads the interfaces again.
+    /// Reads the devices again.
     pub fn look(&mut self) {
         match read() {
             Ok(addresses) => {
                 self.addresses = addresses;
-                self.are_known = true;
                 self.trouble.is_news(Ok(()));
             }
             Err(error) => {
@@ -64,88 +60,82 @@ impl Interfaces {
         }
     }
 
-    /// The node's own addresses, with what the objects say of it.
+    /// Why the addresses may be out of date.
+    pub fn error(&self) -> Option<&str> {
+        self.trouble.now()
+    }
+
+    /// The addresses that NodePorts are at, with what the objects say of them.
     pub fn node_addresses(&self, index: &Index) -> Vec<IpAddr> {
         node_addresses(&self.ranges, &self.addresses, index.node(), |ip| index.service_use(ip))
     }
 }
 
-fn read() -> io::Result<Vec<InterfaceAddress>> {
-    let kinds = kinds_of_devices()?;
-    let addresses = getifaddrs()?.filter_map(|interface| {
-        let address = interface.address?;
-        let address = address
-            .as_sockaddr_in()
-            .map(|v4| IpAddr::V4(v4.ip()))
-            .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))?;
-        let name = interface.interface_name;
-        let device = Device::of(&name, kinds.get(&name).map(String::as_str));
-        Some(InterfaceAddress { address, device })
-    });
-    Ok(addresses.collect())
+fn read() -> io::Result<BTreeSet<IpAddr>> {
+    let mut of_services = service_devices()?;
+    let addresses = addresses()?;
+    // Those that came meanwhile, beside those that went.
+    of_services.extend(service_devices()?);
+    Ok(addresses
+        .into_iter()
+        .filter(|address| !of_services.contains(&address.device))
+        .map(|address| address.ip)
+        .collect())
 }
 
-/// The kinds of the devices that have one: physical ones do not.
-fn kinds_of_devices() -> io::Result<HashMap<String, String>> {
-    let mut result = list_kinds();
+/// Indexes of the devices that only have addresses of services.
+fn service_devices() -> io::Result<Vec<u32>> {
+    let mut indexes = Vec::new();
+    for name in SERVICE_DEVICES {
+        match if_nametoindex(name) {
+            Ok(index) => indexes.push(index),
+            Err(Errno::ENODEV) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(indexes)
+}
+
+/// An address of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct DeviceAddress {
+    /// The device's index, since its name is not part of an address: what IPv4 has in its place, and
+    /// `getifaddrs` returns, is a label that anybody may choose.
+    device: u32,
+    ip: IpAddr,
+}
+
+fn addresses() -> io::Result<Vec<DeviceAddress>> {
+    let mut result = list_addresses();
     for _ in 1..TRIES {
         match &result {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => result = list_kinds(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => result = list_addresses(),
             _ => break,
         }
     }
     result
 }
 
-fn list_kinds() -> io::Result<HashMap<String, String>> {
+fn list_addresses() -> io::Result<Vec<DeviceAddress>> {
     let netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
-    netlink.send(RTM_GETLINK, Request::Dump, &[0; LINK_HEADER])?;
-    let mut kinds = HashMap::new();
-    netlink.receive(|link| kinds.extend(name_and_kind(link)))?;
-    Ok(kinds)
+    netlink.send(RTM_GETADDR, Request::Dump, &[0; ADDRESS_HEADER])?;
+    let mut addresses = Vec::new();
+    netlink.receive(|message| addresses.extend(device_address(message)))?;
+    Ok(addresses)
 }
 
-fn name_and_kind(link: &[u8]) -> Option<(String, String)> {
-    let attributes = link.get(LINK_HEADER..)?;
-    let name = attribute(attributes, IFLA_IFNAME)?;
-    let kind = attribute(attribute(attributes, IFLA_LINKINFO)?, IFLA_INFO_KIND)?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
-    Some((text(name), text(kind)))
+/// `None` if it is of another family.
+fn device_address(message: &[u8]) -> Option<DeviceAddress> {
+    let attributes = message.get(ADDRESS_HEADER..)?;
+    // With a peer, IFA_ADDRESS is the peer's.
+    let own = attribute(attributes, IFA_LOCAL).or_else(|| attribute(attributes, IFA_ADDRESS))?;
+    let ip = match i32::from(message[0]) {
+        libc::AF_INET => Ipv4Addr::from(<[u8; 4]>::try_from(own).ok()?).into(),
+        libc::AF_INET6 => Ipv6Addr::from(<[u8; 16]>::try_from(own).ok()?).into(),
+        _ => return None,
+    };
+    Some(DeviceAddress { device: u32::from_ne_bytes(field(message, 4)), ip })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An attribute as the kernel writes it.
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(4 + value.len()).unwrap();
-        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
-
-    #[test]
-    fn a_device_of_kind_dummy_is_recognised() {
-        let info = attribute(IFLA_INFO_KIND, b"dummy\0");
-        let mut link = vec![0; LINK_HEADER];
-        link.extend(attribute(IFLA_IFNAME, b"kube-dummy-if\0"));
-        // A number that nobody asks for, and the flag of nested attributes.
-        link.extend(attribute(4, &[1, 2, 3, 4]));
-        link.extend(attribute(IFLA_LINKINFO | 0x8000, &info));
-        assert_eq!(name_and_kind(&link), Some(("kube-dummy-if".to_owned(), "dummy".to_owned())));
-        for end in 0..link.len() {
-            // Cut off anywhere, it is no reason to fail.
-            let _ = name_and_kind(&link[..end]);
-        }
-    }
-
-    #[test]
-    fn loopback_is_read_and_is_no_device_of_services() {
-        let read = read().unwrap();
-        let loopback =
-            InterfaceAddress { address: [127, 0, 0, 1].into(), device: Device::Ordinary };
-        assert!(read.contains(&loopback), "{read:?}");
-    }
-}
+mod tests;

@@ -125,6 +125,13 @@ pub fn state(node: &Node<'_>) -> Vec<Finding> {
     let mut findings = vec![age];
     let Some(status) = &node.status else { return findings };
     findings.extend(source(&status.watches));
+    findings.extend(status.node_addresses_error.as_ref().map(|error| {
+        Finding::warning(
+            "state.node-addresses",
+            error,
+            "look at the agent's seccomp profile and its limit of open files; it tries again every 5 seconds",
+        )
+    }));
     findings.push(reclaim(&status.reclaim));
     findings.push(match &status.failures[..] {
         [] => Finding::ok("state.complete", "the last sync left nothing out"),

@@ -258,6 +258,10 @@ fn render(report: &Report) -> String {
         });
         line("Nested", format!("inside of pods: {}", pods.collect::<Vec<_>>().join(", ")));
     }
+    if let Some(error) = report.agent.as_ref().and_then(|agent| agent.node_addresses_error.clone())
+    {
+        line("Node addresses", Printable(error).to_string());
+    }
     if let Some(text) = report.agent.as_ref().and_then(|agent| reclaim(&agent.reclaim)) {
         line("Reclaim", text);
     }

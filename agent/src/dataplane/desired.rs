@@ -1,7 +1,7 @@
 //! From the plan to what the maps shall hold: addresses of the node spelled out, backends per
 //! service port, slots per list of backends.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use sockline_ebpf::{
     address::Address,
@@ -58,15 +58,22 @@ pub fn addresses(frontend: &Frontend, node_addresses: &[IpAddr]) -> Vec<Address>
         FrontendAddress::Ip(ip) => vec![ip.into()],
         FrontendAddress::OtherNodes => vec![loopback(frontend.family).to_unspecified()],
         FrontendAddress::Node => {
-            let loopback = loopback(frontend.family);
-            node_addresses
-                .iter()
-                .filter(|&&ip| Family::of(ip) == frontend.family)
-                .map(|&ip| ip.into())
-                .chain([loopback])
-                .collect()
+            let of_family = node_addresses.iter().filter(|&&ip| Family::of(ip) == frontend.family);
+            of_family.map(|&ip| ip.into()).collect()
         }
     }
+}
+
+/// The node's addresses that NodePorts in the kernel are at, without loopback.
+pub fn node_addresses<'a>(
+    entries: impl IntoIterator<Item = &'a frontend::Frontend>,
+) -> BTreeSet<IpAddr> {
+    entries
+        .into_iter()
+        .filter(|entry| kind_of(entry.kind) == FrontendKind::NodePort && entry.node == 0)
+        .filter(|entry| entry.key.address.as_loopback().is_none())
+        .map(|entry| entry.key.address.into())
+        .collect()
 }
 
 /// The loopback address of a family that stands for all of them.

@@ -311,6 +311,12 @@ impl Dataplane {
         &self.cgroup
     }
 
+    /// The addresses that NodePorts in the maps are at, without loopback: at first, an earlier agent's.
+    #[must_use]
+    pub fn node_addresses(&self) -> BTreeSet<IpAddr> {
+        desired::node_addresses(self.mirror.frontend_entries().values())
+    }
+
     /// Whether the programs serve from the maps. Until then, an agent of another layout that was here
     /// before is served from.
     #[must_use]

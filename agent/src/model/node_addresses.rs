@@ -4,46 +4,22 @@
 //! for `primary`), without addresses that are there for services only: kube-proxy in IPVS mode has all of
 //! them on a device of the node.
 
-use std::{collections::BTreeSet, net::IpAddr, str::FromStr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 use ipnet::IpNet;
 
 use super::object::{Family, Node};
 
-/// Devices whose addresses are those of services: kube-proxy's in IPVS mode (`pkg/proxy/ipvs`), and
-/// NodeLocal DNS's (`-interfacename`).
-const SERVICE_DEVICES: [&str; 2] = ["kube-ipvs0", "nodelocaldns"];
+/// Devices whose addresses are those of services: kube-proxy's in IPVS mode (`pkg/proxy/ipvs`),
+/// kube-router's, and NodeLocal DNS's (`-interfacename`).
+pub const SERVICE_DEVICES: [&str; 3] = ["kube-ipvs0", "kube-dummy-if", "nodelocaldns"];
 
-/// An address of one of this host's network devices.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InterfaceAddress {
-    pub address: IpAddr,
-    pub device: Device,
-}
-
-/// What an address of a device says about the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    Ordinary,
-    /// It has no traffic of its own (Linux' `dummy`): what is on it is mostly there for services.
-    Dummy,
-    /// One that only has addresses of services.
-    OfServices,
-}
-
-impl Device {
-    /// By the device's name, and whether its kind is `dummy`.
-    #[must_use]
-    pub fn of(name: &str, kind: Option<&str>) -> Self {
-        if SERVICE_DEVICES.contains(&name) {
-            Self::OfServices
-        } else if kind == Some("dummy") {
-            Self::Dummy
-        } else {
-            Self::Ordinary
-        }
-    }
-}
+/// A NodePort's entry here is for the whole range of a family's loopback addresses.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// What services have an address for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,77 +71,50 @@ pub enum NodePortScope {
     AllNodes,
 }
 
-/// How an address was chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Choice {
-    No,
-    /// With all others.
-    ByDefault,
-    /// A range names it.
-    ByRange,
-}
-
 impl NodePortAddresses {
-    fn choose(&self, address: IpAddr, primary: &[IpAddr]) -> Choice {
+    fn chooses(&self, address: IpAddr, primary: &[IpAddr]) -> bool {
         let family = Family::of(address);
-        let mut choice = Choice::ByDefault;
+        let mut has_no_range = true;
         for range in &self.0 {
             match range {
-                AddressRange::All => return Choice::ByDefault,
-                AddressRange::Network(network) if network.prefix_len() == 0 => {
-                    if Family::of(network.addr()) == family {
-                        return Choice::ByDefault;
-                    }
-                }
-                AddressRange::Primary if primary.contains(&address) => return Choice::ByRange,
-                AddressRange::Primary => choice = Choice::No,
-                AddressRange::Network(network) if network.contains(&address) => {
-                    return Choice::ByRange;
-                }
+                AddressRange::All => return true,
+                AddressRange::Primary if primary.contains(&address) => return true,
+                AddressRange::Primary => has_no_range = false,
+                AddressRange::Network(network) if network.contains(&address) => return true,
                 AddressRange::Network(network) => {
-                    if Family::of(network.addr()) == family {
-                        choice = Choice::No;
-                    }
+                    has_no_range &= Family::of(network.addr()) != family;
                 }
             }
         }
-        choice
+        has_no_range
     }
 }
 
-/// The node's own addresses, sorted: those of its interfaces and of its Node object that `ranges`
-/// choose, without loopback and link-local ones.
+/// The addresses that NodePorts are at, sorted: those of the node's devices and of its Node object
+/// that `ranges` choose, without link-local ones, and 127.0.0.1 and ::1 where they choose these.
 ///
 /// What a service has is the service's. Yet a service may have an address of the node: external IPs
-/// (keepalived) that are on a device with traffic, and load balancer addresses (K3s ServiceLB) that
-/// the Node object has. There, NodePorts of all services go on. A load balancer address that only a
-/// device has was put there for its service (kube-vip).
+/// (keepalived), and load balancer addresses (K3s ServiceLB) that the Node object has. There, NodePorts
+/// of all services go on. A load balancer address that only a device has was put there for its
+/// service (kube-vip). External IPs are no reason to leave an address out: anybody may write them.
+///
+/// The device's kind says nothing: routing daemons have the node's own addresses on a dummy.
 pub fn node_addresses(
     ranges: &NodePortAddresses,
-    interfaces: &[InterfaceAddress],
+    devices: &BTreeSet<IpAddr>,
     node: Option<&Node>,
     used: impl Fn(IpAddr) -> Option<ServiceUse>,
 ) -> Vec<IpAddr> {
     let of_node = node.map_or(&[][..], |node| &node.addresses);
     let primary = primary(of_node);
-    let mut addresses = BTreeSet::new();
-    for &InterfaceAddress { address, device } in interfaces {
-        let is_chosen = match (device, ranges.choose(address, &primary)) {
-            (_, Choice::No) | (Device::OfServices, _) | (Device::Dummy, Choice::ByDefault) => false,
-            (Device::Dummy, Choice::ByRange) | (Device::Ordinary, _) => true,
-        };
-        if is_chosen && is_reachable(address) && used(address).is_none() {
-            addresses.insert(address);
-        }
-    }
-    for &address in of_node {
-        if ranges.choose(address, &primary) != Choice::No
-            && is_reachable(address)
-            && used(address) != Some(ServiceUse::ClusterIP)
-        {
-            addresses.insert(address);
-        }
-    }
+    let on_devices = devices.iter().copied().filter(|ip| used(*ip).is_none());
+    let in_object = of_node.iter().copied().filter(|ip| used(*ip) != Some(ServiceUse::ClusterIP));
+    let addresses: BTreeSet<IpAddr> = on_devices
+        .chain(in_object)
+        .filter(|ip| is_reachable(*ip))
+        .chain(LOOPBACK)
+        .filter(|ip| ranges.chooses(*ip, &primary))
+        .collect();
     addresses.into_iter().collect()
 }
 

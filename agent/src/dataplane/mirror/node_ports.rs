@@ -15,11 +15,14 @@ use sockline_ebpf::frontend::{self, FrontendKey};
 use super::Mirror;
 use crate::{
     dataplane::{desired, error::DataplaneError},
-    model::plan::{Frontend, FrontendAddress, Plan, ServicePlan},
+    model::{
+        object::Family,
+        plan::{Frontend, FrontendAddress, Plan, ServicePlan},
+    },
 };
 
-/// A NodePort, as its key on loopback, where each one is. For a service's own address at the node:
-/// the NodePort that it would be in the way of.
+/// A NodePort, as its key on loopback, whether it is served there or not. For a service's own address
+/// at the node: the NodePort that it would be in the way of.
 type NodePort = FrontendKey;
 
 /// What is at the node's own addresses.
@@ -59,6 +62,13 @@ impl AtNode {
             FrontendAddress::Ip(ip) if self.addresses.contains(&ip) => Some(on_loopback(frontend)),
             FrontendAddress::Ip(_) | FrontendAddress::Node | FrontendAddress::OtherNodes => None,
         }
+    }
+
+    /// The NodePort that is at a key.
+    fn node_port_at(&self, key: &FrontendKey) -> Option<NodePort> {
+        let ip = key.address.into();
+        let port = FrontendKey { address: desired::loopback(Family::of(ip)), ..*key };
+        (self.addresses.contains(&ip) && self.node_ports.contains(&port)).then_some(port)
     }
 
     /// As [`Self::is_lost`], and logs what is new of it.
@@ -111,8 +121,7 @@ impl Mirror {
             .iter()
             .flat_map(|change| self.ports_of(&change.service))
             .flat_map(|port| &self.installed[port].keys)
-            .filter(|key| self.at_node.node_ports.contains(key))
-            .copied()
+            .filter_map(|key| self.at_node.node_port_at(key))
             .collect();
         Moves {
             new: now.difference(&before).copied().collect(),

@@ -4,8 +4,8 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn on(device: Device, addresses: &[&str]) -> Vec<InterfaceAddress> {
-    addresses.iter().map(|text| InterfaceAddress { address: ip(text), device }).collect()
+fn devices(addresses: &[&str]) -> BTreeSet<IpAddr> {
+    addresses.iter().map(|text| ip(text)).collect()
 }
 
 fn node(addresses: &[&str]) -> Node {
@@ -18,15 +18,27 @@ fn ranges(text: &str) -> NodePortAddresses {
     NodePortAddresses(ranges.map(|text| text.parse().unwrap()).collect())
 }
 
-fn told(
+/// All addresses that NodePorts are at, with loopback.
+fn chosen(
     text: &str,
-    interfaces: &[InterfaceAddress],
+    devices: &BTreeSet<IpAddr>,
     node: Option<&Node>,
     used: &[(&str, ServiceUse)],
 ) -> Vec<String> {
     let used = |address| used.iter().find(|(text, _)| ip(text) == address).map(|(_, used)| *used);
-    let addresses = node_addresses(&ranges(text), interfaces, node, used);
+    let addresses = node_addresses(&ranges(text), devices, node, used);
     addresses.iter().map(ToString::to_string).collect()
+}
+
+fn told(
+    text: &str,
+    devices: &BTreeSet<IpAddr>,
+    node: Option<&Node>,
+    used: &[(&str, ServiceUse)],
+) -> Vec<String> {
+    let mut addresses = chosen(text, devices, node, used);
+    addresses.retain(|address| address != "127.0.0.1" && address != "::1");
+    addresses
 }
 
 const ALL: [&str; 6] =
@@ -34,14 +46,14 @@ const ALL: [&str; 6] =
 
 #[test]
 fn by_default_it_is_every_address_but_loopback_and_link_local_ones() {
-    let all = on(Device::Ordinary, &ALL);
+    let all = devices(&ALL);
     let told = told("", &all, Some(&node(&["198.51.100.1"])), &[]);
     assert_eq!(told, ["192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1"]);
 }
 
 #[test]
 fn primary_is_the_first_of_each_family_that_the_node_object_has() {
-    let all = on(Device::Ordinary, &ALL);
+    let all = devices(&ALL);
     let of_node = node(&["192.0.2.2", "192.0.2.1", "2001:db8::1", "2001:db8::2"]);
     assert_eq!(told("primary", &all, Some(&of_node), &[]), ["192.0.2.2", "2001:db8::1"]);
     assert_eq!(told("primary", &all, Some(&node(&["192.0.2.1"])), &[]), ["192.0.2.1"]);
@@ -50,7 +62,7 @@ fn primary_is_the_first_of_each_family_that_the_node_object_has() {
 
 #[test]
 fn a_family_without_a_range_has_all_of_its_own() {
-    let all = on(Device::Ordinary, &ALL);
+    let all = devices(&ALL);
     assert_eq!(told("192.0.2.2/31", &all, None, &[]), ["192.0.2.2", "2001:db8::1"]);
     assert_eq!(told("2001:db8:1::/48", &all, None, &[]), ["192.0.2.1", "192.0.2.2"]);
     assert_eq!(
@@ -61,31 +73,32 @@ fn a_family_without_a_range_has_all_of_its_own() {
     assert_eq!(told("primary,192.0.2.2/32", &all, Some(&of_node), &[]), ["192.0.2.1", "192.0.2.2"]);
 }
 
+/// A routing daemon has the node's second address and its IPv6 one on `dummy0`; kube-proxy serves
+/// NodePorts there, whatever the Node object has.
 #[test]
-fn devices_of_services_have_no_addresses_of_the_node() {
-    assert_eq!(Device::of("kube-ipvs0", Some("dummy")), Device::OfServices);
-    assert_eq!(Device::of("kube-ipvs0", None), Device::OfServices);
-    assert_eq!(Device::of("nodelocaldns", Some("dummy")), Device::OfServices);
-    assert_eq!(Device::of("kube-dummy-if", Some("dummy")), Device::Dummy);
-    assert_eq!(Device::of("eth0", None), Device::Ordinary);
-    assert_eq!(Device::of("kube-ipvs0.7", Some("vlan")), Device::Ordinary);
-    for device in [Device::OfServices, Device::Dummy] {
-        let addresses = on(device, &["198.51.100.1"]);
-        assert!(told("", &addresses, None, &[]).is_empty(), "{device:?}");
-        // The Node object knows better: a host with a routing daemon has its address on a dummy.
-        let of_node = node(&["198.51.100.1"]);
-        assert_eq!(told("", &addresses, Some(&of_node), &[]), ["198.51.100.1"], "{device:?}");
-    }
-    let dummy = on(Device::Dummy, &["198.51.100.1"]);
-    assert_eq!(told("198.51.100.0/24", &dummy, None, &[]), ["198.51.100.1"], "on demand");
-    assert!(told("0.0.0.0/0", &dummy, None, &[]).is_empty());
-    let of_services = on(Device::OfServices, &["198.51.100.1"]);
-    assert!(told("198.51.100.0/24", &of_services, None, &[]).is_empty());
+fn what_no_service_has_is_the_nodes_on_a_device_of_any_kind() {
+    let dummy = devices(&["198.51.100.1", "198.51.100.2", "2001:db8::1", "10.96.0.1"]);
+    let of_node = node(&["198.51.100.1"]);
+    let used = [("10.96.0.1", ServiceUse::ClusterIP)];
+    let expected = ["198.51.100.1", "198.51.100.2", "2001:db8::1"];
+    assert_eq!(told("", &dummy, Some(&of_node), &used), expected);
+}
+
+#[test]
+fn loopback_is_chosen_as_any_other_address() {
+    let chosen =
+        |text, addresses: &[&str]| chosen(text, &devices(&[]), Some(&node(addresses)), &[]);
+    assert_eq!(chosen("", &[]), ["127.0.0.1", "::1"]);
+    assert_eq!(chosen("0.0.0.0/0", &[]), ["127.0.0.1", "::1"]);
+    assert_eq!(chosen("primary", &["192.0.2.1"]), ["192.0.2.1"]);
+    assert_eq!(chosen("primary,127.0.0.0/8", &["192.0.2.1"]), ["127.0.0.1", "192.0.2.1"]);
+    assert_eq!(chosen("192.0.2.0/24", &["192.0.2.1"]), ["192.0.2.1", "::1"]);
+    assert_eq!(chosen("2001:db8::/32", &["192.0.2.1"]), ["127.0.0.1", "192.0.2.1"]);
 }
 
 #[test]
 fn an_address_that_a_service_uses_is_the_services() {
-    let all = on(Device::Ordinary, &["192.0.2.1", "10.96.0.1", "203.0.113.7"]);
+    let all = devices(&["192.0.2.1", "10.96.0.1", "203.0.113.7"]);
     let used = [
         ("10.96.0.1", ServiceUse::ClusterIP),
         ("203.0.113.7", ServiceUse::LoadBalancer),
