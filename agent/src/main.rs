@@ -29,6 +29,8 @@ enum Command {
     Cleanup(cleanup::CleanupArgs),
     #[command(hide = true)]
     Helper(helper::HelperArgs),
+    #[command(hide = true)]
+    HelperWorker(helper::HelperArgs),
 }
 
 fn main() -> ExitCode {
@@ -43,7 +45,8 @@ fn main() -> ExitCode {
         Command::Services(args) => services::run(&args),
         Command::Backends(args) => backends::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
-        Command::Helper(args) => helper::run(args),
+        Command::Helper(args) => helper::supervise(args),
+        Command::HelperWorker(args) => helper::work(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,8 @@
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 use nix::{errno::Errno, sys::prctl};
 
+use crate::helper::Method;
+
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
     #[error("cannot {action} capabilities")]
@@ -35,6 +37,17 @@ pub fn of_helper() -> CapsHashSet {
         Capability::CAP_NET_ADMIN,
         Capability::CAP_BPF,
     ])
+}
+
+/// What the helper's supervisor keeps: what the helper needs at its start. With iterators, that is to
+/// load them as well (CAP_PERFMON).
+#[must_use]
+pub fn of_supervisor(method: Option<Method>) -> CapsHashSet {
+    let mut needed = of_helper();
+    if method == Some(Method::Iterator) {
+        needed.insert(Capability::CAP_PERFMON);
+    }
+    needed
 }
 
 /// Gives up everything but these capabilities, for good: also what programs that this process starts

@@ -115,11 +115,14 @@ pub struct Closing {
     pub method: Option<Method>,
     /// The process that closes them; absent if none was started.
     pub helper: Option<HelperState>,
+    /// How often it was started again since the agent started.
+    #[serde(default)]
+    pub restarts: u64,
     /// Sockets closed since the agent started.
     pub udp: u64,
     pub tcp: u64,
     pub failed: u64,
-    /// Why some network namespaces could not be looked into, by the last pass.
+    /// Why some network namespaces could not be looked into, by the last look at all of them.
     pub unseen: Option<String>,
 }
 
@@ -128,8 +131,22 @@ pub struct Closing {
 pub enum HelperState {
     /// Its process id.
     Running(u32),
-    /// How.
+    /// How; it is started again.
     Ended(String),
+    /// How the process ended that could have started it again: only another agent can.
+    Lost(String),
+}
+
+/// What is wrong with the helper process.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HelperTrouble {
+    #[error("the helper process has ended ({0}); it is started again")]
+    Away(String),
+    #[error(
+        "the helper process's supervisor has ended ({0}): the agent has to be restarted, the kernel \
+         serves meanwhile"
+    )]
+    Lost(String),
 }
 
 impl Status {
@@ -286,6 +303,15 @@ impl Shared {
     /// What keeps it from being ready, in words.
     pub fn waiting(&self) -> String {
         lock(&self.status).waiting()
+    }
+
+    /// What is wrong with the helper process, if there should be one.
+    pub fn helper_trouble(&self) -> Option<HelperTrouble> {
+        match &lock(&self.status).closing.helper {
+            None | Some(HelperState::Running(_)) => None,
+            Some(HelperState::Ended(how)) => Some(HelperTrouble::Away(how.clone())),
+            Some(HelperState::Lost(how)) => Some(HelperTrouble::Lost(how.clone())),
+        }
     }
 
     pub fn set_ready(&self) {

@@ -380,6 +380,57 @@ fn all_seeing(stage: &Stage) -> Option<PathBuf> {
     Some(wrapper)
 }
 
+#[test]
+fn a_warning_of_namespaces_that_cannot_be_seen_goes_with_its_cause() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", "10.96.0.1");
+    // The helper may not pass folders of others, where a network namespace is mounted twice; only the
+    // agent's own mounts have it.
+    let folder = stage.node.temp().join("others");
+    fs::create_dir(&folder).unwrap();
+    let points = ["one", "two"].map(|name| folder.join(name));
+    points.iter().for_each(|point| fs::write(point, "").unwrap());
+    let nobody = Some(65534);
+    std::os::unix::fs::chown(&folder, nobody, nobody).unwrap();
+    let close = |mode| fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+    close(0o700);
+    let wrapper = stage.node.temp().join("sockline-beside-others");
+    let [one, two] = points.each_ref().map(|point| point.display());
+    let script = format!(
+        "#!/bin/sh\nexec unshare --mount --pid --fork --kill-child --mount-proc sh -c '\
+         unshare --net={one} true && mount --bind {one} {two} && exec {} \"$@\"' sh \"$@\"\n",
+        sockline_binary().unwrap().display()
+    );
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let args = [&["--without-features", "compare-and-swap"], &REPAIRS[..]].concat();
+    let beside = AgentOptions { binary: Some(wrapper), ..options(&args) };
+    let mut agent = stage.node.agent(&beside).unwrap();
+    let mut overflow = overflow(stage.node.bpffs());
+    let (client, _) = connected(&stage.client, at("10.96.0.1:53"));
+    // A socket that is nowhere, so that the helper looks everywhere.
+    let record = SocketRecord { generation: u32::MAX, ..SocketRecord::default() };
+    let stray = OverflowEntry { holder: 1 << 60, record, ..OverflowEntry::default() };
+    overflow.insert(stray.holder, stray, 0).unwrap();
+    let unseen = || stage.status()["agent"]["closing"]["unseen"].clone();
+    eventually("the warning", || {
+        let seen = unseen();
+        let text = seen.as_str().unwrap_or_default();
+        let holds_both =
+            text.contains("Permission denied") && text.contains("those of 2 processes");
+        holds(holds_both, seen.clone())
+    });
+    assert_eq!(overflow.keys().count(), 2, "not forgotten, as it may be there");
+    close(0o755);
+    eventually("the warning to go", || holds(unseen().is_null(), unseen()));
+    let log = agent.log();
+    assert_eq!(common::lines_with(&log, "cannot look into all network").len(), 1, "{log}");
+    assert_eq!(common::lines_with(&log, "can be looked into again").len(), 1, "{log}");
+    assert_eq!(ask(&client), "web-0");
+    // `unshare` does not hand on what would end it.
+    agent.kill().unwrap();
+}
+
 /// An unconnected socket with as many conversations as fill the set of the table that its cookie leads
 /// to: each with another service and another port of the pods, from [`CROWD`] on, where nobody answers.
 fn crowded(stage: &mut Dns) -> UdpClient {

@@ -182,20 +182,102 @@ fn links_and_pins_are_still_repaired() {
     stage.assert_served(CART);
 }
 
+/// The process that started another.
+fn parent(pid: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+}
+
+fn end(pid: u32) {
+    kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+}
+
+/// Waits until another helper runs, and returns its process id.
+#[track_caller]
+fn eventually_another_helper(stage: &Stage, before: u32) -> u32 {
+    eventually("another helper to run", || {
+        let closing = stage.status()["agent"]["closing"].clone();
+        let pid = closing["helper"]["running"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        pid.filter(|pid| *pid != before).ok_or(closing)
+    })
+}
+
 #[test]
-fn a_helper_that_ends_is_told_and_the_agent_serves_on() {
+fn a_helper_that_ends_is_started_again_and_that_is_told() {
     let (stage, agent) = serving();
-    kill(Pid::from_raw(helper(&stage).try_into().unwrap()), Signal::SIGKILL).unwrap();
-    eventually("status to say so", || {
-        let helper = stage.status()["agent"]["closing"]["helper"].clone();
-        holds(helper["ended"] == "signal: 9 (SIGKILL)", helper)
-    });
-    let ended = series(&agent.metrics().unwrap(), "sockline_helper_ended_total");
-    assert_eq!(ended, Some(1.0));
+    let client = stage.client.run(|| UdpClient::connected((common::ip(CART), 53).into()).unwrap());
+    let first = helper(&stage);
+    end(first);
+    let second = eventually_another_helper(&stage, first);
+    assert_eq!(stage.status()["agent"]["closing"]["restarts"], 1);
+    let metrics = agent.metrics().unwrap();
+    assert_eq!(series(&metrics, "sockline_helper_ended_total"), Some(1.0));
+    assert_eq!(series(&metrics, "sockline_helper_running"), Some(1.0));
     let log = agent.log();
-    assert_eq!(common::lines_with(&log, "the helper process has ended").len(), 1, "{log}");
+    let ended = "the helper process has ended (signal: 9 (SIGKILL))";
+    assert_eq!(common::lines_with(&log, ended).len(), 1, "{log}");
+    assert_eq!(common::lines_with(&log, "the helper process was started again").len(), 1, "{log}");
     let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
-    assert!(table.contains("the helper process has ended (signal: 9 (SIGKILL))"), "{table}");
+    assert!(table.contains("helper process started again 1 times"), "{table}");
+    let seen = privileges(&PathBuf::from(format!("/proc/{second}")));
+    assert_eq!(seen, only(SYS_ADMIN | SYS_PTRACE | NET_ADMIN | BPF), "{seen:x?}");
+    assert_eq!(agent.get("/readyz").unwrap().status, 200);
+    // It does what the first one did.
+    stage.put("cart.yaml", &[objects::service("cart", CART), objects::slice("cart", &[])]);
+    eventually("the socket to be closed", || holds(client.ask("?").is_err(), "it is open"));
+}
+
+#[test]
+fn a_helper_that_keeps_ending_is_started_again_ever_later_and_shown_as_away() {
+    let (stage, agent) = serving();
+    let mut pid = helper(&stage);
+    for _ in 0..2 {
+        end(pid);
+        pid = eventually_another_helper(&stage, pid);
+    }
+    end(pid);
+    eventually("readyz to say so", || {
+        let reply = agent.get("/readyz").unwrap();
+        let said = reply.body.starts_with("the helper process has ended (signal: 9 (SIGKILL))");
+        holds(reply.status == 503 && said, reply.body)
+    });
+    assert_eq!(agent.get("/healthz").unwrap().status, 200);
+    let metrics = agent.metrics().unwrap();
+    if series(&metrics, "sockline_helper_running") == Some(0.0) {
+        assert_eq!(series(&metrics, "sockline_helper_ended_total"), Some(3.0));
+    }
+    eventually_another_helper(&stage, pid);
+    eventually("readyz to be well", || {
+        let reply = agent.get("/readyz").unwrap();
+        holds(reply.status == 200, reply.body)
+    });
+}
+
+#[test]
+fn an_agent_that_can_start_no_helper_any_more_asks_to_be_restarted_and_serves_on() {
+    let (stage, agent) = serving();
+    let helper = helper(&stage);
+    let supervisor = parent(helper);
+    assert_eq!(parent(supervisor), agent.pid());
+    let seen = privileges(&PathBuf::from(format!("/proc/{supervisor}")));
+    assert_eq!(seen, only(SYS_ADMIN | SYS_PTRACE | NET_ADMIN | BPF), "{seen:x?}");
+    end(supervisor);
+    for path in ["/healthz", "/readyz"] {
+        eventually("it to be told", || {
+            let reply = agent.get(path).unwrap();
+            let said = reply.body.contains("supervisor has ended (signal: 9 (SIGKILL))");
+            holds(reply.status == 503 && said, format!("{path}: {}", reply.body))
+        });
+    }
+    let name = PathBuf::from(format!("/proc/{helper}/comm"));
+    eventually("the helper to end with its supervisor", || {
+        let name = fs::read_to_string(&name).unwrap_or_default();
+        holds(name != "sockline-helper\n", name)
+    });
+    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    assert!(table.contains("NOT any more: the helper process's supervisor"), "{table}");
+    let findings = String::from_utf8(stage.look(&["check"]).stdout).unwrap();
+    assert!(findings.contains("restart the agent"), "{findings}");
     stage.put_service("other", "10.96.0.2");
     stage.eventually_served("10.96.0.2");
 }
@@ -204,13 +286,16 @@ fn a_helper_that_ends_is_told_and_the_agent_serves_on() {
 fn the_helper_ends_with_its_agent_however_that_ends() {
     for end in [Agent::kill, Agent::stop] {
         let (stage, mut agent) = serving();
-        let helper = PathBuf::from(format!("/proc/{}/comm", helper(&stage)));
-        assert_eq!(fs::read_to_string(&helper).unwrap(), "sockline-helper\n");
+        let helper = helper(&stage);
+        let names = [(helper, "sockline-helper\n"), (parent(helper), "sockline-superv\n")];
+        let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        for (pid, expected) in names {
+            assert_eq!(name(pid), expected);
+        }
         end(&mut agent).unwrap();
-        eventually("the helper to end", || {
-            let name = fs::read_to_string(&helper).unwrap_or_default();
-            holds(name != "sockline-helper\n", name)
-        });
+        for (pid, of_ours) in names {
+            eventually("it to end", || holds(name(pid) != of_ours, of_ours));
+        }
         let _next = stage.agent();
     }
 }

@@ -27,9 +27,17 @@ fn finding(closing: &Closing) -> Finding {
             check,
             format!(
                 "the helper process has ended ({how}): connected UDP sockets stay with a backend \
-                     that is gone"
+                     that is gone until it is started again"
             ),
-            "look at the agent's log, and restart it",
+            "look at the agent's log for why; it is started again within a minute",
+        ),
+        (_, Some(HelperState::Lost(how)), _) => Finding::failed(
+            check,
+            format!(
+                "the helper process's supervisor has ended ({how}): connected UDP sockets stay with a \
+                     backend that is gone"
+            ),
+            "restart the agent; kubelet does, because /healthz says so",
         ),
         (_, Some(HelperState::Running(_)), Some(unseen)) => Finding::warning(
             check,
@@ -62,6 +70,8 @@ mod tests {
         closing.unseen = Some("no right".into());
         assert_eq!(finding(&closing).state, State::Warning);
         closing.helper = Some(HelperState::Ended("signal: 9".into()));
+        assert_eq!(finding(&closing).state, State::Failed);
+        closing.helper = Some(HelperState::Lost("signal: 9".into()));
         assert_eq!(finding(&closing).state, State::Failed);
         closing.method = None;
         assert_eq!(finding(&closing).state, State::Warning);

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::links;
 use crate::{
     dataplane::{self, Dataplane, DataplaneError, Pins},
-    status::Shared,
+    status::{HelperTrouble, Shared},
 };
 
 /// How long a look at the links counts, however often somebody asks.
@@ -49,10 +49,22 @@ impl Readiness {
         self.shared.is_alive()
     }
 
-    /// Why the node is not served; `None` if it is.
-    pub async fn why_not(&self) -> Option<String> {
-        if !self.shared.is_alive() {
+    /// Why this process has to be started again; `None` if it has not. Whoever asks may do that: the
+    /// kernel serves meanwhile.
+    pub fn why_sick(&self) -> Option<String> {
+        if !self.is_alive() {
             return Some("the control loop is stuck".into());
+        }
+        self.shared
+            .helper_trouble()
+            .filter(|trouble| matches!(trouble, HelperTrouble::Lost(_)))
+            .map(|trouble| trouble.to_string())
+    }
+
+    /// Why the node is not served, or not in full; `None` if it is.
+    pub async fn why_not(&self) -> Option<String> {
+        if let Some(reason) = self.why_sick() {
+            return Some(reason);
         }
         if !self.shared.is_ready() {
             return Some(self.shared.waiting());
@@ -60,7 +72,8 @@ impl Readiness {
         if let Some(why) = self.shared.reclaim_failure() {
             return Some(format!("what is not used any more in the maps is not reclaimed: {why}"));
         }
-        let damage = self.damage().await;
+        let mut damage = self.damage().await;
+        damage.extend(self.shared.helper_trouble().map(|trouble| trouble.to_string()));
         (!damage.is_empty()).then(|| damage.join("; "))
     }
 

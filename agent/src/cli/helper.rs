@@ -1,4 +1,4 @@
-//! `sockline helper`: what the agent starts beside itself.
+//! `sockline helper` and `sockline helper-worker`: what the agent starts beside itself.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::helper::{self, Method, Setup};
 
-/// Answer an agent's requests on standard input; the agent starts this itself.
+/// Start what answers an agent's requests; the agent starts this itself.
 #[derive(Debug, Args)]
 pub struct HelperArgs {
     /// Folder in a BPF file system where the agent's kernel state is
@@ -17,8 +17,24 @@ pub struct HelperArgs {
     method: Option<Method>,
 }
 
+impl From<HelperArgs> for Setup {
+    fn from(HelperArgs { bpffs, method }: HelperArgs) -> Self {
+        Self { bpffs, method }
+    }
+}
+
+/// Supervises.
+///
 /// # Errors
-/// When the process cannot be set up, or the agent writes what is no request.
-pub fn run(args: HelperArgs) -> anyhow::Result<()> {
-    helper::serve(&Setup { bpffs: args.bpffs, method: args.method })
+/// When the process cannot be set up.
+pub fn supervise(args: HelperArgs) -> anyhow::Result<()> {
+    helper::supervise(&args.into())
+}
+
+/// Answers an agent's requests on standard input.
+///
+/// # Errors
+/// When the process cannot be set up or go on, or the agent writes what is no request.
+pub fn work(args: HelperArgs) -> anyhow::Result<()> {
+    helper::serve(&args.into())
 }

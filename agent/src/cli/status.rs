@@ -367,13 +367,21 @@ fn closing(closing: &Closing) -> String {
         }
         (_, None) => return "NOT possible: the helper process could not be started".into(),
         (_, Some(HelperState::Ended(how))) => {
-            return format!("NOT any more: the helper process has ended ({how})");
+            return format!("NOT now: the helper process has ended ({how}); it is started again");
+        }
+        (_, Some(HelperState::Lost(how))) => {
+            return format!(
+                "NOT any more: the helper process's supervisor has ended ({how}); restart the agent"
+            );
         }
         (Some(Method::SockDestroy), _) => "SOCK_DESTROY",
         (Some(Method::Iterator), _) => "BPF iterators",
     };
     let Closing { udp, tcp, failed, .. } = closing;
     let mut text = format!("by {method}; {udp} UDP and {tcp} TCP sockets of dead backends closed");
+    if closing.restarts > 0 {
+        text += &format!(", helper process started again {} times", closing.restarts);
+    }
     if *failed > 0 {
         text += &format!(", {failed} NOT closed");
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::judge::Doomed;
 use crate::{
-    helper::{Helper, Outcome, Reach},
+    helper::{Helper, Outcome, Reach, State},
     status::{HelperState, Shared},
     telemetry::Metrics,
 };
@@ -21,7 +21,7 @@ pub struct Account {
     metrics: Arc<Metrics>,
     is_confined: bool,
     /// What was said of namespaces that cannot be looked into.
-    unseen_told: bool,
+    unseen: Option<String>,
 }
 
 impl Account {
@@ -30,12 +30,19 @@ impl Account {
         if is_confined {
             tracing::warn!("{CONFINED}; connected UDP sockets elsewhere stay with dead backends");
         }
-        let helper = helper.map(|helper| HelperState::Running(helper.pid()));
+        let helper = helper.map(|helper| match helper.state() {
+            State::Running(pid) => {
+                metrics.helper_runs();
+                HelperState::Running(pid)
+            }
+            State::Ended(how) => HelperState::Ended(how),
+            State::Lost(how) => HelperState::Lost(how),
+        });
         shared.update(|status| {
             status.closing.helper = helper;
             status.closing.unseen = is_confined.then(|| CONFINED.to_owned());
         });
-        Self { shared, metrics, is_confined, unseen_told: is_confined }
+        Self { shared, metrics, is_confined, unseen: None }
     }
 
     /// How far a pass could see.
@@ -43,20 +50,22 @@ impl Account {
         if self.is_confined {
             return;
         }
-        if let Some(why) = &reach.why
-            && !std::mem::replace(&mut self.unseen_told, true)
-        {
-            tracing::warn!(
-                namespaces = reach.unseen,
+        let unseen = reach.why.as_ref().map(|why| unseen(reach, why));
+        match (&self.unseen, &unseen) {
+            (None, Some(unseen)) => tracing::warn!(
                 "cannot look into all network namespaces; sockets of dead backends there stay as they \
-                 are: {why}"
-            );
+                 are: {unseen}"
+            ),
+            (Some(_), None) => tracing::info!("all network namespaces can be looked into again"),
+            _ => {}
         }
-        let unseen = reach.why.as_ref().map(|why| match reach.unseen {
-            1 => why.clone(),
-            more => format!("{why}, and {} more", more - 1),
-        });
+        self.unseen.clone_from(&unseen);
         self.shared.update(|status| status.closing.unseen = unseen);
+    }
+
+    /// Some namespaces could not be looked into, and it is not known whether they can be now.
+    pub const fn has_unseen(&self) -> bool {
+        self.unseen.is_some()
     }
 
     pub fn closed(&self, doomed: &[Doomed], outcomes: &[Outcome]) {
@@ -121,15 +130,75 @@ impl Account {
         self.shared.update(|status| status.closing.failed += 1);
     }
 
-    /// The helper is gone.
-    pub fn lost(&self, how: &str) {
+    /// The helper is away, and is started again.
+    pub fn ended(&self, how: &str) {
         tracing::error!(
-            "the helper process has ended ({how}): sockets of dead backends stay as they are until the \
-             agent is restarted"
+            "the helper process has ended ({how}): sockets of dead backends stay as they are until it \
+             is started again"
         );
         self.metrics.helper_lost();
+        self.is(HelperState::Ended(how.to_owned()));
+    }
+
+    /// It could not be started again.
+    pub fn not_restarted(&self, why: &str) {
+        tracing::error!("{why}");
+        self.is(HelperState::Ended(why.to_owned()));
+    }
+
+    /// Nobody can start it again.
+    pub fn lost(&self, how: &str) {
+        tracing::error!(
+            "the helper process's supervisor has ended ({how}): sockets of dead backends stay as they \
+             are until the agent is restarted, and /healthz asks for that"
+        );
+        self.metrics.helper_lost();
+        self.is(HelperState::Lost(how.to_owned()));
+    }
+
+    pub fn restarted(&self, pid: u32) {
+        tracing::info!(pid, "the helper process was started again");
+        self.metrics.helper_runs();
         self.shared.update(|status| {
-            status.closing.helper = Some(HelperState::Ended(how.to_owned()));
+            status.closing.restarts += 1;
+            status.closing.helper = Some(HelperState::Running(pid));
         });
+    }
+
+    fn is(&self, state: HelperState) {
+        self.shared.update(|status| status.closing.helper = Some(state));
+    }
+}
+
+/// `/proc/9/ns/net: Permission denied (1 network namespace, and those of 8 processes or mounts)`
+fn unseen(reach: &Reach, why: &str) -> String {
+    let namespaces = match reach.unseen {
+        0 => None,
+        1 => Some("1 network namespace".to_owned()),
+        many => Some(format!("{many} network namespaces")),
+    };
+    let hidden = match reach.hidden {
+        0 => None,
+        1 => Some("that of 1 process or mount".to_owned()),
+        many => Some(format!("those of {many} processes or mounts")),
+    };
+    let all: Vec<String> = namespaces.into_iter().chain(hidden).collect();
+    format!("{why} ({})", all.join(", and "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unseen_is_told_in_namespaces_and_what_is_hidden_in_processes() {
+        for (unseen, hidden, expected) in [
+            (1, 0, "/x: no (1 network namespace)"),
+            (0, 12, "/x: no (those of 12 processes or mounts)"),
+            (3, 1, "/x: no (3 network namespaces, and that of 1 process or mount)"),
+        ] {
+            let reach = Reach { unseen, hidden, ..Reach::default() };
+            assert_eq!(super::unseen(&reach, "/x: no"), expected);
+        }
     }
 }

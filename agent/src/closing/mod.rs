@@ -6,6 +6,7 @@
 
 mod account;
 mod judge;
+mod revival;
 
 use std::{
     sync::Arc,
@@ -18,10 +19,11 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use self::{
     account::Account,
     judge::{Doomed, Judge},
+    revival::Revival,
 };
 use crate::{
     dataplane::{Dataplane, Orphan, SocketTable, SyncReport},
-    helper::{Helper, HelperError, Outcome, Reach},
+    helper::{Helper, HelperError, Outcome, Reach, State},
     model::index::Index,
     status::Shared,
     telemetry::Metrics,
@@ -37,8 +39,13 @@ const SHARE: u32 = 25;
 
 /// When passes are, and what came of them.
 pub struct Closing {
-    /// `None` when there is none (any more).
+    /// `None` when none was started.
     helper: Option<Helper>,
+    /// It is away: when to start it again, `None` if nobody can.
+    away: Option<Option<Instant>>,
+    revival: Revival,
+    /// The kernel has a method that closes sockets.
+    is_possible: bool,
     table: SocketTable,
     judge: Judge,
     due: Option<Instant>,
@@ -87,7 +94,10 @@ impl Closing {
         let now = Instant::now();
         Self {
             account: Account::new(helper.as_ref(), shared, metrics),
-            helper: helper.filter(|_| dataplane.features().closing().is_some()),
+            helper,
+            away: None,
+            revival: Revival::default(),
+            is_possible: dataplane.features().closing().is_some(),
             every,
             table: dataplane.socket_table().clone(),
             judge: Judge::default(),
@@ -129,7 +139,8 @@ impl Closing {
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         // One at a time.
-        self.due.filter(|_| self.helper.is_some() && self.job.is_none())
+        let can = self.is_possible && self.helper.is_some() && self.away.is_none();
+        self.due.filter(|_| can && self.job.is_none())
     }
 
     /// Looks for sockets to close, and has them closed.
@@ -151,7 +162,8 @@ impl Closing {
             self.within(next.saturating_duration_since(Instant::now()));
         }
         let cost = Cost { began: now, spent: now.elapsed() };
-        if verdict.doomed.is_empty() {
+        // What could not be looked into may be there by now: a warning shall not outlive its cause.
+        if verdict.doomed.is_empty() && !self.account.has_unseen() {
             return self.passed(cost);
         }
         let (doomed, table) = (verdict.doomed, self.table.clone());
@@ -175,23 +187,27 @@ impl Closing {
     pub fn take_in(&mut self, Ended(ended): Ended, dataplane: &mut Dataplane) {
         let Job { doomed, closed, cost } = match ended {
             Ok(job) => job,
-            Err(error) => return self.lose(&error.to_string()),
+            Err(error) => return self.ended_with(&error.to_string()),
         };
         let (outcomes, reach) = match closed {
             Ok(closed) => closed,
             Err(error) => {
-                self.failed(error);
-                return self.passed(cost);
+                let again = self.failed(error);
+                self.passed(cost);
+                // Those that were to be closed are there still.
+                return if again {
+                    self.within(AGAIN);
+                };
             }
         };
-        if outcomes.contains(&Outcome::Missing) {
+        if doomed.is_empty() || outcomes.contains(&Outcome::Missing) {
             self.account.reached(&reach);
         }
         let mut again = false;
         for (doomed, outcome) in doomed.iter().zip(&outcomes) {
             let is_to_be_looked_for = self.judge.came_of(doomed, outcome);
             again |= is_to_be_looked_for;
-            let is_nowhere = *outcome == Outcome::Missing && reach.unseen == 0;
+            let is_nowhere = *outcome == Outcome::Missing && reach.is_whole();
             if is_nowhere && !is_to_be_looked_for && doomed.orphan.noted {
                 self.forget(dataplane, &doomed.orphan);
             }
@@ -216,24 +232,70 @@ impl Closing {
         self.within(self.every);
     }
 
-    fn failed(&mut self, error: HelperError) {
+    /// Returns whether to try again soon.
+    fn failed(&mut self, error: HelperError) -> bool {
         match error {
-            HelperError::Said(reason) => self.account.failed(&reason),
-            error => self.lose(&format!("{:#}", anyhow::Error::from(error))),
+            HelperError::Said(reason) => {
+                self.account.failed(&reason);
+                false
+            }
+            error => {
+                self.ended_with(&format!("{:#}", anyhow::Error::from(error)));
+                true
+            }
         }
     }
 
-    /// Sees whether the helper is still there.
+    /// Sees whether the helper is still there, and starts it again if it is time for that.
     pub fn look_at_helper(&mut self) {
-        if let Some(how) = self.helper.as_ref().and_then(Helper::ended) {
-            self.lose(&how);
+        let Some(helper) = &self.helper else { return };
+        match (self.away, helper.state()) {
+            (None, State::Running(_)) | (Some(None), _) => {}
+            (_, State::Lost(how)) => self.lose(&how),
+            (None, State::Ended(how)) => self.ended_with(&how),
+            (Some(Some(due)), _) => {
+                if due <= Instant::now() {
+                    self.revive();
+                }
+            }
+        }
+    }
+
+    /// The helper has ended, or is of no use any more: starts it again, if not too many did.
+    fn ended_with(&mut self, how: &str) {
+        let how = match self.helper.as_ref().map(Helper::state) {
+            Some(State::Lost(how)) => return self.lose(&how),
+            Some(State::Ended(how)) => how,
+            Some(State::Running(_)) | None => how.to_owned(),
+        };
+        self.account.ended(&how);
+        let now = Instant::now();
+        let due = self.revival.after_end(now);
+        self.away = Some(Some(due));
+        if due <= now {
+            self.revive();
+        }
+    }
+
+    fn revive(&mut self) {
+        let Some(helper) = &self.helper else { return };
+        self.revival.tried(Instant::now());
+        match helper.restart() {
+            Ok(pid) => {
+                self.away = None;
+                self.account.restarted(pid);
+                self.within(Duration::ZERO);
+            }
+            Err(error) => {
+                self.account.not_restarted(&format!("{:#}", anyhow::Error::from(error)));
+                self.away = Some(Some(self.revival.after_end(Instant::now())));
+            }
         }
     }
 
     fn lose(&mut self, how: &str) {
-        let how = self.helper.as_ref().and_then(Helper::ended).unwrap_or_else(|| how.to_owned());
-        self.helper = None;
-        self.account.lost(&how);
+        self.away = Some(None);
+        self.account.lost(how);
     }
 }
 
@@ -243,6 +305,9 @@ fn close(
     doomed: &[Doomed],
     table: &SocketTable,
 ) -> Result<(Vec<Outcome>, Reach), HelperError> {
+    if doomed.is_empty() {
+        return Ok((Vec::new(), helper.reach()?));
+    }
     let wanted: Vec<_> = doomed.iter().map(|doomed| doomed.wanted).collect();
     let (mut outcomes, mut reach) = helper.close(&wanted, false)?;
     let is_there = |doomed: &Doomed| {

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, io};
 
+use anyhow::Context as _;
+
 use sockline_ebpf::frontend::{TCP, UDP};
 
 use crate::dataplane::SocketIterators;
@@ -41,24 +43,23 @@ pub fn close(
     wanted: &[Wanted],
     threads: bool,
     closer: &mut dyn Close,
-) -> io::Result<(Vec<Outcome>, Reach)> {
+) -> anyhow::Result<(Vec<Outcome>, Reach)> {
     let mut search = Search::new(wanted);
-    let mut namespaces = Namespaces::new()?;
+    let mut namespaces = Namespaces::new().context("opening the helper's network namespace")?;
     let mut look = || search.look(closer);
-    if namespaces.visit(&mut look) == Next::Go && threads {
-        namespaces.visit_threads(&mut look);
+    if namespaces.visit(&mut look)? == Next::Go && threads {
+        namespaces.visit_threads(&mut look)?;
     }
-    Ok((search.outcomes, reach(&namespaces)))
+    Ok((search.outcomes, namespaces.reach()))
 }
 
-fn reach(namespaces: &Namespaces) -> Reach {
-    let (unseen, why) = namespaces.unseen();
-    Reach {
-        namespaces: namespaces.visited(),
-        unseen,
-        why: why.map(ToOwned::to_owned),
-        spent: namespaces.spent(),
-    }
+/// Which network namespaces can be looked into, single threads' included.
+pub fn reach() -> anyhow::Result<Reach> {
+    let mut namespaces = Namespaces::new().context("opening the helper's network namespace")?;
+    let mut look = || Ok(Next::Go);
+    namespaces.visit(&mut look)?;
+    namespaces.visit_threads(&mut look)?;
+    Ok(namespaces.reach())
 }
 
 struct Search<'a> {

@@ -41,6 +41,8 @@ pub enum Request {
         /// Look also at the network namespaces of single threads.
         threads: bool,
     },
+    /// Look into all network namespaces, and close nothing.
+    Reach,
     /// Mount the BPF file system again where it was, if it is not there any more.
     Mount,
     /// Which network namespaces are the node's own or mounted.
@@ -87,11 +89,22 @@ pub enum Outcome {
 pub struct Reach {
     /// Network namespaces that were looked at.
     pub namespaces: usize,
-    /// Those that could not be, and why the first one.
+    /// Those that could not be.
     pub unseen: usize,
+    /// Processes and mounts whose network namespace could not be told.
+    pub hidden: usize,
+    /// Why the first one of either.
     pub why: Option<String>,
     /// Time of a processor that it took.
     pub spent: Duration,
+}
+
+impl Reach {
+    /// There is nothing that it did not see, as far as it can know.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.unseen == 0 && self.hidden == 0
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +114,7 @@ pub enum Answer {
         outcomes: Vec<Outcome>,
         reach: Reach,
     },
+    Reached(Reach),
     Mounted,
     /// Their cookies (`SO_NETNS_COOKIE`).
     Namespaces(Vec<u64>),

@@ -1,8 +1,14 @@
 //! The network namespaces of the node, as far as they can be seen: this process's own, those that are
-//! mounted (container runtimes do so below `/run/netns`, `ip netns` does), and those of processes.
+//! mounted, and those of processes.
+//!
+//! Container runtimes mount their pods' ones, each in its own folder: containerd's CRI plugin in
+//! `/run/netns`, or in its state folder (`/run/containerd/io.containerd.grpc.v1.cri/netns`) with
+//! `netns_mounts_under_state_dir`; CRI-O in `netns` of its `namespaces_dir`, which is `/var/run`; Docker,
+//! below cri-dockerd, in `/run/docker/netns`; `ip netns` in `/run/netns`. What counts is that they are
+//! mounted here, wherever that is.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashMap, HashSet},
     fs::{self, File},
     io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
@@ -11,23 +17,38 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     sched::{CloneFlags, setns},
     time::ClockId,
 };
 
+use super::message::Reach;
 use crate::dataplane::netns_cookie;
 
 /// A network namespace's device and inode number: no other one has them while it exists.
 type Identity = (u64, u64);
 
+/// This thread cannot go back to the network namespace that it came from.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot go back to the helper's own network namespace")]
+pub struct Astray(#[source] Errno);
+
 /// Goes through network namespaces, each once.
 pub struct Namespaces {
     own: File,
     visited: HashSet<Identity>,
-    /// Those that could not be looked at.
-    unseen: usize,
-    why: Option<String>,
+    /// Those that could not be looked at by any path so far.
+    unseen: HashMap<Identity, String>,
+    /// What the paths belong to whose network namespace could not be told.
+    hidden: BTreeMap<PathBuf, String>,
     began: Duration,
+}
+
+/// Why there is nothing to say of a path's network namespace.
+struct Unseen {
+    /// `None` if it is not even known which one it is.
+    identity: Option<Identity>,
+    error: io::Error,
 }
 
 /// Time of a processor that this process took.
@@ -44,103 +65,139 @@ pub enum Next {
 
 impl Namespaces {
     pub fn new() -> io::Result<Self> {
-        let own = File::open("/proc/thread-self/ns/net")?;
-        Ok(Self { own, visited: HashSet::new(), unseen: 0, why: None, began: spent() })
+        Ok(Self {
+            own: File::open("/proc/thread-self/ns/net")?,
+            visited: HashSet::new(),
+            unseen: HashMap::new(),
+            hidden: BTreeMap::new(),
+            began: spent(),
+        })
     }
 
-    /// Time of a processor since this was made.
-    pub fn spent(&self) -> Duration {
-        spent().saturating_sub(self.began)
-    }
-
-    /// Namespaces that were looked at.
-    pub fn visited(&self) -> usize {
-        self.visited.len()
-    }
-
-    /// How many could not be looked at, and why the first one.
-    pub fn unseen(&self) -> (usize, Option<&str>) {
-        (self.unseen, self.why.as_deref())
+    /// How far it came.
+    pub fn reach(&self) -> Reach {
+        let mut why: Vec<&String> = self.unseen.values().chain(self.hidden.values()).collect();
+        // The same one each time, so that it is no news.
+        why.sort_unstable();
+        Reach {
+            namespaces: self.visited.len(),
+            unseen: self.unseen.len(),
+            hidden: self.hidden.len(),
+            why: why.first().map(|&why| why.clone()),
+            spent: spent().saturating_sub(self.began),
+        }
     }
 
     /// Calls `look` in this process's own namespace, then in those that are mounted or a process's,
     /// until it has seen enough.
-    pub fn visit(&mut self, look: &mut impl FnMut() -> io::Result<Next>) -> Next {
-        let own = Path::new("/proc/thread-self/ns/net");
-        if self.visit_one(own, look) == Next::Stop {
-            return Next::Stop;
-        }
-        for path in mounted().into_iter().chain(of_processes()) {
-            if self.visit_one(&path, look) == Next::Stop {
-                return Next::Stop;
+    pub fn visit(&mut self, look: &mut impl FnMut() -> io::Result<Next>) -> Result<Next, Astray> {
+        let own = PathBuf::from("/proc/thread-self/ns/net");
+        let all = std::iter::once((own.clone(), own))
+            .chain(mounted().into_iter().map(|path| (path.clone(), path)))
+            .chain(numbered(Path::new("/proc")).map(|process| (process.join("ns/net"), process)));
+        for (path, owner) in all {
+            if self.visit_one(&path, owner, look)? == Next::Stop {
+                return Ok(Next::Stop);
             }
         }
-        Next::Go
+        Ok(Next::Go)
     }
 
     /// The same in this process's own namespace and in those that are mounted.
-    fn visit_mounted(&mut self, look: &mut impl FnMut() -> io::Result<Next>) {
+    fn visit_mounted(&mut self, look: &mut impl FnMut() -> io::Result<Next>) -> Result<(), Astray> {
         let own = PathBuf::from("/proc/thread-self/ns/net");
         for path in [own].into_iter().chain(mounted()) {
-            if self.visit_one(&path, look) == Next::Stop {
-                return;
+            if self.visit_one(&path, path.clone(), look)? == Next::Stop {
+                break;
             }
         }
+        Ok(())
     }
 
     /// The same in namespaces of single threads.
-    pub fn visit_threads(&mut self, look: &mut impl FnMut() -> io::Result<Next>) -> Next {
+    pub fn visit_threads(
+        &mut self,
+        look: &mut impl FnMut() -> io::Result<Next>,
+    ) -> Result<Next, Astray> {
         for process in numbered(Path::new("/proc")) {
             for thread in numbered(&process.join("task")) {
-                if self.visit_one(&thread.join("ns/net"), look) == Next::Stop {
-                    return Next::Stop;
+                let path = thread.join("ns/net");
+                if self.visit_one(&path, process.clone(), look)? == Next::Stop {
+                    return Ok(Next::Stop);
                 }
             }
         }
-        Next::Go
+        Ok(Next::Go)
     }
 
-    fn visit_one(&mut self, path: &Path, look: &mut impl FnMut() -> io::Result<Next>) -> Next {
-        let visited = self.enter(path, look);
-        // Whatever happened in there, the next one is looked for from here.
-        let _ = setns(self.own.as_fd(), CloneFlags::CLONE_NEWNET);
-        match visited {
+    /// `owner` is what has the path: the process, or the mount.
+    fn visit_one(
+        &mut self,
+        path: &Path,
+        owner: PathBuf,
+        look: &mut impl FnMut() -> io::Result<Next>,
+    ) -> Result<Next, Astray> {
+        Ok(match self.enter(path, look)? {
             Ok(next) => next,
             // A process that ended meanwhile.
-            Err(error)
+            Err(Unseen { error, .. })
                 if error.kind() == io::ErrorKind::NotFound
                     || error.raw_os_error() == Some(libc::ESRCH) =>
             {
                 Next::Go
             }
-            Err(error) => {
-                self.unseen += 1;
-                self.why.get_or_insert_with(|| format!("{}: {error}", path.display()));
+            Err(Unseen { identity, error }) => {
+                let why = format!("{}: {error}", path.display());
+                let known = match identity {
+                    Some(identity) => self.unseen.entry(identity).or_default(),
+                    None => self.hidden.entry(owner).or_default(),
+                };
+                if known.is_empty() {
+                    *known = why;
+                }
                 Next::Go
             }
-        }
+        })
     }
 
     fn enter(
         &mut self,
         path: &Path,
         look: &mut impl FnMut() -> io::Result<Next>,
-    ) -> io::Result<Next> {
+    ) -> Result<Result<Next, Unseen>, Astray> {
+        let (namespace, identity) = match self.open_new(path) {
+            Ok(Some(new)) => new,
+            Ok(None) => return Ok(Ok(Next::Go)),
+            Err(error) => return Ok(Err(Unseen { identity: None, error })),
+        };
+        let unseen = |error| Unseen { identity: Some(identity), error };
+        let is_own = self.own.metadata().is_ok_and(|own| self::identity(&own) == identity);
+        // Who stays may do so without the right to enter others.
+        if !is_own && let Err(error) = setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET) {
+            return Ok(Err(unseen(error.into())));
+        }
+        let looked = look();
+        if !is_own {
+            // Whatever happened in there, the next one is looked for from here.
+            setns(self.own.as_fd(), CloneFlags::CLONE_NEWNET).map_err(Astray)?;
+        }
+        if looked.is_ok() {
+            self.visited.insert(identity);
+            // By another path it could not be.
+            self.unseen.remove(&identity);
+        }
+        Ok(looked.map_err(unseen))
+    }
+
+    /// Opens a namespace; `None` if it was seen already.
+    fn open_new(&self, path: &Path) -> io::Result<Option<(File, Identity)>> {
         // A look first: most processes are in a namespace that was seen already.
         if self.visited.contains(&identity(&fs::metadata(path)?)) {
-            return Ok(Next::Go);
+            return Ok(None);
         }
         let file = File::open(path)?;
         let identity = identity(&file.metadata()?);
-        if self.visited.contains(&identity) {
-            return Ok(Next::Go);
-        }
-        if identity != self::identity(&self.own.metadata()?) {
-            setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
-        }
-        let next = look()?;
-        self.visited.insert(identity);
-        Ok(next)
+        Ok((!self.visited.contains(&identity)).then_some((file, identity)))
     }
 }
 
@@ -152,8 +209,8 @@ pub fn cookies_of_mounted() -> anyhow::Result<Vec<u64>> {
     namespaces.visit_mounted(&mut || {
         cookies.push(netns_cookie()?);
         Ok(Next::Go)
-    });
-    if let (1.., Some(why)) = namespaces.unseen() {
+    })?;
+    if let Some(why) = namespaces.reach().why {
         anyhow::bail!("cannot look into network namespaces: {why}");
     }
     Ok(cookies)
@@ -187,10 +244,6 @@ fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
-fn of_processes() -> impl Iterator<Item = PathBuf> {
-    numbered(Path::new("/proc")).map(|process| process.join("ns/net"))
-}
-
 fn numbered(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
@@ -201,6 +254,79 @@ fn numbered(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A folder of network namespaces, mounted, that is gone with this.
+    struct Mounted(PathBuf);
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _ = nix::mount::umount(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_namespace_that_cannot_be_looked_into_counts_once_however_many_paths_lead_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["first", "second", "third"].map(|name| folder.path().join(name));
+        // A thread of its own: it is in a namespace that no other thread of this process is in.
+        std::thread::scope(|scope| {
+            let own = scope.spawn(|| {
+                nix::sched::unshare(CloneFlags::CLONE_NEWNET).unwrap();
+                paths.clone().map(|path| {
+                    File::create(&path).unwrap();
+                    let flags = nix::mount::MsFlags::MS_BIND;
+                    let this = Path::new("/proc/thread-self/ns/net");
+                    nix::mount::mount(Some(this), &path, None::<&str>, flags, None::<&str>)
+                        .unwrap();
+                    Mounted(path)
+                })
+            });
+            let _mounted = own.join().unwrap();
+            let seen = scope.spawn(|| {
+                let mut namespaces = Namespaces::new().unwrap();
+                for path in &paths {
+                    let mut refused = || Err(io::Error::other("no"));
+                    let next = namespaces.visit_one(path, path.clone(), &mut refused).unwrap();
+                    assert_eq!(next, Next::Go);
+                }
+                let reach = namespaces.reach();
+                assert_eq!((reach.namespaces, reach.unseen, reach.hidden), (0, 1, 0), "{reach:?}");
+                let why = reach.why.unwrap();
+                assert!(why.ends_with("first: no"), "{why}");
+                // By any path is enough.
+                let mut seen = || Ok(Next::Go);
+                namespaces.visit_one(&paths[2], paths[2].clone(), &mut seen).unwrap();
+                let reach = namespaces.reach();
+                assert!(
+                    reach.is_whole() && reach.why.is_none() && reach.namespaces == 1,
+                    "{reach:?}"
+                );
+            });
+            // Before the mounts go.
+            seen.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn who_cannot_go_back_looks_no_further() {
+        let looked = std::thread::spawn(|| {
+            let mut namespaces = Namespaces::new().unwrap();
+            // Nothing that can be entered.
+            namespaces.own = File::open("/dev/null").unwrap();
+            let mut looks = 0;
+            let result = namespaces.visit(&mut || {
+                looks += 1;
+                Ok(Next::Go)
+            });
+            (result, looks)
+        });
+        let (result, looks) = looked.join().unwrap();
+        assert_eq!(
+            result.unwrap_err().to_string(),
+            "cannot go back to the helper's own network namespace"
+        );
+        assert_eq!(looks, 1);
+    }
 
     #[test]
     fn only_mounts_of_network_namespaces_are_taken() {

@@ -1,4 +1,4 @@
-//! The helper's own life: it answers what it is asked until the agent is gone.
+//! The helper's own life: it answers what it is asked until the agent is gone, or its supervisor.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use nix::sys::{
 use super::{
     close::{self, Close, Destroy},
     message::{self, Answer, Method, Request},
-    namespaces,
+    namespaces::{self, Astray},
 };
 use crate::{
     dataplane::{SocketIterators, bpffs_again, mount_point_of},
@@ -37,10 +37,10 @@ pub struct Setup {
 /// Answers requests on standard input, which is a socket, until that ends.
 ///
 /// # Errors
-/// When the process cannot be set up.
+/// When the process cannot be set up, or is where it cannot come back from.
 pub fn serve(setup: &Setup) -> anyhow::Result<()> {
-    // The agent's end is this one's; nobody else's signal is.
-    prctl::set_pdeathsig(Signal::SIGKILL).context("binding to the agent's life")?;
+    // The supervisor's end is this one's; nobody else's signal is. The agent's end is that of the socket.
+    prctl::set_pdeathsig(Signal::SIGKILL).context("binding to the supervisor's life")?;
     prctl::set_name(c"sockline-helper").context("taking a name")?;
     SigSet::all().thread_block().context("blocking signals")?;
     let mut closer: Box<dyn Close> = match setup.method {
@@ -53,8 +53,12 @@ pub fn serve(setup: &Setup) -> anyhow::Result<()> {
     let mut socket = UnixStream::from(socket);
     let mount_point = mount_point_of(&setup.bpffs);
     while let Some(request) = message::receive(&mut socket).context("reading a request")? {
-        let answer = answer(request, &mount_point, closer.as_mut())
-            .unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
+        let answer = match answer(request, &mount_point, closer.as_mut()) {
+            Ok(answer) => answer,
+            // Whatever it saw from there would be another namespace's. The next one begins anew.
+            Err(error) if error.is::<Astray>() => return Err(error),
+            Err(error) => Answer::Failed(format!("{error:#}")),
+        };
         message::send(&mut socket, &answer).context("answering")?;
     }
     Ok(())
@@ -72,5 +76,6 @@ fn answer(request: Request, mount_point: &Path, closer: &mut dyn Close) -> anyho
             let (outcomes, reach) = close::close(&sockets, threads, closer)?;
             Answer::Closed { outcomes, reach }
         }
+        Request::Reach => Answer::Reached(close::reach()?),
     })
 }

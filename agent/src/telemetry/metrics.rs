@@ -61,6 +61,7 @@ pub struct Metrics {
     sockets_not_closed: IntCounter,
     sockets_seconds: Histogram,
     helpers_lost: IntCounter,
+    helper_running: IntGauge,
     stats: Arc<SourceStats>,
 }
 
@@ -222,6 +223,10 @@ impl Metrics {
                 "Sockets whose backend is gone and that could not be closed, and failed searches.",
             )?,
             sockets_seconds,
+            helper_running: gauge(
+                "sockline_helper_running",
+                "1 while the process that closes sockets runs.",
+            )?,
             helpers_lost: counter(
                 "sockline_helper_ended_total",
                 "Unexpected ends of the process that closes sockets.",
@@ -329,7 +334,12 @@ impl Metrics {
         self.sockets_seconds.observe(took.as_secs_f64());
     }
 
+    pub fn helper_runs(&self) {
+        self.helper_running.set(1);
+    }
+
     pub fn helper_lost(&self) {
+        self.helper_running.set(0);
         self.helpers_lost.inc();
     }
 

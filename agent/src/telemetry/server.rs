@@ -46,12 +46,11 @@ async fn text(State(context): State<Context>) -> Response {
     }
 }
 
-/// The process works: its control loop turns.
-async fn healthy(State(context): State<Context>) -> (StatusCode, &'static str) {
-    if context.readiness.is_alive() {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the control loop is stuck\n")
+/// The process works: its control loop turns, and nothing is gone that only another process can get.
+async fn healthy(State(context): State<Context>) -> (StatusCode, String) {
+    match context.readiness.why_sick() {
+        None => (StatusCode::OK, "ok\n".into()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n"),
     }
 }
 

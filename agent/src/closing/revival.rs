@@ -1,0 +1,57 @@
+//! When the helper process is started again: at once at first, then ever later, as long as it keeps
+//! ending.
+
+use std::time::{Duration, Instant};
+
+/// After the second end in a row.
+const FIRST: Duration = Duration::from_secs(1);
+/// At most.
+const LONGEST: Duration = Duration::from_secs(60);
+/// One that ran for this long does not keep ending.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// Remembers how it went.
+#[derive(Debug, Default)]
+pub struct Revival {
+    /// When it was last started again.
+    started: Option<Instant>,
+    wait: Duration,
+}
+
+impl Revival {
+    /// When to start one that ended now, or could not be started now.
+    pub fn after_end(&mut self, now: Instant) -> Instant {
+        if self.started.is_none_or(|started| now.saturating_duration_since(started) >= STEADY) {
+            self.wait = Duration::ZERO;
+        }
+        let due = now + self.wait;
+        self.wait = (self.wait * 2).clamp(FIRST, LONGEST);
+        due
+    }
+
+    /// Takes in that somebody tries.
+    pub const fn tried(&mut self, now: Instant) {
+        self.started = Some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_is_at_once_and_each_further_one_later() {
+        let mut now = Instant::now();
+        let mut revival = Revival::default();
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            let due = revival.after_end(now);
+            waits.push(due.duration_since(now).as_secs());
+            revival.tried(due);
+            now = due + Duration::from_millis(5);
+        }
+        assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60]);
+        let later = now + STEADY;
+        assert_eq!(revival.after_end(later), later, "it ran for long enough");
+    }
+}

@@ -1,0 +1,130 @@
+//! The process between the agent and its helper. It keeps the rights that the helper needs at its start,
+//! which the agent gives up, and does nothing but start the helper: whenever the agent says so, on a
+//! socket that the agent gives. It reads nothing of what the helper reads, and ends with the agent.
+
+use std::{
+    io::{self, IoSliceMut},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        unix::{net::UnixStream, process::CommandExt as _},
+    },
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use nix::{
+    cmsg_space,
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+        socket::{ControlMessageOwned, MsgFlags, recvmsg},
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use super::{message, serve::Setup};
+use crate::privileges;
+
+/// Start the helper on the socket that comes with this; one that runs is ended first.
+pub const START: u8 = b'S';
+/// Say how it is.
+pub const LOOK: u8 = b'L';
+
+/// How long a helper may take to end that was killed.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// How the helper is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// Its process id.
+    Running(u32),
+    Ended(String),
+    /// It could not be started.
+    NotStarted(String),
+}
+
+/// Does what the agent says on standard input, which is a socket, until that ends.
+///
+/// # Errors
+/// When the process cannot be set up.
+pub fn supervise(setup: &Setup) -> anyhow::Result<()> {
+    // The agent's end is this one's; nobody else's signal is.
+    prctl::set_pdeathsig(Signal::SIGKILL).context("binding to the agent's life")?;
+    prctl::set_name(c"sockline-superv").context("taking a name")?;
+    SigSet::all().thread_block().context("blocking signals")?;
+    privileges::keep_only(&privileges::of_supervisor(setup.method))?;
+    let control: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
+    let mut control = UnixStream::from(control);
+    let mut helper: Option<Child> = None;
+    while let Some((command, socket)) = receive(&control).context("hearing the agent")? {
+        let report = match (command, socket) {
+            (START, Some(socket)) => start(&mut helper, setup, socket)
+                .unwrap_or_else(|error| Report::NotStarted(format!("{error:#}"))),
+            _ => look(helper.as_mut()),
+        };
+        message::send(&mut control, &report).context("answering")?;
+    }
+    Ok(())
+}
+
+fn start(helper: &mut Option<Child>, setup: &Setup, socket: OwnedFd) -> anyhow::Result<Report> {
+    if let Some(last) = helper {
+        end(last)?;
+    }
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("sockline").arg("helper-worker").arg("--bpffs").arg(&setup.bpffs);
+    if let Some(method) = setup.method {
+        command.args(["--method", &method.to_string()]);
+    }
+    let child = command
+        .env_clear()
+        .stdin(Stdio::from(socket))
+        .stdout(Stdio::null())
+        .spawn()
+        .context("cannot start the helper process")?;
+    Ok(Report::Running(helper.insert(child).id()))
+}
+
+/// Ends a helper that may hang.
+fn end(helper: &mut Child) -> anyhow::Result<()> {
+    helper.kill()?;
+    let deadline = Instant::now() + ENDING;
+    while helper.try_wait()?.is_none() {
+        anyhow::ensure!(Instant::now() < deadline, "process {} does not end", helper.id());
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn look(helper: Option<&mut Child>) -> Report {
+    let Some(helper) = helper else { return Report::NotStarted("nobody asked for it".into()) };
+    match helper.try_wait() {
+        Ok(None) => Report::Running(helper.id()),
+        Ok(Some(status)) => Report::Ended(status.to_string()),
+        Err(error) => Report::Ended(error.to_string()),
+    }
+}
+
+/// A command and the socket that came with it; `None` when the agent has ended.
+fn receive(control: &UnixStream) -> io::Result<Option<(u8, Option<OwnedFd>)>> {
+    let mut command = [0];
+    let mut space = cmsg_space!([RawFd; 1]);
+    let mut into = [IoSliceMut::new(&mut command)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let received = recvmsg::<()>(control.as_raw_fd(), &mut into, Some(&mut space), flags)?;
+    let mut socket = None;
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(sockets) = message {
+            socket = sockets.into_iter().next().map(owned);
+        }
+    }
+    Ok((received.bytes > 0).then_some((command[0], socket)))
+}
+
+#[expect(unsafe_code, reason = "nix gives out received descriptors as numbers")]
+fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
