@@ -49,7 +49,7 @@ fn parse(text: &str) -> (Vec<Sourced>, bool) {
     let objects = whole.map(|line| {
         let (name, mark) = line.split_once(' ').unwrap();
         let reference = ObjectRef { kind: Kind::Service, name: ObjectName::new("shop", name) };
-        Sourced { reference, object: None, problems: vec![problem(mark)] }
+        Sourced { reference, object: None, service: None, problems: vec![problem(mark)] }
     });
     (objects.collect(), text.lines().any(|line| line == "!"))
 }

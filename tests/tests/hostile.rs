@@ -82,7 +82,7 @@ fn a_service_of_100_000_ports_has_as_many_as_a_service_may_have() {
     assert_ship_is_served_and_changes(&stage);
     stage.put_text("cart.json", &with_ports(100_000).to_string());
     stage.eventually_problems(&[
-        "Service shop/cart: larger than an API server takes; keeping the last valid version",
+        "Service shop/cart: larger than an API server takes; what is programmed for it stays",
     ]);
     assert_ship_is_served_and_changes(&stage);
     assert!(peak(&agent) < IDLE + 300, "{} MiB", peak(&agent));

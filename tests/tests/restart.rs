@@ -269,6 +269,46 @@ fn what_was_held_back_is_removed_when_the_broken_file_is_repaired_without_it() {
     stage.eventually_refused(SHIP);
 }
 
+/// By name, and nothing else: what is gone from another file goes.
+#[test]
+fn a_service_of_which_nothing_can_be_used_stays_served_over_a_restart() {
+    let mut service = objects::service("cart", CART);
+    service["spec"]["ports"] = json!([{"name": "web", "port": 0}]);
+    let mut wrong_type = objects::service("cart", CART);
+    wrong_type["spec"]["ports"] = json!("web");
+    for bad in [service, wrong_type] {
+        let stage = Stage::new(1);
+        stage.put_service("cart", CART);
+        stage.put_service("ship", SHIP);
+        let mut agent = stage.agent();
+        stage.put("cart.yaml", &[bad, objects::slice("cart", &stage.addresses())]);
+        agent.stop().unwrap();
+        stage.remove("ship.yaml");
+        let _next = stage.agent();
+        stage.eventually_untouched(SHIP);
+        stage.assert_served(CART);
+        stage.remove("cart.yaml");
+        stage.eventually_untouched(CART);
+    }
+}
+
+#[test]
+fn a_service_with_a_slice_of_which_nothing_can_be_used_is_not_refused_after_a_restart() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let mut agent = stage.agent();
+    let mut bad = objects::slice("cart", &stage.addresses());
+    bad["addressType"] = json!("IPv5");
+    let cart = objects::service("cart", CART);
+    stage.put("cart.yaml", &[cart.clone(), bad]);
+    agent.stop().unwrap();
+    let _next = stage.agent();
+    stage.assert_served(CART);
+    // It is said again, without it.
+    stage.put("cart.yaml", &[cart]);
+    stage.eventually_refused(CART);
+}
+
 #[test]
 fn a_broken_file_does_not_keep_what_this_agent_has_seen_deleted() {
     let stage = Stage::new(1);

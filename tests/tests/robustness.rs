@@ -127,16 +127,36 @@ fn port_70000_is_told_and_the_other_ports_are_served() {
 }
 
 #[test]
-fn a_port_that_becomes_bad_keeps_the_service_as_it_was() {
+fn the_valid_part_of_an_update_counts_at_once() {
     let stage = stage(1);
     stage.put("cart.yaml", &[cart(), cart_slice()]);
     let agent = stage.agent();
-    let mut service = objects::service("cart", CART);
+    let mut service = cart();
+    service["metadata"]["annotations"] = json!({"sockline.dev/redirect": "disabled"});
+    let ports = service["spec"]["ports"].as_array_mut().unwrap();
+    ports.push(json!({"name": "high", "port": 70000}));
+    stage.put("cart.yaml", &[service.clone(), cart_slice()]);
+    stage.eventually_untouched(CART);
+    let problem = "Service shop/cart: spec.ports[1].port: 70000 is not a port number (1 to 65535); the port \
+                   is left out";
+    assert_told(&stage, &agent, &[problem]);
+    service["metadata"]["annotations"] = json!({});
+    stage.put("cart.yaml", &[service, cart_slice()]);
+    stage.eventually_served(CART);
+}
+
+#[test]
+fn the_only_port_that_becomes_bad_keeps_the_service_as_it_was() {
+    let stage = stage(1);
+    stage.put("cart.yaml", &[cart(), cart_slice()]);
+    let agent = stage.agent();
+    let mut service = cart();
     service["spec"]["ports"][0]["port"] = json!(0);
     stage.put("cart.yaml", &[service, cart_slice()]);
     let problem = "Service shop/cart: spec.ports[0].port: 0 is not a port number (1 to 65535); \
-                   keeping the last valid version";
-    assert_told(&stage, &agent, &[problem]);
+                   what is programmed for it stays";
+    let left = "Service shop/cart: spec.ports: no valid port; what is programmed for it stays";
+    assert_told(&stage, &agent, &[left, problem]);
     stage.assert_served(CART);
 }
 

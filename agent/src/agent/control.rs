@@ -283,6 +283,7 @@ impl Control {
         }
         let complete = self.index.complete();
         self.dataplane.hold_back(!complete);
+        self.dataplane.retain(self.index.retained());
         // First, so that no pod is redirected by programs that are just being attached.
         let pods = self.index.left_alone(self.left_alone.policy());
         if pods.is_some() || (complete && self.dataplane.has_held_back_left_alone()) {

@@ -24,8 +24,9 @@ type At = (IpAddr, u16);
 
 /// What the objects say.
 pub trait Objects {
-    /// Where a service port is still served; see [`crate::model::index::Index::serving`].
-    fn serving(&self, service: &ServiceKey) -> HashSet<At>;
+    /// Where a service port is still served, if that is known; see
+    /// [`crate::model::index::Index::serving`].
+    fn serving(&self, service: &ServiceKey) -> Option<HashSet<At>>;
     /// `sockline.dev/close-on-removal` of a service.
     fn close_on_removal(&self, service: &ObjectName) -> Option<Duration>;
 }
@@ -197,23 +198,26 @@ fn name(owners: &Owners, (address, port): At) -> String {
 /// What is asked about each service once.
 struct Serving<'a, O> {
     objects: &'a O,
-    known: HashMap<ServiceKey, HashSet<At>>,
+    known: HashMap<ServiceKey, Option<HashSet<At>>>,
 }
 
 impl<O: Objects> Serving<'_, O> {
     fn contains(&mut self, key: &ServiceKey, backend: At) -> bool {
+        // As long as it is not known, nothing is closed for it.
+        let is_there =
+            |serving: &Option<HashSet<At>>| serving.as_ref().is_none_or(|s| s.contains(&backend));
         if let Some(serving) = self.known.get(key) {
-            return serving.contains(&backend);
+            return is_there(serving);
         }
         let serving = self.objects.serving(key);
-        let contains = serving.contains(&backend);
+        let contains = is_there(&serving);
         self.known.insert(key.clone(), serving);
         contains
     }
 }
 
 impl Objects for crate::model::index::Index {
-    fn serving(&self, key: &ServiceKey) -> HashSet<At> {
+    fn serving(&self, key: &ServiceKey) -> Option<HashSet<At>> {
         Self::serving(self, &key.service, &key.port_name, key.protocol)
     }
 

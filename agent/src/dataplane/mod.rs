@@ -143,6 +143,8 @@ pub struct Dataplane {
     agent_state: AgentState,
     attached: bool,
     hold_back: bool,
+    /// See [`Dataplane::retain`].
+    retains: bool,
     /// Where the BPF file system is mounted.
     mount_point: PathBuf,
     helper: Option<Helper>,
@@ -183,6 +185,7 @@ impl Dataplane {
             agent_state,
             attached: false,
             hold_back: false,
+            retains: false,
             mount_point: mount_point_of(&options.bpffs),
             helper: None,
             lock,
@@ -233,6 +236,12 @@ impl Dataplane {
         self.hold_back = hold_back;
         self.mirror.hold_back(hold_back);
         self.left_alone.hold_back(hold_back);
+    }
+
+    /// Says of which services the next plans cannot tell: what is in the maps of them stays.
+    pub fn retain(&mut self, services: &BTreeSet<ObjectName>) {
+        self.retains = !services.is_empty();
+        self.mirror.retain(services);
     }
 
     /// Cgroups are left alone only because they are held back, or were at the last
@@ -293,7 +302,8 @@ impl Dataplane {
 
     fn synced(&mut self) -> Result<(), DataplaneError> {
         // What another layout serves cannot be taken over service by service.
-        if !(self.attached || self.hold_back && self.pins.others_have_links()) {
+        let has_all = !(self.hold_back || self.retains);
+        if !self.attached && (has_all || !self.pins.others_have_links()) {
             self.attach()?;
         }
         self.record.synced(SystemTime::now())

@@ -1,9 +1,12 @@
 //! What a source reports: the objects it has, and how they change.
 
-use super::object::{Kind, Object, ObjectRef, Problem};
+use std::sync::Arc;
+
+use super::object::{Kind, Object, ObjectName, ObjectRef, Problem};
 
 /// A change, as a source reports it. A source first sends one `Replace` per kind.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly every event is the largest one")]
 pub enum Event {
     /// All objects of one kind, after a (re-)list: what is not in it is gone.
     Replace(Kind, Vec<Sourced>),
@@ -26,5 +29,33 @@ pub struct Sourced {
     pub reference: ObjectRef,
     /// `None`: nothing of it can be used (`problems` says why).
     pub object: Option<Object>,
+    /// The service that an EndpointSlice names, if nothing else of it can be used.
+    pub service: Option<Arc<str>>,
     pub problems: Vec<Problem>,
+}
+
+impl Sourced {
+    /// The service of which nothing can be said, because this object cannot be used: what is programmed
+    /// for it stays as it is.
+    #[must_use]
+    pub fn retains(&self) -> Option<ObjectName> {
+        if self.object.is_some() {
+            return None;
+        }
+        let ObjectRef { kind, name } = &self.reference;
+        match kind {
+            Kind::Service => Some(name.clone()),
+            Kind::EndpointSlice => {
+                let service = self.service.as_ref()?;
+                Some(ObjectName::new(Arc::clone(&name.namespace), Arc::clone(service)))
+            }
+            Kind::Node | Kind::Namespace | Kind::Pod => None,
+        }
+    }
+
+    /// Nothing of it can be used, and there is no telling what that concerns.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.object.is_none() && self.retains().is_none()
+    }
 }

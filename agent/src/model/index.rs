@@ -10,6 +10,7 @@ mod closing;
 mod pods;
 mod service_addresses;
 mod slices;
+mod unreadable;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -24,6 +25,7 @@ use self::{
     pods::Pods,
     service_addresses::ServiceAddresses,
     slices::{Slices, Touched},
+    unreadable::Unreadable,
 };
 use super::{
     conflict::{Claims, Conflicts},
@@ -55,6 +57,7 @@ pub struct Index {
     slices: Slices,
     /// What is wrong with single objects; only objects with problems are in it.
     object_problems: HashMap<ObjectRef, Vec<Problem>>,
+    unreadable: Unreadable,
     /// Objects known of each kind, usable or not: a `Replace` removes what it does not name.
     known: HashMap<Kind, HashSet<ObjectName>>,
     /// What is wrong with the source itself.
@@ -92,12 +95,20 @@ pub struct Changes {
 #[derive(Debug)]
 struct ServiceState {
     service: Service,
-    /// Nothing had to be left out of it.
-    flawless: bool,
     /// As of the last planning; unchanged ones keep their allocation from plan to plan.
     frontends: Vec<Arc<Frontend>>,
     /// The creation time that their addresses were claimed with.
     claimed_since: Option<i64>,
+    /// What changed meanwhile was not brought to the kernel.
+    was_retained: bool,
+}
+
+/// Why an object leaves the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removal {
+    Deleted,
+    /// It is there, and nothing of it can be used.
+    Unreadable,
 }
 
 /// How much is held.
@@ -121,6 +132,7 @@ impl Index {
             service_addresses: ServiceAddresses::default(),
             slices: Slices::new(),
             object_problems: HashMap::new(),
+            unreadable: Unreadable::default(),
             known: HashMap::new(),
             trouble: Vec::new(),
             complete: true,
@@ -289,6 +301,13 @@ impl Index {
         }
     }
 
+    /// Services of which nothing can be said at the moment: what the kernel has of them is to stay,
+    /// whatever is planned.
+    #[must_use]
+    pub const fn retained(&self) -> &BTreeSet<ObjectName> {
+        self.unreadable.services()
+    }
+
     /// This node's own Node object.
     #[must_use]
     pub fn node(&self) -> Option<&Node> {
@@ -327,27 +346,25 @@ impl Index {
     }
 
     fn put(&mut self, sourced: Sourced) {
-        let Sourced { reference, object, mut problems } = sourced;
-        let flawless = problems.iter().all(Problem::is_about_metadata);
-        let kept = match object {
-            Some(Object::Service(service)) => self.put_service(service, flawless),
+        let retained = sourced.retains();
+        let Sourced { reference, object, mut problems, .. } = sourced;
+        if let Some(service) = &retained {
+            let consequence = match reference.kind {
+                Kind::Service => "what is programmed for it stays".to_owned(),
+                _ => format!("what is programmed for Service {service} stays"),
+            };
+            problems.iter_mut().for_each(|problem| problem.set_consequence(&consequence));
+        }
+        // The valid part counts, and it counts at once: the plan is one of the objects as they are.
+        match object {
+            Some(Object::Service(service)) => self.put_service(service),
             Some(Object::EndpointSlice(slice)) => self.put_slice(slice),
             Some(Object::Node(node)) => self.put_node(node),
-            Some(Object::Namespace(namespace)) => {
-                self.pods.put_namespace(namespace);
-                false
-            }
-            Some(Object::Pod(pod)) => {
-                self.pods.put(pod);
-                false
-            }
-            None => self.holds(&reference),
-        };
-        if kept {
-            for problem in &mut problems {
-                keep_instead(&mut problem.message);
-            }
+            Some(Object::Namespace(namespace)) => self.pods.put_namespace(namespace),
+            Some(Object::Pod(pod)) => self.pods.put(pod),
+            None => self.remove(&reference, Removal::Unreadable),
         }
+        self.retain(&reference, retained);
         self.known.entry(reference.kind).or_default().insert(reference.name.clone());
         if problems.is_empty() {
             self.object_problems.remove(&reference);
@@ -356,14 +373,14 @@ impl Index {
         }
     }
 
-    /// Returns whether the previous version stays. A Service that worked must not lose a port or
-    /// an address to a typo; with nothing to fall back on, the valid part is better than nothing.
-    fn put_service(&mut self, service: Service, flawless: bool) -> bool {
+    fn put_service(&mut self, service: Service) {
+        let known = self.services.get(&service.name).and_then(|state| state.service.uid.as_ref());
+        if known.is_some_and(|uid| service.uid.as_ref().is_some_and(|new| new != uid)) {
+            // It was deleted and another one made, between two looks.
+            let reference = ObjectRef { kind: Kind::Service, name: service.name.clone() };
+            self.remove(&reference, Removal::Deleted);
+        }
         if let Some(state) = self.services.get_mut(&service.name) {
-            if state.flawless && !flawless {
-                return true;
-            }
-            state.flawless = flawless;
             if state.service != service {
                 let name = service.name.clone();
                 self.service_addresses.update(Some(&state.service), Some(&service));
@@ -373,29 +390,29 @@ impl Index {
         } else {
             let name = service.name.clone();
             self.service_addresses.update(None, Some(&service));
-            let state =
-                ServiceState { service, flawless, frontends: Vec::new(), claimed_since: None };
+            let state = ServiceState {
+                service,
+                frontends: Vec::new(),
+                claimed_since: None,
+                was_retained: false,
+            };
             self.services.insert(name.clone(), state);
             self.touch(name, None);
         }
-        false
     }
 
-    /// The valid part of a slice is always used: which endpoints live must never be stale.
-    fn put_slice(&mut self, slice: EndpointSlice) -> bool {
+    fn put_slice(&mut self, slice: EndpointSlice) {
         for Touched { service, triggered } in self.slices.put(slice) {
             self.touch(service, triggered);
         }
-        false
     }
 
-    fn put_node(&mut self, node: Node) -> bool {
+    fn put_node(&mut self, node: Node) {
         if node.name == self.node_name {
             self.set_node(Some(node));
         } else if let Some(others) = &mut self.others {
             self.others_changed |= others.put(&node);
         }
-        false
     }
 
     fn set_node(&mut self, node: Option<Node>) {
@@ -408,6 +425,31 @@ impl Index {
     }
 
     fn delete(&mut self, reference: &ObjectRef) {
+        self.remove(reference, Removal::Deleted);
+        self.retain(reference, None);
+        self.object_problems.remove(reference);
+        if let Some(known) = self.known.get_mut(&reference.kind) {
+            known.remove(&reference.name);
+        }
+    }
+
+    /// Takes in which service an object retains.
+    fn retain(&mut self, object: &ObjectRef, service: Option<ObjectName>) {
+        if let Some(released) = self.unreadable.set(object, service) {
+            if let Some(state) = self.services.get_mut(&released) {
+                state.was_retained = true;
+                self.touch(released, None);
+            } else {
+                // Its addresses go to nobody only now.
+                self.addresses_moved = true;
+                let causes = self.cause(None).into_iter().collect();
+                self.note_change(released, causes);
+            }
+        }
+    }
+
+    /// Takes an object out of the plan.
+    fn remove(&mut self, reference: &ObjectRef, removal: Removal) {
         let name = &reference.name;
         match reference.kind {
             Kind::Service => {
@@ -415,7 +457,9 @@ impl Index {
                     self.oversized.remove(name);
                     self.service_addresses.update(Some(&state.service), None);
                     let last_word = state.service.close_on_removal;
-                    self.last_words.extend(last_word.map(|after| (name.clone(), after)));
+                    if removal == Removal::Deleted {
+                        self.last_words.extend(last_word.map(|after| (name.clone(), after)));
+                    }
                     let mut causes = self.dirty.remove(name).unwrap_or_default();
                     causes.extend(self.cause(None));
                     self.claim(Some(Claims::since(state.claimed_since, &state.frontends)), None);
@@ -436,10 +480,6 @@ impl Index {
             }
             Kind::Namespace => self.pods.remove_namespace(&name.name),
             Kind::Pod => self.pods.remove(name),
-        }
-        self.object_problems.remove(reference);
-        if let Some(known) = self.known.get_mut(&reference.kind) {
-            known.remove(name);
         }
     }
 
@@ -490,16 +530,6 @@ impl Index {
         }
     }
 
-    fn holds(&self, reference: &ObjectRef) -> bool {
-        match reference.kind {
-            Kind::Service => self.services.contains_key(&reference.name),
-            Kind::EndpointSlice => self.slices.contains(&reference.name),
-            Kind::Node => self.node.as_ref().is_some_and(|node| node.name == reference.name.name),
-            Kind::Namespace => self.pods.contains_namespace(&reference.name.name),
-            Kind::Pod => self.pods.contains(&reference.name),
-        }
-    }
-
     /// Plans the services that are to be planned again, except those of which `later` holds.
     fn refresh(&mut self, later: &impl Fn(&ObjectName) -> bool) {
         if std::mem::take(&mut self.others_changed) {
@@ -529,7 +559,8 @@ impl Index {
             let created = state.service.created;
             let is_same = frontends.len() == state.frontends.len()
                 && frontends.iter().zip(&state.frontends).all(|(a, b)| Arc::ptr_eq(a, b));
-            if is_same && created == state.claimed_since {
+            let was_retained = std::mem::take(&mut state.was_retained);
+            if is_same && created == state.claimed_since && !was_retained {
                 continue;
             }
             let before = std::mem::replace(&mut state.frontends, frontends.clone());
@@ -543,15 +574,6 @@ impl Index {
             self.note_change(name, causes);
         }
     }
-}
-
-/// Tells that nothing is left out after all: the consequence is what follows the last semicolon
-/// (see [`Problem::message`]).
-fn keep_instead(message: &mut String) {
-    if let Some(consequence) = message.rfind("; ") {
-        message.truncate(consequence);
-    }
-    message.push_str("; keeping the last valid version");
 }
 
 /// Wraps the new frontends, reusing the old allocation where nothing changed. Both are in the plan's
@@ -572,3 +594,5 @@ fn share(new: Vec<Frontend>, old: &[Arc<Frontend>]) -> Vec<Arc<Frontend>> {
 mod properties;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod validity;

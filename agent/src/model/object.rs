@@ -166,6 +166,8 @@ pub enum TrafficPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     pub name: ObjectName,
+    /// `metadata.uid`: another one is another object, though of the same name. Manifests have none.
+    pub uid: Option<Arc<str>>,
     /// `metadata.creationTimestamp` in seconds since the epoch; decides who keeps an address that
     /// two services claim. `None` (a hand-written manifest) counts as newer than any time.
     pub created: Option<i64>,
@@ -345,10 +347,13 @@ pub fn shorten(text: String) -> String {
 }
 
 impl Problem {
-    /// Only a label or an annotation is ignored: the rest of the object is as good as it was.
-    #[must_use]
-    pub fn is_about_metadata(&self) -> bool {
-        ["metadata.labels", "metadata.annotations"].iter().any(|map| self.field.starts_with(map))
+    /// Puts another consequence in place of the one that its message has.
+    pub fn set_consequence(&mut self, consequence: &str) {
+        if let Some(at) = self.message.rfind("; ") {
+            self.message.truncate(at);
+        }
+        self.message.push_str("; ");
+        self.message.push_str(consequence);
     }
 }
 

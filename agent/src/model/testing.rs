@@ -24,6 +24,7 @@ pub(super) fn name(name: &str) -> ObjectName {
 pub(super) fn service(service: &str, cluster_ip: &str) -> Service {
     Service {
         name: name(service),
+        uid: None,
         created: Some(0),
         cluster_ips: vec![ip(cluster_ip)],
         external_ips: vec![],
@@ -110,7 +111,7 @@ pub(super) fn node(name: &str, zone: Option<&str>) -> Node {
 /// Without problems.
 pub(super) fn sourced(object: impl Into<Object>) -> Sourced {
     let object = object.into();
-    Sourced { reference: object.reference(), object: Some(object), problems: vec![] }
+    Sourced { reference: object.reference(), object: Some(object), service: None, problems: vec![] }
 }
 
 impl Sourced {
@@ -124,7 +125,11 @@ impl Sourced {
     }
 
     pub(super) fn unusable(self) -> Self {
-        Self { object: None, ..self }
+        let service = match &self.object {
+            Some(Object::EndpointSlice(slice)) => Some(Arc::clone(&slice.service)),
+            _ => None,
+        };
+        Self { object: None, service, ..self }
     }
 }
 

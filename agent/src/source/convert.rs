@@ -27,6 +27,8 @@ use crate::model::object::{Kind, ObjectName, ObjectRef};
 
 /// Hands the object to another proxy.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// Names the service of an EndpointSlice.
+pub(super) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Marks what belongs to a headless service; its value does not matter.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 

@@ -15,7 +15,10 @@ use k8s_openapi::api::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
-use super::{Sourced, convert::Convert};
+use super::{
+    Sourced,
+    convert::{Convert, SERVICE_LABEL},
+};
 use crate::model::object::{Kind, ObjectName, ObjectRef, Problem, shorten};
 
 /// The kind of an object, or `None` when Sockline does not read it.
@@ -95,7 +98,7 @@ fn unreadable(kind: Kind, text: &RawValue, error: &serde_json::Error) -> Receive
         field: String::new(),
         message: format!("{error}; the object is left out"),
     };
-    let sourced = Sourced { reference: reference.clone(), object: None, problems: vec![problem] };
+    let sourced = unusable(reference.clone(), None, vec![problem]);
     Received { reference, version: metadata.resource_version, sourced: Some(sourced) }
 }
 
@@ -139,7 +142,15 @@ pub fn too_large(kind: Kind, value: &Value) -> Sourced {
         field: String::new(),
         message: "larger than an API server takes; the object is left out".to_owned(),
     };
-    Sourced { reference, object: None, problems: vec![problem] }
+    unusable(reference, Some(value), vec![problem])
+}
+
+/// An object of which nothing can be used, but perhaps its label.
+fn unusable(reference: ObjectRef, value: Option<&Value>, problems: Vec<Problem>) -> Sourced {
+    let labels = value.and_then(|value| value.pointer("/metadata/labels"));
+    let service = labels.and_then(|labels| labels.get(SERVICE_LABEL)?.as_str());
+    let service = service.filter(|_| reference.kind == Kind::EndpointSlice).map(Into::into);
+    Sourced { reference, object: None, service, problems }
 }
 
 fn decode_as<T: Convert + DeserializeOwned>(value: &Value) -> Option<Sourced> {
@@ -148,7 +159,7 @@ fn decode_as<T: Convert + DeserializeOwned>(value: &Value) -> Option<Sourced> {
         Some(object) => object.convert()?,
         None => {
             let reference = reference(T::KIND, value);
-            Sourced { reference, object: None, problems: Vec::new() }
+            unusable(reference, Some(value), Vec::new())
         }
     };
     // An element that was replaced has been told already; its replacement is nobody's problem.

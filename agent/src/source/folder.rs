@@ -175,7 +175,8 @@ impl FolderContents {
     }
 }
 
-fn duplicate(reference: &ObjectRef, first: &str, second: &str) -> Problem {
+/// What is told of an object that is in two files, or twice in one.
+pub(super) fn duplicate(reference: &ObjectRef, first: &str, second: &str) -> Problem {
     let message = if first == second {
         format!("twice in file {first}; only the first counts")
     } else {

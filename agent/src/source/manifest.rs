@@ -24,7 +24,8 @@ pub struct Manifest {
     pub objects: Vec<Sourced>,
     /// What is wrong with the file rather than with one of its objects.
     pub problems: Vec<Problem>,
-    /// A document did not parse: there may be more objects in the file than `objects` shows.
+    /// A document did not parse, or an object in it is not to be told from others: there may be more in
+    /// the file than `objects` shows.
     pub incomplete: bool,
 }
 
@@ -176,11 +177,13 @@ impl Reader<'_> {
         let Some(sourced) = sourced else { return };
         if sourced.reference.name.name.is_empty() {
             // Without a name it could be any object, so it is the file's problem.
+            self.manifest.incomplete = true;
             for problem in &sourced.problems {
                 let field = problem.field.as_str();
                 self.problem(place, field, &format!("{kind} without a name: {}", problem.message));
             }
         } else {
+            self.manifest.incomplete |= sourced.is_lost();
             self.manifest.objects.push(sourced);
         }
     }

@@ -117,7 +117,8 @@ fn at_once(objects: &BTreeMap<ObjectRef, Object>) -> Plan {
 }
 
 fn sourced(object: Object) -> Sourced {
-    Sourced { reference: object.reference(), object: Some(object), problems: Vec::new() }
+    let reference = object.reference();
+    Sourced { reference, object: Some(object), service: None, problems: Vec::new() }
 }
 
 fn kind(u: &mut Unstructured<'_>) -> Result<Kind> {
@@ -198,6 +199,7 @@ fn service(u: &mut Unstructured<'_>, name: ObjectName) -> Result<Service> {
     ports.dedup_by(|a, b| a.name == b.name && a.protocol == b.protocol);
     Ok(Service {
         name,
+        uid: None,
         created: Option::<bool>::arbitrary(u)?.map(i64::from),
         cluster_ips,
         external_ips: several(u, 2, address)?,

@@ -15,8 +15,8 @@ struct World {
 }
 
 impl Objects for World {
-    fn serving(&self, _: &ServiceKey) -> HashSet<At> {
-        self.serving.clone()
+    fn serving(&self, _: &ServiceKey) -> Option<HashSet<At>> {
+        Some(self.serving.clone())
     }
 
     fn close_on_removal(&self, _: &ObjectName) -> Option<Duration> {

@@ -87,6 +87,8 @@ pub struct Mirror {
     at_node: AtNode,
     /// See [`Mirror::hold_back`].
     hold_back: bool,
+    /// See [`Mirror::retain`].
+    retained: BTreeSet<ObjectName>,
     /// A frontend was taken away since [`Mirror::take_freed`].
     frontends_freed: bool,
 }
@@ -199,6 +201,7 @@ impl Mirror {
             installed: BTreeMap::new(),
             at_node: AtNode::default(),
             hold_back: false,
+            retained: BTreeSet::new(),
             frontends_freed: false,
         };
         let adopted = mirror.adopt()?;
@@ -323,8 +326,14 @@ impl Mirror {
     pub fn pending(&self, plan: &plan::Plan) -> usize {
         let groups = desired::groups(&plan.frontends);
         let wanted: HashSet<&ServiceKey> = groups.iter().map(|group| &group.key).collect();
-        let gone = self.installed.keys().filter(|key| !wanted.contains(key)).count();
-        groups.iter().filter(|group| !self.is_current(group)).count() + gone
+        let gone = self
+            .installed
+            .keys()
+            .filter(|key| !wanted.contains(key) && !self.is_retained(key))
+            .count();
+        let is_to_change =
+            |group: &&Group<'_>| !self.is_current(group) && !self.is_retained(&group.key);
+        groups.iter().filter(is_to_change).count() + gone
     }
 
     /// The test services that are in the maps, from whomever.
@@ -339,6 +348,19 @@ impl Mirror {
     /// As long as it is set, what was adopted and was in no plan yet is not taken away.
     pub const fn hold_back(&mut self, hold_back: bool) {
         self.hold_back = hold_back;
+    }
+
+    /// What the kernel has of these services stays as it is, whoever put it there, until they are not
+    /// among them any more.
+    pub fn retain(&mut self, services: &BTreeSet<ObjectName>) {
+        if self.retained != *services {
+            self.retained.clone_from(services);
+        }
+    }
+
+    /// Whether a service port is there and stays as it is.
+    fn is_retained(&self, key: &ServiceKey) -> bool {
+        self.retained.contains(&key.service) && self.installed.contains_key(key)
     }
 
     /// Brings the kernel to a plan, and removes what is not in it. Always goes through the whole
@@ -409,7 +431,7 @@ impl Mirror {
             tracing::debug!("cannot make room in one go: {error}");
         }
         for group in groups {
-            if self.is_current(group) {
+            if self.is_current(group) || self.is_retained(&group.key) {
                 continue;
             }
             if self.hold_back && self.would_cut_off(group) {
@@ -423,7 +445,8 @@ impl Mirror {
                 Err(error) => report.failed(&group.key, error),
             }
         }
-        let (held_back, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|key| {
+        let gone = gone.into_iter().filter(|key| !self.is_retained(key));
+        let (held_back, gone): (Vec<_>, Vec<_>) = gone.partition(|key| {
             self.hold_back
                 && !test_service::is_test(&key.service)
                 && self.installed.get(key).is_some_and(|known| !known.confirmed)

@@ -8,17 +8,20 @@ use crate::model::object::{ObjectName, Protocol};
 impl Index {
     /// The addresses and ports at which a service port is still served: by endpoints that are ready,
     /// wherever they are, and by those that still serve while they terminate. kube-proxy keeps what
-    /// it knows of UDP flows to such endpoints, too (`pkg/proxy/conntrack/cleanup.go`). None if there
-    /// is no such service.
+    /// it knows of UDP flows to such endpoints, too (`pkg/proxy/conntrack/cleanup.go`). Nowhere if there
+    /// is no such service; `None` if its objects cannot be used and so do not tell.
     #[must_use]
     pub fn serving(
         &self,
         service: &ObjectName,
         port_name: &str,
         protocol: Protocol,
-    ) -> HashSet<(IpAddr, u16)> {
+    ) -> Option<HashSet<(IpAddr, u16)>> {
+        if self.retained().contains(service) {
+            return None;
+        }
         if !self.services.contains_key(service) {
-            return HashSet::new();
+            return Some(HashSet::new());
         }
         let mut serving = HashSet::new();
         for slice in self.slices.of(service) {
@@ -32,7 +35,7 @@ impl Index {
                 );
             }
         }
-        serving
+        Some(serving)
     }
 
     /// After which time TCP connections to former endpoints of a service are closed; `None` if never.

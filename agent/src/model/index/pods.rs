@@ -38,14 +38,6 @@ impl Pods {
         self.changed |= self.namespaces.remove(name).is_some();
     }
 
-    pub(super) fn contains(&self, name: &ObjectName) -> bool {
-        self.pods.contains_key(name)
-    }
-
-    pub(super) fn contains_namespace(&self, name: &str) -> bool {
-        self.namespaces.contains_key(name)
-    }
-
     /// The pod whose cgroup is named by this uid.
     pub(super) fn of_uid(&self, uid: &str) -> Option<&ObjectName> {
         self.pods.values().find(|pod| &*pod.cgroup_uid == uid).map(|pod| &pod.name)

@@ -7,7 +7,7 @@ use crate::model::{
     object::{Endpoint, Family, Protocol, TrafficPolicy},
     plan::FrontendAddress,
     planner,
-    testing::{endpoint, ip, node, service, service_port, slice, sourced},
+    testing::{endpoint, endpoint_port, ip, node, service, service_port, slice, sourced},
 };
 
 /// Few names and addresses, so that objects meet: same service, same slice, same address.
@@ -20,12 +20,16 @@ fn any_service() -> impl Strategy<Value = Service> {
     )
         .prop_map(
             |(name, cluster_ip, created, [dual, external, local, node_port, udp, lb])| {
-                let mut service = Service { created, ..service(name, cluster_ip) };
+                let uid = created.map(|created| created.to_string().into());
+                let mut service = Service { created, uid, ..service(name, cluster_ip) };
+                service.close_on_removal = local.then_some(Duration::from_secs(1));
                 if dual && cluster_ip != "fd00::1" {
                     service.cluster_ips.push(ip("fd00::2"));
                 }
                 if external {
-                    service.external_ips = vec![ip("198.51.100.1")];
+                    // Its own twice, and another service's cluster IP.
+                    service.external_ips =
+                        ["198.51.100.1", "198.51.100.1", "10.96.0.2"].map(ip).into();
                 }
                 if local {
                     service.internal_traffic_policy = TrafficPolicy::Local;
@@ -49,7 +53,7 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
         select(&[None, Some("here"), Some("there")][..]),
         select(&[None, Some("zone-1"), Some("zone-2")][..]),
         select(&[None, Some("here"), Some("there")][..]),
-        0..4,
+        0..6,
     )
         .prop_map(|(address, on, zone, hint, state)| {
             let endpoint = endpoint(address).for_zones(zone.as_slice()).for_nodes(hint.as_slice());
@@ -57,15 +61,24 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
             match state {
                 0 => endpoint.draining(),
                 1 => endpoint.unready(),
+                2 => Endpoint { serving: false, ..endpoint.draining() },
+                3 => Endpoint { serving: true, ..endpoint.unready() },
                 _ => endpoint,
             }
         })
 }
 
 fn any_slice() -> impl Strategy<Value = EndpointSlice> {
-    let endpoints = vec(any_endpoint(), 0..4);
-    (select(&["s1", "s2", "s3", "s4"][..]), select(&["a", "b", "c"][..]), endpoints)
-        .prop_map(|(name, service, endpoints)| slice(name, service, endpoints))
+    let endpoints = vec(any_endpoint(), 0..6);
+    let ports = vec((select(&["http", "dns"][..]), any::<bool>(), 8080..8082_u16), 0..3);
+    (select(&["s1", "s2", "s3", "s4"][..]), select(&["a", "b", "c"][..]), endpoints, ports)
+        .prop_map(|(name, service, endpoints, ports)| {
+            let mut slice = slice(name, service, endpoints);
+            slice.ports.extend(ports.into_iter().map(|(name, udp, port)| {
+                endpoint_port(name, if udp { Protocol::Udp } else { Protocol::Tcp }, port)
+            }));
+            slice
+        })
 }
 
 fn any_node() -> impl Strategy<Value = Node> {
@@ -104,40 +117,48 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// What the index shall hold, by the rules as they are written down, with whether it was flawless.
+/// The objects as they were last reported: all that the index may depend on.
 #[derive(Default)]
-struct Held(BTreeMap<ObjectRef, (Object, bool)>);
+struct Held(BTreeMap<ObjectRef, Sourced>);
 
 impl Held {
     fn apply(&mut self, event: &Event) {
         match event {
-            Event::Apply(sourced) => self.put(sourced),
+            Event::Apply(sourced) => {
+                self.0.insert(sourced.reference.clone(), sourced.clone());
+            }
             Event::Delete(reference) => {
                 self.0.remove(reference);
             }
             Event::Replace(kind, objects) => {
-                self.0.retain(|held, _| {
-                    held.kind != *kind || objects.iter().any(|o| o.reference == *held)
-                });
-                objects.iter().for_each(|sourced| self.put(sourced));
+                self.0.retain(|held, _| held.kind != *kind);
+                self.0.extend(objects.iter().map(|o| (o.reference.clone(), o.clone())));
             }
             Event::Trouble(_) | Event::Complete(_) => {}
         }
     }
 
-    fn put(&mut self, sourced: &Sourced) {
-        let flawless = sourced.problems.is_empty();
-        let keep = sourced.reference.kind == Kind::Service
-            && !flawless
-            && self.0.get(&sourced.reference).is_some_and(|(_, flawless)| *flawless);
-        if let (Some(object), false) = (&sourced.object, keep) {
-            self.0.insert(sourced.reference.clone(), (object.clone(), flawless));
-        }
+    fn plan(&self) -> (Plan, Vec<Problem>) {
+        plan(self.0.values().filter_map(|sourced| sourced.object.as_ref()))
     }
 
-    fn plan(&self) -> (Plan, Vec<Problem>) {
-        plan(self.0.values().map(|(object, _)| object))
+    /// What an agent knows that starts now, of lists in any order.
+    fn start(&self, shuffle: &[usize]) -> Index {
+        let mut index = Index::new("here");
+        for kind in Kind::ALL {
+            let of_kind = self.0.values().filter(|o| o.reference.kind == kind).cloned();
+            index.apply(Event::Replace(kind, shuffled(of_kind.collect(), shuffle)));
+        }
+        index
     }
+}
+
+/// By some numbers, the same for the same.
+fn shuffled<T>(mut things: Vec<T>, numbers: &[usize]) -> Vec<T> {
+    for (i, number) in (1..things.len()).zip(numbers.iter().cycle()) {
+        things.swap(i, number % (i + 1));
+    }
+    things
 }
 
 fn plan<'a>(objects: impl Iterator<Item = &'a Object>) -> (Plan, Vec<Problem>) {
@@ -208,6 +229,52 @@ proptest! {
         let conflicts: Vec<_> = held.plan().1.into_iter().filter(|p| p.object.starts_with("Service")).collect();
         let problems = index.problems();
         prop_assert!(conflicts.iter().all(|p| problems.contains(p)), "{problems:#?}");
+    }
+
+    /// Whatever happened before, and in whatever order slices, endpoints and ports are.
+    #[test]
+    fn a_history_leaves_what_a_start_with_the_objects_that_are_left_makes(
+        events in vec(any_event(), 0..40),
+        look in vec(any::<bool>(), 40),
+        numbers in vec(0..1000_usize, 1..8),
+    ) {
+        let mut index = Index::new("here");
+        let mut held = Held::default();
+        for (event, look) in events.into_iter().zip(look) {
+            held.apply(&event);
+            index.apply(event);
+            if look {
+                index.changes_except(|service| &*service.name == "a");
+            }
+        }
+        for kind in Kind::ALL {
+            // Both know that all kinds were listed.
+            let of_kind = held.0.values().filter(|o| o.reference.kind == kind).cloned();
+            index.apply(Event::Replace(kind, of_kind.collect()));
+        }
+        let plan = index.plan();
+        for sourced in held.0.values_mut() {
+            match &mut sourced.object {
+                Some(Object::EndpointSlice(slice)) => {
+                    slice.endpoints = shuffled(std::mem::take(&mut slice.endpoints), &numbers);
+                    slice.ports = shuffled(std::mem::take(&mut slice.ports), &numbers);
+                }
+                Some(Object::Service(service)) => {
+                    service.ports = shuffled(std::mem::take(&mut service.ports), &numbers);
+                }
+                _ => {}
+            }
+        }
+        let mut fresh = held.start(&numbers);
+        prop_assert_eq!(plan, fresh.plan());
+        prop_assert_eq!(index.retained(), fresh.retained());
+        prop_assert_eq!(index.problems(), fresh.problems());
+        prop_assert_eq!(&index.left_alone(&Policy::default()), &fresh.left_alone(&Policy::default()));
+        for service in ["a", "b", "c"].map(|service| ObjectName::new("ns", service)) {
+            let serving = |index: &Index| index.serving(&service, "http", Protocol::Tcp);
+            prop_assert_eq!(serving(&index), serving(&fresh));
+            prop_assert_eq!(index.close_on_removal(&service), fresh.close_on_removal(&service));
+        }
     }
 
     #[test]

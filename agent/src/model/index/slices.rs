@@ -88,10 +88,6 @@ impl Slices {
         Some(Touched { service, triggered: None })
     }
 
-    pub(super) fn contains(&self, name: &ObjectName) -> bool {
-        self.owner.contains_key(name)
-    }
-
     /// A service's, in the order of their names.
     pub(super) fn of(
         &self,

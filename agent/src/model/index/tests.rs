@@ -117,93 +117,12 @@ fn a_missing_node_is_a_problem_only_once_synced() {
 }
 
 #[test]
-fn a_service_that_becomes_wrong_keeps_its_last_valid_version() {
-    for unusable in [false, true] {
-        let mut index = serving();
-        let changed = sourced(service("web", "10.96.0.7")).with_problem("spec.ports[0].port");
-        let changed = if unusable { changed.unusable() } else { changed };
-        for event in
-            [Event::Apply(changed.clone()), Event::Replace(Kind::Service, vec![changed.clone()])]
-        {
-            index.apply(event);
-            assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.1:8080]"]);
-            assert_eq!(
-                problems(&mut index),
-                ["Service ns/web: spec.ports[0].port: wrong; keeping the last valid version"]
-            );
-        }
-    }
-}
-
-#[test]
-fn keeping_a_version_is_told_instead_of_what_would_have_been_left_out() {
-    let mut index = serving();
-    let mut changed = sourced(service("web", "10.96.0.7")).with_problem("spec.ports[0].port");
-    changed.problems[0].message = "0 is not a port; 1 is; the port is left out".to_owned();
-    index.apply(Event::Apply(changed));
-    let problems = problems(&mut index);
-    assert!(
-        problems[0].ends_with(": 0 is not a port; 1 is; keeping the last valid version"),
-        "{problems:?}"
-    );
-}
-
-#[test]
 fn a_corrected_service_takes_effect_and_its_problem_goes() {
     let mut index = serving();
     index.apply(Event::Apply(sourced(service("web", "10.96.0.7")).with_problem("spec")));
     index.apply(Event::Apply(sourced(service("web", "10.96.0.8"))));
     assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.8 80/TCP Forward [10.0.0.1:8080]"]);
     assert!(problems(&mut index).is_empty());
-}
-
-#[test]
-fn a_service_that_was_never_valid_uses_its_valid_part() {
-    let mut index = synced();
-    index.apply(Event::Apply(sourced(service("web", "10.96.0.1")).with_problem("spec")));
-    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.1 80/TCP Refuse NoEndpoints []"]);
-    index.apply(Event::Apply(sourced(service("web", "10.96.0.2")).with_problem("spec")));
-    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.2 80/TCP Refuse NoEndpoints []"]);
-    assert_eq!(problems(&mut index), ["Service ns/web: spec: wrong"]);
-    index.apply(Event::Apply(sourced(service("web", "10.96.0.3")).with_problem("spec").unusable()));
-    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.2 80/TCP Refuse NoEndpoints []"]);
-}
-
-#[test]
-fn a_deleted_service_is_not_kept_for_its_last_valid_version() {
-    let mut index = serving();
-    let web = ObjectRef { kind: Kind::Service, name: name("web") };
-    index.apply(Event::Apply(sourced(service("web", "10.96.0.7")).with_problem("spec")));
-    index.apply(Event::Delete(web));
-    assert!(lines(&mut index).is_empty());
-    index.apply(Event::Apply(sourced(service("web", "10.96.0.7")).with_problem("spec")));
-    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.7 80/TCP Forward [10.0.0.1:8080]"]);
-}
-
-#[test]
-fn the_valid_part_of_a_slice_is_used_at_once() {
-    let mut index = serving();
-    let changed = slice("web-1", "web", vec![endpoint("10.0.0.2")]);
-    index.apply(Event::Apply(sourced(changed).with_problem("endpoints[1]")));
-    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.2:8080]"]);
-    assert_eq!(problems(&mut index), ["EndpointSlice ns/web-1: endpoints[1]: wrong"]);
-}
-
-#[test]
-fn an_unusable_slice_or_node_keeps_the_previous_one() {
-    let mut index = serving();
-    let endpoints = vec![
-        endpoint("10.0.0.1").for_zones(&["zone-1"]),
-        endpoint("10.0.0.2").for_zones(&["zone-2"]),
-    ];
-    let good = slice("web-1", "web", endpoints);
-    index.apply(Event::Apply(sourced(good.clone())));
-    index.apply(Event::Apply(sourced(good).with_problem("addressType").unusable()));
-    index.apply(Event::Apply(sourced(node("here", None)).with_problem("metadata").unusable()));
-    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.1:8080]"]);
-    for problem in problems(&mut index) {
-        assert!(problem.ends_with("; keeping the last valid version"), "{problem}");
-    }
 }
 
 #[test]
@@ -325,15 +244,6 @@ fn pods_left_alone_follow_their_namespace_in_any_order() {
     let namespace = ObjectRef { kind: Kind::Namespace, name: ObjectName::new("", "ns") };
     index.apply(Event::Delete(namespace));
     assert_eq!(left_alone(&mut index), Some(vec![]));
-}
-
-#[test]
-fn a_wrong_annotation_does_not_freeze_a_service() {
-    let mut index = serving();
-    let changed = sourced(service("web", "10.96.0.9")).with_problem("metadata.annotations[x]");
-    index.apply(Event::Apply(changed));
-    assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.9 80/TCP Forward [10.0.0.1:8080]"]);
-    assert_eq!(problems(&mut index).len(), 1);
 }
 
 #[test]

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1 as api;
 
-use super::{Convert, field::Checker, is_foreign};
+use super::{Convert, SERVICE_LABEL, field::Checker, is_foreign};
 use crate::{
     model::bounds,
     model::object::{Endpoint, EndpointPort, EndpointSlice, Family, Hints, Object},
     source::Sourced,
 };
 
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Set by the endpoint-slice controller (`k8s.io/endpointslice/trigger_time_tracker.go`).
 const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
@@ -23,8 +22,11 @@ pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
         return None;
     }
     let mut checker = Checker::new(slice.reference());
+    let unusable = |checker: Checker| {
+        Some(Sourced { service: Some(service.as_str().into()), ..checker.finish(None) })
+    };
     if !checker.names_are_valid() {
-        return Some(checker.finish(None));
+        return unusable(checker);
     }
     let family = match &*slice.address_type {
         "IPv4" => Family::IPv4,
@@ -34,7 +36,7 @@ pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
                 "addressType",
                 format!("{other:?} is not IPv4, IPv6 or FQDN; the slice is left out"),
             );
-            return Some(checker.finish(None));
+            return unusable(checker);
         }
     };
     let ports = slice.ports.as_deref().unwrap_or(&[]);

@@ -42,7 +42,7 @@ impl Checker {
                 message,
             });
         }
-        Sourced { reference: self.reference, object, problems: self.problems }
+        Sourced { reference: self.reference, object, service: None, problems: self.problems }
     }
 
     pub(super) fn problem(&mut self, field: impl Into<String>, message: impl Into<String>) {

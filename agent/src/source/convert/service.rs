@@ -38,6 +38,7 @@ pub(super) fn convert(service: &api::Service) -> Option<Sourced> {
     let ports = ports(&mut checker, spec, places);
     let object = Service {
         name: checker.reference().name.clone(),
+        uid: service.metadata.uid.as_deref().filter(|uid| !uid.is_empty()).map(Into::into),
         created: service.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         source_ranges: source_ranges(&mut checker, spec),
         internal_traffic_policy: checker

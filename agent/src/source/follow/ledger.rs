@@ -1,11 +1,11 @@
 //! What each file said last, and what was sent: pure bookkeeping, no I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use super::{FileSnapshot, Snapshot};
 use crate::{
     model::object::{Kind, ObjectRef, Problem},
-    source::{Event, Sourced},
+    source::{Event, Sourced, folder::duplicate},
 };
 
 #[derive(Default)]
@@ -47,15 +47,19 @@ impl Ledger {
             problems.extend(file_problems);
             let mut own = BTreeMap::new();
             for object in objects {
-                own.entry(object.reference.clone()).or_insert(object);
+                match own.entry(object.reference.clone()) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(object);
+                    }
+                    Entry::Occupied(entry) => problems.push(duplicate(entry.key(), &name, &name)),
+                }
+            }
+            if broken && let Some(before) = self.files.get(&name) {
+                own.values_mut().for_each(|object| keep(object, before));
             }
             for (reference, object) in &own {
                 if let Some(first) = owners.get(reference) {
-                    problems.push(Problem {
-                        object: reference.to_string(),
-                        field: String::new(),
-                        message: format!("is in {first} and in {name}; the one in {first} is used"),
-                    });
+                    problems.push(duplicate(reference, first, &name));
                     continue;
                 }
                 owners.insert(reference.clone(), name.clone());
@@ -101,6 +105,19 @@ impl Ledger {
     }
 }
 
+/// Has an object stay as it was if nothing else is known of it.
+fn keep(object: &mut Sourced, before: &BTreeMap<ObjectRef, Sourced>) {
+    let known = before.get(&object.reference).filter(|known| !known.is_lost());
+    if let Some(known) = known.filter(|_| object.is_lost()) {
+        object.object.clone_from(&known.object);
+        object.service.clone_from(&known.service);
+        object
+            .problems
+            .iter_mut()
+            .for_each(|problem| problem.set_consequence("it stays as it was"));
+    }
+}
+
 fn replace_all(current: &BTreeMap<ObjectRef, Sourced>) -> Vec<Event> {
     let of = |kind| current.values().filter(move |o| o.reference.kind == kind).cloned().collect();
     Kind::ALL.map(|kind| Event::Replace(kind, of(kind))).into()
@@ -126,13 +143,14 @@ fn difference(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::object::ObjectName;
+    use crate::model::object::{Node, Object, ObjectName};
 
     fn object(kind: Kind, name: &str, mark: &str) -> Sourced {
         let problem = Problem { object: mark.into(), field: String::new(), message: String::new() };
         Sourced {
             reference: ObjectRef { kind, name: ObjectName::new("shop", name) },
             object: None,
+            service: None,
             problems: vec![problem],
         }
     }
@@ -181,13 +199,40 @@ mod tests {
         assert!(update.events.contains(&Event::Replace(Kind::Node, vec![first])));
         assert_eq!(
             update.problems[0].to_string(),
-            "Node shop/n: is in a and in b; the one in a is used"
+            "Node shop/n: in file a and again in file b; only the first counts"
         );
         let update = ledger.update(Snapshot { files: vec![b] });
         assert_eq!(
             update,
             Update { events: vec![Event::Apply(second)], problems: vec![], complete: true }
         );
+    }
+
+    #[test]
+    fn an_object_that_is_twice_in_one_file_is_told() {
+        let (first, second) =
+            (object(Kind::Service, "cart", "first"), object(Kind::Service, "cart", "second"));
+        let mut ledger = Ledger::default();
+        let update =
+            ledger.update(Snapshot { files: vec![file("a", vec![first.clone(), second], false)] });
+        assert!(update.events.contains(&Event::Replace(Kind::Service, vec![first])));
+        let told: Vec<_> = update.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["Service shop/cart: twice in file a; only the first counts"]);
+    }
+
+    #[test]
+    fn an_object_of_which_nothing_is_known_any_more_stays_as_it_was() {
+        let node = |name: &str| Node { name: name.into(), zone: None, addresses: vec![] };
+        let lost = object(Kind::Node, "n", "Node n");
+        let good =
+            Sourced { object: Some(Object::Node(node("n"))), problems: vec![], ..lost.clone() };
+        let mut ledger = ledger(vec![file("a", vec![good.clone()], false)]);
+        for _ in 0..2 {
+            ledger.update(Snapshot { files: vec![file("a", vec![lost.clone()], true)] });
+            let sent = ledger.sent.as_ref().unwrap().values().next().unwrap();
+            assert_eq!(sent.object, good.object);
+            assert_eq!(sent.problems[0].message, "; it stays as it was");
+        }
     }
 
     #[test]

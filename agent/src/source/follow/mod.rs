@@ -53,8 +53,8 @@ pub struct FileSnapshot {
     pub objects: Vec<Sourced>,
     /// What is wrong with the file itself, not with an object in it.
     pub problems: Vec<Problem>,
-    /// Part of it could not be read or parsed: an object that is not among `objects` may be in that
-    /// part.
+    /// Part of it could not be read or parsed: an object that is not among `objects`, or is lost, may be
+    /// in that part.
     pub broken: bool,
 }
 

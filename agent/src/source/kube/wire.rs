@@ -12,6 +12,7 @@ use crate::{
 
 /// What a line of a watch means for what is known.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every change is the largest one")]
 pub enum Change {
     Apply(Received),
     /// With the version of the deletion.

@@ -1,0 +1,231 @@
+//! Objects with something wrong in them: the valid part counts at once, as after a restart, and of
+//! what cannot be used at all nothing that is programmed is lost.
+
+use super::*;
+use crate::model::{
+    object::Redirect,
+    testing::{endpoint, line, name, node, service, slice, sourced},
+};
+
+/// All kinds listed, with these objects.
+fn started_with(objects: &[Sourced]) -> Index {
+    let mut index = Index::new("here");
+    for kind in Kind::ALL {
+        let of_kind = objects.iter().filter(|o| o.reference.kind == kind).cloned();
+        index.apply(Event::Replace(kind, of_kind.collect()));
+    }
+    index
+}
+
+/// The plan, what stays whatever is planned, and what is told.
+fn state(index: &mut Index) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let plan = index.plan().frontends.iter().map(|frontend| line(frontend)).collect();
+    let retained = index.retained().iter().map(ToString::to_string).collect();
+    let problems = index.problems().iter().map(ToString::to_string).collect();
+    (plan, retained, problems)
+}
+
+fn good() -> [Sourced; 3] {
+    [
+        sourced(service("web", "10.96.0.1")),
+        sourced(slice("web-1", "web", vec![endpoint("10.0.0.1")])),
+        sourced(node("here", Some("zone-1"))),
+    ]
+}
+
+const SERVED: &str = "ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.1:8080]";
+
+struct Case {
+    what: &'static str,
+    update: Sourced,
+    plan: &'static [&'static str],
+    retained: &'static [&'static str],
+    /// The end of a problem.
+    told: &'static str,
+}
+
+/// What an update does to an agent that runs, and what a restarted one finds.
+#[test]
+fn an_update_with_something_wrong_does_what_a_start_with_it_does() {
+    let left_alone = Service { redirect: Redirect::Disabled, ..service("web", "10.96.0.1") };
+    let moved = || sourced(service("web", "10.96.0.7"));
+    let endpoints = || sourced(slice("web-1", "web", vec![endpoint("10.0.0.2")]));
+    let cases = [
+        Case {
+            what: "the valid part of a service",
+            update: moved().with_problem("spec.ports[1].port"),
+            plan: &["ClusterIP 10.96.0.7 80/TCP Forward [10.0.0.1:8080]"],
+            retained: &[],
+            told: "spec.ports[1].port: wrong",
+        },
+        Case {
+            what: "with redirect: disabled",
+            update: sourced(left_alone).with_problem("spec.ports[1].port"),
+            plan: &["ClusterIP 10.96.0.1 80/TCP Pass RedirectDisabled []"],
+            retained: &[],
+            told: "spec.ports[1].port: wrong",
+        },
+        Case {
+            what: "a wrong annotation",
+            update: moved().with_problem("metadata.annotations[x]"),
+            plan: &["ClusterIP 10.96.0.7 80/TCP Forward [10.0.0.1:8080]"],
+            retained: &[],
+            told: "metadata.annotations[x]: wrong",
+        },
+        Case {
+            what: "the valid part of a slice",
+            update: endpoints().with_problem("endpoints[1]"),
+            plan: &["ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.2:8080]"],
+            retained: &[],
+            told: "endpoints[1]: wrong",
+        },
+        Case {
+            what: "a service of which nothing can be used",
+            update: moved().with_problem("spec.ports").unusable(),
+            plan: &[],
+            retained: &["ns/web"],
+            told: "spec.ports: wrong; what is programmed for it stays",
+        },
+        Case {
+            what: "a slice of which nothing can be used",
+            update: endpoints().with_problem("addressType").unusable(),
+            plan: &["ClusterIP 10.96.0.1 80/TCP Refuse NoEndpoints []"],
+            retained: &["ns/web"],
+            told: "addressType: wrong; what is programmed for Service ns/web stays",
+        },
+        Case {
+            what: "a node of which nothing can be used",
+            update: sourced(node("here", None)).with_problem("metadata").unusable(),
+            plan: &[SERVED],
+            retained: &[],
+            told: "metadata: wrong",
+        },
+    ];
+    for Case { what, update, plan, retained, told } in cases {
+        let mut objects = good();
+        let of_update = objects.iter_mut().find(|o| o.reference == update.reference).unwrap();
+        *of_update = update.clone();
+        let mut restarted = started_with(&objects);
+        for event in [
+            Event::Apply(update.clone()),
+            Event::Replace(update.reference.kind, vec![update.clone()]),
+        ] {
+            let mut running = started_with(&good());
+            assert_eq!(state(&mut running).0, [SERVED]);
+            running.apply(event);
+            let seen = state(&mut running);
+            assert_eq!(seen, state(&mut restarted), "{what}: other than after a restart");
+            assert_eq!((&*seen.0, &*seen.1), (&*owned(plan), &*owned(retained)), "{what}");
+            assert!(seen.2.iter().any(|problem| problem.ends_with(told)), "{what}: {:?}", seen.2);
+        }
+    }
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_consequence_that_is_told_is_what_happens() {
+    let mut index = started_with(&good());
+    let mut unusable =
+        sourced(service("web", "10.96.0.7")).with_problem("spec.ports[0].port").unusable();
+    unusable.problems[0].message = "0 is not a port; 1 is; the port is left out".to_owned();
+    index.apply(Event::Apply(unusable));
+    let (_, _, problems) = state(&mut index);
+    let told = "Service ns/web: spec.ports[0].port: 0 is not a port; 1 is; what is programmed for it stays";
+    assert_eq!(problems, [told]);
+}
+
+#[test]
+fn a_corrected_service_takes_effect_and_its_problem_goes() {
+    for unusable in [false, true] {
+        let mut index = started_with(&good());
+        let wrong = sourced(service("web", "10.96.0.7")).with_problem("spec");
+        index.apply(Event::Apply(if unusable { wrong.unusable() } else { wrong }));
+        index.plan();
+        index.apply(Event::Apply(sourced(service("web", "10.96.0.8"))));
+        let (plan, retained, problems) = state(&mut index);
+        assert_eq!(plan, ["ClusterIP 10.96.0.8 80/TCP Forward [10.0.0.1:8080]"]);
+        assert!(retained.is_empty() && problems.is_empty(), "{retained:?} {problems:?}");
+    }
+}
+
+#[test]
+fn a_service_that_is_deleted_while_it_cannot_be_used_is_retained_no_more_and_among_the_changes() {
+    let mut index = started_with(&good());
+    let unusable = sourced(service("web", "10.96.0.7")).with_problem("spec").unusable();
+    index.apply(Event::Apply(unusable.clone()));
+    index.changes();
+    index.apply(Event::Delete(unusable.reference));
+    assert!(index.retained().is_empty());
+    let changes = index.changes().services;
+    assert_eq!(changes.len(), 1, "{changes:#?}");
+    assert!(changes[0].service == name("web") && changes[0].frontends.is_empty());
+}
+
+/// What changed while it was retained was not brought to the kernel.
+#[test]
+fn a_service_that_is_retained_no_more_is_among_the_changes_though_its_plan_is_the_same() {
+    let bad = || sourced(slice("web-2", "web", vec![])).with_problem("addressType").unusable();
+    let mut index = started_with(&good());
+    index.apply(Event::Apply(bad()));
+    index.apply(Event::Apply(sourced(slice("web-1", "web", vec![endpoint("10.0.0.2")]))));
+    index.changes();
+    for last in
+        [Event::Delete(bad().reference), Event::Apply(sourced(slice("web-2", "web", vec![])))]
+    {
+        index.apply(Event::Apply(bad()));
+        index.changes();
+        index.apply(last);
+        let changes = index.changes().services;
+        assert_eq!(changes.len(), 1, "{changes:#?}");
+        assert_eq!(
+            line(&changes[0].frontends[0]),
+            "ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.2:8080]"
+        );
+    }
+}
+
+#[test]
+fn a_service_of_two_slices_is_retained_until_both_can_be_used() {
+    let bad =
+        |name: &str| sourced(slice(name, "web", vec![])).with_problem("addressType").unusable();
+    let mut index = started_with(&good());
+    index.apply(Event::Apply(bad("web-2")));
+    index.apply(Event::Apply(bad("web-3")));
+    index.apply(Event::Delete(bad("web-2").reference));
+    assert_eq!(state(&mut index).1, ["ns/web"]);
+    assert_eq!(index.serving(&name("web"), "http", crate::model::object::Protocol::Tcp), None);
+    index.apply(Event::Delete(bad("web-3").reference));
+    assert!(index.retained().is_empty());
+}
+
+/// A watch that is taken up again, or a file that is read again, shows a deletion and what was made
+/// after it as one change.
+#[test]
+fn an_object_with_another_uid_is_another_object() {
+    let of = |uid: Option<&str>, after: Option<u64>| Service {
+        uid: uid.map(Into::into),
+        close_on_removal: after.map(Duration::from_secs),
+        ..service("web", "10.96.0.1")
+    };
+    // The uid before and after; whether what the first one said of its connections is its last word.
+    for (before, now, is_another) in [
+        (Some("1"), Some("2"), true),
+        (Some("1"), Some("1"), false),
+        (None, Some("1"), false),
+        (Some("1"), None, false),
+        (None, None, false),
+    ] {
+        let mut index = started_with(&good());
+        index.apply(Event::Apply(sourced(of(before, Some(30)))));
+        index.plan();
+        index.apply(Event::Apply(sourced(of(now, None))));
+        let last_words = index.take_last_words();
+        let expected = is_another.then(|| (name("web"), Duration::from_secs(30)));
+        assert_eq!(last_words, expected.into_iter().collect::<Vec<_>>(), "{before:?} {now:?}");
+        assert_eq!(state(&mut index).0, [SERVED]);
+        assert_eq!(index.close_on_removal(&name("web")), None);
+    }
+}
