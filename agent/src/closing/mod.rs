@@ -37,6 +37,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Passes take no more than one part in so many of a processor's time.
 const SHARE: u32 = 25;
 
+/// The same of looks into what could not be looked into.
+const RECHECK_SHARE: u32 = 100;
+
 /// When passes are, and what came of them.
 pub struct Closing {
     /// `None` when none was started.
@@ -50,6 +53,8 @@ pub struct Closing {
     judge: Judge,
     due: Option<Instant>,
     not_before: Instant,
+    /// When to look again into what could not be looked into, at the earliest.
+    recheck: Instant,
     /// Since when backends left that no pass has seen.
     left: Option<Instant>,
     job: Option<JoinHandle<Job>>,
@@ -104,6 +109,7 @@ impl Closing {
             // What was removed while no agent ran.
             due: Some(now),
             not_before: now,
+            recheck: now,
             left: None,
             job: None,
         }
@@ -163,7 +169,8 @@ impl Closing {
         }
         let cost = Cost { began: now, spent: now.elapsed() };
         // What could not be looked into may be there by now: a warning shall not outlive its cause.
-        if verdict.doomed.is_empty() && !self.account.has_unseen() {
+        let rechecks = self.account.has_unseen() && self.recheck <= now;
+        if verdict.doomed.is_empty() && !rechecks {
             return self.passed(cost);
         }
         let (doomed, table) = (verdict.doomed, self.table.clone());
@@ -213,6 +220,11 @@ impl Closing {
             }
         }
         self.account.closed(&doomed, &outcomes);
+        if doomed.is_empty() {
+            // That looked at every thread of the node, and is not to keep back those that close sockets.
+            self.recheck = Instant::now() + self.every.max(reach.spent * RECHECK_SHARE);
+            return self.passed(cost);
+        }
         self.passed(cost.plus(reach.spent));
         if again {
             self.within(AGAIN);
