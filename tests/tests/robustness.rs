@@ -177,7 +177,7 @@ fn a_service_without_ports_is_told() {
     service["spec"]["ports"] = json!([]);
     with_cart(
         &[service],
-        &["Service shop/cart: spec.ports: no valid port; the service is left out"],
+        &["Service shop/cart: spec.ports: no valid port; what is programmed for it stays"],
     );
 }
 
