@@ -14,7 +14,7 @@ use sockline_testbed::{Socket, objects};
 use super::{
     address,
     common::{Stage, error_of, eventually, hammer::Hammer, holds, ip, series, translated},
-    map, not_in_sync, put_services,
+    map, name, not_in_sync, put_services,
 };
 
 /// Services with 20 addresses each.
@@ -76,13 +76,31 @@ fn a_segment_that_could_not_be_made_is_made_when_it_can_be() {
     fs::rename(&inner, &away).unwrap();
     put_services(&stage, 1..2);
     eventually("the failure", || holds(not_in_sync(&agent) == Some(1.0), agent.log()));
-    agent.metrics().unwrap();
-    // Each scrape finds it.
-    let told = agent.log().matches("cannot read the services' counters").count();
-    assert_eq!(told, 1, "{}", agent.log());
+    // A scrape reads the segments that the agent has, and opens no pin of theirs.
+    let filling = translated("filling", "TCP");
+    assert_eq!(series(&agent.metrics().unwrap(), &filling), Some(0.0), "{}", agent.log());
     stage.assert_untouched(&address(1));
     fs::rename(&away, &inner).unwrap();
     stage.eventually_served(&address(1));
+}
+
+#[test]
+fn counters_that_cannot_be_read_are_told_of_once() {
+    let stage = Stage::new(1);
+    put_services(&stage, 0..1);
+    // Pins are not looked at meanwhile.
+    let agent = stage.agent_with(&["--repair-interval", "3600"]);
+    let pin = Pins::in_bpffs(stage.node.bpffs()).map("RETIRED");
+    let away = pin.with_file_name("away");
+    fs::rename(&pin, &away).unwrap();
+    let translated = translated(&name(0), "TCP");
+    for _ in 0..2 {
+        assert_eq!(series(&agent.metrics().unwrap(), &translated), None, "{}", agent.log());
+    }
+    let told = agent.log().matches("cannot read the services' counters").count();
+    assert_eq!(told, 1, "{}", agent.log());
+    fs::rename(&away, &pin).unwrap();
+    assert_eq!(series(&agent.metrics().unwrap(), &translated), Some(0.0), "{}", agent.log());
 }
 
 /// As long a name as a service may have.
