@@ -249,10 +249,9 @@ fn a_cgroup_that_is_not_the_one_that_should_be_served_is_a_warning() {
     fs::remove_dir(&inner).unwrap();
 }
 
-/// `sockline check` without --cgroup, where no cgroup above the node's is mounted: as in a container that
+/// `sockline check` without --cgroup, where no cgroup above the agent's is mounted: as in a container that
 /// is a node, as kind's are.
-fn check_where_the_node_is_a_container(stage: &Stage) -> Report {
-    let cgroup = stage.node.cgroup();
+fn check_where_nothing_above_is_mounted(stage: &Stage, cgroup: &Path) -> Report {
     let is_cgroup2 = |path: &&Path| path.join("cgroup.controllers").is_file();
     let mount_point = cgroup.ancestors().take_while(is_cgroup2).last().unwrap();
     let hide = "mount --bind \"$1\" /mnt && mount -t tmpfs none \"$2\" && mkdir -p \"$1\" \
@@ -270,14 +269,32 @@ fn check_where_the_node_is_a_container(stage: &Stage) -> Report {
     Report::of(&stage.node.outside().output(&mut command).unwrap())
 }
 
+const POD: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
+
 #[test]
 fn a_node_that_is_a_container_is_told_from_an_agent_that_sees_too_little() {
     let (stage, _agent) = serving();
-    let report = check_where_the_node_is_a_container(&stage);
+    let check = || check_where_nothing_above_is_mounted(&stage, stage.node.cgroup());
+    check().assert("cgroup.root", "warning", "not the root of all cgroups");
+    let _pod = stage.node.pod_cgroup(POD).unwrap();
+    check().assert("cgroup.root", "warning", "not the root of all cgroups");
+    let beside = stage.node.cgroup().join("init.scope");
+    make_threaded(&beside);
+    check().assert("cgroup.root", "ok", "a node that is itself a container");
+    fs::remove_dir(&beside).unwrap();
+}
+
+#[test]
+fn an_agent_that_sees_only_the_pods_of_its_node_is_a_warning() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let _pod = stage.node.pod_cgroup(POD).unwrap();
+    let pods = stage.node.cgroup().join("kubepods.slice");
+    let mut options = options(&["--repair-interval", "3600"]);
+    options.cgroup = Some(pods.clone());
+    let _agent = stage.node.agent(&options).unwrap();
+    let report = check_where_nothing_above_is_mounted(&stage, &pods);
     report.assert("cgroup.root", "warning", "not the root of all cgroups");
-    let _pod = stage.node.pod_cgroup("0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11").unwrap();
-    let report = check_where_the_node_is_a_container(&stage);
-    report.assert("cgroup.root", "ok", "a node that is itself a container");
 }
 
 fn on_an_inner_cgroup() -> (Stage, Agent, PathBuf) {

@@ -181,6 +181,28 @@ fn calls_are_bypassed_and_counted_from_the_deadline_until_an_agent_has_synced() 
 }
 
 #[test]
+fn calls_are_bypassed_until_what_is_held_back_is_known_as_well() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    stage.put_service("twice", TWICE);
+    let mut agent = stage.agent_with(&FAIL_OPEN);
+    agent.kill().unwrap();
+    State::of(&stage).set(offset_of!(AgentState, fail_open_deadline), 1);
+    stage.assert_untouched(TWICE);
+    // Gone, but it might be in the other file.
+    stage.remove("twice.yaml");
+    stage.put_text("broken.yaml", "---\nkind: Service\nmetadata: {name: [\n");
+    let _agent = stage.agent_with(&FAIL_OPEN);
+    stage.assert_untouched(TWICE);
+    stage.assert_untouched(CART);
+    assert_eq!(finding(&stage, "agent.fail-open")["state"], "failed");
+    stage.remove("broken.yaml");
+    stage.eventually_served(CART);
+    stage.assert_untouched(TWICE);
+    assert_eq!(finding(&stage, "agent.fail-open")["state"], "ok");
+}
+
+#[test]
 fn stuck_agent_is_as_good_as_gone_until_it_goes_on() {
     let stage = Stage::new(1);
     stage.put_service("cart", CART);

@@ -192,7 +192,11 @@ fn an_agent_of_another_layout_without_a_source_leaves_the_services_as_they_are()
 
 /// An agent of the other layout that waits for a source that it can read in full.
 fn waiting(stage: &Stage) -> Agent {
-    let options = AgentOptions { until_ready: false, ..build(Build::OtherLayout) };
+    waiting_as(stage, build(Build::OtherLayout))
+}
+
+fn waiting_as(stage: &Stage, options: AgentOptions) -> Agent {
+    let options = AgentOptions { until_ready: false, ..options };
     let agent = stage.node.agent(&options).unwrap();
     eventually("the agent to say what it waits for", || {
         let reply = agent.get("/readyz").unwrap();
@@ -220,6 +224,27 @@ fn a_service_in_a_file_that_is_broken_is_served_after_a_change_of_layout() {
         holds(seen == set(&[OTHER]), format!("{seen:?}"))
     });
     assert_sound(&stage, &agent, OTHER);
+    hammer.assert_nothing_failed();
+}
+
+/// Until then its programs are not attached, so they bypass nothing, however long that takes.
+#[test]
+fn the_time_until_calls_are_bypassed_begins_when_the_layouts_programs_are_attached() {
+    let (stage, mut agent) = serving(Build::OtherLayout);
+    let hammer = hammer(&stage);
+    agent.stop().unwrap();
+    stage.put_text("broken.yaml", "---\nkind: Service\nmetadata: {name: [\n");
+    let args = ["--fail-open-after", "10s"];
+    let mut agent = waiting_as(&stage, options(&args));
+    let fail_open = |agent: &Agent| told(agent, &["status"])["fail_open"].take();
+    let seen = fail_open(&agent);
+    assert_eq!(seen["after_seconds"], 10.0, "{seen}");
+    assert!(seen["seconds_left"].is_null(), "{seen}");
+    assert!(seen["bypassed_since"].is_null(), "{seen}");
+    stage.remove("broken.yaml");
+    agent.wait_until_ready(common::DEADLINE).unwrap();
+    let seen = fail_open(&agent);
+    assert!(seen["seconds_left"].is_number(), "{seen}");
     hammer.assert_nothing_failed();
 }
 

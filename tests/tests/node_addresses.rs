@@ -267,6 +267,28 @@ fn an_external_ip_takes_no_node_port_of_another_service() {
     small.assert_served(OWN, NODE_PORT);
 }
 
+/// The NodePort is taken in although the service is not: it did not fit.
+#[test]
+fn the_node_port_of_a_service_that_never_fitted_is_free_when_that_is_gone() {
+    const OTHER: u16 = 30_090;
+    let big = Service::new("big").ip("10.96.0.8").tcp(80).node_port(OTHER);
+    // `web` takes three.
+    let mut small = Small::with(&["--max-frontends", "5"], []);
+    small.cluster.apply([big]).unwrap();
+    let unfit = wait_ok(NOTICED_WITHIN, "the service not to fit", || {
+        let metrics = small.cluster.metrics().unwrap();
+        let unfit = metrics.sum("sockline_services_not_in_sync", &[]);
+        if (unfit - 1.0).abs() < 0.5 { Ok(()) } else { Err(unfit) }
+    });
+    unfit.unwrap();
+    small.cluster.remove("big").unwrap();
+    let (before, _) = small.syncs_and_frontends();
+    let heir = Service::new("heir").ip("10.96.0.9").external_ip(OWN).tcp(OTHER).to(Stage::PORT);
+    small.cluster.apply([heir.endpoints([&small.web])]).unwrap();
+    small.assert_served(OWN, OTHER);
+    assert_eq!(small.syncs_and_frontends().0, before, "full syncs");
+}
+
 #[test]
 fn with_primary_node_ports_are_at_the_first_internal_address() {
     let extra = |node: &Node| ip(node, "addr add 192.0.2.20/32 dev lo\n");

@@ -489,6 +489,10 @@ impl Control {
                 "services stay as the last agent left them until the source can be read in full"
             );
         }
+        // What is held back is as old as the last sign of life of the agent before.
+        if self.dataplane.is_attached() && self.held_back == 0 {
+            self.heartbeat.begin();
+        }
         // Also while some services wait for their turn: they may do so all the time.
         let took = began.elapsed();
         self.metrics.synced(took);
@@ -519,7 +523,6 @@ impl Control {
                 milliseconds = took.as_millis(),
                 "the first full sync is in the kernel"
             );
-            self.heartbeat.begin();
             self.shared.set_ready();
         }
     }

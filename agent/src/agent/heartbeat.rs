@@ -21,10 +21,13 @@ impl Heartbeat {
         Self { state, synced: false }
     }
 
-    /// Says that all of the first plan is in the kernel, and served.
+    /// Says that the kernel has what the first plan has, as far as it fits, and serves it: nothing is
+    /// left that only an earlier agent knew of.
     pub fn begin(&mut self) {
-        self.synced = true;
-        self.beat();
+        if !self.synced {
+            self.synced = true;
+            self.beat();
+        }
     }
 
     pub fn beat(&self) {

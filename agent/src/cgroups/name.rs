@@ -1,5 +1,8 @@
 //! What the folders of the hierarchy are called.
 
+/// What the names of cgroups begin with that `sockline check` makes for a moment.
+pub const OF_CHECKS: &str = "sockline-check-";
+
 /// The shortest uid of a pod: a static pod's is an MD5 hash of 32 digits, the others are UUIDs.
 const SHORTEST_UID: usize = 32;
 
@@ -25,6 +28,18 @@ pub(super) fn may_hold_pods(name: &str) -> bool {
     const UNITS: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
     !matches!(name, "system.slice" | "user.slice" | "machine.slice")
         && !UNITS.iter().any(|suffix| name.ends_with(suffix))
+}
+
+/// Whether a folder of this name is the kubelet's for pods, or a pod's: nothing else of the node is in there.
+pub(super) fn is_for_pods(name: &str) -> bool {
+    matches!(name, "burstable" | "besteffort")
+        || name.contains("kubepods")
+        || pod_uid(name).is_some()
+}
+
+/// Whether a folder of this name can only be in a slice: `a-b.slice` is below `a.slice` (systemd.slice(5)).
+pub(super) fn lies_in_a_slice(name: &str) -> bool {
+    name.strip_suffix(".slice").is_some_and(|unit| unit.trim_start_matches('-').contains('-'))
 }
 
 #[cfg(test)]

@@ -83,7 +83,8 @@ pub fn fail_open(node: &Node<'_>) -> Finding {
         return Finding::failed(
             check,
             format!("all calls are bypassed since {} ago; kube-proxy serves them", seconds(past)),
-            "start `sockline agent`; where it runs, look at its log for why it has not synced",
+            "start `sockline agent`; where it runs, look at its log for why it has not synced, or which \
+             services stay as the last agent left them",
         );
     }
     Finding::ok(
@@ -93,6 +94,10 @@ pub fn fail_open(node: &Node<'_>) -> Finding {
                 "after {} without an agent all calls are bypassed; {} are left",
                 seconds(after),
                 seconds(left)
+            ),
+            (Some(after), None) => format!(
+                "after {} without an agent all calls are bypassed, once an agent has synced",
+                seconds(after)
             ),
             _ => "off: without an agent, the last known state is served for ever".into(),
         },

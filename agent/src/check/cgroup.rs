@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use super::Finding;
 use crate::{
-    cgroups::{ROOT, Tree},
+    cgroups::{self, ROOT},
     dataplane,
 };
 
@@ -48,13 +48,13 @@ pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
         );
     }
     if given.is_none() && id != ROOT {
-        if holds_pods(attached) {
-            // kind, k3d, minikube in a container: more than this is nowhere to be mounted from.
+        if cgroups::is_top_of_a_node(attached).unwrap_or(false) {
+            // More than this is nowhere to be mounted from.
             return Finding::ok(
                 check,
                 format!(
-                    "{}, id {id}: the pods are below it, so it is the root of a node that is itself a \
-                     container",
+                    "{}, id {id}: pods and the rest of the node are below it, so it is the root of a node \
+                     that is itself a container",
                     attached.display()
                 ),
             );
@@ -66,8 +66,4 @@ pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
         );
     }
     Finding::ok(check, format!("{}, id {id}", attached.display()))
-}
-
-fn holds_pods(cgroup: &Path) -> bool {
-    Tree::read(cgroup).is_ok_and(|tree| !tree.pods.is_empty())
 }

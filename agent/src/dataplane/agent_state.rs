@@ -46,7 +46,8 @@ impl AgentState {
     ///
     /// A deadline that an earlier agent set is never put off here, since the maps are as old as it says
     /// until [`Self::renew`] is called after the first full sync. So an agent that starts again and
-    /// again and never gets there is one that is gone.
+    /// again and never gets there is one that is gone. Programs that are not attached read no deadline:
+    /// see [`Self::start`].
     pub(super) fn open(
         pins: &Pins,
         fail_open_after: Option<Duration>,
@@ -54,12 +55,21 @@ impl AgentState {
     ) -> Result<Self, DataplaneError> {
         let words = maps::open_agent_state(pins, true)?;
         words.store(FAIL_OPEN_AFTER, fail_open_after.map_or(0, nanoseconds));
-        words.store(DEADLINE, first_deadline(words.load(DEADLINE), fail_open_after.map(from_now)));
+        let own = fail_open_after.filter(|_| pins.have_links()).map(from_now);
+        words.store(DEADLINE, first_deadline(words.load(DEADLINE), own));
         words.store(EXCLUDE_NESTED, u64::from(nested == NestedNamespaces::Exclude));
         // An earlier agent may have ended while it connected.
         words.store(BYPASS_COOKIE, 0);
         let shared = Shared { words, fail_open_after, connecting: Mutex::new(()) };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Sets the deadline if there is none yet: the programs, about to be attached, must find one that is
+    /// not over.
+    pub(super) fn start(&self) {
+        if self.shared.words.load(DEADLINE) == 0 {
+            self.renew();
+        }
     }
 
     /// Puts the deadline off: this agent lives, and the maps are what it wrote. Returns whether calls
@@ -99,7 +109,7 @@ impl AgentState {
 pub struct Deadline {
     /// How long after the agent's last sign of life; `None` if never.
     pub after: Option<Duration>,
-    /// In nanoseconds of the kernel's `CLOCK_MONOTONIC`; 0 is never.
+    /// In nanoseconds of the kernel's `CLOCK_MONOTONIC`; 0 is never, or not yet.
     deadline: u64,
     /// The same.
     now: u64,
@@ -107,7 +117,9 @@ pub struct Deadline {
 
 impl Deadline {
     pub(super) fn read(pins: &Pins) -> Result<Self, DataplaneError> {
-        Ok(Self::of(&maps::open_agent_state(pins, false)?))
+        let read = Self::of(&maps::open_agent_state(pins, false)?);
+        // Programs that are not attached bypass nothing. Those of another layout may serve meanwhile.
+        Ok(if pins.have_links() { read } else { Self { deadline: 0, ..read } })
     }
 
     fn of(words: &SharedArray<u64>) -> Self {
@@ -147,7 +159,7 @@ fn from_now(after: Duration) -> u64 {
 }
 
 /// The deadline at the start of an agent: an earlier one's, unless that is later than this agent's own
-/// would be. 0 is never, before and after.
+/// would be. 0 is none, before and after.
 fn first_deadline(before: u64, own: Option<u64>) -> u64 {
     match (before, own) {
         (_, None) => 0,

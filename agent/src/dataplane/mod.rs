@@ -304,6 +304,7 @@ impl Dataplane {
         // What another layout serves cannot be taken over service by service.
         let has_all = !(self.hold_back || self.retains);
         if !self.attached && (has_all || !self.pins.others_have_links()) {
+            self.agent_state.start();
             self.attach()?;
         }
         self.record.synced(SystemTime::now())

@@ -35,7 +35,7 @@ fn frontend(frontend: &Frontend) {
             assert!(!ip.is_unspecified() && !ip.is_multicast(), "{frontend:?}");
         }
         FrontendAddress::Node | FrontendAddress::OtherNodes => {
-            assert_eq!(frontend.kind, FrontendKind::NodePort, "{frontend:?}")
+            assert_eq!(frontend.kind, FrontendKind::NodePort, "{frontend:?}");
         }
     }
     assert_eq!(frontend.action == Action::Forward, !backends.is_empty(), "{frontend:?}");

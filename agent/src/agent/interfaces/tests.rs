@@ -75,17 +75,16 @@ fn an_address_that_goes_away_hides_no_other() {
         assert!(ip(&file, &lines).wait().unwrap().success());
         // Of scope host, it is in front of all others (`__inet_insert_ifa` in `net/ipv4/devinet.c`).
         let flicker = "addr add 192.0.2.1/32 dev stay scope host\naddr del 192.0.2.1/32 dev stay\n";
-        let mut churn = ip(&file, &flicker.repeat(10_000));
-        let mut ended = None;
-        while ended.is_none() {
+        // A thread is in the network namespace of the one that made it.
+        let churn = thread::spawn(move || ip(&file, &flicker.repeat(10_000)).wait());
+        while !churn.is_finished() {
             // What was interrupted again and again is an error, and leaves what is known as it is.
             if let Ok(read) = read() {
                 let missing: Vec<&IpAddr> = stay.iter().filter(|ip| !read.contains(ip)).collect();
                 assert!(missing.is_empty(), "{missing:?}");
             }
-            ended = churn.try_wait().unwrap();
         }
-        assert!(ended.unwrap().success());
+        assert!(churn.join().unwrap().unwrap().success());
         assert!(read().unwrap().is_superset(&stay.into_iter().collect()));
     };
     thread::spawn(in_a_namespace_of_its_own).join().unwrap();

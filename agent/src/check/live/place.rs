@@ -14,10 +14,8 @@ use std::{
 use anyhow::Context as _;
 
 use super::{Outcome, Request, is_root, probe};
-use crate::dataplane;
+use crate::{cgroups::OF_CHECKS, dataplane};
 
-/// The fresh cgroups' names, with a number behind.
-const PREFIX: &str = "sockline-check-";
 /// A fresh cgroup that is older belongs to a check that was killed.
 const STALE: Duration = Duration::from_secs(60);
 /// The kernel lets go of an ended process's cgroup a moment after the process was waited for.
@@ -74,7 +72,7 @@ impl Fresh {
         remove_stale(parent);
         // Process ids are not unique among containers.
         let random = RandomState::new().hash_one(process::id());
-        let path = parent.join(format!("{PREFIX}{random:016x}"));
+        let path = parent.join(format!("{OF_CHECKS}{random:016x}"));
         fs::create_dir(&path)
             .with_context(|| format!("cannot make the cgroup {}", path.display()))?;
         let this = Self(path);
@@ -106,7 +104,7 @@ fn remove_stale(parent: &Path) {
             let made = entry.metadata().and_then(|metadata| metadata.modified()).ok()?;
             SystemTime::now().duration_since(made).ok()
         };
-        if entry.file_name().to_string_lossy().starts_with(PREFIX)
+        if entry.file_name().to_string_lossy().starts_with(OF_CHECKS)
             && age().is_some_and(|age| age > STALE)
         {
             let _ = fs::remove_dir(entry.path());

@@ -6,7 +6,7 @@
 //! what changes there concerns no other.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -16,7 +16,7 @@ use super::Mirror;
 use crate::{
     dataplane::{desired, error::DataplaneError},
     model::{
-        object::Family,
+        object::ObjectName,
         plan::{Frontend, FrontendAddress, Plan, ServicePlan},
     },
 };
@@ -29,7 +29,7 @@ type NodePort = FrontendKey;
 #[derive(Debug, Default)]
 pub(super) struct AtNode {
     addresses: Vec<IpAddr>,
-    node_ports: HashSet<NodePort>,
+    node_ports: NodePorts,
     /// Ports that services have at their own addresses, those being the node's. One that is gone is
     /// only missed in the next sync of everything.
     services: HashSet<NodePort>,
@@ -37,6 +37,47 @@ pub(super) struct AtNode {
     pub(super) marks: BTreeSet<FrontendKey>,
     /// What services want and a NodePort has, told of once.
     lost: HashSet<FrontendKey>,
+}
+
+/// NodePorts and whose they are: also a service's that is not in the kernel, having not fitted.
+#[derive(Debug, Default)]
+struct NodePorts {
+    owners: HashMap<NodePort, ObjectName>,
+    /// The same, the other way round.
+    of_services: HashMap<ObjectName, HashSet<NodePort>>,
+}
+
+impl NodePorts {
+    fn contains(&self, port: &NodePort) -> bool {
+        self.owners.contains_key(port)
+    }
+
+    fn of<'a>(&'a self, service: &ObjectName) -> impl Iterator<Item = &'a NodePort> {
+        self.of_services.get(service).into_iter().flatten()
+    }
+
+    /// A port that another service had is that one's no more.
+    fn give(&mut self, port: NodePort, service: &ObjectName) {
+        self.take(&port);
+        self.owners.insert(port, service.clone());
+        self.of_services.entry(service.clone()).or_default().insert(port);
+    }
+
+    fn take(&mut self, port: &NodePort) {
+        let Some(owner) = self.owners.remove(port) else { return };
+        if let Some(ports) = self.of_services.get_mut(&owner) {
+            ports.remove(port);
+            if ports.is_empty() {
+                self.of_services.remove(&owner);
+            }
+        }
+    }
+
+    fn give_all<'a>(&mut self, frontends: impl IntoIterator<Item = &'a Frontend>) {
+        for frontend in frontends.into_iter().filter(|f| f.address == FrontendAddress::Node) {
+            self.give(on_loopback(frontend), &frontend.service);
+        }
+    }
 }
 
 /// What changes bring to [`AtNode`].
@@ -64,13 +105,6 @@ impl AtNode {
         }
     }
 
-    /// The NodePort that is at a key.
-    fn node_port_at(&self, key: &FrontendKey) -> Option<NodePort> {
-        let ip = key.address.into();
-        let port = FrontendKey { address: desired::loopback(Family::of(ip)), ..*key };
-        (self.addresses.contains(&ip) && self.node_ports.contains(&port)).then_some(port)
-    }
-
     /// As [`Self::is_lost`], and logs what is new of it.
     pub(super) fn loses(&mut self, frontend: &Frontend, key: FrontendKey) -> bool {
         let is_lost = self.is_lost(frontend);
@@ -88,6 +122,10 @@ impl AtNode {
 
 fn on_loopback(frontend: &Frontend) -> NodePort {
     desired::key(frontend, desired::loopback(frontend.family))
+}
+
+fn frontends_of(changes: &[ServicePlan]) -> impl Iterator<Item = &Frontend> {
+    changes.iter().flat_map(|change| &change.frontends).map(|frontend| &**frontend)
 }
 
 fn node_ports<'a>(frontends: impl IntoIterator<Item = &'a Frontend>) -> HashSet<NodePort> {
@@ -108,25 +146,24 @@ impl Mirror {
     /// Takes in changes of services.
     pub(super) fn change_at_node(&mut self, changes: &[ServicePlan]) {
         let moves = self.moves(changes);
-        self.at_node.node_ports.retain(|port| !moves.gone.contains(port));
-        self.at_node.node_ports.extend(moves.new);
+        moves.gone.iter().for_each(|port| self.at_node.node_ports.take(port));
+        self.at_node.node_ports.give_all(frontends_of(changes));
         self.at_node.services.extend(moves.services);
     }
 
     fn moves(&self, changes: &[ServicePlan]) -> Moves {
-        let wanted =
-            || changes.iter().flat_map(|change| &change.frontends).map(|frontend| &**frontend);
-        let now = node_ports(wanted());
+        let now = node_ports(frontends_of(changes));
         let before: HashSet<NodePort> = changes
             .iter()
-            .flat_map(|change| self.ports_of(&change.service))
-            .flat_map(|port| &self.installed[port].keys)
-            .filter_map(|key| self.at_node.node_port_at(key))
+            .flat_map(|change| self.at_node.node_ports.of(&change.service))
+            .copied()
             .collect();
         Moves {
             new: now.difference(&before).copied().collect(),
             gone: before.difference(&now).copied().collect(),
-            services: wanted().filter_map(|f| self.at_node.port_of_service(f)).collect(),
+            services: frontends_of(changes)
+                .filter_map(|frontend| self.at_node.port_of_service(frontend))
+                .collect(),
         }
     }
 
@@ -135,7 +172,7 @@ impl Mirror {
     pub(super) fn set_node(&mut self, plan: &Plan, addresses: &[IpAddr]) {
         let mut now = AtNode { addresses: addresses.to_vec(), ..AtNode::default() };
         let frontends = || plan.frontends.iter().map(|frontend| &**frontend);
-        now.node_ports = node_ports(frontends());
+        now.node_ports.give_all(frontends());
         now.services = frontends().filter_map(|f| now.port_of_service(f)).collect();
         now.marks = std::mem::take(&mut self.at_node.marks);
         let before = std::mem::replace(&mut self.at_node, now);
