@@ -362,13 +362,13 @@ fn limit_files(pid: u32, files: rlim_t) -> rlim_t {
     // SAFETY: plain structures of this function.
     let read =
         unsafe { libc::prlimit(pid, Resource::RLIMIT_NOFILE as _, std::ptr::null(), &raw mut old) };
-    assert_eq!(read, 0, "{}", std::io::Error::last_os_error());
+    assert_eq!(read, 0, "{}", io::Error::last_os_error());
     let new = libc::rlimit { rlim_cur: files, rlim_max: old.rlim_max };
     // SAFETY: as above.
     let set = unsafe {
         libc::prlimit(pid, Resource::RLIMIT_NOFILE as _, &raw const new, std::ptr::null_mut())
     };
-    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
     old.rlim_cur
 }
 
