@@ -97,7 +97,7 @@ pub fn take(cgroup: u64, units: u64) -> Result<(), Fault> {
     unsafe {
         let of_all = (&raw const (*all).units).read_volatile();
         let of_own = (&raw const (*own).units).read_volatile();
-        let is_beyond = of_all + units > OVERFLOW_UNITS as u64
+        let is_beyond = of_all + units > u64::from(OVERFLOW_UNITS)
             || (cgroup != ROOT_CGROUP && of_own + units > CGROUP_UNITS);
         if is_beyond {
             helpers::add(&raw mut (*own).refused, 1);
