@@ -114,8 +114,9 @@ impl Cluster {
             agent.stop()?;
         }
         change(&mut self.options);
-        self.write()?;
+        // The new agent has heard of no write yet, and the next one must not look like this one.
         self.writes = 0;
+        self.write()?;
         self.agent = Some(self.node.agent(&self.options)?);
         Ok(())
     }
