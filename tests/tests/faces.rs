@@ -162,7 +162,9 @@ fn an_agent_is_healthy_at_once_and_ready_after_its_first_sync() {
     let agent = stage.node.agent(&waiting).unwrap();
     assert_eq!(agent.get("/healthz").unwrap().status, 200);
     let reply = agent.get("/readyz").unwrap();
-    assert_eq!((reply.status, reply.body.as_str()), (503, "waiting for the first full sync\n"));
+    assert_eq!(reply.status, 503);
+    // Why it waits may follow, once the source has said so.
+    assert!(reply.body.starts_with("waiting for the first full sync"), "{}", reply.body);
     assert_eq!(stage.status()["agent"]["ready"], json!(false));
     fs::create_dir(&folder).unwrap();
     eventually("200", || {
