@@ -143,8 +143,6 @@ pub struct Dataplane {
     agent_state: AgentState,
     attached: bool,
     hold_back: bool,
-    /// See [`Dataplane::retain`].
-    retains: bool,
     /// Where the BPF file system is mounted.
     mount_point: PathBuf,
     helper: Option<Helper>,
@@ -185,7 +183,6 @@ impl Dataplane {
             agent_state,
             attached: false,
             hold_back: false,
-            retains: false,
             mount_point: mount_point_of(&options.bpffs),
             helper: None,
             lock,
@@ -240,7 +237,6 @@ impl Dataplane {
 
     /// Says of which services the next plans cannot tell: what is in the maps of them stays.
     pub fn retain(&mut self, services: &BTreeSet<ObjectName>) {
-        self.retains = !services.is_empty();
         self.mirror.retain(services);
     }
 
@@ -301,9 +297,9 @@ impl Dataplane {
     }
 
     fn synced(&mut self) -> Result<(), DataplaneError> {
-        // What another layout serves cannot be taken over service by service.
-        let has_all = !(self.hold_back || self.retains);
-        if !self.attached && (has_all || !self.pins.others_have_links()) {
+        // What another layout serves cannot be taken over service by service. A service that is
+        // retained does not count: one object that cannot be used would keep all others as they are.
+        if !self.attached && (!self.hold_back || !self.pins.others_have_links()) {
             self.agent_state.start();
             self.attach()?;
         }

@@ -18,6 +18,11 @@ pub struct CannotTell {
     source: io::Error,
 }
 
+/// The kernel's own, and not user space's EOPNOTSUPP: its JIT lacks an instruction, and there is no
+/// interpreter (`bpf_prog_select_runtime`, CONFIG_BPF_JIT_ALWAYS_ON). So it is for compare-and-swap on
+/// arm64 before Linux 5.18.
+const ENOTSUPP: i32 = 524;
+
 /// How often a question is asked that was interrupted.
 const TRIES: u32 = 100;
 
@@ -30,7 +35,12 @@ fn has(what: &'static str, mut ask: impl FnMut() -> io::Result<()>) -> Result<bo
         match source.raw_os_error() {
             // The verifier refuses a program by one of the first three.
             Some(
-                libc::EINVAL | libc::EACCES | libc::E2BIG | libc::ENOPROTOOPT | libc::EOPNOTSUPP,
+                libc::EINVAL
+                | libc::EACCES
+                | libc::E2BIG
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | ENOTSUPP,
             ) => {
                 tracing::debug!(error = %source, "the kernel has no {what}");
                 return Ok(false);
