@@ -500,10 +500,11 @@ fn a_backend_that_was_removed_while_the_agent_was_down_is_found_by_the_next_one(
     eventually_closed(&client);
 }
 
-#[test]
-fn an_endpoint_that_terminates_keeps_its_sockets_for_as_long_as_it_serves() {
-    let mut stage = Dns::new(2, &["--repair-interval", "3600"]);
-    let (client, first) = connected(&stage.client, at(V4));
+/// A socket stays with an endpoint that terminates for as long as it serves.
+#[track_caller]
+fn assert_kept_while_serving(stage: &mut Dns, service: &Service, to: SocketAddr) {
+    stage.cluster.apply([service.clone().endpoints(&stage.pods)]).unwrap();
+    let (client, first) = connected(&stage.client, to);
     let draining = |stage: &Dns| -> Vec<Endpoint> {
         let of = |pod: &Pod| {
             let endpoint = Endpoint::from(pod);
@@ -511,8 +512,7 @@ fn an_endpoint_that_terminates_keeps_its_sockets_for_as_long_as_it_serves() {
         };
         stage.pods.iter().map(of).collect()
     };
-    let service = dns().endpoints(draining(&stage));
-    stage.cluster.apply([service]).unwrap();
+    stage.cluster.apply([service.clone().endpoints(draining(stage))]).unwrap();
     // Another one's dead socket says when they were looked at.
     let other = Service::new("other").ip("10.96.0.11").udp(53).to(5353);
     stage.cluster.apply([other.clone().endpoints(&stage.pods)]).unwrap();
@@ -520,11 +520,90 @@ fn an_endpoint_that_terminates_keeps_its_sockets_for_as_long_as_it_serves() {
     stage.cluster.apply([other.endpoints(Vec::<Endpoint>::new())]).unwrap();
     eventually_closed(&sign);
     assert_eq!(ask(&client), first, "new connections have left it, this one stays");
-    let fresh = connected(&stage.client, at(V4)).1;
+    let fresh = connected(&stage.client, to).1;
     assert_ne!(fresh, first);
     // The plan is the same before and after: it was out of it already.
-    stage.remove(&first);
+    stage.cluster.apply([service.clone().endpoints(stage.without(&first))]).unwrap();
     eventually_closed(&client);
+}
+
+#[test]
+fn an_endpoint_that_terminates_keeps_its_sockets_for_as_long_as_it_serves() {
+    let mut stage = Dns::without_service(2, &["--repair-interval", "3600"]);
+    assert_kept_while_serving(&mut stage, &dns(), at(V4));
+}
+
+/// The addresses of another node. Nobody has them: connections to them work if they are translated.
+const OF_NODE_B: [&str; 2] = ["198.51.100.7", "fd00:100::7"];
+const NODE_PORT: u16 = 30_053;
+
+/// What dials [`NODE_PORT`] at node-b.
+fn at_node_b() -> [SocketAddr; 3] {
+    let [v4, v6] = OF_NODE_B.map(|address| SocketAddr::new(common::ip(address), NODE_PORT));
+    [v4, v6, mapped(v4)]
+}
+
+/// Node node-b at these addresses.
+fn set_node_b(stage: &mut Dns, addresses: [&str; 2]) {
+    let addresses = addresses.map(|address| json!({"type": "InternalIP", "address": address}));
+    stage.cluster.set_objects(vec![json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "node-b"},
+        "status": {"addresses": addresses},
+    })]);
+}
+
+fn with_node_b(pods: usize) -> Dns {
+    let args = ["--nodeports-of-all-nodes", "--repair-interval", "3600"];
+    let mut stage = Dns::without_service(pods, &args);
+    set_node_b(&mut stage, OF_NODE_B);
+    stage
+}
+
+/// As [`dns`], with a NodePort.
+fn node_port() -> Service {
+    let service = Service::new("dns").ip("10.96.0.10").ip("fd00:96::10");
+    service.udp(53).to(5353).node_port(NODE_PORT).tcp(53).to(5353).node_port(NODE_PORT)
+}
+
+#[test]
+fn an_endpoint_that_terminates_keeps_its_sockets_at_another_nodes_address_too() {
+    for to in at_node_b() {
+        assert_kept_while_serving(&mut with_node_b(2), &node_port(), to);
+    }
+}
+
+#[test]
+fn tcp_connections_to_another_nodes_address_are_closed_as_their_service_says() {
+    let mut stage = with_node_b(1);
+    let policies = [node_port(), node_port().external_local()];
+    for service in policies.map(|service| service.annotate(CLOSE_ON_REMOVAL, "0s")) {
+        let pods: Vec<Endpoint> =
+            stage.pods.iter().map(|pod| Endpoint::from(pod).on_node("node-b")).collect();
+        let serve = |stage: &mut Dns| {
+            stage.cluster.apply([service.clone().endpoints(pods.clone())]).unwrap();
+        };
+        let without_endpoints = || service.clone().endpoints(Vec::<Endpoint>::new());
+        for to in at_node_b() {
+            serve(&mut stage);
+            let (mut open, _) = stream(&stage.client, to);
+            stage.cluster.apply([without_endpoints()]).unwrap();
+            eventually_aborted(&mut open);
+            // The service goes.
+            serve(&mut stage);
+            let (mut open, _) = stream(&stage.client, to);
+            stage.cluster.remove("dns").unwrap();
+            eventually_aborted(&mut open);
+            // The node goes with the endpoint.
+            serve(&mut stage);
+            let (mut open, _) = stream(&stage.client, to);
+            set_node_b(&mut stage, ["198.51.100.8", "fd00:100::8"]);
+            stage.cluster.apply([without_endpoints()]).unwrap();
+            eventually_aborted(&mut open);
+            set_node_b(&mut stage, OF_NODE_B);
+        }
+    }
 }
 
 #[test]

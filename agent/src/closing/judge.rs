@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sockline_ebpf::frontend::{TCP, UDP};
+use sockline_ebpf::{
+    address::Address,
+    frontend::{TCP, UDP},
+};
 
 use crate::{
     dataplane::{Orphan, Owners, ServiceKey},
@@ -112,7 +115,7 @@ impl Judge {
             let owners = owners.get(&service).cloned().unwrap_or_default();
             let after = match &owners.tcp {
                 Some(key) => objects.close_on_removal(&key.service),
-                None => self.former.get(&service).map(|(after, _)| *after),
+                None => self.former_of(service),
             };
             let (may_be_tcp, may_be_udp) = protocols(orphan, &owners);
             let spared = &mut self.spared;
@@ -157,12 +160,17 @@ impl Judge {
         }
         self.former.retain(|at, (_, removed)| {
             now.duration_since(*removed) < REMEMBER
-                || departures.keys().any(|departure| departure.service == *at)
+                || departures.keys().any(|departure| programmed(departure.service).contains(at))
         });
         // What is gone from the maps needs no memory here.
         self.since = departures;
         self.looks = looks;
         verdict
+    }
+
+    /// What the service said that had an address before.
+    fn former_of(&self, service: At) -> Option<Duration> {
+        programmed(service).iter().find_map(|at| self.former.get(at)).map(|(after, _)| *after)
     }
 
     /// Takes in what became of a socket. Returns whether it has to be looked for again.
@@ -174,6 +182,14 @@ impl Judge {
         };
         *looked < LOOKS
     }
+}
+
+/// Where the service that a socket dialled may be programmed, as the kernel's programs look for it: all
+/// addresses of the local host are at one, and NodePorts of other nodes at the unspecified address.
+fn programmed((address, port): At) -> [At; 2] {
+    let dialled = Address::from(address);
+    let own = dialled.as_loopback().unwrap_or(dialled);
+    [own, own.to_unspecified()].map(|address| (address.into(), port))
 }
 
 /// Whether a socket may be one of TCP, and one of UDP. Where its record is too old to say so, the

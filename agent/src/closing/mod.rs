@@ -161,7 +161,7 @@ impl Closing {
         if let Err(error) = all {
             self.account.failed(&format!("{:#}", anyhow::Error::from(error)));
         }
-        let owners = dataplane.owners(orphans.iter().map(Orphan::service));
+        let owners = dataplane.owners(&orphans);
         let left = self.left.take().unwrap_or(now);
         let verdict = self.judge.verdict(&orphans, &owners, index, left, now);
         if let Some(next) = verdict.next {

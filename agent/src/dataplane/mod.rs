@@ -440,13 +440,10 @@ impl Dataplane {
         self.sockets.table()
     }
 
-    /// Whose service addresses and ports are now.
+    /// Whose the service addresses and ports of these sockets are now.
     #[must_use]
-    pub fn owners(
-        &self,
-        addresses: impl IntoIterator<Item = (IpAddr, u16)>,
-    ) -> HashMap<(IpAddr, u16), Owners> {
-        self.mirror.owners(addresses)
+    pub fn owners(&self, orphans: &[Orphan]) -> HashMap<(IpAddr, u16), Owners> {
+        self.mirror.owners(orphans)
     }
 
     /// What the maps hold of a service.

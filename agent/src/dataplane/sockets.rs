@@ -181,27 +181,38 @@ fn is_orphan(record: &SocketRecord, backend: Option<Backend>) -> bool {
 }
 
 impl Mirror {
-    /// Who has these service addresses now.
-    pub(super) fn owners(
-        &self,
-        addresses: impl IntoIterator<Item = (IpAddr, u16)>,
-    ) -> HashMap<(IpAddr, u16), Owners> {
+    /// Who has the service addresses of these sockets now.
+    pub(super) fn owners(&self, orphans: &[Orphan]) -> HashMap<(IpAddr, u16), Owners> {
         let services = self.keys_by_id();
-        let owner = |address: IpAddr, port: u16, protocol: u8| {
-            let address = sockline_ebpf::address::Address::from(address);
-            // The programs look for all addresses of the local host at one.
-            let address = address.as_loopback().unwrap_or(address);
-            let key = FrontendKey { address, port: port.to_be(), protocol, padding: 0 };
-            services.get(&self.owner_of(&key)?).map(|&key| key.clone())
+        let owner = |record: &SocketRecord, protocol: u8| {
+            let id = self.owner_of_record(record, protocol)?;
+            services.get(&id).map(|&key| key.clone())
         };
-        addresses
-            .into_iter()
-            .map(|(address, port)| {
-                let owners =
-                    Owners { tcp: owner(address, port, TCP), udp: owner(address, port, UDP) };
-                ((address, port), owners)
-            })
-            .collect()
+        let mut all: HashMap<(IpAddr, u16), Owners> = HashMap::new();
+        for orphan in orphans {
+            let owners = all.entry(orphan.service()).or_default();
+            for (found, protocol) in [(&mut owners.tcp, TCP), (&mut owners.udp, UDP)] {
+                if found.is_none() {
+                    *found = owner(&orphan.record, protocol);
+                }
+            }
+        }
+        all
+    }
+
+    /// The id of the service port that has the address of a record, looked up as the programs do
+    /// (`frontends.rs` of the kernel side).
+    fn owner_of_record(&self, record: &SocketRecord, protocol: u8) -> Option<u32> {
+        let (dialled, port) = (record.service_address, record.service_port);
+        // The programs look for all addresses of the local host at one.
+        let address = dialled.as_loopback().unwrap_or(dialled);
+        let key = FrontendKey { address, port, protocol, padding: 0 };
+        self.owner_of(&key).or_else(|| {
+            let owner = self.owner_of(&key.at_all_nodes())?;
+            // A node may go before its endpoints: then the service's id says whose the address was.
+            let is_node_port = self.is_other_node(address) || owner == record.service;
+            is_node_port.then_some(owner)
+        })
     }
 }
 

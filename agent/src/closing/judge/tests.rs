@@ -149,6 +149,29 @@ fn a_deleted_services_udp_sockets_are_closed_and_tcp_as_it_last_said() {
     assert_eq!(decide(&mut judge, &gone, much_later), Some((Action::Close, Action::Look)));
 }
 
+/// NodePorts of other nodes are programmed at the unspecified address, and those at 127.0.0.0/8 at
+/// 127.0.0.1.
+#[test]
+fn a_deleted_services_word_counts_at_addresses_that_it_is_not_programmed_at() {
+    for (dialled, programmed) in [
+        ("198.51.100.7", "0.0.0.0"),
+        ("fd00:100::7", "::"),
+        ("127.0.0.2", "127.0.0.1"),
+        (SERVICE, SERVICE),
+    ] {
+        let (gone, now) = (World::default(), Instant::now());
+        let mut orphan = orphan(7);
+        orphan.record.service_address = dialled.parse::<IpAddr>().unwrap().into();
+        let mut judge = Judge::default();
+        judge.removed([at(programmed, 53), at("10.96.0.9", 53)], Duration::ZERO);
+        // Also later: it is remembered for as long as there are sockets of it.
+        for now in [now, now + REMEMBER * 2, now + REMEMBER * 4] {
+            let verdict = judge.verdict(&[orphan], &gone.owners(), &gone, now, now);
+            assert_eq!(verdict.doomed[0].wanted.tcp, Action::Close, "{dialled}");
+        }
+    }
+}
+
 #[test]
 fn a_socket_that_is_not_found_is_looked_for_a_few_times_only() {
     let world = World { udp: true, ..World::default() };

@@ -10,7 +10,10 @@ use std::{
     net::IpAddr,
 };
 
-use sockline_ebpf::frontend::{self, FrontendKey};
+use sockline_ebpf::{
+    address::Address,
+    frontend::{self, FrontendKey},
+};
 
 use super::Mirror;
 use crate::{
@@ -194,6 +197,11 @@ impl Mirror {
                 installed.source.clear();
             }
         }
+    }
+
+    /// Whether an address is marked as another node's.
+    pub(in crate::dataplane) fn is_other_node(&self, address: Address) -> bool {
+        self.at_node.marks.contains(&FrontendKey::node_mark(address))
     }
 
     /// Marks the other nodes' addresses, so that NodePorts are at them.
