@@ -1,7 +1,7 @@
 //! Sockline's kernel programs, for Linux 5.10 and 5.11: sockets are remembered in socket storage only.
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(
     internal_features,
     reason = "bpfel-unknown-none has no stable compare-and-swap, though the BPF machine does"

@@ -62,4 +62,4 @@ pub use pod_cgroup::PodCgroup;
 pub use server::{TcpServer, UdpServer};
 pub use socket::{Socket, mapped, to_std};
 pub use stage::Stage;
-pub use wait::{patience, wait_ok, wait_until};
+pub use wait::{patience, repetitions, wait_ok, wait_until};

@@ -26,6 +26,12 @@ pub fn patience(deadline: Duration) -> Duration {
     deadline * *PATIENCE
 }
 
+/// How often something is repeated here that is repeated `times` on a machine that is not emulated.
+#[must_use]
+pub fn repetitions(times: usize) -> usize {
+    times.div_ceil(*PATIENCE as usize)
+}
+
 /// Calls `probe` until it returns a value, for at most `deadline`, or as [`patience`] has it.
 ///
 /// # Errors

@@ -14,7 +14,8 @@ use std::{
 
 use serde_json::Value;
 use sockline_testbed::{
-    Cluster, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer, wait_until,
+    Cluster, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer, repetitions,
+    wait_until,
 };
 
 const V4: &str = "10.96.0.1:80";
@@ -292,8 +293,8 @@ fn threads_that_come_back_after_the_timeout_at_once_get_one_backend() {
 /// two threads of one pod spread over all ten backends.
 #[test]
 fn threads_that_connect_all_the_time_never_leave_their_backend() {
-    const EACH: usize = 20_000;
     const THREADS: usize = 4;
+    let each = repetitions(20_000);
     let mut cluster = Cluster::new().unwrap();
     let client = cluster.pod("client").unwrap();
     let service = Service::new("web").ip("10.96.0.1").udp(80).to(8080).sticky(3600);
@@ -303,12 +304,12 @@ fn threads_that_connect_all_the_time_never_leave_their_backend() {
             for _ in 0..THREADS {
                 threads.spawn(|| {
                     let socket = Socket::udp(libc::AF_INET).unwrap();
-                    (0..EACH).for_each(|_| drop(socket.connect(at(V4))));
+                    (0..each).for_each(|_| drop(socket.connect(at(V4))));
                 });
             }
         });
     });
     let races = Races { cluster, client, addresses: Vec::new() };
     let chosen: Vec<u64> = races.chosen().concat().into_iter().filter(|&n| n > 0).collect();
-    assert_eq!(chosen, [(EACH * THREADS) as u64]);
+    assert_eq!(chosen, [(each * THREADS) as u64]);
 }

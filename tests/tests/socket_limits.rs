@@ -4,7 +4,14 @@
 
 mod common;
 
-use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs, hint,
+    net::SocketAddr,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use common::{REPAIRS, assert_logged_once, eventually, holds};
@@ -199,6 +206,51 @@ fn a_socket_of_many_conversations_is_charged_for_its_storage() {
     assert_eq!(stage.units(), RECORD_UNITS + STORED_UNITS);
     drop(client);
     stage.eventually_units(0);
+}
+
+/// The programs charge it without an atomic operation: they rely on the kernel, which holds the socket's
+/// lock while they run.
+#[test]
+fn threads_that_give_a_socket_its_storage_at_once_are_charged_once() {
+    const ROUNDS: usize = 5;
+    const THREADS: u8 = 2;
+    const SOCKETS: usize = 200;
+    let mut stage = Clients::new(1, &NO_TABLE);
+    let address = |n: u8| SocketAddr::from(([10, 96, 1, n], 53));
+    let services = (0..=THREADS).map(|n| {
+        let service = Service::new(&format!("svc-{n}")).ip(&address(n).ip().to_string());
+        service.udp(53).to(6000 + u16::from(n)).endpoints([&stage.web])
+    });
+    let services: Vec<Service> = services.collect();
+    stage.cluster.apply(services).unwrap();
+    stage.clients[0].run(|| {
+        for _ in 0..ROUNDS {
+            let clients: Vec<UdpClient> =
+                (0..SOCKETS).map(|_| UdpClient::unconnected(at(DNS).ip()).unwrap()).collect();
+            let send = |client: &UdpClient, n| client.socket().send_to(b"x", address(n)).unwrap();
+            clients.iter().for_each(|client| drop(send(client, 0)));
+            let started = AtomicUsize::new(0);
+            let send_all = |n| {
+                for (number, client) in clients.iter().enumerate() {
+                    started.fetch_add(1, Ordering::SeqCst);
+                    // Yielding would let one of them be late.
+                    while started.load(Ordering::SeqCst) < (number + 1) * usize::from(THREADS) {
+                        hint::spin_loop();
+                    }
+                    // Neither has always the same head start.
+                    let wait = if n == 1 { number % 50 } else { 25 };
+                    (0..wait * 10).for_each(|step| drop(hint::black_box(step)));
+                    send(client, n);
+                }
+            };
+            thread::scope(|threads| {
+                let send_all = &send_all;
+                (1..=THREADS).for_each(|n| drop(threads.spawn(move || send_all(n))));
+            });
+        }
+    });
+    stage.eventually_units(0);
+    assert_eq!(stage.entries(), 0);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! The kernel's helpers, wrapped once: everything outside this file and the map definitions'
 //! modules is safe code.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg};
+use core::{
+    arch::asm,
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg},
+};
 
 use aya_ebpf::{
     EbpfContext,
@@ -142,6 +145,14 @@ pub unsafe fn exchange(word: *mut u64, old: u64, new: u64) -> u64 {
 /// what relies on it there must bear to read two states at once.
 const PLAIN: bool = cfg!(bpf_target_arch = "x86_64") || !crate::HAS_COMPARE_AND_SWAP;
 
+/// Keeps the compiler from moving accesses to memory across this point; it is no instruction. (LLVM has
+/// none for a `compiler_fence` on BPF.)
+#[inline(always)]
+fn keep_order() {
+    // SAFETY: nothing at all, which the compiler must take for an access to any memory.
+    unsafe { asm!("", options(nostack, preserves_flags)) };
+}
+
 /// Writes a word after everything that was written before it, and before everything that is written
 /// after it, on any CPU architecture. Linux 5.12.
 ///
@@ -151,8 +162,10 @@ const PLAIN: bool = cfg!(bpf_target_arch = "x86_64") || !crate::HAS_COMPARE_AND_
 #[inline(always)]
 pub unsafe fn publish(word: *mut u64, value: u64) {
     if PLAIN {
+        keep_order();
         // SAFETY: the caller's promise.
         unsafe { core::ptr::write_volatile(word, value) };
+        keep_order();
     } else {
         // The kernel's JIT compilers make a full barrier of an atomic that fetches.
         // SAFETY: the caller's promise.
@@ -170,7 +183,9 @@ pub unsafe fn publish(word: *mut u64, value: u64) {
 pub unsafe fn load_acquire(word: *mut u64) -> u64 {
     if PLAIN {
         // SAFETY: the caller's promise.
-        unsafe { core::ptr::read_volatile(word) }
+        let value = unsafe { core::ptr::read_volatile(word) };
+        keep_order();
+        value
     } else {
         // SAFETY: the caller's promise.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word, 0) }

@@ -54,7 +54,7 @@ pub fn find(cookie: u64) -> Option<*mut OverflowEntry> {
     OVERFLOW.get_ptr_mut(cookie)
 }
 
-/// Makes a socket's entry. `Ok(None)`: there is one now, another thread was first.
+/// Makes a socket's entry. `Ok(None)`: there is one already.
 #[inline(always)]
 pub fn make(cookie: u64, record: &SocketRecord) -> Result<Option<()>, Fault> {
     const EXISTS: i32 = -17;

@@ -1,7 +1,12 @@
 //! A record, and the word that says whose it is: how it is written while others read.
 //!
-//! Whoever writes claims the word first, and others find nothing meanwhile. A record is found by the word
-//! alone, so that is written last and read first (see [`helpers`] for machines that reorder memory).
+//! A call that writes claims the word first, and others find nothing meanwhile. A record is found by the
+//! word alone, so that is written last and read first (see [`helpers`] for machines that reorder memory).
+//!
+//! Two calls of one socket never write at once: the kernel holds the socket's lock while a hook of
+//! `connect()`, `sendmsg()` or `recvmsg()` runs (`BPF_CGROUP_RUN_SA_PROG_LOCK`,
+//! `include/linux/bpf-cgroup.h`), and the last `close()` is alone. `getpeername()` only reads. So only a
+//! free place needs compare-and-swap: every socket of the set may claim that.
 
 use core::ptr;
 

@@ -74,9 +74,11 @@ fn remember_connection(ctx: &SockAddrContext, record: &SocketRecord) -> Result<(
         TcpSocket::Old => false,
         TcpSocket::OfKernel => {
             return match mptcp_connection(ctx) {
-                Some(connection) => storage::keep_of_connection(connection, record),
+                Some(connection) if !is_path_manager() => {
+                    storage::keep_of_connection(connection, record)
+                }
                 // Nobody asks for the peer name of the kernel's own sockets.
-                None => Ok(()),
+                _ => Ok(()),
             };
         }
         TcpSocket::Unknown => {
@@ -149,8 +151,7 @@ fn remember_conversation<F: Family>(
     let (cgroup, units) = unsafe { ((*entry).cgroup, (*entry).units) };
     if units == RECORD_UNITS {
         overflow::take(cgroup, STORED_UNITS)?;
-        // SAFETY: as above. Another thread's call may do the same: then one charge too many is never
-        // given back, which the limit bears.
+        // SAFETY: as above; the kernel holds the socket's lock.
         unsafe { (*entry).units = RECORD_UNITS + STORED_UNITS };
     }
     storage::keep_of_udp(call::socket(ctx), record, excludes)
@@ -262,7 +263,11 @@ pub fn forget(ctx: &SockAddrContext, protocol: u8, address: &Address, port: u16)
             TcpSocket::New => return,
             TcpSocket::Old => {}
             TcpSocket::OfKernel | TcpSocket::Unknown => {
-                let connection = mptcp_connection(ctx).unwrap_or_else(|| call::socket(ctx));
+                let connection = match mptcp_connection(ctx) {
+                    Some(_) if is_path_manager() => return,
+                    Some(connection) => connection,
+                    None => call::socket(ctx),
+                };
                 if let Some(entry) = storage::of_connection(connection) {
                     Place::in_overflow(entry).free();
                 }
@@ -395,4 +400,12 @@ fn mptcp_connection(ctx: &SockAddrContext) -> Option<*mut c_void> {
     // SAFETY: a socket that the kernel gave us.
     let connection = unsafe { bpf_skc_to_mptcp_sock(socket) }.cast::<c_void>();
     (!connection.is_null()).then_some(connection)
+}
+
+/// Whether the kernel's MPTCP path manager makes this call, to add a subflow to a connection that is
+/// established: its worker does (`mptcp_worker`), while the first subflow is made by the
+/// `connect()` of a process. The connection's peer is that of the first one.
+#[inline(always)]
+fn is_path_manager() -> bool {
+    kernel_types::is_kernel_thread() == Some(true)
 }

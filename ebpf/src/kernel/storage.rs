@@ -9,10 +9,10 @@ use aya_ebpf::{
 };
 use sockline_ebpf::{
     counters::Fault,
-    socket::{CONNECTION_UNITS, OverflowEntry, STORED, SocketRecord, StoredRecords},
+    socket::{CONNECTION_UNITS, OverflowEntry, ROOT_CGROUP, STORED, SocketRecord, StoredRecords},
 };
 
-use super::{helpers, overflow, record::Place};
+use super::{config, helpers, overflow, record::Place};
 
 /// Of UDP sockets.
 #[btf_map]
@@ -106,19 +106,26 @@ fn make(socket: *mut c_void) -> Result<*mut OverflowEntry, Fault> {
         return Err(Fault::NotRemembered);
     }
     let cgroup = helpers::current_cgroup();
-    overflow::take(cgroup, CONNECTION_UNITS)?;
+    // Where the kernel's own sockets cannot be told from others, those of its threads are here as well.
+    // No hook sees their end, so what they took would never be given back.
+    let units = if cgroup == ROOT_CGROUP && !config::can_tell_kernel_sockets() {
+        0
+    } else {
+        CONNECTION_UNITS
+    };
+    overflow::take(cgroup, units)?;
     let map = (&raw const CONNECTIONS).cast_mut().cast();
     // SAFETY: a socket that the kernel gave us, and a socket storage map.
     let stored = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), CREATE) };
     if stored.is_null() {
-        overflow::give_back(cgroup, CONNECTION_UNITS);
+        overflow::give_back(cgroup, units);
         return Err(Fault::NotRemembered);
     }
     let entry = stored.cast::<OverflowEntry>();
     // SAFETY: a live map value, and the first call of its connection, which holds its lock.
     unsafe {
         (*entry).cgroup = cgroup;
-        (*entry).units = CONNECTION_UNITS;
+        (*entry).units = units;
     }
     Ok(entry)
 }
