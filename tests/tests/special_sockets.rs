@@ -6,16 +6,19 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead, BufReader, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd},
     process::Command,
+    time::Duration,
 };
 
 use io_uring::{IoUring, opcode, squeue, types};
-use nix::sys::socket::{SockaddrLike, SockaddrStorage, sockopt::TcpFastOpenConnect};
+use nix::sys::socket::{
+    Backlog, SockaddrLike, SockaddrStorage, bind, listen, sockopt::TcpFastOpenConnect,
+};
 use sockline_testbed::{
     Cluster, Ns, Pod, Protocol, Service, Socket, TcpServer, UdpClient, UdpServer, kernel_version,
-    mapped,
+    mapped, wait_until,
 };
 
 const V4: &str = "10.96.0.1:80";
@@ -110,11 +113,28 @@ fn enable_fast_open(web: &Pod, client: &Pod) {
 
 /// How many SYNs of the namespace carried data.
 fn syns_with_data(ns: &Ns) -> u64 {
+    count(ns, "TcpExt:", "TCPFastOpenActive")
+}
+
+/// A counter of the namespace (`Documentation/networking/snmp_counter.rst`).
+fn count(ns: &Ns, group: &str, name: &str) -> u64 {
     let table = ns.run(|| fs::read_to_string("/proc/thread-self/net/netstat")).unwrap();
-    let mut lines = table.lines().filter(|line| line.starts_with("TcpExt:"));
+    let mut lines = table.lines().filter(|line| line.starts_with(group));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let position = names.split(' ').position(|name| name == "TCPFastOpenActive").unwrap();
+    let position = names.split(' ').position(|one| one == name).unwrap();
     values.split(' ').nth(position).unwrap().parse().unwrap()
+}
+
+/// Lets the kernel add subflows to the namespace's MPTCP connections.
+fn allow_subflows(ns: &Ns, endpoint: Option<&str>) {
+    let ip = |args: &[&str]| {
+        let output = ns.output(Command::new("ip").arg("mptcp").args(args)).unwrap();
+        assert!(output.status.success(), "ip mptcp {args:?}: {output:?}");
+    };
+    ip(&["limits", "set", "subflow", "2", "add_addr_accepted", "2"]);
+    if let Some(address) = endpoint {
+        ip(&["endpoint", "add", address, "subflow"]);
+    }
 }
 
 #[test]
@@ -197,6 +217,44 @@ fn mptcp_is_translated_and_its_peer_is_the_service_where_the_kernel_can_tell() {
         });
     }
     assert_eq!(stage.translated(), connected);
+}
+
+/// The kernel dials the backend for them, which is no service: that was taken for a direct dial.
+#[test]
+fn further_subflows_of_an_mptcp_connection_leave_its_peer() {
+    let mut stage = Stage::new();
+    let second = "10.244.200.7";
+    let addresses = ["10.244.200.6", second].map(|address| address.parse().unwrap());
+    let client_pod = stage.cluster.node().pod("two-addresses", &addresses).unwrap();
+    if Socket::mptcp(libc::AF_INET).unwrap().is_none()
+        || !stage.cluster.features().unwrap().mptcp_sock
+    {
+        return;
+    }
+    allow_subflows(&stage.web, None);
+    allow_subflows(&client_pod, Some(second));
+    let listener: TcpListener = stage.web.run(|| {
+        let socket = Socket::mptcp(libc::AF_INET).unwrap().unwrap();
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(at("0.0.0.0:8081"))).unwrap();
+        listen(&socket, Backlog::new(8).unwrap()).unwrap();
+        socket.into_std()
+    });
+    let service = Service::new("mptcp").ip("10.96.0.3").tcp(80).to(8081);
+    stage.cluster.apply([service.endpoints([&stage.web])]).unwrap();
+    let client: TcpStream = client_pod.run(|| {
+        let socket = Socket::mptcp(libc::AF_INET).unwrap().unwrap();
+        socket.connect(at("10.96.0.3:80")).unwrap();
+        socket.into_std()
+    });
+    let (server, _) = listener.accept().unwrap();
+    wait_until(Duration::from_secs(10), "a second subflow", || {
+        // The kernel adds one once data has gone both ways.
+        (&client).write_all(b"x").unwrap();
+        (&server).write_all(b"x").unwrap();
+        (count(&client_pod, "MPTcpExt:", "MPJoinSynAckRx") > 0).then_some(())
+    })
+    .unwrap();
+    assert_eq!(client.peer_addr().unwrap(), at("10.96.0.3:80"));
 }
 
 #[test]
