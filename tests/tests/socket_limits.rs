@@ -228,7 +228,9 @@ fn threads_that_give_a_socket_its_storage_at_once_are_charged_once() {
             let clients: Vec<UdpClient> =
                 (0..SOCKETS).map(|_| UdpClient::unconnected(at(DNS).ip()).unwrap()).collect();
             let send = |client: &UdpClient, n| client.socket().send_to(b"x", address(n)).unwrap();
-            clients.iter().for_each(|client| drop(send(client, 0)));
+            for client in &clients {
+                send(client, 0);
+            }
             let started = AtomicUsize::new(0);
             let send_all = |n| {
                 for (number, client) in clients.iter().enumerate() {
@@ -237,9 +239,11 @@ fn threads_that_give_a_socket_its_storage_at_once_are_charged_once() {
                     while started.load(Ordering::SeqCst) < (number + 1) * usize::from(THREADS) {
                         hint::spin_loop();
                     }
-                    // Neither has always the same head start.
-                    let wait = if n == 1 { number % 50 } else { 25 };
-                    (0..wait * 10).for_each(|step| drop(hint::black_box(step)));
+                    // Now one of them is ahead, now the other.
+                    let steps = if n == 1 { number % 50 * 10 } else { 250 };
+                    for step in 0..steps {
+                        hint::black_box(step);
+                    }
                     send(client, n);
                 }
             };

@@ -108,24 +108,25 @@ fn make(socket: *mut c_void) -> Result<*mut OverflowEntry, Fault> {
     let cgroup = helpers::current_cgroup();
     // Where the kernel's own sockets cannot be told from others, those of its threads are here as well.
     // No hook sees their end, so what they took would never be given back.
-    let units = if cgroup == ROOT_CGROUP && !config::can_tell_kernel_sockets() {
-        0
-    } else {
-        CONNECTION_UNITS
-    };
-    overflow::take(cgroup, units)?;
+    let is_charged = cgroup != ROOT_CGROUP || config::can_tell_kernel_sockets();
+    if is_charged {
+        overflow::take(cgroup, CONNECTION_UNITS)?;
+    }
     let map = (&raw const CONNECTIONS).cast_mut().cast();
     // SAFETY: a socket that the kernel gave us, and a socket storage map.
     let stored = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), CREATE) };
     if stored.is_null() {
-        overflow::give_back(cgroup, units);
+        // (Giving back 0 would be an instruction that kernels before 5.12 do not have.)
+        if is_charged {
+            overflow::give_back(cgroup, CONNECTION_UNITS);
+        }
         return Err(Fault::NotRemembered);
     }
     let entry = stored.cast::<OverflowEntry>();
     // SAFETY: a live map value, and the first call of its connection, which holds its lock.
     unsafe {
         (*entry).cgroup = cgroup;
-        (*entry).units = units;
+        (*entry).units = if is_charged { CONNECTION_UNITS } else { 0 };
     }
     Ok(entry)
 }

@@ -10,7 +10,7 @@ use crate::{
 
 /// The tests of the data path: whatever makes sockets, loads programs or reads maps. The others
 /// (plans, the Kubernetes source, manifests of deploy/) are the same on any kernel.
-const DATA_PATH: [&str; 23] = [
+const DATA_PATH: [&str; 25] = [
     "addresses",
     "affinity",
     "balance",
@@ -22,6 +22,7 @@ const DATA_PATH: [&str; 23] = [
     "kube",
     "left_alone",
     "limits",
+    "nested",
     "node_port",
     "older_kernels",
     "owner",
@@ -30,6 +31,7 @@ const DATA_PATH: [&str; 23] = [
     "repair",
     "restart",
     "robustness",
+    "socket_limits",
     "special_sockets",
     "startup",
     "tcp",
