@@ -46,7 +46,7 @@ const STEPS: [Step; 11] = [
         fuzz::run(&fuzz::Args::for_a_minute())?;
         Ok(Extent::Part("one minute; `cargo xtask fuzz` takes longer"))
     }),
-    ("image", |_| whole(image::run(&image::Args::with_trial()))),
+    ("image", |_| whole(image::run(&image::Args::with_smoke_test()))),
     ("kernels", try_kernels),
 ];
 

@@ -9,10 +9,10 @@ mod ci;
 mod demo;
 mod fuzz;
 mod image;
+mod parallel;
 mod process;
 mod repo;
 mod setup;
-mod side_by_side;
 mod term;
 mod test;
 mod variants;
@@ -44,7 +44,7 @@ enum Task {
     /// Disturb everything for ten minutes while connections are made and held (needs root)
     Chaos(chaos::Args),
     #[command(hide = true)]
-    Hoard(chaos::hoard::Args),
+    HoldSockets(chaos::hold_sockets::Args),
     /// What continuous integration runs: format, lints, tests
     Ci,
     /// Check the dependencies for advisories, yanked versions and licences
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         Task::VmTest(args) => vm_test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Chaos(args) => chaos::run(&args),
-        Task::Hoard(args) => chaos::hoard::run(&args),
+        Task::HoldSockets(args) => chaos::hold_sockets::run(&args),
         Task::Ci => ci::run(),
         Task::Audit(args) => audit::run(&args),
         Task::Demo(args) => demo::run(&args),

@@ -17,9 +17,9 @@ use sockline_testbed::{Endpoint, Node, Pod, Service, api::Api, objects};
 use super::{
     clients::Target,
     control_plane::ip,
-    ledger::Ledger,
+    oracle::{Endpoints, Oracle, PodId, ServiceId},
+    results::Results,
     servers::{Servers, port_of},
-    world::{Endpoints, PodId, ServiceId, World},
 };
 
 pub(super) const SERVICES: usize = 50;
@@ -30,7 +30,7 @@ const WITHOUT_ENDPOINTS: usize = 3;
 /// The service ranges: what is not translated fails at once.
 pub(super) const UNTRANSLATED: [(&str, &str); 2] =
     [("-4", "10.96.0.0/16"), ("-6", "fd00:10:96::/112")];
-/// Not churned: see [`super::keeper`].
+/// Not churned: see [`super::harness`].
 pub(super) const MARK: &str = "mark";
 pub(super) const MARK_ADDRESS: &str = "10.96.255.1";
 /// Between two changes of endpoints.
@@ -50,7 +50,7 @@ pub(super) struct Cluster {
     pub(super) pods: Vec<Pod>,
     pub(super) clients: Vec<Pod>,
     /// Opens more sockets than all others.
-    pub(super) hoarder: Pod,
+    pub(super) socket_holder: Pod,
     pub(super) servers: Servers,
 }
 
@@ -70,24 +70,24 @@ impl Cluster {
                 ip(client, &format!("{family} route add unreachable {network}"))?;
             }
         }
-        let hoarder = pod("hoarder".to_owned(), 7, 0)?;
+        let socket_holder = pod("socket-holder".to_owned(), 7, 0)?;
         let servers = Servers::start(SERVICES)?;
         for (id, pod) in pods.iter().enumerate() {
             servers.open(id, pod)?;
         }
-        Ok(Self { api: Api::default(), pods, clients, hoarder, servers })
+        Ok(Self { api: Api::default(), pods, clients, socket_holder, servers })
     }
 
     /// Makes all objects, with endpoints for those that have some.
-    pub(super) fn fill(&self, world: &World, random: &mut fastrand::Rng) {
+    pub(super) fn fill(&self, oracle: &Oracle, random: &mut fastrand::Rng) {
         self.api.apply(&objects::node());
         self.apply_mark(1);
         self.api.apply(&Service::new(MARK).ip(MARK_ADDRESS).tcp(80).objects()[0]);
         for service in 0..SERVICES {
             let count = if has_endpoints(service) { random.usize(1..6) } else { 0 };
             let endpoints = random.choose_multiple(0..PODS, count).into_iter().collect();
-            world.set(service, Arc::new(endpoints));
-            for object in self.describe(service, &world.endpoints(service)).objects() {
+            oracle.set(service, Arc::new(endpoints));
+            for object in self.describe(service, &oracle.endpoints(service)).objects() {
                 self.api.apply(&object);
             }
         }
@@ -137,9 +137,9 @@ impl Cluster {
         self.describe(service, &Arc::new(endpoints))
     }
 
-    fn apply(&self, world: &World, service: ServiceId, endpoints: BTreeSet<PodId>) {
+    fn apply(&self, oracle: &Oracle, service: ServiceId, endpoints: BTreeSet<PodId>) {
         let endpoints = Arc::new(endpoints);
-        world.set(service, Arc::clone(&endpoints));
+        oracle.set(service, Arc::clone(&endpoints));
         for slice in &self.describe(service, &endpoints).objects()[1..] {
             self.api.apply(slice);
         }
@@ -179,15 +179,15 @@ pub(super) struct Churn {
 impl Churn {
     pub(super) fn start(
         cluster: &Arc<Cluster>,
-        world: &Arc<World>,
-        ledger: &Arc<Ledger>,
+        oracle: &Arc<Oracle>,
+        results: &Arc<Results>,
         random: fastrand::Rng,
     ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut changing = Changing {
             cluster: Arc::clone(cluster),
-            world: Arc::clone(world),
-            ledger: Arc::clone(ledger),
+            oracle: Arc::clone(oracle),
+            results: Arc::clone(results),
             random,
             leaving: Vec::new(),
         };
@@ -224,8 +224,8 @@ enum Leaving {
 
 struct Changing {
     cluster: Arc<Cluster>,
-    world: Arc<World>,
-    ledger: Arc<Ledger>,
+    oracle: Arc<Oracle>,
+    results: Arc<Results>,
     random: fastrand::Rng,
     leaving: Vec<(PodId, Leaving)>,
 }
@@ -237,7 +237,7 @@ impl Changing {
             self.take_pod_away();
         }
         let service = self.random.usize(..SERVICES - WITHOUT_ENDPOINTS);
-        let mut endpoints = (*self.world.endpoints(service)).clone();
+        let mut endpoints = (*self.oracle.endpoints(service)).clone();
         let others: Vec<PodId> = (0..PODS)
             .filter(|pod| self.leaving.iter().all(|(other, _)| other != pod))
             .filter(|pod| !endpoints.contains(pod))
@@ -253,8 +253,8 @@ impl Changing {
             }
             _ => endpoints.extend(self.random.choice(others)),
         }
-        self.cluster.apply(&self.world, service, endpoints);
-        self.ledger.count("changes of endpoints");
+        self.cluster.apply(&self.oracle, service, endpoints);
+        self.results.count("changes of endpoints");
         Ok(())
     }
 
@@ -265,14 +265,14 @@ impl Changing {
         }
         let since = Instant::now();
         let leaving = if self.random.bool() {
-            self.ledger.count("pods that ended unannounced");
-            self.ledger.event(format!("pod {pod} ends unannounced"));
-            self.world.dies(pod);
+            self.results.count("pods that ended unannounced");
+            self.results.event(format!("pod {pod} ends unannounced"));
+            self.oracle.dies(pod);
             self.cluster.servers.close(pod);
             Leaving::Unnoticed { since }
         } else {
-            self.ledger.count("pods that ended after their removal");
-            self.ledger.event(format!("pod {pod} is taken from all services"));
+            self.results.count("pods that ended after their removal");
+            self.results.event(format!("pod {pod} is taken from all services"));
             self.remove_from_all(pod);
             Leaving::Draining { since: Instant::now() }
         };
@@ -280,7 +280,7 @@ impl Changing {
     }
 
     fn go_on(&mut self) -> Result<()> {
-        let confirmed = self.world.confirmed();
+        let confirmed = self.oracle.confirmed();
         for (pod, leaving) in std::mem::take(&mut self.leaving) {
             let next = match leaving {
                 Leaving::Unnoticed { since } if since.elapsed() > NOTICED_AFTER => {
@@ -288,8 +288,8 @@ impl Changing {
                     Leaving::Dead { since, removed: Instant::now() }
                 }
                 Leaving::Draining { since } if confirmed > since => {
-                    self.ledger.event(format!("pod {pod} ends"));
-                    self.world.dies(pod);
+                    self.results.event(format!("pod {pod} ends"));
+                    self.oracle.dies(pod);
                     self.cluster.servers.close(pod);
                     Leaving::Dead { since: Instant::now(), removed: since }
                 }
@@ -297,8 +297,8 @@ impl Changing {
                     if confirmed > removed && since.elapsed() > STAYS_DEAD =>
                 {
                     self.cluster.servers.open(pod, &self.cluster.pods[pod])?;
-                    self.world.lives(pod);
-                    self.ledger.event(format!("pod {pod} is back"));
+                    self.oracle.lives(pod);
+                    self.results.event(format!("pod {pod} is back"));
                     continue;
                 }
                 other => other,
@@ -310,9 +310,9 @@ impl Changing {
 
     fn remove_from_all(&self, pod: PodId) {
         for service in 0..SERVICES {
-            let mut endpoints = (*self.world.endpoints(service)).clone();
+            let mut endpoints = (*self.oracle.endpoints(service)).clone();
             if endpoints.remove(&pod) {
-                self.cluster.apply(&self.world, service, endpoints);
+                self.cluster.apply(&self.oracle, service, endpoints);
             }
         }
     }

@@ -23,7 +23,7 @@ use sockline_testbed::{Node, Pod, Task};
 use super::{
     cluster::{Cluster, UNTRANSLATED},
     control_plane::ip,
-    world::{ServiceId, World},
+    oracle::{Oracle, ServiceId},
 };
 
 /// The services' addresses. That of the API server is elsewhere.
@@ -39,7 +39,7 @@ pub(super) struct KubeProxy {
 }
 
 struct Shared {
-    world: Arc<World>,
+    oracle: Arc<Oracle>,
     listener: TcpListener,
     services: HashMap<IpAddr, ServiceId>,
     /// One for each address: it answers from the one that was asked.
@@ -50,7 +50,7 @@ struct Shared {
 
 impl KubeProxy {
     /// Listens at the services' addresses. Clients come here after [`Self::admit`].
-    pub(super) fn start(node: &Arc<Node>, world: &Arc<World>) -> Result<Self> {
+    pub(super) fn start(node: &Arc<Node>, oracle: &Arc<Oracle>) -> Result<Self> {
         for (family, range) in RANGES {
             ip(node.outside(), &format!("{family} route replace local {range} dev lo"))?;
         }
@@ -70,7 +70,7 @@ impl KubeProxy {
         });
         let (listener, sockets) = opened.context("listening in kube-proxy's place")?;
         let shared = Arc::new(Shared {
-            world: Arc::clone(world),
+            oracle: Arc::clone(oracle),
             listener,
             services: targets.iter().map(|target| (target.tcp.ip(), target.service)).collect(),
             sockets,
@@ -156,7 +156,7 @@ impl Shared {
     /// What one of the endpoints says of itself.
     fn who(&self, service: ServiceId, random: &mut fastrand::Rng) -> String {
         self.answers.fetch_add(1, Ordering::Relaxed);
-        let endpoints = self.world.endpoints(service);
+        let endpoints = self.oracle.endpoints(service);
         let pod = random.choice(endpoints.iter());
         pod.map_or_else(|| NONE.to_owned(), |pod| format!("{pod}:{service}"))
     }

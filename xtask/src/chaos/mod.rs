@@ -1,5 +1,5 @@
-//! `cargo xtask chaos`: clients make and hold connections to services while everything around them is
-//! disturbed, and every answer is judged.
+//! `cargo xtask chaos`: clients make and hold connections to services while faults are
+//! injected, and checks every answer.
 //!
 //! What may fail: calls to a service with an endpoint that was dead at the time, sockets at such an
 //! endpoint, and calls while an entry of a map was wrong, or a program detached, by our own hand. All
@@ -9,16 +9,16 @@
 mod clients;
 mod cluster;
 mod control_plane;
-mod disturb;
-pub(crate) mod hoard;
-mod keeper;
+mod faults;
+mod harness;
+pub(crate) mod hold_sockets;
 mod kube_proxy;
 mod leaks;
-mod ledger;
+mod oracle;
 mod pressure;
 mod report;
+mod results;
 mod servers;
-mod world;
 
 use std::{
     collections::BTreeSet,
@@ -37,28 +37,28 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sockline_testbed::{Build, Node, Task};
 
 use self::{
-    clients::Around,
+    clients::ClientContext,
     cluster::{CLIENTS, Churn, Cluster, PODS, SERVICES},
-    disturb::Disturbance,
-    keeper::Keeper,
+    faults::Fault,
+    harness::Harness,
     leaks::{Account, Traces},
-    ledger::Ledger,
-    world::World,
+    oracle::Oracle,
+    results::Results,
 };
 use crate::{process, repo, setup, term, variants};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long to disturb [default: 600, and 300 with --pressure]
+    /// How long to inject faults [default: 600, and 300 with --pressure]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<u64>,
     /// What chance is to do: the seed that an earlier run printed
     #[arg(long)]
     seed: Option<u64>,
-    /// Leave these disturbances out
+    /// Leave these faults out
     #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "only")]
     without: Vec<String>,
-    /// Use only these disturbances
+    /// Use only these faults
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// How many sockets one pod opens in `many-sockets` [default: 200,000, and 20,000 in less than five
@@ -95,7 +95,7 @@ const FILES: u64 = 8_192;
 const LONG: Duration = Duration::from_secs(300);
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let disturbances = chosen(args)?;
+    let faults = chosen(args)?;
     setup::ensure()?;
     // Named by hand: what stands beside it is used as it is.
     if env::var_os("SOCKLINE_BIN").is_none() {
@@ -118,18 +118,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         &format!("seed {seed}: {SERVICES} services, {PODS} pods, {CLIENTS} clients"),
     );
     let began = Instant::now();
-    let ledger = Arc::new(Ledger::new());
-    let mut stage = Stage::start(seed, &ledger)?;
-    stage.keeper.many_sockets = usize::try_from(sockets)?;
-    let (log, leaks) = stage.run(&disturbances, time)?;
-    report::print(&ledger, &leaks, began.elapsed());
+    let results = Arc::new(Results::new());
+    let mut running = Run::start(seed, &results)?;
+    running.harness.many_sockets = usize::try_from(sockets)?;
+    let (log, leaks) = running.run(&faults, time)?;
+    report::print(&results, &leaks, began.elapsed());
     let leaked: usize = leaks.iter().map(|(_, _, left)| left).sum();
-    if ledger.mistakes() == 0 && leaked == 0 {
+    if results.mistakes() == 0 && leaked == 0 {
         term::ok("chaos", &format!("nothing failed that should not (seed {seed})"));
         return Ok(());
     }
-    report::print_story(&ledger, &log);
-    bail!("{} mistakes, {leaked} things left; seed {seed}", ledger.mistakes());
+    report::print_story(&results, &log);
+    bail!("{} mistakes, {leaked} things left; seed {seed}", results.mistakes());
 }
 
 fn raise_file_limit(files: u64) -> Result<()> {
@@ -138,113 +138,109 @@ fn raise_file_limit(files: u64) -> Result<()> {
         .with_context(|| format!("raising RLIMIT_NOFILE from {soft} to {files}"))
 }
 
-fn chosen(args: &Args) -> Result<Vec<&'static Disturbance>> {
+fn chosen(args: &Args) -> Result<Vec<&'static Fault>> {
     for name in args.without.iter().chain(&args.only) {
-        let known = || disturb::ALL.iter().map(|one| one.name).collect::<Vec<_>>().join(", ");
+        let known = || faults::ALL.iter().map(|one| one.name).collect::<Vec<_>>().join(", ");
         ensure!(
-            disturb::ALL.iter().any(|one| one.name == name),
-            "there is no disturbance {name:?}, but {}",
+            faults::ALL.iter().any(|one| one.name == name),
+            "there is no fault {name:?}, but {}",
             known()
         );
     }
-    let is_named = |names: &[String], one: &Disturbance| names.iter().any(|name| name == one.name);
-    let all = disturb::ALL.iter().filter(|one| {
+    let is_named = |names: &[String], one: &Fault| names.iter().any(|name| name == one.name);
+    let all = faults::ALL.iter().filter(|one| {
         !is_named(&args.without, one) && (args.only.is_empty() || is_named(&args.only, one))
     });
     Ok(all.collect())
 }
 
 /// Everything that runs.
-struct Stage {
+struct Run {
     node: Arc<Node>,
     cluster: Arc<Cluster>,
-    world: Arc<World>,
-    ledger: Arc<Ledger>,
-    keeper: Keeper,
+    oracle: Arc<Oracle>,
+    results: Arc<Results>,
+    harness: Harness,
     random: fastrand::Rng,
-    around: Around,
+    context: ClientContext,
     clients: Vec<Task<()>>,
 }
 
-impl Stage {
-    fn start(seed: u64, ledger: &Arc<Ledger>) -> Result<Self> {
+impl Run {
+    fn start(seed: u64, results: &Arc<Results>) -> Result<Self> {
         let mut random = fastrand::Rng::with_seed(seed);
         let node = Arc::new(Node::new()?);
         let cluster = Arc::new(Cluster::new(&node)?);
-        let world = Arc::new(World::new(SERVICES, PODS));
-        cluster.fill(&world, &mut random);
-        let mut keeper = Keeper::new(&node, &cluster, &world, ledger, random.fork())?;
-        keeper.start(Build::This).context("starting the first agent")?;
-        let around = Around {
-            world: Arc::clone(&world),
-            ledger: Arc::clone(ledger),
+        let oracle = Arc::new(Oracle::new(SERVICES, PODS));
+        cluster.fill(&oracle, &mut random);
+        let mut harness = Harness::new(&node, &cluster, &oracle, results, random.fork())?;
+        harness.start(Build::This).context("starting the first agent")?;
+        let context = ClientContext {
+            oracle: Arc::clone(&oracle),
+            results: Arc::clone(results),
             targets: Arc::new(Cluster::targets()),
             stop: Arc::new(AtomicBool::new(false)),
         };
         let mut clients = Vec::new();
         for client in &cluster.clients {
-            clients.extend(clients::start(client, &around, random.u64(..))?);
+            clients.extend(clients::start(client, &context, random.u64(..))?);
         }
-        let ledger = Arc::clone(ledger);
-        Ok(Self { node, cluster, world, ledger, keeper, random, around, clients })
+        let results = Arc::clone(results);
+        Ok(Self { node, cluster, oracle, results, harness, random, context, clients })
     }
 
     /// Returns the end of the agent's log, and what is left.
-    fn run(
-        mut self,
-        disturbances: &[&'static Disturbance],
-        time: Duration,
-    ) -> Result<(String, Account)> {
-        let churn = Churn::start(&self.cluster, &self.world, &self.ledger, self.random.fork())?;
-        if let Err(error) = self.disturb(disturbances, time) {
-            self.ledger.mistake("disturbances that were not got over", &format!("{error:#}"));
+    fn run(mut self, faults: &[&'static Fault], time: Duration) -> Result<(String, Account)> {
+        let churn = Churn::start(&self.cluster, &self.oracle, &self.results, self.random.fork())?;
+        if let Err(error) = self.inject(faults, time) {
+            self.results.mistake("faults that were not got over", &format!("{error:#}"));
         }
         churn.end()?;
-        if let Err(error) = self.keeper.confirm().and_then(|()| self.keeper.check()) {
-            self.ledger.mistake("nodes that are not well in the end", &format!("{error:#}"));
+        if let Err(error) = self.harness.confirm().and_then(|()| self.harness.check()) {
+            self.results.mistake("nodes that are not well in the end", &format!("{error:#}"));
         }
         // Sockets of endpoints that are gone are closed by then, whatever was in the way before.
         thread::sleep(Duration::from_secs(10));
-        self.world.calms_down();
+        self.oracle.calms_down();
         thread::sleep(Duration::from_secs(2));
-        self.around.stop.store(true, Ordering::Relaxed);
+        self.context.stop.store(true, Ordering::Relaxed);
         self.clients.into_iter().for_each(Task::join);
-        let log = self.keeper.log_tail();
+        let log = self.harness.log_tail();
         let mut namespaces = BTreeSet::from([self.node.outside().inode()?]);
-        let machines = self.keeper.control_plane.machines();
+        let machines = self.harness.control_plane.machines();
         let pods = self.cluster.pods.iter().chain(&self.cluster.clients);
-        for pod in pods.chain(machines).chain([&self.cluster.hoarder]) {
+        for pod in pods.chain(machines).chain([&self.cluster.socket_holder]) {
             namespaces.insert(pod.inode()?);
         }
         let folders = [self.node.bpffs(), self.node.cgroup(), self.node.temp()];
         let folders: Vec<PathBuf> = folders.iter().map(|path| path.to_path_buf()).collect();
-        let objects = self.keeper.clean_up()?;
-        drop((self.cluster, self.around, self.node));
+        let objects = self.harness.clean_up()?;
+        drop((self.cluster, self.context, self.node));
         Ok((log, Traces { objects, namespaces, folders }.account()))
     }
 
     /// All of them once in a random order, and again.
-    fn disturb(&mut self, disturbances: &[&'static Disturbance], time: Duration) -> Result<()> {
+    fn inject(&mut self, faults: &[&'static Fault], time: Duration) -> Result<()> {
         let began = Instant::now();
-        let mut bag: Vec<&Disturbance> = Vec::new();
+        let mut bag: Vec<&Fault> = Vec::new();
         loop {
             if bag.is_empty() {
-                bag = disturbances.to_vec();
+                bag = faults.to_vec();
                 self.random.shuffle(&mut bag);
             }
             let (Some(next), true) = (bag.pop(), began.elapsed() < time) else { return Ok(()) };
             self.progress(began, time, next.name);
             let started = Instant::now();
-            self.ledger.event(format!("── {}", next.name));
-            self.keeper.note_objects();
-            (next.run)(&mut self.keeper).with_context(|| next.name)?;
-            self.ledger.disturbed(next.name, started.elapsed());
+            self.results.event(format!("── {}", next.name));
+            self.harness.note_objects();
+            (next.run)(&mut self.harness).with_context(|| next.name)?;
+            self.results.injected(next.name, started.elapsed());
         }
     }
 
     fn progress(&self, began: Instant, time: Duration, name: &str) {
         let seconds = |time: Duration| usize::try_from(time.as_secs()).unwrap_or(usize::MAX);
-        let (calls, mistakes) = (self.ledger.calls(), self.ledger.mistakes());
+        let (calls, mistakes) = (self.results.calls(), self.results.mistakes());
         let what = format!("{calls} calls, {mistakes} mistakes, {name}");
         term::progress_of(&what, seconds(began.elapsed()), seconds(time));
     }

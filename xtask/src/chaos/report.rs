@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{leaks::Account, ledger::Ledger};
+use super::{leaks::Account, results::Results};
 use crate::term;
 
-pub(super) fn print(ledger: &Ledger, leaks: &Account, took: Duration) {
+pub(super) fn print(results: &Results, leaks: &Account, took: Duration) {
     println!();
-    let rows: Vec<Vec<String>> = ledger
+    let rows: Vec<Vec<String>> = results
         .tallies()
         .into_iter()
         .map(|(kind, tally)| {
@@ -42,17 +42,17 @@ pub(super) fn print(ledger: &Ledger, leaks: &Account, took: Duration) {
         &rows,
     );
     println!();
-    let rows: Vec<Vec<String>> = ledger
-        .disturbances()
+    let rows: Vec<Vec<String>> = results
+        .faults()
         .into_iter()
         .map(|(name, count, time)| {
             let mean = time / u32::try_from(count).unwrap_or(1).max(1);
             vec![name.to_owned(), count.to_string(), term::seconds(mean)]
         })
         .collect();
-    term::table(&["disturbance", "times", "until all was well"], &rows);
+    term::table(&["fault", "times", "until all was well"], &rows);
     println!();
-    let rows: Vec<Vec<String>> = ledger
+    let rows: Vec<Vec<String>> = results
         .counts()
         .into_iter()
         .map(|(mistake, what, count)| {
@@ -72,8 +72,8 @@ pub(super) fn print(ledger: &Ledger, leaks: &Account, took: Duration) {
 }
 
 /// The failures, what happened around the first, and what the agent said last.
-pub(super) fn print_story(ledger: &Ledger, log: &str) {
-    let (failures, events) = ledger.story();
+pub(super) fn print_story(results: &Results, log: &str) {
+    let (failures, events) = results.story();
     println!("\n{}", term::paint(term::BOLD, "failures, by seconds since the beginning"));
     failures.iter().for_each(|line| println!("{line}"));
     println!("\n{}", term::paint(term::BOLD, "what happened around the first"));

@@ -25,7 +25,7 @@ use nix::{
 };
 use sockline_testbed::Pod;
 
-use super::world::{PodId, ServiceId};
+use super::oracle::{PodId, ServiceId};
 
 /// Where pods listen for service 0; the others follow.
 pub(super) const FIRST_PORT: u16 = 8000;

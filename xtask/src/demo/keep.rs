@@ -1,18 +1,18 @@
-//! `--keep`: the stage stays, and the reader gets commands that work on it.
+//! `--keep`: the cluster stays, and the reader gets commands that work on it.
 
 use super::Demo;
 use crate::term;
 
 pub(super) fn wait(demo: &Demo) {
-    let stage = &demo.stage;
-    let Some(agent) = &stage.agent else { return };
+    let cluster = &demo.cluster;
+    let Some(agent) = &cluster.agent else { return };
     let binary = agent.binary().display();
     let flags = format!(
         "--bpffs {} --admin-socket {}",
-        stage.node.bpffs().display(),
+        cluster.node.bpffs().display(),
         agent.admin_socket().display()
     );
-    let cgroup = stage.node.cgroup();
+    let cgroup = cluster.node.cgroup();
     let base = cgroup.parent().unwrap_or(cgroup);
     // A thread enters its node's cgroup from the base its process is in.
     let shell = format!(
@@ -20,15 +20,15 @@ pub(super) fn wait(demo: &Demo) {
          exec nsenter --net={net} bash'",
         base = base.display(),
         node = cgroup.display(),
-        net = stage.client.path(),
+        net = cluster.client.path(),
     );
-    let example = &stage.shop.frontends.first();
+    let example = &cluster.shop.frontends.first();
     let dial = example.map_or_else(String::new, |frontend| {
         let (ip, port) = (frontend.address.ip(), frontend.address.port());
         format!("exec 3<>/dev/tcp/{ip}/{port}; head -n 1 <&3; exec 3>&-")
     });
     let listen = agent.listen();
-    let outside = stage.node.outside().path();
+    let outside = cluster.node.outside().path();
 
     println!(
         "\n{}\n",
@@ -43,7 +43,7 @@ pub(super) fn wait(demo: &Demo) {
         ("metrics", &format!("nsenter --net={outside} curl -s http://{listen}/metrics")),
         (
             "the manifests; edit them, and the kernel follows",
-            &format!("ls {}", stage.manifests.dir().display()),
+            &format!("ls {}", cluster.manifests.dir().display()),
         ),
         ("the agent's log", &format!("tail -f {}", agent.log_path().display())),
     ] {

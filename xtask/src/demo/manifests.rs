@@ -1,4 +1,4 @@
-//! The manifests on the stage: copies of the recorded ones, edited as an operator would.
+//! The manifests on the cluster: copies of the recorded ones, edited as an operator would.
 
 use std::{
     fs,
@@ -116,14 +116,14 @@ fn to_yaml(documents: &[Value]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::stage;
+    use crate::demo::cluster;
 
     fn copied() -> (tempfile::TempDir, Manifests) {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("manifests");
         fs::create_dir(&dir).unwrap();
         let manifests =
-            Manifests::copy(&stage::fixtures(), dir, temp.path().join("draft")).unwrap();
+            Manifests::copy(&cluster::fixtures(), dir, temp.path().join("draft")).unwrap();
         (temp, manifests)
     }
 

@@ -2,20 +2,20 @@
 //!
 //! Each section shows one promise and checks it; a promise that does not hold fails the demo.
 
-mod act;
 mod checks;
+mod cluster;
 mod interrupt;
 mod keep;
 mod manifests;
+mod scenes;
 mod shop;
-mod stage;
 
 use std::{env, time::Instant};
 
 use anyhow::{Result, bail};
 use sockline_testbed::AgentOptions;
 
-use self::{checks::Checks, interrupt::Interrupt, stage::Stage};
+use self::{checks::Checks, cluster::Cluster, interrupt::Interrupt};
 use crate::{build, term};
 
 #[derive(clap::Args)]
@@ -27,23 +27,23 @@ pub(crate) struct Args {
 
 /// What every section works with.
 struct Demo {
-    stage: Stage,
+    cluster: Cluster,
     checks: Checks,
     interrupt: Interrupt,
 }
 
 /// One section: its title, and what it shows and checks.
-type Act = (&'static str, fn(&mut Demo) -> Result<()>);
+type Scene = (&'static str, fn(&mut Demo) -> Result<()>);
 
-const ACTS: [Act; 8] = [
-    ("Clients dial service addresses and reach pods directly", act::dial::play),
-    ("Connections spread evenly over the endpoints", act::spread::play),
-    ("The client sees the service, the wire sees the pod", act::wire::play),
-    ("No NAT and no proxy: what was on the wire so far", act::packets::play),
-    ("An endpoint leaves and comes back", act::endpoint::play),
-    ("A service without endpoints refuses at once", act::refuse::play),
-    ("A pod that wants to be left alone is left alone", act::left_alone::play),
-    ("What the agent says about it", act::views::play),
+const SCENES: [Scene; 8] = [
+    ("Clients dial service addresses and reach pods directly", scenes::dial::play),
+    ("Connections spread evenly over the endpoints", scenes::spread::play),
+    ("The client sees the service, the wire sees the pod", scenes::wire::play),
+    ("No NAT and no proxy: what was on the wire so far", scenes::packets::play),
+    ("An endpoint leaves and comes back", scenes::endpoint::play),
+    ("A service without endpoints refuses at once", scenes::refuse::play),
+    ("A pod that wants to be left alone is left alone", scenes::exclusion::play),
+    ("What the agent says about it", scenes::views::play),
 ];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -55,16 +55,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     interrupt.check()?;
 
-    let mut stage = Stage::build(&interrupt)?;
+    let mut cluster = Cluster::build(&interrupt)?;
     let ready = Instant::now();
-    stage.start_agent(&AgentOptions::default())?;
+    cluster.start_agent(&AgentOptions::default())?;
     term::ok(
         "agent",
         &format!("first sync in the kernel after {}", term::seconds(ready.elapsed())),
     );
 
-    let mut demo = Demo { stage, checks: Checks::default(), interrupt };
-    for (number, (title, play)) in (1..).zip(ACTS) {
+    let mut demo = Demo { cluster, checks: Checks::default(), interrupt };
+    for (number, (title, play)) in (1..).zip(SCENES) {
         demo.interrupt.check()?;
         term::section(number, title);
         play(&mut demo)?;
@@ -72,8 +72,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.keep {
         keep::wait(&demo);
     }
-    let Demo { stage, checks, .. } = demo;
-    drop(stage);
+    let Demo { cluster, checks, .. } = demo;
+    drop(cluster);
     println!();
     if !checks.failed().is_empty() {
         bail!(

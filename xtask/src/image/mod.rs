@@ -5,7 +5,7 @@ mod binary;
 mod deployment;
 mod podman;
 mod provenance;
-mod trial;
+mod smoke_test;
 
 use std::path::{Path, PathBuf};
 
@@ -36,13 +36,13 @@ pub(crate) struct Args {
     fast: bool,
     /// Then run it with podman, as deploy/base says, and see that it serves traffic (needs root)
     #[arg(long = "try")]
-    try_it: bool,
+    smoke_test: bool,
 }
 
 impl Args {
     /// What continuous integration runs.
-    pub(crate) fn with_trial() -> Self {
-        Self { target: binary::default_target(), fast: true, try_it: true, ..Self::default() }
+    pub(crate) fn with_smoke_test() -> Self {
+        Self { target: binary::default_target(), fast: true, smoke_test: true, ..Self::default() }
     }
 }
 
@@ -64,8 +64,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let limit = (!args.fast).then_some(LIMIT);
     write(&binary, &tag, &output, limit)
         .with_context(|| format!("writing {}", output.display()))?;
-    if args.try_it {
-        trial::run(&output, &tag)?;
+    if args.smoke_test {
+        smoke_test::run(&output, &tag)?;
     }
     Ok(())
 }

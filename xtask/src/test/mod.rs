@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::unistd::Uid;
 
 use self::binaries::Binary;
-use crate::{process, repo, setup, side_by_side, term, variants};
+use crate::{parallel, process, repo, setup, term, variants};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // The end-to-end tests run the built binary, which a test build alone would not make.
     variants::build()?;
     step(2, "test the workspace");
-    run_side_by_side(&binaries::build(&[])?, &args.args)?;
+    run_in_parallel(&binaries::build(&[])?, &args.args)?;
     run_cargo(&[&["--doc"][..], &repo::WORKSPACE].concat(), args)?;
     // The kernel programs have no host build; the map layouts they share with the agent do.
     step(3, "test the map layouts");
@@ -69,9 +69,9 @@ struct Ran<'a> {
 }
 
 /// Runs the binaries, as many at a time as there are cores, and prints what each said when it has ended.
-fn run_side_by_side(binaries: &[Binary], args: &[String]) -> Result<()> {
+fn run_in_parallel(binaries: &[Binary], args: &[String]) -> Result<()> {
     let ended = Mutex::new(0);
-    let mut ran = side_by_side::each(binaries, side_by_side::cores(), |binary| {
+    let mut ran = parallel::each(binaries, parallel::cores(), |binary| {
         let start = Instant::now();
         let (passed, said) = run_one(binary, args)?;
         let took = start.elapsed();

@@ -27,7 +27,7 @@ use self::{
     outcome::{Ran, Reader},
     qemu::{Accelerator, End, Machine},
 };
-use crate::{image, repo, side_by_side, term};
+use crate::{image, parallel, repo, term};
 
 /// MiB: twice the archive, and what the largest test takes.
 const MEMORY: u32 = 2048;
@@ -52,7 +52,7 @@ pub(crate) struct Args {
     short: bool,
     /// How many kernels run side by side; each takes a core and 2 GiB [default: as many as cores]
     #[arg(long, value_name = "N")]
-    side_by_side: Option<NonZero<usize>>,
+    parallel: Option<NonZero<usize>>,
     /// Take an agent that is not optimised, which is soon built
     #[arg(long)]
     fast: bool,
@@ -69,7 +69,7 @@ impl Args {
             kernel: vec!["5.10".into(), kernels::NEWEST.into()],
             tests: ["startup", "refusal", "older_kernels"].map(Into::into).to_vec(),
             short: false,
-            side_by_side: None,
+            parallel: None,
             fast: true,
             args: Vec::new(),
         }
@@ -133,8 +133,8 @@ fn boot_all(
     tests: &[String],
     args: &Args,
 ) -> Result<Vec<Booted>> {
-    let workers = args.side_by_side.map_or_else(side_by_side::cores, NonZero::get);
-    side_by_side::each(kernels, workers, |kernel| {
+    let workers = args.parallel.map_or_else(parallel::cores, NonZero::get);
+    parallel::each(kernels, workers, |kernel| {
         // What was asked for by name runs everywhere.
         let tests = if args.tests.is_empty() {
             suite::of_shape(kernel.shape, tests)

@@ -81,29 +81,29 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let binary = repo::root().join("target/release/sockline");
     let mut rows = Vec::new();
     if matches!(args.only, None | Some(Only::Small)) {
-        let stage = Stage::start(&SMALL, &binary)?;
-        rows.extend(stage.first_sync(&SMALL)?);
+        let running = RunningAgent::start(&SMALL, &binary)?;
+        rows.extend(running.first_sync(&SMALL)?);
         for (rate, budget) in RATES {
-            rows.extend(stage.changes(rate, budget, Duration::from_secs(args.seconds))?);
+            rows.extend(running.changes(rate, budget, Duration::from_secs(args.seconds))?);
         }
-        rows.push(stage.memory(&SMALL)?);
-        rows.extend(stage.largest_service(Duration::from_secs(args.seconds))?);
+        rows.push(running.memory(&SMALL)?);
+        rows.extend(running.largest_service(Duration::from_secs(args.seconds))?);
     }
     if args.only == Some(Only::Wide) {
-        let mut stage = Stage::start(&WIDE, &binary)?;
-        rows.extend(stage.first_sync(&WIDE)?);
-        rows.extend(stage.changes(100, RATES[0].1, Duration::from_secs(args.seconds))?);
-        rows.push(stage.memory(&WIDE)?);
-        rows.extend(stage.commands()?);
-        rows.extend(stage.restart()?);
-        rows.extend(stage.commands()?);
-        rows.push(stage.memory(&WIDE)?);
+        let mut running = RunningAgent::start(&WIDE, &binary)?;
+        rows.extend(running.first_sync(&WIDE)?);
+        rows.extend(running.changes(100, RATES[0].1, Duration::from_secs(args.seconds))?);
+        rows.push(running.memory(&WIDE)?);
+        rows.extend(running.commands()?);
+        rows.extend(running.restart()?);
+        rows.extend(running.commands()?);
+        rows.push(running.memory(&WIDE)?);
     }
     if matches!(args.only, None | Some(Only::Large)) {
-        let stage = Stage::start(&LARGE, &binary)?;
-        rows.extend(stage.first_sync(&LARGE)?);
-        rows.extend(stage.changes(100, RATES[0].1, Duration::from_secs(args.seconds))?);
-        rows.push(stage.memory(&LARGE)?);
+        let running = RunningAgent::start(&LARGE, &binary)?;
+        rows.extend(running.first_sync(&LARGE)?);
+        rows.extend(running.changes(100, RATES[0].1, Duration::from_secs(args.seconds))?);
+        rows.push(running.memory(&LARGE)?);
     }
     println!();
     term::table(&["cluster", "what", "measured", "budget"], &rows);
@@ -111,7 +111,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Fields are dropped in this order.
-struct Stage {
+struct RunningAgent {
     agent: Agent,
     _server: Server,
     cluster: Cluster,
@@ -121,7 +121,7 @@ struct Stage {
     ready: Duration,
 }
 
-impl Stage {
+impl RunningAgent {
     fn start(size: &Size, binary: &std::path::Path) -> Result<Self> {
         term::doing("cluster", &size.to_string());
         let node = Node::new()?;
@@ -244,8 +244,8 @@ impl Stage {
     /// The agent ends, and another one takes over what it left in the kernel.
     fn restart(&mut self) -> Result<Vec<Vec<String>>> {
         term::doing("measuring", "a restart");
-        let entries = |stage: &Self, map: &str| -> Result<f64> {
-            Ok(stage.read()?.metrics.sum("sockline_map_entries", &[("map", map)]))
+        let entries = |running: &Self, map: &str| -> Result<f64> {
+            Ok(running.read()?.metrics.sum("sockline_map_entries", &[("map", map)]))
         };
         let before = entries(self, "backends")?;
         self.agent.stop()?;

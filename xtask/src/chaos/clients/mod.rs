@@ -1,7 +1,7 @@
 //! The clients: threads in pods that call services, on fresh sockets and on ones that they hold.
 
-mod fresh;
-mod held;
+mod long_lived;
+mod short_lived;
 
 use std::{
     io,
@@ -14,14 +14,14 @@ use std::{
 };
 
 use anyhow::Result;
-pub(super) use fresh::{connect, greeting, talk, udp_socket};
-pub(super) use held::echo;
+pub(super) use long_lived::echo;
+pub(super) use short_lived::{connect, greeting, talk, udp_socket};
 use sockline_testbed::{Pod, Task};
 
 use super::{
-    ledger::Ledger,
+    oracle::{Oracle, Seen, ServiceId},
+    results::Results,
     servers::parse_who,
-    world::{Seen, ServiceId, World},
 };
 
 /// Longer than anything takes that works.
@@ -39,14 +39,14 @@ pub(super) struct Target {
 
 /// What the threads share.
 #[derive(Clone)]
-pub(super) struct Around {
-    pub(super) world: Arc<World>,
-    pub(super) ledger: Arc<Ledger>,
+pub(super) struct ClientContext {
+    pub(super) oracle: Arc<Oracle>,
+    pub(super) results: Arc<Results>,
     pub(super) targets: Arc<Vec<Target>>,
     pub(super) stop: Arc<AtomicBool>,
 }
 
-impl Around {
+impl ClientContext {
     fn goes_on(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
     }
@@ -57,18 +57,19 @@ impl Around {
 }
 
 /// Starts the threads of one client pod.
-pub(super) fn start(pod: &Pod, around: &Around, seed: u64) -> Result<Vec<Task<()>>> {
+pub(super) fn start(pod: &Pod, context: &ClientContext, seed: u64) -> Result<Vec<Task<()>>> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let works: [fn(&Around, fastrand::Rng); 4] = [fresh::tcp, fresh::udp, held::tcp, held::udp];
+    let works: [fn(&ClientContext, fastrand::Rng); 4] =
+        [short_lived::tcp, short_lived::udp, long_lived::tcp, long_lived::udp];
     let mut tasks = Vec::new();
     for work in works {
-        let (around, random) = (around.clone(), random.fork());
-        tasks.push(pod.spawn(move || work(&around, random))?);
+        let (context, random) = (context.clone(), random.fork());
+        tasks.push(pod.spawn(move || work(&context, random))?);
     }
     Ok(tasks)
 }
 
-/// An answer as the world judges it: from the server's words.
+/// An answer as the oracle judges it: from the server's words.
 fn seen(said: io::Result<String>) -> Seen {
     match said {
         Ok(said) => match parse_who(said.split(' ').next().unwrap_or_default()) {

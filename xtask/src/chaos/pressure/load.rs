@@ -187,12 +187,12 @@ fn served(wanted: impl Fn(&Target) -> bool) -> impl Iterator<Item = Target> {
 }
 
 /// Sockets that stay open, to services that do not change.
-pub(super) struct Held {
+pub(super) struct OpenSockets {
     tcp: Vec<TcpStream>,
     udp: Vec<UdpSocket>,
 }
 
-impl Held {
+impl OpenSockets {
     /// Two fifths are TCP, which take two descriptors each: the server is in this process, too.
     pub(super) fn open(cluster: &Cluster, count: usize) -> Result<Self> {
         let targets: Vec<Target> = served(|target| target.service >= CHANGING).collect();

@@ -15,14 +15,14 @@ use anyhow::{Context, Result, bail, ensure};
 use sockline_testbed::{Build, Metrics, Node};
 
 use self::{
-    load::{Connects, Held, Load},
+    load::{Connects, Load, OpenSockets},
     samples::Samples,
 };
 use super::{
     cluster::{CLIENTS, Cluster, PODS, SERVICES},
-    keeper::Keeper,
-    ledger::Ledger,
-    world::World,
+    harness::Harness,
+    oracle::Oracle,
+    results::Results,
 };
 use crate::{build, repo, term};
 
@@ -39,35 +39,35 @@ pub(super) fn run(seconds: u64, seed: u64) -> Result<()> {
     ensure!(seconds >= 10, "--pressure needs at least 10 seconds");
     super::raise_file_limit(OPEN as u64 * 2)?;
     let time = Duration::from_secs(seconds);
-    let ledger = Arc::new(Ledger::new());
+    let results = Arc::new(Results::new());
     let mut random = fastrand::Rng::with_seed(seed);
     let node = Arc::new(Node::new()?);
     let cluster = Arc::new(Cluster::new(&node)?);
-    let world = Arc::new(World::new(SERVICES, PODS));
-    cluster.fill(&world, &mut random);
+    let oracle = Arc::new(Oracle::new(SERVICES, PODS));
+    cluster.fill(&oracle, &mut random);
     let load = Load::fill(&cluster, random.fork());
-    let mut keeper = Keeper::new(&node, &cluster, &world, &ledger, random.fork())?;
-    keeper.use_binary(binary()?);
-    keeper.start(Build::This).context("starting the agent")?;
+    let mut harness = Harness::new(&node, &cluster, &oracle, &results, random.fork())?;
+    harness.use_binary(binary()?);
+    harness.start(Build::This).context("starting the agent")?;
 
     term::doing(
         "pressure",
         &format!("{SERVICES} services, {PODS} pods, {CLIENTS} clients, and {load}"),
     );
-    let mut held = Held::open(&cluster, OPEN)?;
-    let sockets = keeper.sockets_known()?;
-    let before = Counts::read(&mut keeper)?;
+    let mut open_sockets = OpenSockets::open(&cluster, OPEN)?;
+    let sockets = harness.sockets_known()?;
+    let before = Counts::read(&mut harness)?;
     let changes = load.change(CHANGES, time);
     let connects = Connects::start(&cluster, CONNECTS)?;
-    let samples = Samples::take(keeper.agent()?.pid(), time)?;
+    let samples = Samples::take(harness.agent()?.pid(), time)?;
     let connects = connects.end();
     let sent = changes.end();
-    let after = Counts::read_once(&mut keeper, &before, sent)?;
-    let lost = held.talk();
-    keeper.confirm().context("after all changes")?;
-    let checked = keeper.check();
-    let at_the_end = keeper.sockets_known()?;
-    drop(held);
+    let after = Counts::read_once(&mut harness, &before, sent)?;
+    let lost = open_sockets.talk();
+    harness.confirm().context("after all changes")?;
+    let checked = harness.check();
+    let at_the_end = harness.sockets_known()?;
+    drop(open_sockets);
 
     let minutes = time.as_secs_f64() / 60.0;
     let rate = connects.made as f64 / minutes;
@@ -98,7 +98,7 @@ pub(super) fn run(seconds: u64, seed: u64) -> Result<()> {
         checked.as_ref().map_or_else(|error| format!("{error:#}"), |()| "well".to_owned()),
         checked.is_ok(),
     );
-    keeper.clean_up()?;
+    harness.clean_up()?;
     println!();
     term::table(&["pressure", "measured", ""], &rows.rows);
     if rows.bad > 0 {
@@ -147,8 +147,8 @@ struct Counts {
 }
 
 impl Counts {
-    fn read(keeper: &mut Keeper) -> Result<Self> {
-        let metrics = Metrics::parse(&keeper.agent()?.metrics()?);
+    fn read(harness: &mut Harness) -> Result<Self> {
+        let metrics = Metrics::parse(&harness.agent()?.metrics()?);
         let sum = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, labels) as u64;
         let slices = |event| {
             let labels = [("kind", "EndpointSlice"), ("event", event)];
@@ -165,10 +165,10 @@ impl Counts {
     }
 
     /// Waits until this many events were counted, or for as long as a server may be behind.
-    fn read_once(keeper: &mut Keeper, before: &Self, sent: u64) -> Result<Self> {
+    fn read_once(harness: &mut Harness, before: &Self, sent: u64) -> Result<Self> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let now = Self::read(keeper)?;
+            let now = Self::read(harness)?;
             if now.events - before.events >= sent || Instant::now() > deadline {
                 return Ok(now);
             }

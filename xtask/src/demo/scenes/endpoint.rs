@@ -17,16 +17,16 @@ const IN_A_ROW: u32 = 40;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
-    let frontend = demo.stage.shop.frontend("frontend", Protocol::Tcp)?.clone();
+    let frontend = demo.cluster.shop.frontend("frontend", Protocol::Tcp)?.clone();
     let name = frontend.pods.first().context("the frontend has no pods")?.clone();
-    let pod = demo.stage.shop.pod(&name).context("the frontend's pod is not in the shop")?;
+    let pod = demo.cluster.shop.pod(&name).context("the frontend's pod is not in the shop")?;
     let address = pod.address.to_string();
 
     println!("  {name} ({address}) is taken out of the EndpointSlice of `frontend`, and put back");
     println!();
-    let before = demo.stage.manifests.remove_endpoints("frontend", Some(&address))?;
+    let before = demo.cluster.manifests.remove_endpoints("frontend", Some(&address))?;
     let leaving = watch(demo, &frontend, &name, |seen| seen.avoided_in_a_row >= IN_A_ROW)?;
-    demo.stage.manifests.put_back(&before)?;
+    demo.cluster.manifests.put_back(&before)?;
     let coming = watch(demo, &frontend, &name, |seen| seen.last_hit.is_some())?;
 
     let row = |what: &str, seen: &Seen| {
@@ -78,7 +78,7 @@ fn watch(
     while start.elapsed() < PATIENCE && !seen.settled {
         demo.interrupt.check()?;
         seen.connections += 1;
-        match demo.stage.ask(frontend) {
+        match demo.cluster.ask(frontend) {
             Ok(reply) if reply.who == pod => {
                 seen.last_hit = Some(start.elapsed());
                 seen.avoided_in_a_row = 0;

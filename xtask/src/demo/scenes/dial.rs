@@ -5,23 +5,23 @@ use anyhow::Result;
 use crate::{demo::Demo, term};
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
-    let stage = &demo.stage;
+    let cluster = &demo.cluster;
     let mut rows = Vec::new();
     let (mut right_pod, mut peer_kept, mut came_directly) = (0, 0, 0);
-    for frontend in &stage.shop.frontends {
+    for frontend in &cluster.shop.frontends {
         demo.interrupt.check()?;
         let mut row = vec![
             frontend.service.clone(),
             frontend.protocol.to_string(),
             frontend.address.to_string(),
         ];
-        match stage.ask(frontend) {
+        match cluster.ask(frontend) {
             Ok(reply) => {
                 right_pod += usize::from(frontend.pods.contains(&reply.who));
                 peer_kept += usize::from(reply.peer == frontend.address);
-                let pod = stage.shop.pod(&reply.who);
+                let pod = cluster.shop.pod(&reply.who);
                 // The pod saw the client's own address and port: nothing stood in between.
-                let direct = pod.zip(stage.pods.get(&reply.who)).is_some_and(|(spec, pod)| {
+                let direct = pod.zip(cluster.pods.get(&reply.who)).is_some_and(|(spec, pod)| {
                     spec.ports.iter().any(|(protocol, port)| {
                         *protocol == frontend.protocol
                             && pod.peers(*protocol, *port).contains(&reply.local)

@@ -1,4 +1,4 @@
-//! The stage: every pod of the shop as a network namespace with its servers, and a client.
+//! The cluster: every pod of the shop as a network namespace with its servers, and a client.
 
 use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf, time::Instant};
 
@@ -24,7 +24,7 @@ pub(super) fn fixtures() -> PathBuf {
 }
 
 /// Fields are dropped in this order: the agent goes before its node does.
-pub(super) struct Stage {
+pub(super) struct Cluster {
     pub(super) agent: Option<Agent>,
     pub(super) shop: Shop,
     pub(super) manifests: Manifests,
@@ -54,7 +54,7 @@ impl ShopPod {
     }
 }
 
-impl Stage {
+impl Cluster {
     pub(super) fn build(interrupt: &Interrupt) -> Result<Self> {
         let start = Instant::now();
         let node = Node::new()?;
@@ -147,9 +147,9 @@ mod tests {
 
     #[test]
     fn every_pod_of_the_shop_answers_directly_on_each_of_its_ports() {
-        let stage = Stage::build(&Interrupt::never()).unwrap();
-        assert_eq!((stage.shop.frontends.len(), stage.shop.pods.len()), (16, 24));
-        for spec in &stage.shop.pods {
+        let cluster = Cluster::build(&Interrupt::never()).unwrap();
+        assert_eq!((cluster.shop.frontends.len(), cluster.shop.pods.len()), (16, 24));
+        for spec in &cluster.shop.pods {
             for (protocol, port) in &spec.ports {
                 let direct = Frontend {
                     service: spec.name.clone(),
@@ -157,18 +157,18 @@ mod tests {
                     protocol: *protocol,
                     pods: BTreeSet::new(),
                 };
-                let reply = stage.ask(&direct).unwrap();
+                let reply = cluster.ask(&direct).unwrap();
                 assert_eq!((&reply.who, reply.peer), (&spec.name, direct.address));
-                assert_eq!(stage.pods[&spec.name].peers(*protocol, *port), [reply.local]);
+                assert_eq!(cluster.pods[&spec.name].peers(*protocol, *port), [reply.local]);
             }
         }
     }
 
     #[test]
     fn without_an_agent_packets_to_a_service_are_seen_by_the_capture() {
-        let mut stage = Stage::build(&Interrupt::never()).unwrap();
-        let frontend = stage.shop.frontend("frontend", Protocol::Tcp).unwrap().clone();
-        stage.ask(&frontend).unwrap_err();
-        assert!(stage.client_capture.packets_of(frontend.address.ip()).unwrap() > 0);
+        let mut cluster = Cluster::build(&Interrupt::never()).unwrap();
+        let frontend = cluster.shop.frontend("frontend", Protocol::Tcp).unwrap().clone();
+        cluster.ask(&frontend).unwrap_err();
+        assert!(cluster.client_capture.packets_of(frontend.address.ip()).unwrap() > 0);
     }
 }

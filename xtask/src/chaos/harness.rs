@@ -15,22 +15,22 @@ use super::{
     cluster::{Cluster, MARK, mark_address},
     control_plane::ControlPlane,
     leaks::Objects,
-    ledger::Ledger,
-    world::World,
+    oracle::Oracle,
+    results::Results,
 };
 
 /// For what the agent does at once: it shares the machine with hundreds of connects a second.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// No agent is away for so long, but where that is the disturbance.
+/// No agent is away for so long, but where that is the fault.
 const NEVER_AWAY_FOR: Duration = Duration::from_secs(3600);
 /// How often the agent compares the kernel with its plan.
 pub(super) const REPAIR_INTERVAL: Duration = Duration::from_secs(1);
 
-pub(super) struct Keeper {
+pub(super) struct Harness {
     pub(super) node: Arc<Node>,
     pub(super) cluster: Arc<Cluster>,
-    pub(super) world: Arc<World>,
-    pub(super) ledger: Arc<Ledger>,
+    pub(super) oracle: Arc<Oracle>,
+    pub(super) results: Arc<Results>,
     pub(super) random: fastrand::Rng,
     agent: Option<Agent>,
     build: Build,
@@ -47,13 +47,13 @@ pub(super) struct Keeper {
     objects: Objects,
 }
 
-impl Keeper {
+impl Harness {
     /// With an API server, and no agent yet.
     pub(super) fn new(
         node: &Arc<Node>,
         cluster: &Arc<Cluster>,
-        world: &Arc<World>,
-        ledger: &Arc<Ledger>,
+        oracle: &Arc<Oracle>,
+        results: &Arc<Results>,
         random: fastrand::Rng,
     ) -> Result<Self> {
         let control_plane =
@@ -62,8 +62,8 @@ impl Keeper {
         Ok(Self {
             node: Arc::clone(node),
             cluster: Arc::clone(cluster),
-            world: Arc::clone(world),
-            ledger: Arc::clone(ledger),
+            oracle: Arc::clone(oracle),
+            results: Arc::clone(results),
             random,
             agent: None,
             build: Build::This,
@@ -111,9 +111,9 @@ impl Keeper {
     pub(super) fn spawn(&mut self, build: Build) -> Result<()> {
         if (build == Build::OtherLayout) != (self.build == Build::OtherLayout) {
             // Until it is known to be complete; a second change meanwhile is the same one.
-            self.world.layout_change_begins();
+            self.oracle.layout_change_begins();
         }
-        self.ledger.event(format!("an agent starts: {build:?}"));
+        self.results.event(format!("an agent starts: {build:?}"));
         self.agent = Some(self.node.spawn_agent(&self.options(build)?)?);
         self.build = build;
         Ok(())
@@ -123,9 +123,9 @@ impl Keeper {
     pub(super) fn settle(&mut self) -> Result<()> {
         let began = Instant::now();
         self.agent()?.wait_until_ready(PATIENCE)?;
-        self.ledger.event(format!("the agent is ready after {:.1?}", began.elapsed()));
+        self.results.event(format!("the agent is ready after {:.1?}", began.elapsed()));
         self.confirm()?;
-        self.world.layout_change_ends();
+        self.oracle.layout_change_ends();
         Ok(())
     }
 
@@ -136,17 +136,17 @@ impl Keeper {
 
     pub(super) fn kill(&mut self) -> Result<()> {
         self.note_objects();
-        self.ledger.event("SIGKILL");
+        self.results.event("SIGKILL");
         self.agent()?.kill()?;
         Ok(())
     }
 
     pub(super) fn stop(&mut self) -> Result<()> {
         self.note_objects();
-        self.ledger.event("SIGTERM");
+        self.results.event("SIGTERM");
         let status = self.agent()?.stop()?;
         if !status.success() {
-            self.ledger.mistake("agents that ended badly", &format!("{status} after SIGTERM"));
+            self.results.mistake("agents that ended badly", &format!("{status} after SIGTERM"));
         }
         Ok(())
     }
@@ -158,7 +158,7 @@ impl Keeper {
     pub(super) fn confirm(&mut self) -> Result<()> {
         let made = self.see_mark()?;
         self.see_mark()?;
-        self.world.confirm(made);
+        self.oracle.confirm(made);
         Ok(())
     }
 
@@ -204,13 +204,13 @@ impl Keeper {
 
     /// Ends the API server with all its connections.
     pub(super) fn stop_server(&mut self) {
-        self.ledger.event("the API server ends");
+        self.results.event("the API server ends");
         self.control_plane.end();
     }
 
     pub(super) fn start_server(&mut self) -> Result<()> {
         self.control_plane.come_up().context("starting the API server again")?;
-        self.ledger.event("the API server is back");
+        self.results.event("the API server is back");
         Ok(())
     }
 
@@ -246,7 +246,7 @@ impl Keeper {
         self.agent()?.cli(&["cleanup"])?;
         let root = self.node.bpffs().join("sockline");
         if root.exists() {
-            self.ledger.mistake("pins left after cleanup", &root.display().to_string());
+            self.results.mistake("pins left after cleanup", &root.display().to_string());
         }
         Ok(std::mem::take(&mut self.objects))
     }

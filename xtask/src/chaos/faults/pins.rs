@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use sockline_testbed::bpf::{self, RawMap};
 
 use super::{shown, wait_for};
-use crate::chaos::keeper::{Keeper, REPAIR_INTERVAL};
+use crate::chaos::harness::{Harness, REPAIR_INTERVAL};
 
 /// Maps that hold maps.
 const OUTER: [&str; 3] = ["FRONTENDS", "SLOTS", "BACKENDS"];
@@ -23,41 +23,41 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn any_of(keeper: &mut Keeper, folder: &str) -> Result<PathBuf> {
-    let folder = keeper.pins()?.join(folder);
-    let chosen = keeper.random.choice(files(&folder)?);
+fn any_of(harness: &mut Harness, folder: &str) -> Result<PathBuf> {
+    let folder = harness.pins()?.join(folder);
+    let chosen = harness.random.choice(files(&folder)?);
     chosen.with_context(|| format!("nothing is pinned in {}", folder.display()))
 }
 
-fn unpin(keeper: &Keeper, path: &Path) -> Result<()> {
-    keeper.ledger.event(format!("{} is removed", shown(path)));
+fn unpin(harness: &Harness, path: &Path) -> Result<()> {
+    harness.results.event(format!("{} is removed", shown(path)));
     fs::remove_file(path).with_context(|| format!("removing {}", path.display()))
 }
 
-pub(super) fn unpin_link(keeper: &mut Keeper) -> Result<()> {
-    let path = any_of(keeper, "links")?;
-    unpin(keeper, &path)?;
+pub(super) fn unpin_link(harness: &mut Harness) -> Result<()> {
+    let path = any_of(harness, "links")?;
+    unpin(harness, &path)?;
     wait_for(&format!("{} to be pinned again", shown(&path)), || path.exists())?;
-    keeper.confirm()
+    harness.confirm()
 }
 
-pub(super) fn unpin_map(keeper: &mut Keeper) -> Result<()> {
-    let path = any_of(keeper, "maps")?;
-    unpin(keeper, &path)?;
+pub(super) fn unpin_map(harness: &mut Harness) -> Result<()> {
+    let path = any_of(harness, "maps")?;
+    unpin(harness, &path)?;
     wait_for(&format!("{} to be pinned again", shown(&path)), || path.exists())?;
-    keeper.confirm()
+    harness.confirm()
 }
 
-pub(super) fn unpin_inner_map(keeper: &mut Keeper) -> Result<()> {
-    let path = any_of(keeper, "maps/inner")?;
-    unpin(keeper, &path)?;
+pub(super) fn unpin_inner_map(harness: &mut Harness) -> Result<()> {
+    let path = any_of(harness, "maps/inner")?;
+    unpin(harness, &path)?;
     let name = path.file_name().and_then(|name| name.to_str()).and_then(|id| id.parse().ok());
-    let maps = keeper.pins()?.join("maps");
+    let maps = harness.pins()?.join("maps");
     wait_for(&format!("{} to be pinned again", shown(&path)), || {
         // It may have been replaced meanwhile.
         path.exists() || name.is_none_or(|id: u32| !inner_ids(&maps).contains(&id))
     })?;
-    keeper.confirm()
+    harness.confirm()
 }
 
 fn inner_ids(maps: &Path) -> Vec<u32> {
@@ -67,22 +67,22 @@ fn inner_ids(maps: &Path) -> Vec<u32> {
 }
 
 /// Of a map among the inner ones, and folders; a kill and a start remove them.
-pub(super) fn stray(keeper: &mut Keeper) -> Result<()> {
-    let pins = keeper.pins()?;
+pub(super) fn stray(harness: &mut Harness) -> Result<()> {
+    let pins = harness.pins()?;
     let stray = pins.join("maps/inner/4000000000");
     bpf::pin_again(&pins.join("maps/AGENT"), &stray).context("pinning a stray")?;
-    let link = any_of(keeper, "links")?;
+    let link = any_of(harness, "links")?;
     let mut beside = link.clone().into_os_string();
     beside.push("_new");
     bpf::pin_again(&link, Path::new(&beside)).context("pinning a stray link")?;
     let half = pins.with_file_name("v999");
     fs::create_dir_all(half.join("maps/inner")).context("making a folder of another layout")?;
-    keeper.ledger.event("stray pins are made");
-    keeper.kill()?;
-    keeper.start(keeper.build())?;
+    harness.results.event("stray pins are made");
+    harness.kill()?;
+    harness.start(harness.build())?;
     for path in [&stray, Path::new(&beside), &half] {
         if path.exists() {
-            keeper.ledger.mistake("stray pins that stayed", &path.display().to_string());
+            harness.results.mistake("stray pins that stayed", &path.display().to_string());
             let _ = fs::remove_file(path);
             let _ = fs::remove_dir_all(path);
         }
@@ -91,36 +91,36 @@ pub(super) fn stray(keeper: &mut Keeper) -> Result<()> {
 }
 
 /// Everything at once.
-pub(super) fn wipe(keeper: &mut Keeper) -> Result<()> {
-    let pins = keeper.pins()?;
+pub(super) fn wipe(harness: &mut Harness) -> Result<()> {
+    let pins = harness.pins()?;
     let (links, maps) = (files(&pins.join("links"))?, files(&pins.join("maps"))?);
-    let root = keeper.node.bpffs().join("sockline");
-    keeper.ledger.event("all pins are removed");
+    let root = harness.node.bpffs().join("sockline");
+    harness.results.event("all pins are removed");
     fs::remove_dir_all(&root).context("removing all pins")?;
     let inner = pins.join("maps/inner");
     wait_for("all pins to be there again", || {
         links.iter().chain(&maps).all(|path| path.exists())
             && inner_ids(&pins.join("maps")).iter().all(|id| inner.join(id.to_string()).exists())
     })?;
-    keeper.confirm()
+    harness.confirm()
 }
 
 /// What a detached program does not do is not the agent's fault: counted as damage until it is back.
-pub(super) fn detach_link(keeper: &mut Keeper) -> Result<()> {
-    let path = any_of(keeper, "links")?;
-    let before = keeper.metric("sockline_repairs_total", &[("object", "link")])?;
-    keeper.world.damage_begins();
-    keeper.ledger.event(format!("{} is detached", shown(&path)));
+pub(super) fn detach_link(harness: &mut Harness) -> Result<()> {
+    let path = any_of(harness, "links")?;
+    let before = harness.metric("sockline_repairs_total", &[("object", "link")])?;
+    harness.oracle.damage_begins();
+    harness.results.event(format!("{} is detached", shown(&path)));
     bpf::detach_link(&path).with_context(|| format!("detaching {}", path.display()))?;
     let mut now = before;
     let repaired = wait_for("a detached link to be made again", || {
-        now = keeper.metric("sockline_repairs_total", &[("object", "link")]).unwrap_or(now);
+        now = harness.metric("sockline_repairs_total", &[("object", "link")]).unwrap_or(now);
         now > before
     });
-    keeper.confirm()?;
+    harness.confirm()?;
     // Sockets whose end no program saw are in the table until it is settled.
     thread::sleep(REPAIR_INTERVAL);
-    keeper.world.damage_ends();
-    keeper.ledger.event("the link is made again");
+    harness.oracle.damage_ends();
+    harness.results.event("the link is made again");
     repaired
 }

@@ -43,30 +43,30 @@ pub(super) fn run(archive: &Path, tag: &str) -> Result<()> {
     let loaded = podman.load(archive)?;
     ensure!(loaded.contains(tag), "`podman load` says {loaded:?} and not {tag}");
     term::ok("load", &loaded);
-    let stage = Stage::new(podman, tag)?;
+    let test = SmokeTest::new(podman, tag)?;
 
-    let agent = stage.start("first")?;
-    stage.expect_served("the agent runs")?;
+    let agent = test.start("first")?;
+    test.expect_served("the agent runs")?;
     term::ok("serves", "a connect to the service is answered by the pod");
-    term::ok("checks", &stage.check("first")?);
-    stage.expect_closed()?;
+    term::ok("checks", &test.check("first")?);
+    test.expect_closed()?;
     term::ok("closes", "a pod's connected UDP socket whose backend is gone is closed");
-    stage.end("first", agent, "kill")?;
-    stage.expect_served("the agent was killed")?;
+    test.end("first", agent, "kill")?;
+    test.expect_served("the agent was killed")?;
     term::ok("survives", "the same after SIGKILL: the kernel serves on");
-    let agent = stage.start("second")?;
-    stage.expect_served("the next agent adopted what is in the kernel")?;
-    stage.end("second", agent, "stop")?;
+    let agent = test.start("second")?;
+    test.expect_served("the next agent adopted what is in the kernel")?;
+    test.end("second", agent, "stop")?;
     term::ok("adopts", "the next container takes over and ends with SIGTERM");
-    let said = stage.cleanup()?;
+    let said = test.cleanup()?;
     ensure!(said.starts_with("removed "), "`sockline cleanup` said {said:?}");
-    ensure!(stage.ask().is_err(), "the service is still served after the clean-up");
+    ensure!(test.ask().is_err(), "the service is still served after the clean-up");
     term::ok("uninstalls", &said);
     Ok(())
 }
 
 /// Fields are dropped in this order: containers go before the node they run on.
-struct Stage {
+struct SmokeTest {
     podman: Podman,
     _server: TcpServer,
     _web: Pod,
@@ -106,7 +106,7 @@ impl Drop for Namespaces {
     }
 }
 
-impl Stage {
+impl SmokeTest {
     fn new(podman: Podman, tag: &str) -> Result<Self> {
         let node = Node::new()?;
         let address: IpAddr = WEB.parse()?;

@@ -8,12 +8,12 @@ use sockline_testbed::Capture;
 use crate::{demo::Demo, term};
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
-    let stage = &mut demo.stage;
-    let services = stage.shop.service_addresses();
-    let pods: BTreeSet<IpAddr> = stage.shop.pods.iter().map(|pod| pod.address).collect();
-    let client = Count::of(&mut stage.client_capture, &services, &pods)?;
-    let node = Count::of(&mut stage.node_capture, &services, &pods)?;
-    let tracked = [stage.client.conntrack_entries(), stage.node.conntrack_entries()];
+    let cluster = &mut demo.cluster;
+    let services = cluster.shop.service_addresses();
+    let pods: BTreeSet<IpAddr> = cluster.shop.pods.iter().map(|pod| pod.address).collect();
+    let client = Count::of(&mut cluster.client_capture, &services, &pods)?;
+    let node = Count::of(&mut cluster.node_capture, &services, &pods)?;
+    let tracked = [cluster.client.conntrack_entries(), cluster.node.conntrack_entries()];
 
     let row = |place: &str, count: &Count, tracked: Option<u64>| {
         let tracked = tracked.map_or_else(|| "not in this kernel".to_owned(), |n| n.to_string());

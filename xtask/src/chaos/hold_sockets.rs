@@ -1,4 +1,4 @@
-//! `cargo xtask hoard`: one of the processes of a pod with many sockets. A process may have no more files
+//! `cargo xtask hold-sockets`: one of the processes of a pod with many sockets. A process may have no more files
 //! than its limit, which is far below what a pod may have.
 
 use std::{

@@ -8,7 +8,7 @@ use crate::{demo::Demo, term};
 const LINES: usize = 24;
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
-    let agent = demo.stage.agent.as_ref().context("the agent is running")?;
+    let agent = demo.cluster.agent.as_ref().context("the agent is running")?;
     let commands: [&[&str]; 3] =
         [&["status"], &["services"], &["backends", "boutique/currencyservice"]];
     for words in commands {

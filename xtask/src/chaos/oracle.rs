@@ -2,7 +2,7 @@
 //!
 //! An agent cannot know of a change at once, and not at all while it is down or its API server is
 //! away. So a service may be answered for by any of its states since the last one that is *confirmed*
-//! to be in the kernel: see [`World::confirmed`].
+//! to be in the kernel: see [`Oracle::confirmed`].
 
 use std::{
     collections::BTreeSet,
@@ -65,7 +65,7 @@ pub(super) enum Verdict {
 }
 
 /// Behind a lock: what happens to the cluster is noted here before it happens.
-pub(super) struct World(Mutex<Inner>);
+pub(super) struct Oracle(Mutex<Inner>);
 
 struct Inner {
     /// Of each service the states with the times since when they hold.
@@ -82,7 +82,7 @@ struct Inner {
     is_calm: bool,
 }
 
-impl World {
+impl Oracle {
     pub(super) fn new(services: usize, pods: usize) -> Self {
         let now = Instant::now();
         let mut deaths = Vec::new();
@@ -98,7 +98,7 @@ impl World {
         }))
     }
 
-    /// Nothing is disturbed or changed any more, and what the agent does in its own time is done.
+    /// Nothing is injected or changed any more, and what the agent does in its own time is done.
     pub(super) fn calms_down(&self) {
         self.lock().is_calm = true;
     }
@@ -305,91 +305,91 @@ mod tests {
         Seen::Error(io::Error::from_raw_os_error(libc::ECONNREFUSED))
     }
 
-    fn judge_now(world: &World, seen: &Seen) -> Verdict {
+    fn judge_now(oracle: &Oracle, seen: &Seen) -> Verdict {
         let now = Instant::now();
-        world.judge(0, now, now, seen)
+        oracle.judge(0, now, now, seen)
     }
 
-    fn world_with(pods: &[PodId]) -> World {
-        let world = World::new(1, 4);
-        world.set(0, set(pods));
-        world.confirm(Instant::now());
-        world
+    fn oracle_with(pods: &[PodId]) -> Oracle {
+        let oracle = Oracle::new(1, 4);
+        oracle.set(0, set(pods));
+        oracle.confirm(Instant::now());
+        oracle
     }
 
     #[test]
     fn an_endpoint_may_answer_until_its_removal_is_confirmed() {
-        let world = world_with(&[1]);
-        assert_eq!(judge_now(&world, &answer(1)), Verdict::Right);
-        world.set(0, set(&[2]));
-        assert_eq!(judge_now(&world, &answer(1)), Verdict::NotYetHeard);
-        assert_eq!(judge_now(&world, &answer(2)), Verdict::Right);
+        let oracle = oracle_with(&[1]);
+        assert_eq!(judge_now(&oracle, &answer(1)), Verdict::Right);
+        oracle.set(0, set(&[2]));
+        assert_eq!(judge_now(&oracle, &answer(1)), Verdict::NotYetHeard);
+        assert_eq!(judge_now(&oracle, &answer(2)), Verdict::Right);
         let before = Instant::now();
-        world.confirm(Instant::now());
-        assert!(matches!(judge_now(&world, &answer(1)), Verdict::Misrouted(_)));
-        let late = world.judge(0, before, Instant::now(), &answer(1));
+        oracle.confirm(Instant::now());
+        assert!(matches!(judge_now(&oracle, &answer(1)), Verdict::Misrouted(_)));
+        let late = oracle.judge(0, before, Instant::now(), &answer(1));
         assert_eq!(late, Verdict::NotYetHeard, "the call began before it was confirmed");
     }
 
     #[test]
     fn another_services_server_is_never_right() {
-        let world = world_with(&[1]);
+        let oracle = oracle_with(&[1]);
         let seen = Seen::Answer { pod: 1, service: 3 };
-        assert!(matches!(judge_now(&world, &seen), Verdict::Misrouted(_)));
+        assert!(matches!(judge_now(&oracle, &seen), Verdict::Misrouted(_)));
     }
 
     #[test]
     fn a_refusal_is_right_without_endpoints_only() {
-        let world = world_with(&[1]);
-        assert!(matches!(judge_now(&world, &refusal()), Verdict::Failed(_)));
-        world.set(0, set(&[]));
-        world.confirm(Instant::now());
-        assert_eq!(judge_now(&world, &refusal()), Verdict::Refused);
-        assert!(matches!(judge_now(&world, &answer(1)), Verdict::Misrouted(_)));
+        let oracle = oracle_with(&[1]);
+        assert!(matches!(judge_now(&oracle, &refusal()), Verdict::Failed(_)));
+        oracle.set(0, set(&[]));
+        oracle.confirm(Instant::now());
+        assert_eq!(judge_now(&oracle, &refusal()), Verdict::Refused);
+        assert!(matches!(judge_now(&oracle, &answer(1)), Verdict::Misrouted(_)));
     }
 
     #[test]
     fn a_dead_endpoint_excuses_a_refusal_and_nothing_that_was_not_translated() {
-        let world = world_with(&[1, 2]);
-        world.dies(3);
-        assert!(matches!(judge_now(&world, &refusal()), Verdict::Failed(_)), "of nobody");
-        world.dies(2);
-        assert_eq!(judge_now(&world, &refusal()), Verdict::EndpointDead);
+        let oracle = oracle_with(&[1, 2]);
+        oracle.dies(3);
+        assert!(matches!(judge_now(&oracle, &refusal()), Verdict::Failed(_)), "of nobody");
+        oracle.dies(2);
+        assert_eq!(judge_now(&oracle, &refusal()), Verdict::EndpointDead);
         let untouched = Seen::Error(io::Error::from_raw_os_error(libc::EHOSTUNREACH));
-        assert!(matches!(judge_now(&world, &untouched), Verdict::Failed(_)));
+        assert!(matches!(judge_now(&oracle, &untouched), Verdict::Failed(_)));
     }
 
     #[test]
     fn damage_excuses_what_overlaps_with_it() {
-        let world = world_with(&[1]);
-        world.damage_begins();
-        assert_eq!(judge_now(&world, &refusal()), Verdict::WhileDamaged);
-        world.damage_ends();
-        assert!(matches!(judge_now(&world, &refusal()), Verdict::Failed(_)));
+        let oracle = oracle_with(&[1]);
+        oracle.damage_begins();
+        assert_eq!(judge_now(&oracle, &refusal()), Verdict::WhileDamaged);
+        oracle.damage_ends();
+        assert!(matches!(judge_now(&oracle, &refusal()), Verdict::Failed(_)));
     }
 
     #[test]
     fn what_is_said_of_no_endpoints_is_a_refusal_while_calls_are_bypassed() {
-        let world = world_with(&[]);
+        let oracle = oracle_with(&[]);
         let told = || Seen::Error(io::ErrorKind::InvalidData.into());
-        assert!(matches!(judge_now(&world, &told()), Verdict::Failed(_)));
-        world.bypass_begins();
-        assert_eq!(judge_now(&world, &told()), Verdict::Refused);
-        world.set(0, set(&[1]));
-        world.confirm(Instant::now());
-        assert!(matches!(judge_now(&world, &told()), Verdict::Failed(_)));
-        world.bypass_ends();
+        assert!(matches!(judge_now(&oracle, &told()), Verdict::Failed(_)));
+        oracle.bypass_begins();
+        assert_eq!(judge_now(&oracle, &told()), Verdict::Refused);
+        oracle.set(0, set(&[1]));
+        oracle.confirm(Instant::now());
+        assert!(matches!(judge_now(&oracle, &told()), Verdict::Failed(_)));
+        oracle.bypass_ends();
     }
 
     #[test]
     fn a_socket_may_leave_an_endpoint_that_went_away_for_a_moment() {
-        let world = world_with(&[1, 2]);
+        let oracle = oracle_with(&[1, 2]);
         let before = Instant::now();
-        assert!(world.must_have_stayed(0, 1, before, Instant::now()));
-        world.set(0, set(&[2]));
-        world.set(0, set(&[1, 2]));
-        world.confirm(Instant::now());
-        assert!(!world.must_have_stayed(0, 1, before, Instant::now()));
-        assert!(world.must_have_stayed(0, 2, before, Instant::now()));
+        assert!(oracle.must_have_stayed(0, 1, before, Instant::now()));
+        oracle.set(0, set(&[2]));
+        oracle.set(0, set(&[1, 2]));
+        oracle.confirm(Instant::now());
+        assert!(!oracle.must_have_stayed(0, 1, before, Instant::now()));
+        assert!(oracle.must_have_stayed(0, 2, before, Instant::now()));
     }
 }

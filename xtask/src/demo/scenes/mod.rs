@@ -2,7 +2,7 @@
 
 pub(super) mod dial;
 pub(super) mod endpoint;
-pub(super) mod left_alone;
+pub(super) mod exclusion;
 pub(super) mod packets;
 pub(super) mod refuse;
 pub(super) mod spread;

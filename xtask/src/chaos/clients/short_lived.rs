@@ -10,19 +10,19 @@ use std::{
 
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 
-use super::{Around, PATIENCE, Target, seen};
+use super::{ClientContext, PATIENCE, Target, seen};
 use crate::chaos::{
-    ledger::Kind,
-    world::{PodId, Seen},
+    oracle::{PodId, Seen},
+    results::Kind,
 };
 
 /// Between two calls of a thread: all of them share the machine with the agent.
 const PAUSE: Duration = Duration::from_millis(4);
 
-pub(super) fn tcp(around: &Around, mut random: fastrand::Rng) {
+pub(super) fn tcp(context: &ClientContext, mut random: fastrand::Rng) {
     let mut affinities = Affinities::default();
-    while around.goes_on() {
-        let target = around.any_target(&mut random);
+    while context.goes_on() {
+        let target = context.any_target(&mut random);
         let from = Instant::now();
         let said = connect(target.tcp).and_then(|stream| {
             let peer = stream.peer_addr()?;
@@ -33,20 +33,22 @@ pub(super) fn tcp(around: &Around, mut random: fastrand::Rng) {
         });
         let until = Instant::now();
         if let Ok((said, peer)) = &said {
-            check_peer(around, "TCP", target.tcp, *peer, said, (from, until));
+            check_peer(context, "TCP", target.tcp, *peer, said, (from, until));
         }
         let seen = seen(said.map(|(said, _)| said));
-        around.ledger.judged(Kind::Tcp, &around.world.judge(target.service, from, until, &seen));
+        context
+            .results
+            .judged(Kind::Tcp, &context.oracle.judge(target.service, from, until, &seen));
         if let (true, Seen::Answer { pod, .. }) = (target.is_sticky, &seen) {
-            affinities.check(around, target, *pod, (from, until));
+            affinities.check(context, target, *pod, (from, until));
         }
         thread::sleep(PAUSE);
     }
 }
 
-pub(super) fn udp(around: &Around, mut random: fastrand::Rng) {
-    while around.goes_on() {
-        let target = around.any_target(&mut random);
+pub(super) fn udp(context: &ClientContext, mut random: fastrand::Rng) {
+    while context.goes_on() {
+        let target = context.any_target(&mut random);
         let connected = random.bool();
         let kind = if connected { Kind::UdpConnected } else { Kind::UdpUnconnected };
         let from = Instant::now();
@@ -58,10 +60,10 @@ pub(super) fn udp(around: &Around, mut random: fastrand::Rng) {
         });
         let until = Instant::now();
         if let Ok((said, peer)) = &said {
-            check_peer(around, "UDP", target.udp, *peer, said, (from, until));
+            check_peer(context, "UDP", target.udp, *peer, said, (from, until));
         }
         let seen = seen(said.map(|(said, _)| said));
-        around.ledger.judged(kind, &around.world.judge(target.service, from, until, &seen));
+        context.results.judged(kind, &context.oracle.judge(target.service, from, until, &seen));
         thread::sleep(PAUSE);
     }
 }
@@ -73,24 +75,24 @@ struct Affinities(HashMap<SocketAddr, (PodId, Instant)>);
 impl Affinities {
     fn check(
         &mut self,
-        around: &Around,
+        context: &ClientContext,
         target: &Target,
         pod: PodId,
         (from, until): (Instant, Instant),
     ) {
         // The two families of a service have affinities of their own.
         let Some((before, since)) = self.0.insert(target.tcp, (pod, from)) else { return };
-        around.ledger.count("calls of clients that a service has affinity for");
-        if before != pod && around.world.must_have_stayed(target.service, before, since, until) {
+        context.results.count("calls of clients that a service has affinity for");
+        if before != pod && context.oracle.must_have_stayed(target.service, before, since, until) {
             let detail = format!("service {}: {before}, and now {pod}", target.service);
-            around.ledger.mistake("clients that lost their affinity", &detail);
+            context.results.mistake("clients that lost their affinity", &detail);
         }
     }
 }
 
 /// The other side must be called what was called.
 fn check_peer(
-    around: &Around,
+    context: &ClientContext,
     protocol: &str,
     called: SocketAddr,
     peer: SocketAddr,
@@ -98,12 +100,12 @@ fn check_peer(
     (from, until): (Instant, Instant),
 ) {
     // Between the translation and the look at it the memory of sockets may be a new layout's.
-    if peer != called && !around.world.was_damaged(from, until) {
-        if around.world.layout_changed(from, until) {
-            around.ledger.count("wrong peer names of sockets made during a change of layout");
+    if peer != called && !context.oracle.was_damaged(from, until) {
+        if context.oracle.layout_changed(from, until) {
+            context.results.count("wrong peer names of sockets made during a change of layout");
         } else {
             let detail = format!("{protocol} {called} is called {peer}, {said:?} answered");
-            around.ledger.mistake("wrong peer names", &detail);
+            context.results.mistake("wrong peer names", &detail);
         }
     }
 }

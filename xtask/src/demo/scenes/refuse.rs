@@ -16,12 +16,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AT_ONCE: Duration = Duration::from_millis(50);
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
-    let frontend = demo.stage.shop.frontend("adservice", Protocol::Tcp)?.clone();
+    let frontend = demo.cluster.shop.frontend("adservice", Protocol::Tcp)?.clone();
     println!("  all endpoints of `adservice` are removed");
-    let before = demo.stage.manifests.remove_endpoints("adservice", None)?;
+    let before = demo.cluster.manifests.remove_endpoints("adservice", None)?;
     let refused = wait_ok(PATIENCE, "adservice to refuse", || {
         demo.interrupt.check().map_err(|error| error.to_string()).and_then(|()| {
-            match demo.stage.ask(&frontend) {
+            match demo.cluster.ask(&frontend) {
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
                 Err(error) => Err(error.to_string()),
                 Ok(reply) => Err(format!("{} still answers", reply.who)),
@@ -30,13 +30,13 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     });
     demo.interrupt.check()?;
 
-    let packets_before = demo.stage.client_capture.packets(|_| true)?;
-    let (answer, took) = demo.stage.client.run(|| {
+    let packets_before = demo.cluster.client_capture.packets(|_| true)?;
+    let (answer, took) = demo.cluster.client.run(|| {
         let start = Instant::now();
         let answer = sockline_testbed::tcp_ask(frontend.address);
         (answer, start.elapsed())
     });
-    let packets = demo.stage.client_capture.packets(|_| true)? - packets_before;
+    let packets = demo.cluster.client_capture.packets(|_| true)? - packets_before;
     let shown = match &answer {
         Ok(reply) => format!("{} answered", reply.who),
         Err(error) => error.to_string(),
@@ -49,9 +49,9 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     );
     demo.checks.claim(took < AT_ONCE && packets == 0, "at once, and without a packet");
 
-    demo.stage.manifests.put_back(&before)?;
+    demo.cluster.manifests.put_back(&before)?;
     let works = wait_ok(PATIENCE, "adservice to answer again", || {
-        demo.stage.ask(&frontend).map(drop).map_err(|error| error.to_string())
+        demo.cluster.ask(&frontend).map(drop).map_err(|error| error.to_string())
     });
     demo.checks.claim(works.is_ok(), "with its endpoints back, it answers again");
     Ok(())

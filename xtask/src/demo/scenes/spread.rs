@@ -24,10 +24,10 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     let mut even = 0;
     for (service, protocol) in SERVICES {
         demo.interrupt.check()?;
-        let frontend = demo.stage.shop.frontend(service, protocol)?;
+        let frontend = demo.cluster.shop.frontend(service, protocol)?;
         let start = Instant::now();
         let answers = demo
-            .stage
+            .cluster
             .ask_many(frontend, CONNECTIONS)
             .with_context(|| format!("asking {service} {CONNECTIONS} times"))?;
         println!(

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::world::Verdict;
+use super::oracle::Verdict;
 
 /// How a client talks to a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,20 +14,20 @@ pub(super) enum Kind {
     Tcp,
     UdpConnected,
     UdpUnconnected,
-    HeldTcp,
-    HeldUdpConnected,
-    HeldUdpUnconnected,
+    LongLivedTcp,
+    LongLivedUdpConnected,
+    LongLivedUdpUnconnected,
 }
 
 impl Kind {
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Self::Tcp => "TCP, fresh",
-            Self::UdpConnected => "UDP, fresh, connected",
-            Self::UdpUnconnected => "UDP, fresh, unconnected",
-            Self::HeldTcp => "TCP, held",
-            Self::HeldUdpConnected => "UDP, held, connected",
-            Self::HeldUdpUnconnected => "UDP, held, unconnected",
+            Self::Tcp => "TCP, short-lived",
+            Self::UdpConnected => "UDP, short-lived, connected",
+            Self::UdpUnconnected => "UDP, short-lived, unconnected",
+            Self::LongLivedTcp => "TCP, long-lived",
+            Self::LongLivedUdpConnected => "UDP, long-lived, connected",
+            Self::LongLivedUdpUnconnected => "UDP, long-lived, unconnected",
         }
     }
 }
@@ -51,7 +51,7 @@ pub(super) struct Tally {
 /// As many failures are kept word by word.
 const KEPT: usize = 50;
 
-pub(super) struct Ledger {
+pub(super) struct Results {
     began: Instant,
     inner: Mutex<Inner>,
 }
@@ -61,12 +61,12 @@ struct Inner {
     tallies: BTreeMap<Kind, Tally>,
     /// Other things that are counted, by name; `true` are mistakes.
     counts: BTreeMap<(bool, &'static str), u64>,
-    disturbances: BTreeMap<&'static str, (u64, Duration)>,
+    faults: BTreeMap<&'static str, (u64, Duration)>,
     failures: Vec<(Instant, String)>,
     events: Vec<(Instant, String)>,
 }
 
-impl Ledger {
+impl Results {
     pub(super) fn new() -> Self {
         Self { began: Instant::now(), inner: Mutex::default() }
     }
@@ -121,9 +121,9 @@ impl Ledger {
         self.lock().events.push((Instant::now(), what.into()));
     }
 
-    pub(super) fn disturbed(&self, name: &'static str, took: Duration) {
+    pub(super) fn injected(&self, name: &'static str, took: Duration) {
         let mut inner = self.lock();
-        let (count, time) = inner.disturbances.entry(name).or_default();
+        let (count, time) = inner.faults.entry(name).or_default();
         (*count, *time) = (*count + 1, *time + took);
     }
 
@@ -146,8 +146,8 @@ impl Ledger {
         self.lock().counts.iter().map(|((mistake, what), n)| (*mistake, *what, *n)).collect()
     }
 
-    pub(super) fn disturbances(&self) -> Vec<(&'static str, u64, Duration)> {
-        self.lock().disturbances.iter().map(|(name, (n, time))| (*name, *n, *time)).collect()
+    pub(super) fn faults(&self) -> Vec<(&'static str, u64, Duration)> {
+        self.lock().faults.iter().map(|(name, (n, time))| (*name, *n, *time)).collect()
     }
 
     /// The first failures, and what happened around the first of them; with the seconds since the

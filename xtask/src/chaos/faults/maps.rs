@@ -8,7 +8,7 @@ use std::{thread, time::Duration};
 use anyhow::{Context, Result};
 use sockline_testbed::bpf::RawMap;
 
-use crate::chaos::keeper::{Keeper, REPAIR_INTERVAL};
+use crate::chaos::harness::{Harness, REPAIR_INTERVAL};
 
 /// How an entry is changed.
 #[derive(Clone, Copy, Debug)]
@@ -24,37 +24,37 @@ enum Poke {
 const OF_HASHES: &[Poke] = &[Poke::Removed, Poke::Flipped, Poke::Copied];
 const OF_ARRAYS: &[Poke] = &[Poke::Zeroed, Poke::Flipped, Poke::Copied];
 
-pub(super) fn frontends(keeper: &mut Keeper) -> Result<()> {
-    poke(keeper, "FRONTENDS", true, OF_HASHES)
+pub(super) fn frontends(harness: &mut Harness) -> Result<()> {
+    poke(harness, "FRONTENDS", true, OF_HASHES)
 }
 
-pub(super) fn slots(keeper: &mut Keeper) -> Result<()> {
-    poke(keeper, "SLOTS", true, OF_ARRAYS)
+pub(super) fn slots(harness: &mut Harness) -> Result<()> {
+    poke(harness, "SLOTS", true, OF_ARRAYS)
 }
 
-pub(super) fn backends(keeper: &mut Keeper) -> Result<()> {
-    poke(keeper, "BACKENDS", true, OF_ARRAYS)
+pub(super) fn backends(harness: &mut Harness) -> Result<()> {
+    poke(harness, "BACKENDS", true, OF_ARRAYS)
 }
 
-pub(super) fn filter(keeper: &mut Keeper) -> Result<()> {
-    poke(keeper, "FILTER", false, OF_ARRAYS)
+pub(super) fn filter(harness: &mut Harness) -> Result<()> {
+    poke(harness, "FILTER", false, OF_ARRAYS)
 }
 
 /// No program reads them, so nothing may fail for it; the next agent must do without some.
-pub(super) fn names(keeper: &mut Keeper) -> Result<()> {
-    poke(keeper, "NAMES", false, OF_HASHES)?;
-    keeper.kill()?;
-    keeper.start(keeper.build())
+pub(super) fn names(harness: &mut Harness) -> Result<()> {
+    poke(harness, "NAMES", false, OF_HASHES)?;
+    harness.kill()?;
+    harness.start(harness.build())
 }
 
 /// Entries that are changed at a time.
 const ENTRIES: usize = 5;
 
-fn poke(keeper: &mut Keeper, name: &'static str, is_outer: bool, pokes: &[Poke]) -> Result<()> {
-    let pin = keeper.pins()?.join("maps").join(name);
+fn poke(harness: &mut Harness, name: &'static str, is_outer: bool, pokes: &[Poke]) -> Result<()> {
+    let pin = harness.pins()?.join("maps").join(name);
     let map = RawMap::pinned(&pin).with_context(|| format!("opening {}", pin.display()))?;
     let map = if is_outer {
-        let inner = keeper.random.choice(map.inner_ids()?);
+        let inner = harness.random.choice(map.inner_ids()?);
         RawMap::with_id(inner.with_context(|| format!("{name} holds no maps"))?)?
     } else {
         map
@@ -67,40 +67,40 @@ fn poke(keeper: &mut Keeper, name: &'static str, is_outer: bool, pokes: &[Poke])
             used.push((key, value));
         }
     }
-    let chosen = keeper.random.choose_multiple(used.clone(), ENTRIES);
-    keeper.world.damage_begins();
+    let chosen = harness.random.choose_multiple(used.clone(), ENTRIES);
+    harness.oracle.damage_begins();
     for (key, value) in chosen {
-        let how = pokes[keeper.random.usize(..pokes.len())];
+        let how = pokes[harness.random.usize(..pokes.len())];
         let mut changed = value.clone();
         match how {
             Poke::Removed => {}
             Poke::Zeroed => changed.fill(0),
             Poke::Flipped => {
-                let place = keeper.random.usize(..changed.len());
-                changed[place] ^= keeper.random.u8(1..);
+                let place = harness.random.usize(..changed.len());
+                changed[place] ^= harness.random.u8(1..);
             }
-            Poke::Copied => changed = used[keeper.random.usize(..used.len())].1.clone(),
+            Poke::Copied => changed = used[harness.random.usize(..used.len())].1.clone(),
         }
-        keeper
-            .ledger
+        harness
+            .results
             .event(format!("{name}[{key:02x?}] is {how:?}: {value:02x?} to {changed:02x?}"));
         let done =
             if matches!(how, Poke::Removed) { map.remove(&key) } else { map.set(&key, &changed) };
         if done.is_err() {
             // The agent took the entry away meanwhile.
-            keeper.ledger.count("pokes that came too late");
+            harness.results.count("pokes that came too late");
         }
-        keeper.ledger.count("entries of maps that were poked");
+        harness.results.count("entries of maps that were poked");
     }
     // Every entry is compared once in an interval.
     thread::sleep(REPAIR_INTERVAL * 2 + Duration::from_millis(200));
-    let settled = keeper.confirm();
-    let checked = keeper.check();
-    keeper.world.damage_ends();
-    keeper.ledger.event(format!("{name} is to be right again"));
+    let settled = harness.confirm();
+    let checked = harness.check();
+    harness.oracle.damage_ends();
+    harness.results.event(format!("{name} is to be right again"));
     settled?;
     if let Err(error) = checked {
-        keeper.ledger.mistake("nodes that were not repaired", &format!("{name}: {error:#}"));
+        harness.results.mistake("nodes that were not repaired", &format!("{name}: {error:#}"));
     }
     Ok(())
 }

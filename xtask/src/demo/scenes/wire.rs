@@ -6,11 +6,11 @@ use sockline_testbed::Protocol;
 use crate::{demo::Demo, term};
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
-    let frontend = demo.stage.shop.frontend("currencyservice", Protocol::Tcp)?.clone();
+    let frontend = demo.cluster.shop.frontend("currencyservice", Protocol::Tcp)?.clone();
     // Other connections had the same client port: the kernel picks it per destination.
-    let before = demo.stage.client_capture.flows()?.clone();
-    let reply = demo.stage.ask(&frontend).context("asking currencyservice")?;
-    let pod = demo.stage.shop.pod(&reply.who).map(|pod| pod.address);
+    let before = demo.cluster.client_capture.flows()?.clone();
+    let reply = demo.cluster.ask(&frontend).context("asking currencyservice")?;
+    let pod = demo.cluster.shop.pod(&reply.who).map(|pod| pod.address);
 
     let mut rows = vec![
         vec![
@@ -27,7 +27,7 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
         ],
     ];
     let mut on_wire = Vec::new();
-    for (flow, count) in demo.stage.client_capture.flows()? {
+    for (flow, count) in demo.cluster.client_capture.flows()? {
         let (there, direction) = if flow.src == reply.local {
             (flow.dst, "packets out")
         } else if flow.dst == reply.local {

@@ -16,30 +16,30 @@ const LABEL: &str = "sockline.dev/redirect: disabled";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
-    let frontend = demo.stage.shop.frontend("frontend", Protocol::Tcp)?.clone();
+    let frontend = demo.cluster.shop.frontend("frontend", Protocol::Tcp)?.clone();
     // As the kubelet does it: a cgroup for the pod, and one below it for each container.
-    let cgroup = demo.stage.node.pod_cgroup(UID)?;
-    let first = cgroup.container(&demo.stage.client, "first")?;
-    demo.stage.manifests.set_pods(&[pod(&json!({}))])?;
+    let cgroup = demo.cluster.node.pod_cgroup(UID)?;
+    let first = cgroup.container(&demo.cluster.client, "first")?;
+    demo.cluster.manifests.set_pods(&[pod(&json!({}))])?;
     let mut rows = Vec::new();
     let served = |container: &Ns| wait_for(demo, container, &frontend, true);
     let untouched = |container: &Ns| wait_for(demo, container, &frontend, false);
 
     let before = served(&first);
     rows.push(row("before", "first", &before));
-    demo.stage.manifests.set_pods(&[pod(&json!({"sockline.dev/redirect": "disabled"}))])?;
+    demo.cluster.manifests.set_pods(&[pod(&json!({"sockline.dev/redirect": "disabled"}))])?;
     let labelled = untouched(&first);
     rows.push(row(&format!("labelled {LABEL}"), "first", &labelled));
-    let packets = demo.stage.client_capture.packets_of(frontend.address.ip())?;
+    let packets = demo.cluster.client_capture.packets_of(frontend.address.ip())?;
     // Not waited for: a container of a pod that is left alone is, from its first process on.
-    let second = cgroup.container(&demo.stage.client, "second")?;
+    let second = cgroup.container(&demo.cluster.client, "second")?;
     let restarted = second.run(|| tcp_ask(frontend.address)).map(|reply| reply.who);
     let restarted = restarted.map_err(|error| error.to_string());
     rows.push(row("a container restarts", "second", &restarted));
-    demo.stage.manifests.set_pods(&[pod(&json!({}))])?;
+    demo.cluster.manifests.set_pods(&[pod(&json!({}))])?;
     let after = wait_for(demo, &second, &frontend, true);
     rows.push(row("the label is taken away", "second", &after));
-    demo.stage.manifests.set_pods(&[])?;
+    demo.cluster.manifests.set_pods(&[])?;
 
     term::table(&["the pod", "container", "connect() to the service"], &rows);
     println!("\n  (here is no kube-proxy, so nobody answers on the service's own address)\n");

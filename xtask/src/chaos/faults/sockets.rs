@@ -15,8 +15,8 @@ use super::{wait_for, wait_long_for};
 use crate::chaos::{
     clients::Target,
     cluster::{Cluster, has_endpoints},
-    keeper::Keeper,
-    world::{Seen, Verdict},
+    harness::Harness,
+    oracle::{Seen, Verdict},
 };
 
 const UID: &str = "c4a05000-0000-4000-8000-000000000001";
@@ -28,16 +28,16 @@ const SEARCHED_WITHIN: Duration = Duration::from_secs(300);
 /// The clients' sockets, which come and go meanwhile.
 const OTHERS: u64 = 5_000;
 
-pub(super) fn many(keeper: &mut Keeper) -> Result<()> {
-    let before = keeper.sockets_known()?;
-    let cgroup = keeper.node.pod_cgroup(UID)?;
-    let container = cgroup.container(&keeper.cluster.hoarder, "hoarder")?;
+pub(super) fn many(harness: &mut Harness) -> Result<()> {
+    let before = harness.sockets_known()?;
+    let cgroup = harness.node.pod_cgroup(UID)?;
+    let container = cgroup.container(&harness.cluster.socket_holder, "socket-holder")?;
     let targets: Vec<Target> = Cluster::targets()
         .into_iter()
         .filter(|target| target.udp.is_ipv4() && has_endpoints(target.service))
         .collect();
     let mut processes = Vec::new();
-    let mut missing = keeper.many_sockets;
+    let mut missing = harness.many_sockets;
     while missing > 0 {
         let count = missing.min(OF_A_PROCESS);
         processes.push(Process::start(&container, &targets, count)?);
@@ -46,26 +46,26 @@ pub(super) fn many(keeper: &mut Keeper) -> Result<()> {
     let began = Instant::now();
     let mut opened = 0;
     for process in &mut processes {
-        opened += process.opened(keeper, &targets, began)?;
+        opened += process.opened(harness, &targets, began)?;
     }
-    keeper.ledger.event(format!("a pod has {opened} sockets after {:.1?}", began.elapsed()));
-    keeper.ledger.count_many("sockets that one pod opened", opened);
+    harness.results.event(format!("a pod has {opened} sockets after {:.1?}", began.elapsed()));
+    harness.results.count_many("sockets that one pod opened", opened);
     // The agent goes on, and so do all others.
-    keeper.confirm()?;
-    keeper.check()?;
+    harness.confirm()?;
+    harness.check()?;
     drop(processes);
     let mut known = 0;
     wait_for("records of closed sockets to go", || {
-        known = keeper.sockets_known().unwrap_or(u64::MAX);
+        known = harness.sockets_known().unwrap_or(u64::MAX);
         known < before + OTHERS
     })
     .with_context(|| format!("{before} before, {known} now"))?;
     drop(container);
     cgroup.remove()?;
     // A search that had all of them to look at is paid off first: no other begins for 25 times as long.
-    let searches = keeper.metric(SEARCHES, &[])?;
+    let searches = harness.metric(SEARCHES, &[])?;
     wait_long_for(SEARCHED_WITHIN, "two more searches for sockets whose backend is gone", || {
-        keeper.metric(SEARCHES, &[]).is_ok_and(|now| now >= searches + 2.0)
+        harness.metric(SEARCHES, &[]).is_ok_and(|now| now >= searches + 2.0)
     })
 }
 
@@ -76,7 +76,7 @@ impl Process {
     fn start(container: &Ns, targets: &[Target], count: usize) -> Result<Self> {
         let mut command = Command::new(env::current_exe().context("finding this executable")?);
         command
-            .args(["hoard", "--count", &count.to_string()])
+            .args(["hold-sockets", "--count", &count.to_string()])
             .args(targets.iter().map(|target| target.udp.to_string()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
@@ -86,7 +86,7 @@ impl Process {
     }
 
     /// Waits until it has them all, and judges those that it could not connect.
-    fn opened(&mut self, keeper: &Keeper, targets: &[Target], began: Instant) -> Result<u64> {
+    fn opened(&mut self, harness: &Harness, targets: &[Target], began: Instant) -> Result<u64> {
         let output = self.0.stdout.take().context("its output was taken before")?;
         for line in BufReader::new(output).lines() {
             let line = line.context("reading what it says")?;
@@ -97,9 +97,9 @@ impl Process {
             let target = targets.iter().find(|target| target.udp == address);
             let service = target.with_context(|| format!("it was not told of {address}"))?.service;
             let seen = Seen::Error(io::Error::from_raw_os_error(error.parse()?));
-            let verdict = keeper.world.judge(service, began, Instant::now(), &seen);
+            let verdict = harness.oracle.judge(service, began, Instant::now(), &seen);
             if let Verdict::Failed(what) = verdict {
-                keeper.ledger.mistake("sockets of many that could not connect", &what);
+                harness.results.mistake("sockets of many that could not connect", &what);
             }
         }
         bail!("a process with many sockets ended early")

@@ -1,0 +1,98 @@
+//! Agents that end, at any time, and agents of other builds.
+
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use sockline_testbed::Build;
+
+use super::pause;
+use crate::chaos::harness::Harness;
+
+/// From the start to a node that is served takes about as long, on a busy machine.
+const A_START: Duration = Duration::from_millis(1500);
+
+pub(super) fn kill(harness: &mut Harness) -> Result<()> {
+    pause(harness, Duration::from_millis(500));
+    harness.kill()?;
+    pause(harness, Duration::from_millis(300));
+    harness.start(harness.build())
+}
+
+/// Some in a row that do not live until they are ready.
+pub(super) fn kill_early(harness: &mut Harness) -> Result<()> {
+    harness.kill()?;
+    for _ in 0..harness.random.usize(1..5) {
+        harness.spawn(harness.build())?;
+        pause(harness, A_START);
+        harness.kill()?;
+    }
+    harness.start(harness.build())
+}
+
+pub(super) fn term(harness: &mut Harness) -> Result<()> {
+    harness.stop()?;
+    pause(harness, Duration::from_millis(300));
+    harness.start(harness.build())
+}
+
+pub(super) fn other_build(harness: &mut Harness) -> Result<()> {
+    let next =
+        if harness.build() == Build::OtherPrograms { Build::This } else { Build::OtherPrograms };
+    harness.stop()?;
+    harness.start(next)
+}
+
+fn of_other_layout(harness: &Harness) -> Build {
+    if harness.build() == Build::OtherLayout { Build::This } else { Build::OtherLayout }
+}
+
+pub(super) fn other_layout(harness: &mut Harness) -> Result<()> {
+    harness.stop()?;
+    harness.start(of_other_layout(harness))
+}
+
+/// Then on, or back.
+pub(super) fn kill_in_layout_change(harness: &mut Harness) -> Result<()> {
+    let (before, next) = (harness.build(), of_other_layout(harness));
+    harness.kill()?;
+    for _ in 0..harness.random.usize(1..4) {
+        harness.spawn(next)?;
+        pause(harness, A_START);
+        harness.kill()?;
+    }
+    let last = if harness.random.bool() { before } else { next };
+    harness.start(last)
+}
+
+/// It says who holds the node, and touches nothing.
+pub(super) fn second_agent(harness: &mut Harness) -> Result<()> {
+    let build = if harness.random.bool() { harness.build() } else { of_other_layout(harness) };
+    let options = harness.options(build)?;
+    let (first, node) = (harness.agent()?.pid(), harness.node.clone());
+    let mut second = Command::new(build.binary()?);
+    second
+        .arg("agent")
+        .arg("--kubeconfig")
+        .arg(options.kubeconfig.context("the harness's agents have one")?)
+        .args(["--node-name", &options.node_name, "--listen", "127.0.0.1:0"])
+        .arg("--cgroup")
+        .arg(node.cgroup())
+        .arg("--bpffs")
+        .arg(node.bpffs())
+        .arg("--admin-socket")
+        .arg(node.temp().join("second.sock"))
+        .stdin(Stdio::null());
+    harness.results.event(format!("a second agent starts: {build:?}"));
+    let output = node.outside().output(&mut second).context("starting a second agent")?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.code() != Some(1) || !said.contains(&format!("(process {first})")) {
+        harness.results.mistake(
+            "second agents that were not turned away",
+            &format!("{}: {said}", output.status),
+        );
+    }
+    harness.confirm()
+}
