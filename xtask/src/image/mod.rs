@@ -35,7 +35,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "binary")]
     fast: bool,
     /// Then run it with podman, as deploy/base says, and see that it serves traffic (needs root)
-    #[arg(long = "try")]
+    #[arg(long)]
     smoke_test: bool,
 }
 

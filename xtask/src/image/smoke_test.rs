@@ -1,4 +1,4 @@
-//! `cargo xtask image --try`: the image at work, with exactly the rights that deploy/ gives it.
+//! `cargo xtask image --smoke-test`: the image at work, with exactly the rights that deploy/ gives it.
 //!
 //! A node of the testbed stands for a cluster's: its network namespace is the host's, its cgroup and
 //! its folder in bpffs stand for the roots. The agent reads manifests, for there is no API server.
@@ -37,7 +37,7 @@ const LISTEN: &str = "127.0.0.1:9470";
 const NODE_NAME: (&str, &str) = ("SOCKLINE_NODE_NAME", "node-a");
 
 pub(super) fn run(archive: &Path, tag: &str) -> Result<()> {
-    ensure!(Uid::effective().is_root(), "`cargo xtask image --try` needs root");
+    ensure!(Uid::effective().is_root(), "`cargo xtask image --smoke-test` needs root");
     let podman = Podman::new()?;
     term::ok("podman", &podman.version()?);
     let loaded = podman.load(archive)?;

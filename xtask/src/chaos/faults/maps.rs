@@ -12,7 +12,7 @@ use crate::chaos::harness::{Harness, REPAIR_INTERVAL};
 
 /// How an entry is changed.
 #[derive(Clone, Copy, Debug)]
-enum Poke {
+enum Corruption {
     Removed,
     Zeroed,
     /// One byte of it, at random.
@@ -21,28 +21,28 @@ enum Poke {
     Copied,
 }
 
-const OF_HASHES: &[Poke] = &[Poke::Removed, Poke::Flipped, Poke::Copied];
-const OF_ARRAYS: &[Poke] = &[Poke::Zeroed, Poke::Flipped, Poke::Copied];
+const OF_HASHES: &[Corruption] = &[Corruption::Removed, Corruption::Flipped, Corruption::Copied];
+const OF_ARRAYS: &[Corruption] = &[Corruption::Zeroed, Corruption::Flipped, Corruption::Copied];
 
 pub(super) fn frontends(harness: &mut Harness) -> Result<()> {
-    poke(harness, "FRONTENDS", true, OF_HASHES)
+    corrupt(harness, "FRONTENDS", true, OF_HASHES)
 }
 
 pub(super) fn slots(harness: &mut Harness) -> Result<()> {
-    poke(harness, "SLOTS", true, OF_ARRAYS)
+    corrupt(harness, "SLOTS", true, OF_ARRAYS)
 }
 
 pub(super) fn backends(harness: &mut Harness) -> Result<()> {
-    poke(harness, "BACKENDS", true, OF_ARRAYS)
+    corrupt(harness, "BACKENDS", true, OF_ARRAYS)
 }
 
 pub(super) fn filter(harness: &mut Harness) -> Result<()> {
-    poke(harness, "FILTER", false, OF_ARRAYS)
+    corrupt(harness, "FILTER", false, OF_ARRAYS)
 }
 
 /// No program reads them, so nothing may fail for it; the next agent must do without some.
 pub(super) fn names(harness: &mut Harness) -> Result<()> {
-    poke(harness, "NAMES", false, OF_HASHES)?;
+    corrupt(harness, "NAMES", false, OF_HASHES)?;
     harness.kill()?;
     harness.start(harness.build())
 }
@@ -50,7 +50,12 @@ pub(super) fn names(harness: &mut Harness) -> Result<()> {
 /// Entries that are changed at a time.
 const ENTRIES: usize = 5;
 
-fn poke(harness: &mut Harness, name: &'static str, is_outer: bool, pokes: &[Poke]) -> Result<()> {
+fn corrupt(
+    harness: &mut Harness,
+    name: &'static str,
+    is_outer: bool,
+    kinds: &[Corruption],
+) -> Result<()> {
     let pin = harness.pins()?.join("maps").join(name);
     let map = RawMap::pinned(&pin).with_context(|| format!("opening {}", pin.display()))?;
     let map = if is_outer {
@@ -70,27 +75,30 @@ fn poke(harness: &mut Harness, name: &'static str, is_outer: bool, pokes: &[Poke
     let chosen = harness.random.choose_multiple(used.clone(), ENTRIES);
     harness.oracle.damage_begins();
     for (key, value) in chosen {
-        let how = pokes[harness.random.usize(..pokes.len())];
+        let how = kinds[harness.random.usize(..kinds.len())];
         let mut changed = value.clone();
         match how {
-            Poke::Removed => {}
-            Poke::Zeroed => changed.fill(0),
-            Poke::Flipped => {
+            Corruption::Removed => {}
+            Corruption::Zeroed => changed.fill(0),
+            Corruption::Flipped => {
                 let place = harness.random.usize(..changed.len());
                 changed[place] ^= harness.random.u8(1..);
             }
-            Poke::Copied => changed = used[harness.random.usize(..used.len())].1.clone(),
+            Corruption::Copied => changed = used[harness.random.usize(..used.len())].1.clone(),
         }
         harness
             .results
             .event(format!("{name}[{key:02x?}] is {how:?}: {value:02x?} to {changed:02x?}"));
-        let done =
-            if matches!(how, Poke::Removed) { map.remove(&key) } else { map.set(&key, &changed) };
+        let done = if matches!(how, Corruption::Removed) {
+            map.remove(&key)
+        } else {
+            map.set(&key, &changed)
+        };
         if done.is_err() {
             // The agent took the entry away meanwhile.
-            harness.results.count("pokes that came too late");
+            harness.results.count("corruptions of entries that were gone");
         }
-        harness.results.count("entries of maps that were poked");
+        harness.results.count("map entries corrupted");
     }
     // Every entry is compared once in an interval.
     thread::sleep(REPAIR_INTERVAL * 2 + Duration::from_millis(200));

@@ -67,22 +67,22 @@ fn inner_ids(maps: &Path) -> Vec<u32> {
 }
 
 /// Of a map among the inner ones, and folders; a kill and a start remove them.
-pub(super) fn stray(harness: &mut Harness) -> Result<()> {
+pub(super) fn stale(harness: &mut Harness) -> Result<()> {
     let pins = harness.pins()?;
-    let stray = pins.join("maps/inner/4000000000");
-    bpf::pin_again(&pins.join("maps/AGENT"), &stray).context("pinning a stray")?;
+    let stale = pins.join("maps/inner/4000000000");
+    bpf::pin_again(&pins.join("maps/AGENT"), &stale).context("pinning a stale map")?;
     let link = any_of(harness, "links")?;
     let mut beside = link.clone().into_os_string();
     beside.push("_new");
-    bpf::pin_again(&link, Path::new(&beside)).context("pinning a stray link")?;
+    bpf::pin_again(&link, Path::new(&beside)).context("pinning a stale link")?;
     let half = pins.with_file_name("v999");
     fs::create_dir_all(half.join("maps/inner")).context("making a folder of another layout")?;
-    harness.results.event("stray pins are made");
+    harness.results.event("stale pins are made");
     harness.kill()?;
     harness.start(harness.build())?;
-    for path in [&stray, Path::new(&beside), &half] {
+    for path in [&stale, Path::new(&beside), &half] {
         if path.exists() {
-            harness.results.mistake("stray pins that stayed", &path.display().to_string());
+            harness.results.mistake("stale pins that stayed", &path.display().to_string());
             let _ = fs::remove_file(path);
             let _ = fs::remove_dir_all(path);
         }
@@ -91,7 +91,7 @@ pub(super) fn stray(harness: &mut Harness) -> Result<()> {
 }
 
 /// Everything at once.
-pub(super) fn wipe(harness: &mut Harness) -> Result<()> {
+pub(super) fn remove_all(harness: &mut Harness) -> Result<()> {
     let pins = harness.pins()?;
     let (links, maps) = (files(&pins.join("links"))?, files(&pins.join("maps"))?);
     let root = harness.node.bpffs().join("sockline");

@@ -27,7 +27,7 @@ pub(super) fn cut(harness: &mut Harness) -> Result<()> {
 }
 
 /// Connections stay open and nothing is said.
-pub(super) fn hold(harness: &mut Harness) -> Result<()> {
+pub(super) fn hang(harness: &mut Harness) -> Result<()> {
     let held: Vec<Resource> = Resource::ALL.into_iter().filter(|_| harness.random.bool()).collect();
     harness.results.event(format!("held: {held:?}"));
     for &resource in &held {
