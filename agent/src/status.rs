@@ -56,6 +56,9 @@ pub struct Status {
     /// What of the kernel's side could not be looked after, and why.
     #[serde(default)]
     pub not_healing: Vec<String>,
+    /// Service ports that are not as the objects have them, since not all objects can be read.
+    #[serde(default)]
+    pub unconfirmed: Unconfirmed,
     /// What is wrong with the input, each with names.
     pub problems: Vec<String>,
     /// What could not be brought into the kernel.
@@ -74,6 +77,36 @@ pub struct Status {
     /// Pods inside of which services are dialled from other network namespaces than the pod's own.
     #[serde(default)]
     pub nested_namespaces: Vec<NestedNamespaces>,
+}
+
+/// Service ports that are not as the objects have them, by what they are instead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unconfirmed {
+    /// As the last agent left them, until the source can be read in full.
+    pub held_back: usize,
+    /// As they were, because an object cannot be used.
+    pub retained: usize,
+    /// Bypassed: they would be one of these, but the last agent had been gone for `--fail-open-after`.
+    pub released: usize,
+}
+
+impl Unconfirmed {
+    /// `None` if there are none.
+    #[must_use]
+    pub fn in_words(&self) -> Option<String> {
+        let parts = [
+            (
+                self.held_back,
+                "stay as the last agent left them until the source can be read in full",
+            ),
+            (self.retained, "stay as they were, because an object of theirs cannot be used"),
+            (self.released, "are bypassed until their objects can be read"),
+        ];
+        let parts = parts.iter().filter(|(count, _)| *count > 0);
+        let parts: Vec<String> =
+            parts.map(|(count, what)| format!("{count} service ports {what}")).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
 }
 
 /// What was found in one pod.
@@ -264,6 +297,7 @@ impl Shared {
             repairs: 0,
             repairs_by_kind: BTreeMap::new(),
             not_healing: Vec::new(),
+            unconfirmed: Unconfirmed::default(),
             problems: Vec::new(),
             failures: Vec::new(),
             full: Vec::new(),

@@ -10,17 +10,20 @@ use std::{
     mem::offset_of,
     net::{SocketAddr, TcpStream},
     process::Command,
+    time::Duration,
 };
 
-use common::{EHOSTUNREACH, Stage, error_of, eventually, ip, options, series};
+use common::{EHOSTUNREACH, Stage, error_of, eventually, holds, ip, options, series};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use sockline::dataplane::Pins;
 use sockline_ebpf::agent_state::AgentState;
-use sockline_testbed::{Agent, AgentOptions, Socket, TcpServer, bpf::RawMap, objects};
+use sockline_testbed::{
+    Agent, AgentOptions, Socket, TcpServer, bpf::RawMap, objects, strace::HeldUp,
+};
 
 const CART: &str = "10.96.0.1";
 /// A service without endpoints.
@@ -180,26 +183,156 @@ fn calls_are_bypassed_and_counted_from_the_deadline_until_an_agent_has_synced() 
     assert_eq!(series(&agent.metrics().unwrap(), name), Some(1.0));
 }
 
-#[test]
-fn calls_are_bypassed_until_what_is_held_back_is_known_as_well() {
+/// A service whose endpoints are in a file of their own.
+const CUT: &str = "10.96.0.4";
+const BROKEN: &str = "---\nkind: Service\nmetadata: {name: [\n";
+
+/// Three services that an agent knew of before it was killed. Now the source may lack the second one,
+/// and the endpoints of the third.
+fn partly_unreadable() -> (Stage, Agent) {
     let stage = Stage::new(1);
     stage.put_service("cart", CART);
     stage.put_service("twice", TWICE);
+    stage.put("cut.yaml", &[objects::service("cut", CUT)]);
+    stage.put("cut-slice.yaml", &[objects::slice("cut", &stage.addresses())]);
     let mut agent = stage.agent_with(&FAIL_OPEN);
     agent.kill().unwrap();
-    State::of(&stage).set(offset_of!(AgentState, fail_open_deadline), 1);
-    stage.assert_untouched(TWICE);
-    // Gone, but it might be in the other file.
     stage.remove("twice.yaml");
-    stage.put_text("broken.yaml", "---\nkind: Service\nmetadata: {name: [\n");
-    let _agent = stage.agent_with(&FAIL_OPEN);
-    stage.assert_untouched(TWICE);
+    stage.put_text("cut-slice.yaml", BROKEN);
+    (stage, agent)
+}
+
+/// How many service ports are not as the objects have them: held back, retained, and released. Each
+/// service has two.
+fn unconfirmed(stage: &Stage) -> [u64; 3] {
+    let unconfirmed = &stage.status()["agent"]["unconfirmed"];
+    ["held_back", "retained", "released"].map(|what| unconfirmed[what].as_u64().unwrap())
+}
+
+#[track_caller]
+fn eventually_unconfirmed(stage: &Stage, expected: [u64; 3]) {
+    eventually("status to tell of unconfirmed services", || {
+        let seen = unconfirmed(stage);
+        holds(seen == expected, format!("{seen:?}"))
+    });
+}
+
+#[test]
+fn what_is_older_than_the_deadline_is_released_and_all_else_is_served() {
+    let (stage, _killed) = partly_unreadable();
+    State::of(&stage).set(offset_of!(AgentState, fail_open_deadline), 1);
     stage.assert_untouched(CART);
-    assert_eq!(finding(&stage, "agent.fail-open")["state"], "failed");
-    stage.remove("broken.yaml");
-    stage.eventually_served(CART);
-    stage.assert_untouched(TWICE);
+    let agent = stage.agent_with(&FAIL_OPEN);
+    stage.assert_served(CART);
+    for released in [TWICE, CUT] {
+        stage.assert_untouched(released);
+    }
+    eventually_unconfirmed(&stage, [0, 0, 4]);
     assert_eq!(finding(&stage, "agent.fail-open")["state"], "ok");
+    assert_eq!(finding(&stage, "agent.ready")["state"], "warning");
+    assert_eq!(agent.get("/readyz").unwrap().status, 200);
+    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    assert!(table.contains("4 service ports are bypassed until"), "{table}");
+    // A change does not bring them back.
+    stage.put_service("later", "10.96.0.5");
+    stage.eventually_served("10.96.0.5");
+    stage.assert_untouched(CUT);
+    // Now it is known that one has no endpoints, and that the other one is gone.
+    stage.put("cut-slice.yaml", &[objects::slice("cut", &[])]);
+    stage.eventually_refused(CUT);
+    stage.assert_untouched(TWICE);
+    eventually_unconfirmed(&stage, [0, 0, 0]);
+    stage.put("cut-slice.yaml", &[objects::slice("cut", &stage.addresses())]);
+    stage.eventually_served(CUT);
+}
+
+#[test]
+fn what_is_held_back_is_served_until_the_deadline_and_nothing_else_is_ever_bypassed() {
+    let (stage, _killed) = partly_unreadable();
+    let agent = stage.agent_with(&FAIL_OPEN);
+    for held_back in [CART, TWICE, CUT] {
+        stage.assert_served(held_back);
+    }
+    eventually_unconfirmed(&stage, [4, 0, 0]);
+    for released in [TWICE, CUT] {
+        eventually("it to be released", || {
+            stage.assert_served(CART);
+            stage.untouched(released)
+        });
+    }
+    eventually_unconfirmed(&stage, [0, 0, 4]);
+    let status = stage.status();
+    assert_eq!(status["fail_open"]["calls"], 0, "{status:#}");
+    assert!(status["fail_open"]["bypassed_since"].is_null(), "{status:#}");
+    assert_eq!(agent.get("/readyz").unwrap().status, 200);
+    // What is released comes back with its endpoints.
+    stage.put("cut-slice.yaml", &[objects::slice("cut", &stage.addresses())]);
+    stage.eventually_served(CUT);
+    eventually_unconfirmed(&stage, [0, 0, 0]);
+}
+
+#[test]
+fn without_a_deadline_what_is_held_back_stays() {
+    let (stage, _killed) = partly_unreadable();
+    let _agent = stage.agent();
+    eventually_unconfirmed(&stage, [4, 0, 0]);
+    stage.put_service("later", "10.96.0.5");
+    stage.eventually_served("10.96.0.5");
+    for held_back in [TWICE, CUT] {
+        stage.assert_served(held_back);
+    }
+}
+
+#[test]
+fn service_with_an_unusable_object_is_told_and_released_if_it_is_older_than_the_deadline() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let mut agent = stage.agent_with(&FAIL_OPEN);
+    let mut unusable = objects::service("cart", CART);
+    unusable["spec"]["ports"] = json!([{"port": 0}]);
+    let slice = objects::slice("cart", &stage.addresses());
+    stage.put("cart.yaml", &[unusable, slice]);
+    eventually_unconfirmed(&stage, [0, 2, 0]);
+    stage.assert_served(CART);
+    assert_eq!(finding(&stage, "agent.ready")["state"], "warning");
+
+    // Not yet older than the deadline.
+    agent.kill().unwrap();
+    let mut agent = stage.agent_with(&FAIL_OPEN);
+    eventually_unconfirmed(&stage, [0, 2, 0]);
+    stage.assert_served(CART);
+
+    agent.kill().unwrap();
+    State::of(&stage).set(offset_of!(AgentState, fail_open_deadline), 1);
+    let _agent = stage.agent_with(&FAIL_OPEN);
+    eventually_unconfirmed(&stage, [0, 0, 2]);
+    stage.assert_untouched(CART);
+    assert_eq!(finding(&stage, "agent.fail-open")["state"], "ok");
+    stage.put_service("cart", CART);
+    stage.eventually_served(CART);
+    eventually_unconfirmed(&stage, [0, 0, 0]);
+}
+
+#[test]
+fn agent_whose_calls_are_bypassed_is_not_ready() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let agent = stage.agent_with(&FAIL_OPEN);
+    // Far longer than the deadline; and a loop is not called stuck for the first minute.
+    let held_up = HeldUp::start(&agent, "control", Duration::from_secs(600)).unwrap();
+    stage.eventually_untouched(CART);
+    let reply = agent.get("/readyz").unwrap();
+    assert_eq!(reply.status, 503, "{}", reply.body);
+    assert!(reply.body.contains("all calls are bypassed for "), "{}", reply.body);
+    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    assert!(table.contains("no: all calls are bypassed"), "{table}");
+    assert_eq!(finding(&stage, "agent.fail-open")["state"], "failed");
+    drop(held_up);
+    stage.eventually_served(CART);
+    eventually("readyz to be well", || {
+        let reply = agent.get("/readyz").unwrap();
+        holds(reply.status == 200, reply.body)
+    });
 }
 
 #[test]
@@ -229,20 +362,22 @@ fn deadline_is_taken_back_by_an_agent_that_has_none_before_it_has_synced() {
     stage.assert_served(CART);
 }
 
+/// It must be put off in time, again and again: not only at the start, or at changes.
 #[test]
-fn lives_on_with_an_agent_that_changes_nothing() {
+fn deadline_is_put_off_by_an_agent_that_changes_nothing_so_that_nothing_is_ever_bypassed() {
     let stage = Stage::new(1);
     stage.put_service("cart", CART);
     let _agent = stage.agent_with(&FAIL_OPEN);
     let deadline = || State::of(&stage).get(offset_of!(AgentState, fail_open_deadline));
-    let mut last = deadline();
-    for _ in 0..3 {
-        last = eventually("the deadline to be put off", || match deadline() {
-            later if later > last => Ok(later),
-            same => Err(same),
-        });
-    }
-    stage.assert_served(CART);
+    let after = State::of(&stage).get(offset_of!(AgentState, fail_open_after));
+    // By then, the one that was set at the start is over.
+    let later = deadline() + 2 * after;
+    eventually("the agent to have run for longer than the deadline", || {
+        stage.assert_served(CART);
+        holds(deadline() > later, deadline())
+    });
+    let status = stage.status();
+    assert_eq!(status["fail_open"]["calls"], 0, "{status:#}");
 }
 
 #[test]

@@ -248,6 +248,19 @@ fn the_time_until_calls_are_bypassed_begins_when_the_layouts_programs_are_attach
     hammer.assert_nothing_failed();
 }
 
+/// The programs of the other layout bypass all calls by then, whatever this agent does.
+#[test]
+fn a_broken_file_keeps_a_change_of_layout_back_until_the_deadline_only() {
+    let (stage, mut agent) = serving(Build::OtherLayout);
+    agent.stop().unwrap();
+    stage.put_text("ship.yaml", "---\nkind: Service\nmetadata: {name: [\n");
+    let mut agent = waiting_as(&stage, options(&["--fail-open-after", "10s"]));
+    stage.assert_served(SHIP);
+    agent.wait_until_ready(common::DEADLINE).unwrap();
+    stage.assert_served(CART);
+    stage.assert_untouched(SHIP);
+}
+
 #[test]
 fn what_is_gone_from_the_source_is_gone_after_a_change_of_layout_with_a_broken_file() {
     let (stage, mut agent) = serving(Build::This);

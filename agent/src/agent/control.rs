@@ -40,7 +40,7 @@ use crate::{
         plan::{Plan, ServicePlan},
     },
     source::{Arrived, Event},
-    status::Shared,
+    status::{Shared, Unconfirmed},
     telemetry::Metrics,
     trouble::{Trouble, chain},
 };
@@ -85,6 +85,8 @@ struct Control {
     left_out: LeftOut,
     /// How many services the last sync left as an earlier agent did.
     held_back: usize,
+    /// The source could be read in full, as of the last sync.
+    complete: bool,
     tests: TestServices,
     healing: Healing,
     heartbeat: Heartbeat,
@@ -148,6 +150,7 @@ pub async fn run(
         failed: false,
         left_out: LeftOut::default(),
         held_back: 0,
+        complete: false,
         tests: TestServices::default(),
     };
     control.tell_interfaces();
@@ -179,7 +182,7 @@ pub async fn run(
                 }
                 control.sync();
             }
-            _ = heartbeat.tick() => {}
+            _ = heartbeat.tick() => control.release_if_overdue(),
             () = at(control.next_round) => control.sync(),
             () = at(control.left_out.due()) => control.retry(),
             () = at(control.report.due()) => control.tell(),
@@ -282,8 +285,11 @@ impl Control {
             return;
         }
         let complete = self.index.complete();
+        // What was released is in no list of changes.
+        self.whole |= complete != std::mem::replace(&mut self.complete, complete);
         self.dataplane.hold_back(!complete);
         self.dataplane.retain(self.index.retained());
+        self.dataplane.release_unconfirmed(self.heartbeat.is_overdue());
         // First, so that no pod is redirected by programs that are just being attached.
         let pods = self.index.left_alone(self.left_alone.policy());
         if pods.is_some() || (complete && self.dataplane.has_held_back_left_alone()) {
@@ -305,6 +311,15 @@ impl Control {
             }
         }
         self.notice_room();
+    }
+
+    /// Gives up what only the agent before knew of when that is too old to be served, rather than have
+    /// all other services bypassed with it.
+    fn release_if_overdue(&mut self) {
+        let is_waiting = self.held_back > 0 || !self.dataplane.is_attached();
+        if is_waiting && !self.failed && self.index.synced() && self.heartbeat.is_overdue() {
+            self.sync();
+        }
     }
 
     /// Tries again to bring services to the kernel that were left out.
@@ -376,11 +391,12 @@ impl Control {
             self.addresses = addresses;
             known
         };
+        let is_whole = std::mem::take(&mut self.whole);
         if self.shared.is_ready()
             && complete
             && self.held_back == 0
             && !self.failed
-            && !std::mem::take(&mut self.whole)
+            && !is_whole
             && addresses_are_known
         {
             return self.bring_changes_to_kernel();
@@ -489,7 +505,15 @@ impl Control {
                 "services stay as the last agent left them until the source can be read in full"
             );
         }
-        // What is held back is as old as the last sign of life of the agent before.
+        if report.services_released > 0 {
+            tracing::warn!(
+                services = report.services_released,
+                "the last agent has been gone for --fail-open-after: services that stayed as it left \
+                 them are bypassed until their objects can be read"
+            );
+        }
+        // What is held back is as old as the last sign of life of the agent before. It is released when
+        // that is too long ago (see `Heartbeat::is_overdue`), so this comes in any case.
         if self.dataplane.is_attached() && self.held_back == 0 {
             self.heartbeat.begin();
         }
@@ -548,7 +572,13 @@ impl Control {
     fn tell(&mut self) {
         let of_api_server = self.api_server.as_ref().and_then(ApiServer::problem);
         let problems = self.index.problems().into_iter().chain(of_api_server);
-        self.report.tell(problems.collect(), self.index.counts(), &self.dataplane.usage());
+        let usage = self.dataplane.usage();
+        let unconfirmed = Unconfirmed {
+            held_back: self.held_back,
+            retained: usage.retained,
+            released: usage.released,
+        };
+        self.report.tell(problems.collect(), self.index.counts(), &usage, unconfirmed);
     }
 
     fn settle(&mut self, waited: Result<Result<Instant, DataplaneError>, JoinError>) {

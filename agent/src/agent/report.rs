@@ -13,7 +13,7 @@ use super::left_out::LeftOutPort;
 use crate::{
     dataplane::{Counted, OverLimit, Usage},
     model::{index::Counts, object::Problem},
-    status::{self, Objects, Shared},
+    status::{self, Objects, Shared, Unconfirmed},
     telemetry::Metrics,
 };
 
@@ -174,7 +174,13 @@ impl Report {
     }
 
     /// Brings everything up to date.
-    pub fn tell(&mut self, problems: BTreeSet<Problem>, counts: Counts, usage: &Usage) {
+    pub fn tell(
+        &mut self,
+        problems: BTreeSet<Problem>,
+        counts: Counts,
+        usage: &Usage,
+        unconfirmed: Unconfirmed,
+    ) {
         let began = Instant::now();
         self.due = None;
         self.problems(problems);
@@ -186,6 +192,7 @@ impl Report {
                 endpoint_slices: counts.endpoint_slices,
                 endpoints: counts.endpoints,
             };
+            status.unconfirmed = unconfirmed;
             status.failures.clone_from(&self.failures);
             status.full.clone_from(&self.full);
             status.maps = maps;

@@ -3,7 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use super::{Finding, Node};
-use crate::{source::stats::WatchState, status::Reclaim};
+use crate::{
+    source::stats::WatchState,
+    status::{Reclaim, Unconfirmed},
+};
 
 /// A state that no agent has looked after for this long is old.
 const OLD: Duration = Duration::from_secs(600);
@@ -55,7 +58,7 @@ pub fn check(node: &Node<'_>) -> Vec<Finding> {
         ),
     });
     findings.push(if status.ready {
-        Finding::ok("agent.ready", "the first full sync is in the kernel")
+        ready(&status.unconfirmed)
     } else {
         Finding::failed(
             "agent.ready",
@@ -64,6 +67,19 @@ pub fn check(node: &Node<'_>) -> Vec<Finding> {
         )
     });
     findings
+}
+
+/// Of an agent with its first full sync: whether it knows of all that is in the kernel.
+fn ready(unconfirmed: &Unconfirmed) -> Finding {
+    let check = "agent.ready";
+    match unconfirmed.in_words() {
+        None => Finding::ok(check, "the first full sync is in the kernel"),
+        Some(services) => Finding::warning(
+            check,
+            format!("the first full sync is in the kernel; {services}"),
+            "mend what `sockline status` shows as source errors and problems",
+        ),
+    }
 }
 
 /// Whether all calls are bypassed because nobody looks after the maps.
@@ -83,8 +99,8 @@ pub fn fail_open(node: &Node<'_>) -> Finding {
         return Finding::failed(
             check,
             format!("all calls are bypassed since {} ago; kube-proxy serves them", seconds(past)),
-            "start `sockline agent`; where it runs, look at its log for why it has not synced, or which \
-             services stay as the last agent left them",
+            "start `sockline agent`; where it runs, look at its log for why it has not synced, or for where \
+             its control loop is stuck",
         );
     }
     Finding::ok(

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use super::links;
 use crate::{
-    dataplane::{self, Dataplane, DataplaneError, Pins},
+    dataplane::{self, AgentState, Dataplane, DataplaneError, Pins},
     status::{HelperTrouble, Shared},
 };
 
@@ -21,6 +21,7 @@ const FRESH: Duration = Duration::from_secs(2);
 /// Whether the node is served, from within the agent.
 pub struct Readiness {
     shared: Arc<Shared>,
+    agent_state: AgentState,
     links: Arc<Links>,
     /// What was found, and when. Held over the look, so that there is one at a time.
     seen: Mutex<Option<(Instant, Vec<String>)>>,
@@ -41,7 +42,8 @@ impl Readiness {
             cgroup: dataplane.cgroup().to_owned(),
             programs: dataplane.program_ids()?.into_iter().collect(),
         });
-        Ok(Self { shared, links, seen: Mutex::new(None) })
+        let agent_state = dataplane.agent_state();
+        Ok(Self { shared, agent_state, links, seen: Mutex::new(None) })
     }
 
     /// Whether the control loop turns.
@@ -66,8 +68,16 @@ impl Readiness {
         if let Some(reason) = self.why_sick() {
             return Some(reason);
         }
+        let bypassed = self.agent_state.bypassed_for().map(|past| {
+            let past = past.as_secs();
+            format!("all calls are bypassed for {past} seconds, see --fail-open-after")
+        });
         if !self.shared.is_ready() {
-            return Some(self.shared.waiting());
+            let reasons = std::iter::once(self.shared.waiting()).chain(bypassed);
+            return Some(reasons.collect::<Vec<_>>().join("; "));
+        }
+        if bypassed.is_some() {
+            return bypassed;
         }
         if let Some(why) = self.shared.reclaim_failure() {
             return Some(format!("what is not used any more in the maps is not reclaimed: {why}"));

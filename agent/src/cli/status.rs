@@ -180,6 +180,9 @@ fn render(report: &Report) -> String {
             "Ready",
             match (agent.ready, agent.out_of_touch()) {
                 (false, _) => format!("no: {}", agent.waiting()),
+                _ if report.fail_open.bypassed_since.is_some() => {
+                    "no: all calls are bypassed".into()
+                }
                 (true, None) => "yes".into(),
                 (true, Some(time)) => format!(
                     "yes, but with the state of {} ago: not connected to the source since then",
@@ -187,6 +190,9 @@ fn render(report: &Report) -> String {
                 ),
             },
         );
+    }
+    if let Some(text) = report.agent.as_ref().and_then(|agent| agent.unconfirmed.in_words()) {
+        line("Unconfirmed", text);
     }
     line(
         "Last sync",
@@ -342,7 +348,7 @@ fn reclaim(reclaim: &Reclaim) -> Option<String> {
 fn fail_open_in_words(fail_open: &FailOpen) -> Option<String> {
     let mut text = match fail_open {
         FailOpen { bypassed_since: Some(since), .. } => format!(
-            "calls are BYPASSED since {} ({} ago), until an agent has synced",
+            "calls are BYPASSED since {} ({} ago), until an agent has synced and lives",
             since.round(Unit::Second).unwrap_or(*since),
             ago(*since)
         ),

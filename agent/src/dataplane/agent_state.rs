@@ -87,6 +87,19 @@ impl AgentState {
         Deadline::of(&self.shared.words).bypassed_for()
     }
 
+    /// How far ahead the deadline is set; `None` if it is off.
+    #[must_use]
+    pub fn fail_open_after(&self) -> Option<Duration> {
+        self.shared.fail_open_after
+    }
+
+    /// Whether calls are bypassed, or will be within this time.
+    #[must_use]
+    pub fn is_over_within(&self, time: Duration) -> bool {
+        let deadline = Deadline::of(&self.shared.words);
+        deadline.is_over() || deadline.left().is_some_and(|left| left <= time)
+    }
+
     /// Lets the connects of the socket with this cookie (`SO_COOKIE`) go through unchanged, as calls to
     /// an address that is no service's, until the guard is dropped.
     pub fn bypass(&self, cookie: u64) -> Bypass<'_> {

@@ -143,6 +143,7 @@ pub struct Dataplane {
     agent_state: AgentState,
     attached: bool,
     hold_back: bool,
+    release_unconfirmed: bool,
     /// Where the BPF file system is mounted.
     mount_point: PathBuf,
     helper: Option<Helper>,
@@ -183,6 +184,7 @@ impl Dataplane {
             agent_state,
             attached: false,
             hold_back: false,
+            release_unconfirmed: false,
             mount_point: mount_point_of(&options.bpffs),
             helper: None,
             lock,
@@ -233,6 +235,14 @@ impl Dataplane {
         self.hold_back = hold_back;
         self.mirror.hold_back(hold_back);
         self.left_alone.hold_back(hold_back);
+    }
+
+    /// Says that the agent before has been gone for so long that nothing is to stay as it left it: what
+    /// [`Self::hold_back`] and [`Self::retain`] keep is taken away from now on if it was in no plan of
+    /// this process, and is bypassed. So is what another layout serves.
+    pub const fn release_unconfirmed(&mut self, release: bool) {
+        self.release_unconfirmed = release;
+        self.mirror.release_unconfirmed(release);
     }
 
     /// Says of which services the next plans cannot tell: what is in the maps of them stays.
@@ -299,7 +309,8 @@ impl Dataplane {
     fn synced(&mut self) -> Result<(), DataplaneError> {
         // What another layout serves cannot be taken over service by service. A service that is
         // retained does not count: one object that cannot be used would keep all others as they are.
-        if !self.attached && (!self.hold_back || !self.pins.others_have_links()) {
+        let waits = self.hold_back && !self.release_unconfirmed && self.pins.others_have_links();
+        if !self.attached && !waits {
             self.agent_state.start();
             self.attach()?;
         }
@@ -498,6 +509,8 @@ impl Dataplane {
             pool: self.mirror.pool_usage(),
             names: self.mirror.names_fill(),
             retired: self.mirror.retired_fill(),
+            retained: self.mirror.retained(),
+            released: self.mirror.released(),
             left_alone: self.left_alone.fill(),
         }
     }
@@ -526,6 +539,10 @@ pub struct Usage {
     pub pool: PoolUsage,
     pub names: Fill,
     pub retired: Fill,
+    /// Service ports that stay as they are because an object cannot be used.
+    pub retained: usize,
+    /// Service ports that only the agent before knew of and that are bypassed.
+    pub released: usize,
     pub left_alone: Fill,
 }
 

@@ -63,6 +63,7 @@ impl Mirror {
             installed.source.clear();
             installed.confirmed = true;
         }
+        self.released.remove(&group.key);
         let places = self.places(group);
         let entries = self.frontends.entries();
         let more = places.iter().filter(|(_, key)| !entries.contains_key(key)).count();

@@ -89,6 +89,10 @@ pub struct Mirror {
     hold_back: bool,
     /// See [`Mirror::retain`].
     retained: BTreeSet<ObjectName>,
+    /// See [`Mirror::release_unconfirmed`].
+    release_unconfirmed: bool,
+    /// What was released. It is bypassed until a plan has endpoints for it, or is known to lack nothing.
+    released: BTreeSet<ServiceKey>,
     /// A frontend was taken away since [`Mirror::take_freed`].
     frontends_freed: bool,
 }
@@ -141,6 +145,9 @@ pub struct SyncReport {
     pub services_removed: usize,
     /// Services that stay as an earlier agent left them, see [`super::Dataplane::hold_back`].
     pub services_held_back: usize,
+    /// Services that were taken away because they are too old to stay so, see
+    /// [`super::Dataplane::release_unconfirmed`].
+    pub services_released: usize,
     /// Services that did not fit or could not be written; they keep what they had.
     pub failures: Vec<Failure>,
     /// Endpoints that left a service port.
@@ -155,6 +162,7 @@ impl SyncReport {
         self.services_changed += other.services_changed;
         self.services_removed += other.services_removed;
         self.services_held_back += other.services_held_back;
+        self.services_released += other.services_released;
         self.failures.extend(other.failures);
         self.backends_removed += other.backends_removed;
         self.removed.extend(other.removed);
@@ -202,6 +210,8 @@ impl Mirror {
             at_node: AtNode::default(),
             hold_back: false,
             retained: BTreeSet::new(),
+            release_unconfirmed: false,
+            released: BTreeSet::new(),
             frontends_freed: false,
         };
         let adopted = mirror.adopt()?;
@@ -331,8 +341,9 @@ impl Mirror {
             .keys()
             .filter(|key| !wanted.contains(key) && !self.is_retained(key))
             .count();
-        let is_to_change =
-            |group: &&Group<'_>| !self.is_current(group) && !self.is_retained(&group.key);
+        let is_to_change = |group: &&Group<'_>| {
+            !self.is_current(group) && !self.is_retained(&group.key) && !self.is_released(group)
+        };
         groups.iter().filter(is_to_change).count() + gone
     }
 
@@ -363,6 +374,35 @@ impl Mirror {
         self.retained.contains(&key.service) && self.installed.contains_key(key)
     }
 
+    /// As long as it is set, what would stay as an earlier agent left it is taken away instead, and is
+    /// bypassed: that agent has been gone for so long that kube-proxy knows better.
+    pub const fn release_unconfirmed(&mut self, release: bool) {
+        self.release_unconfirmed = release;
+    }
+
+    /// Whether a service port is to be taken away in place of staying as it is.
+    fn is_to_be_released(&self, key: &ServiceKey) -> bool {
+        self.release_unconfirmed && self.installed.get(key).is_some_and(|known| !known.confirmed)
+    }
+
+    /// Whether a service port was released, and would now be refused for want of endpoints that may
+    /// exist.
+    fn is_released(&self, group: &Group<'_>) -> bool {
+        self.released.contains(&group.key)
+            && (self.hold_back || self.retained.contains(&group.key.service))
+            && group.frontends.iter().any(|frontend| frontend.action == plan::Action::Refuse)
+    }
+
+    /// Service ports that stay as they are because an object cannot be used, see [`Self::retain`].
+    pub fn retained(&self) -> usize {
+        self.retained.iter().map(|service| self.ports_of(service).count()).sum()
+    }
+
+    /// Service ports that were released, see [`Self::release_unconfirmed`].
+    pub fn released(&self) -> usize {
+        self.released.len()
+    }
+
     /// Brings the kernel to a plan, and removes what is not in it. Always goes through the whole
     /// plan: a service that fails costs only itself.
     pub fn sync(&mut self, plan: &plan::Plan, node_addresses: &[IpAddr]) -> SyncReport {
@@ -370,7 +410,11 @@ impl Mirror {
         let groups = desired::groups(&plan.frontends);
         let wanted: HashSet<&ServiceKey> = groups.iter().map(|group| &group.key).collect();
         let gone = self.installed.keys().filter(|key| !wanted.contains(key)).cloned().collect();
-        self.bring_to(&groups, gone, Patience::Wait)
+        let report = self.bring_to(&groups, gone, Patience::Wait);
+        // Of these, the plan is all there is now.
+        let retained = &self.retained;
+        self.released.retain(|key| self.hold_back || retained.contains(&key.service));
+        report
     }
 
     /// Brings some services to their part of a plan; the others stay as they are.
@@ -430,12 +474,18 @@ impl Mirror {
             // Each service that needs room asks for it again, and says so if there is none.
             tracing::debug!("cannot make room in one go: {error}");
         }
+        let mut released = Vec::new();
         for group in groups {
-            if self.is_current(group) || self.is_retained(&group.key) {
+            if self.is_current(group) || self.is_released(group) {
                 continue;
             }
-            if self.hold_back && self.would_cut_off(group) {
-                report.services_held_back += 1;
+            let is_retained = self.is_retained(&group.key);
+            if is_retained || (self.hold_back && self.would_cut_off(group)) {
+                if self.is_to_be_released(&group.key) {
+                    released.push(group.key.clone());
+                } else if !is_retained {
+                    report.services_held_back += 1;
+                }
                 continue;
             }
             changed.push(&group.key);
@@ -445,21 +495,29 @@ impl Mirror {
                 Err(error) => report.failed(&group.key, error),
             }
         }
-        let gone = gone.into_iter().filter(|key| !self.is_retained(key));
-        let (held_back, gone): (Vec<_>, Vec<_>) = gone.partition(|key| {
-            self.hold_back
-                && !test_service::is_test(&key.service)
-                && self.installed.get(key).is_some_and(|known| !known.confirmed)
+        let (stay, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|key| {
+            self.is_retained(key)
+                || (self.hold_back
+                    && !test_service::is_test(&key.service)
+                    && self.installed.get(key).is_some_and(|known| !known.confirmed))
         });
-        report.services_held_back += held_back.len();
-        for key in &gone {
-            if let Some(installed) = self.installed.get_mut(key) {
-                leftovers.extend(installed.keys.iter().map(|key| (*key, installed.id)));
-                report.removed.push((key.clone(), std::mem::take(&mut installed.keys)));
+        for key in stay {
+            if self.is_to_be_released(&key) {
+                released.push(key);
+            } else if !self.is_retained(&key) {
+                report.services_held_back += 1;
             }
         }
+        for key in &gone {
+            let keys = self.take_keys(key, &mut leftovers);
+            report.removed.push((key.clone(), keys));
+        }
+        for key in &released {
+            // Not in the report: nobody knows whether it is gone.
+            self.take_keys(key, &mut leftovers);
+        }
         self.remove_leftovers(leftovers, &mut report);
-        for key in changed.iter().copied().chain(&gone) {
+        for key in changed.iter().copied().chain(&gone).chain(&released) {
             if let Err(error) = self.tidy(key, &mut report) {
                 report.failed(key, error);
             }
@@ -487,7 +545,21 @@ impl Mirror {
                 report.services_removed += 1;
             }
         }
+        for key in released {
+            if self.installed.get(&key).is_some_and(|known| known.keys.is_empty()) {
+                self.drop(&key);
+                report.services_released += 1;
+                self.released.insert(key);
+            }
+        }
         report
+    }
+
+    /// Takes all addresses from a service port.
+    fn take_keys(&mut self, key: &ServiceKey, leftovers: &mut Leftovers) -> BTreeSet<FrontendKey> {
+        let Some(installed) = self.installed.get_mut(key) else { return BTreeSet::new() };
+        leftovers.extend(installed.keys.iter().map(|key| (*key, installed.id)));
+        std::mem::take(&mut installed.keys)
     }
 
     /// Forgets a service port whose backends and slots were put to rest.
