@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{audit, chaos, fuzz, image, process, repo, setup, term, vm_test};
+use crate::{audit, chaos, fuzz, image, lint, process, repo, setup, term, vm_test};
 
 /// How much of a step was done.
 enum Extent {
@@ -24,9 +24,10 @@ enum Extent {
 /// A name, and what to do; it is told when the run began.
 type Step = (&'static str, fn(Instant) -> Result<Extent>);
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     ("setup", |_| whole(setup::run(&setup::Args::default()))),
     ("format", |_| whole(process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?))),
+    ("lints: repository", |_| whole(lint::run(&lint::Args::default()))),
     ("lints", |_| {
         let mut clippy = repo::cargo(&["clippy", "--all-targets"])?;
         whole(process::run(clippy.args(repo::WORKSPACE).args(["--", "-D", "warnings"])))
@@ -92,7 +93,7 @@ fn summary(outcomes: &[Outcome]) -> String {
             None => (term::RED, "✗", String::new()),
         };
         let (mark, took) = (term::paint(color, mark), term::seconds(outcome.took));
-        format!("  {mark} {:<15} {took:>9}{remark}\n", outcome.name)
+        format!("  {mark} {:<17} {took:>9}{remark}\n", outcome.name)
     };
     outcomes.iter().map(line).collect()
 }

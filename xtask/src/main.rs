@@ -9,6 +9,7 @@ mod ci;
 mod demo;
 mod fuzz;
 mod image;
+mod lint;
 mod parallel;
 mod process;
 mod repo;
@@ -47,6 +48,8 @@ enum Task {
     HoldSockets(chaos::hold_sockets::Args),
     /// What continuous integration runs: format, lints, tests
     Ci,
+    /// Check rules of this repository that the compiler does not know
+    Lint(lint::Args),
     /// Check the dependencies for advisories, yanked versions and licences
     Audit(audit::Args),
     /// A shop of services and pods on this machine, and what Sockline does for it (needs root)
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Chaos(args) => chaos::run(&args),
         Task::HoldSockets(args) => chaos::hold_sockets::run(&args),
         Task::Ci => ci::run(),
+        Task::Lint(args) => lint::run(&args),
         Task::Audit(args) => audit::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),

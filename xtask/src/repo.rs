@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use crate::process;
+
 /// The repository's root folder.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the repository")
@@ -78,6 +80,13 @@ pub(crate) fn cargo_as_for_tests() -> Result<Command> {
     let mut cargo = cargo(&["build", "--test=peers"])?;
     cargo.args(WORKSPACE);
     Ok(cargo)
+}
+
+/// What cargo knows of the workspace, without its dependencies.
+pub(crate) fn metadata() -> Result<cargo_metadata::Metadata> {
+    let mut cargo = cargo(&["metadata", "--format-version=1", "--no-deps"])?;
+    let text = process::output(&mut cargo)?;
+    cargo_metadata::MetadataCommand::parse(text).context("reading what `cargo metadata` says")
 }
 
 /// `cargo` in the root folder.

@@ -16,7 +16,7 @@ use sockline_testbed::{Endpoint, Node, Pod, Service, api::Api, objects};
 
 use super::{
     clients::Target,
-    control_plane::ip,
+    iproute::ip,
     oracle::{Endpoints, Oracle, PodId, ServiceId},
     results::Results,
     servers::{Servers, port_of},

@@ -7,16 +7,15 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    process::Command,
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::json;
 use sockline_testbed::{Endpoint, Node, Ns, Pod, Service, api::Server, wait_ok};
 
-use super::cluster::Cluster;
+use super::{cluster::Cluster, iproute::ip};
 
 /// `default/kubernetes`.
 const NAME: &str = "kubernetes";
@@ -168,14 +167,4 @@ fn ask(address: SocketAddr) -> io::Result<String> {
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
     Ok(line)
-}
-
-/// Runs `ip` in a network namespace.
-pub(super) fn ip(ns: &Ns, line: &str) -> Result<()> {
-    let output = ns.output(Command::new("ip").args(line.split(' ')));
-    let output = output.context("starting `ip` (package iproute2)")?;
-    if !output.status.success() {
-        bail!("ip {line} in {}: {}", ns.name(), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }

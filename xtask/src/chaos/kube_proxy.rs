@@ -22,7 +22,7 @@ use sockline_testbed::{Node, Pod, Task};
 
 use super::{
     cluster::{Cluster, UNTRANSLATED},
-    control_plane::ip,
+    iproute::ip,
     oracle::{Oracle, ServiceId},
 };
 

@@ -12,6 +12,7 @@ mod control_plane;
 mod faults;
 mod harness;
 pub(crate) mod hold_sockets;
+mod iproute;
 mod kube_proxy;
 mod leaks;
 mod oracle;

@@ -7,7 +7,6 @@ use std::{fs, os::unix::fs::symlink, path::Path};
 
 use anyhow::{Context, Result, bail};
 
-use super::rust_src::PLACE;
 use crate::{
     apt::{self, Apt, Machine},
     term,
@@ -18,8 +17,8 @@ const SUITES: [&str; 3] = ["trixie-backports", "testing", "unstable"];
 
 const PACKAGE: &str = "rust-src";
 
-/// Unpacks Debian's sources of this Rust version below a sysroot.
-pub(super) fn install(version: &str, sysroot: &Path) -> Result<String> {
+/// Unpacks Debian's sources of this Rust version, and links `place` to them.
+pub(super) fn install(version: &str, place: &Path) -> Result<String> {
     let machine = Machine::read()?;
     let mut seen = Vec::new();
     for suite in SUITES {
@@ -40,7 +39,7 @@ pub(super) fn install(version: &str, sysroot: &Path) -> Result<String> {
         };
         term::doing("rust-src", &format!("downloading rust-src {wanted}"));
         let package = apt.download(PACKAGE, wanted)?;
-        unpack(&package, version, sysroot)?;
+        unpack(&package, version, place)?;
         return Ok(format!("Debian's rust-src {wanted}, unpacked"));
     }
     bail!("no suite of Debian has rust-src {version}: {}", seen.join("; "))
@@ -61,8 +60,7 @@ fn upstream(debian_version: &str) -> &str {
 }
 
 /// Unpacks beside the place and links it there, so that removing one folder undoes it.
-fn unpack(package: &Path, version: &str, sysroot: &Path) -> Result<()> {
-    let place = sysroot.join(PLACE);
+fn unpack(package: &Path, version: &str, place: &Path) -> Result<()> {
     let parent = place.parent().context("the sources' place has a parent")?;
     let unpacked = parent.join(format!("debian-{version}"));
     apt::unpack(package, &unpacked)?;
@@ -73,10 +71,10 @@ fn unpack(package: &Path, version: &str, sysroot: &Path) -> Result<()> {
     // A broken link of an earlier attempt, or a folder without its contents.
     if place.symlink_metadata().is_ok() {
         let aside = parent.join("rust.replaced-by-xtask-setup");
-        fs::rename(&place, &aside)
+        fs::rename(place, &aside)
             .with_context(|| format!("moving the incomplete {} aside", place.display()))?;
     }
-    symlink(&sources, &place).with_context(|| format!("linking {}", place.display()))
+    symlink(&sources, place).with_context(|| format!("linking {}", place.display()))
 }
 
 #[cfg(test)]

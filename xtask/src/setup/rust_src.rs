@@ -8,7 +8,7 @@ use super::{Args, debian};
 use crate::{process, repo, term};
 
 /// Where rustc and cargo look for the sources, below the sysroot.
-pub(super) const PLACE: &str = "lib/rustlib/src/rust";
+const PLACE: &str = "lib/rustlib/src/rust";
 
 pub(super) fn find(args: &Args) -> Result<Option<String>> {
     let sysroot = sysroot(args)?;
@@ -29,7 +29,7 @@ pub(super) fn install(args: &Args) -> Result<String> {
         }
     }
     let version = compiler_version()?;
-    debian::install(&version, &sysroot(args)?).with_context(|| {
+    debian::install(&version, &sysroot(args)?.join(PLACE)).with_context(|| {
         reasons.push(format!(
             "the sources of Rust {version} belong in <sysroot>/{PLACE}: where rustup cannot \
              download, get the component rust-src of that version there by other means"
