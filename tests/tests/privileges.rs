@@ -283,6 +283,29 @@ fn an_agent_that_can_start_no_helper_any_more_asks_to_be_restarted_and_serves_on
 }
 
 #[test]
+fn a_supervisor_that_answers_late_is_waited_for_and_the_agent_goes_on_meanwhile() {
+    let (stage, agent) = serving();
+    let first = helper(&stage);
+    let supervisor = parent(first);
+    let signal = |signal| kill(Pid::from_raw(supervisor.cast_signed()), signal).unwrap();
+    let said = |text: &str| common::lines_with(&agent.log(), text).len();
+    let silent = "the supervisor of the helper process has not answered for 5 seconds";
+    signal(Signal::SIGSTOP);
+    eventually("its silence to be told", || holds(said(silent) > 0, agent.log()));
+    stage.put_service("other", "10.96.0.2");
+    stage.eventually_served("10.96.0.2");
+    assert_eq!(agent.get("/healthz").unwrap().status, 200);
+    signal(Signal::SIGCONT);
+    eventually("it to answer", || holds(said("supervisor of the helper process answers") > 0, ""));
+    assert_eq!(said(silent), 1, "{}", agent.log());
+    // Its answers are to the right questions.
+    end(first);
+    let second = eventually_another_helper(&stage, first);
+    assert_eq!(parent(second), supervisor);
+    assert_eq!(agent.get("/readyz").unwrap().status, 200);
+}
+
+#[test]
 fn the_helper_ends_with_its_agent_however_that_ends() {
     for end in [Agent::kill, Agent::stop] {
         let (stage, mut agent) = serving();

@@ -499,6 +499,39 @@ fn without_its_file_system_the_agent_serves_on_and_mounts_it_again() {
     assert!(cleaned.status.success(), "{}", common::error_of(&cleaned));
 }
 
+#[test]
+fn a_helper_that_does_not_mount_the_file_system_is_replaced_and_holds_the_agent_up_for_seconds() {
+    let bpffs = tempfile::tempdir().unwrap();
+    nix::mount::mount(Some("bpf"), bpffs.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
+        .unwrap();
+    let _guard = Unmount(bpffs.path().to_owned());
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let mut own = options(&REPAIRS);
+    own.bpffs = Some(bpffs.path().to_owned());
+    let mut agent = stage.node.agent(&own).unwrap();
+    let path = bpffs.path().to_str().unwrap();
+    let socket = agent.admin_socket().to_str().unwrap().to_owned();
+    let status =
+        stage.sockline(&["status", "--bpffs", path, "--admin-socket", &socket, "-o", "json"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    let helper = status["agent"]["closing"]["helper"]["running"].as_i64().unwrap();
+    let helper = nix::unistd::Pid::from_raw(helper.try_into().unwrap());
+    nix::sys::signal::kill(helper, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    nix::mount::umount2(bpffs.path(), MntFlags::MNT_DETACH).unwrap();
+    eventually("it to be told", || {
+        let log = agent.log();
+        holds(log.contains("cannot mount the BPF file system"), log)
+    });
+    stage.put_service("later", "10.96.0.9");
+    stage.eventually_served("10.96.0.9");
+    let maps = Pins::in_bpffs(bpffs.path()).map("AGENT");
+    eventually("the pins", || holds(maps.exists(), agent.log()));
+    agent.kill().unwrap();
+    let cleaned = stage.sockline(&["cleanup", "--bpffs", path]);
+    assert!(cleaned.status.success(), "{}", common::error_of(&cleaned));
+}
+
 struct Unmount(PathBuf);
 
 impl Drop for Unmount {

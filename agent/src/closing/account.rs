@@ -35,6 +35,7 @@ impl Account {
                 metrics.helper_runs();
                 HelperState::Running(pid)
             }
+            State::Silent => HelperState::Ended("its supervisor does not answer".into()),
             State::Ended(how) => HelperState::Ended(how),
             State::Lost(how) => HelperState::Lost(how),
         });

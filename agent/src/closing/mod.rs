@@ -6,6 +6,7 @@
 
 mod account;
 mod judge;
+mod pace;
 mod revival;
 
 use std::{
@@ -19,6 +20,7 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use self::{
     account::Account,
     judge::{Doomed, Judge},
+    pace::Pace,
     revival::Revival,
 };
 use crate::{
@@ -34,11 +36,6 @@ use crate::{
 const AFTER: Duration = Duration::from_millis(100);
 /// When to look again for sockets that were not as expected.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Passes take no more than one part in so many of a processor's time.
-const SHARE: u32 = 25;
-
-/// The same of looks into what could not be looked into.
-const RECHECK_SHARE: u32 = 100;
 
 /// When passes are, and what came of them.
 pub struct Closing {
@@ -52,14 +49,10 @@ pub struct Closing {
     table: SocketTable,
     judge: Judge,
     due: Option<Instant>,
-    not_before: Instant,
-    /// When to look again into what could not be looked into, at the earliest.
-    recheck: Instant,
+    pace: Pace,
     /// Since when backends left that no pass has seen.
     left: Option<Instant>,
     job: Option<JoinHandle<Job>>,
-    /// How often to look again whatever happened.
-    every: Duration,
     account: Account,
 }
 
@@ -67,6 +60,8 @@ pub struct Closing {
 struct Job {
     doomed: Vec<Doomed>,
     closed: Result<(Vec<Outcome>, Reach), HelperError>,
+    /// How long that took.
+    took: Duration,
     cost: Cost,
 }
 
@@ -76,12 +71,6 @@ struct Cost {
     began: Instant,
     /// Of a processor.
     spent: Duration,
-}
-
-impl Cost {
-    const fn plus(self, spent: Duration) -> Self {
-        Self { spent: self.spent.saturating_add(spent), ..self }
-    }
 }
 
 /// The end of a job.
@@ -103,13 +92,11 @@ impl Closing {
             away: None,
             revival: Revival::default(),
             is_possible: dataplane.features().closing().is_some(),
-            every,
             table: dataplane.socket_table().clone(),
             judge: Judge::default(),
             // What was removed while no agent ran.
             due: Some(now),
-            not_before: now,
-            recheck: now,
+            pace: Pace::new(every, now),
             left: None,
             job: None,
         }
@@ -137,7 +124,7 @@ impl Closing {
 
     /// Asks for a pass.
     pub fn within(&mut self, time: Duration) {
-        let at = (Instant::now() + time).max(self.not_before);
+        let at = (Instant::now() + time).max(self.pace.pass());
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
@@ -169,15 +156,17 @@ impl Closing {
         }
         let cost = Cost { began: now, spent: now.elapsed() };
         // What could not be looked into may be there by now: a warning shall not outlive its cause.
-        let rechecks = self.account.has_unseen() && self.recheck <= now;
+        let rechecks = self.account.has_unseen() && self.pace.rechecks(now);
         if verdict.doomed.is_empty() && !rechecks {
+            self.pace.passed(Instant::now(), cost.spent);
             return self.passed(cost);
         }
         let (doomed, table) = (verdict.doomed, self.table.clone());
         if let Some(helper) = self.helper.clone() {
             self.job = Some(spawn_blocking(move || {
+                let began = Instant::now();
                 let closed = close(&helper, &doomed, &table);
-                Job { doomed, closed, cost }
+                Job { doomed, closed, took: began.elapsed(), cost }
             }));
         }
     }
@@ -192,7 +181,7 @@ impl Closing {
 
     /// Takes in the helper's answer.
     pub fn take_in(&mut self, Ended(ended): Ended, dataplane: &mut Dataplane) {
-        let Job { doomed, closed, cost } = match ended {
+        let Job { doomed, closed, took, cost } = match ended {
             Ok(job) => job,
             Err(error) => return self.ended_with(&error.to_string()),
         };
@@ -200,6 +189,13 @@ impl Closing {
             Ok(closed) => closed,
             Err(error) => {
                 let again = self.failed(error);
+                let now = Instant::now();
+                if doomed.is_empty() {
+                    self.pace.rechecked(now, took);
+                    self.pace.passed(now, cost.spent);
+                } else {
+                    self.pace.failed(now, cost.spent + took);
+                }
                 self.passed(cost);
                 // Those that were to be closed are there still.
                 return if again {
@@ -222,10 +218,12 @@ impl Closing {
         self.account.closed(&doomed, &outcomes);
         if doomed.is_empty() {
             // That looked at every thread of the node, and is not to keep back those that close sockets.
-            self.recheck = Instant::now() + self.every.max(reach.spent * RECHECK_SHARE);
+            self.pace.rechecked(Instant::now(), reach.spent);
+            self.pace.passed(Instant::now(), cost.spent);
             return self.passed(cost);
         }
-        self.passed(cost.plus(reach.spent));
+        self.pace.passed(Instant::now(), cost.spent + reach.spent);
+        self.passed(cost);
         if again {
             self.within(AGAIN);
         }
@@ -237,11 +235,11 @@ impl Closing {
         }
     }
 
+    /// After it was said to the pace.
     fn passed(&mut self, cost: Cost) {
         self.account.passed(cost.began.elapsed());
-        self.not_before = Instant::now() + cost.spent * SHARE;
-        self.due = self.due.map(|due| due.max(self.not_before));
-        self.within(self.every);
+        self.due = self.due.map(|due| due.max(self.pace.pass()));
+        self.within(self.pace.every());
     }
 
     /// Returns whether to try again soon.
@@ -262,7 +260,7 @@ impl Closing {
     pub fn look_at_helper(&mut self) {
         let Some(helper) = &self.helper else { return };
         match (self.away, helper.state()) {
-            (None, State::Running(_)) | (Some(None), _) => {}
+            (_, State::Silent) | (None, State::Running(_)) | (Some(None), _) => {}
             (_, State::Lost(how)) => self.lose(&how),
             (None, State::Ended(how)) => self.ended_with(&how),
             (Some(Some(due)), _) => {
@@ -278,7 +276,7 @@ impl Closing {
         let how = match self.helper.as_ref().map(Helper::state) {
             Some(State::Lost(how)) => return self.lose(&how),
             Some(State::Ended(how)) => how,
-            Some(State::Running(_)) | None => how.to_owned(),
+            Some(State::Running(_) | State::Silent) | None => how.to_owned(),
         };
         self.account.ended(&how);
         let now = Instant::now();

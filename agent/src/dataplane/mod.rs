@@ -87,7 +87,7 @@ use self::{
     sockets::Sockets,
 };
 use crate::{
-    helper::Helper,
+    helper::{Helper, HelperError},
     model::{
         node_addresses::NodePortScope,
         object::ObjectName,
@@ -393,7 +393,16 @@ impl Dataplane {
         match mounted {
             Some(Ok(())) => Ok(()),
             Some(Err(other)) => {
-                tracing::debug!("{:#}", anyhow::Error::from(other));
+                // One that is silent is started again, so this is not logged with every try.
+                match other {
+                    HelperError::Silent(_) => {
+                        tracing::warn!(
+                            "cannot mount the BPF file system: {:#}",
+                            anyhow::Error::from(other)
+                        );
+                    }
+                    other => tracing::debug!("{:#}", anyhow::Error::from(other)),
+                }
                 Err(error)
             }
             None => Err(error),

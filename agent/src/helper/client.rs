@@ -9,7 +9,7 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use caps::{CapSet, Capability};
@@ -17,13 +17,19 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::{
     message::{self, Answer, MAX_SOCKETS, Method, Outcome, Reach, Request, Wanted},
-    supervisor::{LOOK, Report, START},
+    supervisor::{LOOK, Numbered, Reply, Report, START},
 };
 
 /// How long the helper may take for one answer: there can be thousands of namespaces.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long its supervisor may take, which does next to nothing.
+/// How long the helper may take to mount a file system: the control loop waits for it.
+const MOUNTING: Duration = Duration::from_secs(5);
+/// How long to wait for its supervisor, which does next to nothing. The control loop waits as well.
 const SUPERVISORS_PATIENCE: Duration = Duration::from_secs(5);
+/// The shortest time that can be waited.
+const AT_ONCE: Duration = Duration::from_millis(1);
+/// How long the supervisor may be silent, as on a machine that is short of memory, before it is lost.
+const SUPERVISORS_SILENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum HelperError {
@@ -48,6 +54,8 @@ pub enum State {
     Running(u32),
     /// How; it can be started again.
     Ended(String),
+    /// Its supervisor has not answered yet: nobody knows.
+    Silent,
     /// Its supervisor has ended, and how: there is nobody who could start it again.
     Lost(String),
 }
@@ -64,6 +72,10 @@ pub struct Helper {
 struct Supervisor {
     child: Child,
     control: UnixStream,
+    /// The number of the last command.
+    number: u64,
+    /// Since when that has no answer.
+    silent_since: Option<Instant>,
 }
 
 impl Helper {
@@ -92,21 +104,17 @@ impl Helper {
     /// # Errors
     /// When it cannot be started.
     pub fn restart(&self) -> Result<u32, HelperError> {
-        let pair = || -> io::Result<_> {
-            let (socket, other) = UnixStream::pair()?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            socket.set_write_timeout(Some(PATIENCE))?;
-            Ok((socket, other))
-        };
-        let (socket, other) = pair().map_err(HelperError::Start)?;
+        let (socket, other) = UnixStream::pair().map_err(HelperError::Start)?;
         let report = lock(&self.supervisor).tell(START, Some(&other));
         match report.map_err(HelperError::Start)? {
-            Report::Running(pid) => {
+            Some(Report::Running(pid)) => {
                 // Whoever still waits for the last one's answer has an error: that one has ended.
                 *lock(&self.helper) = Some(socket);
                 Ok(pid)
             }
-            Report::Ended(how) | Report::NotStarted(how) => Err(HelperError::NotStarted(how)),
+            Some(Report::Ended(how) | Report::NotStarted(how)) => Err(HelperError::NotStarted(how)),
+            // A helper that it starts later finds its socket closed, and ends.
+            None => Err(HelperError::NotStarted("its supervisor does not answer".into())),
         }
     }
 
@@ -118,10 +126,19 @@ impl Helper {
             return State::Lost(how);
         }
         match supervisor.tell(LOOK, None) {
-            Ok(Report::Running(pid)) => State::Running(pid),
-            Ok(Report::Ended(how) | Report::NotStarted(how)) => State::Ended(how),
+            // There was no answer, and there is no other way to have one.
+            Ok(Some(Report::Running(_))) if self.is_given_up() => {
+                State::Ended("it did not answer".into())
+            }
+            Ok(Some(Report::Running(pid))) => State::Running(pid),
+            Ok(Some(Report::Ended(how) | Report::NotStarted(how))) => State::Ended(how),
+            Ok(None) => State::Silent,
             Err(error) => State::Lost(supervisor.ended().unwrap_or_else(|| error.to_string())),
         }
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.helper.try_lock().is_ok_and(|helper| helper.is_none())
     }
 
     /// It may not enter other network namespaces.
@@ -164,13 +181,14 @@ impl Helper {
         }
     }
 
-    /// Has the BPF file system mounted again. Does not wait for the answer to another question.
+    /// Has the BPF file system mounted again. Does not wait for the answer to another question, and for
+    /// this one no more than 5 seconds.
     ///
     /// # Errors
     /// When the helper is busy, does not answer, or cannot mount it.
     pub fn mount_bpffs(&self) -> Result<(), HelperError> {
         let mut helper = self.helper.try_lock().map_err(|_| HelperError::Busy)?;
-        match ask(&mut helper, &Request::Mount)? {
+        match ask_within(MOUNTING, &mut helper, &Request::Mount)? {
             Answer::Mounted => Ok(()),
             other => Err(unexpected(other)),
         }
@@ -188,13 +206,19 @@ impl Helper {
     }
 
     fn ask(&self, request: &Request) -> Result<Answer, HelperError> {
-        ask(&mut lock(&self.helper), request)
+        ask_within(PATIENCE, &mut lock(&self.helper), request)
     }
 }
 
-fn ask(helper: &mut Option<UnixStream>, request: &Request) -> Result<Answer, HelperError> {
+fn ask_within(
+    patience: Duration,
+    helper: &mut Option<UnixStream>,
+    request: &Request,
+) -> Result<Answer, HelperError> {
     let socket = helper.as_mut().ok_or(HelperError::Ended)?;
-    let answered = message::send(socket, request).and_then(|()| message::receive(socket));
+    let answered = be_patient(socket, patience)
+        .and_then(|()| message::send(socket, request))
+        .and_then(|()| message::receive(socket));
     let answer = match answered {
         Ok(answer) => answer.ok_or(HelperError::Ended),
         Err(error) => Err(HelperError::Silent(error)),
@@ -209,8 +233,7 @@ fn ask(helper: &mut Option<UnixStream>, request: &Request) -> Result<Answer, Hel
 impl Supervisor {
     fn start(bpffs: &Path, method: Option<Method>) -> io::Result<Self> {
         let (control, other) = UnixStream::pair()?;
-        control.set_read_timeout(Some(SUPERVISORS_PATIENCE))?;
-        control.set_write_timeout(Some(SUPERVISORS_PATIENCE))?;
+        be_patient(&control, SUPERVISORS_PATIENCE)?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("sockline").arg("helper").arg("--bpffs").arg(bpffs);
         if let Some(method) = method {
@@ -223,30 +246,79 @@ impl Supervisor {
             // A Ctrl-C in the terminal is for the agent.
             .process_group(0)
             .spawn()?;
-        Ok(Self { child, control })
+        Ok(Self { child, control, number: 0, silent_since: None })
     }
 
-    fn tell(&mut self, command: u8, socket: Option<&UnixStream>) -> io::Result<Report> {
-        let answered = self.send(command, socket).and_then(|()| {
-            message::receive(&mut self.control)?
-                .ok_or_else(|| io::Error::other("the supervisor of the helper process has ended"))
-        });
-        if answered.is_err() {
-            // As of a helper: what it says from now on would be of another command.
+    /// Gives a command; `None` if there is no answer in time, or none to the one before yet. After too
+    /// long a silence the supervisor is ended.
+    fn tell(&mut self, command: u8, socket: Option<&UnixStream>) -> io::Result<Option<Report>> {
+        let result = self.try_tell(command, socket);
+        if result.is_err() {
             let _ = self.child.kill();
         }
-        answered
+        result
+    }
+
+    fn try_tell(&mut self, command: u8, socket: Option<&UnixStream>) -> io::Result<Option<Report>> {
+        if let Some(since) = self.silent_since {
+            // That it is silent is known: not to be waited for again.
+            be_patient(&self.control, AT_ONCE)?;
+            let late = self.receive();
+            be_patient(&self.control, SUPERVISORS_PATIENCE)?;
+            if late?.is_none() {
+                let silence = since.elapsed();
+                return if silence < SUPERVISORS_SILENCE {
+                    Ok(None)
+                } else {
+                    Err(io::Error::other(format!("no answer for {} seconds", silence.as_secs())))
+                };
+            }
+            tracing::info!("the supervisor of the helper process answers again");
+            self.silent_since = None;
+        }
+        let began = Instant::now();
+        self.number += 1;
+        self.send(command, socket)?;
+        let report = self.receive()?;
+        if report.is_none() {
+            self.silent_since = Some(began);
+            tracing::warn!(
+                "the supervisor of the helper process has not answered for {} seconds; it has {} to do \
+                 so",
+                SUPERVISORS_PATIENCE.as_secs(),
+                SUPERVISORS_SILENCE.as_secs()
+            );
+        }
+        Ok(report)
+    }
+
+    /// The answer to the last command; `None` if there is none in time.
+    fn receive(&mut self) -> io::Result<Option<Report>> {
+        loop {
+            match message::receive::<Reply>(&mut self.control) {
+                Ok(Some(reply)) if reply.number == self.number => return Ok(Some(reply.report)),
+                // Late, and of no use any more.
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    return Err(io::Error::other("the supervisor of the helper process has ended"));
+                }
+                Err(error) if is_timeout(&error) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn send(&self, command: u8, socket: Option<&UnixStream>) -> io::Result<()> {
-        let command = [command];
+        let mut numbered = Numbered::default();
+        numbered[0] = command;
+        numbered[1..].copy_from_slice(&self.number.to_ne_bytes());
         let descriptors: Vec<i32> = socket.iter().map(|socket| socket.as_raw_fd()).collect();
         let with: &[ControlMessage<'_>] = match &descriptors[..] {
             [] => &[],
             descriptors => &[ControlMessage::ScmRights(descriptors)],
         };
         let control = self.control.as_raw_fd();
-        sendmsg::<()>(control, &[IoSlice::new(&command)], with, MsgFlags::MSG_NOSIGNAL, None)?;
+        sendmsg::<()>(control, &[IoSlice::new(&numbered)], with, MsgFlags::MSG_NOSIGNAL, None)?;
         Ok(())
     }
 
@@ -265,6 +337,16 @@ impl Drop for Supervisor {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn be_patient(socket: &UnixStream, time: Duration) -> io::Result<()> {
+    socket.set_read_timeout(Some(time))?;
+    socket.set_write_timeout(Some(time))
+}
+
+/// The time of `SO_RCVTIMEO` is over (`EAGAIN`).
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// A socket is put in whole, so what a panic left behind is still good.

@@ -126,8 +126,8 @@ pub fn send(stream: &mut impl Write, message: &impl Serialize) -> io::Result<()>
     let body = serde_json::to_vec(message)?;
     let length = u32::try_from(body.len()).ok().filter(|&length| length <= MAX_MESSAGE);
     let length = length.ok_or_else(|| io::Error::other("a message is too long"))?;
-    stream.write_all(&length.to_ne_bytes())?;
-    stream.write_all(&body)?;
+    // In one piece: who waits for it finds all of a short one, or nothing.
+    stream.write_all(&[&length.to_ne_bytes()[..], &body].concat())?;
     stream.flush()
 }
 

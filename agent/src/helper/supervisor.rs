@@ -35,6 +35,16 @@ pub const LOOK: u8 = b'L';
 /// How long a helper may take to end that was killed.
 const ENDING: Duration = Duration::from_secs(2);
 
+/// A command, and the number that its answer carries.
+pub type Numbered = [u8; 1 + size_of::<u64>()];
+
+/// The answer to the command with this number.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    pub number: u64,
+    pub report: Report,
+}
+
 /// How the helper is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
@@ -58,13 +68,15 @@ pub fn supervise(setup: &Setup) -> anyhow::Result<()> {
     let control: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
     let mut control = UnixStream::from(control);
     let mut helper: Option<Child> = None;
-    while let Some((command, socket)) = receive(&control).context("hearing the agent")? {
+    while let Some((numbered, socket)) = receive(&control).context("hearing the agent")? {
+        let [command, number @ ..] = numbered;
         let report = match (command, socket) {
             (START, Some(socket)) => start(&mut helper, setup, socket)
                 .unwrap_or_else(|error| Report::NotStarted(format!("{error:#}"))),
             _ => look(helper.as_mut()),
         };
-        message::send(&mut control, &report).context("answering")?;
+        let reply = Reply { number: u64::from_ne_bytes(number), report };
+        message::send(&mut control, &reply).context("answering")?;
     }
     Ok(())
 }
@@ -108,8 +120,9 @@ fn look(helper: Option<&mut Child>) -> Report {
 }
 
 /// A command and the socket that came with it; `None` when the agent has ended.
-fn receive(control: &UnixStream) -> io::Result<Option<(u8, Option<OwnedFd>)>> {
-    let mut command = [0];
+fn receive(control: &UnixStream) -> io::Result<Option<(Numbered, Option<OwnedFd>)>> {
+    // The agent sends it in one piece, so it is never received in part.
+    let mut command = Numbered::default();
     let mut space = cmsg_space!([RawFd; 1]);
     let mut into = [IoSliceMut::new(&mut command)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -120,7 +133,11 @@ fn receive(control: &UnixStream) -> io::Result<Option<(u8, Option<OwnedFd>)>> {
             socket = sockets.into_iter().next().map(owned);
         }
     }
-    Ok((received.bytes > 0).then_some((command[0], socket)))
+    match received.bytes {
+        0 => Ok(None),
+        bytes if bytes == size_of::<Numbered>() => Ok(Some((command, socket))),
+        bytes => Err(io::Error::other(format!("a command of {bytes} bytes"))),
+    }
 }
 
 #[expect(unsafe_code, reason = "nix gives out received descriptors as numbers")]
