@@ -222,6 +222,72 @@ fn when_the_older_service_goes_the_other_one_takes_over_without_a_gap() {
     stage.eventually_no_problems();
 }
 
+/// What becomes of an address of z-old, of which nothing can be used, and which a-new claims as well.
+#[test]
+fn a_service_of_which_nothing_can_be_used_keeps_the_addresses_that_others_claim() {
+    let (stage, mut agent) = rivals();
+    let good = fs::read_to_string(stage.node.manifests().join("old.yaml")).unwrap();
+    let bad = good.replace("\"port\": 80,", "\"port\": 0,");
+    assert_ne!(bad, good);
+    let who = || stage.spread(CART, 10).into_keys().collect::<Vec<_>>();
+    let is_told = || {
+        eventually("the problem of z-old", || {
+            let problems = stage.wrong("problems");
+            let told = |problem: &String| {
+                problem.contains("z-old") && problem.ends_with("what is programmed for it stays")
+            };
+            holds(problems.iter().any(told), format!("{problems:?}"))
+        });
+    };
+    stage.put_text("old.yaml", &bad);
+    is_told();
+    assert_eq!(who(), ["web-0"]);
+    let kept = "the address stays with a service of which an object cannot be used";
+    assert_logged_once(&agent, kept);
+    // It is the same for the next agent, which never saw what z-old was.
+    agent.stop().unwrap();
+    let agent = stage.agent();
+    is_told();
+    assert_eq!(who(), ["web-0"]);
+    assert_logged_once(&agent, kept);
+    // Put right, it has its address, and of what is gone the other one has it.
+    stage.put_text("old.yaml", &good);
+    eventually("z-old to be put right", || {
+        let problems = stage.wrong("problems");
+        holds(problems.len() == 1 && problems[0].contains("a-new"), format!("{problems:?}"))
+    });
+    assert_eq!(who(), ["web-0"]);
+    stage.put_text("old.yaml", &bad);
+    is_told();
+    stage.remove("old.yaml");
+    eventually("web-1 to answer", || {
+        let who = stage.ask(CART).map_err(|error| error.to_string())?;
+        holds(who == "web-1", who)
+    });
+    stage.eventually_no_problems();
+}
+
+#[test]
+fn a_deleted_service_goes_though_a_slice_of_it_that_cannot_be_used_stays() {
+    let mut slice = cart_slice();
+    slice["addressType"] = json!("IPv5");
+    let (service, bad) = ([cart(), cart_slice()], slice);
+    let stage = stage(1);
+    stage.put("cart.yaml", &service);
+    let _agent = stage.agent();
+    stage.put("cart.yaml", &[cart(), bad.clone()]);
+    eventually("the problem", || {
+        let problems = stage.wrong("problems");
+        let stays = "what is programmed for Service shop/cart stays";
+        let told = problems.iter().any(|problem| problem.ends_with(stays));
+        holds(told, format!("{problems:?}"))
+    });
+    stage.assert_served(CART);
+    stage.put("cart.yaml", &[bad]);
+    stage.eventually_untouched(CART);
+    stage.assert_served(SHIP);
+}
+
 /// 5,000 addresses from 10.245.0.0 on.
 fn many() -> Vec<IpAddr> {
     (0..5000u32).map(|number| Ipv4Addr::from(0x0af5_0000 + number).into()).collect()

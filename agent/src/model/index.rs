@@ -255,13 +255,21 @@ impl Index {
     pub fn problems(&self) -> Vec<Problem> {
         let missing_node =
             (self.synced() && self.node.is_none()).then(|| missing_node(&self.node_name));
-        let problems: BTreeSet<Problem> = self
-            .object_problems
-            .values()
-            .flatten()
-            .chain(&self.trouble)
-            .chain(self.oversized.values())
-            .cloned()
+        let of_objects = self.object_problems.iter().flat_map(|(object, problems)| {
+            let retained = self.unreadable.retained_by(object);
+            let consequence = retained.map(|service| match object.kind {
+                Kind::Service => "what is programmed for it stays".to_owned(),
+                _ => format!("what is programmed for Service {service} stays"),
+            });
+            problems.iter().cloned().map(move |mut problem| {
+                if let Some(consequence) = &consequence {
+                    problem.set_consequence(consequence);
+                }
+                problem
+            })
+        });
+        let problems: BTreeSet<Problem> = of_objects
+            .chain(self.trouble.iter().chain(self.oversized.values()).cloned())
             .chain(self.conflicts.problems())
             .chain(missing_node)
             .collect();
@@ -347,14 +355,7 @@ impl Index {
 
     fn put(&mut self, sourced: Sourced) {
         let retained = sourced.retains();
-        let Sourced { reference, object, mut problems, .. } = sourced;
-        if let Some(service) = &retained {
-            let consequence = match reference.kind {
-                Kind::Service => "what is programmed for it stays".to_owned(),
-                _ => format!("what is programmed for Service {service} stays"),
-            };
-            problems.iter_mut().for_each(|problem| problem.set_consequence(&consequence));
-        }
+        let Sourced { reference, object, problems, .. } = sourced;
         // The valid part counts, and it counts at once: the plan is one of the objects as they are.
         match object {
             Some(Object::Service(service)) => self.put_service(service),
@@ -364,8 +365,8 @@ impl Index {
             Some(Object::Pod(pod)) => self.pods.put(pod),
             None => self.remove(&reference, Removal::Unreadable),
         }
-        self.retain(&reference, retained);
         self.known.entry(reference.kind).or_default().insert(reference.name.clone());
+        self.retain(&reference, retained);
         if problems.is_empty() {
             self.object_problems.remove(&reference);
         } else {
@@ -426,24 +427,33 @@ impl Index {
 
     fn delete(&mut self, reference: &ObjectRef) {
         self.remove(reference, Removal::Deleted);
-        self.retain(reference, None);
         self.object_problems.remove(reference);
         if let Some(known) = self.known.get_mut(&reference.kind) {
             known.remove(&reference.name);
         }
+        self.retain(reference, None);
     }
 
-    /// Takes in which service an object retains.
+    /// Takes in which service an object retains, if that service exists.
     fn retain(&mut self, object: &ObjectRef, service: Option<ObjectName>) {
-        if let Some(released) = self.unreadable.set(object, service) {
-            if let Some(state) = self.services.get_mut(&released) {
+        let before = self.unreadable.set(object, service.as_ref());
+        let itself = (object.kind == Kind::Service).then(|| object.name.clone());
+        let services: BTreeSet<ObjectName> =
+            before.into_iter().chain(service).chain(itself).collect();
+        for service in services {
+            let services = self.known.get(&Kind::Service);
+            let exists = services.is_some_and(|services| services.contains(&service));
+            if !self.unreadable.update(&service, exists) {
+                continue;
+            }
+            if let Some(state) = self.services.get_mut(&service) {
                 state.was_retained = true;
-                self.touch(released, None);
+                self.touch(service, None);
             } else {
                 // Its addresses go to nobody only now.
                 self.addresses_moved = true;
                 let causes = self.cause(None).into_iter().collect();
-                self.note_change(released, causes);
+                self.note_change(service, causes);
             }
         }
     }

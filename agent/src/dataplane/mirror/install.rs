@@ -96,13 +96,16 @@ impl Mirror {
         Ok(())
     }
 
-    /// The keys of a group's frontends, without addresses of the node where a NodePort is.
+    /// The keys of a group's frontends, without addresses of the node where a NodePort is, and those that
+    /// a retained service has.
     fn places<'a>(&mut self, group: &Group<'a>) -> Vec<(&'a plan::Frontend, FrontendKey)> {
         let mut places = Vec::with_capacity(group.frontends.len());
         for &frontend in &group.frontends {
             for address in desired::addresses(frontend, self.at_node.addresses()) {
                 let key = desired::key(frontend, address);
-                if !self.at_node.loses(frontend, key) {
+                if !self.at_node.loses(frontend, key)
+                    && !self.is_kept_out(&group.key, frontend, &key)
+                {
                     places.push((&**frontend, key));
                 }
             }

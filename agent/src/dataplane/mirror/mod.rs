@@ -11,6 +11,7 @@ mod install;
 mod installed;
 mod node_ports;
 mod repair;
+mod retained;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -29,8 +30,8 @@ use sockline_ebpf::{
     socket::AFFINITY_ENTRIES,
 };
 
-use self::node_ports::AtNode;
 pub use self::{installed::InstalledPort, repair::Comparison};
+use self::{node_ports::AtNode, retained::Retained};
 use super::{
     desired::{self, Group},
     error::DataplaneError,
@@ -87,8 +88,7 @@ pub struct Mirror {
     at_node: AtNode,
     /// See [`Mirror::hold_back`].
     hold_back: bool,
-    /// See [`Mirror::retain`].
-    retained: BTreeSet<ObjectName>,
+    retained: Retained,
     /// See [`Mirror::release_unconfirmed`].
     release_unconfirmed: bool,
     /// What was released. It is bypassed until a plan has endpoints for it, or is known to lack nothing.
@@ -209,7 +209,7 @@ impl Mirror {
             installed: BTreeMap::new(),
             at_node: AtNode::default(),
             hold_back: false,
-            retained: BTreeSet::new(),
+            retained: Retained::default(),
             release_unconfirmed: false,
             released: BTreeSet::new(),
             frontends_freed: false,
@@ -361,19 +361,6 @@ impl Mirror {
         self.hold_back = hold_back;
     }
 
-    /// What the kernel has of these services stays as it is, whoever put it there, until they are not
-    /// among them any more.
-    pub fn retain(&mut self, services: &BTreeSet<ObjectName>) {
-        if self.retained != *services {
-            self.retained.clone_from(services);
-        }
-    }
-
-    /// Whether a service port is there and stays as it is.
-    fn is_retained(&self, key: &ServiceKey) -> bool {
-        self.retained.contains(&key.service) && self.installed.contains_key(key)
-    }
-
     /// As long as it is set, what would stay as an earlier agent left it is taken away instead, and is
     /// bypassed: that agent has been gone for so long that kube-proxy knows better.
     pub const fn release_unconfirmed(&mut self, release: bool) {
@@ -393,11 +380,6 @@ impl Mirror {
             && group.frontends.iter().any(|frontend| frontend.action == plan::Action::Refuse)
     }
 
-    /// Service ports that stay as they are because an object cannot be used, see [`Self::retain`].
-    pub fn retained(&self) -> usize {
-        self.retained.iter().map(|service| self.ports_of(service).count()).sum()
-    }
-
     /// Service ports that were released, see [`Self::release_unconfirmed`].
     pub fn released(&self) -> usize {
         self.released.len()
@@ -407,6 +389,7 @@ impl Mirror {
     /// plan: a service that fails costs only itself.
     pub fn sync(&mut self, plan: &plan::Plan, node_addresses: &[IpAddr]) -> SyncReport {
         self.set_node(plan, node_addresses);
+        self.retained.ended = false;
         let groups = desired::groups(&plan.frontends);
         let wanted: HashSet<&ServiceKey> = groups.iter().map(|group| &group.key).collect();
         let gone = self.installed.keys().filter(|key| !wanted.contains(key)).cloned().collect();
@@ -466,6 +449,7 @@ impl Mirror {
         gone: Vec<ServiceKey>,
         patience: Patience,
     ) -> SyncReport {
+        self.look_at_retained();
         let mut report = SyncReport::default();
         let mut changed: Vec<&ServiceKey> = Vec::new();
         let mut leftovers = Leftovers::new();

@@ -138,8 +138,11 @@ fn node_ports<'a>(frontends: impl IntoIterator<Item = &'a Frontend>) -> HashSet<
 
 impl Mirror {
     /// Whether changes of these services can be taken alone: not if a NodePort comes or goes that
-    /// another service has an address for.
+    /// another service has an address for, nor if others may get what a retained service had.
     pub fn is_local(&self, changes: &[ServicePlan]) -> bool {
+        if self.retained.ended {
+            return false;
+        }
         let moves = self.moves(changes);
         let is_in_the_way =
             |port| self.at_node.services.contains(port) || moves.services.contains(port);

@@ -142,6 +142,14 @@ impl Held {
         plan(self.0.values().filter_map(|sourced| sourced.object.as_ref()))
     }
 
+    /// The services that exist and of which an object cannot be used.
+    fn retained(&self) -> BTreeSet<ObjectName> {
+        let exists = |service: &ObjectName| {
+            self.0.contains_key(&ObjectRef { kind: Kind::Service, name: service.clone() })
+        };
+        self.0.values().filter_map(Sourced::retains).filter(exists).collect()
+    }
+
     /// What an agent knows that starts now, of lists in any order.
     fn start(&self, shuffle: &[usize]) -> Index {
         let mut index = Index::new("here");
@@ -225,6 +233,7 @@ proptest! {
             held.apply(&event);
             index.apply(event);
             prop_assert_eq!(index.plan(), held.plan().0);
+            prop_assert_eq!(index.retained(), &held.retained());
         }
         let conflicts: Vec<_> = held.plan().1.into_iter().filter(|p| p.object.starts_with("Service")).collect();
         let problems = index.problems();

@@ -164,6 +164,35 @@ fn a_service_that_is_deleted_while_it_cannot_be_used_is_retained_no_more_and_amo
     assert!(changes[0].service == name("web") && changes[0].frontends.is_empty());
 }
 
+/// The slice of a deleted service that cannot be used may stay for ever: nobody collects it where there
+/// is no owner.
+#[test]
+fn a_service_that_is_deleted_is_not_retained_by_a_slice_that_cannot_be_used() {
+    let slice = || sourced(slice("web-1", "web", vec![])).with_problem("addressType").unusable();
+    let reference = ObjectRef { kind: Kind::Service, name: name("web") };
+    let port =
+        |index: &Index| index.serving(&name("web"), "http", crate::model::object::Protocol::Tcp);
+    for gone in [Event::Delete(reference), Event::Replace(Kind::Service, vec![])] {
+        let mut index = started_with(&good());
+        index.apply(Event::Apply(slice()));
+        assert_eq!(state(&mut index).1, ["ns/web"]);
+        assert_eq!(port(&index), None);
+        index.apply(gone);
+        assert!(index.retained().is_empty(), "{:?}", index.retained());
+        assert_eq!(port(&index), Some(HashSet::new()), "it serves nowhere");
+        let changes = index.changes().services;
+        assert!(
+            changes.iter().any(|part| part.service == name("web") && part.frontends.is_empty()),
+            "{changes:#?}"
+        );
+        let problems = state(&mut index).2;
+        assert_eq!(problems, ["EndpointSlice ns/web-1: addressType: wrong"]);
+        // It is made again, and of its endpoints nothing can be said.
+        index.apply(Event::Apply(sourced(service("web", "10.96.0.1"))));
+        assert_eq!(state(&mut index).1, ["ns/web"]);
+    }
+}
+
 /// What changed while it was retained was not brought to the kernel.
 #[test]
 fn a_service_that_is_retained_no_more_is_among_the_changes_though_its_plan_is_the_same() {
