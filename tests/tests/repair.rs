@@ -14,6 +14,7 @@ use std::{
 
 use common::{
     REPAIRS, Stage, damage::Damage, eventually, hammer::Hammer, holds, ip, options, series,
+    translated,
 };
 use nix::mount::{MntFlags, MsFlags};
 use serde_json::json;
@@ -182,6 +183,23 @@ fn a_changed_weight_of_a_backend_is_put_right() {
     let (_stage, agent, damage) = serving();
     let changed = damage.change_backends(|backend| backend.weight += 1);
     eventually_repaired(&agent, "backend", changed);
+}
+
+/// To Prometheus, a counter that falls is one that began anew.
+#[test]
+fn no_counter_falls_while_the_backends_that_count_are_put_right() {
+    let (stage, agent, damage) = serving();
+    stage.spread(CART, 20);
+    let series_name = translated("cart", "TCP");
+    for round in 1..=3 {
+        let changed = damage.change_backends(|backend| backend.port = 1u16.to_be());
+        eventually("the repair", || {
+            let count = series(&agent.metrics().unwrap(), &series_name);
+            assert_eq!(count, Some(20.0), "round {round}");
+            let seen = repairs(&agent, "backend");
+            holds(seen == round * changed, seen)
+        });
+    }
 }
 
 #[test]

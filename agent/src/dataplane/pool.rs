@@ -187,6 +187,9 @@ impl Pool {
     /// Writes backends that are in use again, under the same ids and generations. While one of them is
     /// not what it should be, calls that choose it go through untranslated; some 20 ms, once for all.
     pub fn mend_backends(&mut self, wanted: &[(u32, Backend)]) -> Result<(), DataplaneError> {
+        // An entry without an owner counts for no service: nobody may sum up until it has one again.
+        let moving = self.moving();
+        let _moving = moving.lock();
         let mut disowned = Vec::new();
         for (id, backend) in wanted {
             let entry = self.backends.cell(*id)?;

@@ -10,8 +10,8 @@ use super::{
     pins::Pins,
 };
 
-/// Held while a count moves from a backend to its service, and while both are summed up: nobody
-/// sees it twice or not at all.
+/// Held while a count moves from a backend to its service, while a backend that counts has no owner, and
+/// while all are summed up: nobody sees a count twice or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Moving(Arc<Mutex<()>>);
 
