@@ -9,6 +9,8 @@ use std::{
 
 use serde_json::{Value, json};
 
+use crate::manifests;
+
 /// The most endpoints of a slice: `maxEndpoints` of the API's validation.
 const SLICE_ENDPOINTS: usize = 1000;
 
@@ -87,6 +89,15 @@ pub fn slices(service: &str, addresses: &[IpAddr]) -> Vec<Value> {
 /// The Node that an agent with the testbed's default name runs on.
 pub fn node() -> Value {
     json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}})
+}
+
+/// A Node in `zone-0` with these InternalIPs.
+pub fn node_at(name: &str, addresses: &[IpAddr]) -> Value {
+    let addresses: Vec<Value> =
+        addresses.iter().map(|address| json!({"type": "InternalIP", "address": address})).collect();
+    let mut node = manifests::node(name, "zone-0");
+    node["status"] = json!({ "addresses": addresses });
+    node
 }
 
 /// The objects as documents of one YAML file. (JSON is YAML.)

@@ -33,21 +33,11 @@ fn node(number: u32) -> Value {
             })
         })
         .collect();
-    json!({
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {
-            "name": format!("node-{number}"),
-            "labels": {"topology.kubernetes.io/zone": "zone-0"},
-        },
-        "status": {
-            "addresses": [
-                {"type": "InternalIP", "address": address(number)},
-                {"type": "Hostname", "address": format!("node-{number}")},
-            ],
-            "images": images,
-        },
-    })
+    let mut node = objects::node_at(&format!("node-{number}"), &[address(number).into()]);
+    let hostname = json!({"type": "Hostname", "address": format!("node-{number}")});
+    node["status"]["addresses"].as_array_mut().unwrap().push(hostname);
+    node["status"]["images"] = images.into();
+    node
 }
 
 struct World {
@@ -79,11 +69,16 @@ fn world() -> World {
     World { agent, api, server, stage }
 }
 
+/// Whether the NodePort is at a node's address.
+fn is_served(stage: &Stage, number: u32) -> Result<(), String> {
+    let to = SocketAddr::new(address(number).into(), NODE_PORT);
+    let answer = stage.client.tcp_ask(to);
+    holds(answer.as_ref().is_ok_and(|reply| reply.peer == to), format!("{answer:?}"))
+}
+
 impl World {
     fn is_served(&self, number: u32) -> Result<(), String> {
-        let to = SocketAddr::new(address(number).into(), NODE_PORT);
-        let answer = self.stage.client.tcp_ask(to);
-        holds(answer.as_ref().is_ok_and(|reply| reply.peer == to), format!("{answer:?}"))
+        is_served(&self.stage, number)
     }
 
     fn is_untouched(&self, number: u32) -> Result<(), String> {
@@ -130,4 +125,38 @@ fn node_ports_stay_at_all_nodes_without_an_agent_and_go_with_the_option() {
     let _without = stage.node.agent(&agent_options(&stage, &server, &[])).unwrap();
     stage.client.tcp_ask(to).unwrap_err();
     drop(api);
+}
+
+/// What a folder has of nodes is read again with a mistake in it, while no agent runs.
+#[test]
+fn node_ports_stay_at_all_nodes_until_the_nodes_can_be_read_in_full_again() {
+    let stage = Stage::new(1);
+    let mut service = objects::web_service("cart", "10.96.0.1");
+    service["spec"]["type"] = "NodePort".into();
+    service["spec"]["ports"][0]["nodePort"] = NODE_PORT.into();
+    stage.put("cart.yaml", &[service, objects::slice("cart", &stage.addresses())]);
+    stage.put("nodes.yaml", &[node(1), node(2)]);
+    let args = ["--nodeports-of-all-nodes"];
+    let mut agent = stage.agent_with(&args);
+    let is_served = |number: u32| is_served(&stage, number);
+    is_served(1).unwrap();
+    is_served(2).unwrap();
+    agent.stop().unwrap();
+    stage.put_text("nodes.yaml", "]");
+    let next = stage.agent_with(&args);
+    is_served(1).unwrap();
+    is_served(2).unwrap();
+    // Also after a sync of something else.
+    stage.put_service("ship", "10.96.0.2");
+    stage.eventually_served("10.96.0.2");
+    is_served(1).unwrap();
+    is_served(2).unwrap();
+    let frontends = series(&next.metrics().unwrap(), "sockline_frontends");
+    // What went while no agent ran goes now.
+    stage.put("nodes.yaml", &[node(2)]);
+    eventually("the old node's NodePort to be gone", || {
+        holds(is_served(1).is_err(), "it is served")
+    });
+    is_served(2).unwrap();
+    assert_eq!(series(&next.metrics().unwrap(), "sockline_frontends"), frontends);
 }

@@ -545,13 +545,7 @@ fn at_node_b() -> [SocketAddr; 3] {
 
 /// Node node-b at these addresses.
 fn set_node_b(stage: &mut Dns, addresses: [&str; 2]) {
-    let addresses = addresses.map(|address| json!({"type": "InternalIP", "address": address}));
-    stage.cluster.set_objects(vec![json!({
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": "node-b"},
-        "status": {"addresses": addresses},
-    })]);
+    stage.cluster.set_objects(vec![objects::node_at("node-b", &addresses.map(common::ip))]);
 }
 
 fn with_node_b(pods: usize) -> Dns {

@@ -19,8 +19,12 @@ use common::{
 use nix::mount::{MntFlags, MsFlags};
 use serde_json::json;
 use sockline::dataplane::{self, Drift, Pins};
-use sockline_ebpf::{address::Address, backend::Backend, frontend::REFUSE};
-use sockline_testbed::{Agent, Socket, tcp_ask};
+use sockline_ebpf::{
+    address::Address,
+    backend::Backend,
+    frontend::{Frontend, FrontendKey, REFUSE},
+};
+use sockline_testbed::{Agent, Socket, objects, tcp_ask};
 
 const CART: &str = "10.96.0.1";
 
@@ -59,7 +63,7 @@ fn a_deleted_frontend_is_put_back() {
 fn a_changed_frontend_is_put_right() {
     let (stage, agent, damage) = serving();
     let entry = damage.frontend(80);
-    damage.set_frontend(sockline_ebpf::frontend::Frontend { action: REFUSE, ..entry });
+    damage.set_frontend(Frontend { action: REFUSE, ..entry });
     eventually_repaired(&agent, "frontend", 1);
     assert_eq!(damage.frontend(80), entry);
     stage.assert_served(CART);
@@ -83,6 +87,39 @@ fn backends_with_another_address_are_put_right() {
     assert_eq!(changed, 4, "two pods behind two service ports");
     eventually_repaired(&agent, "backend", 4);
     stage.assert_served(CART);
+}
+
+/// The addresses of other nodes are entries among the frontends.
+#[test]
+fn addresses_of_other_nodes_are_put_back_and_those_of_nobody_removed() {
+    let stage = Stage::new(1);
+    let mut service = objects::service("cart", CART);
+    service["spec"]["type"] = json!("NodePort");
+    service["spec"]["ports"][0]["nodePort"] = json!(30080);
+    stage.put("cart.yaml", &[service, objects::slice("cart", &stage.addresses())]);
+    let others = ["198.51.100.1", "198.51.100.2"];
+    let node = |address: &str| objects::node_at(&format!("node-{address}"), &[ip(address)]);
+    stage.put("nodes.yaml", &others.map(node));
+    let agent = stage.agent_with(&[&REPAIRS[..], &["--nodeports-of-all-nodes"]].concat());
+    let damage = Damage::of(&stage);
+    let is_served = |address: &str| {
+        let to = SocketAddr::new(ip(address), 30080);
+        stage.client.tcp_ask(to).is_ok()
+    };
+    assert!(others.iter().all(|address| is_served(address)));
+    let mark = FrontendKey::node_mark(ip(others[0]).into());
+    let entry = damage.frontends().get(&mark, 0).unwrap();
+    damage.remove_frontend(&mark);
+    assert!(!is_served(others[0]));
+    assert!(is_served(others[1]));
+    eventually_repaired(&agent, "frontend", 1);
+    assert!(is_served(others[0]));
+    let foreign = "198.51.100.3";
+    let key = FrontendKey::node_mark(ip(foreign).into());
+    damage.set_frontend(Frontend { key, ..entry });
+    eventually_repaired(&agent, "frontend", 2);
+    assert!(!is_served(foreign));
+    assert!(others.iter().all(|address| is_served(address)));
 }
 
 #[test]

@@ -68,7 +68,6 @@ struct Control {
     interfaces: Interfaces,
     /// Which version of the other nodes' addresses is in the kernel.
     other_nodes: Option<u64>,
-    other_nodes_trouble: Trouble,
     /// The node's own addresses, as of the last sync.
     addresses: Vec<IpAddr>,
     /// As of when they were chosen: see [`Index::service_use_version`].
@@ -135,7 +134,6 @@ pub async fn run(
         dataplane,
         index: Index::new(config.node_name.as_str()).with_node_ports(config.node_ports),
         other_nodes: None,
-        other_nodes_trouble: Trouble::new("cannot serve NodePorts at all other nodes' addresses"),
         pacing: Pacing::default(),
         next_round: None,
         interfaces,
@@ -325,6 +323,7 @@ impl Control {
     /// Tries again to bring services to the kernel that were left out.
     fn retry(&mut self) {
         let began = Instant::now();
+        self.mark_other_nodes();
         let mut services: Vec<ServicePlan> = self
             .left_out
             .services()
@@ -418,7 +417,10 @@ impl Control {
         if result.is_ok() && self.index.complete() {
             self.other_nodes = Some(version);
         }
-        self.other_nodes_trouble.is_news(result.as_ref().map(|_| ()).map_err(|error| error as _));
+        self.left_out.of_other_nodes(result.as_ref().err());
+        if result.is_err() {
+            self.metrics.sync_failed();
+        }
     }
 
     fn sync_all(&mut self) -> Synced {

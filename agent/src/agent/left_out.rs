@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    dataplane::Failure,
+    dataplane::{DataplaneError, Failure},
     model::{object::ObjectName, plan::ServicePlan},
     trouble::chain,
 };
@@ -29,6 +29,8 @@ pub struct LeftOut {
     services: BTreeMap<ObjectName, Vec<LeftOutPort>>,
     /// What is nobody's failure in particular: only a sync of everything mends it.
     others: Vec<LeftOutPort>,
+    /// NodePorts at all other nodes' addresses.
+    other_nodes: Option<LeftOutPort>,
     retry: Option<Instant>,
     pause: Duration,
     changed: bool,
@@ -39,6 +41,7 @@ impl Default for LeftOut {
         Self {
             services: BTreeMap::new(),
             others: Vec::new(),
+            other_nodes: None,
             retry: None,
             pause: SOON,
             changed: false,
@@ -67,6 +70,16 @@ impl LeftOut {
         self.add(failures);
     }
 
+    /// Takes in why NodePorts are not at all other nodes' addresses; `None` if they are.
+    pub fn of_other_nodes(&mut self, error: Option<&DataplaneError>) {
+        let other_nodes = error.map(|error| LeftOutPort {
+            port: "NodePorts at other nodes' addresses".to_owned(),
+            reason: chain(error),
+        });
+        self.changed |= self.other_nodes != other_nodes;
+        self.other_nodes = other_nodes;
+    }
+
     fn add(&mut self, failures: &[Failure]) {
         self.changed |= !failures.is_empty();
         for failure in failures {
@@ -76,14 +89,14 @@ impl LeftOut {
                 None => self.others.push(port),
             }
         }
-        if self.services.is_empty() {
+        if self.services.is_empty() && self.other_nodes.is_none() {
             self.retry = None;
         }
     }
 
     /// There is more room than before.
     pub fn room_was_made(&mut self) {
-        if !self.services.is_empty() {
+        if !self.services.is_empty() || self.other_nodes.is_some() {
             self.retry.get_or_insert_with(|| Instant::now() + self.pause);
         }
     }
@@ -105,7 +118,7 @@ impl LeftOut {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.others.is_empty()
+        self.services.is_empty() && self.others.is_empty() && self.other_nodes.is_none()
     }
 
     /// Something is wrong that no single service can mend.
@@ -119,7 +132,13 @@ impl LeftOut {
 
     /// All of it, sorted by name.
     pub fn ports(&self) -> Vec<LeftOutPort> {
-        self.services.values().flatten().chain(&self.others).cloned().collect()
+        self.services
+            .values()
+            .flatten()
+            .chain(&self.others)
+            .chain(&self.other_nodes)
+            .cloned()
+            .collect()
     }
 }
 

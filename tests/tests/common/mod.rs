@@ -64,11 +64,13 @@ impl Stage {
     pub fn new(webs: usize) -> Self {
         let node = Node::new().unwrap();
         let client = node.pod("client", &[ip("10.244.9.9")]).unwrap();
-        // A service address that is not translated fails at once. The node would say so as well,
-        // with ICMP errors, but only so many of them in a second.
-        let route = ["route", "add", "unreachable", "10.96.0.0/12"];
-        let routed = client.output(Command::new("ip").args(route)).unwrap();
-        assert!(routed.status.success(), "ip {}: {}", route.join(" "), error_of(&routed));
+        // A service address, or a node's that is nowhere, which is not translated fails at once. The node
+        // would say so as well, with ICMP errors, but only so many of them in a second.
+        for nowhere in ["10.96.0.0/12", "198.51.100.0/23"] {
+            let route = ["route", "add", "unreachable", nowhere];
+            let routed = client.output(Command::new("ip").args(route)).unwrap();
+            assert!(routed.status.success(), "ip {}: {}", route.join(" "), error_of(&routed));
+        }
         let webs = (0..webs)
             .map(|number| {
                 let address = ip(&format!("10.244.1.{}", number + 1));

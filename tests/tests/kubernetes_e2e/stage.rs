@@ -3,13 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     process::Command,
     thread,
 };
 
 use serde_json::{Value, json};
-use sockline_testbed::{Cluster, Node, Ns, Pod};
+use sockline_testbed::{Cluster, Node, Ns, Pod, objects};
 
 use crate::{api_server::Allocator, controller, pods::Server, wires};
 
@@ -273,17 +273,8 @@ fn name_of(object: &Value) -> String {
 }
 
 fn node(number: usize, zone: &str) -> Value {
-    let addresses: Vec<Value> = wires::node_addresses(number)
-        .iter()
-        .map(|ip: &IpAddr| json!({"type": "InternalIP", "address": ip}))
-        .collect();
-    json!({
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {
-            "name": format!("node-{number}"),
-            "labels": {"topology.kubernetes.io/zone": zone},
-        },
-        "status": {"addresses": addresses},
-    })
+    let addresses = wires::node_addresses(number);
+    let mut node = objects::node_at(&format!("node-{number}"), &addresses);
+    node["metadata"]["labels"] = json!({"topology.kubernetes.io/zone": zone});
+    node
 }

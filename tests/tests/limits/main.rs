@@ -11,6 +11,7 @@ mod beside;
 mod frontends;
 mod growing;
 mod options;
+mod other_nodes;
 mod programs;
 mod slots;
 mod whole;

@@ -207,24 +207,25 @@ impl Mirror {
         self.at_node.marks.contains(&FrontendKey::node_mark(address))
     }
 
-    /// Marks the other nodes' addresses, so that NodePorts are at them.
+    /// Marks the other nodes' addresses, so that NodePorts are at them: all that are new, or none.
     pub fn set_other_nodes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
         let wanted: BTreeSet<FrontendKey> =
             addresses.iter().map(|ip| FrontendKey::node_mark((*ip).into())).collect();
+        // First, to make room for the others. As long as the source cannot be read in full, a node may
+        // only seem to be gone.
+        if !self.hold_back {
+            let gone: Vec<FrontendKey> = self.at_node.marks.difference(&wanted).copied().collect();
+            for key in gone {
+                self.frontends.remove(&key)?;
+                self.frontends_freed = true;
+                self.at_node.marks.remove(&key);
+            }
+        }
         let new: Vec<frontend::Frontend> =
             wanted.difference(&self.at_node.marks).map(|key| mark(*key)).collect();
+        self.frontends.reserve(new.len())?;
         self.frontends.set_all(&new)?;
         self.at_node.marks.extend(new.iter().map(|mark| mark.key));
-        // As long as the source cannot be read in full, a node may only seem to be gone.
-        if self.hold_back {
-            return Ok(());
-        }
-        let gone: Vec<FrontendKey> = self.at_node.marks.difference(&wanted).copied().collect();
-        for key in gone {
-            self.frontends.remove(&key)?;
-            self.frontends_freed = true;
-            self.at_node.marks.remove(&key);
-        }
         Ok(())
     }
 }
