@@ -10,6 +10,9 @@ use crate::model::{
     testing::{endpoint, endpoint_port, ip, node, service, service_port, slice, sourced},
 };
 
+/// Of every service that has one.
+const NODE_PORT: u16 = 30080;
+
 /// Few names and addresses, so that objects meet: same service, same slice, same address.
 fn any_service() -> impl Strategy<Value = Service> {
     (
@@ -17,9 +20,11 @@ fn any_service() -> impl Strategy<Value = Service> {
         select(&["10.96.0.1", "10.96.0.2", "fd00::1"][..]),
         proptest::option::of(0..2_i64),
         any::<[bool; 6]>(),
+        any::<[bool; 4]>(),
     )
         .prop_map(
-            |(name, cluster_ip, created, [dual, external, local, node_port, udp, lb])| {
+            |(name, cluster_ip, created, bits, [external_local, sticky, high, udp_node_port])| {
+                let [dual, external, local, node_port, udp, lb] = bits;
                 let uid = created.map(|created| created.to_string().into());
                 let mut service = Service { created, uid, ..service(name, cluster_ip) };
                 service.close_on_removal = local.then_some(Duration::from_secs(1));
@@ -34,14 +39,25 @@ fn any_service() -> impl Strategy<Value = Service> {
                 if local {
                     service.internal_traffic_policy = TrafficPolicy::Local;
                 }
-                if udp {
-                    service.ports.push(service_port("dns", Protocol::Udp, 80));
+                if external_local {
+                    service.external_traffic_policy = TrafficPolicy::Local;
                 }
+                service.affinity_seconds = sticky.then_some(60);
+                if udp {
+                    let mut port = service_port("dns", Protocol::Udp, 80);
+                    port.node_port = udp_node_port.then_some(NODE_PORT);
+                    service.ports.push(port);
+                }
+                // An external IP that is another node's address, with a port that is a node port.
+                if high {
+                    service.ports.push(service_port("high", Protocol::Tcp, NODE_PORT));
+                }
+                // Also without node ports, as with `allocateLoadBalancerNodePorts: false`.
                 if lb {
                     service.load_balancer_ips = vec![ip("198.51.100.1"), ip("203.0.113.1")];
                     service.source_ranges = [udp, dual];
                 }
-                service.ports[0].node_port = node_port.then_some(30080);
+                service.ports[0].node_port = node_port.then_some(NODE_PORT);
                 service
             },
         )
@@ -83,7 +99,14 @@ fn any_slice() -> impl Strategy<Value = EndpointSlice> {
 
 fn any_node() -> impl Strategy<Value = Node> {
     let zone = select(&[None, Some("zone-1"), Some("zone-2")][..]);
-    (select(&["here", "there"][..]), zone).prop_map(|(name, zone)| node(name, zone))
+    // One is also an external IP of services; two nodes may have the same.
+    let addresses = vec(select(&["198.51.100.1", "192.0.2.1", "fd00::7"][..]), 0..3);
+    (select(&["here", "there", "elsewhere"][..]), zone, addresses).prop_map(
+        |(name, zone, addresses)| Node {
+            addresses: addresses.into_iter().map(ip).collect(),
+            ..node(name, zone)
+        },
+    )
 }
 
 fn any_object() -> impl Strategy<Value = Object> {
@@ -151,8 +174,8 @@ impl Held {
     }
 
     /// What an agent knows that starts now, of lists in any order.
-    fn start(&self, shuffle: &[usize]) -> Index {
-        let mut index = Index::new("here");
+    fn start(&self, scope: NodePortScope, shuffle: &[usize]) -> Index {
+        let mut index = Index::new("here").with_node_ports(scope);
         for kind in Kind::ALL {
             let of_kind = self.0.values().filter(|o| o.reference.kind == kind).cloned();
             index.apply(Event::Replace(kind, shuffled(of_kind.collect(), shuffle)));
@@ -246,8 +269,9 @@ proptest! {
         events in vec(any_event(), 0..40),
         look in vec(any::<bool>(), 40),
         numbers in vec(0..1000_usize, 1..8),
+        scope in select(&[NodePortScope::ThisNode, NodePortScope::AllNodes][..]),
     ) {
-        let mut index = Index::new("here");
+        let mut index = Index::new("here").with_node_ports(scope);
         let mut held = Held::default();
         for (event, look) in events.into_iter().zip(look) {
             held.apply(&event);
@@ -274,7 +298,7 @@ proptest! {
                 _ => {}
             }
         }
-        let mut fresh = held.start(&numbers);
+        let mut fresh = held.start(scope, &numbers);
         prop_assert_eq!(plan, fresh.plan());
         prop_assert_eq!(index.retained(), fresh.retained());
         prop_assert_eq!(index.problems(), fresh.problems());
