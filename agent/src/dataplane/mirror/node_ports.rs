@@ -77,8 +77,8 @@ impl NodePorts {
     }
 
     fn give_all<'a>(&mut self, frontends: impl IntoIterator<Item = &'a Frontend>) {
-        for frontend in frontends.into_iter().filter(|f| f.address == FrontendAddress::Node) {
-            self.give(on_loopback(frontend), &frontend.service);
+        for (port, service) in node_ports(frontends) {
+            self.give(port, service);
         }
     }
 }
@@ -131,9 +131,12 @@ fn frontends_of(changes: &[ServicePlan]) -> impl Iterator<Item = &Frontend> {
     changes.iter().flat_map(|change| &change.frontends).map(|frontend| &**frontend)
 }
 
-fn node_ports<'a>(frontends: impl IntoIterator<Item = &'a Frontend>) -> HashSet<NodePort> {
+/// The NodePorts among frontends, and whose they are.
+fn node_ports<'a>(
+    frontends: impl IntoIterator<Item = &'a Frontend>,
+) -> impl Iterator<Item = (NodePort, &'a ObjectName)> {
     let node_ports = frontends.into_iter().filter(|f| f.address == FrontendAddress::Node);
-    node_ports.map(on_loopback).collect()
+    node_ports.map(|frontend| (on_loopback(frontend), &frontend.service))
 }
 
 impl Mirror {
@@ -158,7 +161,8 @@ impl Mirror {
     }
 
     fn moves(&self, changes: &[ServicePlan]) -> Moves {
-        let now = node_ports(frontends_of(changes));
+        let now: HashSet<NodePort> =
+            node_ports(frontends_of(changes)).map(|(port, _)| port).collect();
         let before: HashSet<NodePort> = changes
             .iter()
             .flat_map(|change| self.at_node.node_ports.of(&change.service))
