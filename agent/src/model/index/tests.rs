@@ -103,6 +103,30 @@ fn zone_hints_follow_this_nodes_zone() {
 }
 
 #[test]
+fn node_ports_of_policy_local_follow_the_addresses_of_other_nodes() {
+    let mut index = synced().with_node_ports(NodePortScope::AllNodes);
+    let mut web = service("web", "10.96.0.1");
+    web.external_traffic_policy = TrafficPolicy::Local;
+    web.ports[0].node_port = Some(30080);
+    index.apply(Event::Apply(sourced(web)));
+    let endpoints = vec![endpoint("10.0.0.1").on("there")];
+    index.apply(Event::Apply(sourced(slice("web-1", "web", endpoints))));
+    let at_ips = |index: &mut Index| {
+        let is_at_ip = |line: &String| line.starts_with("NodePort 192.");
+        lines(index).into_iter().filter(is_at_ip).collect::<Vec<_>>()
+    };
+    assert_eq!(at_ips(&mut index), [""; 0]);
+    for address in ["192.0.2.1", "192.0.2.2"] {
+        let there = Node { addresses: vec![ip(address)], ..node("there", None) };
+        index.apply(Event::Apply(sourced(there)));
+        let expected = format!("NodePort {address} 30080/TCP Forward [10.0.0.1:8080]");
+        assert_eq!(at_ips(&mut index), [expected]);
+    }
+    index.apply(Event::Delete(ObjectRef { kind: Kind::Node, name: ObjectName::new("", "there") }));
+    assert_eq!(at_ips(&mut index), [""; 0]);
+}
+
+#[test]
 fn a_missing_node_is_a_problem_only_once_synced() {
     let mut index = Index::new("here");
     index.apply(Event::Replace(Kind::Node, vec![sourced(node("there", None))]));
