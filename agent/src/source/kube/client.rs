@@ -18,7 +18,7 @@ use tower::ServiceExt as _;
 use super::{
     dial::{Dialer, Unredirected},
     race::Race,
-    route::Route,
+    route::{OnlyAsConfigured, Route},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -106,25 +106,24 @@ pub fn client(config: Config, connections: Connections) -> Result<Client, Source
 /// # Errors
 /// Those of [`client`].
 pub fn check(config: Config) -> Result<(), SourceError> {
-    struct Nowhere;
-    impl Unredirected for Nowhere {
-        fn connect(
-            &self,
-            _cookie: u64,
-            _connect: &mut dyn FnMut() -> io::Result<()>,
-        ) -> io::Result<()> {
-            Err(io::ErrorKind::Unsupported.into())
-        }
-    }
     let connections = Connections { route: Arc::default(), unredirected: Arc::new(Nowhere) };
     client(config, connections).map(drop)
+}
+
+/// Connects to nobody.
+struct Nowhere;
+
+impl Unredirected for Nowhere {
+    fn connect(&self, _: u64, _: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 fn build(mut config: Config, connections: Connections) -> ::kube::Result<Client> {
     let Connections { route, unredirected } = connections;
     let https = config.cluster_url.scheme_str() == Some("https");
-    if !leads_to_the_server_itself(&config) {
-        route.dial_only_as_configured();
+    if let Some(why) = only_as_configured(&config) {
+        route.dial_only_as_configured(why);
     }
     // Whatever is dialled must be the server that is configured.
     if https && config.tls_server_name.is_none() {
@@ -144,11 +143,16 @@ fn build(mut config: Config, connections: Connections) -> ::kube::Result<Client>
     })
 }
 
-/// Whether the endpoints of `default/kubernetes` are as good as the configured address. Not behind a
-/// proxy that serves more than one cluster, and credentials are not sent to an address that something
-/// in the cluster wrote unless TLS says whose it is. (Without TLS there is nothing to protect.)
-fn leads_to_the_server_itself(config: &Config) -> bool {
-    matches!(config.cluster_url.path(), "" | "/") && !config.accept_invalid_certs
+/// Why the endpoints of `default/kubernetes` are not as good as the configured address; `None` if they
+/// are. (Without TLS there is nothing to protect.)
+fn only_as_configured(config: &Config) -> Option<OnlyAsConfigured> {
+    if config.accept_invalid_certs {
+        Some(OnlyAsConfigured::SkipsVerification)
+    } else if !matches!(config.cluster_url.path(), "" | "/") {
+        Some(OnlyAsConfigured::HasPath)
+    } else {
+        None
+    }
 }
 
 /// Whether the API server of the pod's cluster is configured by its service address. The kubelet says
@@ -156,9 +160,12 @@ fn leads_to_the_server_itself(config: &Config) -> bool {
 /// (`deploy/overlays/without-kube-proxy`).
 #[must_use]
 pub fn is_at_service_address() -> bool {
-    let host = env::var("KUBERNETES_SERVICE_HOST").ok();
-    let service = env::var("KUBERNETES_PORT_443_TCP_ADDR").ok();
-    host.is_some() && host == service
+    says_service_address(|name| env::var(name).ok())
+}
+
+fn says_service_address(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let host = variable("KUBERNETES_SERVICE_HOST");
+    host.is_some() && host == variable("KUBERNETES_PORT_443_TCP_ADDR")
 }
 
 async fn from_file(path: &Path) -> Result<Config, KubeconfigError> {
@@ -204,19 +211,62 @@ mod tests {
         assert!(error.to_string().contains("KUBERNETES_SERVICE_HOST is not set"), "{error}");
     }
 
-    #[tokio::test]
-    async fn a_client_for_https_needs_no_connection() {
+    /// As read from a kubeconfig with this cluster.
+    async fn of_cluster(cluster: &str) -> Config {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config");
-        let kubeconfig = "\
-apiVersion: v1
-kind: Config
-current-context: c
-contexts: [{name: c, context: {cluster: c, user: u}}]
-clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1', insecure-skip-tls-verify: true}}]
-users: [{name: u, user: {token: t}}]
-";
+        let kubeconfig = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+             contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{{cluster}}}}}]\n\
+             users: [{{name: u, user: {{token: t}}}}]\n"
+        );
         std::fs::write(&path, kubeconfig).unwrap();
-        check(config(Some(&path)).await.unwrap()).unwrap();
+        config(Some(&path)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_for_https_needs_no_connection() {
+        check(of_cluster("server: 'https://127.0.0.1:1', insecure-skip-tls-verify: true").await)
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_option_that_keeps_endpoints_from_being_dialled_is_named_at_a_service_address() {
+        for (cluster, option) in [
+            (
+                "server: 'https://10.96.0.1', insecure-skip-tls-verify: true",
+                "insecure-skip-tls-verify",
+            ),
+            ("server: 'http://10.96.0.1/k8s/clusters/c-1'", "has a path"),
+            ("server: 'http://10.96.0.1'", "without-kube-proxy"),
+        ] {
+            let route = Arc::new(Route::default());
+            let connections =
+                Connections { route: Arc::clone(&route), unredirected: Arc::new(Nowhere) };
+            client(of_cluster(cluster).await, connections).unwrap();
+            assert_eq!(route.hint(), None, "{cluster}: at an address that is no service's");
+            route.set_through_service();
+            let hint = route.hint().unwrap();
+            assert!(hint.contains(option), "{cluster}: {hint}");
+        }
+    }
+
+    #[test]
+    fn the_api_servers_service_address_is_known_by_both_of_its_variables() {
+        for (host, service, expected) in [
+            (Some("10.96.0.1"), Some("10.96.0.1"), true),
+            (Some("192.0.2.1"), Some("10.96.0.1"), false),
+            (Some("10.96.0.1"), None, false),
+            (None, Some("10.96.0.1"), false),
+            (None, None, false),
+        ] {
+            let variable = |name: &str| match name {
+                "KUBERNETES_SERVICE_HOST" => host.map(ToOwned::to_owned),
+                "KUBERNETES_PORT_443_TCP_ADDR" => service.map(ToOwned::to_owned),
+                other => panic!("{other}"),
+            };
+            assert_eq!(says_service_address(variable), expected, "{host:?} {service:?}");
+        }
     }
 }

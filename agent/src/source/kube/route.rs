@@ -12,6 +12,38 @@ use std::{
 /// More control-plane nodes than anybody has.
 const MAX_ENDPOINTS: usize = 16;
 
+/// Until the agent has reached the API server, nothing of it serves the server's service address.
+const WITHOUT_KUBE_PROXY: &str = "if this node has no kube-proxy, use deploy/overlays/without-kube-proxy, \
+                                  which names an address of the API server that is no service's";
+
+/// Why the endpoints of `default/kubernetes` are not dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnlyAsConfigured {
+    /// Credentials are not sent to an address that something in the cluster wrote unless TLS says
+    /// whose it is.
+    SkipsVerification,
+    /// There may be a proxy that serves more than one cluster.
+    HasPath,
+}
+
+impl OnlyAsConfigured {
+    /// What to do where the configured address is a service's.
+    const fn hint(self) -> &'static str {
+        match self {
+            Self::SkipsVerification => {
+                "with insecure-skip-tls-verify in the kubeconfig the agent does not dial the API server \
+                 past its service address: where no kube-proxy serves that, set certificate-authority \
+                 in its place, or as server an address that is no service's"
+            }
+            Self::HasPath => {
+                "as the server's URL in the kubeconfig has a path, the agent does not dial the API server \
+                 past its service address: where no kube-proxy serves that, leave the path out, or set \
+                 as server an address that is no service's"
+            }
+        }
+    }
+}
+
 /// One place to dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
@@ -38,7 +70,7 @@ struct State {
     reached: bool,
     /// The configured address is an address of the service `default/kubernetes`.
     through_service: bool,
-    only_as_configured: bool,
+    only_as_configured: Option<OnlyAsConfigured>,
 }
 
 impl Route {
@@ -60,8 +92,8 @@ impl Route {
     }
 
     /// Never dials an endpoint.
-    pub fn dial_only_as_configured(&self) {
-        self.lock().only_as_configured = true;
+    pub(super) fn dial_only_as_configured(&self, why: OnlyAsConfigured) {
+        self.lock().only_as_configured = Some(why);
     }
 
     /// The configured address is one that the service `default/kubernetes` has: without somebody who
@@ -70,16 +102,22 @@ impl Route {
         self.lock().through_service = true;
     }
 
-    /// Whether the API server is looked for at a service address and has not been reached yet.
-    pub fn may_lack_service_proxy(&self) -> bool {
+    /// What may help when the API server cannot be reached, if it is looked for at a service address.
+    /// Once it was reached there, something serves that address; but nothing else is dialled when that
+    /// fails if [`Self::dial_only_as_configured`] was called.
+    pub(super) fn hint(&self) -> Option<&'static str> {
         let state = self.lock();
-        state.through_service && !state.reached
+        match state.only_as_configured {
+            _ if !state.through_service => None,
+            Some(why) => Some(why.hint()),
+            None => (!state.reached).then_some(WITHOUT_KUBE_PROXY),
+        }
     }
 
     /// What to dial, the most promising first.
     pub(super) fn candidates(&self) -> Vec<Target> {
         let state = self.lock();
-        let endpoints = state.endpoints.iter().filter(|_| !state.only_as_configured);
+        let endpoints = state.endpoints.iter().filter(|_| state.only_as_configured.is_none());
         let endpoints = endpoints.map(|endpoint| Target::Endpoint(*endpoint));
         let mut targets: Vec<Target> =
             std::iter::once(Target::Configured).chain(endpoints).collect();
@@ -162,6 +200,20 @@ mod tests {
         assert_eq!(route.candidates(), [Target::Configured, endpoint(1)]);
         route.reached(endpoint(1));
         assert_eq!(route.candidates(), [endpoint(1), Target::Configured]);
+    }
+
+    #[test]
+    fn what_would_help_is_said_until_the_service_address_worked_or_always_if_nothing_else_is_dialled()
+     {
+        let route = Route::default();
+        route.set_through_service();
+        assert_eq!(route.hint(), Some(WITHOUT_KUBE_PROXY));
+        route.reached(Target::Configured);
+        assert_eq!(route.hint(), None);
+        route.dial_only_as_configured(OnlyAsConfigured::HasPath);
+        route.set_endpoints([server(1)]);
+        assert_eq!(route.candidates(), [Target::Configured]);
+        assert_eq!(route.hint(), Some(OnlyAsConfigured::HasPath.hint()));
     }
 
     #[test]

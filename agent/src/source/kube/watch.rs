@@ -43,9 +43,6 @@ const WATCH_STALL: Duration = Duration::from_secs(100);
 const LASTING: Duration = Duration::from_secs(1);
 /// A watch may end this much before the time it was asked for and still be in order.
 const EARLY: Duration = Duration::from_secs(5);
-/// Until the agent has reached the API server, nothing of it serves the server's service address.
-const WITHOUT_KUBE_PROXY: &str = "if this node has no kube-proxy, use deploy/overlays/without-kube-proxy, \
-                                  which names an address of the API server that is no service's";
 /// How many ends in a row that belong to the protocol are followed up without a word: a watch that
 /// is cut off and whose version is then gone is two.
 const GRACE: u32 = 2;
@@ -405,8 +402,7 @@ impl<'a> Watch<'a> {
 
     /// What would help, beside what the failure itself says.
     fn hint(&self, failure: &Failure) -> Option<&'static str> {
-        (failure.is_of_reach() && self.shared.route.may_lack_service_proxy())
-            .then_some(WITHOUT_KUBE_PROXY)
+        self.shared.route.hint().filter(|_| failure.is_of_reach())
     }
 
     fn kind(&self) -> Kind {
