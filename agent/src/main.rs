@@ -2,36 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _};
 use sockline::{
-    cli::{agent, backends, check, cleanup, environment, helper, plan, services, status},
+    cli::{
+        Cli, Command, agent, backends, check, cleanup, environment, helper, plan, services, status,
+    },
     printable::Printable,
 };
-
-/// eBPF socket-level service load balancing for Kubernetes nodes.
-#[derive(Debug, Parser)]
-#[command(name = "sockline", version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Agent(Box<agent::AgentArgs>),
-    Plan(plan::PlanArgs),
-    Status(status::StatusArgs),
-    Check(check::CheckArgs),
-    #[command(hide = true)]
-    CheckProbe(check::ProbeArgs),
-    Services(services::ServicesArgs),
-    Backends(backends::BackendsArgs),
-    Cleanup(cleanup::CleanupArgs),
-    #[command(hide = true)]
-    Helper(helper::HelperArgs),
-    #[command(hide = true)]
-    HelperWorker(helper::HelperArgs),
-}
 
 fn main() -> ExitCode {
     let matches = environment::without_empty(Cli::command()).get_matches();

@@ -7,6 +7,7 @@ mod build;
 mod chaos;
 mod ci;
 mod demo;
+mod docs;
 mod fuzz;
 mod image;
 mod lint;
@@ -54,6 +55,8 @@ enum Task {
     Audit(audit::Args),
     /// A shop of services and pods on this machine, and what Sockline does for it (needs root)
     Demo(demo::Args),
+    /// Write the pages of deploy/docs that are generated: command line, metrics, annotations
+    Docs(docs::Args),
     /// Run the fuzz targets under libFuzzer
     Fuzz(fuzz::Args),
     /// The container image, as an OCI archive
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Task::Lint(args) => lint::run(&args),
         Task::Audit(args) => audit::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Docs(args) => docs::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Image(args) => image::run(&args),
     };

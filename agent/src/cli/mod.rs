@@ -13,3 +13,30 @@ pub mod plan;
 pub mod services;
 pub mod status;
 pub mod table;
+
+use clap::{Parser, Subcommand};
+
+/// eBPF socket-level service load balancing for Kubernetes nodes.
+#[derive(Debug, Parser)]
+#[command(name = "sockline", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Agent(Box<agent::AgentArgs>),
+    Plan(plan::PlanArgs),
+    Status(status::StatusArgs),
+    Check(check::CheckArgs),
+    #[command(hide = true)]
+    CheckProbe(check::ProbeArgs),
+    Services(services::ServicesArgs),
+    Backends(backends::BackendsArgs),
+    Cleanup(cleanup::CleanupArgs),
+    #[command(hide = true)]
+    Helper(helper::HelperArgs),
+    #[command(hide = true)]
+    HelperWorker(helper::HelperArgs),
+}

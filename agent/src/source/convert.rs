@@ -5,6 +5,7 @@
 //! (`cmd/kube-proxy/app/server.go`) and `ShouldSkipService` (`pkg/proxy/util`). The API server has
 //! validated its objects already; manifests nobody has, and both come through here.
 
+pub mod annotations;
 mod close_on_removal;
 mod endpoint_slice;
 mod field;
@@ -26,11 +27,11 @@ use super::Sourced;
 use crate::model::object::{Kind, ObjectName, ObjectRef};
 
 /// Hands the object to another proxy.
-const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+const PROXY_NAME_LABEL: &str = annotations::PROXY_NAME.name;
 /// Names the service of an EndpointSlice.
-pub(super) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_LABEL: &str = annotations::SERVICE_NAME.name;
 /// Marks what belongs to a headless service; its value does not matter.
-const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+const HEADLESS_LABEL: &str = annotations::HEADLESS.name;
 
 /// A Kubernetes object that Sockline reads.
 pub trait Convert {

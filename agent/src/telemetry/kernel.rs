@@ -9,32 +9,12 @@ use std::{
 use prometheus::proto::{Counter, LabelPair, Metric, MetricFamily, MetricType};
 use sockline_ebpf::counters::Fault;
 
+use super::definitions;
 use crate::{
     dataplane::view::{Counters, Counts},
     model::{object::ObjectName, object::Protocol},
     trouble::Trouble,
 };
-
-const TRANSLATED: (&str, &str) = (
-    "sockline_connections_translated_total",
-    "TCP and UDP connections, and new conversations of unconnected UDP sockets, that got a backend.",
-);
-const REFUSED: (&str, &str) =
-    ("sockline_connections_refused_total", "Calls refused because the service has no endpoint.");
-const PASSED: (&str, &str) = (
-    "sockline_connections_passed_total",
-    "Calls to a service address left unchanged, as the plan says.",
-);
-const FAILED_OPEN: (&str, &str) = (
-    "sockline_connections_failed_open_total",
-    "Calls to a service address left unchanged because no backend could be read.",
-);
-const BYPASSED: (&str, &str) = (
-    "sockline_connections_bypassed_total",
-    "Calls to a service address left unchanged because the agent had been gone for --fail-open-after.",
-);
-const FAULTS: (&str, &str) =
-    ("sockline_kernel_faults_total", "Things that should not happen in the kernel programs.");
 
 /// Turns the counters of the pinned maps into metric families: one after the other, since they
 /// take several times the memory of their text, and there may be 100,000 services.
@@ -76,19 +56,19 @@ impl KernelFamilies {
         let faults = faults
             .into_iter()
             .map(|(fault, count)| counter(&[("fault", fault_name(fault).into())], count));
-        let mut give = |definition, metrics: Vec<Metric>| {
+        let mut give = |definition: &definitions::Metric, metrics: Vec<Metric>| {
             if metrics.is_empty() { Ok(()) } else { each(family(definition, metrics)) }
         };
-        give(TRANSLATED, of(|counts| counts.translated).collect())?;
-        give(REFUSED, refused.collect())?;
-        give(PASSED, of(|counts| counts.passed).collect())?;
-        give(FAILED_OPEN, of(|counts| counts.failed_open).collect())?;
+        give(&definitions::CONNECTIONS_TRANSLATED, of(|counts| counts.translated).collect())?;
+        give(&definitions::CONNECTIONS_REFUSED, refused.collect())?;
+        give(&definitions::CONNECTIONS_PASSED, of(|counts| counts.passed).collect())?;
+        give(&definitions::CONNECTIONS_FAILED_OPEN, of(|counts| counts.failed_open).collect())?;
         let stale = Some("agent-gone");
         let bypassed = services
             .iter()
             .map(|(service, counts)| counter(&labels(service, stale), counts.bypassed_stale));
-        give(BYPASSED, bypassed.collect())?;
-        give(FAULTS, faults.collect())
+        give(&definitions::CONNECTIONS_BYPASSED, bypassed.collect())?;
+        give(&definitions::KERNEL_FAULTS, faults.collect())
     }
 
     /// Sums over the ports of a service.
@@ -114,7 +94,7 @@ fn read<T: Default, E: Error>(trouble: &Mutex<Trouble>, result: Result<T, E>) ->
     result.unwrap_or_default()
 }
 
-const fn fault_name(fault: Fault) -> &'static str {
+pub(super) const fn fault_name(fault: Fault) -> &'static str {
     match fault {
         Fault::Reread => "reread",
         Fault::OwnerMismatch => "owner-mismatch",
@@ -157,10 +137,10 @@ fn counter(labels: &[(&str, String)], value: u64) -> Metric {
     metric
 }
 
-fn family((name, help): (&str, &str), metrics: Vec<Metric>) -> MetricFamily {
+fn family(definition: &definitions::Metric, metrics: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
+    family.set_name(definition.name.to_owned());
+    family.set_help(definition.help.to_owned());
     family.set_field_type(MetricType::COUNTER);
     family.set_metric(metrics);
     family

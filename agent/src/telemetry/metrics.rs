@@ -9,10 +9,13 @@ use std::{
 use jiff::Timestamp;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    IntGaugeVec, Registry, TextEncoder, core::Collector,
 };
 
-use super::kernel::KernelFamilies;
+use super::{
+    definitions::{self, Metric},
+    kernel::KernelFamilies,
+};
 use crate::{
     agent::LeftOutPort,
     dataplane::{Drift, Usage, view::Counters},
@@ -71,168 +74,73 @@ impl Metrics {
     pub fn new(counters: Counters, stats: Arc<SourceStats>) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let kernel = KernelFamilies::new(counters);
-        let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
+        let gauge = |metric: &Metric| -> prometheus::Result<IntGauge> {
+            registered(&registry, IntGauge::with_opts(metric.opts())?)
         };
-        let gauges = |name: &str, help: &str| -> prometheus::Result<IntGaugeVec> {
-            let gauges = IntGaugeVec::new(Opts::new(name, help), &["map"])?;
-            registry.register(Box::new(gauges.clone()))?;
-            Ok(gauges)
+        let gauges = |metric: &Metric| -> prometheus::Result<IntGaugeVec> {
+            registered(&registry, IntGaugeVec::new(metric.opts(), &metric.label_names())?)
         };
-        let counters = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<_> {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok(counters)
+        let counter = |metric: &Metric| -> prometheus::Result<IntCounter> {
+            registered(&registry, IntCounter::with_opts(metric.opts())?)
         };
-        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
+        let counters = |metric: &Metric| -> prometheus::Result<IntCounterVec> {
+            registered(&registry, IntCounterVec::new(metric.opts(), &metric.label_names())?)
         };
-        let sockets_closed = counters(
-            "sockline_sockets_closed_total",
-            "Sockets that were closed because their backend is gone.",
-            &["protocol", "reason"],
-        )?;
+        let durations = |metric: &Metric| -> prometheus::Result<Histogram> {
+            let buckets = prometheus::exponential_buckets(0.000_1, 4.0, 10)?;
+            let options = HistogramOpts::from(metric.opts()).buckets(buckets);
+            registered(&registry, Histogram::with_opts(options)?)
+        };
+        let sockets_closed = counters(&definitions::SOCKETS_CLOSED)?;
         for [protocol, reason] in CLOSED {
             sockets_closed.with_label_values(&[protocol, reason]);
         }
-        let sockets_seconds = Histogram::with_opts(
-            HistogramOpts::new(
-                "sockline_sockets_pass_duration_seconds",
-                "Time of one search for sockets whose backend is gone, closing them included.",
-            )
-            .buckets(prometheus::exponential_buckets(0.000_1, 4.0, 10)?),
-        )?;
-        registry.register(Box::new(sockets_seconds.clone()))?;
-        let sync_seconds = Histogram::with_opts(
-            HistogramOpts::new(
-                "sockline_sync_duration_seconds",
-                "Time from a change to all of it being in the kernel: planning and map writes.",
-            )
-            .buckets(prometheus::exponential_buckets(0.000_1, 4.0, 10)?),
-        )?;
-        registry.register(Box::new(sync_seconds.clone()))?;
+        let latency = definitions::PROGRAMMING_LATENCY;
         let programming_seconds = HistogramVec::new(
-            HistogramOpts::new(
-                "sockline_programming_latency_seconds",
-                "Time until a change is in the kernel: since it arrived here, and since its trigger \
-                 in the cluster where the object names that \
-                 (endpoints.kubernetes.io/last-change-trigger-time).",
-            )
-            .buckets(LATENCY_BUCKETS.to_vec()),
-            &["since"],
+            HistogramOpts::from(latency.opts()).buckets(LATENCY_BUCKETS.to_vec()),
+            &latency.label_names(),
         )?;
-        registry.register(Box::new(programming_seconds.clone()))?;
+        let programming_seconds = registered(&registry, programming_seconds)?;
         for since in ["arrival", "trigger"] {
             programming_seconds.with_label_values(&[since]);
         }
-        let last_sync = Gauge::new(
-            "sockline_last_sync_timestamp_seconds",
-            "When the kernel was last brought to the plan; 0 is never.",
-        )?;
-        registry.register(Box::new(last_sync.clone()))?;
-        let source_age = GaugeVec::new(
-            Opts::new(
-                "sockline_source_age_seconds",
-                "Since the API server last said anything about a kind; it does at least once a minute.",
-            ),
-            &["kind"],
-        )?;
-        registry.register(Box::new(source_age.clone()))?;
-        let source_connected = IntGaugeVec::new(
-            Opts::new("sockline_source_connected", "1 while the watch of a kind is open."),
-            &["kind"],
-        )?;
-        registry.register(Box::new(source_connected.clone()))?;
-        let sync_errors =
-            IntCounter::new("sockline_sync_errors_total", "Syncs that left something out.")?;
-        registry.register(Box::new(sync_errors.clone()))?;
-        let left_out = IntGaugeVec::new(
-            Opts::new(
-                "sockline_service_not_in_sync",
-                "1 for a service port whose last change is not in the kernel; 100 are named at most.",
-            ),
-            &["service_port"],
-        )?;
-        registry.register(Box::new(left_out.clone()))?;
-        let build = IntGaugeVec::new(
-            Opts::new("sockline_build_info", "Always 1; the version is a label."),
-            &["version"],
-        )?;
+        let last_sync = registered(&registry, Gauge::with_opts(definitions::LAST_SYNC.opts())?)?;
+        let age = definitions::SOURCE_AGE;
+        let source_age = GaugeVec::new(age.opts(), &age.label_names())?;
+        let source_age = registered(&registry, source_age)?;
+        let build = gauges(&definitions::BUILD_INFO)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        registry.register(Box::new(build))?;
-        let repairs = counters(
-            "sockline_repairs_total",
-            "Map entries, maps, pins and links that differed from the plan and were mended.",
-            &["object"],
-        )?;
+        let repairs = counters(&definitions::REPAIRS)?;
         for kind in Drift::KINDS {
             repairs.with_label_values(&[kind]);
         }
         Ok(Self {
-            services: gauge("sockline_services", "Service ports in the kernel.")?,
-            frontends: gauge("sockline_frontends", "Service addresses in the kernel.")?,
-            backends: gauge("sockline_backends", "Backends in the kernel.")?,
-            map_entries: gauges("sockline_map_entries", "Entries in use, by map.")?,
-            map_capacity: gauges(
-                "sockline_map_capacity",
-                "Entries that there is memory for now, by map; it grows up to the limit.",
-            )?,
-            map_limit: gauges("sockline_map_limit", "Entries that a map may grow to.")?,
-            sync_seconds,
+            services: gauge(&definitions::SERVICES)?,
+            frontends: gauge(&definitions::FRONTENDS)?,
+            backends: gauge(&definitions::BACKENDS)?,
+            map_entries: gauges(&definitions::MAP_ENTRIES)?,
+            map_capacity: gauges(&definitions::MAP_CAPACITY)?,
+            map_limit: gauges(&definitions::MAP_LIMIT)?,
+            sync_seconds: durations(&definitions::SYNC_DURATION)?,
             programming_seconds,
             last_sync,
-            sync_errors,
-            not_in_kernel: gauge(
-                "sockline_services_not_in_sync",
-                "Service ports whose last change is not in the kernel.",
-            )?,
-            left_out,
-            writes: counters(
-                "sockline_syncs_total",
-                "Comparisons of the plan with what is in the kernel: of everything, of the services \
-                 that changed, or again of those that were left out.",
-                &["scope"],
-            )?,
-            problems: gauge("sockline_problems", "Problems with the input, now.")?,
-            left_alone: gauge(
-                "sockline_pods_left_alone",
-                "Pods of this node whose connections are left alone.",
-            )?,
-            not_left_alone: gauge(
-                "sockline_pods_not_left_alone",
-                "Running pods that are to be left alone, but whose cgroup was not found or has no room.",
-            )?,
-            source_events: counters(
-                "sockline_source_events_total",
-                "Changes reported by the source.",
-                &["kind", "event"],
-            )?,
-            source_errors: counters(
-                "sockline_source_errors_total",
-                "Failed requests to the source.",
-                &["kind"],
-            )?,
+            sync_errors: counter(&definitions::SYNC_ERRORS)?,
+            not_in_kernel: gauge(&definitions::SERVICES_NOT_IN_SYNC)?,
+            left_out: gauges(&definitions::SERVICE_NOT_IN_SYNC)?,
+            writes: counters(&definitions::SYNCS)?,
+            problems: gauge(&definitions::PROBLEMS)?,
+            left_alone: gauge(&definitions::PODS_LEFT_ALONE)?,
+            not_left_alone: gauge(&definitions::PODS_NOT_LEFT_ALONE)?,
+            source_events: counters(&definitions::SOURCE_EVENTS)?,
+            source_errors: counters(&definitions::SOURCE_ERRORS)?,
             repairs,
             sockets_closed,
-            sockets_not_closed: counter(
-                "sockline_sockets_close_failed_total",
-                "Sockets whose backend is gone and that could not be closed, and failed searches.",
-            )?,
-            sockets_seconds,
-            helper_running: gauge(
-                "sockline_helper_running",
-                "1 while the process that closes sockets runs.",
-            )?,
-            helpers_lost: counter(
-                "sockline_helper_ended_total",
-                "Unexpected ends of the process that closes sockets.",
-            )?,
+            sockets_not_closed: counter(&definitions::SOCKETS_CLOSE_FAILED)?,
+            sockets_seconds: durations(&definitions::SOCKETS_PASS_DURATION)?,
+            helper_running: gauge(&definitions::HELPER_RUNNING)?,
+            helpers_lost: counter(&definitions::HELPER_ENDED)?,
             source_age,
-            source_connected,
+            source_connected: gauges(&definitions::SOURCE_CONNECTED)?,
             registry,
             kernel,
             stats,
@@ -364,6 +272,15 @@ impl Metrics {
         self.kernel.for_each(|family| encoder.encode_utf8(&[family], &mut text))?;
         Ok(text)
     }
+}
+
+/// Registers a metric; the registry and the caller share it.
+fn registered<M: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: M,
+) -> prometheus::Result<M> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
 }
 
 fn as_i64(count: usize) -> i64 {

@@ -1,5 +1,6 @@
 //! Metrics and health, over HTTP.
 
+pub mod definitions;
 mod kernel;
 mod metrics;
 mod server;

@@ -2,8 +2,11 @@
 //! builds nothing.
 
 mod architecture;
+mod documents;
 
 use anyhow::Result;
+
+pub(crate) use self::documents::run as documents;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
@@ -16,10 +19,14 @@ pub(crate) struct Args {
 enum Lint {
     /// Compare which folder uses which with the table in ARCHITECTURE.md
     Architecture,
+    /// Look for broken links, paths that do not exist, and documents that are too long
+    Documents,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     match args.lint {
-        Some(Lint::Architecture) | None => architecture::run(),
+        Some(Lint::Architecture) => architecture::run(),
+        Some(Lint::Documents) => documents::run(),
+        None => architecture::run().and_then(|()| documents::run()),
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::field::Checker;
+use super::{annotations, field::Checker};
 
 /// The annotation.
-const KEY: &str = "sockline.dev/close-on-removal";
+const KEY: &str = annotations::CLOSE_ON_REMOVAL.name;
 /// Whoever wants to wait longer wants no closing.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Characters of a wrong value that are repeated.

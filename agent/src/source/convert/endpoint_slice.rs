@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1 as api;
 
-use super::{Convert, SERVICE_LABEL, field::Checker, is_foreign};
+use super::{Convert, SERVICE_LABEL, annotations, field::Checker, is_foreign};
 use crate::{
     model::bounds,
     model::object::{Endpoint, EndpointPort, EndpointSlice, Family, Hints, Object},
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Set by the endpoint-slice controller (`k8s.io/endpointslice/trigger_time_tracker.go`).
-const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+const TRIGGER_ANNOTATION: &str = annotations::TRIGGER_TIME.name;
 
 pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
     // A slice without the label belongs to no service; kube-proxy cannot use it either.

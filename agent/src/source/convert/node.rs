@@ -2,14 +2,14 @@
 
 use k8s_openapi::api::core::v1 as api;
 
-use super::{Convert, field::Checker};
+use super::{Convert, annotations, field::Checker};
 use crate::{
     model::bounds,
     model::object::{Node, Object},
     source::Sourced,
 };
 
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+const ZONE_LABEL: &str = annotations::ZONE.name;
 
 pub(super) fn convert(node: &api::Node) -> Option<Sourced> {
     let mut checker = Checker::new(node.reference());

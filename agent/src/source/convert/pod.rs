@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as api;
 
-use super::{Convert, field::Checker, redirect};
+use super::{Convert, annotations, field::Checker, redirect};
 use crate::{
     model::object::{Object, Pod, PodPhase},
     source::Sourced,
@@ -12,7 +12,7 @@ use crate::{
 
 /// On the mirror object of a static pod: the uid that the kubelet runs the pod under
 /// (`pkg/kubelet/types/pod_update.go`). The object itself has one of the API server's.
-const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+const CONFIG_HASH: &str = annotations::CONFIG_HASH.name;
 
 pub(super) fn convert(pod: &api::Pod) -> Option<Sourced> {
     let mut checker = Checker::new(pod.reference());

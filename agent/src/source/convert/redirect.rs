@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::field::Checker;
+use super::{annotations, field::Checker};
 use crate::model::object::Redirect;
 
 /// The label and annotation.
-const KEY: &str = "sockline.dev/redirect";
+const KEY: &str = annotations::REDIRECT.name;
 
 /// What a pod or a namespace says about the connections of its processes, by label or annotation.
 /// Where the two differ, disabled counts: whoever asked to be left alone meant it.

@@ -1,0 +1,59 @@
+//! The pages of `deploy/docs` that are written from the code: the command line, the metrics, and the
+//! labels and annotations. `cargo xtask docs` writes them; these tests fail where they differ.
+
+mod annotations;
+mod cli;
+mod metrics;
+
+use std::{env, fs, path::Path};
+
+/// Set: the pages are written and not compared.
+const WRITE: &str = "SOCKLINE_WRITE_DOCUMENTS";
+
+fn assert_current(page: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/docs").join(page);
+    if env::var_os(WRITE).is_some() {
+        fs::write(&path, text).expect("the page can be written");
+        return;
+    }
+    let there = fs::read_to_string(&path).unwrap_or_default();
+    let differing = there.lines().zip(text.lines()).find(|(old, new)| old != new);
+    assert!(
+        there == text,
+        "deploy/docs/{page} is not current: run `cargo xtask docs`; first difference: {differing:?}"
+    );
+}
+
+/// The head of a page. `source` is where what it says is defined.
+fn head(title: &str, source: &str) -> String {
+    format!("<!-- Written by `cargo xtask docs` from {source}. Do not edit. -->\n\n# {title}\n\n")
+}
+
+/// Text as the cell of a table.
+fn cell(text: &str) -> String {
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace('|', "\\|")
+        .replace('<', "&lt;")
+        .replace('*', "\\*")
+}
+
+fn row(cells: &[&str]) -> String {
+    format!("| {} |\n", cells.join(" | "))
+}
+
+#[test]
+fn page_of_the_command_line_is_current() {
+    assert_current("cli.md", &cli::page());
+}
+
+#[test]
+fn page_of_the_metrics_is_current() {
+    assert_current("metrics.md", &metrics::page());
+}
+
+#[test]
+fn page_of_the_annotations_is_current() {
+    assert_current("annotations.md", &annotations::page());
+}
