@@ -88,3 +88,40 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `cargo xtask` and what follows, in the documents: in code spans, and at the beginning of lines.
+    fn commands_of_documents() -> Vec<String> {
+        let lines = lint::documents_as_text().expect("the documents can be read");
+        let mut commands = Vec::new();
+        for line in lines {
+            let spans = line.split('`').skip(1).step_by(2).map(str::trim);
+            let whole = std::iter::once(line.trim().trim_start_matches("$ "));
+            let found = spans.chain(whole).filter(|text| text.starts_with("cargo xtask "));
+            commands.extend(found.map(|text| {
+                text.split_once(" #").map_or(text, |(command, _)| command).trim().to_owned()
+            }));
+        }
+        commands
+    }
+
+    #[test]
+    fn every_command_in_a_document_is_one_that_there_is() {
+        let commands = commands_of_documents();
+        assert!(commands.len() > 20, "{commands:?}");
+        for command in commands {
+            let words: Vec<&str> = command.split_whitespace().skip(1).collect();
+            let stands_for_others = |word: &&str| word.contains('…') || *word == "TASK";
+            if words.iter().any(stands_for_others) {
+                continue;
+            }
+            if let Err(error) = Cli::try_parse_from(&words) {
+                let is_help = error.kind() == clap::error::ErrorKind::DisplayHelp;
+                assert!(is_help, "`{command}`: {error}");
+            }
+        }
+    }
+}

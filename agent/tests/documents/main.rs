@@ -1,8 +1,10 @@
 //! The pages of `deploy/docs` that are written from the code: the command line, the metrics, and the
-//! labels and annotations. `cargo xtask docs` writes them; these tests fail where they differ.
+//! labels and annotations. `cargo xtask docs` writes them; these tests fail where they differ, and where a
+//! document mentions what does not exist.
 
 mod annotations;
 mod cli;
+mod mentions;
 mod metrics;
 
 use std::{env, fs, path::Path};

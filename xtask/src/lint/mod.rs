@@ -6,6 +6,8 @@ mod documents;
 
 use anyhow::Result;
 
+#[cfg(test)]
+pub(crate) use self::documents::lines as documents_as_text;
 pub(crate) use self::documents::run as documents;
 
 #[derive(clap::Args, Default)]

@@ -51,6 +51,17 @@ fn paths() -> Result<Vec<PathBuf>> {
     Ok(there.collect())
 }
 
+/// All lines of all documents.
+#[cfg(test)]
+pub(crate) fn lines() -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for path in paths()? {
+        let text = fs::read_to_string(repo::root().join(path))?;
+        lines.extend(text.lines().map(ToOwned::to_owned));
+    }
+    Ok(lines)
+}
+
 /// By their paths, relative to the root.
 fn read(root: &Path, paths: &[PathBuf]) -> Result<BTreeMap<PathBuf, Document>> {
     let read = |path: &PathBuf| {
