@@ -8,7 +8,9 @@ use std::{
 };
 
 use clap::CommandFactory as _;
-use sockline::{cli::Cli, source::convert::annotations, telemetry::definitions};
+use sockline::{
+    cli::Cli, dataplane::map_names, source::convert::annotations, telemetry::definitions,
+};
 
 /// Variables of the tests.
 const OF_TESTS: [&str; 1] = ["SOCKLINE_TEST_PATIENCE"];
@@ -84,6 +86,22 @@ fn every_option_is_one_of_the_binary() {
         .map(|(option, path)| (option.trim_matches('`').to_owned(), path))
         .filter(|(option, _)| !OF_OTHERS.contains(&option.as_str()));
     assert_all(mentioned.collect(), &there);
+}
+
+/// The table of limits once lacked a map of 577 KiB.
+#[test]
+fn every_map_is_in_the_table_of_limits_and_in_that_of_the_architecture() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for document in ["deploy/docs/limits.md", "ARCHITECTURE.md"] {
+        let text = fs::read_to_string(root.join(document)).expect("a document can be read");
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
+        for map in map_names() {
+            let is_first = |row: &&str| {
+                row[1..].split('|').next().is_some_and(|cell| cell.contains(&format!("`{map}`")))
+            };
+            assert!(rows.iter().any(is_first), "{document} has no row of {map}");
+        }
+    }
 }
 
 /// Options of other programs.
