@@ -3,6 +3,7 @@
 
 mod architecture;
 mod documents;
+mod words;
 
 use anyhow::Result;
 
@@ -23,12 +24,19 @@ enum Lint {
     Architecture,
     /// Look for broken links, paths that do not exist, and documents that are too long
     Documents,
+    /// Look for words that are not to be used any more (xtask/src/lint/words/words.txt)
+    Words,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     match args.lint {
         Some(Lint::Architecture) => architecture::run(),
         Some(Lint::Documents) => documents::run(),
-        None => architecture::run().and_then(|()| documents::run()),
+        Some(Lint::Words) => words::run(),
+        None => {
+            architecture::run()?;
+            documents::run()?;
+            words::run()
+        }
     }
 }

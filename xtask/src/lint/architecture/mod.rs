@@ -14,7 +14,7 @@ use std::fs;
 use anyhow::{Context as _, Result, bail};
 
 use self::{source::Workspace, table::Table};
-use crate::{repo, term};
+use crate::{cargo, repo, term};
 
 const DOCUMENT: &str = "ARCHITECTURE.md";
 
@@ -22,7 +22,7 @@ pub(super) fn run() -> Result<()> {
     let text = fs::read_to_string(repo::root().join(DOCUMENT))
         .with_context(|| format!("reading {DOCUMENT}"))?;
     let table = Table::parse(&text, DOCUMENT)?;
-    let workspace = Workspace::read(repo::root(), &repo::metadata()?)?;
+    let workspace = Workspace::read(repo::root(), &cargo::metadata()?)?;
     let uses = resolve::uses(&workspace);
     let problems = rules::check(&table, &workspace.files(), &uses);
     if problems.is_empty() {
