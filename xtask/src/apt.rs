@@ -1,5 +1,5 @@
-//! Debian's packages of any suite, on a machine that does not use that suite: `apt-get` with
-//! sources, lists and caches in a folder of its own.
+//! Debian packages of any suite, on a machine that does not use that suite: `apt-get` with sources, lists and
+//! caches in a folder of their own.
 
 use std::{
     fs,
@@ -11,8 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::{process, repo};
 
-/// Settings common to all calls. Only the list of packages is needed, so no translations and no
-/// descriptions of desktop programs.
+/// Settings of all calls: only the list of packages, without translations and descriptions of desktop programs.
 const SETTINGS: [&str; 4] = [
     "Dir::Etc::SourceParts=/dev/null",
     "Acquire::Languages=none",
@@ -21,15 +20,14 @@ const SETTINGS: [&str; 4] = [
     "APT::Sandbox::User=root",
 ];
 
-/// The component main of a suite, and where it is.
+/// The component `main` of a suite, and its archive.
 #[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) archive: String,
     pub(crate) suite: String,
 }
 
-/// `apt-get` with these sources. The system's lists and caches stay as they are, and nothing but
-/// [`Apt::install`] needs root.
+/// `apt-get` with some sources. Leaves the system's lists and caches alone.
 pub(crate) struct Apt {
     folder: PathBuf,
 }
@@ -51,7 +49,7 @@ impl Apt {
             .collect();
         fs::write(folder.join("sources.list"), lines).context("writing apt's source lines")?;
         let apt = Self { folder: folder.to_owned() };
-        // Without this option a source that cannot be reached is only a warning.
+        // Without this option, a source that cannot be reached is only a warning.
         process::output(apt.command("apt-get")?.args([
             "update",
             "-o",
@@ -78,13 +76,13 @@ impl Apt {
         all.flat_map(|setting| ["-o".to_owned(), setting]).collect()
     }
 
-    /// The names of all packages that begin like this.
+    /// The names of all packages with a prefix.
     pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let names = process::output(self.command("apt-cache")?.args(["pkgnames", prefix]))?;
         Ok(names.lines().map(ToOwned::to_owned).collect())
     }
 
-    /// Names and versions of packages; those that are in no source are left out.
+    /// Names and versions of packages, without those that no source has.
     pub(crate) fn versions(&self, packages: &[String]) -> Result<Vec<(String, String)>> {
         if packages.is_empty() {
             return Ok(Vec::new());
@@ -100,7 +98,7 @@ impl Apt {
             .collect())
     }
 
-    /// The names of the packages that a package of this version depends on.
+    /// The names of the packages that a version of a package depends on.
     pub(crate) fn dependencies(&self, package: &str, version: &str) -> Result<Vec<String>> {
         let about = format!("{package}={version}");
         let record = process::output(self.command("apt-cache")?.args(["show", &about]))?;
@@ -124,11 +122,10 @@ impl Apt {
             .flatten()
             .map(|entry| entry.path())
             .find(is_it)
-            .with_context(|| format!("apt-get download left no package {package}"))
+            .with_context(|| format!("`apt-get download` did not leave a package {package}"))
     }
 
-    /// The arguments of `apt-get` that install packages from a suite, what they need first from
-    /// there and then from the others.
+    /// The arguments of `apt-get` that install packages, preferably from this suite.
     pub(crate) fn install_arguments(&self, suite: &str, packages: &[&str]) -> Vec<String> {
         let mut arguments = self.settings();
         arguments.extend(["install", "--yes", "--no-install-recommends", "-t"].map(Into::into));
@@ -144,9 +141,9 @@ pub(crate) fn unpack(package: &Path, into: &Path) -> Result<()> {
     process::output(repo::command("dpkg")?.arg("-x").arg(package).arg(into)).map(drop)
 }
 
-/// The Debian archive that this machine installs from.
+/// The Debian archives that this machine installs from.
 pub(crate) struct Machine {
-    /// The name of its release, such as `bookworm`.
+    /// The machine's release, such as `bookworm`.
     pub(crate) codename: String,
     archive: String,
     security: Option<String>,
@@ -171,9 +168,8 @@ impl Machine {
         Ok(Self { archive, security: of(&format!("{codename}-security")), codename })
     }
 
-    /// A suite of the archive that the machine's own release is in. Updates for security may be in
-    /// an archive of their own: by the machine's sources, or else beside the other one, where
-    /// Debian has it.
+    /// A suite of the machine's archive. Security updates may have an archive of their own: the one in the
+    /// machine's sources, or else the one beside the main archive, as at Debian.
     pub(crate) fn source(&self, suite: &str) -> Source {
         let archive = if suite.ends_with("-security") {
             self.security
@@ -186,7 +182,7 @@ impl Machine {
     }
 }
 
-/// The archive of a suite's component main, from a source file in either of apt's formats.
+/// The archive of a suite's component `main`, from a source file in one of apt's two formats.
 fn archive_of(sources: &str, suite: &str) -> Option<String> {
     let one_line = sources.lines().find_map(|line| {
         let rest = line.trim().strip_prefix("deb ")?.trim_start();
@@ -215,7 +211,7 @@ fn archive_of_stanza(stanza: &str, suite: &str) -> Option<String> {
     usable.then(|| words("URIs").into_iter().next()).flatten()
 }
 
-/// The newer of two versions, by Debian's rules.
+/// Whether a version is newer than another one, by Debian's rules.
 pub(crate) fn is_newer(version: &str, than: &str) -> Result<bool> {
     let mut dpkg = repo::command("dpkg")?;
     let status = dpkg.args(["--compare-versions", version, "gt", than]).status();
@@ -246,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn security_is_beside_the_archive_where_the_machine_does_not_say() {
+    fn security_updates_are_beside_the_archive_unless_the_machine_names_one() {
         let machine = |security: Option<&str>| Machine {
             codename: "bookworm".into(),
             archive: "http://mirror.example/debian/".into(),

@@ -1,30 +1,20 @@
-//! `cargo xtask build`: the agent, and inside of it the kernel programs.
+//! `cargo xtask build`: the agent with its kernel programs.
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::{process, repo, setup, variants};
+use crate::{cargo, process, setup, variants};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Build what is shipped: optimised
+    /// Build the optimised agent, as it is shipped
     #[arg(long, conflicts_with = "variants")]
     release: bool,
-    /// Also build what tests upgrade to: an agent of another layout of the maps, and one with other
+    /// Also build the agents that tests upgrade to: one with another layout of the maps, and one with other
     /// kernel programs
     #[arg(long)]
     variants: bool,
-}
-
-impl Args {
-    /// The build that tests and the demo run.
-    pub(crate) fn debug() -> Self {
-        Self { release: false, variants: false }
-    }
-
-    /// What is shipped.
-    pub(crate) fn release() -> Self {
-        Self { release: true, variants: false }
-    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -32,9 +22,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.variants {
         return variants::build();
     }
-    let mut cargo = repo::cargo(&["build", "--package", "sockline"])?;
+    let mut build = cargo::command(&["build", "--package", "sockline"])?;
     if args.release {
-        cargo.arg("--release");
+        build.arg("--release");
     }
-    process::run(&mut cargo)
+    process::run(&mut build)
+}
+
+/// Builds the agent as the tests have it, and returns where it is.
+pub(crate) fn debug() -> Result<PathBuf> {
+    setup::ensure()?;
+    variants::build_agent()
+}
+
+/// Builds the agent as it is shipped, and returns where it is.
+pub(crate) fn release() -> Result<PathBuf> {
+    setup::ensure()?;
+    cargo::program(
+        &mut cargo::command(&["build", "--package", "sockline", "--release"])?,
+        "sockline",
+    )
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask ci`: setup, format, lints, the tests by the README's own command, and what is too long or
-//! too large for a test.
+//! `cargo xtask ci`: setup, format, lints, the tests by the command in README.md, and short runs of the tasks
+//! that take longer than a test may.
 
 use std::{
     env, fs,
@@ -10,30 +10,30 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{audit, chaos, fuzz, image, lint, process, repo, setup, term, vm_test};
+use crate::{audit, cargo, chaos, fuzz, image, lint, process, repo, setup, term, vm_test};
 
-/// How much of a step was done.
+/// How much of a step ran.
 enum Extent {
     Whole,
-    /// What was done of it, and how to do the rest.
+    /// Which part ran, and which command runs the rest.
     Part(&'static str),
-    /// Nothing of it, and why.
+    /// The reason.
     Skipped(String),
 }
 
-/// A name, and what to do; it is told when the run began.
+/// A name, and a function that gets the start of the whole run.
 type Step = (&'static str, fn(Instant) -> Result<Extent>);
 
 const STEPS: [Step; 12] = [
     ("setup", |_| whole(setup::run(&setup::Args::default()))),
-    ("format", |_| whole(process::run(&mut repo::cargo(&["fmt", "--all", "--check"])?))),
+    ("format", |_| whole(process::run(&mut cargo::command(&["fmt", "--all", "--check"])?))),
     ("lints: repository", |_| whole(lint::run(&lint::Args::default()))),
     ("lints", |_| {
-        let mut clippy = repo::cargo(&["clippy", "--all-targets"])?;
-        whole(process::run(clippy.args(repo::WORKSPACE).args(["--", "-D", "warnings"])))
+        let mut clippy = cargo::command(&["clippy", "--all-targets"])?;
+        whole(process::run(clippy.args(["--", "-D", "warnings"])))
     }),
     ("lints: layouts", |_| {
-        let mut clippy = repo::cargo(&["clippy", "--package", "sockline-ebpf", "--lib"])?;
+        let mut clippy = cargo::command(&["clippy", "--package", "sockline-ebpf", "--lib"])?;
         whole(process::run(clippy.args(["--", "-D", "warnings"])))
     }),
     ("lints: kernel", |_| whole(lint_kernel_side())),
@@ -41,11 +41,11 @@ const STEPS: [Step; 12] = [
     ("tests", |_| whole(run_readme_test())),
     ("chaos", |_| {
         chaos::run(&chaos::Args::for_a_minute())?;
-        Ok(Extent::Part("one minute, some of the disturbances; `cargo xtask chaos` does all"))
+        Ok(Extent::Part("one minute, some of the faults; `cargo xtask chaos` injects all"))
     }),
     ("fuzz", |_| {
         fuzz::run(&fuzz::Args::for_a_minute())?;
-        Ok(Extent::Part("one minute; `cargo xtask fuzz` takes longer"))
+        Ok(Extent::Part("one minute; `cargo xtask fuzz --seconds N` runs longer"))
     }),
     ("image", |_| whole(image::run(&image::Args::with_smoke_test()))),
     ("kernels", try_kernels),
@@ -55,7 +55,7 @@ fn whole(done: Result<()>) -> Result<Extent> {
     done.map(|()| Extent::Whole)
 }
 
-/// What became of a step.
+/// The result of a step.
 struct Outcome {
     name: &'static str,
     took: Duration,
@@ -83,7 +83,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// One line per step, in the end, where a reader of a long log looks first.
+/// A line for each step, at the end of a long log.
 fn summary(outcomes: &[Outcome]) -> String {
     let line = |outcome: &Outcome| {
         let (color, mark, remark) = match &outcome.extent {
@@ -98,8 +98,8 @@ fn summary(outcomes: &[Outcome]) -> String {
     outcomes.iter().map(line).collect()
 }
 
-/// The kernel programs are only code for their own target, built as aya-build builds them; in a
-/// target folder of their own, because the build script's is inside of the agent's.
+/// Lints the kernel programs for their own target, with the flags of aya-build. In a target folder of their
+/// own, because the build script's folder belongs to the agent's build.
 fn lint_kernel_side() -> Result<()> {
     let target =
         if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
@@ -108,7 +108,7 @@ fn lint_kernel_side() -> Result<()> {
         "-Cdebuginfo=2",
         "-Clink-arg=--btf",
     ];
-    let mut clippy = repo::cargo(&["clippy", "--package", "sockline-ebpf", "--bins"])?;
+    let mut clippy = cargo::command(&["clippy", "--package", "sockline-ebpf", "--bins"])?;
     clippy
         .args(["--target", target, "-Z", "build-std=core", "--release", "--target-dir"])
         .arg(repo::target_dir().join("ebpf-clippy"))
@@ -118,13 +118,13 @@ fn lint_kernel_side() -> Result<()> {
     process::run(&mut clippy)
 }
 
-/// Runs what the README tells a reader to run, so that the README cannot be wrong.
+/// Runs the command that README.md gives, so that it stays true.
 fn run_readme_test() -> Result<()> {
     let path = repo::root().join("README.md");
     let readme =
         fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let Some(line) = test_command(&readme) else {
-        bail!("{}: no `sh` block has a line with `cargo xtask test`", path.display());
+        bail!("{}: no `sh` block has the line `cargo xtask test`", path.display());
     };
     println!("$ {line}");
     let mut shell: Command = repo::command("bash")?;
@@ -132,18 +132,18 @@ fn run_readme_test() -> Result<()> {
         .with_context(|| format!("the test command of {}", display_name(&path)))
 }
 
-/// The oldest and the newest kernel. A slow machine has no time for them within 25 minutes.
+/// Tries the oldest and the newest kernel, unless the machine is so slow that CI would take more than 25 minutes.
 fn try_kernels(began: Instant) -> Result<Extent> {
     const LATEST: Duration = Duration::from_secs(20 * 60);
     if began.elapsed() > LATEST {
         let gone = term::seconds(began.elapsed());
-        let why = format!("{gone} were gone already: run `cargo xtask vm-test`");
+        let why = format!("{gone} have passed already: run `cargo xtask vm-test`");
         term::doing("kernels", &format!("skipped, {why}"));
         return Ok(Extent::Skipped(why));
     }
     vm_test::run(&vm_test::Args::for_minutes())?;
     Ok(Extent::Part(
-        "some tests on the oldest and the newest kernel; `cargo xtask vm-test` does all",
+        "some tests on the oldest and the newest kernel; `cargo xtask vm-test` runs all",
     ))
 }
 
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_that_was_skipped_or_done_in_part_is_told_from_one_that_passed() {
+    fn skipped_and_partial_steps_look_different_from_passed_ones() {
         let outcome = |extent| Outcome { name: "step", took: Duration::from_secs(1), extent };
         let shown = summary(&[
             outcome(Some(Extent::Whole)),
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_readme_without_the_command_is_noticed() {
+    fn a_readme_without_the_command_is_an_error() {
         assert_eq!(test_command("```sh\ncargo build\n```\ncargo xtask test\n"), None);
     }
 }

@@ -1,9 +1,10 @@
-//! Every developer task of Sockline: `cargo xtask <task>`.
+//! The developer tasks of Sockline: `cargo xtask TASK`.
 
 mod apt;
 mod audit;
 mod bench;
 mod build;
+mod cargo;
 mod chaos;
 mod ci;
 mod demo;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Every developer task of Sockline")]
+#[command(name = "xtask", bin_name = "cargo xtask", about = "The developer tasks of Sockline")]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -33,33 +34,33 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Find or install everything that building and testing need
+    /// Find or install what building and testing need
     Setup(setup::Args),
     /// Build the agent with its kernel programs
     Build(build::Args),
-    /// Run every test on the real kernel (needs root)
+    /// Run all tests on the real kernel (needs root)
     Test(test::Args),
-    /// Run the tests of the data path on many kernels, in virtual machines (needs no KVM)
+    /// Run the data path's tests on other kernels, in virtual machines (needs no KVM)
     VmTest(vm_test::Args),
-    /// Measure what a translated call costs next to a bare one, in one run (needs root)
+    /// Measure the cost of a translated call, or how soon changes are in the kernel (needs root)
     Bench(bench::Args),
-    /// Disturb everything for ten minutes while connections are made and held (needs root)
+    /// Inject faults while clients open connections, and check every answer (needs root)
     Chaos(chaos::Args),
     #[command(hide = true)]
     HoldSockets(chaos::hold_sockets::Args),
-    /// What continuous integration runs: format, lints, tests
+    /// Run what continuous integration runs
     Ci,
-    /// Check rules of this repository that the compiler does not know
+    /// Check rules of this repository that compiler and clippy do not know
     Lint(lint::Args),
-    /// Check the dependencies for advisories, yanked versions and licences
+    /// Check the dependencies' advisories, yanked versions and licences
     Audit(audit::Args),
-    /// A shop of services and pods on this machine, and what Sockline does for it (needs root)
+    /// Show Sockline at work on a shop of services and pods on this machine (needs root)
     Demo(demo::Args),
     /// Write the pages of deploy/docs that are generated: command line, metrics, annotations
     Docs(docs::Args),
     /// Run the fuzz targets under libFuzzer
     Fuzz(fuzz::Args),
-    /// The container image, as an OCI archive
+    /// Build the container image, as an OCI archive
     Image(image::Args),
 }
 

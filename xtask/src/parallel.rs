@@ -1,4 +1,4 @@
-//! Long work, some of it side by side.
+//! Work on several threads.
 
 use std::{
     num::NonZero,
@@ -9,13 +9,13 @@ use std::{
 
 use anyhow::Result;
 
-/// As many as this machine has cores.
+/// The number of this machine's cores.
 pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Does something with each item, with so many of them at a time; begins them in their order, and returns
-/// the results in it. After an error nothing more is begun by the worker that had it.
+/// Works on each item, on so many threads at a time. Starts the items in their order, and returns the results
+/// in it. A thread that gets an error starts no more items.
 pub(crate) fn each<'a, T: Sync, R: Send>(
     items: &'a [T],
     workers: usize,

@@ -1,10 +1,10 @@
-//! Running child processes, with errors that say what was run.
+//! Child processes, with errors that name the command.
 
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// The command line as a reader would type it.
+/// The command line as one would type it.
 pub(crate) fn shown(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
@@ -13,7 +13,7 @@ pub(crate) fn shown(command: &Command) -> String {
         .join(" ")
 }
 
-/// Runs a command with the terminal as its own.
+/// Runs a command that inherits the terminal.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = shown(command);
     let status = command.status().with_context(|| format!("starting `{line}`"))?;
@@ -23,9 +23,8 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command that shows on standard error how far it has come, and returns what it wrote to
-/// standard output.
-pub(crate) fn output_of_long(command: &mut Command) -> Result<String> {
+/// Runs a command whose standard error is for the reader, and returns its standard output.
+pub(crate) fn output_with_progress(command: &mut Command) -> Result<String> {
     let line = shown(command);
     let Output { status, stdout, .. } = command
         .stdin(Stdio::null())
@@ -38,7 +37,7 @@ pub(crate) fn output_of_long(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&stdout).into_owned())
 }
 
-/// Runs a command and returns what it wrote to standard output; an error carries the rest.
+/// Runs a command and returns its standard output. An error contains its standard error.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = shown(command);
     let Output { status, stdout, stderr } =

@@ -1,4 +1,4 @@
-//! Where things are, and cargo run from there.
+//! Where things are, and commands run from the repository's root folder.
 
 use std::{
     env,
@@ -9,22 +9,17 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::process;
-
 /// The repository's root folder.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the repository")
 }
-
-/// Cargo's words for all crates that are built for this machine: the kernel programs are not.
-pub(crate) const WORKSPACE: [&str; 3] = ["--workspace", "--exclude", "sockline-ebpf"];
 
 /// Where cargo puts what it builds.
 pub(crate) fn target_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
 }
 
-/// Where `cargo install` puts binaries; not in everyone's PATH.
+/// Where `cargo install` puts binaries. Not every PATH has it.
 pub(crate) fn cargo_bin() -> Option<PathBuf> {
     env::var_os("CARGO_HOME")
         .map(PathBuf::from)
@@ -32,8 +27,8 @@ pub(crate) fn cargo_bin() -> Option<PathBuf> {
         .map(|home| home.join("bin"))
 }
 
-/// The PATH of child processes: cargo's own folder if the caller's has it not, the caller's, and
-/// the administrator's.
+/// The PATH of child processes: the caller's, with cargo's folder before it and the administrator's behind it
+/// if they are missing.
 pub(crate) fn search_path() -> Result<OsString> {
     let current = env::var_os("PATH").unwrap_or_default();
     let mut dirs: Vec<PathBuf> = env::split_paths(&current).collect();
@@ -59,8 +54,8 @@ pub(crate) fn has(program: &str) -> Result<bool> {
     Ok(which(program)?.is_some())
 }
 
-/// A command in the root folder, without what `cargo run` tells its program about this crate:
-/// build scripts would take it for a change and run again.
+/// A command in the root folder, without the variables that `cargo run` sets about this crate: build scripts
+/// would run again because of them.
 pub(crate) fn command(program: &str) -> Result<Command> {
     let mut command = Command::new(program);
     command.current_dir(root()).env("PATH", search_path()?);
@@ -71,27 +66,4 @@ pub(crate) fn command(program: &str) -> Result<Command> {
         }
     }
     Ok(command)
-}
-
-/// `cargo build` with what the workspace depends on as the tests have it: features that only tests ask
-/// for are there when a test is built, too, so this builds a small one. Without it, some twenty crates
-/// would be built twice.
-pub(crate) fn cargo_as_for_tests() -> Result<Command> {
-    let mut cargo = cargo(&["build", "--test=peers"])?;
-    cargo.args(WORKSPACE);
-    Ok(cargo)
-}
-
-/// What cargo knows of the workspace, without its dependencies.
-pub(crate) fn metadata() -> Result<cargo_metadata::Metadata> {
-    let mut cargo = cargo(&["metadata", "--format-version=1", "--no-deps"])?;
-    let text = process::output(&mut cargo)?;
-    cargo_metadata::MetadataCommand::parse(text).context("reading what `cargo metadata` says")
-}
-
-/// `cargo` in the root folder.
-pub(crate) fn cargo(args: &[&str]) -> Result<Command> {
-    let mut cargo = command("cargo")?;
-    cargo.args(args);
-    Ok(cargo)
 }

@@ -1,4 +1,4 @@
-//! The RustSec database, and small ones that are made up.
+//! The RustSec database, and small invented ones.
 
 use std::{
     fs,
@@ -11,24 +11,24 @@ use crate::{process, repo};
 
 /// Where cargo-deny looks for it.
 pub(super) const URL: &str = "https://github.com/RustSec/advisory-db";
-/// What the made-up advisory is called.
+/// The id of the invented advisory.
 pub(super) const ADVISORY: &str = "RUSTSEC-0000-0001";
 
 pub(super) struct Database {
     /// Where cargo-deny keeps its clone.
     pub(super) clones: PathBuf,
-    /// What git is to fetch in place of [`URL`].
+    /// What git fetches instead of [`URL`].
     pub(super) source: Option<String>,
 }
 
 impl Database {
-    /// The real one, kept where cargo-deny keeps it, so that only what is new is fetched.
+    /// The real one, where cargo-deny keeps it, so that git fetches only what is new.
     pub(super) fn kept() -> Result<Self> {
         let cargo = repo::cargo_bin().context("cargo has no home folder")?;
         Ok(Self { clones: cargo.with_file_name("advisory-dbs"), source: None })
     }
 
-    /// A copy of it.
+    /// A copy of the real one.
     pub(super) fn named(source: &str, scratch: &Path) -> Self {
         let source = match fs::canonicalize(source) {
             Ok(folder) => format!("file://{}", folder.display()),
@@ -37,13 +37,13 @@ impl Database {
         Self { clones: scratch.join("named"), source: Some(source) }
     }
 
-    /// One with a single advisory, against every version of a crate.
+    /// An invented one with a single advisory, against every version of a crate.
     pub(super) fn against(package: &str, place: &Path) -> Result<Self> {
         let repository = place.join("repository");
         let folder = repository.join("crates").join(package);
         let advisory = format!(
             "```toml\n[advisory]\nid = \"{ADVISORY}\"\npackage = \"{package}\"\ndate = \"2026-01-01\"\n\
-             [versions]\npatched = []\n```\n\n# Made up\n\nTo see that it is refused.\n"
+             [versions]\npatched = []\n```\n\n# Invented\n\nTo see that it is refused.\n"
         );
         fs::create_dir_all(&folder)
             .and_then(|()| fs::write(folder.join(format!("{ADVISORY}.md")), advisory))
@@ -60,13 +60,13 @@ impl Database {
         };
         git(&["init", "--quiet", "--initial-branch=main"])?;
         git(&["add", "."])?;
-        git(&["commit", "--quiet", "--message=made up"])?;
+        git(&["commit", "--quiet", "--message=invented"])?;
         let source = Some(format!("file://{}", repository.display()));
         Ok(Self { clones: place.join("clones"), source })
     }
 }
 
-/// Whether there is a repository, without asking anybody for a password.
+/// Fails if there is no repository. Never asks for a password.
 pub(super) fn reach(source: &str) -> Result<()> {
     let mut git = repo::command("git")?;
     git.args(["-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=20"])

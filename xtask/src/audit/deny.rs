@@ -5,14 +5,14 @@ use std::{path::Path, process::Command};
 use anyhow::{Context as _, Result, bail};
 
 use super::database::{Database, URL};
-use crate::{process, repo, term};
+use crate::{cargo, process, repo, term};
 
-/// The newest one that the pinned compiler takes.
+/// The newest version that the pinned compiler builds.
 const VERSION: &str = "0.20.2";
 
-/// Finds it, or builds it: it works for seconds, so optimising it would take longer than it saves.
+/// Finds it, or builds it. It runs for seconds, so an optimised build would take longer than it saves.
 pub(super) fn ensure() -> Result<()> {
-    let found = process::output(&mut repo::cargo(&["deny", "--version"])?);
+    let found = process::output(&mut cargo::command(&["deny", "--version"])?);
     if found.is_ok_and(|version| version.ends_with(VERSION)) {
         return Ok(());
     }
@@ -27,17 +27,17 @@ pub(super) fn ensure() -> Result<()> {
         "--force",
         "--quiet",
     ];
-    process::run(repo::cargo(&args)?.env("CARGO_PROFILE_DEV_DEBUG", "false"))
+    process::run(cargo::command(&args)?.env("CARGO_PROFILE_DEV_DEBUG", "false"))
         .context("cargo needs its package registry for this step: is there a network?")
 }
 
-/// One call of it.
+/// A call of cargo-deny.
 pub(super) struct Deny(Command);
 
 impl Deny {
-    /// With a database, on the workspace.
+    /// About the workspace, with a database.
     pub(super) fn new(database: &Database) -> Result<Self> {
-        let mut deny = repo::cargo(&["deny", "--config"])?;
+        let mut deny = cargo::command(&["deny", "--config"])?;
         deny.arg(repo::root().join("xtask/src/audit/deny.toml"))
             .env("SOCKLINE_ADVISORIES", &database.clones);
         if let Some(source) = &database.source {
@@ -48,7 +48,7 @@ impl Deny {
         Ok(Self(deny))
     }
 
-    /// On another crate.
+    /// About another crate.
     pub(super) fn of(mut self, manifest: &Path) -> Self {
         self.0.arg("--manifest-path").arg(manifest);
         self
@@ -58,12 +58,12 @@ impl Deny {
         process::run(self.0.args(["check", "--hide-inclusion-graph"]).args(which))
     }
 
-    /// What it says against something that it must not let pass.
+    /// What it says when it refuses, which it must.
     pub(super) fn refusal(mut self, which: &[&str]) -> Result<String> {
         match process::output(self.0.args(["check", "--hide-inclusion-graph"]).args(which)) {
             Err(error) => Ok(format!("{error:#}")),
             Ok(said) => {
-                bail!("cargo-deny let pass what it must refuse ({}): {said}", which.join(" "))
+                bail!("cargo-deny accepted what it must refuse ({}): {said}", which.join(" "))
             }
         }
     }

@@ -1,9 +1,9 @@
-//! `cargo xtask audit`: what is known against the dependencies, by cargo-deny: licences that are not
-//! on the list in `deny.toml`, versions that were yanked, and advisories of the RustSec database.
+//! `cargo xtask audit`: checks the dependencies with cargo-deny: licences against the list in `deny.toml`,
+//! yanked versions, and advisories of the RustSec database.
 //!
-//! The database is a git repository on the network. Without it the rest is checked all the same, and
-//! it is said that this part was not. A check that finds nothing is worth what it would have found:
-//! each run first has it refuse an advisory and a licence that it must refuse.
+//! The database is a git repository on the network. Without it, the task checks the rest and says that it did
+//! not check advisories. Each run first proves that cargo-deny refuses an advisory and a licence that it must
+//! refuse.
 
 mod database;
 mod deny;
@@ -17,7 +17,7 @@ use crate::term;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
-    /// A git repository to take the RustSec database from [default: the one on GitHub]
+    /// Git repository with the RustSec database [default: the one on GitHub]
     #[arg(long, value_name = "DIR|URL")]
     database: Option<String>,
 }
@@ -36,17 +36,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             term::ok("audit", "advisories, yanked versions, licences and sources");
         }
         Err(error) => {
-            // Yanked versions are looked for only together with advisories.
+            // cargo-deny looks for yanked versions only together with advisories.
             let database = Database::against("no-such-crate", &scratch.path().join("none"))?;
             Deny::new(&database)?.check(&["all"])?;
             term::ok("audit", "yanked versions, licences and sources");
             let how = format!(
-                "clone {} where it can be reached, and name it with --database",
+                "clone {} where the network allows it, and pass the clone with --database",
                 database::URL
             );
             term::doing(
                 "audit",
-                &format!("ADVISORIES WERE NOT CHECKED, there is no database; {how}: {error:#}"),
+                &format!(
+                    "ADVISORIES WERE NOT CHECKED, the database is not reachable; {how}: {error:#}"
+                ),
             );
         }
     }

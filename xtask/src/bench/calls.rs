@@ -1,4 +1,4 @@
-//! The calls that are measured, one by one, in the node's cgroup and outside of it.
+//! The measured calls, in the node's cgroup and outside of it.
 
 use std::{
     io,
@@ -40,8 +40,8 @@ pub(super) struct Targets {
     pub(super) all: Vec<SocketAddr>,
 }
 
-/// Listens at the backend's address. Connections are taken from the queue between the measurements,
-/// so that nothing else runs during one.
+/// Listens at the backend's address. Accepts connections between the measurements, so that nothing else runs
+/// during one.
 pub(super) struct Server {
     tcp: TcpListener,
     udp: UdpSocket,
@@ -67,7 +67,7 @@ impl Server {
     }
 }
 
-/// Measures a call on both sides; which goes first alternates.
+/// Measures a call on both sides. The order alternates.
 pub(super) fn round(
     node: &Node,
     server: &Server,
@@ -80,7 +80,7 @@ pub(super) fn round(
     let elsewhere: Vec<SocketAddr> = targets
         .all
         .iter()
-        // As many different destinations as there are services, none of which is one.
+        // As many destinations as services, none of which is a service.
         .map(|service| SocketAddr::new(service.ip(), service.port() + 1))
         .collect();
     let (bare_targets, our_targets): (&[SocketAddr], &[SocketAddr]) = match call {
@@ -114,7 +114,7 @@ fn calls(call: Call, targets: &[SocketAddr]) -> io::Result<Vec<i64>> {
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     let shared = fresh(SockType::Datagram)?;
     for number in 0..CALLS + CALLS / 4 {
-        // xorshift64 (G. Marsaglia, 2003): a different service each time, in no order.
+        // xorshift64 (G. Marsaglia, 2003): services in random order.
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
@@ -146,7 +146,7 @@ fn calls(call: Call, targets: &[SocketAddr]) -> io::Result<Vec<i64>> {
                 began.elapsed()
             }
         };
-        // The first ones warm the caches.
+        // The first calls warm the caches.
         if number >= CALLS / 4 {
             durations.push(i64::try_from(took.as_nanos()).unwrap_or(i64::MAX));
         }
@@ -158,7 +158,7 @@ fn fresh(kind: SockType) -> io::Result<OwnedFd> {
     Ok(socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
-/// Closes with a reset, so that no port waits in TIME_WAIT.
+/// Closes with a reset, so that no port stays in TIME_WAIT.
 fn abort_on_close(socket: &OwnedFd) -> io::Result<()> {
     Ok(setsockopt(socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?)
 }

@@ -1,11 +1,11 @@
-//! The services that are measured: every one has one endpoint, the node itself.
+//! The measured services. Each has one endpoint, the node itself.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use serde_json::{Value, json};
 
 pub(super) const SERVICE_PORT: u16 = 80;
-/// Holds all service addresses.
+/// Contains all service addresses.
 pub(super) const NETWORK: &str = "10.200.0.0/13";
 /// Where the server listens: the node's own address.
 pub(super) const BACKEND: SocketAddr =

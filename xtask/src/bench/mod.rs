@@ -1,8 +1,8 @@
-//! `cargo xtask bench`: what a translated call costs, next to the same call in a cgroup without
-//! programs, in one run.
+//! `cargo xtask bench`: the cost of a translated call, compared with the same call in a cgroup without programs,
+//! in one run.
 //!
-//! The two sides take turns, so that a machine whose speed drifts slows both. A figure is the
-//! median over all rounds of a round's median call; the quartiles say how noisy the machine was.
+//! The two sides alternate, so a machine whose speed changes slows both. A figure is the median over all rounds of
+//! a round's median call. The quartiles show the noise of the machine.
 
 mod calls;
 mod manifests;
@@ -16,32 +16,34 @@ use anyhow::{Context, Result, ensure};
 use sockline_testbed::{AgentOptions, Node};
 
 use self::calls::{Call, Samples};
-use crate::{build, term};
+use crate::{
+    build,
+    term::{self, Progress},
+};
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// Services in the maps while small calls are measured
+    /// Number of services for the calls to one service
     #[arg(long, default_value_t = 1_000)]
     services: u32,
-    /// Services in the maps for the call to a random one
+    /// Number of services for the call to a random service
     #[arg(long, default_value_t = 50_000)]
     many: u32,
-    /// Rounds; each measures every call a few hundred times on both sides
+    /// Number of rounds; each measures every call 400 times on both sides
     #[arg(long, default_value_t = 150)]
     rounds: usize,
 }
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Measure how soon a change of the cluster is in the kernel, and the agent's memory and
-    /// processor time
+    /// Measure how soon a change in the cluster is in the kernel, and the agent's memory and CPU time
     Sync(sync::Args),
 }
 
-/// The cost that the design allows over the bare call, in nanoseconds.
+/// The largest additional cost of a call, in nanoseconds.
 struct Budget {
     call: Call,
     name: &'static str,
@@ -82,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return sync::run(args);
     }
     ensure!(args.rounds > 0 && args.services > 0 && args.many > 0, "nothing to measure");
-    build::run(&build::Args::debug())?;
+    build::debug()?;
     let mut rows = Vec::new();
     let small: Vec<&Budget> =
         BUDGETS.iter().filter(|budget| !matches!(budget.call, Call::UdpConnectRandom)).collect();
@@ -103,7 +105,7 @@ fn measure(services: u32, rounds: usize, budgets: &[&Budget]) -> Result<Vec<Vec<
     let options =
         AgentOptions { ready_within: Duration::from_secs(120), ..AgentOptions::default() };
     let _agent = node.agent(&options).context("starting the agent")?;
-    // For the bare side of calls to many destinations: those that are no service must be reachable.
+    // The bare side calls as many destinations that are not services: they must be reachable.
     let route = ["route", "add", manifests::NETWORK, "dev", "lo"];
     let added = node.outside().output(Command::new("ip").args(route))?;
     ensure!(added.status.success(), "ip {route:?}: {}", String::from_utf8_lossy(&added.stderr));
@@ -115,12 +117,13 @@ fn measure(services: u32, rounds: usize, budgets: &[&Budget]) -> Result<Vec<Vec<
         all: (0..services).map(|number| address(manifests::service_address(number))).collect(),
     };
     let mut samples: Vec<Samples> = budgets.iter().map(|_| Samples::default()).collect();
-    for round in 0..rounds {
-        term::progress("measuring", round + 1, rounds);
+    let progress = Progress::new("measuring", rounds);
+    for _ in 0..rounds {
         for (budget, samples) in budgets.iter().zip(&mut samples) {
             calls::round(&node, &server, budget.call, &targets, samples)
                 .with_context(|| format!("measuring {}", budget.name))?;
         }
+        progress.step();
     }
     Ok(budgets
         .iter()

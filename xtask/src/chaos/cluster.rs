@@ -1,15 +1,6 @@
-//! The services and pods, and how they come and go all the time.
+//! The cluster: its services, pods and clients.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use anyhow::{Context, Result};
 use sockline_testbed::{Endpoint, Node, Pod, Service, api::Api, objects};
@@ -18,7 +9,6 @@ use super::{
     clients::Target,
     iproute::ip,
     oracle::{Endpoints, Oracle, PodId, ServiceId},
-    results::Results,
     servers::{Servers, port_of},
 };
 
@@ -26,30 +16,19 @@ pub(super) const SERVICES: usize = 50;
 pub(super) const PODS: usize = 30;
 pub(super) const CLIENTS: usize = 4;
 /// The last services never have an endpoint.
-const WITHOUT_ENDPOINTS: usize = 3;
-/// The service ranges: what is not translated fails at once.
+pub(super) const WITHOUT_ENDPOINTS: usize = 3;
+/// The service ranges, which are unreachable: an untranslated call fails at once.
 pub(super) const UNTRANSLATED: [(&str, &str); 2] =
     [("-4", "10.96.0.0/16"), ("-6", "fd00:10:96::/112")];
-/// Not churned: see [`super::harness`].
+/// A service whose endpoint only the harness changes, to see when a change is in the kernel.
 pub(super) const MARK: &str = "mark";
 pub(super) const MARK_ADDRESS: &str = "10.96.255.1";
-/// Between two changes of endpoints.
-const PAUSE: Duration = Duration::from_millis(30);
-/// Between a pod's end and the change that says so, when it ends unannounced.
-const NOTICED_AFTER: Duration = Duration::from_millis(300);
-const STAYS_DEAD: Duration = Duration::from_secs(1);
-/// Pods that are on their way out, or dead, at a time.
-const LEAVING: usize = 3;
-/// One in so many steps takes a pod away.
-const LEAVES: u32 = 40;
-/// One in so many changes takes the last endpoint away.
-const EMPTIED: u32 = 25;
 
 pub(super) struct Cluster {
     pub(super) api: Api,
     pub(super) pods: Vec<Pod>,
     pub(super) clients: Vec<Pod>,
-    /// Opens more sockets than all others.
+    /// The pod that opens many sockets.
     pub(super) socket_holder: Pod,
     pub(super) servers: Servers,
 }
@@ -78,7 +57,7 @@ impl Cluster {
         Ok(Self { api: Api::default(), pods, clients, socket_holder, servers })
     }
 
-    /// Makes all objects, with endpoints for those that have some.
+    /// Creates all objects. Most services have endpoints.
     pub(super) fn fill(&self, oracle: &Oracle, random: &mut fastrand::Rng) {
         self.api.apply(&objects::node());
         self.apply_mark(1);
@@ -93,7 +72,7 @@ impl Cluster {
         }
     }
 
-    /// Gives the service [`MARK`] an endpoint of this number, at an address that is nobody's.
+    /// Gives the service [`MARK`] an endpoint with this number, at an unused address.
     pub(super) fn apply_mark(&self, number: u16) {
         let endpoint = Endpoint::at(&[mark_address(number)]);
         let service = Service::new(MARK).ip(MARK_ADDRESS).tcp(80).endpoints([endpoint]);
@@ -127,8 +106,8 @@ impl Cluster {
         if is_sticky(service) { described.sticky(3600) } else { described }
     }
 
-    /// A service as it is with other endpoints than before.
-    pub(super) fn with_any_endpoints(
+    /// A service with random endpoints.
+    pub(super) fn with_random_endpoints(
         &self,
         service: ServiceId,
         random: &mut fastrand::Rng,
@@ -137,7 +116,7 @@ impl Cluster {
         self.describe(service, &Arc::new(endpoints))
     }
 
-    fn apply(&self, oracle: &Oracle, service: ServiceId, endpoints: BTreeSet<PodId>) {
+    pub(super) fn apply(&self, oracle: &Oracle, service: ServiceId, endpoints: BTreeSet<PodId>) {
         let endpoints = Arc::new(endpoints);
         oracle.set(service, Arc::clone(&endpoints));
         for slice in &self.describe(service, &endpoints).objects()[1..] {
@@ -146,7 +125,7 @@ impl Cluster {
     }
 }
 
-/// An address of the mark's endpoint.
+/// The address of the mark's endpoint with this number.
 pub(super) fn mark_address(number: u16) -> IpAddr {
     let [high, low] = number.to_be_bytes();
     [10, 250, high, low].into()
@@ -160,160 +139,12 @@ const fn is_sticky(service: ServiceId) -> bool {
     service % 7 == 3
 }
 
-/// A third of the services have IPv6 addresses, half of these no other.
+/// A third of the services have an IPv6 address, half of these only that.
 fn addresses(service: ServiceId) -> Vec<String> {
     let (v4, v6) = (format!("10.96.1.{}", service + 1), format!("fd00:10:96::{:x}", service + 1));
     match service % 6 {
         0 => vec![v6],
         1 => vec![v4, v6],
         _ => vec![v4],
-    }
-}
-
-/// The thread that changes endpoints; it ends when dropped.
-pub(super) struct Churn {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<()>>>,
-}
-
-impl Churn {
-    pub(super) fn start(
-        cluster: &Arc<Cluster>,
-        oracle: &Arc<Oracle>,
-        results: &Arc<Results>,
-        random: fastrand::Rng,
-    ) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut changing = Changing {
-            cluster: Arc::clone(cluster),
-            oracle: Arc::clone(oracle),
-            results: Arc::clone(results),
-            random,
-            leaving: Vec::new(),
-        };
-        let stopped = Arc::clone(&stop);
-        let thread = thread::Builder::new().name("churn".into()).spawn(move || {
-            while !stopped.load(Ordering::Acquire) {
-                changing.step()?;
-                thread::sleep(PAUSE);
-            }
-            Ok(())
-        })?;
-        Ok(Self { stop, thread: Some(thread) })
-    }
-
-    pub(super) fn end(mut self) -> Result<()> {
-        self.stop.store(true, Ordering::Release);
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(result)) => result,
-            Some(Err(panic)) => std::panic::resume_unwind(panic),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A pod on its way out and back.
-enum Leaving {
-    /// It has ended, and nobody has noticed.
-    Unnoticed { since: Instant },
-    /// It was taken from all services at this time and lives until that is in the kernel.
-    Draining { since: Instant },
-    /// It is dead, and no service has had it since.
-    Dead { since: Instant, removed: Instant },
-}
-
-struct Changing {
-    cluster: Arc<Cluster>,
-    oracle: Arc<Oracle>,
-    results: Arc<Results>,
-    random: fastrand::Rng,
-    leaving: Vec<(PodId, Leaving)>,
-}
-
-impl Changing {
-    fn step(&mut self) -> Result<()> {
-        self.go_on()?;
-        if self.leaving.len() < LEAVING && self.random.u32(..LEAVES) == 0 {
-            self.take_pod_away();
-        }
-        let service = self.random.usize(..SERVICES - WITHOUT_ENDPOINTS);
-        let mut endpoints = (*self.oracle.endpoints(service)).clone();
-        let others: Vec<PodId> = (0..PODS)
-            .filter(|pod| self.leaving.iter().all(|(other, _)| other != pod))
-            .filter(|pod| !endpoints.contains(pod))
-            .collect();
-        let some = self.random.choice(endpoints.iter().copied());
-        match some {
-            Some(_) if self.random.u32(..EMPTIED) == 0 => endpoints.clear(),
-            Some(pod) if endpoints.len() > 1 && self.random.bool() => {
-                endpoints.remove(&pod);
-            }
-            Some(pod) if endpoints.len() > 5 => {
-                endpoints.remove(&pod);
-            }
-            _ => endpoints.extend(self.random.choice(others)),
-        }
-        self.cluster.apply(&self.oracle, service, endpoints);
-        self.results.count("changes of endpoints");
-        Ok(())
-    }
-
-    fn take_pod_away(&mut self) {
-        let pod = self.random.usize(..PODS);
-        if self.leaving.iter().any(|(other, _)| *other == pod) {
-            return;
-        }
-        let since = Instant::now();
-        let leaving = if self.random.bool() {
-            self.results.count("pods that ended unannounced");
-            self.results.event(format!("pod {pod} ends unannounced"));
-            self.oracle.dies(pod);
-            self.cluster.servers.close(pod);
-            Leaving::Unnoticed { since }
-        } else {
-            self.results.count("pods that ended after their removal");
-            self.results.event(format!("pod {pod} is taken from all services"));
-            self.remove_from_all(pod);
-            Leaving::Draining { since: Instant::now() }
-        };
-        self.leaving.push((pod, leaving));
-    }
-
-    fn go_on(&mut self) -> Result<()> {
-        let confirmed = self.oracle.confirmed();
-        for (pod, leaving) in std::mem::take(&mut self.leaving) {
-            let next = match leaving {
-                Leaving::Unnoticed { since } if since.elapsed() > NOTICED_AFTER => {
-                    self.remove_from_all(pod);
-                    Leaving::Dead { since, removed: Instant::now() }
-                }
-                Leaving::Draining { since } if confirmed > since => {
-                    self.results.event(format!("pod {pod} ends"));
-                    self.oracle.dies(pod);
-                    self.cluster.servers.close(pod);
-                    Leaving::Dead { since: Instant::now(), removed: since }
-                }
-                Leaving::Dead { since, removed }
-                    if confirmed > removed && since.elapsed() > STAYS_DEAD =>
-                {
-                    self.cluster.servers.open(pod, &self.cluster.pods[pod])?;
-                    self.oracle.lives(pod);
-                    self.results.event(format!("pod {pod} is back"));
-                    continue;
-                }
-                other => other,
-            };
-            self.leaving.push((pod, next));
-        }
-        Ok(())
-    }
-
-    fn remove_from_all(&self, pod: PodId) {
-        for service in 0..SERVICES {
-            let mut endpoints = (*self.oracle.endpoints(service)).clone();
-            if endpoints.remove(&pod) {
-                self.cluster.apply(&self.oracle, service, endpoints);
-            }
-        }
     }
 }

@@ -1,7 +1,7 @@
-//! The API server, on one of two machines, and the way to it: `default/kubernetes`.
+//! The API server on one of two machines, and its service `default/kubernetes`.
 //!
-//! The agent dials the service's address, as an agent in a pod does. What kube-proxy does for that address
-//! beside Sockline is a route of the node to the machine with the API server, which has the address, too.
+//! The agent connects to the service's address, as in a pod. In place of kube-proxy, the node has a route for that
+//! address to the API server's machine, which has the address as well.
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
@@ -28,14 +28,14 @@ pub(super) struct ControlPlane {
     node: Arc<Node>,
     cluster: Arc<Cluster>,
     machines: [Pod; 2],
-    /// Where the API server is, or will be.
+    /// The machine that has, or will have, the API server.
     current: usize,
-    /// At the machine's address and the service's; none while it is away.
+    /// At the machine's address and the service's; empty while the API server is down.
     servers: Vec<Server>,
 }
 
 impl ControlPlane {
-    /// With a running API server.
+    /// Starts the API server.
     pub(super) fn start(node: &Arc<Node>, cluster: &Arc<Cluster>) -> Result<Self> {
         let machine = |name: &str, number: u8| -> Result<Pod> {
             let pod = node.pod(name, &[IpAddr::from([10, 244, 8, number])])?;
@@ -46,8 +46,8 @@ impl ControlPlane {
         let (node, cluster) = (Arc::clone(node), Arc::clone(cluster));
         let mut this = Self { node, cluster, machines, current: 0, servers: Vec::new() };
         this.cluster.api.apply(&this.service(&[]).objects()[0]);
-        this.come_up()?;
-        this.tell();
+        this.start_server()?;
+        this.publish_endpoint();
         Ok(this)
     }
 
@@ -55,7 +55,7 @@ impl ControlPlane {
         &self.machines
     }
 
-    /// A kubeconfig that names the service's address.
+    /// Writes a kubeconfig with the service's address.
     pub(super) fn kubeconfig(&self) -> Result<PathBuf> {
         let server = format!("http://{}", SocketAddr::from((ADDRESS, PORT)));
         let config = json!({
@@ -81,23 +81,23 @@ impl ControlPlane {
         }
     }
 
-    /// The API server lists itself as the only endpoint, as it does when it is up.
-    pub(super) fn tell(&self) {
+    /// The API server publishes itself as the only endpoint, as it does after its start.
+    pub(super) fn publish_endpoint(&self) {
         self.apply_endpoints(&[self.current]);
     }
 
-    /// The API server takes its endpoint away, as it does when it begins to shut down.
-    pub(super) fn withdraw(&self) {
+    /// The API server removes its endpoint, as it does first when it shuts down.
+    pub(super) fn remove_endpoint(&self) {
         self.apply_endpoints(&[]);
     }
 
-    /// Ends with all connections.
-    pub(super) fn end(&mut self) {
+    /// Stops the API server, with all connections.
+    pub(super) fn stop(&mut self) {
         self.servers.clear();
     }
 
-    /// Starts on the machine where it was.
-    pub(super) fn come_up(&mut self) -> Result<()> {
+    /// Starts the API server on the current machine.
+    pub(super) fn start_server(&mut self) -> Result<()> {
         let machine = &self.machines[self.current];
         let own = machine.addresses()[0];
         ip(self.node.outside(), &format!("route replace {}/32 via {own}", IpAddr::from(ADDRESS)))?;
@@ -109,14 +109,13 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// From now on it is the other machine's.
+    /// The next start is on the other machine.
     pub(super) const fn change_machine(&mut self) {
         self.current = 1 - self.current;
     }
 
-    /// The machine loses its power: nothing is answered any more, and no connection is ended. Another
-    /// one takes over.
-    pub(super) fn lose_power(&mut self) -> Result<Dark> {
+    /// The machine loses power: it answers nothing, and no connection ends. The next start is on the other machine.
+    pub(super) fn lose_power(&mut self) -> Result<PoweredOff> {
         let lost = self.current;
         let machine = &self.machines[lost];
         let device = "eth0";
@@ -130,37 +129,37 @@ impl ControlPlane {
         ];
         let servers = std::mem::take(&mut self.servers);
         self.change_machine();
-        Ok(Dark { machine: lost, servers, back })
+        Ok(PoweredOff { machine: lost, servers, back })
     }
 
-    /// The machine is back, and knows of nothing.
-    pub(super) fn restore_power(&self, dark: Dark) -> Result<()> {
-        drop(dark.servers);
-        for line in &dark.back {
-            ip(&self.machines[dark.machine], line)?;
+    /// The machine is back, without its connections.
+    pub(super) fn restore_power(&self, powered_off: PoweredOff) -> Result<()> {
+        drop(powered_off.servers);
+        for line in &powered_off.back {
+            ip(&self.machines[powered_off.machine], line)?;
         }
         Ok(())
     }
 
-    /// Waits until a pod reaches it at the service's address.
+    /// Waits until a pod reaches the API server at the service's address.
     pub(super) fn reached_from(&self, pod: &Ns, within: Duration) -> Result<()> {
         let address = SocketAddr::from((ADDRESS, PORT));
         wait_ok(within, "a pod to reach the API server at its service address", || {
-            let line = pod.run(|| ask(address))?;
+            let line = pod.run(|| request(address))?;
             if line.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(io::Error::other(line)) }
         })
     }
 }
 
 /// A machine without power.
-pub(super) struct Dark {
+pub(super) struct PoweredOff {
     machine: usize,
     servers: Vec<Server>,
-    /// How its routes were.
+    /// Restores its routes.
     back: Vec<String>,
 }
 
-fn ask(address: SocketAddr) -> io::Result<String> {
+fn request(address: SocketAddr) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     write!(stream, "GET /api/v1/nodes HTTP/1.1\r\nHost: {address}\r\n\r\n")?;

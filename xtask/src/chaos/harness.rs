@@ -1,4 +1,4 @@
-//! The node's agent, and the API server that it watches, as they are brought up and down.
+//! Starts, ends and observes the node's agent, and the API server that it watches.
 
 use std::{
     path::PathBuf,
@@ -19,11 +19,11 @@ use super::{
     results::Results,
 };
 
-/// For what the agent does at once: it shares the machine with hundreds of connects a second.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// No agent is away for so long, but where that is the fault.
+/// For what an idle machine does at once: this one has hundreds of connects per second.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Longer than any agent is away, except in the fault that is about it.
 const NEVER_AWAY_FOR: Duration = Duration::from_secs(3600);
-/// How often the agent compares the kernel with its plan.
+/// The agent's interval between two comparisons of the kernel with its plan.
 pub(super) const REPAIR_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Harness {
@@ -34,21 +34,21 @@ pub(super) struct Harness {
     pub(super) random: fastrand::Rng,
     agent: Option<Agent>,
     build: Build,
-    /// In place of the one that is built for tests.
+    /// Replaces the one that is built for tests.
     binary: Option<PathBuf>,
     pub(super) control_plane: ControlPlane,
     kubeconfig: PathBuf,
-    /// What agents are given.
+    /// Option of the agents.
     pub(super) fail_open_after: Duration,
-    /// How many sockets one pod opens.
+    /// How many sockets a pod opens in `many-sockets`.
     pub(super) many_sockets: usize,
     mark: u16,
-    /// Everything of BPF that was ever seen in the agent or its pins.
+    /// All BPF objects that the agent had open or pinned at any time.
     objects: Objects,
 }
 
 impl Harness {
-    /// With an API server, and no agent yet.
+    /// Starts the API server, but no agent.
     pub(super) fn new(
         node: &Arc<Node>,
         cluster: &Arc<Cluster>,
@@ -77,13 +77,13 @@ impl Harness {
         })
     }
 
-    /// From now on, agents are of this binary.
+    /// Starts this binary from now on.
     pub(super) fn use_binary(&mut self, binary: PathBuf) {
         self.binary = Some(binary);
     }
 
     pub(super) fn agent(&mut self) -> Result<&mut Agent> {
-        self.agent.as_mut().context("no agent was started yet")
+        self.agent.as_mut().context("no agent has been started")
     }
 
     pub(super) const fn build(&self) -> Build {
@@ -94,7 +94,7 @@ impl Harness {
         Ok(AgentOptions {
             kubeconfig: Some(self.kubeconfig.clone()),
             binary: Some(self.binary.clone().map_or_else(|| build.binary(), Ok)?),
-            // As a pod with `hostNetwork: true`: what it dials is seen by its own programs.
+            // As a pod with `hostNetwork: true`: its own programs translate its connections.
             place: Place::Within,
             args: vec![
                 "--repair-interval".to_owned(),
@@ -102,15 +102,15 @@ impl Harness {
                 "--fail-open-after".to_owned(),
                 format!("{}s", self.fail_open_after.as_secs()),
             ],
-            ready_within: PATIENCE,
+            ready_within: TIMEOUT,
             ..AgentOptions::default()
         })
     }
 
-    /// Starts an agent, in place of one that has ended, and does not wait for anything.
+    /// Starts an agent, and does not wait for it.
     pub(super) fn spawn(&mut self, build: Build) -> Result<()> {
         if (build == Build::OtherLayout) != (self.build == Build::OtherLayout) {
-            // Until it is known to be complete; a second change meanwhile is the same one.
+            // Lasts until it is known to be complete; a second change before that is part of it.
             self.oracle.layout_change_begins();
         }
         self.results.event(format!("an agent starts: {build:?}"));
@@ -119,10 +119,10 @@ impl Harness {
         Ok(())
     }
 
-    /// Waits until the agent is ready and the kernel is as the cluster is now.
-    pub(super) fn settle(&mut self) -> Result<()> {
+    /// Waits until the agent is ready and the kernel has the cluster's current state.
+    pub(super) fn wait_until_synced(&mut self) -> Result<()> {
         let began = Instant::now();
-        self.agent()?.wait_until_ready(PATIENCE)?;
+        self.agent()?.wait_until_ready(TIMEOUT)?;
         self.results.event(format!("the agent is ready after {:.1?}", began.elapsed()));
         self.confirm()?;
         self.oracle.layout_change_ends();
@@ -131,55 +131,56 @@ impl Harness {
 
     pub(super) fn start(&mut self, build: Build) -> Result<()> {
         self.spawn(build)?;
-        self.settle()
+        self.wait_until_synced()
     }
 
     pub(super) fn kill(&mut self) -> Result<()> {
-        self.note_objects();
+        self.record_objects();
         self.results.event("SIGKILL");
         self.agent()?.kill()?;
         Ok(())
     }
 
     pub(super) fn stop(&mut self) -> Result<()> {
-        self.note_objects();
+        self.record_objects();
         self.results.event("SIGTERM");
         let status = self.agent()?.stop()?;
         if !status.success() {
-            self.results.mistake("agents that ended badly", &format!("{status} after SIGTERM"));
+            self.results
+                .violation("agents that did not exit cleanly", &format!("{status} after SIGTERM"));
         }
         Ok(())
     }
 
-    /// Makes a change and waits until it, and all that were made before, are in the kernel.
+    /// Waits until all changes so far are in the kernel.
     ///
-    /// One sync writes service by service, in an order that is the agent's own. So another change is
-    /// waited for, which can only come with a later sync.
+    /// A sync writes service by service in any order, so the first mark in the kernel proves only that its sync has
+    /// begun. The second mark comes with a later sync.
     pub(super) fn confirm(&mut self) -> Result<()> {
-        let made = self.see_mark()?;
-        self.see_mark()?;
-        self.oracle.confirm(made);
+        let changed = self.wait_for_mark()?;
+        self.wait_for_mark()?;
+        self.oracle.confirm(changed);
         Ok(())
     }
 
-    /// Makes a change and waits until it is in the kernel; returns the time at which it was made.
-    fn see_mark(&mut self) -> Result<Instant> {
+    /// Changes the mark and waits until the change is in the kernel. Returns the time of the change.
+    fn wait_for_mark(&mut self) -> Result<Instant> {
         self.mark = self.mark % 60_000 + 1;
-        let (mark, made) = (self.mark, Instant::now());
+        let (mark, changed) = (self.mark, Instant::now());
         self.cluster.apply_mark(mark);
         let wanted = mark_address(mark).to_string();
         let place = format!("default/{MARK}");
-        let deadline = made + PATIENCE;
+        let deadline = changed + TIMEOUT;
         loop {
-            let seen = self.agent()?.cli(&["backends", &place, "-o", "json"]);
-            if seen.as_ref().is_ok_and(|seen| seen.contains(&wanted)) {
-                return Ok(made);
+            let backends = self.agent()?.cli(&["backends", &place, "-o", "json"]);
+            if backends.as_ref().is_ok_and(|backends| backends.contains(&wanted)) {
+                return Ok(changed);
             }
             if let Some(status) = self.agent()?.try_wait()? {
-                bail!("the agent has ended, {status}");
+                bail!("the agent ended, {status}");
             }
             if Instant::now() > deadline {
-                bail!("a change is not in the kernel after {PATIENCE:?}: {seen:?}");
+                bail!("a change is not in the kernel after {TIMEOUT:?}: {backends:?}");
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -190,13 +191,13 @@ impl Harness {
         Ok(Metrics::parse(&self.agent()?.metrics()?).sum(name, labels))
     }
 
-    /// How many sockets the agent knows to be translated.
-    pub(super) fn sockets_known(&mut self) -> Result<u64> {
+    /// The number of sockets in the agent's table.
+    pub(super) fn socket_count(&mut self) -> Result<u64> {
         let status: Value = serde_json::from_str(&self.agent()?.cli(&["status", "-o", "json"])?)?;
         status["sockets"].as_u64().context("`sockline status` has no `sockets`")
     }
 
-    /// Runs `sockline check` and fails with what it finds.
+    /// Runs `sockline check`, and fails if a check does.
     pub(super) fn check(&mut self) -> Result<()> {
         let cgroup = self.node.cgroup().to_string_lossy().into_owned();
         self.agent()?.cli(&["check", "--cgroup", &cgroup]).map(drop)
@@ -205,28 +206,28 @@ impl Harness {
     /// Ends the API server with all its connections.
     pub(super) fn stop_server(&mut self) {
         self.results.event("the API server ends");
-        self.control_plane.end();
+        self.control_plane.stop();
     }
 
     pub(super) fn start_server(&mut self) -> Result<()> {
-        self.control_plane.come_up().context("starting the API server again")?;
+        self.control_plane.start_server().context("starting the API server again")?;
         self.results.event("the API server is back");
         Ok(())
     }
 
-    /// Where the pins of the agent's layout are.
+    /// The folder with the pins of the agent's layout.
     pub(super) fn pins(&self) -> Result<PathBuf> {
         let root = self.node.bpffs().join("sockline");
         let version = if self.build == Build::OtherLayout { "v1002" } else { "v2" };
         let pins = root.join(version);
         if !pins.is_dir() {
-            bail!("{} is not there", pins.display());
+            bail!("{} does not exist", pins.display());
         }
         Ok(pins)
     }
 
-    /// Notes what the agent has open and what is pinned.
-    pub(super) fn note_objects(&mut self) {
+    /// Records the BPF objects that the agent has open and pinned.
+    pub(super) fn record_objects(&mut self) {
         let pid = self.agent.as_ref().map(Agent::pid);
         if let Some(open) = pid.and_then(|pid| bpf::open_in(pid).ok()) {
             self.objects.add(open);
@@ -240,13 +241,13 @@ impl Harness {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// Ends the agent, removes everything, and returns what must be gone soon.
+    /// Ends the agent, runs `sockline cleanup`, and returns the objects that the kernel must free.
     pub(super) fn clean_up(mut self) -> Result<Objects> {
         self.stop()?;
         self.agent()?.cli(&["cleanup"])?;
         let root = self.node.bpffs().join("sockline");
         if root.exists() {
-            self.results.mistake("pins left after cleanup", &root.display().to_string());
+            self.results.violation("pins left after cleanup", &root.display().to_string());
         }
         Ok(std::mem::take(&mut self.objects))
     }

@@ -1,5 +1,5 @@
-//! `cargo xtask hold-sockets`: one of the processes of a pod with many sockets. A process may have no more files
-//! than its limit, which is far below what a pod may have.
+//! `cargo xtask hold-sockets`: one of the processes of a pod with many sockets. One process is not
+//! enough: its limit of open files is far below that of a pod.
 
 use std::{
     io::{self, Read as _},
@@ -12,20 +12,20 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt::ReuseAddr,
 };
 
-/// Ports that the kernel gives to nobody who asks for any.
+/// Below the range of ephemeral ports.
 const PORTS: std::ops::Range<u16> = 1024..32_000;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How many sockets to open
+    /// Number of sockets to open
     #[arg(long)]
     count: usize,
-    /// The addresses to connect them to, one after the other
+    /// Addresses to connect to, in turns
     #[arg(required = true)]
     targets: Vec<SocketAddr>,
 }
 
-/// Says a line for every connect that failed, and how many did not, then keeps them until its input ends.
+/// Prints a line for each connect that failed, then the number of sockets, and keeps them until its input ends.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut sockets = Vec::new();
     for (target, port) in args.targets.iter().cycle().zip(PORTS.cycle()).take(args.count) {
@@ -42,10 +42,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn open(port: u16) -> Result<UdpSocket> {
     let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-        .context("making one of many sockets")?;
+        .context("opening a socket")?;
     // There are more sockets than ports.
     setsockopt(&fd, ReuseAddr, &true)?;
     let own = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port));
-    bind(fd.as_raw_fd(), &own).context("binding one of many sockets")?;
+    bind(fd.as_raw_fd(), &own).context("binding a socket")?;
     Ok(fd.into())
 }

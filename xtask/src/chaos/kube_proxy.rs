@@ -1,8 +1,7 @@
-//! What stands for kube-proxy: it serves all services on the node itself, by what is true of the cluster at
-//! that very moment.
+//! A stand-in for kube-proxy: serves all services on the node, from the cluster's current state.
 //!
-//! It answers in the place of the endpoints, once for each connection. For a service without any it says
-//! so, since one listener serves all of them and cannot refuse for some.
+//! It answers itself in place of the endpoints, once for each connection. For a service without endpoints it answers
+//! [`NO_ENDPOINTS`]: one listener serves all services, and cannot refuse for some.
 
 use std::{
     collections::HashMap,
@@ -26,12 +25,12 @@ use super::{
     oracle::{Oracle, ServiceId},
 };
 
-/// The services' addresses. That of the API server is elsewhere.
+/// The services' addresses, without that of the API server.
 const RANGES: [(&str, &str); 2] = [("-4", "10.96.1.0/24"), ("-6", "fd00:10:96::/112")];
-/// What is said for a service without endpoints.
-const NONE: &str = "none";
+/// The answer for a service without endpoints.
+const NO_ENDPOINTS: &str = "none";
 
-/// It ends when dropped.
+/// Stopped when dropped.
 pub(super) struct KubeProxy {
     node: Arc<Node>,
     shared: Arc<Shared>,
@@ -42,21 +41,21 @@ struct Shared {
     oracle: Arc<Oracle>,
     listener: TcpListener,
     services: HashMap<IpAddr, ServiceId>,
-    /// One for each address: it answers from the one that was asked.
+    /// One for each address, so that an answer comes from the address of the request.
     sockets: Vec<(UdpSocket, ServiceId)>,
     answers: AtomicU64,
     stop: AtomicBool,
 }
 
 impl KubeProxy {
-    /// Listens at the services' addresses. Clients come here after [`Self::admit`].
+    /// Listens at the services' addresses. Clients reach it after [`Self::open`].
     pub(super) fn start(node: &Arc<Node>, oracle: &Arc<Oracle>) -> Result<Self> {
         for (family, range) in RANGES {
             ip(node.outside(), &format!("{family} route replace local {range} dev lo"))?;
         }
         let targets = Cluster::targets();
         let opened = node.outside().run(|| -> io::Result<_> {
-            // For IPv6, a route does not make an address one's own.
+            // For IPv6, a local route is not enough to bind an address.
             fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1")?;
             let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80))?;
             listener.set_nonblocking(true)?;
@@ -68,7 +67,7 @@ impl KubeProxy {
             }
             Ok((listener, sockets))
         });
-        let (listener, sockets) = opened.context("listening in kube-proxy's place")?;
+        let (listener, sockets) = opened.context("listening at the services' addresses")?;
         let shared = Arc::new(Shared {
             oracle: Arc::clone(oracle),
             listener,
@@ -82,17 +81,17 @@ impl KubeProxy {
         Ok(Self { node: Arc::clone(node), shared, serving: Some(serving) })
     }
 
-    /// From now on, what is not translated comes here.
-    pub(super) fn admit(&self, clients: &[Pod]) -> Result<()> {
+    /// From now on, untranslated calls come here.
+    pub(super) fn open(&self, clients: &[Pod]) -> Result<()> {
         change_routes(clients, "delete")
     }
 
-    /// What is not translated fails again.
-    pub(super) fn shut_out(&self, clients: &[Pod]) -> Result<()> {
+    /// From now on, untranslated calls fail again.
+    pub(super) fn close(&self, clients: &[Pod]) -> Result<()> {
         change_routes(clients, "replace")
     }
 
-    /// How many it gave.
+    /// The number of its answers so far.
     pub(super) fn answers(&self) -> u64 {
         self.shared.answers.load(Ordering::Relaxed)
     }
@@ -134,16 +133,17 @@ impl Shared {
             while let Ok((mut stream, _)) = self.listener.accept() {
                 let service = stream.local_addr().ok().and_then(|address| self.at(address));
                 if let Some(service) = service {
-                    let said = self.who(service, &mut random);
-                    // A client that is gone is not this server's problem.
-                    let _ = stream.write_all(format!("{said}\n").as_bytes());
+                    let answer = self.answer_for(service, &mut random);
+                    // The client may have gone.
+                    let _ = stream.write_all(format!("{answer}\n").as_bytes());
                 }
             }
             for (socket, service) in &self.sockets {
                 let mut buffer = [0; 512];
                 while let Ok((length, client)) = socket.recv_from(&mut buffer) {
-                    let said = format!("{} ", self.who(*service, &mut random));
-                    let _ = socket.send_to(&[said.as_bytes(), &buffer[..length]].concat(), client);
+                    let answer = format!("{} ", self.answer_for(*service, &mut random));
+                    let _ =
+                        socket.send_to(&[answer.as_bytes(), &buffer[..length]].concat(), client);
                 }
             }
         }
@@ -153,11 +153,11 @@ impl Shared {
         self.services.get(&address.ip().to_canonical()).copied()
     }
 
-    /// What one of the endpoints says of itself.
-    fn who(&self, service: ServiceId, random: &mut fastrand::Rng) -> String {
+    /// The answer of a random endpoint.
+    fn answer_for(&self, service: ServiceId, random: &mut fastrand::Rng) -> String {
         self.answers.fetch_add(1, Ordering::Relaxed);
         let endpoints = self.oracle.endpoints(service);
         let pod = random.choice(endpoints.iter());
-        pod.map_or_else(|| NONE.to_owned(), |pod| format!("{pod}:{service}"))
+        pod.map_or_else(|| NO_ENDPOINTS.to_owned(), |pod| format!("{pod}:{service}"))
     }
 }

@@ -1,7 +1,7 @@
-//! What is left in the kernel in the end.
+//! What remains in the kernel after a run.
 //!
-//! Others may use the machine meanwhile, so what is counted is not how much there is, but which of the
-//! objects that were seen in the agent or its pins still exist.
+//! Other programs may use the machine meanwhile. So the run records all objects that the agent has open or pinned,
+//! and looks for these.
 
 use std::{
     collections::BTreeSet,
@@ -14,10 +14,10 @@ use std::{
 
 use sockline_testbed::bpf::{self, Object};
 
-/// The kernel frees what nobody has any more on its own time.
+/// The kernel frees objects some time after their last user is gone.
 const FREED_WITHIN: Duration = Duration::from_secs(20);
 
-/// Objects of BPF, by kind and id.
+/// BPF objects, by kind and id.
 #[derive(Default)]
 pub(super) struct Objects(BTreeSet<(Object, u32)>);
 
@@ -26,7 +26,7 @@ impl Objects {
         self.0.extend(objects);
     }
 
-    /// Everything that is pinned in a folder.
+    /// Adds everything that is pinned in a folder.
     pub(super) fn add_pinned(&mut self, folder: &Path) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -46,7 +46,7 @@ impl Objects {
     }
 }
 
-/// What was there, to be looked for when it must be gone.
+/// What a run created, and must be gone after it.
 pub(super) struct Traces {
     pub(super) objects: Objects,
     /// Inode numbers of the network namespaces.
@@ -55,15 +55,15 @@ pub(super) struct Traces {
     pub(super) folders: Vec<PathBuf>,
 }
 
-/// What was seen, and what of it is left, by kind.
-pub(super) type Account = Vec<(&'static str, usize, usize)>;
+/// By kind: the number of objects, and how many of them remain.
+pub(super) type LeakReport = Vec<(&'static str, usize, usize)>;
 
 impl Traces {
-    /// Waits a while for what is still there to go.
-    pub(super) fn account(&self) -> Account {
+    /// Waits until everything is gone, or [`FREED_WITHIN`] is over.
+    pub(super) fn remaining_objects(&self) -> LeakReport {
         let deadline = Instant::now() + FREED_WITHIN;
         loop {
-            let account = self.look();
+            let account = self.count_remaining();
             let clean = account.iter().all(|(_, _, left)| *left == 0);
             if clean || Instant::now() > deadline {
                 return account;
@@ -72,7 +72,7 @@ impl Traces {
         }
     }
 
-    fn look(&self) -> Account {
+    fn count_remaining(&self) -> LeakReport {
         let left = self.objects.remaining();
         let in_use = namespaces_in_use();
         let namespaces = self.namespaces.intersection(&in_use).count();
@@ -87,7 +87,7 @@ impl Traces {
     }
 }
 
-/// Network namespaces that a thread is in.
+/// The network namespaces of all running threads.
 fn namespaces_in_use() -> BTreeSet<u64> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let threads = processes

@@ -1,11 +1,12 @@
-//! `cargo xtask chaos`: clients make and hold connections to services while faults are
-//! injected, and checks every answer.
+//! `cargo xtask chaos`: injects faults while clients open connections to services and keep them, and checks every
+//! answer.
 //!
-//! What may fail: calls to a service with an endpoint that was dead at the time, sockets at such an
-//! endpoint, and calls while an entry of a map was wrong, or a program detached, by our own hand. All
-//! other failures, misrouted calls and lost sockets are mistakes, and so is anything that is left in
-//! the kernel in the end. Ends with a report of all counts.
+//! Three kinds of failures are expected: calls to a service with an endpoint that was dead at the time, sockets of
+//! such an endpoint, and calls while a map entry was corrupt or a program detached by a fault. All other failures,
+//! misrouted calls, lost sockets, and objects that remain in the kernel are violations. A run ends with a report of
+//! all counts.
 
+mod churn;
 mod clients;
 mod cluster;
 mod control_plane;
@@ -33,50 +34,54 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+use clap::builder::PossibleValuesParser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sockline_testbed::{Build, Node, Task};
 
 use self::{
+    churn::Churn,
     clients::ClientContext,
-    cluster::{CLIENTS, Churn, Cluster, PODS, SERVICES},
+    cluster::{CLIENTS, Cluster, PODS, SERVICES},
     faults::Fault,
     harness::Harness,
-    leaks::{Account, Traces},
+    leaks::{LeakReport, Traces},
     oracle::Oracle,
     results::Results,
 };
-use crate::{process, repo, setup, term, variants};
+use crate::{
+    cargo, process, setup,
+    term::{self, Progress},
+    variants,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long to inject faults [default: 600, and 300 with --pressure]
+    /// How long to inject faults [default: 600, with --pressure 300]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<u64>,
-    /// What chance is to do: the seed that an earlier run printed
+    /// Seed of the random numbers, to repeat an earlier run
     #[arg(long)]
     seed: Option<u64>,
-    /// Leave these faults out
-    #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "only")]
+    /// Do not inject these faults
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = fault_names(), conflicts_with = "only")]
     without: Vec<String>,
-    /// Use only these faults
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    /// Inject only these faults, of those that --without can name
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = fault_names(), hide_possible_values = true)]
     only: Vec<String>,
-    /// How many sockets one pod opens in `many-sockets` [default: 200,000, and 20,000 in less than five
-    /// minutes]
+    /// How many sockets a pod opens in the fault `many-sockets` [default: 200,000; below 300 seconds: 20,000]
     #[arg(long, value_name = "N", conflicts_with = "pressure")]
     sockets: Option<u32>,
-    /// Disturb nothing: 200,000 connects a minute, 10,000 open sockets, 1,000 changes a second
+    /// Inject no faults, but load: 200,000 connects a minute, 10,000 open sockets, 1,000 changes a second
     #[arg(long, conflicts_with_all = ["only", "without"])]
     pressure: bool,
-    /// Kill the agent at every system call of its start, one after the other, and nothing else; takes
-    /// half an hour
+    /// Only kill the agent at each system call of its start; takes half an hour
     #[arg(long, conflicts_with_all = ["only", "without", "pressure", "seconds", "seed"])]
     every_call: bool,
 }
 
 impl Args {
-    /// What continuous integration has the time for.
+    /// As continuous integration runs it.
     pub(crate) fn for_a_minute() -> Self {
         Self {
             seconds: Some(60),
@@ -90,15 +95,15 @@ impl Args {
     }
 }
 
-/// Open files of this process: the servers' sockets are 3,000, and so are all others.
+/// Open files of this process: 3,000 sockets of servers, and about as many others.
 const FILES: u64 = 8_192;
-/// A run that has the time for more.
+/// From this time on, a run opens more sockets.
 const LONG: Duration = Duration::from_secs(300);
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let faults = chosen(args)?;
+    let faults = chosen_faults(args);
     setup::ensure()?;
-    // Named by hand: what stands beside it is used as it is.
+    // With SOCKLINE_BIN, the variants beside that binary are used as they are.
     if env::var_os("SOCKLINE_BIN").is_none() {
         variants::build()?;
     }
@@ -106,7 +111,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.every_call {
         let test =
             ["test", "--package", "sockline-testbed", "--test", "killed", "--", "--nocapture"];
-        return process::run(repo::cargo(&test)?.env("SOCKLINE_EVERY_CALL", "1"));
+        return process::run(cargo::command(&test)?.env("SOCKLINE_EVERY_CALL", "1"));
     }
     if args.pressure {
         return pressure::run(args.seconds.unwrap_or(300), seed);
@@ -125,12 +130,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (log, leaks) = running.run(&faults, time)?;
     report::print(&results, &leaks, began.elapsed());
     let leaked: usize = leaks.iter().map(|(_, _, left)| left).sum();
-    if results.mistakes() == 0 && leaked == 0 {
-        term::ok("chaos", &format!("nothing failed that should not (seed {seed})"));
+    if results.violations() == 0 && leaked == 0 {
+        term::ok("chaos", &format!("no violations (seed {seed})"));
         return Ok(());
     }
-    report::print_story(&results, &log);
-    bail!("{} mistakes, {leaked} things left; seed {seed}", results.mistakes());
+    report::print_failures(&results, &log);
+    bail!("{} violations, {leaked} objects left; seed {seed}", results.violations());
 }
 
 fn raise_file_limit(files: u64) -> Result<()> {
@@ -139,23 +144,19 @@ fn raise_file_limit(files: u64) -> Result<()> {
         .with_context(|| format!("raising RLIMIT_NOFILE from {soft} to {files}"))
 }
 
-fn chosen(args: &Args) -> Result<Vec<&'static Fault>> {
-    for name in args.without.iter().chain(&args.only) {
-        let known = || faults::ALL.iter().map(|one| one.name).collect::<Vec<_>>().join(", ");
-        ensure!(
-            faults::ALL.iter().any(|one| one.name == name),
-            "there is no fault {name:?}, but {}",
-            known()
-        );
-    }
+fn fault_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(faults::ALL.iter().map(|fault| fault.name))
+}
+
+fn chosen_faults(args: &Args) -> Vec<&'static Fault> {
     let is_named = |names: &[String], one: &Fault| names.iter().any(|name| name == one.name);
     let all = faults::ALL.iter().filter(|one| {
         !is_named(&args.without, one) && (args.only.is_empty() || is_named(&args.only, one))
     });
-    Ok(all.collect())
+    all.collect()
 }
 
-/// Everything that runs.
+/// A run: the node, its agent, and the clients.
 struct Run {
     node: Arc<Node>,
     cluster: Arc<Cluster>,
@@ -190,19 +191,20 @@ impl Run {
         Ok(Self { node, cluster, oracle, results, harness, random, context, clients })
     }
 
-    /// Returns the end of the agent's log, and what is left.
-    fn run(mut self, faults: &[&'static Fault], time: Duration) -> Result<(String, Account)> {
+    /// Returns the end of the agent's log, and what remains in the kernel.
+    fn run(mut self, faults: &[&'static Fault], time: Duration) -> Result<(String, LeakReport)> {
         let churn = Churn::start(&self.cluster, &self.oracle, &self.results, self.random.fork())?;
         if let Err(error) = self.inject(faults, time) {
-            self.results.mistake("faults that were not got over", &format!("{error:#}"));
+            self.results
+                .violation("faults that the node did not recover from", &format!("{error:#}"));
         }
         churn.end()?;
         if let Err(error) = self.harness.confirm().and_then(|()| self.harness.check()) {
-            self.results.mistake("nodes that are not well in the end", &format!("{error:#}"));
+            self.results.violation("nodes that were not healthy at the end", &format!("{error:#}"));
         }
-        // Sockets of endpoints that are gone are closed by then, whatever was in the way before.
+        // By then, the agent has closed the sockets of all removed endpoints.
         thread::sleep(Duration::from_secs(10));
-        self.oracle.calms_down();
+        self.oracle.faults_end();
         thread::sleep(Duration::from_secs(2));
         self.context.stop.store(true, Ordering::Relaxed);
         self.clients.into_iter().for_each(Task::join);
@@ -217,12 +219,14 @@ impl Run {
         let folders: Vec<PathBuf> = folders.iter().map(|path| path.to_path_buf()).collect();
         let objects = self.harness.clean_up()?;
         drop((self.cluster, self.context, self.node));
-        Ok((log, Traces { objects, namespaces, folders }.account()))
+        Ok((log, Traces { objects, namespaces, folders }.remaining_objects()))
     }
 
-    /// All of them once in a random order, and again.
+    /// Injects all faults in random order, in turns, until the time is over.
     fn inject(&mut self, faults: &[&'static Fault], time: Duration) -> Result<()> {
         let began = Instant::now();
+        let seconds = |time: Duration| usize::try_from(time.as_secs()).unwrap_or_default();
+        let progress = Progress::new("chaos, seconds", seconds(time));
         let mut bag: Vec<&Fault> = Vec::new();
         loop {
             if bag.is_empty() {
@@ -230,19 +234,14 @@ impl Run {
                 self.random.shuffle(&mut bag);
             }
             let (Some(next), true) = (bag.pop(), began.elapsed() < time) else { return Ok(()) };
-            self.progress(began, time, next.name);
+            let (calls, violations) = (self.results.calls(), self.results.violations());
+            progress.set(seconds(began.elapsed()));
+            progress.message(format!("{calls} calls, {violations} violations, {}", next.name));
             let started = Instant::now();
             self.results.event(format!("── {}", next.name));
-            self.harness.note_objects();
+            self.harness.record_objects();
             (next.run)(&mut self.harness).with_context(|| next.name)?;
             self.results.injected(next.name, started.elapsed());
         }
-    }
-
-    fn progress(&self, began: Instant, time: Duration, name: &str) {
-        let seconds = |time: Duration| usize::try_from(time.as_secs()).unwrap_or(usize::MAX);
-        let (calls, mistakes) = (self.results.calls(), self.results.mistakes());
-        let what = format!("{calls} calls, {mistakes} mistakes, {name}");
-        term::progress_of(&what, seconds(began.elapsed()), seconds(time));
     }
 }

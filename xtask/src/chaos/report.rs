@@ -1,11 +1,11 @@
-//! What a run tells in the end.
+//! The report at the end of a run.
 
 use std::time::Duration;
 
-use super::{leaks::Account, results::Results};
+use super::{leaks::LeakReport, results::Results};
 use crate::term;
 
-pub(super) fn print(results: &Results, leaks: &Account, took: Duration) {
+pub(super) fn print(results: &Results, leaks: &LeakReport, took: Duration) {
     println!();
     let rows: Vec<Vec<String>> = results
         .tallies()
@@ -13,11 +13,11 @@ pub(super) fn print(results: &Results, leaks: &Account, took: Duration) {
         .map(|(kind, tally)| {
             let numbers = [
                 tally.all,
-                tally.right,
-                tally.not_yet_heard,
+                tally.correct,
+                tally.stale_endpoint,
                 tally.refused,
                 tally.endpoint_dead,
-                tally.while_damaged,
+                tally.during_damage,
                 tally.failed,
                 tally.misrouted,
                 tally.lost,
@@ -30,11 +30,11 @@ pub(super) fn print(results: &Results, leaks: &Account, took: Duration) {
         &[
             "calls",
             "all",
-            "right",
-            "by one just removed",
-            "none, refused",
+            "correct",
+            "stale endpoint",
+            "refused",
             "endpoint dead",
-            "while damaged",
+            "during damage",
             "FAILED",
             "MISROUTED",
             "LOST",
@@ -50,33 +50,33 @@ pub(super) fn print(results: &Results, leaks: &Account, took: Duration) {
             vec![name.to_owned(), count.to_string(), term::seconds(mean)]
         })
         .collect();
-    term::table(&["fault", "times", "until all was well"], &rows);
+    term::table(&["fault", "times", "mean time to recover"], &rows);
     println!();
     let rows: Vec<Vec<String>> = results
         .counts()
         .into_iter()
-        .map(|(mistake, what, count)| {
-            let verdict = if mistake { "MISTAKE" } else { "" };
+        .map(|(violation, what, count)| {
+            let verdict = if violation { "VIOLATION" } else { "" };
             vec![what.to_owned(), count.to_string(), verdict.to_owned()]
         })
         .collect();
-    term::table(&["beside that", "times", ""], &rows);
+    term::table(&["other counts", "times", ""], &rows);
     println!();
     let rows: Vec<Vec<String>> = leaks
         .iter()
         .map(|(what, seen, left)| vec![(*what).to_owned(), seen.to_string(), left.to_string()])
         .collect();
-    term::table(&["in the kernel", "seen", "LEFT"], &rows);
+    term::table(&["in the kernel", "created", "LEFT"], &rows);
     println!();
     term::ok("took", &term::seconds(took));
 }
 
-/// The failures, what happened around the first, and what the agent said last.
-pub(super) fn print_story(results: &Results, log: &str) {
-    let (failures, events) = results.story();
-    println!("\n{}", term::paint(term::BOLD, "failures, by seconds since the beginning"));
+/// Prints the failures, the events around the first one, and the end of the agent's log.
+pub(super) fn print_failures(results: &Results, log: &str) {
+    let (failures, events) = results.failures_and_events();
+    println!("\n{}", term::paint(term::BOLD, "failures, with the seconds since the start"));
     failures.iter().for_each(|line| println!("{line}"));
-    println!("\n{}", term::paint(term::BOLD, "what happened around the first"));
+    println!("\n{}", term::paint(term::BOLD, "events around the first failure"));
     events.iter().for_each(|line| println!("{line}"));
     println!("\n{}\n{log}", term::paint(term::BOLD, "the end of the agent's log"));
 }

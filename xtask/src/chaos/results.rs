@@ -1,4 +1,4 @@
-//! What was counted, what failed, and what happened when.
+//! Counts, failures and events of a run.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 
 use super::oracle::Verdict;
 
-/// How a client talks to a service.
+/// A kind of call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Tcp,
@@ -32,23 +32,23 @@ impl Kind {
     }
 }
 
-/// How the calls of one kind ended.
+/// The verdicts about the calls of one kind.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Tally {
     pub(super) all: u64,
-    pub(super) right: u64,
-    pub(super) not_yet_heard: u64,
+    pub(super) correct: u64,
+    pub(super) stale_endpoint: u64,
     pub(super) refused: u64,
     pub(super) endpoint_dead: u64,
-    pub(super) while_damaged: u64,
+    pub(super) during_damage: u64,
     pub(super) failed: u64,
     pub(super) misrouted: u64,
-    /// Held sockets that ended though their endpoint lived, or came to another one though it was
-    /// there.
+    /// Long-lived sockets that ended although their endpoint ran, or moved to another endpoint although theirs was
+    /// still one.
     pub(super) lost: u64,
 }
 
-/// As many failures are kept word by word.
+/// How many failures are kept with their details.
 const KEPT: usize = 50;
 
 pub(super) struct Results {
@@ -59,7 +59,7 @@ pub(super) struct Results {
 #[derive(Default)]
 struct Inner {
     tallies: BTreeMap<Kind, Tally>,
-    /// Other things that are counted, by name; `true` are mistakes.
+    /// Other counts by name; those with `true` are violations.
     counts: BTreeMap<(bool, &'static str), u64>,
     faults: BTreeMap<&'static str, (u64, Duration)>,
     failures: Vec<(Instant, String)>,
@@ -75,16 +75,16 @@ impl Results {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn judged(&self, kind: Kind, verdict: &Verdict) {
+    pub(super) fn record(&self, kind: Kind, verdict: &Verdict) {
         let mut inner = self.lock();
         let tally = inner.tallies.entry(kind).or_default();
         tally.all += 1;
         let (place, what) = match verdict {
-            Verdict::Right => (&mut tally.right, None),
-            Verdict::NotYetHeard => (&mut tally.not_yet_heard, None),
+            Verdict::Correct => (&mut tally.correct, None),
+            Verdict::StaleEndpoint => (&mut tally.stale_endpoint, None),
             Verdict::Refused => (&mut tally.refused, None),
             Verdict::EndpointDead => (&mut tally.endpoint_dead, None),
-            Verdict::WhileDamaged => (&mut tally.while_damaged, None),
+            Verdict::DuringDamage => (&mut tally.during_damage, None),
             Verdict::Failed(what) => (&mut tally.failed, Some(("failed", what))),
             Verdict::Misrouted(what) => (&mut tally.misrouted, Some(("misrouted", what))),
         };
@@ -94,14 +94,14 @@ impl Results {
         }
     }
 
-    /// A held socket is lost.
+    /// Records that a long-lived socket was lost.
     pub(super) fn lost(&self, kind: Kind, what: &str) {
         let mut inner = self.lock();
         inner.tallies.entry(kind).or_default().lost += 1;
         inner.fails(format!("{} lost: {what}", kind.name()));
     }
 
-    /// Counts something that may happen.
+    /// Counts something that is expected.
     pub(super) fn count(&self, what: &'static str) {
         self.count_many(what, 1);
     }
@@ -111,7 +111,7 @@ impl Results {
     }
 
     /// Counts something that must not happen.
-    pub(super) fn mistake(&self, what: &'static str, detail: &str) {
+    pub(super) fn violation(&self, what: &'static str, detail: &str) {
         let mut inner = self.lock();
         *inner.counts.entry((true, what)).or_default() += 1;
         inner.fails(format!("{what}: {detail}"));
@@ -131,10 +131,10 @@ impl Results {
         self.lock().tallies.values().map(|tally| tally.all).sum()
     }
 
-    pub(super) fn mistakes(&self) -> u64 {
+    pub(super) fn violations(&self) -> u64 {
         let inner = self.lock();
         let calls = inner.tallies.values().map(|tally| tally.failed + tally.misrouted + tally.lost);
-        let others = inner.counts.iter().filter(|((mistake, _), _)| *mistake).map(|(_, n)| *n);
+        let others = inner.counts.iter().filter(|((violation, _), _)| *violation).map(|(_, n)| *n);
         calls.sum::<u64>() + others.sum::<u64>()
     }
 
@@ -143,16 +143,15 @@ impl Results {
     }
 
     pub(super) fn counts(&self) -> Vec<(bool, &'static str, u64)> {
-        self.lock().counts.iter().map(|((mistake, what), n)| (*mistake, *what, *n)).collect()
+        self.lock().counts.iter().map(|((violation, what), n)| (*violation, *what, *n)).collect()
     }
 
     pub(super) fn faults(&self) -> Vec<(&'static str, u64, Duration)> {
         self.lock().faults.iter().map(|(name, (n, time))| (*name, *n, *time)).collect()
     }
 
-    /// The first failures, and what happened around the first of them; with the seconds since the
-    /// beginning.
-    pub(super) fn story(&self) -> (Vec<String>, Vec<String>) {
+    /// The first failures, and the events around the first one, with the seconds since the start.
+    pub(super) fn failures_and_events(&self) -> (Vec<String>, Vec<String>) {
         const BEFORE: Duration = Duration::from_secs(12);
         const AFTER: Duration = Duration::from_secs(4);
         let inner = self.lock();

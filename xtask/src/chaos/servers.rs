@@ -1,7 +1,6 @@
-//! The servers of all pods, in one thread: each says who it is and for which service it answers.
+//! The servers of all pods, in one thread. Each answers with its pod and its service.
 //!
-//! Every pod listens for every service, so that a connection which comes to a pod that is not an
-//! endpoint, or to another service's port, is answered and seen.
+//! Every pod listens for every service, so that a misrouted connection gets an answer as well.
 
 use std::{
     collections::HashMap,
@@ -27,14 +26,14 @@ use sockline_testbed::Pod;
 
 use super::oracle::{PodId, ServiceId};
 
-/// Where pods listen for service 0; the others follow.
+/// The pods' port for service 0. The other services follow.
 pub(super) const FIRST_PORT: u16 = 8000;
 
 pub(super) fn port_of(service: ServiceId) -> u16 {
     FIRST_PORT + u16::try_from(service).expect("there are few services")
 }
 
-/// What a server says of itself, read back.
+/// Parses a server's answer.
 pub(super) fn parse_who(text: &str) -> Option<(PodId, ServiceId)> {
     let (pod, service) = text.trim_end().split_once(':')?;
     Some((pod.parse().ok()?, service.parse().ok()?))
@@ -52,7 +51,7 @@ struct Entry {
     socket: Socket,
 }
 
-/// All servers; they end when dropped.
+/// All servers. They end when dropped.
 pub(super) struct Servers {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -152,7 +151,7 @@ impl Shared {
 
     fn serve(&self, token: u64) {
         let mut entries = self.lock();
-        // Its pod may have died since.
+        // Its pod may have ended since.
         let Some(entry) = entries.all.get_mut(&token) else { return };
         let (pod, service) = (entry.pod, entry.service);
         match &mut entry.socket {
@@ -168,16 +167,16 @@ impl Shared {
             }
             Socket::Connection(stream) => {
                 let mut buffer = [0; 512];
-                let goes_on = match stream.read(&mut buffer) {
+                let continues = match stream.read(&mut buffer) {
                     Ok(0) => false,
                     Ok(length) => {
-                        let mut said = format!("{pod}:{service} ").into_bytes();
-                        said.extend_from_slice(&buffer[..length]);
-                        stream.write_all(&said).is_ok()
+                        let mut answer = format!("{pod}:{service} ").into_bytes();
+                        answer.extend_from_slice(&buffer[..length]);
+                        stream.write_all(&answer).is_ok()
                     }
                     Err(error) => error.kind() == io::ErrorKind::WouldBlock,
                 };
-                if !goes_on {
+                if !continues {
                     entries.all.remove(&token);
                 }
             }
@@ -185,9 +184,10 @@ impl Shared {
                 let mut buffer = [0; 512];
                 let fd = socket.as_raw_fd();
                 while let Ok((length, Some(peer))) = recvfrom::<SockaddrStorage>(fd, &mut buffer) {
-                    let said = [format!("{pod}:{service} ").as_bytes(), &buffer[..length]].concat();
-                    // A client that is gone is not this server's problem.
-                    let _ = sendto(fd, &said, &peer, MsgFlags::empty());
+                    let answer =
+                        [format!("{pod}:{service} ").as_bytes(), &buffer[..length]].concat();
+                    // The client may have gone.
+                    let _ = sendto(fd, &answer, &peer, MsgFlags::empty());
                 }
             }
         }

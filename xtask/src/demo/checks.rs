@@ -1,4 +1,4 @@
-//! Claims: each is shown with a mark, and counted.
+//! Claims, each printed with its result and counted.
 
 use crate::term;
 
@@ -9,7 +9,7 @@ pub(super) struct Checks {
 }
 
 impl Checks {
-    /// Shows a claim and whether it holds.
+    /// Prints a claim, and whether it is true.
     pub(super) fn claim(&mut self, holds: bool, claim: &str) {
         self.made += 1;
         if holds {

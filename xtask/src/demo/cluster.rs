@@ -1,4 +1,4 @@
-//! The cluster: every pod of the shop as a network namespace with its servers, and a client.
+//! The cluster: each pod of the shop as a network namespace with its servers, and a client.
 
 use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf, time::Instant};
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{repo, term};
 
-/// Not an address of the shop.
+/// An address that the shop does not use.
 const CLIENT: &str = "10.244.1.200";
 
 /// The recorded shop.
@@ -23,14 +23,14 @@ pub(super) fn fixtures() -> PathBuf {
     repo::root().join("tests/fixtures/boutique")
 }
 
-/// Fields are dropped in this order: the agent goes before its node does.
+/// Fields are dropped in this order: the agent before its node.
 pub(super) struct Cluster {
     pub(super) agent: Option<Agent>,
     pub(super) shop: Shop,
     pub(super) manifests: Manifests,
-    /// Counts what crosses the client's device, from before the first connection on.
+    /// Counts the packets at the client's device, from before the first connection.
     pub(super) client_capture: Capture,
-    /// Counts what crosses any device of the node.
+    /// Counts the packets at all devices of the node.
     pub(super) node_capture: Capture,
     pub(super) client: Pod,
     pub(super) pods: BTreeMap<String, ShopPod>,
@@ -44,7 +44,7 @@ pub(super) struct ShopPod {
 }
 
 impl ShopPod {
-    /// The clients this pod has seen on a port.
+    /// The addresses of the clients that have connected to a port.
     pub(super) fn peers(&self, protocol: Protocol, port: u16) -> Vec<std::net::SocketAddr> {
         match protocol {
             Protocol::Tcp => self.tcp.get(&port).map(TcpServer::peers),
@@ -102,12 +102,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// One question to a frontend from a fresh socket of the client.
+    /// Asks a frontend from a new socket of the client.
     pub(super) fn ask(&self, frontend: &Frontend) -> io::Result<Reply> {
         self.client.run(|| ask(frontend))
     }
 
-    /// Many questions, each from a fresh socket; counts the answers by pod.
+    /// Asks many times, each from a new socket. Counts the answers by pod.
     pub(super) fn ask_many(
         &self,
         frontend: &Frontend,
@@ -123,7 +123,7 @@ impl Cluster {
     }
 }
 
-/// Asks who is there, by the frontend's protocol; a UDP socket is connected, so that it has a peer.
+/// Asks for the name of the pod, with the frontend's protocol. A UDP socket is connected, so that it has a peer.
 fn ask(frontend: &Frontend) -> io::Result<Reply> {
     match frontend.protocol {
         Protocol::Tcp => tcp_ask(frontend.address),
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_pod_of_the_shop_answers_directly_on_each_of_its_ports() {
+    fn each_pod_of_the_shop_answers_on_each_of_its_ports() {
         let cluster = Cluster::build(&Interrupt::never()).unwrap();
         assert_eq!((cluster.shop.frontends.len(), cluster.shop.pods.len()), (16, 24));
         for spec in &cluster.shop.pods {
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_agent_packets_to_a_service_are_seen_by_the_capture() {
+    fn without_an_agent_the_capture_counts_packets_to_a_service() {
         let mut cluster = Cluster::build(&Interrupt::never()).unwrap();
         let frontend = cluster.shop.frontend("frontend", Protocol::Tcp).unwrap().clone();
         cluster.ask(&frontend).unwrap_err();

@@ -1,4 +1,4 @@
-//! Ctrl-C as something the demo notices between two steps, so that it cleans up on its way out.
+//! Ctrl-C: the demo checks for it between two steps, and cleans up before it exits.
 
 use std::{
     io::{self, Read},
@@ -17,23 +17,23 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 /// The exit status of a shell command that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
-/// Where the handler writes; open until the process ends.
+/// The socket that the handler writes to. Open until the process ends.
 static NOTICE: AtomicI32 = AtomicI32::new(-1);
 
-/// Becomes true with the first SIGINT or SIGTERM. A second one ends the process on the spot; the
-/// next test or demo then removes what it left.
+/// Set by the first SIGINT or SIGTERM. A second one ends the process at once; the next test or demo then removes what
+/// it left behind.
 #[derive(Clone)]
 pub(super) struct Interrupt {
     shared: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Interrupt {
-    /// Takes over both signals. A handler, not a blocked signal that a thread waits for: child
-    /// processes would inherit that it is blocked, and the agent must hear its SIGTERM.
+    /// Handles both signals. Uses a handler instead of blocked signals and a thread: child processes would inherit
+    /// the mask, and the agent must get SIGTERM.
     pub(super) fn install() -> Result<Self> {
         let (mut notices, notice) = UnixStream::pair().context("making a pair of sockets")?;
         NOTICE.store(notice.into_raw_fd(), Ordering::Relaxed);
-        // Restarted, so that no other thread's system call sees EINTR.
+        // SA_RESTART: no other thread's system call fails with EINTR.
         let action =
             SigAction::new(SigHandler::Handler(notify), SaFlags::SA_RESTART, SigSet::empty());
         for signal in [Signal::SIGINT, Signal::SIGTERM] {
@@ -47,14 +47,14 @@ impl Interrupt {
                 if *seen.flag() {
                     process::exit(INTERRUPTED);
                 }
-                eprintln!("\nstopping; once more to leave everything behind");
+                eprintln!("\nstopping; press Ctrl-C again to exit without cleanup");
                 seen.trigger();
             }
         })?;
         Ok(interrupt)
     }
 
-    /// An error if it is time to stop.
+    /// Fails if a signal has come.
     pub(super) fn check(&self) -> Result<()> {
         if *self.flag() {
             bail!("interrupted");
@@ -65,7 +65,7 @@ impl Interrupt {
     /// Waits for a signal, or for a line on standard input if there is one.
     pub(super) fn wait_for_enter(&self) {
         let seen = self.clone();
-        // Stays blocked in its read when a signal comes first; the process ends soon after.
+        // After a signal this thread stays blocked in its read until the process ends.
         thread::spawn(move || {
             let mut line = String::new();
             if io::stdin().read_line(&mut line).is_ok_and(|length| length > 0) {
@@ -86,7 +86,7 @@ impl Interrupt {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One that nothing triggers, for tests.
+    /// Never set, for tests.
     #[cfg(test)]
     pub(super) fn never() -> Self {
         Self { shared: Arc::default() }
@@ -94,7 +94,7 @@ impl Interrupt {
 }
 
 extern "C" fn notify(_: libc::c_int) {
-    // SAFETY: the byte lives in the binary, and the descriptor is never closed; a failed write
-    // (nobody reads any more) is of no interest.
+    // SAFETY: the byte is static, and the descriptor is never closed. A failed write can be ignored: then the
+    // reading thread has ended.
     unsafe { libc::write(NOTICE.load(Ordering::Relaxed), c"!".as_ptr().cast(), 1) };
 }

@@ -1,4 +1,4 @@
-//! `--keep`: the cluster stays, and the reader gets commands that work on it.
+//! `--keep`: keeps the cluster running, and prints commands to try on it.
 
 use super::Demo;
 use crate::term;
@@ -14,7 +14,7 @@ pub(super) fn wait(demo: &Demo) {
     );
     let cgroup = cluster.node.cgroup();
     let base = cgroup.parent().unwrap_or(cgroup);
-    // A thread enters its node's cgroup from the base its process is in.
+    // A thread can enter its node's cgroup only from the cgroup of its process.
     let shell = format!(
         "sh -c 'echo $$ > {base}/cgroup.procs && echo $$ > {node}/cgroup.threads && \
          exec nsenter --net={net} bash'",
@@ -32,17 +32,17 @@ pub(super) fn wait(demo: &Demo) {
 
     println!(
         "\n{}\n",
-        term::paint(term::BOLD, "Everything keeps running. In another terminal, as root:")
+        term::paint(term::BOLD, "The demo keeps running. In another terminal, as root:")
     );
     for (what, command) in [
         ("a shell inside the client pod", shell.as_str()),
-        ("in that shell: who answers for a service", &dial),
-        ("the agent's view", &format!("{binary} status {flags}")),
+        ("in that shell: which pod answers for a service", &dial),
+        ("the agent's status", &format!("{binary} status {flags}")),
         ("services and their endpoints", &format!("{binary} services {flags}")),
         ("backends, and how often each was chosen", &format!("{binary} backends {flags}")),
         ("metrics", &format!("nsenter --net={outside} curl -s http://{listen}/metrics")),
         (
-            "the manifests; edit them, and the kernel follows",
+            "the manifests: edit them, and the kernel follows",
             &format!("ls {}", cluster.manifests.dir().display()),
         ),
         ("the agent's log", &format!("tail -f {}", agent.log_path().display())),

@@ -1,4 +1,4 @@
-//! The manifests on the cluster: copies of the recorded ones, edited as an operator would.
+//! The agent's manifests: copies of the recorded ones, which scenes edit.
 
 use std::{
     fs,
@@ -15,8 +15,8 @@ const FILES: [&str; 3] = ["nodes.yaml", "services.yaml", SLICES];
 /// The folder the agent reads.
 pub(super) struct Manifests {
     dir: PathBuf,
-    /// Where new contents are written before they are renamed into place: the agent must never
-    /// read half a file, nor a file that is not meant for it.
+    /// New contents are written here and then renamed, so that the agent never reads an incomplete file. Not in the
+    /// agent's folder.
     draft: PathBuf,
 }
 
@@ -42,8 +42,8 @@ impl Manifests {
         self.read(SLICES)
     }
 
-    /// Takes the endpoints with an address (all if `None`) out of a service's slices, and returns
-    /// what the file was, for [`Manifests::put_back`].
+    /// Removes the endpoints with an address (all if `None`) from a service's slices. Returns the former slices, for
+    /// [`Manifests::put_back`].
     pub(super) fn remove_endpoints(
         &self,
         service: &str,
@@ -76,7 +76,7 @@ impl Manifests {
         self.write(SLICES, slices)
     }
 
-    /// Writes the pods that the agent knows of.
+    /// Writes the pods.
     pub(super) fn set_pods(&self, pods: &[Value]) -> Result<()> {
         self.write(PODS, pods)
     }
@@ -94,7 +94,7 @@ impl Manifests {
     }
 }
 
-/// The service a slice belongs to.
+/// The service of a slice.
 pub(super) fn service_of(slice: &Value) -> Option<&str> {
     slice["metadata"]["labels"]["kubernetes.io/service-name"].as_str()
 }

@@ -1,6 +1,6 @@
-//! `cargo xtask demo`: a shop of services and pods on this machine, and what Sockline does for it.
+//! `cargo xtask demo`: Sockline at work on a shop of services and pods on this machine.
 //!
-//! Each section shows one promise and checks it; a promise that does not hold fails the demo.
+//! Each scene shows one promise and checks it. A promise that does not hold fails the demo.
 
 mod checks;
 mod cluster;
@@ -20,38 +20,38 @@ use crate::{build, term};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave everything running in the end, and say how to play with it, until Enter or Ctrl-C
+    /// Keep everything running at the end, print commands to try, and wait for Enter or Ctrl-C
     #[arg(long)]
     keep: bool,
 }
 
-/// What every section works with.
+/// Shared by all scenes.
 struct Demo {
     cluster: Cluster,
     checks: Checks,
     interrupt: Interrupt,
 }
 
-/// One section: its title, and what it shows and checks.
+/// The title of a scene, and the function that shows and checks it.
 type Scene = (&'static str, fn(&mut Demo) -> Result<()>);
 
 const SCENES: [Scene; 8] = [
-    ("Clients dial service addresses and reach pods directly", scenes::dial::play),
-    ("Connections spread evenly over the endpoints", scenes::spread::play),
-    ("The client sees the service, the wire sees the pod", scenes::wire::play),
-    ("No NAT and no proxy: what was on the wire so far", scenes::packets::play),
+    ("Clients connect to service addresses and reach pods directly", scenes::connect::play),
+    ("Connections are distributed evenly over the endpoints", scenes::distribution::play),
+    ("Sockets have the service's address, packets the pod's", scenes::wire::play),
+    ("No NAT and no proxy: all packets so far", scenes::packets::play),
     ("An endpoint leaves and comes back", scenes::endpoint::play),
     ("A service without endpoints refuses at once", scenes::refuse::play),
-    ("A pod that wants to be left alone is left alone", scenes::exclusion::play),
-    ("What the agent says about it", scenes::views::play),
+    ("A pod with the exclusion label is excluded", scenes::exclusion::play),
+    ("Commands and metrics of the agent", scenes::commands::play),
 ];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let interrupt = Interrupt::install()?;
     let start = Instant::now();
     if env::var_os("SOCKLINE_BIN").is_none() {
-        term::doing("build", "the agent and its kernel programs");
-        build::run(&build::Args::debug())?;
+        term::doing("build", "the agent with its kernel programs");
+        build::debug()?;
     }
     interrupt.check()?;
 

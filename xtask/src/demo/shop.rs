@@ -1,4 +1,4 @@
-//! The shop as its manifests describe it: what can be dialled, and who should answer.
+//! The shop as in its manifests: the addresses of services, and the pods behind them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use sockline_testbed::Protocol;
 
 use super::manifests::{Manifests, service_of};
 
-/// One address, port and protocol that clients dial.
+/// An address, port and protocol of a service.
 #[derive(Clone, Debug)]
 pub(super) struct Frontend {
     pub(super) service: String,
@@ -21,11 +21,11 @@ pub(super) struct Frontend {
     pub(super) pods: BTreeSet<String>,
 }
 
-/// A pod that serves something.
+/// A pod with servers.
 #[derive(Clone, Debug)]
 pub(super) struct PodSpec {
     pub(super) name: String,
-    /// The node it was on when this was recorded.
+    /// Its node when the shop was recorded.
     pub(super) node: String,
     pub(super) address: IpAddr,
     pub(super) ports: BTreeSet<(Protocol, u16)>,
@@ -56,7 +56,7 @@ impl Shop {
         Ok(Self { frontends, pods: pods.into_values().collect() })
     }
 
-    /// The first frontend of a service, by protocol.
+    /// The first frontend of a service with a protocol.
     pub(super) fn frontend(&self, service: &str, protocol: Protocol) -> Result<&Frontend> {
         self.frontends
             .iter()
@@ -68,7 +68,7 @@ impl Shop {
         self.pods.iter().find(|pod| pod.name == name)
     }
 
-    /// Every service address there is.
+    /// All addresses of services.
     pub(super) fn service_addresses(&self) -> BTreeSet<IpAddr> {
         self.frontends.iter().map(|frontend| frontend.address.ip()).collect()
     }

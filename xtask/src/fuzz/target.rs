@@ -1,12 +1,13 @@
-//! One fuzz target: its run, and what libFuzzer says of it.
+//! One fuzz target: its run, and libFuzzer's results.
 
 use std::{
-    fmt, fs,
+    fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result};
+use cargo_metadata::Artifact;
 
 use crate::repo;
 
@@ -17,7 +18,7 @@ pub(super) enum Target {
     Events,
 }
 
-/// Where all that fuzzing makes is.
+/// Holds the corpora, the inputs that failed, and the logs.
 pub(super) fn folder() -> PathBuf {
     repo::target_dir().join("fuzz")
 }
@@ -33,17 +34,19 @@ impl Target {
         }
     }
 
-    /// As `tests/fuzz/Cargo.toml` calls it.
+    /// The name in `tests/fuzz/Cargo.toml`.
     pub(super) fn program(self) -> String {
         format!("fuzz-{}", self.name())
     }
 
-    pub(super) fn binary(self) -> Result<PathBuf> {
-        let path = repo::target_dir().join("debug").join(self.program());
-        path.canonicalize().with_context(|| format!("{} was not built", path.display()))
+    pub(super) fn binary(self, built: &[Artifact]) -> Result<&Path> {
+        let name = self.program();
+        let artifact = built.iter().find(|artifact| artifact.target.name == name);
+        let path = artifact.and_then(|artifact| artifact.executable.as_deref());
+        Ok(path.with_context(|| format!("cargo built no program {name}"))?.as_std_path())
     }
 
-    pub(super) fn start(self, seconds: u64) -> Result<Run> {
+    pub(super) fn start(self, seconds: u64, built: &[Artifact]) -> Result<Run> {
         let make = |kind: &str| {
             let path = folder().join(kind).join(self.name());
             fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
@@ -55,11 +58,11 @@ impl Target {
         let before = count(&corpus);
         let output =
             fs::File::create(&log).with_context(|| format!("creating {}", log.display()))?;
-        let mut command = Command::new(self.binary()?);
+        let mut command = Command::new(self.binary(built)?);
         command
             .arg(format!("-max_total_time={seconds}"))
             .arg(format!("-artifact_prefix={}/", found.display()))
-            // An input that takes this long, or this much memory, is a finding as well.
+            // An input that takes longer or more memory is a failure as well.
             .args(["-timeout=10", "-rss_limit_mb=1024", "-max_len=16384", "-print_final_stats=1"])
             .arg(&corpus)
             .env("SOCKLINE_FUZZ_SEEDS", &corpus)
@@ -73,13 +76,13 @@ impl Target {
     }
 }
 
-/// A running target; ended when it is dropped.
+/// A running target, which is killed when dropped.
 pub(super) struct Run {
     target: Target,
     child: Child,
     corpus: PathBuf,
     log: PathBuf,
-    /// Inputs in the corpus.
+    /// Inputs in the corpus at the start.
     before: usize,
 }
 
@@ -114,34 +117,31 @@ pub(super) struct Finished {
     coverage: u64,
     features: u64,
     corpus: (usize, usize),
-    /// The end of its log.
+    /// The end of its log, if it failed.
     pub(super) failure: Option<String>,
 }
 
-impl fmt::Display for Finished {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (before, after) = self.corpus;
-        write!(
-            f,
-            "{:<10} {:>8} {:>11} {:>8} {:>9} {:>9} {:>15} {:>8}",
-            self.target.name(),
-            self.seconds,
-            self.executions,
-            self.executions / self.seconds.max(1),
-            self.coverage,
-            self.features,
-            format!("{before} -> {after}"),
-            if self.failure.is_some() { "YES" } else { "nothing" }
-        )
-    }
-}
-
 impl Finished {
-    pub(super) fn how_to_go_on(&self) -> String {
+    /// Of the table that a run ends with.
+    pub(super) fn row(&self) -> Vec<String> {
+        let (before, after) = self.corpus;
+        vec![
+            self.target.name().to_owned(),
+            self.seconds.to_string(),
+            self.executions.to_string(),
+            (self.executions / self.seconds.max(1)).to_string(),
+            self.coverage.to_string(),
+            self.features.to_string(),
+            format!("{before} -> {after}"),
+            if self.failure.is_some() { "YES" } else { "nothing" }.to_owned(),
+        ]
+    }
+
+    pub(super) fn instructions(&self) -> String {
         let name = self.target.name();
         format!(
-            "{}\n{name}: the input is in {}; again with\n  cargo xtask fuzz {name} --input FILE\nWhen it is \
-             mended, keep the input in tests/fuzz/regressions/{name}/: the tests go through it.",
+            "{}\n{name}: the input is in {}. To run it again:\n  cargo xtask fuzz {name} --input FILE\nAfter the \
+             fix, keep the input in tests/fuzz/regressions/{name}/: the tests run all inputs there.",
             self.failure.as_deref().unwrap_or(""),
             folder().join("found").join(name).display()
         )
@@ -152,13 +152,13 @@ fn count(folder: &Path) -> usize {
     fs::read_dir(folder).map_or(0, Iterator::count)
 }
 
-/// The number behind `mark` in the last line with `what`.
+/// The number after `mark` in the last line that contains `what`.
 fn number_after(log: &str, what: &str, mark: &str) -> Option<u64> {
     let line = log.lines().rev().find(|line| line.contains(what))?;
     number(line.split_once(mark)?.1)
 }
 
-/// The number behind the last `mark`.
+/// The number after the last `mark`.
 fn last_after(log: &str, mark: &str) -> u64 {
     log.rsplit_once(mark).and_then(|(_, rest)| number(rest)).unwrap_or(0)
 }
@@ -182,7 +182,7 @@ mod tests {
                        Done 52 runs in 61 second(s)\nstat::number_of_executed_units: 52\n";
 
     #[test]
-    fn the_last_word_of_the_log_counts() {
+    fn results_are_read_from_the_end_of_the_log() {
         assert_eq!((last_after(LOG, " cov: "), last_after(LOG, " ft: ")), (2311, 9000));
         assert_eq!(number_after(LOG, "runs in", " in "), Some(61));
         assert_eq!(number_after(LOG, "stat::number_of_executed_units", "units:"), Some(52));

@@ -1,7 +1,7 @@
 //! An OCI image layout in a tar archive: one layer with one file.
 //!
-//! Made to be the same for the same binary: all times are the commit's, files are in a fixed order,
-//! and owners are root.
+//! The same binary gives the same archive: all times are the commit's, the order of files is fixed, and their
+//! owner is root.
 
 use std::{
     collections::BTreeMap,
@@ -52,7 +52,7 @@ impl Image {
                 "In-kernel service load balancing at the socket level for Kubernetes nodes",
             "org.opencontainers.image.version": version(),
             "org.opencontainers.image.created": from.created,
-            // The agent, and the kernel programs inside of it.
+            // Of the agent, and of the kernel programs in it.
             "org.opencontainers.image.licenses": "Apache-2.0 AND (MIT OR GPL-2.0-only)",
         });
         if let Some(revision) = &from.revision {
@@ -82,7 +82,7 @@ impl Image {
         });
         let mut manifest = add(MANIFEST, serde_json::to_vec(&manifest)?);
         manifest["platform"] = json!({"architecture": architecture, "os": "linux"});
-        // podman and skopeo name the image by the first, containerd by the second.
+        // podman and skopeo read the name from the first, containerd from the second.
         manifest["annotations"] = json!({
             "org.opencontainers.image.ref.name": tag,
             "io.containerd.image.name": tag,
@@ -95,7 +95,7 @@ impl Image {
         self.layer_size
     }
 
-    /// Writes it to a file, whole or not at all. Returns the archive's size.
+    /// Writes the archive in one step, and returns its size.
     pub(super) fn write(&self, output: &Path) -> Result<u64> {
         let layout = serde_json::to_vec(&json!({"imageLayoutVersion": "1.0.0"}))?;
         let index = serde_json::to_vec(&self.index)?;

@@ -1,7 +1,7 @@
-//! What deploy/ says about the agent's container, as flags for podman.
+//! The container of the agent in deploy/, as flags for podman.
 //!
-//! Every field of a security context must be known here: one that is not would make the trial run with
-//! other rights than a cluster would give.
+//! A field of a security context that is unknown here is an error: without it, the smoke test would run with
+//! other rights than in a cluster.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
@@ -9,7 +9,7 @@ use sockline_testbed::kustomize;
 
 use crate::repo;
 
-/// A container of a pod, with what the pod says about all of its containers.
+/// A container, with the pod's settings for all containers.
 pub(super) struct Container {
     pod: Value,
     container: Value,
@@ -21,7 +21,7 @@ impl Container {
         Self::of("deploy/base", "containers")
     }
 
-    /// The clean-up of the overlay that uninstalls.
+    /// The cleanup of the overlay that uninstalls.
     pub(super) fn cleanup() -> Result<Self> {
         Self::of("deploy/overlays/uninstall", "initContainers")
     }
@@ -41,8 +41,7 @@ impl Container {
         strings(&self.container["args"])
     }
 
-    /// The container's security context and the pod's. `seccomp` is the profile that stands for
-    /// RuntimeDefault.
+    /// The security contexts of the container and of the pod. `seccomp` is the profile for RuntimeDefault.
     pub(super) fn security_flags(&self, seccomp: &str) -> Result<Vec<String>> {
         let mut flags = Vec::new();
         let own = object(&self.container["securityContext"])?;
@@ -65,7 +64,7 @@ impl Container {
                         flags.extend(names.iter().map(|name| format!("--cap-{action}={name}")));
                     }
                 }
-                (field, value) => bail!("securityContext.{field}: {value} is not known here"),
+                (field, value) => bail!("securityContext.{field}: {value} is unknown to this test"),
             }
         }
         flags.push(format!("--user={user}:{group}"));
@@ -77,7 +76,7 @@ impl Container {
                 ("seLinuxOptions", Some(kind)) => {
                     flags.push(format!("--security-opt=label=type:{kind}"));
                 }
-                _ => bail!("the pod's securityContext.{field}: {value} is not known here"),
+                _ => bail!("the pod's securityContext.{field}: {value} is unknown to this test"),
             }
         }
         ensure!(self.pod["hostNetwork"] == true, "hostNetwork is not true");
@@ -85,7 +84,7 @@ impl Container {
         Ok(flags)
     }
 
-    /// The environment, but for what is left out or given here.
+    /// The environment; `given` replaces values that only a cluster knows.
     pub(super) fn environment_flags(&self, given: &[(&str, &str)]) -> Result<Vec<String>> {
         let mut flags: Vec<String> =
             given.iter().map(|(name, value)| format!("--env={name}={value}")).collect();
@@ -102,7 +101,7 @@ impl Container {
         Ok(flags)
     }
 
-    /// The mounts. `host` says which folder stands for a path of the host.
+    /// The mounts. `host` returns the folder to use for a path of the host.
     pub(super) fn mount_flags(&self, host: impl Fn(&str) -> Option<String>) -> Result<Vec<String>> {
         let volumes = self.pod["volumes"].as_array().context("the pod has no volumes")?;
         let mut flags = Vec::new();
@@ -113,18 +112,19 @@ impl Container {
                 .find(|volume| volume["name"] == mount["name"])
                 .with_context(|| format!("{at} mounts no volume of the pod"))?;
             if let Some(path) = volume["hostPath"]["path"].as_str() {
-                let source = host(path).with_context(|| format!("nothing stands for {path}"))?;
+                let source =
+                    host(path).with_context(|| format!("no folder for the host path {path}"))?;
                 let mode = if mount["readOnly"] == true { "ro" } else { "rw" };
                 let propagation = match mount["mountPropagation"].as_str() {
                     None => "",
                     Some("HostToContainer") => ",rslave",
-                    Some(other) => bail!("mountPropagation: {other} is not known here"),
+                    Some(other) => bail!("mountPropagation: {other} is unknown to this test"),
                 };
                 flags.push(format!("--volume={source}:{at}:{mode}{propagation}"));
             } else if volume["emptyDir"]["medium"] == "Memory" {
                 flags.push(format!("--mount=type=tmpfs,destination={at},tmpfs-size=1M"));
             } else {
-                bail!("the volume {} is of no kind that is known here", volume["name"]);
+                bail!("the volume {} is of a kind that is unknown to this test", volume["name"]);
             }
         }
         Ok(flags)
@@ -132,7 +132,7 @@ impl Container {
 }
 
 fn object(value: &Value) -> Result<Map<String, Value>> {
-    value.as_object().cloned().with_context(|| format!("{value} is no object"))
+    value.as_object().cloned().with_context(|| format!("{value} is not an object"))
 }
 
 fn strings(list: &Value) -> Vec<String> {

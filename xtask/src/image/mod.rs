@@ -1,4 +1,4 @@
-//! `cargo xtask image`: the agent as a container image, in an archive that needs no daemon to make.
+//! `cargo xtask image`: the agent as a container image, in an archive. Needs no daemon.
 
 mod archive;
 mod binary;
@@ -11,36 +11,37 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub(crate) use self::binary::build_fast as build_static_fast;
 use self::{archive::Image, provenance::Provenance};
 use crate::{repo, term};
 
-/// What an image to ship may weigh, unpacked and as an archive.
+/// The largest size of an image to ship, unpacked and as an archive.
 const LIMIT: u64 = 25_000_000;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
-    /// Where to write it [default: target/sockline.oci.tar]
+    /// Where to write the archive [default: target/sockline.oci.tar]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The name it is loaded by [default: localhost/sockline:VERSION, as in deploy/base]
+    /// Name and tag of the image [default: localhost/sockline:VERSION, as in deploy/base]
     #[arg(long, value_name = "NAME:TAG")]
     tag: Option<String>,
-    /// For which nodes to build; another architecture than this machine's needs its linker
+    /// Target to build for; another architecture than this machine's needs a linker for it
     #[arg(long, value_name = "TRIPLE", default_value_t = binary::default_target())]
     target: String,
-    /// Take this static binary, and build none
+    /// Use this static binary instead of building one
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// Do not optimise the binary, to have an image to try soon; it may be larger than one to ship
+    /// Do not optimise the binary: faster to build, for tests; the size limit does not apply
     #[arg(long, conflicts_with = "binary")]
     fast: bool,
-    /// Then run it with podman, as deploy/base says, and see that it serves traffic (needs root)
+    /// Run the image with podman, with the rights that deploy/ gives it, and test it (needs root)
     #[arg(long)]
     smoke_test: bool,
 }
 
 impl Args {
-    /// What continuous integration runs.
+    /// As continuous integration runs it.
     pub(crate) fn with_smoke_test() -> Self {
         Self { target: binary::default_target(), fast: true, smoke_test: true, ..Self::default() }
     }
@@ -52,10 +53,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None if args.fast => {
             ensure!(
                 args.target == binary::default_target(),
-                "--fast makes an image for this machine; leave it out for --target {}",
+                "--fast builds for this machine only: remove it to build for {}",
                 args.target
             );
-            build_static(true)?
+            build_static_fast()?
         }
         None => binary::build(&args.target)?,
     };
@@ -70,13 +71,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Builds the agent for this machine without shared libraries: optimised as it is shipped, or as soon as
-/// may be.
-pub(crate) fn build_static(fast: bool) -> Result<PathBuf> {
-    if fast { binary::build_fast() } else { binary::build(&binary::default_target()) }
+/// Builds the agent for this machine as it is shipped: optimised, and without shared libraries.
+pub(crate) fn build_static() -> Result<PathBuf> {
+    binary::build(&binary::default_target())
 }
 
-/// Writes the archive and shows what it weighs.
+/// Writes the archive and prints the sizes.
 fn write(binary: &Path, tag: &str, output: &Path, limit: Option<u64>) -> Result<()> {
     let content = std::fs::read(binary).with_context(|| format!("reading {}", binary.display()))?;
     let architecture = binary::check(&content).with_context(|| binary.display().to_string())?;
@@ -91,18 +91,14 @@ fn write(binary: &Path, tag: &str, output: &Path, limit: Option<u64>) -> Result<
     term::table(&["image", "MB"], &rows);
     for (what, size) in sizes {
         if let Some(limit) = limit.filter(|limit| size > *limit) {
-            bail!(
-                "the {what} has {} MB, and the limit is {} MB",
-                megabytes(size),
-                megabytes(limit)
-            );
+            bail!("the {what} has {} MB, the limit is {} MB", megabytes(size), megabytes(limit));
         }
     }
     term::ok("image", &format!("{tag} for {architecture} in {}", output.display()));
     Ok(())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+#[expect(clippy::cast_precision_loss, reason = "printed with one decimal")]
 fn megabytes(bytes: u64) -> String {
     format!("{:.1}", bytes as f64 / 1e6)
 }

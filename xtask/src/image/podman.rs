@@ -1,4 +1,4 @@
-//! podman with a storage of its own, so that nothing of it stays.
+//! podman with a temporary storage.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{process, repo, setup, term};
 
-/// What Debian's podman calls the runtime's default profile.
+/// The default profile of Debian's podman.
 const SECCOMP: &str = "/usr/share/containers/seccomp.json";
 
 pub(super) struct Podman {
@@ -20,7 +20,7 @@ pub(super) struct Podman {
 }
 
 impl Podman {
-    /// Installs it where it is missing.
+    /// Installs podman if it is missing.
     pub(super) fn new() -> Result<Self> {
         if !repo::has("podman")? || !repo::has("runc")? {
             term::doing("podman", "missing, installing");
@@ -53,8 +53,8 @@ impl Podman {
         Ok(format!("{podman}, {}", runc.lines().next().unwrap_or_default()))
     }
 
-    /// The default seccomp profile as containerd 1.7 and Docker have it: these let a container with
-    /// CAP_BPF call bpf(), where podman's own (and CRI-O's) asks for CAP_SYS_ADMIN.
+    /// podman's default seccomp profile with the rule for bpf() of containerd 1.7 and Docker: these allow it with
+    /// CAP_BPF, podman and CRI-O only with CAP_SYS_ADMIN.
     pub(super) fn seccomp_profile(&self) -> Result<PathBuf> {
         let text = fs::read_to_string(SECCOMP).with_context(|| format!("reading {SECCOMP}"))?;
         let mut profile: Value = serde_json::from_str(&text).context(SECCOMP)?;
@@ -80,7 +80,7 @@ impl Podman {
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        // What a container left mounted would keep the folder.
+        // The folder cannot be removed while a container has mounts in it.
         if let Err(error) = self.output(&["rm", "--all", "--force", "--time=0"]) {
             eprintln!("podman: {error:#}");
         }

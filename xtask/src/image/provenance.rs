@@ -1,4 +1,4 @@
-//! Where an image comes from: a commit and its time, so that the same sources give the same archive.
+//! Commit and time of an image: the same sources give the same archive.
 
 use std::{env, process::Command};
 
@@ -9,9 +9,9 @@ use crate::{process, repo};
 pub(super) struct Provenance {
     /// Seconds since 1970: `SOURCE_DATE_EPOCH`, else the commit's time.
     pub(super) time: u64,
-    /// The same as RFC 3339 has it.
+    /// The same in the format of RFC 3339.
     pub(super) created: String,
-    /// The commit; with a mark when files differ from it. `None` outside of a repository.
+    /// The commit, with the suffix `-changed` if files differ from it. `None` outside of a repository.
     pub(super) revision: Option<String>,
 }
 

@@ -1,7 +1,7 @@
-//! `cargo xtask image --smoke-test`: the image at work, with exactly the rights that deploy/ gives it.
+//! `cargo xtask image --smoke-test`: runs the image with exactly the rights that deploy/ gives it.
 //!
-//! A node of the testbed stands for a cluster's: its network namespace is the host's, its cgroup and
-//! its folder in bpffs stand for the roots. The agent reads manifests, for there is no API server.
+//! A node of the testbed represents a cluster's node: its network namespace is the host's, and its cgroup and
+//! its folder in bpffs are the roots. The agent reads manifests, because there is no API server.
 
 use std::{
     fs::{self, File},
@@ -24,16 +24,16 @@ use sockline_testbed::{Node, Pod, TcpServer, UdpClient, http_get, objects, wait_
 use super::{deployment::Container, podman::Podman};
 use crate::term;
 
-/// Far more than anything here takes.
+/// Far longer than any wait here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 const SERVICE: &str = "10.96.0.1:80";
 const UDP_SERVICE: &str = "10.96.0.1:53";
 const WEB: &str = "10.244.1.1";
-/// What `send()` says on a socket that has no peer any more.
+/// The error of `send()` on a socket that has lost its peer.
 const EDESTADDRREQ: i32 = 89;
 /// As in deploy/base, in a network namespace of its own.
 const LISTEN: &str = "127.0.0.1:9470";
-/// In a cluster, Kubernetes says it.
+/// In a cluster, Kubernetes sets it.
 const NODE_NAME: (&str, &str) = ("SOCKLINE_NODE_NAME", "node-a");
 
 pub(super) fn run(archive: &Path, tag: &str) -> Result<()> {
@@ -41,31 +41,31 @@ pub(super) fn run(archive: &Path, tag: &str) -> Result<()> {
     let podman = Podman::new()?;
     term::ok("podman", &podman.version()?);
     let loaded = podman.load(archive)?;
-    ensure!(loaded.contains(tag), "`podman load` says {loaded:?} and not {tag}");
+    ensure!(loaded.contains(tag), "`podman load` loaded {loaded:?} instead of {tag}");
     term::ok("load", &loaded);
     let test = SmokeTest::new(podman, tag)?;
 
     let agent = test.start("first")?;
     test.expect_served("the agent runs")?;
-    term::ok("serves", "a connect to the service is answered by the pod");
+    term::ok("serves", "a client connects to the service and reaches the pod");
     term::ok("checks", &test.check("first")?);
     test.expect_closed()?;
-    term::ok("closes", "a pod's connected UDP socket whose backend is gone is closed");
+    term::ok("closes", "the agent closes a pod's connected UDP socket when its backend is gone");
     test.end("first", agent, "kill")?;
     test.expect_served("the agent was killed")?;
-    term::ok("survives", "the same after SIGKILL: the kernel serves on");
+    term::ok("survives", "after SIGKILL, the kernel programs keep serving");
     let agent = test.start("second")?;
-    test.expect_served("the next agent adopted what is in the kernel")?;
+    test.expect_served("the next agent took over")?;
     test.end("second", agent, "stop")?;
-    term::ok("adopts", "the next container takes over and ends with SIGTERM");
+    term::ok("restarts", "the next container takes over, and ends after SIGTERM");
     let said = test.cleanup()?;
     ensure!(said.starts_with("removed "), "`sockline cleanup` said {said:?}");
-    ensure!(test.ask().is_err(), "the service is still served after the clean-up");
+    ensure!(test.ask().is_err(), "the service is still served after the cleanup");
     term::ok("uninstalls", &said);
     Ok(())
 }
 
-/// Fields are dropped in this order: containers go before the node they run on.
+/// Fields are dropped in this order: containers before the node that they run on.
 struct SmokeTest {
     podman: Podman,
     _server: TcpServer,
@@ -76,7 +76,7 @@ struct SmokeTest {
     tag: String,
 }
 
-/// A folder that stands for `/run/netns`, with a pod's network namespace mounted in it.
+/// A folder in place of `/run/netns`, with a pod's network namespace mounted in it.
 struct Namespaces {
     folder: PathBuf,
     mounted: PathBuf,
@@ -119,7 +119,7 @@ impl SmokeTest {
         Ok(Self { podman, _server: server, _web: web, client, namespaces, node, tag })
     }
 
-    /// Takes the endpoint away, and puts it back.
+    /// Removes the endpoint, waits until the agent has closed its socket, and adds the endpoint again.
     fn expect_closed(&self) -> Result<()> {
         let to: SocketAddr = UDP_SERVICE.parse()?;
         let socket = self.client.run(|| -> Result<UdpClient> { Ok(UdpClient::connected(to)?) })?;
@@ -135,7 +135,7 @@ impl SmokeTest {
         Ok(())
     }
 
-    /// `podman run` as deploy/ says, in the node's network namespace and outside of its cgroup.
+    /// `podman run` with the settings of deploy/, in the node's network namespace and outside of its cgroup.
     fn spawn(
         &self,
         name: &str,
@@ -168,7 +168,7 @@ impl SmokeTest {
         let environment = [
             NODE_NAME,
             ("SOCKLINE_MANIFESTS", "/manifests"),
-            // The testbed's node is no root, which is what the agent would look for.
+            // The agent would search the root of the hierarchy, and the testbed's node is a cgroup below it.
             ("SOCKLINE_CGROUP", "/host/cgroup"),
         ];
         let mut child = self.spawn(name, &Container::agent()?, &environment)?;
@@ -187,7 +187,7 @@ impl SmokeTest {
         }
     }
 
-    /// Ends a container by `podman kill` or `podman stop`, which sends SIGTERM.
+    /// Ends a container with `podman kill` (SIGKILL) or `podman stop` (SIGTERM).
     fn end(&self, name: &str, mut child: Child, how: &str) -> Result<()> {
         self.podman.output(&[how, name])?;
         child.wait().context("waiting for podman")?;
@@ -201,8 +201,8 @@ impl SmokeTest {
         Ok(said)
     }
 
-    /// `sockline check` within the agent's container. The node of the testbed is no root, and the
-    /// container is not below it, so connects cannot be made from there.
+    /// `sockline check` in the agent's container. The container is not in the cgroup of the testbed's node, so
+    /// the live checks cannot connect from there.
     fn check(&self, name: &str) -> Result<String> {
         let args = ["exec", name, "/sockline", "check", "--cgroup", "/host/cgroup", "-o", "json"];
         let output = self.podman.command()?.args(args).output().context("starting podman")?;
@@ -224,7 +224,7 @@ impl SmokeTest {
             "sockline check in the container: {}",
             wrong.join("\n")
         );
-        Ok(format!("{ok} checks are ok within the container"))
+        Ok(format!("{ok} checks passed in the container"))
     }
 
     fn ask(&self) -> Result<String> {
@@ -247,15 +247,15 @@ impl SmokeTest {
     }
 }
 
-/// One service with these endpoints.
+/// Writes a service with these endpoints.
 fn put_shop(node: &Node, endpoints: &[IpAddr]) -> Result<()> {
     let shop =
         [objects::node(), objects::service("web", "10.96.0.1"), objects::slice("web", endpoints)];
     Ok(objects::put(&node.manifests(), "shop.yaml", &objects::yaml(&shop))?)
 }
 
-/// Limits that need no right to raise them: podman's own defaults are above what some machines allow,
-/// and above what podman sets for itself (32,768 processes).
+/// This process's own limits, which need no rights. podman's defaults are above what some machines allow, and
+/// above what podman sets for itself (32,768 processes).
 fn limits() -> Result<[String; 2]> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("reading the limit of files")?;
     Ok([format!("--ulimit=nofile={soft}:{hard}"), "--ulimit=nproc=4096:4096".to_owned()])

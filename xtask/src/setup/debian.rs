@@ -1,7 +1,7 @@
-//! The route through Debian's package rust-src, for machines whose rustup cannot download.
+//! Debian's package rust-src, for machines whose rustup cannot download.
 //!
-//! Its newest versions are in suites the machine does not use, so nothing is installed: the
-//! package is downloaded with package lists of its own, unpacked, and linked.
+//! Its newest versions are in suites that the machine does not use. So the package is not installed: it is
+//! downloaded with package lists of its own, unpacked, and linked.
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
@@ -12,7 +12,7 @@ use crate::{
     term,
 };
 
-/// Where Debian carries recent compilers, the smallest package list first.
+/// The suites with recent compilers, the smallest package list first.
 const SUITES: [&str; 3] = ["trixie-backports", "testing", "unstable"];
 
 const PACKAGE: &str = "rust-src";
@@ -59,7 +59,7 @@ fn upstream(debian_version: &str) -> &str {
     debian_version.split(['+', '-', '~']).next().unwrap_or(debian_version)
 }
 
-/// Unpacks beside the place and links it there, so that removing one folder undoes it.
+/// Unpacks beside the place and links it there: to undo that, remove one folder.
 fn unpack(package: &Path, version: &str, place: &Path) -> Result<()> {
     let parent = place.parent().context("the sources' place has a parent")?;
     let unpacked = parent.join(format!("debian-{version}"));
@@ -68,7 +68,7 @@ fn unpack(package: &Path, version: &str, place: &Path) -> Result<()> {
     if !sources.join("library/Cargo.lock").is_file() {
         bail!("Debian's package has no {}", sources.join("library/Cargo.lock").display());
     }
-    // A broken link of an earlier attempt, or a folder without its contents.
+    // A broken link of an earlier attempt, or an incomplete folder.
     if place.symlink_metadata().is_ok() {
         let aside = parent.join("rust.replaced-by-xtask-setup");
         fs::rename(place, &aside)

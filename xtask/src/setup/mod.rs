@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: finds or installs what building and testing need. Safe to repeat.
+//! `cargo xtask setup`: finds or installs what building and testing need. Can be repeated.
 
 mod debian;
 mod linker;
@@ -15,21 +15,21 @@ use crate::term;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
-    /// Put the library's sources into this folder instead of the toolchain's own sysroot, to try
-    /// the installation without touching the toolchain
+    /// Install the standard library's sources below this folder instead of the toolchain's sysroot, to test the
+    /// installation
     #[arg(long, hide = true)]
     sysroot: Option<PathBuf>,
-    /// Leave rustup out and take the library's sources from Debian
+    /// Install the standard library's sources from Debian, without trying rustup
     #[arg(long, hide = true)]
     without_rustup: bool,
 }
 
-/// One thing that must be there.
+/// Something that must be installed.
 struct Need {
     name: &'static str,
-    /// What was found, or `None` if it is missing.
+    /// Returns what was found, or `None` if it is missing.
     find: fn(&Args) -> Result<Option<String>>,
-    /// Installs it and says how.
+    /// Installs it, and returns how.
     install: fn(&Args) -> Result<String>,
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     check(args, true)
 }
 
-/// Like [`run`], but silent about what is there already.
+/// Like [`run`], without output about what is installed already.
 pub(crate) fn ensure() -> Result<()> {
     check(&Args::default(), false)
 }

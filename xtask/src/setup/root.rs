@@ -1,4 +1,4 @@
-//! Commands that need root: as they are for root, through sudo for others.
+//! Commands that need root: through sudo for other users.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use nix::unistd::Uid;
 
 use crate::{process, repo, term};
 
-/// A command that changes the system. Says so when it goes through sudo.
+/// A command that changes the system. Prints it if it uses sudo.
 pub(super) fn command(program: &str, args: &[&str]) -> Result<Command> {
     let mut command = if Uid::effective().is_root() {
         repo::command(program)?

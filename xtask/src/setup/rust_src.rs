@@ -1,4 +1,4 @@
-//! The standard library's sources: `core` is compiled for the BPF target, which has none ready.
+//! The standard library's sources. The BPF target has no prebuilt `core`, so it is compiled.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ const PLACE: &str = "lib/rustlib/src/rust";
 
 pub(super) fn find(args: &Args) -> Result<Option<String>> {
     let sysroot = sysroot(args)?;
-    // What `-Z build-std` reads first.
+    // The first file that `-Z build-std` reads.
     let there = sysroot.join(PLACE).join("library/Cargo.lock").is_file();
     Ok(there.then(|| format!("in {}", sysroot.display())))
 }
@@ -40,7 +40,7 @@ pub(super) fn install(args: &Args) -> Result<String> {
 
 fn add_component() -> Result<()> {
     let mut rustup = repo::command("rustup")?;
-    // Where downloads are blocked, trying again only takes time.
+    // Where downloads are blocked, retries only take time.
     rustup.args(["component", "add", "rust-src"]).env("RUSTUP_MAX_RETRIES", "1");
     process::output(&mut rustup).map(drop)
 }

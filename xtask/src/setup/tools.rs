@@ -3,12 +3,12 @@
 use anyhow::{Context, Result};
 
 use super::{Args, root};
-use crate::{apt::Apt, process, repo};
+use crate::{apt::Apt, cargo, process, repo};
 
 pub(super) fn find_components(_: &Args) -> Result<Option<String>> {
-    // Asking cargo, not looking for files: a rustup proxy is there even when its component is not.
+    // Asks cargo, because rustup's proxies exist even without their components.
     for tool in ["fmt", "clippy"] {
-        if process::output(&mut repo::cargo(&[tool, "--version"])?).is_err() {
+        if process::output(&mut cargo::command(&[tool, "--version"])?).is_err() {
             return Ok(None);
         }
     }
@@ -37,7 +37,7 @@ pub(super) fn install_ip(_: &Args) -> Result<String> {
     Ok("apt-get install iproute2".to_owned())
 }
 
-/// Tests kill the agent at system calls with it.
+/// Tests use it to kill the agent at system calls.
 pub(super) fn find_strace(_: &Args) -> Result<Option<String>> {
     let mut strace = repo::command("strace")?;
     let version = process::output(strace.arg("-V")).ok();
@@ -57,11 +57,11 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
         let mut apt = root::command("apt-get", args)?;
         process::output(apt.env("DEBIAN_FRONTEND", "noninteractive")).map(drop)
     };
-    // A fresh image has no package lists yet.
+    // A new container image has no package lists yet.
     apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)))
 }
 
-/// Installs packages of a suite, which the machine's own sources may not have.
+/// Installs packages of a suite that the machine's sources need not have.
 pub(crate) fn install_from(apt: &Apt, suite: &str, packages: &[&str]) -> Result<()> {
     let arguments = apt.install_arguments(suite, packages);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -69,7 +69,7 @@ pub(crate) fn install_from(apt: &Apt, suite: &str, packages: &[&str]) -> Result<
     process::output(apt.env("DEBIAN_FRONTEND", "noninteractive")).map(drop)
 }
 
-/// Reads the package lists of the machine's own sources.
+/// Updates the package lists of the machine's own sources.
 pub(crate) fn update_package_lists() -> Result<()> {
     process::output(&mut root::command("apt-get", &["update"])?).map(drop)
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test, with the real kernel under the end-to-end ones.
+//! `cargo xtask test`: all tests; the end-to-end ones on the real kernel.
 
 pub(crate) mod binaries;
 
@@ -14,38 +14,42 @@ use anyhow::{Context as _, Result, bail};
 use nix::unistd::Uid;
 
 use self::binaries::Binary;
-use crate::{parallel, process, repo, setup, term, variants};
+use crate::{
+    cargo, parallel, process, repo, setup,
+    term::{self, Progress},
+    variants,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Arguments for the test binaries, such as a part of a test's name, or --nocapture
+    /// Arguments for the test binaries, such as a part of a test's name or --nocapture
     #[arg(last = true)]
     args: Vec<String>,
 }
 
-/// As the test harness calls it.
+/// libtest's variable for its number of threads.
 const THREADS: &str = "RUST_TEST_THREADS";
 
-/// End-to-end tests wait more than they compute, so there are two for each core; and a binary waits for
-/// its slowest test, so there is a binary for each core.
+/// End-to-end tests mostly wait, so two run for each core. A binary takes as long as its slowest test, so a binary
+/// runs on each core.
 const THREADS_PER_BINARY: &str = "2";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !Uid::effective().is_root() {
         bail!(
-            "the end-to-end tests make namespaces and load kernel programs: run as root: \
+            "the end-to-end tests create namespaces and load kernel programs. Run them as root: \
              sudo -E env PATH=$PATH cargo xtask test"
         );
     }
     setup::ensure()?;
     let start = Instant::now();
-    step(1, "build the agent, and the ones to upgrade to");
-    // The end-to-end tests run the built binary, which a test build alone would not make.
+    step(1, "build the agent, and the builds that tests upgrade to");
+    // The end-to-end tests run the agent, which a build of tests does not include.
     variants::build()?;
     step(2, "test the workspace");
     run_in_parallel(&binaries::build(&[])?, &args.args)?;
-    run_cargo(&[&["--doc"][..], &repo::WORKSPACE].concat(), args)?;
-    // The kernel programs have no host build; the map layouts they share with the agent do.
+    run_cargo(&["--doc"], args)?;
+    // The kernel programs are not built for the host, the map layouts are.
     step(3, "test the map layouts");
     run_cargo(&["--package", "sockline-ebpf", "--lib"], args)?;
     term::ok("tests", &format!("all passed in {}", term::seconds(start.elapsed())));
@@ -57,41 +61,42 @@ fn step(number: usize, name: &str) {
 }
 
 fn run_cargo(which: &[&str], args: &Args) -> Result<()> {
-    let mut cargo = repo::cargo(&["test"])?;
+    let mut cargo = cargo::command(&["test"])?;
     process::run(cargo.args(which).arg("--").args(&args.args))
 }
 
-/// A binary that has ended.
+/// The result of a binary.
 struct Ran<'a> {
     binary: &'a Binary,
     passed: bool,
     took: Duration,
 }
 
-/// Runs the binaries, as many at a time as there are cores, and prints what each said when it has ended.
+/// Runs the binaries, one on each core, and prints the output of each when it ends.
 fn run_in_parallel(binaries: &[Binary], args: &[String]) -> Result<()> {
-    let ended = Mutex::new(0);
+    let progress = Progress::new("test binaries", binaries.len());
+    let writing = Mutex::new(());
     let mut ran = parallel::each(binaries, parallel::cores(), |binary| {
         let start = Instant::now();
         let (passed, said) = run_one(binary, args)?;
         let took = start.elapsed();
-        // Under the lock: the words of one binary stay together.
-        let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
-        *ended += 1;
-        show(binary, &said).context("writing what a test said")?;
-        term::progress("test binaries", *ended, binaries.len());
+        // The lock keeps the output of one binary together.
+        let _writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.suspend(|| show(binary, &said)).context("printing a test's output")?;
+        progress.step();
         Ok(Ran { binary, passed, took })
     })?;
+    drop(progress);
     summary(&mut ran)
 }
 
-/// Runs one, and returns whether it passed and what it said. It says so into a file, and not into a pipe
-/// that a process which it left behind could hold open.
+/// Runs one, and returns whether it passed, and its output. The output goes to a file, because a process that a
+/// test leaves behind would keep a pipe open.
 fn run_one(binary: &Binary, args: &[String]) -> Result<(bool, Vec<u8>)> {
-    let file = tempfile::NamedTempFile::new().context("making a file for what tests say")?;
+    let file = tempfile::NamedTempFile::new().context("creating a file for a test's output")?;
     let mut test = Command::new(&binary.path);
     let path = repo::search_path()?;
-    // Appended, or standard output and error would write over each other.
+    // In append mode, standard output and error do not overwrite each other.
     let end = fs::OpenOptions::new().append(true).open(file.path())?;
     test.args(args).current_dir(&binary.package).env("PATH", path);
     test.stdin(Stdio::null()).stdout(end.try_clone()?).stderr(end);
@@ -99,7 +104,7 @@ fn run_one(binary: &Binary, args: &[String]) -> Result<(bool, Vec<u8>)> {
         test.env(THREADS, THREADS_PER_BINARY);
     }
     let status = test.status().with_context(|| format!("starting {}", binary.path.display()))?;
-    let said = fs::read(file.path()).context("reading what a test said")?;
+    let said = fs::read(file.path()).context("reading a test's output")?;
     Ok((status.success(), said))
 }
 
@@ -115,7 +120,7 @@ fn title(binary: &Binary) -> String {
     format!("{}{kind}", binary.name)
 }
 
-/// What took longest, and what failed.
+/// Prints the slowest binaries; fails if one failed.
 fn summary(ended: &mut [Ran]) -> Result<()> {
     const SLOWEST: usize = 10;
     ended.sort_by_key(|ran| std::cmp::Reverse(ran.took));

@@ -1,10 +1,10 @@
-//! What the first process of the virtual machine does, and the job it is given.
+//! The first process of the virtual machine, and its job.
 
 use std::time::Duration;
 
 pub(super) const SCRIPT: &str = include_str!("init.sh");
 
-/// A job: these tests, one after the other.
+/// A job that runs these tests one after the other.
 pub(super) fn job(tests: &[String], args: &[String], limit: Duration, patience: u32) -> String {
     let mut job = format!(
         "LIMIT={}\nexport SOCKLINE_BIN=/bin/sockline SOCKLINE_TEST_PATIENCE={patience}\n",
@@ -17,7 +17,7 @@ pub(super) fn job(tests: &[String], args: &[String], limit: Duration, patience: 
     job
 }
 
-/// As one word of the shell.
+/// Quoted as one word of the shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_arrive_as_they_were_given() {
+    fn arguments_are_quoted_for_the_shell() {
         let job = job(&["tcp".into()], &["it's $HOME".into()], Duration::from_secs(1), 10);
         assert_eq!(job.lines().last(), Some(r"run 'tcp' 'it'\''s $HOME'"));
     }

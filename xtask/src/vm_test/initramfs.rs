@@ -1,5 +1,4 @@
-//! What the virtual machine has on its only disk, which is memory: a cpio archive for all kernels,
-//! and one for each.
+//! The initramfs, the virtual machine's only file system: a cpio archive for all kernels, and one for each.
 
 use std::{
     collections::BTreeSet,
@@ -16,10 +15,10 @@ use crate::{process, repo, test::binaries::Binary};
 /// Programs of this machine that the tests call.
 const PROGRAMS: [&str; 4] = ["ip", "cat", "sleep", "true"];
 
-/// What is mounted over, and what programs expect.
+/// Mount points, and folders that programs expect.
 const FOLDERS: [&str; 8] = ["bin", "dev", "etc", "proc", "run", "sys", "tests", "tmp"];
 
-/// Files in a cpio archive of the kernel's kind (`Documentation/driver-api/early-userspace/buffer-format.rst`).
+/// A cpio archive in the kernel's format (`Documentation/driver-api/early-userspace/buffer-format.rst`).
 struct Archive {
     bytes: Vec<u8>,
     folders: BTreeSet<PathBuf>,
@@ -38,7 +37,7 @@ impl Archive {
         entry.write_all(content).and_then(|()| entry.finish().map(drop)).context("writing cpio")
     }
 
-    /// A folder and those above it, if they are not there yet.
+    /// A folder and its parents, each once.
     fn folder(&mut self, path: &Path) -> Result<()> {
         if path.as_os_str().is_empty() || !self.folders.insert(path.to_owned()) {
             return Ok(());
@@ -62,7 +61,7 @@ impl Archive {
         self.file(at, &content)
     }
 
-    /// Archives follow one another, each on a boundary of four bytes.
+    /// Ends the archive on a boundary of four bytes, because another one follows.
     fn finish(self) -> Result<Vec<u8>> {
         let mut bytes = cpio::newc::trailer(self.bytes).context("ending the cpio archive")?;
         bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -70,8 +69,8 @@ impl Archive {
     }
 }
 
-/// The archive for all kernels: programs, the agent, the tests and their fixtures. Whatever is not
-/// static has its shared libraries with it, where this machine has them.
+/// The archive for all kernels: programs, the agent, the tests and their fixtures, with the shared libraries of all
+/// that is not static, at the same paths as on this machine.
 pub(super) fn base(busybox: &Path, agent: &Path, tests: &[Binary]) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     for folder in FOLDERS {
@@ -97,19 +96,19 @@ pub(super) fn base(busybox: &Path, agent: &Path, tests: &[Binary]) -> Result<Vec
     archive.finish()
 }
 
-/// The archive of one kernel: its modules, and what it is to run.
+/// The archive of one kernel: its modules and the job.
 pub(super) fn for_kernel(kernel: &Kernel, job: &str) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     for (number, module) in kernel.modules.iter().enumerate() {
         let name = module.file_name().unwrap_or_default().to_string_lossy();
-        // The order of the names is the order of loading.
+        // Modules are loaded in the order of their names.
         archive.copy(module, Path::new(&format!("/modules/{number}-{name}")))?;
     }
     archive.file(Path::new("/job"), job.as_bytes())?;
     archive.finish()
 }
 
-/// The tests read their fixtures where they were built.
+/// Copies a folder to the same path: tests read fixtures at the path of their sources.
 fn copy_folder(archive: &mut Archive, folder: &Path) -> Result<()> {
     let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     for entry in entries {
@@ -136,7 +135,7 @@ fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
     let mut ldd = repo::command("ldd")?;
     let libraries = match process::output(ldd.arg(program).env("LC_ALL", "C")) {
         Ok(table) => parse_ldd(&table),
-        // It says "not a dynamic executable" in this way.
+        // For a static program, ldd fails with "not a dynamic executable".
         Err(error) if format!("{error:#}").contains("not a dynamic") => Some(Vec::new()),
         Err(error) => return Err(error),
     };
@@ -146,7 +145,7 @@ fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// `name => /path (0x…)`, or `/path (0x…)` for the loader; the kernel's own has no path.
+/// Lines are `name => /path (0x…)`, or `/path (0x…)` for the loader; the kernel's vDSO has no path.
 fn parse_ldd(table: &str) -> Option<Vec<PathBuf>> {
     let mut libraries = Vec::new();
     for line in table.lines() {
@@ -164,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_and_the_loader_are_found_and_the_kernels_own_is_left_out() {
+    fn libraries_and_the_loader_are_found_without_the_vdso() {
         let table = "\tlinux-vdso.so.1 (0x00007fb595faa000)\n\
                      \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007fb595a1e000)\n\
                      \t/lib64/ld-linux-x86-64.so.2 (0x00007fb595fac000)\n";
@@ -173,12 +172,12 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_library_is_noticed() {
+    fn a_missing_library_is_an_error() {
         assert_eq!(parse_ldd("\tlibbpf.so.1 => not found\n"), None);
     }
 
     #[test]
-    fn a_file_brings_the_folders_above_it_once() {
+    fn a_file_is_added_with_its_folders_once() {
         let mut archive = Archive::new();
         archive.file(Path::new("/a/b/one"), b"1").unwrap();
         archive.file(Path::new("/a/b/two"), b"22").unwrap();

@@ -1,4 +1,4 @@
-//! Kernels from Debian's packages: downloaded and unpacked, never installed, and kept.
+//! Kernels from Debian's packages: downloaded and unpacked into target/, not installed.
 
 use std::{
     fs,
@@ -13,31 +13,31 @@ use crate::{
     term,
 };
 
-/// Their package lists are small, and together they have the range. The releases themselves have
-/// the same kernels, older.
+/// Suites with small package lists that have all versions between them. The releases themselves have older
+/// builds of the same kernels.
 const SUITES: [&str; 4] =
     ["bullseye-security", "bookworm-security", "trixie-security", "trixie-backports"];
 
-/// The kernels for clouds: the smallest that have all that a node needs.
+/// The kernels for clouds, the smallest with all features of a node.
 const FLAVOUR: &str = "-cloud-amd64";
 
-/// What the tests need and the kernel has not built in, in the order of loading.
+/// The modules that the tests need, in the order of loading.
 const MODULES: [&str; 4] = ["inet_diag", "tcp_diag", "udp_diag", "veth"];
 
-/// A name for the newest kernel that there is.
+/// The name for the newest kernel in the suites.
 pub(super) const NEWEST: &str = "newest";
 
 /// The machine that a kernel is booted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     Plain,
-    /// Two processors, of which the second one has no ticks while it runs one task (`nohz_full=`). Debian
-    /// builds all of its kernels, those for clouds as well, with CONFIG_NO_HZ_FULL.
+    /// Two processors, the second without ticks while it runs one task (`nohz_full=`). All of Debian's kernels have
+    /// CONFIG_NO_HZ_FULL.
     NohzFull,
 }
 
 impl Shape {
-    /// What a kernel's name ends with that is to be booted so.
+    /// The suffix of a kernel's name for [`Shape::NohzFull`].
     const NOHZ_FULL: &str = "+nohz-full";
 
     fn split(name: &str) -> (&str, Self) {
@@ -54,7 +54,7 @@ impl Shape {
         }
     }
 
-    /// Behind the command line of all kernels.
+    /// Added to the command line of all kernels.
     pub(super) const fn command_line(self) -> &'static str {
         match self {
             Self::Plain => "",
@@ -63,19 +63,19 @@ impl Shape {
     }
 }
 
-/// A kernel that is ready to be booted.
+/// A kernel that can be booted.
 pub(super) struct Kernel {
-    /// As it was asked for: `5.10`, `newest`, `6.12+nohz-full`.
+    /// As on the command line: `5.10`, `newest`, `6.12+nohz-full`.
     pub(super) name: String,
     pub(super) shape: Shape,
-    /// As Debian calls the package's version: `5.10.262-1`.
+    /// The package's version: `5.10.262-1`.
     pub(super) version: String,
     pub(super) image: PathBuf,
     /// Modules to load, in this order.
     pub(super) modules: Vec<PathBuf>,
 }
 
-/// The kernels with these names, from the folder or else from Debian.
+/// The kernels with these names, from the folder if they are there, else from Debian.
 pub(super) fn get(names: &[String], folder: &Path, busybox: &Path) -> Result<Vec<Kernel>> {
     let mut archive = None;
     names
@@ -100,7 +100,7 @@ pub(super) fn get(names: &[String], folder: &Path, busybox: &Path) -> Result<Vec
 
 impl Kernel {
     fn read(name: &str, place: &Path) -> Result<Self> {
-        // Written last: without it the folder is not complete.
+        // Written last, so a folder without it is incomplete.
         let version = fs::read_to_string(place.join("version"))
             .with_context(|| format!("reading the kernel in {}", place.display()))?;
         let modules: Vec<_> = MODULES
@@ -114,7 +114,7 @@ impl Kernel {
 }
 
 struct Archive {
-    // Holds the lists.
+    // Contains the package lists.
     scratch: tempfile::TempDir,
     apt: Apt,
 }
@@ -153,12 +153,12 @@ impl Archive {
         fs::write(place.join("version"), version).context("noting the kernel's version")
     }
 
-    /// The package of the newest kernel with a name, and its version. Old ones disappear from the
-    /// archive, so the full version is never written down.
+    /// The package of the newest kernel with a name, and its version. Debian removes old packages from the archive,
+    /// so the full version cannot be pinned.
     fn newest_of(&self, name: &str) -> Result<(String, String)> {
         let prefix =
             if name == NEWEST { "linux-image-".to_owned() } else { format!("linux-image-{name}.") };
-        // `linux-image-6.12-cloud-amd64` and the like have a dependency and nothing else.
+        // Packages such as `linux-image-6.12-cloud-amd64` only have a dependency.
         let is_kernel = |package: &str| {
             let version = package.strip_prefix("linux-image-");
             package.ends_with(FLAVOUR)
@@ -185,7 +185,7 @@ impl Archive {
         })
     }
 
-    /// The packages that a kernel's files are in: from 6.19 on they are split up.
+    /// The packages with a kernel's files: since 6.19 there are several.
     fn parts(&self, package: &str, version: &str) -> Result<Vec<String>> {
         let is_part = |name: &String| {
             ["linux-binary-", "linux-modules-"].iter().any(|part| name.starts_with(part))
@@ -195,7 +195,7 @@ impl Archive {
     }
 }
 
-/// Copies a module, unpacked; one that is built into the kernel needs no copy.
+/// Copies a module, unpacked, unless it is built into the kernel.
 fn take_module(module: &str, files: &[PathBuf], place: &Path, busybox: &Path) -> Result<()> {
     let to = place.join(format!("{module}.ko"));
     let [plain, packed] = ["ko", "ko.xz"].map(|kind| format!("{module}.{kind}"));
@@ -235,7 +235,7 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in entries {
         let entry = entry.with_context(|| format!("reading {}", folder.display()))?;
-        // Links are neither: some point out of the folder.
+        // Ignores links: some point out of the folder.
         let kind = entry.file_type().context("asking what a file is")?;
         if kind.is_dir() {
             files.extend(files_below(&entry.path())?);

@@ -1,8 +1,7 @@
-//! `cargo xtask vm-test`: the tests of the data path on many kernels, each in a virtual machine.
+//! `cargo xtask vm-test`: the data path's tests on other kernels, each in a virtual machine.
 //!
-//! Needs neither KVM nor the right to install kernels: they are unpacked from Debian's packages and
-//! booted in QEMU with an archive in memory, which has the same test binaries that `cargo xtask
-//! test` runs.
+//! Needs neither KVM nor the right to install kernels: it unpacks them from Debian's packages, and boots them in
+//! QEMU with an initramfs that has the test binaries of `cargo xtask test`.
 
 mod init;
 mod initramfs;
@@ -29,31 +28,31 @@ use self::{
 };
 use crate::{image, parallel, repo, term};
 
-/// MiB: twice the archive, and what the largest test takes.
+/// In MiB: twice the archive, and the largest test.
 const MEMORY: u32 = 2048;
 
-/// A test binary that takes longer hangs.
+/// The longest time for a test binary.
 const LIMIT: Duration = Duration::from_secs(1200);
 
-/// How much slower than this machine an emulated one may be, in deadlines of the tests.
+/// The factor for the tests' deadlines in an emulated machine.
 const PATIENCE: u32 = 10;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Versions as Debian has them (5.10 and 6.1 from its older releases), or `newest`; with `+nohz-full`,
-    /// in a machine that was booted so
+    /// Kernels to boot: versions that Debian has (5.10 and 6.1 are in its older releases), or `newest`; with
+    /// `+nohz-full` on a machine of two processors, the second without ticks
     #[arg(long, value_name = "VERSION", value_delimiter = ',', default_values = ["5.10", "6.1", "6.12", kernels::NEWEST, "6.12+nohz-full"])]
     kernel: Vec<String>,
-    /// Only these files of tests/tests [default: all of the data path]
+    /// Run only these files of tests/tests [default: all of the data path]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     tests: Vec<String>,
-    /// Only the tests by which kernels differ most
+    /// Run only the tests in which kernels differ most
     #[arg(long, conflicts_with = "tests")]
     short: bool,
-    /// How many kernels run side by side; each takes a core and 2 GiB [default: as many as cores]
+    /// How many kernels run in parallel; each takes a core and 2 GiB [default: the number of cores]
     #[arg(long, value_name = "N")]
     parallel: Option<NonZero<usize>>,
-    /// Take an agent that is not optimised, which is soon built
+    /// Use an agent that is not optimised: faster to build
     #[arg(long)]
     fast: bool,
     /// Arguments for the test binaries, such as a part of a test's name
@@ -62,8 +61,8 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// What continuous integration runs: the oldest and the newest kernel, and what shows in two minutes
-    /// that the agent starts there, finds what the kernel has, serves, and refuses.
+    /// As continuous integration runs it: two minutes on the oldest and the newest kernel, to see that the agent
+    /// starts there, finds the kernel's features, serves and refuses.
     pub(crate) fn for_minutes() -> Self {
         Self {
             kernel: vec!["5.10".into(), kernels::NEWEST.into()],
@@ -76,17 +75,17 @@ impl Args {
     }
 }
 
-/// One kernel and all that ran in it.
+/// One kernel, and the results of its tests.
 struct Booted {
     kernel: String,
     version: String,
     boot: Option<Duration>,
     took: Duration,
     ran: Vec<Ran>,
-    /// The machine broke down this often; the tests that had not ended by then ran in the next one.
+    /// Why machines broke down. The tests that had not ended by then ran in a second one.
     breakdowns: Vec<String>,
-    /// Tests that had no machine to run in.
-    left_out: Vec<String>,
+    /// Tests that did not run.
+    not_run: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -98,7 +97,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     tools::qemu()?;
     let busybox = tools::busybox(&folder)?;
     let kernels = kernels::get(&args.kernel, &folder.join("kernels"), &busybox)?;
-    let agent = image::build_static(args.fast)?;
+    let agent = if args.fast { image::build_static_fast()? } else { image::build_static()? };
     let binaries = suite::build_tests(&tests)?;
     let base = initramfs::base(&busybox, &agent, &binaries)?;
     term::ok("ready", &format!("in {}", term::seconds(start.elapsed())));
@@ -114,7 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let how = match machine.accelerator {
         Accelerator::Kvm => "KVM",
-        Accelerator::Emulation => "software emulation, since KVM does not work here",
+        Accelerator::Emulation => "software emulation, because KVM does not work here",
     };
     term::ok("machine", how);
     let booted = boot_all(&kernels, &machine, &tests, args)?;
@@ -126,7 +125,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Boots the kernels in their order, some side by side.
+/// Boots the kernels in their order, some in parallel.
 fn boot_all(
     kernels: &[Kernel],
     machine: &Machine,
@@ -135,9 +134,9 @@ fn boot_all(
 ) -> Result<Vec<Booted>> {
     let workers = args.parallel.map_or_else(parallel::cores, NonZero::get);
     parallel::each(kernels, workers, |kernel| {
-        // What was asked for by name runs everywhere.
+        // Tests that were named run in every kind of machine.
         let tests = if args.tests.is_empty() {
-            suite::of_shape(kernel.shape, tests)
+            suite::for_shape(kernel.shape, tests)
         } else {
             tests.to_vec()
         };
@@ -145,7 +144,7 @@ fn boot_all(
     })
 }
 
-/// Runs the tests in a kernel. Where the machine breaks down, the rest gets a second one.
+/// Runs the tests in a kernel. If the machine breaks down, the rest runs in a second one.
 fn boot(kernel: &Kernel, machine: &Machine, tests: &[String], args: &[String]) -> Result<Booted> {
     let start = Instant::now();
     let mut reader = Reader::new();
@@ -156,20 +155,20 @@ fn boot(kernel: &Kernel, machine: &Machine, tests: &[String], args: &[String]) -
         took: Duration::ZERO,
         ran: Vec::new(),
         breakdowns: Vec::new(),
-        left_out: tests.to_vec(),
+        not_run: tests.to_vec(),
     };
     let log = machine.folder.join(format!("{}.log", kernel.name));
     let mut log = report::Log::create(&log)?;
     for _ in 0..2 {
-        let job = init::job(&booted.left_out, args, LIMIT, patience(machine));
+        let job = init::job(&booted.not_run, args, LIMIT, patience(machine));
         let end = machine.run(kernel, &job, &mut |line| {
             log.write(line);
-            if let Some(ran) = reader.hear(line) {
+            if let Some(ran) = reader.read_line(line) {
                 report::progress(&kernel.name, ran);
             }
         })?;
         let has_run = |test: &String| reader.ran.iter().any(|ran| ran.test == *test);
-        booted.left_out.retain(|test| !has_run(test));
+        booted.not_run.retain(|test| !has_run(test));
         match end {
             End::Done { boot } => {
                 booted.boot = Some(boot);
@@ -195,6 +194,6 @@ fn patience(machine: &Machine) -> u32 {
 
 impl Booted {
     fn is_good(&self) -> bool {
-        self.left_out.is_empty() && self.ran.iter().all(|ran| ran.failures.is_empty())
+        self.not_run.is_empty() && self.ran.iter().all(|ran| ran.failures.is_empty())
     }
 }

@@ -1,4 +1,4 @@
-//! What the tests said: libtest's output, read as it comes.
+//! Reads the tests' output, which is libtest's, line by line.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ pub(super) struct Ran {
     pub(super) failures: Vec<Failure>,
 }
 
-/// A test that failed, and the end of what it said.
+/// A test that failed, and the end of its output.
 pub(super) struct Failure {
     pub(super) name: String,
-    pub(super) said: Vec<String>,
+    pub(super) output: Vec<String>,
 }
 
 /// Reads the lines of a job.
@@ -33,8 +33,8 @@ impl Reader {
         Self { running: None, ran: Vec::new() }
     }
 
-    /// Takes a line; returns what ran when it is the last one of a binary.
-    pub(super) fn hear(&mut self, line: &str) -> Option<&Ran> {
+    /// Reads a line. Returns the result of a binary with its last line.
+    pub(super) fn read_line(&mut self, line: &str) -> Option<&Ran> {
         if let Some(test) = line.strip_prefix("@@ begin ") {
             let (test, lines) = (test.to_owned(), Vec::new());
             self.running = Some(Running { test, start: Instant::now(), lines });
@@ -57,17 +57,17 @@ impl Running {
         let summary = self.lines.iter().rev().find_map(|line| summary(line));
         let (passed, failed) = summary.unwrap_or_default();
         if summary.is_none() {
-            // It was killed, or never started: its own account is incomplete.
+            // The binary was killed or did not start: its output has no summary.
             let why = match code {
-                "124" | "137" | "143" => "the binary took too long and was ended".to_owned(),
+                "124" | "137" | "143" => "the binary took too long and was killed".to_owned(),
                 code => format!("the binary ended with status {code} before it had run all tests"),
             };
-            let mut said = tail(&self.lines);
-            said.push(why);
-            failures.push(Failure { name: self.test.clone(), said });
+            let mut output = tail(&self.lines);
+            output.push(why);
+            failures.push(Failure { name: self.test.clone(), output });
         } else if failures.len() != failed || (failed == 0 && code != "0") {
-            let why = format!("{failed} tests failed by its account, status {code}");
-            failures.push(Failure { name: self.test.clone(), said: vec![why] });
+            let why = format!("its summary says that {failed} tests failed, its status is {code}");
+            failures.push(Failure { name: self.test.clone(), output: vec![why] });
         }
         Ran { test: self.test, passed, took, failures }
     }
@@ -100,8 +100,8 @@ fn failures(lines: &[String]) -> Vec<Failure> {
             match line.strip_prefix("    ") {
                 Some(name) => {
                     let block = found.iter().find(|(found, _)| found == name);
-                    let said = block.map(|(_, lines)| tail(lines)).unwrap_or_default();
-                    failures.push(Failure { name: name.to_owned(), said });
+                    let output = block.map(|(_, lines)| tail(lines)).unwrap_or_default();
+                    failures.push(Failure { name: name.to_owned(), output });
                 }
                 None if failures.is_empty() => {}
                 None => names = false,
@@ -126,13 +126,13 @@ mod tests {
     fn read(text: &str) -> Vec<Ran> {
         let mut reader = Reader::new();
         for line in text.lines() {
-            reader.hear(line);
+            reader.read_line(line);
         }
         reader.ran
     }
 
     #[test]
-    fn what_passed_is_counted() {
+    fn passed_tests_are_counted() {
         let ran = read(
             "@@ begin tcp\n\nrunning 2 tests\ntest one ... ok\ntest two ... ok\n\n\
              test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; \
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_test_has_its_name_and_what_it_said() {
+    fn a_failed_test_has_its_name_and_output() {
         let ran = read(
             "@@ begin tcp\nrunning 2 tests\ntest one ... FAILED\ntest two ... ok\n\nfailures:\n\n\
              ---- one stdout ----\nthread 'one' panicked at x.rs:1:1:\nno way\n\n\nfailures:\n    \
@@ -152,7 +152,7 @@ mod tests {
         let failures: Vec<_> = ran[0]
             .failures
             .iter()
-            .map(|failure| (failure.name.as_str(), failure.said.clone()))
+            .map(|failure| (failure.name.as_str(), failure.output.clone()))
             .collect();
         let said = ["thread 'one' panicked at x.rs:1:1:", "no way"].map(ToOwned::to_owned);
         assert_eq!((ran[0].passed, failures), (1, vec![("one", said.to_vec())]));
@@ -163,11 +163,11 @@ mod tests {
         let ran = read("@@ begin tcp\nrunning 2 tests\ntest one ... ok\n@@ end tcp 143\n");
         assert_eq!((ran[0].passed, ran[0].failures.len()), (0, 1));
         assert_eq!(ran[0].failures[0].name, "tcp");
-        assert!(ran[0].failures[0].said.last().unwrap().contains("too long"));
+        assert!(ran[0].failures[0].output.last().unwrap().contains("too long"));
     }
 
     #[test]
-    fn a_status_that_contradicts_the_account_is_a_failure() {
+    fn a_status_that_contradicts_the_summary_is_a_failure() {
         let text = "@@ begin tcp\ntest result: ok. 2 passed; 0 failed; 0 ignored\n@@ end tcp 139\n";
         assert_eq!(read(text)[0].failures.len(), 1);
     }

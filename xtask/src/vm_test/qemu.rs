@@ -1,4 +1,4 @@
-//! A kernel booted in QEMU with a job, and what it says while that runs.
+//! Boots a kernel in QEMU with a job, and reads the job's output.
 
 use std::{
     fs::{self, File},
@@ -17,22 +17,22 @@ use crate::repo;
 
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
 
-/// How the guest's processor is made.
+/// How QEMU runs the guest's processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Accelerator {
     Kvm,
-    /// Software emulation: everywhere, and some ten times slower.
+    /// Software emulation: works everywhere, about ten times slower.
     Emulation,
 }
 
-/// The kernel says what it has to say, and a bug in it ends the machine. What is hardening costs a
-/// third of the time where it is emulated.
+/// The kernel logs to the first serial port, and a bug in it ends the machine. Hardening is off: emulated, it
+/// costs a third of the time.
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 oops=panic nokaslr mitigations=off \
                             init_on_alloc=0 lsm= audit=0";
 
 impl Accelerator {
-    /// KVM where a short boot works. A broken one hangs instead of failing: on a virtual machine, or
-    /// where the processor's features are cut down.
+    /// KVM if a short boot works. In some virtual machines, and with some processor features masked, KVM hangs
+    /// instead of failing.
     pub(super) fn find(kernel: &Kernel, machine: &Machine) -> Self {
         const BOOTED_WITHIN: Duration = Duration::from_secs(10);
         let kvm = Machine { accelerator: Self::Kvm, silence: BOOTED_WITHIN, ..machine.clone() };
@@ -41,8 +41,8 @@ impl Accelerator {
         if usable { Self::Kvm } else { Self::Emulation }
     }
 
-    /// Emulated, string instructions go byte by byte where the kernel takes them to be fast (`erms`,
-    /// `fsrm`), and each guard of user memory (`smap`, `smep`) or level of page tables costs, too.
+    /// Emulation executes string instructions byte by byte, so the kernel must not prefer them (`erms`, `fsrm`).
+    /// Memory protection (`smap`, `smep`) and a fifth level of page tables (`la57`) cost time.
     fn processor(self) -> &'static str {
         match self {
             Self::Kvm => "max",
@@ -64,32 +64,32 @@ pub(super) struct Machine {
     pub(super) accelerator: Accelerator,
     /// MiB
     pub(super) memory: u32,
-    /// The archive with all but the kernel's modules and the job.
+    /// The initramfs without the kernel's modules and the job.
     pub(super) base: std::sync::Arc<Vec<u8>>,
-    /// For the archive that is booted, and the logs.
+    /// For the initramfs and the logs.
     pub(super) folder: PathBuf,
-    /// A machine that says nothing for so long has stopped.
+    /// The longest time without output, after which the machine counts as stopped.
     pub(super) silence: Duration,
 }
 
 /// How a run ended.
 pub(super) enum End {
-    /// The job came to its end, whatever its tests said.
+    /// The job ended, with or without failed tests.
     Done {
         /// From the start of QEMU until the first process ran.
         boot: Duration,
     },
-    /// The machine did not get there; why, with the last lines of the kernel's log.
+    /// The machine broke down: the reason, with the last lines of the kernel's log.
     Broken(String),
 }
 
 impl Machine {
-    /// Boots a kernel and runs a job in it. `heard` gets each line that the job writes.
+    /// Boots a kernel and runs a job in it. `on_line` gets each line of the job's output.
     pub(super) fn run(
         &self,
         kernel: &Kernel,
         job: &str,
-        heard: &mut dyn FnMut(&str),
+        on_line: &mut dyn FnMut(&str),
     ) -> Result<End> {
         let at = |kind: &str| self.folder.join(format!("{}.{kind}", kernel.name));
         let (initramfs, console) = (at("initramfs"), at("console"));
@@ -106,13 +106,15 @@ impl Machine {
             match lines.recv_timeout(self.silence) {
                 Ok(line) if line.starts_with("@@ up ") => boot = Some(start.elapsed()),
                 Ok(line) if line == "@@ done" => {
-                    let Some(boot) = boot else { bail!("the machine was done before it was up") };
+                    let Some(boot) = boot else {
+                        bail!("the job ended before the machine reported that it was up")
+                    };
                     return Ok(End::Done { boot });
                 }
                 Ok(line) if line.starts_with("@@ broken: ") => return broken(&line),
-                Ok(line) => heard(&line),
+                Ok(line) => on_line(&line),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    return broken(&format!("it said nothing for {} s", self.silence.as_secs()));
+                    return broken(&format!("no output for {} s", self.silence.as_secs()));
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     return broken("it ended before the job did");
@@ -124,10 +126,10 @@ impl Machine {
     fn start(&self, kernel: &Kernel, initramfs: &Path, console: &Path) -> Result<Child> {
         let errors = File::create(initramfs.with_extension("qemu"))
             .context("creating the log of QEMU's own errors")?;
-        // Whatever ends this process ends the machine.
+        // The machine ends with this process, even if that is killed.
         let mut qemu = repo::command("setpriv")?;
         qemu.args(["--pdeathsig", "KILL", PROGRAM]);
-        // `microvm` is no faster, and hangs at times.
+        // The machine type `microvm` is not faster, and sometimes hangs.
         qemu.args(["-machine", "pc", "-accel", self.accelerator.option()])
             .args(["-cpu", self.accelerator.processor()])
             .args(["-smp", &kernel.shape.processors().to_string()])
@@ -147,7 +149,7 @@ impl Machine {
     }
 }
 
-/// Ends with the value.
+/// Killed when dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -180,7 +182,7 @@ fn tail(console: &Path) -> String {
     lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
-/// The oldest major version that emulates a compare-and-swap of 16 bytes right.
+/// The oldest major version that emulates a 16-byte compare-and-swap correctly.
 const OLDEST: u32 = 8;
 
 /// The major version of the QEMU that is installed, if it is new enough.
@@ -207,7 +209,7 @@ fn major_of(text: &str) -> Option<u32> {
     text.split_once("version ")?.1.split('.').next()?.parse().ok()
 }
 
-/// Where this machine cannot run the kernels: they are for one architecture.
+/// Fails on a machine that cannot run the kernels, which are for one architecture.
 pub(super) fn check_architecture() -> Result<()> {
     ensure!(
         cfg!(target_arch = "x86_64"),

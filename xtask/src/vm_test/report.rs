@@ -1,4 +1,4 @@
-//! What a run shows: progress, failures, and a table in the end.
+//! Output: progress, failures, and a table at the end.
 
 use std::{
     fs::File,
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use super::{Booted, outcome::Ran};
 use crate::term;
 
-/// All that the tests said, in a file.
+/// The whole output of the tests, in a file.
 pub(super) struct Log {
     file: File,
     path: PathBuf,
@@ -30,7 +30,7 @@ impl Log {
     }
 }
 
-/// A binary has run.
+/// Prints the result of a binary.
 pub(super) fn progress(kernel: &str, ran: &Ran) {
     let failed = ran.failures.len();
     let (mark, colour) = if failed == 0 { ("✓", term::GREEN) } else { ("✗", term::RED) };
@@ -43,18 +43,18 @@ pub(super) fn progress(kernel: &str, ran: &Ran) {
     );
 }
 
-/// A machine that did not come to the end.
+/// Prints that a machine broke down.
 pub(super) fn breakdown(kernel: &str, why: &str) {
     println!("  {} {kernel:<14} the machine broke down: {why}", term::paint(term::RED, "✗"));
 }
 
-/// Failures with what they said, then the table, then a plain line for each kernel.
+/// Prints failures with their output, then the table, then a line for each kernel.
 pub(super) fn print(kernels: &[Booted]) {
     for booted in kernels {
         for (test, failure) in booted.failures() {
             let title = format!("── {} {test}: {}", booted.kernel, failure.name);
             println!("\n{}", term::paint(term::BOLD, &title));
-            failure.said.iter().for_each(|line| println!("  {line}"));
+            failure.output.iter().for_each(|line| println!("  {line}"));
         }
     }
     println!();
@@ -68,7 +68,7 @@ pub(super) fn print(kernels: &[Booted]) {
             println!("    {test}::{}", failure.name);
         }
     }
-    // Alone on its line, for programs that read it.
+    // On a line of its own, for programs that read it.
     let sum = |of: fn(&Booted) -> usize| kernels.iter().map(of).sum::<usize>();
     println!("\n{} passed, {} failed", sum(Booted::passed), sum(Booted::failed));
 }
@@ -86,7 +86,7 @@ impl Booted {
 
     /// Tests that failed, and files of tests that could not run.
     fn failed(&self) -> usize {
-        self.failures().count() + self.left_out.len()
+        self.failures().count() + self.not_run.len()
     }
 
     fn row(&self) -> Vec<String> {
@@ -94,8 +94,8 @@ impl Booted {
         if !self.breakdowns.is_empty() {
             remarks.push(format!("machine broke down {} times", self.breakdowns.len()));
         }
-        if !self.left_out.is_empty() {
-            remarks.push(format!("did not run: {}", self.left_out.join(", ")));
+        if !self.not_run.is_empty() {
+            remarks.push(format!("did not run: {}", self.not_run.join(", ")));
         }
         vec![
             self.kernel.clone(),

@@ -1,4 +1,4 @@
-//! The test set, and the binaries that it is in.
+//! Which tests run, and their binaries.
 
 use anyhow::{Result, bail};
 
@@ -8,8 +8,8 @@ use crate::{
     test::binaries::{self, Binary},
 };
 
-/// The tests of the data path: whatever makes sockets, loads programs or reads maps. The others
-/// (plans, the Kubernetes source, manifests of deploy/) are the same on any kernel.
+/// The data path's tests: those that create sockets, load programs or read maps. The others (plans, the Kubernetes
+/// source, manifests of deploy/) do not depend on the kernel.
 const DATA_PATH: [&str; 25] = [
     "addresses",
     "affinity",
@@ -38,14 +38,14 @@ const DATA_PATH: [&str; 25] = [
     "udp",
 ];
 
-/// Where kernels differ most.
+/// The tests in which kernels differ most.
 const SHORT: [&str; 4] = ["dead_backends", "older_kernels", "refusal", "special_sockets"];
 
-/// What waits for running programs, which is what `nohz_full=` changes.
+/// The tests that wait for running programs: `nohz_full=` changes how that works.
 const WAITING: [&str; 5] = ["check", "limits", "reclaim", "repair", "restart"];
 
-/// Those of the tests that tell something new in such a machine.
-pub(super) fn of_shape(shape: Shape, tests: &[String]) -> Vec<String> {
+/// The tests whose result can differ in a machine of this shape.
+pub(super) fn for_shape(shape: Shape, tests: &[String]) -> Vec<String> {
     let is_new = |test: &&String| match shape {
         Shape::Plain => true,
         Shape::NohzFull => WAITING.contains(&test.as_str()),
@@ -53,19 +53,19 @@ pub(super) fn of_shape(shape: Shape, tests: &[String]) -> Vec<String> {
     tests.iter().filter(is_new).cloned().collect()
 }
 
-/// Builds the tests, as `cargo xtask test` does: what that has built is used.
+/// Builds the tests as `cargo xtask test` does, and reuses its build.
 pub(super) fn build_tests(names: &[String]) -> Result<Vec<Binary>> {
     setup::ensure()?;
     term::doing("build", "the tests");
     let args: Vec<&str> = names.iter().flat_map(|name| ["--test", name]).collect();
     let built = binaries::build(&args)?;
     if let Some(name) = names.iter().find(|name| !built.iter().any(|test| test.name == **name)) {
-        bail!("cargo has built no test `{name}`");
+        bail!("cargo did not build a test `{name}`");
     }
     Ok(built)
 }
 
-/// The tests by these names, or all of them.
+/// The tests with these names, or all tests.
 pub(super) fn select(names: &[String], short: bool) -> Result<Vec<String>> {
     if short {
         return Ok(SHORT.map(ToOwned::to_owned).to_vec());
@@ -74,7 +74,7 @@ pub(super) fn select(names: &[String], short: bool) -> Result<Vec<String>> {
         return Ok(DATA_PATH.map(ToOwned::to_owned).to_vec());
     }
     if let Some(unknown) = names.iter().find(|name| !DATA_PATH.contains(&name.as_str())) {
-        bail!("no data-path test is called {unknown:?}; there are {}", DATA_PATH.join(", "));
+        bail!("there is no data path test {unknown:?}; the tests are {}", DATA_PATH.join(", "));
     }
     Ok(names.to_vec())
 }

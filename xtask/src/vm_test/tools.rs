@@ -1,4 +1,4 @@
-//! What this machine needs for it: QEMU, and a busybox for the virtual machine.
+//! QEMU, and a busybox for the virtual machine.
 
 use std::{
     fs,
@@ -15,8 +15,8 @@ use crate::{
 
 const PACKAGE: &str = "qemu-system-x86";
 
-/// Finds QEMU, or installs it: from the machine's own release if that has a version that will do,
-/// and from its backports if not.
+/// Finds QEMU, or installs it: from the machine's release if its version is new enough, else from the
+/// backports.
 pub(super) fn qemu() -> Result<()> {
     if qemu::installed()?.is_some() {
         return Ok(());
@@ -30,20 +30,20 @@ pub(super) fn qemu() -> Result<()> {
     let suites = [release.to_owned(), format!("{release}-security"), backports.clone()];
     let sources = suites.map(|suite| machine.source(&suite));
     let apt = Apt::new(folder.path(), &sources).with_context(by_hand)?;
-    // Debian marks what it has built for an older release.
+    // Versions from backports have `~bpo`.
     let is_own = |version: &str| !version.contains("~bpo") && qemu::is_new_enough(version);
     let offers = apt.versions(&[PACKAGE.to_owned()])?;
     let suite =
         if offers.iter().any(|(_, version)| is_own(version)) { release } else { &backports };
     setup::install_from(&apt, suite, &[PACKAGE]).with_context(by_hand)?;
     let version = qemu::installed()?
-        .with_context(|| format!("{suite} has no {} that will do", qemu::PROGRAM))?;
+        .with_context(|| format!("{suite} has no {} that is new enough", qemu::PROGRAM))?;
     term::ok("qemu", &format!("{version} (apt-get install -t {suite} {PACKAGE})"));
     Ok(())
 }
 
-/// A static busybox: this machine's package, unpacked into a folder. Installing it would remove the
-/// one that is not static.
+/// A static busybox from this machine's package, unpacked into a folder. Installing the package would remove
+/// the dynamic one.
 pub(super) fn busybox(folder: &Path) -> Result<PathBuf> {
     let place = folder.join("busybox");
     if place.is_file() {
@@ -56,11 +56,11 @@ pub(super) fn busybox(folder: &Path) -> Result<PathBuf> {
         apt.args(["-o", "APT::Sandbox::User=root", "download", "busybox-static"]);
         process::output(apt.current_dir(scratch.path()))
     };
-    // A fresh image has no package lists yet.
+    // A new container image has no package lists yet.
     download().or_else(|_| setup::update_package_lists().and_then(|()| download()))?;
     let entries = fs::read_dir(scratch.path()).context("reading the download folder")?;
     let package = entries.flatten().map(|entry| entry.path()).next();
-    let package = package.context("apt-get download left no package busybox-static")?;
+    let package = package.context("`apt-get download` did not leave a package busybox-static")?;
     crate::apt::unpack(&package, scratch.path())?;
     let found = ["bin/busybox", "usr/bin/busybox"]
         .map(|path| scratch.path().join(path))

@@ -1,11 +1,11 @@
-//! The cluster that is watched: services with as many endpoints each, and changes of them.
+//! The watched cluster: services with the same number of endpoints, and their changes.
 
 use std::{cell::RefCell, net::Ipv4Addr, time::SystemTime};
 
 use serde_json::{Value, json};
 use sockline_testbed::api::Api;
 
-/// As many as the endpoint-slice controller puts into one slice.
+/// The endpoint-slice controller's limit for one slice.
 const PER_SLICE: u32 = 100;
 const NODES: u32 = 100;
 const LARGEST_SLICES: u32 = 100;
@@ -14,7 +14,7 @@ pub(super) struct Cluster {
     api: Api,
     services: u32,
     endpoints: u32,
-    /// Every change is to another address.
+    /// Every change uses a new address.
     next_address: RefCell<u32>,
 }
 
@@ -40,14 +40,14 @@ impl Cluster {
         cluster
     }
 
-    /// One endpoint of one service gets another address.
+    /// Gives one endpoint of a service another address.
     pub(super) fn change(&self, number: u32) {
         let service = number.wrapping_mul(7919) % self.services;
         let endpoints = addresses(service * self.endpoints, self.endpoints - 1);
         self.api.apply(&slice(service, 0, endpoints.chain([self.fresh_address()])));
     }
 
-    /// A service with more endpoints than all others together.
+    /// Adds a service with 10,000 endpoints.
     pub(super) fn add_largest(&self) {
         self.api.apply(&service(self.services));
         for part in 0..LARGEST_SLICES {

@@ -8,9 +8,9 @@ use crate::term;
 
 const NAME: &str = "sockline_programming_latency_seconds_bucket";
 
-/// How many changes took how long at most, within a time.
+/// The histogram of the changes between two readings.
 pub(super) struct Latency {
-    /// Upper bounds in seconds, with the changes up to each.
+    /// Upper bounds in seconds, and the number of changes up to each.
     buckets: Vec<(f64, f64)>,
     count: f64,
 }

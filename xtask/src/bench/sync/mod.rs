@@ -1,37 +1,28 @@
-//! `cargo xtask bench sync`: how soon a change of the cluster is in the kernel, and what the agent
-//! needs for it.
+//! `cargo xtask bench sync`: how soon a change in the cluster is in the kernel, and the agent's CPU time and
+//! memory.
 //!
-//! An agent, built for release, watches a stand-in for the API server that changes EndpointSlices at
-//! a steady rate. Latency is the agent's own histogram; processor time and memory are the kernel's
-//! account of the process.
+//! An optimised agent watches a stand-in for the API server, which changes EndpointSlices at a steady rate. Latency
+//! is from the agent's histogram, CPU time and memory are from the kernel.
 
+mod agent;
 mod cluster;
 mod latency;
 pub(crate) mod process;
 
-use std::{
-    net::TcpListener,
-    path::PathBuf,
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use sockline_testbed::{
-    Agent, AgentOptions, Metrics, Node,
-    api::{Api, Server},
-};
+use anyhow::{Result, ensure};
 
-use self::{cluster::Cluster, latency::Latency, process::Usage};
-use crate::{build, repo, term};
+use self::agent::RunningAgent;
+use crate::{build, term};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long each rate is kept up
+    /// How long to measure each rate
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     seconds: u64,
-    /// Measure only one of the clusters; the large one and the wide one (100,000 services, measured
-    /// only if asked for) have a million endpoints and need 6 GB of memory
+    /// Measure only this cluster [default: small and large]; large and wide (100,000 services) have a million
+    /// endpoints and need 6 GB of memory
     #[arg(long, value_enum)]
     only: Option<Only>,
 }
@@ -43,10 +34,10 @@ enum Only {
     Wide,
 }
 
-/// Changes a second, and what a change may take at the 99th percentile.
+/// Changes per second, and the budget for the 99th percentile of their latency.
 const RATES: [(u32, Duration); 2] =
     [(100, Duration::from_millis(2)), (1_000, Duration::from_millis(20))];
-/// Of one core, at the lower rate.
+/// In percent of one core, at the lower rate.
 const CPU_BUDGET: f64 = 15.0;
 
 const SMALL: Size = Size { services: 1_000, endpoints: 10, megabytes: 40, first_sync: None };
@@ -57,15 +48,15 @@ const LARGE: Size = Size {
     first_sync: Some(Duration::from_secs(10)),
 };
 
-/// As many services and endpoints as the README promises at least.
+/// The limits that deploy/docs/limits.md promises.
 const WIDE: Size = Size { services: 100_000, endpoints: 10, megabytes: 600, first_sync: None };
 
-/// A cluster, and what an agent may need for it.
+/// A cluster, and the budget of an agent for it.
 struct Size {
     services: u32,
     endpoints: u32,
     megabytes: u64,
-    /// From all data being there to all of it being in the kernel.
+    /// From the arrival of all objects until they are in the kernel.
     first_sync: Option<Duration>,
 }
 
@@ -76,9 +67,8 @@ impl std::fmt::Display for Size {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    ensure!(args.seconds > 0, "nothing to measure");
-    build::run(&build::Args::release())?;
-    let binary = repo::root().join("target/release/sockline");
+    ensure!(args.seconds > 0, "--seconds must be greater than 0");
+    let binary = build::release()?;
     let mut rows = Vec::new();
     if matches!(args.only, None | Some(Only::Small)) {
         let running = RunningAgent::start(&SMALL, &binary)?;
@@ -108,214 +98,4 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!();
     term::table(&["cluster", "what", "measured", "budget"], &rows);
     Ok(())
-}
-
-/// Fields are dropped in this order.
-struct RunningAgent {
-    agent: Agent,
-    _server: Server,
-    cluster: Cluster,
-    node: Node,
-    options: AgentOptions,
-    began: Instant,
-    ready: Duration,
-}
-
-impl RunningAgent {
-    fn start(size: &Size, binary: &std::path::Path) -> Result<Self> {
-        term::doing("cluster", &size.to_string());
-        let node = Node::new()?;
-        let api = Api::default();
-        let cluster = Cluster::fill(api.clone(), size.services, size.endpoints);
-        let listener = node.outside().run(|| TcpListener::bind(("127.0.0.1", 0)))?;
-        let server = Server::start(&api, listener).context("starting the API server stand-in")?;
-        let kubeconfig: PathBuf = server.kubeconfig(node.temp())?;
-        term::doing("agent", "starting");
-        let options = AgentOptions {
-            binary: Some(binary.to_owned()),
-            kubeconfig: Some(kubeconfig),
-            ready_within: Duration::from_secs(300),
-            ..AgentOptions::default()
-        };
-        let began = Instant::now();
-        let agent = node.agent(&options).context("starting the agent")?;
-        let ready = began.elapsed();
-        Ok(Self { agent, _server: server, cluster, node, options, began, ready })
-    }
-
-    fn first_sync(&self, size: &Size) -> Result<Vec<Vec<String>>> {
-        let status: serde_json::Value =
-            serde_json::from_str(&self.agent.cli(&["status", "-o", "json"])?)?;
-        let took = status["agent"]["last_sync_seconds"].as_f64().context("no last_sync_seconds")?;
-        let row = |what: &str, measured: Duration, budget: Option<Duration>| {
-            let budget = budget.map_or_else(String::new, term::seconds);
-            vec![size.to_string(), what.to_owned(), term::seconds(measured), budget]
-        };
-        Ok(vec![
-            row("start of the agent to ready", self.ready, None),
-            row("first full sync", Duration::from_secs_f64(took), size.first_sync),
-        ])
-    }
-
-    fn changes(&self, rate: u32, budget: Duration, time: Duration) -> Result<Vec<Vec<String>>> {
-        let what = format!("{rate} changes/s");
-        term::doing("measuring", &what);
-        let before = self.read()?;
-        let sent = self.at_rate(rate, time, |number| self.cluster.change(number));
-        let after = self.read_once_programmed(&before, sent)?;
-        let row = |what: String, measured: String, budget: String| {
-            vec![self.cluster.to_string(), what, measured, budget]
-        };
-        let latency = |since: &str| Latency::between(&before.metrics, &after.metrics, since);
-        let arrival = latency("arrival");
-        ensure!(arrival.count() > 0.0, "the agent programmed nothing");
-        let mut rows = vec![
-            row(format!("{what}: event to map, p50"), arrival.quantile(0.5), String::new()),
-            row(
-                format!("{what}: event to map, p99"),
-                arrival.quantile(0.99),
-                term::seconds(budget),
-            ),
-            row(
-                format!("{what}: API server to map, p99"),
-                latency("trigger").quantile(0.99),
-                String::new(),
-            ),
-        ];
-        let cpu_budget =
-            if rate == RATES[0].0 { format!("{CPU_BUDGET:.0} %") } else { String::new() };
-        rows.push(row(
-            format!("{what}: of one core"),
-            format!("{:.1} %", after.usage.cpu_share(&before.usage) * 100.0),
-            cpu_budget,
-        ));
-        Ok(rows)
-    }
-
-    /// One service of ten thousand endpoints changes all the time, and the others now and then.
-    fn largest_service(&self, time: Duration) -> Result<Vec<Vec<String>>> {
-        term::doing("measuring", "100 changes/s, half of them of a service of 10,000 endpoints");
-        self.cluster.add_largest();
-        let before = self.read()?;
-        let sent = self.at_rate(100, time, |number| {
-            if number % 2 == 0 {
-                self.cluster.change(number / 2);
-            } else {
-                self.cluster.change_largest(number / 2);
-            }
-        });
-        let after = self.read_once_programmed(&before, sent)?;
-        // The largest service's changes are merged, so the other half is the faster half.
-        let arrival = Latency::between(&before.metrics, &after.metrics, "arrival");
-        let row = |what: &str, measured: String| {
-            vec![self.cluster.to_string(), what.to_owned(), measured, String::new()]
-        };
-        Ok(vec![
-            row("beside a busy service of 10,000: p49.5 of all", arrival.quantile(0.495)),
-            row("a busy service of 10,000: p99", arrival.quantile(0.99)),
-            row(
-                "with it: of one core",
-                format!("{:.1} %", after.usage.cpu_share(&before.usage) * 100.0),
-            ),
-        ])
-    }
-
-    /// What people and Prometheus wait for.
-    fn commands(&self) -> Result<Vec<Vec<String>>> {
-        let status = || self.agent.cli(&["status"]).map(drop);
-        let services = || self.agent.cli(&["services"]).map(drop);
-        let metrics = || self.agent.metrics().map(drop);
-        let asked: [(&str, &dyn Fn() -> Result<()>); 3] = [
-            ("sockline status", &status),
-            ("sockline services", &services),
-            ("/metrics", &metrics),
-        ];
-        asked
-            .into_iter()
-            .map(|(what, ask)| {
-                let began = Instant::now();
-                ask()?;
-                let took = term::seconds(began.elapsed());
-                Ok(vec![self.cluster.to_string(), what.to_owned(), took, String::new()])
-            })
-            .collect()
-    }
-
-    /// The agent ends, and another one takes over what it left in the kernel.
-    fn restart(&mut self) -> Result<Vec<Vec<String>>> {
-        term::doing("measuring", "a restart");
-        let entries = |running: &Self, map: &str| -> Result<f64> {
-            Ok(running.read()?.metrics.sum("sockline_map_entries", &[("map", map)]))
-        };
-        let before = entries(self, "backends")?;
-        self.agent.stop()?;
-        let began = Instant::now();
-        self.agent = self.node.agent(&self.options).context("starting the next agent")?;
-        let ready = began.elapsed();
-        let after = entries(self, "backends")?;
-        ensure!(after <= before, "{after} backends, it was {before}: they have other ids");
-        let status: serde_json::Value =
-            serde_json::from_str(&self.agent.cli(&["status", "-o", "json"])?)?;
-        let took = status["agent"]["last_sync_seconds"].as_f64().context("no last_sync_seconds")?;
-        let row = |what: &str, measured: Duration| {
-            vec![self.cluster.to_string(), what.to_owned(), term::seconds(measured), String::new()]
-        };
-        Ok(vec![
-            row("restart: start to ready", ready),
-            row("restart: first full sync", Duration::from_secs_f64(took)),
-        ])
-    }
-
-    fn memory(&self, size: &Size) -> Result<Vec<String>> {
-        let usage = Usage::of(self.agent.pid())?;
-        Ok(vec![
-            size.to_string(),
-            "memory of the agent (highest)".to_owned(),
-            format!("{} MB ({} MB)", usage.resident / 1_000_000, usage.highest / 1_000_000),
-            format!("{} MB", size.megabytes),
-        ])
-    }
-
-    /// Does something at a steady rate; returns how often.
-    fn at_rate(&self, rate: u32, time: Duration, mut change: impl FnMut(u32)) -> u32 {
-        let began = Instant::now();
-        let interval = Duration::from_secs(1) / rate;
-        let mut number = 0;
-        while began.elapsed() < time {
-            change(number);
-            number += 1;
-            let next = began + interval * number;
-            // It is the rate that is measured at: nothing is waited for.
-            thread::sleep(next.saturating_duration_since(Instant::now()));
-        }
-        number
-    }
-
-    fn read(&self) -> Result<Reading> {
-        let metrics = Metrics::parse(&self.agent.metrics()?);
-        Ok(Reading { metrics, usage: Usage::of(self.agent.pid())? })
-    }
-
-    /// Reads once as many changes as were sent have been programmed.
-    fn read_once_programmed(&self, before: &Reading, sent: u32) -> Result<Reading> {
-        let count = |reading: &Reading| {
-            reading
-                .metrics
-                .sum("sockline_programming_latency_seconds_count", &[("since", "arrival")])
-        };
-        let wanted = count(before) + f64::from(sent);
-        let usage = self.read()?.usage;
-        sockline_testbed::wait_ok(Duration::from_secs(30), "all changes to be programmed", || {
-            let reading = self.read()?;
-            let seen = count(&reading);
-            ensure!(seen >= wanted, "{seen} of {wanted} changes");
-            Ok(Reading { usage: usage.clone(), ..reading })
-        })
-        .with_context(|| format!("{:.0} s after the start", self.began.elapsed().as_secs_f64()))
-    }
-}
-
-struct Reading {
-    metrics: Metrics,
-    usage: Usage,
 }

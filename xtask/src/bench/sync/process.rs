@@ -1,4 +1,4 @@
-//! What the kernel says of a process.
+//! A process's CPU time and memory, from /proc.
 
 use std::{fs, time::Instant};
 
@@ -8,9 +8,9 @@ use nix::unistd::{SysconfVar, sysconf};
 #[derive(Clone)]
 pub(crate) struct Usage {
     at: Instant,
-    /// Processor time in seconds, of all threads.
+    /// CPU time of all threads, in seconds.
     cpu: f64,
-    /// Bytes; the pages of mapped BPF arrays are among them.
+    /// In bytes, including the pages of mapped BPF arrays.
     pub(crate) resident: u64,
     pub(crate) highest: u64,
 }
@@ -18,7 +18,7 @@ pub(crate) struct Usage {
 impl Usage {
     pub(crate) fn of(pid: u32) -> Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name in parentheses may have blanks; user and system time are fields 14 and 15.
+        // The name in parentheses may contain blanks. User and system time are fields 14 and 15.
         let fields: Vec<&str> =
             stat.rsplit_once(')').context("/proc/PID/stat")?.1.split_whitespace().collect();
         let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<f64>().ok());
@@ -38,7 +38,7 @@ impl Usage {
         })
     }
 
-    /// The share of one core that was used since.
+    /// The share of one core that the process has used since.
     pub(crate) fn cpu_share(&self, before: &Self) -> f64 {
         (self.cpu - before.cpu) / (self.at - before.at).as_secs_f64()
     }

@@ -1,4 +1,4 @@
-//! Sockets that stay open and exchange messages now and then.
+//! Sockets that stay open and exchange messages at random times.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -7,17 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{ClientContext, Target, seen, short_lived};
+use super::{ClientContext, Target, observed, short_lived};
 use crate::chaos::{
-    oracle::{PodId, Seen, Verdict},
+    oracle::{Observed, PodId, Verdict},
     results::Kind,
 };
 
-/// Sockets of a thread.
+/// Sockets per thread.
 const SOCKETS: usize = 48;
-/// Between two calls of a thread.
+/// Between two messages of a thread.
 const PAUSE: Duration = Duration::from_millis(6);
-/// One in so many talks is the last one of its socket.
+/// One in so many messages is the last one of its socket.
 const LAST: u32 = 150;
 
 struct OpenSocket<T> {
@@ -25,14 +25,14 @@ struct OpenSocket<T> {
     target: Target,
     pod: PodId,
     opened: Instant,
-    /// The beginning of the last talk.
-    talked: Instant,
+    /// When the last exchange began.
+    used: Instant,
     connected: bool,
 }
 
 pub(super) fn tcp(context: &ClientContext, mut random: fastrand::Rng) {
     let mut open: Vec<OpenSocket<TcpStream>> = Vec::new();
-    while context.goes_on() {
+    while context.continues() {
         thread::sleep(PAUSE);
         if open.len() < SOCKETS {
             open.extend(open_tcp(context, context.any_target(&mut random)));
@@ -43,7 +43,7 @@ pub(super) fn tcp(context: &ClientContext, mut random: fastrand::Rng) {
             open.swap_remove(index);
         }
     }
-    // None was lost while nobody looked.
+    // Finds sockets that were lost since their last message.
     for mut one in open {
         talk_tcp(context, &mut one);
     }
@@ -51,27 +51,27 @@ pub(super) fn tcp(context: &ClientContext, mut random: fastrand::Rng) {
 
 fn open_tcp(context: &ClientContext, target: &Target) -> Option<OpenSocket<TcpStream>> {
     let opened = Instant::now();
-    let said = short_lived::connect(target.tcp)
+    let answer = short_lived::connect(target.tcp)
         .and_then(|stream| Ok((short_lived::greeting(&stream)?, stream)));
-    let (said, stream) = match said {
-        Ok((said, stream)) => (Ok(said), Some(stream)),
+    let (answer, stream) = match answer {
+        Ok((answer, stream)) => (Ok(answer), Some(stream)),
         Err(error) => (Err(error), None),
     };
-    let seen = seen(said);
+    let got = observed(answer);
     let now = Instant::now();
-    let verdict = context.oracle.judge(target.service, opened, now, &seen);
-    context.results.judged(Kind::Tcp, &verdict);
-    let (Seen::Answer { pod, .. }, Some(socket)) = (seen, stream) else { return None };
-    // What stands for kube-proxy keeps no connections.
+    let verdict = context.oracle.classify(target.service, opened, now, &got);
+    context.results.record(Kind::Tcp, &verdict);
+    let (Observed::Answer { pod, .. }, Some(socket)) = (got, stream) else { return None };
+    // The stand-in for kube-proxy closes connections at once.
     if context.oracle.was_bypassed(opened, now) {
         return None;
     }
     context.results.count("long-lived sockets opened");
-    let (target, talked) = (target.clone(), opened);
-    Some(OpenSocket { socket, target, pod, opened, talked, connected: true })
+    let (target, used) = (target.clone(), opened);
+    Some(OpenSocket { socket, target, pod, opened, used, connected: true })
 }
 
-/// Says something and returns the answer.
+/// Sends something and returns the answer.
 pub(in crate::chaos) fn echo(mut stream: &TcpStream) -> io::Result<String> {
     stream.write_all(b"y\n")?;
     let mut buffer = [0; 64];
@@ -82,16 +82,16 @@ pub(in crate::chaos) fn echo(mut stream: &TcpStream) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
-/// Whether it is good for another time.
+/// Exchanges a message; returns whether the socket can be used again.
 fn talk_tcp(context: &ClientContext, open: &mut OpenSocket<TcpStream>) -> bool {
-    let said = echo(&open.socket);
+    let answer = echo(&open.socket);
     let now = Instant::now();
     let (pod, service) = (open.pod, open.target.service);
-    let (verdict, goes_on) = match seen(said) {
-        Seen::Answer { pod: who, service: what } if (who, what) == (pod, service) => {
-            (Verdict::Right, true)
+    let (verdict, continues) = match observed(answer) {
+        Observed::Answer { pod: who, service: what } if (who, what) == (pod, service) => {
+            (Verdict::Correct, true)
         }
-        Seen::Error(_) if context.oracle.has_died(pod, open.opened, now) => {
+        Observed::Error(_) if context.oracle.was_dead(pod, open.opened, now) => {
             (Verdict::EndpointDead, false)
         }
         other => {
@@ -103,13 +103,13 @@ fn talk_tcp(context: &ClientContext, open: &mut OpenSocket<TcpStream>) -> bool {
             return false;
         }
     };
-    context.results.judged(Kind::LongLivedTcp, &verdict);
-    goes_on
+    context.results.record(Kind::LongLivedTcp, &verdict);
+    continues
 }
 
 pub(super) fn udp(context: &ClientContext, mut random: fastrand::Rng) {
     let mut open: Vec<OpenSocket<UdpSocket>> = Vec::new();
-    while context.goes_on() {
+    while context.continues() {
         thread::sleep(PAUSE);
         if open.len() < SOCKETS {
             let connected = random.bool();
@@ -136,92 +136,91 @@ fn open_udp(
         if connected {
             socket.connect(target.udp)?;
         }
-        let (said, _) = short_lived::talk(&socket, target.udp, connected, "z")?;
-        Ok((said, socket))
+        let (answer, _) = short_lived::talk(&socket, target.udp, connected, "z")?;
+        Ok((answer, socket))
     });
-    let (said, socket) = match opened_socket {
-        Ok((said, socket)) => (Ok(said), Some(socket)),
+    let (answer, socket) = match opened_socket {
+        Ok((answer, socket)) => (Ok(answer), Some(socket)),
         Err(error) => (Err(error), None),
     };
-    let seen = seen(said);
+    let got = observed(answer);
     let now = Instant::now();
-    let verdict = context.oracle.judge(target.service, opened, now, &seen);
+    let verdict = context.oracle.classify(target.service, opened, now, &got);
     let kind = if connected { Kind::UdpConnected } else { Kind::UdpUnconnected };
-    context.results.judged(kind, &verdict);
-    let (Seen::Answer { pod, .. }, Some(socket)) = (seen, socket) else { return None };
-    // What it remembers of such a time would excuse nothing later.
+    context.results.record(kind, &verdict);
+    let (Observed::Answer { pod, .. }, Some(socket)) = (got, socket) else { return None };
+    // A socket from such a time would excuse later failures.
     if context.oracle.was_damaged(opened, now) || context.oracle.was_bypassed(opened, now) {
         return None;
     }
     context.results.count("long-lived sockets opened");
-    Some(OpenSocket { socket, target: target.clone(), pod, opened, talked: opened, connected })
+    Some(OpenSocket { socket, target: target.clone(), pod, opened, used: opened, connected })
 }
 
 fn talk_udp(context: &ClientContext, open: &mut OpenSocket<UdpSocket>) -> bool {
-    let was_calm = context.oracle.is_calm();
+    let faults_had_ended = context.oracle.faults_have_ended();
     let began = Instant::now();
-    let said = short_lived::talk(&open.socket, open.target.udp, open.connected, "z");
+    let answer = short_lived::talk(&open.socket, open.target.udp, open.connected, "z");
     let now = Instant::now();
-    let seen = seen(said.map(|(said, _)| said));
+    let got = observed(answer.map(|(answer, _)| answer));
     if open.connected {
-        return judge_connected(context, open, &seen, was_calm, (began, now));
+        return check_connected(context, open, &got, faults_had_ended, (began, now));
     }
     let (pod, service) = (open.pod, open.target.service);
-    let verdict = context.oracle.judge(service, began, now, &seen);
-    context.results.judged(Kind::LongLivedUdpUnconnected, &verdict);
-    let Seen::Answer { pod: who, .. } = seen else { return false };
-    if context.oracle.was_damaged(open.talked, now) || context.oracle.was_bypassed(open.talked, now)
-    {
+    let verdict = context.oracle.classify(service, began, now, &got);
+    context.results.record(Kind::LongLivedUdpUnconnected, &verdict);
+    let Observed::Answer { pod: who, .. } = got else { return false };
+    if context.oracle.was_damaged(open.used, now) || context.oracle.was_bypassed(open.used, now) {
         return false;
     }
     if who != pod {
-        if context.oracle.must_have_stayed(service, pod, open.talked, now) {
+        if context.oracle.must_have_kept(service, pod, open.used, now) {
             context.results.lost(
                 Kind::LongLivedUdpUnconnected,
-                &format!("of service {service}: at pod {pod}, which is there, and now at {who}"),
+                &format!("of service {service}: moved from pod {pod}, which is still an endpoint, to pod {who}"),
             );
             return false;
         }
-        context.results.count("unconnected UDP sockets that went on to another endpoint");
+        context.results.count("unconnected UDP sockets that moved to another endpoint");
     }
-    (open.pod, open.talked) = (who, began);
+    (open.pod, open.used) = (who, began);
     true
 }
 
-/// A connected socket's datagrams go where its `connect()` led them.
-fn judge_connected(
+/// A connected socket's datagrams go to the endpoint of its `connect()`.
+fn check_connected(
     context: &ClientContext,
     open: &OpenSocket<UdpSocket>,
-    seen: &Seen,
-    was_calm: bool,
+    got: &Observed,
+    faults_had_ended: bool,
     (began, now): (Instant, Instant),
 ) -> bool {
     let (pod, service) = (open.pod, open.target.service);
-    let removed = !context.oracle.was_there_all_the_time(service, pod, open.opened, now);
-    let (verdict, goes_on) = match seen {
-        Seen::Answer { pod: who, service: what } if (*who, *what) == (pod, service) => {
+    let removed = !context.oracle.was_always_endpoint(service, pod, open.opened, now);
+    let (verdict, continues) = match got {
+        Observed::Answer { pod: who, service: what } if (*who, *what) == (pod, service) => {
             if !context.oracle.may_be_endpoint(service, pod, began, now) {
-                let what = "connected UDP sockets heard from an endpoint that was removed";
-                // What another layout remembered of sockets is gone with it.
-                if was_calm && !context.oracle.layout_changed(open.opened, now) {
+                let what = "connected UDP sockets answered by a removed endpoint";
+                // A change of layout loses the records of sockets, so the agent cannot find them.
+                if faults_had_ended && !context.oracle.layout_changed(open.opened, now) {
                     let detail = format!(
-                        "service {service}, pod {pod}, and all is calm; {:.1?} old",
+                        "service {service}, pod {pod}, after the end of all faults; {:.1?} old",
                         open.opened.elapsed()
                     );
-                    context.results.mistake(what, &detail);
+                    context.results.violation(what, &detail);
                 } else {
                     context.results.count(what);
                 }
             }
-            (Verdict::Right, true)
+            (Verdict::Correct, true)
         }
-        Seen::Error(_) if context.oracle.has_died(pod, open.opened, now) => {
+        Observed::Error(_) if context.oracle.was_dead(pod, open.opened, now) => {
             (Verdict::EndpointDead, false)
         }
-        // The agent closes the sockets of endpoints that are gone.
-        Seen::Error(error) if removed && error.kind() != io::ErrorKind::WouldBlock => {
+        // The agent closes the sockets of removed endpoints.
+        Observed::Error(error) if removed && error.kind() != io::ErrorKind::WouldBlock => {
             context.results.count("connected UDP sockets closed when their endpoint was removed");
-            (Verdict::Right, false)
+            (Verdict::Correct, false)
         }
         other => {
             let age = open.opened.elapsed();
@@ -232,6 +231,6 @@ fn judge_connected(
             return false;
         }
     };
-    context.results.judged(Kind::LongLivedUdpConnected, &verdict);
-    goes_on
+    context.results.record(Kind::LongLivedUdpConnected, &verdict);
+    continues
 }

@@ -1,4 +1,4 @@
-//! The clients: threads in pods that call services, on fresh sockets and on ones that they hold.
+//! The clients: threads in pods that call services, on short-lived and on long-lived sockets.
 
 mod long_lived;
 mod short_lived;
@@ -19,25 +19,25 @@ pub(super) use short_lived::{connect, greeting, talk, udp_socket};
 use sockline_testbed::{Pod, Task};
 
 use super::{
-    oracle::{Oracle, Seen, ServiceId},
+    oracle::{Observed, Oracle, ServiceId},
     results::Results,
     servers::parse_who,
 };
 
-/// Longer than anything takes that works.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longer than a call takes that loops.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A service as clients see it.
+/// A service's addresses for clients.
 #[derive(Clone)]
 pub(super) struct Target {
     pub(super) service: ServiceId,
     pub(super) tcp: SocketAddr,
     pub(super) udp: SocketAddr,
-    /// With session affinity.
+    /// Whether the service has session affinity.
     pub(super) is_sticky: bool,
 }
 
-/// What the threads share.
+/// Shared by all clients.
 #[derive(Clone)]
 pub(super) struct ClientContext {
     pub(super) oracle: Arc<Oracle>,
@@ -47,7 +47,7 @@ pub(super) struct ClientContext {
 }
 
 impl ClientContext {
-    fn goes_on(&self) -> bool {
+    fn continues(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
     }
 
@@ -59,26 +59,26 @@ impl ClientContext {
 /// Starts the threads of one client pod.
 pub(super) fn start(pod: &Pod, context: &ClientContext, seed: u64) -> Result<Vec<Task<()>>> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let works: [fn(&ClientContext, fastrand::Rng); 4] =
+    let loops: [fn(&ClientContext, fastrand::Rng); 4] =
         [short_lived::tcp, short_lived::udp, long_lived::tcp, long_lived::udp];
     let mut tasks = Vec::new();
-    for work in works {
+    for work in loops {
         let (context, random) = (context.clone(), random.fork());
         tasks.push(pod.spawn(move || work(&context, random))?);
     }
     Ok(tasks)
 }
 
-/// An answer as the oracle judges it: from the server's words.
-fn seen(said: io::Result<String>) -> Seen {
-    match said {
-        Ok(said) => match parse_who(said.split(' ').next().unwrap_or_default()) {
-            Some((pod, service)) => Seen::Answer { pod, service },
-            None => Seen::Error(io::Error::new(
+/// Parses a server's answer.
+fn observed(answer: io::Result<String>) -> Observed {
+    match answer {
+        Ok(answer) => match parse_who(answer.split(' ').next().unwrap_or_default()) {
+            Some((pod, service)) => Observed::Answer { pod, service },
+            None => Observed::Error(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("the server said {said:?}"),
+                format!("the server answered {answer:?}"),
             )),
         },
-        Err(error) => Seen::Error(error),
+        Err(error) => Observed::Error(error),
     }
 }

@@ -1,4 +1,4 @@
-//! One socket for one call.
+//! A new socket for each call.
 
 use std::{
     collections::HashMap,
@@ -10,36 +10,36 @@ use std::{
 
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 
-use super::{ClientContext, PATIENCE, Target, seen};
+use super::{ClientContext, TIMEOUT, Target, observed};
 use crate::chaos::{
-    oracle::{PodId, Seen},
+    oracle::{Observed, PodId},
     results::Kind,
 };
 
-/// Between two calls of a thread: all of them share the machine with the agent.
+/// Between two calls of a thread: clients and agent share the machine.
 const PAUSE: Duration = Duration::from_millis(4);
 
 pub(super) fn tcp(context: &ClientContext, mut random: fastrand::Rng) {
     let mut affinities = Affinities::default();
-    while context.goes_on() {
+    while context.continues() {
         let target = context.any_target(&mut random);
         let from = Instant::now();
-        let said = connect(target.tcp).and_then(|stream| {
+        let answer = connect(target.tcp).and_then(|stream| {
             let peer = stream.peer_addr()?;
-            let said = greeting(&stream)?;
+            let answer = greeting(&stream)?;
             // Closed with a reset: sockets in TIME_WAIT would use up the ports.
             setsockopt(&stream, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
-            Ok((said, peer))
+            Ok((answer, peer))
         });
         let until = Instant::now();
-        if let Ok((said, peer)) = &said {
-            check_peer(context, "TCP", target.tcp, *peer, said, (from, until));
+        if let Ok((answer, peer)) = &answer {
+            check_peer(context, "TCP", target.tcp, *peer, answer, (from, until));
         }
-        let seen = seen(said.map(|(said, _)| said));
+        let got = observed(answer.map(|(answer, _)| answer));
         context
             .results
-            .judged(Kind::Tcp, &context.oracle.judge(target.service, from, until, &seen));
-        if let (true, Seen::Answer { pod, .. }) = (target.is_sticky, &seen) {
+            .record(Kind::Tcp, &context.oracle.classify(target.service, from, until, &got));
+        if let (true, Observed::Answer { pod, .. }) = (target.is_sticky, &got) {
             affinities.check(context, target, *pod, (from, until));
         }
         thread::sleep(PAUSE);
@@ -47,28 +47,28 @@ pub(super) fn tcp(context: &ClientContext, mut random: fastrand::Rng) {
 }
 
 pub(super) fn udp(context: &ClientContext, mut random: fastrand::Rng) {
-    while context.goes_on() {
+    while context.continues() {
         let target = context.any_target(&mut random);
         let connected = random.bool();
         let kind = if connected { Kind::UdpConnected } else { Kind::UdpUnconnected };
         let from = Instant::now();
-        let said = udp_socket(target.udp.ip()).and_then(|socket| {
+        let answer = udp_socket(target.udp.ip()).and_then(|socket| {
             if connected {
                 socket.connect(target.udp)?;
             }
             talk(&socket, target.udp, connected, "x")
         });
         let until = Instant::now();
-        if let Ok((said, peer)) = &said {
-            check_peer(context, "UDP", target.udp, *peer, said, (from, until));
+        if let Ok((answer, peer)) = &answer {
+            check_peer(context, "UDP", target.udp, *peer, answer, (from, until));
         }
-        let seen = seen(said.map(|(said, _)| said));
-        context.results.judged(kind, &context.oracle.judge(target.service, from, until, &seen));
+        let got = observed(answer.map(|(answer, _)| answer));
+        context.results.record(kind, &context.oracle.classify(target.service, from, until, &got));
         thread::sleep(PAUSE);
     }
 }
 
-/// Where this pod was answered last by services with session affinity, and since when for sure.
+/// Of services with session affinity: the last pod that answered, and when the call began.
 #[derive(Default)]
 struct Affinities(HashMap<SocketAddr, (PodId, Instant)>);
 
@@ -80,39 +80,41 @@ impl Affinities {
         pod: PodId,
         (from, until): (Instant, Instant),
     ) {
-        // The two families of a service have affinities of their own.
+        // Each family of a service has its own affinity.
         let Some((before, since)) = self.0.insert(target.tcp, (pod, from)) else { return };
-        context.results.count("calls of clients that a service has affinity for");
-        if before != pod && context.oracle.must_have_stayed(target.service, before, since, until) {
+        context.results.count("calls of clients with session affinity");
+        if before != pod && context.oracle.must_have_kept(target.service, before, since, until) {
             let detail = format!("service {}: {before}, and now {pod}", target.service);
-            context.results.mistake("clients that lost their affinity", &detail);
+            context.results.violation("clients that lost their affinity", &detail);
         }
     }
 }
 
-/// The other side must be called what was called.
+/// The peer's address must be the address that the client called.
 fn check_peer(
     context: &ClientContext,
     protocol: &str,
     called: SocketAddr,
     peer: SocketAddr,
-    said: &str,
+    answer: &str,
     (from, until): (Instant, Instant),
 ) {
-    // Between the translation and the look at it the memory of sockets may be a new layout's.
+    // A change of layout between the call and getpeername() loses the socket's record.
     if peer != called && !context.oracle.was_damaged(from, until) {
         if context.oracle.layout_changed(from, until) {
-            context.results.count("wrong peer names of sockets made during a change of layout");
+            context
+                .results
+                .count("wrong peer addresses of sockets created during a change of layout");
         } else {
-            let detail = format!("{protocol} {called} is called {peer}, {said:?} answered");
-            context.results.mistake("wrong peer names", &detail);
+            let detail = format!("the peer of {protocol} {called} is {peer}, {answer:?} answered");
+            context.results.violation("wrong peer addresses", &detail);
         }
     }
 }
 
 pub(in crate::chaos) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -121,7 +123,7 @@ pub(in crate::chaos) fn greeting(stream: &TcpStream) -> io::Result<String> {
     let mut line = String::new();
     BufReader::with_capacity(64, stream).read_line(&mut line)?;
     if line.pop() != Some('\n') {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before it was greeted"));
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before the greeting"));
     }
     Ok(line)
 }
@@ -132,11 +134,11 @@ pub(in crate::chaos) fn udp_socket(like: IpAddr) -> io::Result<UdpSocket> {
         IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
     };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     Ok(socket)
 }
 
-/// One datagram and its answer, with where that came from.
+/// Sends a datagram; returns the answer and its sender.
 pub(in crate::chaos) fn talk(
     socket: &UdpSocket,
     to: SocketAddr,

@@ -1,4 +1,4 @@
-//! Agents that end, at any time, and agents of other builds.
+//! Agents that end at any time, and agents of other builds.
 
 use std::{
     process::{Command, Stdio},
@@ -11,8 +11,8 @@ use sockline_testbed::Build;
 use super::pause;
 use crate::chaos::harness::Harness;
 
-/// From the start to a node that is served takes about as long, on a busy machine.
-const A_START: Duration = Duration::from_millis(1500);
+/// About the time from the start of an agent to its readiness on a busy machine.
+const START_TIME: Duration = Duration::from_millis(1500);
 
 pub(super) fn kill(harness: &mut Harness) -> Result<()> {
     pause(harness, Duration::from_millis(500));
@@ -21,12 +21,12 @@ pub(super) fn kill(harness: &mut Harness) -> Result<()> {
     harness.start(harness.build())
 }
 
-/// Some in a row that do not live until they are ready.
+/// Several agents in a row, killed before they are ready.
 pub(super) fn kill_early(harness: &mut Harness) -> Result<()> {
     harness.kill()?;
     for _ in 0..harness.random.usize(1..5) {
         harness.spawn(harness.build())?;
-        pause(harness, A_START);
+        pause(harness, START_TIME);
         harness.kill()?;
     }
     harness.start(harness.build())
@@ -45,31 +45,31 @@ pub(super) fn other_build(harness: &mut Harness) -> Result<()> {
     harness.start(next)
 }
 
-fn of_other_layout(harness: &Harness) -> Build {
+fn other_layout_build(harness: &Harness) -> Build {
     if harness.build() == Build::OtherLayout { Build::This } else { Build::OtherLayout }
 }
 
 pub(super) fn other_layout(harness: &mut Harness) -> Result<()> {
     harness.stop()?;
-    harness.start(of_other_layout(harness))
+    harness.start(other_layout_build(harness))
 }
 
-/// Then on, or back.
+/// Killed during a change of layout, then started with the new layout or with the old one.
 pub(super) fn kill_in_layout_change(harness: &mut Harness) -> Result<()> {
-    let (before, next) = (harness.build(), of_other_layout(harness));
+    let (before, next) = (harness.build(), other_layout_build(harness));
     harness.kill()?;
     for _ in 0..harness.random.usize(1..4) {
         harness.spawn(next)?;
-        pause(harness, A_START);
+        pause(harness, START_TIME);
         harness.kill()?;
     }
     let last = if harness.random.bool() { before } else { next };
     harness.start(last)
 }
 
-/// It says who holds the node, and touches nothing.
+/// A second agent must exit and name the first one.
 pub(super) fn second_agent(harness: &mut Harness) -> Result<()> {
-    let build = if harness.random.bool() { harness.build() } else { of_other_layout(harness) };
+    let build = if harness.random.bool() { harness.build() } else { other_layout_build(harness) };
     let options = harness.options(build)?;
     let (first, node) = (harness.agent()?.pid(), harness.node.clone());
     let mut second = Command::new(build.binary()?);
@@ -87,12 +87,11 @@ pub(super) fn second_agent(harness: &mut Harness) -> Result<()> {
         .stdin(Stdio::null());
     harness.results.event(format!("a second agent starts: {build:?}"));
     let output = node.outside().output(&mut second).context("starting a second agent")?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.code() != Some(1) || !said.contains(&format!("(process {first})")) {
-        harness.results.mistake(
-            "second agents that were not turned away",
-            &format!("{}: {said}", output.status),
-        );
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.code() != Some(1) || !stderr.contains(&format!("(process {first})")) {
+        harness
+            .results
+            .violation("second agents that did not exit", &format!("{}: {stderr}", output.status));
     }
     harness.confirm()
 }

@@ -1,7 +1,7 @@
-//! Entries of the maps that somebody changes behind the agent's back.
+//! Corrupt map entries.
 //!
-//! What the kernel does with a wrong entry is wrong by definition, so what fails until the repair is
-//! counted by itself. Then everything must be right again.
+//! With a corrupt entry, wrong answers are expected: failures until the repair are counted separately. After it,
+//! everything must be correct.
 
 use std::{thread, time::Duration};
 
@@ -15,9 +15,9 @@ use crate::chaos::harness::{Harness, REPAIR_INTERVAL};
 enum Corruption {
     Removed,
     Zeroed,
-    /// One byte of it, at random.
+    /// A random byte.
     Flipped,
-    /// In place of another's.
+    /// The value of another entry.
     Copied,
 }
 
@@ -40,25 +40,25 @@ pub(super) fn filter(harness: &mut Harness) -> Result<()> {
     corrupt(harness, "FILTER", false, OF_ARRAYS)
 }
 
-/// No program reads them, so nothing may fail for it; the next agent must do without some.
+/// No program reads the names, so no call may fail. The next agent must cope with the corrupt ones.
 pub(super) fn names(harness: &mut Harness) -> Result<()> {
     corrupt(harness, "NAMES", false, OF_HASHES)?;
     harness.kill()?;
     harness.start(harness.build())
 }
 
-/// Entries that are changed at a time.
+/// Number of entries to corrupt.
 const ENTRIES: usize = 5;
 
 fn corrupt(
     harness: &mut Harness,
     name: &'static str,
-    is_outer: bool,
+    is_array_of_maps: bool,
     kinds: &[Corruption],
 ) -> Result<()> {
     let pin = harness.pins()?.join("maps").join(name);
     let map = RawMap::pinned(&pin).with_context(|| format!("opening {}", pin.display()))?;
-    let map = if is_outer {
+    let map = if is_array_of_maps {
         let inner = harness.random.choice(map.inner_ids()?);
         RawMap::with_id(inner.with_context(|| format!("{name} holds no maps"))?)?
     } else {
@@ -89,26 +89,26 @@ fn corrupt(
         harness
             .results
             .event(format!("{name}[{key:02x?}] is {how:?}: {value:02x?} to {changed:02x?}"));
-        let done = if matches!(how, Corruption::Removed) {
+        let written = if matches!(how, Corruption::Removed) {
             map.remove(&key)
         } else {
             map.set(&key, &changed)
         };
-        if done.is_err() {
-            // The agent took the entry away meanwhile.
+        if written.is_err() {
+            // The agent has removed the entry meanwhile.
             harness.results.count("corruptions of entries that were gone");
         }
         harness.results.count("map entries corrupted");
     }
-    // Every entry is compared once in an interval.
+    // The agent compares every entry once per interval.
     thread::sleep(REPAIR_INTERVAL * 2 + Duration::from_millis(200));
-    let settled = harness.confirm();
+    let synced = harness.confirm();
     let checked = harness.check();
     harness.oracle.damage_ends();
-    harness.results.event(format!("{name} is to be right again"));
-    settled?;
+    harness.results.event(format!("{name} must be correct again"));
+    synced?;
     if let Err(error) = checked {
-        harness.results.mistake("nodes that were not repaired", &format!("{name}: {error:#}"));
+        harness.results.violation("nodes that were not repaired", &format!("{name}: {error:#}"));
     }
     Ok(())
 }

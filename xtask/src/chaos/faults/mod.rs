@@ -1,4 +1,4 @@
-//! What is done to the node, and how it is known to be over.
+//! The faults, each with its recovery.
 
 mod agents;
 mod fail_open;
@@ -17,7 +17,7 @@ use anyhow::{Result, bail};
 
 use super::harness::Harness;
 
-/// One fault: when it returns, the agent is ready and the kernel as the cluster is.
+/// A fault. When `run` returns, the agent is ready and the kernel has the cluster's state.
 pub(super) struct Fault {
     pub(super) name: &'static str,
     pub(super) run: fn(&mut Harness) -> Result<()>,
@@ -58,19 +58,19 @@ pub(super) const ALL: [Fault; 28] = [
     fault("many-sockets", sockets::many),
 ];
 
-/// Waits for up to so long, at random.
+/// Waits for a random time up to this one.
 fn pause(harness: &mut Harness, longest: Duration) {
     thread::sleep(longest.mul_f64(harness.random.f64()));
 }
 
-/// For repairs, which come once a second.
+/// For repairs, which the agent makes once a second.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(30);
 
 fn wait_for(what: &str, there: impl FnMut() -> bool) -> Result<()> {
-    wait_long_for(REPAIRED_WITHIN, what, there)
+    wait_within(REPAIRED_WITHIN, what, there)
 }
 
-fn wait_long_for(time: Duration, what: &str, mut there: impl FnMut() -> bool) -> Result<()> {
+fn wait_within(time: Duration, what: &str, mut there: impl FnMut() -> bool) -> Result<()> {
     let deadline = Instant::now() + time;
     while !there() {
         if Instant::now() > deadline {

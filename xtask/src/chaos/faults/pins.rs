@@ -1,4 +1,4 @@
-//! Pins that somebody removes, and pins that nobody needs. No connect may fail for it.
+//! Removed pins, and stale pins. No connect may fail because of them.
 
 use std::{
     fs,
@@ -12,8 +12,8 @@ use sockline_testbed::bpf::{self, RawMap};
 use super::{shown, wait_for};
 use crate::chaos::harness::{Harness, REPAIR_INTERVAL};
 
-/// Maps that hold maps.
-const OUTER: [&str; 3] = ["FRONTENDS", "SLOTS", "BACKENDS"];
+/// Arrays of maps.
+const ARRAYS_OF_MAPS: [&str; 3] = ["FRONTENDS", "SLOTS", "BACKENDS"];
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
@@ -54,19 +54,20 @@ pub(super) fn unpin_inner_map(harness: &mut Harness) -> Result<()> {
     let name = path.file_name().and_then(|name| name.to_str()).and_then(|id| id.parse().ok());
     let maps = harness.pins()?.join("maps");
     wait_for(&format!("{} to be pinned again", shown(&path)), || {
-        // It may have been replaced meanwhile.
+        // The agent may have replaced the map meanwhile.
         path.exists() || name.is_none_or(|id: u32| !inner_ids(&maps).contains(&id))
     })?;
     harness.confirm()
 }
 
 fn inner_ids(maps: &Path) -> Vec<u32> {
-    let ids =
-        OUTER.iter().filter_map(|name| RawMap::pinned(&maps.join(name)).ok()?.inner_ids().ok());
+    let ids = ARRAYS_OF_MAPS
+        .iter()
+        .filter_map(|name| RawMap::pinned(&maps.join(name)).ok()?.inner_ids().ok());
     ids.flatten().collect()
 }
 
-/// Of a map among the inner ones, and folders; a kill and a start remove them.
+/// A stale map, a stale link and the folder of another layout. The next agent removes them.
 pub(super) fn stale(harness: &mut Harness) -> Result<()> {
     let pins = harness.pins()?;
     let stale = pins.join("maps/inner/4000000000");
@@ -77,12 +78,14 @@ pub(super) fn stale(harness: &mut Harness) -> Result<()> {
     bpf::pin_again(&link, Path::new(&beside)).context("pinning a stale link")?;
     let half = pins.with_file_name("v999");
     fs::create_dir_all(half.join("maps/inner")).context("making a folder of another layout")?;
-    harness.results.event("stale pins are made");
+    harness.results.event("stale pins are created");
     harness.kill()?;
     harness.start(harness.build())?;
     for path in [&stale, Path::new(&beside), &half] {
         if path.exists() {
-            harness.results.mistake("stale pins that stayed", &path.display().to_string());
+            harness
+                .results
+                .violation("stale pins that the next agent left", &path.display().to_string());
             let _ = fs::remove_file(path);
             let _ = fs::remove_dir_all(path);
         }
@@ -90,7 +93,7 @@ pub(super) fn stale(harness: &mut Harness) -> Result<()> {
     Ok(())
 }
 
-/// Everything at once.
+/// All pins at once.
 pub(super) fn remove_all(harness: &mut Harness) -> Result<()> {
     let pins = harness.pins()?;
     let (links, maps) = (files(&pins.join("links"))?, files(&pins.join("maps"))?);
@@ -105,7 +108,7 @@ pub(super) fn remove_all(harness: &mut Harness) -> Result<()> {
     harness.confirm()
 }
 
-/// What a detached program does not do is not the agent's fault: counted as damage until it is back.
+/// Failures while a program is detached are expected, so this counts as damage.
 pub(super) fn detach_link(harness: &mut Harness) -> Result<()> {
     let path = any_of(harness, "links")?;
     let before = harness.metric("sockline_repairs_total", &[("object", "link")])?;
@@ -118,7 +121,7 @@ pub(super) fn detach_link(harness: &mut Harness) -> Result<()> {
         now > before
     });
     harness.confirm()?;
-    // Sockets whose end no program saw are in the table until it is settled.
+    // Sockets that closed while no program was attached stay in the table until the next comparison.
     thread::sleep(REPAIR_INTERVAL);
     harness.oracle.damage_ends();
     harness.results.event("the link is made again");

@@ -1,4 +1,4 @@
-//! A pod that opens more sockets than the table has room for.
+//! A pod that opens more sockets than the table can hold.
 
 use std::{
     env,
@@ -11,25 +11,25 @@ use std::{
 use anyhow::{Context, Result, bail};
 use sockline_testbed::Ns;
 
-use super::{wait_for, wait_long_for};
+use super::{wait_for, wait_within};
 use crate::chaos::{
     clients::Target,
     cluster::{Cluster, has_endpoints},
     harness::Harness,
-    oracle::{Seen, Verdict},
+    oracle::{Observed, Verdict},
 };
 
 const UID: &str = "c4a05000-0000-4000-8000-000000000001";
-/// Below the limit of files that this process has for itself.
-const OF_A_PROCESS: usize = 8_000;
-/// One search for sockets whose backend is gone.
+/// Below this process's own limit of open files.
+const PER_PROCESS: usize = 8_000;
+/// Counts the searches for sockets whose backend is gone.
 const SEARCHES: &str = "sockline_sockets_pass_duration_seconds_count";
 const SEARCHED_WITHIN: Duration = Duration::from_secs(300);
-/// The clients' sockets, which come and go meanwhile.
-const OTHERS: u64 = 5_000;
+/// Upper bound for the clients' sockets, whose number changes meanwhile.
+const OTHER_SOCKETS: u64 = 5_000;
 
 pub(super) fn many(harness: &mut Harness) -> Result<()> {
-    let before = harness.sockets_known()?;
+    let before = harness.socket_count()?;
     let cgroup = harness.node.pod_cgroup(UID)?;
     let container = cgroup.container(&harness.cluster.socket_holder, "socket-holder")?;
     let targets: Vec<Target> = Cluster::targets()
@@ -39,7 +39,7 @@ pub(super) fn many(harness: &mut Harness) -> Result<()> {
     let mut processes = Vec::new();
     let mut missing = harness.many_sockets;
     while missing > 0 {
-        let count = missing.min(OF_A_PROCESS);
+        let count = missing.min(PER_PROCESS);
         processes.push(Process::start(&container, &targets, count)?);
         missing -= count;
     }
@@ -50,26 +50,26 @@ pub(super) fn many(harness: &mut Harness) -> Result<()> {
     }
     harness.results.event(format!("a pod has {opened} sockets after {:.1?}", began.elapsed()));
     harness.results.count_many("sockets that one pod opened", opened);
-    // The agent goes on, and so do all others.
+    // The agent and all other pods keep working.
     harness.confirm()?;
     harness.check()?;
     drop(processes);
     let mut known = 0;
     wait_for("records of closed sockets to go", || {
-        known = harness.sockets_known().unwrap_or(u64::MAX);
-        known < before + OTHERS
+        known = harness.socket_count().unwrap_or(u64::MAX);
+        known < before + OTHER_SOCKETS
     })
     .with_context(|| format!("{before} before, {known} now"))?;
     drop(container);
     cgroup.remove()?;
-    // A search that had all of them to look at is paid off first: no other begins for 25 times as long.
+    // After a search the agent waits 25 times as long as it took, and one of them had all these sockets to search.
     let searches = harness.metric(SEARCHES, &[])?;
-    wait_long_for(SEARCHED_WITHIN, "two more searches for sockets whose backend is gone", || {
+    wait_within(SEARCHED_WITHIN, "two more searches for sockets whose backend is gone", || {
         harness.metric(SEARCHES, &[]).is_ok_and(|now| now >= searches + 2.0)
     })
 }
 
-/// A process with many sockets; ended when dropped.
+/// A process with many sockets, which ends when dropped.
 struct Process(Child);
 
 impl Process {
@@ -85,21 +85,24 @@ impl Process {
         Ok(Self(child))
     }
 
-    /// Waits until it has them all, and judges those that it could not connect.
+    /// Waits until it has opened its sockets, and checks the errors of those that it could not connect.
     fn opened(&mut self, harness: &Harness, targets: &[Target], began: Instant) -> Result<u64> {
         let output = self.0.stdout.take().context("its output was taken before")?;
         for line in BufReader::new(output).lines() {
-            let line = line.context("reading what it says")?;
+            let line = line.context("reading its output")?;
             let Some((target, error)) = line.split_once(' ') else {
-                return line.parse().with_context(|| format!("it says {line:?}"));
+                return line.parse().with_context(|| format!("unexpected output {line:?}"));
             };
             let address: SocketAddr = target.parse()?;
             let target = targets.iter().find(|target| target.udp == address);
-            let service = target.with_context(|| format!("it was not told of {address}"))?.service;
-            let seen = Seen::Error(io::Error::from_raw_os_error(error.parse()?));
-            let verdict = harness.oracle.judge(service, began, Instant::now(), &seen);
+            let service =
+                target.with_context(|| format!("{address} is not one of its targets"))?.service;
+            let got = Observed::Error(io::Error::from_raw_os_error(error.parse()?));
+            let verdict = harness.oracle.classify(service, began, Instant::now(), &got);
             if let Verdict::Failed(what) = verdict {
-                harness.results.mistake("sockets of many that could not connect", &what);
+                harness
+                    .results
+                    .violation("sockets of `many-sockets` that could not connect", &what);
             }
         }
         bail!("a process with many sockets ended early")

@@ -1,4 +1,4 @@
-//! An API server that is away, or says nothing. The kernel goes on with what it has.
+//! An API server that is down or hangs. The kernel keeps its state.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use super::pause;
 use crate::chaos::harness::Harness;
 
 const AWAY: Duration = Duration::from_secs(4);
-/// What pods are led to follows the agent.
+/// The agent must first see the new endpoints.
 const REACHED_WITHIN: Duration = Duration::from_secs(30);
 
-/// All watches break at once, in every way.
+/// All watches break, in different ways.
 pub(super) fn cut(harness: &mut Harness) -> Result<()> {
     for _ in 0..harness.random.usize(1..6) {
         for resource in Resource::ALL {
@@ -26,22 +26,23 @@ pub(super) fn cut(harness: &mut Harness) -> Result<()> {
     harness.confirm()
 }
 
-/// Connections stay open and nothing is said.
+/// Connections stay open without any data.
 pub(super) fn hang(harness: &mut Harness) -> Result<()> {
-    let held: Vec<Resource> = Resource::ALL.into_iter().filter(|_| harness.random.bool()).collect();
-    harness.results.event(format!("held: {held:?}"));
-    for &resource in &held {
+    let hanging: Vec<Resource> =
+        Resource::ALL.into_iter().filter(|_| harness.random.bool()).collect();
+    harness.results.event(format!("these watches hang: {hanging:?}"));
+    for &resource in &hanging {
         harness.cluster.api.hold(resource, true);
     }
     pause(harness, AWAY);
-    for &resource in &held {
+    for &resource in &hanging {
         harness.cluster.api.hold(resource, false);
     }
-    harness.results.event("nothing is held any more");
+    harness.results.event("no watch hangs any more");
     harness.confirm()
 }
 
-/// Every new request is turned away, and the open watches end.
+/// The API server refuses new requests and ends open watches.
 pub(super) fn refuse(harness: &mut Harness) -> Result<()> {
     let api = harness.cluster.api.clone();
     harness.results.event("requests are refused");
@@ -57,7 +58,7 @@ pub(super) fn refuse(harness: &mut Harness) -> Result<()> {
     harness.confirm()
 }
 
-/// It comes back without its history.
+/// The API server restarts without its history.
 pub(super) fn restart(harness: &mut Harness) -> Result<()> {
     harness.stop_server();
     pause(harness, AWAY);
@@ -66,7 +67,7 @@ pub(super) fn restart(harness: &mut Harness) -> Result<()> {
     harness.confirm()
 }
 
-/// Agents start and end while there is no API server.
+/// Agents start and end without an API server.
 pub(super) fn kill_without(harness: &mut Harness) -> Result<()> {
     harness.stop_server();
     harness.kill()?;
@@ -76,50 +77,51 @@ pub(super) fn kill_without(harness: &mut Harness) -> Result<()> {
     harness.spawn(harness.build())?;
     pause(harness, AWAY);
     harness.start_server()?;
-    harness.settle()
+    harness.wait_until_synced()
 }
 
-/// The only API server ends as kube-apiserver does: it takes its endpoint away first, while everybody
-/// watches.
+/// The only API server shuts down like kube-apiserver: it first removes its endpoint, and clients see that.
 pub(super) fn graceful_restart(harness: &mut Harness) -> Result<()> {
-    harness.results.event("the API server takes its endpoint away");
-    harness.control_plane.withdraw();
+    harness.results.event("the API server removes its endpoint");
+    harness.control_plane.remove_endpoint();
     harness.confirm()?;
     harness.stop_server();
     pause(harness, AWAY);
     harness.cluster.api.compact();
     harness.start_server()?;
-    harness.control_plane.tell();
+    harness.control_plane.publish_endpoint();
     recover(harness)
 }
 
-/// The API server ends and is somewhere else, and nobody saw how.
+/// The API server moves to another machine while no client watches.
 pub(super) fn moved(harness: &mut Harness) -> Result<()> {
     harness.stop_server();
     pause(harness, AWAY);
     harness.control_plane.change_machine();
-    harness.control_plane.tell();
+    harness.control_plane.publish_endpoint();
     harness.start_server()?;
     recover(harness)
 }
 
-/// The machine with the API server is gone without a word to its connections, and another one takes over.
+/// The API server's machine loses power, so connections do not end. Another machine takes over.
 pub(super) fn power_loss(harness: &mut Harness) -> Result<()> {
     harness.results.event("the control plane's machine loses its power");
-    let dark = harness.control_plane.lose_power()?;
+    let powered_off = harness.control_plane.lose_power()?;
     pause(harness, AWAY);
     harness.start_server()?;
-    harness.control_plane.tell();
+    harness.control_plane.publish_endpoint();
     let recovered = recover(harness);
-    harness.control_plane.restore_power(dark)?;
+    harness.control_plane.restore_power(powered_off)?;
     recovered
 }
 
-/// The agent follows the cluster again, and pods reach the API server.
+/// Waits until the agent follows the cluster again, and pods reach the API server.
 fn recover(harness: &mut Harness) -> Result<()> {
     let began = Instant::now();
     harness.confirm()?;
-    harness.results.event(format!("the agent has found back after {:.1?}", began.elapsed()));
+    harness
+        .results
+        .event(format!("the agent follows the cluster again after {:.1?}", began.elapsed()));
     let client = &harness.cluster.clients[0];
     harness.control_plane.reached_from(client, REACHED_WITHIN)
 }

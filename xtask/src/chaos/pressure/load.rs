@@ -1,4 +1,4 @@
-//! The load: connects, open sockets, and changes of endpoints, each at its rate.
+//! The load: connects, open sockets and changes of endpoints, each at its rate.
 
 use std::{
     io,
@@ -20,28 +20,28 @@ use crate::chaos::{
     cluster::{Cluster, has_endpoints},
 };
 
-/// Services that nobody calls, with as many endpoints each, which change all the time.
+/// Services without clients, whose endpoints change.
 const SERVICES: u32 = 1_000;
 const ENDPOINTS: u32 = 10;
-/// Of those that are called, the ones that change; sockets are held to the others.
+/// How many services with clients change. Sockets stay open to the others.
 const CHANGING: usize = 20;
-/// Threads in each client.
+/// Threads per client.
 const THREADS: usize = 2;
 
-/// A thread that does something so many times a second, and catches up where it was held up.
-fn pace(per_second: f64, mut goes_on: impl FnMut() -> bool, mut act: impl FnMut(u64)) -> u64 {
+/// Calls a function at a steady rate, and catches up after a delay. Returns the number of calls.
+fn at_rate(per_second: f64, mut continues: impl FnMut() -> bool, mut call: impl FnMut(u64)) -> u64 {
     let began = Instant::now();
     let mut number = 0;
-    while goes_on() {
+    while continues() {
         let due = began + Duration::from_secs_f64(number as f64 / per_second);
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        act(number);
+        call(number);
         number += 1;
     }
     number
 }
 
-/// What changes.
+/// The services that change.
 pub(super) struct Load {
     cluster: Arc<Cluster>,
     random: fastrand::Rng,
@@ -54,17 +54,17 @@ impl std::fmt::Display for Load {
 }
 
 impl Load {
-    /// Makes the services that nobody calls.
+    /// Creates the services without clients.
     pub(super) fn fill(cluster: &Arc<Cluster>, random: fastrand::Rng) -> Self {
         for number in 0..SERVICES {
-            for object in uncalled(number, 0).objects() {
+            for object in without_clients(number, 0).objects() {
                 cluster.api.apply(&object);
             }
         }
         Self { cluster: Arc::clone(cluster), random }
     }
 
-    /// Changes one service after the other; every tenth change is of one that is called.
+    /// Changes one service after another. Every tenth has clients.
     pub(super) fn change(self, per_second: u32, time: Duration) -> Changes {
         let Self { cluster, mut random } = self;
         let began = Instant::now();
@@ -76,15 +76,15 @@ impl Load {
                 slices.len() as u64
             };
             let mut sent = 0;
-            let goes_on = || began.elapsed() < time;
-            pace(f64::from(per_second), goes_on, |number| {
+            let continues = || began.elapsed() < time;
+            at_rate(f64::from(per_second), continues, |number| {
                 sent += if number % 10 == 0 {
                     let service = random.usize(..CHANGING);
-                    apply_slices(&cluster.api, &cluster.with_any_endpoints(service, &mut random))
+                    apply_slices(&cluster.api, &cluster.with_random_endpoints(service, &mut random))
                 } else {
                     let turn = u32::try_from(number).unwrap_or(0);
                     let service = turn.wrapping_mul(7_919) % SERVICES;
-                    apply_slices(&cluster.api, &uncalled(service, turn))
+                    apply_slices(&cluster.api, &without_clients(service, turn))
                 };
             });
             sent
@@ -96,24 +96,24 @@ impl Load {
 pub(super) struct Changes(JoinHandle<u64>);
 
 impl Changes {
-    /// Waits for the end, and returns how many slices were changed.
+    /// Waits for the end, and returns the number of changed slices.
     pub(super) fn end(self) -> u64 {
         self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
-/// A service that nobody calls; one of its endpoints is of this turn alone.
-fn uncalled(number: u32, turn: u32) -> Service {
+/// A service without clients. One of its endpoints depends on the turn.
+fn without_clients(number: u32, turn: u32) -> Service {
     let address = |n: u32| IpAddr::from(Ipv4Addr::from_bits((100 << 24) + n));
     let fixed = (1..ENDPOINTS).map(|n| address(number * ENDPOINTS + n));
     let endpoints = fixed.chain([address((1 << 20) + turn % (1 << 22))]);
-    Service::new(&format!("uncalled-{number}"))
+    Service::new(&format!("without-clients-{number}"))
         .ip(&Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 97, 0, 1)) + number).to_string())
         .tcp(80)
         .endpoints(endpoints.map(|address| Endpoint::at(&[address])))
 }
 
-/// Threads that connect.
+/// The threads that connect.
 pub(super) struct Connects {
     shared: Arc<Shared>,
     tasks: Vec<Task<u64>>,
@@ -143,8 +143,8 @@ impl Connects {
             let (shared, targets) = (Arc::clone(&shared), targets.clone());
             let pod = &cluster.clients[number % cluster.clients.len()];
             tasks.push(pod.spawn(move || {
-                let goes_on = || !shared.stop.load(Ordering::Relaxed);
-                pace(per_thread, goes_on, |turn| {
+                let continues = || !shared.stop.load(Ordering::Relaxed);
+                at_rate(per_thread, continues, |turn| {
                     let turn = usize::try_from(turn).unwrap_or(0).wrapping_mul(31) + number;
                     let target = targets[turn % targets.len()];
                     if let Err(error) = connect(target) {
@@ -174,7 +174,7 @@ impl Connects {
     }
 }
 
-/// Connects and closes with a reset: sockets in TIME_WAIT would use up the ports.
+/// Connects, and closes with a reset: sockets in TIME_WAIT would use up the ports.
 fn connect(target: SocketAddr) -> io::Result<()> {
     let stream = TcpStream::connect_timeout(&target, Duration::from_secs(10))?;
     setsockopt(&stream, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
@@ -186,14 +186,14 @@ fn served(wanted: impl Fn(&Target) -> bool) -> impl Iterator<Item = Target> {
     targets.filter(|target| has_endpoints(target.service)).filter(move |target| wanted(target))
 }
 
-/// Sockets that stay open, to services that do not change.
+/// Sockets that stay open to services that do not change.
 pub(super) struct OpenSockets {
     tcp: Vec<TcpStream>,
     udp: Vec<UdpSocket>,
 }
 
 impl OpenSockets {
-    /// Two fifths are TCP, which take two descriptors each: the server is in this process, too.
+    /// Two fifths are TCP, which take two descriptors each, because the server is in this process as well.
     pub(super) fn open(cluster: &Cluster, count: usize) -> Result<Self> {
         let targets: Vec<Target> = served(|target| target.service >= CHANGING).collect();
         let (mut tcp, mut udp) = (Vec::new(), Vec::new());
@@ -215,15 +215,15 @@ impl OpenSockets {
                 }
                 Ok((tcp, udp))
             });
-            let (more_tcp, more_udp) = opened.context("opening sockets to be held")?;
+            let (more_tcp, more_udp) = opened.context("opening sockets")?;
             tcp.extend(more_tcp);
             udp.extend(more_udp);
         }
         Ok(Self { tcp, udp })
     }
 
-    /// Talks on all of them; returns how many gave no answer.
-    pub(super) fn talk(&mut self) -> usize {
+    /// Sends a message on each; returns how many got no answer.
+    pub(super) fn test(&mut self) -> usize {
         let tcp = self.tcp.iter().filter(|stream| clients::echo(stream).is_err()).count();
         let udp = self.udp.iter().filter(|socket| {
             let talked = clients::talk(socket, ([0, 0, 0, 0], 0).into(), true, "p");

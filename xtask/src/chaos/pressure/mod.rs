@@ -1,5 +1,5 @@
-//! `cargo xtask chaos --pressure`: many connects, many open sockets and many changes at once, for
-//! minutes, and what that does to the agent.
+//! `cargo xtask chaos --pressure`: many connects, open sockets and changes at the same time, for minutes, and the
+//! agent's memory and CPU time under that load.
 
 mod load;
 mod samples;
@@ -24,15 +24,14 @@ use super::{
     oracle::Oracle,
     results::Results,
 };
-use crate::{build, repo, term};
+use crate::{build, term};
 
-/// What is asked for: in a second, and at a time.
+// The load: connects and changes per second, and open sockets.
 const CONNECTS: u32 = 200_000 / 60;
 const OPEN: usize = 10_000;
 const CHANGES: u32 = 1_000;
 
-/// Resident memory may grow by this between the first and the last quarter of the time that is
-/// looked at: what an allocator does, and no more.
+/// The largest growth of resident memory between the first and the last quarter: fragmentation, but no leak.
 const GROWTH: f64 = 0.05;
 
 pub(super) fn run(seconds: u64, seed: u64) -> Result<()> {
@@ -52,21 +51,21 @@ pub(super) fn run(seconds: u64, seed: u64) -> Result<()> {
 
     term::doing(
         "pressure",
-        &format!("{SERVICES} services, {PODS} pods, {CLIENTS} clients, and {load}"),
+        &format!("{SERVICES} services, {PODS} pods, {CLIENTS} clients; {load}"),
     );
     let mut open_sockets = OpenSockets::open(&cluster, OPEN)?;
-    let sockets = harness.sockets_known()?;
+    let sockets = harness.socket_count()?;
     let before = Counts::read(&mut harness)?;
     let changes = load.change(CHANGES, time);
     let connects = Connects::start(&cluster, CONNECTS)?;
     let samples = Samples::take(harness.agent()?.pid(), time)?;
     let connects = connects.end();
     let sent = changes.end();
-    let after = Counts::read_once(&mut harness, &before, sent)?;
-    let lost = open_sockets.talk();
+    let after = Counts::read_after(&mut harness, &before, sent)?;
+    let lost = open_sockets.test();
     harness.confirm().context("after all changes")?;
     let checked = harness.check();
-    let at_the_end = harness.sockets_known()?;
+    let at_the_end = harness.socket_count()?;
     drop(open_sockets);
 
     let minutes = time.as_secs_f64() / 60.0;
@@ -75,46 +74,48 @@ pub(super) fn run(seconds: u64, seed: u64) -> Result<()> {
     let mut rows = Rows::default();
     rows.add("connects a minute", format!("{rate:.0}"), rate >= 0.95 * f64::from(CONNECTS * 60));
     rows.add("connects that failed", connects.failed.to_string(), connects.failed == 0);
-    rows.tell("the first of them", connects.first_failure.unwrap_or_default());
+    rows.info("the first failure", connects.first_failure.unwrap_or_default());
     rows.add("open sockets", format!("{OPEN} ({sockets} in the table)"), true);
     rows.add("open sockets lost", lost.to_string(), lost == 0);
-    rows.tell("in the table at the end", at_the_end.to_string());
+    rows.info("in the table at the end", at_the_end.to_string());
     let rate = sent as f64 / time.as_secs_f64();
     rows.add("changes a second", format!("{rate:.0}"), rate >= 0.95 * f64::from(CHANGES));
-    rows.tell("changes made", sent.to_string());
+    rows.info("changes made", sent.to_string());
     let events = after.events - before.events;
-    rows.add("events that the agent counted", events.to_string(), events == sent);
-    rows.tell("changes in the kernel", (after.programmed - before.programmed).to_string());
-    rows.tell("new lists of slices", (after.lists - before.lists).to_string());
-    rows.tell("errors of syncs", (after.sync_errors - before.sync_errors).to_string());
-    rows.tell("faults in the kernel", (after.faults - before.faults).to_string());
+    rows.add("events counted by the agent", events.to_string(), events == sent);
+    rows.info("changes written to the kernel", (after.programmed - before.programmed).to_string());
+    rows.info("lists of slices", (after.lists - before.lists).to_string());
+    rows.info("sync errors", (after.sync_errors - before.sync_errors).to_string());
+    rows.info("kernel faults", (after.faults - before.faults).to_string());
     for (window, median) in samples.medians().into_iter().enumerate() {
-        rows.tell(&format!("memory, quarter {}", window + 1), format!("{:.1} MB", median / 1e6));
+        rows.info(
+            &format!("resident memory, quarter {}", window + 1),
+            format!("{:.1} MB", median / 1e6),
+        );
     }
     rows.add("growth of memory", format!("{:+.1} %", growth * 100.0), growth <= GROWTH);
-    rows.tell("of one core", format!("{:.0} %", samples.cpu_share() * 100.0));
+    rows.info("CPU, of one core", format!("{:.0} %", samples.cpu_share() * 100.0));
     rows.add(
-        "the node in the end",
-        checked.as_ref().map_or_else(|error| format!("{error:#}"), |()| "well".to_owned()),
+        "sockline check at the end",
+        checked.as_ref().map_or_else(|error| format!("{error:#}"), |()| "ok".to_owned()),
         checked.is_ok(),
     );
     harness.clean_up()?;
     println!();
     term::table(&["pressure", "measured", ""], &rows.rows);
     if rows.bad > 0 {
-        bail!("{} of these are not as they should be; seed {seed}", rows.bad);
+        bail!("{} of these values are out of bounds; seed {seed}", rows.bad);
     }
-    term::ok("pressure", &format!("held for {}", term::seconds(time)));
+    term::ok("pressure", &format!("within all bounds for {}", term::seconds(time)));
     Ok(())
 }
 
-/// What is shipped, unless another one is named.
+/// The optimised agent, unless SOCKLINE_BIN names another one.
 fn binary() -> Result<PathBuf> {
     if std::env::var_os("SOCKLINE_BIN").is_some() {
         return Build::This.binary();
     }
-    build::run(&build::Args::release())?;
-    Ok(repo::target_dir().join("release/sockline"))
+    build::release()
 }
 
 #[derive(Default)]
@@ -124,7 +125,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn tell(&mut self, what: &str, measured: String) {
+    fn info(&mut self, what: &str, measured: String) {
         if !measured.is_empty() {
             self.rows.push(vec![what.to_owned(), measured, String::new()]);
         }
@@ -132,12 +133,12 @@ impl Rows {
 
     fn add(&mut self, what: &str, measured: String, good: bool) {
         self.bad += usize::from(!good);
-        let verdict = if good { "" } else { "NOT AS IT SHOULD BE" };
+        let verdict = if good { "" } else { "OUT OF BOUNDS" };
         self.rows.push(vec![what.to_owned(), measured, verdict.to_owned()]);
     }
 }
 
-/// What the agent has counted.
+/// The agent's counters.
 struct Counts {
     events: u64,
     programmed: u64,
@@ -164,8 +165,8 @@ impl Counts {
         })
     }
 
-    /// Waits until this many events were counted, or for as long as a server may be behind.
-    fn read_once(harness: &mut Harness, before: &Self, sent: u64) -> Result<Self> {
+    /// Waits, for up to a minute, until the agent has counted this many events.
+    fn read_after(harness: &mut Harness, before: &Self, sent: u64) -> Result<Self> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let now = Self::read(harness)?;

@@ -1,4 +1,4 @@
-//! The agent's memory and processor time, second by second.
+//! The agent's memory and CPU time, once a second.
 
 use std::{
     thread,
@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{bench::Usage, term};
+use crate::{bench::Usage, term::Progress};
 
 pub(super) struct Samples {
     resident: Vec<f64>,
@@ -15,23 +15,24 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    /// Looks once a second for so long.
+    /// Takes a sample every second for this time.
     pub(super) fn take(pid: u32, time: Duration) -> Result<Self> {
+        let seconds = |time: Duration| usize::try_from(time.as_secs()).unwrap_or_default();
+        let progress = Progress::new("pressure", seconds(time));
         let began = Instant::now();
-        let before = Usage::of(pid).context("is the agent alive?")?;
+        let before = Usage::of(pid).context("reading the agent's usage: does it still run?")?;
         let mut resident = Vec::new();
         let mut now = before.clone();
         while began.elapsed() < time {
             thread::sleep(Duration::from_secs(1));
-            now = Usage::of(pid).context("is the agent alive?")?;
+            now = Usage::of(pid).context("reading the agent's usage: does it still run?")?;
             resident.push(now.resident as f64);
-            let seconds = |time: Duration| usize::try_from(time.as_secs()).unwrap_or(usize::MAX);
-            term::progress("pressure", seconds(began.elapsed()), seconds(time));
+            progress.set(seconds(began.elapsed()));
         }
         Ok(Self { resident, cpu_share: now.cpu_share(&before) })
     }
 
-    /// The median of each quarter of the time after the first fifth, in which it warms up.
+    /// The median of each quarter of the time after the warm-up, which is the first fifth.
     pub(super) fn medians(&self) -> Vec<f64> {
         let warm = &self.resident[self.resident.len() / 5..];
         let quarters = warm.chunks(warm.len().div_ceil(4).max(1));
@@ -43,7 +44,7 @@ impl Samples {
         medians.collect()
     }
 
-    /// From the first quarter to the last.
+    /// Growth from the first quarter to the last one, as a share.
     pub(super) fn growth(&self) -> f64 {
         let medians = self.medians();
         match (medians.first(), medians.last()) {
@@ -67,12 +68,12 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_steadily_is_seen() {
+    fn steady_growth_is_seen() {
         assert!(samples((0..300).map(|n| 100.0 + f64::from(n) / 10.0).collect()).growth() > 0.1);
     }
 
     #[test]
-    fn what_happens_at_the_start_and_for_a_moment_is_not() {
+    fn warm_up_and_spikes_do_not_count() {
         let level = |n: u32| if n < 40 { 50.0 } else { 100.0 };
         let spike = |n: u32| if n == 299 { 500.0 } else { 0.0 };
         let growth = samples((0..300).map(|n| level(n) + spike(n)).collect()).growth();

@@ -1,4 +1,4 @@
-//! One endpoint of a service is taken out of the manifests while clients keep connecting.
+//! An endpoint of a service is removed from the manifests while clients keep connecting.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use crate::{
     term,
 };
 
-/// How many connections in a row must avoid an endpoint to call it gone: with two others left,
-/// chance does that once in ten million times.
+/// How many connections in a row must not reach an endpoint before it counts as gone. With two others left, chance
+/// does that once in ten million times.
 const IN_A_ROW: u32 = 40;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,7 +22,9 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     let pod = demo.cluster.shop.pod(&name).context("the frontend's pod is not in the shop")?;
     let address = pod.address.to_string();
 
-    println!("  {name} ({address}) is taken out of the EndpointSlice of `frontend`, and put back");
+    println!(
+        "  {name} ({address}) is removed from the EndpointSlice of `frontend`, and added again"
+    );
     println!();
     let before = demo.cluster.manifests.remove_endpoints("frontend", Some(&address))?;
     let leaving = watch(demo, &frontend, &name, |seen| seen.avoided_in_a_row >= IN_A_ROW)?;
@@ -43,10 +45,10 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     );
     println!();
     demo.checks.claim(
-        leaving.settled,
-        &format!("after it left, {IN_A_ROW} connections in a row went to the other pods"),
+        leaving.changed,
+        &format!("after its removal, {IN_A_ROW} connections in a row went to the other pods"),
     );
-    demo.checks.claim(coming.settled, "after it came back, it got connections again");
+    demo.checks.claim(coming.changed, "after it was added again, it got connections");
     demo.checks.claim(
         leaving.failures + coming.failures == 0,
         "no connection failed while the endpoints changed",
@@ -54,19 +56,19 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     Ok(())
 }
 
-/// What a row of connections saw of one pod, since an edit.
+/// Connections since an edit, with respect to one pod.
 #[derive(Default)]
 struct Seen {
     connections: u32,
     failures: u32,
-    /// When the pod answered for the last time.
+    /// When the pod answered last.
     last_hit: Option<Duration>,
     avoided_in_a_row: u32,
-    /// Whether what was watched for came in time.
-    settled: bool,
+    /// Whether the awaited change came in time.
+    changed: bool,
 }
 
-/// Connects again and again until something is seen, or patience ends.
+/// Connects until the change is seen, or [`PATIENCE`] is over.
 fn watch(
     demo: &Demo,
     frontend: &Frontend,
@@ -75,7 +77,7 @@ fn watch(
 ) -> Result<Seen> {
     let start = Instant::now();
     let mut seen = Seen::default();
-    while start.elapsed() < PATIENCE && !seen.settled {
+    while start.elapsed() < PATIENCE && !seen.changed {
         demo.interrupt.check()?;
         seen.connections += 1;
         match demo.cluster.ask(frontend) {
@@ -86,7 +88,7 @@ fn watch(
             Ok(_) => seen.avoided_in_a_row += 1,
             Err(_) => seen.failures += 1,
         }
-        seen.settled = enough(&seen);
+        seen.changed = enough(&seen);
     }
     Ok(seen)
 }

@@ -1,4 +1,4 @@
-//! A pod is labelled to be left alone, and unlabelled again, while a container of it connects.
+//! A pod gets the exclusion label and loses it again, while its containers connect.
 
 use std::time::Duration;
 
@@ -17,38 +17,38 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     let frontend = demo.cluster.shop.frontend("frontend", Protocol::Tcp)?.clone();
-    // As the kubelet does it: a cgroup for the pod, and one below it for each container.
+    // As the kubelet: a cgroup for the pod, and one below it for each container.
     let cgroup = demo.cluster.node.pod_cgroup(UID)?;
     let first = cgroup.container(&demo.cluster.client, "first")?;
     demo.cluster.manifests.set_pods(&[pod(&json!({}))])?;
     let mut rows = Vec::new();
     let served = |container: &Ns| wait_for(demo, container, &frontend, true);
-    let untouched = |container: &Ns| wait_for(demo, container, &frontend, false);
+    let excluded = |container: &Ns| wait_for(demo, container, &frontend, false);
 
     let before = served(&first);
     rows.push(row("before", "first", &before));
     demo.cluster.manifests.set_pods(&[pod(&json!({"sockline.dev/redirect": "disabled"}))])?;
-    let labelled = untouched(&first);
+    let labelled = excluded(&first);
     rows.push(row(&format!("labelled {LABEL}"), "first", &labelled));
     let packets = demo.cluster.client_capture.packets_of(frontend.address.ip())?;
-    // Not waited for: a container of a pod that is left alone is, from its first process on.
+    // No waiting: a new container of an excluded pod is excluded from its first process on.
     let second = cgroup.container(&demo.cluster.client, "second")?;
     let restarted = second.run(|| tcp_ask(frontend.address)).map(|reply| reply.who);
     let restarted = restarted.map_err(|error| error.to_string());
     rows.push(row("a container restarts", "second", &restarted));
     demo.cluster.manifests.set_pods(&[pod(&json!({}))])?;
     let after = wait_for(demo, &second, &frontend, true);
-    rows.push(row("the label is taken away", "second", &after));
+    rows.push(row("the label is removed", "second", &after));
     demo.cluster.manifests.set_pods(&[])?;
 
     term::table(&["the pod", "container", "connect() to the service"], &rows);
-    println!("\n  (here is no kube-proxy, so nobody answers on the service's own address)\n");
+    println!("\n  (there is no kube-proxy here, so the service's own address does not answer)\n");
     demo.checks.claim(
         before.is_ok() && labelled.is_err() && packets > 0,
-        "a labelled pod's packets go to the service's address, for others to serve",
+        "a labelled pod's packets go to the service's address, for example to kube-proxy",
     );
-    demo.checks.claim(restarted.is_err(), "so do those of a container that starts later");
-    demo.checks.claim(after.is_ok(), "without the label it is served again");
+    demo.checks.claim(restarted.is_err(), "so do the packets of a container that starts later");
+    demo.checks.claim(after.is_ok(), "without the label, Sockline serves the pod again");
     Ok(())
 }
 
@@ -64,7 +64,7 @@ fn pod(labels: &Value) -> Value {
     })
 }
 
-/// Asks until somebody answers, or nobody any more; returns the last answer.
+/// Asks until the service answers, or until it does not. Returns the last answer.
 fn wait_for(
     demo: &Demo,
     container: &Ns,
@@ -72,7 +72,7 @@ fn wait_for(
     answered: bool,
 ) -> Result<String, String> {
     let mut last = Err("not asked".to_owned());
-    // What is seen in the end is shown and judged by the caller.
+    // The caller shows and checks the last answer.
     let _ = wait_ok(PATIENCE, "the pod's connects to change", || {
         demo.interrupt.check().map_err(|error| error.to_string())?;
         let answer = container.run(|| tcp_ask(frontend.address));
@@ -85,7 +85,7 @@ fn wait_for(
 fn row(pod: &str, container: &str, answer: &Result<String, String>) -> Vec<String> {
     let shown = match answer {
         Ok(who) => format!("{who} answers"),
-        Err(error) => format!("untouched: {error}"),
+        Err(error) => format!("not translated: {error}"),
     };
     vec![pod.to_owned(), container.to_owned(), shown]
 }

@@ -1,10 +1,10 @@
-//! The sections of the demo, one promise each.
+//! The scenes of the demo, one promise each.
 
-pub(super) mod dial;
+pub(super) mod commands;
+pub(super) mod connect;
+pub(super) mod distribution;
 pub(super) mod endpoint;
 pub(super) mod exclusion;
 pub(super) mod packets;
 pub(super) mod refuse;
-pub(super) mod spread;
-pub(super) mod views;
 pub(super) mod wire;

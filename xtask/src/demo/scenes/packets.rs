@@ -1,4 +1,4 @@
-//! All packets so far, by whose address they carry; and the entries of connection tracking.
+//! All packets so far by their addresses, and the entries of connection tracking.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -29,9 +29,9 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     println!();
     demo.checks.claim(
         client.service == 0 && node.service == 0,
-        "no packet ever carried a service address: there was nothing to translate back",
+        "no packet had a service address, so there was nothing to translate back",
     );
-    demo.checks.claim(client.pod > 0, "the packets went to pods");
+    demo.checks.claim(client.pod > 0, "the packets had addresses of pods");
     if tracked.iter().all(Option::is_none) {
         println!("  - this kernel has no connection tracking at all");
     } else {
@@ -43,7 +43,7 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     Ok(())
 }
 
-/// Packets that carry an address of one kind on either side.
+/// Packets whose source or destination is an address of a kind.
 struct Count {
     service: u64,
     pod: u64,

@@ -1,4 +1,4 @@
-//! A service that exists and has no endpoint: the one case in which Sockline says no.
+//! A service without endpoints, the only case in which Sockline refuses a connection.
 
 use std::{
     io::ErrorKind,
@@ -12,7 +12,7 @@ use crate::{demo::Demo, term};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Far more than a system call takes, far less than a packet's time-out.
+/// Far longer than a system call, far shorter than a timeout of TCP.
 const AT_ONCE: Duration = Duration::from_millis(50);
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
@@ -45,7 +45,7 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     let is_refused = answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
     demo.checks.claim(
         refused.is_ok() && is_refused,
-        "connect() fails with ECONNREFUSED as soon as no endpoint is left",
+        "connect() fails with ECONNREFUSED once there are no endpoints",
     );
     demo.checks.claim(took < AT_ONCE && packets == 0, "at once, and without a packet");
 

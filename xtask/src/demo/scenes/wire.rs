@@ -1,4 +1,4 @@
-//! One connection from both sides: what the socket says, and what its packets say.
+//! One connection: the addresses of the socket, and those of its packets.
 
 use anyhow::{Context, Result};
 use sockline_testbed::Protocol;
@@ -7,7 +7,7 @@ use crate::{demo::Demo, term};
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     let frontend = demo.cluster.shop.frontend("currencyservice", Protocol::Tcp)?.clone();
-    // Other connections had the same client port: the kernel picks it per destination.
+    // Earlier connections may have had the same client port: the kernel picks it per destination.
     let before = demo.cluster.client_capture.flows()?.clone();
     let reply = demo.cluster.ask(&frontend).context("asking currencyservice")?;
     let pod = demo.cluster.shop.pod(&reply.who).map(|pod| pod.address);
@@ -51,11 +51,11 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     println!();
     demo.checks.claim(
         reply.peer == frontend.address,
-        &format!("getpeername() says the service, {}", frontend.address),
+        &format!("getpeername() returns the service's address, {}", frontend.address),
     );
     demo.checks.claim(
         !on_wire.is_empty() && on_wire.iter().all(|address| Some(*address) == pod),
-        &format!("every packet was between the client and the pod {} itself", reply.who),
+        &format!("every packet was between the client and the pod {}", reply.who),
     );
     Ok(())
 }

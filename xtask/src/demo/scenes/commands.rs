@@ -1,4 +1,4 @@
-//! The agent's own account: its command line's answers, and its metrics.
+//! The output of the agent's commands, and its metrics.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -33,7 +33,7 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     Ok(())
 }
 
-/// The first lines of an output.
+/// Prints the first lines of an output.
 fn show(text: &str) {
     let lines: Vec<&str> = text.lines().collect();
     for line in lines.iter().take(LINES) {

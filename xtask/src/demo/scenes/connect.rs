@@ -1,4 +1,4 @@
-//! Every service address is dialled once.
+//! Connects to every service address once.
 
 use anyhow::Result;
 
@@ -20,7 +20,7 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
                 right_pod += usize::from(frontend.pods.contains(&reply.who));
                 peer_kept += usize::from(reply.peer == frontend.address);
                 let pod = cluster.shop.pod(&reply.who);
-                // The pod saw the client's own address and port: nothing stood in between.
+                // The pod saw the client's own address and port, so there was no NAT in between.
                 let direct = pod.zip(cluster.pods.get(&reply.who)).is_some_and(|(spec, pod)| {
                     spec.ports.iter().any(|(protocol, port)| {
                         *protocol == frontend.protocol
@@ -38,15 +38,15 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
         rows.push(row);
     }
     term::table(
-        &["service", "", "dialled", "answered by", "pod address", "node", "getpeername"],
+        &["service", "", "address", "answered by", "pod address", "node", "getpeername"],
         &rows,
     );
     println!();
     let all = rows.len();
     let mut claim =
         |count, text: &str| demo.checks.claim(count == all, &format!("{count} of {all} {text}"));
-    claim(right_pod, "answers came from a pod of the service that was dialled");
-    claim(peer_kept, "clients still see the address they dialled as their peer");
-    claim(came_directly, "connections arrived at the pod from the client's own address and port");
+    claim(right_pod, "answers came from a pod of the service");
+    claim(peer_kept, "sockets have the service's address as their peer");
+    claim(came_directly, "connections reached the pod from the client's own address and port");
     Ok(())
 }

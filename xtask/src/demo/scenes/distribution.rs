@@ -1,4 +1,4 @@
-//! Many connections to a few services, and where they went.
+//! Many connections to a few services, and their distribution.
 
 use std::time::Instant;
 
@@ -9,8 +9,8 @@ use crate::{demo::Demo, term};
 
 const CONNECTIONS: u32 = 600;
 
-/// Six standard deviations of the smallest share here (a third of 600) are 69 connections; a draw
-/// outside of this is not chance.
+/// Six standard deviations of the smallest share here (a third of 600) are 69 connections, so a deviation above this
+/// is not chance.
 const TOLERANCE: f64 = 0.35;
 
 const SERVICES: [(&str, Protocol); 4] = [
@@ -36,7 +36,7 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
             frontend.protocol,
             term::seconds(start.elapsed())
         );
-        // Every endpoint has a bar, also one that was never chosen.
+        // Each endpoint has a bar, even if it was never chosen.
         let rows: Vec<(String, u64)> = frontend
             .pods
             .iter()
