@@ -170,6 +170,16 @@ async fn a_file_renamed_over_another_is_one_change() {
 }
 
 #[tokio::test]
+async fn all_that_changed_in_a_file_is_sent_together() {
+    let mut followed = Followed::with(&[("a.yaml", "cart 1\nweb 1\ndb 1")]).await;
+    let before = followed.world.received;
+    followed.write("a.yaml.swp", "cart 2\nweb 2\ncache 1");
+    fs::rename(followed.dir.join("a.yaml.swp"), followed.dir.join("a.yaml")).unwrap();
+    followed.until(&["cache 1", "cart 2", "web 2"]).await;
+    assert_eq!(followed.world.received, before + 1, "{:?}", followed.world.log);
+}
+
+#[tokio::test]
 async fn new_and_deleted_files_are_followed() {
     let mut followed = Followed::with(&[("a.yaml", "cart 1")]).await;
     followed.write("b.yaml", "web 1");

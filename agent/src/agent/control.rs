@@ -250,7 +250,11 @@ async fn at(time: Option<Instant>) {
 }
 
 impl Control {
-    fn take_in(&mut self, Arrived { event, at }: Arrived) {
+    fn take_in(&mut self, Arrived { events, at }: Arrived) {
+        events.into_iter().for_each(|event| self.take_in_event(event, at));
+    }
+
+    fn take_in_event(&mut self, event: Event, at: Instant) {
         self.metrics.source_event(&event);
         self.addresses_stale |= match &event {
             Event::Replace(kind, _) => *kind == Kind::Node,

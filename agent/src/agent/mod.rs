@@ -191,9 +191,12 @@ impl Unredirected for PastPrograms {
 }
 
 /// Notes when each change of a folder was read, which is not when the control loop comes to it.
-async fn note_arrival(mut read: mpsc::Receiver<source::Event>, events: mpsc::Sender<Arrived>) {
-    while let Some(event) = read.recv().await {
-        if events.send(Arrived { event, at: Instant::now() }).await.is_err() {
+async fn note_arrival(
+    mut read: mpsc::Receiver<Vec<source::Event>>,
+    arrived: mpsc::Sender<Arrived>,
+) {
+    while let Some(events) = read.recv().await {
+        if arrived.send(Arrived { events, at: Instant::now() }).await.is_err() {
             return;
         }
     }

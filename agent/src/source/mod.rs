@@ -25,11 +25,21 @@ pub use self::{
 };
 pub use crate::model::event::{Event, Sourced};
 
-/// A change with the time at which the source read it, which is not when somebody comes to it.
+/// What changed at once, with the time at which the source read it, which is not when somebody comes to
+/// it.
 #[derive(Debug)]
 pub struct Arrived {
-    pub event: Event,
+    /// In order; one sync brings all of them to the kernel.
+    pub events: Vec<Event>,
     pub at: Instant,
+}
+
+impl Arrived {
+    /// A single event, which was read now.
+    #[must_use]
+    pub fn now(event: Event) -> Self {
+        Self { events: vec![event], at: Instant::now() }
+    }
 }
 
 /// What reads a folder for [`follow::follow`]. A folder that cannot be listed reads as empty: whoever

@@ -1,6 +1,6 @@
 //! The current problems of several watches as one list.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 use tokio::sync::{Mutex, mpsc};
 
@@ -40,7 +40,7 @@ impl Troubles {
             by_kind.insert(kind, problems);
         }
         let all = by_kind.values().flatten().cloned().collect();
-        self.events.send(Arrived { event: Event::Trouble(all), at: Instant::now() }).await
+        self.events.send(Arrived::now(Event::Trouble(all))).await
     }
 }
 
@@ -65,8 +65,8 @@ mod tests {
         troubles.set(Kind::Node, vec![]).await.unwrap();
         drop(troubles);
         let mut said = Vec::new();
-        while let Some(Arrived { event, .. }) = events.recv().await {
-            said.push(event);
+        while let Some(Arrived { events, .. }) = events.recv().await {
+            said.extend(events);
         }
         let both = [problem("s"), problem("n")].concat();
         assert_eq!(said, [problem("n"), both, problem("s")].map(Event::Trouble));

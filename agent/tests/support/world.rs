@@ -15,25 +15,28 @@ use tokio::{sync::mpsc, time::timeout};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) struct World {
-    events: mpsc::Receiver<Event>,
+    changes: mpsc::Receiver<Vec<Event>>,
     /// By `kind namespace/name`.
     pub(crate) objects: BTreeMap<String, Sourced>,
     /// The kinds a `Replace` came for.
     pub(crate) listed: BTreeSet<Kind>,
     pub(crate) trouble: Vec<Problem>,
     pub(crate) complete: bool,
+    /// How many changes came, each of some events.
+    pub(crate) received: usize,
     /// Everything that came, in order.
     pub(crate) log: Vec<Event>,
 }
 
 impl World {
-    pub(crate) fn new(events: mpsc::Receiver<Event>) -> Self {
+    pub(crate) fn new(changes: mpsc::Receiver<Vec<Event>>) -> Self {
         Self {
-            events,
+            changes,
             objects: BTreeMap::new(),
             listed: BTreeSet::new(),
             trouble: Vec::new(),
             complete: true,
+            received: 0,
             log: Vec::new(),
         }
     }
@@ -41,8 +44,8 @@ impl World {
     /// Receives until `done`, or panics with what was seen.
     pub(crate) async fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         while !done(self) {
-            match timeout(DEADLINE, self.events.recv()).await {
-                Ok(Some(event)) => self.take(event),
+            match timeout(DEADLINE, self.changes.recv()).await {
+                Ok(Some(change)) => self.take(change),
                 Ok(None) => panic!("the source ended before {what}; {}", self.seen()),
                 Err(_) => panic!("no {what} within {DEADLINE:?}; {}", self.seen()),
             }
@@ -55,7 +58,7 @@ impl World {
 
     /// Until nothing can come any more.
     pub(crate) async fn until_end(&mut self) {
-        let end = async { while self.events.recv().await.is_some() {} };
+        let end = async { while self.changes.recv().await.is_some() {} };
         assert!(timeout(DEADLINE, end).await.is_ok(), "the source goes on after {DEADLINE:?}");
     }
 
@@ -63,7 +66,12 @@ impl World {
         self.trouble.iter().map(|problem| format!("{problem}\n")).collect()
     }
 
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, change: Vec<Event>) {
+        self.received += 1;
+        change.into_iter().for_each(|event| self.take_event(event));
+    }
+
+    fn take_event(&mut self, event: Event) {
         match event.clone() {
             Event::Replace(kind, objects) => {
                 self.objects.retain(|_, object| object.reference.kind != kind);

@@ -190,7 +190,11 @@ impl Watched {
         assert!(!troubled, "{:?}", self.log);
     }
 
-    fn take(&mut self, Arrived { event, .. }: Arrived) {
+    fn take(&mut self, Arrived { events, .. }: Arrived) {
+        events.into_iter().for_each(|event| self.take_event(event));
+    }
+
+    fn take_event(&mut self, event: Event) {
         match event.clone() {
             Event::Replace(kind, objects) => {
                 self.objects.retain(|_, object| object.reference.kind != kind);

@@ -59,7 +59,8 @@ pub struct FileSnapshot {
 }
 
 /// Sends what the manifests in `dir` say, first as one `Replace` per kind, then as it changes, until
-/// `stop` or until nobody receives.
+/// `stop` or until nobody receives. What changed from one reading of the folder to the next is sent
+/// together.
 ///
 /// A folder with a file that cannot be read in full is not [`Event::Complete`].
 ///
@@ -69,15 +70,19 @@ pub struct FileSnapshot {
 ///
 /// Within one change, slices and nodes are applied before services and services are deleted before
 /// slices, so that a new service is never seen without its endpoints.
-pub async fn follow<R>(dir: PathBuf, read: R, events: mpsc::Sender<Event>, stop: CancellationToken)
-where
+pub async fn follow<R>(
+    dir: PathBuf,
+    read: R,
+    changes: mpsc::Sender<Vec<Event>>,
+    stop: CancellationToken,
+) where
     R: FnMut(&Path) -> Snapshot + Send + 'static,
 {
     let follower = Follower {
         notices: Notices::new(&dir),
         dir,
         read: Some(read),
-        events,
+        changes,
         ledger: Ledger::default(),
         trouble: Vec::new(),
         complete: true,
@@ -91,7 +96,7 @@ struct Follower<R> {
     notices: Notices,
     /// Away while a blocking thread uses it.
     read: Option<R>,
-    events: mpsc::Sender<Event>,
+    changes: mpsc::Sender<Vec<Event>>,
     ledger: Ledger,
     /// As last sent.
     trouble: Vec<Problem>,
@@ -139,7 +144,8 @@ impl<R: FnMut(&Path) -> Snapshot + Send + 'static> Follower<R> {
                     if steady || Instant::now() >= deadline {
                         // Unsteady for long: send it, and read again at the next turn.
                         self.seen = Some(if steady { fingerprint } else { fingerprint.unknown() });
-                        return self.send(snapshot).await;
+                        let change = self.change(snapshot);
+                        return self.send(change).await;
                     }
                 }
             }
@@ -180,42 +186,45 @@ impl<R: FnMut(&Path) -> Snapshot + Send + 'static> Follower<R> {
             field: String::new(),
             message: format!("cannot be read ({error}); {kept}"),
         };
-        self.say(vec![problem]).await
+        let trouble = self.trouble(vec![problem]);
+        self.send(trouble.into_iter().collect()).await
     }
 
-    async fn send(&mut self, snapshot: Snapshot) -> Result<(), Unheard> {
-        let Update { events, problems, complete } = self.ledger.update(snapshot);
-        // Said before a list that is not whole, and taken back after one that is: whoever uses the
-        // events in between must not take what is missing for gone.
-        if !complete {
-            self.say_complete(false).await?;
-        }
-        for event in events {
-            self.events.send(event).await.map_err(|_| Unheard)?;
-        }
-        self.say(problems).await?;
-        if complete {
-            self.say_complete(true).await?;
-        }
-        Ok(())
-    }
-
-    async fn say_complete(&mut self, complete: bool) -> Result<(), Unheard> {
-        if self.complete != complete {
-            self.complete = complete;
-            self.events.send(Event::Complete(complete)).await.map_err(|_| Unheard)?;
-        }
-        Ok(())
-    }
-
-    async fn say(&mut self, problems: Vec<Problem>) -> Result<(), Unheard> {
-        if problems == self.trouble {
+    async fn send(&self, change: Vec<Event>) -> Result<(), Unheard> {
+        if change.is_empty() {
             return Ok(());
+        }
+        self.changes.send(change).await.map_err(|_| Unheard)
+    }
+
+    /// What is different in this snapshot, in the order in which it is to be applied.
+    fn change(&mut self, snapshot: Snapshot) -> Vec<Event> {
+        let Update { mut events, problems, complete } = self.ledger.update(snapshot);
+        // Said before a list that is not whole, and taken back after one that is: what uses the events in
+        // between must not take what is missing for gone.
+        if !complete {
+            events.splice(..0, self.completeness(false));
+        }
+        events.extend(self.trouble(problems));
+        if complete {
+            events.extend(self.completeness(true));
+        }
+        events
+    }
+
+    fn completeness(&mut self, complete: bool) -> Option<Event> {
+        let was = std::mem::replace(&mut self.complete, complete);
+        (was != complete).then_some(Event::Complete(complete))
+    }
+
+    fn trouble(&mut self, problems: Vec<Problem>) -> Option<Event> {
+        if problems == self.trouble {
+            return None;
         }
         if problems.is_empty() {
             tracing::info!(folder = %self.dir.display(), "all manifests are readable again");
         }
         self.trouble.clone_from(&problems);
-        self.events.send(Event::Trouble(problems)).await.map_err(|_| Unheard)
+        Some(Event::Trouble(problems))
     }
 }

@@ -345,7 +345,7 @@ impl<'a> Watch<'a> {
         tracing::debug!(kind = %self.kind(), objects = objects.len(), version, "listed");
         let objects = objects.into_values().collect();
         let event = Event::Replace(self.kind(), objects);
-        self.shared.events.send(Arrived { event, at }).await?;
+        self.shared.events.send(Arrived { events: vec![event], at }).await?;
         count(&self.stats().relisted);
         self.is_first = false;
         self.version = Some(version);
@@ -362,7 +362,7 @@ impl<'a> Watch<'a> {
     }
 
     async fn take(&mut self, change: Change, at: time::Instant) -> Result<(), End> {
-        let arrived = |event| Arrived { event, at };
+        let arrived = |event| Arrived { events: vec![event], at };
         let version = match change {
             Change::Apply(Received { sourced: Some(object), version, .. }) => {
                 count(&self.stats().applied);
