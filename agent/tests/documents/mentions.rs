@@ -47,7 +47,7 @@ fn words(beginning: &str, of_word: impl Fn(char) -> bool) -> BTreeSet<(String, P
     words
 }
 
-fn assert_all(mentioned: BTreeSet<(String, PathBuf)>, there: &BTreeSet<String>) {
+fn assert_all(mentioned: &BTreeSet<(String, PathBuf)>, there: &BTreeSet<String>) {
     let missing: Vec<_> = mentioned.iter().filter(|(name, _)| !there.contains(name)).collect();
     assert!(missing.is_empty(), "documents mention what does not exist: {missing:?}");
 }
@@ -55,29 +55,29 @@ fn assert_all(mentioned: BTreeSet<(String, PathBuf)>, there: &BTreeSet<String>) 
 #[test]
 fn every_variable_is_one_of_the_binary() {
     let cli = Cli::command();
-    let arguments = cli.get_subcommands().flat_map(|command| command.get_arguments());
+    let arguments = cli.get_subcommands().flat_map(clap::Command::get_arguments);
     let variables = arguments.filter_map(|argument| Some(argument.get_env()?.to_str()?.to_owned()));
     let there = variables.chain(OF_TESTS.map(ToOwned::to_owned)).collect();
-    assert_all(words("SOCKLINE_", |c| c.is_ascii_uppercase() || c == '_'), &there);
+    assert_all(&words("SOCKLINE_", |c| c.is_ascii_uppercase() || c == '_'), &there);
 }
 
 #[test]
 fn every_metric_is_one_of_the_agent() {
     let there = definitions::ALL.iter().map(|metric| metric.name.to_owned()).collect();
-    assert_all(words("sockline_", |c| c.is_ascii_lowercase() || c == '_'), &there);
+    assert_all(&words("sockline_", |c| c.is_ascii_lowercase() || c == '_'), &there);
 }
 
 #[test]
 fn every_label_and_annotation_is_one_that_is_read() {
     let there = annotations::ALL.iter().map(|key| key.name.to_owned()).collect();
     let of_key = |c: char| c.is_ascii_alphanumeric() || "-./".contains(c);
-    assert_all(words("sockline.dev/", of_key), &there);
+    assert_all(&words("sockline.dev/", of_key), &there);
 }
 
 #[test]
 fn every_option_is_one_of_the_binary() {
     let cli = Cli::command();
-    let arguments = cli.get_subcommands().flat_map(|command| command.get_arguments());
+    let arguments = cli.get_subcommands().flat_map(clap::Command::get_arguments);
     let there: BTreeSet<String> =
         arguments.filter_map(|argument| Some(format!("--{}", argument.get_long()?))).collect();
     // Those of other commands are in their own documents, and in blocks with the command before them.
@@ -85,7 +85,7 @@ fn every_option_is_one_of_the_binary() {
         .into_iter()
         .map(|(option, path)| (option.trim_matches('`').to_owned(), path))
         .filter(|(option, _)| !OF_OTHERS.contains(&option.as_str()));
-    assert_all(mentioned.collect(), &there);
+    assert_all(&mentioned.collect(), &there);
 }
 
 /// The table of limits once lacked a map of 577 KiB.
