@@ -125,16 +125,14 @@ fn count(ns: &Ns, group: &str, name: &str) -> u64 {
     values.split(' ').nth(position).unwrap().parse().unwrap()
 }
 
+fn mptcp(ns: &Ns, args: &[&str]) {
+    let output = ns.output(Command::new("ip").arg("mptcp").args(args)).unwrap();
+    assert!(output.status.success(), "ip mptcp {args:?}: {output:?}");
+}
+
 /// Lets the kernel add subflows to the namespace's MPTCP connections.
-fn allow_subflows(ns: &Ns, endpoint: Option<&str>) {
-    let ip = |args: &[&str]| {
-        let output = ns.output(Command::new("ip").arg("mptcp").args(args)).unwrap();
-        assert!(output.status.success(), "ip mptcp {args:?}: {output:?}");
-    };
-    ip(&["limits", "set", "subflow", "2", "add_addr_accepted", "2"]);
-    if let Some(address) = endpoint {
-        ip(&["endpoint", "add", address, "subflow"]);
-    }
+fn allow_subflows(ns: &Ns) {
+    mptcp(ns, &["limits", "set", "subflow", "2", "add_addr_accepted", "2"]);
 }
 
 #[test]
@@ -219,9 +217,17 @@ fn mptcp_is_translated_and_its_peer_is_the_service_where_the_kernel_can_tell() {
     assert_eq!(stage.translated(), connected);
 }
 
+/// When the kernel's path manager adds a subflow to a connection.
+#[derive(Clone, Copy, PartialEq)]
+enum Added {
+    /// By itself, once the connection is established.
+    ByItself,
+    /// As part of the call that tells it to, in the caller's process.
+    OnDemand,
+}
+
 /// The kernel dials the backend for them, which is no service: that was taken for a direct dial.
-#[test]
-fn further_subflows_of_an_mptcp_connection_leave_its_peer() {
+fn further_subflows_leave_the_peer(added: Added) {
     let mut stage = Stage::new();
     let second = "10.244.200.7";
     let addresses = ["10.244.200.6", second].map(|address| address.parse().unwrap());
@@ -231,8 +237,11 @@ fn further_subflows_of_an_mptcp_connection_leave_its_peer() {
     {
         return;
     }
-    allow_subflows(&stage.web, None);
-    allow_subflows(&client_pod, Some(second));
+    allow_subflows(&stage.web);
+    allow_subflows(&client_pod);
+    if added == Added::ByItself {
+        mptcp(&client_pod, &["endpoint", "add", second, "subflow"]);
+    }
     let listener: TcpListener = stage.web.run(|| {
         let socket = Socket::mptcp(libc::AF_INET).unwrap().unwrap();
         bind(socket.as_raw_fd(), &SockaddrStorage::from(at("0.0.0.0:8081"))).unwrap();
@@ -251,10 +260,24 @@ fn further_subflows_of_an_mptcp_connection_leave_its_peer() {
         // The kernel adds one once data has gone both ways.
         (&client).write_all(b"x").unwrap();
         (&server).write_all(b"x").unwrap();
+        if added == Added::OnDemand {
+            mptcp(&client_pod, &["endpoint", "flush"]);
+            mptcp(&client_pod, &["endpoint", "add", second, "subflow"]);
+        }
         (count(&client_pod, "MPTcpExt:", "MPJoinSynAckRx") > 0).then_some(())
     })
     .unwrap();
     assert_eq!(client.peer_addr().unwrap(), at("10.96.0.3:80"));
+}
+
+#[test]
+fn further_subflows_of_an_mptcp_connection_leave_its_peer() {
+    further_subflows_leave_the_peer(Added::ByItself);
+}
+
+#[test]
+fn subflows_that_a_process_adds_to_an_mptcp_connection_leave_its_peer() {
+    further_subflows_leave_the_peer(Added::OnDemand);
 }
 
 #[test]

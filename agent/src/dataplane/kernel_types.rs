@@ -1,7 +1,7 @@
 //! Where the running kernel has some fields of its structures, by its own description of its types (BTF,
 //! `Documentation/bpf/btf.rst`).
 //!
-//! aya's reader keeps what it reads to itself and takes 20 MB for it; three members of three
+//! aya's reader keeps what it reads to itself and takes 20 MB for it; four members of three
 //! structures are found in one pass over the bytes.
 
 /// The kernel's description.
@@ -14,6 +14,8 @@ pub struct KernelTypes {
     pub kernel_socket: (u32, u8),
     /// Of `skc_cookie` in `struct sock_common`, with which a socket begins.
     pub cookie: u32,
+    /// Of `skc_state` in `struct sock_common`.
+    pub state: u32,
     /// Of `flags` in `struct task_struct`.
     pub task_flags: u32,
 }
@@ -22,15 +24,17 @@ impl KernelTypes {
     /// `None` if a field is not there, or not where one expects it.
     pub fn find(btf: &[u8]) -> Option<Self> {
         let btf = Btf::open(btf)?;
-        let [kernel_socket, cookie, flags] = btf.members([
+        let [kernel_socket, cookie, state, flags] = btf.members([
             ("sock", "sk_kern_sock"),
             ("sock_common", "skc_cookie"),
+            ("sock_common", "skc_state"),
             ("task_struct", "flags"),
         ])?;
         let (byte, bit) = (kernel_socket / 8, kernel_socket % 8);
         Some(Self {
             kernel_socket: (byte, 1 << bit),
             cookie: whole(cookie)?,
+            state: whole(state)?,
             task_flags: whole(flags)?,
         })
     }
@@ -134,7 +138,7 @@ mod tests {
         let Ok(btf) = std::fs::read(PATH) else { return };
         let types = KernelTypes::find(&btf).unwrap();
         assert!(types.kernel_socket.0 > types.cookie, "{types:?}");
-        assert!(types.task_flags > 0, "{types:?}");
+        assert!(types.state > 0 && types.task_flags > 0, "{types:?}");
     }
 
     #[test]

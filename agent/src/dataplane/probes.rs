@@ -108,14 +108,15 @@ pub fn kernel_sockets() -> Result<Option<KernelTypes>, CannotTell> {
     };
     drop(btf);
     let offset = |offset: u32| i16::try_from(offset).unwrap_or(i16::MAX);
-    // r0 = tcp_sock; if r0 == 0 return; load both fields; r0 = task; load its flags
+    // r0 = tcp_sock; if r0 == 0 return; load three fields; r0 = task; load its flags
     let program = [
-        &with_socket(6)[..],
+        &with_socket(8)[..],
         &[
             call(137),
-            instruction(0x15, 0, 0, 4, 0),
+            instruction(0x15, 0, 0, 5, 0),
             instruction(0x71, 1, 0, offset(types.kernel_socket.0), 0),
             instruction(0x79, 1, 0, offset(types.cookie), 0),
+            instruction(0x71, 1, 0, offset(types.state), 0),
             call(158),
             instruction(0x61, 1, 0, offset(types.task_flags), 0),
         ],

@@ -62,10 +62,10 @@ impl Programs {
         let mptcp_sock = u8::from(features.mptcp_sock);
         let of_all_nodes = u8::from(options.node_ports == NodePortScope::AllNodes);
         let types = features.kernel_sockets;
-        let [kernel_socket, cookie_offset, task_flags_offset] = types.map_or([0; 3], |types| {
+        let [kernel_socket, cookie, state, task_flags] = types.map_or([0; 4], |types| {
             let (byte, mask) = types.kernel_socket;
             let kernel_socket = u64::from(byte) | u64::from(mask) << 32;
-            [kernel_socket, types.cookie.into(), types.task_flags.into()]
+            [kernel_socket, types.cookie.into(), types.state.into(), types.task_flags.into()]
         });
         let host_netns = features.netns_cookie.unwrap_or(0);
         loader
@@ -74,8 +74,9 @@ impl Programs {
             .override_global("HAS_MPTCP_SOCK", &mptcp_sock, true)
             .override_global("HOST_NETNS", &host_netns, true)
             .override_global("KERNEL_SOCKET", &kernel_socket, true)
-            .override_global("COOKIE_OFFSET", &cookie_offset, true)
-            .override_global("TASK_FLAGS_OFFSET", &task_flags_offset, true);
+            .override_global("COOKIE_OFFSET", &cookie, true)
+            .override_global("STATE_OFFSET", &state, true)
+            .override_global("TASK_FLAGS_OFFSET", &task_flags, true);
         for name in maps::PINNED {
             loader.map_pin_path(name, pins.map(name));
         }

@@ -49,6 +49,10 @@ static KERNEL_SOCKET: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static COOKIE_OFFSET: Global<u64> = Global::new(0);
 
+/// Where `struct sock` has the socket's state.
+#[unsafe(no_mangle)]
+static STATE_OFFSET: Global<u64> = Global::new(0);
+
 /// Where `struct task_struct` has its flags.
 #[unsafe(no_mangle)]
 static TASK_FLAGS_OFFSET: Global<u64> = Global::new(0);
@@ -58,6 +62,7 @@ static TASK_FLAGS_OFFSET: Global<u64> = Global::new(0);
 pub enum Field {
     KernelSocket,
     Cookie,
+    State,
     TaskFlags,
 }
 
@@ -76,6 +81,7 @@ pub fn offset(field: Field) -> usize {
     let offset = match field {
         Field::KernelSocket => KERNEL_SOCKET.load() & 0xffff_ffff,
         Field::Cookie => COOKIE_OFFSET.load(),
+        Field::State => STATE_OFFSET.load(),
         Field::TaskFlags => TASK_FLAGS_OFFSET.load(),
     };
     offset as usize

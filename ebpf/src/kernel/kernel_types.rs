@@ -1,7 +1,7 @@
 //! What is only to be found in the kernel's own structures, at offsets that the agent takes from the
 //! running kernel's description of its types (`/sys/kernel/btf/vmlinux`).
 
-use core::ptr;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     helpers::generated::{bpf_get_current_task_btf, bpf_skc_to_tcp_sock},
@@ -51,6 +51,24 @@ pub fn tcp_socket(ctx: &SockAddrContext) -> TcpSocket {
     let cookie =
         unsafe { ptr::read_volatile(socket.add(config::offset(Field::Cookie)).cast::<u64>()) };
     if cookie == 0 { TcpSocket::New } else { TcpSocket::Old }
+}
+
+/// Whether an MPTCP connection is established: a `connect()` that is seen with it then is that of a
+/// further subflow, which the kernel adds (`mptcp_connect` has the connection in `TCP_SYN_SENT`
+/// while it connects the first one, `net/mptcp/protocol.c`). `false` where that cannot be told.
+#[inline(always)]
+pub fn is_established(connection: *mut c_void) -> bool {
+    /// `include/net/tcp_states.h`.
+    const TCP_ESTABLISHED: u8 = 1;
+    const TCP_CLOSE_WAIT: u8 = 8;
+    if !config::can_tell_kernel_sockets() {
+        return false;
+    }
+    // SAFETY: the verifier checks that there is such a field in `struct mptcp_sock`, which begins
+    // with a `struct sock`.
+    let state =
+        unsafe { ptr::read_volatile(connection.cast::<u8>().add(config::offset(Field::State))) };
+    state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT
 }
 
 /// Whether the current task is a thread of the kernel; `None` where that cannot be told.

@@ -74,7 +74,7 @@ fn remember_connection(ctx: &SockAddrContext, record: &SocketRecord) -> Result<(
         TcpSocket::Old => false,
         TcpSocket::OfKernel => {
             return match mptcp_connection(ctx) {
-                Some(connection) if !is_path_manager() => {
+                Some(connection) if !kernel_types::is_established(connection) => {
                     storage::keep_of_connection(connection, record)
                 }
                 // Nobody asks for the peer name of the kernel's own sockets.
@@ -264,7 +264,8 @@ pub fn forget(ctx: &SockAddrContext, protocol: u8, address: &Address, port: u16)
             TcpSocket::Old => {}
             TcpSocket::OfKernel | TcpSocket::Unknown => {
                 let connection = match mptcp_connection(ctx) {
-                    Some(_) if is_path_manager() => return,
+                    // A further subflow: the connection's peer is that of the first one.
+                    Some(connection) if kernel_types::is_established(connection) => return,
                     Some(connection) => connection,
                     None => call::socket(ctx),
                 };
@@ -400,12 +401,4 @@ fn mptcp_connection(ctx: &SockAddrContext) -> Option<*mut c_void> {
     // SAFETY: a socket that the kernel gave us.
     let connection = unsafe { bpf_skc_to_mptcp_sock(socket) }.cast::<c_void>();
     (!connection.is_null()).then_some(connection)
-}
-
-/// Whether the kernel's MPTCP path manager makes this call, to add a subflow to a connection that is
-/// established: its worker does (`mptcp_worker`), while the first subflow is made by the
-/// `connect()` of a process. The connection's peer is that of the first one.
-#[inline(always)]
-fn is_path_manager() -> bool {
-    kernel_types::is_kernel_thread() == Some(true)
 }
