@@ -172,7 +172,7 @@ pub enum HelperState {
 
 /// What is wrong with the helper process.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HelperTrouble {
+pub enum HelperUnavailable {
     #[error("the helper process has ended ({0}); it is started again")]
     Away(String),
     #[error(
@@ -340,11 +340,11 @@ impl Shared {
     }
 
     /// What is wrong with the helper process, if there should be one.
-    pub fn helper_trouble(&self) -> Option<HelperTrouble> {
+    pub fn helper_unavailable(&self) -> Option<HelperUnavailable> {
         match &lock(&self.status).closing.helper {
             None | Some(HelperState::Running(_)) => None,
-            Some(HelperState::Ended(how)) => Some(HelperTrouble::Away(how.clone())),
-            Some(HelperState::Lost(how)) => Some(HelperTrouble::Lost(how.clone())),
+            Some(HelperState::Ended(how)) => Some(HelperUnavailable::Away(how.clone())),
+            Some(HelperState::Lost(how)) => Some(HelperUnavailable::Lost(how.clone())),
         }
     }
 

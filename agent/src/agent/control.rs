@@ -33,6 +33,8 @@ use crate::{
     admin::Command,
     closing::Closing,
     dataplane::{CanWait, Counted, Dataplane, DataplaneError, SyncReport, Synced},
+    error_chain::chain,
+    log_on_change::LogOnChange,
     model::{
         index::Index,
         object::{Kind, Problem},
@@ -42,7 +44,6 @@ use crate::{
     source::{Arrived, Event},
     status::{Shared, Unconfirmed},
     telemetry::Metrics,
-    trouble::{Trouble, chain},
 };
 
 /// How often the node's addresses are looked at and failed services tried again.
@@ -61,7 +62,7 @@ struct Control {
     left_alone: LeftAlonePods,
     /// The kernel may not know all pods that are left alone.
     left_alone_failed: bool,
-    left_alone_trouble: Trouble,
+    left_alone_log: LogOnChange,
     pacing: Pacing,
     /// When services that had to wait may be brought to the kernel.
     next_round: Option<Instant>,
@@ -89,7 +90,7 @@ struct Control {
     tests: TestServices,
     healing: Healing,
     heartbeat: Heartbeat,
-    reclaim_trouble: Trouble,
+    reclaim_log: LogOnChange,
     closing: Closing,
     nested: Nested,
     /// Where the source is one.
@@ -129,8 +130,8 @@ pub async fn run(
         left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
         left_alone_failed: false,
         heartbeat: Heartbeat::new(dataplane.agent_state()),
-        reclaim_trouble: Trouble::new("what is not used any more cannot be given out again"),
-        left_alone_trouble: Trouble::new("cannot leave pods alone"),
+        reclaim_log: LogOnChange::new("what is not used any more cannot be given out again"),
+        left_alone_log: LogOnChange::new("cannot leave pods alone"),
         dataplane,
         index: Index::new(config.node_name.as_str()).with_node_ports(config.node_ports),
         other_nodes: None,
@@ -565,7 +566,7 @@ impl Control {
             .context("reading the cgroup hierarchy")
             .and_then(|cgroups| Ok(self.dataplane.leave_alone(&cgroups)?));
         self.left_alone_failed = !matches!(&result, Ok(unfit) if unfit.is_empty());
-        self.left_alone_trouble.is_news(result.as_ref().map(|_| ()).map_err(AsRef::as_ref));
+        self.left_alone_log.record(result.as_ref().map(|_| ()).map_err(AsRef::as_ref));
         match result {
             Ok(unfit) => self.left_alone.unfit(&unfit),
             Err(_) => self.metrics.sync_failed(),
@@ -608,7 +609,7 @@ impl Control {
 
     /// Takes in whether running programs could be waited for.
     fn reclaims(&mut self, waited: Result<(), &DataplaneError>) {
-        self.reclaim_trouble.is_news(waited.map_err(|error| error as &dyn std::error::Error));
+        self.reclaim_log.record(waited.map_err(|error| error as &dyn std::error::Error));
         let reclaim = CanWait::of(waited).into();
         self.shared.update(|status| status.reclaim = reclaim);
     }

@@ -10,9 +10,9 @@ use std::{
 
 use crate::{
     dataplane::{Comparison, Dataplane, DataplaneError, Drift},
+    log_on_change::LogOnChange,
     status::Shared,
     telemetry::Metrics,
-    trouble::Trouble,
 };
 
 /// Entries that are compared in one go: some two milliseconds.
@@ -23,8 +23,8 @@ pub struct Healing {
     comparison: Comparison,
     due: Instant,
     /// What could not be looked at the last time, and why.
-    of_pins: Trouble,
-    of_maps: Trouble,
+    pins_log: LogOnChange,
+    maps_log: LogOnChange,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
 }
@@ -36,8 +36,8 @@ impl Healing {
             interval,
             comparison: Comparison::default(),
             due: Instant::now() + interval,
-            of_pins: Trouble::new("cannot look after pins and links"),
-            of_maps: Trouble::new("cannot compare the kernel with the plan"),
+            pins_log: LogOnChange::new("cannot look after pins and links"),
+            maps_log: LogOnChange::new("cannot compare the kernel with the plan"),
             shared,
             metrics,
         }
@@ -57,7 +57,7 @@ impl Healing {
     /// Looks after pins and links.
     pub fn keep(&mut self, dataplane: &mut Dataplane) {
         let (mended, kept) = dataplane.keep();
-        if self.of_pins.is_news(kept.as_ref().map(drop).map_err(|error| error as &dyn Error)) {
+        if self.pins_log.record(kept.as_ref().map(drop).map_err(|error| error as &dyn Error)) {
             self.tell();
         }
         self.mended(&mended, &kept);
@@ -68,7 +68,7 @@ impl Healing {
         let steps = dataplane.entries_to_compare() / STEP + 1;
         self.due = Instant::now() + self.interval / u32::try_from(steps).unwrap_or(u32::MAX);
         let (mended, compared) = dataplane.repair_some(&mut self.comparison, STEP);
-        if self.of_maps.is_news(compared.as_ref().map(drop).map_err(|error| error as &dyn Error)) {
+        if self.maps_log.record(compared.as_ref().map(drop).map_err(|error| error as &dyn Error)) {
             self.tell();
         }
         self.mended(&mended, &compared);
@@ -93,11 +93,9 @@ impl Healing {
     }
 
     fn tell(&self) {
-        let troubles = [&self.of_pins, &self.of_maps];
-        let troubles = troubles
-            .into_iter()
-            .filter_map(|trouble| trouble.now().map(ToOwned::to_owned))
-            .collect();
-        self.shared.update(|status| status.not_healing = troubles);
+        let logs = [&self.pins_log, &self.maps_log];
+        let errors =
+            logs.into_iter().filter_map(|log| log.error().map(ToOwned::to_owned)).collect();
+        self.shared.update(|status| status.not_healing = errors);
     }
 }

@@ -9,12 +9,12 @@ use std::{
 use nix::{errno::Errno, net::if_::if_nametoindex, sys::socket::SockProtocol};
 
 use crate::{
+    log_on_change::LogOnChange,
     model::{
         index::Index,
         node_addresses::{NodePortAddresses, SERVICE_DEVICES, node_addresses},
     },
     netlink::{Netlink, Request, attribute, field},
-    trouble::Trouble,
 };
 
 /// `linux/rtnetlink.h`, `linux/if_addr.h`.
@@ -33,16 +33,16 @@ pub struct Interfaces {
     ranges: NodePortAddresses,
     /// As last read, without those of service devices.
     addresses: BTreeSet<IpAddr>,
-    trouble: Trouble,
+    log: LogOnChange,
 }
 
 impl Interfaces {
     /// As long as the devices cannot be read, their addresses are those of an earlier agent's NodePorts.
     pub fn new(ranges: NodePortAddresses, of_earlier_agent: BTreeSet<IpAddr>) -> Self {
-        let trouble = Trouble::new(
+        let log = LogOnChange::new(
             "cannot read the addresses of the node's interfaces, NodePorts stay at those known",
         );
-        let mut this = Self { ranges, addresses: of_earlier_agent, trouble };
+        let mut this = Self { ranges, addresses: of_earlier_agent, log };
         this.look();
         this
     }
@@ -52,17 +52,17 @@ impl Interfaces {
         match read() {
             Ok(addresses) => {
                 self.addresses = addresses;
-                self.trouble.is_news(Ok(()));
+                self.log.record(Ok(()));
             }
             Err(error) => {
-                self.trouble.is_news(Err(&error));
+                self.log.record(Err(&error));
             }
         }
     }
 
     /// Why the addresses may be out of date.
     pub fn error(&self) -> Option<&str> {
-        self.trouble.now()
+        self.log.error()
     }
 
     /// The addresses that NodePorts are at, with what the objects say of them.

@@ -8,8 +8,8 @@ use std::{
 
 use crate::{
     dataplane::{DataplaneError, Failure},
+    error_chain::chain,
     model::{object::ObjectName, plan::ServicePlan},
-    trouble::chain,
 };
 
 /// How soon after room was made the services that may need it are tried again.

@@ -15,12 +15,12 @@ use crate::{
     cgroups,
     dataplane::{Dataplane, DataplaneError, NestedNamespaces, NotedNamespaces},
     helper::Helper,
+    log_on_change::LogOnChange,
     model::{
         index::Index,
         nested::{Dialler, nested},
     },
     status,
-    trouble::Trouble,
 };
 
 /// Container runtimes mount and unmount namespaces without a word, so what is known is looked at again.
@@ -33,7 +33,7 @@ pub struct Nested {
     what: NestedNamespaces,
     work: Option<Arc<Mutex<Work>>>,
     job: Option<JoinHandle<anyhow::Result<Option<Found>>>>,
-    trouble: Trouble,
+    log: LogOnChange,
     told: BTreeSet<Arc<str>>,
 }
 
@@ -66,7 +66,7 @@ impl Nested {
             what,
             work,
             job: None,
-            trouble: Trouble::new("cannot tell which network namespaces are nested in pods"),
+            log: LogOnChange::new("cannot tell which network namespaces are nested in pods"),
             told: BTreeSet::new(),
         })
     }
@@ -96,7 +96,7 @@ impl Nested {
         index: &Index,
     ) -> Option<Vec<status::NestedNamespaces>> {
         let found = looked.context("looking at network namespaces").flatten();
-        self.trouble.is_news(found.as_ref().map(|_| ()).map_err(AsRef::as_ref));
+        self.log.record(found.as_ref().map(|_| ()).map_err(AsRef::as_ref));
         let found = found.ok().flatten()?;
         let mut counts: BTreeMap<Arc<str>, usize> = BTreeMap::new();
         for uid in found.into_values() {

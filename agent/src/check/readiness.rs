@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::links;
 use crate::{
     dataplane::{self, AgentState, Dataplane, DataplaneError, Pins},
-    status::{HelperTrouble, Shared},
+    status::{HelperUnavailable, Shared},
 };
 
 /// How long a look at the links counts, however often somebody asks.
@@ -58,9 +58,9 @@ impl Readiness {
             return Some("the control loop is stuck".into());
         }
         self.shared
-            .helper_trouble()
-            .filter(|trouble| matches!(trouble, HelperTrouble::Lost(_)))
-            .map(|trouble| trouble.to_string())
+            .helper_unavailable()
+            .filter(|helper| matches!(helper, HelperUnavailable::Lost(_)))
+            .map(|helper| helper.to_string())
     }
 
     /// Why the node is not served, or not in full; `None` if it is.
@@ -83,7 +83,7 @@ impl Readiness {
             return Some(format!("what is not used any more in the maps is not reclaimed: {why}"));
         }
         let mut damage = self.damage().await;
-        damage.extend(self.shared.helper_trouble().map(|trouble| trouble.to_string()));
+        damage.extend(self.shared.helper_unavailable().map(|helper| helper.to_string()));
         (!damage.is_empty()).then(|| damage.join("; "))
     }
 

@@ -12,8 +12,8 @@ use sockline_ebpf::counters::Fault;
 use super::definitions;
 use crate::{
     dataplane::view::{Counters, Counts},
+    log_on_change::LogOnChange,
     model::{object::ObjectName, object::Protocol},
-    trouble::Trouble,
 };
 
 /// Turns the counters of the pinned maps into metric families: one after the other, since they
@@ -21,16 +21,16 @@ use crate::{
 pub struct KernelFamilies {
     counters: Counters,
     /// A scrape comes every few seconds.
-    of_services: Mutex<Trouble>,
-    of_faults: Mutex<Trouble>,
+    services_log: Mutex<LogOnChange>,
+    faults_log: Mutex<LogOnChange>,
 }
 
 impl KernelFamilies {
     pub const fn new(counters: Counters) -> Self {
         Self {
             counters,
-            of_services: Mutex::new(Trouble::new("cannot read the services' counters")),
-            of_faults: Mutex::new(Trouble::new("cannot read the kernel programs' faults")),
+            services_log: Mutex::new(LogOnChange::new("cannot read the services' counters")),
+            faults_log: Mutex::new(LogOnChange::new("cannot read the kernel programs' faults")),
         }
     }
 
@@ -52,7 +52,7 @@ impl KernelFamilies {
             ]
             .map(|(reason, count)| counter(&labels(service, Some(reason)), count))
         });
-        let faults = read(&self.of_faults, self.counters.faults());
+        let faults = read(&self.faults_log, self.counters.faults());
         let faults = faults
             .into_iter()
             .map(|(fault, count)| counter(&[("fault", fault_name(fault).into())], count));
@@ -74,7 +74,7 @@ impl KernelFamilies {
     /// Sums over the ports of a service.
     fn by_service(&self) -> BTreeMap<(ObjectName, Protocol), Counts> {
         let mut all: BTreeMap<_, Counts> = BTreeMap::new();
-        for (key, counts) in read(&self.of_services, self.counters.services()) {
+        for (key, counts) in read(&self.services_log, self.counters.services()) {
             let sum = all.entry((key.service, key.protocol)).or_default();
             sum.translated += counts.translated;
             sum.refused_no_endpoints += counts.refused_no_endpoints;
@@ -88,9 +88,9 @@ impl KernelFamilies {
 }
 
 /// What was read; nothing, and a word in the log when that is new, if it could not be.
-fn read<T: Default, E: Error>(trouble: &Mutex<Trouble>, result: Result<T, E>) -> T {
-    let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
-    trouble.is_news(result.as_ref().map(|_| ()).map_err(|error| error as &dyn Error));
+fn read<T: Default, E: Error>(log: &Mutex<LogOnChange>, result: Result<T, E>) -> T {
+    let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+    log.record(result.as_ref().map(|_| ()).map_err(|error| error as &dyn Error));
     result.unwrap_or_default()
 }
 

@@ -126,7 +126,7 @@ where
         connector.call(url).await
     };
     let result = match timeout(CONNECTING, connecting).await {
-        Ok(result) => result.map_err(|error| crate::trouble::chain(&*error.into())),
+        Ok(result) => result.map_err(|error| crate::error_chain::chain(&*error.into())),
         Err(_) => Err(format!("no answer for {} seconds", CONNECTING.as_secs())),
     };
     (target, place, result)
