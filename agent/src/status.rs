@@ -361,7 +361,7 @@ impl Shared {
         }
     }
 
-    pub fn beat(&self) {
+    pub fn record_turn(&self) {
         *lock(&self.heartbeat) = Instant::now();
     }
 

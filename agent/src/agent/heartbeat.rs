@@ -1,50 +1,50 @@
-//! Tells the programs that this agent lives, so that they do not let all calls go through unchanged.
+//! Renews the deadline after which the kernel programs bypass all calls because no agent runs.
 
 use std::time::{Duration, Instant};
 
 use crate::dataplane::AgentState;
 
-/// How often the control loop turns at least.
+/// The control loop turns at least this often.
 pub const INTERVAL: Duration = Duration::from_secs(1);
-/// How long before the deadline what only the agent before knew of is given up: two turns.
+/// State that only an earlier agent confirmed is released this long before the deadline: two turns.
 const MARGIN: Duration = Duration::from_secs(2);
 
-/// Written by the control loop itself: when that is stuck, nothing follows the cluster, however alive
-/// the process is.
+/// The control loop itself renews the deadline: while the loop is stuck, the maps do not follow the
+/// cluster, even if the process runs.
 pub struct Heartbeat {
     state: AgentState,
-    /// The maps are what this agent wrote. Until its first full sync they are as old as the last sign
-    /// of life of the agent before, and kube-proxy knows better.
-    synced: bool,
-    started: Instant,
+    /// This agent wrote the maps. Until its first full sync they are as old as the last renewal by the
+    /// earlier agent, and kube-proxy is more up to date.
+    is_synced: bool,
+    created: Instant,
 }
 
 impl Heartbeat {
     pub fn new(state: AgentState) -> Self {
-        Self { state, synced: false, started: Instant::now() }
+        Self { state, is_synced: false, created: Instant::now() }
     }
 
-    /// Says that the kernel has what the first plan has, as far as it fits, and serves it: nothing is
-    /// left that only an earlier agent knew of.
-    pub fn begin(&mut self) {
-        if !self.synced {
-            self.synced = true;
-            self.beat();
+    /// Starts renewing: the kernel serves the first plan, as far as it fits, and nothing that only an
+    /// earlier agent confirmed.
+    pub fn start(&mut self) {
+        if !self.is_synced {
+            self.is_synced = true;
+            self.renew();
         }
     }
 
-    /// Whether the last sign of life of the agent before is as old as the programs tolerate, or almost,
-    /// and [`Self::begin`] was not called. What only that agent knew of must not be served any longer
-    /// then. If nothing is left of it, this agent can begin in time, and nothing else is bypassed.
+    /// Whether the deadline that the earlier agent set is less than [`MARGIN`] away, and [`Self::start`] was
+    /// not called. State that only that agent confirmed must be released then. Without that state, this
+    /// agent can start in time, and no other call is bypassed.
     pub fn is_overdue(&self) -> bool {
         let Some(after) = self.state.fail_open_after() else { return false };
-        // The programs of another layout have a deadline of their own, which is no later than this.
-        let own = self.started.elapsed() + MARGIN >= after;
-        !self.synced && (own || self.state.is_over_within(MARGIN))
+        // Programs of another layout have their own deadline, which is not later than this.
+        let own = self.created.elapsed() + MARGIN >= after;
+        !self.is_synced && (own || self.state.is_over_within(MARGIN))
     }
 
-    pub fn beat(&self) {
-        if self.synced && self.state.renew() {
+    pub fn renew(&self) {
+        if self.is_synced && self.state.renew() {
             tracing::info!("the kernel has what the cluster has: calls are no longer bypassed");
         }
     }

@@ -2,19 +2,13 @@
 
 mod api_server;
 mod control;
-mod control_thread;
-mod healing;
+mod exclusion;
 mod heartbeat;
-mod interfaces;
-mod left_alone;
-mod left_out;
-mod nested;
-mod pacing;
-mod report;
+mod nested_namespaces;
+mod node_addresses;
+mod reconcile;
 mod start;
-mod test_services;
-
-pub use self::left_out::LeftOutPort;
+mod status_publisher;
 
 use std::{
     io,
@@ -30,9 +24,8 @@ use tokio_util::sync::CancellationToken;
 pub use self::start::{Started, start};
 use self::{
     api_server::ApiServer,
-    control::{Inputs, Kernel},
-    control_thread::ControlThread,
-    nested::Nested,
+    control::{ControlThread, Inputs, Kernel},
+    nested_namespaces::Nested,
     start::Ready,
 };
 

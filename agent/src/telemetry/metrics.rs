@@ -1,7 +1,6 @@
 //! The agent's own metrics, and all of them as text.
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -17,7 +16,6 @@ use super::{
     kernel::KernelFamilies,
 };
 use crate::{
-    agent::LeftOutPort,
     dataplane::{Drift, Usage, view::Counters},
     model::{object::Kind, plan::Cause},
     source::{Event, SourceStats},
@@ -50,7 +48,7 @@ pub struct Metrics {
     last_sync: Gauge,
     sync_errors: IntCounter,
     not_in_kernel: IntGauge,
-    left_out: IntGaugeVec,
+    unsynced_ports: IntGaugeVec,
     writes: IntCounterVec,
     problems: IntGauge,
     left_alone: IntGauge,
@@ -126,7 +124,7 @@ impl Metrics {
             last_sync,
             sync_errors: counter(&definitions::SYNC_ERRORS)?,
             not_in_kernel: gauge(&definitions::SERVICES_NOT_IN_SYNC)?,
-            left_out: gauges(&definitions::SERVICE_NOT_IN_SYNC)?,
+            unsynced_ports: gauges(&definitions::SERVICE_NOT_IN_SYNC)?,
             writes: counters(&definitions::SYNCS)?,
             problems: gauge(&definitions::PROBLEMS)?,
             left_alone: gauge(&definitions::PODS_LEFT_ALONE)?,
@@ -163,12 +161,12 @@ impl Metrics {
         self.last_sync.set(Timestamp::now().as_millisecond() as f64 / 1e3);
     }
 
-    /// Service ports that are not in the kernel as planned.
-    pub fn left_out(&self, ports: &BTreeSet<LeftOutPort>) {
+    /// Shows which service ports are not in the kernel as planned.
+    pub fn unsynced_ports<'a>(&self, ports: impl ExactSizeIterator<Item = &'a str>) {
         self.not_in_kernel.set(as_i64(ports.len()));
-        self.left_out.reset();
-        for port in ports.iter().take(NAMED_SERVICES) {
-            self.left_out.with_label_values(&[&port.port]).set(1);
+        self.unsynced_ports.reset();
+        for port in ports.take(NAMED_SERVICES) {
+            self.unsynced_ports.with_label_values(&[port]).set(1);
         }
     }
 

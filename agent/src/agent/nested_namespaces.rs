@@ -1,5 +1,5 @@
-//! Network namespaces inside pods that dial services: finding them, saying so, and excluding them where that
-//! is wanted.
+//! Network namespaces inside pods that connect to services: finds and reports them, and excludes them if
+//! configured.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -23,35 +23,36 @@ use crate::{
     status,
 };
 
-/// Container runtimes mount and unmount namespaces without a word, so what is known is looked at again.
-const AGAIN: Duration = Duration::from_secs(60);
+/// How often to search again if no new namespace connects: nothing reports that a container runtime has
+/// mounted or unmounted one.
+const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// Nested namespaces' cookies, with the uids of their pods.
 type Found = BTreeMap<u64, Arc<str>>;
 
 pub struct Nested {
     what: NestedNamespaces,
-    work: Option<Arc<Mutex<Work>>>,
+    search: Option<Arc<Mutex<Search>>>,
     job: Option<JoinHandle<anyhow::Result<Option<Found>>>>,
     log: LogOnChange,
-    told: BTreeSet<Arc<str>>,
+    logged: BTreeSet<Arc<str>>,
 }
 
-/// What a look takes; it blocks.
-struct Work {
+/// The state of a search; a search blocks.
+struct Search {
     noted: NotedNamespaces,
     helper: Helper,
     /// The cgroup that pods are below.
     top: PathBuf,
     known: HashSet<u64>,
-    looked: Option<Instant>,
+    ended: Option<Instant>,
 }
 
-/// The end of a look.
-pub struct Looked(Result<anyhow::Result<Option<Found>>, JoinError>);
+/// The result of a search.
+pub struct SearchResult(Result<anyhow::Result<Option<Found>>, JoinError>);
 
 impl Nested {
-    /// Without a helper nothing can be told.
+    /// Without a helper there is no search.
     pub fn new(
         what: NestedNamespaces,
         dataplane: &Dataplane,
@@ -59,43 +60,43 @@ impl Nested {
     ) -> Result<Self, DataplaneError> {
         let noted = dataplane.noted_namespaces()?;
         let top = dataplane.cgroup().to_owned();
-        let work = helper
-            .map(|helper| Work { noted, helper, top, known: HashSet::new(), looked: None })
-            .map(|work| Arc::new(Mutex::new(work)));
+        let search = helper
+            .map(|helper| Search { noted, helper, top, known: HashSet::new(), ended: None })
+            .map(|search| Arc::new(Mutex::new(search)));
         Ok(Self {
             what,
-            work,
+            search,
             job: None,
             log: LogOnChange::new("cannot tell which network namespaces are nested in pods"),
-            told: BTreeSet::new(),
+            logged: BTreeSet::new(),
         })
     }
 
-    /// Begins to look, unless that is under way.
-    pub fn look(&mut self) {
-        let Some(work) = self.work.as_ref().filter(|_| self.job.is_none()) else { return };
-        let work = Arc::clone(work);
+    /// Starts a search, unless one runs.
+    pub fn start_search(&mut self) {
+        let Some(search) = self.search.as_ref().filter(|_| self.job.is_none()) else { return };
+        let search = Arc::clone(search);
         self.job = Some(spawn_blocking(move || {
-            // What a panic left behind is good: it is read anew.
-            work.lock().unwrap_or_else(PoisonError::into_inner).look()
+            // After a panic the state is still valid: each search reads all of it again.
+            search.lock().unwrap_or_else(PoisonError::into_inner).run()
         }));
     }
 
-    /// Returns when a look has ended; never if there is none.
-    pub async fn looked(&mut self) -> Looked {
+    /// Waits for the search to end; for ever if none runs.
+    pub async fn search_ended(&mut self) -> SearchResult {
         let Some(job) = &mut self.job else { return std::future::pending().await };
-        let looked = job.await;
+        let result = job.await;
         self.job = None;
-        Looked(looked)
+        SearchResult(result)
     }
 
-    /// Takes in what a look has found: for status, if that is news.
-    pub fn take_in(
+    /// Applies the result of a search. Returns the entries for the status if they may have changed.
+    pub fn apply(
         &mut self,
-        Looked(looked): Looked,
+        SearchResult(result): SearchResult,
         index: &Index,
     ) -> Option<Vec<status::NestedNamespaces>> {
-        let found = looked.context("looking at network namespaces").flatten();
+        let found = result.context("searching network namespaces").flatten();
         self.log.record(found.as_ref().map(|_| ()).map_err(AsRef::as_ref));
         let found = found.ok().flatten()?;
         let mut counts: BTreeMap<Arc<str>, usize> = BTreeMap::new();
@@ -103,30 +104,30 @@ impl Nested {
             *counts.entry(uid).or_default() += 1;
         }
         let is_excluded = self.what == NestedNamespaces::Exclude;
-        let account = counts.iter().map(|(uid, &namespaces)| status::NestedNamespaces {
+        let pods = counts.iter().map(|(uid, &namespaces)| status::NestedNamespaces {
             pod: index.pod_of(uid).map_or_else(|| format!("uid {uid}"), ToString::to_string),
             namespaces,
             excluded: is_excluded,
         });
-        let account: Vec<_> = account.collect();
-        for (uid, one) in counts.keys().zip(&account) {
-            if self.told.insert(Arc::clone(uid)) {
+        let pods: Vec<_> = pods.collect();
+        for (uid, nested) in counts.keys().zip(&pods) {
+            if self.logged.insert(Arc::clone(uid)) {
                 let what = if is_excluded { "not translated" } else { "translated" };
-                tracing::info!(pod = %one.pod, "services are dialled from network namespaces inside of a pod: {what}");
+                tracing::info!(pod = %nested.pod, "services are dialled from network namespaces inside of a pod: {what}");
             }
         }
-        self.told.retain(|uid| counts.contains_key(uid));
-        Some(account)
+        self.logged.retain(|uid| counts.contains_key(uid));
+        Some(pods)
     }
 }
 
-impl Work {
-    /// `None` if nothing can have changed since the last time.
-    fn look(&mut self) -> anyhow::Result<Option<Found>> {
-        // In this order: a pod's namespace is mounted before anything in it dials.
+impl Search {
+    /// `None` if nothing can have changed since the last search.
+    fn run(&mut self) -> anyhow::Result<Option<Found>> {
+        // In this order: a pod's namespace is mounted before any process in it connects.
         let noted = self.noted.read()?;
         let cookies: HashSet<u64> = noted.iter().map(|(cookie, _)| *cookie).collect();
-        let is_fresh = self.looked.is_some_and(|looked| looked.elapsed() < AGAIN);
+        let is_fresh = self.ended.is_some_and(|ended| ended.elapsed() < MAX_AGE);
         if is_fresh && cookies == self.known {
             return Ok(None);
         }
@@ -149,7 +150,7 @@ impl Work {
             }
         }
         self.known = cookies;
-        self.looked = Some(Instant::now());
+        self.ended = Some(Instant::now());
         Ok(Some(found))
     }
 }

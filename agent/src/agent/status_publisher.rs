@@ -1,7 +1,7 @@
-//! What is told of the state: log, status and gauges.
+//! Publishes the state of the control loop: log, status and gauges.
 //!
-//! What this goes through grows with the cluster, so it comes after the changes that matter to
-//! connections, and not for each of them.
+//! The cost of that grows with the cluster. So it happens some time after a change is in the kernel, and
+//! once for all changes until then.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::left_out::LeftOutPort;
 use crate::{
     dataplane::{Counted, OverLimit, Usage},
     model::{index::Counts, object::Problem},
@@ -17,87 +16,96 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// How late a change may be told.
-const AFTER: Duration = Duration::from_millis(100);
-/// Telling takes no more than one part in so many of the time.
-const SHARE: u32 = 100;
+/// Minimum time from a change to its publication.
+const MIN_DELAY: Duration = Duration::from_millis(100);
+/// Publishing takes at most one part in this many of the loop's time.
+const MAX_SHARE: u32 = 100;
+/// How many names one log line has at most.
+const MAX_NAMES: usize = 20;
 
-pub struct Report {
+/// A service port, `ns/name:port/TCP`, and why it is not in the kernel as planned.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnsyncedPort {
+    pub port: String,
+    pub reason: String,
+}
+
+pub struct StatusPublisher {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     due: Option<Instant>,
-    after: Duration,
-    /// What was logged already.
-    problems_told: BTreeSet<Problem>,
-    left_out_told: BTreeSet<LeftOutPort>,
-    full_told: BTreeSet<&'static str>,
-    /// How many sockets of which cgroups were not remembered, as of the last count.
+    delay: Duration,
+    logged_problems: BTreeSet<Problem>,
+    logged_unsynced: BTreeSet<UnsyncedPort>,
+    /// Names of maps that were logged as full.
+    logged_full: BTreeSet<&'static str>,
+    /// Cgroups that were logged as over their limit.
+    logged_over_limit: BTreeSet<u64>,
+    /// By cgroup, how many sockets have no record, as of the last count.
     refused: BTreeMap<u64, u64>,
-    over_limit_told: BTreeSet<u64>,
-    /// What could not be brought into the kernel.
+    /// What is not in the kernel as planned.
     failures: Vec<String>,
-    /// Maps that programs write and that are full, with what that costs.
+    /// Maps that programs write and that are full, with the consequence.
     full: Vec<String>,
-    counted: Option<Counted>,
+    map_usage: Option<Counted>,
 }
 
-/// Names that are spelled out in one line of the log.
-const NAMES_IN_A_LINE: usize = 20;
-
-impl Report {
+impl StatusPublisher {
     pub const fn new(shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
         Self {
             shared,
             metrics,
             due: None,
-            after: AFTER,
-            problems_told: BTreeSet::new(),
-            left_out_told: BTreeSet::new(),
-            full_told: BTreeSet::new(),
+            delay: MIN_DELAY,
+            logged_problems: BTreeSet::new(),
+            logged_unsynced: BTreeSet::new(),
+            logged_full: BTreeSet::new(),
+            logged_over_limit: BTreeSet::new(),
             refused: BTreeMap::new(),
-            over_limit_told: BTreeSet::new(),
             failures: Vec::new(),
             full: Vec::new(),
-            counted: None,
+            map_usage: None,
         }
     }
 
-    /// When [`Self::tell`] is to be called.
+    /// When to call [`Self::publish`].
     pub const fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Something changed that is to be told.
-    pub fn is_old(&mut self) {
-        self.due.get_or_insert_with(|| Instant::now() + self.after);
+    /// Schedules a publication because something changed.
+    pub fn mark_dirty(&mut self) {
+        self.due.get_or_insert_with(|| Instant::now() + self.delay);
     }
 
-    /// Takes in what could not be brought into the kernel; logs what is new, one line for each reason.
-    pub fn left_out(&mut self, ports: Vec<LeftOutPort>) {
-        if ports.is_empty() && self.left_out_told.is_empty() {
+    /// Records the service ports that are not in the kernel as planned; logs the new ones, one line for
+    /// each reason.
+    pub fn unsynced(&mut self, ports: Vec<UnsyncedPort>) {
+        if ports.is_empty() && self.logged_unsynced.is_empty() {
             self.failures.clear();
             return;
         }
-        let ports: BTreeSet<LeftOutPort> = ports.into_iter().collect();
+        let ports: BTreeSet<UnsyncedPort> = ports.into_iter().collect();
         let mut new: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for port in ports.difference(&self.left_out_told) {
+        for port in ports.difference(&self.logged_unsynced) {
             new.entry(&port.reason).or_default().push(&port.port);
         }
         for (reason, names) in new {
-            let who = match names.len() {
+            let which = match names.len() {
                 1 => "1 service port keeps what it had".into(),
                 count => format!("{count} service ports keep what they had"),
             };
-            tracing::error!("{reason}; {who}: {}", some_of(&names));
+            tracing::error!("{reason}; {which}: {}", first_names(&names));
         }
-        self.metrics.left_out(&ports);
+        self.metrics.unsynced_ports(ports.iter().map(|unsynced| unsynced.port.as_str()));
         self.failures =
-            ports.iter().map(|LeftOutPort { port, reason }| format!("{port}: {reason}")).collect();
-        self.left_out_told = ports;
+            ports.iter().map(|UnsyncedPort { port, reason }| format!("{port}: {reason}")).collect();
+        self.logged_unsynced = ports;
     }
 
-    /// Takes in how full the maps are that programs write, and which services are not counted.
-    pub fn counted(&mut self, counted: &Counted, uncounted: Vec<String>) {
+    /// Records the usage of the maps that programs write, and which services have no counters. Logs a map
+    /// that has become full, and one that has room again.
+    pub fn map_usage(&mut self, counted: &Counted, uncounted: Vec<String>) {
         self.full.clear();
         let affinity = counted.affinity_full.then(|| {
             format!(
@@ -122,29 +130,29 @@ impl Report {
             };
             match text {
                 Some(text) => {
-                    if self.full_told.insert(map) {
-                        tracing::error!("{}", with(&text, &some_of(&names)));
+                    if self.logged_full.insert(map) {
+                        tracing::error!("{}", with(&text, &first_names(&names)));
                     }
                     self.full.push(with(&text, &names.join(", ")));
                 }
                 None => {
-                    if self.full_told.remove(map) {
+                    if self.logged_full.remove(map) {
                         tracing::info!("map `{map}` has room again");
                     }
                 }
             }
         }
         self.over_limit(&counted.over_limit);
-        self.counted = Some(Counted { counted: None, ..counted.clone() });
-        self.is_old();
+        self.map_usage = Some(Counted { counted: None, ..counted.clone() });
+        self.mark_dirty();
     }
 
-    /// Takes in whose sockets were not all remembered: names each once, until it has room again.
+    /// Records the cgroups with sockets that have no record. Logs each once, and when it has room again.
     fn over_limit(&mut self, over: &[OverLimit]) {
         let before = std::mem::take(&mut self.refused);
         for one in over {
             let known = before.get(&one.cgroup).copied();
-            // What was refused before this agent began is no news.
+            // Those refused before this agent started are not logged.
             let is_over = one.is_at_limit() || known.is_some_and(|known| one.refused > known);
             self.refused.insert(one.cgroup, one.refused);
             if is_over {
@@ -156,25 +164,25 @@ impl Report {
                     one.units,
                     one.refused
                 );
-                if self.over_limit_told.insert(one.cgroup) {
+                if self.logged_over_limit.insert(one.cgroup) {
                     tracing::warn!("{text}");
                 }
                 self.full.push(text);
-            } else if self.over_limit_told.remove(&one.cgroup) {
+            } else if self.logged_over_limit.remove(&one.cgroup) {
                 tracing::info!("sockets of cgroup {} have room again", one.cgroup);
             }
         }
     }
 
-    /// The last sync failed as a whole.
-    pub fn failed(&mut self, error: &anyhow::Error) {
+    /// Logs and counts a sync that failed as a whole.
+    pub fn sync_failed(&mut self, error: &anyhow::Error) {
         tracing::error!("cannot bring the plan into the kernel: {error:#}");
         self.metrics.sync_failed();
         self.failures = vec![format!("{error:#}")];
     }
 
-    /// Brings everything up to date.
-    pub fn tell(
+    /// Publishes the present state.
+    pub fn publish(
         &mut self,
         problems: BTreeSet<Problem>,
         counts: Counts,
@@ -184,7 +192,7 @@ impl Report {
         let began = Instant::now();
         self.due = None;
         self.problems(problems);
-        let maps = status::maps(usage, self.counted.as_ref());
+        let maps = status::maps(usage, self.map_usage.as_ref());
         self.metrics.usage(usage, &maps);
         self.shared.update(|status| {
             status.objects = Objects {
@@ -197,30 +205,30 @@ impl Report {
             status.full.clone_from(&self.full);
             status.maps = maps;
         });
-        self.after = AFTER.max(began.elapsed() * SHARE);
+        self.delay = MIN_DELAY.max(began.elapsed() * MAX_SHARE);
     }
 
-    /// Logs each problem once, when it appears, and once more when it is gone.
+    /// Logs each problem when it appears and when it is solved.
     fn problems(&mut self, problems: BTreeSet<Problem>) {
-        for new in problems.difference(&self.problems_told) {
+        for new in problems.difference(&self.logged_problems) {
             tracing::warn!("{new}");
         }
-        for solved in self.problems_told.difference(&problems) {
+        for solved in self.logged_problems.difference(&problems) {
             tracing::info!("solved: {solved}");
         }
         self.metrics.problems(problems.len());
         self.shared
             .update(|status| status.problems = problems.iter().map(ToString::to_string).collect());
-        self.problems_told = problems;
+        self.logged_problems = problems;
     }
 }
 
-/// Names for one line of the log: not all, if they are many.
-pub fn some_of(names: &[impl AsRef<str>]) -> String {
+/// The first names, for one log line, and how many more there are.
+pub fn first_names(names: &[impl AsRef<str>]) -> String {
     let mut text =
-        names.iter().take(NAMES_IN_A_LINE).map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
-    if names.len() > NAMES_IN_A_LINE {
-        let more = names.len() - NAMES_IN_A_LINE;
+        names.iter().take(MAX_NAMES).map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
+    if names.len() > MAX_NAMES {
+        let more = names.len() - MAX_NAMES;
         text.push_str(&format!(" and {more} more (`sockline status` names all)"));
     }
     text

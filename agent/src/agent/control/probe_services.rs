@@ -1,4 +1,4 @@
-//! The test services that clients of the admin socket have in the maps.
+//! The probe services that clients of the admin socket have in the maps.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,42 +10,42 @@ use crate::{
     },
 };
 
-/// Checks that may run side by side.
-const AT_MOST: usize = 8;
+/// How many checks may run in parallel.
+const MAX_PARALLEL: usize = 8;
 
 #[derive(Default)]
-pub struct TestServices {
-    placed: BTreeMap<u64, ServicePlan>,
-    last: u64,
+pub struct ProbeServices {
+    services: BTreeMap<u64, ServicePlan>,
+    last_number: u64,
 }
 
-impl TestServices {
-    /// Puts one into the maps.
-    pub fn put(
+impl ProbeServices {
+    /// Adds one to the maps.
+    pub fn add(
         &mut self,
         dataplane: &mut Dataplane,
         listeners: Listeners,
     ) -> Result<TestService, String> {
-        if self.placed.len() >= AT_MOST {
-            return Err(format!("{AT_MOST} checks run already"));
+        if self.services.len() >= MAX_PARALLEL {
+            return Err(format!("{MAX_PARALLEL} checks run already"));
         }
-        self.last += 1;
+        self.last_number += 1;
         let (service, plan) = dataplane
-            .put_test(self.last, listeners)
+            .put_test(self.last_number, listeners)
             .map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
-        self.placed.insert(service.number, plan);
+        self.services.insert(service.number, plan);
         Ok(service)
     }
 
     pub fn remove(&mut self, dataplane: &mut Dataplane, service: &TestService) {
-        self.placed.remove(&service.number);
+        self.services.remove(&service.number);
         if let Err(error) = dataplane.remove_test(service) {
             tracing::warn!("cannot remove a test service: {:#}", anyhow::Error::from(error));
         }
     }
 
-    /// What a plan of everything must have as well, so that a sync leaves them where they are.
+    /// The frontends that each full plan needs as well, so that a full sync keeps them.
     pub fn frontends(&self) -> impl Iterator<Item = Arc<Frontend>> {
-        self.placed.values().flat_map(|plan| plan.frontends.iter().cloned())
+        self.services.values().flat_map(|plan| plan.frontends.iter().cloned())
     }
 }

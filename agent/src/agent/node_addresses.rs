@@ -1,4 +1,4 @@
-//! The addresses of this host's network devices, and which of them NodePorts are at.
+//! The addresses of the node's network interfaces, and which of them serve NodePorts.
 
 use std::{
     collections::BTreeSet,
@@ -24,31 +24,30 @@ const IFA_LOCAL: u16 = 2;
 /// `struct ifaddrmsg`.
 const ADDRESS_HEADER: usize = 8;
 
-/// Pods that come and go change the addresses while they are listed.
+/// The kernel interrupts a list during which addresses change, as pods that start and stop do.
 const TRIES: u32 = 4;
 
-/// What is known of the addresses of this host's devices.
 #[derive(Debug)]
-pub struct Interfaces {
+pub struct NodeAddresses {
     ranges: NodePortAddresses,
-    /// As last read, without those of service devices.
+    /// Of all interfaces but those with service addresses, as last read.
     addresses: BTreeSet<IpAddr>,
     log: LogOnChange,
 }
 
-impl Interfaces {
-    /// As long as the devices cannot be read, their addresses are those of an earlier agent's NodePorts.
+impl NodeAddresses {
+    /// Until the interfaces can be read, the addresses of an earlier agent's NodePorts are used.
     pub fn new(ranges: NodePortAddresses, of_earlier_agent: BTreeSet<IpAddr>) -> Self {
         let log = LogOnChange::new(
             "cannot read the addresses of the node's interfaces, NodePorts stay at those known",
         );
         let mut this = Self { ranges, addresses: of_earlier_agent, log };
-        this.look();
+        this.read_interfaces();
         this
     }
 
-    /// Reads the devices again.
-    pub fn look(&mut self) {
+    /// Reads the addresses of the interfaces again.
+    pub fn read_interfaces(&mut self) {
         match read() {
             Ok(addresses) => {
                 self.addresses = addresses;
@@ -65,8 +64,8 @@ impl Interfaces {
         self.log.error()
     }
 
-    /// The addresses that NodePorts are at, with what the objects say of them.
-    pub fn node_addresses(&self, index: &Index) -> Vec<IpAddr> {
+    /// The addresses that serve NodePorts, given the Node object and the services' addresses.
+    pub fn select(&self, index: &Index) -> Vec<IpAddr> {
         node_addresses(&self.ranges, &self.addresses, index.node(), |ip| index.service_use(ip))
     }
 }
@@ -74,7 +73,7 @@ impl Interfaces {
 fn read() -> io::Result<BTreeSet<IpAddr>> {
     let mut of_services = service_devices()?;
     let addresses = addresses()?;
-    // Those that came meanwhile, beside those that went.
+    // Again, because interfaces may have been added meanwhile.
     of_services.extend(service_devices()?);
     Ok(addresses
         .into_iter()
@@ -83,7 +82,7 @@ fn read() -> io::Result<BTreeSet<IpAddr>> {
         .collect())
 }
 
-/// Indexes of the devices that only have addresses of services.
+/// Indexes of the interfaces that only have addresses of services.
 fn service_devices() -> io::Result<Vec<u32>> {
     let mut indexes = Vec::new();
     for name in SERVICE_DEVICES {
@@ -96,11 +95,11 @@ fn service_devices() -> io::Result<Vec<u32>> {
     Ok(indexes)
 }
 
-/// An address of a device.
+/// An address of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct DeviceAddress {
-    /// The device's index, since its name is not part of an address: what IPv4 has in its place, and
-    /// `getifaddrs` returns, is a label that anybody may choose.
+    /// The interface's index. An address has no interface name: `IFA_LABEL` of IPv4, which `getifaddrs`
+    /// returns as the name, can be any text.
     device: u32,
     ip: IpAddr,
 }
@@ -124,7 +123,7 @@ fn list_addresses() -> io::Result<Vec<DeviceAddress>> {
     Ok(addresses)
 }
 
-/// `None` if it is of another family.
+/// `None` for other address families.
 fn device_address(message: &[u8]) -> Option<DeviceAddress> {
     let attributes = message.get(ADDRESS_HEADER..)?;
     // With a peer, IFA_ADDRESS is the peer's.

@@ -1,6 +1,11 @@
 //! The control loop: takes in changes, plans, and brings the kernel to the plan. It has a thread of its
 //! own, and blocks it.
 
+mod probe_services;
+mod retry_queue;
+mod thread;
+mod throttle;
+
 use std::{
     net::IpAddr,
     sync::Arc,
@@ -16,18 +21,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::thread::ControlThread;
+use self::{probe_services::ProbeServices, retry_queue::RetryQueue, throttle::Throttle};
 use super::{
     Config,
     api_server::ApiServer,
-    healing::Healing,
+    exclusion::ExcludedPods,
     heartbeat::{self, Heartbeat},
-    interfaces::Interfaces,
-    left_alone::LeftAlonePods,
-    left_out::LeftOut,
-    nested::Nested,
-    pacing::{self, Pacing},
-    report::Report,
-    test_services::TestServices,
+    nested_namespaces::Nested,
+    node_addresses::NodeAddresses,
+    reconcile::Reconciler,
+    status_publisher::StatusPublisher,
 };
 use crate::{
     admin::Command,
@@ -59,14 +63,14 @@ const ANOTHER_LAYOUT: &str = "a source that can be read in full; until then, the
 struct Control {
     dataplane: Dataplane,
     index: Index,
-    left_alone: LeftAlonePods,
+    excluded_pods: ExcludedPods,
     /// The kernel may not know all pods that are left alone.
-    left_alone_failed: bool,
-    left_alone_log: LogOnChange,
-    pacing: Pacing,
+    exclusion_failed: bool,
+    exclusion_log: LogOnChange,
+    throttle: Throttle,
     /// When services that had to wait may be brought to the kernel.
-    next_round: Option<Instant>,
-    interfaces: Interfaces,
+    next_batch: Option<Instant>,
+    node_addresses: NodeAddresses,
     /// Which version of the other nodes' addresses is in the kernel.
     other_nodes: Option<u64>,
     /// The node's own addresses, as of the last sync.
@@ -79,16 +83,16 @@ struct Control {
     whole: bool,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
-    report: Report,
+    publisher: StatusPublisher,
     /// The last sync failed as a whole.
     failed: bool,
-    left_out: LeftOut,
+    retry_queue: RetryQueue,
     /// How many services the last sync left as an earlier agent did.
     held_back: usize,
     /// The source could be read in full, as of the last sync.
     complete: bool,
-    tests: TestServices,
-    healing: Healing,
+    probe_services: ProbeServices,
+    reconciler: Reconciler,
     heartbeat: Heartbeat,
     reclaim_log: LogOnChange,
     closing: Closing,
@@ -121,38 +125,42 @@ pub async fn run(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
-    let interfaces =
-        Interfaces::new(config.node_port_addresses.clone(), dataplane.node_addresses());
+    let node_addresses =
+        NodeAddresses::new(config.node_port_addresses.clone(), dataplane.node_addresses());
     let mut control = Control {
         closing,
         nested,
         api_server,
-        left_alone: LeftAlonePods::new(config.leave_alone.clone(), dataplane.cgroup()),
-        left_alone_failed: false,
+        excluded_pods: ExcludedPods::new(config.leave_alone.clone(), dataplane.cgroup()),
+        exclusion_failed: false,
         heartbeat: Heartbeat::new(dataplane.agent_state()),
         reclaim_log: LogOnChange::new("what is not used any more cannot be given out again"),
-        left_alone_log: LogOnChange::new("cannot leave pods alone"),
+        exclusion_log: LogOnChange::new("cannot leave pods alone"),
         dataplane,
         index: Index::new(config.node_name.as_str()).with_node_ports(config.node_ports),
         other_nodes: None,
-        pacing: Pacing::default(),
-        next_round: None,
-        interfaces,
+        throttle: Throttle::default(),
+        next_batch: None,
+        node_addresses,
         addresses: Vec::new(),
         service_use_version: 0,
         addresses_stale: true,
         whole: false,
-        report: Report::new(Arc::clone(&shared), Arc::clone(&metrics)),
-        healing: Healing::new(config.repair_interval, Arc::clone(&shared), Arc::clone(&metrics)),
+        publisher: StatusPublisher::new(Arc::clone(&shared), Arc::clone(&metrics)),
+        reconciler: Reconciler::new(
+            config.repair_interval,
+            Arc::clone(&shared),
+            Arc::clone(&metrics),
+        ),
         shared,
         metrics,
         failed: false,
-        left_out: LeftOut::default(),
+        retry_queue: RetryQueue::default(),
         held_back: 0,
         complete: false,
-        tests: TestServices::default(),
+        probe_services: ProbeServices::default(),
     };
-    control.tell_interfaces();
+    control.publish_node_addresses_error();
     let mut heartbeat = interval(heartbeat::INTERVAL);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut settle = interval(SETTLE);
@@ -160,53 +168,53 @@ pub async fn run(
     let mut settling: Option<JoinHandle<Result<Instant, DataplaneError>>> = None;
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut keep = interval(Healing::keep_interval(config.repair_interval));
-    keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut reconcile_links = interval(Reconciler::links_interval(config.repair_interval));
+    reconcile_links.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The fill of the maps that programs write; soon for the first time, to have something to say.
     let mut census = interval(config.repair_interval);
     census.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut counting: Option<JoinHandle<Result<Counted, DataplaneError>>> = None;
     loop {
-        control.shared.beat();
-        control.heartbeat.beat();
+        control.shared.record_turn();
+        control.heartbeat.renew();
         tokio::select! {
             () = stop.cancelled() => return,
             change = changes.recv() => {
                 let Some(change) = change else { return };
-                control.take_in(change);
+                control.apply(change);
                 // Whatever else has arrived costs no plan of its own.
                 for _ in 0..changes.len() {
                     let Ok(change) = changes.try_recv() else { break };
-                    control.take_in(change);
+                    control.apply(change);
                 }
                 control.sync();
             }
             _ = heartbeat.tick() => control.release_if_overdue(),
-            () = at(control.next_round) => control.sync(),
-            () = at(control.left_out.due()) => control.retry(),
-            () = at(control.report.due()) => control.tell(),
-            () = control.left_alone.cgroup_created() => control.leave_alone(),
+            () = at(control.next_batch) => control.sync(),
+            () = at(control.retry_queue.due()) => control.retry(),
+            () = at(control.publisher.due()) => control.publish(),
+            () = control.excluded_pods.cgroup_created() => control.exclude_pods(),
             () = at(control.closing.due()) => {
                 control.closing.pass(&control.dataplane, &control.index);
             }
             ended = control.closing.ended() => {
                 control.closing.take_in(ended, &mut control.dataplane);
             }
-            looked = control.nested.looked() => {
-                if let Some(found) = control.nested.take_in(looked, &control.index) {
+            result = control.nested.search_ended() => {
+                if let Some(found) = control.nested.apply(result, &control.index) {
                     control.shared.update(|status| status.nested_namespaces = found);
                 }
             }
             _ = look_around.tick() => {
-                if control.left_alone_failed || control.left_alone.is_incomplete() {
-                    control.leave_alone();
+                if control.exclusion_failed || control.excluded_pods.is_incomplete() {
+                    control.exclude_pods();
                 }
                 control.closing.look_at_helper();
-                control.nested.look();
-                if control.addresses_changed() || control.failed || control.left_out.needs_everything() {
+                control.nested.start_search();
+                if control.addresses_changed() || control.failed || control.retry_queue.needs_full_sync() {
                     control.addresses_stale = true;
                     control.sync();
-                } else if !control.left_out.is_empty() {
+                } else if !control.retry_queue.is_empty() {
                     control.retry();
                 }
             }
@@ -233,11 +241,11 @@ pub async fn run(
                 counting = None;
                 control.counted(counted);
             }
-            _ = keep.tick() => control.healing.keep(&mut control.dataplane),
-            () = at(Some(control.healing.due())) => {
-                control.healing.compare_some(&mut control.dataplane);
+            _ = reconcile_links.tick() => control.reconciler.reconcile_links(&mut control.dataplane),
+            () = at(Some(control.reconciler.due())) => {
+                control.reconciler.reconcile_maps(&mut control.dataplane);
             }
-            Some(command) = commands.recv() => control.obey(command),
+            Some(command) = commands.recv() => control.handle_command(command),
         }
     }
 }
@@ -251,11 +259,11 @@ async fn at(time: Option<Instant>) {
 }
 
 impl Control {
-    fn take_in(&mut self, Arrived { events, at }: Arrived) {
-        events.into_iter().for_each(|event| self.take_in_event(event, at));
+    fn apply(&mut self, Arrived { events, at }: Arrived) {
+        events.into_iter().for_each(|event| self.apply_event(event, at));
     }
 
-    fn take_in_event(&mut self, event: Event, at: Instant) {
+    fn apply_event(&mut self, event: Event, at: Instant) {
         self.metrics.source_event(&event);
         self.addresses_stale |= match &event {
             Event::Replace(kind, _) => *kind == Kind::Node,
@@ -271,19 +279,19 @@ impl Control {
     }
 
     fn addresses_changed(&mut self) -> bool {
-        self.interfaces.look();
-        self.tell_interfaces();
-        self.index.synced() && self.interfaces.node_addresses(&self.index) != self.addresses
+        self.node_addresses.read_interfaces();
+        self.publish_node_addresses_error();
+        self.index.synced() && self.node_addresses.select(&self.index) != self.addresses
     }
 
-    fn tell_interfaces(&self) {
-        let error = self.interfaces.error().map(ToOwned::to_owned);
+    fn publish_node_addresses_error(&self) {
+        let error = self.node_addresses.error().map(ToOwned::to_owned);
         self.shared.update(|status| status.node_addresses_error = error);
     }
 
     fn sync(&mut self) {
-        self.next_round = None;
-        self.report.is_old();
+        self.next_batch = None;
+        self.publisher.mark_dirty();
         if !self.index.synced() {
             return;
         }
@@ -294,10 +302,10 @@ impl Control {
         self.dataplane.retain(self.index.retained());
         self.dataplane.release_unconfirmed(self.heartbeat.is_overdue());
         // First, so that no pod is redirected by programs that are just being attached.
-        let pods = self.index.left_alone(self.left_alone.policy());
+        let pods = self.index.left_alone(self.excluded_pods.policy());
         if pods.is_some() || (complete && self.dataplane.has_held_back_left_alone()) {
-            pods.into_iter().for_each(|pods| self.left_alone.want(pods));
-            self.leave_alone();
+            pods.into_iter().for_each(|pods| self.excluded_pods.set_pods(pods));
+            self.exclude_pods();
         }
         let began = Instant::now();
         let (report, result) = self.bring_to_kernel();
@@ -310,7 +318,7 @@ impl Control {
             }
             Err(error) => {
                 self.failed = true;
-                self.report.failed(&error.into());
+                self.publisher.sync_failed(&error.into());
             }
         }
         self.notice_room();
@@ -330,7 +338,7 @@ impl Control {
         let began = Instant::now();
         self.mark_other_nodes();
         let mut services: Vec<ServicePlan> = self
-            .left_out
+            .retry_queue
             .services()
             // Of one that has changed, the change will be taken in anyway.
             .filter(|service| !self.index.is_waiting(service))
@@ -341,32 +349,32 @@ impl Control {
             let report = self.dataplane.retry(&services);
             self.metrics.wrote("left-out");
             self.closing.synced(&report, &mut self.index);
-            self.left_out.of_some(&services, &report.failures);
+            self.retry_queue.record_services(&services, &report.failures);
             if report.services_changed > 0 {
                 tracing::info!(services = report.services_changed, "services fit now");
-                self.report.is_old();
+                self.publisher.mark_dirty();
             }
-            self.tell_left_out();
+            self.publish_unsynced();
         } else {
             // Addresses of the node are concerned.
             self.addresses_stale = true;
             self.whole = true;
             self.sync();
         }
-        self.left_out.tried(began.elapsed());
+        self.retry_queue.retried(began.elapsed());
         // What these services themselves took or gave back is no news.
         self.dataplane.take_freed();
     }
 
     fn notice_room(&mut self) {
         if self.dataplane.take_freed() {
-            self.left_out.room_was_made();
+            self.retry_queue.room_freed();
         }
     }
 
-    fn tell_left_out(&mut self) {
-        if self.left_out.take_changed() {
-            self.report.left_out(self.left_out.ports());
+    fn publish_unsynced(&mut self) {
+        if self.retry_queue.take_changed() {
+            self.publisher.unsynced(self.retry_queue.ports());
         }
     }
 
@@ -375,7 +383,7 @@ impl Control {
         match counted {
             Ok(Ok(counted)) => {
                 let uncounted = counted.counted.as_ref().map(|ids| self.dataplane.uncounted(ids));
-                self.report.counted(&counted, uncounted.unwrap_or_default());
+                self.publisher.map_usage(&counted, uncounted.unwrap_or_default());
             }
             Ok(Err(error)) => tracing::warn!("cannot count what is in the maps: {}", chain(&error)),
             Err(error) => tracing::warn!("counting what is in the maps: {error}"),
@@ -390,7 +398,7 @@ impl Control {
         let use_changed =
             std::mem::replace(&mut self.service_use_version, use_version) != use_version;
         let addresses_are_known = !(std::mem::take(&mut self.addresses_stale) || use_changed) || {
-            let addresses = self.interfaces.node_addresses(&self.index);
+            let addresses = self.node_addresses.select(&self.index);
             let known = addresses == self.addresses;
             self.addresses = addresses;
             known
@@ -422,7 +430,7 @@ impl Control {
         if result.is_ok() && self.index.complete() {
             self.other_nodes = Some(version);
         }
-        self.left_out.of_other_nodes(result.as_ref().err());
+        self.retry_queue.record_other_nodes(result.as_ref().err());
         if result.is_err() {
             self.metrics.sync_failed();
         }
@@ -433,7 +441,7 @@ impl Control {
         self.complete(&mut plan);
         let (report, result) = self.dataplane.sync(&plan, &self.addresses);
         self.metrics.wrote("everything");
-        self.left_out.of_all(&report.failures);
+        self.retry_queue.record_full(&report.failures);
         (report, result)
     }
 
@@ -442,7 +450,7 @@ impl Control {
         if let Some(api_server) = &mut self.api_server {
             api_server.keep_endpoints(&mut plan.frontends);
         }
-        plan.frontends.extend(self.tests.frontends());
+        plan.frontends.extend(self.probe_services.frontends());
     }
 
     /// As [`Self::complete`], for single services.
@@ -454,9 +462,9 @@ impl Control {
     }
 
     fn bring_changes_to_kernel(&mut self) -> Synced {
-        let round = self.pacing.round(Instant::now(), |service| self.index.is_waiting(service));
-        let mut changes = self.index.changes_except(|service| round.must_wait(service));
-        let next_round = round.next();
+        let batch = self.throttle.batch(Instant::now(), |service| self.index.is_waiting(service));
+        let mut changes = self.index.changes_except(|service| batch.is_throttled(service));
+        let next_batch = batch.next();
         self.keep_endpoints(&mut changes.services);
         if !self.dataplane.is_local(&changes.services) {
             let waiting = self.index.changes();
@@ -465,18 +473,17 @@ impl Control {
             self.programmed(&waiting.services);
             return synced;
         }
-        self.next_round = next_round.filter(|_| self.index.has_waiting());
+        self.next_batch = next_batch.filter(|_| self.index.has_waiting());
         // An address that moves from one service to another must be in one step.
-        let (costly, cheap): (Vec<_>, Vec<_>) = changes
-            .services
-            .into_iter()
-            .partition(|change| !changes.addresses_moved && self.pacing.is_costly(&change.service));
+        let (costly, cheap): (Vec<_>, Vec<_>) = changes.services.into_iter().partition(|change| {
+            !changes.addresses_moved && self.throttle.is_costly(&change.service)
+        });
         let (mut all, mut result) = (SyncReport::default(), Ok(()));
         for batch in [cheap, costly] {
             if !batch.is_empty() {
                 let (report, synced) = self.dataplane.sync_services(&batch);
                 self.metrics.wrote("services");
-                self.left_out.of_some(&batch, &report.failures);
+                self.retry_queue.record_services(&batch, &report.failures);
                 self.programmed(&batch);
                 all.merge(report);
                 result = result.and(synced);
@@ -489,9 +496,7 @@ impl Control {
     fn programmed(&mut self, changes: &[ServicePlan]) {
         let now = Instant::now();
         for change in changes {
-            let backends = change.frontends.iter().map(|frontend| frontend.backends.len());
-            let cost = backends.sum::<usize>() + pacing::FRONTEND * change.frontends.len();
-            self.pacing.brought(&change.service, cost, now);
+            self.throttle.record(&change.service, throttle::cost(change), now);
         }
         // The first sync is of objects that are older than this agent.
         if self.shared.is_ready() {
@@ -504,7 +509,7 @@ impl Control {
         if !report.failures.is_empty() {
             self.metrics.sync_failed();
         }
-        self.tell_left_out();
+        self.publish_unsynced();
         if self.held_back != report.services_held_back {
             self.held_back = report.services_held_back;
             tracing::info!(
@@ -522,7 +527,7 @@ impl Control {
         // What is held back is as old as the last sign of life of the agent before. It is released when
         // that is too long ago (see `Heartbeat::is_overdue`), so this comes in any case.
         if self.dataplane.is_attached() && self.held_back == 0 {
-            self.heartbeat.begin();
+            self.heartbeat.start();
         }
         // Also while some services wait for their turn: they may do so all the time.
         let took = began.elapsed();
@@ -540,12 +545,12 @@ impl Control {
                 "synced"
             );
         } else if !self.dataplane.is_attached() {
-            self.tell();
+            self.publish();
             if self.shared.wait_for(ANOTHER_LAYOUT) {
                 tracing::warn!("waiting for {ANOTHER_LAYOUT}");
             }
         } else {
-            self.tell();
+            self.publish();
             let usage = self.dataplane.usage();
             tracing::info!(
                 services = usage.services,
@@ -559,24 +564,24 @@ impl Control {
     }
 
     /// Brings the kernel to the cgroups of the pods that are left alone.
-    fn leave_alone(&mut self) {
+    fn exclude_pods(&mut self) {
         let result = self
-            .left_alone
+            .excluded_pods
             .cgroups()
             .context("reading the cgroup hierarchy")
             .and_then(|cgroups| Ok(self.dataplane.leave_alone(&cgroups)?));
-        self.left_alone_failed = !matches!(&result, Ok(unfit) if unfit.is_empty());
-        self.left_alone_log.record(result.as_ref().map(|_| ()).map_err(AsRef::as_ref));
+        self.exclusion_failed = !matches!(&result, Ok(no_room) if no_room.is_empty());
+        self.exclusion_log.record(result.as_ref().map(|_| ()).map_err(AsRef::as_ref));
         match result {
-            Ok(unfit) => self.left_alone.unfit(&unfit),
+            Ok(no_room) => self.excluded_pods.record_no_room(&no_room),
             Err(_) => self.metrics.sync_failed(),
         }
-        let account = self.left_alone.account();
+        let account = self.excluded_pods.status();
         self.metrics.left_alone(&account);
         self.shared.update(|status| status.left_alone = account);
     }
 
-    fn tell(&mut self) {
+    fn publish(&mut self) {
         let of_api_server = self.api_server.as_ref().and_then(ApiServer::problem);
         let problems = self.index.problems().into_iter().chain(of_api_server);
         let usage = self.dataplane.usage();
@@ -585,7 +590,7 @@ impl Control {
             retained: usage.retained,
             released: usage.released,
         };
-        self.report.tell(problems.collect(), self.index.counts(), &usage, unconfirmed);
+        self.publisher.publish(problems.collect(), self.index.counts(), &usage, unconfirmed);
     }
 
     fn settle(&mut self, waited: Result<Result<Instant, DataplaneError>, JoinError>) {
@@ -594,7 +599,7 @@ impl Control {
         }
         let settled = match waited {
             Ok(Ok(began)) => {
-                self.report.is_old();
+                self.publisher.mark_dirty();
                 self.dataplane.settle_before(began)
             }
             // Told already.
@@ -614,21 +619,21 @@ impl Control {
         self.shared.update(|status| status.reclaim = reclaim);
     }
 
-    fn obey(&mut self, command: Command) {
+    fn handle_command(&mut self, command: Command) {
         match command {
             Command::PutTest { listeners, reply } => {
                 let result = if self.shared.is_ready() {
-                    self.tests.put(&mut self.dataplane, listeners)
+                    self.probe_services.add(&mut self.dataplane, listeners)
                 } else {
                     Err("the agent waits for its first full sync".into())
                 };
                 // Whoever asked may have gone meanwhile.
                 if let Err(Ok(service)) = reply.send(result) {
-                    self.tests.remove(&mut self.dataplane, &service);
+                    self.probe_services.remove(&mut self.dataplane, &service);
                 }
             }
             Command::RemoveTest(service) => {
-                self.tests.remove(&mut self.dataplane, &service);
+                self.probe_services.remove(&mut self.dataplane, &service);
             }
             // Whoever asked is gone: it costs time that others wait for.
             Command::Compare { reply } if reply.is_closed() => {}
