@@ -94,13 +94,13 @@ pub async fn serve<L: Listener>(listener: L, router: Router, stop: CancellationT
         {
             oldest.abort();
         }
-        open.push_back(tasks.spawn(converse(stream, router.clone(), stop.clone())));
+        open.push_back(tasks.spawn(serve_connection(stream, router.clone(), stop.clone())));
     }
     // What is under way may end.
     let _ = timeout(ENDING, async { while tasks.join_next().await.is_some() {} }).await;
 }
 
-async fn converse(
+async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     stop: CancellationToken,

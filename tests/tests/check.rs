@@ -554,7 +554,7 @@ impl Lease {
         let length = body.len();
         write!(
             stream,
-            "POST /test-service HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+            "POST /probe-service HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
              Content-Length: {length}\r\n\r\n{body}"
         )
         .unwrap();

@@ -369,7 +369,7 @@ fn an_answer_that_makes_no_sense_is_told_as_that() {
         let output = stage.sockline(&[command, "--bpffs", bpffs, "--admin-socket", socket]);
         String::from_utf8(output.stdout).unwrap()
     };
-    let said = "the agent's answer makes no sense: missing field";
+    let said = "the agent's answer cannot be parsed: missing field";
     let table = look("status");
     assert!(table.contains(&format!("running, but {said}")), "{table}");
     let findings = look("check");

@@ -1,4 +1,4 @@
-//! The command line's end of the admin socket.
+//! The client of the admin socket, for the command line.
 
 use std::{path::Path, time::Duration};
 
@@ -10,65 +10,66 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::Myself;
+use super::AgentInfo;
 use crate::{
     dataplane::Drift,
     model::test_service::{Listeners, TestService},
     status::Status,
 };
 
-/// How long an answer may take: longer than the agent waits for its control loop, which says more.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Timeout of a request. Longer than the agent waits for its control loop, so that the agent's own error
+/// comes first.
+const TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Asks a running agent for its status.
+/// Gets the status of the running agent.
 ///
 /// # Errors
-/// When nobody answers on the socket.
+/// When no agent answers on the socket.
 pub async fn status(socket: &Path) -> anyhow::Result<Status> {
-    ask(socket, Method::GET, "/status", Vec::new()).await
+    request(socket, Method::GET, "/status", Vec::new()).await
 }
 
-/// Asks a running agent for what only its process knows.
+/// Gets what only the process of the running agent knows.
 ///
 /// # Errors
-/// When nobody answers on the socket, or an agent that is too old for the question.
-pub async fn myself(socket: &Path) -> anyhow::Result<Myself> {
-    ask(socket, Method::GET, "/self", Vec::new()).await
+/// When no agent answers on the socket, or one of another version.
+pub async fn info(socket: &Path) -> anyhow::Result<AgentInfo> {
+    request(socket, Method::GET, "/info", Vec::new()).await
 }
 
-/// Has a running agent compare its plan with the maps, without a change.
+/// Has the running agent compare its plan with the maps. Nothing is changed.
 ///
 /// # Errors
-/// When nobody answers on the socket, or the agent cannot compare; says why.
-pub async fn compare(socket: &Path) -> anyhow::Result<Drift> {
-    ask(socket, Method::POST, "/compare", Vec::new()).await
+/// When no agent answers on the socket, or the reason why the agent cannot compare.
+pub async fn drift(socket: &Path) -> anyhow::Result<Drift> {
+    request(socket, Method::GET, "/drift", Vec::new()).await
 }
 
-/// A test service in the maps. The agent removes it when this is dropped and the runtime has ended or
-/// got to work on it.
-pub struct TestLease {
+/// A probe service in the maps. The agent removes it after this is dropped and the connection is closed,
+/// which needs a running runtime or its end.
+pub struct ProbeLease {
     pub service: TestService,
     _body: Incoming,
 }
 
-/// Has a running agent put a test service into the maps.
+/// Has the running agent add a probe service to the maps.
 ///
 /// # Errors
-/// When nobody answers on the socket, or the agent cannot do it; says why.
-pub async fn test_service(socket: &Path, listeners: Listeners) -> anyhow::Result<TestLease> {
+/// When no agent answers on the socket, or the reason why the agent cannot add it.
+pub async fn add_probe_service(socket: &Path, listeners: Listeners) -> anyhow::Result<ProbeLease> {
     let request = serde_json::to_vec(&listeners)?;
     let answer = async {
-        let mut body = send(socket, Method::POST, "/test-service", request).await?.into_body();
+        let mut body = send(socket, Method::POST, "/probe-service", request).await?.into_body();
         let first = body.frame().await.context("the agent's answer is empty")??;
         let service = first.into_data().ok().context("the agent's answer has no data")?;
         let service =
-            serde_json::from_slice(&service).context("the agent's answer makes no sense")?;
-        Ok(TestLease { service, _body: body })
+            serde_json::from_slice(&service).context("the agent's answer cannot be parsed")?;
+        Ok(ProbeLease { service, _body: body })
     };
-    patiently(socket, answer).await
+    with_timeout(socket, answer).await
 }
 
-async fn ask<T: DeserializeOwned>(
+async fn request<T: DeserializeOwned>(
     socket: &Path,
     method: Method,
     path: &str,
@@ -76,21 +77,21 @@ async fn ask<T: DeserializeOwned>(
 ) -> anyhow::Result<T> {
     let answer = async {
         let body = send(socket, method, path, body).await?.into_body().collect().await?.to_bytes();
-        serde_json::from_slice(&body).context("the agent's answer makes no sense")
+        serde_json::from_slice(&body).context("the agent's answer cannot be parsed")
     };
-    patiently(socket, answer).await
+    with_timeout(socket, answer).await
 }
 
-async fn patiently<T>(
+async fn with_timeout<T>(
     socket: &Path,
     answer: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
-    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| {
-        anyhow::bail!("the agent on {} does not answer within {PATIENCE:?}", socket.display())
+    tokio::time::timeout(TIMEOUT, answer).await.unwrap_or_else(|_| {
+        anyhow::bail!("the agent on {} does not answer within {TIMEOUT:?}", socket.display())
     })
 }
 
-/// A response of status 200.
+/// Sends a request. A response whose status is not a success is an error.
 async fn send(
     socket: &Path,
     method: Method,

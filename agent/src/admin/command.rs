@@ -1,4 +1,4 @@
-//! What the admin socket asks of the control loop, the only writer of the maps.
+//! Commands from the admin socket to the control loop, which is the only writer of the maps.
 
 use tokio::sync::oneshot;
 
@@ -7,18 +7,18 @@ use crate::{
     model::test_service::{Listeners, TestService},
 };
 
-/// A request; a refusal is told in words.
+/// A command. The reply is a result or the reason for a refusal.
 #[derive(Debug)]
 pub enum Command {
-    /// Puts a test service into the maps. It stays until it is removed; when nobody waits for the
-    /// reply any more, it is removed at once.
-    PutTest {
+    /// Adds a probe service to the maps, until it is removed. If the client no longer waits for the reply,
+    /// the service is removed at once.
+    AddProbeService {
         listeners: Listeners,
         reply: oneshot::Sender<Result<TestService, String>>,
     },
-    RemoveTest(TestService),
-    /// Compares plan and maps, and changes nothing.
-    Compare {
+    RemoveProbeService(TestService),
+    /// Compares the plan with the maps, and changes nothing.
+    FindDrift {
         reply: oneshot::Sender<Result<Drift, String>>,
     },
 }

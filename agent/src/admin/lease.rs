@@ -1,4 +1,4 @@
-//! A test service for as long as its client is there.
+//! A probe service that exists as long as its client is connected.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 use super::command::Command;
 use crate::model::test_service::TestService;
 
-/// How long a client may keep it.
-const AT_MOST: Duration = Duration::from_secs(10);
+/// How long a client may keep a probe service.
+const MAX_DURATION: Duration = Duration::from_secs(10);
 
-/// Has the service removed when it is dropped.
+/// Removes the service when dropped.
 #[derive(Debug)]
 pub struct Lease {
     service: TestService,
@@ -28,18 +28,18 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // A control loop that is gone takes nothing; the next agent's first sync removes it then.
-        let _ = self.commands.send(Command::RemoveTest(self.service));
+        // If the control loop has ended, the first sync of the next agent removes the service.
+        let _ = self.commands.send(Command::RemoveProbeService(self.service));
     }
 }
 
-/// A response that says where the service is, and goes on until the client closes the connection or
-/// its time is over: then the service is removed.
+/// A response body with the service, which ends after [`MAX_DURATION`]. The service is removed then, or when
+/// the client closes the connection.
 pub fn body(lease: Lease) -> Body {
     let mut line = serde_json::to_vec(&lease.service).unwrap_or_default();
     line.push(b'\n');
     let wait = async move {
-        tokio::time::sleep(AT_MOST).await;
+        tokio::time::sleep(MAX_DURATION).await;
         drop(lease);
         Bytes::from_static(b"over\n")
     };

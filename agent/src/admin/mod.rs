@@ -1,5 +1,5 @@
-//! The agent's own account of itself, over a UNIX socket: `GET /status`, `GET /self`, and what
-//! `sockline check` asks for: `POST /compare`, `POST /test-service`.
+//! The admin socket, a UNIX socket of the agent: `GET /status` for `sockline status`; `GET /info`, `GET
+//! /drift` and `POST /probe-service` for `sockline check`.
 
 mod client;
 mod command;
@@ -9,19 +9,19 @@ mod server;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    client::{TestLease, compare, myself, status, test_service},
+    client::{ProbeLease, add_probe_service, drift, info, status},
     command::Command,
     server::{Server, State},
 };
 
-/// Where the socket is unless `--admin-socket` says otherwise.
+/// The default of `--admin-socket`.
 pub const DEFAULT_SOCKET: &str = "/run/sockline/admin.sock";
 
-/// What only the agent's process knows.
+/// What only the process of the agent knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Myself {
-    /// The kernel's id of the program of each hook.
+pub struct AgentInfo {
+    /// The kernel's ID of the program for each hook.
     pub programs: Vec<(String, u32)>,
-    /// The control loop has shown itself lately.
+    /// The control loop runs. See [`Shared::is_alive`](crate::status::Shared::is_alive).
     pub alive: bool,
 }

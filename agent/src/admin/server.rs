@@ -1,4 +1,4 @@
-//! The agent's end of the admin socket.
+//! The server of the admin socket.
 
 use std::{
     fs, io,
@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Myself,
+    AgentInfo,
     command::Command,
     lease::{self, Lease},
 };
@@ -38,21 +38,21 @@ use crate::{
     status::{Shared, Status},
 };
 
-/// How long the control loop may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout of a command to the control loop.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the answers come from.
+/// What the handlers use.
 #[derive(Clone)]
 pub struct State {
     pub shared: Arc<Shared>,
     pub commands: mpsc::UnboundedSender<Command>,
-    /// The kernel's id of the program of each hook.
+    /// The kernel's ID of the program for each hook.
     pub programs: Vec<(&'static str, u32)>,
 }
 
 type Refusal = (StatusCode, String);
 
-/// A bound admin socket; the file goes with it.
+/// A bound admin socket. The file is removed when this is dropped.
 pub struct Server {
     listener: net::UnixListener,
     _file: SocketFile,
@@ -67,19 +67,18 @@ impl Drop for SocketFile {
 }
 
 impl Server {
-    /// Binds the socket, for root only from its first moment on. One that an agent left behind is
-    /// replaced: who gets here holds the lock on the pins. Anything else in its place is nobody's to
-    /// remove.
+    /// Binds the socket, with mode 0600 from the start. A socket that an earlier agent left behind is replaced:
+    /// this agent holds the lock on the pins, so that one does not run. Anything else at that path stays.
     ///
     /// # Errors
-    /// When the folder cannot be made, something else is in its place, or the socket cannot be bound.
+    /// When the folder cannot be created, something else is at that path, or the socket cannot be bound.
     pub fn bind(path: &Path) -> anyhow::Result<Self> {
         let bound = || -> io::Result<net::UnixListener> {
             if let Some(folder) = path.parent() {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             }
             remove_old(path)?;
-            // The mode that a socket is made with is the process's to say; it has one thread here.
+            // The umask belongs to the process, which has only this thread yet.
             let before = umask(Mode::from_bits_truncate(0o177));
             let listener = net::UnixListener::bind(path);
             umask(before);
@@ -95,13 +94,13 @@ impl Server {
     /// Serves until `stop`.
     ///
     /// # Errors
-    /// When the runtime does not take the socket.
+    /// When the runtime cannot use the socket.
     pub async fn serve(self, state: State, stop: CancellationToken) -> anyhow::Result<()> {
         let router = Router::new()
             .route("/status", get(status))
-            .route("/self", get(myself))
-            .route("/compare", post(compare))
-            .route("/test-service", post(test_service))
+            .route("/info", get(info))
+            .route("/drift", get(drift))
+            .route("/probe-service", post(add_probe_service))
             .with_state(state);
         let listener = UnixListener::from_std(self.listener).context("using the admin socket")?;
         http::serve(listener, router, stop).await;
@@ -109,7 +108,7 @@ impl Server {
     }
 }
 
-/// Removes a socket of this user, and only that: a link is not followed.
+/// Removes a socket of this user, and nothing else. Does not follow links.
 fn remove_old(path: &Path) -> io::Result<()> {
     let old = match fs::symlink_metadata(path) {
         Ok(old) => old,
@@ -136,47 +135,47 @@ async fn status(extract::State(state): extract::State<State>) -> Json<Status> {
     Json(state.shared.status())
 }
 
-async fn myself(extract::State(state): extract::State<State>) -> Json<Myself> {
-    Json(Myself {
+async fn info(extract::State(state): extract::State<State>) -> Json<AgentInfo> {
+    Json(AgentInfo {
         programs: state.programs.iter().map(|&(hook, id)| (hook.to_owned(), id)).collect(),
         alive: state.shared.is_alive(),
     })
 }
 
-async fn compare(extract::State(state): extract::State<State>) -> Result<Json<Drift>, Refusal> {
-    ask(&state.commands, |reply| Command::Compare { reply }).await.map(Json)
+async fn drift(extract::State(state): extract::State<State>) -> Result<Json<Drift>, Refusal> {
+    send(&state.commands, |reply| Command::FindDrift { reply }).await.map(Json)
 }
 
-async fn test_service(
+async fn add_probe_service(
     extract::State(state): extract::State<State>,
     Json(listeners): Json<Listeners>,
 ) -> Result<Body, Refusal> {
-    place(state.commands, listeners).await.map(lease::body)
+    add_leased(state.commands, listeners).await.map(lease::body)
 }
 
-/// Has a test service put into the maps, for as long as it is leased. The server forgets about a
-/// request whose client is gone, at any moment: in a task of its own, what was put there cannot get
-/// lost before there is a lease.
-async fn place(
+/// Adds a probe service to the maps. The server may drop this future at any await, when the client
+/// disconnects; the task still runs to its end, so that a service that was added always gets a lease.
+async fn add_leased(
     commands: mpsc::UnboundedSender<Command>,
     listeners: Listeners,
 ) -> Result<Lease, Refusal> {
-    let placed = tokio::spawn(async move {
-        let service = ask(&commands, |reply| Command::PutTest { listeners, reply }).await?;
+    let added = tokio::spawn(async move {
+        let service =
+            send(&commands, |reply| Command::AddProbeService { listeners, reply }).await?;
         Ok(Lease::new(service, commands))
     });
-    placed.await.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
+    added.await.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
 }
 
-/// Asks the control loop.
-async fn ask<T>(
+/// Sends a command to the control loop and waits for the reply.
+async fn send<T>(
     commands: &mpsc::UnboundedSender<Command>,
     command: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Command,
 ) -> Result<T, Refusal> {
     let unavailable = |reason: &str| (StatusCode::SERVICE_UNAVAILABLE, reason.to_owned());
-    let (reply, answer) = oneshot::channel();
+    let (reply, received) = oneshot::channel();
     commands.send(command(reply)).map_err(|_| unavailable("the control loop has ended"))?;
-    match tokio::time::timeout(PATIENCE, answer).await {
+    match tokio::time::timeout(TIMEOUT, received).await {
         Ok(Ok(Ok(value))) => Ok(value),
         Ok(Ok(Err(reason))) => Err((StatusCode::CONFLICT, reason)),
         Ok(Err(_)) => Err(unavailable("the control loop has ended")),
@@ -192,18 +191,18 @@ mod tests {
     use crate::model::test_service::TestService;
 
     #[tokio::test]
-    async fn a_test_service_is_removed_when_its_client_goes_before_it_hears_of_it() {
-        let (commands, mut asked) = mpsc::unbounded_channel();
-        let mut request = Box::pin(place(commands, Listeners::default()));
+    async fn a_probe_service_is_removed_when_its_client_disconnects_before_the_reply() {
+        let (commands, mut received) = mpsc::unbounded_channel();
+        let mut request = Box::pin(add_leased(commands, Listeners::default()));
         assert!((&mut request).now_or_never().is_none());
-        let Some(Command::PutTest { reply, .. }) = asked.recv().await else {
-            panic!("not asked for a test service")
+        let Some(Command::AddProbeService { reply, .. }) = received.recv().await else {
+            panic!("no command to add a probe service")
         };
         reply.send(Ok(TestService::new(1, 7))).unwrap();
         drop(request);
-        let removed = asked.recv().await;
+        let removed = received.recv().await;
         assert!(
-            matches!(removed, Some(Command::RemoveTest(TestService { number: 1, .. }))),
+            matches!(removed, Some(Command::RemoveProbeService(TestService { number: 1, .. }))),
             "{removed:?}"
         );
     }

@@ -41,8 +41,8 @@ pub fn check(node: &Node<'_>) -> Vec<Finding> {
     };
     let mut findings =
         vec![Finding::ok(check, format!("version {}, process {}", status.version, status.pid))];
-    findings.push(match &node.myself {
-        Some(myself) if !myself.alive => Finding::failed(
+    findings.push(match &node.info {
+        Some(info) if !info.alive => Finding::failed(
             "agent.control-loop",
             "stuck",
             "look at the agent's log for its last step, and restart it",

@@ -15,7 +15,7 @@ pub fn check(node: &Node<'_>, runtime: &Runtime) -> Finding {
             "start the agent",
         );
     }
-    match runtime.block_on(admin::compare(node.admin_socket)) {
+    match runtime.block_on(admin::drift(node.admin_socket)) {
         Ok(drift) => finding(&drift),
         Err(error) => {
             Finding::failed(CHECK, format!("not compared: {error:#}"), "look at the agent's log")

@@ -68,9 +68,10 @@ pub fn check(node: &Node<'_>) -> Vec<Finding> {
     let finding = match dataplane::hooks(node.view.pins(), cgroup) {
         Err(error) => unreadable(check, error),
         Ok((id, hooks)) => {
-            let programs = node.myself.as_ref().map(|myself| {
-                myself.programs.iter().map(|(hook, id)| (hook.as_str(), *id)).collect()
-            });
+            let programs = node
+                .info
+                .as_ref()
+                .map(|info| info.programs.iter().map(|(hook, id)| (hook.as_str(), *id)).collect());
             let damage = damage(id, &hooks, programs.as_ref());
             if damage.is_empty() {
                 Finding::ok(check, format!("all {} hooks, to {}", hooks.len(), cgroup.display()))

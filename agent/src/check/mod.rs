@@ -25,7 +25,7 @@ pub use self::{
     readiness::Readiness,
 };
 use crate::{
-    admin::{self, Myself},
+    admin::{self, AgentInfo},
     dataplane::view::{AgentRecord, View},
     printable::Printable,
     status::Status,
@@ -53,7 +53,7 @@ struct Node<'a> {
     /// Why it is absent.
     silence: Option<String>,
     /// Absent also for an agent of an older version.
-    myself: Option<Myself>,
+    info: Option<AgentInfo>,
 }
 
 /// Runs the checks.
@@ -74,7 +74,7 @@ pub fn run(view: &View, options: &Options) -> anyhow::Result<Vec<Finding>> {
         silence,
         agent_runs: view.agent_runs()?,
         status,
-        myself: runtime.block_on(admin::myself(socket)).ok(),
+        info: runtime.block_on(admin::info(socket)).ok(),
     };
     let mut findings = agent::check(&node);
     let fail_open = agent::fail_open(&node);

@@ -621,7 +621,7 @@ impl Control {
 
     fn handle_command(&mut self, command: Command) {
         match command {
-            Command::PutTest { listeners, reply } => {
+            Command::AddProbeService { listeners, reply } => {
                 let result = if self.shared.is_ready() {
                     self.probe_services.add(&mut self.dataplane, listeners)
                 } else {
@@ -632,12 +632,12 @@ impl Control {
                     self.probe_services.remove(&mut self.dataplane, &service);
                 }
             }
-            Command::RemoveTest(service) => {
+            Command::RemoveProbeService(service) => {
                 self.probe_services.remove(&mut self.dataplane, &service);
             }
             // Whoever asked is gone: it costs time that others wait for.
-            Command::Compare { reply } if reply.is_closed() => {}
-            Command::Compare { reply } => {
+            Command::FindDrift { reply } if reply.is_closed() => {}
+            Command::FindDrift { reply } => {
                 let result = if self.shared.is_ready() {
                     let mut plan = self.index.planned();
                     self.complete(&mut plan);

@@ -4,7 +4,7 @@ use tokio::runtime::Runtime;
 
 use super::Node;
 use crate::{
-    admin::{self, TestLease},
+    admin::{self, ProbeLease},
     check::Finding,
     dataplane::{Offline, Refused},
     model::test_service::{Listeners, TestService},
@@ -14,7 +14,7 @@ const CHECK: &str = "live.service";
 
 pub enum Placed {
     /// Removed when the connection closes.
-    ByAgent(TestLease),
+    ByAgent(ProbeLease),
     ByUs(Box<Offline>, TestService),
 }
 
@@ -29,7 +29,7 @@ impl Placed {
         let failed = |detail: String, todo: &str| Box::new(Finding::failed(CHECK, detail, todo));
         if node.agent_runs {
             return runtime
-                .block_on(admin::test_service(node.admin_socket, listeners))
+                .block_on(admin::add_probe_service(node.admin_socket, listeners))
                 .map(Self::ByAgent)
                 .map_err(|error| {
                     failed(
