@@ -3,14 +3,18 @@
 
 use std::{
     env, fs,
+    panic::resume_unwind,
     path::Path,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::{audit, cargo, chaos, fuzz, image, lint, process, repo, setup, term, vm_test};
+use crate::{
+    audit, cargo, chaos, fuzz, image, lint, process, repo, setup, term, variants, vm_test,
+};
 
 /// How much of a step ran.
 enum Extent {
@@ -21,34 +25,49 @@ enum Extent {
     Skipped(String),
 }
 
-/// A name, and a function that gets the start of the whole run.
-type Step = (&'static str, fn(Instant) -> Result<Extent>);
+struct Step {
+    name: &'static str,
+    /// Gets the start of the whole run.
+    run: fn(Instant) -> Result<Extent>,
+    /// Work for later steps while this one leaves processors idle. A later step does it again, and reports its
+    /// error.
+    meanwhile: Option<fn() -> Result<()>>,
+}
 
-const STEPS: [Step; 12] = [
-    ("setup", |_| whole(setup::run(&setup::Args::default()))),
-    ("format", |_| whole(process::run(&mut cargo::command(&["fmt", "--all", "--check"])?))),
-    ("lints: repository", |_| whole(lint::run(&lint::Args::default()))),
-    ("lints", |_| {
-        let mut clippy = cargo::command(&["clippy", "--all-targets"])?;
-        whole(process::run(clippy.args(["--", "-D", "warnings"])))
-    }),
-    ("lints: layouts", |_| {
+const fn step(name: &'static str, run: fn(Instant) -> Result<Extent>) -> Step {
+    Step { name, run, meanwhile: None }
+}
+
+const fn step_with(
+    name: &'static str,
+    run: fn(Instant) -> Result<Extent>,
+    meanwhile: fn() -> Result<()>,
+) -> Step {
+    Step { name, run, meanwhile: Some(meanwhile) }
+}
+
+const STEPS: [Step; 13] = [
+    step("setup", |_| whole(setup::run(&setup::Args::default()))),
+    step("format", |_| whole(process::run(&mut cargo::command(&["fmt", "--all", "--check"])?))),
+    step("lints: repository", |_| whole(lint::run(&lint::Args::default()))),
+    // The agent is one large crate, which one processor compiles.
+    step_with("lints", |_| whole(lint_host_side()), install_tools),
+    step("lints: layouts", |_| {
         let mut clippy = cargo::command(&["clippy", "--package", "sockline-ebpf", "--lib"])?;
         whole(process::run(clippy.args(["--", "-D", "warnings"])))
     }),
-    ("lints: kernel", |_| whole(lint_kernel_side())),
-    ("audit", |_| whole(audit::run(&audit::Args::default()))),
-    ("tests", |_| whole(run_readme_test())),
-    ("chaos", |_| {
-        chaos::run(&chaos::Args::for_a_minute())?;
-        Ok(Extent::Part("one minute, some of the faults; `cargo xtask chaos` injects all"))
-    }),
-    ("fuzz", |_| {
+    step("lints: kernel", |_| whole(lint_kernel_side())),
+    step("audit", |_| whole(audit::run(&audit::Args::default()))),
+    step("tests", |_| whole(run_readme_test())),
+    step("builds", |_| whole(variants::build())),
+    // The clients mostly wait.
+    step_with("chaos", run_chaos, fuzz::build_in_background),
+    step("fuzz", |_| {
         fuzz::run(&fuzz::Args::for_a_minute())?;
         Ok(Extent::Part("one minute; `cargo xtask fuzz --seconds N` runs longer"))
     }),
-    ("image", |_| whole(image::run(&image::Args::with_smoke_test()))),
-    ("kernels", try_kernels),
+    step("image", |_| whole(image::run(&image::Args::with_smoke_test()))),
+    step("kernels", try_kernels),
 ];
 
 fn whole(done: Result<()>) -> Result<Extent> {
@@ -66,21 +85,38 @@ struct Outcome {
 pub(crate) fn run() -> Result<()> {
     let began = Instant::now();
     let mut outcomes = Vec::new();
-    for (number, (name, step)) in (1..).zip(STEPS) {
-        println!("\n{}", term::paint(term::BOLD, &format!("── {number}/{} {name}", STEPS.len())));
+    for (number, step) in (1..).zip(STEPS) {
+        let heading = format!("── {number}/{} {}", STEPS.len(), step.name);
+        println!("\n{}", term::paint(term::BOLD, &heading));
         let start = Instant::now();
-        let (extent, error) = match step(began) {
+        let (extent, error) = match step.run(began) {
             Ok(extent) => (Some(extent), None),
             Err(error) => (None, Some(error)),
         };
-        outcomes.push(Outcome { name, took: start.elapsed(), extent });
+        outcomes.push(Outcome { name: step.name, took: start.elapsed(), extent });
         if let Some(error) = error {
             print!("\n{}", summary(&outcomes));
-            return Err(error.context(format!("step `{name}`")));
+            return Err(error.context(format!("step `{}`", step.name)));
         }
     }
     print!("\n{}", summary(&outcomes));
     Ok(())
+}
+
+impl Step {
+    fn run(&self, began: Instant) -> Result<Extent> {
+        let Some(meanwhile) = self.meanwhile else { return (self.run)(began) };
+        thread::scope(|scope| {
+            let other = scope.spawn(meanwhile);
+            let extent = (self.run)(began);
+            match other.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => println!("beside step `{}`: {error:#}", self.name),
+                Err(panic) => resume_unwind(panic),
+            }
+            extent
+        })
+    }
 }
 
 /// A line for each step, at the end of a long log.
@@ -98,8 +134,27 @@ fn summary(outcomes: &[Outcome]) -> String {
     outcomes.iter().map(line).collect()
 }
 
-/// Lints the kernel programs for their own target, with the flags of aya-build. In a target folder of their
-/// own, because the build script's folder belongs to the agent's build.
+fn lint_host_side() -> Result<()> {
+    let mut clippy = cargo::command(&["clippy", "--all-targets"])?;
+    process::run(clippy.args(["--", "-D", "warnings"]))
+}
+
+/// Installs what later steps need and this machine may lack.
+fn install_tools() -> Result<()> {
+    audit::install()?;
+    fuzz::install_compiler()?;
+    image::install_podman()?;
+    vm_test::install_qemu()
+}
+
+/// One minute of chaos; the agents are built.
+fn run_chaos(_: Instant) -> Result<Extent> {
+    chaos::run(&chaos::Args::for_a_minute())?;
+    Ok(Extent::Part("one minute, some of the faults; `cargo xtask chaos` injects all"))
+}
+
+/// Lints the kernel programs for their own target, with the flags of aya-build, and in the folder where the
+/// agent's build script has aya-build work: procedural macros and build scripts are the same.
 fn lint_kernel_side() -> Result<()> {
     let target =
         if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
@@ -111,7 +166,7 @@ fn lint_kernel_side() -> Result<()> {
     let mut clippy = cargo::command(&["clippy", "--package", "sockline-ebpf", "--bins"])?;
     clippy
         .args(["--target", target, "-Z", "build-std=core", "--release", "--target-dir"])
-        .arg(repo::target_dir().join("ebpf-clippy"))
+        .arg(repo::target_dir().join("kernel/sockline-ebpf"))
         .args(["--", "-D", "warnings"])
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
@@ -182,6 +237,14 @@ mod tests {
         assert!(lines[2].ends_with("SKIPPED: no time"), "{shown}");
         assert!(lines[3].contains('✗'), "{shown}");
         assert_eq!(shown.matches('✓').count(), 1, "{shown}");
+    }
+
+    #[test]
+    fn work_beside_a_step_does_not_decide_about_it() {
+        let step = step_with("step", |_| Ok(Extent::Whole), || bail!("no network"));
+        assert!(matches!(step.run(Instant::now()), Ok(Extent::Whole)));
+        let step = step_with("step", |_| bail!("failed"), || Ok(()));
+        assert!(step.run(Instant::now()).is_err());
     }
 
     #[test]

@@ -47,3 +47,32 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     }
     Ok(String::from_utf8_lossy(&stdout).trim().to_owned())
 }
+
+/// The same command at the lowest priority: beside work that must not become slower.
+pub(crate) fn at_lowest_priority(command: &Command) -> Command {
+    let mut low = Command::new("nice");
+    low.args(["-n", "19"]).arg(command.get_program()).args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        low.current_dir(folder);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => low.env(name, value),
+            None => low.env_remove(name),
+        };
+    }
+    low
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_at_the_lowest_priority_is_otherwise_the_same() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $WHO $HOME; pwd; nice"]).env("WHO", "me").env_remove("HOME");
+        let output = output(at_lowest_priority(&command).current_dir("/")).unwrap();
+        assert_eq!(output.lines().collect::<Vec<_>>(), ["me", "/", "19"]);
+    }
+}

@@ -22,8 +22,13 @@ pub(crate) struct Args {
     database: Option<String>,
 }
 
+/// Installs cargo-deny if it is missing.
+pub(crate) fn install() -> Result<()> {
+    deny::ensure()
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
-    deny::ensure()?;
+    install()?;
     let scratch = tempfile::tempdir().context("making a temporary folder")?;
     prove_it_refuses(scratch.path())?;
     let found = match &args.database {

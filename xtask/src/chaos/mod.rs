@@ -78,10 +78,13 @@ pub(crate) struct Args {
     /// Only kill the agent at each system call of its start; takes half an hour
     #[arg(long, conflicts_with_all = ["only", "without", "pressure", "seconds", "seed"])]
     every_call: bool,
+    /// The agents are built already.
+    #[arg(skip)]
+    is_built: bool,
 }
 
 impl Args {
-    /// As continuous integration runs it.
+    /// As continuous integration runs it, which has built the agents before.
     pub(crate) fn for_a_minute() -> Self {
         Self {
             seconds: Some(60),
@@ -91,6 +94,7 @@ impl Args {
             sockets: None,
             pressure: false,
             every_call: false,
+            is_built: true,
         }
     }
 }
@@ -104,7 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let faults = chosen_faults(args);
     setup::ensure()?;
     // With SOCKLINE_BIN, the variants beside that binary are used as they are.
-    if env::var_os("SOCKLINE_BIN").is_none() {
+    if !args.is_built && env::var_os("SOCKLINE_BIN").is_none() {
         variants::build()?;
     }
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));

@@ -9,7 +9,6 @@ mod target;
 use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail};
-use cargo_metadata::Artifact;
 
 use self::target::{Finished, Run, Target};
 use crate::{cargo, process, repo, setup, term};
@@ -36,12 +35,8 @@ impl Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure()?;
-    if !repo::has("c++")? {
-        term::doing("g++", "missing, installing");
-        setup::install_packages(&["g++"])
-            .context("libFuzzer is written in C++: install a C++ compiler")?;
-    }
-    let built = build()?;
+    install_compiler()?;
+    let built = cargo::artifacts(&mut build()?)?;
     let targets: &[Target] = if args.targets.is_empty() { &Target::ALL } else { &args.targets };
     if let Some(input) = &args.input {
         let input = fs::canonicalize(input).with_context(|| format!("{}", input.display()))?;
@@ -69,11 +64,26 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Instruments this workspace's crates, and uses the tests' build of all others: to build those again would
 /// take longer than a minute of fuzzing is worth.
-fn build() -> Result<Vec<Artifact>> {
+fn build() -> Result<Command> {
     let mut build = cargo::build_as_for_tests()?;
     build
         .args(["--features", "sockline-fuzz/libfuzzer"])
         .args(Target::ALL.map(|target| format!("--bin={}", target.program())))
         .env("RUSTC_WORKSPACE_WRAPPER", repo::root().join("tests/fuzz/instrument.sh"));
-    cargo::artifacts(&mut build)
+    Ok(build)
+}
+
+/// Builds the targets at the lowest priority.
+pub(crate) fn build_in_background() -> Result<()> {
+    install_compiler()?;
+    process::run(&mut process::at_lowest_priority(&build()?))
+}
+
+/// Installs a C++ compiler if there is none: libFuzzer is written in C++.
+pub(crate) fn install_compiler() -> Result<()> {
+    if !repo::has("c++")? {
+        term::doing("g++", "missing, installing");
+        setup::install_packages(&["g++"]).context("installing a C++ compiler")?;
+    }
+    Ok(())
 }

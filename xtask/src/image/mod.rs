@@ -71,6 +71,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Installs podman if it is missing.
+pub(crate) fn install_podman() -> Result<()> {
+    podman::install()
+}
+
 /// Builds the agent for this machine as it is shipped: optimised, and without shared libraries.
 pub(crate) fn build_static() -> Result<PathBuf> {
     binary::build(&binary::default_target())

@@ -19,14 +19,19 @@ pub(super) struct Podman {
     folder: TempDir,
 }
 
+/// Installs podman if it is missing.
+pub(super) fn install() -> Result<()> {
+    if !repo::has("podman")? || !repo::has("runc")? {
+        term::doing("podman", "missing, installing");
+        setup::install_packages(&["podman", "runc", "ca-certificates"])
+            .context("installing the packages podman and runc")?;
+    }
+    Ok(())
+}
+
 impl Podman {
-    /// Installs podman if it is missing.
     pub(super) fn new() -> Result<Self> {
-        if !repo::has("podman")? || !repo::has("runc")? {
-            term::doing("podman", "missing, installing");
-            setup::install_packages(&["podman", "runc", "ca-certificates"])
-                .context("installing the packages podman and runc")?;
-        }
+        install()?;
         Ok(Self { folder: tempfile::tempdir().context("making a temporary folder")? })
     }
 

@@ -88,6 +88,11 @@ struct Booted {
     not_run: Vec<String>,
 }
 
+/// Installs QEMU if it is missing or too old.
+pub(crate) fn install_qemu() -> Result<()> {
+    tools::qemu()
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     qemu::check_architecture()?;
     let tests = suite::select(&args.tests, args.short)?;
