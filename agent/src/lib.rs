@@ -6,10 +6,10 @@
 
 pub mod admin;
 pub mod agent;
+mod bpf;
 pub mod cgroups;
 pub mod check;
 pub mod cli;
-pub mod closing;
 pub mod dataplane;
 pub mod error_chain;
 pub mod helper;
@@ -17,9 +17,12 @@ mod http;
 pub mod log_on_change;
 mod memory;
 pub mod model;
+pub mod mounts;
 mod netlink;
 pub mod printable;
 pub mod privileges;
+pub mod sock_destroy;
 pub mod source;
 pub mod status;
 pub mod telemetry;
+pub mod termination;

@@ -6,7 +6,7 @@
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 use nix::{errno::Errno, sys::prctl};
 
-use crate::helper::Method;
+use crate::sock_destroy::Method;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {

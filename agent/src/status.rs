@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dataplane::{CanWait, Counted, Features, Fill, Usage},
-    helper::Method,
     model::left_alone::Because,
+    sock_destroy::Method,
     source::{SourceStats, WatchState},
 };
 

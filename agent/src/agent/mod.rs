@@ -32,7 +32,6 @@ use self::{
 use crate::{
     admin,
     check::Readiness,
-    closing::Closing,
     dataplane::{AgentState, Feature, Limits, NestedNamespaces},
     model::{
         left_alone::Policy,
@@ -43,6 +42,7 @@ use crate::{
     },
     status::Shared,
     telemetry::{self, Metrics},
+    termination::Closing,
 };
 
 /// Changes that may wait to be planned; more than that, and the source waits.

@@ -13,7 +13,7 @@ use crate::{
     admin,
     dataplane::{self, CanWait, Dataplane, NestedNamespaces},
     helper::Helper,
-    privileges,
+    mounts, privileges,
     source::{self, SourceError},
 };
 
@@ -93,8 +93,8 @@ fn must_be_root() -> anyhow::Result<()> {
 
 fn open(config: &Config) -> anyhow::Result<Dataplane> {
     let options = dataplane::Options {
-        cgroup: dataplane::cgroup(config.cgroup.as_deref())?,
-        bpffs: dataplane::bpffs(config.bpffs.as_deref())?,
+        cgroup: mounts::cgroup(config.cgroup.as_deref())?,
+        bpffs: mounts::bpffs(config.bpffs.as_deref())?,
         node: config.node_name.clone(),
         limits: config.limits,
         without: config.without.clone(),
@@ -156,7 +156,7 @@ fn start_helper(config: &Config, dataplane: &Dataplane) -> anyhow::Result<Option
              sockets stay with a backend that is gone"
         );
     }
-    let bpffs = dataplane::bpffs(config.bpffs.as_deref())?;
+    let bpffs = mounts::bpffs(config.bpffs.as_deref())?;
     Ok(Helper::start(&bpffs, method)
         .inspect_err(|error| {
             let causes = std::error::Error::source(error).map(ToString::to_string);

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 use super::Finding;
 use crate::{
     cgroups::{self, ROOT},
-    dataplane,
+    mounts,
 };
 
 pub fn is_root(cgroup: &Path) -> bool {
@@ -24,7 +24,7 @@ pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
             );
         }
     };
-    let wanted = match dataplane::cgroup_for_reading(given) {
+    let wanted = match mounts::cgroup_for_reading(given) {
         Ok(Some(wanted)) => wanted,
         Ok(None) => {
             return Finding::failed(

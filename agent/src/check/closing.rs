@@ -57,7 +57,7 @@ fn finding(closing: &Closing) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{check::State, helper::Method};
+    use crate::{check::State, sock_destroy::Method};
 
     #[test]
     fn a_helper_that_is_gone_is_a_failure_and_one_that_sees_little_a_warning() {

@@ -5,7 +5,7 @@ use sockline_ebpf::agent::{
 };
 
 use super::Finding;
-use crate::dataplane::view::AgentRecord;
+use crate::dataplane::AgentRecord;
 
 /// The oldest kernel that the programs load on.
 const OLDEST: (u32, u32) = (5, 10);

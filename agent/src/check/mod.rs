@@ -26,7 +26,7 @@ pub use self::{
 };
 use crate::{
     admin::{self, AgentInfo},
-    dataplane::view::{AgentRecord, View},
+    dataplane::{AgentRecord, View},
     printable::Printable,
     status::Status,
 };

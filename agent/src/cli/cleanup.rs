@@ -6,7 +6,7 @@ use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::output::print;
-use crate::dataplane;
+use crate::{dataplane, mounts};
 
 /// Remove everything from the kernel: detach the programs, free the maps.
 ///
@@ -25,7 +25,7 @@ pub struct CleanupArgs {
 /// When an agent runs, or something cannot be removed.
 pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     let end = args.wait.then(block_end_signals).transpose()?;
-    let bpffs = dataplane::bpffs_for_reading(args.bpffs.as_deref())?;
+    let bpffs = mounts::bpffs_for_reading(args.bpffs.as_deref())?;
     let removed = dataplane::cleanup(&bpffs)?;
     let links = removed
         .iter()

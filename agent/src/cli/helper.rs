@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::helper::{self, Method, Setup};
+use crate::{
+    helper::{self, Setup},
+    sock_destroy::Method,
+};
 
 /// Start what answers an agent's requests; the agent starts this itself.
 #[derive(Debug, Args)]

@@ -7,7 +7,8 @@ use clap::Args;
 use super::output::Output;
 use crate::{
     admin,
-    dataplane::{self, Pins, view::View},
+    dataplane::{Pins, View},
+    mounts,
 };
 
 /// Which node to look at, and how to show it.
@@ -27,7 +28,7 @@ pub struct NodeArgs {
 impl NodeArgs {
     /// Opens the kernel state, whether an agent runs or not.
     pub fn view(&self) -> anyhow::Result<View> {
-        let bpffs = dataplane::bpffs_for_reading(self.bpffs.as_deref())?;
+        let bpffs = mounts::bpffs_for_reading(self.bpffs.as_deref())?;
         Ok(View::open(Pins::in_bpffs(&bpffs))?)
     }
 }

@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     admin,
-    dataplane::{Attachment, view::View},
-    helper::Method,
+    dataplane::{Attachment, View},
     printable::Printable,
+    sock_destroy::Method,
     source::WatchState,
     status::{Closing, HelperState, Reclaim, Status},
 };

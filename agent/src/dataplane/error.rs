@@ -4,7 +4,10 @@ use std::{io, path::PathBuf};
 
 use aya::maps::MapError;
 
-use super::{pins::Pins, probes::CannotTell, record::Record};
+use crate::{
+    bpf::probes::CannotTell,
+    dataplane::{maps::agent_record::Record, pinning::layout::Pins},
+};
 
 /// A map has no room. Costs only the service that did not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +49,7 @@ pub enum DataplaneError {
 }
 
 impl DataplaneError {
-    pub(super) fn map(map: &'static str, action: &'static str, error: MapError) -> Self {
+    pub(crate) fn map(map: &'static str, action: &'static str, error: MapError) -> Self {
         if is_for_want_of_memory(&error) {
             return Self::NoMemory { map };
         }
@@ -54,7 +57,7 @@ impl DataplaneError {
     }
 
     /// A write to a map that may have `limit` entries failed, perhaps for want of room.
-    pub(super) fn write(map: &'static str, limit: u32, error: MapError) -> Self {
+    pub(crate) fn write(map: &'static str, limit: u32, error: MapError) -> Self {
         if os_error(&error) == Some(libc::E2BIG) {
             Full { map, limit }.into()
         } else {
@@ -69,18 +72,18 @@ impl DataplaneError {
     }
 
     /// Another agent, of whichever layout, holds the lock.
-    pub(super) fn in_use(pins: &Pins) -> Self {
+    pub(crate) fn in_use(pins: &Pins) -> Self {
         // In another process namespace, it is known only by what it noted of itself.
         let noted = || Record::read(pins).ok().map(|record| record.pid);
         Self::InUse { directory: pins.root().to_owned(), pid: pins.holder().or_else(noted) }
     }
 
-    pub(super) fn io(action: impl Into<String>, source: io::Error) -> Self {
+    pub(crate) fn io(action: impl Into<String>, source: io::Error) -> Self {
         Self::Io { action: action.into(), source }
     }
 }
 
-pub(super) fn is_for_want_of_memory(error: &MapError) -> bool {
+pub(crate) fn is_for_want_of_memory(error: &MapError) -> bool {
     os_error(error) == Some(libc::ENOMEM)
 }
 

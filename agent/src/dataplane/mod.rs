@@ -1,47 +1,12 @@
 //! The kernel's side of things, as the agent keeps it: loading, pinning, linking, and writing a
 //! plan into the maps.
 
-mod agent_state;
-mod alias;
-mod backend_entry;
-mod census;
-mod create;
-mod desired;
-mod drift;
-mod error;
-mod extents;
-mod features;
-mod frontends;
-mod growing;
-mod inspect;
-mod iterator;
-mod kept;
-mod kernel_log;
-mod kernel_types;
-mod left_alone;
-mod links;
-mod maps;
-mod mirror;
-mod mounts;
-mod names;
-mod namespaces;
-mod offline;
-mod outer;
-mod overflow;
-mod pins;
-mod pool;
-mod private;
-mod probes;
-mod programs;
-mod rcu;
-mod record;
-mod retired;
-mod segments;
-mod sockets;
-mod sys;
-mod test_services;
-pub mod view;
-mod waits;
+pub(crate) mod error;
+pub(crate) mod maps;
+pub(crate) mod observe;
+pub(crate) mod pinning;
+pub(crate) mod programs;
+pub(crate) mod reconcile;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -51,40 +16,54 @@ use std::{
 };
 
 pub use self::{
-    agent_state::{AgentState, Bypass, Deadline},
-    census::{Census, Counted},
-    drift::Drift,
     error::{DataplaneError, Full},
-    features::{Feature, Features},
-    growing::Fill,
-    inspect::{HookSeen, ProgramSeen, hooks, programs_by_id},
-    iterator::SocketIterators,
-    left_alone::CgroupLevels,
-    links::Attachment,
-    maps::map_names,
-    mirror::{Comparison, Failure, InstalledPort, Limits, SyncReport},
-    mounts::{bpffs, bpffs_again, bpffs_for_reading, cgroup, cgroup_for_reading, mount_point_of},
-    names::ServiceKey,
-    namespaces::NotedNamespaces,
-    offline::{Offline, Refused},
-    overflow::OverLimit,
-    pins::Pins,
-    pool::PoolUsage,
-    programs::HOOKS,
-    rcu::{CanWait, RunningPrograms},
-    sockets::{Orphan, Owners, SocketTable},
-    sys::netns_cookie,
+    maps::{
+        agent_record::Read as AgentRecord,
+        agent_state::{AgentState, Bypass, Deadline},
+        allocator::PoolUsage,
+        exclusion::CgroupLevels,
+        map_names,
+        namespaces::NotedNamespaces,
+        service_names::ServiceKey,
+    },
+    observe::{
+        map_usage::{Census, Counted},
+        overflow::OverLimit,
+        snapshot::{Counters, Counts, View},
+        sockets::{Orphan, Owners, SocketTable},
+    },
+    pinning::layout::Pins,
+    programs::{
+        features::{Feature, Features},
+        hook_state::{HookSeen, ProgramSeen, hooks, programs_by_id},
+        links::Attachment,
+        load::HOOKS,
+    },
+    reconcile::{
+        Failure, Limits, SyncReport,
+        drift::Drift,
+        repair::Comparison,
+        service_port::InstalledPort,
+        standalone::{Offline, Refused},
+    },
 };
 use self::{
-    kept::Kept,
-    left_alone::LeftAlone,
-    links::Attached,
-    links::Links,
-    mirror::Mirror,
-    pins::{Lock, READERS_PATIENCE},
-    programs::Programs,
-    record::Record,
-    sockets::Sockets,
+    maps::{agent_record::Record, exclusion::LeftAlone},
+    observe::sockets::Sockets,
+    pinning::{
+        held_maps::Kept,
+        layout::{Lock, READERS_PATIENCE},
+    },
+    programs::{
+        kernel_log,
+        links::{Attached, Links},
+        load::Programs,
+    },
+    reconcile::{Mirror, encode, probe_service},
+};
+pub use crate::bpf::{
+    kinds::growable_hash::Fill,
+    rcu::{CanWait, RunningPrograms},
 };
 use crate::{
     helper::{Helper, HelperError},
@@ -94,6 +73,7 @@ use crate::{
         plan::{Plan, ServicePlan},
         test_service::{Listeners, TestService},
     },
+    mounts::{bpffs_again, mount_point_of},
 };
 
 /// How long to wait for the lock on the pins: `sockline status` holds it for an instant, to see
@@ -214,8 +194,8 @@ impl Dataplane {
     }
 
     /// The kernel's counters, for reading beside this writer.
-    pub fn counters(&self) -> Result<view::Counters, DataplaneError> {
-        view::Counters::open(&self.pins, self.mirror.backends(), self.mirror.moving())
+    pub fn counters(&self) -> Result<Counters, DataplaneError> {
+        Counters::open(&self.pins, self.mirror.backends(), self.mirror.moving())
     }
 
     #[must_use]
@@ -332,7 +312,7 @@ impl Dataplane {
     /// The addresses that NodePorts in the maps are at, without loopback: at first, an earlier agent's.
     #[must_use]
     pub fn node_addresses(&self) -> BTreeSet<IpAddr> {
-        desired::node_addresses(self.mirror.frontend_entries().values())
+        encode::node_addresses(self.mirror.frontend_entries().values())
     }
 
     /// Whether the programs serve from the maps. Until then, an agent of another layout that was here
@@ -478,11 +458,11 @@ impl Dataplane {
         number: u64,
         listeners: Listeners,
     ) -> Result<(TestService, ServicePlan), DataplaneError> {
-        test_services::put(&mut self.mirror, number, listeners)
+        probe_service::put(&mut self.mirror, number, listeners)
     }
 
     pub fn remove_test(&mut self, service: &TestService) -> Result<(), DataplaneError> {
-        test_services::remove(&mut self.mirror, service.name())
+        probe_service::remove(&mut self.mirror, service.name())
     }
 
     /// The kernel's ids of the programs, by hook.

@@ -16,9 +16,10 @@ use caps::{CapSet, Capability};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::{
-    message::{self, Answer, MAX_SOCKETS, Method, Outcome, Reach, Request, Wanted},
+    message::{self, Answer, MAX_SOCKETS, Outcome, Reach, Request, Wanted},
     supervisor::{LOOK, Numbered, Reply, Report, START},
 };
+use crate::sock_destroy::Method;
 
 /// How long the helper may take for one answer: there can be thousands of namespaces.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,12 +6,13 @@ use anyhow::Context as _;
 
 use sockline_ebpf::frontend::{TCP, UDP};
 
-use crate::dataplane::SocketIterators;
-
 use super::{
-    diag::{Diag, FAMILIES, Listing, PROTOCOLS, Seen},
     message::{Action, Outcome, Reach, Wanted},
     namespaces::{Namespaces, Next},
+};
+use crate::sock_destroy::{
+    diag::{Diag, FAMILIES, Listing, PROTOCOLS, Seen},
+    iterator::SocketIterators,
 };
 
 /// What closes sockets that were found.

@@ -1,7 +1,6 @@
 //! What the agent asks its helper, and what that answers: length-prefixed JSON over a stream socket.
 
 use std::{
-    fmt,
     io::{self, Read, Write},
     net::IpAddr,
     time::Duration,
@@ -13,25 +12,6 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub const MAX_SOCKETS: usize = 4096;
 /// Bytes of one message; [`MAX_SOCKETS`] need half of it.
 const MAX_MESSAGE: u32 = 2 << 20;
-
-/// How sockets are closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// `SOCK_DESTROY` over netlink (Linux 4.9 with CONFIG_INET_DIAG_DESTROY).
-    SockDestroy,
-    /// `bpf_sock_destroy` in BPF iterators (Linux 6.5).
-    Iterator,
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::SockDestroy => "sock-destroy",
-            Self::Iterator => "iterator",
-        })
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {

@@ -8,7 +8,6 @@
 
 mod client;
 mod close;
-mod diag;
 mod message;
 mod namespaces;
 mod serve;
@@ -16,8 +15,7 @@ mod supervisor;
 
 pub use self::{
     client::{Helper, HelperError, State},
-    diag::probe_destroy,
-    message::{Action, Answer, MAX_SOCKETS, Method, Outcome, Reach, Wanted},
+    message::{Action, Answer, MAX_SOCKETS, Outcome, Reach, Wanted},
     serve::{Setup, serve},
     supervisor::supervise,
 };

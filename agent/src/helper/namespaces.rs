@@ -23,7 +23,7 @@ use nix::{
 };
 
 use super::message::Reach;
-use crate::dataplane::netns_cookie;
+use crate::bpf::syscall::netns_cookie;
 
 /// A network namespace's device and inode number: no other one has them while it exists.
 type Identity = (u64, u64);

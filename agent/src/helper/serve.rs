@@ -17,12 +17,13 @@ use nix::sys::{
 
 use super::{
     close::{self, Close, Destroy},
-    message::{self, Answer, Method, Request},
+    message::{self, Answer, Request},
     namespaces::{self, Astray},
 };
 use crate::{
-    dataplane::{SocketIterators, bpffs_again, mount_point_of},
+    mounts::{bpffs_again, mount_point_of},
     privileges,
+    sock_destroy::{Method, iterator::SocketIterators},
 };
 
 /// What the agent tells its helper once, on the command line.

@@ -11,7 +11,7 @@ use sockline_ebpf::counters::Fault;
 
 use super::definitions;
 use crate::{
-    dataplane::view::{Counters, Counts},
+    dataplane::{Counters, Counts},
     log_on_change::LogOnChange,
     model::{object::ObjectName, object::Protocol},
 };

@@ -16,7 +16,7 @@ use super::{
     kernel::KernelFamilies,
 };
 use crate::{
-    dataplane::{Drift, Usage, view::Counters},
+    dataplane::{Counters, Drift, Usage},
     model::{object::Kind, plan::Cause},
     source::{Event, SourceStats},
     status::{LeftAlonePod, MapUse},

@@ -35,7 +35,6 @@ use super::{
 };
 use crate::{
     admin::Command,
-    closing::Closing,
     dataplane::{CanWait, Counted, Dataplane, DataplaneError, SyncReport, Synced},
     error_chain::chain,
     log_on_change::LogOnChange,
@@ -48,6 +47,7 @@ use crate::{
     source::{Arrived, Event},
     status::{Shared, Unconfirmed},
     telemetry::Metrics,
+    termination::Closing,
 };
 
 /// How often the node's addresses are looked at and failed services tried again.

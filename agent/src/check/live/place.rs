@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{Outcome, Request, is_root, probe};
-use crate::{cgroups::OF_CHECKS, dataplane};
+use crate::{cgroups::OF_CHECKS, mounts};
 
 /// A fresh cgroup that is older belongs to a check that was killed.
 const STALE: Duration = Duration::from_secs(60);
@@ -122,7 +122,7 @@ fn at_home(attached: &Path, request: &Request) -> Option<anyhow::Result<Vec<Outc
 fn own_cgroup(attached: &Path) -> Option<PathBuf> {
     let table = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = table.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let mount = dataplane::cgroup_for_reading(None).ok()??;
+    let mount = mounts::cgroup_for_reading(None).ok()??;
     let own = mount.join(path);
     (own.starts_with(attached) && own.exists()).then_some(own)
 }

@@ -1,0 +1,258 @@
+//! Arrays of maps, whose inner maps are pinned by their ids.
+//!
+//! An array of maps gives out its inner maps' ids. Opening a map by its id takes CAP_SYS_ADMIN, opening
+//! a pin does not: so that the agent can do without that capability, every inner map is pinned as
+//! `maps/inner/ID` before it is put into its array, and unpinned after it was taken out.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    ops::Add,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use aya::maps::MapData;
+
+use crate::{
+    bpf::{
+        parallel::{TOGETHER, together},
+        syscall,
+    },
+    dataplane::{
+        error::DataplaneError,
+        pinning::layout::{self, Id, Pins},
+    },
+};
+
+/// The name of the directory of inner maps, among the maps.
+pub const FOLDER: &str = "inner";
+
+/// A pinned array of maps.
+pub struct Outer {
+    name: &'static str,
+    map: MapData,
+    entries: u32,
+    inner: PathBuf,
+    /// The writer's: the inner maps by index. Held open, because what has lost its pin can be pinned
+    /// again without CAP_SYS_ADMIN only from a descriptor.
+    held: Option<Mutex<BTreeMap<u32, Inner>>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: u32,
+    map: OwnedFd,
+}
+
+/// What [`Outer::repair`] had to mend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mended {
+    pub pins: usize,
+    /// Inner maps that were not where they belong.
+    pub maps: usize,
+}
+
+impl Add for Mended {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { pins: self.pins + other.pins, maps: self.maps + other.maps }
+    }
+}
+
+impl Outer {
+    /// For reading.
+    pub fn open(pins: &Pins, name: &'static str) -> Result<Self, DataplaneError> {
+        let opened = |error| DataplaneError::map(name, "open", error);
+        let map = MapData::from_pin(pins.map(name)).map_err(opened)?;
+        let entries = map.info().map_err(opened)?.max_entries();
+        Ok(Self { name, map, entries, inner: pins.inner_maps(), held: None })
+    }
+
+    /// For the one writer.
+    pub fn open_to_write(pins: &Pins, name: &'static str) -> Result<Self, DataplaneError> {
+        Ok(Self { held: Some(Mutex::default()), ..Self::open(pins, name)? })
+    }
+
+    /// How many maps it has room for.
+    pub const fn len(&self) -> u32 {
+        self.entries
+    }
+
+    /// The map at an index; `None` where there is none.
+    pub fn get(&self, index: u32) -> Result<Option<MapData>, DataplaneError> {
+        self.id(index)?.map(|id| self.open_inner(index, id)).transpose()
+    }
+
+    /// The maps and their indices, as far as [`in_use`] finds them.
+    pub fn all(&self) -> Result<Vec<(u32, MapData)>, DataplaneError> {
+        let ids = self.ids()?;
+        ids.into_iter().map(|(index, id)| Ok((index, self.open_inner(index, id)?))).collect()
+    }
+
+    fn open_inner(&self, index: u32, id: u32) -> Result<MapData, DataplaneError> {
+        let pinned = MapData::from_pin(self.pin(id));
+        // Somebody has removed the pin: whoever may do everything can go without it.
+        let map = pinned.or_else(|error| MapData::from_id(id).map_err(|_| error));
+        let map = map.map_err(|error| DataplaneError::map(self.name, "open a part of", error))?;
+        self.hold(index, id, &map)?;
+        Ok(map)
+    }
+
+    /// Puts a map at an index, in place of what was there.
+    pub fn set(&self, index: u32, map: &MapData) -> Result<(), DataplaneError> {
+        let info = map.info();
+        let id =
+            info.map_err(|error| DataplaneError::map(self.name, "read a part of", error))?.id();
+        let path = self.pin(id);
+        syscall::pin(map.fd().as_fd(), &path)
+            .map_err(|error| DataplaneError::io(format!("pin {}", path.display()), error))?;
+        self.put(index, map.fd().as_fd())?;
+        if let Some(before) = self.hold(index, id, map)? {
+            // Programs that still use it hold it themselves.
+            let _ = fs::remove_file(self.pin(before.id));
+        }
+        Ok(())
+    }
+
+    /// Looks whether every inner map is where it was put, and pinned; mends what is not so.
+    pub fn repair(&self) -> Result<Mended, DataplaneError> {
+        let displaced = self.displaced_indices()?;
+        let mut mended = Mended::default();
+        for (&index, Inner { id, map }) in self.held().iter().flat_map(|held| held.iter()) {
+            let was_lost = layout::ensure(map.as_fd(), Id::Map(*id), &self.pin(*id))?;
+            mended.pins += usize::from(was_lost);
+            if displaced.contains(&index) {
+                self.put(index, map.as_fd())?;
+                mended.maps += 1;
+            }
+        }
+        Ok(mended)
+    }
+
+    /// How many inner maps are not where they were put.
+    pub fn displaced(&self) -> Result<usize, DataplaneError> {
+        Ok(self.displaced_indices()?.len())
+    }
+
+    fn displaced_indices(&self) -> Result<HashSet<u32>, DataplaneError> {
+        let held: Vec<(u32, u32)> = self
+            .held()
+            .iter()
+            .flat_map(|held| held.iter().map(|(index, inner)| (*index, inner.id)))
+            .collect();
+        let displaced =
+            together(&held, |&(index, id)| Ok((self.id(index)? != Some(id)).then_some(index)))?;
+        Ok(displaced.into_iter().flatten().collect())
+    }
+
+    fn put(&self, index: u32, map: BorrowedFd<'_>) -> Result<(), DataplaneError> {
+        syscall::put_map(self.map.fd().as_fd(), index, map).map_err(|error| {
+            DataplaneError::io(format!("put a map into map `{}`", self.name), error)
+        })
+    }
+
+    /// Returns what was held there before, if it was another one.
+    fn hold(&self, index: u32, id: u32, map: &MapData) -> Result<Option<Inner>, DataplaneError> {
+        let Some(mut held) = self.held() else { return Ok(None) };
+        let map = map.fd().as_fd().try_clone_to_owned().map_err(|error| {
+            DataplaneError::io(format!("hold a part of map `{}`", self.name), error)
+        })?;
+        Ok(held.insert(index, Inner { id, map }).filter(|before| before.id != id))
+    }
+
+    fn held(&self) -> Option<MutexGuard<'_, BTreeMap<u32, Inner>>> {
+        // Whole entries are put in, so what a panic left behind is still good.
+        self.held.as_ref().map(|held| held.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn id(&self, index: u32) -> Result<Option<u32>, DataplaneError> {
+        syscall::inner_map_id(self.map.fd().as_fd(), index)
+            .map_err(|error| DataplaneError::io(format!("read map `{}`", self.name), error))
+    }
+
+    /// The ids of the inner maps by their indices, as far as [`in_use`] finds them.
+    fn ids(&self) -> Result<Vec<(u32, u32)>, DataplaneError> {
+        in_use(self.entries, |index| self.id(index))
+    }
+
+    fn pin(&self, id: u32) -> PathBuf {
+        pin(&self.inner, id)
+    }
+}
+
+/// Removes the pins of inner maps that no array has any more, or never had: an agent was killed
+/// between two steps of [`Outer::set`].
+pub fn remove_strays(pins: &Pins, names: &[&'static str]) -> Result<(), DataplaneError> {
+    let folder = pins.inner_maps();
+    let mut used = HashSet::new();
+    for name in names {
+        used.extend(Outer::open(pins, name)?.ids()?.into_iter().map(|(_, id)| pin(&folder, id)));
+    }
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if !used.contains(&entry.path()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// Reads an array of which the lowest free index is always taken first. Somebody may have taken out
+/// some in the middle: reading ends where [`TOGETHER`] in a row are free. What lies behind so large a hole
+/// serves as it did, until the next plan is written, in which it is not.
+fn in_use<T: Send>(
+    len: u32,
+    read: impl Fn(u32) -> Result<Option<T>, DataplaneError> + Sync,
+) -> Result<Vec<(u32, T)>, DataplaneError> {
+    let mut found = Vec::new();
+    let indices: Vec<u32> = (0..len).collect();
+    for indices in indices.chunks(TOGETHER) {
+        let before = found.len();
+        let values = together(indices, |&index| read(index))?;
+        found
+            .extend(indices.iter().zip(values).filter_map(|(index, value)| Some((*index, value?))));
+        if found.len() == before {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+fn pin(folder: &Path, id: u32) -> PathBuf {
+    folder.join(id.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// What is found of an array of 8,192 in which these indices are in use, and in how many readings.
+    fn read(used: &[u32]) -> (Vec<u32>, u32) {
+        let readings = AtomicU32::new(0);
+        let found = in_use(8192, |index| {
+            readings.fetch_add(1, Ordering::Relaxed);
+            Ok(used.contains(&index).then_some(()))
+        });
+        let found = found.unwrap().into_iter().map(|(index, ())| index).collect();
+        (found, readings.into_inner())
+    }
+
+    #[test]
+    fn start_took_minutes_on_linux_6_1_where_each_reading_waits_for_all_programs() {
+        let used: Vec<u32> = (0..40).collect();
+        let (found, readings) = read(&used);
+        assert_eq!(found, used);
+        assert!(readings <= 96, "{readings}");
+        assert!(read(&[]).1 <= 32);
+    }
+
+    #[test]
+    fn holes_are_read_over() {
+        let used = [3, 40, 64, 95, 120];
+        assert_eq!(read(&used).0, used);
+    }
+}

@@ -1,0 +1,78 @@
+//! Making maps.
+
+use std::os::fd::AsFd as _;
+
+use aya::{Pod, maps::MapData};
+use aya_obj::generated::bpf_map_type::{
+    self, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH,
+};
+use sockline_ebpf::NO_PREALLOC;
+
+use crate::{
+    bpf::syscall,
+    dataplane::{error::DataplaneError, pinning::layout::Pins},
+};
+
+/// An array with these flags.
+pub fn array<T: Pod>(
+    name: &'static str,
+    entries: u32,
+    flags: usize,
+) -> Result<MapData, DataplaneError> {
+    map(name, BPF_MAP_TYPE_ARRAY, (size_of::<u32>(), size_of::<T>()), entries, flags)
+}
+
+/// A hash whose memory follows its entries.
+pub fn hash<K: Pod, V: Pod>(name: &'static str, entries: u32) -> Result<MapData, DataplaneError> {
+    map(name, BPF_MAP_TYPE_HASH, (size_of::<K>(), size_of::<V>()), entries, NO_PREALLOC)
+}
+
+/// A hash that forgets what was not used for the longest time. It has memory for all entries.
+pub fn lru<K: Pod, V: Pod>(name: &'static str, entries: u32) -> Result<MapData, DataplaneError> {
+    map(name, BPF_MAP_TYPE_LRU_HASH, (size_of::<K>(), size_of::<V>()), entries, 0)
+}
+
+/// Pins a map, unless there is one of its name already.
+pub fn ensure(
+    pins: &Pins,
+    name: &'static str,
+    make: impl FnOnce() -> Result<MapData, DataplaneError>,
+) -> Result<(), DataplaneError> {
+    let path = pins.map(name);
+    if path.exists() {
+        return Ok(());
+    }
+    syscall::pin(make()?.fd().as_fd(), &path)
+        .map_err(|error| DataplaneError::io(format!("pin map `{name}`"), error))
+}
+
+/// Pins an array of maps like the one that `inner` makes, unless there is one already. Left to aya,
+/// it would be made for inner maps that carry BTF types; Linux 5.15 to 6.1 then refuses the ones
+/// without that the agent puts in (`timer_off` in `bpf_map_meta_equal`). So the inner map that an
+/// outer one is made for comes from where all of its inner maps come from.
+pub fn ensure_outer(
+    pins: &Pins,
+    name: &'static str,
+    entries: u32,
+    inner: impl FnOnce() -> Result<MapData, DataplaneError>,
+) -> Result<(), DataplaneError> {
+    ensure(pins, name, || {
+        let outer = syscall::create_array_of_maps(name, entries, inner()?.fd().as_fd())
+            .map_err(|error| DataplaneError::io(format!("create map `{name}`"), error))?;
+        MapData::from_fd(outer).map_err(|error| DataplaneError::map(name, "open", error))
+    })
+}
+
+fn map(
+    name: &'static str,
+    kind: bpf_map_type,
+    (key, value): (usize, usize),
+    entries: u32,
+    flags: usize,
+) -> Result<MapData, DataplaneError> {
+    let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+    let definition =
+        aya_obj::Map::new_from_params(kind as u32, size(key), size(value), entries, size(flags));
+    MapData::create(definition, name, None)
+        .map_err(|error| DataplaneError::map(name, "create", error))
+}

@@ -1,0 +1,146 @@
+//! Hashes that no program reads, and that grow: one that is nearly full is copied to one of twice the
+//! size, which takes its place at the pin in one step. Whoever reads such a map opens it each time.
+
+use std::{os::fd::AsFd as _, path::PathBuf};
+
+use aya::{
+    Pod,
+    maps::{HashMap, IterableMap, Map, MapData, MapError},
+};
+
+use super::create;
+use crate::dataplane::{
+    error::DataplaneError,
+    maps,
+    pinning::layout::{self, Id, Pins},
+};
+
+/// `BPF_NOEXIST`: only a new entry.
+const NEW: u64 = 1;
+/// `BPF_EXIST`: only an entry that is there.
+const KNOWN: u64 = 2;
+
+/// A pinned hash that this process alone writes.
+pub struct Growing<K: Pod, V: Pod> {
+    name: &'static str,
+    pin: PathBuf,
+    map: HashMap<MapData, K, V>,
+    entries: u32,
+    capacity: u32,
+    limit: u32,
+}
+
+/// How full a map is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fill {
+    pub entries: u64,
+    /// Entries that it may have now.
+    pub capacity: u64,
+    /// Entries that it may grow to.
+    pub limit: u64,
+}
+
+impl<K: Pod, V: Pod> Growing<K, V> {
+    /// Opens what is pinned. It may grow to `limit` entries; what is more already stays.
+    pub fn open(pins: &Pins, name: &'static str, limit: u32) -> Result<Self, DataplaneError> {
+        let pin = pins.map(name);
+        let map =
+            MapData::from_pin(&pin).map_err(|error| DataplaneError::map(name, "open", error))?;
+        let (map, capacity) = typed(name, map)?;
+        let mut entries = 0;
+        maps::for_each(name, &map, |_: &K, _: &[V]| entries += 1)?;
+        Ok(Self { name, pin, map, entries, capacity, limit })
+    }
+
+    pub fn fill(&self) -> Fill {
+        Fill {
+            entries: self.entries.into(),
+            capacity: self.capacity.into(),
+            limit: self.limit.max(self.capacity).into(),
+        }
+    }
+
+    /// Pins it again if it has lost its pin; returns whether it had.
+    pub fn keep_pin(&self) -> Result<bool, DataplaneError> {
+        let map = self.map.map();
+        let info = map.info().map_err(|error| DataplaneError::map(self.name, "read", error))?;
+        layout::ensure(map.fd().as_fd(), Id::Map(info.id()), &self.pin)
+    }
+
+    pub const fn map(&self) -> &HashMap<MapData, K, V> {
+        &self.map
+    }
+
+    pub fn get(&self, key: &K) -> Result<Option<V>, DataplaneError> {
+        match self.map.get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(DataplaneError::map(self.name, "read", error)),
+        }
+    }
+
+    pub fn insert(&mut self, key: &K, value: &V) -> Result<(), DataplaneError> {
+        self.make_room()?;
+        match maps::insert(&mut self.map, key, value, NEW) {
+            Ok(()) => {
+                self.entries += 1;
+                Ok(())
+            }
+            Err(error) => match maps::insert(&mut self.map, key, value, KNOWN) {
+                Ok(()) => Ok(()),
+                Err(_) => Err(DataplaneError::write(self.name, self.capacity, error)),
+            },
+        }
+    }
+
+    /// Takes an entry away, if it is there.
+    pub fn remove(&mut self, key: &K) {
+        if self.map.remove(key).is_ok() {
+            self.entries = self.entries.saturating_sub(1);
+        }
+    }
+
+    /// Grows before it is full.
+    fn make_room(&mut self) -> Result<(), DataplaneError> {
+        if self.entries < self.capacity / 4 * 3 || self.capacity >= self.limit {
+            return Ok(());
+        }
+        let capacity = self.capacity.saturating_mul(2).min(self.limit);
+        match self.grow(capacity) {
+            // There is some room left; the next entry tries again.
+            Err(error) if self.entries < self.capacity => {
+                tracing::debug!("map `{}` cannot grow yet: {error}", self.name);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn grow(&mut self, capacity: u32) -> Result<(), DataplaneError> {
+        let (mut larger, _) = typed(self.name, create::hash::<K, V>(self.name, capacity)?)?;
+        let mut entries = 0;
+        let mut result = Ok(());
+        maps::for_each(self.name, &self.map, |key: &K, values: &[V]| {
+            for value in values {
+                if result.is_ok() {
+                    result = maps::insert(&mut larger, key, value, 0);
+                    entries += 1;
+                }
+            }
+        })?;
+        result.map_err(|error| DataplaneError::write(self.name, capacity, error))?;
+        // An agent that is killed before this has changed nothing; after it, all is done.
+        layout::pin_over(larger.map().fd().as_fd(), &self.pin)?;
+        (self.map, self.entries, self.capacity) = (larger, entries, capacity);
+        Ok(())
+    }
+}
+
+fn typed<K: Pod, V: Pod>(
+    name: &'static str,
+    map: MapData,
+) -> Result<(HashMap<MapData, K, V>, u32), DataplaneError> {
+    let failed = |error| DataplaneError::map(name, "open", error);
+    let capacity = map.info().map_err(failed)?.max_entries();
+    Ok((Map::HashMap(map).try_into().map_err(failed)?, capacity))
+}

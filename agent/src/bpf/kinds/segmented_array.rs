@@ -1,0 +1,196 @@
+//! Arrays that grow in segments: an outer array of maps whose inner arrays are made when an index
+//! in them is first used, and mapped into the agent so that writing is a memory write.
+
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aya::{Pod, maps::MapData};
+use sockline_ebpf::MMAPABLE;
+
+use super::{
+    array_of_maps::{Mended, Outer},
+    create,
+};
+use crate::{
+    bpf::{
+        mmap::{Cell, SharedArray},
+        parallel::together,
+    },
+    dataplane::error::{DataplaneError, Full},
+};
+
+/// A segmented array that the agent writes.
+pub struct Segments<T: Pod> {
+    name: &'static str,
+    outer: Outer,
+    per_segment: u32,
+    segments: Vec<Segment<T>>,
+    limit: u32,
+    /// The segments for readers of other threads.
+    shared: Shared<T>,
+}
+
+/// `None` where none was made yet.
+type Segment<T> = Option<Arc<SharedArray<T>>>;
+
+type Shared<T> = Arc<Mutex<Vec<Segment<T>>>>;
+
+/// All segments of a segmented array, those to come included: reading opens nothing, and holds up no
+/// writer.
+pub struct Reader<T: Pod>(Shared<T>);
+
+impl<T: Pod> Reader<T> {
+    /// The segments that there are now.
+    pub fn segments(&self) -> Vec<Arc<SharedArray<T>>> {
+        lock(&self.0).iter().flatten().cloned().collect()
+    }
+}
+
+/// Whole segments are put in, so what a panic left behind is still good.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T: Pod> Segments<T> {
+    /// Opens the array with all segments that exist. `limit` is the number of indices allowed.
+    pub fn open(
+        name: &'static str,
+        outer: Outer,
+        per_segment: u32,
+        limit: u32,
+        writable: bool,
+    ) -> Result<Self, DataplaneError> {
+        let mut segments = Vec::new();
+        for (index, inner) in outer.all()? {
+            segments.resize_with(index as usize, || None);
+            let segment = map_segment(name, inner.fd().as_fd(), per_segment, writable)?;
+            segments.push(Some(Arc::new(segment)));
+        }
+        let limit = limit.min(outer.len().saturating_mul(per_segment));
+        let shared = Arc::new(Mutex::new(segments.clone()));
+        Ok(Self { name, outer, per_segment, segments, limit, shared })
+    }
+
+    pub fn reader(&self) -> Reader<T> {
+        Reader(Arc::clone(&self.shared))
+    }
+
+    /// Indices that memory exists for.
+    pub fn allocated(&self) -> u32 {
+        u32::try_from(self.segments.iter().flatten().count()).unwrap_or(u32::MAX) * self.per_segment
+    }
+
+    /// One more than the highest index that memory exists for.
+    pub fn allocated_to(&self) -> u32 {
+        index_of(self.segments.len()) * self.per_segment
+    }
+
+    pub const fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    pub fn read(&self, index: u32) -> Option<T> {
+        let (segment, offset) = self.split(index);
+        Some(self.segments.get(segment)?.as_ref()?.read(offset))
+    }
+
+    /// All indices that memory exists for.
+    pub fn indices(&self) -> impl Iterator<Item = u32> + '_ {
+        self.segments
+            .iter()
+            .zip(0..)
+            .filter(|(segment, _)| segment.is_some())
+            .flat_map(|(_, number)| number * self.per_segment..(number + 1) * self.per_segment)
+    }
+
+    /// The record at an index, to be written.
+    pub fn cell(&mut self, index: u32) -> Result<Cell<'_, T>, DataplaneError> {
+        let (_, offset) = self.split(index);
+        Ok(self.segment(index)?.cell(offset))
+    }
+
+    /// Makes the segments for this many indices, as far as there are none yet: one by one, those of a
+    /// million backends would take 15 s.
+    pub fn reserve(&mut self, count: u32) -> Result<(), DataplaneError> {
+        let wanted = count.min(self.limit).div_ceil(self.per_segment) as usize;
+        let missing: Vec<usize> = (0..wanted)
+            .filter(|&number| self.segments.get(number).is_none_or(Option::is_none))
+            .collect();
+        // A single one is made when it is needed.
+        if missing.len() < 2 {
+            return Ok(());
+        }
+        let mut arrays = Vec::with_capacity(missing.len());
+        let mut mapped = Vec::with_capacity(missing.len());
+        for &number in &missing {
+            let array = new_segment::<T>(self.name, self.per_segment)?;
+            mapped.push(map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?);
+            arrays.push((index_of(number), array));
+        }
+        together(&arrays, |(number, array)| self.outer.set(*number, array))?;
+        self.segments.resize_with(self.segments.len().max(wanted), || None);
+        for (number, mapped) in missing.into_iter().zip(mapped) {
+            self.segments[number] = Some(Arc::new(mapped));
+        }
+        lock(&self.shared).clone_from(&self.segments);
+        Ok(())
+    }
+
+    /// See [`Outer::repair`].
+    pub fn repair(&self) -> Result<Mended, DataplaneError> {
+        self.outer.repair()
+    }
+
+    /// See [`Outer::displaced`].
+    pub fn displaced(&self) -> Result<usize, DataplaneError> {
+        self.outer.displaced()
+    }
+
+    const fn split(&self, index: u32) -> (usize, usize) {
+        ((index / self.per_segment) as usize, (index % self.per_segment) as usize)
+    }
+
+    fn segment(&mut self, index: u32) -> Result<&SharedArray<T>, DataplaneError> {
+        let (segment, _) = self.split(index);
+        let exists = self.segments.get(segment).is_some_and(Option::is_some);
+        // An agent with a higher limit may have made segments that this one would not.
+        if index >= self.limit && !exists {
+            return Err(Full { map: self.name, limit: self.limit }.into());
+        }
+        if segment >= self.segments.len() {
+            self.segments.resize_with(segment + 1, || None);
+        }
+        if self.segments[segment].is_none() {
+            let array = new_segment::<T>(self.name, self.per_segment)?;
+            let mapped = map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?;
+            self.outer.set(index_of(segment), &array)?;
+            // Last: what no program can see is not to be written.
+            self.segments[segment] = Some(Arc::new(mapped));
+            lock(&self.shared).clone_from(&self.segments);
+        }
+        self.segments[segment]
+            .as_deref()
+            .ok_or_else(|| Full { map: self.name, limit: self.limit }.into())
+    }
+}
+
+fn index_of(segment: usize) -> u32 {
+    u32::try_from(segment).unwrap_or(u32::MAX)
+}
+
+/// An inner map of a segmented array.
+pub fn new_segment<T: Pod>(name: &'static str, len: u32) -> Result<MapData, DataplaneError> {
+    create::array::<T>(name, len, MMAPABLE)
+}
+
+fn map_segment<T: Pod>(
+    name: &'static str,
+    array: BorrowedFd<'_>,
+    len: u32,
+    writable: bool,
+) -> Result<SharedArray<T>, DataplaneError> {
+    SharedArray::map(array, len as usize, writable)
+        .map_err(|error| DataplaneError::io(format!("map a segment of `{name}`"), error))
+}

@@ -1,0 +1,19 @@
+//! BPF system calls, and maps built on them. Nothing in here knows what Sockline keeps in its maps.
+//!
+//! Used by [`crate::dataplane`], and by [`crate::sock_destroy`], which loads BPF iterators in the helper
+//! process. It is beside `dataplane` and not in it because of that: the helper does not use the data plane.
+//!
+//! - [`syscall`]: the system calls for which aya has no safe wrapper. `unsafe` ends here.
+//! - [`mmap`]: array maps in the agent's memory; [`batch`]: hashes read in batches.
+//! - [`rcu`]: waits until every running program has ended; [`parallel`]: makes system calls that wait for
+//!   that in parallel.
+//! - [`probes`]: what the running kernel has.
+//! - [`kinds`]: kinds of maps: arrays of maps, segmented arrays, hashes that grow.
+
+pub mod batch;
+pub mod kinds;
+pub mod mmap;
+pub mod parallel;
+pub mod probes;
+pub mod rcu;
+pub mod syscall;

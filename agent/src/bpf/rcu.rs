@@ -1,0 +1,107 @@
+//! Waiting until every program that runs has ended.
+//!
+//! A membarrier (`MEMBARRIER_CMD_GLOBAL`) would wait as well, but not everywhere: on a kernel booted with
+//! `nohz_full=` it is EINVAL, and with one CPU online it returns at once, though a program that was
+//! preempted may be half-way (`kernel/sched/membarrier.c`). Putting a map into an array of maps is for
+//! this very purpose: the kernel calls `synchronize_rcu()` before it returns (`maybe_wait_bpf_programs` in
+//! `kernel/bpf/syscall.c`, Linux 5.0), and programs run inside RCU read-side sections.
+//!
+//! With one CPU that is right as well. Where readers can be preempted, `synchronize_rcu()` waits for those
+//! that were. Where they cannot, a thread that makes a system call on the only CPU proves that no reader is
+//! under way, and it returns at once (`rcu_blocking_is_gp` in `kernel/rcu/tree.c`).
+
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+};
+
+use aya::maps::MapData;
+
+use crate::{
+    bpf::{kinds::create, syscall},
+    dataplane::error::DataplaneError,
+};
+
+/// The name of both maps, for whoever lists the node's.
+const NAME: &str = "SOCKLINE_WAIT";
+
+/// A handle for any thread: a private array of maps, that no program has.
+#[derive(Debug, Clone)]
+pub struct RunningPrograms {
+    maps: Arc<Maps>,
+}
+
+#[derive(Debug)]
+struct Maps {
+    outer: OwnedFd,
+    inner: MapData,
+}
+
+/// Whether waiting works here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CanWait {
+    Yes,
+    /// What is not used any more can never be given out again.
+    No(String),
+    /// The kernel had no memory to say so, for example; the next time may be better.
+    Unknown(String),
+}
+
+impl RunningPrograms {
+    pub fn new() -> Result<Self, DataplaneError> {
+        let inner = create::array::<u32>(NAME, 1, 0)?;
+        let outer = syscall::create_array_of_maps(NAME, 1, inner.fd().as_fd())
+            .map_err(|error| DataplaneError::io(format!("create map `{NAME}`"), error))?;
+        Ok(Self { maps: Arc::new(Maps { outer, inner }) })
+    }
+
+    /// Waits until every program that runs at the call has ended, which takes some 20 ms.
+    pub fn wait(&self) -> Result<(), DataplaneError> {
+        let Maps { outer, inner } = &*self.maps;
+        syscall::put_map(outer.as_fd(), 0, inner.fd().as_fd())
+            .map_err(|error| DataplaneError::io("wait for running programs", error))
+    }
+
+    #[must_use]
+    pub fn probe(&self) -> CanWait {
+        CanWait::of(self.wait().as_ref().copied())
+    }
+}
+
+impl CanWait {
+    /// By how a wait ended.
+    #[must_use]
+    pub fn of(waited: Result<(), &DataplaneError>) -> Self {
+        match waited {
+            Ok(()) => Self::Yes,
+            Err(DataplaneError::Io { source, .. }) if is_transient(source.raw_os_error()) => {
+                Self::Unknown(source.to_string())
+            }
+            Err(DataplaneError::Io { source, .. }) => Self::No(source.to_string()),
+            Err(other) => Self::No(other.to_string()),
+        }
+    }
+}
+
+const fn is_transient(errno: Option<i32>) -> bool {
+    matches!(errno, Some(libc::ENOMEM | libc::EAGAIN | libc::EINTR | libc::EBUSY))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn lack_of_memory_is_no_proof_that_waiting_does_not_work() {
+        let failed = |errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            CanWait::of(Err(&DataplaneError::io("wait for running programs", error)))
+        };
+        assert!(matches!(failed(libc::ENOMEM), CanWait::Unknown(_)));
+        assert!(matches!(failed(libc::EPERM), CanWait::No(_)));
+        assert!(matches!(failed(libc::EINVAL), CanWait::No(_)));
+        assert_eq!(CanWait::of(Ok(())), CanWait::Yes);
+    }
+}

@@ -1,0 +1,100 @@
+//! What the agent notes about itself in the kernel: see [`sockline_ebpf::agent`].
+
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use aya::maps::{Array, MapData};
+use sockline_ebpf::agent::AgentRecord;
+
+use super::AGENT;
+use crate::dataplane::{
+    Options, error::DataplaneError, maps, pinning::layout::Pins, programs::features::Features,
+};
+
+/// The record of the running agent.
+pub struct Record {
+    map: Array<MapData, AgentRecord>,
+    value: AgentRecord,
+}
+
+/// The record of an agent, running or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    pub node: String,
+    pub version: String,
+    pub cgroup: PathBuf,
+    pub pid: u32,
+    pub features: u32,
+    pub started: SystemTime,
+    pub last_sync: Option<SystemTime>,
+}
+
+impl Record {
+    /// Notes who runs now.
+    pub fn create(
+        pins: &Pins,
+        options: &Options,
+        features: Features,
+    ) -> Result<Self, DataplaneError> {
+        let map = maps::open_agent(pins)?;
+        let last_sync = map.get(&0, 0).map_or(0, |before| before.last_sync);
+        let value = AgentRecord {
+            started: since_epoch(SystemTime::now()).as_secs(),
+            last_sync,
+            pid: std::process::id(),
+            features: features.bits(),
+            node: text(&options.node),
+            version: text(env!("CARGO_PKG_VERSION")),
+            cgroup: text(&options.cgroup.to_string_lossy()),
+        };
+        let mut this = Self { map, value };
+        this.write()?;
+        Ok(this)
+    }
+
+    pub fn synced(&mut self, at: SystemTime) -> Result<(), DataplaneError> {
+        self.value.last_sync = u64::try_from(since_epoch(at).as_nanos()).unwrap_or(u64::MAX);
+        self.write()
+    }
+
+    fn write(&mut self) -> Result<(), DataplaneError> {
+        self.map.set(0, self.value, 0).map_err(|error| DataplaneError::map(AGENT, "write", error))
+    }
+
+    pub fn read(pins: &Pins) -> Result<Read, DataplaneError> {
+        let map = maps::open_agent(pins)?;
+        let value = map.get(&0, 0).map_err(|error| DataplaneError::map(AGENT, "read", error))?;
+        Ok(Read {
+            node: string(&value.node),
+            version: string(&value.version),
+            cgroup: string(&value.cgroup).into(),
+            pid: value.pid,
+            features: value.features,
+            started: UNIX_EPOCH + Duration::from_secs(value.started),
+            last_sync: (value.last_sync != 0)
+                .then(|| UNIX_EPOCH + Duration::from_nanos(value.last_sync)),
+        })
+    }
+}
+
+fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Cuts a text to fit, at a character's end.
+fn text<const N: usize>(text: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut length = text.len().min(N);
+    while !text.is_char_boundary(length) {
+        length -= 1;
+    }
+    bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+    bytes
+}
+
+fn string(bytes: &[u8]) -> String {
+    let length = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
+}

@@ -1,0 +1,210 @@
+//! What the programs know of the agent: see [`sockline_ebpf::agent_state`].
+
+use std::{
+    mem::offset_of,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use sockline_ebpf::agent_state::AgentState as Layout;
+
+use crate::{
+    bpf::{mmap::SharedArray, syscall},
+    dataplane::{NestedNamespaces, error::DataplaneError, maps, pinning::layout::Pins},
+};
+
+const DEADLINE: usize = offset_of!(Layout, fail_open_deadline) / size_of::<u64>();
+const FAIL_OPEN_AFTER: usize = offset_of!(Layout, fail_open_after) / size_of::<u64>();
+const EXCLUDE_NESTED: usize = offset_of!(Layout, exclude_nested) / size_of::<u64>();
+const BYPASS_COOKIE: usize = offset_of!(Layout, bypass_cookie) / size_of::<u64>();
+const OWN_CALLS: usize = offset_of!(Layout, own_calls) / size_of::<u64>();
+
+/// A handle on the map, for any thread. It is the same map for the programs that an earlier agent left
+/// attached.
+#[derive(Debug, Clone)]
+pub struct AgentState {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    words: SharedArray<u64>,
+    /// How far ahead the deadline is set; `None` if it is off.
+    fail_open_after: Option<Duration>,
+    /// There is room for one socket at a time.
+    connecting: Mutex<()>,
+}
+
+/// While it lives, the programs let one socket's connects go through unchanged. To be held over the
+/// `connect()` system call and no longer: others wait for it. So it cannot be held over an `await`.
+#[derive(Debug)]
+#[must_use]
+pub struct Bypass<'a> {
+    words: &'a SharedArray<u64>,
+    _connecting: MutexGuard<'a, ()>,
+}
+
+impl AgentState {
+    /// Opens it to write.
+    ///
+    /// A deadline that an earlier agent set is never put off here, since the maps are as old as it says
+    /// until [`Self::renew`] is called after the first full sync. So an agent that starts again and
+    /// again and never gets there is one that is gone. Programs that are not attached read no deadline:
+    /// see [`Self::start`].
+    pub(crate) fn open(
+        pins: &Pins,
+        fail_open_after: Option<Duration>,
+        nested: NestedNamespaces,
+    ) -> Result<Self, DataplaneError> {
+        let words = maps::open_agent_state(pins, true)?;
+        words.store(FAIL_OPEN_AFTER, fail_open_after.map_or(0, nanoseconds));
+        let own = fail_open_after.filter(|_| pins.have_links()).map(from_now);
+        words.store(DEADLINE, first_deadline(words.load(DEADLINE), own));
+        words.store(EXCLUDE_NESTED, u64::from(nested == NestedNamespaces::Exclude));
+        // An earlier agent may have ended while it connected.
+        words.store(BYPASS_COOKIE, 0);
+        let shared = Shared { words, fail_open_after, connecting: Mutex::new(()) };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Sets the deadline if there is none yet: the programs, about to be attached, must find one that is
+    /// not over.
+    pub(crate) fn start(&self) {
+        if self.shared.words.load(DEADLINE) == 0 {
+            self.renew();
+        }
+    }
+
+    /// Puts the deadline off: this agent lives, and the maps are what it wrote. Returns whether calls
+    /// were bypassed until now.
+    pub fn renew(&self) -> bool {
+        let Some(after) = self.shared.fail_open_after else { return false };
+        let ends_bypass = Deadline::of(&self.shared.words).is_over();
+        self.shared.words.store(DEADLINE, from_now(after));
+        ends_bypass
+    }
+
+    /// For how long calls have been bypassed; `None` if they are not.
+    #[must_use]
+    pub fn bypassed_for(&self) -> Option<Duration> {
+        Deadline::of(&self.shared.words).bypassed_for()
+    }
+
+    /// How far ahead the deadline is set; `None` if it is off.
+    #[must_use]
+    pub fn fail_open_after(&self) -> Option<Duration> {
+        self.shared.fail_open_after
+    }
+
+    /// Whether calls are bypassed, or will be within this time.
+    #[must_use]
+    pub fn is_over_within(&self, time: Duration) -> bool {
+        let deadline = Deadline::of(&self.shared.words);
+        deadline.is_over() || deadline.left().is_some_and(|left| left <= time)
+    }
+
+    /// Lets the connects of the socket with this cookie (`SO_COOKIE`) go through unchanged, as calls to
+    /// an address that is no service's, until the guard is dropped.
+    pub fn bypass(&self, cookie: u64) -> Bypass<'_> {
+        // What a panic left behind is as good: the guard has cleared the word.
+        let connecting = self.shared.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.words.store(BYPASS_COOKIE, cookie);
+        Bypass { words: &self.shared.words, _connecting: connecting }
+    }
+
+    /// Calls to a service address that went through unchanged because of [`Self::bypass`], also of
+    /// earlier agents.
+    #[must_use]
+    pub fn own_calls(&self) -> u64 {
+        self.shared.words.load(OWN_CALLS)
+    }
+}
+
+/// When all calls are bypassed, as it can be read beside an agent, or after its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    /// How long after the agent's last sign of life; `None` if never.
+    pub after: Option<Duration>,
+    /// In nanoseconds of the kernel's `CLOCK_MONOTONIC`; 0 is never, or not yet.
+    deadline: u64,
+    /// The same.
+    now: u64,
+}
+
+impl Deadline {
+    pub(crate) fn read(pins: &Pins) -> Result<Self, DataplaneError> {
+        let read = Self::of(&maps::open_agent_state(pins, false)?);
+        // Programs that are not attached bypass nothing. Those of another layout may serve meanwhile.
+        Ok(if pins.have_links() { read } else { Self { deadline: 0, ..read } })
+    }
+
+    fn of(words: &SharedArray<u64>) -> Self {
+        let after = words.load(FAIL_OPEN_AFTER);
+        Self {
+            after: (after != 0).then(|| Duration::from_nanos(after)),
+            deadline: words.load(DEADLINE),
+            now: syscall::monotonic_nanoseconds(),
+        }
+    }
+
+    const fn is_over(&self) -> bool {
+        self.deadline != 0 && self.now > self.deadline
+    }
+
+    /// For how long calls have been bypassed; `None` if they are not.
+    #[must_use]
+    pub fn bypassed_for(&self) -> Option<Duration> {
+        self.is_over().then(|| Duration::from_nanos(self.now - self.deadline))
+    }
+
+    /// When calls will be bypassed unless an agent says that it lives; `None` if they are, or never
+    /// will.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        let left = Duration::from_nanos(self.deadline.saturating_sub(self.now));
+        (self.deadline != 0 && !self.is_over()).then_some(left)
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn from_now(after: Duration) -> u64 {
+    syscall::monotonic_nanoseconds().saturating_add(nanoseconds(after))
+}
+
+/// The deadline at the start of an agent: an earlier one's, unless that is later than this agent's own
+/// would be. 0 is none, before and after.
+fn first_deadline(before: u64, own: Option<u64>) -> u64 {
+    match (before, own) {
+        (_, None) => 0,
+        (0, Some(own)) => own,
+        (before, Some(own)) => before.min(own),
+    }
+}
+
+impl Drop for Bypass<'_> {
+    fn drop(&mut self) {
+        // Before the lock is released.
+        self.words.store(BYPASS_COOKIE, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_of_an_agent_never_puts_off_the_deadline_and_takes_it_back_where_it_is_off() {
+        for (before, own, expected) in [
+            (0, None, 0),
+            (70, None, 0),
+            (0, Some(100), 100),
+            (70, Some(100), 70),
+            (170, Some(100), 100),
+        ] {
+            assert_eq!(first_deadline(before, own), expected, "{before} {own:?}");
+        }
+    }
+}

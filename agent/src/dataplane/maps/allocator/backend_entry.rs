@@ -1,0 +1,126 @@
+//! Writing a backend's entry while programs use it.
+//!
+//! A program compares the entry's owner with its service first and reads the rest after that. So what a
+//! program may not see half-written is written while the entry has no owner. The count of connections
+//! is the programs' own: nobody else writes it while they might.
+//!
+//! Programs read with plain loads. The compiler has those of the address behind the comparison; x86 keeps that
+//! order, arm64 need not: there, a program that runs while an entry is written can load other fields before and
+//! the owner after, and take a wrong address for this call. To a new entry come only sockets and affinity
+//! records that remember its id from before; to one that is [`mend`]ed come all.
+
+use std::mem::offset_of;
+
+use sockline_ebpf::{address::Address, backend::Backend};
+
+use crate::bpf::mmap::{Cell, Field};
+
+const ADDRESS: Field<Backend, Address> =
+    Field::new(offset_of!(Backend, address), |backend| &backend.address);
+pub const SERVICE: Field<Backend, u32> =
+    Field::new(offset_of!(Backend, service), |backend| &backend.service);
+const PORT: Field<Backend, u16> = Field::new(offset_of!(Backend, port), |backend| &backend.port);
+const WEIGHT: Field<Backend, u16> =
+    Field::new(offset_of!(Backend, weight), |backend| &backend.weight);
+const SETS: Field<Backend, u8> = Field::new(offset_of!(Backend, sets), |backend| &backend.sets);
+pub const CONNECTIONS: Field<Backend, u64> =
+    Field::new(offset_of!(Backend, connections), |backend| &backend.connections);
+
+/// Gives a free entry, which no program looks at, to an endpoint.
+pub fn make(entry: &Cell<'_, Backend>, backend: Backend) {
+    let generation = entry.read().generation.wrapping_add(1);
+    entry.write(Backend { service: 0, generation, ..backend });
+    entry.publish(SERVICE, backend.service);
+}
+
+/// Which frontends may use it from now on, and its weight.
+pub fn change(entry: &Cell<'_, Backend>, sets: u8, weight: u16) {
+    entry.publish(SETS, sets);
+    entry.publish(WEIGHT, weight);
+}
+
+/// Makes it nobody's. Programs that run may have looked at the owner before.
+pub fn disown(entry: &Cell<'_, Backend>) {
+    entry.withdraw(SERVICE, 0);
+}
+
+/// Frees it.
+pub fn clear(entry: &Cell<'_, Backend>) {
+    disown(entry);
+    entry.publish(SETS, 0);
+}
+
+/// Whether programs can be led astray by it: [`change`] mends all else.
+pub fn leads_elsewhere(entry: &Backend, wanted: &Backend) -> bool {
+    (entry.address, entry.port, entry.service) != (wanted.address, wanted.port, wanted.service)
+}
+
+/// Writes what an entry should be that was [`disown`]ed, under the same generation and with the same
+/// count. Every program that ran when it was must have ended. Exact on x86: see above.
+pub fn mend(entry: &Cell<'_, Backend>, wanted: &Backend) {
+    entry.set(ADDRESS, wanted.address);
+    entry.set(PORT, wanted.port);
+    entry.set(WEIGHT, wanted.weight);
+    entry.set(SETS, wanted.sets);
+    entry.publish(SERVICE, wanted.service);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::fd::AsFd as _,
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
+    use aya::maps::MapData;
+    use sockline_ebpf::MMAPABLE;
+
+    use super::*;
+    use crate::bpf::{kinds::create, mmap::SharedArray};
+
+    const WANTED: Backend = Backend {
+        address: Address { words: [1, 2, 3, 4] },
+        service: 5,
+        generation: 0,
+        port: 6,
+        weight: 7,
+        sets: 3,
+        padding: [0; 3],
+        connections: 0,
+        reserved: [0; 3],
+    };
+
+    fn mapped(map: &MapData) -> SharedArray<Backend> {
+        SharedArray::map(map.fd().as_fd(), 1, true).unwrap()
+    }
+
+    #[test]
+    fn a_repair_loses_no_connection_that_is_counted_meanwhile() {
+        const CONNECTIONS_MADE: u64 = 300_000;
+        let map = create::array::<Backend>("REPAIRED", 1, MMAPABLE).unwrap();
+        let agent = mapped(&map);
+        make(&agent.cell(0), WANTED);
+        let program = mapped(&map);
+        let done = AtomicBool::new(false);
+        let repairs = thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..CONNECTIONS_MADE {
+                    program.cell(0).add(CONNECTIONS, 1);
+                }
+                done.store(true, Ordering::Release);
+            });
+            let mut repairs = 0;
+            while !done.load(Ordering::Acquire) {
+                disown(&agent.cell(0));
+                mend(&agent.cell(0), &WANTED);
+                repairs += 1;
+            }
+            repairs
+        });
+        assert!(repairs > 0);
+        let entry = agent.read(0);
+        assert_eq!(entry.connections, CONNECTIONS_MADE, "after {repairs} repairs");
+        assert_eq!(entry, Backend { generation: 1, connections: CONNECTIONS_MADE, ..WANTED });
+    }
+}

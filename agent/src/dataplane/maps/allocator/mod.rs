@@ -1,0 +1,431 @@
+//! Slots, backends and service ids: giving them out, writing them, and taking them back after a grace
+//! period, so that no running program ever sees an index change its meaning under it.
+
+pub mod alias;
+pub mod backend_entry;
+mod range_allocator;
+pub mod removed_backend_counts;
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use sockline_ebpf::backend::{Backend, Slot};
+
+use self::{
+    range_allocator::Extents,
+    removed_backend_counts::{Moving, Retired},
+};
+use super::{BACKENDS, SLOTS};
+use crate::{
+    bpf::{
+        kinds::{
+            array_of_maps::Mended,
+            growable_hash::Fill,
+            segmented_array::{Reader, Segments},
+        },
+        rcu::RunningPrograms,
+    },
+    dataplane::error::{DataplaneError, Full},
+};
+
+/// How long an index rests at least. Programs run for microseconds; the wait for running programs
+/// that follows it is exact, this only makes it rare.
+const REST: Duration = Duration::from_secs(1);
+
+/// Whether somebody waits for what rests, if that makes room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Some 20 ms.
+    Wait,
+    Never,
+}
+
+/// Ids of service ports, at most; far more than frontends can be.
+pub const SERVICE_IDS: u32 = 1 << 24;
+
+pub struct Pool {
+    slots: Segments<Slot>,
+    backends: Segments<Backend>,
+    slot_extents: Extents,
+    backend_ids: Extents,
+    service_ids: Extents,
+    retired: Retired,
+    programs: RunningPrograms,
+    resting: VecDeque<(Instant, Resting)>,
+    /// Of those that rest.
+    resting_slots: u32,
+    resting_backends: u32,
+    /// Something was taken back since this was last asked.
+    freed: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Resting {
+    Slots { start: u32, count: u32 },
+    Backend { id: u32 },
+    Service { id: u32 },
+}
+
+impl Pool {
+    pub fn new(
+        slots: Segments<Slot>,
+        backends: Segments<Backend>,
+        retired: Retired,
+        programs: RunningPrograms,
+    ) -> Self {
+        let slot_extents = Extents::new(slots.limit());
+        let mut backend_ids = Extents::new(backends.limit());
+        // Id 0 stays free: an empty slot, all zeroes, leads to a backend that has no owner.
+        backend_ids.take_at(0, 1);
+        // Service 0 is the owner of free backends.
+        let mut service_ids = Extents::new(SERVICE_IDS);
+        service_ids.take_at(0, 1);
+        Self {
+            slots,
+            backends,
+            slot_extents,
+            backend_ids,
+            service_ids,
+            retired,
+            programs,
+            resting: VecDeque::new(),
+            resting_slots: 0,
+            resting_backends: 0,
+            freed: false,
+        }
+    }
+
+    /// Marks what was found in the kernel as taken; false if it overlaps with something else.
+    pub fn adopt_slots(&mut self, start: u32, count: u32) -> bool {
+        count == 0 || self.slot_extents.take_at(start, count)
+    }
+
+    pub fn adopt_backend(&mut self, id: u32) -> bool {
+        self.backend_ids.take_at(id, 1)
+    }
+
+    /// Frees every backend entry in the kernel that nobody adopted: an agent ended while it rested.
+    pub fn sweep(&mut self, adopted: impl Fn(u32) -> bool) -> Result<(), DataplaneError> {
+        let stale: Vec<u32> = self
+            .backends
+            .indices()
+            .filter(|&id| {
+                !adopted(id) && self.backends.read(id).is_some_and(|backend| backend.service != 0)
+            })
+            .collect();
+        stale.into_iter().try_for_each(|id| self.retire(id))
+    }
+
+    /// Looks through this many backends from this id on for entries in use that were never given out.
+    /// Returns them, and where to go on.
+    pub fn stray_backends(&self, from: u32, count: u32) -> (Vec<u32>, Option<u32>) {
+        let end = self.backends.allocated_to();
+        let to = from.saturating_add(count).min(end);
+        let strays = (from..to)
+            .filter(|&id| {
+                self.backends.read(id).is_some_and(|backend| backend.service != 0)
+                    && self.backend_ids.is_free(id)
+            })
+            .collect();
+        (strays, (to < end).then_some(to))
+    }
+
+    /// Frees an entry that is nobody's.
+    pub fn clear_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
+        backend_entry::clear(&self.backends.cell(id)?);
+        Ok(())
+    }
+
+    /// See [`super::outer::Outer::repair`].
+    pub fn repair_outer(&self) -> Result<Mended, DataplaneError> {
+        Ok(self.slots.repair()? + self.backends.repair()?)
+    }
+
+    /// See [`super::outer::Outer::displaced`].
+    pub fn displaced(&self) -> Result<usize, DataplaneError> {
+        Ok(self.slots.displaced()? + self.backends.displaced()?)
+    }
+
+    /// All backends, for reading beside this writer.
+    pub fn backends(&self) -> Reader<Backend> {
+        self.backends.reader()
+    }
+
+    pub fn backend(&self, id: u32) -> Option<Backend> {
+        self.backends.read(id)
+    }
+
+    pub fn slot(&self, index: u32) -> Option<Slot> {
+        self.slots.read(index)
+    }
+
+    /// Makes sure that there is room for so many new backends.
+    pub fn make_room(&mut self, backends: u32, patience: Patience) -> Result<(), DataplaneError> {
+        let free = self.free_backends();
+        if backends > free && backends <= free.saturating_add(self.resting_backends) {
+            self.settle_if(patience)?;
+        }
+        if backends > 0 && backends > self.free_backends() {
+            return Err(Full { map: BACKENDS, limit: self.max_backends() }.into());
+        }
+        Ok(())
+    }
+
+    const fn free_backends(&self) -> u32 {
+        self.backends.limit().saturating_sub(self.backend_ids.used())
+    }
+
+    /// Writes a new backend and returns its id. It becomes usable with the last word written, the
+    /// owner.
+    pub fn add_backend(&mut self, backend: Backend) -> Result<u32, DataplaneError> {
+        let full = Full { map: BACKENDS, limit: self.max_backends() };
+        let id = self.backend_ids.take(1).ok_or(full)?;
+        let written = self.write_backend(id, backend);
+        if written.is_err() {
+            self.backend_ids.give(id, 1);
+        }
+        written.map(|()| id)
+    }
+
+    fn write_backend(&mut self, id: u32, backend: Backend) -> Result<(), DataplaneError> {
+        backend_entry::make(&self.backends.cell(id)?, backend);
+        Ok(())
+    }
+
+    /// Writes backends that are in use again, under the same ids and generations. While one of them is
+    /// not what it should be, calls that choose it go through untranslated; some 20 ms, once for all.
+    pub fn mend_backends(&mut self, wanted: &[(u32, Backend)]) -> Result<(), DataplaneError> {
+        // An entry without an owner counts for no service: nobody may sum up until it has one again.
+        let moving = self.moving();
+        let _moving = moving.lock();
+        let mut disowned = Vec::new();
+        for (id, backend) in wanted {
+            let entry = self.backends.cell(*id)?;
+            if backend_entry::leads_elsewhere(&entry.read(), backend) {
+                backend_entry::disown(&entry);
+                disowned.push((id, backend));
+            } else {
+                backend_entry::change(&entry, backend.sets, backend.weight);
+            }
+        }
+        if disowned.is_empty() {
+            return Ok(());
+        }
+        // Without that, a program might see the old owner and a part of the new address. To leave them
+        // disowned would be worse.
+        let waited = self.programs.wait();
+        for (id, backend) in disowned {
+            backend_entry::mend(&self.backends.cell(*id)?, backend);
+        }
+        waited
+    }
+
+    /// Writes a slot that is in use again: whatever a program sees of it leads to a backend of the
+    /// service, or to one of another, which it does not take.
+    pub fn rewrite_slot(&mut self, index: u32, slot: Slot) -> Result<(), DataplaneError> {
+        self.slots.cell(index)?.write(slot);
+        Ok(())
+    }
+
+    /// Changes which frontends may use a backend, and its weight.
+    pub fn change_backend(&mut self, id: u32, sets: u8, weight: u16) -> Result<(), DataplaneError> {
+        backend_entry::change(&self.backends.cell(id)?, sets, weight);
+        Ok(())
+    }
+
+    /// Takes back a backend that was added and that no frontend leads to: no program can have seen it.
+    pub fn withdraw_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
+        self.clear_backend(id)?;
+        self.backend_ids.give(id, 1);
+        Ok(())
+    }
+
+    /// Ends a backend: sockets and clients that remember it choose again from now on. Its count
+    /// goes to its service when it has rested.
+    pub fn remove_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
+        let entry = self.backends.cell(id)?;
+        backend_entry::change(&entry, 0, entry.read().weight);
+        self.resting_backends += 1;
+        self.resting.push_back((Instant::now(), Resting::Backend { id }));
+        Ok(())
+    }
+
+    /// A new service's id; `None` when there is none left.
+    pub fn add_service(&mut self) -> Option<u32> {
+        let id = self.service_ids.take(1)?;
+        // What an agent that ended at the wrong moment may have left for it.
+        self.retired.remove(id);
+        Some(id)
+    }
+
+    pub fn adopt_service(&mut self, id: u32) -> bool {
+        self.service_ids.take_at(id, 1)
+    }
+
+    /// Ends a service whose backends were removed. Its id rests behind them, so that it is nobody
+    /// else's while one of them still counts for it.
+    pub fn remove_service(&mut self, id: u32) {
+        self.resting.push_back((Instant::now(), Resting::Service { id }));
+    }
+
+    /// Takes back the id of a service that never had a frontend.
+    pub fn withdraw_service(&mut self, id: u32) {
+        self.service_ids.give(id, 1);
+    }
+
+    /// Held while a count moves.
+    pub fn moving(&self) -> Moving {
+        self.retired.moving().clone()
+    }
+
+    /// Frees a backend's entry and gives its count to its service.
+    fn retire(&mut self, id: u32) -> Result<(), DataplaneError> {
+        let moving = self.moving();
+        let _moving = moving.lock();
+        if let Some(backend) = self.backends.read(id) {
+            self.retired.add(backend.service, backend.connections)?;
+        }
+        self.clear_backend(id)
+    }
+
+    /// Takes free slots in a row, to be written, and returns the index of the first.
+    pub fn take_slots(&mut self, count: u32, patience: Patience) -> Result<u32, DataplaneError> {
+        if count == 0 {
+            return Ok(0);
+        }
+        if let Some(start) = self.slot_extents.take(count) {
+            return Ok(start);
+        }
+        let limit = self.slots.limit();
+        let free = |this: &Self| limit.saturating_sub(this.slot_extents.used());
+        if count <= free(self).saturating_add(self.resting_slots) {
+            self.settle_if(patience)?;
+        }
+        self.slot_extents.take(count).ok_or_else(|| {
+            if count <= free(self) {
+                DataplaneError::InPieces { map: SLOTS, wanted: count, limit }
+            } else {
+                Full { map: SLOTS, limit }.into()
+            }
+        })
+    }
+
+    pub fn write_slots(&mut self, start: u32, slots: &[Slot]) -> Result<(), DataplaneError> {
+        slots.iter().zip(start..).try_for_each(|(slot, index)| self.rewrite_slot(index, *slot))
+    }
+
+    /// Takes back slots that no frontend leads to.
+    pub fn withdraw_slots(&mut self, start: u32, count: u32) {
+        if count > 0 {
+            self.slot_extents.give(start, count);
+        }
+    }
+
+    pub fn remove_slots(&mut self, start: u32, count: u32) {
+        if count > 0 {
+            self.resting_slots += count;
+            self.resting.push_back((Instant::now(), Resting::Slots { start, count }));
+        }
+    }
+
+    /// Makes room for this many more slots and backends in one go. What does not fit is told when
+    /// it is added.
+    pub fn reserve(&mut self, slots: u32, backends: u32) -> Result<(), DataplaneError> {
+        self.slots.reserve(self.slot_extents.used().saturating_add(slots))?;
+        self.backends.reserve(self.backend_ids.used().saturating_add(backends))
+    }
+
+    /// To be waited for before something is taken back.
+    pub const fn programs(&self) -> &RunningPrograms {
+        &self.programs
+    }
+
+    /// Whether something has rested for long enough.
+    pub fn has_rested(&self) -> bool {
+        self.resting.front().is_some_and(|(since, _)| since.elapsed() >= REST)
+    }
+
+    /// Takes back what began to rest before this time; every program that ran then must have ended.
+    pub fn settle_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
+        while let Some(&(since, resting)) = self.resting.front()
+            && since < time
+        {
+            self.take_back(resting)?;
+            self.resting.pop_front();
+        }
+        Ok(())
+    }
+
+    fn take_back(&mut self, resting: Resting) -> Result<(), DataplaneError> {
+        match resting {
+            Resting::Slots { start, count } => {
+                self.slot_extents.give(start, count);
+                self.resting_slots -= count;
+                self.freed = true;
+            }
+            Resting::Backend { id } => {
+                self.retire(id)?;
+                self.backend_ids.give(id, 1);
+                self.resting_backends -= 1;
+                self.freed = true;
+            }
+            Resting::Service { id } => {
+                self.retired.remove(id);
+                self.service_ids.give(id, 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something was taken back since the last call.
+    pub const fn take_freed(&mut self) -> bool {
+        std::mem::replace(&mut self.freed, false)
+    }
+
+    /// Takes back all that rests, because room is needed.
+    fn settle_if(&mut self, patience: Patience) -> Result<(), DataplaneError> {
+        if self.resting.is_empty() || patience == Patience::Never {
+            return Ok(());
+        }
+        let now = Instant::now();
+        self.programs.wait()?;
+        self.settle_before(now)
+    }
+
+    /// Without id 0, which is never given out.
+    fn max_backends(&self) -> u32 {
+        self.backends.limit().saturating_sub(1)
+    }
+
+    pub fn keep_pin_of_retired(&self) -> Result<bool, DataplaneError> {
+        self.retired.keep_pin()
+    }
+
+    pub fn retired_fill(&self) -> Fill {
+        self.retired.fill()
+    }
+
+    pub fn usage(&self) -> PoolUsage {
+        PoolUsage {
+            slots: self.slot_extents.used(),
+            slots_allocated: self.slots.allocated(),
+            slots_limit: self.slots.limit(),
+            backends: self.backend_ids.used().saturating_sub(1),
+            backends_allocated: self.backends.allocated(),
+            backends_limit: self.max_backends(),
+        }
+    }
+}
+
+/// Entries in use (resting ones included), entries that memory exists for, entries allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolUsage {
+    pub slots: u32,
+    pub slots_allocated: u32,
+    pub slots_limit: u32,
+    pub backends: u32,
+    pub backends_allocated: u32,
+    pub backends_limit: u32,
+}

@@ -1,0 +1,63 @@
+//! Connections of endpoints that are gone: what they counted stays with their service, so that its
+//! total never goes back.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{
+    bpf::kinds::growable_hash::{Fill, Growing},
+    dataplane::{error::DataplaneError, maps::RETIRED, pinning::layout::Pins},
+};
+
+/// Held while a count moves from a backend to its service, while a backend that counts has no owner, and
+/// while all are summed up: nobody sees a count twice or not at all.
+#[derive(Debug, Clone, Default)]
+pub struct Moving(Arc<Mutex<()>>);
+
+impl Moving {
+    pub fn lock(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Service id → connections of its former backends.
+pub struct Retired {
+    map: Growing<u32, u64>,
+    moving: Moving,
+}
+
+impl Retired {
+    /// There is room for as many services as there may be frontends.
+    pub fn open(pins: &Pins, max_frontends: u32) -> Result<Self, DataplaneError> {
+        Ok(Self { map: Growing::open(pins, RETIRED, max_frontends)?, moving: Moving::default() })
+    }
+
+    pub fn fill(&self) -> Fill {
+        self.map.fill()
+    }
+
+    /// See [`Growing::keep_pin`].
+    pub fn keep_pin(&self) -> Result<bool, DataplaneError> {
+        self.map.keep_pin()
+    }
+
+    pub const fn moving(&self) -> &Moving {
+        &self.moving
+    }
+
+    pub fn of(&self, service: u32) -> Result<u64, DataplaneError> {
+        Ok(self.map.get(&service)?.unwrap_or(0))
+    }
+
+    pub fn add(&mut self, service: u32, connections: u64) -> Result<(), DataplaneError> {
+        if connections == 0 {
+            return Ok(());
+        }
+        let total = self.of(service)? + connections;
+        self.map.insert(&service, &total)
+    }
+
+    /// Forgets a service that is gone; absent if none of its backends ever retired.
+    pub fn remove(&mut self, service: u32) {
+        self.map.remove(&service);
+    }
+}

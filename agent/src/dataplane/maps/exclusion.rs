@@ -1,0 +1,225 @@
+//! The cgroups whose processes are left alone, as the programs know them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aya::maps::{Array, HashMap, IterableMap as _, MapData, MapError};
+
+use super::{LEFT_ALONE, LEFT_ALONE_LEVELS};
+use crate::{
+    bpf::kinds::growable_hash::Fill,
+    dataplane::{
+        error::{DataplaneError, Full},
+        maps,
+        pinning::layout::Pins,
+    },
+};
+
+/// The only element of the array of levels.
+const LEVELS: u32 = 0;
+
+/// Cgroup id → its level in the hierarchy as a bit, or all bits where it is not known.
+pub type CgroupLevels = BTreeMap<u64, u32>;
+
+pub struct LeftAlone {
+    cgroups: HashMap<MapData, u64, u32>,
+    capacity: u32,
+    levels: Array<MapData, u32>,
+    /// What is to be in the kernel. It stays what it is when a write fails, so that the next one can
+    /// make good.
+    wanted: CgroupLevels,
+    /// What is in the kernel, as far as it is known.
+    known: CgroupLevels,
+    /// Of that, what an earlier agent left and no sync of this one had yet.
+    adopted: CgroupLevels,
+    hold_back: bool,
+}
+
+impl LeftAlone {
+    /// Opens the pinned maps; what an earlier agent left in them stays until the first sync.
+    pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
+        let cgroups = maps::open_left_alone(pins)?;
+        let info = cgroups.map().info();
+        let mut this = Self {
+            capacity: info
+                .map_err(|error| DataplaneError::map(LEFT_ALONE, "open", error))?
+                .max_entries(),
+            cgroups,
+            levels: maps::open_left_alone_levels(pins)?,
+            wanted: CgroupLevels::new(),
+            known: CgroupLevels::new(),
+            adopted: CgroupLevels::new(),
+            hold_back: false,
+        };
+        this.known = this.read()?;
+        this.adopted.clone_from(&this.known);
+        this.wanted.clone_from(&this.known);
+        // Whoever ended between two steps left them too wide.
+        write_levels(&mut this.levels, union(this.known.values()))?;
+        Ok(this)
+    }
+
+    /// As long as it is set, what was adopted and in no sync yet is not taken away.
+    pub const fn hold_back(&mut self, hold_back: bool) {
+        self.hold_back = hold_back;
+    }
+
+    /// Something is there only because it is held back, or was at the last sync.
+    pub fn has_held_back(&self) -> bool {
+        !self.adopted.is_empty()
+    }
+
+    /// Brings the kernel to exactly these cgroups, and those that are held back. Returns those that
+    /// there is no room for. On an error, what was reached is there.
+    pub fn sync(&mut self, wanted: &CgroupLevels) -> Result<Vec<u64>, DataplaneError> {
+        self.adopted.retain(|id, _| self.hold_back && !wanted.contains_key(id));
+        self.wanted.clone_from(&self.adopted);
+        self.wanted.extend(wanted);
+        let unfit = self.write()?;
+        // They are the caller's to try again.
+        self.wanted.retain(|id, _| !unfit.contains(id));
+        Ok(unfit)
+    }
+
+    pub fn fill(&self) -> Fill {
+        let capacity = self.capacity.into();
+        Fill { entries: self.known.len() as u64, capacity, limit: capacity }
+    }
+
+    /// Brings the kernel from what is known to what is wanted. Returns what there is no room for.
+    fn write(&mut self) -> Result<Vec<u64>, DataplaneError> {
+        let mut unfit = Vec::new();
+        let wanted = &self.wanted;
+        if *wanted == self.known {
+            return Ok(unfit);
+        }
+        // The levels are widened before the entries come and narrowed after they went: a cgroup
+        // that is in both is found at every moment in between.
+        let all = union(wanted.values().chain(self.known.values()));
+        write_levels(&mut self.levels, all)?;
+        // The old ones first, because the new ones may need their room.
+        let gone: Vec<u64> =
+            self.known.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        for id in gone {
+            match self.cgroups.remove(&id) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(DataplaneError::map(LEFT_ALONE, "write", error)),
+            }
+            self.known.remove(&id);
+        }
+        for (id, level) in wanted {
+            if self.known.get(id) == Some(level) {
+                continue;
+            }
+            match maps::insert(&mut self.cgroups, id, level, 0) {
+                Ok(()) => {
+                    self.known.insert(*id, *level);
+                }
+                Err(error) => match DataplaneError::write(LEFT_ALONE, self.capacity, error) {
+                    error if error.is_for_want_of_room() => unfit.push(*id),
+                    error => return Err(error),
+                },
+            }
+        }
+        write_levels(&mut self.levels, union(self.known.values()))?;
+        Ok(unfit)
+    }
+
+    /// What of the maps is not as it was left.
+    pub fn drift(&self) -> Result<usize, DataplaneError> {
+        let found = self.read()?;
+        let all: BTreeSet<&u64> = self.wanted.keys().chain(found.keys()).collect();
+        let entries: Vec<&u64> =
+            all.into_iter().filter(|id| self.wanted.get(id) != found.get(id)).collect();
+        let levels = self.read_levels()? != union(self.wanted.values());
+        Ok(entries.len() + usize::from(levels))
+    }
+
+    /// Mends what [`Self::drift`] counts, and returns how much that was.
+    pub fn repair(&mut self) -> Result<usize, DataplaneError> {
+        let drift = self.drift()?;
+        if drift > 0 {
+            self.known = self.read()?;
+            if !self.write()?.is_empty() {
+                return Err(Full { map: LEFT_ALONE, limit: self.capacity }.into());
+            }
+            write_levels(&mut self.levels, union(self.wanted.values()))?;
+        }
+        Ok(drift)
+    }
+
+    fn read_levels(&self) -> Result<u32, DataplaneError> {
+        self.levels
+            .get(&LEVELS, 0)
+            .map_err(|error| DataplaneError::map(LEFT_ALONE_LEVELS, "read", error))
+    }
+
+    fn read(&self) -> Result<CgroupLevels, DataplaneError> {
+        self.cgroups
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(|error| DataplaneError::map(LEFT_ALONE, "read", error))
+    }
+}
+
+fn union<'a>(levels: impl Iterator<Item = &'a u32>) -> u32 {
+    levels.fold(0, |all, level| all | level)
+}
+
+fn write_levels(map: &mut Array<MapData, u32>, levels: u32) -> Result<(), DataplaneError> {
+    map.set(LEVELS, levels, 0)
+        .map_err(|error| DataplaneError::map(LEFT_ALONE_LEVELS, "write", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use aya::maps::Map;
+
+    use super::*;
+    use crate::bpf::{kinds::create, syscall};
+
+    fn levels() -> Array<MapData, u32> {
+        let map = create::array::<u32>(LEFT_ALONE_LEVELS, 1, 0).unwrap();
+        Map::Array(map).try_into().unwrap()
+    }
+
+    fn left_alone(wanted: &CgroupLevels) -> LeftAlone {
+        let map = create::hash::<u64, u32>(LEFT_ALONE, 8).unwrap();
+        let mut this = LeftAlone {
+            cgroups: Map::HashMap(map).try_into().unwrap(),
+            capacity: 8,
+            levels: levels(),
+            wanted: CgroupLevels::new(),
+            known: CgroupLevels::new(),
+            adopted: CgroupLevels::new(),
+            hold_back: false,
+        };
+        assert_eq!(this.sync(wanted).unwrap(), Vec::<u64>::new());
+        this
+    }
+
+    #[test]
+    fn a_repair_that_fails_is_made_good_by_the_next() {
+        let wanted = CgroupLevels::from([(7, 2), (8, 4)]);
+        let mut this = left_alone(&wanted);
+        this.cgroups.remove(&7).unwrap();
+        let frozen = levels();
+        syscall::freeze(frozen.map().fd().as_fd()).unwrap();
+        this.levels = frozen;
+        this.repair().unwrap_err();
+        this.levels = levels();
+        assert_eq!(this.drift().unwrap(), 2, "the cgroup, and the levels of the new map");
+        assert_eq!(this.repair().unwrap(), 2);
+        assert_eq!(this.read().unwrap(), wanted);
+        assert_eq!(this.drift().unwrap(), 0);
+    }
+
+    #[test]
+    fn what_has_no_room_is_no_drift() {
+        let wanted: CgroupLevels = (1..=9).map(|id| (id, 1)).collect();
+        let mut this = left_alone(&CgroupLevels::new());
+        assert_eq!(this.sync(&wanted).unwrap().len(), 1);
+        assert_eq!(this.drift().unwrap(), 0);
+    }
+}

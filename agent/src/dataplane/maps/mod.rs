@@ -1,0 +1,314 @@
+//! The pinned maps, opened with their types.
+
+pub mod agent_record;
+pub mod agent_state;
+pub mod allocator;
+pub mod exclusion;
+pub mod frontends;
+pub mod namespaces;
+pub mod service_names;
+
+use std::{os::fd::AsFd as _, path::Path};
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
+};
+use sockline_ebpf::{
+    agent::AgentRecord,
+    agent_state::AgentState,
+    backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS, Backend, SLOT_SEGMENT, SLOT_SEGMENTS, Slot},
+    counters::ServiceCounters,
+    filter,
+    frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
+    name::{CHUNK, FIRST_NAMES, NameKey},
+    namespaces::Namespace,
+    socket::{Affinity, AffinityKey, HOST, OverflowCount, OverflowEntry, SOCKET_SETS, SocketSet},
+};
+
+use crate::{
+    bpf::{
+        batch::HashWalk,
+        kinds::{
+            array_of_maps::{self, Outer},
+            create,
+            segmented_array::{Segments, new_segment},
+        },
+        mmap::SharedArray,
+    },
+    dataplane::{
+        error::{DataplaneError, is_for_want_of_memory},
+        pinning::layout::{self, Pins},
+    },
+};
+
+/// The maps that the programs and the agent share, by the names of their definitions.
+pub const PINNED: [&str; 17] = [
+    FILTER,
+    FRONTENDS,
+    SLOTS,
+    BACKENDS,
+    SOCKETS,
+    STORAGE,
+    CONNECTIONS,
+    OVERFLOW,
+    OVERFLOW_COUNTS,
+    AFFINITY,
+    SERVICES,
+    FAULTS,
+    LOGS,
+    LEFT_ALONE,
+    LEFT_ALONE_LEVELS,
+    AGENT_STATE,
+    NAMESPACES,
+];
+pub const FILTER: &str = "FILTER";
+pub const FRONTENDS: &str = "FRONTENDS";
+pub const SLOTS: &str = "SLOTS";
+pub const BACKENDS: &str = "BACKENDS";
+pub const SOCKETS: &str = "SOCKETS";
+pub const STORAGE: &str = "STORAGE";
+pub const CONNECTIONS: &str = "CONNECTIONS";
+pub const OVERFLOW: &str = "OVERFLOW";
+pub const OVERFLOW_COUNTS: &str = "OVERFLOW_COUNTS";
+pub const AFFINITY: &str = "AFFINITY";
+pub const SERVICES: &str = "SERVICES";
+pub const FAULTS: &str = "FAULTS_MAP";
+pub const LOGS: &str = "AYA_LOGS";
+pub const LEFT_ALONE: &str = "LEFT_ALONE";
+pub const LEFT_ALONE_LEVELS: &str = "LEFT_ALONE_LEVELS";
+pub const AGENT_STATE: &str = "AGENT_STATE";
+pub const NAMESPACES: &str = "NAMESPACES";
+/// These are the agent's own: no program reads them.
+pub const NAMES: &str = "NAMES";
+pub const AGENT: &str = "AGENT";
+pub const RETIRED: &str = "RETIRED";
+
+/// All maps that are pinned.
+pub fn map_names() -> Vec<&'static str> {
+    PINNED.into_iter().chain([NAMES, AGENT, RETIRED]).collect()
+}
+
+pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
+/// Who keeps which backend.
+pub type AffinityHash = HashMap<MapData, AffinityKey, Affinity>;
+
+/// Entries that the map of retired connections has room for at first.
+const FIRST_RETIRED: u32 = 1024;
+
+/// Makes and pins what aya does not make: the maps that hold other maps, the one whose size is an
+/// option, and the agent's own.
+pub fn create(pins: &Pins, max_affinity: u32) -> Result<(), DataplaneError> {
+    create::ensure_outer(pins, FRONTENDS, CURRENT + 1, || new_frontends(FIRST_CAPACITY))?;
+    let slots = || new_segment::<Slot>(SLOTS, SLOT_SEGMENT);
+    create::ensure_outer(pins, SLOTS, SLOT_SEGMENTS, slots)?;
+    let backends = || new_segment::<Backend>(BACKENDS, BACKEND_SEGMENT);
+    create::ensure_outer(pins, BACKENDS, BACKEND_SEGMENTS, backends)?;
+    array_of_maps::remove_strays(pins, &[FRONTENDS, SLOTS, BACKENDS])?;
+    create::ensure(pins, AGENT, || create::array::<AgentRecord>(AGENT, 1, 0))?;
+    create::ensure(pins, NAMES, || create::hash::<NameKey, [u8; CHUNK]>(NAMES, FIRST_NAMES))?;
+    create::ensure(pins, RETIRED, || create::hash::<u32, u64>(RETIRED, FIRST_RETIRED))?;
+    let affinity = || create::lru::<AffinityKey, Affinity>(AFFINITY, max_affinity);
+    create::ensure(pins, AFFINITY, affinity)?;
+    resize_affinity(pins, max_affinity)
+}
+
+/// Gives the map of affinities another size, if it is to have one. Programs that run keep the old one
+/// until they are replaced: a client that is new in between may get another backend once.
+fn resize_affinity(pins: &Pins, entries: u32) -> Result<(), DataplaneError> {
+    let before = open(pins, AFFINITY)?;
+    let failed = |error| DataplaneError::map(AFFINITY, "resize", error);
+    if before.info().map_err(failed)?.max_entries() == entries {
+        return Ok(());
+    }
+    let before: AffinityHash = typed(AFFINITY, Map::LruHashMap(before))?;
+    let resized = create::lru::<AffinityKey, Affinity>(AFFINITY, entries)?;
+    let mut copy: AffinityHash = typed(AFFINITY, Map::LruHashMap(resized))?;
+    let mut result = Ok(());
+    for_each(AFFINITY, &before, |key: &AffinityKey, values: &[Affinity]| {
+        for value in values {
+            if result.is_ok() {
+                result = insert(&mut copy, key, value, 0);
+            }
+        }
+    })?;
+    result.map_err(failed)?;
+    layout::pin_over(copy.map().fd().as_fd(), &pins.map(AFFINITY))
+}
+
+/// An inner map of [`FRONTENDS`].
+pub fn new_frontends(capacity: u32) -> Result<MapData, DataplaneError> {
+    create::hash::<FrontendKey, Frontend>(FRONTENDS, capacity)
+}
+
+pub fn open_frontends(pins: &Pins, writable: bool) -> Result<Outer, DataplaneError> {
+    open_outer(pins, FRONTENDS, writable)
+}
+
+fn open_outer(pins: &Pins, name: &'static str, writable: bool) -> Result<Outer, DataplaneError> {
+    if writable { Outer::open_to_write(pins, name) } else { Outer::open(pins, name) }
+}
+
+/// The frontends hash that the programs use now; `None` before the first sync.
+pub fn current_frontends(outer: &Outer) -> Result<Option<FrontendsHash>, DataplaneError> {
+    outer.get(CURRENT)?.map(|inner| typed(FRONTENDS, Map::HashMap(inner))).transpose()
+}
+
+pub fn open_slots(
+    pins: &Pins,
+    limit: u32,
+    writable: bool,
+) -> Result<Segments<Slot>, DataplaneError> {
+    Segments::open(SLOTS, open_outer(pins, SLOTS, writable)?, SLOT_SEGMENT, limit, writable)
+}
+
+pub fn open_backends(
+    pins: &Pins,
+    limit: u32,
+    writable: bool,
+) -> Result<Segments<Backend>, DataplaneError> {
+    Segments::open(
+        BACKENDS,
+        open_outer(pins, BACKENDS, writable)?,
+        BACKEND_SEGMENT,
+        limit,
+        writable,
+    )
+}
+
+pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
+    shared(pins, FILTER, filter::WORDS, true)
+}
+
+/// The words of the one [`AgentState`].
+pub fn open_agent_state(pins: &Pins, writable: bool) -> Result<SharedArray<u64>, DataplaneError> {
+    let words = size_of::<AgentState>() / size_of::<u64>();
+    shared(pins, AGENT_STATE, u32::try_from(words).unwrap_or(u32::MAX), writable)
+}
+
+pub fn open_sockets(pins: &Pins) -> Result<SharedArray<SocketSet>, DataplaneError> {
+    shared(pins, SOCKETS, SOCKET_SETS, false)
+}
+
+/// What sockets have beyond the table, by their cookies.
+pub type OverflowHash = HashMap<MapData, u64, OverflowEntry>;
+
+pub fn open_overflow(pins: &Pins) -> Result<OverflowHash, DataplaneError> {
+    typed(OVERFLOW, Map::HashMap(open(pins, OVERFLOW)?))
+}
+
+/// Places of [`OVERFLOW_COUNTS`].
+pub const OVERFLOW_PLACES: u32 = HOST + 1;
+
+/// Its words: programs change each for itself.
+pub fn open_overflow_counts(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
+    let words = (size_of::<OverflowCount>() / size_of::<u64>()) as u32;
+    shared(pins, OVERFLOW_COUNTS, OVERFLOW_PLACES * words, true)
+}
+
+pub fn open_services(
+    pins: &Pins,
+) -> Result<PerCpuHashMap<MapData, u32, ServiceCounters>, DataplaneError> {
+    typed(SERVICES, Map::PerCpuHashMap(open(pins, SERVICES)?))
+}
+
+pub fn open_faults(pins: &Pins) -> Result<PerCpuArray<MapData, u64>, DataplaneError> {
+    typed(FAULTS, Map::PerCpuArray(open(pins, FAULTS)?))
+}
+
+/// To be read; opened each time, because the agent may have put a larger one in its place.
+pub fn open_names(pins: &Pins) -> Result<HashMap<MapData, NameKey, [u8; CHUNK]>, DataplaneError> {
+    typed(NAMES, Map::HashMap(open(pins, NAMES)?))
+}
+
+/// As [`open_names`].
+pub fn open_retired(pins: &Pins) -> Result<HashMap<MapData, u32, u64>, DataplaneError> {
+    typed(RETIRED, Map::HashMap(open(pins, RETIRED)?))
+}
+
+pub fn open_affinity(pins: &Pins) -> Result<AffinityHash, DataplaneError> {
+    typed(AFFINITY, Map::LruHashMap(open(pins, AFFINITY)?))
+}
+
+pub fn open_left_alone(pins: &Pins) -> Result<HashMap<MapData, u64, u32>, DataplaneError> {
+    typed(LEFT_ALONE, Map::HashMap(open(pins, LEFT_ALONE)?))
+}
+
+pub fn open_left_alone_levels(pins: &Pins) -> Result<Array<MapData, u32>, DataplaneError> {
+    typed(LEFT_ALONE_LEVELS, Map::Array(open(pins, LEFT_ALONE_LEVELS)?))
+}
+
+pub fn open_namespaces(pins: &Pins) -> Result<HashMap<MapData, u64, Namespace>, DataplaneError> {
+    typed(NAMESPACES, Map::LruHashMap(open(pins, NAMESPACES)?))
+}
+
+pub fn open_agent(pins: &Pins) -> Result<Array<MapData, AgentRecord>, DataplaneError> {
+    typed(AGENT, Map::Array(open(pins, AGENT)?))
+}
+
+/// Tries of a write, before the kernel is believed that it has no memory.
+const TRIES: usize = 8;
+
+/// Writes an entry. The kernel keeps some memory for hashes at hand and fetches more behind the back of
+/// whoever uses it up (`bpf_mem_alloc`, Linux 6.1): many entries at once can be too fast for that.
+pub fn insert<K: Pod, V: Pod>(
+    hash: &mut HashMap<MapData, K, V>,
+    key: &K,
+    value: &V,
+    flags: u64,
+) -> Result<(), MapError> {
+    let mut result = hash.insert(key, value, flags);
+    for _ in 1..TRIES {
+        match &result {
+            Err(error) if is_for_want_of_memory(error) => {
+                std::thread::yield_now();
+                result = hash.insert(key, value, flags);
+            }
+            _ => break,
+        }
+    }
+    result
+}
+
+/// Entries that are read with one system call.
+const CHUNK_OF_HASH: usize = 4096;
+
+/// Goes through all entries of a hash; one of a per-CPU hash has a value for each CPU.
+pub fn for_each<K: Pod, V: Pod, M>(
+    name: &'static str,
+    hash: &impl IterableMap<K, M>,
+    mut each: impl FnMut(&K, &[V]),
+) -> Result<(), DataplaneError> {
+    let mut walk = HashWalk::new(CHUNK_OF_HASH);
+    let failed = |error| DataplaneError::io(format!("read map `{name}`"), error);
+    while let Some(chunk) = walk.next(hash.map()).map_err(failed)? {
+        chunk.iter().for_each(|(key, values)| each(key, values));
+    }
+    Ok(())
+}
+
+fn open(pins: &Pins, name: &'static str) -> Result<MapData, DataplaneError> {
+    open_at(&pins.map(name), name)
+}
+
+fn open_at(path: &Path, name: &'static str) -> Result<MapData, DataplaneError> {
+    MapData::from_pin(path).map_err(|error| DataplaneError::map(name, "open", error))
+}
+
+fn typed<M: TryFrom<Map, Error = MapError>>(
+    name: &'static str,
+    map: Map,
+) -> Result<M, DataplaneError> {
+    map.try_into().map_err(|error| DataplaneError::map(name, "open", error))
+}
+
+fn shared<T: Pod>(
+    pins: &Pins,
+    name: &'static str,
+    len: u32,
+    writable: bool,
+) -> Result<SharedArray<T>, DataplaneError> {
+    let map = open(pins, name)?;
+    SharedArray::map(map.fd().as_fd(), len as usize, writable)
+        .map_err(|error| DataplaneError::io(format!("map `{name}` into memory"), error))
+}

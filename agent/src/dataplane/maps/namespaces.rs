@@ -1,0 +1,51 @@
+//! The network namespaces that have dialled services, as the programs noted them.
+
+use aya::maps::{HashMap, MapData};
+use sockline_ebpf::namespaces::Namespace;
+
+use super::NAMESPACES;
+use crate::dataplane::{error::DataplaneError, maps, pinning::layout::Pins};
+
+/// The map, for any thread.
+pub struct NotedNamespaces {
+    map: HashMap<MapData, u64, Namespace>,
+}
+
+impl NotedNamespaces {
+    pub(crate) fn open(pins: &Pins) -> Result<Self, DataplaneError> {
+        Ok(Self { map: maps::open_namespaces(pins)? })
+    }
+
+    /// All that are noted, by their cookies.
+    pub fn read(&self) -> Result<Vec<(u64, Namespace)>, DataplaneError> {
+        let mut all = Vec::new();
+        maps::for_each(NAMESPACES, &self.map, |&cookie, values: &[Namespace]| {
+            all.extend(values.iter().map(|value| (cookie, *value)));
+        })?;
+        Ok(all)
+    }
+
+    /// Writes what the agent has found out of one. Nothing happens if it was dropped meanwhile.
+    pub fn set_excluded(
+        &mut self,
+        cookie: u64,
+        noted: Namespace,
+        excluded: u64,
+    ) -> Result<(), DataplaneError> {
+        const BPF_EXIST: u64 = 2;
+        let value = Namespace { excluded, ..noted };
+        match self.map.insert(cookie, value, BPF_EXIST) {
+            Err(error) if error_is_missing(&error) => Ok(()),
+            result => result.map_err(|error| DataplaneError::map(NAMESPACES, "write", error)),
+        }
+    }
+}
+
+fn error_is_missing(error: &aya::maps::MapError) -> bool {
+    use aya::maps::MapError;
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}

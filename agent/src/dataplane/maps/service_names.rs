@@ -1,0 +1,144 @@
+//! Service names in the kernel: see [`sockline_ebpf::name`].
+
+use std::collections::HashMap as StdHashMap;
+
+use aya::maps::{HashMap, MapData};
+use sockline_ebpf::name::{CHUNK, NameKey};
+
+use super::NAMES;
+use crate::{
+    bpf::kinds::growable_hash::Growing,
+    dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
+    model::object::{ObjectName, Protocol},
+};
+
+/// The names, as the agent writes them.
+pub type Names = Growing<NameKey, [u8; CHUNK]>;
+
+/// Chunks of the longest name that the Kubernetes API allows: two DNS labels, a port's name and a
+/// protocol, with the bytes between them.
+const LONGEST: u32 = (63usize + 63 + 15 + 4 + 3).div_ceil(CHUNK) as u32;
+
+/// Opens the names. There is room for those of as many service ports as there may be frontends.
+pub fn open(pins: &Pins, max_frontends: u32) -> Result<Names, DataplaneError> {
+    Growing::open(pins, NAMES, max_frontends.saturating_mul(LONGEST))
+}
+
+/// One port of a service: what has a service id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    pub service: ObjectName,
+    pub port_name: std::sync::Arc<str>,
+    pub protocol: Protocol,
+}
+
+impl std::fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.service)?;
+        if !self.port_name.is_empty() {
+            write!(f, ":{}", self.port_name)?;
+        }
+        write!(f, "/{}", self.protocol)
+    }
+}
+
+impl ServiceKey {
+    fn encode(&self) -> Vec<[u8; CHUNK]> {
+        let text = format!(
+            "{}\0{}\0{}\0{}",
+            self.service.namespace, self.service.name, self.port_name, self.protocol
+        );
+        text.as_bytes()
+            .chunks(CHUNK)
+            .map(|part| {
+                let mut chunk = [0; CHUNK];
+                chunk[..part.len()].copy_from_slice(part);
+                chunk
+            })
+            .collect()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?.trim_end_matches('\0');
+        let mut parts = text.split('\0');
+        let (namespace, name, port_name) = (parts.next()?, parts.next()?, parts.next()?);
+        let protocol = match parts.next()? {
+            "TCP" => Protocol::Tcp,
+            "UDP" => Protocol::Udp,
+            "SCTP" => Protocol::Sctp,
+            _ => return None,
+        };
+        Some(Self {
+            service: ObjectName::new(namespace, name),
+            port_name: port_name.into(),
+            protocol,
+        })
+    }
+}
+
+/// Writes a name; all of it, or nothing.
+pub fn write(names: &mut Names, service: u32, key: &ServiceKey) -> Result<(), DataplaneError> {
+    for (chunk, number) in key.encode().iter().zip(0..) {
+        if let Err(error) = names.insert(&NameKey { service, chunk: number }, chunk) {
+            remove(names, service, key);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name is there as it was written.
+pub fn is_written(names: &Names, service: u32, key: &ServiceKey) -> Result<bool, DataplaneError> {
+    for (chunk, number) in key.encode().iter().zip(0..) {
+        if names.get(&NameKey { service, chunk: number })? != Some(*chunk) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Removes a name, as far as it is there.
+pub fn remove(names: &mut Names, service: u32, key: &ServiceKey) {
+    for chunk in 0..key.encode().len() {
+        let chunk = u32::try_from(chunk).unwrap_or(u32::MAX);
+        names.remove(&NameKey { service, chunk });
+    }
+}
+
+/// All names. Entries that make no name are left out.
+pub fn read_all(
+    names: &HashMap<MapData, NameKey, [u8; CHUNK]>,
+) -> Result<StdHashMap<u32, ServiceKey>, DataplaneError> {
+    let mut chunks: StdHashMap<u32, Vec<(u32, [u8; CHUNK])>> = StdHashMap::new();
+    maps::for_each(NAMES, names, |&NameKey { service, chunk }, bytes: &[[u8; CHUNK]]| {
+        chunks.entry(service).or_default().extend(bytes.iter().map(|bytes| (chunk, *bytes)));
+    })?;
+    Ok(chunks
+        .into_iter()
+        .filter_map(|(service, mut chunks)| {
+            chunks.sort_unstable_by_key(|&(number, _)| number);
+            let bytes: Vec<u8> = chunks.into_iter().flat_map(|(_, bytes)| bytes).collect();
+            Some((service, ServiceKey::decode(&bytes)?))
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_any_length_survive_the_round_trip() {
+        for (namespace, name, port) in [
+            ("a", "b", ""),
+            ("n".repeat(63).as_str(), "s".repeat(253).as_str(), "p".repeat(63).as_str()),
+        ] {
+            let key = ServiceKey {
+                service: ObjectName::new(namespace, name),
+                port_name: port.into(),
+                protocol: Protocol::Udp,
+            };
+            assert_eq!(ServiceKey::decode(&key.encode().concat()), Some(key));
+        }
+    }
+}

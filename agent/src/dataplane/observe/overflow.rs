@@ -1,0 +1,84 @@
+//! Who took how much of the room that sockets have beyond the table.
+
+use std::path::{Path, PathBuf};
+
+use sockline_ebpf::socket::{
+    CGROUP_UNITS, OVERFLOW_UNITS, OverflowCount, ROOT_CGROUP, STORED_UNITS, WHOLE, place_of,
+};
+
+use crate::{
+    bpf::{kinds::growable_hash::Fill, mmap::SharedArray},
+    cgroups,
+    dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
+};
+
+/// The accounts, mapped into memory.
+pub struct Accounts {
+    words: SharedArray<u64>,
+}
+
+/// A cgroup whose sockets were not all remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverLimit {
+    pub cgroup: u64,
+    /// Below the agent's cgroup; `None` if it is gone, or out of sight.
+    pub path: Option<PathBuf>,
+    /// What its sockets have now.
+    pub units: u64,
+    /// How many were not remembered, since the maps are there.
+    pub refused: u64,
+}
+
+impl OverLimit {
+    /// Whether the next one will not be remembered, either.
+    pub const fn is_at_limit(&self) -> bool {
+        self.cgroup != ROOT_CGROUP && self.units + STORED_UNITS > CGROUP_UNITS
+    }
+}
+
+impl Accounts {
+    pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
+        Ok(Self { words: maps::open_overflow_counts(pins)? })
+    }
+
+    fn of(&self, place: u32) -> OverflowCount {
+        let word = |number: usize| self.words.load(first_word(place) + number);
+        OverflowCount { units: word(0), refused: word(1), cgroup: word(2), uncounted: word(3) }
+    }
+
+    /// Of what all sockets together may take.
+    pub fn fill(&self) -> Fill {
+        let limit = OVERFLOW_UNITS.into();
+        Fill { entries: self.of(WHOLE).units, capacity: limit, limit }
+    }
+
+    /// Gives back what a socket was charged for that no program will.
+    pub fn give_back(&self, cgroup: u64, units: u64) {
+        for place in [WHOLE, place_of(cgroup)] {
+            self.words.subtract(first_word(place), units);
+        }
+    }
+
+    /// Those that were ever beyond a limit; `top` is the cgroup that they are below.
+    pub fn over_limit(&self, top: &Path) -> Vec<OverLimit> {
+        let counts = (0..maps::OVERFLOW_PLACES).map(|place| self.of(place));
+        let mut over: Vec<OverLimit> = counts
+            .filter(|count| count.refused > 0)
+            .map(|count| OverLimit {
+                cgroup: count.cgroup,
+                path: None,
+                units: count.units,
+                refused: count.refused,
+            })
+            .collect();
+        if !over.is_empty() {
+            let paths = cgroups::paths_of(top, over.iter().map(|one| one.cgroup));
+            over.iter_mut().for_each(|one| one.path = paths.get(&one.cgroup).cloned());
+        }
+        over
+    }
+}
+
+const fn first_word(place: u32) -> usize {
+    place as usize * (size_of::<OverflowCount>() / size_of::<u64>())
+}

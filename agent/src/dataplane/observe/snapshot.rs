@@ -1,0 +1,371 @@
+//! Reading a node back from its pinned maps, whether its agent runs or not.
+
+use std::{
+    collections::{BTreeMap, HashMap as StdHashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
+use sockline_ebpf::{
+    agent::COMPARE_AND_SWAP,
+    backend::{Backend as BackendEntry, Slot},
+    counters::{Fault, ServiceCounters},
+    frontend::{Frontend as FrontendEntry, FrontendKey},
+};
+
+use crate::{
+    bpf::kinds::segmented_array::{Reader, Segments},
+    dataplane::{
+        error::DataplaneError,
+        maps::{
+            self,
+            agent_record::{self, Read as AgentRecord},
+            agent_state::Deadline,
+            allocator::{
+                backend_entry::{CONNECTIONS, SERVICE},
+                removed_backend_counts::Moving,
+            },
+            service_names::{self, ServiceKey},
+        },
+        pinning::layout::Pins,
+        programs::{
+            links::{self, Attachment},
+            load::HOOKS,
+        },
+        reconcile::encode,
+    },
+    model::{
+        object::{Family, ObjectName, Protocol},
+        plan::{Backend, Frontend, FrontendAddress, FrontendKind},
+        test_service::is_test,
+    },
+};
+
+/// An open view of a node's kernel state.
+pub struct View {
+    pins: Pins,
+}
+
+/// Counts of one service port, summed over all CPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub translated: u64,
+    pub refused_no_endpoints: u64,
+    pub refused_no_local_endpoints: u64,
+    pub passed: u64,
+    pub failed_open: u64,
+    pub bypassed_stale: u64,
+}
+
+impl View {
+    pub fn open(pins: Pins) -> Result<Self, DataplaneError> {
+        if !pins.map(maps::AGENT).exists() {
+            return Err(match std::fs::metadata(pins.root()) {
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                    DataplaneError::io(
+                        format!("read {} (it needs root)", pins.root().display()),
+                        error,
+                    )
+                }
+                _ => DataplaneError::NotInstalled(pins.root().to_owned()),
+            });
+        }
+        Ok(Self { pins })
+    }
+
+    pub fn agent(&self) -> Result<AgentRecord, DataplaneError> {
+        agent_record::Record::read(&self.pins)
+    }
+
+    #[must_use]
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Whether an agent runs on these pins.
+    pub fn agent_runs(&self) -> Result<bool, DataplaneError> {
+        self.pins.are_locked()
+    }
+
+    /// How each hook is attached to the agent's cgroup.
+    pub fn attachments(&self) -> Result<Vec<(&'static str, Attachment)>, DataplaneError> {
+        let cgroup = self.agent()?.cgroup;
+        HOOKS
+            .iter()
+            .map(|hook| Ok((hook.name, links::attachment(&self.pins, hook, &cgroup)?)))
+            .collect()
+    }
+
+    /// Every frontend in the maps, in the terms of the plan and in its order. The addresses of a
+    /// NodePort are one frontend, as in the plan.
+    pub fn frontends(&self) -> Result<Vec<Arc<Frontend>>, DataplaneError> {
+        let outer = maps::open_frontends(&self.pins, false)?;
+        let Some(current) = maps::current_frontends(&outer)? else { return Ok(Vec::new()) };
+        let names = service_names::read_all(&maps::open_names(&self.pins)?)?;
+        let slots = maps::open_slots(&self.pins, u32::MAX, false)?;
+        let backends = maps::open_backends(&self.pins, u32::MAX, false)?;
+        let mut node_ports: BTreeMap<(ServiceKey, Family, u16), Frontend> = BTreeMap::new();
+        let mut all = Vec::new();
+        for entry in entries(&current)? {
+            let key = names.get(&entry.service).cloned().unwrap_or_else(|| nameless(&entry));
+            if is_test(&key.service) {
+                continue;
+            }
+            let frontend = frontend(&entry, &key, &slots, &backends);
+            if frontend.address == FrontendAddress::Node {
+                node_ports.insert((key, frontend.family, frontend.port), frontend);
+            } else {
+                all.push(frontend);
+            }
+        }
+        all.extend(node_ports.into_values());
+        all.sort_by(crate::model::plan::order);
+        Ok(all.into_iter().map(Arc::new).collect())
+    }
+
+    /// How many service addresses are in the maps: what `--max-frontends` limits, as the agent counts
+    /// them. A NodePort is one at each of the node's addresses.
+    pub fn count_frontends(&self) -> Result<usize, DataplaneError> {
+        let outer = maps::open_frontends(&self.pins, false)?;
+        let Some(current) = maps::current_frontends(&outer)? else { return Ok(0) };
+        let tests: HashSet<u32> = service_names::read_all(&maps::open_names(&self.pins)?)?
+            .into_iter()
+            .filter_map(|(id, key)| is_test(&key.service).then_some(id))
+            .collect();
+        Ok(entries(&current)?.iter().filter(|entry| !tests.contains(&entry.service)).count())
+    }
+
+    /// The backends that connects are spread over, by service port, each with the number of
+    /// connections it was chosen for. Sorted by address; a service without backends is there, too.
+    pub fn backends(&self) -> Result<BTreeMap<ServiceKey, Vec<(Backend, u64)>>, DataplaneError> {
+        let names = service_names::read_all(&maps::open_names(&self.pins)?)?;
+        let entries = maps::open_backends(&self.pins, u32::MAX, false)?;
+        let mut all: BTreeMap<ServiceKey, Vec<(Backend, u64)>> = names
+            .values()
+            .filter(|key| !is_test(&key.service))
+            .map(|key| (key.clone(), Vec::new()))
+            .collect();
+        for entry in entries.indices().filter_map(|id| entries.read(id)) {
+            // Without a set it is on its way out.
+            if entry.sets != 0
+                && let Some(list) = names.get(&entry.service).and_then(|key| all.get_mut(key))
+            {
+                list.push((backend(&entry), entry.connections));
+            }
+        }
+        for list in all.values_mut() {
+            list.sort_unstable();
+        }
+        Ok(all)
+    }
+
+    /// When all calls are bypassed because there is no agent.
+    pub fn deadline(&self) -> Result<Deadline, DataplaneError> {
+        Deadline::read(&self.pins)
+    }
+
+    pub fn counters(&self) -> Result<Counters, DataplaneError> {
+        let backends = maps::open_backends(&self.pins, u32::MAX, false)?.reader();
+        Counters::open(&self.pins, backends, Moving::default())
+    }
+
+    /// Sockets that are translated now, as far as they are in the socket table; `None` where the
+    /// table is not used (see [`super::Features::compare_and_swap`]).
+    pub fn sockets(&self) -> Result<Option<usize>, DataplaneError> {
+        if self.agent()?.features & COMPARE_AND_SWAP == 0 {
+            return Ok(None);
+        }
+        let table = maps::open_sockets(&self.pins)?;
+        let in_use = |set| table.read(set).cookies.iter().filter(|&&cookie| cookie != 0).count();
+        Ok(Some((0..table.len()).map(in_use).sum()))
+    }
+}
+
+/// The kernel's counters, kept open.
+pub struct Counters {
+    pins: Pins,
+    services: PerCpuHashMap<MapData, u32, ServiceCounters>,
+    faults: PerCpuArray<MapData, u64>,
+    backends: Reader<BackendEntry>,
+    moving: Moving,
+}
+
+impl Counters {
+    pub(crate) fn open(
+        pins: &Pins,
+        backends: Reader<BackendEntry>,
+        moving: Moving,
+    ) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            pins: pins.clone(),
+            services: maps::open_services(pins)?,
+            faults: maps::open_faults(pins)?,
+            backends,
+            moving,
+        })
+    }
+
+    /// Every service port that has a name; those that were never used count zero.
+    pub fn services(&self) -> Result<BTreeMap<ServiceKey, Counts>, DataplaneError> {
+        let mut translated = self.translated()?;
+        let mut counted: StdHashMap<u32, Counts> = StdHashMap::new();
+        maps::for_each(maps::SERVICES, &self.services, |&id, per_cpu| {
+            counted.insert(id, sum(per_cpu));
+        })?;
+        let mut all = BTreeMap::new();
+        for (id, key) in service_names::read_all(&maps::open_names(&self.pins)?)? {
+            if is_test(&key.service) {
+                continue;
+            }
+            let mut counts = counted.remove(&id).unwrap_or_default();
+            counts.translated = translated.remove(&id).unwrap_or_default();
+            all.insert(key, counts);
+        }
+        Ok(all)
+    }
+
+    /// Connections by service id: those of its backends, and of former ones.
+    fn translated(&self) -> Result<StdHashMap<u32, u64>, DataplaneError> {
+        let mut all: StdHashMap<u32, u64> = StdHashMap::new();
+        // A segment that is made from here on has no count that was ever shown.
+        let segments = self.backends.segments();
+        // The control loop waits for this. Under it are system calls, one for each few thousand services with
+        // former backends; the rest is reading memory.
+        let _moving = self.moving.lock();
+        // Opened each time, because a larger one may be in its place, and under the lock, because it may be
+        // put there while a count moves: the old one would lack that count.
+        let retired = maps::open_retired(&self.pins)?;
+        maps::for_each(maps::RETIRED, &retired, |&id, connections: &[u64]| {
+            all.insert(id, connections.iter().sum());
+        })?;
+        for segment in segments {
+            for entry in (0..segment.len()).map(|index| segment.cell(index)) {
+                let service = entry.get(SERVICE);
+                if service != 0 {
+                    *all.entry(service).or_default() += entry.get(CONNECTIONS);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Calls of all services that were bypassed because there was no agent.
+    pub fn bypassed_stale(&self) -> Result<u64, DataplaneError> {
+        let mut all = 0;
+        maps::for_each(maps::SERVICES, &self.services, |_: &u32, per_cpu| {
+            all += sum(per_cpu).bypassed_stale;
+        })?;
+        Ok(all)
+    }
+
+    pub fn faults(&self) -> Result<Vec<(Fault, u64)>, DataplaneError> {
+        Fault::ALL
+            .into_iter()
+            .map(|fault| {
+                let per_cpu = self
+                    .faults
+                    .get(&(fault as u32), 0)
+                    .map_err(|error| DataplaneError::map(maps::FAULTS, "read", error))?;
+                Ok((fault, per_cpu.iter().sum()))
+            })
+            .collect()
+    }
+}
+
+fn entries(current: &maps::FrontendsHash) -> Result<Vec<FrontendEntry>, DataplaneError> {
+    let mut all = Vec::new();
+    maps::for_each(maps::FRONTENDS, current, |key: &FrontendKey, entries| {
+        if !key.is_node_mark() {
+            all.extend_from_slice(entries);
+        }
+    })?;
+    Ok(all)
+}
+
+/// The address in the terms of the plan.
+fn address_of(entry: &FrontendEntry) -> FrontendAddress {
+    let address = entry.key.address;
+    match encode::kind_of(entry.kind) {
+        FrontendKind::NodePort if address.is_unspecified() => FrontendAddress::OtherNodes,
+        FrontendKind::NodePort if entry.node == 0 => FrontendAddress::Node,
+        _ => FrontendAddress::Ip(address.into()),
+    }
+}
+
+fn sum(per_cpu: &[ServiceCounters]) -> Counts {
+    let mut total = Counts::default();
+    for one in per_cpu {
+        total.refused_no_endpoints += one.refused[sockline_ebpf::counters::NO_ENDPOINTS as usize];
+        total.refused_no_local_endpoints +=
+            one.refused[sockline_ebpf::counters::NO_LOCAL_ENDPOINTS as usize];
+        total.passed += one.passed;
+        total.failed_open += one.failed_open;
+        total.bypassed_stale += one.bypassed_stale;
+    }
+    total
+}
+
+fn nameless(entry: &FrontendEntry) -> ServiceKey {
+    ServiceKey {
+        service: ObjectName::new("", format!("service {}", entry.service)),
+        port_name: "".into(),
+        protocol: protocol(entry.key.protocol),
+    }
+}
+
+const fn protocol(number: u8) -> Protocol {
+    match number {
+        sockline_ebpf::frontend::UDP => Protocol::Udp,
+        sockline_ebpf::frontend::SCTP => Protocol::Sctp,
+        _ => Protocol::Tcp,
+    }
+}
+
+fn frontend(
+    entry: &FrontendEntry,
+    key: &ServiceKey,
+    slots: &Segments<Slot>,
+    backends: &Segments<BackendEntry>,
+) -> Frontend {
+    let address: IpAddr = entry.key.address.into();
+    let kind = encode::kind_of(entry.kind);
+    let action = encode::action_of(entry.action);
+    Frontend {
+        service: key.service.clone(),
+        port_name: key.port_name.clone(),
+        address: address_of(entry),
+        family: Family::of(address),
+        port: u16::from_be(entry.key.port),
+        protocol: key.protocol,
+        kind,
+        action,
+        reason: encode::reason_of(action, entry.reason),
+        affinity_seconds: (entry.affinity_seconds != 0).then_some(entry.affinity_seconds),
+        balance: encode::balance_of(entry.balance),
+        of_node: entry.node,
+        backends: members(entry, slots, backends).into(),
+    }
+}
+
+fn backend(entry: &BackendEntry) -> Backend {
+    Backend { address: entry.address.into(), port: u16::from_be(entry.port), weight: entry.weight }
+}
+
+fn members(
+    entry: &FrontendEntry,
+    slots: &Segments<Slot>,
+    backends: &Segments<BackendEntry>,
+) -> Vec<Backend> {
+    let range = entry.slot_start..entry.slot_start.saturating_add(entry.slot_count);
+    let mut members: Vec<Backend> = range
+        .filter_map(|index| slots.read(index))
+        .flat_map(|slot| [slot.backend, slot.alias])
+        .filter_map(|id| backends.read(id))
+        .filter(|backend| backend.service == entry.service)
+        .map(|entry| backend(&entry))
+        .collect();
+    members.sort_unstable();
+    members.dedup();
+    members
+}

@@ -1,0 +1,234 @@
+//! Sockets whose backend is gone, as the programs' own records have them.
+//!
+//! What is told here follows from the maps as they are, and not from what happened to them: nothing
+//! is lost when an agent ends between a change and its consequences.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+};
+
+use aya::maps::MapError;
+use sockline_ebpf::{
+    backend::Backend,
+    frontend::{FrontendKey, TCP, UDP},
+    socket::{CLAIMED, OverflowEntry, SocketRecord, SocketSet, WAYS},
+};
+
+use super::overflow::Accounts;
+use crate::{
+    bpf::mmap::SharedArray,
+    dataplane::{
+        error::DataplaneError,
+        maps::{self, OverflowHash, service_names::ServiceKey},
+        pinning::layout::Pins,
+        reconcile::Mirror,
+    },
+};
+
+/// The socket table, for reading.
+#[derive(Clone)]
+pub struct SocketTable {
+    sets: Arc<SharedArray<SocketSet>>,
+}
+
+impl SocketTable {
+    pub(crate) fn open(pins: &Pins) -> Result<Self, DataplaneError> {
+        Ok(Self { sets: Arc::new(maps::open_sockets(pins)?) })
+    }
+
+    /// Whether a socket's record is still what was read before.
+    #[must_use]
+    pub fn holds(&self, cookie: u64, record: &SocketRecord) -> bool {
+        let set = usize::try_from(cookie).unwrap_or(0) % self.sets.len().max(1);
+        let seen = self.sets.read(set);
+        (0..WAYS).any(|way| seen.cookies[way] == cookie && seen.records[way] == *record)
+    }
+
+    fn records(&self) -> impl Iterator<Item = (u64, SocketRecord)> + '_ {
+        (0..self.sets.len()).flat_map(|index| {
+            let first = self.sets.read(index);
+            let is_held = |cookie: &u64| !matches!(*cookie, 0 | CLAIMED);
+            // The programs write meanwhile: what is the same twice, under the same cookie, is whole.
+            fence(Ordering::Acquire);
+            let second = first.cookies.iter().any(is_held).then(|| self.sets.read(index));
+            (0..WAYS).filter_map(move |way| {
+                let cookie = first.cookies[way];
+                let again = second?;
+                let is_whole =
+                    again.cookies[way] == cookie && again.records[way] == first.records[way];
+                (is_held(&cookie) && is_whole).then_some((cookie, first.records[way]))
+            })
+        })
+    }
+}
+
+/// A socket's record whose backend is not what it was: it ended, or its entry is another one's now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Orphan {
+    /// Of the socket: no other one ever has it while the machine is up.
+    pub cookie: u64,
+    pub record: SocketRecord,
+    /// It is in the overflow hash, and not in the table.
+    pub noted: bool,
+}
+
+impl Orphan {
+    /// The address and port that the socket asked for.
+    #[must_use]
+    pub fn service(&self) -> (IpAddr, u16) {
+        (self.record.service_address.into(), u16::from_be(self.record.service_port))
+    }
+
+    /// The address and port that it got.
+    #[must_use]
+    pub fn backend(&self) -> (IpAddr, u16) {
+        (self.record.backend_address.into(), u16::from_be(self.record.backend_port))
+    }
+}
+
+/// Whose a service address is now, by protocol.
+#[derive(Debug, Clone, Default)]
+pub struct Owners {
+    pub tcp: Option<ServiceKey>,
+    pub udp: Option<ServiceKey>,
+}
+
+/// What this module reads, kept open.
+pub(crate) struct Sockets {
+    table: SocketTable,
+    overflow: OverflowHash,
+    accounts: Accounts,
+}
+
+impl Sockets {
+    pub(crate) fn open(pins: &Pins) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            table: SocketTable::open(pins)?,
+            overflow: maps::open_overflow(pins)?,
+            accounts: Accounts::open(pins)?,
+        })
+    }
+
+    pub(crate) const fn table(&self) -> &SocketTable {
+        &self.table
+    }
+
+    /// Those of all sockets that are known; with what went wrong when these are not all.
+    pub(crate) fn orphans(&self, mirror: &Mirror) -> (Vec<Orphan>, Result<(), DataplaneError>) {
+        let is_orphan = |record: &SocketRecord| is_orphan(record, mirror.backend(record.backend));
+        let mut orphans: Vec<Orphan> = self
+            .table
+            .records()
+            .filter(|(_, record)| is_orphan(record))
+            .map(|(cookie, record)| Orphan { cookie, record, noted: false })
+            .collect();
+        let all = self.for_each_overflow(|cookie, record| {
+            if is_orphan(record) {
+                orphans.push(Orphan { cookie, record: *record, noted: true });
+            }
+        });
+        (orphans, all)
+    }
+
+    fn for_each_overflow(
+        &self,
+        mut each: impl FnMut(u64, &SocketRecord),
+    ) -> Result<(), DataplaneError> {
+        if self.accounts.fill().entries == 0 {
+            return Ok(());
+        }
+        maps::for_each(
+            maps::OVERFLOW,
+            &self.overflow,
+            |&cookie: &u64, entries: &[OverflowEntry]| {
+                let held = entries.iter().filter(|entry| entry.holder == cookie);
+                held.for_each(|entry| each(cookie, &entry.record));
+            },
+        )
+    }
+
+    /// Takes away the entry of a socket that is nowhere, unless it is something else by now. (One
+    /// that is closed takes its entry with it. So this is for those that were closed while programs of
+    /// an older agent were attached.)
+    pub(crate) fn forget(&mut self, orphan: &Orphan) -> Result<(), DataplaneError> {
+        let entry = match self.overflow.get(&orphan.cookie, 0) {
+            Ok(entry) if entry.record == orphan.record => entry,
+            Ok(_) | Err(MapError::KeyNotFound) => return Ok(()),
+            Err(error) => return Err(DataplaneError::map(maps::OVERFLOW, "read", error)),
+        };
+        match self.overflow.remove(&orphan.cookie) {
+            Ok(()) => {
+                self.accounts.give_back(entry.cgroup, entry.units);
+                Ok(())
+            }
+            Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(DataplaneError::map(maps::OVERFLOW, "write", error)),
+        }
+    }
+}
+
+/// Whether a record's backend is not what it was when the socket got it.
+fn is_orphan(record: &SocketRecord, backend: Option<Backend>) -> bool {
+    backend.is_none_or(|backend| {
+        backend.sets == 0
+            || backend.generation != record.generation
+            || backend.service != record.service
+    })
+}
+
+impl Mirror {
+    /// Who has the service addresses of these sockets now.
+    pub(crate) fn owners(&self, orphans: &[Orphan]) -> HashMap<(IpAddr, u16), Owners> {
+        let services = self.keys_by_id();
+        let owner = |record: &SocketRecord, protocol: u8| {
+            let id = self.owner_of_record(record, protocol)?;
+            services.get(&id).map(|&key| key.clone())
+        };
+        let mut all: HashMap<(IpAddr, u16), Owners> = HashMap::new();
+        for orphan in orphans {
+            let owners = all.entry(orphan.service()).or_default();
+            for (found, protocol) in [(&mut owners.tcp, TCP), (&mut owners.udp, UDP)] {
+                if found.is_none() {
+                    *found = owner(&orphan.record, protocol);
+                }
+            }
+        }
+        all
+    }
+
+    /// The id of the service port that has the address of a record, looked up as the programs do
+    /// (`frontends.rs` of the kernel side).
+    fn owner_of_record(&self, record: &SocketRecord, protocol: u8) -> Option<u32> {
+        let (dialled, port) = (record.service_address, record.service_port);
+        // The programs look for all addresses of the local host at one.
+        let address = dialled.as_loopback().unwrap_or(dialled);
+        let key = FrontendKey { address, port, protocol, padding: 0 };
+        self.owner_of(&key).or_else(|| {
+            let owner = self.owner_of(&key.at_all_nodes())?;
+            // A node may go before its endpoints: then the service's id says whose the address was.
+            let is_node_port = self.is_other_node(address) || owner == record.service;
+            is_node_port.then_some(owner)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_an_orphan_once_its_backend_ends_or_is_another_one() {
+        let record = SocketRecord { service: 3, backend: 7, generation: 2, ..Default::default() };
+        let alive = Backend { service: 3, generation: 2, sets: 1, ..Backend::default() };
+        assert!(!is_orphan(&record, Some(alive)));
+        assert!(is_orphan(&record, Some(Backend { sets: 0, ..alive })), "on its way out");
+        assert!(is_orphan(&record, Some(Backend { generation: 3, ..alive })), "given away");
+        assert!(is_orphan(&record, Some(Backend { service: 0, ..alive })), "free");
+        assert!(is_orphan(&record, None), "no such entry");
+    }
+}

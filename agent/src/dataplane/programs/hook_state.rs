@@ -1,0 +1,64 @@
+//! How the hooks look from outside: what is linked, and which programs really run.
+
+use std::{collections::BTreeMap, io, os::fd::AsFd as _, path::Path};
+
+use super::{links::open_cgroup, load::HOOKS};
+use crate::{
+    bpf::syscall,
+    dataplane::{
+        error::DataplaneError,
+        pinning::layout::{self, Pins},
+    },
+};
+
+/// One hook as the kernel has it.
+#[derive(Debug)]
+pub struct HookSeen {
+    pub hook: &'static str,
+    /// The name that our program has in the kernel, which keeps 15 characters.
+    pub program_name: String,
+    /// The pinned link: the program in it, and the id of the cgroup that it is attached to (0: that
+    /// is gone, or the link was detached).
+    pub link: Option<(u32, u64)>,
+    /// The programs that run for a socket in the cgroup, in this order, also those of the cgroups
+    /// above it.
+    pub effective: Vec<u32>,
+}
+
+/// A loaded program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramSeen {
+    pub name: String,
+    /// A hash of its instructions.
+    pub tag: [u8; 8],
+}
+
+/// Looks at every hook of a cgroup. Returns the cgroup's id as well.
+pub fn hooks(pins: &Pins, cgroup: &Path) -> Result<(u64, Vec<HookSeen>), DataplaneError> {
+    let (directory, id) = open_cgroup(cgroup)?;
+    let hooks = HOOKS
+        .iter()
+        .map(|hook| {
+            let failed = |what: &str, error: io::Error| {
+                DataplaneError::io(format!("{what} {}", hook.name), error)
+            };
+            let link = layout::open_link(&pins.link(hook.name))?;
+            let link = link.map(|(_, info)| (info.program, info.cgroup));
+            let effective = syscall::effective_programs(directory.as_fd(), hook.attach_type)
+                .map_err(|error| failed("list the programs on", error))?;
+            let program_name = hook.function.chars().take(syscall::PROGRAM_NAME).collect();
+            Ok(HookSeen { hook: hook.name, program_name, link, effective })
+        })
+        .collect::<Result<_, DataplaneError>>()?;
+    Ok((id, hooks))
+}
+
+/// Loaded programs by id; those that have gone meanwhile are left out.
+pub fn programs_by_id(ids: impl IntoIterator<Item = u32>) -> BTreeMap<u32, ProgramSeen> {
+    ids.into_iter()
+        .filter_map(|id| {
+            let (name, tag) = syscall::program_info(id).ok()?;
+            Some((id, ProgramSeen { name, tag }))
+        })
+        .collect()
+}

@@ -1,0 +1,169 @@
+//! Keeping the programs attached.
+//!
+//! Links are pinned, and held open as well: whoever removes a pin does not take the program off its
+//! hook.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::Path,
+};
+
+use super::load::{HOOKS, Hook, Programs};
+use crate::{
+    bpf::syscall::{self, CgroupLink},
+    dataplane::{
+        error::DataplaneError,
+        pinning::layout::{self, Id, Pins},
+    },
+};
+
+/// The attachments of this agent's programs, by hook.
+#[derive(Default)]
+pub struct Links {
+    held: BTreeMap<&'static str, OwnedFd>,
+}
+
+/// Which hooks had to be changed, in which way.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// A link was made anew: there was none, or it was on another cgroup, or one that is gone.
+    pub made: Vec<&'static str>,
+    /// Another program was in the link.
+    pub replaced: Vec<&'static str>,
+    /// The link had lost its pin.
+    pub pinned: Vec<&'static str>,
+}
+
+impl Links {
+    /// Attaches every program to the cgroup: by putting it into the link that is there, so that there
+    /// is no moment without a program, or with a new link where there is none or where it sits on
+    /// another cgroup (or one that is gone). Links of another layout version are taken over, and
+    /// what else is pinned of other layouts is removed. Changes nothing where all is well. What was
+    /// changed is in `attached`, also if something fails after it.
+    pub fn attach(
+        &mut self,
+        programs: &Programs,
+        pins: &Pins,
+        cgroup: &Path,
+        attached: &mut Attached,
+    ) -> Result<(), DataplaneError> {
+        let (directory, id) = open_cgroup(cgroup)?;
+        let others = pins.others();
+        let mut kept = Vec::new();
+        let mut unpinned = Ok(());
+        for hook in &HOOKS {
+            let (program, fd) = programs.of(hook)?;
+            let (link, info) = match self.on_cgroup(hook, id, pins, &others)? {
+                Some((link, info)) if info.program == program => (link, info),
+                Some((link, info)) => {
+                    syscall::link_update(link.as_fd(), fd).map_err(|error| {
+                        failed("replace the program of the link", hook, cgroup, error)
+                    })?;
+                    attached.replaced.push(hook.name);
+                    (link, info)
+                }
+                None => {
+                    let made = syscall::link_create(fd, directory.as_fd(), hook.attach_type)
+                        .and_then(|link| syscall::link_info(link.as_fd()).map(|info| (link, info)))
+                        .map_err(|error| failed("attach", hook, cgroup, error))?;
+                    attached.made.push(hook.name);
+                    made
+                }
+            };
+            self.detach_others(hook, info.id, pins);
+            match layout::ensure(link.as_fd(), Id::Link(info.id), &pins.link(hook.name)) {
+                Ok(true) => attached.pinned.push(hook.name),
+                Ok(false) => {}
+                // It is attached all the same, and so shall be the others.
+                Err(error) => unpinned = unpinned.and(Err(error)),
+            }
+            kept.push(info.id);
+            self.held.insert(hook.name, link);
+        }
+        unpinned?;
+        // Other builds may have more hooks, and their programs other maps.
+        layout::remove_strays(&pins.links(), &HOOKS.each_ref().map(|hook| hook.name), &kept);
+        for other in others {
+            for hook in fs::read_dir(other.join("links")).into_iter().flatten().flatten() {
+                layout::detach(&hook.path(), &kept);
+            }
+            pins.remove_other(&other)?;
+            tracing::info!(layout = %other.display(), "taken over from another layout");
+        }
+        Ok(())
+    }
+
+    /// A hook's link that is on this cgroup: the one that is held, else one that is pinned.
+    fn on_cgroup(
+        &self,
+        hook: &Hook,
+        cgroup: u64,
+        pins: &Pins,
+        others: &[std::path::PathBuf],
+    ) -> Result<Option<(OwnedFd, CgroupLink)>, DataplaneError> {
+        if let Some(held) = self.held.get(hook.name)
+            && let Ok(info) = syscall::link_info(held.as_fd())
+            && info.cgroup == cgroup
+        {
+            let link = held.try_clone();
+            return link.map(|link| Some((link, info))).map_err(|error| {
+                DataplaneError::io(format!("hold the link {}", hook.name), error)
+            });
+        }
+        let elsewhere = others.iter().map(|other| other.join("links").join(hook.name));
+        for path in std::iter::once(pins.link(hook.name)).chain(elsewhere) {
+            let link = layout::open_link(&path)?;
+            if let Some((link, info)) = link.filter(|(_, info)| info.cgroup == cgroup) {
+                return Ok(Some((link, info)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes this hook's program off wherever else it was attached. Without that, it would stay there
+    /// until a worker of the kernel comes to it.
+    fn detach_others(&self, hook: &Hook, kept: u32, pins: &Pins) {
+        layout::detach(&pins.link(hook.name), &[kept]);
+        if let Some(held) = self.held.get(hook.name)
+            && syscall::link_info(held.as_fd()).is_ok_and(|info| info.id != kept)
+        {
+            let _ = syscall::link_detach(held.as_fd());
+        }
+    }
+}
+
+fn failed(what: &str, hook: &Hook, cgroup: &Path, error: std::io::Error) -> DataplaneError {
+    DataplaneError::io(format!("{what} {} (cgroup {})", hook.name, cgroup.display()), error)
+}
+
+/// What a reader can see of one hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attachment {
+    /// No pinned link.
+    Missing,
+    /// Linked to another cgroup than the agent said, or to one that is gone.
+    Elsewhere,
+    Attached,
+}
+
+/// Reads how a hook is attached, without being the agent.
+pub fn attachment(pins: &Pins, hook: &Hook, cgroup: &Path) -> Result<Attachment, DataplaneError> {
+    let Some((_, info)) = layout::open_link(&pins.link(hook.name))? else {
+        return Ok(Attachment::Missing);
+    };
+    let here = fs::metadata(cgroup).is_ok_and(|metadata| metadata.ino() == info.cgroup);
+    Ok(if here { Attachment::Attached } else { Attachment::Elsewhere })
+}
+
+/// A cgroup and its id, which is its inode number.
+pub fn open_cgroup(path: &Path) -> Result<(File, u64), DataplaneError> {
+    let failed = |error| DataplaneError::io(format!("open the cgroup {}", path.display()), error);
+    let directory = File::open(path).map_err(failed)?;
+    let id = directory.metadata().map_err(failed)?.ino();
+    Ok((directory, id))
+}

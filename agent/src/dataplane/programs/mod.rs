@@ -1,0 +1,13 @@
+//! The kernel programs: which kernel features they are loaded for, loading them, and attaching them to the
+//! cgroup.
+//!
+//! [`features`] has one field for each kernel feature with a fallback, [`load`] the table of hooks, [`links`]
+//! the pinned links, [`hook_state`] what readers see of a hook, [`kernel_log`] what the programs log.
+//!
+//! Invariant: a program is replaced inside its link, so there is no moment without one.
+
+pub mod features;
+pub mod hook_state;
+pub mod kernel_log;
+pub mod links;
+pub mod load;

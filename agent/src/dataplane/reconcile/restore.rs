@@ -1,0 +1,145 @@
+//! Taking over what an earlier agent left in the maps: ids stay, and only what is sound is trusted.
+
+use std::collections::{BTreeMap, HashSet};
+
+use sockline_ebpf::frontend::Frontend;
+
+use super::{Extent, Installed, Known, Mirror};
+use crate::{
+    dataplane::{
+        error::DataplaneError,
+        maps::service_names::{self, ServiceKey},
+    },
+    model::{
+        object::{ObjectName, Protocol},
+        plan,
+    },
+};
+
+/// Stands for the name of a service whose own is lost, or another's: no plan has it, so it is served
+/// as it is until a plan is complete.
+fn nameless(id: u32) -> ServiceKey {
+    ServiceKey {
+        service: ObjectName::new("", id.to_string()),
+        port_name: "".into(),
+        protocol: Protocol::Tcp,
+    }
+}
+
+/// Every service of Kubernetes is in a namespace.
+fn is_nameless(key: &ServiceKey) -> bool {
+    key.service.namespace.is_empty()
+}
+
+impl Mirror {
+    /// Returns the backends that belong to a service.
+    pub(super) fn adopt(&mut self) -> Result<HashSet<u32>, DataplaneError> {
+        let mut names = service_names::read_all(self.names.map())?;
+        let mut by_service: BTreeMap<u32, Vec<Frontend>> = BTreeMap::new();
+        for frontend in self.frontends.entries().values() {
+            if frontend.key.is_node_mark() {
+                self.at_node.marks.insert(frontend.key);
+                continue;
+            }
+            by_service.entry(frontend.service).or_default().push(*frontend);
+        }
+        let mut adopted = HashSet::new();
+        for (id, frontends) in by_service {
+            let named = names.remove(&id).filter(|key| !self.installed.contains_key(key));
+            let key = named.unwrap_or_else(|| nameless(id));
+            self.pool.adopt_service(id);
+            let mut installed = Installed { id, ..Installed::default() };
+            for frontend in frontends {
+                installed.keys.insert(frontend.key);
+                self.adopt_extent(&mut installed, &frontend, &mut adopted);
+            }
+            self.installed.insert(key, installed);
+        }
+        // Names of services that have no frontend: their agent died between two steps.
+        for (id, key) in names {
+            service_names::remove(&mut self.names, id, &key);
+        }
+        Ok(adopted)
+    }
+
+    /// Whether all that was found could be taken over.
+    pub(super) fn is_sound(&self) -> bool {
+        let extents: HashSet<(u32, u32)> = self
+            .installed
+            .values()
+            .flat_map(|installed| {
+                installed.extents.iter().map(|extent| (installed.id, extent.start))
+            })
+            .collect();
+        !self.installed.keys().any(is_nameless)
+            && self.frontends.entries().values().all(|frontend| {
+                frontend.slot_count == 0
+                    || extents.contains(&(frontend.service, frontend.slot_start))
+            })
+    }
+
+    /// Takes over a frontend's slots and backends. Where not all of them are sound, those that are serve
+    /// on, and the first sync writes them anew.
+    fn adopt_extent(
+        &mut self,
+        installed: &mut Installed,
+        frontend: &Frontend,
+        adopted: &mut HashSet<u32>,
+    ) {
+        let (start, count) = (frontend.slot_start, frontend.slot_count);
+        let slots = start..start.saturating_add(count);
+        if count == 0
+            || installed.extents.iter().any(|extent| extent.start == start)
+            || installed.damaged.contains(&slots)
+        {
+            return;
+        }
+        let mut members = BTreeMap::new();
+        let mut is_sound = true;
+        for index in slots.clone() {
+            // No such slots: somebody wrote into the frontend.
+            let Some(slot) = self.pool.slot(index) else { return };
+            for id in [slot.backend, slot.alias] {
+                match self.pool.backend(id) {
+                    Some(backend) if backend.service == installed.id => {
+                        members.insert(id, backend);
+                    }
+                    _ => is_sound = false,
+                }
+            }
+        }
+        is_sound &= members.len() == count as usize;
+        let mut list = Vec::new();
+        for (id, backend) in members {
+            let (address, port) = (backend.address.into(), u16::from_be(backend.port));
+            let known = installed.backends.get(&(address, port));
+            if known.is_some_and(|known| known.id != id) {
+                // One endpoint has one entry.
+                is_sound = false;
+                continue;
+            }
+            if adopted.insert(id) {
+                self.pool.adopt_backend(id);
+                let known = Known { id, sets: backend.sets, weight: backend.weight };
+                installed.backends.insert((address, port), known);
+            }
+            list.push(plan::Backend { address, port, weight: backend.weight });
+        }
+        // What others have as well is not this service's to give back.
+        if !self.pool.adopt_slots(start, count) {
+            return;
+        }
+        if is_sound {
+            list.sort_unstable();
+            installed.extents.push(Extent { start, members: list.into() });
+        } else {
+            tracing::warn!(
+                service = installed.id,
+                slot = start,
+                "some slots lead nowhere: connects that draw them are not translated until the first \
+                 sync"
+            );
+            installed.damaged.push(slots);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What is told of closing: log, metrics, status.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use crate::{
+    helper::{Helper, Outcome, Reach, State},
+    status::{HelperState, Shared},
+    telemetry::Metrics,
+    termination::decide::Doomed,
+};
+
+/// Services that one line of the log names.
+const NAMED: usize = 5;
+
+/// What is said of an agent that was started without the right to look elsewhere.
+pub const CONFINED: &str =
+    "without CAP_SYS_ADMIN, sockets are closed in the agent's own network namespace only";
+
+pub struct Account {
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    is_confined: bool,
+    /// What was said of namespaces that cannot be looked into.
+    unseen: Option<String>,
+}
+
+impl Account {
+    pub fn new(helper: Option<&Helper>, shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
+        let is_confined = helper.is_some_and(Helper::is_confined);
+        if is_confined {
+            tracing::warn!("{CONFINED}; connected UDP sockets elsewhere stay with dead backends");
+        }
+        let helper = helper.map(|helper| match helper.state() {
+            State::Running(pid) => {
+                metrics.helper_runs();
+                HelperState::Running(pid)
+            }
+            State::Silent => HelperState::Ended("its supervisor does not answer".into()),
+            State::Ended(how) => HelperState::Ended(how),
+            State::Lost(how) => HelperState::Lost(how),
+        });
+        shared.update(|status| {
+            status.closing.helper = helper;
+            status.closing.unseen = is_confined.then(|| CONFINED.to_owned());
+        });
+        Self { shared, metrics, is_confined, unseen: None }
+    }
+
+    /// How far a pass could see.
+    pub fn reached(&mut self, reach: &Reach) {
+        if self.is_confined {
+            return;
+        }
+        let unseen = reach.why.as_ref().map(|why| unseen(reach, why));
+        match (&self.unseen, &unseen) {
+            (None, Some(unseen)) => tracing::warn!(
+                "cannot look into all network namespaces; sockets of dead backends there stay as they \
+                 are: {unseen}"
+            ),
+            (Some(_), None) => tracing::info!("all network namespaces can be looked into again"),
+            _ => {}
+        }
+        self.unseen.clone_from(&unseen);
+        self.shared.update(|status| status.closing.unseen = unseen);
+    }
+
+    /// Some namespaces could not be looked into, and it is not known whether they can be now.
+    pub const fn has_unseen(&self) -> bool {
+        self.unseen.is_some()
+    }
+
+    pub fn closed(&self, doomed: &[Doomed], outcomes: &[Outcome]) {
+        let (mut udp, mut tcp) = (0, 0);
+        let mut closed: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut failed: Vec<(&Doomed, &str)> = Vec::new();
+        for (doomed, outcome) in doomed.iter().zip(outcomes) {
+            let (address, port) = doomed.orphan.backend();
+            tracing::debug!(
+                cookie = doomed.orphan.cookie,
+                service = doomed.service,
+                backend = %std::net::SocketAddr::new(address, port),
+                ?outcome,
+                "a socket whose backend is gone"
+            );
+            match outcome {
+                Outcome::ClosedUdp => udp += 1,
+                Outcome::ClosedTcp => tcp += 1,
+                Outcome::Failed(reason) => failed.push((doomed, reason)),
+                Outcome::Kept | Outcome::Missing => continue,
+            }
+            if !matches!(outcome, Outcome::Failed(_)) {
+                *closed.entry(&doomed.service).or_default() += 1;
+            }
+        }
+        self.metrics.sockets_closed(udp, tcp);
+        self.metrics.sockets_not_closed(failed.len());
+        if udp + tcp > 0 {
+            let mut services: Vec<String> = closed
+                .iter()
+                .take(NAMED)
+                .map(|(service, sockets)| format!("{service} ({sockets})"))
+                .collect();
+            if closed.len() > NAMED {
+                services.push(format!("and {} more services", closed.len() - NAMED));
+            }
+            let services = services.join(", ");
+            tracing::info!(udp, tcp, services, "closed sockets whose backend is gone");
+        }
+        if let [(first, reason), ..] = failed[..] {
+            tracing::warn!(
+                sockets = failed.len(),
+                "cannot close a socket of {} whose backend is gone: {reason}",
+                first.service
+            );
+        }
+        self.shared.update(|status| {
+            status.closing.udp += udp as u64;
+            status.closing.tcp += tcp as u64;
+            status.closing.failed += failed.len() as u64;
+        });
+    }
+
+    pub fn passed(&self, took: Duration) {
+        self.metrics.sockets_looked_at(took);
+    }
+
+    /// The helper could not do anything.
+    pub fn failed(&self, reason: &str) {
+        tracing::warn!("cannot look for sockets whose backend is gone: {reason}");
+        self.metrics.sockets_not_closed(1);
+        self.shared.update(|status| status.closing.failed += 1);
+    }
+
+    /// The helper is away, and is started again.
+    pub fn ended(&self, how: &str) {
+        tracing::error!(
+            "the helper process has ended ({how}): sockets of dead backends stay as they are until it \
+             is started again"
+        );
+        self.metrics.helper_lost();
+        self.is(HelperState::Ended(how.to_owned()));
+    }
+
+    /// It could not be started again.
+    pub fn not_restarted(&self, why: &str) {
+        tracing::error!("{why}");
+        self.is(HelperState::Ended(why.to_owned()));
+    }
+
+    /// Nobody can start it again.
+    pub fn lost(&self, how: &str) {
+        tracing::error!(
+            "the helper process's supervisor has ended ({how}): sockets of dead backends stay as they \
+             are until the agent is restarted, and /healthz asks for that"
+        );
+        self.metrics.helper_lost();
+        self.is(HelperState::Lost(how.to_owned()));
+    }
+
+    pub fn restarted(&self, pid: u32) {
+        tracing::info!(pid, "the helper process was started again");
+        self.metrics.helper_runs();
+        self.shared.update(|status| {
+            status.closing.restarts += 1;
+            status.closing.helper = Some(HelperState::Running(pid));
+        });
+    }
+
+    fn is(&self, state: HelperState) {
+        self.shared.update(|status| status.closing.helper = Some(state));
+    }
+}
+
+/// `/proc/9/ns/net: Permission denied (1 network namespace, and those of 8 processes or mounts)`
+fn unseen(reach: &Reach, why: &str) -> String {
+    let namespaces = match reach.unseen {
+        0 => None,
+        1 => Some("1 network namespace".to_owned()),
+        many => Some(format!("{many} network namespaces")),
+    };
+    let hidden = match reach.hidden {
+        0 => None,
+        1 => Some("that of 1 process or mount".to_owned()),
+        many => Some(format!("those of {many} processes or mounts")),
+    };
+    let all: Vec<String> = namespaces.into_iter().chain(hidden).collect();
+    format!("{why} ({})", all.join(", and "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unseen_is_told_in_namespaces_and_what_is_hidden_in_processes() {
+        for (unseen, hidden, expected) in [
+            (1, 0, "/x: no (1 network namespace)"),
+            (0, 12, "/x: no (those of 12 processes or mounts)"),
+            (3, 1, "/x: no (3 network namespaces, and that of 1 process or mount)"),
+        ] {
+            let reach = Reach { unseen, hidden, ..Reach::default() };
+            assert_eq!(super::unseen(&reach, "/x: no"), expected);
+        }
+    }
+}
