@@ -12,7 +12,7 @@ use super::{Config, Source};
 use crate::{
     admin,
     dataplane::{self, CanWait, Dataplane, NestedNamespaces},
-    helper::Helper,
+    helper::{Helper, HelperError},
     mounts, privileges,
     source::{self, SourceError},
 };
@@ -50,7 +50,9 @@ pub fn start(config: Config) -> anyhow::Result<Started> {
         .with_context(|| format!("cannot listen on {} (--listen)", config.listen))?;
     let admin = admin::Server::bind(&config.admin_socket)?;
     let helper = start_helper(&config, &dataplane)?;
-    helper.iter().for_each(|helper| dataplane.set_helper(helper.clone()));
+    if let Some(helper) = helper.clone() {
+        dataplane.set_mount_bpffs(move || mount_bpffs(&helper));
+    }
     let reads_files = !matches!(&config.source, Source::Kubernetes { kubeconfig: None });
     privileges::keep_only(&privileges::of_agent(reads_files))?;
     // With the rights that it will have.
@@ -166,4 +168,20 @@ fn start_helper(config: &Config, dataplane: &Dataplane) -> anyhow::Result<Option
             );
         })
         .ok())
+}
+
+/// Lets the helper mount the BPF file system again. Returns whether it did.
+fn mount_bpffs(helper: &Helper) -> bool {
+    match helper.mount_bpffs() {
+        Ok(()) => true,
+        // A helper that does not answer is started again, so this is not logged with every attempt.
+        Err(error @ HelperError::Silent(_)) => {
+            tracing::warn!("cannot mount the BPF file system: {:#}", anyhow::Error::from(error));
+            false
+        }
+        Err(error) => {
+            tracing::debug!("{:#}", anyhow::Error::from(error));
+            false
+        }
+    }
 }

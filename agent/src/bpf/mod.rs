@@ -7,13 +7,16 @@
 //! - [`mmap`]: array maps in the agent's memory; [`batch`]: hashes read in batches.
 //! - [`rcu`]: waits until every running program has ended; [`parallel`]: makes system calls that wait for
 //!   that in parallel.
+//! - [`pin`]: pinned maps and links.
 //! - [`probes`]: what the running kernel has.
 //! - [`kinds`]: kinds of maps: arrays of maps, segmented arrays, hashes that grow.
 
 pub mod batch;
+pub mod error;
 pub mod kinds;
 pub mod mmap;
 pub mod parallel;
+pub mod pin;
 pub mod probes;
 pub mod rcu;
 pub mod syscall;

@@ -6,7 +6,7 @@
 
 use std::{panic::resume_unwind, thread};
 
-use crate::dataplane::error::DataplaneError;
+use crate::bpf::error::BpfError;
 
 /// Threads that wait together.
 pub const TOGETHER: usize = 32;
@@ -15,8 +15,8 @@ pub const TOGETHER: usize = 32;
 /// first error ends its thread's share, and is returned; results are in the order of the items.
 pub fn together<T: Sync, R: Send>(
     items: &[T],
-    each: impl Fn(&T) -> Result<R, DataplaneError> + Sync,
-) -> Result<Vec<R>, DataplaneError> {
+    each: impl Fn(&T) -> Result<R, BpfError> + Sync,
+) -> Result<Vec<R>, BpfError> {
     let work = |items: &[T]| items.iter().map(&each).collect::<Result<Vec<R>, _>>();
     if items.len() < 2 {
         return work(items);
@@ -50,7 +50,7 @@ mod tests {
     use std::sync::Barrier;
 
     use super::*;
-    use crate::dataplane::Full;
+    use crate::bpf::error::Full;
 
     #[test]
     fn results_are_in_the_order_of_the_items() {

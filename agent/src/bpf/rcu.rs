@@ -17,10 +17,7 @@ use std::{
 
 use aya::maps::MapData;
 
-use crate::{
-    bpf::{kinds::create, syscall},
-    dataplane::error::DataplaneError,
-};
+use crate::bpf::{error::BpfError, kinds::create, syscall};
 
 /// The name of both maps, for whoever lists the node's.
 const NAME: &str = "SOCKLINE_WAIT";
@@ -48,18 +45,18 @@ pub enum CanWait {
 }
 
 impl RunningPrograms {
-    pub fn new() -> Result<Self, DataplaneError> {
+    pub fn new() -> Result<Self, BpfError> {
         let inner = create::array::<u32>(NAME, 1, 0)?;
         let outer = syscall::create_array_of_maps(NAME, 1, inner.fd().as_fd())
-            .map_err(|error| DataplaneError::io(format!("create map `{NAME}`"), error))?;
+            .map_err(|error| BpfError::io(format!("create map `{NAME}`"), error))?;
         Ok(Self { maps: Arc::new(Maps { outer, inner }) })
     }
 
     /// Waits until every program that runs at the call has ended, which takes some 20 ms.
-    pub fn wait(&self) -> Result<(), DataplaneError> {
+    pub fn wait(&self) -> Result<(), BpfError> {
         let Maps { outer, inner } = &*self.maps;
         syscall::put_map(outer.as_fd(), 0, inner.fd().as_fd())
-            .map_err(|error| DataplaneError::io("wait for running programs", error))
+            .map_err(|error| BpfError::io("wait for running programs", error))
     }
 
     #[must_use]
@@ -71,13 +68,13 @@ impl RunningPrograms {
 impl CanWait {
     /// By how a wait ended.
     #[must_use]
-    pub fn of(waited: Result<(), &DataplaneError>) -> Self {
+    pub fn of(waited: Result<(), &BpfError>) -> Self {
         match waited {
             Ok(()) => Self::Yes,
-            Err(DataplaneError::Io { source, .. }) if is_transient(source.raw_os_error()) => {
+            Err(BpfError::Io { source, .. }) if is_transient(source.raw_os_error()) => {
                 Self::Unknown(source.to_string())
             }
-            Err(DataplaneError::Io { source, .. }) => Self::No(source.to_string()),
+            Err(BpfError::Io { source, .. }) => Self::No(source.to_string()),
             Err(other) => Self::No(other.to_string()),
         }
     }
@@ -97,7 +94,7 @@ mod tests {
     fn lack_of_memory_is_no_proof_that_waiting_does_not_work() {
         let failed = |errno| {
             let error = io::Error::from_raw_os_error(errno);
-            CanWait::of(Err(&DataplaneError::io("wait for running programs", error)))
+            CanWait::of(Err(&BpfError::io("wait for running programs", error)))
         };
         assert!(matches!(failed(libc::ENOMEM), CanWait::Unknown(_)));
         assert!(matches!(failed(libc::EPERM), CanWait::No(_)));

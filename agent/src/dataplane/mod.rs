@@ -16,10 +16,10 @@ use std::{
 };
 
 pub use self::{
-    error::{DataplaneError, Full},
+    error::DataplaneError,
     maps::{
         agent_record::Read as AgentRecord,
-        agent_state::{AgentState, Bypass, Deadline},
+        agent_state::{AgentState, Bypass, Deadline, NestedNamespaces},
         allocator::PoolUsage,
         exclusion::CgroupLevels,
         map_names,
@@ -52,7 +52,7 @@ use self::{
     observe::sockets::Sockets,
     pinning::{
         held_maps::Kept,
-        layout::{Lock, READERS_PATIENCE},
+        lock::{Lock, READERS_PATIENCE},
     },
     programs::{
         kernel_log,
@@ -62,11 +62,11 @@ use self::{
     reconcile::{Mirror, encode, probe_service},
 };
 pub use crate::bpf::{
+    error::{BpfError, Full},
     kinds::growable_hash::Fill,
     rcu::{CanWait, RunningPrograms},
 };
 use crate::{
-    helper::{Helper, HelperError},
     model::{
         node_addresses::NodePortScope,
         object::ObjectName,
@@ -97,13 +97,8 @@ pub struct Options {
     pub node_ports: NodePortScope,
 }
 
-/// What to do with calls from network namespaces that were made inside of pods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NestedNamespaces {
-    Translate,
-    /// Let them go through unchanged.
-    Exclude,
-}
+/// See [`Dataplane::set_mount_bpffs`].
+type MountBpffs = Box<dyn Fn() -> bool + Send>;
 
 /// What a sync did, and what went wrong after it.
 pub type Synced = (SyncReport, Result<(), DataplaneError>);
@@ -126,7 +121,7 @@ pub struct Dataplane {
     release_unconfirmed: bool,
     /// Where the BPF file system is mounted.
     mount_point: PathBuf,
-    helper: Option<Helper>,
+    mount_bpffs: Option<MountBpffs>,
     lock: Lock,
 }
 
@@ -137,20 +132,22 @@ impl Dataplane {
     pub fn open(options: &Options) -> Result<Self, DataplaneError> {
         let pins = Pins::in_bpffs(&options.bpffs);
         let Some(lock) = pins.lock_within(LOCK_PATIENCE)? else {
-            return Err(DataplaneError::in_use(&pins));
+            return Err(in_use(&pins));
         };
         pins.finish_removal()?;
         pins.create()?;
         pins.close_to_others()?;
         raise_limits();
         let features = Features::probe_without(&options.without)?;
-        let programs = Programs::load(&pins, features, options)?;
-        let record = Record::create(&pins, options, features)?;
+        maps::create(&pins, options.limits.affinity)?;
+        let programs = Programs::load(&pins, features, options.node_ports, &maps::PINNED)?;
+        let (node, cgroup) = (&options.node, &options.cgroup);
+        let record = Record::create(&pins, node, cgroup, features.bits())?;
         let agent_state = AgentState::open(&pins, options.fail_open_after, options.nested)?;
         let mirror = Mirror::open(&pins, options.limits)?;
         let left_alone = LeftAlone::open(&pins)?;
         let sockets = Sockets::open(&pins)?;
-        let kept = Kept::open(&pins)?;
+        let kept = Kept::open(&pins, &map_names(), &maps::GROWABLE)?;
         let mut this = Self {
             cgroup: options.cgroup.clone(),
             features,
@@ -166,7 +163,7 @@ impl Dataplane {
             hold_back: false,
             release_unconfirmed: false,
             mount_point: mount_point_of(&options.bpffs),
-            helper: None,
+            mount_bpffs: None,
             lock,
             pins,
         };
@@ -353,7 +350,7 @@ impl Dataplane {
         if !self.pins.are_locked_by(&self.lock) {
             self.mount_again()?;
             let Some(lock) = self.pins.lock_within(READERS_PATIENCE)? else {
-                return Err(DataplaneError::in_use(&self.pins));
+                return Err(in_use(&self.pins));
             };
             self.lock = lock;
         }
@@ -366,32 +363,19 @@ impl Dataplane {
         Ok(())
     }
 
-    /// The agent may not mount any more; its helper may.
+    /// The agent has no right to mount any more; its helper has.
     fn mount_again(&self) -> Result<(), DataplaneError> {
         let Err(error) = bpffs_again(&self.mount_point) else { return Ok(()) };
-        let mounted = self.helper.as_ref().map(Helper::mount_bpffs);
-        match mounted {
-            Some(Ok(())) => Ok(()),
-            Some(Err(other)) => {
-                // One that is silent is started again, so this is not logged with every try.
-                match other {
-                    HelperError::Silent(_) => {
-                        tracing::warn!(
-                            "cannot mount the BPF file system: {:#}",
-                            anyhow::Error::from(other)
-                        );
-                    }
-                    other => tracing::debug!("{:#}", anyhow::Error::from(other)),
-                }
-                Err(error)
-            }
-            None => Err(error),
+        match &self.mount_bpffs {
+            Some(mount_bpffs) if mount_bpffs() => Ok(()),
+            _ => Err(error.into()),
         }
     }
 
-    /// Takes somebody who may mount file systems.
-    pub fn set_helper(&mut self, helper: Helper) {
-        self.helper = Some(helper);
+    /// Sets what mounts the BPF file system again when the agent itself must not. It logs its errors and
+    /// returns whether it succeeded.
+    pub fn set_mount_bpffs(&mut self, mount_bpffs: impl Fn() -> bool + Send + 'static) {
+        self.mount_bpffs = Some(Box::new(mount_bpffs));
     }
 
     /// Compares some more entries of the maps with what they should be, about as many as this, and
@@ -543,9 +527,19 @@ pub fn cleanup(bpffs: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
         return Ok(Vec::new());
     }
     let Some(_lock) = pins.lock_within(READERS_PATIENCE)? else {
-        return Err(DataplaneError::in_use(&pins));
+        return Err(in_use(&pins));
     };
     pins.remove()
+}
+
+/// The error for an agent, of any layout version, that holds the lock.
+fn in_use(pins: &Pins) -> DataplaneError {
+    // In another PID namespace only its record has a process id for it.
+    let recorded = || Record::read(pins).ok().map(|record| record.pid);
+    DataplaneError::InUse {
+        directory: pins.root().to_owned(),
+        pid: pins.holder().or_else(recorded),
+    }
 }
 
 fn raise_limits() {

@@ -10,7 +10,20 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs},
 };
 
-use crate::dataplane::error::DataplaneError;
+/// Why there is no such file system.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    #[error("cannot {action}")]
+    Io { action: String, source: io::Error },
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+impl MountError {
+    const fn io(action: String, source: io::Error) -> Self {
+        Self::Io { action, source }
+    }
+}
 
 const MOUNT_TABLE: &str = "/proc/self/mountinfo";
 /// Where the BPF file system usually is.
@@ -21,18 +34,16 @@ const OWN_CGROUP2: &str = "/run/sockline/cgroup2";
 /// The cgroup that programs are attached to: the one given, else the root of cgroup v2, which is
 /// looked up in the mount table and mounted if it is nowhere. It is `/sys/fs/cgroup/unified` on
 /// hybrid hierarchies, and wherever it was put in a container, next to the container's own.
-pub fn cgroup(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
+pub fn cgroup(given: Option<&Path>) -> Result<PathBuf, MountError> {
     if let Some(path) = given {
         return match kind_of(path) {
             Ok(CGROUP2_SUPER_MAGIC) => Ok(path.to_owned()),
-            Ok(_) => Err(DataplaneError::Unsupported(format!(
+            Ok(_) => Err(MountError::Unsupported(format!(
                 "--cgroup {}: not in a cgroup v2 file system (`mount | grep cgroup2` shows where \
                  one is)",
                 path.display()
             ))),
-            Err(error) => {
-                Err(DataplaneError::io(format!("use --cgroup {}", path.display()), error))
-            }
+            Err(error) => Err(MountError::io(format!("use --cgroup {}", path.display()), error)),
         };
     }
     if let Some(found) = highest(mounts_of("cgroup2", &mount_table()?)) {
@@ -43,7 +54,7 @@ pub fn cgroup(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
         };
     }
     mount_new("cgroup2", Path::new(OWN_CGROUP2)).map_err(|error| {
-        DataplaneError::Unsupported(format!(
+        MountError::Unsupported(format!(
             "no cgroup v2 file system is mounted, and mounting one on {OWN_CGROUP2} failed: {error}; \
              sockline needs cgroup v2 (kernel option CONFIG_CGROUP_BPF) and CAP_SYS_ADMIN"
         ))
@@ -58,7 +69,7 @@ fn highest(mounts: Vec<Mount>) -> Option<Mount> {
 }
 
 /// As [`cgroup`], for commands that only read: never mounts. `None` where cgroup v2 is not mounted.
-pub fn cgroup_for_reading(given: Option<&Path>) -> Result<Option<PathBuf>, DataplaneError> {
+pub fn cgroup_for_reading(given: Option<&Path>) -> Result<Option<PathBuf>, MountError> {
     match given {
         Some(_) => cgroup(given).map(Some),
         None => Ok(highest(mounts_of("cgroup2", &mount_table()?)).map(|mount| mount.path)),
@@ -67,18 +78,18 @@ pub fn cgroup_for_reading(given: Option<&Path>) -> Result<Option<PathBuf>, Datap
 
 /// A folder in a BPF file system: the one given, else the file system's root. Mounts one on the
 /// folder if it is in none.
-pub fn bpffs(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
+pub fn bpffs(given: Option<&Path>) -> Result<PathBuf, MountError> {
     let path = match given {
         Some(path) => path.to_owned(),
         None => mounted_bpffs()?,
     };
-    let io_error = |error| DataplaneError::io(format!("make the folder {}", path.display()), error);
+    let io_error = |error| MountError::io(format!("make the folder {}", path.display()), error);
     if nearest_kind(&path).map_err(io_error)? == BPF_FS_MAGIC {
         fs::create_dir_all(&path).map_err(io_error)?;
         return Ok(path);
     }
     mount_new("bpf", &path).map_err(|error| {
-        DataplaneError::Unsupported(format!(
+        MountError::Unsupported(format!(
             "{} is not in a BPF file system, and mounting one there failed: {error}; sockline needs \
              it to keep its kernel state over restarts, and CAP_SYS_ADMIN to mount it",
             path.display()
@@ -94,12 +105,12 @@ pub fn mount_point_of(bpffs: &Path) -> PathBuf {
 }
 
 /// Mounts the BPF file system again if it is not there any more.
-pub fn bpffs_again(mount_point: &Path) -> Result<(), DataplaneError> {
+pub fn bpffs_again(mount_point: &Path) -> Result<(), MountError> {
     if kind_of(mount_point).is_ok_and(|kind| kind == BPF_FS_MAGIC) {
         return Ok(());
     }
     mount_new("bpf", mount_point).map_err(|error| {
-        DataplaneError::io(
+        MountError::io(
             format!(
                 "mount a BPF file system on {} again; what is pinned is gone, and the kernel state \
                  will not outlive this agent",
@@ -111,21 +122,21 @@ pub fn bpffs_again(mount_point: &Path) -> Result<(), DataplaneError> {
 }
 
 /// As [`bpffs`], for commands that only read: never mounts or makes anything.
-pub fn bpffs_for_reading(given: Option<&Path>) -> Result<PathBuf, DataplaneError> {
+pub fn bpffs_for_reading(given: Option<&Path>) -> Result<PathBuf, MountError> {
     Ok(match given {
         Some(path) => path.to_owned(),
         None => mounted_bpffs()?,
     })
 }
 
-fn mounted_bpffs() -> Result<PathBuf, DataplaneError> {
+fn mounted_bpffs() -> Result<PathBuf, MountError> {
     let first = mounts_of("bpf", &mount_table()?).into_iter().next();
     Ok(first.map_or_else(|| BPFFS.into(), |mount| mount.path))
 }
 
-fn mount_table() -> Result<String, DataplaneError> {
+fn mount_table() -> Result<String, MountError> {
     fs::read_to_string(MOUNT_TABLE)
-        .map_err(|error| DataplaneError::io(format!("read the mount table {MOUNT_TABLE}"), error))
+        .map_err(|error| MountError::io(format!("read the mount table {MOUNT_TABLE}"), error))
 }
 
 /// A line of the mount table.
@@ -173,8 +184,8 @@ fn is_own_cgroup(mount: &Mount) -> bool {
     !is_real_root && mount.root == "/" && own.lines().any(|line| line == "0::/")
 }
 
-fn only_own_cgroup(path: &Path) -> DataplaneError {
-    DataplaneError::Unsupported(format!(
+fn only_own_cgroup(path: &Path) -> MountError {
+    MountError::Unsupported(format!(
         "the only cgroup v2 here, {}, is this container's own, and what is attached to it would \
          serve no other process: mount the host's /sys/fs/cgroup into the container (with all that \
          is mounted below it), or ask for this one with --cgroup",

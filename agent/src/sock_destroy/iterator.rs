@@ -13,10 +13,7 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 use aya_obj::btf::{Btf, BtfKind};
 use sockline_ebpf::frontend::{TCP, UDP};
 
-use crate::{
-    bpf::{kinds::create, probes::instruction, syscall},
-    dataplane::error::DataplaneError,
-};
+use crate::bpf::{error::BpfError, kinds::create, probes::instruction, syscall};
 
 /// Sockets that one run of an iterator closes.
 const DOOMED: u32 = 4096;
@@ -37,11 +34,9 @@ impl SocketIterators {
     ///
     /// # Errors
     /// When the kernel has none.
-    pub fn load() -> Result<Self, DataplaneError> {
+    pub fn load() -> Result<Self, BpfError> {
         let unsupported = |error: &dyn std::fmt::Display| {
-            DataplaneError::Unsupported(format!(
-                "this kernel closes no sockets in iterators: {error}"
-            ))
+            BpfError::Unsupported(format!("this kernel closes no sockets in iterators: {error}"))
         };
         let btf = Btf::from_sys_fs().map_err(|error| unsupported(&error))?;
         let function = |name: &str| {
@@ -49,16 +44,16 @@ impl SocketIterators {
         };
         let destroy = function("bpf_sock_destroy")?;
         let map = create::hash::<u64, i32>("SOCKLINE_DOOMED", DOOMED)?;
-        let link = |target: &str| -> Result<OwnedFd, DataplaneError> {
+        let link = |target: &str| -> Result<OwnedFd, BpfError> {
             let program = program(map.fd().as_fd(), destroy);
             syscall::load_iterator(&program, function(target)?)
                 .and_then(|program| syscall::link_iterator(program.as_fd()))
-                .map_err(|error| DataplaneError::io(format!("load the iterator {target}"), error))
+                .map_err(|error| BpfError::io(format!("load the iterator {target}"), error))
         };
         let (tcp, udp) = (link("bpf_iter_tcp")?, link("bpf_iter_udp")?);
         let doomed = Map::HashMap(map)
             .try_into()
-            .map_err(|error| DataplaneError::map("SOCKLINE_DOOMED", "open", error))?;
+            .map_err(|error| BpfError::map("SOCKLINE_DOOMED", "open", error))?;
         Ok(Self { doomed, tcp, udp })
     }
 

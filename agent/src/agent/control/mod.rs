@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     admin::Command,
-    dataplane::{CanWait, Counted, Dataplane, DataplaneError, SyncReport, Synced},
+    dataplane::{BpfError, CanWait, Counted, Dataplane, DataplaneError, SyncReport, Synced},
     error_chain::chain,
     log_on_change::LogOnChange,
     model::{
@@ -165,7 +165,7 @@ pub async fn run(
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut settle = interval(SETTLE);
     settle.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut settling: Option<JoinHandle<Result<Instant, DataplaneError>>> = None;
+    let mut settling: Option<JoinHandle<Result<Instant, BpfError>>> = None;
     let mut look_around = interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reconcile_links = interval(Reconciler::links_interval(config.repair_interval));
@@ -593,7 +593,7 @@ impl Control {
         self.publisher.publish(problems.collect(), self.index.counts(), &usage, unconfirmed);
     }
 
-    fn settle(&mut self, waited: Result<Result<Instant, DataplaneError>, JoinError>) {
+    fn settle(&mut self, waited: Result<Result<Instant, BpfError>, JoinError>) {
         if let Ok(waited) = &waited {
             self.reclaims(waited.as_ref().map(|_| ()));
         }
@@ -613,7 +613,7 @@ impl Control {
     }
 
     /// Takes in whether running programs could be waited for.
-    fn reclaims(&mut self, waited: Result<(), &DataplaneError>) {
+    fn reclaims(&mut self, waited: Result<(), &BpfError>) {
         self.reclaim_log.record(waited.map_err(|error| error as &dyn std::error::Error));
         let reclaim = CanWait::of(waited).into();
         self.shared.update(|status| status.reclaim = reclaim);

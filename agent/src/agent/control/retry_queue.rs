@@ -140,13 +140,13 @@ impl RetryQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::{DataplaneError, Full};
+    use crate::dataplane::Full;
 
     fn failure(name: &str) -> Failure {
         Failure {
             object: format!("ns/{name}:web/TCP"),
             service: Some(ObjectName::new("ns", name)),
-            error: DataplaneError::Full(Full { map: "FRONTENDS", limit: 1 }),
+            error: Full { map: "FRONTENDS", limit: 1 }.into(),
         }
     }
 

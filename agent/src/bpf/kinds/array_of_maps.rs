@@ -15,19 +15,12 @@ use std::{
 
 use aya::maps::MapData;
 
-use crate::{
-    bpf::{
-        parallel::{TOGETHER, together},
-        syscall,
-    },
-    dataplane::{
-        error::DataplaneError,
-        pinning::layout::{self, Id, Pins},
-    },
+use crate::bpf::{
+    error::BpfError,
+    parallel::{TOGETHER, together},
+    pin::{self, Id},
+    syscall,
 };
-
-/// The name of the directory of inner maps, among the maps.
-pub const FOLDER: &str = "inner";
 
 /// A pinned array of maps.
 pub struct Outer {
@@ -63,17 +56,21 @@ impl Add for Mended {
 }
 
 impl Outer {
-    /// For reading.
-    pub fn open(pins: &Pins, name: &'static str) -> Result<Self, DataplaneError> {
-        let opened = |error| DataplaneError::map(name, "open", error);
-        let map = MapData::from_pin(pins.map(name)).map_err(opened)?;
+    /// For reading. `inner` is the folder that the inner maps are pinned in.
+    pub fn open(name: &'static str, path: &Path, inner: PathBuf) -> Result<Self, BpfError> {
+        let opened = |error| BpfError::map(name, "open", error);
+        let map = MapData::from_pin(path).map_err(opened)?;
         let entries = map.info().map_err(opened)?.max_entries();
-        Ok(Self { name, map, entries, inner: pins.inner_maps(), held: None })
+        Ok(Self { name, map, entries, inner, held: None })
     }
 
     /// For the one writer.
-    pub fn open_to_write(pins: &Pins, name: &'static str) -> Result<Self, DataplaneError> {
-        Ok(Self { held: Some(Mutex::default()), ..Self::open(pins, name)? })
+    pub fn open_to_write(
+        name: &'static str,
+        path: &Path,
+        inner: PathBuf,
+    ) -> Result<Self, BpfError> {
+        Ok(Self { held: Some(Mutex::default()), ..Self::open(name, path, inner)? })
     }
 
     /// How many maps it has room for.
@@ -82,33 +79,32 @@ impl Outer {
     }
 
     /// The map at an index; `None` where there is none.
-    pub fn get(&self, index: u32) -> Result<Option<MapData>, DataplaneError> {
+    pub fn get(&self, index: u32) -> Result<Option<MapData>, BpfError> {
         self.id(index)?.map(|id| self.open_inner(index, id)).transpose()
     }
 
     /// The maps and their indices, as far as [`in_use`] finds them.
-    pub fn all(&self) -> Result<Vec<(u32, MapData)>, DataplaneError> {
+    pub fn all(&self) -> Result<Vec<(u32, MapData)>, BpfError> {
         let ids = self.ids()?;
         ids.into_iter().map(|(index, id)| Ok((index, self.open_inner(index, id)?))).collect()
     }
 
-    fn open_inner(&self, index: u32, id: u32) -> Result<MapData, DataplaneError> {
+    fn open_inner(&self, index: u32, id: u32) -> Result<MapData, BpfError> {
         let pinned = MapData::from_pin(self.pin(id));
         // Somebody has removed the pin: whoever may do everything can go without it.
         let map = pinned.or_else(|error| MapData::from_id(id).map_err(|_| error));
-        let map = map.map_err(|error| DataplaneError::map(self.name, "open a part of", error))?;
+        let map = map.map_err(|error| BpfError::map(self.name, "open a part of", error))?;
         self.hold(index, id, &map)?;
         Ok(map)
     }
 
     /// Puts a map at an index, in place of what was there.
-    pub fn set(&self, index: u32, map: &MapData) -> Result<(), DataplaneError> {
+    pub fn set(&self, index: u32, map: &MapData) -> Result<(), BpfError> {
         let info = map.info();
-        let id =
-            info.map_err(|error| DataplaneError::map(self.name, "read a part of", error))?.id();
+        let id = info.map_err(|error| BpfError::map(self.name, "read a part of", error))?.id();
         let path = self.pin(id);
         syscall::pin(map.fd().as_fd(), &path)
-            .map_err(|error| DataplaneError::io(format!("pin {}", path.display()), error))?;
+            .map_err(|error| BpfError::io(format!("pin {}", path.display()), error))?;
         self.put(index, map.fd().as_fd())?;
         if let Some(before) = self.hold(index, id, map)? {
             // Programs that still use it hold it themselves.
@@ -118,11 +114,11 @@ impl Outer {
     }
 
     /// Looks whether every inner map is where it was put, and pinned; mends what is not so.
-    pub fn repair(&self) -> Result<Mended, DataplaneError> {
+    pub fn repair(&self) -> Result<Mended, BpfError> {
         let displaced = self.displaced_indices()?;
         let mut mended = Mended::default();
         for (&index, Inner { id, map }) in self.held().iter().flat_map(|held| held.iter()) {
-            let was_lost = layout::ensure(map.as_fd(), Id::Map(*id), &self.pin(*id))?;
+            let was_lost = pin::ensure(map.as_fd(), Id::Map(*id), &self.pin(*id))?;
             mended.pins += usize::from(was_lost);
             if displaced.contains(&index) {
                 self.put(index, map.as_fd())?;
@@ -133,11 +129,11 @@ impl Outer {
     }
 
     /// How many inner maps are not where they were put.
-    pub fn displaced(&self) -> Result<usize, DataplaneError> {
+    pub fn displaced(&self) -> Result<usize, BpfError> {
         Ok(self.displaced_indices()?.len())
     }
 
-    fn displaced_indices(&self) -> Result<HashSet<u32>, DataplaneError> {
+    fn displaced_indices(&self) -> Result<HashSet<u32>, BpfError> {
         let held: Vec<(u32, u32)> = self
             .held()
             .iter()
@@ -148,18 +144,18 @@ impl Outer {
         Ok(displaced.into_iter().flatten().collect())
     }
 
-    fn put(&self, index: u32, map: BorrowedFd<'_>) -> Result<(), DataplaneError> {
-        syscall::put_map(self.map.fd().as_fd(), index, map).map_err(|error| {
-            DataplaneError::io(format!("put a map into map `{}`", self.name), error)
-        })
+    fn put(&self, index: u32, map: BorrowedFd<'_>) -> Result<(), BpfError> {
+        syscall::put_map(self.map.fd().as_fd(), index, map)
+            .map_err(|error| BpfError::io(format!("put a map into map `{}`", self.name), error))
     }
 
     /// Returns what was held there before, if it was another one.
-    fn hold(&self, index: u32, id: u32, map: &MapData) -> Result<Option<Inner>, DataplaneError> {
+    fn hold(&self, index: u32, id: u32, map: &MapData) -> Result<Option<Inner>, BpfError> {
         let Some(mut held) = self.held() else { return Ok(None) };
-        let map = map.fd().as_fd().try_clone_to_owned().map_err(|error| {
-            DataplaneError::io(format!("hold a part of map `{}`", self.name), error)
-        })?;
+        let map =
+            map.fd().as_fd().try_clone_to_owned().map_err(|error| {
+                BpfError::io(format!("hold a part of map `{}`", self.name), error)
+            })?;
         Ok(held.insert(index, Inner { id, map }).filter(|before| before.id != id))
     }
 
@@ -168,28 +164,27 @@ impl Outer {
         self.held.as_ref().map(|held| held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn id(&self, index: u32) -> Result<Option<u32>, DataplaneError> {
+    fn id(&self, index: u32) -> Result<Option<u32>, BpfError> {
         syscall::inner_map_id(self.map.fd().as_fd(), index)
-            .map_err(|error| DataplaneError::io(format!("read map `{}`", self.name), error))
+            .map_err(|error| BpfError::io(format!("read map `{}`", self.name), error))
     }
 
     /// The ids of the inner maps by their indices, as far as [`in_use`] finds them.
-    fn ids(&self) -> Result<Vec<(u32, u32)>, DataplaneError> {
+    fn ids(&self) -> Result<Vec<(u32, u32)>, BpfError> {
         in_use(self.entries, |index| self.id(index))
     }
 
     fn pin(&self, id: u32) -> PathBuf {
-        pin(&self.inner, id)
+        pin_of(&self.inner, id)
     }
 }
 
 /// Removes the pins of inner maps that no array has any more, or never had: an agent was killed
 /// between two steps of [`Outer::set`].
-pub fn remove_strays(pins: &Pins, names: &[&'static str]) -> Result<(), DataplaneError> {
-    let folder = pins.inner_maps();
+pub fn remove_strays(folder: &Path, outers: &[Outer]) -> Result<(), BpfError> {
     let mut used = HashSet::new();
-    for name in names {
-        used.extend(Outer::open(pins, name)?.ids()?.into_iter().map(|(_, id)| pin(&folder, id)));
+    for outer in outers {
+        used.extend(outer.ids()?.into_iter().map(|(_, id)| pin_of(folder, id)));
     }
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if !used.contains(&entry.path()) {
@@ -204,8 +199,8 @@ pub fn remove_strays(pins: &Pins, names: &[&'static str]) -> Result<(), Dataplan
 /// serves as it did, until the next plan is written, in which it is not.
 fn in_use<T: Send>(
     len: u32,
-    read: impl Fn(u32) -> Result<Option<T>, DataplaneError> + Sync,
-) -> Result<Vec<(u32, T)>, DataplaneError> {
+    read: impl Fn(u32) -> Result<Option<T>, BpfError> + Sync,
+) -> Result<Vec<(u32, T)>, BpfError> {
     let mut found = Vec::new();
     let indices: Vec<u32> = (0..len).collect();
     for indices in indices.chunks(TOGETHER) {
@@ -220,7 +215,7 @@ fn in_use<T: Send>(
     Ok(found)
 }
 
-fn pin(folder: &Path, id: u32) -> PathBuf {
+fn pin_of(folder: &Path, id: u32) -> PathBuf {
     folder.join(id.to_string())
 }
 

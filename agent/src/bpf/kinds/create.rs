@@ -1,6 +1,6 @@
 //! Making maps.
 
-use std::os::fd::AsFd as _;
+use std::{os::fd::AsFd as _, path::Path};
 
 use aya::{Pod, maps::MapData};
 use aya_obj::generated::bpf_map_type::{
@@ -8,42 +8,34 @@ use aya_obj::generated::bpf_map_type::{
 };
 use sockline_ebpf::NO_PREALLOC;
 
-use crate::{
-    bpf::syscall,
-    dataplane::{error::DataplaneError, pinning::layout::Pins},
-};
+use crate::bpf::{error::BpfError, syscall};
 
 /// An array with these flags.
-pub fn array<T: Pod>(
-    name: &'static str,
-    entries: u32,
-    flags: usize,
-) -> Result<MapData, DataplaneError> {
+pub fn array<T: Pod>(name: &'static str, entries: u32, flags: usize) -> Result<MapData, BpfError> {
     map(name, BPF_MAP_TYPE_ARRAY, (size_of::<u32>(), size_of::<T>()), entries, flags)
 }
 
 /// A hash whose memory follows its entries.
-pub fn hash<K: Pod, V: Pod>(name: &'static str, entries: u32) -> Result<MapData, DataplaneError> {
+pub fn hash<K: Pod, V: Pod>(name: &'static str, entries: u32) -> Result<MapData, BpfError> {
     map(name, BPF_MAP_TYPE_HASH, (size_of::<K>(), size_of::<V>()), entries, NO_PREALLOC)
 }
 
 /// A hash that forgets what was not used for the longest time. It has memory for all entries.
-pub fn lru<K: Pod, V: Pod>(name: &'static str, entries: u32) -> Result<MapData, DataplaneError> {
+pub fn lru<K: Pod, V: Pod>(name: &'static str, entries: u32) -> Result<MapData, BpfError> {
     map(name, BPF_MAP_TYPE_LRU_HASH, (size_of::<K>(), size_of::<V>()), entries, 0)
 }
 
 /// Pins a map, unless there is one of its name already.
 pub fn ensure(
-    pins: &Pins,
+    path: &Path,
     name: &'static str,
-    make: impl FnOnce() -> Result<MapData, DataplaneError>,
-) -> Result<(), DataplaneError> {
-    let path = pins.map(name);
+    make: impl FnOnce() -> Result<MapData, BpfError>,
+) -> Result<(), BpfError> {
     if path.exists() {
         return Ok(());
     }
-    syscall::pin(make()?.fd().as_fd(), &path)
-        .map_err(|error| DataplaneError::io(format!("pin map `{name}`"), error))
+    syscall::pin(make()?.fd().as_fd(), path)
+        .map_err(|error| BpfError::io(format!("pin map `{name}`"), error))
 }
 
 /// Pins an array of maps like the one that `inner` makes, unless there is one already. Left to aya,
@@ -51,15 +43,15 @@ pub fn ensure(
 /// without that the agent puts in (`timer_off` in `bpf_map_meta_equal`). So the inner map that an
 /// outer one is made for comes from where all of its inner maps come from.
 pub fn ensure_outer(
-    pins: &Pins,
+    path: &Path,
     name: &'static str,
     entries: u32,
-    inner: impl FnOnce() -> Result<MapData, DataplaneError>,
-) -> Result<(), DataplaneError> {
-    ensure(pins, name, || {
+    inner: impl FnOnce() -> Result<MapData, BpfError>,
+) -> Result<(), BpfError> {
+    ensure(path, name, || {
         let outer = syscall::create_array_of_maps(name, entries, inner()?.fd().as_fd())
-            .map_err(|error| DataplaneError::io(format!("create map `{name}`"), error))?;
-        MapData::from_fd(outer).map_err(|error| DataplaneError::map(name, "open", error))
+            .map_err(|error| BpfError::io(format!("create map `{name}`"), error))?;
+        MapData::from_fd(outer).map_err(|error| BpfError::map(name, "open", error))
     })
 }
 
@@ -69,10 +61,9 @@ fn map(
     (key, value): (usize, usize),
     entries: u32,
     flags: usize,
-) -> Result<MapData, DataplaneError> {
+) -> Result<MapData, BpfError> {
     let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
     let definition =
         aya_obj::Map::new_from_params(kind as u32, size(key), size(value), entries, size(flags));
-    MapData::create(definition, name, None)
-        .map_err(|error| DataplaneError::map(name, "create", error))
+    MapData::create(definition, name, None).map_err(|error| BpfError::map(name, "create", error))
 }

@@ -8,11 +8,10 @@ use aya::{
     maps::{HashMap, IterableMap, Map, MapData, MapError},
 };
 
-use super::create;
-use crate::dataplane::{
-    error::DataplaneError,
-    maps,
-    pinning::layout::{self, Id, Pins},
+use super::{create, hash};
+use crate::bpf::{
+    error::BpfError,
+    pin::{self, Id},
 };
 
 /// `BPF_NOEXIST`: only a new entry.
@@ -42,13 +41,11 @@ pub struct Fill {
 
 impl<K: Pod, V: Pod> Growing<K, V> {
     /// Opens what is pinned. It may grow to `limit` entries; what is more already stays.
-    pub fn open(pins: &Pins, name: &'static str, limit: u32) -> Result<Self, DataplaneError> {
-        let pin = pins.map(name);
-        let map =
-            MapData::from_pin(&pin).map_err(|error| DataplaneError::map(name, "open", error))?;
+    pub fn open(name: &'static str, pin: PathBuf, limit: u32) -> Result<Self, BpfError> {
+        let map = MapData::from_pin(&pin).map_err(|error| BpfError::map(name, "open", error))?;
         let (map, capacity) = typed(name, map)?;
         let mut entries = 0;
-        maps::for_each(name, &map, |_: &K, _: &[V]| entries += 1)?;
+        hash::for_each(name, &map, |_: &K, _: &[V]| entries += 1)?;
         Ok(Self { name, pin, map, entries, capacity, limit })
     }
 
@@ -61,34 +58,34 @@ impl<K: Pod, V: Pod> Growing<K, V> {
     }
 
     /// Pins it again if it has lost its pin; returns whether it had.
-    pub fn keep_pin(&self) -> Result<bool, DataplaneError> {
+    pub fn keep_pin(&self) -> Result<bool, BpfError> {
         let map = self.map.map();
-        let info = map.info().map_err(|error| DataplaneError::map(self.name, "read", error))?;
-        layout::ensure(map.fd().as_fd(), Id::Map(info.id()), &self.pin)
+        let info = map.info().map_err(|error| BpfError::map(self.name, "read", error))?;
+        pin::ensure(map.fd().as_fd(), Id::Map(info.id()), &self.pin)
     }
 
     pub const fn map(&self) -> &HashMap<MapData, K, V> {
         &self.map
     }
 
-    pub fn get(&self, key: &K) -> Result<Option<V>, DataplaneError> {
+    pub fn get(&self, key: &K) -> Result<Option<V>, BpfError> {
         match self.map.get(key, 0) {
             Ok(value) => Ok(Some(value)),
             Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(DataplaneError::map(self.name, "read", error)),
+            Err(error) => Err(BpfError::map(self.name, "read", error)),
         }
     }
 
-    pub fn insert(&mut self, key: &K, value: &V) -> Result<(), DataplaneError> {
+    pub fn insert(&mut self, key: &K, value: &V) -> Result<(), BpfError> {
         self.make_room()?;
-        match maps::insert(&mut self.map, key, value, NEW) {
+        match hash::insert(&mut self.map, key, value, NEW) {
             Ok(()) => {
                 self.entries += 1;
                 Ok(())
             }
-            Err(error) => match maps::insert(&mut self.map, key, value, KNOWN) {
+            Err(error) => match hash::insert(&mut self.map, key, value, KNOWN) {
                 Ok(()) => Ok(()),
-                Err(_) => Err(DataplaneError::write(self.name, self.capacity, error)),
+                Err(_) => Err(BpfError::write(self.name, self.capacity, error)),
             },
         }
     }
@@ -101,7 +98,7 @@ impl<K: Pod, V: Pod> Growing<K, V> {
     }
 
     /// Grows before it is full.
-    fn make_room(&mut self) -> Result<(), DataplaneError> {
+    fn make_room(&mut self) -> Result<(), BpfError> {
         if self.entries < self.capacity / 4 * 3 || self.capacity >= self.limit {
             return Ok(());
         }
@@ -116,21 +113,21 @@ impl<K: Pod, V: Pod> Growing<K, V> {
         }
     }
 
-    fn grow(&mut self, capacity: u32) -> Result<(), DataplaneError> {
+    fn grow(&mut self, capacity: u32) -> Result<(), BpfError> {
         let (mut larger, _) = typed(self.name, create::hash::<K, V>(self.name, capacity)?)?;
         let mut entries = 0;
         let mut result = Ok(());
-        maps::for_each(self.name, &self.map, |key: &K, values: &[V]| {
+        hash::for_each(self.name, &self.map, |key: &K, values: &[V]| {
             for value in values {
                 if result.is_ok() {
-                    result = maps::insert(&mut larger, key, value, 0);
+                    result = hash::insert(&mut larger, key, value, 0);
                     entries += 1;
                 }
             }
         })?;
-        result.map_err(|error| DataplaneError::write(self.name, capacity, error))?;
+        result.map_err(|error| BpfError::write(self.name, capacity, error))?;
         // An agent that is killed before this has changed nothing; after it, all is done.
-        layout::pin_over(larger.map().fd().as_fd(), &self.pin)?;
+        pin::pin_over(larger.map().fd().as_fd(), &self.pin)?;
         (self.map, self.entries, self.capacity) = (larger, entries, capacity);
         Ok(())
     }
@@ -139,8 +136,8 @@ impl<K: Pod, V: Pod> Growing<K, V> {
 fn typed<K: Pod, V: Pod>(
     name: &'static str,
     map: MapData,
-) -> Result<(HashMap<MapData, K, V>, u32), DataplaneError> {
-    let failed = |error| DataplaneError::map(name, "open", error);
+) -> Result<(HashMap<MapData, K, V>, u32), BpfError> {
+    let failed = |error| BpfError::map(name, "open", error);
     let capacity = map.info().map_err(failed)?.max_entries();
     Ok((Map::HashMap(map).try_into().map_err(failed)?, capacity))
 }

@@ -9,4 +9,5 @@
 pub mod array_of_maps;
 pub mod create;
 pub mod growable_hash;
+pub mod hash;
 pub mod segmented_array;

@@ -13,12 +13,10 @@ use super::{
     array_of_maps::{Mended, Outer},
     create,
 };
-use crate::{
-    bpf::{
-        mmap::{Cell, SharedArray},
-        parallel::together,
-    },
-    dataplane::error::{DataplaneError, Full},
+use crate::bpf::{
+    error::{BpfError, Full},
+    mmap::{Cell, SharedArray},
+    parallel::together,
 };
 
 /// A segmented array that the agent writes.
@@ -61,7 +59,7 @@ impl<T: Pod> Segments<T> {
         per_segment: u32,
         limit: u32,
         writable: bool,
-    ) -> Result<Self, DataplaneError> {
+    ) -> Result<Self, BpfError> {
         let mut segments = Vec::new();
         for (index, inner) in outer.all()? {
             segments.resize_with(index as usize, || None);
@@ -106,14 +104,14 @@ impl<T: Pod> Segments<T> {
     }
 
     /// The record at an index, to be written.
-    pub fn cell(&mut self, index: u32) -> Result<Cell<'_, T>, DataplaneError> {
+    pub fn cell(&mut self, index: u32) -> Result<Cell<'_, T>, BpfError> {
         let (_, offset) = self.split(index);
         Ok(self.segment(index)?.cell(offset))
     }
 
     /// Makes the segments for this many indices, as far as there are none yet: one by one, those of a
     /// million backends would take 15 s.
-    pub fn reserve(&mut self, count: u32) -> Result<(), DataplaneError> {
+    pub fn reserve(&mut self, count: u32) -> Result<(), BpfError> {
         let wanted = count.min(self.limit).div_ceil(self.per_segment) as usize;
         let missing: Vec<usize> = (0..wanted)
             .filter(|&number| self.segments.get(number).is_none_or(Option::is_none))
@@ -139,12 +137,12 @@ impl<T: Pod> Segments<T> {
     }
 
     /// See [`Outer::repair`].
-    pub fn repair(&self) -> Result<Mended, DataplaneError> {
+    pub fn repair(&self) -> Result<Mended, BpfError> {
         self.outer.repair()
     }
 
     /// See [`Outer::displaced`].
-    pub fn displaced(&self) -> Result<usize, DataplaneError> {
+    pub fn displaced(&self) -> Result<usize, BpfError> {
         self.outer.displaced()
     }
 
@@ -152,7 +150,7 @@ impl<T: Pod> Segments<T> {
         ((index / self.per_segment) as usize, (index % self.per_segment) as usize)
     }
 
-    fn segment(&mut self, index: u32) -> Result<&SharedArray<T>, DataplaneError> {
+    fn segment(&mut self, index: u32) -> Result<&SharedArray<T>, BpfError> {
         let (segment, _) = self.split(index);
         let exists = self.segments.get(segment).is_some_and(Option::is_some);
         // An agent with a higher limit may have made segments that this one would not.
@@ -181,7 +179,7 @@ fn index_of(segment: usize) -> u32 {
 }
 
 /// An inner map of a segmented array.
-pub fn new_segment<T: Pod>(name: &'static str, len: u32) -> Result<MapData, DataplaneError> {
+pub fn new_segment<T: Pod>(name: &'static str, len: u32) -> Result<MapData, BpfError> {
     create::array::<T>(name, len, MMAPABLE)
 }
 
@@ -190,7 +188,7 @@ fn map_segment<T: Pod>(
     array: BorrowedFd<'_>,
     len: u32,
     writable: bool,
-) -> Result<SharedArray<T>, DataplaneError> {
+) -> Result<SharedArray<T>, BpfError> {
     SharedArray::map(array, len as usize, writable)
-        .map_err(|error| DataplaneError::io(format!("map a segment of `{name}`"), error))
+        .map_err(|error| BpfError::io(format!("map a segment of `{name}`"), error))
 }

@@ -1,7 +1,7 @@
 //! What the agent notes about itself in the kernel: see [`sockline_ebpf::agent`].
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -9,9 +9,7 @@ use aya::maps::{Array, MapData};
 use sockline_ebpf::agent::AgentRecord;
 
 use super::AGENT;
-use crate::dataplane::{
-    Options, error::DataplaneError, maps, pinning::layout::Pins, programs::features::Features,
-};
+use crate::dataplane::{error::DataplaneError, maps, pinning::layout::Pins};
 
 /// The record of the running agent.
 pub struct Record {
@@ -35,8 +33,9 @@ impl Record {
     /// Notes who runs now.
     pub fn create(
         pins: &Pins,
-        options: &Options,
-        features: Features,
+        node: &str,
+        cgroup: &Path,
+        features: u32,
     ) -> Result<Self, DataplaneError> {
         let map = maps::open_agent(pins)?;
         let last_sync = map.get(&0, 0).map_or(0, |before| before.last_sync);
@@ -44,10 +43,10 @@ impl Record {
             started: since_epoch(SystemTime::now()).as_secs(),
             last_sync,
             pid: std::process::id(),
-            features: features.bits(),
-            node: text(&options.node),
+            features,
+            node: text(node),
             version: text(env!("CARGO_PKG_VERSION")),
-            cgroup: text(&options.cgroup.to_string_lossy()),
+            cgroup: text(&cgroup.to_string_lossy()),
         };
         let mut this = Self { map, value };
         this.write()?;

@@ -10,7 +10,7 @@ use sockline_ebpf::agent_state::AgentState as Layout;
 
 use crate::{
     bpf::{mmap::SharedArray, syscall},
-    dataplane::{NestedNamespaces, error::DataplaneError, maps, pinning::layout::Pins},
+    dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
 };
 
 const DEADLINE: usize = offset_of!(Layout, fail_open_deadline) / size_of::<u64>();
@@ -18,6 +18,14 @@ const FAIL_OPEN_AFTER: usize = offset_of!(Layout, fail_open_after) / size_of::<u
 const EXCLUDE_NESTED: usize = offset_of!(Layout, exclude_nested) / size_of::<u64>();
 const BYPASS_COOKIE: usize = offset_of!(Layout, bypass_cookie) / size_of::<u64>();
 const OWN_CALLS: usize = offset_of!(Layout, own_calls) / size_of::<u64>();
+
+/// What to do with calls from network namespaces that were made inside of pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NestedNamespaces {
+    Translate,
+    /// Let them go through unchanged.
+    Exclude,
+}
 
 /// A handle on the map, for any thread. It is the same map for the programs that an earlier agent left
 /// attached.

@@ -6,12 +6,11 @@ use aya::maps::{Array, HashMap, IterableMap as _, MapData, MapError};
 
 use super::{LEFT_ALONE, LEFT_ALONE_LEVELS};
 use crate::{
-    bpf::kinds::growable_hash::Fill,
-    dataplane::{
-        error::{DataplaneError, Full},
-        maps,
-        pinning::layout::Pins,
+    bpf::{
+        error::Full,
+        kinds::{growable_hash::Fill, hash},
     },
+    dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
 };
 
 /// The only element of the array of levels.
@@ -110,7 +109,7 @@ impl LeftAlone {
             if self.known.get(id) == Some(level) {
                 continue;
             }
-            match maps::insert(&mut self.cgroups, id, level, 0) {
+            match hash::insert(&mut self.cgroups, id, level, 0) {
                 Ok(()) => {
                     self.known.insert(*id, *level);
                 }

@@ -14,14 +14,14 @@ use sockline_ebpf::{
 use super::{FRONTENDS, FrontendsHash};
 use crate::{
     bpf::{
-        kinds::array_of_maps::{Mended, Outer},
+        error::Full,
+        kinds::{
+            array_of_maps::{Mended, Outer},
+            hash,
+        },
         mmap::SharedArray,
     },
-    dataplane::{
-        error::{DataplaneError, Full},
-        maps,
-        pinning::layout::Pins,
-    },
+    dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
 };
 
 /// The frontends in the kernel, and a copy of them here.
@@ -60,7 +60,7 @@ impl Frontends {
         };
         let capacity = capacity_of(&current)?;
         let mut entries = HashMap::new();
-        maps::for_each(FRONTENDS, &current, |key: &FrontendKey, values: &[Frontend]| {
+        hash::for_each(FRONTENDS, &current, |key: &FrontendKey, values: &[Frontend]| {
             entries.extend(values.iter().map(|value| (*key, *value)));
         })?;
         let mut this = Self {
@@ -133,7 +133,7 @@ impl Frontends {
             self.reserve(1)?;
             self.count_bit(&frontend.key, true);
         }
-        if let Err(error) = maps::insert(&mut self.current, &frontend.key, &frontend, 0) {
+        if let Err(error) = hash::insert(&mut self.current, &frontend.key, &frontend, 0) {
             if is_new {
                 self.count_bit(&frontend.key, false);
             }
@@ -175,11 +175,12 @@ impl Frontends {
 
     /// Looks for entries that nobody planned.
     pub fn find_foreign(&self, differences: &mut Differences) -> Result<(), DataplaneError> {
-        maps::for_each(FRONTENDS, &self.current, |key: &FrontendKey, _: &[Frontend]| {
+        hash::for_each(FRONTENDS, &self.current, |key: &FrontendKey, _: &[Frontend]| {
             if !self.entries.contains_key(key) {
                 differences.foreign.push(*key);
             }
-        })
+        })?;
+        Ok(())
     }
 
     /// Compares the bitmap.
@@ -210,12 +211,12 @@ impl Frontends {
 
     /// See [`Outer::repair`].
     pub fn repair_outer(&self) -> Result<Mended, DataplaneError> {
-        self.outer.repair()
+        Ok(self.outer.repair()?)
     }
 
     /// See [`Outer::displaced`].
     pub fn displaced(&self) -> Result<usize, DataplaneError> {
-        self.outer.displaced()
+        Ok(self.outer.displaced()?)
     }
 
     /// Makes room for so many more entries.
@@ -245,7 +246,7 @@ impl Frontends {
         let larger = maps::new_frontends(capacity)?;
         let mut copy = typed(duplicate(&larger)?)?;
         for (key, value) in &self.entries {
-            maps::insert(&mut copy, key, value, 0)
+            hash::insert(&mut copy, key, value, 0)
                 .map_err(|error| DataplaneError::map(FRONTENDS, "copy to a larger", error))?;
         }
         self.outer.set(CURRENT, &larger)?;

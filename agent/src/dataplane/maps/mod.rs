@@ -28,18 +28,16 @@ use sockline_ebpf::{
 
 use crate::{
     bpf::{
-        batch::HashWalk,
+        error::BpfError,
         kinds::{
             array_of_maps::{self, Outer},
-            create,
+            create, hash,
             segmented_array::{Segments, new_segment},
         },
         mmap::SharedArray,
+        pin,
     },
-    dataplane::{
-        error::{DataplaneError, is_for_want_of_memory},
-        pinning::layout::{self, Pins},
-    },
+    dataplane::{error::DataplaneError, pinning::layout::Pins},
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
@@ -84,6 +82,9 @@ pub const NAMES: &str = "NAMES";
 pub const AGENT: &str = "AGENT";
 pub const RETIRED: &str = "RETIRED";
 
+/// Maps that are replaced by larger ones as they grow. Their owners look after their pins.
+pub const GROWABLE: [&str; 2] = [NAMES, RETIRED];
+
 /// All maps that are pinned.
 pub fn map_names() -> Vec<&'static str> {
     PINNED.into_iter().chain([NAMES, AGENT, RETIRED]).collect()
@@ -99,17 +100,25 @@ const FIRST_RETIRED: u32 = 1024;
 /// Makes and pins what aya does not make: the maps that hold other maps, the one whose size is an
 /// option, and the agent's own.
 pub fn create(pins: &Pins, max_affinity: u32) -> Result<(), DataplaneError> {
-    create::ensure_outer(pins, FRONTENDS, CURRENT + 1, || new_frontends(FIRST_CAPACITY))?;
+    create::ensure_outer(&pins.map(FRONTENDS), FRONTENDS, CURRENT + 1, || {
+        new_frontends(FIRST_CAPACITY)
+    })?;
     let slots = || new_segment::<Slot>(SLOTS, SLOT_SEGMENT);
-    create::ensure_outer(pins, SLOTS, SLOT_SEGMENTS, slots)?;
+    create::ensure_outer(&pins.map(SLOTS), SLOTS, SLOT_SEGMENTS, slots)?;
     let backends = || new_segment::<Backend>(BACKENDS, BACKEND_SEGMENT);
-    create::ensure_outer(pins, BACKENDS, BACKEND_SEGMENTS, backends)?;
-    array_of_maps::remove_strays(pins, &[FRONTENDS, SLOTS, BACKENDS])?;
-    create::ensure(pins, AGENT, || create::array::<AgentRecord>(AGENT, 1, 0))?;
-    create::ensure(pins, NAMES, || create::hash::<NameKey, [u8; CHUNK]>(NAMES, FIRST_NAMES))?;
-    create::ensure(pins, RETIRED, || create::hash::<u32, u64>(RETIRED, FIRST_RETIRED))?;
+    create::ensure_outer(&pins.map(BACKENDS), BACKENDS, BACKEND_SEGMENTS, backends)?;
+    let outers = [FRONTENDS, SLOTS, BACKENDS].map(|name| open_outer(pins, name, false));
+    let outers = outers.into_iter().collect::<Result<Vec<_>, _>>()?;
+    array_of_maps::remove_strays(&pins.inner_maps(), &outers)?;
+    create::ensure(&pins.map(AGENT), AGENT, || create::array::<AgentRecord>(AGENT, 1, 0))?;
+    create::ensure(&pins.map(NAMES), NAMES, || {
+        create::hash::<NameKey, [u8; CHUNK]>(NAMES, FIRST_NAMES)
+    })?;
+    create::ensure(&pins.map(RETIRED), RETIRED, || {
+        create::hash::<u32, u64>(RETIRED, FIRST_RETIRED)
+    })?;
     let affinity = || create::lru::<AffinityKey, Affinity>(AFFINITY, max_affinity);
-    create::ensure(pins, AFFINITY, affinity)?;
+    create::ensure(&pins.map(AFFINITY), AFFINITY, affinity)?;
     resize_affinity(pins, max_affinity)
 }
 
@@ -125,19 +134,19 @@ fn resize_affinity(pins: &Pins, entries: u32) -> Result<(), DataplaneError> {
     let resized = create::lru::<AffinityKey, Affinity>(AFFINITY, entries)?;
     let mut copy: AffinityHash = typed(AFFINITY, Map::LruHashMap(resized))?;
     let mut result = Ok(());
-    for_each(AFFINITY, &before, |key: &AffinityKey, values: &[Affinity]| {
+    hash::for_each(AFFINITY, &before, |key: &AffinityKey, values: &[Affinity]| {
         for value in values {
             if result.is_ok() {
-                result = insert(&mut copy, key, value, 0);
+                result = hash::insert(&mut copy, key, value, 0);
             }
         }
     })?;
     result.map_err(failed)?;
-    layout::pin_over(copy.map().fd().as_fd(), &pins.map(AFFINITY))
+    Ok(pin::pin_over(copy.map().fd().as_fd(), &pins.map(AFFINITY))?)
 }
 
 /// An inner map of [`FRONTENDS`].
-pub fn new_frontends(capacity: u32) -> Result<MapData, DataplaneError> {
+pub fn new_frontends(capacity: u32) -> Result<MapData, BpfError> {
     create::hash::<FrontendKey, Frontend>(FRONTENDS, capacity)
 }
 
@@ -146,7 +155,13 @@ pub fn open_frontends(pins: &Pins, writable: bool) -> Result<Outer, DataplaneErr
 }
 
 fn open_outer(pins: &Pins, name: &'static str, writable: bool) -> Result<Outer, DataplaneError> {
-    if writable { Outer::open_to_write(pins, name) } else { Outer::open(pins, name) }
+    let (path, inner) = (pins.map(name), pins.inner_maps());
+    let opened = if writable {
+        Outer::open_to_write(name, &path, inner)
+    } else {
+        Outer::open(name, &path, inner)
+    };
+    Ok(opened?)
 }
 
 /// The frontends hash that the programs use now; `None` before the first sync.
@@ -159,7 +174,8 @@ pub fn open_slots(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Slot>, DataplaneError> {
-    Segments::open(SLOTS, open_outer(pins, SLOTS, writable)?, SLOT_SEGMENT, limit, writable)
+    let outer = open_outer(pins, SLOTS, writable)?;
+    Ok(Segments::open(SLOTS, outer, SLOT_SEGMENT, limit, writable)?)
 }
 
 pub fn open_backends(
@@ -167,13 +183,8 @@ pub fn open_backends(
     limit: u32,
     writable: bool,
 ) -> Result<Segments<Backend>, DataplaneError> {
-    Segments::open(
-        BACKENDS,
-        open_outer(pins, BACKENDS, writable)?,
-        BACKEND_SEGMENT,
-        limit,
-        writable,
-    )
+    let outer = open_outer(pins, BACKENDS, writable)?;
+    Ok(Segments::open(BACKENDS, outer, BACKEND_SEGMENT, limit, writable)?)
 }
 
 pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
@@ -244,47 +255,6 @@ pub fn open_namespaces(pins: &Pins) -> Result<HashMap<MapData, u64, Namespace>, 
 
 pub fn open_agent(pins: &Pins) -> Result<Array<MapData, AgentRecord>, DataplaneError> {
     typed(AGENT, Map::Array(open(pins, AGENT)?))
-}
-
-/// Tries of a write, before the kernel is believed that it has no memory.
-const TRIES: usize = 8;
-
-/// Writes an entry. The kernel keeps some memory for hashes at hand and fetches more behind the back of
-/// whoever uses it up (`bpf_mem_alloc`, Linux 6.1): many entries at once can be too fast for that.
-pub fn insert<K: Pod, V: Pod>(
-    hash: &mut HashMap<MapData, K, V>,
-    key: &K,
-    value: &V,
-    flags: u64,
-) -> Result<(), MapError> {
-    let mut result = hash.insert(key, value, flags);
-    for _ in 1..TRIES {
-        match &result {
-            Err(error) if is_for_want_of_memory(error) => {
-                std::thread::yield_now();
-                result = hash.insert(key, value, flags);
-            }
-            _ => break,
-        }
-    }
-    result
-}
-
-/// Entries that are read with one system call.
-const CHUNK_OF_HASH: usize = 4096;
-
-/// Goes through all entries of a hash; one of a per-CPU hash has a value for each CPU.
-pub fn for_each<K: Pod, V: Pod, M>(
-    name: &'static str,
-    hash: &impl IterableMap<K, M>,
-    mut each: impl FnMut(&K, &[V]),
-) -> Result<(), DataplaneError> {
-    let mut walk = HashWalk::new(CHUNK_OF_HASH);
-    let failed = |error| DataplaneError::io(format!("read map `{name}`"), error);
-    while let Some(chunk) = walk.next(hash.map()).map_err(failed)? {
-        chunk.iter().for_each(|(key, values)| each(key, values));
-    }
-    Ok(())
 }
 
 fn open(pins: &Pins, name: &'static str) -> Result<MapData, DataplaneError> {

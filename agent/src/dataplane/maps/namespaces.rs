@@ -4,7 +4,10 @@ use aya::maps::{HashMap, MapData};
 use sockline_ebpf::namespaces::Namespace;
 
 use super::NAMESPACES;
-use crate::dataplane::{error::DataplaneError, maps, pinning::layout::Pins};
+use crate::{
+    bpf::kinds::hash,
+    dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
+};
 
 /// The map, for any thread.
 pub struct NotedNamespaces {
@@ -19,7 +22,7 @@ impl NotedNamespaces {
     /// All that are noted, by their cookies.
     pub fn read(&self) -> Result<Vec<(u64, Namespace)>, DataplaneError> {
         let mut all = Vec::new();
-        maps::for_each(NAMESPACES, &self.map, |&cookie, values: &[Namespace]| {
+        hash::for_each(NAMESPACES, &self.map, |&cookie, values: &[Namespace]| {
             all.extend(values.iter().map(|value| (cookie, *value)));
         })?;
         Ok(all)

@@ -7,8 +7,8 @@ use sockline_ebpf::name::{CHUNK, NameKey};
 
 use super::NAMES;
 use crate::{
-    bpf::kinds::growable_hash::Growing,
-    dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
+    bpf::kinds::{growable_hash::Growing, hash},
+    dataplane::{error::DataplaneError, pinning::layout::Pins},
     model::object::{ObjectName, Protocol},
 };
 
@@ -21,7 +21,7 @@ const LONGEST: u32 = (63usize + 63 + 15 + 4 + 3).div_ceil(CHUNK) as u32;
 
 /// Opens the names. There is room for those of as many service ports as there may be frontends.
 pub fn open(pins: &Pins, max_frontends: u32) -> Result<Names, DataplaneError> {
-    Growing::open(pins, NAMES, max_frontends.saturating_mul(LONGEST))
+    Ok(Growing::open(NAMES, pins.map(NAMES), max_frontends.saturating_mul(LONGEST))?)
 }
 
 /// One port of a service: what has a service id.
@@ -81,7 +81,7 @@ pub fn write(names: &mut Names, service: u32, key: &ServiceKey) -> Result<(), Da
     for (chunk, number) in key.encode().iter().zip(0..) {
         if let Err(error) = names.insert(&NameKey { service, chunk: number }, chunk) {
             remove(names, service, key);
-            return Err(error);
+            return Err(error.into());
         }
     }
     Ok(())
@@ -110,7 +110,7 @@ pub fn read_all(
     names: &HashMap<MapData, NameKey, [u8; CHUNK]>,
 ) -> Result<StdHashMap<u32, ServiceKey>, DataplaneError> {
     let mut chunks: StdHashMap<u32, Vec<(u32, [u8; CHUNK])>> = StdHashMap::new();
-    maps::for_each(NAMES, names, |&NameKey { service, chunk }, bytes: &[[u8; CHUNK]]| {
+    hash::for_each(NAMES, names, |&NameKey { service, chunk }, bytes: &[[u8; CHUNK]]| {
         chunks.entry(service).or_default().extend(bytes.iter().map(|bytes| (chunk, *bytes)));
     })?;
     Ok(chunks

@@ -14,7 +14,11 @@ use sockline_ebpf::{
 
 use super::overflow::{Accounts, OverLimit};
 use crate::{
-    bpf::{kinds::growable_hash::Fill, mmap::SharedArray, syscall},
+    bpf::{
+        kinds::{growable_hash::Fill, hash},
+        mmap::SharedArray,
+        syscall,
+    },
     dataplane::{
         error::DataplaneError,
         maps::{self, AFFINITY, AffinityHash, SERVICES},
@@ -101,7 +105,7 @@ impl Census {
     fn count_affinity(&mut self, counted: &mut Counted) -> Result<(), DataplaneError> {
         let mut entries = 0;
         let mut over = Vec::new();
-        maps::for_each(AFFINITY, &self.affinity, |key: &AffinityKey, values: &[Affinity]| {
+        hash::for_each(AFFINITY, &self.affinity, |key: &AffinityKey, values: &[Affinity]| {
             entries += 1;
             if values.iter().all(|value| self.is_over(key, value)) {
                 over.push(*key);
@@ -136,7 +140,7 @@ impl Census {
 
     fn count_counters(&self, counted: &mut Counted) -> Result<(), DataplaneError> {
         let mut ids = HashSet::new();
-        maps::for_each(SERVICES, &self.counters, |&id: &u32, _: &[ServiceCounters]| {
+        hash::for_each(SERVICES, &self.counters, |&id: &u32, _: &[ServiceCounters]| {
             ids.insert(id);
         })?;
         let info = self.counters.map().info();

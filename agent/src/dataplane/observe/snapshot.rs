@@ -15,7 +15,10 @@ use sockline_ebpf::{
 };
 
 use crate::{
-    bpf::kinds::segmented_array::{Reader, Segments},
+    bpf::kinds::{
+        hash,
+        segmented_array::{Reader, Segments},
+    },
     dataplane::{
         error::DataplaneError,
         maps::{
@@ -210,7 +213,7 @@ impl Counters {
     pub fn services(&self) -> Result<BTreeMap<ServiceKey, Counts>, DataplaneError> {
         let mut translated = self.translated()?;
         let mut counted: StdHashMap<u32, Counts> = StdHashMap::new();
-        maps::for_each(maps::SERVICES, &self.services, |&id, per_cpu| {
+        hash::for_each(maps::SERVICES, &self.services, |&id, per_cpu| {
             counted.insert(id, sum(per_cpu));
         })?;
         let mut all = BTreeMap::new();
@@ -236,7 +239,7 @@ impl Counters {
         // Opened each time, because a larger one may be in its place, and under the lock, because it may be
         // put there while a count moves: the old one would lack that count.
         let retired = maps::open_retired(&self.pins)?;
-        maps::for_each(maps::RETIRED, &retired, |&id, connections: &[u64]| {
+        hash::for_each(maps::RETIRED, &retired, |&id, connections: &[u64]| {
             all.insert(id, connections.iter().sum());
         })?;
         for segment in segments {
@@ -253,7 +256,7 @@ impl Counters {
     /// Calls of all services that were bypassed because there was no agent.
     pub fn bypassed_stale(&self) -> Result<u64, DataplaneError> {
         let mut all = 0;
-        maps::for_each(maps::SERVICES, &self.services, |_: &u32, per_cpu| {
+        hash::for_each(maps::SERVICES, &self.services, |_: &u32, per_cpu| {
             all += sum(per_cpu).bypassed_stale;
         })?;
         Ok(all)
@@ -275,7 +278,7 @@ impl Counters {
 
 fn entries(current: &maps::FrontendsHash) -> Result<Vec<FrontendEntry>, DataplaneError> {
     let mut all = Vec::new();
-    maps::for_each(maps::FRONTENDS, current, |key: &FrontendKey, entries| {
+    hash::for_each(maps::FRONTENDS, current, |key: &FrontendKey, entries| {
         if !key.is_node_mark() {
             all.extend_from_slice(entries);
         }

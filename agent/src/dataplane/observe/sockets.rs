@@ -21,7 +21,7 @@ use sockline_ebpf::{
 
 use super::overflow::Accounts;
 use crate::{
-    bpf::mmap::SharedArray,
+    bpf::{kinds::hash, mmap::SharedArray},
     dataplane::{
         error::DataplaneError,
         maps::{self, OverflowHash, service_names::ServiceKey},
@@ -142,14 +142,15 @@ impl Sockets {
         if self.accounts.fill().entries == 0 {
             return Ok(());
         }
-        maps::for_each(
+        hash::for_each(
             maps::OVERFLOW,
             &self.overflow,
             |&cookie: &u64, entries: &[OverflowEntry]| {
                 let held = entries.iter().filter(|entry| entry.holder == cookie);
                 held.for_each(|entry| each(cookie, &entry.record));
             },
-        )
+        )?;
+        Ok(())
     }
 
     /// Takes away the entry of a socket that is nowhere, unless it is something else by now. (One

@@ -3,10 +3,16 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use super::layout::{self, Id, Pins};
+use super::{
+    layout::{INNER, Pins},
+    removal,
+};
 use crate::{
-    bpf::{kinds::array_of_maps, syscall},
-    dataplane::{error::DataplaneError, maps},
+    bpf::{
+        pin::{self, Id},
+        syscall,
+    },
+    dataplane::error::DataplaneError,
 };
 
 pub struct Kept {
@@ -20,11 +26,14 @@ struct Map {
 }
 
 impl Kept {
-    /// Opens every map that is pinned, and removes what else is pinned among them.
-    pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
-        let names = maps::map_names();
-        // Others take the place of those that grow, which are looked after where that happens.
-        let fixed = names.iter().filter(|name| ![maps::NAMES, maps::RETIRED].contains(name));
+    /// Opens every map of these names, and removes what else is pinned among them. Maps that grow are replaced
+    /// by larger ones, so their owners look after their pins.
+    pub fn open(
+        pins: &Pins,
+        names: &[&'static str],
+        growable: &[&str],
+    ) -> Result<Self, DataplaneError> {
+        let fixed = names.iter().filter(|name| !growable.contains(name));
         let maps = fixed.map(|&name| {
             let failed = |error| {
                 DataplaneError::io(format!("open the pin {}", pins.map(name).display()), error)
@@ -34,8 +43,8 @@ impl Kept {
             Ok(Map { name, id, map })
         });
         let maps = maps.collect::<Result<_, DataplaneError>>()?;
-        let known: Vec<&str> = names.iter().copied().chain([array_of_maps::FOLDER]).collect();
-        layout::remove_strays(&pins.maps(), &known, &[]);
+        let known: Vec<&str> = names.iter().copied().chain([INNER]).collect();
+        removal::remove_strays(&pins.maps(), &known, &[]);
         Ok(Self { maps })
     }
 
@@ -44,9 +53,9 @@ impl Kept {
     pub fn repair(&self, pins: &Pins, mended: &mut usize) -> Result<(), DataplaneError> {
         let mut result = Ok(());
         for Map { name, id, map } in &self.maps {
-            match layout::ensure(map.as_fd(), Id::Map(*id), &pins.map(name)) {
+            match pin::ensure(map.as_fd(), Id::Map(*id), &pins.map(name)) {
                 Ok(was_lost) => *mended += usize::from(was_lost),
-                Err(error) => result = result.and(Err(error)),
+                Err(error) => result = result.and(Err(error.into())),
             }
         }
         result

@@ -4,11 +4,8 @@ use std::{collections::BTreeMap, io, os::fd::AsFd as _, path::Path};
 
 use super::{links::open_cgroup, load::HOOKS};
 use crate::{
-    bpf::syscall,
-    dataplane::{
-        error::DataplaneError,
-        pinning::layout::{self, Pins},
-    },
+    bpf::{pin, syscall},
+    dataplane::{error::DataplaneError, pinning::layout::Pins},
 };
 
 /// One hook as the kernel has it.
@@ -42,7 +39,7 @@ pub fn hooks(pins: &Pins, cgroup: &Path) -> Result<(u64, Vec<HookSeen>), Datapla
             let failed = |what: &str, error: io::Error| {
                 DataplaneError::io(format!("{what} {}", hook.name), error)
             };
-            let link = layout::open_link(&pins.link(hook.name))?;
+            let link = pin::open_link(&pins.link(hook.name))?;
             let link = link.map(|(_, info)| (info.program, info.cgroup));
             let effective = syscall::effective_programs(directory.as_fd(), hook.attach_type)
                 .map_err(|error| failed("list the programs on", error))?;

@@ -15,10 +15,13 @@ use std::{
 
 use super::load::{HOOKS, Hook, Programs};
 use crate::{
-    bpf::syscall::{self, CgroupLink},
+    bpf::{
+        pin::{self, Id},
+        syscall::{self, CgroupLink},
+    },
     dataplane::{
         error::DataplaneError,
-        pinning::layout::{self, Id, Pins},
+        pinning::{layout::Pins, removal},
     },
 };
 
@@ -76,7 +79,7 @@ impl Links {
                 }
             };
             self.detach_others(hook, info.id, pins);
-            match layout::ensure(link.as_fd(), Id::Link(info.id), &pins.link(hook.name)) {
+            match pin::ensure(link.as_fd(), Id::Link(info.id), &pins.link(hook.name)) {
                 Ok(true) => attached.pinned.push(hook.name),
                 Ok(false) => {}
                 // It is attached all the same, and so shall be the others.
@@ -87,10 +90,10 @@ impl Links {
         }
         unpinned?;
         // Other builds may have more hooks, and their programs other maps.
-        layout::remove_strays(&pins.links(), &HOOKS.each_ref().map(|hook| hook.name), &kept);
+        removal::remove_strays(&pins.links(), &HOOKS.each_ref().map(|hook| hook.name), &kept);
         for other in others {
             for hook in fs::read_dir(other.join("links")).into_iter().flatten().flatten() {
-                layout::detach(&hook.path(), &kept);
+                pin::detach(&hook.path(), &kept);
             }
             pins.remove_other(&other)?;
             tracing::info!(layout = %other.display(), "taken over from another layout");
@@ -117,7 +120,7 @@ impl Links {
         }
         let elsewhere = others.iter().map(|other| other.join("links").join(hook.name));
         for path in std::iter::once(pins.link(hook.name)).chain(elsewhere) {
-            let link = layout::open_link(&path)?;
+            let link = pin::open_link(&path)?;
             if let Some((link, info)) = link.filter(|(_, info)| info.cgroup == cgroup) {
                 return Ok(Some((link, info)));
             }
@@ -128,7 +131,7 @@ impl Links {
     /// Takes this hook's program off wherever else it was attached. Without that, it would stay there
     /// until a worker of the kernel comes to it.
     fn detach_others(&self, hook: &Hook, kept: u32, pins: &Pins) {
-        layout::detach(&pins.link(hook.name), &[kept]);
+        pin::detach(&pins.link(hook.name), &[kept]);
         if let Some(held) = self.held.get(hook.name)
             && syscall::link_info(held.as_fd()).is_ok_and(|info| info.id != kept)
         {
@@ -153,7 +156,7 @@ pub enum Attachment {
 
 /// Reads how a hook is attached, without being the agent.
 pub fn attachment(pins: &Pins, hook: &Hook, cgroup: &Path) -> Result<Attachment, DataplaneError> {
-    let Some((_, info)) = layout::open_link(&pins.link(hook.name))? else {
+    let Some((_, info)) = pin::open_link(&pins.link(hook.name))? else {
         return Ok(Attachment::Missing);
     };
     let here = fs::metadata(cgroup).is_ok_and(|metadata| metadata.ino() == info.cgroup);

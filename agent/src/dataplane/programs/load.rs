@@ -14,7 +14,7 @@ use aya_obj::generated::bpf_attach_type::{
 
 use super::features::Features;
 use crate::{
-    dataplane::{Options, error::DataplaneError, maps, pinning::layout::Pins},
+    dataplane::{error::DataplaneError, pinning::layout::Pins},
     model::node_addresses::NodePortScope,
 };
 
@@ -53,17 +53,17 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads the programs on the pinned maps; makes and pins the maps that are not there yet.
+    /// Loads the programs on the pinned maps of these names. aya makes and pins those that are not there yet.
     pub fn load(
         pins: &Pins,
         features: Features,
-        options: &Options,
+        node_ports: NodePortScope,
+        maps: &[&str],
     ) -> Result<Self, DataplaneError> {
-        maps::create(pins, options.limits.affinity)?;
         let mut loader = EbpfLoader::new();
         let set_retval = u8::from(features.set_retval);
         let mptcp_sock = u8::from(features.mptcp_sock);
-        let of_all_nodes = u8::from(options.node_ports == NodePortScope::AllNodes);
+        let of_all_nodes = u8::from(node_ports == NodePortScope::AllNodes);
         let types = features.kernel_sockets;
         let [kernel_socket, cookie, state, task_flags] = types.map_or([0; 4], |types| {
             let (byte, mask) = types.kernel_socket;
@@ -80,7 +80,7 @@ impl Programs {
             .override_global("COOKIE_OFFSET", &cookie, true)
             .override_global("STATE_OFFSET", &state, true)
             .override_global("TASK_FLAGS_OFFSET", &task_flags, true);
-        for name in maps::PINNED {
+        for name in maps {
             loader.map_pin_path(name, pins.map(name));
         }
         let object = if features.compare_and_swap { OBJECT } else { LEGACY_OBJECT };

@@ -14,8 +14,9 @@ use super::{
     encode::{self, Group},
 };
 use crate::{
+    bpf::error::Full,
     dataplane::{
-        error::{DataplaneError, Full},
+        error::DataplaneError,
         maps::{
             NAMES,
             allocator::{Patience, Pool, SERVICE_IDS, alias},

@@ -4,7 +4,10 @@ use super::{Limits, Mirror, probe_service};
 use crate::{
     dataplane::{
         error::DataplaneError,
-        pinning::layout::{Lock, Pins, READERS_PATIENCE},
+        pinning::{
+            layout::Pins,
+            lock::{Lock, READERS_PATIENCE},
+        },
     },
     model::test_service::{Listeners, TestService},
 };

@@ -20,6 +20,7 @@ use self::{
 use super::{BACKENDS, SLOTS};
 use crate::{
     bpf::{
+        error::Full,
         kinds::{
             array_of_maps::Mended,
             growable_hash::Fill,
@@ -27,7 +28,7 @@ use crate::{
         },
         rcu::RunningPrograms,
     },
-    dataplane::error::{DataplaneError, Full},
+    dataplane::error::DataplaneError,
 };
 
 /// How long an index rests at least. Programs run for microseconds; the wait for running programs
@@ -219,7 +220,7 @@ impl Pool {
         for (id, backend) in disowned {
             backend_entry::mend(&self.backends.cell(*id)?, backend);
         }
-        waited
+        Ok(waited?)
     }
 
     /// Writes a slot that is in use again: whatever a program sees of it leads to a backend of the
@@ -305,7 +306,7 @@ impl Pool {
         }
         self.slot_extents.take(count).ok_or_else(|| {
             if count <= free(self) {
-                DataplaneError::InPieces { map: SLOTS, wanted: count, limit }
+                DataplaneError::Fragmented { map: SLOTS, wanted: count, limit }
             } else {
                 Full { map: SLOTS, limit }.into()
             }
@@ -334,7 +335,7 @@ impl Pool {
     /// it is added.
     pub fn reserve(&mut self, slots: u32, backends: u32) -> Result<(), DataplaneError> {
         self.slots.reserve(self.slot_extents.used().saturating_add(slots))?;
-        self.backends.reserve(self.backend_ids.used().saturating_add(backends))
+        Ok(self.backends.reserve(self.backend_ids.used().saturating_add(backends))?)
     }
 
     /// To be waited for before something is taken back.

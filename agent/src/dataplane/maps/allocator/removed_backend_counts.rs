@@ -28,7 +28,8 @@ pub struct Retired {
 impl Retired {
     /// There is room for as many services as there may be frontends.
     pub fn open(pins: &Pins, max_frontends: u32) -> Result<Self, DataplaneError> {
-        Ok(Self { map: Growing::open(pins, RETIRED, max_frontends)?, moving: Moving::default() })
+        let map = Growing::open(RETIRED, pins.map(RETIRED), max_frontends)?;
+        Ok(Self { map, moving: Moving::default() })
     }
 
     pub fn fill(&self) -> Fill {
@@ -37,7 +38,7 @@ impl Retired {
 
     /// See [`Growing::keep_pin`].
     pub fn keep_pin(&self) -> Result<bool, DataplaneError> {
-        self.map.keep_pin()
+        Ok(self.map.keep_pin()?)
     }
 
     pub const fn moving(&self) -> &Moving {
@@ -53,7 +54,7 @@ impl Retired {
             return Ok(());
         }
         let total = self.of(service)? + connections;
-        self.map.insert(&service, &total)
+        Ok(self.map.insert(&service, &total)?)
     }
 
     /// Forgets a service that is gone; absent if none of its backends ever retired.

@@ -1,0 +1,52 @@
+//! Writing and reading hashes.
+
+use aya::{
+    Pod,
+    maps::{HashMap, IterableMap, MapData, MapError},
+};
+
+use crate::bpf::{
+    batch::HashWalk,
+    error::{BpfError, is_out_of_memory},
+};
+
+/// Tries of a write, before the kernel is believed that it has no memory.
+const TRIES: usize = 8;
+
+/// Writes an entry. The kernel keeps some memory for hashes at hand and fetches more behind the back of
+/// whoever uses it up (`bpf_mem_alloc`, Linux 6.1): many entries at once can be too fast for that.
+pub fn insert<K: Pod, V: Pod>(
+    hash: &mut HashMap<MapData, K, V>,
+    key: &K,
+    value: &V,
+    flags: u64,
+) -> Result<(), MapError> {
+    let mut result = hash.insert(key, value, flags);
+    for _ in 1..TRIES {
+        match &result {
+            Err(error) if is_out_of_memory(error) => {
+                std::thread::yield_now();
+                result = hash.insert(key, value, flags);
+            }
+            _ => break,
+        }
+    }
+    result
+}
+
+/// Entries that are read with one system call.
+const CHUNK_OF_HASH: usize = 4096;
+
+/// Goes through all entries of a hash; one of a per-CPU hash has a value for each CPU.
+pub fn for_each<K: Pod, V: Pod, M>(
+    name: &'static str,
+    hash: &impl IterableMap<K, M>,
+    mut each: impl FnMut(&K, &[V]),
+) -> Result<(), BpfError> {
+    let mut walk = HashWalk::new(CHUNK_OF_HASH);
+    let failed = |error| BpfError::io(format!("read map `{name}`"), error);
+    while let Some(chunk) = walk.next(hash.map()).map_err(failed)? {
+        chunk.iter().for_each(|(key, values)| each(key, values));
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The lock on the folder of the pins: one writer, or several readers.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    fcntl::{Flock, FlockArg, OFlag},
+    sys::stat::{FileStat, fstat, major, minor},
+};
+
+use super::layout::Pins;
+use crate::{bpf::error::BpfError, dataplane::error::DataplaneError};
+
+/// How long a writer waits for readers, which have the lock for microseconds.
+pub const READERS_PATIENCE: Duration = Duration::from_millis(200);
+
+/// Proof of being the only agent on a pin directory; the kernel takes it back when the process
+/// ends, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    directory: Flock<OwnedFd>,
+}
+
+impl Pins {
+    /// Takes the lock; `None` if somebody has it.
+    pub fn lock(&self) -> Result<Option<Lock>, DataplaneError> {
+        self.lock_as(FlockArg::LockExclusiveNonblock)
+    }
+
+    /// Whether an agent, or whoever else writes, has the lock. Readers that ask at the same time do not
+    /// see each other.
+    pub fn are_locked(&self) -> Result<bool, DataplaneError> {
+        Ok(self.lock_as(FlockArg::LockSharedNonblock)?.is_none())
+    }
+
+    fn lock_as(&self, kind: FlockArg) -> Result<Option<Lock>, DataplaneError> {
+        let failed = |error: io::Error| {
+            DataplaneError::io(format!("lock the folder {}", self.root.display()), error)
+        };
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = nix::fcntl::open(&self.root, flags, nix::sys::stat::Mode::empty())
+            .map_err(|errno| failed(errno.into()))?;
+        match Flock::lock(directory, kind) {
+            Ok(directory) => {
+                let lock = Lock { directory };
+                // Whoever had it before may have removed the directory, which is not the one then that
+                // others will lock.
+                if self.are_locked_by(&lock) { Ok(Some(lock)) } else { self.lock_as(kind) }
+            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(failed(errno.into())),
+        }
+    }
+
+    /// Makes the directory if need be and takes the lock; tries again for a while if somebody has it.
+    /// Blocks the thread.
+    pub fn lock_within(&self, patience: Duration) -> Result<Option<Lock>, DataplaneError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            self.create_root()?;
+            match self.lock() {
+                Ok(None) if Instant::now() < deadline => {}
+                // Removed in this very moment.
+                Err(DataplaneError::Bpf(BpfError::Io { source, .. }))
+                    if source.kind() == io::ErrorKind::NotFound && Instant::now() < deadline => {}
+                result => return result,
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Whether a lock is on the directory that is there now: not if that was removed since, or is
+    /// covered by another file system.
+    #[must_use]
+    pub fn are_locked_by(&self, lock: &Lock) -> bool {
+        let id = |stat: FileStat| (stat.st_dev, stat.st_ino);
+        let there = nix::sys::stat::stat(&self.root).map(id);
+        there.is_ok_and(|there| fstat(&*lock.directory).map(id) == Ok(there))
+    }
+
+    /// The process that has the lock, as far as it can be seen from here (proc_locks(5)).
+    #[must_use]
+    pub fn holder(&self) -> Option<u32> {
+        let root = nix::sys::stat::stat(&self.root).ok()?;
+        let (major, minor) = (major(root.st_dev), minor(root.st_dev));
+        let file = format!("{major:02x}:{minor:02x}:{}", root.st_ino);
+        let locks = fs::read_to_string("/proc/locks").ok()?;
+        locks.lines().find_map(|line| {
+            // `1: FLOCK  ADVISORY  WRITE 1629 00:27:1380918 0 EOF`
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [_, "FLOCK", _, "WRITE", pid, locked, ..] = words[..] else { return None };
+            if locked == file { pid.parse().ok() } else { None }
+        })
+    }
+}

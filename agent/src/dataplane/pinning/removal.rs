@@ -1,0 +1,141 @@
+//! Removal of pins: those of another layout version, stale ones, and all of them.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::layout::Pins;
+use crate::{bpf::pin::detach, dataplane::error::DataplaneError};
+
+impl Pins {
+    /// The directories of other layout versions.
+    pub fn others(&self) -> Vec<PathBuf> {
+        let own = self.directory();
+        let mut others = self.directories();
+        others.retain(|path| *path != own && !is_removed(path));
+        others
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        fs::read_dir(&self.root)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
+            .collect()
+    }
+
+    /// Removes the directory of another layout version. The first step makes it nobody's: whoever is
+    /// killed in the middle leaves nothing that an agent of that layout would take over.
+    pub fn remove_other(&self, other: &Path) -> Result<(), DataplaneError> {
+        self.retire(other)
+            .map_err(|error| DataplaneError::io(format!("remove {}", other.display()), error))?;
+        self.finish_removal()
+    }
+
+    /// Removes what an agent was removing when it ended. Detaches nothing: the links in there may be
+    /// pinned in this layout's directory as well, having been taken over.
+    pub fn finish_removal(&self) -> Result<(), DataplaneError> {
+        for removed in self.directories().into_iter().filter(|path| is_removed(path)) {
+            remove_tree(&removed, &mut Vec::new()).map_err(|error| {
+                DataplaneError::io(format!("remove {}", removed.display()), error)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn retire(&self, directory: &Path) -> io::Result<()> {
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        fs::rename(directory, self.root.join(format!("{REMOVED}{name}")))
+    }
+
+    /// Whether there are attachments in a directory of this layout version.
+    #[must_use]
+    pub fn have_links(&self) -> bool {
+        has_entries(&self.links())
+    }
+
+    /// Whether there are attachments in a directory of another layout version.
+    #[must_use]
+    pub fn others_have_links(&self) -> bool {
+        self.others().iter().any(|other| has_entries(&other.join("links")))
+    }
+
+    /// Removes everything, which detaches the programs and frees the maps. Returns what was there.
+    pub fn remove(&self) -> Result<Vec<PathBuf>, DataplaneError> {
+        let mut removed = Vec::new();
+        for directory in self.directories() {
+            detach_all(&directory.join("links"));
+        }
+        self.finish_removal()?;
+        for directory in self.directories() {
+            self.retire(&directory).map_err(|error| {
+                DataplaneError::io(format!("remove {}", directory.display()), error)
+            })?;
+        }
+        remove_tree(&self.root, &mut removed).map_err(|error| {
+            DataplaneError::io(format!("remove {}", self.root.display()), error)
+        })?;
+        Ok(removed)
+    }
+}
+
+/// What the name of a directory begins with that is being removed.
+const REMOVED: &str = "removed_";
+
+fn is_removed(directory: &Path) -> bool {
+    directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with(REMOVED))
+}
+
+fn has_entries(directory: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Detaches the programs of all links in a directory: once this is done, none of them is called any
+/// more. What cannot be detached is left to the removal of its pin, which has the same effect later.
+fn detach_all(links: &Path) {
+    for entry in fs::read_dir(links).into_iter().flatten().flatten() {
+        detach(&entry.path(), &[]);
+    }
+}
+
+/// Removes a directory of pins; links first, so that no program runs on maps that are gone.
+pub fn remove_tree(path: &Path, removed: &mut Vec<PathBuf>) -> io::Result<()> {
+    let mut entries: Vec<_> = match fs::read_dir(path) {
+        Ok(entries) => entries.collect::<Result<_, _>>()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path(), removed)?;
+        } else {
+            fs::remove_file(entry.path())?;
+            removed.push(entry.path());
+        }
+    }
+    fs::remove_dir(path)
+}
+
+/// Removes what is in a directory of pins and has none of these names: an agent was killed between
+/// two steps, or was of a build that pins more. Programs of links there are detached at once.
+///
+/// Links of these ids are kept attached: a stray may be one that was pinned beside its place, and whose
+/// agent was killed before it was there.
+pub fn remove_strays(directory: &Path, known: &[&str], kept: &[u32]) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| known.contains(&name)) {
+            continue;
+        }
+        let path = entry.path();
+        detach(&path, kept);
+        tracing::info!(pin = %path.display(), "a stray pin is removed");
+        if let Err(error) = remove_tree(&path, &mut Vec::new()).or_else(|_| fs::remove_file(&path))
+        {
+            tracing::warn!(pin = %path.display(), %error, "a stray pin cannot be removed");
+        }
+    }
+}
