@@ -42,3 +42,39 @@ impl Binary {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn artifact(kind: &str, is_test: bool, executable: Option<&str>) -> Artifact {
+        let message = json!({
+            "package_id": "path+file:///w/tests#0.1.0", "manifest_path": "/w/tests/Cargo.toml",
+            "target": {
+                "kind": [kind], "crate_types": ["bin"], "name": "udp", "edition": "2024",
+                "src_path": "/w/tests/tests/udp.rs", "doc": false, "doctest": false, "test": true,
+            },
+            "profile": {
+                "opt_level": "0", "debuginfo": "line-tables-only", "debug_assertions": true,
+                "overflow_checks": true, "test": is_test,
+            },
+            "features": [], "filenames": [], "executable": executable, "fresh": true,
+        });
+        serde_json::from_value(message).unwrap()
+    }
+
+    #[test]
+    fn only_tests_are_test_binaries() {
+        let test = Binary::of(artifact("test", true, Some("/w/target/debug/deps/udp-1"))).unwrap();
+        assert_eq!((test.name.as_str(), test.is_integration), ("udp", true));
+        assert_eq!(test.package, Path::new("/w/tests"));
+        let unit = Binary::of(artifact("lib", true, Some("/w/target/debug/deps/udp-2"))).unwrap();
+        assert!(!unit.is_integration);
+        assert!(Binary::of(artifact("bin", false, Some("/w/target/debug/udp"))).is_none());
+        assert!(Binary::of(artifact("lib", true, None)).is_none());
+    }
+}
