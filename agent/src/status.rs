@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    dataplane::{CanWait, Counted, Features, Fill, Usage},
+    dataplane::{CanWait, Features, MapUsage, ScannedUsage, Usage},
     model::left_alone::Because,
     sock_destroy::Method,
     source::{SourceStats, WatchState},
@@ -378,9 +378,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The maps' fill levels, in the terms of metrics and status. Those that programs write are as of the
 /// last census.
-pub fn maps(usage: &Usage, counted: Option<&Counted>) -> Vec<MapUse> {
-    let pool = &usage.pool;
-    let fill = |entries: u64, capacity: u32, limit: u32| Fill {
+pub fn maps(usage: &Usage, counted: Option<&ScannedUsage>) -> Vec<MapUse> {
+    let pool = &usage.allocator;
+    let fill = |entries: u64, capacity: u32, limit: u32| MapUsage {
         entries,
         capacity: capacity.into(),
         limit: limit.into(),
@@ -391,7 +391,7 @@ pub fn maps(usage: &Usage, counted: Option<&Counted>) -> Vec<MapUse> {
         ("slots", fill(pool.slots.into(), pool.slots_allocated, pool.slots_limit)),
         ("backends", fill(pool.backends.into(), pool.backends_allocated, pool.backends_limit)),
         ("names", usage.names),
-        ("retired", usage.retired),
+        ("retired", usage.removed_counts),
         ("left-alone", usage.left_alone),
     ];
     if let Some(counted) = counted {
@@ -401,7 +401,7 @@ pub fn maps(usage: &Usage, counted: Option<&Counted>) -> Vec<MapUse> {
         maps.push(("overflow", counted.overflow));
     }
     maps.into_iter()
-        .map(|(map, Fill { entries, capacity, limit })| MapUse {
+        .map(|(map, MapUsage { entries, capacity, limit })| MapUse {
             map: map.into(),
             entries,
             capacity,

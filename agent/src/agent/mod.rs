@@ -42,7 +42,7 @@ use crate::{
     },
     status::Shared,
     telemetry::{self, Metrics},
-    termination::Closing,
+    termination::Termination,
 };
 
 /// Changes that may wait to be planned; more than that, and the source waits.
@@ -122,7 +122,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     shared.update(|status| status.reclaim = can_wait.into());
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats))?);
     let nested = Nested::new(config.nested, &dataplane, helper.clone())?;
-    let closing = Closing::new(
+    let closing = Termination::new(
         helper,
         config.repair_interval,
         &dataplane,

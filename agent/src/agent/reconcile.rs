@@ -54,7 +54,7 @@ impl Reconciler {
 
     /// Reconciles pins and links.
     pub fn reconcile_links(&mut self, dataplane: &mut Dataplane) {
-        let (repaired, result) = dataplane.keep();
+        let (repaired, result) = dataplane.reconcile_links();
         if self.links_log.record(result.as_ref().map(drop).map_err(|error| error as &dyn Error)) {
             self.publish_errors();
         }
@@ -65,7 +65,7 @@ impl Reconciler {
     pub fn reconcile_maps(&mut self, dataplane: &mut Dataplane) {
         let steps = dataplane.entries_to_compare() / STEP + 1;
         self.due = Instant::now() + self.interval / u32::try_from(steps).unwrap_or(u32::MAX);
-        let (repaired, result) = dataplane.repair_some(&mut self.comparison, STEP);
+        let (repaired, result) = dataplane.reconcile_maps(&mut self.comparison, STEP);
         if self.maps_log.record(result.as_ref().map(drop).map_err(|error| error as &dyn Error)) {
             self.publish_errors();
         }

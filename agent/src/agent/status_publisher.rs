@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    dataplane::{Counted, OverLimit, Usage},
+    dataplane::{OverLimit, ScannedUsage, Usage},
     model::{index::Counts, object::Problem},
     status::{self, Objects, Shared, Unconfirmed},
     telemetry::Metrics,
@@ -47,7 +47,7 @@ pub struct StatusPublisher {
     failures: Vec<String>,
     /// Maps that programs write and that are full, with the consequence.
     full: Vec<String>,
-    map_usage: Option<Counted>,
+    map_usage: Option<ScannedUsage>,
 }
 
 impl StatusPublisher {
@@ -105,7 +105,7 @@ impl StatusPublisher {
 
     /// Records the usage of the maps that programs write, and which services have no counters. Logs a map
     /// that has become full, and one that has room again.
-    pub fn map_usage(&mut self, counted: &Counted, uncounted: Vec<String>) {
+    pub fn map_usage(&mut self, counted: &ScannedUsage, uncounted: Vec<String>) {
         self.full.clear();
         let affinity = counted.affinity_full.then(|| {
             format!(
@@ -143,7 +143,7 @@ impl StatusPublisher {
             }
         }
         self.over_limit(&counted.over_limit);
-        self.map_usage = Some(Counted { counted: None, ..counted.clone() });
+        self.map_usage = Some(ScannedUsage { counted: None, ..counted.clone() });
         self.mark_dirty();
     }
 

@@ -9,11 +9,11 @@ use std::{panic::resume_unwind, thread};
 use crate::bpf::error::BpfError;
 
 /// Threads that wait together.
-pub const TOGETHER: usize = 32;
+pub const THREADS: usize = 32;
 
-/// Does something with each item, in [`TOGETHER`] threads that have ended when this returns. The
+/// Does something with each item, in [`THREADS`] threads that have ended when this returns. The
 /// first error ends its thread's share, and is returned; results are in the order of the items.
-pub fn together<T: Sync, R: Send>(
+pub fn in_parallel<T: Sync, R: Send>(
     items: &[T],
     each: impl Fn(&T) -> Result<R, BpfError> + Sync,
 ) -> Result<Vec<R>, BpfError> {
@@ -21,7 +21,7 @@ pub fn together<T: Sync, R: Send>(
     if items.len() < 2 {
         return work(items);
     }
-    let share = items.len().div_ceil(TOGETHER);
+    let share = items.len().div_ceil(THREADS);
     let work = &work;
     let shares = thread::scope(|scope| {
         // All are started before the first is waited for.
@@ -54,17 +54,17 @@ mod tests {
 
     #[test]
     fn results_are_in_the_order_of_the_items() {
-        for count in [0, 1, 2, TOGETHER - 1, TOGETHER, TOGETHER + 1, 5 * TOGETHER + 3] {
+        for count in [0, 1, 2, THREADS - 1, THREADS, THREADS + 1, 5 * THREADS + 3] {
             let items: Vec<usize> = (0..count).collect();
-            assert_eq!(together(&items, |item| Ok(*item)).unwrap(), items);
+            assert_eq!(in_parallel(&items, |item| Ok(*item)).unwrap(), items);
         }
     }
 
     #[test]
     fn all_wait_at_the_same_time() {
-        let barrier = Barrier::new(TOGETHER);
+        let barrier = Barrier::new(THREADS);
         // One after the other, the first would wait for ever.
-        together(&[(); TOGETHER], |()| {
+        in_parallel(&[(); THREADS], |()| {
             barrier.wait();
             Ok(())
         })
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn one_error_is_the_result() {
         let items: Vec<u32> = (0..100).collect();
-        let result = together(&items, |&item| match item {
+        let result = in_parallel(&items, |&item| match item {
             57 => Err(Full { map: "m", limit: 57 }.into()),
             _ => Ok(()),
         });

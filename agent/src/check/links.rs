@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Finding, Node};
-use crate::dataplane::{self, DataplaneError, HOOKS, HookSeen};
+use crate::dataplane::{self, DataplaneError, HOOKS, HookState};
 
 /// Programs of others that translate service addresses, too, by what their names begin with.
 const OTHERS: [(&str, &str); 8] = [
@@ -21,7 +21,7 @@ const OTHERS: [(&str, &str); 8] = [
 /// the ids of the running agent's programs; without them, any of ours will do.
 pub fn damage(
     cgroup: u64,
-    hooks: &[HookSeen],
+    hooks: &[HookState],
     programs: Option<&BTreeMap<&str, u32>>,
 ) -> Vec<String> {
     let mut kinds: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -142,9 +142,9 @@ fn unreadable(check: &'static str, error: DataplaneError) -> Finding {
 mod tests {
     use super::*;
 
-    fn hook(hook: &'static str, link: Option<(u32, u64)>, effective: &[u32]) -> HookSeen {
+    fn hook(hook: &'static str, link: Option<(u32, u64)>, effective: &[u32]) -> HookState {
         let program_name = "ours".to_owned();
-        HookSeen { hook, program_name, link, effective: effective.to_vec() }
+        HookState { hook, program_name, link, effective: effective.to_vec() }
     }
 
     #[test]

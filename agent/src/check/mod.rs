@@ -26,7 +26,7 @@ pub use self::{
 };
 use crate::{
     admin::{self, AgentInfo},
-    dataplane::{AgentRecord, View},
+    dataplane::{AgentRecord, Snapshot},
     printable::Printable,
     status::Status,
 };
@@ -43,7 +43,7 @@ pub struct Options {
 
 /// A node, as far as it can be seen from here.
 struct Node<'a> {
-    view: &'a View,
+    view: &'a Snapshot,
     record: AgentRecord,
     admin_socket: &'a Path,
     /// Somebody holds the lock on the pins.
@@ -60,7 +60,7 @@ struct Node<'a> {
 ///
 /// # Errors
 /// When not even a first look at the node is possible.
-pub fn run(view: &View, options: &Options) -> anyhow::Result<Vec<Finding>> {
+pub fn run(view: &Snapshot, options: &Options) -> anyhow::Result<Vec<Finding>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let socket = &options.admin_socket;
     let (status, silence) = match runtime.block_on(admin::status(socket)) {

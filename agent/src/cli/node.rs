@@ -7,7 +7,7 @@ use clap::Args;
 use super::output::Output;
 use crate::{
     admin,
-    dataplane::{Pins, View},
+    dataplane::{Pins, Snapshot},
     mounts,
 };
 
@@ -27,8 +27,8 @@ pub struct NodeArgs {
 
 impl NodeArgs {
     /// Opens the kernel state, whether an agent runs or not.
-    pub fn view(&self) -> anyhow::Result<View> {
+    pub fn view(&self) -> anyhow::Result<Snapshot> {
         let bpffs = mounts::bpffs_for_reading(self.bpffs.as_deref())?;
-        Ok(View::open(Pins::in_bpffs(&bpffs))?)
+        Ok(Snapshot::open(Pins::in_bpffs(&bpffs))?)
     }
 }

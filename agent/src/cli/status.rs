@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     admin,
-    dataplane::{Attachment, View},
+    dataplane::{Attachment, Snapshot},
     printable::Printable,
     sock_destroy::Method,
     source::WatchState,
@@ -87,7 +87,7 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
     })
 }
 
-fn gather(view: &View, agent: anyhow::Result<Status>) -> anyhow::Result<Report> {
+fn gather(view: &Snapshot, agent: anyhow::Result<Status>) -> anyhow::Result<Report> {
     let record = view.agent()?;
     let agent_running = view.agent_runs()?;
     let attachments = view.attachments()?;
@@ -126,7 +126,7 @@ fn gather(view: &View, agent: anyhow::Result<Status>) -> anyhow::Result<Report> 
     })
 }
 
-fn fail_open(view: &View) -> anyhow::Result<FailOpen> {
+fn fail_open(view: &Snapshot) -> anyhow::Result<FailOpen> {
     let deadline = view.deadline()?;
     let since = |past| SignedDuration::try_from(past).map(|past| Timestamp::now() - past);
     Ok(FailOpen {

@@ -20,22 +20,22 @@ pub use self::{
     maps::{
         agent_record::Read as AgentRecord,
         agent_state::{AgentState, Bypass, Deadline, NestedNamespaces},
-        allocator::PoolUsage,
+        allocator::AllocatorUsage,
         exclusion::CgroupLevels,
         map_names,
         namespaces::NotedNamespaces,
         service_names::ServiceKey,
     },
     observe::{
-        map_usage::{Census, Counted},
+        map_usage::{MapScan, ScannedUsage},
         overflow::OverLimit,
-        snapshot::{Counters, Counts, View},
-        sockets::{Orphan, Owners, SocketTable},
+        snapshot::{Counters, Counts, Snapshot},
+        sockets::{Owners, SocketTable, StaleSocket},
     },
     pinning::layout::Pins,
     programs::{
         features::{Feature, Features},
-        hook_state::{HookSeen, ProgramSeen, hooks, programs_by_id},
+        hook_state::{HookState, LoadedProgram, hooks, programs_by_id},
         links::Attachment,
         load::HOOKS,
     },
@@ -44,14 +44,14 @@ pub use self::{
         drift::Drift,
         repair::Comparison,
         service_port::InstalledPort,
-        standalone::{Offline, Refused},
+        standalone::{Refused, Standalone},
     },
 };
 use self::{
-    maps::{agent_record::Record, exclusion::LeftAlone},
+    maps::{agent_record::RecordWriter, exclusion::ExcludedCgroups},
     observe::sockets::Sockets,
     pinning::{
-        held_maps::Kept,
+        held_maps::HeldMaps,
         lock::{Lock, READERS_PATIENCE},
     },
     programs::{
@@ -59,11 +59,11 @@ use self::{
         links::{Attached, Links},
         load::Programs,
     },
-    reconcile::{Mirror, encode, probe_service},
+    reconcile::{Reconciler, encode, probe_service},
 };
 pub use crate::bpf::{
     error::{BpfError, Full},
-    kinds::growable_hash::Fill,
+    kinds::growable_hash::MapUsage,
     rcu::{CanWait, RunningPrograms},
 };
 use crate::{
@@ -108,16 +108,16 @@ pub struct Dataplane {
     pins: Pins,
     cgroup: PathBuf,
     features: Features,
-    mirror: Mirror,
-    left_alone: LeftAlone,
+    reconciler: Reconciler,
+    left_alone: ExcludedCgroups,
     sockets: Sockets,
     programs: Programs,
     links: Links,
-    kept: Kept,
-    record: Record,
+    kept: HeldMaps,
+    record: RecordWriter,
     agent_state: AgentState,
     attached: bool,
-    hold_back: bool,
+    retain_unconfirmed: bool,
     release_unconfirmed: bool,
     /// Where the BPF file system is mounted.
     mount_point: PathBuf,
@@ -142,16 +142,16 @@ impl Dataplane {
         maps::create(&pins, options.limits.affinity)?;
         let programs = Programs::load(&pins, features, options.node_ports, &maps::PINNED)?;
         let (node, cgroup) = (&options.node, &options.cgroup);
-        let record = Record::create(&pins, node, cgroup, features.bits())?;
+        let record = RecordWriter::create(&pins, node, cgroup, features.bits())?;
         let agent_state = AgentState::open(&pins, options.fail_open_after, options.nested)?;
-        let mirror = Mirror::open(&pins, options.limits)?;
-        let left_alone = LeftAlone::open(&pins)?;
+        let reconciler = Reconciler::open(&pins, options.limits)?;
+        let left_alone = ExcludedCgroups::open(&pins)?;
         let sockets = Sockets::open(&pins)?;
-        let kept = Kept::open(&pins, &map_names(), &maps::GROWABLE)?;
+        let kept = HeldMaps::open(&pins, &map_names(), &maps::GROWABLE)?;
         let mut this = Self {
             cgroup: options.cgroup.clone(),
             features,
-            mirror,
+            reconciler,
             left_alone,
             sockets,
             programs,
@@ -160,7 +160,7 @@ impl Dataplane {
             record,
             agent_state,
             attached: false,
-            hold_back: false,
+            retain_unconfirmed: false,
             release_unconfirmed: false,
             mount_point: mount_point_of(&options.bpffs),
             mount_bpffs: None,
@@ -168,7 +168,7 @@ impl Dataplane {
             pins,
         };
         // Without links, an agent was killed before it had written all of its first plan.
-        if !this.mirror.is_empty() && this.pins.have_links() {
+        if !this.reconciler.is_empty() && this.pins.have_links() {
             this.attach()?;
         }
         Ok(this)
@@ -192,7 +192,7 @@ impl Dataplane {
 
     /// The kernel's counters, for reading beside this writer.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
-        Counters::open(&self.pins, self.mirror.backends(), self.mirror.moving())
+        Counters::open(&self.pins, self.reconciler.backends(), self.reconciler.transfer_lock())
     }
 
     #[must_use]
@@ -206,87 +206,88 @@ impl Dataplane {
     }
 
     /// Says that the next plans may lack services and endpoints which exist: services that were
-    /// adopted from the maps stay as they are until a plan has them (with endpoints), or until
-    /// this is taken back. So do adopted cgroups that are left alone.
-    pub const fn hold_back(&mut self, hold_back: bool) {
-        self.hold_back = hold_back;
-        self.mirror.hold_back(hold_back);
-        self.left_alone.hold_back(hold_back);
+    /// restored from the maps stay as they are until a plan has them (with endpoints), or until
+    /// this is taken back. So do restored cgroups that are left alone.
+    pub const fn retain_unconfirmed(&mut self, retain_unconfirmed: bool) {
+        self.retain_unconfirmed = retain_unconfirmed;
+        self.reconciler.retain_unconfirmed(retain_unconfirmed);
+        self.left_alone.retain_unconfirmed(retain_unconfirmed);
     }
 
     /// Says that the agent before has been gone for so long that nothing is to stay as it left it: what
-    /// [`Self::hold_back`] and [`Self::retain`] keep is taken away from now on if it was in no plan of
+    /// [`Self::retain_unconfirmed`] and [`Self::retain`] keep is taken away from now on if it was in no plan of
     /// this process, and is bypassed. So is what another layout serves.
     pub const fn release_unconfirmed(&mut self, release: bool) {
         self.release_unconfirmed = release;
-        self.mirror.release_unconfirmed(release);
+        self.reconciler.release_unconfirmed(release);
     }
 
     /// Says of which services the next plans cannot tell: what is in the maps of them stays.
     pub fn retain(&mut self, services: &BTreeSet<ObjectName>) {
-        self.mirror.retain(services);
+        self.reconciler.retain(services);
     }
 
     /// Cgroups are left alone only because they are held back, or were at the last
-    /// [`Self::leave_alone`].
+    /// [`Self::exclude_cgroups`].
     #[must_use]
-    pub fn has_held_back_left_alone(&self) -> bool {
-        self.left_alone.has_held_back()
+    pub fn has_unconfirmed_exclusions(&self) -> bool {
+        self.left_alone.has_unconfirmed()
     }
 
     /// Brings the kernel to a plan. What fails is in the report and costs only itself. The report is of
     /// what was done, also where the result says that something after it failed.
     pub fn sync(&mut self, plan: &Plan, node_addresses: &[IpAddr]) -> Synced {
-        let report = self.mirror.sync(plan, node_addresses);
+        let report = self.reconciler.sync(plan, node_addresses);
         (report, self.synced())
     }
 
     /// Takes in the addresses of the other nodes that NodePorts are served at.
     pub fn set_other_nodes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
-        self.mirror.set_other_nodes(addresses)
+        self.reconciler.set_other_nodes(addresses)
     }
 
     /// Whether [`Self::sync_services`] can take these changes; if not, node addresses are
     /// concerned, and a sync of the whole plan is needed.
     pub fn is_local(&self, changes: &[ServicePlan]) -> bool {
-        self.mirror.is_local(changes)
+        self.reconciler.is_local(changes)
     }
 
     /// Brings some services to their part of a plan; the others stay as they are. See [`Self::sync`].
     pub fn sync_services(&mut self, changes: &[ServicePlan]) -> Synced {
-        let report = self.mirror.sync_services(changes);
+        let report = self.reconciler.sync_services(changes);
         (report, self.synced())
     }
 
     /// Tries again to bring services to their part of a plan that did not fit, and waits for nothing.
     pub fn retry(&mut self, services: &[ServicePlan]) -> SyncReport {
-        self.mirror.retry(services)
+        self.reconciler.retry(services)
     }
 
     /// Whether there is more room in some map than at the last call.
     pub const fn take_freed(&mut self) -> bool {
-        self.mirror.take_freed()
+        self.reconciler.take_freed()
     }
 
     /// Counts what the programs put into maps; to be run elsewhere.
-    pub fn census(&self) -> Result<Census, DataplaneError> {
-        Census::new(
+    pub fn map_scan(&self) -> Result<MapScan, DataplaneError> {
+        MapScan::new(
             &self.pins,
             &self.cgroup,
             self.features.compare_and_swap,
-            self.mirror.frontend_entries(),
+            self.reconciler.frontend_entries(),
         )
     }
 
     /// Services that could be counted, and are not among these.
-    pub fn uncounted(&self, counted: &HashSet<u32>) -> Vec<String> {
-        self.mirror.uncounted(counted)
+    pub fn without_counters(&self, counted: &HashSet<u32>) -> Vec<String> {
+        self.reconciler.without_counters(counted)
     }
 
     fn synced(&mut self) -> Result<(), DataplaneError> {
         // What another layout serves cannot be taken over service by service. A service that is
         // retained does not count: one object that cannot be used would keep all others as they are.
-        let waits = self.hold_back && !self.release_unconfirmed && self.pins.others_have_links();
+        let waits =
+            self.retain_unconfirmed && !self.release_unconfirmed && self.pins.others_have_links();
         if !self.attached && !waits {
             self.agent_state.start();
             self.attach()?;
@@ -296,7 +297,7 @@ impl Dataplane {
 
     /// Leaves exactly these cgroups alone, with the levels they are at, and those held back. Returns
     /// those that there is no room for.
-    pub fn leave_alone(&mut self, cgroups: &CgroupLevels) -> Result<Vec<u64>, DataplaneError> {
+    pub fn exclude_cgroups(&mut self, cgroups: &CgroupLevels) -> Result<Vec<u64>, DataplaneError> {
         self.left_alone.sync(cgroups)
     }
 
@@ -309,7 +310,7 @@ impl Dataplane {
     /// The addresses that NodePorts in the maps are at, without loopback: at first, an earlier agent's.
     #[must_use]
     pub fn node_addresses(&self) -> BTreeSet<IpAddr> {
-        encode::node_addresses(self.mirror.frontend_entries().values())
+        encode::node_addresses(self.reconciler.frontend_entries().values())
     }
 
     /// Whether the programs serve from the maps. Until then, an agent of another layout that was here
@@ -321,10 +322,10 @@ impl Dataplane {
 
     /// Looks whether pins and links are as they should be, and mends what differs: a few dozen system
     /// calls. Whatever lost its pin is held open here, so it serves all the time. Returns what was
-    /// mended, also where the result says that not everything could be.
-    pub fn keep(&mut self) -> (Drift, Result<(), DataplaneError>) {
+    /// repaired, also where the result says that not everything could be.
+    pub fn reconcile_links(&mut self) -> (Drift, Result<(), DataplaneError>) {
         let mut drift = Drift::default();
-        let pinned = self.keep_directory().and_then(|()| self.keep_pins(&mut drift.pins));
+        let pinned = self.repair_directory().and_then(|()| self.repair_pins(&mut drift.pins));
         // Links are looked after also where nothing can be pinned.
         let mut attached = Attached::default();
         let linked = if self.attached {
@@ -338,15 +339,15 @@ impl Dataplane {
         (drift, pinned.and(linked))
     }
 
-    fn keep_pins(&self, mended: &mut usize) -> Result<(), DataplaneError> {
-        let kept = self.kept.repair(&self.pins, mended);
-        *mended += self.mirror.keep_pins()?;
+    fn repair_pins(&self, repaired: &mut usize) -> Result<(), DataplaneError> {
+        let kept = self.kept.repair(&self.pins, repaired);
+        *repaired += self.reconciler.repair_pins()?;
         kept
     }
 
     /// Makes the directory of the pins again if it was removed, or its file system unmounted, and takes
     /// the lock on the new one.
-    fn keep_directory(&mut self) -> Result<(), DataplaneError> {
+    fn repair_directory(&mut self) -> Result<(), DataplaneError> {
         if !self.pins.are_locked_by(&self.lock) {
             self.mount_again()?;
             let Some(lock) = self.pins.lock_within(READERS_PATIENCE)? else {
@@ -379,43 +380,43 @@ impl Dataplane {
     }
 
     /// Compares some more entries of the maps with what they should be, about as many as this, and
-    /// mends what differs. Returns what was mended, also where the result says that not everything could be.
-    pub fn repair_some(
+    /// mends what differs. Returns what was repaired, also where the result says that not everything could be.
+    pub fn reconcile_maps(
         &mut self,
         comparison: &mut Comparison,
         entries: usize,
     ) -> (Drift, Result<(), DataplaneError>) {
-        let (mut drift, mended) = self.mirror.repair_some(comparison, entries);
+        let (mut drift, repaired) = self.reconciler.reconcile_maps(comparison, entries);
         if !comparison.is_at_its_end() {
-            return (drift, mended);
+            return (drift, repaired);
         }
         let left_alone = self.left_alone.repair().map(|count| drift.left_alone = count);
-        (drift, mended.and(left_alone))
+        (drift, repaired.and(left_alone))
     }
 
     /// How many entries a comparison of all goes through.
     #[must_use]
     pub fn entries_to_compare(&self) -> usize {
-        self.mirror.entries_to_compare()
+        self.reconciler.entries_to_compare()
     }
 
     /// Compares the maps with what they should be, and with a plan, and changes nothing.
     pub fn compare(&self, plan: &Plan) -> Result<Drift, DataplaneError> {
         Ok(Drift {
-            services: self.mirror.pending(plan),
+            services: self.reconciler.pending(plan),
             left_alone: self.left_alone.drift()?,
-            ..self.mirror.compare()?
+            ..self.reconciler.compare()?
         })
     }
 
     /// The sockets' records whose backend is gone; with what went wrong when these are not all.
-    pub fn orphans(&self) -> (Vec<Orphan>, Result<(), DataplaneError>) {
-        self.sockets.orphans(&self.mirror)
+    pub fn stale_sockets(&self) -> (Vec<StaleSocket>, Result<(), DataplaneError>) {
+        self.sockets.stale_sockets(&self.reconciler)
     }
 
     /// Takes in that a socket whose backend is gone is nowhere.
-    pub fn forget_orphan(&mut self, orphan: &Orphan) -> Result<(), DataplaneError> {
-        self.sockets.forget(orphan)
+    pub fn forget_socket(&mut self, socket: &StaleSocket) -> Result<(), DataplaneError> {
+        self.sockets.forget(socket)
     }
 
     /// The socket table, for whoever looks beside this writer.
@@ -426,27 +427,27 @@ impl Dataplane {
 
     /// Whose the service addresses and ports of these sockets are now.
     #[must_use]
-    pub fn owners(&self, orphans: &[Orphan]) -> HashMap<(IpAddr, u16), Owners> {
-        self.mirror.owners(orphans)
+    pub fn owners(&self, stale_sockets: &[StaleSocket]) -> HashMap<(IpAddr, u16), Owners> {
+        self.reconciler.owners(stale_sockets)
     }
 
     /// What the maps hold of a service.
     #[must_use]
     pub fn installed(&self, service: &ObjectName) -> Vec<InstalledPort> {
-        self.mirror.installed(service)
+        self.reconciler.installed(service)
     }
 
     /// Puts a test service with listeners there into the maps: all of it, or nothing.
-    pub fn put_test(
+    pub fn put_probe_service(
         &mut self,
         number: u64,
         listeners: Listeners,
     ) -> Result<(TestService, ServicePlan), DataplaneError> {
-        probe_service::put(&mut self.mirror, number, listeners)
+        probe_service::put(&mut self.reconciler, number, listeners)
     }
 
-    pub fn remove_test(&mut self, service: &TestService) -> Result<(), DataplaneError> {
-        probe_service::remove(&mut self.mirror, service.name())
+    pub fn remove_probe_service(&mut self, service: &TestService) -> Result<(), DataplaneError> {
+        probe_service::remove(&mut self.reconciler, service.name())
     }
 
     /// The kernel's ids of the programs, by hook.
@@ -457,34 +458,34 @@ impl Dataplane {
     /// What to wait for before something is taken back.
     #[must_use]
     pub fn running_programs(&self) -> RunningPrograms {
-        self.mirror.programs().clone()
+        self.reconciler.programs().clone()
     }
 
     /// Whether earlier syncs put something to rest that can be taken back: with
-    /// [`Self::settle_before`], after [`RunningPrograms::wait`].
-    pub fn has_rested(&self) -> bool {
-        self.mirror.has_rested()
+    /// [`Self::reclaim_before`], after [`RunningPrograms::wait`].
+    pub fn has_reclaimable(&self) -> bool {
+        self.reconciler.has_reclaimable()
     }
 
     /// Takes back what was put to rest before this time. Every program that ran then must have
     /// ended.
-    pub fn settle_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
-        self.mirror.settle_before(time)
+    pub fn reclaim_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
+        self.reconciler.reclaim_before(time)
     }
 
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage {
-            services: self.mirror.services(),
-            frontends: self.mirror.frontends(),
-            frontends_capacity: self.mirror.frontends_capacity(),
-            frontends_limit: self.mirror.frontends_limit(),
-            pool: self.mirror.pool_usage(),
-            names: self.mirror.names_fill(),
-            retired: self.mirror.retired_fill(),
-            retained: self.mirror.retained(),
-            released: self.mirror.released(),
-            left_alone: self.left_alone.fill(),
+            services: self.reconciler.services(),
+            frontends: self.reconciler.frontends(),
+            frontends_capacity: self.reconciler.frontends_capacity(),
+            frontends_limit: self.reconciler.frontends_limit(),
+            allocator: self.reconciler.allocator_usage(),
+            names: self.reconciler.names_usage(),
+            removed_counts: self.reconciler.removed_counts_usage(),
+            retained: self.reconciler.retained(),
+            released: self.reconciler.released(),
+            left_alone: self.left_alone.usage(),
         }
     }
 
@@ -509,14 +510,14 @@ pub struct Usage {
     pub frontends: usize,
     pub frontends_capacity: u32,
     pub frontends_limit: u32,
-    pub pool: PoolUsage,
-    pub names: Fill,
-    pub retired: Fill,
+    pub allocator: AllocatorUsage,
+    pub names: MapUsage,
+    pub removed_counts: MapUsage,
     /// Service ports that stay as they are because an object cannot be used.
     pub retained: usize,
     /// Service ports that only the agent before knew of and that are bypassed.
     pub released: usize,
-    pub left_alone: Fill,
+    pub left_alone: MapUsage,
 }
 
 /// Removes everything that was pinned: detaches the programs and frees the maps. Fails while an
@@ -535,7 +536,7 @@ pub fn cleanup(bpffs: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
 /// The error for an agent, of any layout version, that holds the lock.
 fn in_use(pins: &Pins) -> DataplaneError {
     // In another PID namespace only its record has a process id for it.
-    let recorded = || Record::read(pins).ok().map(|record| record.pid);
+    let recorded = || RecordWriter::read(pins).ok().map(|record| record.pid);
     DataplaneError::InUse {
         directory: pins.root().to_owned(),
         pid: pins.holder().or_else(recorded),

@@ -16,7 +16,7 @@ use caps::{CapSet, Capability};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::{
-    message::{self, Answer, MAX_SOCKETS, Outcome, Reach, Request, Wanted},
+    message::{self, Answer, CloseTarget, Coverage, MAX_SOCKETS, Outcome, Request},
     supervisor::{LOOK, Numbered, Reply, Report, START},
 };
 use crate::sock_destroy::Method;
@@ -154,16 +154,16 @@ impl Helper {
     /// When the helper does not answer, or cannot look anywhere.
     pub fn close(
         &self,
-        sockets: &[Wanted],
+        sockets: &[CloseTarget],
         threads: bool,
-    ) -> Result<(Vec<Outcome>, Reach), HelperError> {
+    ) -> Result<(Vec<Outcome>, Coverage), HelperError> {
         let mut all = Vec::with_capacity(sockets.len());
-        let mut furthest = Reach::default();
+        let mut furthest = Coverage::default();
         for sockets in sockets.chunks(MAX_SOCKETS) {
             match self.ask(&Request::Close { sockets: sockets.to_vec(), threads })? {
-                Answer::Closed { outcomes, reach } if outcomes.len() == sockets.len() => {
+                Answer::Closed { outcomes, coverage } if outcomes.len() == sockets.len() => {
                     all.extend(outcomes);
-                    furthest = Reach { spent: furthest.spent + reach.spent, ..reach };
+                    furthest = Coverage { spent: furthest.spent + coverage.spent, ..coverage };
                 }
                 other => return Err(unexpected(other)),
             }
@@ -175,9 +175,9 @@ impl Helper {
     ///
     /// # Errors
     /// When the helper does not answer, or cannot look anywhere.
-    pub fn reach(&self) -> Result<Reach, HelperError> {
-        match self.ask(&Request::Reach)? {
-            Answer::Reached(reach) => Ok(reach),
+    pub fn coverage(&self) -> Result<Coverage, HelperError> {
+        match self.ask(&Request::Coverage)? {
+            Answer::Covered(coverage) => Ok(coverage),
             other => Err(unexpected(other)),
         }
     }

@@ -7,11 +7,11 @@ use anyhow::Context as _;
 use sockline_ebpf::frontend::{TCP, UDP};
 
 use super::{
-    message::{Action, Outcome, Reach, Wanted},
+    message::{Action, CloseTarget, Coverage, Outcome},
     namespaces::{Namespaces, Next},
 };
 use crate::sock_destroy::{
-    diag::{Diag, FAMILIES, Listing, PROTOCOLS, Seen},
+    diag::{Diag, DiagSocket, FAMILIES, Listing, PROTOCOLS},
     iterator::SocketIterators,
 };
 
@@ -19,52 +19,52 @@ use crate::sock_destroy::{
 pub trait Close {
     /// Closes sockets of one protocol that are in this thread's network namespace; one result for
     /// each.
-    fn close(&mut self, diag: &Diag, sockets: &[Seen]) -> Vec<io::Result<()>>;
+    fn close(&mut self, diag: &Diag, sockets: &[DiagSocket]) -> Vec<io::Result<()>>;
 }
 
 /// `SOCK_DESTROY`.
 pub struct Destroy;
 
 impl Close for Destroy {
-    fn close(&mut self, diag: &Diag, sockets: &[Seen]) -> Vec<io::Result<()>> {
+    fn close(&mut self, diag: &Diag, sockets: &[DiagSocket]) -> Vec<io::Result<()>> {
         sockets.iter().map(|socket| diag.destroy(socket)).collect()
     }
 }
 
 impl Close for SocketIterators {
-    fn close(&mut self, _: &Diag, sockets: &[Seen]) -> Vec<io::Result<()>> {
+    fn close(&mut self, _: &Diag, sockets: &[DiagSocket]) -> Vec<io::Result<()>> {
         let Some(first) = sockets.first() else { return Vec::new() };
-        let cookies: Vec<u64> = sockets.iter().map(Seen::cookie).collect();
+        let cookies: Vec<u64> = sockets.iter().map(DiagSocket::cookie).collect();
         Self::close(self, first.protocol, &cookies)
     }
 }
 
 /// Closes wanted sockets wherever they are; tells what became of each.
 pub fn close(
-    wanted: &[Wanted],
+    wanted: &[CloseTarget],
     threads: bool,
     closer: &mut dyn Close,
-) -> anyhow::Result<(Vec<Outcome>, Reach)> {
+) -> anyhow::Result<(Vec<Outcome>, Coverage)> {
     let mut search = Search::new(wanted);
     let mut namespaces = Namespaces::new().context("opening the helper's network namespace")?;
     let mut look = || search.look(closer);
     if namespaces.visit(&mut look)? == Next::Go && threads {
         namespaces.visit_threads(&mut look)?;
     }
-    Ok((search.outcomes, namespaces.reach()))
+    Ok((search.outcomes, namespaces.coverage()))
 }
 
 /// Which network namespaces can be looked into, single threads' included.
-pub fn reach() -> anyhow::Result<Reach> {
+pub fn coverage() -> anyhow::Result<Coverage> {
     let mut namespaces = Namespaces::new().context("opening the helper's network namespace")?;
     let mut look = || Ok(Next::Go);
     namespaces.visit(&mut look)?;
     namespaces.visit_threads(&mut look)?;
-    Ok(namespaces.reach())
+    Ok(namespaces.coverage())
 }
 
 struct Search<'a> {
-    wanted: &'a [Wanted],
+    wanted: &'a [CloseTarget],
     /// Where a socket is in `wanted`.
     by_cookie: HashMap<u64, Vec<usize>>,
     outcomes: Vec<Outcome>,
@@ -72,7 +72,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(wanted: &'a [Wanted]) -> Self {
+    fn new(wanted: &'a [CloseTarget]) -> Self {
         let mut by_cookie: HashMap<u64, Vec<usize>> = HashMap::new();
         for (place, wanted) in wanted.iter().enumerate() {
             by_cookie.entry(wanted.cookie).or_default().push(place);
@@ -99,13 +99,13 @@ impl<'a> Search<'a> {
                 }
                 // One without a peer is known to be there, too, and left alone.
                 let listing = Listing { family, protocol, unconnected: true };
-                let mut doomed = Vec::new();
+                let mut targets = Vec::new();
                 diag.list(listing, |socket| {
-                    if self.is_doomed(&socket) {
-                        doomed.push(socket);
+                    if self.is_target(&socket) {
+                        targets.push(socket);
                     }
                 })?;
-                for (socket, closed) in doomed.iter().zip(closer.close(&diag, &doomed)) {
+                for (socket, closed) in targets.iter().zip(closer.close(&diag, &targets)) {
                     self.closed(socket, &closed);
                 }
             }
@@ -114,19 +114,19 @@ impl<'a> Search<'a> {
     }
 
     /// Whether a socket is to be closed; one that is wanted, but not that, is kept.
-    fn is_doomed(&mut self, socket: &Seen) -> bool {
-        let mut is_doomed = false;
+    fn is_target(&mut self, socket: &DiagSocket) -> bool {
+        let mut is_target = false;
         for place in self.by_cookie.get(&socket.cookie()).cloned().unwrap_or_default() {
             match action(&self.wanted[place], socket.protocol) {
                 Action::Ignore => {}
-                Action::Close if self.is_its_peer(place, socket) => is_doomed = true,
+                Action::Close if self.is_its_peer(place, socket) => is_target = true,
                 Action::Close | Action::Look => self.set(place, Outcome::Kept),
             }
         }
-        is_doomed
+        is_target
     }
 
-    fn closed(&mut self, socket: &Seen, closed: &io::Result<()>) {
+    fn closed(&mut self, socket: &DiagSocket, closed: &io::Result<()>) {
         for place in self.by_cookie.get(&socket.cookie()).cloned().unwrap_or_default() {
             if action(&self.wanted[place], socket.protocol) == Action::Close
                 && self.is_its_peer(place, socket)
@@ -141,7 +141,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn is_its_peer(&self, place: usize, socket: &Seen) -> bool {
+    fn is_its_peer(&self, place: usize, socket: &DiagSocket) -> bool {
         let wanted = &self.wanted[place];
         socket.peer() == Some((wanted.address, wanted.port))
     }
@@ -153,7 +153,7 @@ impl<'a> Search<'a> {
     }
 }
 
-const fn action(wanted: &Wanted, protocol: u8) -> Action {
+const fn action(wanted: &CloseTarget, protocol: u8) -> Action {
     match protocol {
         TCP => wanted.tcp,
         UDP => wanted.udp,

@@ -17,12 +17,12 @@ const MAX_MESSAGE: u32 = 2 << 20;
 pub enum Request {
     /// Close these sockets, at most [`MAX_SOCKETS`].
     Close {
-        sockets: Vec<Wanted>,
+        sockets: Vec<CloseTarget>,
         /// Look also at the network namespaces of single threads.
         threads: bool,
     },
     /// Look into all network namespaces, and close nothing.
-    Reach,
+    Coverage,
     /// Mount the BPF file system again where it was, if it is not there any more.
     Mount,
     /// Which network namespaces are the node's own or mounted.
@@ -42,7 +42,7 @@ pub enum Action {
 
 /// A socket by its cookie, and whom it must be connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct CloseTarget {
     pub cookie: u64,
     /// IPv4 also for a mapped address.
     pub address: IpAddr,
@@ -66,7 +66,7 @@ pub enum Outcome {
 
 /// How far the helper could see.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reach {
+pub struct Coverage {
     /// Network namespaces that were looked at.
     pub namespaces: usize,
     /// Those that could not be.
@@ -79,7 +79,7 @@ pub struct Reach {
     pub spent: Duration,
 }
 
-impl Reach {
+impl Coverage {
     /// There is nothing that it did not see, as far as it can know.
     #[must_use]
     pub const fn is_whole(&self) -> bool {
@@ -92,9 +92,9 @@ pub enum Answer {
     /// In the order of the request.
     Closed {
         outcomes: Vec<Outcome>,
-        reach: Reach,
+        coverage: Coverage,
     },
-    Reached(Reach),
+    Covered(Coverage),
     Mounted,
     /// Their cookies (`SO_NETNS_COOKIE`).
     Namespaces(Vec<u64>),
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_largest_request_and_answer_fit() {
-        let wanted = Wanted {
+        let wanted = CloseTarget {
             cookie: u64::MAX,
             address: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(),
             port: u16::MAX,
@@ -143,7 +143,7 @@ mod tests {
         let request = Request::Close { sockets: vec![wanted; MAX_SOCKETS], threads: false };
         send(&mut Vec::new(), &request).unwrap();
         let outcomes = vec![Outcome::Failed("?".repeat(100)); MAX_SOCKETS];
-        let answer = Answer::Closed { outcomes, reach: Reach::default() };
+        let answer = Answer::Closed { outcomes, coverage: Coverage::default() };
         send(&mut Vec::new(), &answer).unwrap();
     }
 

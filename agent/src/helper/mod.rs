@@ -15,7 +15,7 @@ mod supervisor;
 
 pub use self::{
     client::{Helper, HelperError, State},
-    message::{Action, Answer, MAX_SOCKETS, Outcome, Reach, Wanted},
+    message::{Action, Answer, CloseTarget, Coverage, MAX_SOCKETS, Outcome},
     serve::{Setup, serve},
     supervisor::supervise,
 };

@@ -22,7 +22,7 @@ use nix::{
     time::ClockId,
 };
 
-use super::message::Reach;
+use super::message::Coverage;
 use crate::bpf::syscall::netns_cookie;
 
 /// A network namespace's device and inode number: no other one has them while it exists.
@@ -75,11 +75,11 @@ impl Namespaces {
     }
 
     /// How far it came.
-    pub fn reach(&self) -> Reach {
+    pub fn coverage(&self) -> Coverage {
         let mut why: Vec<&String> = self.unseen.values().chain(self.hidden.values()).collect();
         // The same one each time, so that it is no news.
         why.sort_unstable();
-        Reach {
+        Coverage {
             namespaces: self.visited.len(),
             unseen: self.unseen.len(),
             hidden: self.hidden.len(),
@@ -210,7 +210,7 @@ pub fn cookies_of_mounted() -> anyhow::Result<Vec<u64>> {
         cookies.push(netns_cookie()?);
         Ok(Next::Go)
     })?;
-    if let Some(why) = namespaces.reach().why {
+    if let Some(why) = namespaces.coverage().why {
         anyhow::bail!("cannot look into network namespaces: {why}");
     }
     Ok(cookies)
@@ -289,17 +289,21 @@ mod tests {
                     let next = namespaces.visit_one(path, path.clone(), &mut refused).unwrap();
                     assert_eq!(next, Next::Go);
                 }
-                let reach = namespaces.reach();
-                assert_eq!((reach.namespaces, reach.unseen, reach.hidden), (0, 1, 0), "{reach:?}");
-                let why = reach.why.unwrap();
+                let coverage = namespaces.coverage();
+                assert_eq!(
+                    (coverage.namespaces, coverage.unseen, coverage.hidden),
+                    (0, 1, 0),
+                    "{coverage:?}"
+                );
+                let why = coverage.why.unwrap();
                 assert!(why.ends_with("first: no"), "{why}");
                 // By any path is enough.
                 let mut seen = || Ok(Next::Go);
                 namespaces.visit_one(&paths[2], paths[2].clone(), &mut seen).unwrap();
-                let reach = namespaces.reach();
+                let coverage = namespaces.coverage();
                 assert!(
-                    reach.is_whole() && reach.why.is_none() && reach.namespaces == 1,
-                    "{reach:?}"
+                    coverage.is_whole() && coverage.why.is_none() && coverage.namespaces == 1,
+                    "{coverage:?}"
                 );
             });
             // Before the mounts go.

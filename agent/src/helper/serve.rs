@@ -74,9 +74,9 @@ fn answer(request: Request, mount_point: &Path, closer: &mut dyn Close) -> anyho
         Request::Namespaces => Answer::Namespaces(namespaces::cookies_of_mounted()?),
         Request::Close { sockets, threads } => {
             anyhow::ensure!(sockets.len() <= message::MAX_SOCKETS, "too many sockets at once");
-            let (outcomes, reach) = close::close(&sockets, threads, closer)?;
-            Answer::Closed { outcomes, reach }
+            let (outcomes, coverage) = close::close(&sockets, threads, closer)?;
+            Answer::Closed { outcomes, coverage }
         }
-        Request::Reach => Answer::Reached(close::reach()?),
+        Request::Coverage => Answer::Covered(close::coverage()?),
     })
 }

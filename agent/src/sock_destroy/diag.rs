@@ -28,7 +28,7 @@ const NEW_SYN_RECV: u8 = 12;
 
 /// A socket as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct DiagSocket {
     pub family: u8,
     pub protocol: u8,
     pub state: u8,
@@ -36,7 +36,7 @@ pub struct Seen {
     id: [u8; ID],
 }
 
-impl Seen {
+impl DiagSocket {
     pub fn cookie(&self) -> u64 {
         // Two words, the low one first (`sock_diag_save_cookie`).
         let word = |at: usize| u64::from(u32::from_ne_bytes(field(&self.id, at)));
@@ -78,7 +78,7 @@ impl Diag {
     }
 
     /// Calls `each` for the sockets of this namespace.
-    pub fn list(&self, listing: Listing, mut each: impl FnMut(Seen)) -> io::Result<()> {
+    pub fn list(&self, listing: Listing, mut each: impl FnMut(DiagSocket)) -> io::Result<()> {
         let states = match (listing.protocol, listing.unconnected) {
             (UDP, false) => 1 << ESTABLISHED,
             (UDP, true) => 1 << ESTABLISHED | 1 << CLOSE,
@@ -93,7 +93,7 @@ impl Diag {
 
     /// Closes a socket for its application as if the connection had been aborted: only this one,
     /// which the kernel finds by its addresses and then tells by its cookie.
-    pub fn destroy(&self, socket: &Seen) -> io::Result<()> {
+    pub fn destroy(&self, socket: &DiagSocket) -> io::Result<()> {
         let body = request(socket.family.into(), socket.protocol, u32::MAX, &socket.id);
         self.0.send(SOCK_DESTROY, Request::One, &body)?;
         self.0.receive(|_| ())
@@ -108,8 +108,8 @@ fn request(family: i32, protocol: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
     body
 }
 
-fn seen(protocol: u8, body: &[u8]) -> Seen {
-    Seen {
+fn seen(protocol: u8, body: &[u8]) -> DiagSocket {
+    DiagSocket {
         family: body.first().copied().unwrap_or(0),
         state: body.get(1).copied().unwrap_or(0),
         protocol,
@@ -131,7 +131,7 @@ pub fn probe_destroy() -> bool {
         // INET_DIAG_NOCOOKIE: no other socket has these addresses.
         id[40..48].fill(0xff);
         let family = u8::try_from(libc::AF_INET).unwrap_or(0);
-        let own = Seen { family, protocol: UDP, state: ESTABLISHED, id };
+        let own = DiagSocket { family, protocol: UDP, state: ESTABLISHED, id };
         Diag::open()?.destroy(&own)
     };
     match tried() {
@@ -151,9 +151,9 @@ pub const FAMILIES: [i32; 2] = [libc::AF_INET, libc::AF_INET6];
 mod tests {
     use super::*;
 
-    fn one(listing: Listing, port: u16) -> Vec<Seen> {
+    fn one(listing: Listing, port: u16) -> Vec<DiagSocket> {
         let mut found = Vec::new();
-        let of_port = |seen: &Seen| u16::from_be_bytes(field(&seen.id, 0)) == port;
+        let of_port = |seen: &DiagSocket| u16::from_be_bytes(field(&seen.id, 0)) == port;
         Diag::open().unwrap().list(listing, |seen| found.push(seen)).unwrap();
         found.retain(of_port);
         found
@@ -168,12 +168,12 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         let seen = one(listing(libc::AF_INET), port);
-        assert_eq!(seen.iter().map(Seen::peer).collect::<Vec<_>>(), [None]);
+        assert_eq!(seen.iter().map(DiagSocket::peer).collect::<Vec<_>>(), [None]);
         let cookie = seen[0].cookie();
         socket.connect("127.0.0.1:9").unwrap();
         let seen = one(listing(libc::AF_INET), port);
         let to = ("127.0.0.1".parse().unwrap(), 9);
-        assert_eq!(seen.iter().map(Seen::peer).collect::<Vec<_>>(), [Some(to)]);
+        assert_eq!(seen.iter().map(DiagSocket::peer).collect::<Vec<_>>(), [Some(to)]);
         assert_eq!(seen[0].cookie(), cookie, "the same socket");
         drop(socket);
         assert_eq!(one(listing(libc::AF_INET), port), []);
@@ -186,6 +186,6 @@ mod tests {
         socket.connect("[::ffff:127.0.0.1]:9").unwrap();
         let seen = one(listing(libc::AF_INET6), socket.local_addr().unwrap().port());
         let to = ("127.0.0.1".parse().unwrap(), 9);
-        assert_eq!(seen.iter().map(Seen::peer).collect::<Vec<_>>(), [Some(to)]);
+        assert_eq!(seen.iter().map(DiagSocket::peer).collect::<Vec<_>>(), [Some(to)]);
     }
 }

@@ -16,15 +16,15 @@ use sockline_ebpf::frontend::{TCP, UDP};
 use crate::bpf::{error::BpfError, kinds::create, probes::instruction, syscall};
 
 /// Sockets that one run of an iterator closes.
-const DOOMED: u32 = 4096;
-/// A doomed socket that no iterator came to.
-const NOT_SEEN: i32 = i32::MIN;
+const MAX_TARGETS: u32 = 4096;
+/// A targets socket that no iterator came to.
+const NOT_FOUND: i32 = i32::MIN;
 
 /// Iterators over the sockets of a network namespace that close those whose cookies they are told
 /// (`bpf_sock_destroy`, Linux 6.5).
 pub struct SocketIterators {
     /// Cookies, and what the kernel said to closing them.
-    doomed: HashMap<MapData, u64, i32>,
+    targets: HashMap<MapData, u64, i32>,
     tcp: OwnedFd,
     udp: OwnedFd,
 }
@@ -43,7 +43,7 @@ impl SocketIterators {
             btf.id_by_type_name_kind(name, BtfKind::Func).map_err(|error| unsupported(&error))
         };
         let destroy = function("bpf_sock_destroy")?;
-        let map = create::hash::<u64, i32>("SOCKLINE_DOOMED", DOOMED)?;
+        let map = create::hash::<u64, i32>("SOCKLINE_DOOMED", MAX_TARGETS)?;
         let link = |target: &str| -> Result<OwnedFd, BpfError> {
             let program = program(map.fd().as_fd(), destroy);
             syscall::load_iterator(&program, function(target)?)
@@ -51,17 +51,17 @@ impl SocketIterators {
                 .map_err(|error| BpfError::io(format!("load the iterator {target}"), error))
         };
         let (tcp, udp) = (link("bpf_iter_tcp")?, link("bpf_iter_udp")?);
-        let doomed = Map::HashMap(map)
+        let targets = Map::HashMap(map)
             .try_into()
             .map_err(|error| BpfError::map("SOCKLINE_DOOMED", "open", error))?;
-        Ok(Self { doomed, tcp, udp })
+        Ok(Self { targets, tcp, udp })
     }
 
     /// Closes the sockets of a protocol that have these cookies and are in the network namespace of
     /// this thread; one result for each.
     pub fn close(&mut self, protocol: u8, cookies: &[u64]) -> Vec<io::Result<()>> {
         cookies
-            .chunks(DOOMED as usize)
+            .chunks(MAX_TARGETS as usize)
             .flat_map(|cookies| match self.run(protocol, cookies) {
                 Ok(results) => results,
                 Err(error) => {
@@ -79,7 +79,7 @@ impl SocketIterators {
             other => return Err(io::Error::other(format!("protocol {other} has no iterator"))),
         };
         for cookie in cookies {
-            self.doomed.insert(cookie, NOT_SEEN, 0).map_err(io::Error::other)?;
+            self.targets.insert(cookie, NOT_FOUND, 0).map_err(io::Error::other)?;
         }
         // The namespace is that of the thread at this moment; reading to the end runs the program for
         // each of its sockets.
@@ -87,7 +87,7 @@ impl SocketIterators {
             .and_then(|run| File::from(run).read_to_end(&mut Vec::new()));
         let results = cookies.iter().map(|cookie| self.result(*cookie)).collect();
         for cookie in cookies {
-            match self.doomed.remove(cookie) {
+            match self.targets.remove(cookie) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(io::Error::other(error)),
             }
@@ -96,9 +96,9 @@ impl SocketIterators {
     }
 
     fn result(&self, cookie: u64) -> io::Result<()> {
-        match self.doomed.get(&cookie, 0).map_err(io::Error::other)? {
+        match self.targets.get(&cookie, 0).map_err(io::Error::other)? {
             0 => Ok(()),
-            NOT_SEEN => Err(io::ErrorKind::NotFound.into()),
+            NOT_FOUND => Err(io::ErrorKind::NotFound.into()),
             error => Err(io::Error::from_raw_os_error(error.saturating_neg())),
         }
     }
@@ -106,7 +106,7 @@ impl SocketIterators {
 
 /// The program of both iterators: their contexts (`struct bpf_iter__udp`, `struct bpf_iter__tcp`) both
 /// have the socket as the second field, which is none at the end.
-fn program(doomed: BorrowedFd<'_>, destroy: u32) -> Vec<u64> {
+fn program(targets: BorrowedFd<'_>, destroy: u32) -> Vec<u64> {
     const GET_SOCKET_COOKIE: i32 = 46;
     const MAP_LOOKUP_ELEM: i32 = 1;
     const PSEUDO_MAP_FD: u8 = 1;
@@ -119,10 +119,10 @@ fn program(doomed: BorrowedFd<'_>, destroy: u32) -> Vec<u64> {
         instruction(0xbf, 1, 6, 0, 0),
         instruction(0x85, 0, 0, 0, GET_SOCKET_COOKIE),
         instruction(0x7b, 10, 0, -8, 0),
-        // r0 = bpf_map_lookup_elem(doomed, r10 - 8); if r0 == 0 goto end
+        // r0 = bpf_map_lookup_elem(targets, r10 - 8); if r0 == 0 goto end
         instruction(0xbf, 2, 10, 0, 0),
         instruction(0x07, 2, 0, 0, -8),
-        instruction(0x18, 1, PSEUDO_MAP_FD, 0, doomed.as_raw_fd()),
+        instruction(0x18, 1, PSEUDO_MAP_FD, 0, targets.as_raw_fd()),
         instruction(0, 0, 0, 0, 0),
         instruction(0x85, 0, 0, 0, MAP_LOOKUP_ELEM),
         instruction(0x15, 0, 0, 4, 0),

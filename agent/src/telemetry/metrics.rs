@@ -192,7 +192,7 @@ impl Metrics {
     pub fn usage(&self, usage: &Usage, maps: &[MapUse]) {
         self.services.set(as_i64(usage.services));
         self.frontends.set(as_i64(usage.frontends));
-        self.backends.set(usage.pool.backends.into());
+        self.backends.set(usage.allocator.backends.into());
         for map in maps {
             let set = |gauges: &IntGaugeVec, value: u64| {
                 gauges.with_label_values(&[&map.map]).set(i64::try_from(value).unwrap_or(i64::MAX));

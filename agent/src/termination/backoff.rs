@@ -12,13 +12,13 @@ const STEADY: Duration = Duration::from_secs(60);
 
 /// Remembers how it went.
 #[derive(Debug, Default)]
-pub struct Revival {
+pub struct RestartBackoff {
     /// When it was last started again.
     started: Option<Instant>,
     wait: Duration,
 }
 
-impl Revival {
+impl RestartBackoff {
     /// When to start one that ended now, or could not be started now.
     pub fn after_end(&mut self, now: Instant) -> Instant {
         if self.started.is_none_or(|started| now.saturating_duration_since(started) >= STEADY) {
@@ -42,16 +42,16 @@ mod tests {
     #[test]
     fn the_first_is_at_once_and_each_further_one_later() {
         let mut now = Instant::now();
-        let mut revival = Revival::default();
+        let mut backoff = RestartBackoff::default();
         let mut waits = Vec::new();
         for _ in 0..9 {
-            let due = revival.after_end(now);
+            let due = backoff.after_end(now);
             waits.push(due.duration_since(now).as_secs());
-            revival.tried(due);
+            backoff.tried(due);
             now = due + Duration::from_millis(5);
         }
         assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60]);
         let later = now + STEADY;
-        assert_eq!(revival.after_end(later), later, "it ran for long enough");
+        assert_eq!(backoff.after_end(later), later, "it ran for long enough");
     }
 }

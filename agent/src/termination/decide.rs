@@ -12,8 +12,8 @@ use sockline_ebpf::{
 };
 
 use crate::{
-    dataplane::{Orphan, Owners, ServiceKey},
-    helper::{Action, Outcome, Wanted},
+    dataplane::{Owners, ServiceKey, StaleSocket},
+    helper::{Action, CloseTarget, Outcome},
     model::object::{ObjectName, Protocol},
 };
 
@@ -36,7 +36,7 @@ pub trait Objects {
 
 /// Decides, and remembers what time and earlier looks have to do with it.
 #[derive(Debug, Default)]
-pub struct Judge {
+pub struct Decider {
     /// Since when a backend is known to be gone. After a restart of the agent, that begins anew.
     since: HashMap<Departure, Instant>,
     looks: HashMap<Look, u8>,
@@ -64,51 +64,51 @@ struct Look {
 
 /// A socket to be closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Doomed {
-    pub orphan: Orphan,
-    pub wanted: Wanted,
+pub struct Target {
+    pub socket: StaleSocket,
+    pub request: CloseTarget,
     /// Whose it is, for people.
     pub service: String,
     look: Look,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
-    pub doomed: Vec<Doomed>,
+pub struct Decision {
+    pub targets: Vec<Target>,
     /// When the next one is.
     pub next: Option<Instant>,
 }
 
-impl Judge {
+impl Decider {
     /// Takes in that a service port is gone, which said this about its TCP connections.
     pub fn removed(&mut self, addresses: impl IntoIterator<Item = At>, after: Duration) {
         let now = Instant::now();
         self.former.extend(addresses.into_iter().map(|at| (at, (after, now))));
     }
 
-    /// Some sockets were left as they are because their endpoint still serves, as of the last verdict.
+    /// Some sockets were left as they are because their endpoint still serves, as of the last decision.
     pub const fn has_spared(&self) -> bool {
         self.spared
     }
 
     /// Decides about all sockets whose backend is gone. `left` is when the first of those backends
     /// left that were there the last time.
-    pub fn verdict(
+    pub fn decide(
         &mut self,
-        orphans: &[Orphan],
+        sockets: &[StaleSocket],
         owners: &HashMap<At, Owners>,
         objects: &impl Objects,
         left: Instant,
         now: Instant,
-    ) -> Verdict {
-        let mut verdict = Verdict::default();
+    ) -> Decision {
+        let mut decision = Decision::default();
         let mut serving = Serving { objects, known: HashMap::new() };
         let mut departures = HashMap::new();
         let mut looks = HashMap::new();
         self.spared = false;
-        for orphan in orphans {
-            let (service, backend) = (orphan.service(), orphan.backend());
-            let (id, generation) = (orphan.record.backend, orphan.record.generation);
+        for socket in sockets {
+            let (service, backend) = (socket.service(), socket.backend());
+            let (id, generation) = (socket.record.backend, socket.record.generation);
             let departure = Departure { service, backend: id, generation };
             let since = self.since.get(&departure).copied().unwrap_or(left);
             departures.insert(departure, since);
@@ -117,7 +117,7 @@ impl Judge {
                 Some(key) => objects.close_on_removal(&key.service),
                 None => self.former_of(service),
             };
-            let (may_be_tcp, may_be_udp) = protocols(orphan, &owners);
+            let (may_be_tcp, may_be_udp) = protocols(socket, &owners);
             let spared = &mut self.spared;
             let mut action = |may_be: bool, owner: &Option<ServiceKey>, may_close: bool| {
                 if !may_be {
@@ -136,7 +136,7 @@ impl Judge {
             if let (Action::Close, Some(after)) = (tcp, after) {
                 let due = since + after;
                 if due > now {
-                    verdict.next = Some(verdict.next.map_or(due, |next| next.min(due)));
+                    decision.next = Some(decision.next.map_or(due, |next| next.min(due)));
                     tcp = Action::Look;
                 }
             }
@@ -144,15 +144,15 @@ impl Judge {
                 continue;
             }
             let closes_tcp = tcp == Action::Close;
-            let look = Look { cookie: orphan.cookie, backend: id, generation, closes_tcp };
+            let look = Look { cookie: socket.cookie, backend: id, generation, closes_tcp };
             let looked = self.looks.get(&look).copied().unwrap_or(0);
-            // A socket may be in the table and noted, too.
+            // A socket may be in the table and in_overflow, too.
             let is_news = looks.insert(look, looked).is_none();
             if is_news && looked < LOOKS {
                 let (address, port) = backend;
-                verdict.doomed.push(Doomed {
-                    orphan: *orphan,
-                    wanted: Wanted { cookie: orphan.cookie, address, port, udp, tcp },
+                decision.targets.push(Target {
+                    socket: *socket,
+                    request: CloseTarget { cookie: socket.cookie, address, port, udp, tcp },
                     service: name(&owners, service),
                     look,
                 });
@@ -165,7 +165,7 @@ impl Judge {
         // What is gone from the maps needs no memory here.
         self.since = departures;
         self.looks = looks;
-        verdict
+        decision
     }
 
     /// What the service said that had an address before.
@@ -174,8 +174,8 @@ impl Judge {
     }
 
     /// Takes in what became of a socket. Returns whether it has to be looked for again.
-    pub fn came_of(&mut self, doomed: &Doomed, outcome: &Outcome) -> bool {
-        let looked = self.looks.entry(doomed.look).or_default();
+    pub fn record_outcome(&mut self, target: &Target, outcome: &Outcome) -> bool {
+        let looked = self.looks.entry(target.look).or_default();
         *looked = match outcome {
             Outcome::ClosedUdp | Outcome::ClosedTcp => LOOKS,
             Outcome::Kept | Outcome::Missing | Outcome::Failed(_) => looked.saturating_add(1),
@@ -194,8 +194,8 @@ fn programmed((address, port): At) -> [At; 2] {
 
 /// Whether a socket may be one of TCP, and one of UDP. Where its record is too old to say so, the
 /// service address does, unless it has both or is nobody's any more.
-fn protocols(orphan: &Orphan, owners: &Owners) -> (bool, bool) {
-    match (u8::try_from(orphan.record.protocol), &owners.tcp, &owners.udp) {
+fn protocols(socket: &StaleSocket, owners: &Owners) -> (bool, bool) {
+    match (u8::try_from(socket.record.protocol), &owners.tcp, &owners.udp) {
         (Ok(TCP), ..) => (true, false),
         (Ok(UDP), ..) => (false, true),
         (_, Some(_), None) => (true, false),

@@ -1,4 +1,4 @@
-//! Closing sockets whose backend is gone, so that their applications connect again: UDP sockets at
+//! Termination sockets whose backend is gone, so that their applications connect again: UDP sockets at
 //! once, TCP connections when their service says so.
 //!
 //! What is to be closed follows from the maps and the objects as they are ([`decide`]); the helper
@@ -18,14 +18,14 @@ use sockline_ebpf::frontend::FrontendKey;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use self::{
-    backoff::Revival,
-    decide::{Doomed, Judge},
-    stats::Account,
-    throttle::Pace,
+    backoff::RestartBackoff,
+    decide::{Decider, Target},
+    stats::Stats,
+    throttle::Throttle,
 };
 use crate::{
-    dataplane::{Dataplane, Orphan, SocketTable, SyncReport},
-    helper::{Helper, HelperError, Outcome, Reach, State},
+    dataplane::{Dataplane, SocketTable, StaleSocket, SyncReport},
+    helper::{Coverage, Helper, HelperError, Outcome, State},
     model::index::Index,
     status::Shared,
     telemetry::Metrics,
@@ -38,28 +38,28 @@ const AFTER: Duration = Duration::from_millis(100);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// When passes are, and what came of them.
-pub struct Closing {
+pub struct Termination {
     /// `None` when none was started.
     helper: Option<Helper>,
     /// It is away: when to start it again, `None` if nobody can.
     away: Option<Option<Instant>>,
-    revival: Revival,
+    backoff: RestartBackoff,
     /// The kernel has a method that closes sockets.
     is_possible: bool,
     table: SocketTable,
-    judge: Judge,
+    decider: Decider,
     due: Option<Instant>,
-    pace: Pace,
+    throttle: Throttle,
     /// Since when backends left that no pass has seen.
     left: Option<Instant>,
     job: Option<JoinHandle<Job>>,
-    account: Account,
+    stats: Stats,
 }
 
 /// What the helper was asked to close, and its answer.
 struct Job {
-    doomed: Vec<Doomed>,
-    closed: Result<(Vec<Outcome>, Reach), HelperError>,
+    targets: Vec<Target>,
+    closed: Result<(Vec<Outcome>, Coverage), HelperError>,
     /// How long that took.
     took: Duration,
     cost: Cost,
@@ -76,7 +76,7 @@ struct Cost {
 /// The end of a job.
 pub struct Ended(Result<Job, JoinError>);
 
-impl Closing {
+impl Termination {
     /// Without a helper that has a method, nothing is ever closed. Looks again once in `every`.
     pub fn new(
         helper: Option<Helper>,
@@ -87,16 +87,16 @@ impl Closing {
     ) -> Self {
         let now = Instant::now();
         Self {
-            account: Account::new(helper.as_ref(), shared, metrics),
+            stats: Stats::new(helper.as_ref(), shared, metrics),
             helper,
             away: None,
-            revival: Revival::default(),
+            backoff: RestartBackoff::default(),
             is_possible: dataplane.features().closing().is_some(),
             table: dataplane.socket_table().clone(),
-            judge: Judge::default(),
+            decider: Decider::default(),
             // What was removed while no agent ran.
             due: Some(now),
-            pace: Pace::new(every, now),
+            throttle: Throttle::new(every, now),
             left: None,
             job: None,
         }
@@ -110,13 +110,13 @@ impl Closing {
             let said = said.map(|(_, after)| *after);
             if let Some(after) = said.or_else(|| index.close_on_removal(&key.service)) {
                 let at = |key: &FrontendKey| (key.address.into(), u16::from_be(key.port));
-                self.judge.removed(addresses.iter().map(at), after);
+                self.decider.removed(addresses.iter().map(at), after);
             }
         }
         if report.backends_removed > 0 {
             self.left.get_or_insert_with(Instant::now);
             self.within(AFTER);
-        } else if self.judge.has_spared() {
+        } else if self.decider.has_spared() {
             // An endpoint that was out of the plan, and served, may do so no more.
             self.within(AFTER);
         }
@@ -124,7 +124,7 @@ impl Closing {
 
     /// Asks for a pass.
     pub fn within(&mut self, time: Duration) {
-        let at = (Instant::now() + time).max(self.pace.pass());
+        let at = (Instant::now() + time).max(self.throttle.pass());
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
@@ -144,29 +144,29 @@ impl Closing {
             return self.within(AGAIN);
         }
         let now = Instant::now();
-        let (orphans, all) = dataplane.orphans();
+        let (sockets, all) = dataplane.stale_sockets();
         if let Err(error) = all {
-            self.account.failed(&format!("{:#}", anyhow::Error::from(error)));
+            self.stats.failed(&format!("{:#}", anyhow::Error::from(error)));
         }
-        let owners = dataplane.owners(&orphans);
+        let owners = dataplane.owners(&sockets);
         let left = self.left.take().unwrap_or(now);
-        let verdict = self.judge.verdict(&orphans, &owners, index, left, now);
-        if let Some(next) = verdict.next {
+        let decision = self.decider.decide(&sockets, &owners, index, left, now);
+        if let Some(next) = decision.next {
             self.within(next.saturating_duration_since(Instant::now()));
         }
         let cost = Cost { began: now, spent: now.elapsed() };
         // What could not be looked into may be there by now: a warning shall not outlive its cause.
-        let rechecks = self.account.has_unseen() && self.pace.rechecks(now);
-        if verdict.doomed.is_empty() && !rechecks {
-            self.pace.passed(Instant::now(), cost.spent);
+        let rechecks = self.stats.has_unseen() && self.throttle.rechecks(now);
+        if decision.targets.is_empty() && !rechecks {
+            self.throttle.passed(Instant::now(), cost.spent);
             return self.passed(cost);
         }
-        let (doomed, table) = (verdict.doomed, self.table.clone());
+        let (targets, table) = (decision.targets, self.table.clone());
         if let Some(helper) = self.helper.clone() {
             self.job = Some(spawn_blocking(move || {
                 let began = Instant::now();
-                let closed = close(&helper, &doomed, &table);
-                Job { doomed, closed, took: began.elapsed(), cost }
+                let closed = close(&helper, &targets, &table);
+                Job { targets, closed, took: began.elapsed(), cost }
             }));
         }
     }
@@ -180,21 +180,21 @@ impl Closing {
     }
 
     /// Takes in the helper's answer.
-    pub fn take_in(&mut self, Ended(ended): Ended, dataplane: &mut Dataplane) {
-        let Job { doomed, closed, took, cost } = match ended {
+    pub fn record(&mut self, Ended(ended): Ended, dataplane: &mut Dataplane) {
+        let Job { targets, closed, took, cost } = match ended {
             Ok(job) => job,
-            Err(error) => return self.ended_with(&error.to_string()),
+            Err(error) => return self.helper_ended(&error.to_string()),
         };
-        let (outcomes, reach) = match closed {
+        let (outcomes, coverage) = match closed {
             Ok(closed) => closed,
             Err(error) => {
                 let again = self.failed(error);
                 let now = Instant::now();
-                if doomed.is_empty() {
-                    self.pace.rechecked(now, took);
-                    self.pace.passed(now, cost.spent);
+                if targets.is_empty() {
+                    self.throttle.rechecked(now, took);
+                    self.throttle.passed(now, cost.spent);
                 } else {
-                    self.pace.failed(now, cost.spent + took);
+                    self.throttle.failed(now, cost.spent + took);
                 }
                 self.passed(cost);
                 // Those that were to be closed are there still.
@@ -203,137 +203,137 @@ impl Closing {
                 };
             }
         };
-        if doomed.is_empty() || outcomes.contains(&Outcome::Missing) {
-            self.account.reached(&reach);
+        if targets.is_empty() || outcomes.contains(&Outcome::Missing) {
+            self.stats.record_coverage(&coverage);
         }
         let mut again = false;
-        for (doomed, outcome) in doomed.iter().zip(&outcomes) {
-            let is_to_be_looked_for = self.judge.came_of(doomed, outcome);
+        for (target, outcome) in targets.iter().zip(&outcomes) {
+            let is_to_be_looked_for = self.decider.record_outcome(target, outcome);
             again |= is_to_be_looked_for;
-            let is_nowhere = *outcome == Outcome::Missing && reach.is_whole();
-            if is_nowhere && !is_to_be_looked_for && doomed.orphan.noted {
-                self.forget(dataplane, &doomed.orphan);
+            let is_nowhere = *outcome == Outcome::Missing && coverage.is_whole();
+            if is_nowhere && !is_to_be_looked_for && target.socket.in_overflow {
+                self.forget(dataplane, &target.socket);
             }
         }
-        self.account.closed(&doomed, &outcomes);
-        if doomed.is_empty() {
+        self.stats.closed(&targets, &outcomes);
+        if targets.is_empty() {
             // That looked at every thread of the node, and is not to keep back those that close sockets.
-            self.pace.rechecked(Instant::now(), reach.spent);
-            self.pace.passed(Instant::now(), cost.spent);
+            self.throttle.rechecked(Instant::now(), coverage.spent);
+            self.throttle.passed(Instant::now(), cost.spent);
             return self.passed(cost);
         }
-        self.pace.passed(Instant::now(), cost.spent + reach.spent);
+        self.throttle.passed(Instant::now(), cost.spent + coverage.spent);
         self.passed(cost);
         if again {
             self.within(AGAIN);
         }
     }
 
-    fn forget(&self, dataplane: &mut Dataplane, orphan: &Orphan) {
-        if let Err(error) = dataplane.forget_orphan(orphan) {
-            self.account.failed(&format!("{:#}", anyhow::Error::from(error)));
+    fn forget(&self, dataplane: &mut Dataplane, socket: &StaleSocket) {
+        if let Err(error) = dataplane.forget_socket(socket) {
+            self.stats.failed(&format!("{:#}", anyhow::Error::from(error)));
         }
     }
 
-    /// After it was said to the pace.
+    /// After it was said to the throttle.
     fn passed(&mut self, cost: Cost) {
-        self.account.passed(cost.began.elapsed());
-        self.due = self.due.map(|due| due.max(self.pace.pass()));
-        self.within(self.pace.every());
+        self.stats.passed(cost.began.elapsed());
+        self.due = self.due.map(|due| due.max(self.throttle.pass()));
+        self.within(self.throttle.every());
     }
 
     /// Returns whether to try again soon.
     fn failed(&mut self, error: HelperError) -> bool {
         match error {
             HelperError::Said(reason) => {
-                self.account.failed(&reason);
+                self.stats.failed(&reason);
                 false
             }
             error => {
-                self.ended_with(&format!("{:#}", anyhow::Error::from(error)));
+                self.helper_ended(&format!("{:#}", anyhow::Error::from(error)));
                 true
             }
         }
     }
 
     /// Sees whether the helper is still there, and starts it again if it is time for that.
-    pub fn look_at_helper(&mut self) {
+    pub fn check_helper(&mut self) {
         let Some(helper) = &self.helper else { return };
         match (self.away, helper.state()) {
             (_, State::Silent) | (None, State::Running(_)) | (Some(None), _) => {}
-            (_, State::Lost(how)) => self.lose(&how),
-            (None, State::Ended(how)) => self.ended_with(&how),
+            (_, State::Lost(how)) => self.mark_lost(&how),
+            (None, State::Ended(how)) => self.helper_ended(&how),
             (Some(Some(due)), _) => {
                 if due <= Instant::now() {
-                    self.revive();
+                    self.restart_helper();
                 }
             }
         }
     }
 
     /// The helper has ended, or is of no use any more: starts it again, if not too many did.
-    fn ended_with(&mut self, how: &str) {
+    fn helper_ended(&mut self, how: &str) {
         let how = match self.helper.as_ref().map(Helper::state) {
-            Some(State::Lost(how)) => return self.lose(&how),
+            Some(State::Lost(how)) => return self.mark_lost(&how),
             Some(State::Ended(how)) => how,
             Some(State::Running(_) | State::Silent) | None => how.to_owned(),
         };
-        self.account.ended(&how);
+        self.stats.ended(&how);
         let now = Instant::now();
-        let due = self.revival.after_end(now);
+        let due = self.backoff.after_end(now);
         self.away = Some(Some(due));
         if due <= now {
-            self.revive();
+            self.restart_helper();
         }
     }
 
-    fn revive(&mut self) {
+    fn restart_helper(&mut self) {
         let Some(helper) = &self.helper else { return };
-        self.revival.tried(Instant::now());
+        self.backoff.tried(Instant::now());
         match helper.restart() {
             Ok(pid) => {
                 self.away = None;
-                self.account.restarted(pid);
+                self.stats.restarted(pid);
                 self.within(Duration::ZERO);
             }
             Err(error) => {
-                self.account.not_restarted(&format!("{:#}", anyhow::Error::from(error)));
-                self.away = Some(Some(self.revival.after_end(Instant::now())));
+                self.stats.not_restarted(&format!("{:#}", anyhow::Error::from(error)));
+                self.away = Some(Some(self.backoff.after_end(Instant::now())));
             }
         }
     }
 
-    fn lose(&mut self, how: &str) {
+    fn mark_lost(&mut self, how: &str) {
         self.away = Some(None);
-        self.account.lost(how);
+        self.stats.lost(how);
     }
 }
 
 /// Has sockets closed, in namespaces of single threads as well if they are nowhere else.
 fn close(
     helper: &Helper,
-    doomed: &[Doomed],
+    targets: &[Target],
     table: &SocketTable,
-) -> Result<(Vec<Outcome>, Reach), HelperError> {
-    if doomed.is_empty() {
-        return Ok((Vec::new(), helper.reach()?));
+) -> Result<(Vec<Outcome>, Coverage), HelperError> {
+    if targets.is_empty() {
+        return Ok((Vec::new(), helper.coverage()?));
     }
-    let wanted: Vec<_> = doomed.iter().map(|doomed| doomed.wanted).collect();
-    let (mut outcomes, mut reach) = helper.close(&wanted, false)?;
-    let is_there = |doomed: &Doomed| {
-        doomed.orphan.noted || table.holds(doomed.orphan.cookie, &doomed.orphan.record)
+    let request: Vec<_> = targets.iter().map(|target| target.request).collect();
+    let (mut outcomes, mut coverage) = helper.close(&request, false)?;
+    let is_there = |target: &Target| {
+        target.socket.in_overflow || table.holds(target.socket.cookie, &target.socket.record)
     };
-    let missing: Vec<usize> = (0..doomed.len())
-        .filter(|&place| outcomes[place] == Outcome::Missing && is_there(&doomed[place]))
+    let missing: Vec<usize> = (0..targets.len())
+        .filter(|&place| outcomes[place] == Outcome::Missing && is_there(&targets[place]))
         .collect();
     if !missing.is_empty() {
-        let wanted: Vec<_> = missing.iter().map(|&place| wanted[place]).collect();
-        let (found, further) = helper.close(&wanted, true)?;
+        let request: Vec<_> = missing.iter().map(|&place| request[place]).collect();
+        let (found, further) = helper.close(&request, true)?;
         for (place, outcome) in missing.into_iter().zip(found) {
             outcomes[place] = outcome;
         }
-        let spent = reach.spent + further.spent;
-        reach = Reach { spent, ..further };
+        let spent = coverage.spent + further.spent;
+        coverage = Coverage { spent, ..further };
     }
-    Ok((outcomes, reach))
+    Ok((outcomes, coverage))
 }

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    helper::{Helper, Outcome, Reach, State},
+    helper::{Coverage, Helper, Outcome, State},
     status::{HelperState, Shared},
     telemetry::Metrics,
-    termination::decide::Doomed,
+    termination::decide::Target,
 };
 
 /// Services that one line of the log names.
@@ -16,7 +16,7 @@ const NAMED: usize = 5;
 pub const CONFINED: &str =
     "without CAP_SYS_ADMIN, sockets are closed in the agent's own network namespace only";
 
-pub struct Account {
+pub struct Stats {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     is_confined: bool,
@@ -24,7 +24,7 @@ pub struct Account {
     unseen: Option<String>,
 }
 
-impl Account {
+impl Stats {
     pub fn new(helper: Option<&Helper>, shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
         let is_confined = helper.is_some_and(Helper::is_confined);
         if is_confined {
@@ -47,11 +47,11 @@ impl Account {
     }
 
     /// How far a pass could see.
-    pub fn reached(&mut self, reach: &Reach) {
+    pub fn record_coverage(&mut self, coverage: &Coverage) {
         if self.is_confined {
             return;
         }
-        let unseen = reach.why.as_ref().map(|why| unseen(reach, why));
+        let unseen = coverage.why.as_ref().map(|why| unseen(coverage, why));
         match (&self.unseen, &unseen) {
             (None, Some(unseen)) => tracing::warn!(
                 "cannot look into all network namespaces; sockets of dead backends there stay as they \
@@ -69,15 +69,15 @@ impl Account {
         self.unseen.is_some()
     }
 
-    pub fn closed(&self, doomed: &[Doomed], outcomes: &[Outcome]) {
+    pub fn closed(&self, targets: &[Target], outcomes: &[Outcome]) {
         let (mut udp, mut tcp) = (0, 0);
         let mut closed: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut failed: Vec<(&Doomed, &str)> = Vec::new();
-        for (doomed, outcome) in doomed.iter().zip(outcomes) {
-            let (address, port) = doomed.orphan.backend();
+        let mut failed: Vec<(&Target, &str)> = Vec::new();
+        for (target, outcome) in targets.iter().zip(outcomes) {
+            let (address, port) = target.socket.backend();
             tracing::debug!(
-                cookie = doomed.orphan.cookie,
-                service = doomed.service,
+                cookie = target.socket.cookie,
+                service = target.service,
                 backend = %std::net::SocketAddr::new(address, port),
                 ?outcome,
                 "a socket whose backend is gone"
@@ -85,11 +85,11 @@ impl Account {
             match outcome {
                 Outcome::ClosedUdp => udp += 1,
                 Outcome::ClosedTcp => tcp += 1,
-                Outcome::Failed(reason) => failed.push((doomed, reason)),
+                Outcome::Failed(reason) => failed.push((target, reason)),
                 Outcome::Kept | Outcome::Missing => continue,
             }
             if !matches!(outcome, Outcome::Failed(_)) {
-                *closed.entry(&doomed.service).or_default() += 1;
+                *closed.entry(&target.service).or_default() += 1;
             }
         }
         self.metrics.sockets_closed(udp, tcp);
@@ -172,13 +172,13 @@ impl Account {
 }
 
 /// `/proc/9/ns/net: Permission denied (1 network namespace, and those of 8 processes or mounts)`
-fn unseen(reach: &Reach, why: &str) -> String {
-    let namespaces = match reach.unseen {
+fn unseen(coverage: &Coverage, why: &str) -> String {
+    let namespaces = match coverage.unseen {
         0 => None,
         1 => Some("1 network namespace".to_owned()),
         many => Some(format!("{many} network namespaces")),
     };
-    let hidden = match reach.hidden {
+    let hidden = match coverage.hidden {
         0 => None,
         1 => Some("that of 1 process or mount".to_owned()),
         many => Some(format!("those of {many} processes or mounts")),
@@ -198,8 +198,8 @@ mod tests {
             (0, 12, "/x: no (those of 12 processes or mounts)"),
             (3, 1, "/x: no (3 network namespaces, and that of 1 process or mount)"),
         ] {
-            let reach = Reach { unseen, hidden, ..Reach::default() };
-            assert_eq!(super::unseen(&reach, "/x: no"), expected);
+            let coverage = Coverage { unseen, hidden, ..Coverage::default() };
+            assert_eq!(super::unseen(&coverage, "/x: no"), expected);
         }
     }
 }

@@ -9,14 +9,14 @@ const RECHECK_SHARE: u32 = 100;
 
 /// When the next look may be, at the earliest.
 #[derive(Debug)]
-pub struct Pace {
+pub struct Throttle {
     /// How often to look again whatever happened.
     every: Duration,
     pass: Instant,
     recheck: Instant,
 }
 
-impl Pace {
+impl Throttle {
     pub const fn new(every: Duration, now: Instant) -> Self {
         Self { every, pass: now, recheck: now }
     }
@@ -67,32 +67,32 @@ mod tests {
     #[test]
     fn a_recheck_of_which_no_end_is_known_is_followed_by_none_for_a_while() {
         let now = Instant::now();
-        let mut pace = Pace::new(EVERY, now);
-        assert!(pace.rechecks(now));
-        assert!(!pace.rechecks(now));
-        assert!(!pace.rechecks(now + EVERY - SECOND));
-        assert!(pace.rechecks(now + EVERY));
+        let mut throttle = Throttle::new(EVERY, now);
+        assert!(throttle.rechecks(now));
+        assert!(!throttle.rechecks(now));
+        assert!(!throttle.rechecks(now + EVERY - SECOND));
+        assert!(throttle.rechecks(now + EVERY));
     }
 
     #[test]
     fn a_recheck_that_took_long_is_rare() {
         let now = Instant::now();
-        let mut pace = Pace::new(EVERY, now);
-        assert!(pace.rechecks(now));
-        pace.rechecked(now, 5 * SECOND);
-        assert!(!pace.rechecks(now + 499 * SECOND));
-        assert!(pace.rechecks(now + 500 * SECOND));
+        let mut throttle = Throttle::new(EVERY, now);
+        assert!(throttle.rechecks(now));
+        throttle.rechecked(now, 5 * SECOND);
+        assert!(!throttle.rechecks(now + 499 * SECOND));
+        assert!(throttle.rechecks(now + 500 * SECOND));
     }
 
     #[test]
     fn a_pass_that_failed_is_paced_as_well_but_waits_no_longer_than_a_regular_one() {
         let now = Instant::now();
-        let mut pace = Pace::new(EVERY, now);
-        pace.passed(now, 4 * SECOND);
-        assert_eq!(pace.pass(), now + 100 * SECOND);
-        pace.failed(now, SECOND);
-        assert_eq!(pace.pass(), now + 25 * SECOND);
-        pace.failed(now, EVERY);
-        assert_eq!(pace.pass(), now + EVERY);
+        let mut throttle = Throttle::new(EVERY, now);
+        throttle.passed(now, 4 * SECOND);
+        assert_eq!(throttle.pass(), now + 100 * SECOND);
+        throttle.failed(now, SECOND);
+        assert_eq!(throttle.pass(), now + 25 * SECOND);
+        throttle.failed(now, EVERY);
+        assert_eq!(throttle.pass(), now + EVERY);
     }
 }

@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     admin::Command,
-    dataplane::{BpfError, CanWait, Counted, Dataplane, DataplaneError, SyncReport, Synced},
+    dataplane::{BpfError, CanWait, Dataplane, DataplaneError, ScannedUsage, SyncReport, Synced},
     error_chain::chain,
     log_on_change::LogOnChange,
     model::{
@@ -47,7 +47,7 @@ use crate::{
     source::{Arrived, Event},
     status::{Shared, Unconfirmed},
     telemetry::Metrics,
-    termination::Closing,
+    termination::Termination,
 };
 
 /// How often the node's addresses are looked at and failed services tried again.
@@ -95,7 +95,7 @@ struct Control {
     reconciler: Reconciler,
     heartbeat: Heartbeat,
     reclaim_log: LogOnChange,
-    closing: Closing,
+    closing: Termination,
     nested: Nested,
     /// Where the source is one.
     api_server: Option<ApiServer>,
@@ -104,7 +104,7 @@ struct Control {
 /// The kernel's side of the node.
 pub struct Kernel {
     pub dataplane: Dataplane,
-    pub closing: Closing,
+    pub closing: Termination,
     pub nested: Nested,
     /// What it holds of the API server that is the source.
     pub api_server: Option<ApiServer>,
@@ -173,7 +173,7 @@ pub async fn run(
     // The fill of the maps that programs write; soon for the first time, to have something to say.
     let mut census = interval(config.repair_interval);
     census.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut counting: Option<JoinHandle<Result<Counted, DataplaneError>>> = None;
+    let mut counting: Option<JoinHandle<Result<ScannedUsage, DataplaneError>>> = None;
     loop {
         control.shared.record_turn();
         control.heartbeat.renew();
@@ -198,7 +198,7 @@ pub async fn run(
                 control.closing.pass(&control.dataplane, &control.index);
             }
             ended = control.closing.ended() => {
-                control.closing.take_in(ended, &mut control.dataplane);
+                control.closing.record(ended, &mut control.dataplane);
             }
             result = control.nested.search_ended() => {
                 if let Some(found) = control.nested.apply(result, &control.index) {
@@ -209,7 +209,7 @@ pub async fn run(
                 if control.exclusion_failed || control.excluded_pods.is_incomplete() {
                     control.exclude_pods();
                 }
-                control.closing.look_at_helper();
+                control.closing.check_helper();
                 control.nested.start_search();
                 if control.addresses_changed() || control.failed || control.retry_queue.needs_full_sync() {
                     control.addresses_stale = true;
@@ -218,7 +218,7 @@ pub async fn run(
                     control.retry();
                 }
             }
-            _ = settle.tick(), if settling.is_none() && control.dataplane.has_rested() => {
+            _ = settle.tick(), if settling.is_none() && control.dataplane.has_reclaimable() => {
                 // Elsewhere: changes shall not wait for the programs that run.
                 let programs = control.dataplane.running_programs();
                 let wait = move |began| programs.wait().map(|()| began);
@@ -230,7 +230,7 @@ pub async fn run(
                 control.settle(waited);
             }
             _ = census.tick(), if counting.is_none() => {
-                match control.dataplane.census() {
+                match control.dataplane.map_scan() {
                     // Elsewhere: it may take some milliseconds.
                     Ok(census) => counting = Some(spawn_blocking(move || census.run())),
                     Err(error) => tracing::warn!("cannot count what is in the maps: {}", chain(&error)),
@@ -298,12 +298,12 @@ impl Control {
         let complete = self.index.complete();
         // What was released is in no list of changes.
         self.whole |= complete != std::mem::replace(&mut self.complete, complete);
-        self.dataplane.hold_back(!complete);
+        self.dataplane.retain_unconfirmed(!complete);
         self.dataplane.retain(self.index.retained());
         self.dataplane.release_unconfirmed(self.heartbeat.is_overdue());
         // First, so that no pod is redirected by programs that are just being attached.
         let pods = self.index.left_alone(self.excluded_pods.policy());
-        if pods.is_some() || (complete && self.dataplane.has_held_back_left_alone()) {
+        if pods.is_some() || (complete && self.dataplane.has_unconfirmed_exclusions()) {
             pods.into_iter().for_each(|pods| self.excluded_pods.set_pods(pods));
             self.exclude_pods();
         }
@@ -379,10 +379,11 @@ impl Control {
     }
 
     /// Takes in what was found in the maps that programs write.
-    fn counted(&mut self, counted: Result<Result<Counted, DataplaneError>, JoinError>) {
+    fn counted(&mut self, counted: Result<Result<ScannedUsage, DataplaneError>, JoinError>) {
         match counted {
             Ok(Ok(counted)) => {
-                let uncounted = counted.counted.as_ref().map(|ids| self.dataplane.uncounted(ids));
+                let uncounted =
+                    counted.counted.as_ref().map(|ids| self.dataplane.without_counters(ids));
                 self.publisher.map_usage(&counted, uncounted.unwrap_or_default());
             }
             Ok(Err(error)) => tracing::warn!("cannot count what is in the maps: {}", chain(&error)),
@@ -510,8 +511,8 @@ impl Control {
             self.metrics.sync_failed();
         }
         self.publish_unsynced();
-        if self.held_back != report.services_held_back {
-            self.held_back = report.services_held_back;
+        if self.held_back != report.services_unconfirmed {
+            self.held_back = report.services_unconfirmed;
             tracing::info!(
                 services = self.held_back,
                 "services stay as the last agent left them until the source can be read in full"
@@ -555,7 +556,7 @@ impl Control {
             tracing::info!(
                 services = usage.services,
                 frontends = usage.frontends,
-                backends = usage.pool.backends,
+                backends = usage.allocator.backends,
                 milliseconds = took.as_millis(),
                 "the first full sync is in the kernel"
             );
@@ -569,7 +570,7 @@ impl Control {
             .excluded_pods
             .cgroups()
             .context("reading the cgroup hierarchy")
-            .and_then(|cgroups| Ok(self.dataplane.leave_alone(&cgroups)?));
+            .and_then(|cgroups| Ok(self.dataplane.exclude_cgroups(&cgroups)?));
         self.exclusion_failed = !matches!(&result, Ok(no_room) if no_room.is_empty());
         self.exclusion_log.record(result.as_ref().map(|_| ()).map_err(AsRef::as_ref));
         match result {
@@ -600,7 +601,7 @@ impl Control {
         let settled = match waited {
             Ok(Ok(began)) => {
                 self.publisher.mark_dirty();
-                self.dataplane.settle_before(began)
+                self.dataplane.reclaim_before(began)
             }
             // Told already.
             Ok(Err(_)) => return,

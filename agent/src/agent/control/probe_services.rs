@@ -31,7 +31,7 @@ impl ProbeServices {
         }
         self.last_number += 1;
         let (service, plan) = dataplane
-            .put_test(self.last_number, listeners)
+            .put_probe_service(self.last_number, listeners)
             .map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
         self.services.insert(service.number, plan);
         Ok(service)
@@ -39,7 +39,7 @@ impl ProbeServices {
 
     pub fn remove(&mut self, dataplane: &mut Dataplane, service: &TestService) {
         self.services.remove(&service.number);
-        if let Err(error) = dataplane.remove_test(service) {
+        if let Err(error) = dataplane.remove_probe_service(service) {
             tracing::warn!("cannot remove a test service: {:#}", anyhow::Error::from(error));
         }
     }

@@ -17,13 +17,13 @@ use aya::maps::MapData;
 
 use crate::bpf::{
     error::BpfError,
-    parallel::{TOGETHER, together},
+    parallel::{THREADS, in_parallel},
     pin::{self, Id},
     syscall,
 };
 
 /// A pinned array of maps.
-pub struct Outer {
+pub struct ArrayOfMaps {
     name: &'static str,
     map: MapData,
     entries: u32,
@@ -39,15 +39,15 @@ struct Inner {
     map: OwnedFd,
 }
 
-/// What [`Outer::repair`] had to mend.
+/// What [`ArrayOfMaps::repair`] had to repair.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Mended {
+pub struct Repaired {
     pub pins: usize,
     /// Inner maps that were not where they belong.
     pub maps: usize,
 }
 
-impl Add for Mended {
+impl Add for Repaired {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -55,7 +55,7 @@ impl Add for Mended {
     }
 }
 
-impl Outer {
+impl ArrayOfMaps {
     /// For reading. `inner` is the folder that the inner maps are pinned in.
     pub fn open(name: &'static str, path: &Path, inner: PathBuf) -> Result<Self, BpfError> {
         let opened = |error| BpfError::map(name, "open", error);
@@ -114,18 +114,18 @@ impl Outer {
     }
 
     /// Looks whether every inner map is where it was put, and pinned; mends what is not so.
-    pub fn repair(&self) -> Result<Mended, BpfError> {
+    pub fn repair(&self) -> Result<Repaired, BpfError> {
         let displaced = self.displaced_indices()?;
-        let mut mended = Mended::default();
+        let mut repaired = Repaired::default();
         for (&index, Inner { id, map }) in self.held().iter().flat_map(|held| held.iter()) {
             let was_lost = pin::ensure(map.as_fd(), Id::Map(*id), &self.pin(*id))?;
-            mended.pins += usize::from(was_lost);
+            repaired.pins += usize::from(was_lost);
             if displaced.contains(&index) {
                 self.put(index, map.as_fd())?;
-                mended.maps += 1;
+                repaired.maps += 1;
             }
         }
-        Ok(mended)
+        Ok(repaired)
     }
 
     /// How many inner maps are not where they were put.
@@ -140,7 +140,7 @@ impl Outer {
             .flat_map(|held| held.iter().map(|(index, inner)| (*index, inner.id)))
             .collect();
         let displaced =
-            together(&held, |&(index, id)| Ok((self.id(index)? != Some(id)).then_some(index)))?;
+            in_parallel(&held, |&(index, id)| Ok((self.id(index)? != Some(id)).then_some(index)))?;
         Ok(displaced.into_iter().flatten().collect())
     }
 
@@ -180,8 +180,8 @@ impl Outer {
 }
 
 /// Removes the pins of inner maps that no array has any more, or never had: an agent was killed
-/// between two steps of [`Outer::set`].
-pub fn remove_strays(folder: &Path, outers: &[Outer]) -> Result<(), BpfError> {
+/// between two steps of [`ArrayOfMaps::set`].
+pub fn remove_stale(folder: &Path, outers: &[ArrayOfMaps]) -> Result<(), BpfError> {
     let mut used = HashSet::new();
     for outer in outers {
         used.extend(outer.ids()?.into_iter().map(|(_, id)| pin_of(folder, id)));
@@ -195,7 +195,7 @@ pub fn remove_strays(folder: &Path, outers: &[Outer]) -> Result<(), BpfError> {
 }
 
 /// Reads an array of which the lowest free index is always taken first. Somebody may have taken out
-/// some in the middle: reading ends where [`TOGETHER`] in a row are free. What lies behind so large a hole
+/// some in the middle: reading ends where [`THREADS`] in a row are free. What lies behind so large a hole
 /// serves as it did, until the next plan is written, in which it is not.
 fn in_use<T: Send>(
     len: u32,
@@ -203,9 +203,9 @@ fn in_use<T: Send>(
 ) -> Result<Vec<(u32, T)>, BpfError> {
     let mut found = Vec::new();
     let indices: Vec<u32> = (0..len).collect();
-    for indices in indices.chunks(TOGETHER) {
+    for indices in indices.chunks(THREADS) {
         let before = found.len();
-        let values = together(indices, |&index| read(index))?;
+        let values = in_parallel(indices, |&index| read(index))?;
         found
             .extend(indices.iter().zip(values).filter_map(|(index, value)| Some((*index, value?))));
         if found.len() == before {

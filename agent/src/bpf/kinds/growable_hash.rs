@@ -20,7 +20,7 @@ const NEW: u64 = 1;
 const KNOWN: u64 = 2;
 
 /// A pinned hash that this process alone writes.
-pub struct Growing<K: Pod, V: Pod> {
+pub struct GrowableHash<K: Pod, V: Pod> {
     name: &'static str,
     pin: PathBuf,
     map: HashMap<MapData, K, V>,
@@ -31,7 +31,7 @@ pub struct Growing<K: Pod, V: Pod> {
 
 /// How full a map is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Fill {
+pub struct MapUsage {
     pub entries: u64,
     /// Entries that it may have now.
     pub capacity: u64,
@@ -39,7 +39,7 @@ pub struct Fill {
     pub limit: u64,
 }
 
-impl<K: Pod, V: Pod> Growing<K, V> {
+impl<K: Pod, V: Pod> GrowableHash<K, V> {
     /// Opens what is pinned. It may grow to `limit` entries; what is more already stays.
     pub fn open(name: &'static str, pin: PathBuf, limit: u32) -> Result<Self, BpfError> {
         let map = MapData::from_pin(&pin).map_err(|error| BpfError::map(name, "open", error))?;
@@ -49,8 +49,8 @@ impl<K: Pod, V: Pod> Growing<K, V> {
         Ok(Self { name, pin, map, entries, capacity, limit })
     }
 
-    pub fn fill(&self) -> Fill {
-        Fill {
+    pub fn usage(&self) -> MapUsage {
+        MapUsage {
             entries: self.entries.into(),
             capacity: self.capacity.into(),
             limit: self.limit.max(self.capacity).into(),
@@ -58,7 +58,7 @@ impl<K: Pod, V: Pod> Growing<K, V> {
     }
 
     /// Pins it again if it has lost its pin; returns whether it had.
-    pub fn keep_pin(&self) -> Result<bool, BpfError> {
+    pub fn repair_pin(&self) -> Result<bool, BpfError> {
         let map = self.map.map();
         let info = map.info().map_err(|error| BpfError::map(self.name, "read", error))?;
         pin::ensure(map.fd().as_fd(), Id::Map(info.id()), &self.pin)

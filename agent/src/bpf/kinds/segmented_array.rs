@@ -10,19 +10,19 @@ use aya::{Pod, maps::MapData};
 use sockline_ebpf::MMAPABLE;
 
 use super::{
-    array_of_maps::{Mended, Outer},
+    array_of_maps::{ArrayOfMaps, Repaired},
     create,
 };
 use crate::bpf::{
     error::{BpfError, Full},
     mmap::{Cell, SharedArray},
-    parallel::together,
+    parallel::in_parallel,
 };
 
 /// A segmented array that the agent writes.
-pub struct Segments<T: Pod> {
+pub struct SegmentedArray<T: Pod> {
     name: &'static str,
-    outer: Outer,
+    outer: ArrayOfMaps,
     per_segment: u32,
     segments: Vec<Segment<T>>,
     limit: u32,
@@ -51,11 +51,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<T: Pod> Segments<T> {
+impl<T: Pod> SegmentedArray<T> {
     /// Opens the array with all segments that exist. `limit` is the number of indices allowed.
     pub fn open(
         name: &'static str,
-        outer: Outer,
+        outer: ArrayOfMaps,
         per_segment: u32,
         limit: u32,
         writable: bool,
@@ -127,7 +127,7 @@ impl<T: Pod> Segments<T> {
             mapped.push(map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?);
             arrays.push((index_of(number), array));
         }
-        together(&arrays, |(number, array)| self.outer.set(*number, array))?;
+        in_parallel(&arrays, |(number, array)| self.outer.set(*number, array))?;
         self.segments.resize_with(self.segments.len().max(wanted), || None);
         for (number, mapped) in missing.into_iter().zip(mapped) {
             self.segments[number] = Some(Arc::new(mapped));
@@ -136,12 +136,12 @@ impl<T: Pod> Segments<T> {
         Ok(())
     }
 
-    /// See [`Outer::repair`].
-    pub fn repair(&self) -> Result<Mended, BpfError> {
+    /// See [`ArrayOfMaps::repair`].
+    pub fn repair(&self) -> Result<Repaired, BpfError> {
         self.outer.repair()
     }
 
-    /// See [`Outer::displaced`].
+    /// See [`ArrayOfMaps::displaced`].
     pub fn displaced(&self) -> Result<usize, BpfError> {
         self.outer.displaced()
     }

@@ -84,11 +84,11 @@ impl<'a> Btf<'a> {
             }
             at += size_of_rest(kind, count as usize)?;
         }
-        let mut places = [0; N];
-        for (place, found) in places.iter_mut().zip(found) {
+        let mut desired_frontends = [0; N];
+        for (place, found) in desired_frontends.iter_mut().zip(found) {
             *place = found?;
         }
-        Some(places)
+        Some(desired_frontends)
     }
 
     fn member(&self, at: usize, count: u32, has_bit_fields: u32, name: &str) -> Option<u32> {

@@ -6,7 +6,7 @@ use super::Node;
 use crate::{
     admin::{self, ProbeLease},
     check::Finding,
-    dataplane::{Offline, Refused},
+    dataplane::{Refused, Standalone},
     model::test_service::{Listeners, TestService},
 };
 
@@ -15,7 +15,7 @@ const CHECK: &str = "live.service";
 pub enum Placed {
     /// Removed when the connection closes.
     ByAgent(ProbeLease),
-    ByUs(Box<Offline>, TestService),
+    ByUs(Box<Standalone>, TestService),
 }
 
 impl Placed {
@@ -40,8 +40,8 @@ impl Placed {
                     )
                 });
         }
-        let why = match Offline::open(node.view.pins()) {
-            Ok(Ok(mut offline)) => match offline.put_test(listeners) {
+        let why = match Standalone::open(node.view.pins()) {
+            Ok(Ok(mut offline)) => match offline.put_probe_service(listeners) {
                 Ok(service) => return Ok(Self::ByUs(Box::new(offline), service)),
                 Err(error) => format!("{:#}", anyhow::Error::from(error)),
             },
@@ -80,13 +80,15 @@ impl Placed {
                 drop(lease);
                 None
             }
-            Self::ByUs(mut offline, service) => offline.remove_test(&service).err().map(|error| {
-                Finding::warning(
-                    "live.removed",
-                    format!("the test service stays: {:#}", anyhow::Error::from(error)),
-                    "start the agent, whose first sync removes it",
-                )
-            }),
+            Self::ByUs(mut offline, service) => {
+                offline.remove_probe_service(&service).err().map(|error| {
+                    Finding::warning(
+                        "live.removed",
+                        format!("the test service stays: {:#}", anyhow::Error::from(error)),
+                        "start the agent, whose first sync removes it",
+                    )
+                })
+            }
         }
     }
 }

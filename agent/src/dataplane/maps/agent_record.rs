@@ -12,7 +12,7 @@ use super::AGENT;
 use crate::dataplane::{error::DataplaneError, maps, pinning::layout::Pins};
 
 /// The record of the running agent.
-pub struct Record {
+pub struct RecordWriter {
     map: Array<MapData, AgentRecord>,
     value: AgentRecord,
 }
@@ -29,7 +29,7 @@ pub struct Read {
     pub last_sync: Option<SystemTime>,
 }
 
-impl Record {
+impl RecordWriter {
     /// Notes who runs now.
     pub fn create(
         pins: &Pins,

@@ -8,7 +8,7 @@ use super::{LEFT_ALONE, LEFT_ALONE_LEVELS};
 use crate::{
     bpf::{
         error::Full,
-        kinds::{growable_hash::Fill, hash},
+        kinds::{growable_hash::MapUsage, hash},
     },
     dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
 };
@@ -19,7 +19,7 @@ const LEVELS: u32 = 0;
 /// Cgroup id → its level in the hierarchy as a bit, or all bits where it is not known.
 pub type CgroupLevels = BTreeMap<u64, u32>;
 
-pub struct LeftAlone {
+pub struct ExcludedCgroups {
     cgroups: HashMap<MapData, u64, u32>,
     capacity: u32,
     levels: Array<MapData, u32>,
@@ -29,11 +29,11 @@ pub struct LeftAlone {
     /// What is in the kernel, as far as it is known.
     known: CgroupLevels,
     /// Of that, what an earlier agent left and no sync of this one had yet.
-    adopted: CgroupLevels,
-    hold_back: bool,
+    restored: CgroupLevels,
+    retain_unconfirmed: bool,
 }
 
-impl LeftAlone {
+impl ExcludedCgroups {
     /// Opens the pinned maps; what an earlier agent left in them stays until the first sync.
     pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
         let cgroups = maps::open_left_alone(pins)?;
@@ -46,32 +46,32 @@ impl LeftAlone {
             levels: maps::open_left_alone_levels(pins)?,
             wanted: CgroupLevels::new(),
             known: CgroupLevels::new(),
-            adopted: CgroupLevels::new(),
-            hold_back: false,
+            restored: CgroupLevels::new(),
+            retain_unconfirmed: false,
         };
         this.known = this.read()?;
-        this.adopted.clone_from(&this.known);
+        this.restored.clone_from(&this.known);
         this.wanted.clone_from(&this.known);
         // Whoever ended between two steps left them too wide.
         write_levels(&mut this.levels, union(this.known.values()))?;
         Ok(this)
     }
 
-    /// As long as it is set, what was adopted and in no sync yet is not taken away.
-    pub const fn hold_back(&mut self, hold_back: bool) {
-        self.hold_back = hold_back;
+    /// As long as it is set, what was restored and in no sync yet is not taken away.
+    pub const fn retain_unconfirmed(&mut self, retain_unconfirmed: bool) {
+        self.retain_unconfirmed = retain_unconfirmed;
     }
 
     /// Something is there only because it is held back, or was at the last sync.
-    pub fn has_held_back(&self) -> bool {
-        !self.adopted.is_empty()
+    pub fn has_unconfirmed(&self) -> bool {
+        !self.restored.is_empty()
     }
 
     /// Brings the kernel to exactly these cgroups, and those that are held back. Returns those that
     /// there is no room for. On an error, what was reached is there.
     pub fn sync(&mut self, wanted: &CgroupLevels) -> Result<Vec<u64>, DataplaneError> {
-        self.adopted.retain(|id, _| self.hold_back && !wanted.contains_key(id));
-        self.wanted.clone_from(&self.adopted);
+        self.restored.retain(|id, _| self.retain_unconfirmed && !wanted.contains_key(id));
+        self.wanted.clone_from(&self.restored);
         self.wanted.extend(wanted);
         let unfit = self.write()?;
         // They are the caller's to try again.
@@ -79,9 +79,9 @@ impl LeftAlone {
         Ok(unfit)
     }
 
-    pub fn fill(&self) -> Fill {
+    pub fn usage(&self) -> MapUsage {
         let capacity = self.capacity.into();
-        Fill { entries: self.known.len() as u64, capacity, limit: capacity }
+        MapUsage { entries: self.known.len() as u64, capacity, limit: capacity }
     }
 
     /// Brings the kernel from what is known to what is wanted. Returns what there is no room for.
@@ -183,16 +183,16 @@ mod tests {
         Map::Array(map).try_into().unwrap()
     }
 
-    fn left_alone(wanted: &CgroupLevels) -> LeftAlone {
+    fn left_alone(wanted: &CgroupLevels) -> ExcludedCgroups {
         let map = create::hash::<u64, u32>(LEFT_ALONE, 8).unwrap();
-        let mut this = LeftAlone {
+        let mut this = ExcludedCgroups {
             cgroups: Map::HashMap(map).try_into().unwrap(),
             capacity: 8,
             levels: levels(),
             wanted: CgroupLevels::new(),
             known: CgroupLevels::new(),
-            adopted: CgroupLevels::new(),
-            hold_back: false,
+            restored: CgroupLevels::new(),
+            retain_unconfirmed: false,
         };
         assert_eq!(this.sync(wanted).unwrap(), Vec::<u64>::new());
         this

@@ -16,7 +16,7 @@ use crate::{
     bpf::{
         error::Full,
         kinds::{
-            array_of_maps::{Mended, Outer},
+            array_of_maps::{ArrayOfMaps, Repaired},
             hash,
         },
         mmap::SharedArray,
@@ -26,7 +26,7 @@ use crate::{
 
 /// The frontends in the kernel, and a copy of them here.
 pub struct Frontends {
-    outer: Outer,
+    outer: ArrayOfMaps,
     current: FrontendsHash,
     capacity: u32,
     limit: u32,
@@ -191,7 +191,7 @@ impl Frontends {
     }
 
     /// Mends what was found to differ.
-    pub fn mend(&mut self, differences: &Differences) -> Result<(), DataplaneError> {
+    pub fn repair(&mut self, differences: &Differences) -> Result<(), DataplaneError> {
         for value in differences.missing.iter().chain(&differences.changed) {
             self.current
                 .insert(value.key, value, 0)
@@ -209,12 +209,12 @@ impl Frontends {
         Ok(())
     }
 
-    /// See [`Outer::repair`].
-    pub fn repair_outer(&self) -> Result<Mended, DataplaneError> {
+    /// See [`ArrayOfMaps::repair`].
+    pub fn repair_arrays(&self) -> Result<Repaired, DataplaneError> {
         Ok(self.outer.repair()?)
     }
 
-    /// See [`Outer::displaced`].
+    /// See [`ArrayOfMaps::displaced`].
     pub fn displaced(&self) -> Result<usize, DataplaneError> {
         Ok(self.outer.displaced()?)
     }

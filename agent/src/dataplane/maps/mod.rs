@@ -30,9 +30,9 @@ use crate::{
     bpf::{
         error::BpfError,
         kinds::{
-            array_of_maps::{self, Outer},
+            array_of_maps::{self, ArrayOfMaps},
             create, hash,
-            segmented_array::{Segments, new_segment},
+            segmented_array::{SegmentedArray, new_segment},
         },
         mmap::SharedArray,
         pin,
@@ -94,7 +94,7 @@ pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
 /// Who keeps which backend.
 pub type AffinityHash = HashMap<MapData, AffinityKey, Affinity>;
 
-/// Entries that the map of retired connections has room for at first.
+/// Entries that the map of removed_counts connections has room for at first.
 const FIRST_RETIRED: u32 = 1024;
 
 /// Makes and pins what aya does not make: the maps that hold other maps, the one whose size is an
@@ -109,7 +109,7 @@ pub fn create(pins: &Pins, max_affinity: u32) -> Result<(), DataplaneError> {
     create::ensure_outer(&pins.map(BACKENDS), BACKENDS, BACKEND_SEGMENTS, backends)?;
     let outers = [FRONTENDS, SLOTS, BACKENDS].map(|name| open_outer(pins, name, false));
     let outers = outers.into_iter().collect::<Result<Vec<_>, _>>()?;
-    array_of_maps::remove_strays(&pins.inner_maps(), &outers)?;
+    array_of_maps::remove_stale(&pins.inner_maps(), &outers)?;
     create::ensure(&pins.map(AGENT), AGENT, || create::array::<AgentRecord>(AGENT, 1, 0))?;
     create::ensure(&pins.map(NAMES), NAMES, || {
         create::hash::<NameKey, [u8; CHUNK]>(NAMES, FIRST_NAMES)
@@ -150,22 +150,26 @@ pub fn new_frontends(capacity: u32) -> Result<MapData, BpfError> {
     create::hash::<FrontendKey, Frontend>(FRONTENDS, capacity)
 }
 
-pub fn open_frontends(pins: &Pins, writable: bool) -> Result<Outer, DataplaneError> {
+pub fn open_frontends(pins: &Pins, writable: bool) -> Result<ArrayOfMaps, DataplaneError> {
     open_outer(pins, FRONTENDS, writable)
 }
 
-fn open_outer(pins: &Pins, name: &'static str, writable: bool) -> Result<Outer, DataplaneError> {
+fn open_outer(
+    pins: &Pins,
+    name: &'static str,
+    writable: bool,
+) -> Result<ArrayOfMaps, DataplaneError> {
     let (path, inner) = (pins.map(name), pins.inner_maps());
     let opened = if writable {
-        Outer::open_to_write(name, &path, inner)
+        ArrayOfMaps::open_to_write(name, &path, inner)
     } else {
-        Outer::open(name, &path, inner)
+        ArrayOfMaps::open(name, &path, inner)
     };
     Ok(opened?)
 }
 
 /// The frontends hash that the programs use now; `None` before the first sync.
-pub fn current_frontends(outer: &Outer) -> Result<Option<FrontendsHash>, DataplaneError> {
+pub fn current_frontends(outer: &ArrayOfMaps) -> Result<Option<FrontendsHash>, DataplaneError> {
     outer.get(CURRENT)?.map(|inner| typed(FRONTENDS, Map::HashMap(inner))).transpose()
 }
 
@@ -173,18 +177,18 @@ pub fn open_slots(
     pins: &Pins,
     limit: u32,
     writable: bool,
-) -> Result<Segments<Slot>, DataplaneError> {
+) -> Result<SegmentedArray<Slot>, DataplaneError> {
     let outer = open_outer(pins, SLOTS, writable)?;
-    Ok(Segments::open(SLOTS, outer, SLOT_SEGMENT, limit, writable)?)
+    Ok(SegmentedArray::open(SLOTS, outer, SLOT_SEGMENT, limit, writable)?)
 }
 
 pub fn open_backends(
     pins: &Pins,
     limit: u32,
     writable: bool,
-) -> Result<Segments<Backend>, DataplaneError> {
+) -> Result<SegmentedArray<Backend>, DataplaneError> {
     let outer = open_outer(pins, BACKENDS, writable)?;
-    Ok(Segments::open(BACKENDS, outer, BACKEND_SEGMENT, limit, writable)?)
+    Ok(SegmentedArray::open(BACKENDS, outer, BACKEND_SEGMENT, limit, writable)?)
 }
 
 pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {

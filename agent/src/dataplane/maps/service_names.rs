@@ -7,13 +7,13 @@ use sockline_ebpf::name::{CHUNK, NameKey};
 
 use super::NAMES;
 use crate::{
-    bpf::kinds::{growable_hash::Growing, hash},
+    bpf::kinds::{growable_hash::GrowableHash, hash},
     dataplane::{error::DataplaneError, pinning::layout::Pins},
     model::object::{ObjectName, Protocol},
 };
 
 /// The names, as the agent writes them.
-pub type Names = Growing<NameKey, [u8; CHUNK]>;
+pub type Names = GrowableHash<NameKey, [u8; CHUNK]>;
 
 /// Chunks of the longest name that the Kubernetes API allows: two DNS labels, a port's name and a
 /// protocol, with the bytes between them.
@@ -21,7 +21,7 @@ const LONGEST: u32 = (63usize + 63 + 15 + 4 + 3).div_ceil(CHUNK) as u32;
 
 /// Opens the names. There is room for those of as many service ports as there may be frontends.
 pub fn open(pins: &Pins, max_frontends: u32) -> Result<Names, DataplaneError> {
-    Ok(Growing::open(NAMES, pins.map(NAMES), max_frontends.saturating_mul(LONGEST))?)
+    Ok(GrowableHash::open(NAMES, pins.map(NAMES), max_frontends.saturating_mul(LONGEST))?)
 }
 
 /// One port of a service: what has a service id.

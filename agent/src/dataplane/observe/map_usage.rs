@@ -15,7 +15,7 @@ use sockline_ebpf::{
 use super::overflow::{Accounts, OverLimit};
 use crate::{
     bpf::{
-        kinds::{growable_hash::Fill, hash},
+        kinds::{growable_hash::MapUsage, hash},
         mmap::SharedArray,
         syscall,
     },
@@ -32,7 +32,7 @@ const KEPT_BY_A_CPU: u64 = 128;
 
 /// A walk through the maps that programs write. Takes some milliseconds for each 100,000 entries, and
 /// no lock that anybody waits for.
-pub struct Census {
+pub struct MapScan {
     affinity: AffinityHash,
     counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
     sockets: Option<SharedArray<SocketSet>>,
@@ -44,24 +44,24 @@ pub struct Census {
     as_of: u64,
 }
 
-/// What a [`Census`] found.
+/// What a [`MapScan`] found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counted {
-    pub affinity: Fill,
+pub struct ScannedUsage {
+    pub affinity: MapUsage,
     /// Affinities that may still count are dropped for others.
     pub affinity_full: bool,
     /// Affinities that were over, and were taken away.
     pub expired: usize,
-    pub counters: Fill,
+    pub counters: MapUsage,
     /// The ids of the services that are counted, if that is as many as there can be.
     pub counted: Option<HashSet<u32>>,
-    pub sockets: Option<Fill>,
+    pub sockets: Option<MapUsage>,
     /// Of what sockets may take beyond the table.
-    pub overflow: Fill,
+    pub overflow: MapUsage,
     pub over_limit: Vec<OverLimit>,
 }
 
-impl Census {
+impl MapScan {
     pub(crate) fn new(
         pins: &Pins,
         cgroup: &Path,
@@ -86,23 +86,23 @@ impl Census {
 
     /// Counts, and takes away affinities that are over: the kernel would drop them only for want of
     /// room, and until then they would look as if they were needed.
-    pub fn run(mut self) -> Result<Counted, DataplaneError> {
-        let mut counted = Counted::default();
+    pub fn run(mut self) -> Result<ScannedUsage, DataplaneError> {
+        let mut counted = ScannedUsage::default();
         self.count_affinity(&mut counted)?;
         self.count_counters(&mut counted)?;
-        counted.overflow = self.accounts.fill();
+        counted.overflow = self.accounts.usage();
         counted.over_limit = self.accounts.over_limit(&self.cgroup);
         counted.sockets = self.sockets.map(|table| {
             let in_use =
                 |set| table.read(set).cookies.iter().filter(|&&cookie| cookie != 0).count();
             let capacity = (table.len() * WAYS) as u64;
             let entries = (0..table.len()).map(in_use).sum::<usize>() as u64;
-            Fill { entries, capacity, limit: capacity }
+            MapUsage { entries, capacity, limit: capacity }
         });
         Ok(counted)
     }
 
-    fn count_affinity(&mut self, counted: &mut Counted) -> Result<(), DataplaneError> {
+    fn count_affinity(&mut self, counted: &mut ScannedUsage) -> Result<(), DataplaneError> {
         let mut entries = 0;
         let mut over = Vec::new();
         hash::for_each(AFFINITY, &self.affinity, |key: &AffinityKey, values: &[Affinity]| {
@@ -128,7 +128,7 @@ impl Census {
         let capacity = self.affinity.map().info().map_err(failed)?.max_entries().into();
         let entries = entries - counted.expired as u64;
         counted.affinity_full = is_full(entries, capacity);
-        counted.affinity = Fill { entries, capacity, limit: capacity };
+        counted.affinity = MapUsage { entries, capacity, limit: capacity };
         Ok(())
     }
 
@@ -138,7 +138,7 @@ impl Census {
         value.choice.idle(self.as_of) > self.timeouts.get(&key.service).copied().unwrap_or(0)
     }
 
-    fn count_counters(&self, counted: &mut Counted) -> Result<(), DataplaneError> {
+    fn count_counters(&self, counted: &mut ScannedUsage) -> Result<(), DataplaneError> {
         let mut ids = HashSet::new();
         hash::for_each(SERVICES, &self.counters, |&id: &u32, _: &[ServiceCounters]| {
             ids.insert(id);
@@ -146,7 +146,7 @@ impl Census {
         let info = self.counters.map().info();
         let info = info.map_err(|error| DataplaneError::map(SERVICES, "read", error))?;
         let capacity = info.max_entries().into();
-        counted.counters = Fill { entries: ids.len() as u64, capacity, limit: capacity };
+        counted.counters = MapUsage { entries: ids.len() as u64, capacity, limit: capacity };
         counted.counted = (ids.len() as u64 >= capacity).then_some(ids);
         Ok(())
     }

@@ -7,7 +7,7 @@ use sockline_ebpf::socket::{
 };
 
 use crate::{
-    bpf::{kinds::growable_hash::Fill, mmap::SharedArray},
+    bpf::{kinds::growable_hash::MapUsage, mmap::SharedArray},
     cgroups,
     dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
 };
@@ -47,9 +47,9 @@ impl Accounts {
     }
 
     /// Of what all sockets together may take.
-    pub fn fill(&self) -> Fill {
+    pub fn usage(&self) -> MapUsage {
         let limit = OVERFLOW_UNITS.into();
-        Fill { entries: self.of(WHOLE).units, capacity: limit, limit }
+        MapUsage { entries: self.of(WHOLE).units, capacity: limit, limit }
     }
 
     /// Gives back what a socket was charged for that no program will.

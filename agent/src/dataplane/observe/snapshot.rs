@@ -17,7 +17,7 @@ use sockline_ebpf::{
 use crate::{
     bpf::kinds::{
         hash,
-        segmented_array::{Reader, Segments},
+        segmented_array::{Reader, SegmentedArray},
     },
     dataplane::{
         error::DataplaneError,
@@ -27,7 +27,7 @@ use crate::{
             agent_state::Deadline,
             allocator::{
                 backend_entry::{CONNECTIONS, SERVICE},
-                removed_backend_counts::Moving,
+                removed_backend_counts::TransferLock,
             },
             service_names::{self, ServiceKey},
         },
@@ -46,7 +46,7 @@ use crate::{
 };
 
 /// An open view of a node's kernel state.
-pub struct View {
+pub struct Snapshot {
     pins: Pins,
 }
 
@@ -61,7 +61,7 @@ pub struct Counts {
     pub bypassed_stale: u64,
 }
 
-impl View {
+impl Snapshot {
     pub fn open(pins: Pins) -> Result<Self, DataplaneError> {
         if !pins.map(maps::AGENT).exists() {
             return Err(match std::fs::metadata(pins.root()) {
@@ -78,7 +78,7 @@ impl View {
     }
 
     pub fn agent(&self) -> Result<AgentRecord, DataplaneError> {
-        agent_record::Record::read(&self.pins)
+        agent_record::RecordWriter::read(&self.pins)
     }
 
     #[must_use]
@@ -170,7 +170,7 @@ impl View {
 
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         let backends = maps::open_backends(&self.pins, u32::MAX, false)?.reader();
-        Counters::open(&self.pins, backends, Moving::default())
+        Counters::open(&self.pins, backends, TransferLock::default())
     }
 
     /// Sockets that are translated now, as far as they are in the socket table; `None` where the
@@ -191,21 +191,21 @@ pub struct Counters {
     services: PerCpuHashMap<MapData, u32, ServiceCounters>,
     faults: PerCpuArray<MapData, u64>,
     backends: Reader<BackendEntry>,
-    moving: Moving,
+    transfer_lock: TransferLock,
 }
 
 impl Counters {
     pub(crate) fn open(
         pins: &Pins,
         backends: Reader<BackendEntry>,
-        moving: Moving,
+        transfer_lock: TransferLock,
     ) -> Result<Self, DataplaneError> {
         Ok(Self {
             pins: pins.clone(),
             services: maps::open_services(pins)?,
             faults: maps::open_faults(pins)?,
             backends,
-            moving,
+            transfer_lock,
         })
     }
 
@@ -235,11 +235,11 @@ impl Counters {
         let segments = self.backends.segments();
         // The control loop waits for this. Under it are system calls, one for each few thousand services with
         // former backends; the rest is reading memory.
-        let _moving = self.moving.lock();
+        let _transfer = self.transfer_lock.lock();
         // Opened each time, because a larger one may be in its place, and under the lock, because it may be
         // put there while a count moves: the old one would lack that count.
-        let retired = maps::open_retired(&self.pins)?;
-        hash::for_each(maps::RETIRED, &retired, |&id, connections: &[u64]| {
+        let removed_counts = maps::open_retired(&self.pins)?;
+        hash::for_each(maps::RETIRED, &removed_counts, |&id, connections: &[u64]| {
             all.insert(id, connections.iter().sum());
         })?;
         for segment in segments {
@@ -328,8 +328,8 @@ const fn protocol(number: u8) -> Protocol {
 fn frontend(
     entry: &FrontendEntry,
     key: &ServiceKey,
-    slots: &Segments<Slot>,
-    backends: &Segments<BackendEntry>,
+    slots: &SegmentedArray<Slot>,
+    backends: &SegmentedArray<BackendEntry>,
 ) -> Frontend {
     let address: IpAddr = entry.key.address.into();
     let kind = encode::kind_of(entry.kind);
@@ -357,8 +357,8 @@ fn backend(entry: &BackendEntry) -> Backend {
 
 fn members(
     entry: &FrontendEntry,
-    slots: &Segments<Slot>,
-    backends: &Segments<BackendEntry>,
+    slots: &SegmentedArray<Slot>,
+    backends: &SegmentedArray<BackendEntry>,
 ) -> Vec<Backend> {
     let range = entry.slot_start..entry.slot_start.saturating_add(entry.slot_count);
     let mut members: Vec<Backend> = range

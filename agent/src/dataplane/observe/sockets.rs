@@ -26,7 +26,7 @@ use crate::{
         error::DataplaneError,
         maps::{self, OverflowHash, service_names::ServiceKey},
         pinning::layout::Pins,
-        reconcile::Mirror,
+        reconcile::Reconciler,
     },
 };
 
@@ -69,15 +69,15 @@ impl SocketTable {
 
 /// A socket's record whose backend is not what it was: it ended, or its entry is another one's now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Orphan {
+pub struct StaleSocket {
     /// Of the socket: no other one ever has it while the machine is up.
     pub cookie: u64,
     pub record: SocketRecord,
     /// It is in the overflow hash, and not in the table.
-    pub noted: bool,
+    pub in_overflow: bool,
 }
 
-impl Orphan {
+impl StaleSocket {
     /// The address and port that the socket asked for.
     #[must_use]
     pub fn service(&self) -> (IpAddr, u16) {
@@ -119,27 +119,30 @@ impl Sockets {
     }
 
     /// Those of all sockets that are known; with what went wrong when these are not all.
-    pub(crate) fn orphans(&self, mirror: &Mirror) -> (Vec<Orphan>, Result<(), DataplaneError>) {
-        let is_orphan = |record: &SocketRecord| is_orphan(record, mirror.backend(record.backend));
-        let mut orphans: Vec<Orphan> = self
+    pub(crate) fn stale_sockets(
+        &self,
+        reconciler: &Reconciler,
+    ) -> (Vec<StaleSocket>, Result<(), DataplaneError>) {
+        let is_stale = |record: &SocketRecord| is_stale(record, reconciler.backend(record.backend));
+        let mut stale_sockets: Vec<StaleSocket> = self
             .table
             .records()
-            .filter(|(_, record)| is_orphan(record))
-            .map(|(cookie, record)| Orphan { cookie, record, noted: false })
+            .filter(|(_, record)| is_stale(record))
+            .map(|(cookie, record)| StaleSocket { cookie, record, in_overflow: false })
             .collect();
         let all = self.for_each_overflow(|cookie, record| {
-            if is_orphan(record) {
-                orphans.push(Orphan { cookie, record: *record, noted: true });
+            if is_stale(record) {
+                stale_sockets.push(StaleSocket { cookie, record: *record, in_overflow: true });
             }
         });
-        (orphans, all)
+        (stale_sockets, all)
     }
 
     fn for_each_overflow(
         &self,
         mut each: impl FnMut(u64, &SocketRecord),
     ) -> Result<(), DataplaneError> {
-        if self.accounts.fill().entries == 0 {
+        if self.accounts.usage().entries == 0 {
             return Ok(());
         }
         hash::for_each(
@@ -156,13 +159,13 @@ impl Sockets {
     /// Takes away the entry of a socket that is nowhere, unless it is something else by now. (One
     /// that is closed takes its entry with it. So this is for those that were closed while programs of
     /// an older agent were attached.)
-    pub(crate) fn forget(&mut self, orphan: &Orphan) -> Result<(), DataplaneError> {
-        let entry = match self.overflow.get(&orphan.cookie, 0) {
-            Ok(entry) if entry.record == orphan.record => entry,
+    pub(crate) fn forget(&mut self, socket: &StaleSocket) -> Result<(), DataplaneError> {
+        let entry = match self.overflow.get(&socket.cookie, 0) {
+            Ok(entry) if entry.record == socket.record => entry,
             Ok(_) | Err(MapError::KeyNotFound) => return Ok(()),
             Err(error) => return Err(DataplaneError::map(maps::OVERFLOW, "read", error)),
         };
-        match self.overflow.remove(&orphan.cookie) {
+        match self.overflow.remove(&socket.cookie) {
             Ok(()) => {
                 self.accounts.give_back(entry.cgroup, entry.units);
                 Ok(())
@@ -174,7 +177,7 @@ impl Sockets {
 }
 
 /// Whether a record's backend is not what it was when the socket got it.
-fn is_orphan(record: &SocketRecord, backend: Option<Backend>) -> bool {
+fn is_stale(record: &SocketRecord, backend: Option<Backend>) -> bool {
     backend.is_none_or(|backend| {
         backend.sets == 0
             || backend.generation != record.generation
@@ -182,20 +185,20 @@ fn is_orphan(record: &SocketRecord, backend: Option<Backend>) -> bool {
     })
 }
 
-impl Mirror {
+impl Reconciler {
     /// Who has the service addresses of these sockets now.
-    pub(crate) fn owners(&self, orphans: &[Orphan]) -> HashMap<(IpAddr, u16), Owners> {
+    pub(crate) fn owners(&self, stale_sockets: &[StaleSocket]) -> HashMap<(IpAddr, u16), Owners> {
         let services = self.keys_by_id();
         let owner = |record: &SocketRecord, protocol: u8| {
             let id = self.owner_of_record(record, protocol)?;
             services.get(&id).map(|&key| key.clone())
         };
         let mut all: HashMap<(IpAddr, u16), Owners> = HashMap::new();
-        for orphan in orphans {
-            let owners = all.entry(orphan.service()).or_default();
+        for socket in stale_sockets {
+            let owners = all.entry(socket.service()).or_default();
             for (found, protocol) in [(&mut owners.tcp, TCP), (&mut owners.udp, UDP)] {
                 if found.is_none() {
-                    *found = owner(&orphan.record, protocol);
+                    *found = owner(&socket.record, protocol);
                 }
             }
         }
@@ -226,10 +229,10 @@ mod tests {
     fn a_record_is_an_orphan_once_its_backend_ends_or_is_another_one() {
         let record = SocketRecord { service: 3, backend: 7, generation: 2, ..Default::default() };
         let alive = Backend { service: 3, generation: 2, sets: 1, ..Backend::default() };
-        assert!(!is_orphan(&record, Some(alive)));
-        assert!(is_orphan(&record, Some(Backend { sets: 0, ..alive })), "on its way out");
-        assert!(is_orphan(&record, Some(Backend { generation: 3, ..alive })), "given away");
-        assert!(is_orphan(&record, Some(Backend { service: 0, ..alive })), "free");
-        assert!(is_orphan(&record, None), "no such entry");
+        assert!(!is_stale(&record, Some(alive)));
+        assert!(is_stale(&record, Some(Backend { sets: 0, ..alive })), "on its way out");
+        assert!(is_stale(&record, Some(Backend { generation: 3, ..alive })), "given away");
+        assert!(is_stale(&record, Some(Backend { service: 0, ..alive })), "free");
+        assert!(is_stale(&record, None), "no such entry");
     }
 }

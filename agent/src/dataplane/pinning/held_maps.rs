@@ -15,7 +15,7 @@ use crate::{
     dataplane::error::DataplaneError,
 };
 
-pub struct Kept {
+pub struct HeldMaps {
     maps: Vec<Map>,
 }
 
@@ -25,7 +25,7 @@ struct Map {
     map: OwnedFd,
 }
 
-impl Kept {
+impl HeldMaps {
     /// Opens every map of these names, and removes what else is pinned among them. Maps that grow are replaced
     /// by larger ones, so their owners look after their pins.
     pub fn open(
@@ -44,17 +44,17 @@ impl Kept {
         });
         let maps = maps.collect::<Result<_, DataplaneError>>()?;
         let known: Vec<&str> = names.iter().copied().chain([INNER]).collect();
-        removal::remove_strays(&pins.maps(), &known, &[]);
+        removal::remove_stale(&pins.maps(), &known, &[]);
         Ok(Self { maps })
     }
 
     /// Pins again what has lost its pin, or had something else pinned in place of it. Adds how many that
     /// were; one that cannot be pinned costs no other.
-    pub fn repair(&self, pins: &Pins, mended: &mut usize) -> Result<(), DataplaneError> {
+    pub fn repair(&self, pins: &Pins, repaired: &mut usize) -> Result<(), DataplaneError> {
         let mut result = Ok(());
         for Map { name, id, map } in &self.maps {
             match pin::ensure(map.as_fd(), Id::Map(*id), &pins.map(name)) {
-                Ok(was_lost) => *mended += usize::from(was_lost),
+                Ok(was_lost) => *repaired += usize::from(was_lost),
                 Err(error) => result = result.and(Err(error.into())),
             }
         }

@@ -84,7 +84,7 @@ impl Pins {
 
     /// Takes from everybody else what they could open of the pins.
     pub fn close_to_others(&self) -> Result<(), DataplaneError> {
-        permissions::tighten(&self.root).map_err(|error| {
+        permissions::restrict(&self.root).map_err(|error| {
             DataplaneError::io(format!("keep others out of {}", self.root.display()), error)
         })
     }

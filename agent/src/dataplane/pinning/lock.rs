@@ -57,8 +57,8 @@ impl Pins {
 
     /// Makes the directory if need be and takes the lock; tries again for a while if somebody has it.
     /// Blocks the thread.
-    pub fn lock_within(&self, patience: Duration) -> Result<Option<Lock>, DataplaneError> {
-        let deadline = Instant::now() + patience;
+    pub fn lock_within(&self, wait_policy: Duration) -> Result<Option<Lock>, DataplaneError> {
+        let deadline = Instant::now() + wait_policy;
         loop {
             self.create_root()?;
             match self.lock() {

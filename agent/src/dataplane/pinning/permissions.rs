@@ -11,7 +11,7 @@ const PIN: u32 = 0o600;
 
 /// Gives a folder of pins, and all that is in it, to root (or whoever this process runs as) and to
 /// nobody else. bpffs makes pins by the umask of whoever pins them, and somebody may have changed them.
-pub fn tighten(path: &Path) -> io::Result<()> {
+pub fn restrict(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let is_symlink = found.file_type().is_symlink();
@@ -31,7 +31,7 @@ pub fn tighten(path: &Path) -> io::Result<()> {
     }
     if found.is_dir() {
         for entry in fs::read_dir(path)? {
-            match tighten(&entry?.path()) {
+            match restrict(&entry?.path()) {
                 // Pins come and go while maps grow.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 result => result?,
@@ -54,7 +54,7 @@ mod tests {
         for (path, mode) in [(&maps, 0o777), (&pin, 0o666)] {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
-        tighten(root.path()).unwrap();
+        restrict(root.path()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
         assert_eq!((mode(root.path()), mode(&maps), mode(&pin)), (0o700, 0o700, 0o600));
     }

@@ -125,7 +125,7 @@ pub fn remove_tree(path: &Path, removed: &mut Vec<PathBuf>) -> io::Result<()> {
 ///
 /// Links of these ids are kept attached: a stray may be one that was pinned beside its place, and whose
 /// agent was killed before it was there.
-pub fn remove_strays(directory: &Path, known: &[&str], kept: &[u32]) {
+pub fn remove_stale(directory: &Path, known: &[&str], kept: &[u32]) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(|name| known.contains(&name)) {
             continue;

@@ -10,7 +10,7 @@ use crate::{
 
 /// One hook as the kernel has it.
 #[derive(Debug)]
-pub struct HookSeen {
+pub struct HookState {
     pub hook: &'static str,
     /// The name that our program has in the kernel, which keeps 15 characters.
     pub program_name: String,
@@ -24,14 +24,14 @@ pub struct HookSeen {
 
 /// A loaded program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProgramSeen {
+pub struct LoadedProgram {
     pub name: String,
     /// A hash of its instructions.
     pub tag: [u8; 8],
 }
 
 /// Looks at every hook of a cgroup. Returns the cgroup's id as well.
-pub fn hooks(pins: &Pins, cgroup: &Path) -> Result<(u64, Vec<HookSeen>), DataplaneError> {
+pub fn hooks(pins: &Pins, cgroup: &Path) -> Result<(u64, Vec<HookState>), DataplaneError> {
     let (directory, id) = open_cgroup(cgroup)?;
     let hooks = HOOKS
         .iter()
@@ -44,18 +44,18 @@ pub fn hooks(pins: &Pins, cgroup: &Path) -> Result<(u64, Vec<HookSeen>), Datapla
             let effective = syscall::effective_programs(directory.as_fd(), hook.attach_type)
                 .map_err(|error| failed("list the programs on", error))?;
             let program_name = hook.function.chars().take(syscall::PROGRAM_NAME).collect();
-            Ok(HookSeen { hook: hook.name, program_name, link, effective })
+            Ok(HookState { hook: hook.name, program_name, link, effective })
         })
         .collect::<Result<_, DataplaneError>>()?;
     Ok((id, hooks))
 }
 
 /// Loaded programs by id; those that have gone meanwhile are left out.
-pub fn programs_by_id(ids: impl IntoIterator<Item = u32>) -> BTreeMap<u32, ProgramSeen> {
+pub fn programs_by_id(ids: impl IntoIterator<Item = u32>) -> BTreeMap<u32, LoadedProgram> {
     ids.into_iter()
         .filter_map(|id| {
             let (name, tag) = syscall::program_info(id).ok()?;
-            Some((id, ProgramSeen { name, tag }))
+            Some((id, LoadedProgram { name, tag }))
         })
         .collect()
 }

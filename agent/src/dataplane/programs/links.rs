@@ -90,7 +90,7 @@ impl Links {
         }
         unpinned?;
         // Other builds may have more hooks, and their programs other maps.
-        removal::remove_strays(&pins.links(), &HOOKS.each_ref().map(|hook| hook.name), &kept);
+        removal::remove_stale(&pins.links(), &HOOKS.each_ref().map(|hook| hook.name), &kept);
         for other in others {
             for hook in fs::read_dir(other.join("links")).into_iter().flatten().flatten() {
                 pin::detach(&hook.path(), &kept);

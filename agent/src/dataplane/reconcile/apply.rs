@@ -10,8 +10,9 @@ use sockline_ebpf::{
 };
 
 use super::{
-    Endpoint, Extent, Installed, Known, Leftovers, Mirror, SyncReport,
-    encode::{self, Group},
+    Endpoint, InstalledBackend, ObsoleteFrontends, Reconciler, ServicePortState, SlotRange,
+    SyncReport,
+    encode::{self, DesiredServicePort},
 };
 use crate::{
     bpf::error::Full,
@@ -19,25 +20,30 @@ use crate::{
         error::DataplaneError,
         maps::{
             NAMES,
-            allocator::{Patience, Pool, SERVICE_IDS, alias},
+            allocator::{Allocator, SERVICE_IDS, WaitPolicy, alias},
             service_names::{self, ServiceKey},
         },
     },
     model::plan::{self, Action},
 };
 
-impl Mirror {
-    pub(super) fn is_current(&self, group: &Group<'_>) -> bool {
-        self.installed.get(&group.key).is_some_and(|installed| {
-            installed.source.len() == group.frontends.len()
-                && installed.source.iter().zip(&group.frontends).all(|(a, b)| Arc::ptr_eq(a, b))
+impl Reconciler {
+    pub(super) fn is_current(&self, service_port: &DesiredServicePort<'_>) -> bool {
+        self.installed.get(&service_port.key).is_some_and(|installed| {
+            installed.source.len() == service_port.frontends.len()
+                && installed
+                    .source
+                    .iter()
+                    .zip(&service_port.frontends)
+                    .all(|(a, b)| Arc::ptr_eq(a, b))
         })
     }
 
     /// Whether a service that an earlier agent forwarded, and that no plan of this process had yet,
     /// would be refused for want of endpoints.
-    pub(super) fn would_cut_off(&self, group: &Group<'_>) -> bool {
-        let Some(installed) = self.installed.get(&group.key).filter(|known| !known.confirmed)
+    pub(super) fn would_cut_off(&self, service_port: &DesiredServicePort<'_>) -> bool {
+        let Some(installed) =
+            self.installed.get(&service_port.key).filter(|known| !known.confirmed)
         else {
             return false;
         };
@@ -46,7 +52,7 @@ impl Mirror {
                 entry.service == installed.id && encode::action_of(entry.action) == Action::Forward
             })
         };
-        group.frontends.iter().filter(|frontend| frontend.action == Action::Refuse).any(
+        service_port.frontends.iter().filter(|frontend| frontend.action == Action::Refuse).any(
             |frontend| {
                 encode::addresses(frontend, self.at_node.addresses())
                     .into_iter()
@@ -57,72 +63,83 @@ impl Mirror {
 
     /// Brings a service port to what the plan says: in full, or not at all. There must be room for
     /// all of it before the first frontend is touched.
-    pub(super) fn install(
+    pub(super) fn apply(
         &mut self,
-        group: &Group<'_>,
-        leftovers: &mut Leftovers,
-        patience: Patience,
+        service_port: &DesiredServicePort<'_>,
+        obsolete: &mut ObsoleteFrontends,
+        wait_policy: WaitPolicy,
     ) -> Result<(), DataplaneError> {
-        if let Some(installed) = self.installed.get_mut(&group.key) {
+        if let Some(installed) = self.installed.get_mut(&service_port.key) {
             installed.source.clear();
             installed.confirmed = true;
         }
-        self.released.remove(&group.key);
-        let places = self.places(group);
+        self.released.remove(&service_port.key);
+        let desired_frontends = self.desired_frontends(service_port);
         let entries = self.frontends.entries();
-        let more = places.iter().filter(|(_, key)| !entries.contains_key(key)).count();
+        let more = desired_frontends.iter().filter(|(_, key)| !entries.contains_key(key)).count();
         self.frontends.reserve(more)?;
-        let addition =
-            Addition::take(&mut self.pool, self.installed.get(&group.key), group, patience)?;
-        if !self.installed.contains_key(&group.key) {
-            match self.new_id(&group.key) {
+        let addition = Addition::take(
+            &mut self.allocator,
+            self.installed.get(&service_port.key),
+            service_port,
+            wait_policy,
+        )?;
+        if !self.installed.contains_key(&service_port.key) {
+            match self.new_id(&service_port.key) {
                 Ok(id) => {
-                    let new = Installed { id, confirmed: true, ..Installed::default() };
-                    self.installed.insert(group.key.clone(), new);
+                    let new =
+                        ServicePortState { id, confirmed: true, ..ServicePortState::default() };
+                    self.installed.insert(service_port.key.clone(), new);
                 }
                 Err(error) => {
-                    addition.give_back(&mut self.pool);
+                    addition.give_back(&mut self.allocator);
                     return Err(error);
                 }
             }
         }
-        let Some(installed) = self.installed.get_mut(&group.key) else { return Ok(()) };
-        let written = addition.write(&mut self.pool, installed).and_then(|()| {
-            let entries = places.iter().map(|(frontend, key)| entry(installed, frontend, *key));
+        let Some(installed) = self.installed.get_mut(&service_port.key) else { return Ok(()) };
+        let written = addition.write(&mut self.allocator, installed).and_then(|()| {
+            let entries =
+                desired_frontends.iter().map(|(frontend, key)| entry(installed, frontend, *key));
             self.frontends.set_all(&entries.collect::<Vec<_>>())
         });
         written?;
-        change_weights(&mut self.pool, installed, group)?;
-        let keys: BTreeSet<FrontendKey> = places.into_iter().map(|(_, key)| key).collect();
-        leftovers.extend(installed.keys.difference(&keys).map(|key| (*key, installed.id)));
+        change_weights(&mut self.allocator, installed, service_port)?;
+        let keys: BTreeSet<FrontendKey> =
+            desired_frontends.into_iter().map(|(_, key)| key).collect();
+        obsolete.extend(installed.keys.difference(&keys).map(|key| (*key, installed.id)));
         installed.keys = keys;
-        installed.source = group.frontends.iter().map(|&frontend| Arc::clone(frontend)).collect();
+        installed.source =
+            service_port.frontends.iter().map(|&frontend| Arc::clone(frontend)).collect();
         Ok(())
     }
 
-    /// The keys of a group's frontends, without addresses of the node where a NodePort is, and those that
+    /// The keys of a service port's frontends, without addresses of the node where a NodePort is, and those that
     /// a retained service has.
-    fn places<'a>(&mut self, group: &Group<'a>) -> Vec<(&'a plan::Frontend, FrontendKey)> {
-        let mut places = Vec::with_capacity(group.frontends.len());
-        for &frontend in &group.frontends {
+    fn desired_frontends<'a>(
+        &mut self,
+        service_port: &DesiredServicePort<'a>,
+    ) -> Vec<(&'a plan::Frontend, FrontendKey)> {
+        let mut desired_frontends = Vec::with_capacity(service_port.frontends.len());
+        for &frontend in &service_port.frontends {
             for address in encode::addresses(frontend, self.at_node.addresses()) {
                 let key = encode::key(frontend, address);
                 if !self.at_node.loses(frontend, key)
-                    && !self.is_kept_out(&group.key, frontend, &key)
+                    && !self.is_address_retained(&service_port.key, frontend, &key)
                 {
-                    places.push((&**frontend, key));
+                    desired_frontends.push((&**frontend, key));
                 }
             }
         }
-        places
+        desired_frontends
     }
 
     fn new_id(&mut self, key: &ServiceKey) -> Result<u32, DataplaneError> {
-        let id = self.pool.add_service().ok_or(Full { map: NAMES, limit: SERVICE_IDS })?;
+        let id = self.allocator.add_service().ok_or(Full { map: NAMES, limit: SERVICE_IDS })?;
         // Counts of an earlier service of this id that a late program may have left.
         let _ = self.counters.remove(&id);
         if let Err(error) = service_names::write(&mut self.names, id, key) {
-            self.pool.withdraw_service(id);
+            self.allocator.withdraw_service(id);
             return Err(error);
         }
         Ok(id)
@@ -130,42 +147,45 @@ impl Mirror {
 
     /// Puts to rest what no frontend of a service refers to, and says of the other backends which
     /// frontends may use them.
-    pub(super) fn tidy(
+    pub(super) fn release_unused(
         &mut self,
         key: &ServiceKey,
         report: &mut SyncReport,
     ) -> Result<(), DataplaneError> {
         let Some(installed) = self.installed.get_mut(key) else { return Ok(()) };
         let entries = self.frontends.entries();
-        let mut sets_of_extents: HashMap<u32, u8> = HashMap::new();
+        let mut sets_of_slot_ranges: HashMap<u32, u8> = HashMap::new();
         for key in &installed.keys {
             if let Some(entry) = entries.get(key)
                 && entry.service == installed.id
                 && entry.slot_count > 0
             {
-                *sets_of_extents.entry(entry.slot_start).or_default() |= entry.set;
+                *sets_of_slot_ranges.entry(entry.slot_start).or_default() |= entry.set;
             }
         }
-        let longest = installed.extents.iter().map(|extent| extent.members.len()).max();
+        let longest = installed.slot_ranges.iter().map(|slot_range| slot_range.members.len()).max();
         let mut sets: foldhash::HashMap<Endpoint, u8> = foldhash::HashMap::with_capacity_and_hasher(
             longest.unwrap_or(0),
             RandomState::default(),
         );
-        let pool = &mut self.pool;
-        installed.extents.retain(|extent| {
-            let Some(&set) = sets_of_extents.get(&extent.start) else {
-                pool.remove_slots(extent.start, u32::try_from(extent.members.len()).unwrap_or(0));
+        let allocator = &mut self.allocator;
+        installed.slot_ranges.retain(|slot_range| {
+            let Some(&set) = sets_of_slot_ranges.get(&slot_range.start) else {
+                allocator.remove_slots(
+                    slot_range.start,
+                    u32::try_from(slot_range.members.len()).unwrap_or(0),
+                );
                 return false;
             };
-            for backend in extent.members.iter() {
+            for backend in slot_range.members.iter() {
                 *sets.entry((backend.address, backend.port)).or_default() |= set;
             }
             true
         });
         installed.damaged.retain(|slots| {
-            let is_used = sets_of_extents.contains_key(&slots.start);
+            let is_used = sets_of_slot_ranges.contains_key(&slots.start);
             if !is_used {
-                pool.remove_slots(slots.start, slots.end - slots.start);
+                allocator.remove_slots(slots.start, slots.end - slots.start);
             }
             is_used
         });
@@ -177,11 +197,11 @@ impl Mirror {
                 None if keeps_all => Ok(()),
                 None => {
                     report.backends_removed += 1;
-                    pool.remove_backend(known.id)
+                    allocator.remove_backend(known.id)
                 }
                 Some(&wanted) if wanted != known.sets => {
                     known.sets = wanted;
-                    pool.change_backend(known.id, wanted, known.weight)
+                    allocator.change_backend(known.id, wanted, known.weight)
                 }
                 Some(_) => Ok(()),
             };
@@ -201,19 +221,22 @@ struct Addition<'a> {
     /// Sets that known endpoints need as well.
     sets: Vec<(Endpoint, u8)>,
     /// Lists without slots, and where theirs will begin.
-    extents: Vec<(u32, &'a Arc<[plan::Backend]>)>,
+    slot_ranges: Vec<(u32, &'a Arc<[plan::Backend]>)>,
 }
 
 impl<'a> Addition<'a> {
     fn take(
-        pool: &mut Pool,
-        installed: Option<&Installed>,
-        group: &Group<'a>,
-        patience: Patience,
+        allocator: &mut Allocator,
+        installed: Option<&ServicePortState>,
+        service_port: &DesiredServicePort<'a>,
+        wait_policy: WaitPolicy,
     ) -> Result<Self, DataplaneError> {
-        let mut addition =
-            Self { backends: foldhash::HashMap::default(), sets: Vec::new(), extents: Vec::new() };
-        let lists = encode::lists(group);
+        let mut addition = Self {
+            backends: foldhash::HashMap::default(),
+            sets: Vec::new(),
+            slot_ranges: Vec::new(),
+        };
+        let lists = encode::lists(service_port);
         for (list, sets) in &lists {
             for &plan::Backend { address, port, weight } in list.iter() {
                 let endpoint = (address, port);
@@ -226,18 +249,18 @@ impl<'a> Addition<'a> {
                 }
             }
         }
-        pool.make_room(number(addition.backends.len()), patience)?;
+        allocator.make_room(number(addition.backends.len()), wait_policy)?;
         for (list, _) in lists {
             let has_slots = installed.is_some_and(|installed| {
-                installed.extents.iter().any(|known| known.members == *list)
-            }) || addition.extents.iter().any(|(_, taken)| *taken == list);
+                installed.slot_ranges.iter().any(|known| known.members == *list)
+            }) || addition.slot_ranges.iter().any(|(_, taken)| *taken == list);
             if list.is_empty() || has_slots {
                 continue;
             }
-            match pool.take_slots(length(list), patience) {
-                Ok(start) => addition.extents.push((start, list)),
+            match allocator.take_slots(length(list), wait_policy) {
+                Ok(start) => addition.slot_ranges.push((start, list)),
                 Err(error) => {
-                    addition.give_back(pool);
+                    addition.give_back(allocator);
                     return Err(error);
                 }
             }
@@ -245,14 +268,18 @@ impl<'a> Addition<'a> {
         Ok(addition)
     }
 
-    fn give_back(self, pool: &mut Pool) {
-        for (start, list) in self.extents {
-            pool.withdraw_slots(start, length(list));
+    fn give_back(self, allocator: &mut Allocator) {
+        for (start, list) in self.slot_ranges {
+            allocator.withdraw_slots(start, length(list));
         }
     }
 
     /// Writes backends and slots to places that no program looks at: all of them, or none.
-    fn write(self, pool: &mut Pool, installed: &mut Installed) -> Result<(), DataplaneError> {
+    fn write(
+        self,
+        allocator: &mut Allocator,
+        installed: &mut ServicePortState,
+    ) -> Result<(), DataplaneError> {
         let mut added = Vec::with_capacity(self.backends.len());
         let mut written = Ok(());
         for (&(address, port), &(weight, sets)) in &self.backends {
@@ -264,9 +291,11 @@ impl<'a> Addition<'a> {
                 sets,
                 ..Backend::default()
             };
-            match pool.add_backend(backend) {
+            match allocator.add_backend(backend) {
                 Ok(id) => {
-                    installed.backends.insert((address, port), Known { id, sets, weight });
+                    installed
+                        .backends
+                        .insert((address, port), InstalledBackend { id, sets, weight });
                     added.push((address, port));
                 }
                 Err(error) => {
@@ -275,47 +304,52 @@ impl<'a> Addition<'a> {
                 }
             }
         }
-        for (start, list) in &self.extents {
+        for (start, list) in &self.slot_ranges {
             if written.is_ok() {
-                let extent = Extent { start: *start, members: Arc::clone(list) };
-                let table = alias::table(&members(installed, &extent));
-                written = pool.write_slots(*start, &table);
+                let slot_range = SlotRange { start: *start, members: Arc::clone(list) };
+                let table = alias::table(&members(installed, &slot_range));
+                written = allocator.write_slots(*start, &table);
             }
         }
         if let Err(error) = written {
             for endpoint in added {
                 if let Some(known) = installed.backends.remove(&endpoint) {
-                    pool.withdraw_backend(known.id)?;
+                    allocator.withdraw_backend(known.id)?;
                 }
             }
-            self.give_back(pool);
+            self.give_back(allocator);
             return Err(error);
         }
         for (endpoint, sets) in &self.sets {
             if let Some(known) = installed.backends.get_mut(endpoint) {
                 known.sets |= sets;
-                pool.change_backend(known.id, known.sets, known.weight)?;
+                allocator.change_backend(known.id, known.sets, known.weight)?;
             }
         }
-        let extents = self.extents.into_iter();
-        installed
-            .extents
-            .extend(extents.map(|(start, list)| Extent { start, members: Arc::clone(list) }));
+        let slot_ranges = self.slot_ranges.into_iter();
+        installed.slot_ranges.extend(
+            slot_ranges.map(|(start, list)| SlotRange { start, members: Arc::clone(list) }),
+        );
         Ok(())
     }
 }
 
 /// The entry of a frontend whose backends and slots are written.
-fn entry(installed: &mut Installed, frontend: &plan::Frontend, key: FrontendKey) -> Frontend {
+fn entry(
+    installed: &mut ServicePortState,
+    frontend: &plan::Frontend,
+    key: FrontendKey,
+) -> Frontend {
     let list = &frontend.backends;
-    let slot_start = match installed.extents.iter_mut().find(|extent| extent.members == *list) {
-        Some(extent) if !list.is_empty() => {
-            // Not to keep a second list that says the same.
-            extent.members = Arc::clone(list);
-            extent.start
-        }
-        _ => 0,
-    };
+    let slot_start =
+        match installed.slot_ranges.iter_mut().find(|slot_range| slot_range.members == *list) {
+            Some(slot_range) if !list.is_empty() => {
+                // Not to keep a second list that says the same.
+                slot_range.members = Arc::clone(list);
+                slot_range.start
+            }
+            _ => 0,
+        };
     Frontend {
         key,
         service: installed.id,
@@ -334,17 +368,17 @@ fn entry(installed: &mut Installed, frontend: &plan::Frontend, key: FrontendKey)
 
 /// Notes the weights that the slots were made with.
 fn change_weights(
-    pool: &mut Pool,
-    installed: &mut Installed,
-    group: &Group<'_>,
+    allocator: &mut Allocator,
+    installed: &mut ServicePortState,
+    service_port: &DesiredServicePort<'_>,
 ) -> Result<(), DataplaneError> {
-    for (list, _) in encode::lists(group) {
+    for (list, _) in encode::lists(service_port) {
         for &plan::Backend { address, port, weight } in list.iter() {
             if let Some(known) = installed.backends.get_mut(&(address, port))
                 && known.weight != weight
             {
                 known.weight = weight;
-                pool.change_backend(known.id, known.sets, weight)?;
+                allocator.change_backend(known.id, known.sets, weight)?;
             }
         }
     }
@@ -359,9 +393,9 @@ fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// Ids and weights of an extent's backends.
-pub(super) fn members(installed: &Installed, extent: &Extent) -> Vec<(u32, u16)> {
-    extent
+/// Ids and weights of an slot range's backends.
+pub(super) fn members(installed: &ServicePortState, slot_range: &SlotRange) -> Vec<(u32, u16)> {
+    slot_range
         .members
         .iter()
         .filter_map(|backend| {

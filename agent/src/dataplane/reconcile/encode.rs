@@ -19,28 +19,28 @@ use crate::{
 };
 
 /// The frontends of a plan that belong to one port of one service.
-pub struct Group<'a> {
+pub struct DesiredServicePort<'a> {
     pub key: ServiceKey,
     pub frontends: Vec<&'a Arc<Frontend>>,
 }
 
 /// Groups frontends in the plan's order by service port.
-pub fn groups(frontends: &[Arc<Frontend>]) -> Vec<Group<'_>> {
+pub fn service_ports(frontends: &[Arc<Frontend>]) -> Vec<DesiredServicePort<'_>> {
     debug_assert!(frontends.is_sorted_by(|a, b| plan::order(a, b).is_lt()));
-    let mut groups: Vec<Group<'_>> = Vec::new();
+    let mut service_ports: Vec<DesiredServicePort<'_>> = Vec::new();
     for service in frontends.chunk_by(|a, b| a.service == b.service) {
-        let first = groups.len();
+        let first = service_ports.len();
         for frontend in service {
             // In the plan's order the frontends of one port name are together; a service may have
             // thousands of ports.
-            let own = groups[first..]
+            let own = service_ports[first..]
                 .iter_mut()
                 .rev()
-                .take_while(|group| group.key.port_name == frontend.port_name)
-                .find(|group| group.key.protocol == frontend.protocol);
+                .take_while(|service_port| service_port.key.port_name == frontend.port_name)
+                .find(|service_port| service_port.key.protocol == frontend.protocol);
             match own {
-                Some(group) => group.frontends.push(frontend),
-                None => groups.push(Group {
+                Some(service_port) => service_port.frontends.push(frontend),
+                None => service_ports.push(DesiredServicePort {
                     key: ServiceKey {
                         service: frontend.service.clone(),
                         port_name: Arc::clone(&frontend.port_name),
@@ -51,7 +51,7 @@ pub fn groups(frontends: &[Arc<Frontend>]) -> Vec<Group<'_>> {
             }
         }
     }
-    groups
+    service_ports
 }
 
 /// The addresses that a frontend is at.
@@ -106,10 +106,10 @@ pub const fn set(kind: FrontendKind) -> u8 {
     }
 }
 
-/// The lists of backends of a group, each once, with the sets it is in.
-pub fn lists<'a>(group: &Group<'a>) -> Vec<(&'a Arc<[Backend]>, u8)> {
+/// The lists of backends of a service port, each once, with the sets it is in.
+pub fn lists<'a>(service_port: &DesiredServicePort<'a>) -> Vec<(&'a Arc<[Backend]>, u8)> {
     let mut lists: Vec<(&Arc<[Backend]>, u8)> = Vec::new();
-    for frontend in &group.frontends {
+    for frontend in &service_port.frontends {
         let set = set(frontend.kind);
         // Frontends of one traffic policy share their list.
         match lists.iter_mut().find(|(list, _)| Arc::ptr_eq(list, &frontend.backends)) {

@@ -34,10 +34,10 @@ use sockline_ebpf::{
     socket::AFFINITY_ENTRIES,
 };
 
-use self::{encode::Group, node_ports::AtNode, retained::Retained};
+use self::{encode::DesiredServicePort, node_ports::AtNode, retained::Retained};
 use crate::{
     bpf::{
-        kinds::{growable_hash::Fill, segmented_array::Reader},
+        kinds::{growable_hash::MapUsage, segmented_array::Reader},
         rcu::RunningPrograms,
     },
     dataplane::{
@@ -45,8 +45,8 @@ use crate::{
         maps::{
             self,
             allocator::{
-                Patience, Pool, PoolUsage,
-                removed_backend_counts::{Moving, Retired},
+                Allocator, AllocatorUsage, WaitPolicy,
+                removed_backend_counts::{RemovedBackendCounts, TransferLock},
             },
             frontends::Frontends,
             service_names::{self, Names, ServiceKey},
@@ -83,36 +83,36 @@ impl Default for Limits {
 }
 
 /// Frontends that services do not want any more, with the services' ids.
-type Leftovers = Vec<(FrontendKey, u32)>;
+type ObsoleteFrontends = Vec<(FrontendKey, u32)>;
 
 /// What an endpoint of a service port is known by.
 type Endpoint = (IpAddr, u16);
 
-pub struct Mirror {
+pub struct Reconciler {
     frontends: Frontends,
-    pool: Pool,
+    allocator: Allocator,
     names: Names,
     counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
-    installed: BTreeMap<ServiceKey, Installed>,
+    installed: BTreeMap<ServiceKey, ServicePortState>,
     at_node: AtNode,
-    /// See [`Mirror::hold_back`].
-    hold_back: bool,
+    /// See [`Reconciler::retain_unconfirmed`].
+    retain_unconfirmed: bool,
     retained: Retained,
-    /// See [`Mirror::release_unconfirmed`].
+    /// See [`Reconciler::release_unconfirmed`].
     release_unconfirmed: bool,
     /// What was released. It is bypassed until a plan has endpoints for it, or is known to lack nothing.
     released: BTreeSet<ServiceKey>,
-    /// A frontend was taken away since [`Mirror::take_freed`].
+    /// A frontend was taken away since [`Reconciler::take_freed`].
     frontends_freed: bool,
 }
 
 /// A service port in the kernel.
 #[derive(Debug, Default)]
-struct Installed {
+struct ServicePortState {
     id: u32,
-    backends: foldhash::HashMap<Endpoint, Known>,
-    extents: Vec<Extent>,
-    /// Slots of adopted frontends some of which lead nowhere. Those that do not are served until the
+    backends: foldhash::HashMap<Endpoint, InstalledBackend>,
+    slot_ranges: Vec<SlotRange>,
+    /// Slots of restored frontends some of which lead nowhere. Those that do not are served until the
     /// first sync replaces all of them.
     damaged: Vec<Range<u32>>,
     keys: BTreeSet<FrontendKey>,
@@ -123,7 +123,7 @@ struct Installed {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct InstalledBackend {
     id: u32,
     sets: u8,
     weight: u16,
@@ -131,7 +131,7 @@ struct Known {
 
 /// Slots for one list of backends.
 #[derive(Debug)]
-struct Extent {
+struct SlotRange {
     start: u32,
     /// The plan's own list, most of the time.
     members: Arc<[plan::Backend]>,
@@ -152,8 +152,8 @@ pub struct Failure {
 pub struct SyncReport {
     pub services_changed: usize,
     pub services_removed: usize,
-    /// Services that stay as an earlier agent left them, see [`super::Dataplane::hold_back`].
-    pub services_held_back: usize,
+    /// Services that stay as an earlier agent left them, see [`super::Dataplane::retain_unconfirmed`].
+    pub services_unconfirmed: usize,
     /// Services that were taken away because they are too old to stay so, see
     /// [`super::Dataplane::release_unconfirmed`].
     pub services_released: usize,
@@ -170,7 +170,7 @@ impl SyncReport {
     pub fn merge(&mut self, other: Self) {
         self.services_changed += other.services_changed;
         self.services_removed += other.services_removed;
-        self.services_held_back += other.services_held_back;
+        self.services_unconfirmed += other.services_unconfirmed;
         self.services_released += other.services_released;
         self.failures.extend(other.failures);
         self.backends_removed += other.backends_removed;
@@ -183,48 +183,48 @@ impl SyncReport {
     }
 }
 
-impl Mirror {
+impl Reconciler {
     /// Opens the pinned maps and reads back what an earlier agent left in them.
     pub fn open(pins: &Pins, limits: Limits) -> Result<Self, DataplaneError> {
-        let (mut mirror, adopted) = Self::read(pins, limits)?;
-        mirror.pool.sweep(|id| adopted.contains(&id))?;
-        Ok(mirror)
+        let (mut reconciler, restored) = Self::read(pins, limits)?;
+        reconciler.allocator.sweep(|id| restored.contains(&id))?;
+        Ok(reconciler)
     }
 
     /// As [`Self::open`] if all that is in the maps is sound; else `None`, and nothing was changed
     /// that matters: what cannot be taken over stays as it is only until somebody needs its place.
     pub fn open_if_sound(pins: &Pins, limits: Limits) -> Result<Option<Self>, DataplaneError> {
-        let (mut mirror, adopted) = Self::read(pins, limits)?;
-        if !mirror.is_sound() {
+        let (mut reconciler, restored) = Self::read(pins, limits)?;
+        if !reconciler.is_sound() {
             return Ok(None);
         }
-        mirror.pool.sweep(|id| adopted.contains(&id))?;
-        Ok(Some(mirror))
+        reconciler.allocator.sweep(|id| restored.contains(&id))?;
+        Ok(Some(reconciler))
     }
 
     fn read(pins: &Pins, limits: Limits) -> Result<(Self, HashSet<u32>), DataplaneError> {
-        let pool = Pool::new(
+        let allocator = Allocator::new(
             maps::open_slots(pins, limits.slots, true)?,
             // One more, because id 0 is none.
             maps::open_backends(pins, limits.backends.saturating_add(1), true)?,
-            Retired::open(pins, limits.frontends)?,
+            RemovedBackendCounts::open(pins, limits.frontends)?,
             RunningPrograms::new()?,
         );
-        let mut mirror = Self {
+        let mut reconciler = Self {
             frontends: Frontends::open(pins, limits.frontends)?,
-            pool,
+            allocator,
             names: service_names::open(pins, limits.frontends)?,
             counters: maps::open_services(pins)?,
             installed: BTreeMap::new(),
             at_node: AtNode::default(),
-            hold_back: false,
+            retain_unconfirmed: false,
             retained: Retained::default(),
             release_unconfirmed: false,
             released: BTreeSet::new(),
             frontends_freed: false,
         };
-        let adopted = mirror.adopt()?;
-        Ok((mirror, adopted))
+        let restored = reconciler.restore()?;
+        Ok((reconciler, restored))
     }
 
     /// Whether there is anything that connects could be served from.
@@ -246,13 +246,13 @@ impl Mirror {
         self.frontends.limit()
     }
 
-    /// See [`Pool::backends`].
+    /// See [`Allocator::backends`].
     pub fn backends(&self) -> Reader<Backend> {
-        self.pool.backends()
+        self.allocator.backends()
     }
 
-    pub fn moving(&self) -> Moving {
-        self.pool.moving()
+    pub fn transfer_lock(&self) -> TransferLock {
+        self.allocator.transfer_lock()
     }
 
     /// Service ports in the kernel; one that did not fit at all is not.
@@ -265,10 +265,11 @@ impl Mirror {
             .count()
     }
 
-    pub fn pool_usage(&self) -> PoolUsage {
-        let mut usage = self.pool.usage();
+    pub fn allocator_usage(&self) -> AllocatorUsage {
+        let mut usage = self.allocator.usage();
         for test in self.tests() {
-            let slots: usize = test.extents.iter().map(|extent| extent.members.len()).sum();
+            let slots: usize =
+                test.slot_ranges.iter().map(|slot_range| slot_range.members.len()).sum();
             usage.backends = less(usage.backends, test.backends.len());
             usage.slots = less(usage.slots, slots);
         }
@@ -276,16 +277,17 @@ impl Mirror {
     }
 
     /// Pins maps again that are its own and have lost their pins; returns how many had.
-    pub fn keep_pins(&self) -> Result<usize, DataplaneError> {
-        Ok(usize::from(self.names.keep_pin()?) + usize::from(self.pool.keep_pin_of_retired()?))
+    pub fn repair_pins(&self) -> Result<usize, DataplaneError> {
+        Ok(usize::from(self.names.repair_pin()?)
+            + usize::from(self.allocator.repair_pin_of_removed_counts()?))
     }
 
-    pub fn names_fill(&self) -> Fill {
-        self.names.fill()
+    pub fn names_usage(&self) -> MapUsage {
+        self.names.usage()
     }
 
-    pub fn retired_fill(&self) -> Fill {
-        self.pool.retired_fill()
+    pub fn removed_counts_usage(&self) -> MapUsage {
+        self.allocator.removed_counts_usage()
     }
 
     pub const fn frontend_entries(&self) -> &HashMap<FrontendKey, frontend::Frontend> {
@@ -293,7 +295,7 @@ impl Mirror {
     }
 
     /// The names of service ports that can make counters, and whose ids are not among these.
-    pub fn uncounted(&self, counted: &HashSet<u32>) -> Vec<String> {
+    pub fn without_counters(&self, counted: &HashSet<u32>) -> Vec<String> {
         let without: HashSet<u32> = self
             .frontends
             .entries()
@@ -311,7 +313,7 @@ impl Mirror {
     }
 
     /// The service ports of `sockline check`.
-    fn tests(&self) -> impl Iterator<Item = &Installed> {
+    fn tests(&self) -> impl Iterator<Item = &ServicePortState> {
         self.installed
             .iter()
             .filter(|(key, _)| test_service::is_test(&key.service))
@@ -328,7 +330,7 @@ impl Mirror {
     }
 
     pub(super) fn backend(&self, id: u32) -> Option<Backend> {
-        self.pool.backend(id)
+        self.allocator.backend(id)
     }
 
     /// The service ports, by their ids.
@@ -343,21 +345,24 @@ impl Mirror {
 
     /// How many service ports are not as a plan has them, or are not in it.
     pub fn pending(&self, plan: &plan::Plan) -> usize {
-        let groups = encode::groups(&plan.frontends);
-        let wanted: HashSet<&ServiceKey> = groups.iter().map(|group| &group.key).collect();
+        let service_ports = encode::service_ports(&plan.frontends);
+        let wanted: HashSet<&ServiceKey> =
+            service_ports.iter().map(|service_port| &service_port.key).collect();
         let gone = self
             .installed
             .keys()
             .filter(|key| !wanted.contains(key) && !self.is_retained(key))
             .count();
-        let is_to_change = |group: &&Group<'_>| {
-            !self.is_current(group) && !self.is_retained(&group.key) && !self.is_released(group)
+        let is_to_change = |service_port: &&DesiredServicePort<'_>| {
+            !self.is_current(service_port)
+                && !self.is_retained(&service_port.key)
+                && !self.is_released(service_port)
         };
-        groups.iter().filter(is_to_change).count() + gone
+        service_ports.iter().filter(is_to_change).count() + gone
     }
 
     /// The test services that are in the maps, from whomever.
-    pub fn test_services(&self) -> BTreeSet<ObjectName> {
+    pub fn probe_services(&self) -> BTreeSet<ObjectName> {
         self.installed
             .keys()
             .filter(|key| test_service::is_test(&key.service))
@@ -365,9 +370,9 @@ impl Mirror {
             .collect()
     }
 
-    /// As long as it is set, what was adopted and was in no plan yet is not taken away.
-    pub const fn hold_back(&mut self, hold_back: bool) {
-        self.hold_back = hold_back;
+    /// As long as it is set, what was restored and was in no plan yet is not taken away.
+    pub const fn retain_unconfirmed(&mut self, retain_unconfirmed: bool) {
+        self.retain_unconfirmed = retain_unconfirmed;
     }
 
     /// As long as it is set, what would stay as an earlier agent left it is taken away instead, and is
@@ -383,10 +388,10 @@ impl Mirror {
 
     /// Whether a service port was released, and would now be refused for want of endpoints that may
     /// exist.
-    fn is_released(&self, group: &Group<'_>) -> bool {
-        self.released.contains(&group.key)
-            && (self.hold_back || self.retained.contains(&group.key.service))
-            && group.frontends.iter().any(|frontend| frontend.action == plan::Action::Refuse)
+    fn is_released(&self, service_port: &DesiredServicePort<'_>) -> bool {
+        self.released.contains(&service_port.key)
+            && (self.retain_unconfirmed || self.retained.contains(&service_port.key.service))
+            && service_port.frontends.iter().any(|frontend| frontend.action == plan::Action::Refuse)
     }
 
     /// Service ports that were released, see [`Self::release_unconfirmed`].
@@ -399,48 +404,49 @@ impl Mirror {
     pub fn sync(&mut self, plan: &plan::Plan, node_addresses: &[IpAddr]) -> SyncReport {
         self.set_node(plan, node_addresses);
         self.retained.ended = false;
-        let groups = encode::groups(&plan.frontends);
-        let wanted: HashSet<&ServiceKey> = groups.iter().map(|group| &group.key).collect();
+        let service_ports = encode::service_ports(&plan.frontends);
+        let wanted: HashSet<&ServiceKey> =
+            service_ports.iter().map(|service_port| &service_port.key).collect();
         let gone = self.installed.keys().filter(|key| !wanted.contains(key)).cloned().collect();
-        let report = self.bring_to(&groups, gone, Patience::Wait);
+        let report = self.apply_all(&service_ports, gone, WaitPolicy::Wait);
         // Of these, the plan is all there is now.
         let retained = &self.retained;
-        self.released.retain(|key| self.hold_back || retained.contains(&key.service));
+        self.released.retain(|key| self.retain_unconfirmed || retained.contains(&key.service));
         report
     }
 
     /// Brings some services to their part of a plan; the others stay as they are.
     pub fn sync_services(&mut self, changes: &[ServicePlan]) -> SyncReport {
-        self.sync_some(changes, Patience::Wait)
+        self.sync_some(changes, WaitPolicy::Wait)
     }
 
     /// As [`Self::sync_services`], for what did not fit before: what rests meanwhile is not waited
     /// for, see [`Self::take_freed`].
     pub fn retry(&mut self, changes: &[ServicePlan]) -> SyncReport {
-        self.sync_some(changes, Patience::Never)
+        self.sync_some(changes, WaitPolicy::Never)
     }
 
     /// Whether there is more room for something than at the last call.
     pub const fn take_freed(&mut self) -> bool {
         let frontends = self.frontends_freed;
         self.frontends_freed = false;
-        self.pool.take_freed() || frontends
+        self.allocator.take_freed() || frontends
     }
 
-    fn sync_some(&mut self, changes: &[ServicePlan], patience: Patience) -> SyncReport {
+    fn sync_some(&mut self, changes: &[ServicePlan], wait_policy: WaitPolicy) -> SyncReport {
         self.change_at_node(changes);
-        let mut groups = Vec::new();
+        let mut service_ports = Vec::new();
         let mut gone = Vec::new();
         for change in changes {
-            let wanted = encode::groups(&change.frontends);
+            let wanted = encode::service_ports(&change.frontends);
             gone.extend(
                 self.ports_of(&change.service)
-                    .filter(|key| wanted.iter().all(|group| group.key != **key))
+                    .filter(|key| wanted.iter().all(|service_port| service_port.key != **key))
                     .cloned(),
             );
-            groups.extend(wanted);
+            service_ports.extend(wanted);
         }
-        self.bring_to(&groups, gone, patience)
+        self.apply_all(&service_ports, gone, wait_policy)
     }
 
     fn ports_of(&self, service: &ObjectName) -> impl Iterator<Item = &ServiceKey> {
@@ -452,45 +458,45 @@ impl Mirror {
             .take_while(move |key| key.service == *service)
     }
 
-    fn bring_to(
+    fn apply_all(
         &mut self,
-        groups: &[Group<'_>],
+        service_ports: &[DesiredServicePort<'_>],
         gone: Vec<ServiceKey>,
-        patience: Patience,
+        wait_policy: WaitPolicy,
     ) -> SyncReport {
-        self.look_at_retained();
+        self.update_retained_ids();
         let mut report = SyncReport::default();
         let mut changed: Vec<&ServiceKey> = Vec::new();
-        let mut leftovers = Leftovers::new();
-        let mut full: Vec<&Group<'_>> = Vec::new();
-        if let Err(error) = self.reserve(groups) {
+        let mut obsolete = ObsoleteFrontends::new();
+        let mut full: Vec<&DesiredServicePort<'_>> = Vec::new();
+        if let Err(error) = self.reserve(service_ports) {
             // Each service that needs room asks for it again, and says so if there is none.
             tracing::debug!("cannot make room in one go: {error}");
         }
         let mut released = Vec::new();
-        for group in groups {
-            if self.is_current(group) || self.is_released(group) {
+        for service_port in service_ports {
+            if self.is_current(service_port) || self.is_released(service_port) {
                 continue;
             }
-            let is_retained = self.is_retained(&group.key);
-            if is_retained || (self.hold_back && self.would_cut_off(group)) {
-                if self.is_to_be_released(&group.key) {
-                    released.push(group.key.clone());
+            let is_retained = self.is_retained(&service_port.key);
+            if is_retained || (self.retain_unconfirmed && self.would_cut_off(service_port)) {
+                if self.is_to_be_released(&service_port.key) {
+                    released.push(service_port.key.clone());
                 } else if !is_retained {
-                    report.services_held_back += 1;
+                    report.services_unconfirmed += 1;
                 }
                 continue;
             }
-            changed.push(&group.key);
-            match self.install(group, &mut leftovers, Patience::Never) {
+            changed.push(&service_port.key);
+            match self.apply(service_port, &mut obsolete, WaitPolicy::Never) {
                 Ok(()) => report.services_changed += 1,
-                Err(error) if error.is_for_want_of_room() => full.push(group),
-                Err(error) => report.failed(&group.key, error),
+                Err(error) if error.is_for_want_of_room() => full.push(service_port),
+                Err(error) => report.failed(&service_port.key, error),
             }
         }
         let (stay, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|key| {
             self.is_retained(key)
-                || (self.hold_back
+                || (self.retain_unconfirmed
                     && !test_service::is_test(&key.service)
                     && self.installed.get(key).is_some_and(|known| !known.confirmed))
         });
@@ -498,20 +504,20 @@ impl Mirror {
             if self.is_to_be_released(&key) {
                 released.push(key);
             } else if !self.is_retained(&key) {
-                report.services_held_back += 1;
+                report.services_unconfirmed += 1;
             }
         }
         for key in &gone {
-            let keys = self.take_keys(key, &mut leftovers);
+            let keys = self.take_keys(key, &mut obsolete);
             report.removed.push((key.clone(), keys));
         }
         for key in &released {
             // Not in the report: nobody knows whether it is gone.
-            self.take_keys(key, &mut leftovers);
+            self.take_keys(key, &mut obsolete);
         }
-        self.remove_leftovers(leftovers, &mut report);
+        self.remove_obsolete(obsolete, &mut report);
         for key in changed.iter().copied().chain(&gone).chain(&released) {
-            if let Err(error) = self.tidy(key, &mut report) {
+            if let Err(error) = self.release_unused(key, &mut report) {
                 report.failed(key, error);
             }
         }
@@ -520,17 +526,17 @@ impl Mirror {
         }
         // What was removed meanwhile may have made room. It could not be removed first: a service
         // that takes over another's address must find it in place.
-        for group in full {
-            let mut leftovers = Leftovers::new();
-            match self.install(group, &mut leftovers, patience) {
+        for service_port in full {
+            let mut obsolete = ObsoleteFrontends::new();
+            match self.apply(service_port, &mut obsolete, wait_policy) {
                 Ok(()) => report.services_changed += 1,
-                Err(error) => report.failed(&group.key, error),
+                Err(error) => report.failed(&service_port.key, error),
             }
-            self.remove_leftovers(leftovers, &mut report);
-            if let Err(error) = self.tidy(&group.key, &mut report) {
-                report.failed(&group.key, error);
+            self.remove_obsolete(obsolete, &mut report);
+            if let Err(error) = self.release_unused(&service_port.key, &mut report) {
+                report.failed(&service_port.key, error);
             }
-            self.drop_if_unseen(&group.key);
+            self.drop_if_unseen(&service_port.key);
         }
         for key in gone {
             if self.installed.get(&key).is_some_and(|known| known.keys.is_empty()) {
@@ -549,9 +555,13 @@ impl Mirror {
     }
 
     /// Takes all addresses from a service port.
-    fn take_keys(&mut self, key: &ServiceKey, leftovers: &mut Leftovers) -> BTreeSet<FrontendKey> {
+    fn take_keys(
+        &mut self,
+        key: &ServiceKey,
+        obsolete: &mut ObsoleteFrontends,
+    ) -> BTreeSet<FrontendKey> {
         let Some(installed) = self.installed.get_mut(key) else { return BTreeSet::new() };
-        leftovers.extend(installed.keys.iter().map(|key| (*key, installed.id)));
+        obsolete.extend(installed.keys.iter().map(|key| (*key, installed.id)));
         std::mem::take(&mut installed.keys)
     }
 
@@ -561,20 +571,20 @@ impl Mirror {
             service_names::remove(&mut self.names, installed.id, key);
             // Absent if the service was never used.
             let _ = self.counters.remove(&installed.id);
-            self.pool.remove_service(installed.id);
+            self.allocator.remove_service(installed.id);
         }
     }
 
     /// A new service port that did not fit must not use up anything else.
     fn drop_if_unseen(&mut self, key: &ServiceKey) {
-        let is_unseen = |known: &Installed| known.keys.is_empty() && known.source.is_empty();
+        let is_unseen = |known: &ServicePortState| known.keys.is_empty() && known.source.is_empty();
         if self.installed.get(key).is_some_and(is_unseen) {
             self.drop(key);
         }
     }
 
-    fn remove_leftovers(&mut self, leftovers: Leftovers, report: &mut SyncReport) {
-        for (key, service) in leftovers {
+    fn remove_obsolete(&mut self, obsolete: ObsoleteFrontends, report: &mut SyncReport) {
+        for (key, service) in obsolete {
             // Another service may have taken the address in this very sync.
             let is_its_own =
                 self.frontends.entries().get(&key).is_some_and(|entry| entry.service == service);
@@ -583,19 +593,19 @@ impl Mirror {
             }
             match self.frontends.remove(&key) {
                 Ok(()) => self.frontends_freed = true,
-                Err(error) => self.keep_leftover(key, service, error, report),
+                Err(error) => self.keep_obsolete(key, service, error, report),
             }
         }
     }
 
-    /// See [`Pool::programs`].
+    /// See [`Allocator::programs`].
     pub const fn programs(&self) -> &RunningPrograms {
-        self.pool.programs()
+        self.allocator.programs()
     }
 
     /// A frontend that cannot be taken away stays its service's, with all that it leads to, and is tried
     /// again with it.
-    fn keep_leftover(
+    fn keep_obsolete(
         &mut self,
         key: FrontendKey,
         service: u32,
@@ -614,32 +624,37 @@ impl Mirror {
         report.failed(name, error);
     }
 
-    /// See [`Pool::has_rested`].
-    pub fn has_rested(&self) -> bool {
-        self.pool.has_rested()
+    /// See [`Allocator::has_reclaimable`].
+    pub fn has_reclaimable(&self) -> bool {
+        self.allocator.has_reclaimable()
     }
 
-    /// See [`Pool::settle_before`].
-    pub fn settle_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
-        self.pool.settle_before(time)
+    /// See [`Allocator::reclaim_before`].
+    pub fn reclaim_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
+        self.allocator.reclaim_before(time)
     }
 
     /// Makes room for many services at once.
-    fn reserve(&mut self, groups: &[Group<'_>]) -> Result<(), DataplaneError> {
+    fn reserve(&mut self, service_ports: &[DesiredServicePort<'_>]) -> Result<(), DataplaneError> {
         let (mut slots, mut backends) = (0, 0);
-        for group in groups.iter().filter(|group| !self.is_current(group)) {
-            // The lists of one group are mostly the same one.
-            let longest = group.frontends.iter().map(|frontend| frontend.backends.len()).max();
-            let (longest, known) = (longest.unwrap_or(0), self.installed.get(&group.key));
-            // What was adopted is mostly what is wanted; one that is not asks for room by itself.
-            let adopted = |extent: &Extent| extent.members.len() == longest;
-            if !known.is_some_and(|known| !known.confirmed && known.extents.iter().any(adopted)) {
+        for service_port in
+            service_ports.iter().filter(|service_port| !self.is_current(service_port))
+        {
+            // The lists of one service port are mostly the same one.
+            let longest =
+                service_port.frontends.iter().map(|frontend| frontend.backends.len()).max();
+            let (longest, known) = (longest.unwrap_or(0), self.installed.get(&service_port.key));
+            // What was restored is mostly what is wanted; one that is not asks for room by itself.
+            let restored = |slot_range: &SlotRange| slot_range.members.len() == longest;
+            if !known
+                .is_some_and(|known| !known.confirmed && known.slot_ranges.iter().any(restored))
+            {
                 slots += longest;
             }
             backends += longest.saturating_sub(known.map_or(0, |known| known.backends.len()));
         }
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        self.pool.reserve(number(slots), number(backends))
+        self.allocator.reserve(number(slots), number(backends))
     }
 }
 

@@ -15,7 +15,7 @@ use sockline_ebpf::{
     frontend::{self, FrontendKey},
 };
 
-use super::{Mirror, encode};
+use super::{Reconciler, encode};
 use crate::{
     dataplane::error::DataplaneError,
     model::{
@@ -139,7 +139,7 @@ fn node_ports<'a>(
     node_ports.map(|frontend| (on_loopback(frontend), &frontend.service))
 }
 
-impl Mirror {
+impl Reconciler {
     /// Whether changes of these services can be taken alone: not if a NodePort comes or goes that
     /// another service has an address for, nor if others may get what a retained service had.
     pub fn is_local(&self, changes: &[ServicePlan]) -> bool {
@@ -217,7 +217,7 @@ impl Mirror {
             addresses.iter().map(|ip| FrontendKey::node_mark((*ip).into())).collect();
         // First, to make room for the others. As long as the source cannot be read in full, a node may
         // only seem to be gone.
-        if !self.hold_back {
+        if !self.retain_unconfirmed {
             let gone: Vec<FrontendKey> = self.at_node.marks.difference(&wanted).copied().collect();
             for key in gone {
                 self.frontends.remove(&key)?;

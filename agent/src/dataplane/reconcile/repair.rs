@@ -9,9 +9,9 @@ use sockline_ebpf::{
     backend::{Backend, Slot},
 };
 
-use super::{Installed, Mirror, apply::members, drift::Drift};
+use super::{Reconciler, ServicePortState, apply::members, drift::Drift};
 use crate::{
-    bpf::kinds::array_of_maps::Mended,
+    bpf::kinds::array_of_maps::Repaired,
     dataplane::{
         error::DataplaneError,
         maps::{
@@ -29,7 +29,7 @@ pub struct Differences {
     /// Id, and the entry as it should be.
     backends: Vec<(u32, Backend)>,
     /// Ids of backends that nobody added.
-    strays: Vec<u32>,
+    stale: Vec<u32>,
     slots: Vec<(u32, Slot)>,
     names: Vec<(u32, ServiceKey)>,
 }
@@ -40,7 +40,7 @@ impl Differences {
             frontends_missing: self.frontends.missing.len(),
             frontends_changed: self.frontends.changed.len(),
             frontends_foreign: self.frontends.foreign.len(),
-            backends: self.backends.len() + self.strays.len(),
+            backends: self.backends.len() + self.stale.len(),
             slots: self.slots.len(),
             filter_words: self.frontends.filter_words,
             names: self.names.len(),
@@ -68,21 +68,21 @@ enum Stage {
     Start,
     /// The services up to this one are compared.
     Services(ServiceKey),
-    /// The backends below this id were looked through for strays.
-    Strays(u32),
+    /// The backends below this id were looked through for stale.
+    Stale(u32),
     Whole,
 }
 
-impl Mirror {
+impl Reconciler {
     /// How many entries there are to compare.
     pub fn entries_to_compare(&self) -> usize {
-        let usage = self.pool.usage();
+        let usage = self.allocator.usage();
         self.frontends.entries().len() + (usage.slots + 2 * usage.backends) as usize
     }
 
     /// Compares and mends some more entries: as many as this, or a whole service more. Returns what was
-    /// mended, also where the result says that not everything could be.
-    pub fn repair_some(
+    /// repaired, also where the result says that not everything could be.
+    pub fn reconcile_maps(
         &mut self,
         comparison: &mut Comparison,
         entries: usize,
@@ -90,12 +90,12 @@ impl Mirror {
         let mut differences = Differences::default();
         let compared = self.compare_next_of(comparison, entries, &mut differences);
         let mut drift = Drift::default();
-        let mut result = self.mend(&differences, &mut drift).and(compared);
+        let mut result = self.repair(&differences, &mut drift).and(compared);
         if comparison.is_at_its_end() {
-            match self.repair_outer() {
-                Ok(mended) => {
-                    drift.maps += mended.maps;
-                    drift.pins += mended.pins;
+            match self.repair_arrays() {
+                Ok(repaired) => {
+                    drift.maps += repaired.maps;
+                    drift.pins += repaired.pins;
                 }
                 Err(error) => result = result.and(Err(error)),
             }
@@ -128,7 +128,7 @@ impl Mirror {
         loop {
             stage = self.compare_some(&stage, usize::MAX, &mut differences)?.0;
             if matches!(stage, Stage::Start) {
-                let maps = self.frontends.displaced()? + self.pool.displaced()?;
+                let maps = self.frontends.displaced()? + self.allocator.displaced()?;
                 return Ok(Drift { maps, ..differences.drift() });
             }
         }
@@ -145,12 +145,12 @@ impl Mirror {
         match stage {
             Stage::Start => self.compare_next(Bound::Unbounded, differences),
             Stage::Services(last) => self.compare_next(Bound::Excluded(last), differences),
-            Stage::Strays(from) => {
+            Stage::Stale(from) => {
                 let count = u32::try_from(entries).unwrap_or(u32::MAX);
-                let (strays, next) = self.pool.stray_backends(*from, count);
-                differences.strays.extend(strays);
+                let (stale, next) = self.allocator.stale_backends(*from, count);
+                differences.stale.extend(stale);
                 let looked_at = if next.is_some() { entries } else { 1 };
-                Ok((next.map_or(Stage::Whole, Stage::Strays), looked_at))
+                Ok((next.map_or(Stage::Whole, Stage::Stale), looked_at))
             }
             Stage::Whole => {
                 self.frontends.compare(&self.at_node.marks, &mut differences.frontends)?;
@@ -167,10 +167,11 @@ impl Mirror {
         differences: &mut Differences,
     ) -> Result<(Stage, usize), DataplaneError> {
         let Some((key, installed)) = self.installed.range((after, Bound::Unbounded)).next() else {
-            return Ok((Stage::Strays(0), 1));
+            return Ok((Stage::Stale(0), 1));
         };
         self.compare_service(key, installed, differences)?;
-        let slots: usize = installed.extents.iter().map(|extent| extent.members.len()).sum();
+        let slots: usize =
+            installed.slot_ranges.iter().map(|slot_range| slot_range.members.len()).sum();
         let entries = 1 + installed.keys.len() + installed.backends.len() + slots;
         Ok((Stage::Services(key.clone()), entries))
     }
@@ -178,7 +179,7 @@ impl Mirror {
     fn compare_service(
         &self,
         key: &ServiceKey,
-        installed: &Installed,
+        installed: &ServicePortState,
         differences: &mut Differences,
     ) -> Result<(), DataplaneError> {
         if !service_names::is_written(&self.names, installed.id, key)? {
@@ -194,7 +195,7 @@ impl Mirror {
                 sets: known.sets,
                 ..Backend::default()
             };
-            let found = self.pool.backend(known.id);
+            let found = self.allocator.backend(known.id);
             let sound = found.is_some_and(|backend| {
                 backend.address == Address::from(address)
                     && backend.port == wanted.port
@@ -207,10 +208,10 @@ impl Mirror {
                 differences.backends.push((known.id, wanted));
             }
         }
-        for extent in &installed.extents {
-            let table = alias::table(&members(installed, extent));
-            for (slot, index) in table.into_iter().zip(extent.start..) {
-                if self.pool.slot(index) != Some(slot) {
+        for slot_range in &installed.slot_ranges {
+            let table = alias::table(&members(installed, slot_range));
+            for (slot, index) in table.into_iter().zip(slot_range.start..) {
+                if self.allocator.slot(index) != Some(slot) {
                     tracing::debug!(service = %key, slot = index, "slot differs");
                     differences.slots.push((index, slot));
                 }
@@ -219,33 +220,33 @@ impl Mirror {
         Ok(())
     }
 
-    /// Mends all that can be mended, and counts it. Returns the first error.
-    fn mend(
+    /// Mends all that can be repaired, and counts it. Returns the first error.
+    fn repair(
         &mut self,
         differences: &Differences,
-        mended: &mut Drift,
+        repaired: &mut Drift,
     ) -> Result<(), DataplaneError> {
         let all = differences.drift();
         // What leads to an entry comes after the entry.
-        let backends = self.pool.mend_backends(&differences.backends);
+        let backends = self.allocator.repair_backends(&differences.backends);
         let slots = (differences.slots.iter())
-            .try_for_each(|&(index, slot)| self.pool.rewrite_slot(index, slot))
-            .map(|()| mended.slots = all.slots);
-        let frontends = self.frontends.mend(&differences.frontends).map(|()| {
-            mended.frontends_missing = all.frontends_missing;
-            mended.frontends_changed = all.frontends_changed;
-            mended.frontends_foreign = all.frontends_foreign;
-            mended.filter_words = all.filter_words;
+            .try_for_each(|&(index, slot)| self.allocator.rewrite_slot(index, slot))
+            .map(|()| repaired.slots = all.slots);
+        let frontends = self.frontends.repair(&differences.frontends).map(|()| {
+            repaired.frontends_missing = all.frontends_missing;
+            repaired.frontends_changed = all.frontends_changed;
+            repaired.frontends_foreign = all.frontends_foreign;
+            repaired.filter_words = all.filter_words;
         });
-        let strays = differences.strays.iter().try_for_each(|&id| self.pool.clear_backend(id));
-        let backends = backends.and(strays).map(|()| mended.backends = all.backends);
+        let stale = differences.stale.iter().try_for_each(|&id| self.allocator.clear_backend(id));
+        let backends = backends.and(stale).map(|()| repaired.backends = all.backends);
         let names = (differences.names.iter())
             .try_for_each(|(id, key)| service_names::write(&mut self.names, *id, key))
-            .map(|()| mended.names = all.names);
+            .map(|()| repaired.names = all.names);
         backends.and(slots).and(frontends).and(names)
     }
 
-    fn repair_outer(&self) -> Result<Mended, DataplaneError> {
-        Ok(self.frontends.repair_outer()? + self.pool.repair_outer()?)
+    fn repair_arrays(&self) -> Result<Repaired, DataplaneError> {
+        Ok(self.frontends.repair_arrays()? + self.allocator.repair_arrays()?)
     }
 }

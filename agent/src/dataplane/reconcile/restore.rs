@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use sockline_ebpf::frontend::Frontend;
 
-use super::{Extent, Installed, Known, Mirror};
+use super::{InstalledBackend, Reconciler, ServicePortState, SlotRange};
 use crate::{
     dataplane::{
         error::DataplaneError,
@@ -31,9 +31,9 @@ fn is_nameless(key: &ServiceKey) -> bool {
     key.service.namespace.is_empty()
 }
 
-impl Mirror {
+impl Reconciler {
     /// Returns the backends that belong to a service.
-    pub(super) fn adopt(&mut self) -> Result<HashSet<u32>, DataplaneError> {
+    pub(super) fn restore(&mut self) -> Result<HashSet<u32>, DataplaneError> {
         let mut names = service_names::read_all(self.names.map())?;
         let mut by_service: BTreeMap<u32, Vec<Frontend>> = BTreeMap::new();
         for frontend in self.frontends.entries().values() {
@@ -43,15 +43,15 @@ impl Mirror {
             }
             by_service.entry(frontend.service).or_default().push(*frontend);
         }
-        let mut adopted = HashSet::new();
+        let mut restored = HashSet::new();
         for (id, frontends) in by_service {
             let named = names.remove(&id).filter(|key| !self.installed.contains_key(key));
             let key = named.unwrap_or_else(|| nameless(id));
-            self.pool.adopt_service(id);
-            let mut installed = Installed { id, ..Installed::default() };
+            self.allocator.restore_service(id);
+            let mut installed = ServicePortState { id, ..ServicePortState::default() };
             for frontend in frontends {
                 installed.keys.insert(frontend.key);
-                self.adopt_extent(&mut installed, &frontend, &mut adopted);
+                self.restore_slot_range(&mut installed, &frontend, &mut restored);
             }
             self.installed.insert(key, installed);
         }
@@ -59,37 +59,37 @@ impl Mirror {
         for (id, key) in names {
             service_names::remove(&mut self.names, id, &key);
         }
-        Ok(adopted)
+        Ok(restored)
     }
 
     /// Whether all that was found could be taken over.
     pub(super) fn is_sound(&self) -> bool {
-        let extents: HashSet<(u32, u32)> = self
+        let slot_ranges: HashSet<(u32, u32)> = self
             .installed
             .values()
             .flat_map(|installed| {
-                installed.extents.iter().map(|extent| (installed.id, extent.start))
+                installed.slot_ranges.iter().map(|slot_range| (installed.id, slot_range.start))
             })
             .collect();
         !self.installed.keys().any(is_nameless)
             && self.frontends.entries().values().all(|frontend| {
                 frontend.slot_count == 0
-                    || extents.contains(&(frontend.service, frontend.slot_start))
+                    || slot_ranges.contains(&(frontend.service, frontend.slot_start))
             })
     }
 
     /// Takes over a frontend's slots and backends. Where not all of them are sound, those that are serve
     /// on, and the first sync writes them anew.
-    fn adopt_extent(
+    fn restore_slot_range(
         &mut self,
-        installed: &mut Installed,
+        installed: &mut ServicePortState,
         frontend: &Frontend,
-        adopted: &mut HashSet<u32>,
+        restored: &mut HashSet<u32>,
     ) {
         let (start, count) = (frontend.slot_start, frontend.slot_count);
         let slots = start..start.saturating_add(count);
         if count == 0
-            || installed.extents.iter().any(|extent| extent.start == start)
+            || installed.slot_ranges.iter().any(|slot_range| slot_range.start == start)
             || installed.damaged.contains(&slots)
         {
             return;
@@ -98,9 +98,9 @@ impl Mirror {
         let mut is_sound = true;
         for index in slots.clone() {
             // No such slots: somebody wrote into the frontend.
-            let Some(slot) = self.pool.slot(index) else { return };
+            let Some(slot) = self.allocator.slot(index) else { return };
             for id in [slot.backend, slot.alias] {
-                match self.pool.backend(id) {
+                match self.allocator.backend(id) {
                     Some(backend) if backend.service == installed.id => {
                         members.insert(id, backend);
                     }
@@ -118,20 +118,20 @@ impl Mirror {
                 is_sound = false;
                 continue;
             }
-            if adopted.insert(id) {
-                self.pool.adopt_backend(id);
-                let known = Known { id, sets: backend.sets, weight: backend.weight };
+            if restored.insert(id) {
+                self.allocator.restore_backend(id);
+                let known = InstalledBackend { id, sets: backend.sets, weight: backend.weight };
                 installed.backends.insert((address, port), known);
             }
             list.push(plan::Backend { address, port, weight: backend.weight });
         }
         // What others have as well is not this service's to give back.
-        if !self.pool.adopt_slots(start, count) {
+        if !self.allocator.restore_slots(start, count) {
             return;
         }
         if is_sound {
             list.sort_unstable();
-            installed.extents.push(Extent { start, members: list.into() });
+            installed.slot_ranges.push(SlotRange { start, members: list.into() });
         } else {
             tracing::warn!(
                 service = installed.id,

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use sockline_ebpf::frontend::FrontendKey;
 
-use super::Mirror;
+use super::Reconciler;
 use crate::{
     dataplane::maps::service_names::ServiceKey,
     model::{object::ObjectName, plan},
@@ -19,7 +19,7 @@ pub(super) struct Retained {
     /// The ids of their ports in the kernel, as of the sync that runs.
     ids: HashSet<u32>,
     /// Service ports of others that did not get an address for it.
-    kept_out: BTreeSet<ServiceKey>,
+    waiting_for_address: BTreeSet<ServiceKey>,
     /// A service is retained no more, and others may get its addresses with the next sync of everything.
     pub(super) ended: bool,
 }
@@ -30,7 +30,7 @@ impl Retained {
     }
 }
 
-impl Mirror {
+impl Reconciler {
     /// What the kernel has of these services stays as it is, whoever put it there, until they are not
     /// among them any more.
     pub fn retain(&mut self, services: &BTreeSet<ObjectName>) {
@@ -43,7 +43,7 @@ impl Mirror {
             return;
         }
         // Those that are still kept out will be found to be.
-        for key in std::mem::take(&mut self.retained.kept_out) {
+        for key in std::mem::take(&mut self.retained.waiting_for_address) {
             if let Some(installed) = self.installed.get_mut(&key) {
                 installed.source.clear();
                 self.retained.ended = true;
@@ -66,7 +66,7 @@ impl Mirror {
     }
 
     /// To be called before service ports are installed.
-    pub(super) fn look_at_retained(&mut self) {
+    pub(super) fn update_retained_ids(&mut self) {
         let stay = self.retained_ports().filter(|key| !self.is_to_be_released(key));
         let ids = stay.filter_map(|key| self.installed.get(key)).map(|installed| installed.id);
         self.retained.ids = ids.collect();
@@ -74,7 +74,7 @@ impl Mirror {
 
     /// Whether an address that a service port is to get is one that a retained service has; logs what is
     /// new of it.
-    pub(super) fn is_kept_out(
+    pub(super) fn is_address_retained(
         &mut self,
         port: &ServiceKey,
         frontend: &plan::Frontend,
@@ -87,7 +87,7 @@ impl Mirror {
         if owner.is_none() {
             return false;
         }
-        if self.retained.kept_out.insert(port.clone()) {
+        if self.retained.waiting_for_address.insert(port.clone()) {
             tracing::warn!(
                 service = %frontend.service,
                 address = %frontend.address,

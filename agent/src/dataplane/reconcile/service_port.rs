@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use super::Mirror;
+use super::Reconciler;
 use crate::model::{
     object::{ObjectName, Protocol},
     plan,
@@ -20,7 +20,7 @@ pub struct InstalledPort {
     pub backends: Vec<plan::Backend>,
 }
 
-impl Mirror {
+impl Reconciler {
     /// The ports of a service.
     pub fn installed(&self, service: &ObjectName) -> Vec<InstalledPort> {
         let ports = self.installed.iter().filter(|(key, _)| key.service == *service);

@@ -1,6 +1,6 @@
 //! Writing a test service into the maps while no agent runs.
 
-use super::{Limits, Mirror, probe_service};
+use super::{Limits, Reconciler, probe_service};
 use crate::{
     dataplane::{
         error::DataplaneError,
@@ -14,12 +14,12 @@ use crate::{
 
 /// The lock on the pins and what is in the maps, in place of an agent. Reads the maps back as an agent
 /// does at its start, and changes no service but test services.
-pub struct Offline {
-    mirror: Mirror,
+pub struct Standalone {
+    reconciler: Reconciler,
     _lock: Lock,
 }
 
-/// Why there is no [`Offline`].
+/// Why there is no [`Standalone`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// Somebody else has the lock.
@@ -29,29 +29,32 @@ pub enum Refused {
     Unsound,
 }
 
-impl Offline {
+impl Standalone {
     /// Removes the test services of a check that was killed.
     pub fn open(pins: &Pins) -> Result<Result<Self, Refused>, DataplaneError> {
         let Some(lock) = pins.lock_within(READERS_PATIENCE)? else {
             return Ok(Err(Refused::Locked));
         };
-        let Some(mut mirror) = Mirror::open_if_sound(pins, Limits::default())? else {
+        let Some(mut reconciler) = Reconciler::open_if_sound(pins, Limits::default())? else {
             return Ok(Err(Refused::Unsound));
         };
         // There is no plan here that could decide about anything else.
-        mirror.hold_back(true);
-        for service in mirror.test_services() {
-            probe_service::remove(&mut mirror, service)?;
+        reconciler.retain_unconfirmed(true);
+        for service in reconciler.probe_services() {
+            probe_service::remove(&mut reconciler, service)?;
         }
-        Ok(Ok(Self { mirror, _lock: lock }))
+        Ok(Ok(Self { reconciler, _lock: lock }))
     }
 
     /// Puts a test service into the maps: all of it, or nothing.
-    pub fn put_test(&mut self, listeners: Listeners) -> Result<TestService, DataplaneError> {
-        probe_service::put(&mut self.mirror, 0, listeners).map(|(service, _)| service)
+    pub fn put_probe_service(
+        &mut self,
+        listeners: Listeners,
+    ) -> Result<TestService, DataplaneError> {
+        probe_service::put(&mut self.reconciler, 0, listeners).map(|(service, _)| service)
     }
 
-    pub fn remove_test(&mut self, service: &TestService) -> Result<(), DataplaneError> {
-        probe_service::remove(&mut self.mirror, service.name())
+    pub fn remove_probe_service(&mut self, service: &TestService) -> Result<(), DataplaneError> {
+        probe_service::remove(&mut self.reconciler, service.name())
     }
 }

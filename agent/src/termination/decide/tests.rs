@@ -7,14 +7,14 @@ const SERVICE: &str = "10.96.0.1";
 
 /// One service, `shop/dns`, at [`SERVICE`] port 53.
 #[derive(Default)]
-struct World {
+struct FixedObjects {
     serving: HashSet<At>,
     after: Option<Duration>,
     tcp: bool,
     udp: bool,
 }
 
-impl Objects for World {
+impl Objects for FixedObjects {
     fn serving(&self, _: &ServiceKey) -> Option<HashSet<At>> {
         Some(self.serving.clone())
     }
@@ -24,7 +24,7 @@ impl Objects for World {
     }
 }
 
-impl World {
+impl FixedObjects {
     fn owners(&self) -> HashMap<At, Owners> {
         let key = |protocol| ServiceKey {
             service: ObjectName::new("shop", "dns"),
@@ -43,7 +43,7 @@ fn at(address: &str, port: u16) -> At {
     (address.parse().unwrap(), port)
 }
 
-fn orphan(cookie: u64) -> Orphan {
+fn socket(cookie: u64) -> StaleSocket {
     let address = |text: &str| text.parse::<IpAddr>().unwrap().into();
     let record = SocketRecord {
         service_address: address(SERVICE),
@@ -55,98 +55,103 @@ fn orphan(cookie: u64) -> Orphan {
         generation: 3,
         ..SocketRecord::default()
     };
-    Orphan { cookie, record, noted: false }
+    StaleSocket { cookie, record, in_overflow: false }
 }
 
-/// The actions for UDP and TCP of one orphan; `None` when nothing is to be done.
-fn decide(judge: &mut Judge, world: &World, now: Instant) -> Option<(Action, Action)> {
-    let verdict = judge.verdict(&[orphan(7)], &world.owners(), world, now, now);
-    verdict.doomed.first().map(|doomed| (doomed.wanted.udp, doomed.wanted.tcp))
+/// The actions for UDP and TCP of one socket; `None` when nothing is to be done.
+fn decide(decider: &mut Decider, objects: &FixedObjects, now: Instant) -> Option<(Action, Action)> {
+    let decision = decider.decide(&[socket(7)], &objects.owners(), objects, now, now);
+    decision.targets.first().map(|target| (target.request.udp, target.request.tcp))
 }
 
 #[test]
 fn a_socket_of_udp_is_closed_with_its_exact_peer() {
-    let world = World { udp: true, ..World::default() };
+    let objects = FixedObjects { udp: true, ..FixedObjects::default() };
     let now = Instant::now();
-    let verdict = Judge::default().verdict(&[orphan(7)], &world.owners(), &world, now, now);
+    let decision = Decider::default().decide(&[socket(7)], &objects.owners(), &objects, now, now);
     let (address, port) = at(BACKEND, 5353);
-    let wanted = Wanted { cookie: 7, address, port, udp: Action::Close, tcp: Action::Ignore };
-    assert_eq!(verdict.doomed[0].wanted, wanted);
-    assert_eq!(verdict.doomed[0].service, "shop/dns");
+    let request = CloseTarget { cookie: 7, address, port, udp: Action::Close, tcp: Action::Ignore };
+    assert_eq!(decision.targets[0].request, request);
+    assert_eq!(decision.targets[0].service, "shop/dns");
 }
 
 #[test]
 fn an_endpoint_that_still_serves_keeps_its_sockets() {
-    let mut world = World { udp: true, tcp: true, after: Some(Duration::ZERO), ..World::default() };
-    world.serving.insert(at(BACKEND, 5353));
-    let mut judge = Judge::default();
-    assert_eq!(decide(&mut judge, &world, Instant::now()), None);
-    assert!(judge.has_spared());
-    world.serving = [at(BACKEND, 5354)].into();
+    let mut objects = FixedObjects {
+        udp: true,
+        tcp: true,
+        after: Some(Duration::ZERO),
+        ..FixedObjects::default()
+    };
+    objects.serving.insert(at(BACKEND, 5353));
+    let mut decider = Decider::default();
+    assert_eq!(decide(&mut decider, &objects, Instant::now()), None);
+    assert!(decider.has_spared());
+    objects.serving = [at(BACKEND, 5354)].into();
     assert!(
-        decide(&mut judge, &world, Instant::now()).is_some(),
+        decide(&mut decider, &objects, Instant::now()).is_some(),
         "another port is another endpoint"
     );
-    assert!(!judge.has_spared());
+    assert!(!decider.has_spared());
 }
 
 #[test]
 fn tcp_drains_by_itself_unless_the_service_says_otherwise() {
-    let world = World { tcp: true, ..World::default() };
-    assert_eq!(decide(&mut Judge::default(), &world, Instant::now()), None);
+    let objects = FixedObjects { tcp: true, ..FixedObjects::default() };
+    assert_eq!(decide(&mut Decider::default(), &objects, Instant::now()), None);
 }
 
 #[test]
 fn tcp_is_closed_when_its_time_is_over_and_not_before() {
     let after = Duration::from_secs(30);
-    let world = World { tcp: true, after: Some(after), ..World::default() };
-    let (mut judge, left) = (Judge::default(), Instant::now());
-    let orphans = [orphan(7)];
-    let verdict = judge.verdict(&orphans, &world.owners(), &world, left, left);
-    assert_eq!((verdict.doomed.len(), verdict.next), (0, Some(left + after)));
-    // The time counts from the first verdict, not from a later one.
+    let objects = FixedObjects { tcp: true, after: Some(after), ..FixedObjects::default() };
+    let (mut decider, left) = (Decider::default(), Instant::now());
+    let sockets = [socket(7)];
+    let decision = decider.decide(&sockets, &objects.owners(), &objects, left, left);
+    assert_eq!((decision.targets.len(), decision.next), (0, Some(left + after)));
+    // The time counts from the first decision, not from a later one.
     let later = left + after / 2;
-    let verdict = judge.verdict(&orphans, &world.owners(), &world, later, later);
-    assert_eq!((verdict.doomed.len(), verdict.next), (0, Some(left + after)));
+    let decision = decider.decide(&sockets, &objects.owners(), &objects, later, later);
+    assert_eq!((decision.targets.len(), decision.next), (0, Some(left + after)));
     let over = left + after;
-    let verdict = judge.verdict(&orphans, &world.owners(), &world, over, over);
-    assert_eq!(verdict.doomed[0].wanted.tcp, Action::Close);
-    assert_eq!(verdict.doomed[0].wanted.udp, Action::Ignore);
+    let decision = decider.decide(&sockets, &objects.owners(), &objects, over, over);
+    assert_eq!(decision.targets[0].request.tcp, Action::Close);
+    assert_eq!(decision.targets[0].request.udp, Action::Ignore);
 }
 
 #[test]
 fn an_endpoint_that_comes_back_starts_the_time_anew() {
     let after = Duration::from_secs(30);
-    let world = World { tcp: true, after: Some(after), ..World::default() };
-    let (mut judge, left) = (Judge::default(), Instant::now());
-    judge.verdict(&[orphan(7)], &world.owners(), &world, left, left);
-    // Its record is no orphan while it is there; a new backend has another generation.
-    judge.verdict(&[], &world.owners(), &world, left, left);
+    let objects = FixedObjects { tcp: true, after: Some(after), ..FixedObjects::default() };
+    let (mut decider, left) = (Decider::default(), Instant::now());
+    decider.decide(&[socket(7)], &objects.owners(), &objects, left, left);
+    // Its record is no socket while it is there; a new backend has another generation.
+    decider.decide(&[], &objects.owners(), &objects, left, left);
     let again = left + after;
-    let verdict = judge.verdict(&[orphan(7)], &world.owners(), &world, again, again);
-    assert_eq!((verdict.doomed.len(), verdict.next), (0, Some(again + after)));
+    let decision = decider.decide(&[socket(7)], &objects.owners(), &objects, again, again);
+    assert_eq!((decision.targets.len(), decision.next), (0, Some(again + after)));
 }
 
 #[test]
 fn where_both_protocols_have_the_address_only_udp_is_closed() {
-    let world = World { udp: true, tcp: true, ..World::default() };
-    let decided = decide(&mut Judge::default(), &world, Instant::now());
+    let objects = FixedObjects { udp: true, tcp: true, ..FixedObjects::default() };
+    let decided = decide(&mut Decider::default(), &objects, Instant::now());
     assert_eq!(decided, Some((Action::Close, Action::Look)));
 }
 
 #[test]
 fn a_deleted_services_udp_sockets_are_closed_and_tcp_as_it_last_said() {
-    let (gone, now) = (World::default(), Instant::now());
-    let mut judge = Judge::default();
-    assert_eq!(decide(&mut judge, &gone, now), Some((Action::Close, Action::Look)));
-    judge.removed([at(SERVICE, 53)], Duration::from_secs(1));
+    let (gone, now) = (FixedObjects::default(), Instant::now());
+    let mut decider = Decider::default();
+    assert_eq!(decide(&mut decider, &gone, now), Some((Action::Close, Action::Look)));
+    decider.removed([at(SERVICE, 53)], Duration::from_secs(1));
     let later = now + Duration::from_secs(2);
-    assert_eq!(decide(&mut judge, &gone, later), Some((Action::Close, Action::Close)));
+    assert_eq!(decide(&mut decider, &gone, later), Some((Action::Close, Action::Close)));
     // It is remembered for as long as there are sockets of it.
     let much_later = now + REMEMBER * 2;
-    assert_eq!(decide(&mut judge, &gone, much_later), Some((Action::Close, Action::Close)));
-    judge.verdict(&[], &gone.owners(), &gone, much_later, much_later);
-    assert_eq!(decide(&mut judge, &gone, much_later), Some((Action::Close, Action::Look)));
+    assert_eq!(decide(&mut decider, &gone, much_later), Some((Action::Close, Action::Close)));
+    decider.decide(&[], &gone.owners(), &gone, much_later, much_later);
+    assert_eq!(decide(&mut decider, &gone, much_later), Some((Action::Close, Action::Look)));
 }
 
 /// NodePorts of other nodes are programmed at the unspecified address, and those at 127.0.0.0/8 at
@@ -159,29 +164,29 @@ fn a_deleted_services_word_counts_at_addresses_that_it_is_not_programmed_at() {
         ("127.0.0.2", "127.0.0.1"),
         (SERVICE, SERVICE),
     ] {
-        let (gone, now) = (World::default(), Instant::now());
-        let mut orphan = orphan(7);
-        orphan.record.service_address = dialled.parse::<IpAddr>().unwrap().into();
-        let mut judge = Judge::default();
-        judge.removed([at(programmed, 53), at("10.96.0.9", 53)], Duration::ZERO);
+        let (gone, now) = (FixedObjects::default(), Instant::now());
+        let mut socket = socket(7);
+        socket.record.service_address = dialled.parse::<IpAddr>().unwrap().into();
+        let mut decider = Decider::default();
+        decider.removed([at(programmed, 53), at("10.96.0.9", 53)], Duration::ZERO);
         // Also later: it is remembered for as long as there are sockets of it.
         for now in [now, now + REMEMBER * 2, now + REMEMBER * 4] {
-            let verdict = judge.verdict(&[orphan], &gone.owners(), &gone, now, now);
-            assert_eq!(verdict.doomed[0].wanted.tcp, Action::Close, "{dialled}");
+            let decision = decider.decide(&[socket], &gone.owners(), &gone, now, now);
+            assert_eq!(decision.targets[0].request.tcp, Action::Close, "{dialled}");
         }
     }
 }
 
 #[test]
 fn a_socket_that_is_not_found_is_looked_for_a_few_times_only() {
-    let world = World { udp: true, ..World::default() };
-    let (mut judge, now) = (Judge::default(), Instant::now());
+    let objects = FixedObjects { udp: true, ..FixedObjects::default() };
+    let (mut decider, now) = (Decider::default(), Instant::now());
     let mut looks = 0;
-    while let Some(doomed) =
-        judge.verdict(&[orphan(7)], &world.owners(), &world, now, now).doomed.first()
+    while let Some(target) =
+        decider.decide(&[socket(7)], &objects.owners(), &objects, now, now).targets.first()
     {
         looks += 1;
-        let again = judge.came_of(doomed, &Outcome::Kept);
+        let again = decider.record_outcome(target, &Outcome::Kept);
         assert_eq!(again, looks < LOOKS);
     }
     assert_eq!(looks, LOOKS);
@@ -189,33 +194,38 @@ fn a_socket_that_is_not_found_is_looked_for_a_few_times_only() {
 
 #[test]
 fn a_socket_that_was_closed_is_not_looked_for_again() {
-    let world = World { udp: true, ..World::default() };
-    let (mut judge, now) = (Judge::default(), Instant::now());
-    let verdict = judge.verdict(&[orphan(7)], &world.owners(), &world, now, now);
-    assert!(!judge.came_of(&verdict.doomed[0], &Outcome::ClosedUdp));
-    assert_eq!(decide(&mut judge, &world, now), None);
+    let objects = FixedObjects { udp: true, ..FixedObjects::default() };
+    let (mut decider, now) = (Decider::default(), Instant::now());
+    let decision = decider.decide(&[socket(7)], &objects.owners(), &objects, now, now);
+    assert!(!decider.record_outcome(&decision.targets[0], &Outcome::ClosedUdp));
+    assert_eq!(decide(&mut decider, &objects, now), None);
 }
 
 #[test]
 fn what_a_record_says_of_the_protocol_counts() {
-    let world = World { udp: true, tcp: true, after: Some(Duration::ZERO), ..World::default() };
+    let objects = FixedObjects {
+        udp: true,
+        tcp: true,
+        after: Some(Duration::ZERO),
+        ..FixedObjects::default()
+    };
     let now = Instant::now();
     for (protocol, actions) in
         [(TCP, (Action::Ignore, Action::Close)), (UDP, (Action::Close, Action::Ignore))]
     {
-        let mut orphan = orphan(7);
-        orphan.record.protocol = protocol.into();
-        let verdict = Judge::default().verdict(&[orphan], &world.owners(), &world, now, now);
-        let wanted = verdict.doomed[0].wanted;
-        assert_eq!((wanted.udp, wanted.tcp), actions, "protocol {protocol}");
+        let mut socket = socket(7);
+        socket.record.protocol = protocol.into();
+        let decision = Decider::default().decide(&[socket], &objects.owners(), &objects, now, now);
+        let request = decision.targets[0].request;
+        assert_eq!((request.udp, request.tcp), actions, "protocol {protocol}");
     }
 }
 
 #[test]
 fn a_socket_with_the_same_record_twice_is_closed_once() {
-    let world = World { udp: true, ..World::default() };
+    let objects = FixedObjects { udp: true, ..FixedObjects::default() };
     let now = Instant::now();
-    let both = [orphan(7), Orphan { noted: true, ..orphan(7) }];
-    let verdict = Judge::default().verdict(&both, &world.owners(), &world, now, now);
-    assert_eq!(verdict.doomed.len(), 1, "{:?}", verdict.doomed);
+    let both = [socket(7), StaleSocket { in_overflow: true, ..socket(7) }];
+    let decision = Decider::default().decide(&both, &objects.owners(), &objects, now, now);
+    assert_eq!(decision.targets.len(), 1, "{:?}", decision.targets);
 }

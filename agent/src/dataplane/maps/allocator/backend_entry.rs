@@ -7,7 +7,7 @@
 //! Programs read with plain loads. The compiler has those of the address behind the comparison; x86 keeps that
 //! order, arm64 need not: there, a program that runs while an entry is written can load other fields before and
 //! the owner after, and take a wrong address for this call. To a new entry come only sockets and affinity
-//! records that remember its id from before; to one that is [`mend`]ed come all.
+//! records that remember its id from before; to one that is [`repair`]ed come all.
 
 use std::mem::offset_of;
 
@@ -57,7 +57,7 @@ pub fn leads_elsewhere(entry: &Backend, wanted: &Backend) -> bool {
 
 /// Writes what an entry should be that was [`disown`]ed, under the same generation and with the same
 /// count. Every program that ran when it was must have ended. Exact on x86: see above.
-pub fn mend(entry: &Cell<'_, Backend>, wanted: &Backend) {
+pub fn repair(entry: &Cell<'_, Backend>, wanted: &Backend) {
     entry.set(ADDRESS, wanted.address);
     entry.set(PORT, wanted.port);
     entry.set(WEIGHT, wanted.weight);
@@ -113,7 +113,7 @@ mod tests {
             let mut repairs = 0;
             while !done.load(Ordering::Acquire) {
                 disown(&agent.cell(0));
-                mend(&agent.cell(0), &WANTED);
+                repair(&agent.cell(0), &WANTED);
                 repairs += 1;
             }
             repairs

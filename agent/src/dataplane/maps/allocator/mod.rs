@@ -14,17 +14,17 @@ use std::{
 use sockline_ebpf::backend::{Backend, Slot};
 
 use self::{
-    range_allocator::Extents,
-    removed_backend_counts::{Moving, Retired},
+    range_allocator::RangeAllocator,
+    removed_backend_counts::{RemovedBackendCounts, TransferLock},
 };
 use super::{BACKENDS, SLOTS};
 use crate::{
     bpf::{
         error::Full,
         kinds::{
-            array_of_maps::Mended,
-            growable_hash::Fill,
-            segmented_array::{Reader, Segments},
+            array_of_maps::Repaired,
+            growable_hash::MapUsage,
+            segmented_array::{Reader, SegmentedArray},
         },
         rcu::RunningPrograms,
     },
@@ -33,11 +33,11 @@ use crate::{
 
 /// How long an index rests at least. Programs run for microseconds; the wait for running programs
 /// that follows it is exact, this only makes it rare.
-const REST: Duration = Duration::from_secs(1);
+const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
 /// Whether somebody waits for what rests, if that makes room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
+pub enum WaitPolicy {
     /// Some 20 ms.
     Wait,
     Never,
@@ -46,74 +46,74 @@ pub enum Patience {
 /// Ids of service ports, at most; far more than frontends can be.
 pub const SERVICE_IDS: u32 = 1 << 24;
 
-pub struct Pool {
-    slots: Segments<Slot>,
-    backends: Segments<Backend>,
-    slot_extents: Extents,
-    backend_ids: Extents,
-    service_ids: Extents,
-    retired: Retired,
+pub struct Allocator {
+    slots: SegmentedArray<Slot>,
+    backends: SegmentedArray<Backend>,
+    slot_ids: RangeAllocator,
+    backend_ids: RangeAllocator,
+    service_ids: RangeAllocator,
+    removed_counts: RemovedBackendCounts,
     programs: RunningPrograms,
-    resting: VecDeque<(Instant, Resting)>,
+    pending: VecDeque<(Instant, PendingFree)>,
     /// Of those that rest.
-    resting_slots: u32,
-    resting_backends: u32,
+    pending_slots: u32,
+    pending_backends: u32,
     /// Something was taken back since this was last asked.
     freed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Resting {
+enum PendingFree {
     Slots { start: u32, count: u32 },
     Backend { id: u32 },
     Service { id: u32 },
 }
 
-impl Pool {
+impl Allocator {
     pub fn new(
-        slots: Segments<Slot>,
-        backends: Segments<Backend>,
-        retired: Retired,
+        slots: SegmentedArray<Slot>,
+        backends: SegmentedArray<Backend>,
+        removed_counts: RemovedBackendCounts,
         programs: RunningPrograms,
     ) -> Self {
-        let slot_extents = Extents::new(slots.limit());
-        let mut backend_ids = Extents::new(backends.limit());
+        let slot_ids = RangeAllocator::new(slots.limit());
+        let mut backend_ids = RangeAllocator::new(backends.limit());
         // Id 0 stays free: an empty slot, all zeroes, leads to a backend that has no owner.
         backend_ids.take_at(0, 1);
         // Service 0 is the owner of free backends.
-        let mut service_ids = Extents::new(SERVICE_IDS);
+        let mut service_ids = RangeAllocator::new(SERVICE_IDS);
         service_ids.take_at(0, 1);
         Self {
             slots,
             backends,
-            slot_extents,
+            slot_ids,
             backend_ids,
             service_ids,
-            retired,
+            removed_counts,
             programs,
-            resting: VecDeque::new(),
-            resting_slots: 0,
-            resting_backends: 0,
+            pending: VecDeque::new(),
+            pending_slots: 0,
+            pending_backends: 0,
             freed: false,
         }
     }
 
     /// Marks what was found in the kernel as taken; false if it overlaps with something else.
-    pub fn adopt_slots(&mut self, start: u32, count: u32) -> bool {
-        count == 0 || self.slot_extents.take_at(start, count)
+    pub fn restore_slots(&mut self, start: u32, count: u32) -> bool {
+        count == 0 || self.slot_ids.take_at(start, count)
     }
 
-    pub fn adopt_backend(&mut self, id: u32) -> bool {
+    pub fn restore_backend(&mut self, id: u32) -> bool {
         self.backend_ids.take_at(id, 1)
     }
 
-    /// Frees every backend entry in the kernel that nobody adopted: an agent ended while it rested.
-    pub fn sweep(&mut self, adopted: impl Fn(u32) -> bool) -> Result<(), DataplaneError> {
+    /// Frees every backend entry in the kernel that nobody restored: an agent ended while it rested.
+    pub fn sweep(&mut self, restored: impl Fn(u32) -> bool) -> Result<(), DataplaneError> {
         let stale: Vec<u32> = self
             .backends
             .indices()
             .filter(|&id| {
-                !adopted(id) && self.backends.read(id).is_some_and(|backend| backend.service != 0)
+                !restored(id) && self.backends.read(id).is_some_and(|backend| backend.service != 0)
             })
             .collect();
         stale.into_iter().try_for_each(|id| self.retire(id))
@@ -121,16 +121,16 @@ impl Pool {
 
     /// Looks through this many backends from this id on for entries in use that were never given out.
     /// Returns them, and where to go on.
-    pub fn stray_backends(&self, from: u32, count: u32) -> (Vec<u32>, Option<u32>) {
+    pub fn stale_backends(&self, from: u32, count: u32) -> (Vec<u32>, Option<u32>) {
         let end = self.backends.allocated_to();
         let to = from.saturating_add(count).min(end);
-        let strays = (from..to)
+        let stale = (from..to)
             .filter(|&id| {
                 self.backends.read(id).is_some_and(|backend| backend.service != 0)
                     && self.backend_ids.is_free(id)
             })
             .collect();
-        (strays, (to < end).then_some(to))
+        (stale, (to < end).then_some(to))
     }
 
     /// Frees an entry that is nobody's.
@@ -139,12 +139,12 @@ impl Pool {
         Ok(())
     }
 
-    /// See [`super::outer::Outer::repair`].
-    pub fn repair_outer(&self) -> Result<Mended, DataplaneError> {
+    /// See [`super::outer::ArrayOfMaps::repair`].
+    pub fn repair_arrays(&self) -> Result<Repaired, DataplaneError> {
         Ok(self.slots.repair()? + self.backends.repair()?)
     }
 
-    /// See [`super::outer::Outer::displaced`].
+    /// See [`super::outer::ArrayOfMaps::displaced`].
     pub fn displaced(&self) -> Result<usize, DataplaneError> {
         Ok(self.slots.displaced()? + self.backends.displaced()?)
     }
@@ -163,10 +163,14 @@ impl Pool {
     }
 
     /// Makes sure that there is room for so many new backends.
-    pub fn make_room(&mut self, backends: u32, patience: Patience) -> Result<(), DataplaneError> {
+    pub fn make_room(
+        &mut self,
+        backends: u32,
+        wait_policy: WaitPolicy,
+    ) -> Result<(), DataplaneError> {
         let free = self.free_backends();
-        if backends > free && backends <= free.saturating_add(self.resting_backends) {
-            self.settle_if(patience)?;
+        if backends > free && backends <= free.saturating_add(self.pending_backends) {
+            self.reclaim_if(wait_policy)?;
         }
         if backends > 0 && backends > self.free_backends() {
             return Err(Full { map: BACKENDS, limit: self.max_backends() }.into());
@@ -197,10 +201,10 @@ impl Pool {
 
     /// Writes backends that are in use again, under the same ids and generations. While one of them is
     /// not what it should be, calls that choose it go through untranslated; some 20 ms, once for all.
-    pub fn mend_backends(&mut self, wanted: &[(u32, Backend)]) -> Result<(), DataplaneError> {
+    pub fn repair_backends(&mut self, wanted: &[(u32, Backend)]) -> Result<(), DataplaneError> {
         // An entry without an owner counts for no service: nobody may sum up until it has one again.
-        let moving = self.moving();
-        let _moving = moving.lock();
+        let transfer_lock = self.transfer_lock();
+        let _transfer = transfer_lock.lock();
         let mut disowned = Vec::new();
         for (id, backend) in wanted {
             let entry = self.backends.cell(*id)?;
@@ -218,7 +222,7 @@ impl Pool {
         // disowned would be worse.
         let waited = self.programs.wait();
         for (id, backend) in disowned {
-            backend_entry::mend(&self.backends.cell(*id)?, backend);
+            backend_entry::repair(&self.backends.cell(*id)?, backend);
         }
         Ok(waited?)
     }
@@ -248,8 +252,8 @@ impl Pool {
     pub fn remove_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
         let entry = self.backends.cell(id)?;
         backend_entry::change(&entry, 0, entry.read().weight);
-        self.resting_backends += 1;
-        self.resting.push_back((Instant::now(), Resting::Backend { id }));
+        self.pending_backends += 1;
+        self.pending.push_back((Instant::now(), PendingFree::Backend { id }));
         Ok(())
     }
 
@@ -257,18 +261,18 @@ impl Pool {
     pub fn add_service(&mut self) -> Option<u32> {
         let id = self.service_ids.take(1)?;
         // What an agent that ended at the wrong moment may have left for it.
-        self.retired.remove(id);
+        self.removed_counts.remove(id);
         Some(id)
     }
 
-    pub fn adopt_service(&mut self, id: u32) -> bool {
+    pub fn restore_service(&mut self, id: u32) -> bool {
         self.service_ids.take_at(id, 1)
     }
 
     /// Ends a service whose backends were removed. Its id rests behind them, so that it is nobody
     /// else's while one of them still counts for it.
     pub fn remove_service(&mut self, id: u32) {
-        self.resting.push_back((Instant::now(), Resting::Service { id }));
+        self.pending.push_back((Instant::now(), PendingFree::Service { id }));
     }
 
     /// Takes back the id of a service that never had a frontend.
@@ -277,34 +281,38 @@ impl Pool {
     }
 
     /// Held while a count moves.
-    pub fn moving(&self) -> Moving {
-        self.retired.moving().clone()
+    pub fn transfer_lock(&self) -> TransferLock {
+        self.removed_counts.transfer_lock().clone()
     }
 
     /// Frees a backend's entry and gives its count to its service.
     fn retire(&mut self, id: u32) -> Result<(), DataplaneError> {
-        let moving = self.moving();
-        let _moving = moving.lock();
+        let transfer_lock = self.transfer_lock();
+        let _transfer = transfer_lock.lock();
         if let Some(backend) = self.backends.read(id) {
-            self.retired.add(backend.service, backend.connections)?;
+            self.removed_counts.add(backend.service, backend.connections)?;
         }
         self.clear_backend(id)
     }
 
     /// Takes free slots in a row, to be written, and returns the index of the first.
-    pub fn take_slots(&mut self, count: u32, patience: Patience) -> Result<u32, DataplaneError> {
+    pub fn take_slots(
+        &mut self,
+        count: u32,
+        wait_policy: WaitPolicy,
+    ) -> Result<u32, DataplaneError> {
         if count == 0 {
             return Ok(0);
         }
-        if let Some(start) = self.slot_extents.take(count) {
+        if let Some(start) = self.slot_ids.take(count) {
             return Ok(start);
         }
         let limit = self.slots.limit();
-        let free = |this: &Self| limit.saturating_sub(this.slot_extents.used());
-        if count <= free(self).saturating_add(self.resting_slots) {
-            self.settle_if(patience)?;
+        let free = |this: &Self| limit.saturating_sub(this.slot_ids.used());
+        if count <= free(self).saturating_add(self.pending_slots) {
+            self.reclaim_if(wait_policy)?;
         }
-        self.slot_extents.take(count).ok_or_else(|| {
+        self.slot_ids.take(count).ok_or_else(|| {
             if count <= free(self) {
                 DataplaneError::Fragmented { map: SLOTS, wanted: count, limit }
             } else {
@@ -320,21 +328,21 @@ impl Pool {
     /// Takes back slots that no frontend leads to.
     pub fn withdraw_slots(&mut self, start: u32, count: u32) {
         if count > 0 {
-            self.slot_extents.give(start, count);
+            self.slot_ids.give(start, count);
         }
     }
 
     pub fn remove_slots(&mut self, start: u32, count: u32) {
         if count > 0 {
-            self.resting_slots += count;
-            self.resting.push_back((Instant::now(), Resting::Slots { start, count }));
+            self.pending_slots += count;
+            self.pending.push_back((Instant::now(), PendingFree::Slots { start, count }));
         }
     }
 
     /// Makes room for this many more slots and backends in one go. What does not fit is told when
     /// it is added.
     pub fn reserve(&mut self, slots: u32, backends: u32) -> Result<(), DataplaneError> {
-        self.slots.reserve(self.slot_extents.used().saturating_add(slots))?;
+        self.slots.reserve(self.slot_ids.used().saturating_add(slots))?;
         Ok(self.backends.reserve(self.backend_ids.used().saturating_add(backends))?)
     }
 
@@ -344,36 +352,36 @@ impl Pool {
     }
 
     /// Whether something has rested for long enough.
-    pub fn has_rested(&self) -> bool {
-        self.resting.front().is_some_and(|(since, _)| since.elapsed() >= REST)
+    pub fn has_reclaimable(&self) -> bool {
+        self.pending.front().is_some_and(|(since, _)| since.elapsed() >= GRACE_PERIOD)
     }
 
     /// Takes back what began to rest before this time; every program that ran then must have ended.
-    pub fn settle_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
-        while let Some(&(since, resting)) = self.resting.front()
+    pub fn reclaim_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
+        while let Some(&(since, pending)) = self.pending.front()
             && since < time
         {
-            self.take_back(resting)?;
-            self.resting.pop_front();
+            self.free(pending)?;
+            self.pending.pop_front();
         }
         Ok(())
     }
 
-    fn take_back(&mut self, resting: Resting) -> Result<(), DataplaneError> {
-        match resting {
-            Resting::Slots { start, count } => {
-                self.slot_extents.give(start, count);
-                self.resting_slots -= count;
+    fn free(&mut self, pending: PendingFree) -> Result<(), DataplaneError> {
+        match pending {
+            PendingFree::Slots { start, count } => {
+                self.slot_ids.give(start, count);
+                self.pending_slots -= count;
                 self.freed = true;
             }
-            Resting::Backend { id } => {
+            PendingFree::Backend { id } => {
                 self.retire(id)?;
                 self.backend_ids.give(id, 1);
-                self.resting_backends -= 1;
+                self.pending_backends -= 1;
                 self.freed = true;
             }
-            Resting::Service { id } => {
-                self.retired.remove(id);
+            PendingFree::Service { id } => {
+                self.removed_counts.remove(id);
                 self.service_ids.give(id, 1);
             }
         }
@@ -386,13 +394,13 @@ impl Pool {
     }
 
     /// Takes back all that rests, because room is needed.
-    fn settle_if(&mut self, patience: Patience) -> Result<(), DataplaneError> {
-        if self.resting.is_empty() || patience == Patience::Never {
+    fn reclaim_if(&mut self, wait_policy: WaitPolicy) -> Result<(), DataplaneError> {
+        if self.pending.is_empty() || wait_policy == WaitPolicy::Never {
             return Ok(());
         }
         let now = Instant::now();
         self.programs.wait()?;
-        self.settle_before(now)
+        self.reclaim_before(now)
     }
 
     /// Without id 0, which is never given out.
@@ -400,17 +408,17 @@ impl Pool {
         self.backends.limit().saturating_sub(1)
     }
 
-    pub fn keep_pin_of_retired(&self) -> Result<bool, DataplaneError> {
-        self.retired.keep_pin()
+    pub fn repair_pin_of_removed_counts(&self) -> Result<bool, DataplaneError> {
+        self.removed_counts.repair_pin()
     }
 
-    pub fn retired_fill(&self) -> Fill {
-        self.retired.fill()
+    pub fn removed_counts_usage(&self) -> MapUsage {
+        self.removed_counts.usage()
     }
 
-    pub fn usage(&self) -> PoolUsage {
-        PoolUsage {
-            slots: self.slot_extents.used(),
+    pub fn usage(&self) -> AllocatorUsage {
+        AllocatorUsage {
+            slots: self.slot_ids.used(),
             slots_allocated: self.slots.allocated(),
             slots_limit: self.slots.limit(),
             backends: self.backend_ids.used().saturating_sub(1),
@@ -420,9 +428,9 @@ impl Pool {
     }
 }
 
-/// Entries in use (resting ones included), entries that memory exists for, entries allowed.
+/// Entries in use (pending ones included), entries that memory exists for, entries allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolUsage {
+pub struct AllocatorUsage {
     pub slots: u32,
     pub slots_allocated: u32,
     pub slots_limit: u32,

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 /// Free ranges of an index space; only what is below `limit` is given out. What an agent with a
 /// higher limit gave out can still be claimed.
 #[derive(Debug)]
-pub struct Extents {
+pub struct RangeAllocator {
     /// start → length
     free: BTreeMap<u32, u32>,
     used: u32,
     limit: u32,
 }
 
-impl Extents {
+impl RangeAllocator {
     #[must_use]
     pub fn new(limit: u32) -> Self {
         Self { free: BTreeMap::from([(0, u32::MAX)]), used: 0, limit }
@@ -92,56 +92,56 @@ mod tests {
 
     #[test]
     fn what_was_given_back_is_merged_and_taken_again() {
-        let mut extents = Extents::new(10);
-        let (a, b, c) = (extents.take(3), extents.take(3), extents.take(4));
+        let mut slot_ranges = RangeAllocator::new(10);
+        let (a, b, c) = (slot_ranges.take(3), slot_ranges.take(3), slot_ranges.take(4));
         assert_eq!((a, b, c), (Some(0), Some(3), Some(6)));
-        assert_eq!(extents.take(1), None, "all ten are taken");
-        extents.give(0, 3);
-        extents.give(6, 4);
-        extents.give(3, 3);
-        assert_eq!(extents.take(10), Some(0), "the three neighbours are one range again");
+        assert_eq!(slot_ranges.take(1), None, "all ten are taken");
+        slot_ranges.give(0, 3);
+        slot_ranges.give(6, 4);
+        slot_ranges.give(3, 3);
+        assert_eq!(slot_ranges.take(10), Some(0), "the three neighbours are one range again");
     }
 
     #[test]
     fn a_range_can_be_claimed_only_once() {
-        let mut extents = Extents::new(10);
-        assert!(extents.take_at(4, 3));
-        assert!(!extents.take_at(6, 2), "6 is taken");
-        assert_eq!(extents.take(4), Some(0));
-        assert_eq!(extents.take(3), Some(7));
+        let mut slot_ranges = RangeAllocator::new(10);
+        assert!(slot_ranges.take_at(4, 3));
+        assert!(!slot_ranges.take_at(6, 2), "6 is taken");
+        assert_eq!(slot_ranges.take(4), Some(0));
+        assert_eq!(slot_ranges.take(3), Some(7));
     }
 
     #[test]
     fn a_range_above_the_limit_can_be_claimed_and_given_back_but_is_not_taken() {
-        let mut extents = Extents::new(10);
-        assert!(extents.take_at(9, 3), "claimed");
-        assert_eq!(extents.take(9), Some(0));
-        extents.give(9, 3);
-        assert_eq!(extents.take(2), None, "11 is above the limit");
-        assert_eq!(extents.take(1), Some(9));
-        assert_eq!(extents.used(), 10);
+        let mut slot_ranges = RangeAllocator::new(10);
+        assert!(slot_ranges.take_at(9, 3), "claimed");
+        assert_eq!(slot_ranges.take(9), Some(0));
+        slot_ranges.give(9, 3);
+        assert_eq!(slot_ranges.take(2), None, "11 is above the limit");
+        assert_eq!(slot_ranges.take(1), Some(9));
+        assert_eq!(slot_ranges.used(), 10);
     }
 
     proptest! {
         #[test]
         fn no_index_is_ever_handed_out_twice(steps in prop::collection::vec((any::<bool>(), 1u32..9), 1..200)) {
-            let mut extents = Extents::new(128);
+            let mut slot_ranges = RangeAllocator::new(128);
             let mut held: Vec<(u32, u32)> = Vec::new();
             for (take, count) in steps {
                 if take || held.is_empty() {
-                    if let Some(start) = extents.take(count) {
+                    if let Some(start) = slot_ranges.take(count) {
                         held.push((start, count));
                     }
                 } else {
                     let (start, count) = held.swap_remove(count as usize % held.len());
-                    extents.give(start, count);
+                    slot_ranges.give(start, count);
                 }
                 let indices: Vec<u32> = held.iter().flat_map(|&(start, count)| start..start + count).collect();
                 let distinct: BTreeSet<_> = indices.iter().collect();
                 prop_assert_eq!(distinct.len(), indices.len());
                 prop_assert!(indices.iter().all(|&index| index < 128));
-                prop_assert!((0..130).all(|index| extents.is_free(index) != distinct.contains(&index)));
-                prop_assert_eq!(extents.used() as usize, indices.len());
+                prop_assert!((0..130).all(|index| slot_ranges.is_free(index) != distinct.contains(&index)));
+                prop_assert_eq!(slot_ranges.used() as usize, indices.len());
             }
         }
     }

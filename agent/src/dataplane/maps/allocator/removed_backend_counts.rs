@@ -4,45 +4,45 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    bpf::kinds::growable_hash::{Fill, Growing},
+    bpf::kinds::growable_hash::{GrowableHash, MapUsage},
     dataplane::{error::DataplaneError, maps::RETIRED, pinning::layout::Pins},
 };
 
 /// Held while a count moves from a backend to its service, while a backend that counts has no owner, and
 /// while all are summed up: nobody sees a count twice or not at all.
 #[derive(Debug, Clone, Default)]
-pub struct Moving(Arc<Mutex<()>>);
+pub struct TransferLock(Arc<Mutex<()>>);
 
-impl Moving {
+impl TransferLock {
     pub fn lock(&self) -> MutexGuard<'_, ()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Service id → connections of its former backends.
-pub struct Retired {
-    map: Growing<u32, u64>,
-    moving: Moving,
+pub struct RemovedBackendCounts {
+    map: GrowableHash<u32, u64>,
+    transfer_lock: TransferLock,
 }
 
-impl Retired {
+impl RemovedBackendCounts {
     /// There is room for as many services as there may be frontends.
     pub fn open(pins: &Pins, max_frontends: u32) -> Result<Self, DataplaneError> {
-        let map = Growing::open(RETIRED, pins.map(RETIRED), max_frontends)?;
-        Ok(Self { map, moving: Moving::default() })
+        let map = GrowableHash::open(RETIRED, pins.map(RETIRED), max_frontends)?;
+        Ok(Self { map, transfer_lock: TransferLock::default() })
     }
 
-    pub fn fill(&self) -> Fill {
-        self.map.fill()
+    pub fn usage(&self) -> MapUsage {
+        self.map.usage()
     }
 
-    /// See [`Growing::keep_pin`].
-    pub fn keep_pin(&self) -> Result<bool, DataplaneError> {
-        Ok(self.map.keep_pin()?)
+    /// See [`GrowableHash::repair_pin`].
+    pub fn repair_pin(&self) -> Result<bool, DataplaneError> {
+        Ok(self.map.repair_pin()?)
     }
 
-    pub const fn moving(&self) -> &Moving {
-        &self.moving
+    pub const fn transfer_lock(&self) -> &TransferLock {
+        &self.transfer_lock
     }
 
     pub fn of(&self, service: u32) -> Result<u64, DataplaneError> {
@@ -57,7 +57,7 @@ impl Retired {
         Ok(self.map.insert(&service, &total)?)
     }
 
-    /// Forgets a service that is gone; absent if none of its backends ever retired.
+    /// Forgets a service that is gone; absent if none of its backends ever removed_counts.
     pub fn remove(&mut self, service: u32) {
         self.map.remove(&service);
     }
