@@ -1,9 +1,9 @@
 //! Array maps in the agent's memory, which running programs read and write at the same time.
 //!
-//! No reference to that memory is ever made here: what is behind one must not change, and this does. Every
-//! access from here is an atomic one of an aligned integer. Programs count with atomic instructions and read
-//! with plain loads, each of an aligned integer, so they see no integer half-written. Nothing but the processor
-//! and the compiler puts their loads in an order: `backend_entry` says what that means.
+//! No reference to that memory is ever created, because the memory changes. Every access is an atomic one of an
+//! aligned integer. Programs count with atomic instructions and read with plain loads of aligned integers, so they
+//! see no integer half-written. Only the processor and the compiler order their loads; `backend_entry` says what
+//! follows from that.
 #![expect(unsafe_code, reason = "this is the boundary to the kernel")]
 
 use std::{
@@ -17,8 +17,7 @@ use std::{
 
 use aya::Pod;
 
-/// An array map's memory (`BPF_F_MMAPABLE`, Linux 5.5). Whoever has it may write: that there is one
-/// writer is up to the owner.
+/// An array map's memory (`BPF_F_MMAPABLE`, Linux 5.5). The owner makes sure that there is one writer.
 #[derive(Debug)]
 pub struct SharedArray<T> {
     start: NonNull<T>,

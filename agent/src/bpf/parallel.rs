@@ -1,18 +1,18 @@
-//! System calls that wait for all running programs, made side by side so that they wait together.
+//! System calls that wait for all running programs, made in parallel so that they share the wait.
 //!
-//! Putting a map into an array of maps returns when no program uses what was there before (Linux
-//! `maybe_wait_bpf_programs`), and before Linux 6.8 so does reading which map is there
-//! (`bpf_map_copy_value`): 10 to 20 ms each. Some thousands of them one by one were minutes.
+//! An update of an array of maps returns when no program uses the replaced map any more (Linux
+//! `maybe_wait_bpf_programs`), and before Linux 6.8 so does a look-up (`bpf_map_copy_value`): 10 to 20 ms each.
+//! Thousands of them one after the other took minutes.
 
 use std::{panic::resume_unwind, thread};
 
 use crate::bpf::error::BpfError;
 
-/// Threads that wait together.
+/// Threads that wait at the same time.
 pub const THREADS: usize = 32;
 
-/// Does something with each item, in [`THREADS`] threads that have ended when this returns. The
-/// first error ends its thread's share, and is returned; results are in the order of the items.
+/// Calls `each` for every item, in [`THREADS`] threads that have ended when this returns. Results are in the order
+/// of the items. An error ends its thread's share; the first one is returned.
 pub fn in_parallel<T: Sync, R: Send>(
     items: &[T],
     each: impl Fn(&T) -> Result<R, BpfError> + Sync,
@@ -24,13 +24,13 @@ pub fn in_parallel<T: Sync, R: Send>(
     let share = items.len().div_ceil(THREADS);
     let work = &work;
     let shares = thread::scope(|scope| {
-        // All are started before the first is waited for.
+        // Start all before joining the first.
         let started: Vec<_> = items
             .chunks(share)
             .map(|items| {
                 thread::Builder::new()
                     .spawn_scoped(scope, move || work(items))
-                    // Where there may be no more threads, it only takes longer.
+                    // If no more threads can be started, it only takes longer.
                     .map_err(|_| work(items))
             })
             .collect();

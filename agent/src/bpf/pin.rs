@@ -9,7 +9,7 @@ use std::{
 use super::error::BpfError;
 use super::syscall::{self, CgroupLink};
 
-/// Opens a pinned link; `None` if there is none, or something else in its place.
+/// Opens a pinned link; `None` if the path has none or is something else.
 pub fn open_link(path: &Path) -> Result<Option<(OwnedFd, CgroupLink)>, BpfError> {
     let failed = |error| BpfError::io(format!("open the link {}", path.display()), error);
     let link = match syscall::open_pinned(path) {
@@ -40,8 +40,7 @@ impl Id {
     }
 }
 
-/// Pins an object that may have lost its pin, or had something else pinned in place of it. Returns
-/// whether it had.
+/// Pins an object again if its pin is missing or is another object's. Returns whether it was.
 pub fn ensure(object: BorrowedFd<'_>, id: Id, path: &Path) -> Result<bool, BpfError> {
     match syscall::open_pinned(path) {
         Ok(found) if id.is_of(found.as_fd()) => return Ok(false),
@@ -60,8 +59,8 @@ fn is_not_there(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES))
 }
 
-/// Pins an object where nothing is, or in place of what is no good any more. There is no moment
-/// without a pin: the new one is made beside the old and renamed over it.
+/// Pins an object at a path, replacing what is there. There is no moment without a pin: the new one is made beside
+/// the old one and renamed over it.
 pub fn pin_over(object: BorrowedFd<'_>, path: &Path) -> Result<(), BpfError> {
     let failed = |error| BpfError::io(format!("pin {}", path.display()), error);
     // bpffs refuses names with a dot.

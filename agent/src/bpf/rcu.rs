@@ -19,10 +19,10 @@ use aya::maps::MapData;
 
 use crate::bpf::{error::BpfError, kinds::create, syscall};
 
-/// The name of both maps, for whoever lists the node's.
+/// The name of both maps, as `bpftool map` shows it.
 const NAME: &str = "SOCKLINE_WAIT";
 
-/// A handle for any thread: a private array of maps, that no program has.
+/// A handle for any thread: a private array of maps that no program uses.
 #[derive(Debug, Clone)]
 pub struct RunningPrograms {
     maps: Arc<Maps>,
@@ -34,13 +34,13 @@ struct Maps {
     inner: MapData,
 }
 
-/// Whether waiting works here.
+/// Whether waiting works on this kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CanWait {
     Yes,
-    /// What is not used any more can never be given out again.
+    /// Indices that were freed can never be used again.
     No(String),
-    /// The kernel had no memory to say so, for example; the next time may be better.
+    /// A transient error, such as ENOMEM: the next attempt may succeed.
     Unknown(String),
 }
 
@@ -53,7 +53,7 @@ impl RunningPrograms {
     }
 
     /// Waits until every program that runs at the call has ended, which takes some 20 ms.
-    pub fn wait(&self) -> Result<(), BpfError> {
+    pub fn synchronize_rcu(&self) -> Result<(), BpfError> {
         let Maps { outer, inner } = &*self.maps;
         syscall::put_map(outer.as_fd(), 0, inner.fd().as_fd())
             .map_err(|error| BpfError::io("wait for running programs", error))
@@ -61,7 +61,7 @@ impl RunningPrograms {
 
     #[must_use]
     pub fn probe(&self) -> CanWait {
-        CanWait::of(self.wait().as_ref().copied())
+        CanWait::of(self.synchronize_rcu().as_ref().copied())
     }
 }
 

@@ -1,5 +1,18 @@
-//! The kernel's side of things, as the agent keeps it: loading, pinning, linking, and writing a
-//! plan into the maps.
+//! The kernel's side of the node. [`Dataplane`] is the only writer of the pinned maps.
+//!
+//! Called by the control loop (`agent`), and for reading by `check`, `cli` and `telemetry`. Each folder uses
+//! only those above it in this list, and [`crate::bpf`]:
+//!
+//! - `error`: the errors.
+//! - `pinning`: the folder in bpffs that keeps maps and links over restarts, and its lock.
+//! - `programs`: loading the programs for this kernel's features, and attaching them.
+//! - `maps`: what is in the maps: frontends, slots and backends with their allocator, names, the agent's state.
+//! - `reconcile`: applies a plan to the maps, restores what an earlier agent left, repairs drift.
+//! - `observe`: reads a node: snapshot, counters, usage of the maps, records of sockets.
+//!
+//! Invariants: every step leaves a state that [`Dataplane::open`] accepts, so an agent may be killed between any
+//! two. An index in a map keeps its meaning until every program that may use it has ended. What fails for one
+//! service affects only that service.
 
 pub(crate) mod error;
 pub(crate) mod maps;
@@ -462,7 +475,7 @@ impl Dataplane {
     }
 
     /// Whether earlier syncs put something to rest that can be taken back: with
-    /// [`Self::reclaim_before`], after [`RunningPrograms::wait`].
+    /// [`Self::reclaim_before`], after [`RunningPrograms::synchronize_rcu`].
     pub fn has_reclaimable(&self) -> bool {
         self.reconciler.has_reclaimable()
     }

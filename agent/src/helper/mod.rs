@@ -1,10 +1,16 @@
-//! The process beside the agent that may do what the agent gives up: enter network namespaces, and
-//! close sockets in them.
+//! The process beside the agent with the rights that the agent gives up: it enters network namespaces and
+//! closes sockets there, and mounts the BPF file system again.
 //!
-//! Entering another network namespace takes CAP_SYS_ADMIN. A process of the agent's own binary keeps it
-//! and does nothing but answer bounded, typed requests over a socket pair; the agent, which reads what
-//! others write, has no need of it then. Between the two is a supervisor, the helper's parent, which
-//! keeps the rights as well and starts the helper again when the agent says so. Both end with the agent.
+//! Entering another network namespace takes CAP_SYS_ADMIN. The agent reads what others write, so it does not
+//! keep that capability. The helper, a process of the same binary, keeps it and only answers bounded, typed
+//! requests over a socket pair. Between the two is a supervisor, the helper's parent: it keeps the rights too,
+//! and starts the helper again when the agent asks for it.
+//!
+//! [`client`] is the agent's side, [`serve`] the helper's, [`supervisor`] the process between them, [`message`]
+//! what they exchange; [`close`] searches sockets in the network namespaces that [`namespaces`] visits, and
+//! closes them with [`crate::sock_destroy`].
+//!
+//! Invariants: both processes end with the agent. The helper reads nothing but requests and `/proc`.
 
 mod client;
 mod close;

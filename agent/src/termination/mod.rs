@@ -1,8 +1,12 @@
-//! Termination sockets whose backend is gone, so that their applications connect again: UDP sockets at
-//! once, TCP connections when their service says so.
+//! Closes sockets whose backend is gone, so that their applications connect again: UDP sockets at once, TCP
+//! connections when their service says so.
 //!
-//! What is to be closed follows from the maps and the objects as they are ([`decide`]); the helper
-//! process closes it. A pass that finds nothing costs a look at the records of sockets.
+//! Called by the control loop. [`decide`] chooses sockets from the maps and the objects (pure), the helper
+//! process closes them, [`stats`] reports (log, metrics, status), [`throttle`] limits the processor time of
+//! passes, [`backoff`] delays restarts of the helper.
+//!
+//! Invariants: one pass at a time, never in the control loop's thread. Nothing is closed while the source is
+//! incomplete. A socket is closed by its cookie, never by an address alone.
 
 mod backoff;
 mod decide;

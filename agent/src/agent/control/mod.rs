@@ -221,7 +221,7 @@ pub async fn run(
             _ = settle.tick(), if settling.is_none() && control.dataplane.has_reclaimable() => {
                 // Elsewhere: changes shall not wait for the programs that run.
                 let programs = control.dataplane.running_programs();
-                let wait = move |began| programs.wait().map(|()| began);
+                let wait = move |began| programs.synchronize_rcu().map(|()| began);
                 settling = Some(spawn_blocking(move || wait(Instant::now())));
             }
             waited = async { settling.as_mut().expect("the branch's condition").await },

@@ -1,8 +1,8 @@
-//! Arrays of maps, whose inner maps are pinned by their ids.
+//! Arrays of maps. Their inner maps are pinned by id.
 //!
-//! An array of maps gives out its inner maps' ids. Opening a map by its id takes CAP_SYS_ADMIN, opening
-//! a pin does not: so that the agent can do without that capability, every inner map is pinned as
-//! `maps/inner/ID` before it is put into its array, and unpinned after it was taken out.
+//! A look-up in an array of maps returns the id of an inner map. Opening a map by its id takes CAP_SYS_ADMIN,
+//! opening a pin does not. So that the agent can run without that capability, every inner map is pinned as
+//! `maps/inner/ID` before it is put into its array, and unpinned after it was replaced.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -28,8 +28,8 @@ pub struct ArrayOfMaps {
     map: MapData,
     entries: u32,
     inner: PathBuf,
-    /// The writer's: the inner maps by index. Held open, because what has lost its pin can be pinned
-    /// again without CAP_SYS_ADMIN only from a descriptor.
+    /// For the writer: the inner maps by index. Held open, because without CAP_SYS_ADMIN a map that lost its
+    /// pin can only be pinned again from a descriptor.
     held: Option<Mutex<BTreeMap<u32, Inner>>>,
 }
 
@@ -39,11 +39,11 @@ struct Inner {
     map: OwnedFd,
 }
 
-/// What [`ArrayOfMaps::repair`] had to repair.
+/// What [`ArrayOfMaps::repair`] repaired.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Repaired {
     pub pins: usize,
-    /// Inner maps that were not where they belong.
+    /// Inner maps that were missing from their index.
     pub maps: usize,
 }
 
@@ -91,14 +91,14 @@ impl ArrayOfMaps {
 
     fn open_inner(&self, index: u32, id: u32) -> Result<MapData, BpfError> {
         let pinned = MapData::from_pin(self.pin(id));
-        // Somebody has removed the pin: whoever may do everything can go without it.
+        // Without its pin, the map can still be opened by a process with CAP_SYS_ADMIN.
         let map = pinned.or_else(|error| MapData::from_id(id).map_err(|_| error));
         let map = map.map_err(|error| BpfError::map(self.name, "open a part of", error))?;
         self.hold(index, id, &map)?;
         Ok(map)
     }
 
-    /// Puts a map at an index, in place of what was there.
+    /// Sets the map at an index, replacing the one there.
     pub fn set(&self, index: u32, map: &MapData) -> Result<(), BpfError> {
         let info = map.info();
         let id = info.map_err(|error| BpfError::map(self.name, "read a part of", error))?.id();
@@ -107,13 +107,13 @@ impl ArrayOfMaps {
             .map_err(|error| BpfError::io(format!("pin {}", path.display()), error))?;
         self.put(index, map.fd().as_fd())?;
         if let Some(before) = self.hold(index, id, map)? {
-            // Programs that still use it hold it themselves.
+            // Programs that still use it hold a reference.
             let _ = fs::remove_file(self.pin(before.id));
         }
         Ok(())
     }
 
-    /// Looks whether every inner map is where it was put, and pinned; mends what is not so.
+    /// Checks that every inner map is at its index and pinned; repairs what is not.
     pub fn repair(&self) -> Result<Repaired, BpfError> {
         let displaced = self.displaced_indices()?;
         let mut repaired = Repaired::default();
@@ -128,7 +128,7 @@ impl ArrayOfMaps {
         Ok(repaired)
     }
 
-    /// How many inner maps are not where they were put.
+    /// How many inner maps are not at their index.
     pub fn displaced(&self) -> Result<usize, BpfError> {
         Ok(self.displaced_indices()?.len())
     }
@@ -149,7 +149,7 @@ impl ArrayOfMaps {
             .map_err(|error| BpfError::io(format!("put a map into map `{}`", self.name), error))
     }
 
-    /// Returns what was held there before, if it was another one.
+    /// Returns the map held there before, if it was another one.
     fn hold(&self, index: u32, id: u32, map: &MapData) -> Result<Option<Inner>, BpfError> {
         let Some(mut held) = self.held() else { return Ok(None) };
         let map =
@@ -160,7 +160,7 @@ impl ArrayOfMaps {
     }
 
     fn held(&self) -> Option<MutexGuard<'_, BTreeMap<u32, Inner>>> {
-        // Whole entries are put in, so what a panic left behind is still good.
+        // Entries are inserted whole, so the map is consistent after a panic.
         self.held.as_ref().map(|held| held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -179,8 +179,8 @@ impl ArrayOfMaps {
     }
 }
 
-/// Removes the pins of inner maps that no array has any more, or never had: an agent was killed
-/// between two steps of [`ArrayOfMaps::set`].
+/// Removes the pins of inner maps that are in no array: an agent was killed between two steps of
+/// [`ArrayOfMaps::set`].
 pub fn remove_stale(folder: &Path, outers: &[ArrayOfMaps]) -> Result<(), BpfError> {
     let mut used = HashSet::new();
     for outer in outers {
@@ -194,9 +194,9 @@ pub fn remove_stale(folder: &Path, outers: &[ArrayOfMaps]) -> Result<(), BpfErro
     Ok(())
 }
 
-/// Reads an array of which the lowest free index is always taken first. Somebody may have taken out
-/// some in the middle: reading ends where [`THREADS`] in a row are free. What lies behind so large a hole
-/// serves as it did, until the next plan is written, in which it is not.
+/// Reads an array whose lowest free index is always allocated first. Another process may have removed entries in
+/// the middle, so reading ends only where [`THREADS`] indices in a row are free. Programs keep using what lies
+/// behind so large a gap until the next plan is applied.
 fn in_use<T: Send>(
     len: u32,
     read: impl Fn(u32) -> Result<Option<T>, BpfError> + Sync,

@@ -20,12 +20,12 @@ pub fn hash<K: Pod, V: Pod>(name: &'static str, entries: u32) -> Result<MapData,
     map(name, BPF_MAP_TYPE_HASH, (size_of::<K>(), size_of::<V>()), entries, NO_PREALLOC)
 }
 
-/// A hash that forgets what was not used for the longest time. It has memory for all entries.
+/// A hash that evicts the least recently used entry. Its memory is allocated at once.
 pub fn lru<K: Pod, V: Pod>(name: &'static str, entries: u32) -> Result<MapData, BpfError> {
     map(name, BPF_MAP_TYPE_LRU_HASH, (size_of::<K>(), size_of::<V>()), entries, 0)
 }
 
-/// Pins a map, unless there is one of its name already.
+/// Pins a map at a path, unless there is a pin already.
 pub fn ensure(
     path: &Path,
     name: &'static str,
@@ -38,10 +38,9 @@ pub fn ensure(
         .map_err(|error| BpfError::io(format!("pin map `{name}`"), error))
 }
 
-/// Pins an array of maps like the one that `inner` makes, unless there is one already. Left to aya,
-/// it would be made for inner maps that carry BTF types; Linux 5.15 to 6.1 then refuses the ones
-/// without that the agent puts in (`timer_off` in `bpf_map_meta_equal`). So the inner map that an
-/// outer one is made for comes from where all of its inner maps come from.
+/// Pins an array of maps like the one that `inner` makes, unless there is a pin already. aya would create it with
+/// an inner map that carries BTF types; Linux 5.15 to 6.1 then refuses inner maps without them, which the agent
+/// puts in (`timer_off` in `bpf_map_meta_equal`). So the template comes from where all inner maps come from.
 pub fn ensure_outer(
     path: &Path,
     name: &'static str,

@@ -1,5 +1,5 @@
-//! Hashes that no program reads, and that grow: one that is nearly full is copied to one of twice the
-//! size, which takes its place at the pin in one step. Whoever reads such a map opens it each time.
+//! Hashes that no program reads, and that grow: one that is nearly full is copied to one of twice the size, which
+//! replaces it at the pin in one step. Readers open such a map each time.
 
 use std::{os::fd::AsFd as _, path::PathBuf};
 
@@ -40,7 +40,7 @@ pub struct MapUsage {
 }
 
 impl<K: Pod, V: Pod> GrowableHash<K, V> {
-    /// Opens what is pinned. It may grow to `limit` entries; what is more already stays.
+    /// Opens the pinned hash. It may grow to `limit` entries; entries above that stay.
     pub fn open(name: &'static str, pin: PathBuf, limit: u32) -> Result<Self, BpfError> {
         let map = MapData::from_pin(&pin).map_err(|error| BpfError::map(name, "open", error))?;
         let (map, capacity) = typed(name, map)?;
@@ -90,7 +90,7 @@ impl<K: Pod, V: Pod> GrowableHash<K, V> {
         }
     }
 
-    /// Takes an entry away, if it is there.
+    /// Removes an entry, if it exists.
     pub fn remove(&mut self, key: &K) {
         if self.map.remove(key).is_ok() {
             self.entries = self.entries.saturating_sub(1);
@@ -126,7 +126,7 @@ impl<K: Pod, V: Pod> GrowableHash<K, V> {
             }
         })?;
         result.map_err(|error| BpfError::write(self.name, capacity, error))?;
-        // An agent that is killed before this has changed nothing; after it, all is done.
+        // An agent killed before this step has changed nothing; after it, all is done.
         pin::pin_over(larger.map().fd().as_fd(), &self.pin)?;
         (self.map, self.entries, self.capacity) = (larger, entries, capacity);
         Ok(())

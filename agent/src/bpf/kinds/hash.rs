@@ -10,11 +10,11 @@ use crate::bpf::{
     error::{BpfError, is_out_of_memory},
 };
 
-/// Tries of a write, before the kernel is believed that it has no memory.
+/// Attempts of a write before ENOMEM is returned.
 const TRIES: usize = 8;
 
-/// Writes an entry. The kernel keeps some memory for hashes at hand and fetches more behind the back of
-/// whoever uses it up (`bpf_mem_alloc`, Linux 6.1): many entries at once can be too fast for that.
+/// Writes an entry. The kernel keeps a small cache of memory for hashes and refills it asynchronously
+/// (`bpf_mem_alloc`, Linux 6.1), so many inserts in a row can fail with ENOMEM for a moment.
 pub fn insert<K: Pod, V: Pod>(
     hash: &mut HashMap<MapData, K, V>,
     key: &K,
@@ -37,7 +37,7 @@ pub fn insert<K: Pod, V: Pod>(
 /// Entries that are read with one system call.
 const CHUNK_OF_HASH: usize = 4096;
 
-/// Goes through all entries of a hash; one of a per-CPU hash has a value for each CPU.
+/// Calls `each` for all entries of a hash; an entry of a per-CPU hash has a value for each CPU.
 pub fn for_each<K: Pod, V: Pod, M>(
     name: &'static str,
     hash: &impl IterableMap<K, M>,

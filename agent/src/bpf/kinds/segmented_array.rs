@@ -1,5 +1,5 @@
-//! Arrays that grow in segments: an outer array of maps whose inner arrays are made when an index
-//! in them is first used, and mapped into the agent so that writing is a memory write.
+//! Arrays that grow in segments: an array of maps whose inner arrays are created when an index in them is first
+//! used. They are mapped into the agent's memory, so that a write is a memory write.
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd},
@@ -35,8 +35,7 @@ type Segment<T> = Option<Arc<SharedArray<T>>>;
 
 type Shared<T> = Arc<Mutex<Vec<Segment<T>>>>;
 
-/// All segments of a segmented array, those to come included: reading opens nothing, and holds up no
-/// writer.
+/// All segments of a segmented array, including later ones. Reading opens nothing and blocks no writer.
 pub struct Reader<T: Pod>(Shared<T>);
 
 impl<T: Pod> Reader<T> {
@@ -46,7 +45,7 @@ impl<T: Pod> Reader<T> {
     }
 }
 
-/// Whole segments are put in, so what a panic left behind is still good.
+/// Segments are inserted whole, so the list is consistent after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -109,8 +108,8 @@ impl<T: Pod> SegmentedArray<T> {
         Ok(self.segment(index)?.cell(offset))
     }
 
-    /// Makes the segments for this many indices, as far as there are none yet: one by one, those of a
-    /// million backends would take 15 s.
+    /// Creates the missing segments for this many indices in parallel: one by one, those of a million backends take
+    /// 15 s.
     pub fn reserve(&mut self, count: u32) -> Result<(), BpfError> {
         let wanted = count.min(self.limit).div_ceil(self.per_segment) as usize;
         let missing: Vec<usize> = (0..wanted)
@@ -153,7 +152,7 @@ impl<T: Pod> SegmentedArray<T> {
     fn segment(&mut self, index: u32) -> Result<&SharedArray<T>, BpfError> {
         let (segment, _) = self.split(index);
         let exists = self.segments.get(segment).is_some_and(Option::is_some);
-        // An agent with a higher limit may have made segments that this one would not.
+        // An earlier agent with a higher limit may have created segments above this one's limit.
         if index >= self.limit && !exists {
             return Err(Full { map: self.name, limit: self.limit }.into());
         }
@@ -164,7 +163,7 @@ impl<T: Pod> SegmentedArray<T> {
             let array = new_segment::<T>(self.name, self.per_segment)?;
             let mapped = map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?;
             self.outer.set(index_of(segment), &array)?;
-            // Last: what no program can see is not to be written.
+            // Last, so that nothing is written where no program can see it.
             self.segments[segment] = Some(Arc::new(mapped));
             lock(&self.shared).clone_from(&self.segments);
         }

@@ -1,7 +1,7 @@
-//! What the running kernel has, found out by asking it.
+//! Probes of the running kernel.
 //!
-//! There are three answers. That a question failed does not mean that the kernel lacks what was asked for:
-//! programs that are chosen by a wrong answer look for what is remembered of sockets where it is not.
+//! A probe has three answers: has, lacks, cannot tell. A failed probe does not mean that the kernel lacks the
+//! feature, and programs loaded for a wrong answer look for socket records in the wrong place.
 
 pub mod kernel_types;
 
@@ -10,7 +10,7 @@ use std::{fs, io};
 use self::kernel_types::KernelTypes;
 use crate::bpf::syscall;
 
-/// It cannot be told whether the kernel has something.
+/// The probe did not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot find out whether the kernel has {what}")]
 pub struct CannotTell {
@@ -23,10 +23,10 @@ pub struct CannotTell {
 /// arm64 before Linux 5.18.
 const ENOTSUPP: i32 = 524;
 
-/// How often a question is asked that was interrupted.
+/// Attempts of a probe that is interrupted.
 const TRIES: u32 = 100;
 
-/// Whether the kernel has something: an error that says so is the answer "no", any other is none.
+/// Whether the kernel has a feature. Only an error that means "not supported" is a no.
 fn has(what: &'static str, mut ask: impl FnMut() -> io::Result<()>) -> Result<bool, CannotTell> {
     let mut tries = 0;
     loop {

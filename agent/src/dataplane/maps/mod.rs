@@ -1,4 +1,15 @@
-//! The pinned maps, opened with their types.
+//! The pinned maps: their names, opening them with their types, and what is in them.
+//!
+//! Called by `reconcile`, which writes, and by `observe`, which reads. One file or folder for each subject:
+//!
+//! - [`frontends`]: service address → service, slots, action; and the bitmap in front of it.
+//! - [`allocator`]: ids of services and backends, ranges of slots, and when they may be used again.
+//! - [`service_names`]: service id → name of the service port.
+//! - [`exclusion`]: cgroups of excluded pods.
+//! - [`agent_state`], [`agent_record`]: what the programs, and other commands, know of the agent.
+//! - [`namespaces`]: network namespaces that called services.
+//!
+//! Invariant: only the agent that holds the lock writes; programs see each entry change in one step.
 
 pub mod agent_record;
 pub mod agent_state;

@@ -1,10 +1,15 @@
-//! The agent's picture of what is in the kernel, and the steps that bring it from one plan to the
-//! next.
+//! Brings the maps from what they hold to what a plan says.
 //!
-//! A service port's update is copy-on-write: new backends and slots are written first, to places
-//! that no program looks at; then each frontend is replaced in one atomic step; then what nothing
-//! refers to any more is put to rest. Room for all of it is taken before the first frontend is
-//! touched: a service port of which something does not fit keeps what it had, in full.
+//! Called by [`super::Dataplane`]; calls `maps`. `encode` turns a plan into service ports, [`Reconciler`] knows
+//! what is in the maps, `apply` changes one service port, `restore` reads back what an earlier agent left,
+//! `repair` finds and repairs drift, `retained` keeps services whose objects cannot be used, `node_ports` decides
+//! between NodePorts and services at the node's addresses, `probe_service` and `standalone` serve
+//! `sockline check`.
+//!
+//! Invariants: an update of a service port is copy-on-write. New backends and slots are written first, where no
+//! program reads; then each frontend is replaced in one atomic step; then what nothing refers to is freed. Room
+//! for all of it is taken before the first frontend changes: a service port that does not fit keeps all that it
+//! had.
 
 mod apply;
 pub mod drift;

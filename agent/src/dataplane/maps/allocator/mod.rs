@@ -1,5 +1,11 @@
-//! Slots, backends and service ids: giving them out, writing them, and taking them back after a grace
-//! period, so that no running program ever sees an index change its meaning under it.
+//! Allocates slots, backend ids and service ids, writes slots and backends, and frees them after a grace period.
+//!
+//! Called by `reconcile`. [`range_allocator`] knows which indices are free, [`alias`] makes the slots of a list
+//! of backends, [`backend_entry`] writes a backend while programs read it, [`removed_backend_counts`] keeps the
+//! connection counts of backends that were removed.
+//!
+//! Invariant: an index is used again only when [`GRACE_PERIOD`] has passed and every program that ran when it
+//! was freed has ended (RCU). So no running program sees an index change its meaning.
 
 pub mod alias;
 pub mod backend_entry;
@@ -139,12 +145,12 @@ impl Allocator {
         Ok(())
     }
 
-    /// See [`super::outer::ArrayOfMaps::repair`].
+    /// See [`crate::bpf::kinds::array_of_maps::ArrayOfMaps::repair`].
     pub fn repair_arrays(&self) -> Result<Repaired, DataplaneError> {
         Ok(self.slots.repair()? + self.backends.repair()?)
     }
 
-    /// See [`super::outer::ArrayOfMaps::displaced`].
+    /// See [`crate::bpf::kinds::array_of_maps::ArrayOfMaps::displaced`].
     pub fn displaced(&self) -> Result<usize, DataplaneError> {
         Ok(self.slots.displaced()? + self.backends.displaced()?)
     }
@@ -220,7 +226,7 @@ impl Allocator {
         }
         // Without that, a program might see the old owner and a part of the new address. To leave them
         // disowned would be worse.
-        let waited = self.programs.wait();
+        let waited = self.programs.synchronize_rcu();
         for (id, backend) in disowned {
             backend_entry::repair(&self.backends.cell(*id)?, backend);
         }
@@ -399,7 +405,7 @@ impl Allocator {
             return Ok(());
         }
         let now = Instant::now();
-        self.programs.wait()?;
+        self.programs.synchronize_rcu()?;
         self.reclaim_before(now)
     }
 
