@@ -89,21 +89,20 @@ use crate::{
     mounts::{bpffs_again, mount_point_of},
 };
 
-/// How long to wait for the lock on the pins: `sockline status` holds it for an instant, to see
-/// whether an agent does, an agent that is ending for a few milliseconds, and `sockline check` for as
-/// long as its connects take, while there is no agent.
+/// How long to wait for the lock on the pins. `sockline status` holds it for an instant, an agent
+/// that ends for some milliseconds, and `sockline check` while it connects if there is no agent.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where and as whom to run.
+/// What a data plane is opened with.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub cgroup: PathBuf,
     pub bpffs: PathBuf,
     pub node: String,
     pub limits: Limits,
-    /// Kernel features to do without.
+    /// Kernel features not to use.
     pub without: Vec<Feature>,
-    /// How long after this agent's last sign of life all calls are bypassed; `None` is never.
+    /// All calls are bypassed this long after the agent's last heartbeat; `None` is never.
     pub fail_open_after: Option<Duration>,
     pub nested: NestedNamespaces,
     /// At whose addresses the programs look for NodePorts.
@@ -113,10 +112,10 @@ pub struct Options {
 /// See [`Dataplane::set_mount_bpffs`].
 type MountBpffs = Box<dyn Fn() -> bool + Send>;
 
-/// What a sync did, and what went wrong after it.
+/// What a sync did, and the error after it.
 pub type Synced = (SyncReport, Result<(), DataplaneError>);
 
-/// The one writer of the pinned maps.
+/// The only writer of the pinned maps.
 pub struct Dataplane {
     pins: Pins,
     cgroup: PathBuf,
@@ -139,9 +138,9 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// Opens what is pinned, or makes it. If an earlier agent of this layout was serving from the maps,
-    /// the programs are attached at once, to keep doing so; else with the first sync, so that nobody
-    /// sees half a plan.
+    /// Opens the pinned maps, or creates them. If an earlier agent of this layout was serving from
+    /// them, the programs are attached at once; otherwise with the first sync, so that no call sees
+    /// half a plan.
     pub fn open(options: &Options) -> Result<Self, DataplaneError> {
         let pins = Pins::in_bpffs(&options.bpffs);
         let Some(lock) = pins.lock_within(LOCK_PATIENCE)? else {
@@ -180,7 +179,7 @@ impl Dataplane {
             lock,
             pins,
         };
-        // Without links, an agent was killed before it had written all of its first plan.
+        // Without links, an agent was killed before it had applied its first plan.
         if !this.reconciler.is_empty() && this.pins.have_links() {
             this.attach()?;
         }
@@ -192,18 +191,18 @@ impl Dataplane {
         self.features
     }
 
-    /// What the programs know of this agent; can be used from other threads.
+    /// What the programs know of this agent. A handle for any thread.
     #[must_use]
     pub fn agent_state(&self) -> AgentState {
         self.agent_state.clone()
     }
 
-    /// The network namespaces that have dialled services.
+    /// The network namespaces that called services.
     pub fn noted_namespaces(&self) -> Result<NotedNamespaces, DataplaneError> {
         NotedNamespaces::open(&self.pins)
     }
 
-    /// The kernel's counters, for reading beside this writer.
+    /// The kernel's counters, to be read while this writes.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         Counters::open(&self.pins, self.reconciler.backends(), self.reconciler.transfer_lock())
     }
@@ -213,75 +212,75 @@ impl Dataplane {
         &self.pins
     }
 
-    /// Forwards what the programs log to the agent's log. Needs a tokio runtime.
+    /// Forwards the programs' log to the agent's log. Needs a tokio runtime.
     pub fn forward_log(&mut self) {
         kernel_log::forward(self.programs.object());
     }
 
-    /// Says that the next plans may lack services and endpoints which exist: services that were
-    /// restored from the maps stay as they are until a plan has them (with endpoints), or until
-    /// this is taken back. So do restored cgroups that are left alone.
+    /// Sets whether the next plans may lack services and endpoints that exist. While set, services
+    /// that were restored from the maps stay unchanged until a plan has them with endpoints. So do
+    /// excluded cgroups.
     pub const fn retain_unconfirmed(&mut self, retain_unconfirmed: bool) {
         self.retain_unconfirmed = retain_unconfirmed;
         self.reconciler.retain_unconfirmed(retain_unconfirmed);
         self.left_alone.retain_unconfirmed(retain_unconfirmed);
     }
 
-    /// Says that the agent before has been gone for so long that nothing is to stay as it left it: what
-    /// [`Self::retain_unconfirmed`] and [`Self::retain`] keep is taken away from now on if it was in no plan of
-    /// this process, and is bypassed. So is what another layout serves.
+    /// Sets whether the previous agent was gone for too long to trust what it left. While set,
+    /// services that [`Self::retain_unconfirmed`] and [`Self::retain`] keep are removed and
+    /// bypassed if they were in no plan of this process. So are those of another layout.
     pub const fn release_unconfirmed(&mut self, release: bool) {
         self.release_unconfirmed = release;
         self.reconciler.release_unconfirmed(release);
     }
 
-    /// Says of which services the next plans cannot tell: what is in the maps of them stays.
+    /// Sets the services that the next plans know nothing about: what the maps hold of them stays.
     pub fn retain(&mut self, services: &BTreeSet<ObjectName>) {
         self.reconciler.retain(services);
     }
 
-    /// Cgroups are left alone only because they are held back, or were at the last
+    /// Whether cgroups are excluded only because an earlier agent excluded them, as of the last
     /// [`Self::exclude_cgroups`].
     #[must_use]
     pub fn has_unconfirmed_exclusions(&self) -> bool {
         self.left_alone.has_unconfirmed()
     }
 
-    /// Brings the kernel to a plan. What fails is in the report and costs only itself. The report is of
-    /// what was done, also where the result says that something after it failed.
+    /// Applies a plan. A service that fails is in the report and affects only itself. The report is
+    /// of what was done, also if the result is an error.
     pub fn sync(&mut self, plan: &Plan, node_addresses: &[IpAddr]) -> Synced {
         let report = self.reconciler.sync(plan, node_addresses);
         (report, self.synced())
     }
 
-    /// Takes in the addresses of the other nodes that NodePorts are served at.
+    /// Sets the addresses of other nodes at which NodePorts are served.
     pub fn set_other_nodes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
         self.reconciler.set_other_nodes(addresses)
     }
 
-    /// Whether [`Self::sync_services`] can take these changes; if not, node addresses are
-    /// concerned, and a sync of the whole plan is needed.
+    /// Whether [`Self::sync_services`] can apply these changes. If not, they affect other services,
+    /// and the whole plan has to be synced.
     pub fn is_local(&self, changes: &[ServicePlan]) -> bool {
         self.reconciler.is_local(changes)
     }
 
-    /// Brings some services to their part of a plan; the others stay as they are. See [`Self::sync`].
+    /// Applies the plans of some services; the others stay unchanged. See [`Self::sync`].
     pub fn sync_services(&mut self, changes: &[ServicePlan]) -> Synced {
         let report = self.reconciler.sync_services(changes);
         (report, self.synced())
     }
 
-    /// Tries again to bring services to their part of a plan that did not fit, and waits for nothing.
+    /// Applies the plans of services that did not fit before. Does not wait for freed entries.
     pub fn retry(&mut self, services: &[ServicePlan]) -> SyncReport {
         self.reconciler.retry(services)
     }
 
-    /// Whether there is more room in some map than at the last call.
+    /// Whether a map has more room than at the last call.
     pub const fn take_freed(&mut self) -> bool {
         self.reconciler.take_freed()
     }
 
-    /// Counts what the programs put into maps; to be run elsewhere.
+    /// A scan of the maps that programs write, to be run on another thread.
     pub fn map_scan(&self) -> Result<MapScan, DataplaneError> {
         MapScan::new(
             &self.pins,
@@ -291,14 +290,15 @@ impl Dataplane {
         )
     }
 
-    /// Services that could be counted, and are not among these.
+    /// Services that have no counters because the map of counters is full: those not among these
+    /// ids.
     pub fn without_counters(&self, counted: &HashSet<u32>) -> Vec<String> {
         self.reconciler.without_counters(counted)
     }
 
     fn synced(&mut self) -> Result<(), DataplaneError> {
-        // What another layout serves cannot be taken over service by service. A service that is
-        // retained does not count: one object that cannot be used would keep all others as they are.
+        // Links of another layout are taken over all at once, not by service. A retained service
+        // does not delay that: one invalid object would keep all other services unchanged.
         let waits =
             self.retain_unconfirmed && !self.release_unconfirmed && self.pins.others_have_links();
         if !self.attached && !waits {
@@ -308,8 +308,8 @@ impl Dataplane {
         self.record.synced(SystemTime::now())
     }
 
-    /// Leaves exactly these cgroups alone, with the levels they are at, and those held back. Returns
-    /// those that there is no room for.
+    /// Excludes exactly these cgroups, with their levels, and unconfirmed ones of an earlier agent
+    /// while they are retained. Returns those that do not fit.
     pub fn exclude_cgroups(&mut self, cgroups: &CgroupLevels) -> Result<Vec<u64>, DataplaneError> {
         self.left_alone.sync(cgroups)
     }
@@ -320,26 +320,26 @@ impl Dataplane {
         &self.cgroup
     }
 
-    /// The addresses that NodePorts in the maps are at, without loopback: at first, an earlier agent's.
+    /// The node's addresses that NodePorts in the maps are at, without loopback: at first those of
+    /// an earlier agent.
     #[must_use]
     pub fn node_addresses(&self) -> BTreeSet<IpAddr> {
         encode::node_addresses(self.reconciler.frontend_entries().values())
     }
 
-    /// Whether the programs serve from the maps. Until then, an agent of another layout that was here
-    /// before is served from.
+    /// Whether the programs are attached. Until then, the programs of another layout may serve.
     #[must_use]
     pub const fn is_attached(&self) -> bool {
         self.attached
     }
 
-    /// Looks whether pins and links are as they should be, and mends what differs: a few dozen system
-    /// calls. Whatever lost its pin is held open here, so it serves all the time. Returns what was
-    /// repaired, also where the result says that not everything could be.
+    /// Compares pins and links with what they should be, and repairs drift: a few dozen system
+    /// calls. Maps and links without a pin are held open here, so they serve all the time. Returns
+    /// what was repaired, also if the result is an error.
     pub fn reconcile_links(&mut self) -> (Drift, Result<(), DataplaneError>) {
         let mut drift = Drift::default();
         let pinned = self.repair_directory().and_then(|()| self.repair_pins(&mut drift.pins));
-        // Links are looked after also where nothing can be pinned.
+        // Links are repaired even if nothing can be pinned.
         let mut attached = Attached::default();
         let linked = if self.attached {
             self.links.attach(&self.programs, &self.pins, &self.cgroup, &mut attached)
@@ -358,8 +358,8 @@ impl Dataplane {
         kept
     }
 
-    /// Makes the directory of the pins again if it was removed, or its file system unmounted, and takes
-    /// the lock on the new one.
+    /// Creates the directory of the pins again if it was removed or its file system unmounted, and
+    /// takes the lock on the new one.
     fn repair_directory(&mut self) -> Result<(), DataplaneError> {
         if !self.pins.are_locked_by(&self.lock) {
             self.mount_again()?;
@@ -369,8 +369,8 @@ impl Dataplane {
             self.lock = lock;
         }
         self.pins.create()?;
-        // The owner may change the mode; to take back what belongs to another user by now is up to the
-        // next agent, which starts with more rights than this one has kept. It costs no other repair.
+        // The owner may change the mode. Taking back what belongs to another user is left to the
+        // next agent, which starts with more capabilities. The other repairs go on.
         if let Err(error) = self.pins.close_to_others() {
             tracing::warn!("{:#}", anyhow::Error::from(error));
         }
@@ -392,8 +392,8 @@ impl Dataplane {
         self.mount_bpffs = Some(Box::new(mount_bpffs));
     }
 
-    /// Compares some more entries of the maps with what they should be, about as many as this, and
-    /// mends what differs. Returns what was repaired, also where the result says that not everything could be.
+    /// Compares about `entries` more entries of the maps with what they should be, and repairs
+    /// drift. Returns what was repaired, also if the result is an error.
     pub fn reconcile_maps(
         &mut self,
         comparison: &mut Comparison,
@@ -407,13 +407,13 @@ impl Dataplane {
         (drift, repaired.and(left_alone))
     }
 
-    /// How many entries a comparison of all goes through.
+    /// How many entries a full comparison has.
     #[must_use]
     pub fn entries_to_compare(&self) -> usize {
         self.reconciler.entries_to_compare()
     }
 
-    /// Compares the maps with what they should be, and with a plan, and changes nothing.
+    /// Compares the maps with what they should be, and with a plan. Changes nothing.
     pub fn compare(&self, plan: &Plan) -> Result<Drift, DataplaneError> {
         Ok(Drift {
             services: self.reconciler.pending(plan),
@@ -422,23 +422,23 @@ impl Dataplane {
         })
     }
 
-    /// The sockets' records whose backend is gone; with what went wrong when these are not all.
+    /// Sockets whose backend is gone; with an error if the list is incomplete.
     pub fn stale_sockets(&self) -> (Vec<StaleSocket>, Result<(), DataplaneError>) {
         self.sockets.stale_sockets(&self.reconciler)
     }
 
-    /// Takes in that a socket whose backend is gone is nowhere.
+    /// Removes the record of a socket that was found in no network namespace.
     pub fn forget_socket(&mut self, socket: &StaleSocket) -> Result<(), DataplaneError> {
         self.sockets.forget(socket)
     }
 
-    /// The socket table, for whoever looks beside this writer.
+    /// The socket table, to be read while this writes.
     #[must_use]
     pub const fn socket_table(&self) -> &SocketTable {
         self.sockets.table()
     }
 
-    /// Whose the service addresses and ports of these sockets are now.
+    /// The current owners of the service addresses that these sockets dialled.
     #[must_use]
     pub fn owners(&self, stale_sockets: &[StaleSocket]) -> HashMap<(IpAddr, u16), Owners> {
         self.reconciler.owners(stale_sockets)
@@ -450,7 +450,7 @@ impl Dataplane {
         self.reconciler.installed(service)
     }
 
-    /// Puts a test service with listeners there into the maps: all of it, or nothing.
+    /// Adds a probe service with these listeners to the maps: all of it, or nothing.
     pub fn put_probe_service(
         &mut self,
         number: u64,
@@ -468,20 +468,19 @@ impl Dataplane {
         self.programs.ids()
     }
 
-    /// What to wait for before something is taken back.
+    /// To wait for running programs before freed entries are reclaimed.
     #[must_use]
     pub fn running_programs(&self) -> RunningPrograms {
         self.reconciler.programs().clone()
     }
 
-    /// Whether earlier syncs put something to rest that can be taken back: with
-    /// [`Self::reclaim_before`], after [`RunningPrograms::synchronize_rcu`].
+    /// Whether freed entries can be reclaimed with [`Self::reclaim_before`], after
+    /// [`RunningPrograms::synchronize_rcu`].
     pub fn has_reclaimable(&self) -> bool {
         self.reconciler.has_reclaimable()
     }
 
-    /// Takes back what was put to rest before this time. Every program that ran then must have
-    /// ended.
+    /// Reclaims what was freed before this time. Every program that ran then must have ended.
     pub fn reclaim_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
         self.reconciler.reclaim_before(time)
     }
@@ -526,15 +525,15 @@ pub struct Usage {
     pub allocator: AllocatorUsage,
     pub names: MapUsage,
     pub removed_counts: MapUsage,
-    /// Service ports that stay as they are because an object cannot be used.
+    /// Service ports that are retained because an object is invalid.
     pub retained: usize,
-    /// Service ports that only the agent before knew of and that are bypassed.
+    /// Service ports that only the previous agent knew and that are bypassed.
     pub released: usize,
     pub left_alone: MapUsage,
 }
 
-/// Removes everything that was pinned: detaches the programs and frees the maps. Fails while an
-/// agent is running. Returns what was removed.
+/// Removes all pins, which detaches the programs and frees the maps. Fails while an agent is
+/// running. Returns what was removed.
 pub fn cleanup(bpffs: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
     let pins = Pins::in_bpffs(bpffs);
     if !pins.root().exists() {

@@ -1,4 +1,4 @@
-//! What the agent notes about itself in the kernel: see [`sockline_ebpf::agent`].
+//! The agent's record of itself in a map, see [`sockline_ebpf::agent`].
 
 use std::{
     path::{Path, PathBuf},
@@ -30,7 +30,7 @@ pub struct Read {
 }
 
 impl RecordWriter {
-    /// Notes who runs now.
+    /// Writes the record of this process.
     pub fn create(
         pins: &Pins,
         node: &str,
@@ -82,7 +82,7 @@ fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Cuts a text to fit, at a character's end.
+/// Truncates a text to fit, at the end of a character.
 fn text<const N: usize>(text: &str) -> [u8; N] {
     let mut bytes = [0; N];
     let mut length = text.len().min(N);

@@ -1,4 +1,4 @@
-//! What the programs know of the agent: see [`sockline_ebpf::agent_state`].
+//! What the programs know of the agent, see [`sockline_ebpf::agent_state`].
 
 use std::{
     mem::offset_of,
@@ -23,7 +23,7 @@ const OWN_CALLS: usize = offset_of!(Layout, own_calls) / size_of::<u64>();
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NestedNamespaces {
     Translate,
-    /// Let them go through unchanged.
+    /// Leave them unchanged.
     Exclude,
 }
 
@@ -43,8 +43,8 @@ struct Shared {
     connecting: Mutex<()>,
 }
 
-/// While it lives, the programs let one socket's connects go through unchanged. To be held over the
-/// `connect()` system call and no longer: others wait for it. So it cannot be held over an `await`.
+/// While this exists, programs leave the connects of one socket unchanged. To be held only for the
+/// `connect()` system call, because others wait for it; so it cannot be held over an `await`.
 #[derive(Debug)]
 #[must_use]
 pub struct Bypass<'a> {
@@ -55,10 +55,10 @@ pub struct Bypass<'a> {
 impl AgentState {
     /// Opens it to write.
     ///
-    /// A deadline that an earlier agent set is never put off here, since the maps are as old as it says
-    /// until [`Self::renew`] is called after the first full sync. So an agent that starts again and
-    /// again and never gets there is one that is gone. Programs that are not attached read no deadline:
-    /// see [`Self::start`].
+    /// A deadline that an earlier agent set is not extended here: the maps are as old as it says
+    /// until [`Self::renew`] is called after the first full sync. So an agent that restarts
+    /// repeatedly and never gets there counts as gone. Programs that are not attached read no
+    /// deadline: see [`Self::start`].
     pub(crate) fn open(
         pins: &Pins,
         fail_open_after: Option<Duration>,
@@ -75,15 +75,15 @@ impl AgentState {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Sets the deadline if there is none yet: the programs, about to be attached, must find one that is
-    /// not over.
+    /// Sets the deadline if there is none yet: programs that are attached next must find one that
+    /// is not over.
     pub(crate) fn start(&self) {
         if self.shared.words.load(DEADLINE) == 0 {
             self.renew();
         }
     }
 
-    /// Puts the deadline off: this agent lives, and the maps are what it wrote. Returns whether calls
+    /// Extends the deadline: this agent runs, and the maps are what it wrote. Returns whether calls
     /// were bypassed until now.
     pub fn renew(&self) -> bool {
         let Some(after) = self.shared.fail_open_after else { return false };
@@ -111,27 +111,27 @@ impl AgentState {
         deadline.is_over() || deadline.left().is_some_and(|left| left <= time)
     }
 
-    /// Lets the connects of the socket with this cookie (`SO_COOKIE`) go through unchanged, as calls to
-    /// an address that is no service's, until the guard is dropped.
+    /// Until the guard is dropped, programs leave the connects of the socket with this cookie
+    /// (`SO_COOKIE`) unchanged, as calls to an address that is no service's.
     pub fn bypass(&self, cookie: u64) -> Bypass<'_> {
-        // What a panic left behind is as good: the guard has cleared the word.
+        // Poisoning does not matter: the guard has cleared the word.
         let connecting = self.shared.connecting.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.words.store(BYPASS_COOKIE, cookie);
         Bypass { words: &self.shared.words, _connecting: connecting }
     }
 
-    /// Calls to a service address that went through unchanged because of [`Self::bypass`], also of
-    /// earlier agents.
+    /// Calls to a service address that were bypassed because of [`Self::bypass`], including those
+    /// of earlier agents.
     #[must_use]
     pub fn own_calls(&self) -> u64 {
         self.shared.words.load(OWN_CALLS)
     }
 }
 
-/// When all calls are bypassed, as it can be read beside an agent, or after its end.
+/// When all calls are bypassed, as readers see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
-    /// How long after the agent's last sign of life; `None` if never.
+    /// How long after the agent's last heartbeat; `None` if never.
     pub after: Option<Duration>,
     /// In nanoseconds of the kernel's `CLOCK_MONOTONIC`; 0 is never, or not yet.
     deadline: u64,
@@ -165,8 +165,8 @@ impl Deadline {
         self.is_over().then(|| Duration::from_nanos(self.now - self.deadline))
     }
 
-    /// When calls will be bypassed unless an agent says that it lives; `None` if they are, or never
-    /// will.
+    /// Time until calls are bypassed if no agent extends the deadline; `None` if they are already,
+    /// or never will.
     #[must_use]
     pub fn left(&self) -> Option<Duration> {
         let left = Duration::from_nanos(self.deadline.saturating_sub(self.now));

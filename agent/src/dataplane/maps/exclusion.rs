@@ -1,4 +1,4 @@
-//! The cgroups whose processes are left alone, as the programs know them.
+//! The cgroups whose processes are excluded, as the programs read them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,10 +23,10 @@ pub struct ExcludedCgroups {
     cgroups: HashMap<MapData, u64, u32>,
     capacity: u32,
     levels: Array<MapData, u32>,
-    /// What is to be in the kernel. It stays what it is when a write fails, so that the next one can
-    /// make good.
+    /// What should be in the maps. A failed write does not change it, so that the next one can
+    /// repair.
     wanted: CgroupLevels,
-    /// What is in the kernel, as far as it is known.
+    /// What is known to be in the maps.
     known: CgroupLevels,
     /// Of that, what an earlier agent left and no sync of this one had yet.
     restored: CgroupLevels,
@@ -52,29 +52,29 @@ impl ExcludedCgroups {
         this.known = this.read()?;
         this.restored.clone_from(&this.known);
         this.wanted.clone_from(&this.known);
-        // Whoever ended between two steps left them too wide.
+        // An agent that ended between two steps left too many levels.
         write_levels(&mut this.levels, union(this.known.values()))?;
         Ok(this)
     }
 
-    /// As long as it is set, what was restored and in no sync yet is not taken away.
+    /// While set, restored cgroups that were in no sync yet are not removed.
     pub const fn retain_unconfirmed(&mut self, retain_unconfirmed: bool) {
         self.retain_unconfirmed = retain_unconfirmed;
     }
 
-    /// Something is there only because it is held back, or was at the last sync.
+    /// Whether restored cgroups that were in no sync yet are still excluded.
     pub fn has_unconfirmed(&self) -> bool {
         !self.restored.is_empty()
     }
 
-    /// Brings the kernel to exactly these cgroups, and those that are held back. Returns those that
-    /// there is no room for. On an error, what was reached is there.
+    /// Excludes exactly these cgroups, and retained ones. Returns those that do not fit. After an
+    /// error, a part may be done.
     pub fn sync(&mut self, wanted: &CgroupLevels) -> Result<Vec<u64>, DataplaneError> {
         self.restored.retain(|id, _| self.retain_unconfirmed && !wanted.contains_key(id));
         self.wanted.clone_from(&self.restored);
         self.wanted.extend(wanted);
         let unfit = self.write()?;
-        // They are the caller's to try again.
+        // The caller tries them again.
         self.wanted.retain(|id, _| !unfit.contains(id));
         Ok(unfit)
     }
@@ -84,7 +84,7 @@ impl ExcludedCgroups {
         MapUsage { entries: self.known.len() as u64, capacity, limit: capacity }
     }
 
-    /// Brings the kernel from what is known to what is wanted. Returns what there is no room for.
+    /// Writes the difference between known and wanted cgroups. Returns those that do not fit.
     fn write(&mut self) -> Result<Vec<u64>, DataplaneError> {
         let mut unfit = Vec::new();
         let wanted = &self.wanted;
@@ -123,7 +123,7 @@ impl ExcludedCgroups {
         Ok(unfit)
     }
 
-    /// What of the maps is not as it was left.
+    /// How many entries of the maps differ.
     pub fn drift(&self) -> Result<usize, DataplaneError> {
         let found = self.read()?;
         let all: BTreeSet<&u64> = self.wanted.keys().chain(found.keys()).collect();
@@ -133,7 +133,7 @@ impl ExcludedCgroups {
         Ok(entries.len() + usize::from(levels))
     }
 
-    /// Mends what [`Self::drift`] counts, and returns how much that was.
+    /// Repairs what [`Self::drift`] counts, and returns how much that was.
     pub fn repair(&mut self) -> Result<usize, DataplaneError> {
         let drift = self.drift()?;
         if drift > 0 {

@@ -36,18 +36,18 @@ pub struct Frontends {
     bits: HashMap<(u32, u64), u32>,
 }
 
-/// What the hash and the bitmap have, and should not, or the other way round.
+/// How the hash and the bitmap differ from what they should hold.
 #[derive(Debug, Default)]
 pub struct Differences {
     pub missing: Vec<Frontend>,
-    /// As they should be.
+    /// With the entries as they should be.
     pub changed: Vec<Frontend>,
     pub foreign: Vec<FrontendKey>,
     pub filter_words: usize,
 }
 
 impl Frontends {
-    /// Opens what is pinned and reads it back.
+    /// Opens the pinned maps and reads them.
     pub fn open(pins: &Pins, limit: u32) -> Result<Self, DataplaneError> {
         let outer = maps::open_frontends(pins, true)?;
         let current = match maps::current_frontends(&outer)? {
@@ -91,13 +91,13 @@ impl Frontends {
         self.limit
     }
 
-    /// Writes the entries of one service, each in one atomic step for whoever looks it up: all of
-    /// them, or none.
+    /// Writes the entries of one service: all of them, or none. Each changes in one atomic step for
+    /// programs.
     pub fn set_all(&mut self, frontends: &[Frontend]) -> Result<(), DataplaneError> {
         let mut before: Vec<(FrontendKey, Option<Frontend>)> = Vec::with_capacity(frontends.len());
         let (known, new): (Vec<&Frontend>, Vec<&Frontend>) =
             frontends.iter().partition(|frontend| self.entries.contains_key(&frontend.key));
-        // The new ones first: to take them away again needs no memory.
+        // New entries first: removing them again needs no memory.
         for frontend in new.into_iter().chain(known) {
             let old = self.entries.get(&frontend.key).copied();
             if let Err(error) = self.set(*frontend) {
@@ -116,7 +116,8 @@ impl Frontends {
                 None => self.remove(&key),
             };
             if let Err(error) = result {
-                // The copy here knows what is there, and the service is tried again as a whole.
+                // The copy in this process has what is there, and the service is tried again as a
+                // whole.
                 tracing::error!("a frontend is ahead of others of its service: {error}");
             }
         }
@@ -173,7 +174,7 @@ impl Frontends {
         Ok(())
     }
 
-    /// Looks for entries that nobody planned.
+    /// Finds entries that are in no plan.
     pub fn find_foreign(&self, differences: &mut Differences) -> Result<(), DataplaneError> {
         hash::for_each(FRONTENDS, &self.current, |key: &FrontendKey, _: &[Frontend]| {
             if !self.entries.contains_key(key) {
@@ -190,7 +191,7 @@ impl Frontends {
         differences.filter_words = words.iter().enumerate().filter(differs).count();
     }
 
-    /// Mends what was found to differ.
+    /// Repairs differences.
     pub fn repair(&mut self, differences: &Differences) -> Result<(), DataplaneError> {
         for value in differences.missing.iter().chain(&differences.changed) {
             self.current
@@ -219,7 +220,7 @@ impl Frontends {
         Ok(self.outer.displaced()?)
     }
 
-    /// Makes room for so many more entries.
+    /// Makes room for this many more entries.
     pub fn reserve(&mut self, more: usize) -> Result<(), DataplaneError> {
         let needed = u32::try_from(self.entries.len() + more).unwrap_or(u32::MAX);
         if more > 0 && needed > self.limit {
@@ -277,8 +278,8 @@ impl Frontends {
         self.filter.store(index, change(self.filter.load(index)));
     }
 
-    /// Makes the filter fit the entries: first all bits that must be set, so that no entry is ever
-    /// hidden.
+    /// Writes the filter for the entries. Bits are set before others are cleared, so that no entry
+    /// is ever hidden.
     fn write_filter(&mut self) {
         for (index, &wanted) in self.wanted_filter().iter().enumerate() {
             if self.filter.read(index) != wanted {
@@ -288,7 +289,7 @@ impl Frontends {
         }
     }
 
-    /// The filter's words as the entries want them.
+    /// The filter's words for the entries.
     fn wanted_filter(&self) -> Vec<u64> {
         let mut words = vec![0u64; filter::WORDS as usize];
         for (word, mask) in self.bits.keys() {

@@ -1,4 +1,4 @@
-//! The network namespaces that have dialled services, as the programs noted them.
+//! The network namespaces that called services, as the programs recorded them.
 
 use aya::maps::{HashMap, MapData};
 use sockline_ebpf::namespaces::Namespace;
@@ -19,7 +19,7 @@ impl NotedNamespaces {
         Ok(Self { map: maps::open_namespaces(pins)? })
     }
 
-    /// All that are noted, by their cookies.
+    /// All recorded namespaces, by their cookies.
     pub fn read(&self) -> Result<Vec<(u64, Namespace)>, DataplaneError> {
         let mut all = Vec::new();
         hash::for_each(NAMESPACES, &self.map, |&cookie, values: &[Namespace]| {
@@ -28,7 +28,7 @@ impl NotedNamespaces {
         Ok(all)
     }
 
-    /// Writes what the agent has found out of one. Nothing happens if it was dropped meanwhile.
+    /// Writes whether a namespace is excluded. Does nothing if the entry was evicted meanwhile.
     pub fn set_excluded(
         &mut self,
         cookie: u64,

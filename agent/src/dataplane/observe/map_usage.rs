@@ -1,4 +1,4 @@
-//! Counting what the programs put into maps, which only a walk through them can tell.
+//! Usage of the maps that programs write: it has to be counted by reading all entries.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,12 +26,12 @@ use crate::{
     },
 };
 
-/// Free entries of an LRU hash that each CPU may keep to itself (Linux `LOCAL_FREE_TARGET`): others
-/// drop entries meanwhile.
+/// Free entries of an LRU hash that each CPU caches (Linux `LOCAL_FREE_TARGET`), while others evict
+/// entries.
 const KEPT_BY_A_CPU: u64 = 128;
 
-/// A walk through the maps that programs write. Takes some milliseconds for each 100,000 entries, and
-/// no lock that anybody waits for.
+/// A scan of the maps that programs write. Takes some milliseconds for each 100,000 entries, and no
+/// lock.
 pub struct MapScan {
     affinity: AffinityHash,
     counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
@@ -48,15 +48,15 @@ pub struct MapScan {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScannedUsage {
     pub affinity: MapUsage,
-    /// Affinities that may still count are dropped for others.
+    /// The map evicts affinities that are still valid.
     pub affinity_full: bool,
-    /// Affinities that were over, and were taken away.
+    /// Expired affinities that were removed.
     pub expired: usize,
     pub counters: MapUsage,
-    /// The ids of the services that are counted, if that is as many as there can be.
+    /// The ids of the services with counters, if that map is full.
     pub counted: Option<HashSet<u32>>,
     pub sockets: Option<MapUsage>,
-    /// Of what sockets may take beyond the table.
+    /// Records of sockets beyond the socket table.
     pub overflow: MapUsage,
     pub over_limit: Vec<OverLimit>,
 }
@@ -84,8 +84,8 @@ impl MapScan {
         })
     }
 
-    /// Counts, and takes away affinities that are over: the kernel would drop them only for want of
-    /// room, and until then they would look as if they were needed.
+    /// Counts entries, and removes expired affinities: the kernel evicts them only when the map is
+    /// full, and until then they would count as used.
     pub fn run(mut self) -> Result<ScannedUsage, DataplaneError> {
         let mut counted = ScannedUsage::default();
         self.count_affinity(&mut counted)?;
@@ -113,7 +113,7 @@ impl MapScan {
         })?;
         let failed = |error| DataplaneError::map(AFFINITY, "write", error);
         for key in over {
-            // Its client may have come back since.
+            // Its client may have connected again since.
             match self.affinity.get(&key, 0) {
                 Ok(value) if self.is_over(&key, &value) => {}
                 Ok(_) | Err(MapError::KeyNotFound) => continue,
@@ -132,8 +132,8 @@ impl MapScan {
         Ok(())
     }
 
-    /// Whether a client may get another backend. One of a service that is not known had its affinity
-    /// before the timeouts were looked up, or the service is newer than that.
+    /// Whether an affinity has expired. A service without a timeout lost its affinity, or is newer
+    /// than the look-up of the timeouts.
     fn is_over(&self, key: &AffinityKey, value: &Affinity) -> bool {
         value.choice.idle(self.as_of) > self.timeouts.get(&key.service).copied().unwrap_or(0)
     }
@@ -152,7 +152,7 @@ impl MapScan {
     }
 }
 
-/// Whether an LRU hash drops entries that are not the oldest, or soon will.
+/// Whether an LRU hash evicts entries that are not the oldest, or soon will.
 fn is_full(entries: u64, capacity: u64) -> bool {
     let cpus = aya::util::nr_cpus().unwrap_or(1) as u64;
     entries + (KEPT_BY_A_CPU * cpus).min(capacity / 4) >= capacity

@@ -1,4 +1,4 @@
-//! Who took how much of the room that sockets have beyond the table.
+//! How much room each cgroup's sockets take beyond the socket table.
 
 use std::path::{Path, PathBuf};
 
@@ -12,25 +12,25 @@ use crate::{
     dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
 };
 
-/// The accounts, mapped into memory.
+/// The counts by cgroup, mapped into memory.
 pub struct Accounts {
     words: SharedArray<u64>,
 }
 
-/// A cgroup whose sockets were not all remembered.
+/// A cgroup that reached its limit: some of its sockets have no record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverLimit {
     pub cgroup: u64,
-    /// Below the agent's cgroup; `None` if it is gone, or out of sight.
+    /// Below the agent's cgroup; `None` if it is gone or not visible.
     pub path: Option<PathBuf>,
     /// What its sockets have now.
     pub units: u64,
-    /// How many were not remembered, since the maps are there.
+    /// How many sockets got no record since the maps were created.
     pub refused: u64,
 }
 
 impl OverLimit {
-    /// Whether the next one will not be remembered, either.
+    /// Whether the next socket gets no record either.
     pub const fn is_at_limit(&self) -> bool {
         self.cgroup != ROOT_CGROUP && self.units + STORED_UNITS > CGROUP_UNITS
     }
@@ -52,14 +52,14 @@ impl Accounts {
         MapUsage { entries: self.of(WHOLE).units, capacity: limit, limit }
     }
 
-    /// Gives back what a socket was charged for that no program will.
+    /// Frees the room of a socket that no program will free.
     pub fn give_back(&self, cgroup: u64, units: u64) {
         for place in [WHOLE, place_of(cgroup)] {
             self.words.subtract(first_word(place), units);
         }
     }
 
-    /// Those that were ever beyond a limit; `top` is the cgroup that they are below.
+    /// The cgroups that ever reached a limit. `top` is the cgroup that they are below.
     pub fn over_limit(&self, top: &Path) -> Vec<OverLimit> {
         let counts = (0..maps::OVERFLOW_PLACES).map(|place| self.of(place));
         let mut over: Vec<OverLimit> = counts

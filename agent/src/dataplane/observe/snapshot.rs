@@ -1,4 +1,4 @@
-//! Reading a node back from its pinned maps, whether its agent runs or not.
+//! Reads a node from its pinned maps, with or without a running agent.
 
 use std::{
     collections::{BTreeMap, HashMap as StdHashMap, HashSet},
@@ -45,7 +45,7 @@ use crate::{
     },
 };
 
-/// An open view of a node's kernel state.
+/// A node's kernel state, opened for reading.
 pub struct Snapshot {
     pins: Pins,
 }
@@ -233,8 +233,8 @@ impl Counters {
         let mut all: StdHashMap<u32, u64> = StdHashMap::new();
         // A segment that is made from here on has no count that was ever shown.
         let segments = self.backends.segments();
-        // The control loop waits for this. Under it are system calls, one for each few thousand services with
-        // former backends; the rest is reading memory.
+        // The control loop waits for this lock. It covers one system call for each few thousand
+        // services with removed backends, and memory reads.
         let _transfer = self.transfer_lock.lock();
         // Opened each time, because a larger one may be in its place, and under the lock, because it may be
         // put there while a count moves: the old one would lack that count.

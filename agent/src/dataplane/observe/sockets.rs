@@ -1,7 +1,7 @@
-//! Sockets whose backend is gone, as the programs' own records have them.
+//! Sockets whose backend is gone, found in the programs' records.
 //!
-//! What is told here follows from the maps as they are, and not from what happened to them: nothing
-//! is lost when an agent ends between a change and its consequences.
+//! The result depends only on the maps as they are, not on events: nothing is lost if an agent ends
+//! between a change and its effects.
 
 use std::{
     collections::HashMap,
@@ -53,7 +53,8 @@ impl SocketTable {
         (0..self.sets.len()).flat_map(|index| {
             let first = self.sets.read(index);
             let is_held = |cookie: &u64| !matches!(*cookie, 0 | CLAIMED);
-            // The programs write meanwhile: what is the same twice, under the same cookie, is whole.
+            // Programs write meanwhile: a record that reads the same twice, under the same cookie,
+            // is consistent.
             fence(Ordering::Acquire);
             let second = first.cookies.iter().any(is_held).then(|| self.sets.read(index));
             (0..WAYS).filter_map(move |way| {
@@ -67,10 +68,10 @@ impl SocketTable {
     }
 }
 
-/// A socket's record whose backend is not what it was: it ended, or its entry is another one's now.
+/// A socket whose backend is gone: it was removed, or its entry belongs to another backend now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StaleSocket {
-    /// Of the socket: no other one ever has it while the machine is up.
+    /// The socket's cookie: unique until the machine restarts.
     pub cookie: u64,
     pub record: SocketRecord,
     /// It is in the overflow hash, and not in the table.
@@ -78,20 +79,20 @@ pub struct StaleSocket {
 }
 
 impl StaleSocket {
-    /// The address and port that the socket asked for.
+    /// The service address and port that the socket dialled.
     #[must_use]
     pub fn service(&self) -> (IpAddr, u16) {
         (self.record.service_address.into(), u16::from_be(self.record.service_port))
     }
 
-    /// The address and port that it got.
+    /// The backend's address and port.
     #[must_use]
     pub fn backend(&self) -> (IpAddr, u16) {
         (self.record.backend_address.into(), u16::from_be(self.record.backend_port))
     }
 }
 
-/// Whose a service address is now, by protocol.
+/// The owner of a service address, by protocol.
 #[derive(Debug, Clone, Default)]
 pub struct Owners {
     pub tcp: Option<ServiceKey>,
@@ -118,7 +119,7 @@ impl Sockets {
         &self.table
     }
 
-    /// Those of all sockets that are known; with what went wrong when these are not all.
+    /// All sockets whose backend is gone; with an error if the list is incomplete.
     pub(crate) fn stale_sockets(
         &self,
         reconciler: &Reconciler,
@@ -156,9 +157,9 @@ impl Sockets {
         Ok(())
     }
 
-    /// Takes away the entry of a socket that is nowhere, unless it is something else by now. (One
-    /// that is closed takes its entry with it. So this is for those that were closed while programs of
-    /// an older agent were attached.)
+    /// Removes the overflow entry of a socket that exists no more, unless it changed meanwhile.
+    /// Closing a socket removes its entry; this is for sockets that were closed while programs of
+    /// an older agent were attached.
     pub(crate) fn forget(&mut self, socket: &StaleSocket) -> Result<(), DataplaneError> {
         let entry = match self.overflow.get(&socket.cookie, 0) {
             Ok(entry) if entry.record == socket.record => entry,
@@ -176,7 +177,7 @@ impl Sockets {
     }
 }
 
-/// Whether a record's backend is not what it was when the socket got it.
+/// Whether a record's backend is gone or its entry reused.
 fn is_stale(record: &SocketRecord, backend: Option<Backend>) -> bool {
     backend.is_none_or(|backend| {
         backend.sets == 0
@@ -186,7 +187,7 @@ fn is_stale(record: &SocketRecord, backend: Option<Backend>) -> bool {
 }
 
 impl Reconciler {
-    /// Who has the service addresses of these sockets now.
+    /// The current owners of these sockets' service addresses.
     pub(crate) fn owners(&self, stale_sockets: &[StaleSocket]) -> HashMap<(IpAddr, u16), Owners> {
         let services = self.keys_by_id();
         let owner = |record: &SocketRecord, protocol: u8| {
@@ -214,7 +215,8 @@ impl Reconciler {
         let key = FrontendKey { address, port, protocol, padding: 0 };
         self.owner_of(&key).or_else(|| {
             let owner = self.owner_of(&key.at_all_nodes())?;
-            // A node may go before its endpoints: then the service's id says whose the address was.
+            // A node may be deleted before its endpoints. Then the service's id tells whose the
+            // address was.
             let is_node_port = self.is_other_node(address) || owner == record.service;
             is_node_port.then_some(owner)
         })

@@ -1,5 +1,5 @@
-//! The pinned maps, held open: whoever removes their pins, or the whole directory, takes nothing away,
-//! and they can be pinned again.
+//! The pinned maps, held open: if their pins or the whole directory are removed, they stay in use
+//! and can be pinned again.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -48,8 +48,8 @@ impl HeldMaps {
         Ok(Self { maps })
     }
 
-    /// Pins again what has lost its pin, or had something else pinned in place of it. Adds how many that
-    /// were; one that cannot be pinned costs no other.
+    /// Pins maps again whose pin is missing or is another object's, and adds their number to
+    /// `repaired`. An error with one does not stop the others.
     pub fn repair(&self, pins: &Pins, repaired: &mut usize) -> Result<(), DataplaneError> {
         let mut result = Ok(());
         for Map { name, id, map } in &self.maps {

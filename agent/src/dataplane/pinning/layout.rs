@@ -82,7 +82,7 @@ impl Pins {
         make(&self.links())
     }
 
-    /// Takes from everybody else what they could open of the pins.
+    /// Makes the pins accessible to root only.
     pub fn close_to_others(&self) -> Result<(), DataplaneError> {
         permissions::restrict(&self.root).map_err(|error| {
             DataplaneError::io(format!("keep others out of {}", self.root.display()), error)

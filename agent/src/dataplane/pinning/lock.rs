@@ -14,24 +14,23 @@ use nix::{
 use super::layout::Pins;
 use crate::{bpf::error::BpfError, dataplane::error::DataplaneError};
 
-/// How long a writer waits for readers, which have the lock for microseconds.
+/// How long a writer waits for readers, which hold the lock for microseconds.
 pub const READERS_PATIENCE: Duration = Duration::from_millis(200);
 
-/// Proof of being the only agent on a pin directory; the kernel takes it back when the process
-/// ends, however it ends.
+/// The exclusive lock on the pins' folder. The kernel releases it when the process ends, however it
+/// ends.
 #[derive(Debug)]
 pub struct Lock {
     directory: Flock<OwnedFd>,
 }
 
 impl Pins {
-    /// Takes the lock; `None` if somebody has it.
+    /// Takes the lock; `None` if another process holds it.
     pub fn lock(&self) -> Result<Option<Lock>, DataplaneError> {
         self.lock_as(FlockArg::LockExclusiveNonblock)
     }
 
-    /// Whether an agent, or whoever else writes, has the lock. Readers that ask at the same time do not
-    /// see each other.
+    /// Whether a writer holds the lock. Readers that ask at the same time share it.
     pub fn are_locked(&self) -> Result<bool, DataplaneError> {
         Ok(self.lock_as(FlockArg::LockSharedNonblock)?.is_none())
     }
@@ -46,8 +45,7 @@ impl Pins {
         match Flock::lock(directory, kind) {
             Ok(directory) => {
                 let lock = Lock { directory };
-                // Whoever had it before may have removed the directory, which is not the one then that
-                // others will lock.
+                // The previous holder may have removed the directory. Then others lock a new one.
                 if self.are_locked_by(&lock) { Ok(Some(lock)) } else { self.lock_as(kind) }
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
@@ -55,15 +53,15 @@ impl Pins {
         }
     }
 
-    /// Makes the directory if need be and takes the lock; tries again for a while if somebody has it.
-    /// Blocks the thread.
+    /// Creates the directory if needed and takes the lock; retries until `patience` is over while
+    /// another process holds it. Blocks the thread.
     pub fn lock_within(&self, wait_policy: Duration) -> Result<Option<Lock>, DataplaneError> {
         let deadline = Instant::now() + wait_policy;
         loop {
             self.create_root()?;
             match self.lock() {
                 Ok(None) if Instant::now() < deadline => {}
-                // Removed in this very moment.
+                // The directory was removed at this moment.
                 Err(DataplaneError::Bpf(BpfError::Io { source, .. }))
                     if source.kind() == io::ErrorKind::NotFound && Instant::now() < deadline => {}
                 result => return result,
@@ -81,7 +79,7 @@ impl Pins {
         there.is_ok_and(|there| fstat(&*lock.directory).map(id) == Ok(there))
     }
 
-    /// The process that has the lock, as far as it can be seen from here (proc_locks(5)).
+    /// The process that holds the lock, if it is visible in this PID namespace (proc_locks(5)).
     #[must_use]
     pub fn holder(&self) -> Option<u32> {
         let root = nix::sys::stat::stat(&self.root).ok()?;

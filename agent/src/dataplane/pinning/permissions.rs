@@ -1,4 +1,4 @@
-//! Pins are root's alone: whoever can open the pin of a map can rewrite where connections go.
+//! Only root may open pins: a process that can open a map's pin can redirect connections.
 
 use std::{
     fs, io,
@@ -9,18 +9,19 @@ use std::{
 const FOLDER: u32 = 0o700;
 const PIN: u32 = 0o600;
 
-/// Gives a folder of pins, and all that is in it, to root (or whoever this process runs as) and to
-/// nobody else. bpffs makes pins by the umask of whoever pins them, and somebody may have changed them.
+/// Makes a folder of pins, with everything in it, accessible to this process's user (root) only.
+/// bpffs creates pins by the umask of the process that pins, and another process may have changed
+/// them.
 pub fn restrict(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let is_symlink = found.file_type().is_symlink();
     let wanted = if found.is_dir() { FOLDER } else { PIN };
-    // Not a link's target: nothing here makes links.
+    // Not the target of a symbolic link: nothing here creates any.
     if !is_symlink {
-        // The folder first, so that nobody gets in while the rest is gone through.
+        // The folder first, so that no process gets in meanwhile.
         if (found.uid(), found.gid()) != (uid, gid) {
-            tracing::warn!(path = %path.display(), uid = found.uid(), "a pin was somebody else's");
+            tracing::warn!(path = %path.display(), uid = found.uid(), "a pin belonged to another user");
             chown(path, Some(uid), Some(gid))?;
         }
         if found.mode() & 0o7777 != wanted {
@@ -32,7 +33,7 @@ pub fn restrict(path: &Path) -> io::Result<()> {
     if found.is_dir() {
         for entry in fs::read_dir(path)? {
             match restrict(&entry?.path()) {
-                // Pins come and go while maps grow.
+                // Pins are added and removed while maps grow.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 result => result?,
             }

@@ -27,16 +27,16 @@ impl Pins {
             .collect()
     }
 
-    /// Removes the directory of another layout version. The first step makes it nobody's: whoever is
-    /// killed in the middle leaves nothing that an agent of that layout would take over.
+    /// Removes the directory of another layout version. It is renamed first, so that after a kill
+    /// in the middle no agent of that layout takes over what is left.
     pub fn remove_other(&self, other: &Path) -> Result<(), DataplaneError> {
         self.retire(other)
             .map_err(|error| DataplaneError::io(format!("remove {}", other.display()), error))?;
         self.finish_removal()
     }
 
-    /// Removes what an agent was removing when it ended. Detaches nothing: the links in there may be
-    /// pinned in this layout's directory as well, having been taken over.
+    /// Finishes a removal during which an agent ended. Detaches nothing: links in there may have
+    /// been taken over and be pinned in this layout's directory too.
     pub fn finish_removal(&self) -> Result<(), DataplaneError> {
         for removed in self.directories().into_iter().filter(|path| is_removed(path)) {
             remove_tree(&removed, &mut Vec::new()).map_err(|error| {
@@ -63,7 +63,7 @@ impl Pins {
         self.others().iter().any(|other| has_entries(&other.join("links")))
     }
 
-    /// Removes everything, which detaches the programs and frees the maps. Returns what was there.
+    /// Removes all pins, which detaches the programs and frees the maps. Returns what was removed.
     pub fn remove(&self) -> Result<Vec<PathBuf>, DataplaneError> {
         let mut removed = Vec::new();
         for directory in self.directories() {
@@ -82,7 +82,7 @@ impl Pins {
     }
 }
 
-/// What the name of a directory begins with that is being removed.
+/// Prefix of directories that are being removed.
 const REMOVED: &str = "removed_";
 
 fn is_removed(directory: &Path) -> bool {
@@ -93,8 +93,8 @@ fn has_entries(directory: &Path) -> bool {
     fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-/// Detaches the programs of all links in a directory: once this is done, none of them is called any
-/// more. What cannot be detached is left to the removal of its pin, which has the same effect later.
+/// Detaches the programs of all links in a directory, so that none is called any more. For a link
+/// that cannot be detached, the removal of its pin has the same effect later.
 fn detach_all(links: &Path) {
     for entry in fs::read_dir(links).into_iter().flatten().flatten() {
         detach(&entry.path(), &[]);
@@ -120,11 +120,11 @@ pub fn remove_tree(path: &Path, removed: &mut Vec<PathBuf>) -> io::Result<()> {
     fs::remove_dir(path)
 }
 
-/// Removes what is in a directory of pins and has none of these names: an agent was killed between
-/// two steps, or was of a build that pins more. Programs of links there are detached at once.
+/// Removes stale pins from a directory: those with none of these names. An agent was killed between
+/// two steps, or its build pins more. Programs of stale links are detached at once.
 ///
-/// Links of these ids are kept attached: a stray may be one that was pinned beside its place, and whose
-/// agent was killed before it was there.
+/// Links with these ids stay attached: a stale pin may be one that was made beside its place before
+/// an agent was killed.
 pub fn remove_stale(directory: &Path, known: &[&str], kept: &[u32]) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(|name| known.contains(&name)) {
@@ -132,10 +132,10 @@ pub fn remove_stale(directory: &Path, known: &[&str], kept: &[u32]) {
         }
         let path = entry.path();
         detach(&path, kept);
-        tracing::info!(pin = %path.display(), "a stray pin is removed");
+        tracing::info!(pin = %path.display(), "removing a stale pin");
         if let Err(error) = remove_tree(&path, &mut Vec::new()).or_else(|_| fs::remove_file(&path))
         {
-            tracing::warn!(pin = %path.display(), %error, "a stray pin cannot be removed");
+            tracing::warn!(pin = %path.display(), %error, "cannot remove a stale pin");
         }
     }
 }

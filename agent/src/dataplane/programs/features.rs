@@ -1,4 +1,4 @@
-//! What the running kernel has, probed once at start.
+//! The kernel features that programs are loaded for, probed once at the start.
 
 use sockline_ebpf::agent::{
     COMPARE_AND_SWAP, KERNEL_SOCKETS, MPTCP_SOCK, NETNS_COOKIE, SET_RETVAL, SOCK_DESTROY,
@@ -13,7 +13,7 @@ use crate::{
     sock_destroy::{Method, diag, iterator::SocketIterators},
 };
 
-/// A kernel feature that can be done without.
+/// A kernel feature that has a fallback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Feature {
     SetRetval,
@@ -54,7 +54,7 @@ pub struct Features {
 }
 
 impl Features {
-    /// Without those that are unwanted, as if the kernel were older.
+    /// Probes the kernel. Features in `unwanted` count as missing, as on an older kernel.
     ///
     /// # Errors
     /// When the kernel's answer to a question was neither yes nor no.
@@ -104,7 +104,7 @@ impl Features {
         }
     }
 
-    /// As the agent notes it in the kernel.
+    /// As in the agent's record.
     #[must_use]
     pub const fn bits(self) -> u32 {
         let mut bits = 0;

@@ -1,4 +1,4 @@
-//! How the hooks look from outside: what is linked, and which programs really run.
+//! The state of the hooks: which program is linked, and which programs run.
 
 use std::{collections::BTreeMap, io, os::fd::AsFd as _, path::Path};
 
@@ -30,7 +30,7 @@ pub struct LoadedProgram {
     pub tag: [u8; 8],
 }
 
-/// Looks at every hook of a cgroup. Returns the cgroup's id as well.
+/// The state of every hook of a cgroup, and the cgroup's id.
 pub fn hooks(pins: &Pins, cgroup: &Path) -> Result<(u64, Vec<HookState>), DataplaneError> {
     let (directory, id) = open_cgroup(cgroup)?;
     let hooks = HOOKS
@@ -50,7 +50,7 @@ pub fn hooks(pins: &Pins, cgroup: &Path) -> Result<(u64, Vec<HookState>), Datapl
     Ok((id, hooks))
 }
 
-/// Loaded programs by id; those that have gone meanwhile are left out.
+/// Loaded programs by id, without those that were unloaded meanwhile.
 pub fn programs_by_id(ids: impl IntoIterator<Item = u32>) -> BTreeMap<u32, LoadedProgram> {
     ids.into_iter()
         .filter_map(|id| {

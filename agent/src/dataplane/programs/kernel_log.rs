@@ -1,4 +1,4 @@
-//! What the kernel programs log appears in the agent's log. They log rarely: the first call of a
+//! Forwards the kernel programs' log to the agent's log. They log rarely: the first call of a
 //! service that fails open.
 #![expect(unsafe_code, reason = "tokio cannot know who owns a file descriptor")]
 
@@ -6,7 +6,7 @@ use aya::Ebpf;
 use aya_log::EbpfLogger;
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Starts to forward, in the background. Without it the programs work as well.
+/// Starts forwarding in the background. The programs work without it too.
 pub fn forward(object: &mut Ebpf) {
     let logger = match EbpfLogger::init(object) {
         Ok(logger) => logger,

@@ -1,7 +1,6 @@
-//! Keeping the programs attached.
+//! Attaches the programs, and keeps them attached.
 //!
-//! Links are pinned, and held open as well: whoever removes a pin does not take the program off its
-//! hook.
+//! Links are pinned and held open, so that the removal of a pin does not detach the program.
 
 use std::{
     collections::BTreeMap,
@@ -43,11 +42,11 @@ pub struct Attached {
 }
 
 impl Links {
-    /// Attaches every program to the cgroup: by putting it into the link that is there, so that there
-    /// is no moment without a program, or with a new link where there is none or where it sits on
-    /// another cgroup (or one that is gone). Links of another layout version are taken over, and
-    /// what else is pinned of other layouts is removed. Changes nothing where all is well. What was
-    /// changed is in `attached`, also if something fails after it.
+    /// Attaches every program to the cgroup. An existing link gets the program, so that there is no
+    /// moment without one; a new link is made if there is none, or if it is on another cgroup or
+    /// one that is gone. Links of another layout version are taken over, and the other pins of that
+    /// layout removed. Changes nothing if all is as it should be. `attached` gets what was changed,
+    /// also if a later step fails.
     pub fn attach(
         &mut self,
         programs: &Programs,
@@ -82,7 +81,7 @@ impl Links {
             match pin::ensure(link.as_fd(), Id::Link(info.id), &pins.link(hook.name)) {
                 Ok(true) => attached.pinned.push(hook.name),
                 Ok(false) => {}
-                // It is attached all the same, and so shall be the others.
+                // It is attached without a pin; attach the others too.
                 Err(error) => unpinned = unpinned.and(Err(error)),
             }
             kept.push(info.id);
@@ -128,8 +127,8 @@ impl Links {
         Ok(None)
     }
 
-    /// Takes this hook's program off wherever else it was attached. Without that, it would stay there
-    /// until a worker of the kernel comes to it.
+    /// Detaches this hook's program from other cgroups at once. Otherwise it would stay until a
+    /// kernel worker releases the link.
     fn detach_others(&self, hook: &Hook, kept: u32, pins: &Pins) {
         pin::detach(&pins.link(hook.name), &[kept]);
         if let Some(held) = self.held.get(hook.name)
@@ -144,7 +143,7 @@ fn failed(what: &str, hook: &Hook, cgroup: &Path, error: std::io::Error) -> Data
     DataplaneError::io(format!("{what} {} (cgroup {})", hook.name, cgroup.display()), error)
 }
 
-/// What a reader can see of one hook.
+/// How a hook is attached, as a reader sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attachment {
     /// No pinned link.

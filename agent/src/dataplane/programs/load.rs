@@ -100,7 +100,7 @@ impl Programs {
         Ok(Self { ebpf })
     }
 
-    /// The object, for whoever reads the programs' log.
+    /// The object, for reading the programs' log.
     pub const fn object(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
@@ -123,7 +123,7 @@ impl Programs {
     }
 }
 
-/// Says what the verifier said, in one line.
+/// The error of a program that the verifier refused, with the last line of its log.
 fn refused(program: &'static str, error: ProgramError) -> DataplaneError {
     let reason = match &error {
         ProgramError::LoadError { io_error, verifier_log } => {

@@ -1,4 +1,4 @@
-//! Bringing one service port from what is in the kernel to what the plan says.
+//! Applies the plan of one service port.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -39,8 +39,8 @@ impl Reconciler {
         })
     }
 
-    /// Whether a service that an earlier agent forwarded, and that no plan of this process had yet,
-    /// would be refused for want of endpoints.
+    /// Whether a service that an earlier agent forwarded, and that was in no plan of this process
+    /// yet, would now be refused because it has no endpoints.
     pub(super) fn would_cut_off(&self, service_port: &DesiredServicePort<'_>) -> bool {
         let Some(installed) =
             self.installed.get(&service_port.key).filter(|known| !known.confirmed)
@@ -61,8 +61,8 @@ impl Reconciler {
         )
     }
 
-    /// Brings a service port to what the plan says: in full, or not at all. There must be room for
-    /// all of it before the first frontend is touched.
+    /// Applies a service port in full or not at all: room for all of it is taken before the first
+    /// frontend changes.
     pub(super) fn apply(
         &mut self,
         service_port: &DesiredServicePort<'_>,
@@ -136,7 +136,7 @@ impl Reconciler {
 
     fn new_id(&mut self, key: &ServiceKey) -> Result<u32, DataplaneError> {
         let id = self.allocator.add_service().ok_or(Full { map: NAMES, limit: SERVICE_IDS })?;
-        // Counts of an earlier service of this id that a late program may have left.
+        // Counters that a program of an earlier service with this id may have written late.
         let _ = self.counters.remove(&id);
         if let Err(error) = service_names::write(&mut self.names, id, key) {
             self.allocator.withdraw_service(id);
@@ -145,8 +145,8 @@ impl Reconciler {
         Ok(id)
     }
 
-    /// Puts to rest what no frontend of a service refers to, and says of the other backends which
-    /// frontends may use them.
+    /// Frees what no frontend of a service refers to, and updates which frontends may use the other
+    /// backends.
     pub(super) fn release_unused(
         &mut self,
         key: &ServiceKey,
@@ -189,7 +189,7 @@ impl Reconciler {
             }
             is_used
         });
-        // Which backends they lead to is not known.
+        // It is not known which backends they lead to.
         let keeps_all = !installed.damaged.is_empty();
         let mut first_error = Ok(());
         installed.backends.retain(|endpoint, known| {
@@ -214,7 +214,8 @@ impl Reconciler {
     }
 }
 
-/// What a service port needs beside what it has: room for it is taken before any of it is written.
+/// What a service port needs in addition to what it has. Room for it is taken before any of it is
+/// written.
 struct Addition<'a> {
     /// Endpoints that are new, with their weights and sets.
     backends: foldhash::HashMap<Endpoint, (u16, u8)>,
@@ -274,7 +275,7 @@ impl<'a> Addition<'a> {
         }
     }
 
-    /// Writes backends and slots to places that no program looks at: all of them, or none.
+    /// Writes backends and slots where no program reads: all of them, or none.
     fn write(
         self,
         allocator: &mut Allocator,
@@ -344,7 +345,7 @@ fn entry(
     let slot_start =
         match installed.slot_ranges.iter_mut().find(|slot_range| slot_range.members == *list) {
             Some(slot_range) if !list.is_empty() => {
-                // Not to keep a second list that says the same.
+                // Drops the equal list, so that memory holds one.
                 slot_range.members = Arc::clone(list);
                 slot_range.start
             }
@@ -366,7 +367,7 @@ fn entry(
     }
 }
 
-/// Notes the weights that the slots were made with.
+/// Writes the weights that the slots were made with.
 fn change_weights(
     allocator: &mut Allocator,
     installed: &mut ServicePortState,
@@ -393,7 +394,7 @@ fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// Ids and weights of an slot range's backends.
+/// Ids and weights of a slot range's backends.
 pub(super) fn members(installed: &ServicePortState, slot_range: &SlotRange) -> Vec<(u32, u16)> {
     slot_range
         .members

@@ -1,4 +1,4 @@
-//! What was found to differ from how it should be, by kind.
+//! Drift: what differs from what it should be, by kind.
 
 use std::ops::AddAssign;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Drift {
     pub frontends_missing: usize,
     pub frontends_changed: usize,
-    /// Frontends that nobody planned.
+    /// Frontends that are in no plan.
     pub frontends_foreign: usize,
     pub backends: usize,
     pub slots: usize,
@@ -18,13 +18,13 @@ pub struct Drift {
     pub filter_words: usize,
     /// Names of service ports.
     pub names: usize,
-    /// Cgroups that are left alone, and their levels.
+    /// Excluded cgroups, and their levels.
     pub left_alone: usize,
-    /// Maps that are not in the map of maps that they belong to.
+    /// Inner maps that are missing from their array of maps.
     pub maps: usize,
     /// Maps and links that had lost their pins.
     pub pins: usize,
-    /// Hooks whose link did not lead to the agent's program on the cgroup.
+    /// Hooks whose link did not have the agent's program on the cgroup.
     pub links: usize,
     /// Service ports of the plan that are not in the maps as planned, or in the maps and not in the
     /// plan.
@@ -32,11 +32,11 @@ pub struct Drift {
 }
 
 impl Drift {
-    /// The kinds that a repair is counted by.
+    /// The kinds by which repairs are counted.
     pub const KINDS: [&'static str; 9] =
         ["frontend", "backend", "slot", "filter", "name", "left-alone", "map", "pin", "link"];
 
-    /// What can be repaired, by [`Self::KINDS`].
+    /// The counts of what can be repaired, by [`Self::KINDS`].
     pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let counts = [
             self.frontends_missing + self.frontends_changed + self.frontends_foreign,

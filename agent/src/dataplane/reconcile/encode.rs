@@ -1,5 +1,5 @@
-//! From the plan to what the maps shall hold: addresses of the node spelled out, backends per
-//! service port, slots per list of backends.
+//! Encodes a plan for the maps: node addresses expanded, backends by service port, slots by list of
+//! backends.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 

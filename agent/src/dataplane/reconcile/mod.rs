@@ -65,13 +65,13 @@ use crate::{
     },
 };
 
-/// How much the maps may grow to.
+/// Limits of the maps.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub frontends: u32,
     pub slots: u32,
     pub backends: u32,
-    /// Clients × services whose affinity is kept; that many there is memory for.
+    /// Clients × services with affinity. Memory for all of them is allocated at the start.
     pub affinity: u32,
 }
 
@@ -87,10 +87,10 @@ impl Default for Limits {
     }
 }
 
-/// Frontends that services do not want any more, with the services' ids.
+/// Frontends that services no longer have, with the services' ids.
 type ObsoleteFrontends = Vec<(FrontendKey, u32)>;
 
-/// What an endpoint of a service port is known by.
+/// Identifies an endpoint of a service port.
 type Endpoint = (IpAddr, u16);
 
 pub struct Reconciler {
@@ -105,9 +105,10 @@ pub struct Reconciler {
     retained: Retained,
     /// See [`Reconciler::release_unconfirmed`].
     release_unconfirmed: bool,
-    /// What was released. It is bypassed until a plan has endpoints for it, or is known to lack nothing.
+    /// Service ports that were released: bypassed until a plan has endpoints for them, or is
+    /// complete.
     released: BTreeSet<ServiceKey>,
-    /// A frontend was taken away since [`Reconciler::take_freed`].
+    /// A frontend was removed since the last [`Reconciler::take_freed`].
     frontends_freed: bool,
 }
 
@@ -117,13 +118,13 @@ struct ServicePortState {
     id: u32,
     backends: foldhash::HashMap<Endpoint, InstalledBackend>,
     slot_ranges: Vec<SlotRange>,
-    /// Slots of restored frontends some of which lead nowhere. Those that do not are served until the
-    /// first sync replaces all of them.
+    /// Slots of restored frontends of which some are damaged. The others serve until the first sync
+    /// replaces all.
     damaged: Vec<Range<u32>>,
     keys: BTreeSet<FrontendKey>,
-    /// It was in a plan of this process; else it is known from the maps alone.
+    /// It was in a plan of this process; otherwise only the maps have it.
     confirmed: bool,
-    /// What was installed last; empty when it has to be looked at again.
+    /// The frontends that were applied last; empty if it has to be applied again.
     source: Vec<Arc<plan::Frontend>>,
 }
 
@@ -138,7 +139,7 @@ struct InstalledBackend {
 #[derive(Debug)]
 struct SlotRange {
     start: u32,
-    /// The plan's own list, most of the time.
+    /// Usually the plan's own list.
     members: Arc<[plan::Backend]>,
 }
 
@@ -157,21 +158,21 @@ pub struct Failure {
 pub struct SyncReport {
     pub services_changed: usize,
     pub services_removed: usize,
-    /// Services that stay as an earlier agent left them, see [`super::Dataplane::retain_unconfirmed`].
+    /// Services that stay as an earlier agent left them: [`super::Dataplane::retain_unconfirmed`].
     pub services_unconfirmed: usize,
-    /// Services that were taken away because they are too old to stay so, see
+    /// Services that were removed because what an earlier agent left is too old:
     /// [`super::Dataplane::release_unconfirmed`].
     pub services_released: usize,
     /// Services that did not fit or could not be written; they keep what they had.
     pub failures: Vec<Failure>,
     /// Endpoints that left a service port.
     pub backends_removed: usize,
-    /// Service ports that are gone, and the addresses that they had.
+    /// Service ports that were removed, and the addresses that they had.
     pub removed: Vec<(ServiceKey, BTreeSet<FrontendKey>)>,
 }
 
 impl SyncReport {
-    /// Adds what another sync did.
+    /// Adds the report of another sync.
     pub fn merge(&mut self, other: Self) {
         self.services_changed += other.services_changed;
         self.services_removed += other.services_removed;
@@ -196,8 +197,8 @@ impl Reconciler {
         Ok(reconciler)
     }
 
-    /// As [`Self::open`] if all that is in the maps is sound; else `None`, and nothing was changed
-    /// that matters: what cannot be taken over stays as it is only until somebody needs its place.
+    /// As [`Self::open`] if everything in the maps is consistent. Otherwise `None`: what could not
+    /// be restored may be in use, and writing here could overwrite it.
     pub fn open_if_sound(pins: &Pins, limits: Limits) -> Result<Option<Self>, DataplaneError> {
         let (mut reconciler, restored) = Self::read(pins, limits)?;
         if !reconciler.is_sound() {
@@ -232,12 +233,12 @@ impl Reconciler {
         Ok((reconciler, restored))
     }
 
-    /// Whether there is anything that connects could be served from.
+    /// Whether the maps have no frontends.
     pub fn is_empty(&self) -> bool {
         self.frontends.entries().is_empty()
     }
 
-    /// Without those of test services, as in all that is counted for people and metrics.
+    /// Without those of probe services, as in everything that is counted.
     pub fn frontends(&self) -> usize {
         let of_tests: usize = self.tests().map(|installed| installed.keys.len()).sum();
         self.frontends.entries().len().saturating_sub(of_tests + self.at_node.marks.len())
@@ -260,7 +261,7 @@ impl Reconciler {
         self.allocator.transfer_lock()
     }
 
-    /// Service ports in the kernel; one that did not fit at all is not.
+    /// Service ports in the maps.
     pub fn services(&self) -> usize {
         self.installed
             .iter()
@@ -281,7 +282,7 @@ impl Reconciler {
         usage
     }
 
-    /// Pins maps again that are its own and have lost their pins; returns how many had.
+    /// Pins its own maps again if they lost their pins; returns how many had.
     pub fn repair_pins(&self) -> Result<usize, DataplaneError> {
         Ok(usize::from(self.names.repair_pin()?)
             + usize::from(self.allocator.repair_pin_of_removed_counts()?))
@@ -299,7 +300,7 @@ impl Reconciler {
         self.frontends.entries()
     }
 
-    /// The names of service ports that can make counters, and whose ids are not among these.
+    /// The names of service ports that have counters, and whose ids are not among these.
     pub fn without_counters(&self, counted: &HashSet<u32>) -> Vec<String> {
         let without: HashSet<u32> = self
             .frontends
@@ -348,7 +349,7 @@ impl Reconciler {
         self.frontends.entries().get(key).map(|frontend| frontend.service)
     }
 
-    /// How many service ports are not as a plan has them, or are not in it.
+    /// How many service ports differ from a plan, or are not in it.
     pub fn pending(&self, plan: &plan::Plan) -> usize {
         let service_ports = encode::service_ports(&plan.frontends);
         let wanted: HashSet<&ServiceKey> =
@@ -366,7 +367,7 @@ impl Reconciler {
         service_ports.iter().filter(is_to_change).count() + gone
     }
 
-    /// The test services that are in the maps, from whomever.
+    /// The probe services in the maps.
     pub fn probe_services(&self) -> BTreeSet<ObjectName> {
         self.installed
             .keys()
@@ -375,24 +376,24 @@ impl Reconciler {
             .collect()
     }
 
-    /// As long as it is set, what was restored and was in no plan yet is not taken away.
+    /// While set, restored service ports that were in no plan yet are not removed.
     pub const fn retain_unconfirmed(&mut self, retain_unconfirmed: bool) {
         self.retain_unconfirmed = retain_unconfirmed;
     }
 
-    /// As long as it is set, what would stay as an earlier agent left it is taken away instead, and is
-    /// bypassed: that agent has been gone for so long that kube-proxy knows better.
+    /// While set, service ports that would stay as an earlier agent left them are removed and
+    /// bypassed instead: that agent was gone for so long that kube-proxy knows better.
     pub const fn release_unconfirmed(&mut self, release: bool) {
         self.release_unconfirmed = release;
     }
 
-    /// Whether a service port is to be taken away in place of staying as it is.
+    /// Whether a service port is removed instead of staying unchanged.
     fn is_to_be_released(&self, key: &ServiceKey) -> bool {
         self.release_unconfirmed && self.installed.get(key).is_some_and(|known| !known.confirmed)
     }
 
-    /// Whether a service port was released, and would now be refused for want of endpoints that may
-    /// exist.
+    /// Whether a service port was released, and would now be refused although it may have
+    /// endpoints.
     fn is_released(&self, service_port: &DesiredServicePort<'_>) -> bool {
         self.released.contains(&service_port.key)
             && (self.retain_unconfirmed || self.retained.contains(&service_port.key.service))
@@ -404,8 +405,8 @@ impl Reconciler {
         self.released.len()
     }
 
-    /// Brings the kernel to a plan, and removes what is not in it. Always goes through the whole
-    /// plan: a service that fails costs only itself.
+    /// Applies a plan and removes what is not in it. Always handles the whole plan: a service that
+    /// fails affects only itself.
     pub fn sync(&mut self, plan: &plan::Plan, node_addresses: &[IpAddr]) -> SyncReport {
         self.set_node(plan, node_addresses);
         self.retained.ended = false;
@@ -414,24 +415,24 @@ impl Reconciler {
             service_ports.iter().map(|service_port| &service_port.key).collect();
         let gone = self.installed.keys().filter(|key| !wanted.contains(key)).cloned().collect();
         let report = self.apply_all(&service_ports, gone, WaitPolicy::Wait);
-        // Of these, the plan is all there is now.
+        // The plan is complete for the others.
         let retained = &self.retained;
         self.released.retain(|key| self.retain_unconfirmed || retained.contains(&key.service));
         report
     }
 
-    /// Brings some services to their part of a plan; the others stay as they are.
+    /// Applies the plans of some services; the others stay unchanged.
     pub fn sync_services(&mut self, changes: &[ServicePlan]) -> SyncReport {
         self.sync_some(changes, WaitPolicy::Wait)
     }
 
-    /// As [`Self::sync_services`], for what did not fit before: what rests meanwhile is not waited
-    /// for, see [`Self::take_freed`].
+    /// As [`Self::sync_services`], for services that did not fit before. Does not wait for pending
+    /// entries, see [`Self::take_freed`].
     pub fn retry(&mut self, changes: &[ServicePlan]) -> SyncReport {
         self.sync_some(changes, WaitPolicy::Never)
     }
 
-    /// Whether there is more room for something than at the last call.
+    /// Whether a map has more room than at the last call.
     pub const fn take_freed(&mut self) -> bool {
         let frontends = self.frontends_freed;
         self.frontends_freed = false;
@@ -475,7 +476,8 @@ impl Reconciler {
         let mut obsolete = ObsoleteFrontends::new();
         let mut full: Vec<&DesiredServicePort<'_>> = Vec::new();
         if let Err(error) = self.reserve(service_ports) {
-            // Each service that needs room asks for it again, and says so if there is none.
+            // Each service that needs room asks for it again, and reports an error if there is
+            // none.
             tracing::debug!("cannot make room in one go: {error}");
         }
         let mut released = Vec::new();
@@ -517,7 +519,7 @@ impl Reconciler {
             report.removed.push((key.clone(), keys));
         }
         for key in &released {
-            // Not in the report: nobody knows whether it is gone.
+            // Not in the report: it is not known whether the service is gone.
             self.take_keys(key, &mut obsolete);
         }
         self.remove_obsolete(obsolete, &mut report);
@@ -529,8 +531,8 @@ impl Reconciler {
         for key in changed {
             self.drop_if_unseen(key);
         }
-        // What was removed meanwhile may have made room. It could not be removed first: a service
-        // that takes over another's address must find it in place.
+        // The removals above may have made room. They could not come first: a service that takes
+        // over another's address must find it in place.
         for service_port in full {
             let mut obsolete = ObsoleteFrontends::new();
             match self.apply(service_port, &mut obsolete, wait_policy) {
@@ -559,7 +561,7 @@ impl Reconciler {
         report
     }
 
-    /// Takes all addresses from a service port.
+    /// Removes all addresses from a service port.
     fn take_keys(
         &mut self,
         key: &ServiceKey,
@@ -570,7 +572,7 @@ impl Reconciler {
         std::mem::take(&mut installed.keys)
     }
 
-    /// Forgets a service port whose backends and slots were put to rest.
+    /// Removes a service port whose backends and slots were freed.
     fn drop(&mut self, key: &ServiceKey) {
         if let Some(installed) = self.installed.remove(key) {
             service_names::remove(&mut self.names, installed.id, key);
@@ -580,7 +582,7 @@ impl Reconciler {
         }
     }
 
-    /// A new service port that did not fit must not use up anything else.
+    /// A new service port that did not fit must not keep anything.
     fn drop_if_unseen(&mut self, key: &ServiceKey) {
         let is_unseen = |known: &ServicePortState| known.keys.is_empty() && known.source.is_empty();
         if self.installed.get(key).is_some_and(is_unseen) {
@@ -590,7 +592,7 @@ impl Reconciler {
 
     fn remove_obsolete(&mut self, obsolete: ObsoleteFrontends, report: &mut SyncReport) {
         for (key, service) in obsolete {
-            // Another service may have taken the address in this very sync.
+            // Another service may have taken over the address in this sync.
             let is_its_own =
                 self.frontends.entries().get(&key).is_some_and(|entry| entry.service == service);
             if !is_its_own {
@@ -608,8 +610,8 @@ impl Reconciler {
         self.allocator.programs()
     }
 
-    /// A frontend that cannot be taken away stays its service's, with all that it leads to, and is tried
-    /// again with it.
+    /// A frontend that cannot be removed stays with its service, with all that it leads to, and is
+    /// tried again with it.
     fn keep_obsolete(
         &mut self,
         key: FrontendKey,
@@ -639,7 +641,7 @@ impl Reconciler {
         self.allocator.reclaim_before(time)
     }
 
-    /// Makes room for many services at once.
+    /// Allocates memory for many services at once.
     fn reserve(&mut self, service_ports: &[DesiredServicePort<'_>]) -> Result<(), DataplaneError> {
         let (mut slots, mut backends) = (0, 0);
         for service_port in
@@ -649,7 +651,7 @@ impl Reconciler {
             let longest =
                 service_port.frontends.iter().map(|frontend| frontend.backends.len()).max();
             let (longest, known) = (longest.unwrap_or(0), self.installed.get(&service_port.key));
-            // What was restored is mostly what is wanted; one that is not asks for room by itself.
+            // Restored services mostly match the plan; one that does not asks for room by itself.
             let restored = |slot_range: &SlotRange| slot_range.members.len() == longest;
             if !known
                 .is_some_and(|known| !known.confirmed && known.slot_ranges.iter().any(restored))

@@ -28,7 +28,7 @@ use crate::{
 /// at the node: the NodePort that it would be in the way of.
 type NodePort = FrontendKey;
 
-/// What is at the node's own addresses.
+/// The frontends at the node's own addresses.
 #[derive(Debug, Default)]
 pub(super) struct AtNode {
     addresses: Vec<IpAddr>,
@@ -38,11 +38,11 @@ pub(super) struct AtNode {
     services: HashSet<NodePort>,
     /// The other nodes' addresses, as keys that mark them.
     pub(super) marks: BTreeSet<FrontendKey>,
-    /// What services want and a NodePort has, told of once.
+    /// Frontends of services that a NodePort took precedence over. Each is logged once.
     lost: HashSet<FrontendKey>,
 }
 
-/// NodePorts and whose they are: also a service's that is not in the kernel, having not fitted.
+/// NodePorts and their services, including services that did not fit into the maps.
 #[derive(Debug, Default)]
 struct NodePorts {
     owners: HashMap<NodePort, ObjectName>,
@@ -59,7 +59,7 @@ impl NodePorts {
         self.of_services.get(service).into_iter().flatten()
     }
 
-    /// A port that another service had is that one's no more.
+    /// Gives a port to a service; a previous owner loses it.
     fn give(&mut self, port: NodePort, service: &ObjectName) {
         self.take(&port);
         self.owners.insert(port, service.clone());
@@ -83,7 +83,7 @@ impl NodePorts {
     }
 }
 
-/// What changes bring to [`AtNode`].
+/// How changes affect [`AtNode`].
 struct Moves {
     /// NodePorts that are new, and that are gone.
     new: HashSet<NodePort>,
@@ -108,7 +108,7 @@ impl AtNode {
         }
     }
 
-    /// As [`Self::is_lost`], and logs what is new of it.
+    /// As [`Self::is_lost`]; logs it the first time.
     pub(super) fn loses(&mut self, frontend: &Frontend, key: FrontendKey) -> bool {
         let is_lost = self.is_lost(frontend);
         if is_lost && self.lost.insert(key) {
@@ -131,7 +131,7 @@ fn frontends_of(changes: &[ServicePlan]) -> impl Iterator<Item = &Frontend> {
     changes.iter().flat_map(|change| &change.frontends).map(|frontend| &**frontend)
 }
 
-/// The NodePorts among frontends, and whose they are.
+/// The NodePorts among frontends, with their services.
 fn node_ports<'a>(
     frontends: impl IntoIterator<Item = &'a Frontend>,
 ) -> impl Iterator<Item = (NodePort, &'a ObjectName)> {
@@ -140,8 +140,9 @@ fn node_ports<'a>(
 }
 
 impl Reconciler {
-    /// Whether changes of these services can be taken alone: not if a NodePort comes or goes that
-    /// another service has an address for, nor if others may get what a retained service had.
+    /// Whether changes of these services can be applied alone: not if a NodePort is added or
+    /// removed whose port another service has at a node address, nor if other services may get what
+    /// a retained service had.
     pub fn is_local(&self, changes: &[ServicePlan]) -> bool {
         if self.retained.ended {
             return false;
@@ -152,7 +153,7 @@ impl Reconciler {
         !moves.new.iter().chain(&moves.gone).any(is_in_the_way)
     }
 
-    /// Takes in changes of services.
+    /// Records changes of services.
     pub(super) fn change_at_node(&mut self, changes: &[ServicePlan]) {
         let moves = self.moves(changes);
         moves.gone.iter().for_each(|port| self.at_node.node_ports.take(port));
@@ -177,8 +178,8 @@ impl Reconciler {
         }
     }
 
-    /// Takes in the node's addresses and the whole plan, and has the services looked at again for
-    /// which it makes a difference.
+    /// Records the node's addresses and the whole plan, and marks the services that are affected to
+    /// be applied again.
     pub(super) fn set_node(&mut self, plan: &Plan, addresses: &[IpAddr]) {
         let mut now = AtNode { addresses: addresses.to_vec(), ..AtNode::default() };
         let frontends = || plan.frontends.iter().map(|frontend| &**frontend);
@@ -215,8 +216,8 @@ impl Reconciler {
     pub fn set_other_nodes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), DataplaneError> {
         let wanted: BTreeSet<FrontendKey> =
             addresses.iter().map(|ip| FrontendKey::node_mark((*ip).into())).collect();
-        // First, to make room for the others. As long as the source cannot be read in full, a node may
-        // only seem to be gone.
+        // First, to make room for the others. While the source is incomplete, a node may only seem
+        // to be gone.
         if !self.retain_unconfirmed {
             let gone: Vec<FrontendKey> = self.at_node.marks.difference(&wanted).copied().collect();
             for key in gone {

@@ -1,4 +1,4 @@
-//! Test services in the maps: see [`crate::model::test_service`].
+//! Probe services in the maps, see [`crate::model::test_service`].
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -12,21 +12,21 @@ use crate::{
     },
 };
 
-/// Draws of a free place. There are some 16 million of them.
-const DRAWS: u64 = 64;
+/// Attempts to find a free address; there are about 16 million.
+const ATTEMPTS: u64 = 64;
 
-/// Puts one into the maps: all of it, or nothing.
+/// Adds a probe service to the maps: all of it, or nothing.
 pub fn put(
     reconciler: &mut Reconciler,
     number: u64,
     listeners: Listeners,
 ) -> Result<(TestService, ServicePlan), DataplaneError> {
-    // Drawn at random: where the last one was, sockets may still be closing.
+    // At random, because sockets of the previous one may still be closing.
     let random = RandomState::new();
-    let service = (0..DRAWS)
-        .map(|draw| TestService::new(number, random.hash_one(draw)))
+    let service = (0..ATTEMPTS)
+        .map(|attempt| TestService::new(number, random.hash_one(attempt)))
         .find(|service| is_free(reconciler, service))
-        .ok_or_else(|| DataplaneError::Unsupported("the test addresses are all taken".into()))?;
+        .ok_or_else(|| DataplaneError::Unsupported("all probe addresses are in use".into()))?;
     let plan = service.plan(listeners);
     let mut report = reconciler.sync_services(std::slice::from_ref(&plan));
     match report.failures.pop() {

@@ -1,6 +1,6 @@
-//! Comparing the maps with what they should hold, and mending what differs.
+//! Compares the maps with what they should hold, and repairs drift.
 //!
-//! A comparison of everything can go on bit by bit, so that no change has to wait for it.
+//! A full comparison runs in steps, so that no change has to wait for it.
 
 use std::ops::Bound;
 
@@ -28,7 +28,7 @@ pub struct Differences {
     frontends: frontends::Differences,
     /// Id, and the entry as it should be.
     backends: Vec<(u32, Backend)>,
-    /// Ids of backends that nobody added.
+    /// Ids of backend entries that are in use and not allocated.
     stale: Vec<u32>,
     slots: Vec<(u32, Slot)>,
     names: Vec<(u32, ServiceKey)>,
@@ -49,14 +49,14 @@ impl Differences {
     }
 }
 
-/// How far a comparison has come.
+/// The progress of a comparison.
 #[derive(Debug, Default)]
 pub struct Comparison {
     stage: Stage,
 }
 
 impl Comparison {
-    /// All is compared; the next one begins anew.
+    /// The comparison is complete; the next step starts a new one.
     pub const fn is_at_its_end(&self) -> bool {
         matches!(self.stage, Stage::Start)
     }
@@ -68,20 +68,20 @@ enum Stage {
     Start,
     /// The services up to this one are compared.
     Services(ServiceKey),
-    /// The backends below this id were looked through for stale.
+    /// The backends below this id were searched for stale entries.
     Stale(u32),
     Whole,
 }
 
 impl Reconciler {
-    /// How many entries there are to compare.
+    /// How many entries a full comparison has.
     pub fn entries_to_compare(&self) -> usize {
         let usage = self.allocator.usage();
         self.frontends.entries().len() + (usage.slots + 2 * usage.backends) as usize
     }
 
-    /// Compares and mends some more entries: as many as this, or a whole service more. Returns what was
-    /// repaired, also where the result says that not everything could be.
+    /// Compares and repairs `entries` more entries, rounded up to a whole service. Returns what was
+    /// repaired, also if the result is an error.
     pub fn reconcile_maps(
         &mut self,
         comparison: &mut Comparison,
@@ -121,7 +121,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Compares all of the maps with this picture of them, and changes nothing.
+    /// Compares all maps with what they should hold. Changes nothing.
     pub fn compare(&self) -> Result<Drift, DataplaneError> {
         let mut differences = Differences::default();
         let mut stage = Stage::Start;
@@ -134,8 +134,8 @@ impl Reconciler {
         }
     }
 
-    /// Compares one service, or about so many entries of what is common to all. Returns where to go
-    /// on, and how many entries that was; at the end, where to start again.
+    /// Compares one service, or about `entries` entries of what all services share. Returns the
+    /// next stage (at the end the first one), and how many entries were compared.
     fn compare_some(
         &self,
         stage: &Stage,
@@ -220,14 +220,14 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Mends all that can be repaired, and counts it. Returns the first error.
+    /// Repairs what it can, and counts it. Returns the first error.
     fn repair(
         &mut self,
         differences: &Differences,
         repaired: &mut Drift,
     ) -> Result<(), DataplaneError> {
         let all = differences.drift();
-        // What leads to an entry comes after the entry.
+        // An entry is written before what refers to it.
         let backends = self.allocator.repair_backends(&differences.backends);
         let slots = (differences.slots.iter())
             .try_for_each(|&(index, slot)| self.allocator.rewrite_slot(index, slot))

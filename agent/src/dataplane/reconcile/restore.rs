@@ -1,4 +1,4 @@
-//! Taking over what an earlier agent left in the maps: ids stay, and only what is sound is trusted.
+//! Restores what an earlier agent left in the maps. Ids stay; only consistent entries are trusted.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -16,8 +16,8 @@ use crate::{
     },
 };
 
-/// Stands for the name of a service whose own is lost, or another's: no plan has it, so it is served
-/// as it is until a plan is complete.
+/// A key for a service whose name is lost or a duplicate. No plan has it, so it is served unchanged
+/// until a plan is complete.
 fn nameless(id: u32) -> ServiceKey {
     ServiceKey {
         service: ObjectName::new("", id.to_string()),
@@ -55,14 +55,14 @@ impl Reconciler {
             }
             self.installed.insert(key, installed);
         }
-        // Names of services that have no frontend: their agent died between two steps.
+        // Names of services without a frontend: an agent was killed between two steps.
         for (id, key) in names {
             service_names::remove(&mut self.names, id, &key);
         }
         Ok(restored)
     }
 
-    /// Whether all that was found could be taken over.
+    /// Whether everything in the maps could be restored.
     pub(super) fn is_sound(&self) -> bool {
         let slot_ranges: HashSet<(u32, u32)> = self
             .installed
@@ -78,8 +78,8 @@ impl Reconciler {
             })
     }
 
-    /// Takes over a frontend's slots and backends. Where not all of them are sound, those that are serve
-    /// on, and the first sync writes them anew.
+    /// Restores a frontend's slots and backends. If some are damaged, the others keep serving, and
+    /// the first sync writes all of them again.
     fn restore_slot_range(
         &mut self,
         installed: &mut ServicePortState,
@@ -97,7 +97,7 @@ impl Reconciler {
         let mut members = BTreeMap::new();
         let mut is_sound = true;
         for index in slots.clone() {
-            // No such slots: somebody wrote into the frontend.
+            // No such slots: another process wrote the frontend.
             let Some(slot) = self.allocator.slot(index) else { return };
             for id in [slot.backend, slot.alias] {
                 match self.allocator.backend(id) {
@@ -125,7 +125,7 @@ impl Reconciler {
             }
             list.push(plan::Backend { address, port, weight: backend.weight });
         }
-        // What others have as well is not this service's to give back.
+        // Slots that another service has too must not be freed by this one.
         if !self.allocator.restore_slots(start, count) {
             return;
         }

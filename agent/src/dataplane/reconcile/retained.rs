@@ -1,7 +1,7 @@
-//! Services of which nothing can be said at the moment: what the kernel has of them stays as it is.
+//! Services with an invalid object: what the maps hold of them stays unchanged.
 //!
-//! That includes their addresses. The plan may give one to another service, since it has no claims of an
-//! object that cannot be used; the other one gets it when the retention has ended.
+//! That includes their addresses. The plan may give one to another service, since it ignores claims
+//! of invalid objects; that service gets it when the retention ends.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -18,9 +18,9 @@ pub(super) struct Retained {
     services: BTreeSet<ObjectName>,
     /// The ids of their ports in the kernel, as of the sync that runs.
     ids: HashSet<u32>,
-    /// Service ports of others that did not get an address for it.
+    /// Other service ports that did not get an address because of it.
     waiting_for_address: BTreeSet<ServiceKey>,
-    /// A service is retained no more, and others may get its addresses with the next sync of everything.
+    /// A retention ended: others may get the addresses with the next full sync.
     pub(super) ended: bool,
 }
 
@@ -31,8 +31,8 @@ impl Retained {
 }
 
 impl Reconciler {
-    /// What the kernel has of these services stays as it is, whoever put it there, until they are not
-    /// among them any more.
+    /// Sets the retained services: what the maps hold of them stays unchanged, even if an earlier
+    /// agent wrote it.
     pub fn retain(&mut self, services: &BTreeSet<ObjectName>) {
         if self.retained.services == *services {
             return;
@@ -42,7 +42,7 @@ impl Reconciler {
         if !is_over {
             return;
         }
-        // Those that are still kept out will be found to be.
+        // The next full sync finds those whose address is still retained.
         for key in std::mem::take(&mut self.retained.waiting_for_address) {
             if let Some(installed) = self.installed.get_mut(&key) {
                 installed.source.clear();
@@ -51,12 +51,12 @@ impl Reconciler {
         }
     }
 
-    /// Whether a service port is there and stays as it is.
+    /// Whether a service port is in the maps and retained.
     pub(super) fn is_retained(&self, key: &ServiceKey) -> bool {
         self.retained.contains(&key.service) && self.installed.contains_key(key)
     }
 
-    /// Service ports that stay as they are because an object cannot be used, see [`Self::retain`].
+    /// Service ports that are retained, see [`Self::retain`].
     pub fn retained(&self) -> usize {
         self.retained_ports().count()
     }
@@ -65,15 +65,15 @@ impl Reconciler {
         self.retained.services.iter().flat_map(|service| self.ports_of(service))
     }
 
-    /// To be called before service ports are installed.
+    /// To be called before service ports are applied.
     pub(super) fn update_retained_ids(&mut self) {
         let stay = self.retained_ports().filter(|key| !self.is_to_be_released(key));
         let ids = stay.filter_map(|key| self.installed.get(key)).map(|installed| installed.id);
         self.retained.ids = ids.collect();
     }
 
-    /// Whether an address that a service port is to get is one that a retained service has; logs what is
-    /// new of it.
+    /// Whether a retained service has an address that another service port is to get. Logs it the
+    /// first time.
     pub(super) fn is_address_retained(
         &mut self,
         port: &ServiceKey,

@@ -1,4 +1,4 @@
-//! What the maps hold of one service, for whoever has no plan of it yet.
+//! What the maps hold of one service, for callers that have no plan of it yet.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -14,7 +14,7 @@ pub struct InstalledPort {
     /// Empty for an unnamed port.
     pub name: Arc<str>,
     pub protocol: Protocol,
-    /// Where it is dialled.
+    /// Its service addresses.
     pub addresses: BTreeSet<(IpAddr, u16)>,
     /// Sorted; of both families.
     pub backends: Vec<plan::Backend>,

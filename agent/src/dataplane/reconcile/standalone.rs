@@ -1,4 +1,4 @@
-//! Writing a test service into the maps while no agent runs.
+//! Writes a probe service into the maps while no agent runs.
 
 use super::{Limits, Reconciler, probe_service};
 use crate::{
@@ -12,8 +12,8 @@ use crate::{
     model::test_service::{Listeners, TestService},
 };
 
-/// The lock on the pins and what is in the maps, in place of an agent. Reads the maps back as an agent
-/// does at its start, and changes no service but test services.
+/// Holds the lock on the pins in place of an agent. Restores the maps as an agent does at its
+/// start, and changes no service but probe services.
 pub struct Standalone {
     reconciler: Reconciler,
     _lock: Lock,
@@ -22,15 +22,14 @@ pub struct Standalone {
 /// Why there is no [`Standalone`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// Somebody else has the lock.
+    /// Another process holds the lock.
     Locked,
-    /// The maps hold what no agent wrote as it is. A test service could take the place of something
-    /// that is still in use.
+    /// The maps are inconsistent. A probe service could overwrite something that is in use.
     Unsound,
 }
 
 impl Standalone {
-    /// Removes the test services of a check that was killed.
+    /// Opens the maps. Removes the probe services of a check that was killed.
     pub fn open(pins: &Pins) -> Result<Result<Self, Refused>, DataplaneError> {
         let Some(lock) = pins.lock_within(READERS_PATIENCE)? else {
             return Ok(Err(Refused::Locked));
@@ -38,7 +37,7 @@ impl Standalone {
         let Some(mut reconciler) = Reconciler::open_if_sound(pins, Limits::default())? else {
             return Ok(Err(Refused::Unsound));
         };
-        // There is no plan here that could decide about anything else.
+        // There is no plan here, so nothing else may be removed.
         reconciler.retain_unconfirmed(true);
         for service in reconciler.probe_services() {
             probe_service::remove(&mut reconciler, service)?;
@@ -46,7 +45,7 @@ impl Standalone {
         Ok(Ok(Self { reconciler, _lock: lock }))
     }
 
-    /// Puts a test service into the maps: all of it, or nothing.
+    /// Adds a probe service to the maps: all of it, or nothing.
     pub fn put_probe_service(
         &mut self,
         listeners: Listeners,

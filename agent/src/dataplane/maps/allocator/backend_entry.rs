@@ -26,7 +26,7 @@ const SETS: Field<Backend, u8> = Field::new(offset_of!(Backend, sets), |backend|
 pub const CONNECTIONS: Field<Backend, u64> =
     Field::new(offset_of!(Backend, connections), |backend| &backend.connections);
 
-/// Gives a free entry, which no program looks at, to an endpoint.
+/// Writes an endpoint into a free entry, which no program reads.
 pub fn make(entry: &Cell<'_, Backend>, backend: Backend) {
     let generation = entry.read().generation.wrapping_add(1);
     entry.write(Backend { service: 0, generation, ..backend });
@@ -39,7 +39,7 @@ pub fn change(entry: &Cell<'_, Backend>, sets: u8, weight: u16) {
     entry.publish(WEIGHT, weight);
 }
 
-/// Makes it nobody's. Programs that run may have looked at the owner before.
+/// Clears the owner. Running programs may have read it before.
 pub fn disown(entry: &Cell<'_, Backend>) {
     entry.withdraw(SERVICE, 0);
 }
@@ -50,7 +50,7 @@ pub fn clear(entry: &Cell<'_, Backend>) {
     entry.publish(SETS, 0);
 }
 
-/// Whether programs can be led astray by it: [`change`] mends all else.
+/// Whether programs could connect to a wrong address by it; [`change`] repairs all else.
 pub fn leads_elsewhere(entry: &Backend, wanted: &Backend) -> bool {
     (entry.address, entry.port, entry.service) != (wanted.address, wanted.port, wanted.service)
 }

@@ -37,11 +37,11 @@ use crate::{
     dataplane::error::DataplaneError,
 };
 
-/// How long an index rests at least. Programs run for microseconds; the wait for running programs
-/// that follows it is exact, this only makes it rare.
+/// Freed indices wait at least this long. The RCU wait that follows is what makes reuse safe; this
+/// only makes it rare.
 const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
-/// Whether somebody waits for what rests, if that makes room.
+/// Whether to wait for pending entries if they would make room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitPolicy {
     /// Some 20 ms.
@@ -49,7 +49,7 @@ pub enum WaitPolicy {
     Never,
 }
 
-/// Ids of service ports, at most; far more than frontends can be.
+/// Limit of service ids: far more than frontends.
 pub const SERVICE_IDS: u32 = 1 << 24;
 
 pub struct Allocator {
@@ -61,10 +61,10 @@ pub struct Allocator {
     removed_counts: RemovedBackendCounts,
     programs: RunningPrograms,
     pending: VecDeque<(Instant, PendingFree)>,
-    /// Of those that rest.
+    /// Of these, slots and backends.
     pending_slots: u32,
     pending_backends: u32,
-    /// Something was taken back since this was last asked.
+    /// Something was reclaimed since the last [`Self::take_freed`].
     freed: bool,
 }
 
@@ -84,7 +84,7 @@ impl Allocator {
     ) -> Self {
         let slot_ids = RangeAllocator::new(slots.limit());
         let mut backend_ids = RangeAllocator::new(backends.limit());
-        // Id 0 stays free: an empty slot, all zeroes, leads to a backend that has no owner.
+        // Id 0 is never allocated: an empty slot, all zeroes, leads to a backend without an owner.
         backend_ids.take_at(0, 1);
         // Service 0 is the owner of free backends.
         let mut service_ids = RangeAllocator::new(SERVICE_IDS);
@@ -104,7 +104,7 @@ impl Allocator {
         }
     }
 
-    /// Marks what was found in the kernel as taken; false if it overlaps with something else.
+    /// Marks slots found in the kernel as used; false if they overlap with others.
     pub fn restore_slots(&mut self, start: u32, count: u32) -> bool {
         count == 0 || self.slot_ids.take_at(start, count)
     }
@@ -113,7 +113,8 @@ impl Allocator {
         self.backend_ids.take_at(id, 1)
     }
 
-    /// Frees every backend entry in the kernel that nobody restored: an agent ended while it rested.
+    /// Frees every backend entry in the kernel that was not restored: an agent ended while it was
+    /// pending.
     pub fn sweep(&mut self, restored: impl Fn(u32) -> bool) -> Result<(), DataplaneError> {
         let stale: Vec<u32> = self
             .backends
@@ -125,8 +126,8 @@ impl Allocator {
         stale.into_iter().try_for_each(|id| self.retire(id))
     }
 
-    /// Looks through this many backends from this id on for entries in use that were never given out.
-    /// Returns them, and where to go on.
+    /// Searches `count` backends from an id on for entries in use that were never allocated.
+    /// Returns them, and where to continue.
     pub fn stale_backends(&self, from: u32, count: u32) -> (Vec<u32>, Option<u32>) {
         let end = self.backends.allocated_to();
         let to = from.saturating_add(count).min(end);
@@ -139,7 +140,7 @@ impl Allocator {
         (stale, (to < end).then_some(to))
     }
 
-    /// Frees an entry that is nobody's.
+    /// Clears an entry that no service owns.
     pub fn clear_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
         backend_entry::clear(&self.backends.cell(id)?);
         Ok(())
@@ -155,7 +156,7 @@ impl Allocator {
         Ok(self.slots.displaced()? + self.backends.displaced()?)
     }
 
-    /// All backends, for reading beside this writer.
+    /// All backends, to be read while this writes.
     pub fn backends(&self) -> Reader<Backend> {
         self.backends.reader()
     }
@@ -168,7 +169,7 @@ impl Allocator {
         self.slots.read(index)
     }
 
-    /// Makes sure that there is room for so many new backends.
+    /// Ensures room for this many new backends.
     pub fn make_room(
         &mut self,
         backends: u32,
@@ -188,8 +189,8 @@ impl Allocator {
         self.backends.limit().saturating_sub(self.backend_ids.used())
     }
 
-    /// Writes a new backend and returns its id. It becomes usable with the last word written, the
-    /// owner.
+    /// Writes a new backend and returns its id. Programs use it once its owner is written, which is
+    /// last.
     pub fn add_backend(&mut self, backend: Backend) -> Result<u32, DataplaneError> {
         let full = Full { map: BACKENDS, limit: self.max_backends() };
         let id = self.backend_ids.take(1).ok_or(full)?;
@@ -205,10 +206,10 @@ impl Allocator {
         Ok(())
     }
 
-    /// Writes backends that are in use again, under the same ids and generations. While one of them is
-    /// not what it should be, calls that choose it go through untranslated; some 20 ms, once for all.
+    /// Rewrites backends that are in use, under the same ids and generations. Until this is done
+    /// (about 20 ms for all of them), calls that choose one fail open.
     pub fn repair_backends(&mut self, wanted: &[(u32, Backend)]) -> Result<(), DataplaneError> {
-        // An entry without an owner counts for no service: nobody may sum up until it has one again.
+        // An entry without an owner counts for no service, so sums wait until it has one again.
         let transfer_lock = self.transfer_lock();
         let _transfer = transfer_lock.lock();
         let mut disowned = Vec::new();
@@ -224,8 +225,9 @@ impl Allocator {
         if disowned.is_empty() {
             return Ok(());
         }
-        // Without that, a program might see the old owner and a part of the new address. To leave them
-        // disowned would be worse.
+        // Without this wait, a program might see the old owner and a part of the new address. If it
+        // fails, the entries are written all the same: leaving them without an owner would be
+        // worse.
         let waited = self.programs.synchronize_rcu();
         for (id, backend) in disowned {
             backend_entry::repair(&self.backends.cell(*id)?, backend);
@@ -233,8 +235,8 @@ impl Allocator {
         Ok(waited?)
     }
 
-    /// Writes a slot that is in use again: whatever a program sees of it leads to a backend of the
-    /// service, or to one of another, which it does not take.
+    /// Rewrites a slot that is in use. Whatever a program reads of it leads to a backend of the
+    /// service, or to another service's, which the owner check rejects.
     pub fn rewrite_slot(&mut self, index: u32, slot: Slot) -> Result<(), DataplaneError> {
         self.slots.cell(index)?.write(slot);
         Ok(())
@@ -246,15 +248,16 @@ impl Allocator {
         Ok(())
     }
 
-    /// Takes back a backend that was added and that no frontend leads to: no program can have seen it.
+    /// Frees a backend at once that was added and that no frontend leads to: no program can have
+    /// seen it.
     pub fn withdraw_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
         self.clear_backend(id)?;
         self.backend_ids.give(id, 1);
         Ok(())
     }
 
-    /// Ends a backend: sockets and clients that remember it choose again from now on. Its count
-    /// goes to its service when it has rested.
+    /// Removes a backend: sockets and clients that remember it choose again from now on. Its count
+    /// moves to its service when it is reclaimed.
     pub fn remove_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
         let entry = self.backends.cell(id)?;
         backend_entry::change(&entry, 0, entry.read().weight);
@@ -266,7 +269,7 @@ impl Allocator {
     /// A new service's id; `None` when there is none left.
     pub fn add_service(&mut self) -> Option<u32> {
         let id = self.service_ids.take(1)?;
-        // What an agent that ended at the wrong moment may have left for it.
+        // An agent that was killed may have left a count for this id.
         self.removed_counts.remove(id);
         Some(id)
     }
@@ -275,23 +278,23 @@ impl Allocator {
         self.service_ids.take_at(id, 1)
     }
 
-    /// Ends a service whose backends were removed. Its id rests behind them, so that it is nobody
-    /// else's while one of them still counts for it.
+    /// Removes a service whose backends were removed. Its id is reclaimed after them, so that no
+    /// other service gets it while one of them still counts for it.
     pub fn remove_service(&mut self, id: u32) {
         self.pending.push_back((Instant::now(), PendingFree::Service { id }));
     }
 
-    /// Takes back the id of a service that never had a frontend.
+    /// Frees the id of a service at once that never had a frontend.
     pub fn withdraw_service(&mut self, id: u32) {
         self.service_ids.give(id, 1);
     }
 
-    /// Held while a count moves.
+    /// See [`TransferLock`].
     pub fn transfer_lock(&self) -> TransferLock {
         self.removed_counts.transfer_lock().clone()
     }
 
-    /// Frees a backend's entry and gives its count to its service.
+    /// Clears a backend's entry and adds its count to its service's.
     fn retire(&mut self, id: u32) -> Result<(), DataplaneError> {
         let transfer_lock = self.transfer_lock();
         let _transfer = transfer_lock.lock();
@@ -301,7 +304,7 @@ impl Allocator {
         self.clear_backend(id)
     }
 
-    /// Takes free slots in a row, to be written, and returns the index of the first.
+    /// Allocates slots in a row and returns the index of the first.
     pub fn take_slots(
         &mut self,
         count: u32,
@@ -331,7 +334,7 @@ impl Allocator {
         slots.iter().zip(start..).try_for_each(|(slot, index)| self.rewrite_slot(index, *slot))
     }
 
-    /// Takes back slots that no frontend leads to.
+    /// Frees slots at once that no frontend leads to.
     pub fn withdraw_slots(&mut self, start: u32, count: u32) {
         if count > 0 {
             self.slot_ids.give(start, count);
@@ -345,24 +348,24 @@ impl Allocator {
         }
     }
 
-    /// Makes room for this many more slots and backends in one go. What does not fit is told when
-    /// it is added.
+    /// Allocates memory for this many more slots and backends in one step. What does not fit is an
+    /// error when it is added.
     pub fn reserve(&mut self, slots: u32, backends: u32) -> Result<(), DataplaneError> {
         self.slots.reserve(self.slot_ids.used().saturating_add(slots))?;
         Ok(self.backends.reserve(self.backend_ids.used().saturating_add(backends))?)
     }
 
-    /// To be waited for before something is taken back.
+    /// To wait for running programs before entries are reclaimed.
     pub const fn programs(&self) -> &RunningPrograms {
         &self.programs
     }
 
-    /// Whether something has rested for long enough.
+    /// Whether an entry's grace period is over.
     pub fn has_reclaimable(&self) -> bool {
         self.pending.front().is_some_and(|(since, _)| since.elapsed() >= GRACE_PERIOD)
     }
 
-    /// Takes back what began to rest before this time; every program that ran then must have ended.
+    /// Reclaims what was freed before this time. Every program that ran then must have ended.
     pub fn reclaim_before(&mut self, time: Instant) -> Result<(), DataplaneError> {
         while let Some(&(since, pending)) = self.pending.front()
             && since < time
@@ -394,12 +397,12 @@ impl Allocator {
         Ok(())
     }
 
-    /// Whether something was taken back since the last call.
+    /// Whether something was reclaimed since the last call.
     pub const fn take_freed(&mut self) -> bool {
         std::mem::replace(&mut self.freed, false)
     }
 
-    /// Takes back all that rests, because room is needed.
+    /// Reclaims all pending entries, because room is needed.
     fn reclaim_if(&mut self, wait_policy: WaitPolicy) -> Result<(), DataplaneError> {
         if self.pending.is_empty() || wait_policy == WaitPolicy::Never {
             return Ok(());
@@ -409,7 +412,7 @@ impl Allocator {
         self.reclaim_before(now)
     }
 
-    /// Without id 0, which is never given out.
+    /// Without id 0, which is never allocated.
     fn max_backends(&self) -> u32 {
         self.backends.limit().saturating_sub(1)
     }

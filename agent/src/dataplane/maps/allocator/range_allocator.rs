@@ -1,9 +1,9 @@
-//! Which ranges of an index space are free: first fit, neighbours merged.
+//! Allocates ranges of an index space: first fit, adjacent free ranges merged.
 
 use std::collections::BTreeMap;
 
-/// Free ranges of an index space; only what is below `limit` is given out. What an agent with a
-/// higher limit gave out can still be claimed.
+/// Free ranges of an index space. Allocates only below `limit`; a range that an agent with a higher
+/// limit allocated can still be claimed.
 #[derive(Debug)]
 pub struct RangeAllocator {
     /// start → length
@@ -18,13 +18,13 @@ impl RangeAllocator {
         Self { free: BTreeMap::from([(0, u32::MAX)]), used: 0, limit }
     }
 
-    /// How many indices are taken.
+    /// How many indices are allocated.
     #[must_use]
     pub const fn used(&self) -> u32 {
         self.used
     }
 
-    /// Takes the lowest free range of `count` indices; `None` when there is no such range.
+    /// Allocates the lowest free range of `count` indices; `None` if there is none.
     pub fn take(&mut self, count: u32) -> Option<u32> {
         let (&start, &length) = self
             .free
@@ -39,14 +39,14 @@ impl RangeAllocator {
         Some(start)
     }
 
-    /// Whether an index is not taken.
+    /// Whether an index is free.
     #[must_use]
     pub fn is_free(&self, index: u32) -> bool {
         let before = self.free.range(..=index).next_back();
         before.is_some_and(|(&start, &length)| index - start < length)
     }
 
-    /// Takes a given range; false when some of it is taken already.
+    /// Claims a given range; false if a part of it is allocated.
     pub fn take_at(&mut self, start: u32, count: u32) -> bool {
         let Some((&from, &length)) = self.free.range(..=start).next_back() else { return false };
         let (Some(end), free_end) = (start.checked_add(count), from + length) else { return false };
@@ -64,7 +64,7 @@ impl RangeAllocator {
         true
     }
 
-    /// Gives a range back.
+    /// Frees a range.
     pub fn give(&mut self, start: u32, count: u32) {
         self.used -= count;
         let (mut start, mut count) = (start, count);
@@ -92,56 +92,56 @@ mod tests {
 
     #[test]
     fn what_was_given_back_is_merged_and_taken_again() {
-        let mut slot_ranges = RangeAllocator::new(10);
-        let (a, b, c) = (slot_ranges.take(3), slot_ranges.take(3), slot_ranges.take(4));
+        let mut ranges = RangeAllocator::new(10);
+        let (a, b, c) = (ranges.take(3), ranges.take(3), ranges.take(4));
         assert_eq!((a, b, c), (Some(0), Some(3), Some(6)));
-        assert_eq!(slot_ranges.take(1), None, "all ten are taken");
-        slot_ranges.give(0, 3);
-        slot_ranges.give(6, 4);
-        slot_ranges.give(3, 3);
-        assert_eq!(slot_ranges.take(10), Some(0), "the three neighbours are one range again");
+        assert_eq!(ranges.take(1), None, "all ten are taken");
+        ranges.give(0, 3);
+        ranges.give(6, 4);
+        ranges.give(3, 3);
+        assert_eq!(ranges.take(10), Some(0), "the three neighbours are one range again");
     }
 
     #[test]
     fn a_range_can_be_claimed_only_once() {
-        let mut slot_ranges = RangeAllocator::new(10);
-        assert!(slot_ranges.take_at(4, 3));
-        assert!(!slot_ranges.take_at(6, 2), "6 is taken");
-        assert_eq!(slot_ranges.take(4), Some(0));
-        assert_eq!(slot_ranges.take(3), Some(7));
+        let mut ranges = RangeAllocator::new(10);
+        assert!(ranges.take_at(4, 3));
+        assert!(!ranges.take_at(6, 2), "6 is taken");
+        assert_eq!(ranges.take(4), Some(0));
+        assert_eq!(ranges.take(3), Some(7));
     }
 
     #[test]
     fn a_range_above_the_limit_can_be_claimed_and_given_back_but_is_not_taken() {
-        let mut slot_ranges = RangeAllocator::new(10);
-        assert!(slot_ranges.take_at(9, 3), "claimed");
-        assert_eq!(slot_ranges.take(9), Some(0));
-        slot_ranges.give(9, 3);
-        assert_eq!(slot_ranges.take(2), None, "11 is above the limit");
-        assert_eq!(slot_ranges.take(1), Some(9));
-        assert_eq!(slot_ranges.used(), 10);
+        let mut ranges = RangeAllocator::new(10);
+        assert!(ranges.take_at(9, 3), "claimed");
+        assert_eq!(ranges.take(9), Some(0));
+        ranges.give(9, 3);
+        assert_eq!(ranges.take(2), None, "11 is above the limit");
+        assert_eq!(ranges.take(1), Some(9));
+        assert_eq!(ranges.used(), 10);
     }
 
     proptest! {
         #[test]
         fn no_index_is_ever_handed_out_twice(steps in prop::collection::vec((any::<bool>(), 1u32..9), 1..200)) {
-            let mut slot_ranges = RangeAllocator::new(128);
+            let mut ranges = RangeAllocator::new(128);
             let mut held: Vec<(u32, u32)> = Vec::new();
             for (take, count) in steps {
                 if take || held.is_empty() {
-                    if let Some(start) = slot_ranges.take(count) {
+                    if let Some(start) = ranges.take(count) {
                         held.push((start, count));
                     }
                 } else {
                     let (start, count) = held.swap_remove(count as usize % held.len());
-                    slot_ranges.give(start, count);
+                    ranges.give(start, count);
                 }
                 let indices: Vec<u32> = held.iter().flat_map(|&(start, count)| start..start + count).collect();
                 let distinct: BTreeSet<_> = indices.iter().collect();
                 prop_assert_eq!(distinct.len(), indices.len());
                 prop_assert!(indices.iter().all(|&index| index < 128));
-                prop_assert!((0..130).all(|index| slot_ranges.is_free(index) != distinct.contains(&index)));
-                prop_assert_eq!(slot_ranges.used() as usize, indices.len());
+                prop_assert!((0..130).all(|index| ranges.is_free(index) != distinct.contains(&index)));
+                prop_assert_eq!(ranges.used() as usize, indices.len());
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Connections of endpoints that are gone: what they counted stays with their service, so that its
-//! total never goes back.
+//! Connection counts of removed backends: they stay with their service, so that its total never
+//! decreases.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,8 +8,8 @@ use crate::{
     dataplane::{error::DataplaneError, maps::RETIRED, pinning::layout::Pins},
 };
 
-/// Held while a count moves from a backend to its service, while a backend that counts has no owner, and
-/// while all are summed up: nobody sees a count twice or not at all.
+/// Held while a count moves from a backend to its service, while a backend has no owner for a
+/// moment, and while counts are summed: so no sum has a count twice or lacks it.
 #[derive(Debug, Clone, Default)]
 pub struct TransferLock(Arc<Mutex<()>>);
 
@@ -19,14 +19,14 @@ impl TransferLock {
     }
 }
 
-/// Service id → connections of its former backends.
+/// Service id → connections of its removed backends.
 pub struct RemovedBackendCounts {
     map: GrowableHash<u32, u64>,
     transfer_lock: TransferLock,
 }
 
 impl RemovedBackendCounts {
-    /// There is room for as many services as there may be frontends.
+    /// Has room for as many services as there may be frontends.
     pub fn open(pins: &Pins, max_frontends: u32) -> Result<Self, DataplaneError> {
         let map = GrowableHash::open(RETIRED, pins.map(RETIRED), max_frontends)?;
         Ok(Self { map, transfer_lock: TransferLock::default() })
@@ -57,7 +57,7 @@ impl RemovedBackendCounts {
         Ok(self.map.insert(&service, &total)?)
     }
 
-    /// Forgets a service that is gone; absent if none of its backends ever removed_counts.
+    /// Removes a service's count; it has none if no backend of it was ever removed.
     pub fn remove(&mut self, service: u32) {
         self.map.remove(&service);
     }
