@@ -8,13 +8,19 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use tokio::time::Instant;
 
 use crate::{
-    cgroups::Watcher,
-    dataplane::CgroupLevels,
-    model::left_alone::{LeftAlone, Policy},
-    status,
+    cgroups::{PodCgroup, Watcher},
+    dataplane::{CgroupLevels, Dataplane},
+    log_on_change::LogOnChange,
+    model::{
+        index::Index,
+        left_alone::{LeftAlone, Policy},
+    },
+    status::{self, Shared},
+    telemetry::Metrics,
 };
 
 /// How long a running pod may be without a cgroup before that is logged.
@@ -23,9 +29,17 @@ const CGROUP_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ExcludedPods {
     policy: Policy,
     watcher: Watcher,
-    /// By the pod UID, which the cgroup's name contains.
-    pods: BTreeMap<Arc<str>, ExcludedPod>,
+    /// The map may not have all cgroups of the excluded pods.
+    failed: bool,
+    log: LogOnChange,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    pods: Pods,
 }
+
+/// The excluded pods, and what is known of their cgroups. By the pod UID, which the cgroup's name contains.
+#[derive(Default)]
+struct Pods(BTreeMap<Arc<str>, ExcludedPod>);
 
 struct ExcludedPod {
     pod: LeftAlone,
@@ -42,19 +56,76 @@ struct ExcludedPod {
 
 impl ExcludedPods {
     /// `top` is the cgroup that all pods are below.
-    pub fn new(policy: Policy, top: &Path) -> Self {
-        Self { policy, watcher: Watcher::new(top), pods: BTreeMap::new() }
+    pub fn new(policy: Policy, top: &Path, shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            policy,
+            watcher: Watcher::new(top),
+            failed: false,
+            log: LogOnChange::new("cannot leave pods alone"),
+            shared,
+            metrics,
+            pods: Pods::default(),
+        }
     }
 
-    pub const fn policy(&self) -> &Policy {
-        &self.policy
+    /// Applies a change of which pods the objects exclude.
+    pub fn update(&mut self, index: &mut Index, dataplane: &mut Dataplane) {
+        let pods = index.left_alone(&self.policy);
+        if pods.is_some() || (index.complete() && dataplane.has_unconfirmed_exclusions()) {
+            pods.into_iter().for_each(|pods| self.pods.set(pods));
+            self.sync(dataplane);
+        }
     }
 
-    /// Sets which pods are excluded.
-    pub fn set_pods(&mut self, pods: BTreeMap<Arc<str>, LeftAlone>) {
-        let mut before = std::mem::take(&mut self.pods);
+    /// Whether to call [`Self::sync`] although nothing was reported: it failed, a pod has no cgroup yet, or
+    /// inotify does not report new cgroups.
+    pub fn needs_sync(&self) -> bool {
+        let is_blind = self.watcher.is_blind();
+        self.failed || self.pods.0.values().any(|excluded| !excluded.found || is_blind)
+    }
+
+    /// Brings the map to the cgroups of the excluded pods.
+    pub fn sync(&mut self, dataplane: &mut Dataplane) {
+        let result = self
+            .cgroups()
+            .context("reading the cgroup hierarchy")
+            .and_then(|cgroups| Ok(dataplane.exclude_cgroups(&cgroups)?));
+        self.failed = !matches!(&result, Ok(no_room) if no_room.is_empty());
+        self.log.record(result.as_ref().map(|_| ()).map_err(AsRef::as_ref));
+        match result {
+            Ok(no_room) => self.pods.record_no_room(&no_room),
+            Err(_) => self.metrics.sync_failed(),
+        }
+        let pods = self.pods.status();
+        self.metrics.left_alone(&pods);
+        self.shared.update(|status| status.left_alone = pods);
+    }
+
+    /// Waits for new cgroups.
+    pub async fn cgroup_created(&mut self) {
+        self.watcher.created().await;
+    }
+
+    /// Reads the cgroups of the pods.
+    ///
+    /// # Errors
+    /// When the hierarchy cannot be read.
+    fn cgroups(&mut self) -> io::Result<CgroupLevels> {
+        if self.pods.0.is_empty() {
+            // Without excluded pods there is no cost, not even that of reading folders.
+            return Ok(CgroupLevels::new());
+        }
+        let tree = self.watcher.read()?;
+        Ok(self.pods.record_cgroups(tree.pods))
+    }
+}
+
+impl Pods {
+    /// Sets which pods are excluded; keeps what is known of those that were.
+    fn set(&mut self, pods: BTreeMap<Arc<str>, LeftAlone>) {
+        let mut before = std::mem::take(&mut self.0);
         let now = Instant::now();
-        self.pods = pods
+        self.0 = pods
             .into_iter()
             .map(|(uid, pod)| {
                 let old = before.remove(&uid);
@@ -72,36 +143,18 @@ impl ExcludedPods {
             .collect();
     }
 
-    /// Waits for new cgroups.
-    pub async fn cgroup_created(&mut self) {
-        self.watcher.created().await;
-    }
-
-    /// Whether a pod has no cgroup yet, or may have another one that inotify did not report.
-    pub fn is_incomplete(&self) -> bool {
-        let is_blind = self.watcher.is_blind();
-        self.pods.values().any(|excluded| !excluded.found || is_blind)
-    }
-
-    /// Reads the cgroups of the pods. Logs each pod once that should have one and has none.
-    ///
-    /// # Errors
-    /// When the hierarchy cannot be read.
-    pub fn cgroups(&mut self) -> io::Result<CgroupLevels> {
-        if self.pods.is_empty() {
-            // Without excluded pods there is no cost, not even that of reading folders.
-            return Ok(CgroupLevels::new());
-        }
-        let tree = self.watcher.read()?;
+    /// Records all pods' cgroups, and returns those of the excluded pods. Logs each excluded pod once that
+    /// should have a cgroup and has none.
+    fn record_cgroups(&mut self, all: impl IntoIterator<Item = PodCgroup>) -> CgroupLevels {
         let mut cgroups = CgroupLevels::new();
-        self.pods.values_mut().for_each(|excluded| excluded.cgroups.clear());
-        for cgroup in tree.pods {
-            if let Some(excluded) = self.pods.get_mut(cgroup.uid.as_str()) {
+        self.0.values_mut().for_each(|excluded| excluded.cgroups.clear());
+        for cgroup in all {
+            if let Some(excluded) = self.0.get_mut(cgroup.uid.as_str()) {
                 cgroups.insert(cgroup.id, cgroup.level);
                 excluded.cgroups.push(cgroup.id);
             }
         }
-        for (uid, excluded) in &mut self.pods {
+        for (uid, excluded) in &mut self.0 {
             excluded.found = !excluded.cgroups.is_empty();
             if excluded.found {
                 excluded.logged = false;
@@ -115,14 +168,14 @@ impl ExcludedPods {
                 );
             }
         }
-        Ok(cgroups)
+        cgroups
     }
 
     /// Records the cgroups that the map has no room for. Logs their pods once.
-    pub fn record_no_room(&mut self, cgroups: &[u64]) {
+    fn record_no_room(&mut self, cgroups: &[u64]) {
         let cgroups: HashSet<u64> = cgroups.iter().copied().collect();
         let mut new = Vec::new();
-        for excluded in self.pods.values_mut() {
+        for excluded in self.0.values_mut() {
             let no_room = excluded.cgroups.iter().any(|cgroup| cgroups.contains(cgroup));
             if no_room && !excluded.no_room {
                 new.push(excluded.pod.pod.to_string());
@@ -139,8 +192,8 @@ impl ExcludedPods {
     }
 
     /// The entries for the status.
-    pub fn status(&self) -> Vec<status::LeftAlonePod> {
-        self.pods
+    fn status(&self) -> Vec<status::LeftAlonePod> {
+        self.0
             .values()
             .map(|excluded| status::LeftAlonePod {
                 pod: excluded.pod.pod.to_string(),
@@ -150,5 +203,62 @@ impl ExcludedPods {
                 no_room: excluded.no_room,
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{left_alone::Because, object::ObjectName};
+
+    fn pods(pods: &[(&str, bool)]) -> BTreeMap<Arc<str>, LeftAlone> {
+        let pod = |name| ObjectName::new("shop", name);
+        pods.iter()
+            .map(|&(name, running)| {
+                let excluded = LeftAlone { pod: pod(name), because: Because::Pod, running };
+                (Arc::from(format!("uid-{name}")), excluded)
+            })
+            .collect()
+    }
+
+    fn cgroup(pod: &str, id: u64) -> PodCgroup {
+        PodCgroup { uid: format!("uid-{pod}"), id, level: 8 }
+    }
+
+    /// The name of each pod, whether it has a cgroup, and whether the map lacks room for one.
+    fn seen(pods: &Pods) -> Vec<(String, bool, bool)> {
+        let status = pods.status().into_iter();
+        status.map(|pod| (pod.pod, pod.cgroup_found, pod.no_room)).collect()
+    }
+
+    #[test]
+    fn only_the_cgroups_of_excluded_pods_go_to_the_map() {
+        let mut excluded = Pods::default();
+        excluded.set(pods(&[("a", true), ("b", true)]));
+        let levels = excluded.record_cgroups([cgroup("a", 1), cgroup("a", 2), cgroup("other", 3)]);
+        assert_eq!(levels, CgroupLevels::from([(1, 8), (2, 8)]));
+        let expected = [("shop/a".into(), true, false), ("shop/b".into(), false, false)];
+        assert_eq!(seen(&excluded), expected);
+    }
+
+    #[test]
+    fn a_change_of_the_excluded_pods_keeps_what_is_known_of_the_others() {
+        let mut excluded = Pods::default();
+        excluded.set(pods(&[("a", true), ("b", true)]));
+        excluded.record_cgroups([cgroup("a", 1), cgroup("b", 2)]);
+        excluded.record_no_room(&[1]);
+        excluded.set(pods(&[("a", true), ("c", false)]));
+        let expected = [("shop/a".into(), true, true), ("shop/c".into(), false, false)];
+        assert_eq!(seen(&excluded), expected);
+    }
+
+    #[test]
+    fn a_cgroup_that_fits_again_is_no_longer_without_room() {
+        let mut excluded = Pods::default();
+        excluded.set(pods(&[("a", true)]));
+        excluded.record_cgroups([cgroup("a", 1)]);
+        excluded.record_no_room(&[1]);
+        excluded.record_no_room(&[]);
+        assert_eq!(seen(&excluded), [("shop/a".into(), true, false)]);
     }
 }

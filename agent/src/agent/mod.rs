@@ -1,6 +1,7 @@
 //! The running agent: source → index → data plane, with servers beside it.
 
 mod api_server;
+mod background_job;
 mod control;
 mod exclusion;
 mod heartbeat;
@@ -122,7 +123,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     shared.update(|status| status.reclaim = can_wait.into());
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats))?);
     let nested = Nested::new(config.nested, &dataplane, helper.clone())?;
-    let closing = Termination::new(
+    let termination = Termination::new(
         helper,
         config.repair_interval,
         &dataplane,
@@ -152,7 +153,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     let mut control = {
         let (config, stop) = (config.clone(), stop.clone());
         let (shared, metrics) = (Arc::clone(&shared), Arc::clone(&metrics));
-        let kernel = Kernel { dataplane, closing, nested, api_server };
+        let kernel = Kernel { dataplane, termination, nested, api_server };
         let inputs = Inputs { changes, commands: asked };
         ControlThread::start(move || async move {
             control::run(kernel, inputs, &config, shared, metrics, stop).await;

@@ -9,8 +9,9 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::task::JoinError;
 
+use super::background_job::BackgroundJob;
 use crate::{
     cgroups,
     dataplane::{Dataplane, DataplaneError, NestedNamespaces, NotedNamespaces},
@@ -33,7 +34,7 @@ type Found = BTreeMap<u64, Arc<str>>;
 pub struct Nested {
     what: NestedNamespaces,
     search: Option<Arc<Mutex<Search>>>,
-    job: Option<JoinHandle<anyhow::Result<Option<Found>>>>,
+    job: BackgroundJob<anyhow::Result<Option<Found>>>,
     log: LogOnChange,
     logged: BTreeSet<Arc<str>>,
 }
@@ -66,7 +67,7 @@ impl Nested {
         Ok(Self {
             what,
             search,
-            job: None,
+            job: BackgroundJob::default(),
             log: LogOnChange::new("cannot tell which network namespaces are nested in pods"),
             logged: BTreeSet::new(),
         })
@@ -74,20 +75,17 @@ impl Nested {
 
     /// Starts a search, unless one runs.
     pub fn start_search(&mut self) {
-        let Some(search) = self.search.as_ref().filter(|_| self.job.is_none()) else { return };
+        let Some(search) = &self.search else { return };
         let search = Arc::clone(search);
-        self.job = Some(spawn_blocking(move || {
+        self.job.start(move || {
             // After a panic the state is still valid: each search reads all of it again.
             search.lock().unwrap_or_else(PoisonError::into_inner).run()
-        }));
+        });
     }
 
     /// Waits for the search to end; for ever if none runs.
     pub async fn search_ended(&mut self) -> SearchResult {
-        let Some(job) = &mut self.job else { return std::future::pending().await };
-        let result = job.await;
-        self.job = None;
-        SearchResult(result)
+        SearchResult(self.job.ended().await)
     }
 
     /// Applies the result of a search. Returns the entries for the status if they may have changed.

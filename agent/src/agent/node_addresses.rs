@@ -9,10 +9,12 @@ use std::{
 use nix::{errno::Errno, net::if_::if_nametoindex, sys::socket::SockProtocol};
 
 use crate::{
+    dataplane::{Dataplane, DataplaneError},
     log_on_change::LogOnChange,
     model::{
         index::Index,
         node_addresses::{NodePortAddresses, SERVICE_DEVICES, node_addresses},
+        other_nodes::OtherNodes,
     },
     netlink::{Netlink, Request, attribute, field},
 };
@@ -31,7 +33,13 @@ const TRIES: u32 = 4;
 pub struct NodeAddresses {
     ranges: NodePortAddresses,
     /// Of all interfaces but those with service addresses, as last read.
-    addresses: BTreeSet<IpAddr>,
+    of_interfaces: BTreeSet<IpAddr>,
+    /// As of the last [`Self::update`].
+    current: Vec<IpAddr>,
+    /// [`Index::service_use_version`] as of the last [`Self::update`].
+    service_use_version: u64,
+    /// [`OtherNodes::version`] of the addresses in the kernel.
+    other_nodes: Option<u64>,
     log: LogOnChange,
 }
 
@@ -41,7 +49,14 @@ impl NodeAddresses {
         let log = LogOnChange::new(
             "cannot read the addresses of the node's interfaces, NodePorts stay at those known",
         );
-        let mut this = Self { ranges, addresses: of_earlier_agent, log };
+        let mut this = Self {
+            ranges,
+            of_interfaces: of_earlier_agent,
+            current: Vec::new(),
+            service_use_version: 0,
+            other_nodes: None,
+            log,
+        };
         this.read_interfaces();
         this
     }
@@ -50,7 +65,7 @@ impl NodeAddresses {
     pub fn read_interfaces(&mut self) {
         match read() {
             Ok(addresses) => {
-                self.addresses = addresses;
+                self.of_interfaces = addresses;
                 self.log.record(Ok(()));
             }
             Err(error) => {
@@ -64,9 +79,52 @@ impl NodeAddresses {
         self.log.error()
     }
 
-    /// The addresses that serve NodePorts, given the Node object and the services' addresses.
-    pub fn select(&self, index: &Index) -> Vec<IpAddr> {
-        node_addresses(&self.ranges, &self.addresses, index.node(), |ip| index.service_use(ip))
+    /// The addresses that serve NodePorts, as of the last [`Self::update`].
+    pub fn current(&self) -> &[IpAddr] {
+        &self.current
+    }
+
+    /// Whether [`Self::update`] would change the addresses.
+    pub fn differ(&self, index: &Index) -> bool {
+        self.select(index) != self.current
+    }
+
+    /// Whether services have taken or given up addresses since the last [`Self::update`].
+    pub const fn service_use_changed(&self, index: &Index) -> bool {
+        index.service_use_version() != self.service_use_version
+    }
+
+    /// Selects the addresses that serve NodePorts. Returns whether they changed.
+    pub fn update(&mut self, index: &Index) -> bool {
+        self.service_use_version = index.service_use_version();
+        let addresses = self.select(index);
+        let changed = addresses != self.current;
+        self.current = addresses;
+        changed
+    }
+
+    /// From the addresses of the interfaces, the Node object and the addresses of services.
+    fn select(&self, index: &Index) -> Vec<IpAddr> {
+        node_addresses(&self.ranges, &self.of_interfaces, index.node(), |ip| index.service_use(ip))
+    }
+
+    /// Writes the other nodes' addresses to the kernel. `None` if they have not changed since this last
+    /// succeeded.
+    pub fn sync_others(
+        &mut self,
+        index: &Index,
+        dataplane: &mut Dataplane,
+    ) -> Option<Result<(), DataplaneError>> {
+        let version = index.other_nodes().map_or(0, OtherNodes::version);
+        if self.other_nodes == Some(version) {
+            return None;
+        }
+        let addresses = index.other_nodes().map(OtherNodes::all).unwrap_or_default();
+        let result = dataplane.set_other_nodes(&addresses);
+        if result.is_ok() && index.complete() {
+            self.other_nodes = Some(version);
+        }
+        Some(result)
     }
 }
 

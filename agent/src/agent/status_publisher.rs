@@ -48,6 +48,8 @@ pub struct StatusPublisher {
     /// Maps that programs write and that are full, with the consequence.
     full: Vec<String>,
     map_usage: Option<ScannedUsage>,
+    /// How many services the last sync left as an earlier agent did.
+    unconfirmed: usize,
 }
 
 impl StatusPublisher {
@@ -65,6 +67,7 @@ impl StatusPublisher {
             failures: Vec::new(),
             full: Vec::new(),
             map_usage: None,
+            unconfirmed: 0,
         }
     }
 
@@ -174,6 +177,17 @@ impl StatusPublisher {
         }
     }
 
+    /// Records how many services stay as an earlier agent left them; logs a change.
+    pub fn unconfirmed(&mut self, services: usize) {
+        if self.unconfirmed != services {
+            self.unconfirmed = services;
+            tracing::info!(
+                services,
+                "services stay as the last agent left them until the source can be read in full"
+            );
+        }
+    }
+
     /// Logs and counts a sync that failed as a whole.
     pub fn sync_failed(&mut self, error: &anyhow::Error) {
         tracing::error!("cannot bring the plan into the kernel: {error:#}");
@@ -182,13 +196,7 @@ impl StatusPublisher {
     }
 
     /// Publishes the present state.
-    pub fn publish(
-        &mut self,
-        problems: BTreeSet<Problem>,
-        counts: Counts,
-        usage: &Usage,
-        unconfirmed: Unconfirmed,
-    ) {
+    pub fn publish(&mut self, problems: BTreeSet<Problem>, counts: Counts, usage: &Usage) {
         let began = Instant::now();
         self.due = None;
         self.problems(problems);
@@ -200,7 +208,11 @@ impl StatusPublisher {
                 endpoint_slices: counts.endpoint_slices,
                 endpoints: counts.endpoints,
             };
-            status.unconfirmed = unconfirmed;
+            status.unconfirmed = Unconfirmed {
+                held_back: self.unconfirmed,
+                retained: usage.retained,
+                released: usage.released,
+            };
             status.failures.clone_from(&self.failures);
             status.full.clone_from(&self.full);
             status.maps = maps;

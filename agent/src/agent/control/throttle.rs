@@ -30,9 +30,20 @@ const MAX_REMEMBERED: usize = 1024;
 pub struct Throttle {
     /// Costly services, and until when each is throttled.
     costly: HashMap<ObjectName, Instant>,
+    due: Option<Instant>,
 }
 
 impl Throttle {
+    /// When to sync services that were throttled.
+    pub const fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Sets [`Self::due`].
+    pub const fn wait_until(&mut self, due: Option<Instant>) {
+        self.due = due;
+    }
+
     /// Records that a service was written, and what that cost, counted in backends.
     pub fn record(&mut self, service: &ObjectName, cost: usize, now: Instant) {
         if cost < ORDINARY {
