@@ -1,4 +1,4 @@
-//! The agent's side: starting the helper, again if need be, and asking it.
+//! The agent's side: starts and restarts the helper, and sends it requests.
 
 use std::{
     io::{self, IoSlice},
@@ -23,11 +23,11 @@ use crate::sock_destroy::Method;
 
 /// How long the helper may take for one answer: there can be thousands of namespaces.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long the helper may take to mount a file system: the control loop waits for it.
+/// How long the helper may take to mount a file system, while the control loop waits.
 const MOUNTING: Duration = Duration::from_secs(5);
-/// How long to wait for its supervisor, which does next to nothing. The control loop waits as well.
+/// How long the supervisor may take for an answer, while the control loop waits.
 const SUPERVISORS_PATIENCE: Duration = Duration::from_secs(5);
-/// The shortest time that can be waited.
+/// The shortest timeout that a socket accepts.
 const AT_ONCE: Duration = Duration::from_millis(1);
 /// How long the supervisor may be silent, as on a machine that is short of memory, before it is lost.
 const SUPERVISORS_SILENCE: Duration = Duration::from_secs(60);
@@ -48,24 +48,24 @@ pub enum HelperError {
     Said(String),
 }
 
-/// How the helper is.
+/// The state of the helper.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// Its process id.
     Running(u32),
-    /// How; it can be started again.
+    /// How it ended; it can be restarted.
     Ended(String),
-    /// Its supervisor has not answered yet: nobody knows.
+    /// Its supervisor has not answered yet, so the state is unknown.
     Silent,
-    /// Its supervisor has ended, and how: there is nobody who could start it again.
+    /// How its supervisor ended: the helper cannot be restarted.
     Lost(String),
 }
 
-/// A helper, for whoever has a question. It ends with the last of these.
+/// A handle on the helper, for any thread. The helper ends with the last handle.
 #[derive(Clone)]
 pub struct Helper {
     supervisor: Arc<Mutex<Supervisor>>,
-    /// One question at a time; `None` once there was no answer.
+    /// One request at a time; `None` after a request without an answer.
     helper: Arc<Mutex<Option<UnixStream>>>,
     is_confined: bool,
 }
@@ -109,17 +109,18 @@ impl Helper {
         let report = lock(&self.supervisor).tell(START, Some(&other));
         match report.map_err(HelperError::Start)? {
             Some(Report::Running(pid)) => {
-                // Whoever still waits for the last one's answer has an error: that one has ended.
+                // A thread that still waits for the previous helper gets an error, because that
+                // helper has ended.
                 *lock(&self.helper) = Some(socket);
                 Ok(pid)
             }
             Some(Report::Ended(how) | Report::NotStarted(how)) => Err(HelperError::NotStarted(how)),
-            // A helper that it starts later finds its socket closed, and ends.
+            // If the supervisor starts a helper later, it finds its socket closed and ends.
             None => Err(HelperError::NotStarted("its supervisor does not answer".into())),
         }
     }
 
-    /// How it is. Does not wait for the answer to a question.
+    /// The helper's state. Does not wait for a pending request.
     #[must_use]
     pub fn state(&self) -> State {
         let mut supervisor = lock(&self.supervisor);
@@ -127,7 +128,7 @@ impl Helper {
             return State::Lost(how);
         }
         match supervisor.tell(LOOK, None) {
-            // There was no answer, and there is no other way to have one.
+            // A request got no answer, and its connection is closed.
             Ok(Some(Report::Running(_))) if self.is_given_up() => {
                 State::Ended("it did not answer".into())
             }
@@ -148,7 +149,7 @@ impl Helper {
         self.is_confined
     }
 
-    /// Has sockets closed. Blocks the thread. One outcome for each.
+    /// Closes sockets. Returns one outcome for each. Blocks the thread.
     ///
     /// # Errors
     /// When the helper does not answer, or cannot look anywhere.
@@ -182,8 +183,8 @@ impl Helper {
         }
     }
 
-    /// Has the BPF file system mounted again. Does not wait for the answer to another question, and for
-    /// this one no more than 5 seconds.
+    /// Mounts the BPF file system again. Does not wait for another request, and at most 5 seconds
+    /// for this one.
     ///
     /// # Errors
     /// When the helper is busy, does not answer, or cannot mount it.
@@ -225,7 +226,7 @@ fn ask_within(
         Err(error) => Err(HelperError::Silent(error)),
     };
     if answer.is_err() {
-        // What it says from now on would be an answer to another question.
+        // A later message would be the answer to this request.
         *helper = None;
     }
     answer
@@ -244,14 +245,14 @@ impl Supervisor {
             .env_clear()
             .stdin(Stdio::from(OwnedFd::from(other)))
             .stdout(Stdio::null())
-            // A Ctrl-C in the terminal is for the agent.
+            // Ctrl-C in the terminal is for the agent only.
             .process_group(0)
             .spawn()?;
         Ok(Self { child, control, number: 0, silent_since: None })
     }
 
-    /// Gives a command; `None` if there is no answer in time, or none to the one before yet. After too
-    /// long a silence the supervisor is ended.
+    /// Sends a command. `None` if there is no answer in time, or none yet to the previous one.
+    /// Kills the supervisor if it is silent for too long.
     fn tell(&mut self, command: u8, socket: Option<&UnixStream>) -> io::Result<Option<Report>> {
         let result = self.try_tell(command, socket);
         if result.is_err() {
@@ -262,7 +263,7 @@ impl Supervisor {
 
     fn try_tell(&mut self, command: u8, socket: Option<&UnixStream>) -> io::Result<Option<Report>> {
         if let Some(since) = self.silent_since {
-            // That it is silent is known: not to be waited for again.
+            // It is known to be silent, so do not wait again.
             be_patient(&self.control, AT_ONCE)?;
             let late = self.receive();
             be_patient(&self.control, SUPERVISORS_PATIENCE)?;
@@ -298,7 +299,7 @@ impl Supervisor {
         loop {
             match message::receive::<Reply>(&mut self.control) {
                 Ok(Some(reply)) if reply.number == self.number => return Ok(Some(reply.report)),
-                // Late, and of no use any more.
+                // A late answer to an earlier command.
                 Ok(Some(_)) => {}
                 Ok(None) => {
                     return Err(io::Error::other("the supervisor of the helper process has ended"));
@@ -334,7 +335,7 @@ impl Supervisor {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        // It holds nothing that would have to be put away, and the helper dies with it.
+        // It needs no cleanup, and the helper ends with it.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -350,7 +351,7 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// A socket is put in whole, so what a panic left behind is still good.
+/// The value is replaced whole, so it is consistent after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! One request of the agent: which of the wanted sockets are there, and closing those.
+//! Handles one request: finds the wanted sockets and closes them.
 
 use std::{collections::HashMap, io};
 
@@ -15,7 +15,7 @@ use crate::sock_destroy::{
     iterator::SocketIterators,
 };
 
-/// What closes sockets that were found.
+/// Closes sockets that were found.
 pub trait Close {
     /// Closes sockets of one protocol that are in this thread's network namespace; one result for
     /// each.
@@ -39,7 +39,7 @@ impl Close for SocketIterators {
     }
 }
 
-/// Closes wanted sockets wherever they are; tells what became of each.
+/// Closes the wanted sockets in all network namespaces. Returns the outcome of each.
 pub fn close(
     wanted: &[CloseTarget],
     threads: bool,
@@ -54,7 +54,7 @@ pub fn close(
     Ok((search.outcomes, namespaces.coverage()))
 }
 
-/// Which network namespaces can be looked into, single threads' included.
+/// Which network namespaces can be entered, including those of single threads.
 pub fn coverage() -> anyhow::Result<Coverage> {
     let mut namespaces = Namespaces::new().context("opening the helper's network namespace")?;
     let mut look = || Ok(Next::Go);
@@ -85,7 +85,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Looks at the network namespace of this thread.
+    /// Searches the network namespace of this thread.
     fn look(&mut self, closer: &mut dyn Close) -> io::Result<Next> {
         let diag = Diag::open()?;
         for protocol in PROTOCOLS {
@@ -97,7 +97,7 @@ impl<'a> Search<'a> {
                 if self.missing == 0 {
                     return Ok(Next::Stop);
                 }
-                // One without a peer is known to be there, too, and left alone.
+                // A socket without a peer is found too, and kept.
                 let listing = Listing { family, protocol, unconnected: true };
                 let mut targets = Vec::new();
                 diag.list(listing, |socket| {
@@ -113,7 +113,7 @@ impl<'a> Search<'a> {
         Ok(if self.missing == 0 { Next::Stop } else { Next::Go })
     }
 
-    /// Whether a socket is to be closed; one that is wanted, but not that, is kept.
+    /// Whether to close a socket. A wanted socket with another peer is kept.
     fn is_target(&mut self, socket: &DiagSocket) -> bool {
         let mut is_target = false;
         for place in self.by_cookie.get(&socket.cookie()).cloned().unwrap_or_default() {

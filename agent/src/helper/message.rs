@@ -1,4 +1,4 @@
-//! What the agent asks its helper, and what that answers: length-prefixed JSON over a stream socket.
+//! Requests of the agent and answers of the helper: length-prefixed JSON over a stream socket.
 
 use std::{
     io::{self, Read, Write},
@@ -21,7 +21,7 @@ pub enum Request {
         /// Look also at the network namespaces of single threads.
         threads: bool,
     },
-    /// Look into all network namespaces, and close nothing.
+    /// Enter all network namespaces, and close nothing.
     Coverage,
     /// Mount the BPF file system again where it was, if it is not there any more.
     Mount,
@@ -32,7 +32,7 @@ pub enum Request {
 /// What to do with a socket of a protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
-    /// It is none of this protocol.
+    /// It is not a socket of this protocol.
     Ignore,
     /// Say whether it is there, where sockets of the protocol are looked at anyway.
     Look,
@@ -40,7 +40,7 @@ pub enum Action {
     Close,
 }
 
-/// A socket by its cookie, and whom it must be connected to.
+/// A socket by its cookie, and the peer that it must be connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloseTarget {
     pub cookie: u64,
@@ -51,36 +51,36 @@ pub struct CloseTarget {
     pub tcp: Action,
 }
 
-/// What became of a wanted socket.
+/// The outcome for a wanted socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     ClosedUdp,
     ClosedTcp,
     /// It is there and was not touched: it is not connected to that peer, or not to be closed.
     Kept,
-    /// It is in none of the namespaces that were looked at.
+    /// It is in none of the namespaces that were entered.
     Missing,
     /// The kernel did not close it, and why.
     Failed(String),
 }
 
-/// How far the helper could see.
+/// Which network namespaces the helper could enter.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
-    /// Network namespaces that were looked at.
+    /// Network namespaces that were entered.
     pub namespaces: usize,
-    /// Those that could not be.
+    /// Network namespaces that could not be entered.
     pub unseen: usize,
-    /// Processes and mounts whose network namespace could not be told.
+    /// Processes and mounts whose network namespace is unknown.
     pub hidden: usize,
-    /// Why the first one of either.
+    /// The first error of either kind.
     pub why: Option<String>,
-    /// Time of a processor that it took.
+    /// Processor time.
     pub spent: Duration,
 }
 
 impl Coverage {
-    /// There is nothing that it did not see, as far as it can know.
+    /// Whether all known network namespaces were entered.
     #[must_use]
     pub const fn is_whole(&self) -> bool {
         self.unseen == 0 && self.hidden == 0
@@ -106,7 +106,7 @@ pub fn send(stream: &mut impl Write, message: &impl Serialize) -> io::Result<()>
     let body = serde_json::to_vec(message)?;
     let length = u32::try_from(body.len()).ok().filter(|&length| length <= MAX_MESSAGE);
     let length = length.ok_or_else(|| io::Error::other("a message is too long"))?;
-    // In one piece: who waits for it finds all of a short one, or nothing.
+    // In one write, so that a reader finds a short message whole or not at all.
     stream.write_all(&[&length.to_ne_bytes()[..], &body].concat())?;
     stream.flush()
 }

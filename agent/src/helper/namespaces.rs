@@ -28,30 +28,30 @@ use crate::bpf::syscall::netns_cookie;
 /// A network namespace's device and inode number: no other one has them while it exists.
 type Identity = (u64, u64);
 
-/// This thread cannot go back to the network namespace that it came from.
+/// This thread cannot return to its own network namespace.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot go back to the helper's own network namespace")]
 pub struct Astray(#[source] Errno);
 
-/// Goes through network namespaces, each once.
+/// Visits network namespaces, each once.
 pub struct Namespaces {
     own: File,
     visited: HashSet<Identity>,
-    /// Those that could not be looked at by any path so far.
+    /// Namespaces that could not be entered by any path so far.
     unseen: HashMap<Identity, String>,
-    /// What the paths belong to whose network namespace could not be told.
+    /// Processes and mounts whose network namespace is unknown.
     hidden: BTreeMap<PathBuf, String>,
     began: Duration,
 }
 
-/// Why there is nothing to say of a path's network namespace.
+/// Why a path's network namespace could not be entered.
 struct Unseen {
-    /// `None` if it is not even known which one it is.
+    /// `None` if it is not known which one it is.
     identity: Option<Identity>,
     error: io::Error,
 }
 
-/// Time of a processor that this process took.
+/// Processor time of this process.
 fn spent() -> Duration {
     ClockId::CLOCK_PROCESS_CPUTIME_ID.now().map_or(Duration::ZERO, Duration::from)
 }
@@ -74,10 +74,10 @@ impl Namespaces {
         })
     }
 
-    /// How far it came.
+    /// What was visited so far.
     pub fn coverage(&self) -> Coverage {
         let mut why: Vec<&String> = self.unseen.values().chain(self.hidden.values()).collect();
-        // The same one each time, so that it is no news.
+        // Sorted, so that the same error is reported each time.
         why.sort_unstable();
         Coverage {
             namespaces: self.visited.len(),
@@ -89,7 +89,7 @@ impl Namespaces {
     }
 
     /// Calls `look` in this process's own namespace, then in those that are mounted or a process's,
-    /// until it has seen enough.
+    /// until it returns [`Next::Stop`].
     pub fn visit(&mut self, look: &mut impl FnMut() -> io::Result<Next>) -> Result<Next, Astray> {
         let own = PathBuf::from("/proc/thread-self/ns/net");
         let all = std::iter::once((own.clone(), own))
@@ -139,7 +139,7 @@ impl Namespaces {
     ) -> Result<Next, Astray> {
         Ok(match self.enter(path, look)? {
             Ok(next) => next,
-            // A process that ended meanwhile.
+            // The process ended meanwhile.
             Err(Unseen { error, .. })
                 if error.kind() == io::ErrorKind::NotFound
                     || error.raw_os_error() == Some(libc::ESRCH) =>
@@ -172,26 +172,26 @@ impl Namespaces {
         };
         let unseen = |error| Unseen { identity: Some(identity), error };
         let is_own = self.own.metadata().is_ok_and(|own| self::identity(&own) == identity);
-        // Who stays may do so without the right to enter others.
+        // Staying in the own namespace takes no capability.
         if !is_own && let Err(error) = setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET) {
             return Ok(Err(unseen(error.into())));
         }
         let looked = look();
         if !is_own {
-            // Whatever happened in there, the next one is looked for from here.
+            // Return in any case before the next one.
             setns(self.own.as_fd(), CloneFlags::CLONE_NEWNET).map_err(Astray)?;
         }
         if looked.is_ok() {
             self.visited.insert(identity);
-            // By another path it could not be.
+            // Another path to it may have failed before.
             self.unseen.remove(&identity);
         }
         Ok(looked.map_err(unseen))
     }
 
-    /// Opens a namespace; `None` if it was seen already.
+    /// Opens a namespace; `None` if it was visited already.
     fn open_new(&self, path: &Path) -> io::Result<Option<(File, Identity)>> {
-        // A look first: most processes are in a namespace that was seen already.
+        // Compare first: most processes are in a namespace that was visited already.
         if self.visited.contains(&identity(&fs::metadata(path)?)) {
             return Ok(None);
         }

@@ -1,4 +1,4 @@
-//! The helper's own life: it answers what it is asked until the agent is gone, or its supervisor.
+//! The helper process: answers requests until the agent or the supervisor ends.
 
 use std::{
     io,
@@ -26,7 +26,7 @@ use crate::{
     sock_destroy::{Method, iterator::SocketIterators},
 };
 
-/// What the agent tells its helper once, on the command line.
+/// The helper's command line.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// Where the kernel state is pinned.
@@ -40,13 +40,14 @@ pub struct Setup {
 /// # Errors
 /// When the process cannot be set up, or is where it cannot come back from.
 pub fn serve(setup: &Setup) -> anyhow::Result<()> {
-    // The supervisor's end is this one's; nobody else's signal is. The agent's end is that of the socket.
+    // This process ends with the supervisor, and when the agent closes the socket. Other signals
+    // are blocked.
     prctl::set_pdeathsig(Signal::SIGKILL).context("binding to the supervisor's life")?;
     prctl::set_name(c"sockline-helper").context("taking a name")?;
     SigSet::all().thread_block().context("blocking signals")?;
     let mut closer: Box<dyn Close> = match setup.method {
         Some(Method::SockDestroy) | None => Box::new(Destroy),
-        // Loading them takes more than running them.
+        // Loading iterators takes more capabilities than running them.
         Some(Method::Iterator) => Box::new(SocketIterators::load()?),
     };
     privileges::keep_only(&privileges::of_helper())?;
@@ -56,7 +57,7 @@ pub fn serve(setup: &Setup) -> anyhow::Result<()> {
     while let Some(request) = message::receive(&mut socket).context("reading a request")? {
         let answer = match answer(request, &mount_point, closer.as_mut()) {
             Ok(answer) => answer,
-            // Whatever it saw from there would be another namespace's. The next one begins anew.
+            // Further requests would run in the wrong namespace. A new helper starts fresh.
             Err(error) if error.is::<Astray>() => return Err(error),
             Err(error) => Answer::Failed(format!("{error:#}")),
         };

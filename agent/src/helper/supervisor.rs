@@ -1,6 +1,7 @@
-//! The process between the agent and its helper. It keeps the rights that the helper needs at its start,
-//! which the agent gives up, and does nothing but start the helper: whenever the agent says so, on a
-//! socket that the agent gives. It reads nothing of what the helper reads, and ends with the agent.
+//! The process between the agent and its helper. It keeps the capabilities that the helper needs at
+//! its start, which the agent gives up, and only starts the helper when the agent asks for it, on a
+//! socket that the agent passes. It reads nothing of what the helper reads, and ends with the
+//! agent.
 
 use std::{
     io::{self, IoSliceMut},
@@ -27,12 +28,13 @@ use serde::{Deserialize, Serialize};
 use super::{message, serve::Setup};
 use crate::privileges;
 
-/// Start the helper on the socket that comes with this; one that runs is ended first.
+/// Start the helper on the socket that is passed with this command; a running helper is killed
+/// first.
 pub const START: u8 = b'S';
-/// Say how it is.
+/// Return the helper's state.
 pub const LOOK: u8 = b'L';
 
-/// How long a helper may take to end that was killed.
+/// How long a killed helper may take to end.
 const ENDING: Duration = Duration::from_secs(2);
 
 /// A command, and the number that its answer carries.
@@ -45,7 +47,7 @@ pub struct Reply {
     pub report: Report,
 }
 
-/// How the helper is.
+/// The helper's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// Its process id.
@@ -55,12 +57,12 @@ pub enum Report {
     NotStarted(String),
 }
 
-/// Does what the agent says on standard input, which is a socket, until that ends.
+/// Handles commands from standard input, which is a socket, until it closes.
 ///
 /// # Errors
 /// When the process cannot be set up.
 pub fn supervise(setup: &Setup) -> anyhow::Result<()> {
-    // The agent's end is this one's; nobody else's signal is.
+    // This process ends with the agent. Other signals are blocked.
     prctl::set_pdeathsig(Signal::SIGKILL).context("binding to the agent's life")?;
     prctl::set_name(c"sockline-superv").context("taking a name")?;
     SigSet::all().thread_block().context("blocking signals")?;
@@ -99,7 +101,7 @@ fn start(helper: &mut Option<Child>, setup: &Setup, socket: OwnedFd) -> anyhow::
     Ok(Report::Running(helper.insert(child).id()))
 }
 
-/// Ends a helper that may hang.
+/// Kills a helper, which may hang.
 fn end(helper: &mut Child) -> anyhow::Result<()> {
     helper.kill()?;
     let deadline = Instant::now() + ENDING;

@@ -34,9 +34,9 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// Where a cgroup v2 file system is mounted when there is none.
 const OWN_CGROUP2: &str = "/run/sockline/cgroup2";
 
-/// The cgroup that programs are attached to: the one given, else the root of cgroup v2, which is
-/// looked up in the mount table and mounted if it is nowhere. It is `/sys/fs/cgroup/unified` on
-/// hybrid hierarchies, and wherever it was put in a container, next to the container's own.
+/// The cgroup that programs are attached to: the given one, otherwise the root of cgroup v2 from
+/// the mount table, which is mounted if there is none. On hybrid hierarchies it is
+/// `/sys/fs/cgroup/unified`; in a container it can be anywhere, beside the container's own.
 pub fn cgroup(given: Option<&Path>) -> Result<PathBuf, MountError> {
     if let Some(path) = given {
         return match kind_of(path) {
@@ -107,7 +107,7 @@ pub fn mount_point_of(bpffs: &Path) -> PathBuf {
     bpffs.ancestors().take_while(is_bpf).last().unwrap_or(bpffs).to_owned()
 }
 
-/// Mounts the BPF file system again if it is not there any more.
+/// Mounts the BPF file system again if it was unmounted.
 pub fn bpffs_again(mount_point: &Path) -> Result<(), MountError> {
     if kind_of(mount_point).is_ok_and(|kind| kind == BPF_FS_MAGIC) {
         return Ok(());
@@ -145,7 +145,7 @@ fn mount_table() -> Result<String, MountError> {
 /// A line of the mount table.
 #[derive(Debug, PartialEq, Eq)]
 struct Mount {
-    /// What of the file system is seen at the mount point, as a path in it.
+    /// The path in the file system that is mounted here.
     root: String,
     path: PathBuf,
 }
@@ -178,8 +178,8 @@ fn mounts_of(kind: &str, table: &str) -> Vec<Mount> {
     mounts
 }
 
-/// Whether a mount shows no more than the cgroup of the container that this process is alone in.
-/// What is attached there would serve nobody.
+/// Whether a mount shows only the container's own cgroup. Programs attached there would serve no
+/// other process.
 fn is_own_cgroup(mount: &Mount) -> bool {
     // Every cgroup but the real root has this file (Linux `cgroup-v2.rst`).
     let is_real_root = !mount.path.join("cgroup.type").exists();

@@ -43,7 +43,7 @@ impl DiagSocket {
         word(40) | word(44) << 32
     }
 
-    /// Whom it is connected to, IPv4 also for a mapped address; `None` if to nobody.
+    /// The peer's address (IPv4 also for a mapped one) and port; `None` if it is not connected.
     pub fn peer(&self) -> Option<(IpAddr, u16)> {
         let port = u16::from_be_bytes(field(&self.id, 2));
         let has_peer = port != 0 && (self.protocol != UDP || self.state == ESTABLISHED);
@@ -91,8 +91,8 @@ impl Diag {
         self.0.receive(|body| each(seen(protocol, body)))
     }
 
-    /// Closes a socket for its application as if the connection had been aborted: only this one,
-    /// which the kernel finds by its addresses and then tells by its cookie.
+    /// Closes a socket for its application as if the connection had been aborted. The kernel finds
+    /// it by its addresses and checks its cookie, so no other socket is closed.
     pub fn destroy(&self, socket: &DiagSocket) -> io::Result<()> {
         let body = request(socket.family.into(), socket.protocol, u32::MAX, &socket.id);
         self.0.send(SOCK_DESTROY, Request::One, &body)?;
@@ -117,7 +117,7 @@ fn seen(protocol: u8, body: &[u8]) -> DiagSocket {
     }
 }
 
-/// Whether the kernel closes sockets on request: tried on one of our own.
+/// Whether the kernel supports `SOCK_DESTROY`: tried on a socket of this process.
 pub fn probe_destroy() -> bool {
     let tried = || -> io::Result<()> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -143,7 +143,7 @@ pub fn probe_destroy() -> bool {
     }
 }
 
-/// All that is listed, in an order of no meaning.
+/// What is listed. The order has no meaning.
 pub const PROTOCOLS: [u8; 2] = [UDP, TCP];
 pub const FAMILIES: [i32; 2] = [libc::AF_INET, libc::AF_INET6];
 

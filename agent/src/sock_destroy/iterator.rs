@@ -1,4 +1,4 @@
-//! Closing sockets by BPF iterators, where the kernel does not do so over netlink.
+//! Closes sockets in BPF iterators, for kernels that do not close them over netlink.
 //!
 //! The programs are assembled here, as the probes in [`sys`] are: neither aya nor bpf-linker can call
 //! `bpf_sock_destroy`, which is a function of the kernel and not a helper.
@@ -15,15 +15,15 @@ use sockline_ebpf::frontend::{TCP, UDP};
 
 use crate::bpf::{error::BpfError, kinds::create, probes::instruction, syscall};
 
-/// Sockets that one run of an iterator closes.
+/// Sockets that one run of an iterator can close.
 const MAX_TARGETS: u32 = 4096;
-/// A targets socket that no iterator came to.
+/// A target that the iterator did not find.
 const NOT_FOUND: i32 = i32::MIN;
 
-/// Iterators over the sockets of a network namespace that close those whose cookies they are told
+/// Iterators over the sockets of a network namespace that close those with given cookies
 /// (`bpf_sock_destroy`, Linux 6.5).
 pub struct SocketIterators {
-    /// Cookies, and what the kernel said to closing them.
+    /// Cookie → result of closing the socket.
     targets: HashMap<MapData, u64, i32>,
     tcp: OwnedFd,
     udp: OwnedFd,

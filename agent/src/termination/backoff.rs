@@ -1,4 +1,4 @@
-//! When the helper process is started again: at once at first, then ever later, as long as it keeps
+//! Backoff for restarts of the helper process: none for the first one, then doubling while it keeps
 //! ending.
 
 use std::time::{Duration, Instant};
@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 const FIRST: Duration = Duration::from_secs(1);
 /// At most.
 const LONGEST: Duration = Duration::from_secs(60);
-/// One that ran for this long does not keep ending.
+/// A helper that ran for this long resets the backoff.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// Remembers how it went.
+/// The state of the backoff.
 #[derive(Debug, Default)]
 pub struct RestartBackoff {
-    /// When it was last started again.
+    /// The last restart.
     started: Option<Instant>,
     wait: Duration,
 }
 
 impl RestartBackoff {
-    /// When to start one that ended now, or could not be started now.
+    /// When to restart a helper that ended now, or could not be started now.
     pub fn after_end(&mut self, now: Instant) -> Instant {
         if self.started.is_none_or(|started| now.saturating_duration_since(started) >= STEADY) {
             self.wait = Duration::ZERO;
@@ -29,7 +29,7 @@ impl RestartBackoff {
         due
     }
 
-    /// Takes in that somebody tries.
+    /// Records an attempt.
     pub const fn tried(&mut self, now: Instant) {
         self.started = Some(now);
     }

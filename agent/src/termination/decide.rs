@@ -1,4 +1,4 @@
-//! Which sockets are to be closed: pure, from what the maps and the objects say.
+//! Decides which sockets to close, from the maps and the objects. Pure.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,30 +17,29 @@ use crate::{
     model::object::{ObjectName, Protocol},
 };
 
-/// How often a socket is looked for. A program writes a socket's record a moment before the kernel
-/// connects the socket, so that one look can be too early.
+/// How often a socket is searched. A program writes a socket's record a moment before the kernel
+/// connects the socket, so one search can be too early.
 const LOOKS: u8 = 3;
-/// How long is remembered what a deleted service said, though no socket of it is known.
+/// How long the annotation of a deleted service is kept if no socket of it is known.
 const REMEMBER: Duration = Duration::from_secs(60);
 
 type At = (IpAddr, u16);
 
 /// What the objects say.
 pub trait Objects {
-    /// Where a service port is still served, if that is known; see
-    /// [`crate::model::index::Index::serving`].
+    /// Where a service port is still served, if known; see [`crate::model::index::Index::serving`].
     fn serving(&self, service: &ServiceKey) -> Option<HashSet<At>>;
     /// `sockline.dev/close-on-removal` of a service.
     fn close_on_removal(&self, service: &ObjectName) -> Option<Duration>;
 }
 
-/// Decides, and remembers what time and earlier looks have to do with it.
+/// Decides, and keeps deadlines and the number of searches for each socket.
 #[derive(Debug, Default)]
 pub struct Decider {
-    /// Since when a backend is known to be gone. After a restart of the agent, that begins anew.
+    /// Since when a backend is known to be gone. Starts again with a restart of the agent.
     since: HashMap<Departure, Instant>,
     looks: HashMap<Look, u8>,
-    /// What services said that had an address (of TCP), and when they were removed.
+    /// `close-on-removal` of deleted services by TCP address, and when they were deleted.
     former: HashMap<At, (Duration, Instant)>,
     spared: bool,
 }
@@ -53,7 +52,7 @@ struct Departure {
     generation: u32,
 }
 
-/// A socket's record that was looked for.
+/// A socket's record that was searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Look {
     cookie: u64,
@@ -67,7 +66,7 @@ struct Look {
 pub struct Target {
     pub socket: StaleSocket,
     pub request: CloseTarget,
-    /// Whose it is, for people.
+    /// The service's name, for the log.
     pub service: String,
     look: Look,
 }
@@ -75,24 +74,24 @@ pub struct Target {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Decision {
     pub targets: Vec<Target>,
-    /// When the next one is.
+    /// When the next socket is due.
     pub next: Option<Instant>,
 }
 
 impl Decider {
-    /// Takes in that a service port is gone, which said this about its TCP connections.
+    /// Records that a service port was deleted, with its `close-on-removal`.
     pub fn removed(&mut self, addresses: impl IntoIterator<Item = At>, after: Duration) {
         let now = Instant::now();
         self.former.extend(addresses.into_iter().map(|at| (at, (after, now))));
     }
 
-    /// Some sockets were left as they are because their endpoint still serves, as of the last decision.
+    /// Whether the last decision kept sockets because their endpoint still serves.
     pub const fn has_spared(&self) -> bool {
         self.spared
     }
 
-    /// Decides about all sockets whose backend is gone. `left` is when the first of those backends
-    /// left that were there the last time.
+    /// Decides about all sockets whose backend is gone. `left` is when the first of the backends
+    /// was removed that were there at the last decision.
     pub fn decide(
         &mut self,
         sockets: &[StaleSocket],
@@ -146,7 +145,7 @@ impl Decider {
             let closes_tcp = tcp == Action::Close;
             let look = Look { cookie: socket.cookie, backend: id, generation, closes_tcp };
             let looked = self.looks.get(&look).copied().unwrap_or(0);
-            // A socket may be in the table and in_overflow, too.
+            // A socket may be in the table and in the overflow hash.
             let is_news = looks.insert(look, looked).is_none();
             if is_news && looked < LOOKS {
                 let (address, port) = backend;
@@ -162,18 +161,18 @@ impl Decider {
             now.duration_since(*removed) < REMEMBER
                 || departures.keys().any(|departure| programmed(departure.service).contains(at))
         });
-        // What is gone from the maps needs no memory here.
+        // Drops what is gone from the maps.
         self.since = departures;
         self.looks = looks;
         decision
     }
 
-    /// What the service said that had an address before.
+    /// `close-on-removal` of the deleted service that had an address.
     fn former_of(&self, service: At) -> Option<Duration> {
         programmed(service).iter().find_map(|at| self.former.get(at)).map(|(after, _)| *after)
     }
 
-    /// Takes in what became of a socket. Returns whether it has to be looked for again.
+    /// Records the outcome for a socket. Returns whether to search it again.
     pub fn record_outcome(&mut self, target: &Target, outcome: &Outcome) -> bool {
         let looked = self.looks.entry(target.look).or_default();
         *looked = match outcome {
@@ -184,16 +183,17 @@ impl Decider {
     }
 }
 
-/// Where the service that a socket dialled may be programmed, as the kernel's programs look for it: all
-/// addresses of the local host are at one, and NodePorts of other nodes at the unspecified address.
+/// The addresses in the maps for the service address that a socket dialled, as the programs look it
+/// up: one address for all of the local host, and the unspecified address for NodePorts of other
+/// nodes.
 fn programmed((address, port): At) -> [At; 2] {
     let dialled = Address::from(address);
     let own = dialled.as_loopback().unwrap_or(dialled);
     [own, own.to_unspecified()].map(|address| (address.into(), port))
 }
 
-/// Whether a socket may be one of TCP, and one of UDP. Where its record is too old to say so, the
-/// service address does, unless it has both or is nobody's any more.
+/// Whether a socket may be TCP, and whether it may be UDP. If its record is too old to tell, the
+/// owners of the service address do, unless it has both or none.
 fn protocols(socket: &StaleSocket, owners: &Owners) -> (bool, bool) {
     match (u8::try_from(socket.record.protocol), &owners.tcp, &owners.udp) {
         (Ok(TCP), ..) => (true, false),
@@ -211,7 +211,7 @@ fn name(owners: &Owners, (address, port): At) -> String {
     }
 }
 
-/// What is asked about each service once.
+/// Caches the serving endpoints of each service.
 struct Serving<'a, O> {
     objects: &'a O,
     known: HashMap<ServiceKey, Option<HashSet<At>>>,
@@ -219,7 +219,7 @@ struct Serving<'a, O> {
 
 impl<O: Objects> Serving<'_, O> {
     fn contains(&mut self, key: &ServiceKey, backend: At) -> bool {
-        // As long as it is not known, nothing is closed for it.
+        // While that is unknown, nothing is closed.
         let is_there =
             |serving: &Option<HashSet<At>>| serving.as_ref().is_none_or(|s| s.contains(&backend));
         if let Some(serving) = self.known.get(key) {
@@ -242,7 +242,7 @@ impl Objects for crate::model::index::Index {
     }
 }
 
-/// Whether an owner's word about TCP connections is to be kept.
+/// Whether a service port is TCP.
 pub const fn is_tcp(key: &ServiceKey) -> bool {
     matches!(key.protocol, Protocol::Tcp)
 }

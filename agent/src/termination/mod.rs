@@ -5,8 +5,8 @@
 //! process closes them, [`stats`] reports (log, metrics, status), [`throttle`] limits the processor time of
 //! passes, [`backoff`] delays restarts of the helper.
 //!
-//! Invariants: one pass at a time, never in the control loop's thread. Nothing is closed while the source is
-//! incomplete. A socket is closed by its cookie, never by an address alone.
+//! Invariants: one pass at a time, and the control loop never waits for the helper. Nothing is closed while the
+//! source is incomplete. A socket is closed by its cookie, never by an address alone.
 
 mod backoff;
 mod decide;
@@ -35,17 +35,17 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// How long after a change: what changes together is looked at together, and programs that chose a
-/// backend just before it left have ended.
+/// Delay of a pass after a change: collects changes that come together, and lets programs end that
+/// chose a backend just before it was removed.
 const AFTER: Duration = Duration::from_millis(100);
-/// When to look again for sockets that were not as expected.
+/// Delay before sockets that were not as expected are searched again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// When passes are, and what came of them.
+/// Schedules passes and records their results.
 pub struct Termination {
     /// `None` when none was started.
     helper: Option<Helper>,
-    /// It is away: when to start it again, `None` if nobody can.
+    /// Set while the helper is down: when to restart it; inner `None` if that is impossible.
     away: Option<Option<Instant>>,
     backoff: RestartBackoff,
     /// The kernel has a method that closes sockets.
@@ -54,13 +54,13 @@ pub struct Termination {
     decider: Decider,
     due: Option<Instant>,
     throttle: Throttle,
-    /// Since when backends left that no pass has seen.
+    /// When the first backend was removed that no pass has seen.
     left: Option<Instant>,
     job: Option<JoinHandle<Job>>,
     stats: Stats,
 }
 
-/// What the helper was asked to close, and its answer.
+/// A request to the helper, and its answer.
 struct Job {
     targets: Vec<Target>,
     closed: Result<(Vec<Outcome>, Coverage), HelperError>,
@@ -69,11 +69,11 @@ struct Job {
     cost: Cost,
 }
 
-/// What a pass has cost so far.
+/// The cost of a pass so far.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
     began: Instant,
-    /// Of a processor.
+    /// Processor time.
     spent: Duration,
 }
 
@@ -81,7 +81,7 @@ struct Cost {
 pub struct Ended(Result<Job, JoinError>);
 
 impl Termination {
-    /// Without a helper that has a method, nothing is ever closed. Looks again once in `every`.
+    /// Without a helper and a method, nothing is closed. A pass runs at least once in `every`.
     pub fn new(
         helper: Option<Helper>,
         every: Duration,
@@ -98,7 +98,7 @@ impl Termination {
             is_possible: dataplane.features().closing().is_some(),
             table: dataplane.socket_table().clone(),
             decider: Decider::default(),
-            // What was removed while no agent ran.
+            // For backends that were removed while no agent ran.
             due: Some(now),
             throttle: Throttle::new(every, now),
             left: None,
@@ -106,7 +106,7 @@ impl Termination {
         }
     }
 
-    /// Takes in what a sync did.
+    /// Records the report of a sync.
     pub fn synced(&mut self, report: &SyncReport, index: &mut Index) {
         let last_words = index.take_last_words();
         for (key, addresses) in report.removed.iter().filter(|(key, _)| decide::is_tcp(key)) {
@@ -121,18 +121,18 @@ impl Termination {
             self.left.get_or_insert_with(Instant::now);
             self.within(AFTER);
         } else if self.decider.has_spared() {
-            // An endpoint that was out of the plan, and served, may do so no more.
+            // An endpoint that was not in the plan but still served may have stopped.
             self.within(AFTER);
         }
     }
 
-    /// Asks for a pass.
+    /// Schedules a pass within this time.
     pub fn within(&mut self, time: Duration) {
         let at = (Instant::now() + time).max(self.throttle.pass());
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// When [`Self::pass`] is to be called.
+    /// When to call [`Self::pass`].
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         // One at a time.
@@ -140,10 +140,10 @@ impl Termination {
         self.due.filter(|_| can && self.job.is_none())
     }
 
-    /// Looks for sockets to close, and has them closed.
+    /// Starts a pass: finds sockets to close, and asks the helper to close them.
     pub fn pass(&mut self, dataplane: &Dataplane, index: &Index) {
         self.due = None;
-        // As long as the source is incomplete, an endpoint may only be out of sight.
+        // While the source is incomplete, an endpoint may only seem to be gone.
         if !(index.synced() && index.complete()) {
             return self.within(AGAIN);
         }
@@ -159,7 +159,8 @@ impl Termination {
             self.within(next.saturating_duration_since(Instant::now()));
         }
         let cost = Cost { began: now, spent: now.elapsed() };
-        // What could not be looked into may be there by now: a warning shall not outlive its cause.
+        // Namespaces that could not be entered may be accessible by now. The check ends the warning
+        // in time.
         let rechecks = self.stats.has_unseen() && self.throttle.rechecks(now);
         if decision.targets.is_empty() && !rechecks {
             self.throttle.passed(Instant::now(), cost.spent);
@@ -175,7 +176,7 @@ impl Termination {
         }
     }
 
-    /// Returns when the helper has answered; never if it was not asked.
+    /// Waits for the helper's answer; for ever if there was no request.
     pub async fn ended(&mut self) -> Ended {
         let Some(job) = &mut self.job else { return std::future::pending().await };
         let ended = job.await;
@@ -183,7 +184,7 @@ impl Termination {
         Ended(ended)
     }
 
-    /// Takes in the helper's answer.
+    /// Records the helper's answer.
     pub fn record(&mut self, Ended(ended): Ended, dataplane: &mut Dataplane) {
         let Job { targets, closed, took, cost } = match ended {
             Ok(job) => job,
@@ -201,7 +202,7 @@ impl Termination {
                     self.throttle.failed(now, cost.spent + took);
                 }
                 self.passed(cost);
-                // Those that were to be closed are there still.
+                // The sockets still have to be closed.
                 return if again {
                     self.within(AGAIN);
                 };
@@ -221,7 +222,7 @@ impl Termination {
         }
         self.stats.closed(&targets, &outcomes);
         if targets.is_empty() {
-            // That looked at every thread of the node, and is not to keep back those that close sockets.
+            // That checked every thread of the node. It must not delay passes that close sockets.
             self.throttle.rechecked(Instant::now(), coverage.spent);
             self.throttle.passed(Instant::now(), cost.spent);
             return self.passed(cost);
@@ -239,7 +240,7 @@ impl Termination {
         }
     }
 
-    /// After it was said to the throttle.
+    /// To be called after the throttle knows the cost.
     fn passed(&mut self, cost: Cost) {
         self.stats.passed(cost.began.elapsed());
         self.due = self.due.map(|due| due.max(self.throttle.pass()));
@@ -260,7 +261,7 @@ impl Termination {
         }
     }
 
-    /// Sees whether the helper is still there, and starts it again if it is time for that.
+    /// Checks whether the helper runs, and restarts it when its backoff is over.
     pub fn check_helper(&mut self) {
         let Some(helper) = &self.helper else { return };
         match (self.away, helper.state()) {
@@ -275,7 +276,7 @@ impl Termination {
         }
     }
 
-    /// The helper has ended, or is of no use any more: starts it again, if not too many did.
+    /// The helper has ended or does not answer: restarts it, with a backoff.
     fn helper_ended(&mut self, how: &str) {
         let how = match self.helper.as_ref().map(Helper::state) {
             Some(State::Lost(how)) => return self.mark_lost(&how),
@@ -313,7 +314,8 @@ impl Termination {
     }
 }
 
-/// Has sockets closed, in namespaces of single threads as well if they are nowhere else.
+/// Asks the helper to close sockets; searches namespaces of single threads only for those that are
+/// nowhere else.
 fn close(
     helper: &Helper,
     targets: &[Target],
@@ -322,8 +324,8 @@ fn close(
     if targets.is_empty() {
         return Ok((Vec::new(), helper.coverage()?));
     }
-    let request: Vec<_> = targets.iter().map(|target| target.request).collect();
-    let (mut outcomes, mut coverage) = helper.close(&request, false)?;
+    let requests: Vec<_> = targets.iter().map(|target| target.request).collect();
+    let (mut outcomes, mut coverage) = helper.close(&requests, false)?;
     let is_there = |target: &Target| {
         target.socket.in_overflow || table.holds(target.socket.cookie, &target.socket.record)
     };
@@ -331,8 +333,8 @@ fn close(
         .filter(|&place| outcomes[place] == Outcome::Missing && is_there(&targets[place]))
         .collect();
     if !missing.is_empty() {
-        let request: Vec<_> = missing.iter().map(|&place| request[place]).collect();
-        let (found, further) = helper.close(&request, true)?;
+        let requests: Vec<_> = missing.iter().map(|&place| requests[place]).collect();
+        let (found, further) = helper.close(&requests, true)?;
         for (place, outcome) in missing.into_iter().zip(found) {
             outcomes[place] = outcome;
         }

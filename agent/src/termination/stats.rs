@@ -1,4 +1,4 @@
-//! What is told of closing: log, metrics, status.
+//! Reports on closed sockets: log, metrics, status.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -9,10 +9,10 @@ use crate::{
     termination::decide::Target,
 };
 
-/// Services that one line of the log names.
+/// Services that one log line names.
 const NAMED: usize = 5;
 
-/// What is said of an agent that was started without the right to look elsewhere.
+/// The message of an agent that was started without CAP_SYS_ADMIN.
 pub const CONFINED: &str =
     "without CAP_SYS_ADMIN, sockets are closed in the agent's own network namespace only";
 
@@ -20,7 +20,7 @@ pub struct Stats {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     is_confined: bool,
-    /// What was said of namespaces that cannot be looked into.
+    /// The last message about namespaces that cannot be entered.
     unseen: Option<String>,
 }
 
@@ -46,7 +46,7 @@ impl Stats {
         Self { shared, metrics, is_confined, unseen: None }
     }
 
-    /// How far a pass could see.
+    /// Records which namespaces a pass could enter.
     pub fn record_coverage(&mut self, coverage: &Coverage) {
         if self.is_confined {
             return;
@@ -64,7 +64,7 @@ impl Stats {
         self.shared.update(|status| status.closing.unseen = unseen);
     }
 
-    /// Some namespaces could not be looked into, and it is not known whether they can be now.
+    /// Whether some namespaces could not be entered in the last pass that tried.
     pub const fn has_unseen(&self) -> bool {
         self.unseen.is_some()
     }
@@ -124,14 +124,14 @@ impl Stats {
         self.metrics.sockets_looked_at(took);
     }
 
-    /// The helper could not do anything.
+    /// The helper's request failed as a whole.
     pub fn failed(&self, reason: &str) {
         tracing::warn!("cannot look for sockets whose backend is gone: {reason}");
         self.metrics.sockets_not_closed(1);
         self.shared.update(|status| status.closing.failed += 1);
     }
 
-    /// The helper is away, and is started again.
+    /// The helper has ended, and will be restarted.
     pub fn ended(&self, how: &str) {
         tracing::error!(
             "the helper process has ended ({how}): sockets of dead backends stay as they are until it \
@@ -141,13 +141,13 @@ impl Stats {
         self.is(HelperState::Ended(how.to_owned()));
     }
 
-    /// It could not be started again.
+    /// The restart failed.
     pub fn not_restarted(&self, why: &str) {
         tracing::error!("{why}");
         self.is(HelperState::Ended(why.to_owned()));
     }
 
-    /// Nobody can start it again.
+    /// The supervisor has ended, so the helper cannot be restarted.
     pub fn lost(&self, how: &str) {
         tracing::error!(
             "the helper process's supervisor has ended ({how}): sockets of dead backends stay as they \

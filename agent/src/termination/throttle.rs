@@ -1,16 +1,16 @@
-//! How often to look for sockets: a share of a processor's time, whatever comes of a look.
+//! Limits how often passes run: to a share of one processor's time, whatever their result.
 
 use std::time::{Duration, Instant};
 
-/// Passes take no more than one part in so many of a processor's time.
+/// Passes take at most 1/SHARE of one processor's time.
 const SHARE: u32 = 25;
-/// The same of looks into what could not be looked into.
+/// The same for checks of namespaces that could not be entered.
 const RECHECK_SHARE: u32 = 100;
 
-/// When the next look may be, at the earliest.
+/// The earliest time of the next pass and of the next check.
 #[derive(Debug)]
 pub struct Throttle {
-    /// How often to look again whatever happened.
+    /// Longest time between passes.
     every: Duration,
     pass: Instant,
     recheck: Instant,
@@ -30,8 +30,8 @@ impl Throttle {
         self.pass
     }
 
-    /// Whether to look into what could not be looked into. If so, the next time is not before `every`,
-    /// also if nobody takes in the end of this look.
+    /// Whether to check namespaces that could not be entered. If so, the next check is not before
+    /// `every` is over, even if the result of this one is never recorded.
     pub fn rechecks(&mut self, now: Instant) -> bool {
         let is_due = self.recheck <= now;
         if is_due {
@@ -40,18 +40,18 @@ impl Throttle {
         is_due
     }
 
-    /// Takes in how long a look into everything took, whether it failed or not.
+    /// Records how long a check of everything took, whether it failed or not.
     pub fn rechecked(&mut self, now: Instant, took: Duration) {
         self.recheck = now + self.every.max(took * RECHECK_SHARE);
     }
 
-    /// Takes in how much of a processor's time a pass took.
+    /// Records the processor time of a pass.
     pub fn passed(&mut self, now: Instant, spent: Duration) {
         self.pass = now + spent * SHARE;
     }
 
-    /// Takes in how long a pass took that failed. How much of that was a processor's time, nobody has
-    /// said: so sockets wait no longer for it than for a regular pass.
+    /// Records how long a failed pass took. Its processor time is unknown, so the next one waits no
+    /// longer than for a regular pass.
     pub fn failed(&mut self, now: Instant, took: Duration) {
         self.pass = now + (took * SHARE).min(self.every);
     }

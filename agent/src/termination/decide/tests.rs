@@ -125,7 +125,7 @@ fn an_endpoint_that_comes_back_starts_the_time_anew() {
     let objects = FixedObjects { tcp: true, after: Some(after), ..FixedObjects::default() };
     let (mut decider, left) = (Decider::default(), Instant::now());
     decider.decide(&[socket(7)], &objects.owners(), &objects, left, left);
-    // Its record is no socket while it is there; a new backend has another generation.
+    // Its socket is not stale while it is there; a new backend has another generation.
     decider.decide(&[], &objects.owners(), &objects, left, left);
     let again = left + after;
     let decision = decider.decide(&[socket(7)], &objects.owners(), &objects, again, again);
