@@ -31,7 +31,7 @@ use std::{
 pub use self::{
     error::DataplaneError,
     maps::{
-        agent_record::Read as AgentRecord,
+        agent_record::AgentRecord,
         agent_state::{AgentState, Bypass, Deadline, NestedNamespaces},
         allocator::AllocatorUsage,
         exclusion::CgroupLevels,
@@ -40,9 +40,10 @@ pub use self::{
         service_names::ServiceKey,
     },
     observe::{
+        counters::{Counters, Counts},
         map_usage::{MapScan, ScannedUsage},
         overflow::OverLimit,
-        snapshot::{Counters, Counts, Snapshot},
+        snapshot::Snapshot,
         sockets::{Owners, SocketTable, StaleSocket},
     },
     pinning::layout::Pins,

@@ -6,20 +6,20 @@ use std::{
 };
 
 use aya::maps::{Array, MapData};
-use sockline_ebpf::agent::AgentRecord;
+use sockline_ebpf::agent::AgentRecord as Layout;
 
 use super::AGENT;
 use crate::dataplane::{error::DataplaneError, maps, pinning::layout::Pins};
 
 /// The record of the running agent.
 pub struct RecordWriter {
-    map: Array<MapData, AgentRecord>,
-    value: AgentRecord,
+    map: Array<MapData, Layout>,
+    value: Layout,
 }
 
 /// The record of an agent, running or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Read {
+pub struct AgentRecord {
     pub node: String,
     pub version: String,
     pub cgroup: PathBuf,
@@ -39,7 +39,7 @@ impl RecordWriter {
     ) -> Result<Self, DataplaneError> {
         let map = maps::open_agent(pins)?;
         let last_sync = map.get(&0, 0).map_or(0, |before| before.last_sync);
-        let value = AgentRecord {
+        let value = Layout {
             started: since_epoch(SystemTime::now()).as_secs(),
             last_sync,
             pid: std::process::id(),
@@ -62,10 +62,10 @@ impl RecordWriter {
         self.map.set(0, self.value, 0).map_err(|error| DataplaneError::map(AGENT, "write", error))
     }
 
-    pub fn read(pins: &Pins) -> Result<Read, DataplaneError> {
+    pub fn read(pins: &Pins) -> Result<AgentRecord, DataplaneError> {
         let map = maps::open_agent(pins)?;
         let value = map.get(&0, 0).map_err(|error| DataplaneError::map(AGENT, "read", error))?;
-        Ok(Read {
+        Ok(AgentRecord {
             node: string(&value.node),
             version: string(&value.version),
             cgroup: string(&value.cgroup).into(),

@@ -7,10 +7,12 @@
 //! - [`service_names`]: service id → name of the service port.
 //! - [`exclusion`]: cgroups of excluded pods.
 //! - [`agent_state`], [`agent_record`]: what the programs, and other commands, know of the agent.
+//! - [`affinity_gc`]: removes expired session affinities.
 //! - [`namespaces`]: network namespaces that called services.
 //!
 //! Invariant: only the agent that holds the lock writes; programs see each entry change in one step.
 
+pub mod affinity_gc;
 pub mod agent_record;
 pub mod agent_state;
 pub mod allocator;

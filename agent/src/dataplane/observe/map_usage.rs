@@ -5,11 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{IterableMap as _, MapData, MapError, PerCpuHashMap};
+use aya::maps::{IterableMap as _, MapData, PerCpuHashMap};
 use sockline_ebpf::{
     counters::ServiceCounters,
     frontend::{Frontend, FrontendKey},
-    socket::{Affinity, AffinityKey, SocketSet, WAYS},
+    socket::{SocketSet, WAYS},
 };
 
 use super::overflow::{Accounts, OverLimit};
@@ -17,31 +17,22 @@ use crate::{
     bpf::{
         kinds::{growable_hash::MapUsage, hash},
         mmap::SharedArray,
-        syscall,
     },
     dataplane::{
         error::DataplaneError,
-        maps::{self, AFFINITY, AffinityHash, SERVICES},
+        maps::{self, SERVICES, affinity_gc::AffinityGc},
         pinning::layout::Pins,
     },
 };
 
-/// Free entries of an LRU hash that each CPU caches (Linux `LOCAL_FREE_TARGET`), while others evict
-/// entries.
-const KEPT_BY_A_CPU: u64 = 128;
-
 /// A scan of the maps that programs write. Takes some milliseconds for each 100,000 entries, and no
 /// lock.
 pub struct MapScan {
-    affinity: AffinityHash,
+    affinity: AffinityGc,
     counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
     sockets: Option<SharedArray<SocketSet>>,
     accounts: Accounts,
     cgroup: PathBuf,
-    /// Service id → affinity timeout in nanoseconds; only services that have one.
-    timeouts: HashMap<u32, u64>,
-    /// When the timeouts were looked up (`CLOCK_MONOTONIC`).
-    as_of: u64,
 }
 
 /// What a [`MapScan`] found.
@@ -68,19 +59,12 @@ impl MapScan {
         has_socket_table: bool,
         frontends: &HashMap<FrontendKey, Frontend>,
     ) -> Result<Self, DataplaneError> {
-        let mut timeouts = HashMap::new();
-        for entry in frontends.values().filter(|entry| entry.affinity_seconds > 0) {
-            let longest: &mut u64 = timeouts.entry(entry.service).or_default();
-            *longest = (*longest).max(u64::from(entry.affinity_seconds) * 1_000_000_000);
-        }
         Ok(Self {
-            affinity: maps::open_affinity(pins)?,
+            affinity: AffinityGc::new(pins, frontends)?,
             counters: maps::open_services(pins)?,
             sockets: has_socket_table.then(|| maps::open_sockets(pins)).transpose()?,
             accounts: Accounts::open(pins)?,
             cgroup: cgroup.to_owned(),
-            timeouts,
-            as_of: syscall::monotonic_nanoseconds(),
         })
     }
 
@@ -88,7 +72,10 @@ impl MapScan {
     /// full, and until then they would count as used.
     pub fn run(mut self) -> Result<ScannedUsage, DataplaneError> {
         let mut counted = ScannedUsage::default();
-        self.count_affinity(&mut counted)?;
+        let affinity = self.affinity.run()?;
+        counted.affinity = affinity.usage;
+        counted.affinity_full = affinity.is_full;
+        counted.expired = affinity.expired;
         self.count_counters(&mut counted)?;
         counted.overflow = self.accounts.usage();
         counted.over_limit = self.accounts.over_limit(&self.cgroup);
@@ -100,42 +87,6 @@ impl MapScan {
             MapUsage { entries, capacity, limit: capacity }
         });
         Ok(counted)
-    }
-
-    fn count_affinity(&mut self, counted: &mut ScannedUsage) -> Result<(), DataplaneError> {
-        let mut entries = 0;
-        let mut over = Vec::new();
-        hash::for_each(AFFINITY, &self.affinity, |key: &AffinityKey, values: &[Affinity]| {
-            entries += 1;
-            if values.iter().all(|value| self.is_over(key, value)) {
-                over.push(*key);
-            }
-        })?;
-        let failed = |error| DataplaneError::map(AFFINITY, "write", error);
-        for key in over {
-            // Its client may have connected again since.
-            match self.affinity.get(&key, 0) {
-                Ok(value) if self.is_over(&key, &value) => {}
-                Ok(_) | Err(MapError::KeyNotFound) => continue,
-                Err(error) => return Err(failed(error)),
-            }
-            match self.affinity.remove(&key) {
-                Ok(()) => counted.expired += 1,
-                Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        let capacity = self.affinity.map().info().map_err(failed)?.max_entries().into();
-        let entries = entries - counted.expired as u64;
-        counted.affinity_full = is_full(entries, capacity);
-        counted.affinity = MapUsage { entries, capacity, limit: capacity };
-        Ok(())
-    }
-
-    /// Whether an affinity has expired. A service without a timeout lost its affinity, or is newer
-    /// than the look-up of the timeouts.
-    fn is_over(&self, key: &AffinityKey, value: &Affinity) -> bool {
-        value.choice.idle(self.as_of) > self.timeouts.get(&key.service).copied().unwrap_or(0)
     }
 
     fn count_counters(&self, counted: &mut ScannedUsage) -> Result<(), DataplaneError> {
@@ -150,10 +101,4 @@ impl MapScan {
         counted.counted = (ids.len() as u64 >= capacity).then_some(ids);
         Ok(())
     }
-}
-
-/// Whether an LRU hash evicts entries that are not the oldest, or soon will.
-fn is_full(entries: u64, capacity: u64) -> bool {
-    let cpus = aya::util::nr_cpus().unwrap_or(1) as u64;
-    entries + (KEPT_BY_A_CPU * cpus).min(capacity / 4) >= capacity
 }

@@ -1,34 +1,27 @@
 //! Reads a node from its pinned maps, with or without a running agent.
 
 use std::{
-    collections::{BTreeMap, HashMap as StdHashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
-use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use sockline_ebpf::{
     agent::COMPARE_AND_SWAP,
     backend::{Backend as BackendEntry, Slot},
-    counters::{Fault, ServiceCounters},
     frontend::{Frontend as FrontendEntry, FrontendKey},
 };
 
+use super::counters::Counters;
 use crate::{
-    bpf::kinds::{
-        hash,
-        segmented_array::{Reader, SegmentedArray},
-    },
+    bpf::kinds::{hash, segmented_array::SegmentedArray},
     dataplane::{
         error::DataplaneError,
         maps::{
             self,
-            agent_record::{self, Read as AgentRecord},
+            agent_record::{self, AgentRecord},
             agent_state::Deadline,
-            allocator::{
-                backend_entry::{CONNECTIONS, SERVICE},
-                removed_backend_counts::TransferLock,
-            },
+            allocator::removed_backend_counts::TransferLock,
             service_names::{self, ServiceKey},
         },
         pinning::layout::Pins,
@@ -48,17 +41,6 @@ use crate::{
 /// A node's kernel state, opened for reading.
 pub struct Snapshot {
     pins: Pins,
-}
-
-/// Counts of one service port, summed over all CPUs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub translated: u64,
-    pub refused_no_endpoints: u64,
-    pub refused_no_local_endpoints: u64,
-    pub passed: u64,
-    pub failed_open: u64,
-    pub bypassed_stale: u64,
 }
 
 impl Snapshot {
@@ -185,97 +167,6 @@ impl Snapshot {
     }
 }
 
-/// The kernel's counters, kept open.
-pub struct Counters {
-    pins: Pins,
-    services: PerCpuHashMap<MapData, u32, ServiceCounters>,
-    faults: PerCpuArray<MapData, u64>,
-    backends: Reader<BackendEntry>,
-    transfer_lock: TransferLock,
-}
-
-impl Counters {
-    pub(crate) fn open(
-        pins: &Pins,
-        backends: Reader<BackendEntry>,
-        transfer_lock: TransferLock,
-    ) -> Result<Self, DataplaneError> {
-        Ok(Self {
-            pins: pins.clone(),
-            services: maps::open_services(pins)?,
-            faults: maps::open_faults(pins)?,
-            backends,
-            transfer_lock,
-        })
-    }
-
-    /// Every service port that has a name; those that were never used count zero.
-    pub fn services(&self) -> Result<BTreeMap<ServiceKey, Counts>, DataplaneError> {
-        let mut translated = self.translated()?;
-        let mut counted: StdHashMap<u32, Counts> = StdHashMap::new();
-        hash::for_each(maps::SERVICES, &self.services, |&id, per_cpu| {
-            counted.insert(id, sum(per_cpu));
-        })?;
-        let mut all = BTreeMap::new();
-        for (id, key) in service_names::read_all(&maps::open_names(&self.pins)?)? {
-            if is_test(&key.service) {
-                continue;
-            }
-            let mut counts = counted.remove(&id).unwrap_or_default();
-            counts.translated = translated.remove(&id).unwrap_or_default();
-            all.insert(key, counts);
-        }
-        Ok(all)
-    }
-
-    /// Connections by service id: those of its backends, and of former ones.
-    fn translated(&self) -> Result<StdHashMap<u32, u64>, DataplaneError> {
-        let mut all: StdHashMap<u32, u64> = StdHashMap::new();
-        // A segment that is made from here on has no count that was ever shown.
-        let segments = self.backends.segments();
-        // The control loop waits for this lock. It covers one system call for each few thousand
-        // services with removed backends, and memory reads.
-        let _transfer = self.transfer_lock.lock();
-        // Opened each time, because a larger one may be in its place, and under the lock, because it may be
-        // put there while a count moves: the old one would lack that count.
-        let removed_counts = maps::open_retired(&self.pins)?;
-        hash::for_each(maps::RETIRED, &removed_counts, |&id, connections: &[u64]| {
-            all.insert(id, connections.iter().sum());
-        })?;
-        for segment in segments {
-            for entry in (0..segment.len()).map(|index| segment.cell(index)) {
-                let service = entry.get(SERVICE);
-                if service != 0 {
-                    *all.entry(service).or_default() += entry.get(CONNECTIONS);
-                }
-            }
-        }
-        Ok(all)
-    }
-
-    /// Calls of all services that were bypassed because there was no agent.
-    pub fn bypassed_stale(&self) -> Result<u64, DataplaneError> {
-        let mut all = 0;
-        hash::for_each(maps::SERVICES, &self.services, |_: &u32, per_cpu| {
-            all += sum(per_cpu).bypassed_stale;
-        })?;
-        Ok(all)
-    }
-
-    pub fn faults(&self) -> Result<Vec<(Fault, u64)>, DataplaneError> {
-        Fault::ALL
-            .into_iter()
-            .map(|fault| {
-                let per_cpu = self
-                    .faults
-                    .get(&(fault as u32), 0)
-                    .map_err(|error| DataplaneError::map(maps::FAULTS, "read", error))?;
-                Ok((fault, per_cpu.iter().sum()))
-            })
-            .collect()
-    }
-}
-
 fn entries(current: &maps::FrontendsHash) -> Result<Vec<FrontendEntry>, DataplaneError> {
     let mut all = Vec::new();
     hash::for_each(maps::FRONTENDS, current, |key: &FrontendKey, entries| {
@@ -294,19 +185,6 @@ fn address_of(entry: &FrontendEntry) -> FrontendAddress {
         FrontendKind::NodePort if entry.node == 0 => FrontendAddress::Node,
         _ => FrontendAddress::Ip(address.into()),
     }
-}
-
-fn sum(per_cpu: &[ServiceCounters]) -> Counts {
-    let mut total = Counts::default();
-    for one in per_cpu {
-        total.refused_no_endpoints += one.refused[sockline_ebpf::counters::NO_ENDPOINTS as usize];
-        total.refused_no_local_endpoints +=
-            one.refused[sockline_ebpf::counters::NO_LOCAL_ENDPOINTS as usize];
-        total.passed += one.passed;
-        total.failed_open += one.failed_open;
-        total.bypassed_stale += one.bypassed_stale;
-    }
-    total
 }
 
 fn nameless(entry: &FrontendEntry) -> ServiceKey {
