@@ -1,8 +1,8 @@
-//! HTTP for clients that may be slow, greedy or hostile.
+//! An HTTP server for clients that are not trusted.
 //!
-//! What a client can hold is bounded, and so is for how long. When the connections are used up, the
-//! oldest one is closed for a new one: a client that opens all it can closes its own, and one that asks
-//! a question has its answer long before it is the oldest.
+//! Connections are limited in number, size and duration. At the maximum number, a new connection closes the
+//! oldest one: a client that opens many closes its own, and a normal request ends long before its connection
+//! is the oldest.
 
 use std::{collections::VecDeque, io, pin::pin, time::Duration};
 
@@ -20,27 +20,27 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Connections at a time.
-const CONNECTIONS: usize = 32;
-/// Until the head of a request must be there, also between two requests.
-const HEAD: Duration = Duration::from_secs(10);
-/// How long a connection may last; a request that is under way then may still end.
-const LASTING: Duration = Duration::from_secs(30);
-/// How long the end of a connection may take: a client that does not read its answer.
-const ENDING: Duration = Duration::from_secs(5);
-/// Bytes of the head of a request: its line and its headers.
-const HEAD_BYTES: usize = 16 << 10;
-const HEADERS: usize = 64;
-/// Bytes of the body of a request.
-const BODY_BYTES: usize = 64 << 10;
-/// After a connection could not be accepted, such as for want of file descriptors.
-const RECOVERY: Duration = Duration::from_millis(100);
+/// Maximum number of connections.
+const MAX_CONNECTIONS: usize = 32;
+/// Timeout for the head of a request, also between two requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum duration of a connection. A request that runs then may still end.
+const MAX_DURATION: Duration = Duration::from_secs(30);
+/// Timeout for the last request, in case the client does not read its response.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum bytes of the head of a request: its line and its headers.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+const MAX_HEADERS: usize = 64;
+/// Maximum bytes of the body of a request.
+const MAX_BODY_BYTES: usize = 64 << 10;
+/// Pause after an error of `accept`, such as too many open files.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Where connections come from.
 pub trait Listener {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection; `None` is one that is turned away.
+    /// The next connection; `None` if it was rejected.
     fn accept(&self) -> impl Future<Output = io::Result<Option<Self::Stream>>> + Send;
 }
 
@@ -52,7 +52,7 @@ impl Listener for TcpListener {
     }
 }
 
-/// For root and for the user that the agent runs as, whatever the file's mode says.
+/// Accepts root and the user that the agent runs as, regardless of the mode of the socket's file.
 impl Listener for UnixListener {
     type Stream = tokio::net::UnixStream;
 
@@ -63,14 +63,18 @@ impl Listener for UnixListener {
         if peer.uid() == 0 || peer.uid() == own {
             return Ok(Some(stream));
         }
-        tracing::debug!(uid = peer.uid(), pid = peer.pid(), "turned away from the admin socket");
+        tracing::debug!(
+            uid = peer.uid(),
+            pid = peer.pid(),
+            "rejected a client of the admin socket"
+        );
         Ok(None)
     }
 }
 
 /// Serves until `stop`.
 pub async fn serve<L: Listener>(listener: L, router: Router, stop: CancellationToken) {
-    let router = router.layer(DefaultBodyLimit::max(BODY_BYTES));
+    let router = router.layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     let mut tasks = JoinSet::new();
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -84,20 +88,20 @@ pub async fn serve<L: Listener>(listener: L, router: Router, stop: CancellationT
             Ok(None) => continue,
             Err(error) => {
                 tracing::debug!(%error, "cannot accept a connection");
-                sleep(RECOVERY).await;
+                sleep(ACCEPT_BACKOFF).await;
                 continue;
             }
         };
         open.retain(|task| !task.is_finished());
-        if open.len() >= CONNECTIONS
+        if open.len() >= MAX_CONNECTIONS
             && let Some(oldest) = open.pop_front()
         {
             oldest.abort();
         }
         open.push_back(tasks.spawn(serve_connection(stream, router.clone(), stop.clone())));
     }
-    // What is under way may end.
-    let _ = timeout(ENDING, async { while tasks.join_next().await.is_some() {} }).await;
+    // Requests that run may end.
+    let _ = timeout(END_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await;
 }
 
 async fn serve_connection(
@@ -107,21 +111,21 @@ async fn serve_connection(
 ) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_headers(HEADERS)
-        .max_buf_size(HEAD_BYTES)
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = pin!(connection);
     let is_over = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = stop.cancelled() => None,
-        () = sleep(LASTING) => None,
+        () = sleep(MAX_DURATION) => None,
     };
     let ended = match is_over {
         Some(ended) => Ok(ended),
         None => {
             connection.as_mut().graceful_shutdown();
-            timeout(ENDING, connection).await
+            timeout(END_TIMEOUT, connection).await
         }
     };
     if let Ok(Err(error)) = ended {

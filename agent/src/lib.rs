@@ -1,8 +1,8 @@
 //! Sockline's node agent: loads the kernel programs, keeps their maps in step with Kubernetes
 //! Services and EndpointSlices, and reads back what they count.
 //!
-//! Data flows one way: `source` → `model` → `dataplane`; `telemetry` reads the kernel back, `cli`
-//! and `admin` are the faces; `check` tries whether all of it works.
+//! Data flows one way: `source` → `model` → `dataplane`. `telemetry` publishes metrics, `cli` and `admin` are
+//! the interfaces for operators, and `check` tests a node.
 
 pub mod admin;
 pub mod agent;

@@ -1,4 +1,4 @@
-//! What the agent says of itself: the control loop writes it, the servers and commands read it.
+//! The status of the agent: the control loop writes it; the servers and the command line read it.
 
 use std::{
     collections::BTreeMap,
@@ -19,15 +19,14 @@ use crate::{
     source::{SourceStats, WatchState},
 };
 
-/// The agent's own account of itself, over the admin socket.
+/// The status, as `GET /status` of the admin socket returns it. Fields with a default are newer than 0.1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
     pub pid: u32,
     pub node: String,
     pub source: String,
-    /// How the watches at the API server stand; empty when the source is a folder, and in what
-    /// agents before this field say.
+    /// The state of each watch; empty if the source is a folder.
     #[serde(default)]
     pub watches: Vec<WatchState>,
     /// Why the source cannot be read.
@@ -39,7 +38,7 @@ pub struct Status {
     pub started: Timestamp,
     /// The first full sync is in the kernel.
     pub ready: bool,
-    /// What it waits for until it is ready.
+    /// What it waits for before it is ready.
     #[serde(default = "first_sync")]
     pub waiting_for: String,
     pub last_sync: Option<Timestamp>,
@@ -48,43 +47,43 @@ pub struct Status {
     pub features: KernelFeatures,
     pub objects: Objects,
     pub maps: Vec<MapUse>,
-    /// Entries, maps, pins and links that a comparison with the kernel found wrong and mended.
+    /// Entries, maps, pins and links that reconciling has repaired.
     pub repairs: u64,
-    /// The same by kind, without those that there were none of.
+    /// The same by kind, without kinds that have none.
     #[serde(default)]
     pub repairs_by_kind: BTreeMap<String, u64>,
-    /// What of the kernel's side could not be looked after, and why.
+    /// Why pins and links, or maps, cannot be reconciled.
     #[serde(default)]
-    pub not_healing: Vec<String>,
-    /// Service ports that are not as the objects have them, since not all objects can be read.
+    pub reconcile_errors: Vec<String>,
+    /// Service ports that differ from the objects, because not all objects can be read.
     #[serde(default)]
     pub unconfirmed: Unconfirmed,
-    /// What is wrong with the input, each with names.
+    /// Problems of the objects, each with its object.
     pub problems: Vec<String>,
-    /// What could not be brought into the kernel.
+    /// What is not in the kernel as planned.
     pub failures: Vec<String>,
-    /// Maps that the programs write and that are full, with what that costs.
+    /// Maps that the programs write and that are full, with the consequence.
     #[serde(default)]
     pub full: Vec<String>,
-    /// Pods whose connections Sockline has no hand in.
+    /// Excluded pods: their connections are not redirected.
     #[serde(default)]
-    pub left_alone: Vec<LeftAlonePod>,
+    pub left_alone: Vec<ExcludedPod>,
     #[serde(default)]
     pub closing: Closing,
-    /// Whether what is not used any more in the maps can be given out again.
+    /// Whether freed map entries can be reclaimed.
     #[serde(default)]
     pub reclaim: Reclaim,
-    /// Pods inside of which services are dialled from other network namespaces than the pod's own.
+    /// Pods with nested network namespaces that connect to services.
     #[serde(default)]
     pub nested_namespaces: Vec<NestedNamespaces>,
 }
 
-/// Service ports that are not as the objects have them, by what they are instead.
+/// Service ports that differ from the objects, by what they are instead.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unconfirmed {
     /// As the last agent left them, until the source can be read in full.
     pub held_back: usize,
-    /// As they were, because an object cannot be used.
+    /// As they were, because an object is invalid.
     pub retained: usize,
     /// Bypassed: they would be one of these, but the last agent had been gone for `--fail-open-after`.
     pub released: usize,
@@ -109,24 +108,24 @@ impl Unconfirmed {
     }
 }
 
-/// What was found in one pod.
+/// The nested network namespaces of one pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NestedNamespaces {
     /// `namespace/name`, or the uid of its cgroup where the source has no such pod.
     pub pod: String,
     pub namespaces: usize,
-    /// Their calls go through unchanged.
+    /// Their calls are not translated.
     pub excluded: bool,
 }
 
-/// Whether the agent can wait for running programs, by its last try.
+/// Whether the agent can wait for running programs, as of its last attempt.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state", content = "why")]
 pub enum Reclaim {
     Works,
     Fails(String),
     CannotTell(String),
-    /// In what agents before this field say.
+    /// An agent of an older version does not report it.
     #[default]
     Unsaid,
 }
@@ -141,10 +140,10 @@ impl From<CanWait> for Reclaim {
     }
 }
 
-/// How it is with sockets whose backend is gone.
+/// The termination of sockets whose backend was removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closing {
-    /// How they are closed; absent where the kernel cannot.
+    /// How they are closed; absent if the kernel cannot.
     pub method: Option<Method>,
     /// The process that closes them; absent if none was started.
     pub helper: Option<HelperState>,
@@ -155,7 +154,7 @@ pub struct Closing {
     pub udp: u64,
     pub tcp: u64,
     pub failed: u64,
-    /// Why some network namespaces could not be looked into, by the last look at all of them.
+    /// Why some network namespaces could not be searched, as of the last search of all.
     pub unseen: Option<String>,
 }
 
@@ -164,13 +163,13 @@ pub struct Closing {
 pub enum HelperState {
     /// Its process id.
     Running(u32),
-    /// How; it is started again.
+    /// How it ended; it is started again.
     Ended(String),
-    /// How the process ended that could have started it again: only another agent can.
+    /// How its supervisor ended. Only a restart of the agent starts both again.
     Lost(String),
 }
 
-/// What is wrong with the helper process.
+/// Why the helper process does not work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HelperUnavailable {
     #[error("the helper process has ended ({0}); it is started again")]
@@ -183,7 +182,7 @@ pub enum HelperUnavailable {
 }
 
 impl Status {
-    /// What it waits for until it is ready, and why that does not come.
+    /// What it waits for before it is ready, and why it still waits.
     #[must_use]
     pub fn waiting(&self) -> String {
         let why = match &self.source_errors[..] {
@@ -194,8 +193,8 @@ impl Status {
         format!("waiting for {}{why}", self.waiting_for)
     }
 
-    /// For how long the API server has said nothing about some kind that is not watched; `None` while
-    /// all are watched, and for a folder.
+    /// The age of the last event of a watch that is not connected, the oldest of them. `None` if all watches
+    /// are connected, or the source is a folder.
     #[must_use]
     pub fn out_of_touch(&self) -> Option<Duration> {
         let lost = self.watches.iter().filter(|watch| !watch.connected);
@@ -207,16 +206,16 @@ fn first_sync() -> String {
     "the first full sync".into()
 }
 
-/// A pod of this node that is to be left alone.
+/// An excluded pod of this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeftAlonePod {
+pub struct ExcludedPod {
     /// `namespace/name`
     pub pod: String,
     pub because: Because,
     pub running: bool,
-    /// The kernel knows its cgroup; until then its connections are redirected.
+    /// Its cgroup was found; until then its connections are redirected.
     pub cgroup_found: bool,
-    /// The kernel's map has no room for its cgroup: its connections are redirected.
+    /// The map has no room for its cgroup: its connections are redirected.
     #[serde(default)]
     pub no_room: bool,
 }
@@ -226,7 +225,7 @@ pub struct KernelFeatures {
     pub set_retval: bool,
     pub netns_cookie: bool,
     pub mptcp_sock: bool,
-    /// Absent in what agents before this field say.
+    /// False if an agent of an older version does not report it.
     #[serde(default)]
     pub kernel_sockets: bool,
     /// As `kernel_sockets`.
@@ -245,29 +244,29 @@ pub struct Objects {
     pub endpoints: usize,
 }
 
-/// How full a map is.
+/// The usage of a map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapUse {
     pub map: String,
     pub entries: u64,
-    /// Entries that there is memory for now.
+    /// Entries that have memory now.
     pub capacity: u64,
-    /// Entries that it may grow to.
+    /// Maximum number of entries.
     pub limit: u64,
 }
 
-/// A silent control loop is a sick agent.
-const SILENCE: Duration = Duration::from_secs(60);
+/// The control loop is not alive if its last turn is older than this.
+const LIVENESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Shared {
     status: Mutex<Status>,
     stats: Arc<SourceStats>,
     ready: AtomicBool,
-    heartbeat: Mutex<Instant>,
+    last_turn: Mutex<Instant>,
 }
 
 impl Shared {
-    /// At the start of an agent for a node, with a source described in words.
+    /// The status at the start of an agent. `source` is a description.
     pub fn new(node: String, source: String, features: Features, stats: Arc<SourceStats>) -> Self {
         let status = Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -296,7 +295,7 @@ impl Shared {
             maps: Vec::new(),
             repairs: 0,
             repairs_by_kind: BTreeMap::new(),
-            not_healing: Vec::new(),
+            reconcile_errors: Vec::new(),
             unconfirmed: Unconfirmed::default(),
             problems: Vec::new(),
             failures: Vec::new(),
@@ -310,7 +309,7 @@ impl Shared {
             status: Mutex::new(status),
             stats,
             ready: AtomicBool::new(false),
-            heartbeat: Mutex::new(Instant::now()),
+            last_turn: Mutex::new(Instant::now()),
         }
     }
 
@@ -326,20 +325,20 @@ impl Shared {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Says what keeps it from being ready; returns whether that is news.
+    /// Sets what the agent waits for before it is ready. Returns whether that changed.
     pub fn wait_for(&self, what: &str) -> bool {
         let mut status = lock(&self.status);
-        let is_news = status.waiting_for != what;
+        let changed = status.waiting_for != what;
         what.clone_into(&mut status.waiting_for);
-        is_news
+        changed
     }
 
-    /// What keeps it from being ready, in words.
+    /// What the agent waits for before it is ready, as a sentence.
     pub fn waiting(&self) -> String {
         lock(&self.status).waiting()
     }
 
-    /// What is wrong with the helper process, if there should be one.
+    /// Why the helper process does not work; `None` if it does, or none was started.
     pub fn helper_unavailable(&self) -> Option<HelperUnavailable> {
         match &lock(&self.status).closing.helper {
             None | Some(HelperState::Running(_)) => None,
@@ -353,7 +352,7 @@ impl Shared {
         self.ready.store(true, Ordering::Release);
     }
 
-    /// Why nothing that is not used any more is given out again; `None` if it is.
+    /// Why freed map entries cannot be reclaimed; `None` if they can.
     pub fn reclaim_failure(&self) -> Option<String> {
         match &lock(&self.status).reclaim {
             Reclaim::Fails(why) => Some(why.clone()),
@@ -361,17 +360,18 @@ impl Shared {
         }
     }
 
+    /// Records a turn of the control loop.
     pub fn record_turn(&self) {
-        *lock(&self.heartbeat) = Instant::now();
+        *lock(&self.last_turn) = Instant::now();
     }
 
-    /// Whether the control loop has shown itself lately.
+    /// Whether the control loop runs.
     pub fn is_alive(&self) -> bool {
-        lock(&self.heartbeat).elapsed() < SILENCE
+        lock(&self.last_turn).elapsed() < LIVENESS_TIMEOUT
     }
 }
 
-/// The values are replaced whole, so what a panic left behind is still good.
+/// Each value is replaced as a whole, so it is valid also after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -425,21 +425,21 @@ fn what_cannot_be_looked_after_is_told_once_and_shown_until_it_can_be() {
     fs::rename(&links, &away).unwrap();
     damage.pin_a_map_at(&links);
     let trouble = format!(
-        "cannot look after pins and links: cannot make the folder {}: File exists (os error 17)",
+        "cannot reconcile pins and links: cannot make the folder {}: File exists (os error 17)",
         links.display()
     );
     without_a_gap(&stage, || {
         eventually("the trouble", || {
-            let seen = stage.wrong("not_healing");
+            let seen = stage.wrong("reconcile_errors");
             holds(seen == [trouble.as_str()], format!("{seen:?}"))
         });
     });
     let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
-    assert!(table.contains(&format!("NOT LOOKED AFTER\n  {trouble}\n")), "{table}");
+    assert!(table.contains(&format!("NOT RECONCILED\n  {trouble}\n")), "{table}");
     fs::remove_file(&links).unwrap();
     fs::rename(&away, &links).unwrap();
     eventually("no trouble", || {
-        let seen = stage.wrong("not_healing");
+        let seen = stage.wrong("reconcile_errors");
         holds(seen.is_empty(), format!("{seen:?}"))
     });
     let log = agent.log();
@@ -456,7 +456,7 @@ fn a_link_that_is_made_again_counts_also_where_nothing_can_be_pinned() {
     common::bpf::detach(std::os::fd::AsFd::as_fd(&link)).unwrap();
     eventually("the hook to be served again", || stage.ask(CART));
     eventually_repaired(&agent, "link", 1);
-    let trouble = stage.wrong("not_healing");
+    let trouble = stage.wrong("reconcile_errors");
     assert!(
         trouble.iter().any(|trouble| trouble.contains("cannot make the folder")),
         "{trouble:?}"

@@ -1,12 +1,11 @@
 //! The API server's own service, `default/kubernetes`: it keeps its last endpoints until new ones are
 //! listed.
 //!
-//! kube-apiserver removes its endpoint when it begins to shut down (`StopReconciling` in
+//! kube-apiserver removes its endpoint when it starts to shut down (`StopReconciling` in
 //! pkg/controlplane/controller/kubernetesservice), up to `--shutdown-delay-duration` before it stops,
-//! and also if it is the last one. For every other service no endpoints means that nobody answers; for
-//! this one the list comes from the very server that it says is not there. And a refusal that nobody
-//! is left to take back is for ever. So what is programmed for it goes from one list of endpoints to
-//! the next. The planner knows nothing of it: a plan is a function of the objects alone.
+//! and also if it is the last one. The empty list comes from a server that still answers. If the node then
+//! refused connections to the service, no watch through it could ever report new endpoints. So the last
+//! endpoints stay until a list has others. The planner does not do this: a plan depends only on the objects.
 
 use std::{
     collections::BTreeMap,
@@ -23,22 +22,22 @@ use crate::{
     source::Route,
 };
 
-/// What a list of endpoints belongs to.
+/// The port that a list of endpoints belongs to.
 type Port = (Arc<str>, Protocol, Family);
 
-/// The last endpoints of `default/kubernetes`. The agent dials them, too.
+/// The last endpoints of `default/kubernetes`. The agent connects to them as well.
 pub struct ApiServer {
     name: ObjectName,
     route: Arc<Route>,
-    /// What is configured as the API server's address, if that is not a name.
+    /// The configured address of the API server, unless it is a name.
     configured: Option<(IpAddr, u16)>,
     last: BTreeMap<Port, Arc<[Backend]>>,
-    /// What was given out in place of refusals.
+    /// The frontends that replaced refusals.
     kept: Vec<Arc<Frontend>>,
 }
 
 impl ApiServer {
-    /// With what an earlier agent left in the maps.
+    /// Starts with the endpoints that an earlier agent left in the maps.
     pub fn new(
         route: Arc<Route>,
         configured: Option<(IpAddr, u16)>,
@@ -48,9 +47,9 @@ impl ApiServer {
         let adopted = dataplane.installed(&name);
         let this = Self { name, route, configured, last: last_of(&adopted), kept: Vec::new() };
         for port in &adopted {
-            this.notice_addresses(port.addresses.iter().copied());
+            this.check_addresses(port.addresses.iter().copied());
         }
-        this.tell_route();
+        this.update_route();
         this
     }
 
@@ -59,13 +58,13 @@ impl ApiServer {
         *service == self.name
     }
 
-    /// Puts the last endpoints in place of refusals for want of any, and remembers those that are
-    /// listed. `frontends` are all that the service has, among others'.
+    /// Remembers the listed endpoints, and replaces refusals for lack of endpoints with the last ones.
+    /// `frontends` has all frontends of the service, and may have others.
     pub fn keep_endpoints(&mut self, frontends: &mut [Arc<Frontend>]) {
         let mut kept = Vec::new();
         for frontend in frontends.iter_mut().filter(|frontend| frontend.service == self.name) {
             if let FrontendAddress::Ip(address) = frontend.address {
-                self.notice_addresses([(address, frontend.port)]);
+                self.check_addresses([(address, frontend.port)]);
             }
             match (frontend.action, frontend.reason) {
                 (Action::Forward, _) => {
@@ -79,7 +78,7 @@ impl ApiServer {
                         backends: Arc::clone(backends),
                         ..Frontend::clone(frontend)
                     };
-                    // The same allocation means the same to whoever compares plans.
+                    // A comparison of plans takes the same allocation for an equal frontend.
                     let same = self.kept.iter().find(|kept| ***kept == forward);
                     *frontend = same.map_or_else(|| Arc::new(forward), Arc::clone);
                     kept.push(Arc::clone(frontend));
@@ -88,10 +87,10 @@ impl ApiServer {
             }
         }
         self.kept = kept;
-        self.tell_route();
+        self.update_route();
     }
 
-    /// What is to be told while the last endpoints are kept.
+    /// The problem to report while the last endpoints are kept.
     pub fn problem(&self) -> Option<Problem> {
         let mut endpoints: Vec<SocketAddr> =
             self.kept.iter().flat_map(|frontend| addresses(&frontend.backends)).collect();
@@ -112,13 +111,13 @@ impl ApiServer {
         })
     }
 
-    fn notice_addresses(&self, addresses: impl IntoIterator<Item = (IpAddr, u16)>) {
+    fn check_addresses(&self, addresses: impl IntoIterator<Item = (IpAddr, u16)>) {
         if addresses.into_iter().any(|address| Some(address) == self.configured) {
             self.route.set_through_service();
         }
     }
 
-    fn tell_route(&self) {
+    fn update_route(&self) {
         let tcp = self.last.iter().filter(|((_, protocol, _), _)| *protocol == Protocol::Tcp);
         self.route.set_endpoints(tcp.flat_map(|(_, backends)| addresses(backends)));
     }
@@ -132,7 +131,7 @@ fn port_of(frontend: &Frontend) -> Port {
     (Arc::clone(&frontend.port_name), frontend.protocol, frontend.family)
 }
 
-/// The lists that the maps hold, by the ports that have them.
+/// The endpoints in the maps, by port.
 fn last_of(adopted: &[InstalledPort]) -> BTreeMap<Port, Arc<[Backend]>> {
     let mut last = BTreeMap::new();
     for port in adopted {

@@ -61,7 +61,7 @@ impl ExcludedPods {
             policy,
             watcher: Watcher::new(top),
             failed: false,
-            log: LogOnChange::new("cannot leave pods alone"),
+            log: LogOnChange::new("cannot exclude pods"),
             shared,
             metrics,
             pods: Pods::default(),
@@ -192,10 +192,10 @@ impl Pods {
     }
 
     /// The entries for the status.
-    fn status(&self) -> Vec<status::LeftAlonePod> {
+    fn status(&self) -> Vec<status::ExcludedPod> {
         self.0
             .values()
-            .map(|excluded| status::LeftAlonePod {
+            .map(|excluded| status::ExcludedPod {
                 pod: excluded.pod.pod.to_string(),
                 because: excluded.pod.because,
                 running: excluded.pod.running,

@@ -1,4 +1,10 @@
-//! The running agent: source → index → data plane, with servers beside it.
+//! The running agent.
+//!
+//! `cli` calls [`start`] and then [`run`], which connects the tasks: the source sends events to the control
+//! loop (`control/`), which plans and writes the maps; beside it run the servers of the metrics and of the
+//! admin socket. All other files here are parts that the control loop owns.
+//!
+//! Invariants: only the control loop writes the maps. The process ends when one of its tasks ends.
 
 mod api_server;
 mod background_job;
@@ -46,10 +52,10 @@ use crate::{
     termination::Termination,
 };
 
-/// Changes that may wait to be planned; more than that, and the source waits.
+/// How many events may wait for the control loop. The source waits when there are more.
 const EVENTS: usize = 4096;
 
-/// Where objects come from.
+/// The source of the objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// A folder of manifests.
@@ -80,18 +86,18 @@ pub struct Config {
     pub listen: SocketAddr,
     pub admin_socket: PathBuf,
     pub limits: Limits,
-    /// Kernel features to do without.
+    /// Kernel features that are not used.
     pub without: Vec<Feature>,
-    /// How long after the agent's last sign of life all calls are bypassed; `None` is never.
+    /// How long after the agent last renewed its deadline all calls are bypassed; `None` is never.
     pub fail_open_after: Option<Duration>,
     pub nested: NestedNamespaces,
-    /// How often the kernel is compared with the plan.
+    /// How often the maps are reconciled.
     pub repair_interval: Duration,
-    /// Which pods are left alone, whatever they say themselves.
+    /// Which pods are excluded, regardless of their labels and annotations.
     pub leave_alone: Policy,
-    /// Which of the node's addresses NodePorts are at.
+    /// Which of the node's addresses serve NodePorts.
     pub node_port_addresses: NodePortAddresses,
-    /// At whose addresses NodePorts are served.
+    /// Which nodes' NodePorts are served.
     pub node_ports: NodePortScope,
 }
 
@@ -101,15 +107,15 @@ impl Config {
     }
 }
 
-/// Runs until `stop`. The kernel state stays in place afterwards. A running agent does not give up.
+/// Runs until `stop`. The kernel state stays in place afterwards.
 ///
 /// # Errors
-/// When the kernel does not tell of what was just made in it.
+/// When maps or programs that were just opened cannot be read, or a task ends with an error.
 pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()> {
     let Started { config, source, mut dataplane, can_wait, helper, listener, admin } = started;
     dataplane.forward_log();
     if !config.listen.ip().is_loopback() {
-        tracing::info!(listen = %config.listen, "whoever reaches this address can read the metrics");
+        tracing::info!(listen = %config.listen, "the metrics are readable by all clients that reach this address");
     }
     let listener = tokio::net::TcpListener::from_std(listener)?;
 
@@ -132,7 +138,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     );
     let readiness = Arc::new(Readiness::new(Arc::clone(&shared), &dataplane)?);
     let (events, changes) = mpsc::channel(EVENTS);
-    // Few and small: what clients of the admin socket ask for, each waiting for its answer.
+    // Unbounded, because there are few: each client of the admin socket waits for its reply.
     let (commands, asked) = mpsc::unbounded_channel();
     let state =
         admin::State { shared: Arc::clone(&shared), commands, programs: dataplane.program_ids()? };
@@ -146,10 +152,10 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         .api_server()
         .map(|configured| ApiServer::new(Arc::clone(&route), configured, &dataplane));
     let connections =
-        Connections { route, unredirected: Arc::new(PastPrograms(dataplane.agent_state())) };
+        Connections { route, unredirected: Arc::new(BypassPrograms(dataplane.agent_state())) };
 
-    // Ending one of these ends the process: an agent without its source or its metrics would look
-    // alive and be none.
+    // The end of one of these ends the process: an agent without its source or its metrics would seem to
+    // work.
     let mut control = {
         let (config, stop) = (config.clone(), stop.clone());
         let (shared, metrics) = (Arc::clone(&shared), Arc::clone(&metrics));
@@ -168,24 +174,24 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         () = stop.cancelled() => Ok(()),
         () = control.ended() => Ok(()),
     };
-    // Last: with the data plane the lock on the pins goes, and the next agent may start before the
-    // admin socket's file is removed.
+    // Last: this releases the lock on the pins, and the next agent may start before the file of the admin
+    // socket is removed.
     stop.cancel();
     control.join().await.and(ended)
 }
 
-/// Connects past the programs that this agent keeps.
-struct PastPrograms(AgentState);
+/// Connects without redirection by this agent's programs.
+struct BypassPrograms(AgentState);
 
-impl Unredirected for PastPrograms {
+impl Unredirected for BypassPrograms {
     fn connect(&self, cookie: u64, connect: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
         let _bypass = self.0.bypass(cookie);
         connect()
     }
 }
 
-/// Notes when each change of a folder was read, which is not when the control loop comes to it.
-async fn note_arrival(
+/// Adds the time at which each change of a folder was read; the control loop may receive it later.
+async fn add_arrival_time(
     mut read: mpsc::Receiver<Vec<source::Event>>,
     arrived: mpsc::Sender<Arrived>,
 ) {
@@ -197,8 +203,7 @@ async fn note_arrival(
 }
 
 impl Ready {
-    /// The address that is configured for an API server, which may be a name (`None`); nothing if the
-    /// source is none.
+    /// The configured address of the API server: `None` without one, `Some(None)` if it is a name.
     fn api_server(&self) -> Option<Option<(IpAddr, u16)>> {
         let Self::Kubernetes(config) = self else { return None };
         let url = &config.cluster_url;
@@ -207,7 +212,7 @@ impl Ready {
         Some(host.parse().ok().map(|address| (address, port)))
     }
 
-    /// Reports what there is and what changes, until `stop`.
+    /// Sends all objects and their changes, until `stop`.
     async fn feed(
         self,
         watched: Watched<'_>,
@@ -220,7 +225,7 @@ impl Ready {
             Self::Manifests(folder) => {
                 let (send, read) = mpsc::channel(1);
                 let follow = source::follow::follow(folder, source::snapshots(), send, stop);
-                tokio::join!(follow, note_arrival(read, events));
+                tokio::join!(follow, add_arrival_time(read, events));
             }
             Self::Kubernetes(config) => {
                 let route = Arc::clone(&connections.route);

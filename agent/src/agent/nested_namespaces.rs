@@ -68,7 +68,7 @@ impl Nested {
             what,
             search,
             job: BackgroundJob::default(),
-            log: LogOnChange::new("cannot tell which network namespaces are nested in pods"),
+            log: LogOnChange::new("cannot find network namespaces that are nested in pods"),
             logged: BTreeSet::new(),
         })
     }
@@ -111,7 +111,7 @@ impl Nested {
         for (uid, nested) in counts.keys().zip(&pods) {
             if self.logged.insert(Arc::clone(uid)) {
                 let what = if is_excluded { "not translated" } else { "translated" };
-                tracing::info!(pod = %nested.pod, "services are dialled from network namespaces inside of a pod: {what}");
+                tracing::info!(pod = %nested.pod, "network namespaces inside a pod connect to services: {what}");
             }
         }
         self.logged.retain(|uid| counts.contains_key(uid));

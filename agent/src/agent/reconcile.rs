@@ -34,7 +34,7 @@ impl Reconciler {
             interval,
             comparison: Comparison::default(),
             due: Instant::now() + interval,
-            links_log: LogOnChange::new("cannot look after pins and links"),
+            links_log: LogOnChange::new("cannot reconcile pins and links"),
             maps_log: LogOnChange::new("cannot compare the kernel with the plan"),
             shared,
             metrics,
@@ -94,6 +94,6 @@ impl Reconciler {
         let logs = [&self.links_log, &self.maps_log];
         let errors = logs.into_iter().filter_map(|log| log.error().map(ToOwned::to_owned));
         let errors = errors.collect();
-        self.shared.update(|status| status.not_healing = errors);
+        self.shared.update(|status| status.reconcile_errors = errors);
     }
 }

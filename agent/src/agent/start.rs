@@ -1,8 +1,7 @@
-//! What comes before the agent runs.
+//! Starts the agent, up to its first thread.
 //!
-//! The order is that of the rights: the kernel's side is opened and the helper started with all that
-//! the process was given, then what the agent does not need is given up, and only then there are
-//! threads, which have no more than that.
+//! The order follows the capabilities. The data plane is opened and the helper started with all that the
+//! process has. Then the agent drops what it does not need. Only then threads start, so that none has more.
 
 use std::{net::TcpListener, path::PathBuf};
 
@@ -17,7 +16,7 @@ use crate::{
     source::{self, SourceError},
 };
 
-/// An agent that can run.
+/// An agent that is ready to run.
 pub struct Started {
     pub(super) config: Config,
     pub(super) source: Ready,
@@ -28,21 +27,21 @@ pub struct Started {
     pub(super) admin: admin::Server,
 }
 
-/// A source that can be read.
+/// A source that was checked.
 pub(super) enum Ready {
     Manifests(PathBuf),
     Kubernetes(Box<kube::Config>),
 }
 
-/// Opens everything, and gives up every capability that is not needed any more. To be called while
-/// the process has one thread.
+/// Opens everything, and drops every capability that is no longer needed. Call it while the process has one
+/// thread.
 ///
 /// # Errors
 /// When it cannot start: missing privileges or kernel features, another agent on the same pins, an
 /// address in use, an unusable kubeconfig.
 pub fn start(config: Config) -> anyhow::Result<Started> {
     must_be_root()?;
-    // Before the kernel is touched, because it can fail.
+    // First, because it can fail: nothing in the kernel is changed then.
     let source = Ready::of(&config.source)?;
     let mut dataplane = open(&config)?;
     let listener = TcpListener::bind(config.listen)
@@ -55,12 +54,12 @@ pub fn start(config: Config) -> anyhow::Result<Started> {
     }
     let reads_files = !matches!(&config.source, Source::Kubernetes { kubeconfig: None });
     privileges::keep_only(&privileges::of_agent(reads_files))?;
-    // With the rights that it will have.
+    // With the capabilities that the running agent has.
     let can_wait = dataplane.running_programs().probe();
     if let CanWait::No(why) | CanWait::Unknown(why) = &can_wait {
         tracing::error!(
-            "cannot wait for running programs ({why}): what is not used any more in the maps is not given \
-             out again, until they are full"
+            "cannot wait for running programs ({why}): freed map entries are not reclaimed, so the maps \
+             fill up"
         );
     }
     Ok(Started { config, source, dataplane, can_wait, helper, listener, admin })
@@ -74,7 +73,7 @@ impl Ready {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 let config = runtime.block_on(async {
                     let config = source::config(kubeconfig.as_deref()).await?;
-                    // The one that is used is made later: it belongs to its runtime.
+                    // This client is only a check: a client belongs to its runtime.
                     source::kube::check(config.clone())?;
                     Ok::<_, SourceError>(config)
                 })?;
@@ -108,8 +107,7 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
     if let Some(bypassed_for) = dataplane.agent_state().bypassed_for() {
         tracing::warn!(
             seconds = bypassed_for.as_secs(),
-            "no agent was here for so long that all calls are bypassed (--fail-open-after); they are \
-             until the first full sync"
+            "no agent ran for --fail-open-after: all calls are bypassed until the first full sync"
         );
     }
     let features = dataplane.features();
@@ -118,15 +116,15 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
     }
     if !features.compare_and_swap {
         tracing::info!(
-            "this kernel's programs cannot compare and swap (Linux 5.12): sockets are remembered in \
+            "this kernel's programs cannot compare and swap (Linux 5.12): the records of sockets are in \
              a hash, which costs more per connection"
         );
     }
     if features.kernel_sockets.is_none() {
         tracing::info!(
-            "this kernel does not let programs tell its own sockets (kernel BTF, CAP_PERFMON): TCP \
-             sockets are remembered in socket storage, which costs more per connection and cannot be \
-             searched, so that sockline.dev/close-on-removal closes none"
+            "programs cannot recognize kernel sockets (kernel BTF, CAP_PERFMON): the records of TCP \
+             sockets are in socket storage, which costs more per connection and cannot be searched, so \
+             sockline.dev/close-on-removal closes none"
         );
     }
     if features.netns_cookie.is_none() {
@@ -149,13 +147,13 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
     Ok(dataplane)
 }
 
-/// Starts the process that keeps what the agent gives up.
+/// Starts the process that keeps the capabilities that the agent drops.
 fn start_helper(config: &Config, dataplane: &Dataplane) -> anyhow::Result<Option<Helper>> {
     let method = dataplane.features().closing();
     if method.is_none() {
         tracing::warn!(
-            "this kernel closes no sockets for others (SOCK_DESTROY, bpf_sock_destroy): connected UDP \
-             sockets stay with a backend that is gone"
+            "this kernel closes no sockets of other processes (SOCK_DESTROY, bpf_sock_destroy): connected \
+             UDP sockets stay with a removed backend"
         );
     }
     let bpffs = mounts::bpffs(config.bpffs.as_deref())?;
@@ -163,7 +161,7 @@ fn start_helper(config: &Config, dataplane: &Dataplane) -> anyhow::Result<Option
         .inspect_err(|error| {
             let causes = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(
-                "{error} ({}): connected UDP sockets stay with a backend that is gone",
+                "{error} ({}): connected UDP sockets stay with a removed backend",
                 causes.unwrap_or_default()
             );
         })

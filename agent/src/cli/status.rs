@@ -320,7 +320,7 @@ fn render(report: &Report) -> String {
             ("PROBLEMS", &agent.problems),
             ("NOT IN THE KERNEL", &agent.failures),
             ("FULL", &agent.full),
-            ("NOT LOOKED AFTER", &agent.not_healing),
+            ("NOT RECONCILED", &agent.reconcile_errors),
         ] {
             if !list.is_empty() {
                 text.push_str(&format!("\n{title}\n"));

@@ -42,7 +42,7 @@ const STATUS: &[u8] = b"GET /status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n
 async fn a_greedy_client_does_not_keep_others_from_an_answer() {
     let address = server().await;
     let mut held = Vec::new();
-    for _ in 0..4 * CONNECTIONS {
+    for _ in 0..4 * MAX_CONNECTIONS {
         held.push(TcpStream::connect(address).await.unwrap());
     }
     let answer = ask(address, STATUS).await;
@@ -73,7 +73,7 @@ async fn a_client_that_never_ends_its_body_is_cut_off() {
 async fn a_body_that_is_too_long_is_refused() {
     let head =
         "POST /json HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n";
-    for (length, expected) in [(BODY_BYTES, "200 OK"), (BODY_BYTES + 1, "413 ")] {
+    for (length, expected) in [(MAX_BODY_BYTES, "200 OK"), (MAX_BODY_BYTES + 1, "413 ")] {
         let body = format!("\"{}\"", "x".repeat(length - 2));
         let request = format!("{head}content-length: {length}\r\n\r\n{body}");
         let answer = ask(server().await, request.as_bytes()).await;
@@ -83,7 +83,9 @@ async fn a_body_that_is_too_long_is_refused() {
 
 #[tokio::test]
 async fn a_request_with_too_many_or_too_long_headers_is_refused() {
-    for headers in ["a: b\r\n".repeat(HEADERS + 1), format!("a: {}\r\n", "b".repeat(HEAD_BYTES))] {
+    for headers in
+        ["a: b\r\n".repeat(MAX_HEADERS + 1), format!("a: {}\r\n", "b".repeat(MAX_HEAD_BYTES))]
+    {
         let request = format!("GET /status HTTP/1.1\r\n{headers}\r\n");
         let answer = ask(server().await, request.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");

@@ -19,7 +19,7 @@ use crate::{
     dataplane::{Counters, Drift, Usage},
     model::{object::Kind, plan::Cause},
     source::{Event, SourceStats},
-    status::{LeftAlonePod, MapUse},
+    status::{ExcludedPod, MapUse},
 };
 
 /// Seconds: from what a small change takes to what an operator would not wait for.
@@ -207,7 +207,7 @@ impl Metrics {
         self.sync_errors.inc();
     }
 
-    pub fn left_alone(&self, pods: &[LeftAlonePod]) {
+    pub fn left_alone(&self, pods: &[ExcludedPod]) {
         let found = pods.iter().filter(|pod| pod.cgroup_found && !pod.no_room).count();
         let missing =
             pods.iter().filter(|pod| pod.no_room || pod.running && !pod.cgroup_found).count();

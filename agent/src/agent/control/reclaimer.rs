@@ -33,7 +33,7 @@ impl Reclaimer {
     pub fn new(shared: Arc<Shared>) -> Self {
         Self {
             job: BackgroundJob::default(),
-            log: LogOnChange::new("what is not used any more cannot be given out again"),
+            log: LogOnChange::new("cannot reclaim freed map entries"),
             shared,
         }
     }

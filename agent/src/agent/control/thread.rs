@@ -1,5 +1,5 @@
-//! The control loop's own thread: nothing that the loop waits for holds up the servers and the watches,
-//! so that a loop that is stuck is reported.
+//! The control loop's own thread. A loop that blocks does not block the servers and the watches, so that
+//! they can report it.
 
 use std::{convert::Infallible, thread, time::Duration};
 
@@ -10,23 +10,23 @@ use tokio::{
     time::timeout,
 };
 
-/// Its name, for `ps -L` and debuggers; at most 15 bytes (`TASK_COMM_LEN`).
+/// The thread's name, for `ps -L` and debuggers; at most 15 bytes (`TASK_COMM_LEN`).
 const NAME: &str = "control";
-/// What a loop in good order may take to end.
-const ENDING: Duration = Duration::from_secs(5);
+/// How long the loop may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The running thread.
 pub struct ControlThread {
     thread: thread::JoinHandle<()>,
-    /// Closed when the loop has ended, however.
+    /// Closed when the loop has ended, also by a panic.
     ended: Receiver<Infallible>,
 }
 
 impl ControlThread {
-    /// Starts the thread on a loop, which uses this runtime's timers. To be called within the runtime.
+    /// Starts a loop on the thread. The loop uses the timers of the runtime that this is called in.
     ///
     /// # Errors
-    /// When there can be no more threads.
+    /// When the thread cannot be created.
     pub fn start<F>(control: impl FnOnce() -> F + Send + 'static) -> anyhow::Result<Self>
     where
         F: Future<Output = ()>,
@@ -48,13 +48,13 @@ impl ControlThread {
         let Err(_closed) = (&mut self.ended).await;
     }
 
-    /// Waits for the end of a loop that was told to stop. One that is stuck is left behind.
+    /// Waits for a stopped loop to end. Leaves a loop behind that is stuck.
     ///
     /// # Errors
     /// When the loop panicked.
     pub async fn join(mut self) -> anyhow::Result<()> {
-        // Asked twice, the channel would panic.
-        if !self.ended.is_terminated() && timeout(ENDING, self.ended()).await.is_err() {
+        // A second `recv` on a closed oneshot channel would panic.
+        if !self.ended.is_terminated() && timeout(END_TIMEOUT, self.ended()).await.is_err() {
             tracing::error!("the control loop is stuck and does not stop");
             return Ok(());
         }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_loop_that_ends_is_noticed_and_can_be_joined() {
+    async fn the_end_of_a_loop_is_reported_and_it_can_be_joined() {
         let mut control = ControlThread::start(|| async {}).unwrap();
         control.ended().await;
         control.join().await.unwrap();
