@@ -14,12 +14,12 @@
 //! two. An index in a map keeps its meaning until every program that may use it has ended. What fails for one
 //! service affects only that service.
 
-pub(crate) mod error;
-pub(crate) mod maps;
-pub(crate) mod observe;
-pub(crate) mod pinning;
-pub(crate) mod programs;
-pub(crate) mod reconcile;
+mod error;
+mod maps;
+mod observe;
+mod pinning;
+mod programs;
+mod reconcile;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},

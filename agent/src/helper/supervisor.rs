@@ -113,7 +113,7 @@ fn end(helper: &mut Child) -> anyhow::Result<()> {
 }
 
 fn look(helper: Option<&mut Child>) -> Report {
-    let Some(helper) = helper else { return Report::NotStarted("nobody asked for it".into()) };
+    let Some(helper) = helper else { return Report::NotStarted("it was not started yet".into()) };
     match helper.try_wait() {
         Ok(None) => Report::Running(helper.id()),
         Ok(Some(status)) => Report::Ended(status.to_string()),
@@ -144,6 +144,6 @@ fn receive(control: &UnixStream) -> io::Result<Option<(Numbered, Option<OwnedFd>
 
 #[expect(unsafe_code, reason = "nix gives out received descriptors as numbers")]
 fn owned(fd: RawFd) -> OwnedFd {
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    // SAFETY: the kernel has just made this descriptor for us, and nothing else uses it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

@@ -1,7 +1,7 @@
 //! Finds cgroup v2 and the BPF file system, and mounts them if needed.
 //!
-//! Called by the agent at its start, by the helper (which mounts the BPF file system again after somebody
-//! unmounted it) and by commands that only read, which never mount. Uses nothing of this crate.
+//! Called by the agent at its start, by the helper (which mounts the BPF file system again after it was
+//! unmounted) and by commands that only read, which never mount. Uses nothing of this crate.
 
 use std::{
     fs, io,

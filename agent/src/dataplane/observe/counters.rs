@@ -82,7 +82,7 @@ impl Counters {
     /// Connections by service id: those of its backends, and of former ones.
     fn translated(&self) -> Result<HashMap<u32, u64>, DataplaneError> {
         let mut all: HashMap<u32, u64> = HashMap::new();
-        // A segment that is made from here on has no count that was ever shown.
+        // A segment that is created after this has no count that was ever shown.
         let segments = self.backends.segments();
         // The control loop waits for this lock. It covers one system call for each few thousand
         // services with removed backends, and memory reads.

@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_an_orphan_once_its_backend_ends_or_is_another_one() {
+    fn a_record_is_stale_once_its_backend_is_removed_or_reused() {
         let record = SocketRecord { service: 3, backend: 7, generation: 2, ..Default::default() };
         let alive = Backend { service: 3, generation: 2, sets: 1, ..Backend::default() };
         assert!(!is_stale(&record, Some(alive)));

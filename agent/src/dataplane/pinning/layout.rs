@@ -85,7 +85,7 @@ impl Pins {
     /// Makes the pins accessible to root only.
     pub fn close_to_others(&self) -> Result<(), DataplaneError> {
         permissions::restrict(&self.root).map_err(|error| {
-            DataplaneError::io(format!("keep others out of {}", self.root.display()), error)
+            DataplaneError::io(format!("restrict access to {}", self.root.display()), error)
         })
     }
 }

@@ -96,7 +96,7 @@ impl AtNode {
         &self.addresses
     }
 
-    /// Whether a frontend's address belongs to the node, and its port to somebody's NodePort.
+    /// Whether a frontend's address belongs to the node, and its port to a NodePort.
     fn is_lost(&self, frontend: &Frontend) -> bool {
         self.port_of_service(frontend).is_some_and(|port| self.node_ports.contains(&port))
     }

@@ -136,7 +136,7 @@ impl Reconciler {
             tracing::warn!(
                 service = installed.id,
                 slot = start,
-                "some slots lead nowhere: connects that draw them are not translated until the first \
+                "some slots have no backend: connects that choose them are not translated until the first \
                  sync"
             );
             installed.damaged.push(slots);

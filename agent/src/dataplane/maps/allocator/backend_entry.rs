@@ -1,8 +1,8 @@
 //! Writing a backend's entry while programs use it.
 //!
 //! A program compares the entry's owner with its service first and reads the rest after that. So what a
-//! program may not see half-written is written while the entry has no owner. The count of connections
-//! is the programs' own: nobody else writes it while they might.
+//! program may not see half-written is written while the entry has no owner. Only programs write the count of
+//! connections.
 //!
 //! Programs read with plain loads. The compiler has those of the address behind the comparison; x86 keeps that
 //! order, arm64 need not: there, a program that runs while an entry is written can load other fields before and
