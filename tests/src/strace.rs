@@ -64,13 +64,7 @@ impl HeldUp {
             .find(named)
             .with_context(|| format!("the agent has no thread {thread}"))?;
         let id = task.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let inject = format!("--inject=bpf:delay_enter={}", time.as_micros());
-        let strace = Command::new("strace")
-            .args(["--output=/dev/null", "--quiet=all", "--trace=bpf", &inject, "--attach", &id])
-            .stdin(Stdio::null())
-            .spawn()
-            .context("starting `strace` (package strace)")?;
-        let held_up = Self { strace };
+        let held_up = Self::attach(&id, "bpf", time)?;
         // A call that is not held up is over between two looks.
         let mut stopped = 0;
         wait_ok(Duration::from_secs(30), &format!("the thread {thread} to be held up"), || {
@@ -81,6 +75,35 @@ impl HeldUp {
             Ok(())
         })?;
         Ok(held_up)
+    }
+
+    /// Holds the main thread of a process up for so long at each of these calls, named as `strace`'s
+    /// `--trace` does. Returns once it
+    /// is traced.
+    ///
+    /// # Errors
+    /// When there is no such process, or no `strace`.
+    pub fn process(pid: u32, call: &str, time: Duration) -> Result<Self> {
+        let held_up = Self::attach(&pid.to_string(), call, time)?;
+        let file = format!("/proc/{pid}/status");
+        wait_ok(Duration::from_secs(30), &format!("process {pid} to be traced"), || {
+            let status = fs::read_to_string(&file).with_context(|| format!("reading {file}"))?;
+            let tracer = status.lines().find(|line| line.starts_with("TracerPid:"));
+            anyhow::ensure!(tracer != Some("TracerPid:\t0"), "{tracer:?}");
+            Ok(())
+        })?;
+        Ok(held_up)
+    }
+
+    fn attach(id: &str, call: &str, time: Duration) -> Result<Self> {
+        let trace = format!("--trace={call}");
+        let inject = format!("--inject={call}:delay_enter={}", time.as_micros());
+        let strace = Command::new("strace")
+            .args(["--output=/dev/null", "--quiet=all", &trace, &inject, "--attach", id])
+            .stdin(Stdio::null())
+            .spawn()
+            .context("starting `strace` (package strace)")?;
+        Ok(Self { strace })
     }
 }
 

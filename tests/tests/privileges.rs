@@ -9,6 +9,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use common::{Stage, eventually, holds, series};
@@ -17,7 +18,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::json;
-use sockline_testbed::{Agent, AgentOptions, UdpClient, objects};
+use sockline_testbed::{Agent, AgentOptions, UdpClient, objects, strace::HeldUp};
 
 const CART: &str = "10.96.0.1";
 
@@ -303,6 +304,26 @@ fn a_supervisor_that_answers_late_is_waited_for_and_the_agent_goes_on_meanwhile(
     let second = eventually_another_helper(&stage, first);
     assert_eq!(parent(second), supervisor);
     assert_eq!(agent.get("/readyz").unwrap().status, 200);
+}
+
+/// Each answer takes nearly as long as the agent waits for it, and its control loop waits as well. Were it to
+/// wait for three of them in a row, the programs would take it for gone.
+#[test]
+fn a_supervisor_that_answers_slowly_starts_the_helper_again_while_the_agent_shows_that_it_lives() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let _agent = stage.agent_with(&["--fail-open-after", "10s"]);
+    let first = helper(&stage);
+    let slow = HeldUp::process(parent(first), "write,sendto", Duration::from_millis(4500)).unwrap();
+    end(first);
+    eventually("another helper to run", || {
+        stage.assert_served(CART);
+        let pid = stage.status()["agent"]["closing"]["helper"]["running"].as_u64();
+        holds(pid.is_some_and(|pid| pid != u64::from(first)), format!("{pid:?}"))
+    });
+    drop(slow);
+    let status = stage.status();
+    assert_eq!(status["fail_open"]["calls"], 0, "{status:#}");
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub enum HelperError {
     Start(#[source] io::Error),
     #[error("cannot start the helper process: {0}")]
     NotStarted(String),
+    #[error("cannot start the helper process: its supervisor does not answer")]
+    NoSupervisor,
     #[error("the helper process does not answer")]
     Silent(#[source] io::Error),
     #[error("the helper process has ended")]
@@ -116,7 +118,7 @@ impl Helper {
             }
             Some(Report::Ended(how) | Report::NotStarted(how)) => Err(HelperError::NotStarted(how)),
             // If the supervisor starts a helper later, it finds its socket closed and ends.
-            None => Err(HelperError::NotStarted("its supervisor does not answer".into())),
+            None => Err(HelperError::NoSupervisor),
         }
     }
 

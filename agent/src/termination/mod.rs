@@ -40,6 +40,9 @@ use crate::{
 const AFTER: Duration = Duration::from_millis(100);
 /// Delay before sockets that were not as expected are searched again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// After the supervisor of the helper took longer than this to answer, the control loop does not ask it
+/// again in the same turn: each answer may take 5 seconds, and the shortest `--fail-open-after` is 10.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Schedules passes and records their results.
 pub struct Termination {
@@ -264,38 +267,55 @@ impl Termination {
     /// Checks whether the helper runs, and restarts it when its backoff is over.
     pub fn check_helper(&mut self) {
         let Some(helper) = &self.helper else { return };
-        match (self.away, helper.state()) {
-            (_, State::Silent) | (None, State::Running(_)) | (Some(None), _) => {}
-            (_, State::Lost(how)) => self.mark_lost(&how),
-            (None, State::Ended(how)) => self.helper_ended(&how),
-            (Some(Some(due)), _) => {
-                if due <= Instant::now() {
-                    self.restart_helper();
+        let began = Instant::now();
+        match self.away {
+            // Does not ask the supervisor first. If it is lost, the next check finds that.
+            Some(Some(due)) if due <= began => self.restart_helper(),
+            Some(Some(_)) => {
+                if let State::Lost(how) = helper.state() {
+                    self.mark_lost(&how);
                 }
             }
+            Some(None) => {}
+            None => match helper.state() {
+                State::Silent | State::Running(_) => {}
+                State::Lost(how) => self.mark_lost(&how),
+                State::Ended(how) => self.set_away(&how, began),
+            },
         }
     }
 
     /// The helper has ended or does not answer: restarts it, with a backoff.
     fn helper_ended(&mut self, how: &str) {
-        let how = match self.helper.as_ref().map(Helper::state) {
-            Some(State::Lost(how)) => return self.mark_lost(&how),
-            Some(State::Ended(how)) => how,
-            Some(State::Running(_) | State::Silent) | None => how.to_owned(),
-        };
-        self.stats.ended(&how);
+        let began = Instant::now();
+        match self.helper.as_ref().map(Helper::state) {
+            Some(State::Lost(how)) => self.mark_lost(&how),
+            Some(State::Ended(how)) => self.set_away(&how, began),
+            Some(State::Running(_) | State::Silent) | None => self.set_away(how, began),
+        }
+    }
+
+    /// The helper has ended: restarts it if its backoff is over and the supervisor, asked at `began`, took
+    /// no more than [`PATIENCE`] to answer. Otherwise [`Self::check_helper`] restarts it later.
+    fn set_away(&mut self, how: &str, began: Instant) {
+        self.stats.ended(how);
         let now = Instant::now();
         let due = self.backoff.after_end(now);
         self.away = Some(Some(due));
-        if due <= now {
+        if due <= now && now.duration_since(began) <= PATIENCE {
             self.restart_helper();
         }
     }
 
     fn restart_helper(&mut self) {
         let Some(helper) = &self.helper else { return };
+        let restarted = helper.restart();
+        if matches!(restarted, Err(HelperError::NoSupervisor)) {
+            // That is logged already. The next check tries again, and does not wait for it.
+            return;
+        }
         self.backoff.tried(Instant::now());
-        match helper.restart() {
+        match restarted {
             Ok(pid) => {
                 self.away = None;
                 self.stats.restarted(pid);
