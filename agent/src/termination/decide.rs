@@ -39,9 +39,19 @@ pub struct Decider {
     /// Since when a backend is known to be gone. Starts again with a restart of the agent.
     since: HashMap<Departure, Instant>,
     looks: HashMap<Look, u8>,
-    /// `close-on-removal` of deleted services by TCP address, and when they were deleted.
-    former: HashMap<At, (Duration, Instant)>,
+    /// The last deleted service port by TCP address.
+    former: HashMap<At, Former>,
     spared: bool,
+}
+
+/// A deleted service port.
+#[derive(Debug, Clone, Copy)]
+struct Former {
+    /// As in the records of its sockets.
+    id: u32,
+    /// Its `close-on-removal`.
+    after: Duration,
+    removed: Instant,
 }
 
 /// A backend of the service at an address.
@@ -79,10 +89,10 @@ pub struct Decision {
 }
 
 impl Decider {
-    /// Records that a service port was deleted, with its `close-on-removal`.
-    pub fn removed(&mut self, addresses: impl IntoIterator<Item = At>, after: Duration) {
-        let now = Instant::now();
-        self.former.extend(addresses.into_iter().map(|at| (at, (after, now))));
+    /// Records that the service port with this id was deleted, with its `close-on-removal`.
+    pub fn removed(&mut self, id: u32, addresses: impl IntoIterator<Item = At>, after: Duration) {
+        let former = Former { id, after, removed: Instant::now() };
+        self.former.extend(addresses.into_iter().map(|at| (at, former)));
     }
 
     /// Whether the last decision kept sockets because their endpoint still serves.
@@ -114,7 +124,7 @@ impl Decider {
             let owners = owners.get(&service).cloned().unwrap_or_default();
             let after = match &owners.tcp {
                 Some(key) => objects.close_on_removal(&key.service),
-                None => self.former_of(service),
+                None => self.former_of(socket),
             };
             let (may_be_tcp, may_be_udp) = protocols(socket, &owners);
             let spared = &mut self.spared;
@@ -157,8 +167,8 @@ impl Decider {
                 });
             }
         }
-        self.former.retain(|at, (_, removed)| {
-            now.duration_since(*removed) < REMEMBER
+        self.former.retain(|at, former| {
+            now.duration_since(former.removed) < REMEMBER
                 || departures.keys().any(|departure| programmed(departure.service).contains(at))
         });
         // Drops what is gone from the maps.
@@ -167,9 +177,13 @@ impl Decider {
         decision
     }
 
-    /// `close-on-removal` of the deleted service that had an address.
-    fn former_of(&self, service: At) -> Option<Duration> {
-        programmed(service).iter().find_map(|at| self.former.get(at)).map(|(after, _)| *after)
+    /// `close-on-removal` of the deleted service that had a socket's address. A NodePort at the addresses of
+    /// other nodes is recorded at the unspecified address, which matches any address with that port. So
+    /// there the socket's record must have the service's id.
+    fn former_of(&self, socket: &StaleSocket) -> Option<Duration> {
+        let [own, at_all_nodes] = programmed(socket.service()).map(|at| self.former.get(&at));
+        let is_its_own = |former: &&Former| former.id == socket.record.service;
+        own.or_else(|| at_all_nodes.filter(is_its_own)).map(|former| former.after)
     }
 
     /// Records the outcome for a socket. Returns whether to search it again.

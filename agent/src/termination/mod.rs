@@ -112,12 +112,13 @@ impl Termination {
     /// Records the report of a sync.
     pub fn synced(&mut self, report: &SyncReport, index: &mut Index) {
         let last_words = index.take_last_words();
-        for (key, addresses) in report.removed.iter().filter(|(key, _)| decide::is_tcp(key)) {
-            let said = last_words.iter().find(|(service, _)| *service == key.service);
+        for removed in report.removed.iter().filter(|removed| decide::is_tcp(&removed.port)) {
+            let service = &removed.port.service;
+            let said = last_words.iter().find(|(deleted, _)| deleted == service);
             let said = said.map(|(_, after)| *after);
-            if let Some(after) = said.or_else(|| index.close_on_removal(&key.service)) {
+            if let Some(after) = said.or_else(|| index.close_on_removal(service)) {
                 let at = |key: &FrontendKey| (key.address.into(), u16::from_be(key.port));
-                self.decider.removed(addresses.iter().map(at), after);
+                self.decider.removed(removed.id, removed.keys.iter().map(at), after);
             }
         }
         if report.backends_removed > 0 {

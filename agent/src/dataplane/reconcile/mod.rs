@@ -167,8 +167,17 @@ pub struct SyncReport {
     pub failures: Vec<Failure>,
     /// Endpoints that left a service port.
     pub backends_removed: usize,
-    /// Service ports that were removed, and the addresses that they had.
-    pub removed: Vec<(ServiceKey, BTreeSet<FrontendKey>)>,
+    pub removed: Vec<Removed>,
+}
+
+/// A service port that is gone.
+#[derive(Debug)]
+pub struct Removed {
+    pub port: ServiceKey,
+    /// The id that records of its sockets have.
+    pub id: u32,
+    /// The addresses that it had.
+    pub keys: BTreeSet<FrontendKey>,
 }
 
 impl SyncReport {
@@ -515,8 +524,9 @@ impl Reconciler {
             }
         }
         for key in &gone {
+            let id = self.installed.get(key).map_or(0, |installed| installed.id);
             let keys = self.take_keys(key, &mut obsolete);
-            report.removed.push((key.clone(), keys));
+            report.removed.push(Removed { port: key.clone(), id, keys });
         }
         for key in &released {
             // Not in the report: it is not known whether the service is gone.

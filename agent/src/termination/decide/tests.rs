@@ -144,7 +144,7 @@ fn a_deleted_services_udp_sockets_are_closed_and_tcp_as_it_last_said() {
     let (gone, now) = (FixedObjects::default(), Instant::now());
     let mut decider = Decider::default();
     assert_eq!(decide(&mut decider, &gone, now), Some((Action::Close, Action::Look)));
-    decider.removed([at(SERVICE, 53)], Duration::from_secs(1));
+    decider.removed(1, [at(SERVICE, 53)], Duration::from_secs(1));
     let later = now + Duration::from_secs(2);
     assert_eq!(decide(&mut decider, &gone, later), Some((Action::Close, Action::Close)));
     // It is remembered for as long as there are sockets of it.
@@ -168,13 +168,24 @@ fn a_deleted_services_word_counts_at_addresses_that_it_is_not_programmed_at() {
         let mut socket = socket(7);
         socket.record.service_address = dialled.parse::<IpAddr>().unwrap().into();
         let mut decider = Decider::default();
-        decider.removed([at(programmed, 53), at("10.96.0.9", 53)], Duration::ZERO);
+        decider.removed(1, [at(programmed, 53), at("10.96.0.9", 53)], Duration::ZERO);
         // Also later: it is remembered for as long as there are sockets of it.
         for now in [now, now + REMEMBER * 2, now + REMEMBER * 4] {
             let decision = decider.decide(&[socket], &gone.owners(), &gone, now, now);
             assert_eq!(decision.targets[0].request.tcp, Action::Close, "{dialled}");
         }
     }
+}
+
+/// A socket of `shop/dns`, whose last word is not known, and a NodePort of another tenant at the same port.
+#[test]
+fn another_services_word_about_a_node_port_does_not_count_for_an_address_of_its_own() {
+    let (gone, now) = (FixedObjects::default(), Instant::now());
+    let mut decider = Decider::default();
+    decider.removed(2, [at("0.0.0.0", 53), at("10.96.0.9", 53)], Duration::ZERO);
+    assert_eq!(decide(&mut decider, &gone, now), Some((Action::Close, Action::Look)));
+    decider.removed(1, [at("0.0.0.0", 53)], Duration::ZERO);
+    assert_eq!(decide(&mut decider, &gone, now), Some((Action::Close, Action::Close)));
 }
 
 #[test]
