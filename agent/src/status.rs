@@ -85,6 +85,9 @@ pub struct Unconfirmed {
     pub held_back: usize,
     /// As they were, because an object is invalid.
     pub retained: usize,
+    /// Without some of their addresses, which retained ones keep.
+    #[serde(default)]
+    pub waiting_for_address: usize,
     /// Bypassed: they would be one of these, but the last agent had been gone for `--fail-open-after`.
     pub released: usize,
 }
@@ -99,6 +102,7 @@ impl Unconfirmed {
                 "stay as the last agent left them until the source can be read in full",
             ),
             (self.retained, "stay as they were, because an object of theirs cannot be used"),
+            (self.waiting_for_address, "lack an address that one of these keeps"),
             (self.released, "are bypassed until their objects can be read"),
         ];
         let parts = parts.iter().filter(|(count, _)| *count > 0);

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use common::{EHOSTUNREACH, Stage, error_of, eventually, holds, ip, options, series};
+use common::{EHOSTUNREACH, REPAIRS, Stage, error_of, eventually, holds, ip, options, series};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use sockline::dataplane::Pins;
 use sockline_ebpf::agent_state::AgentState;
 use sockline_testbed::{
-    Agent, AgentOptions, Socket, TcpServer, bpf::RawMap, objects, strace::HeldUp,
+    Agent, AgentOptions, Socket, TcpServer, UdpClient, bpf::RawMap, objects, strace::HeldUp,
 };
 
 const CART: &str = "10.96.0.1";
@@ -285,20 +285,18 @@ fn without_a_deadline_what_is_held_back_stays() {
 
 #[test]
 fn service_with_an_unusable_object_is_told_and_released_if_it_is_older_than_the_deadline() {
+    const LONG: [&str; 2] = ["--fail-open-after", "1h"];
     let stage = Stage::new(1);
     stage.put_service("cart", CART);
-    let mut agent = stage.agent_with(&FAIL_OPEN);
-    let mut unusable = objects::service("cart", CART);
-    unusable["spec"]["ports"] = json!([{"port": 0}]);
-    let slice = objects::slice("cart", &stage.addresses());
-    stage.put("cart.yaml", &[unusable, slice]);
+    let mut agent = stage.agent_with(&LONG);
+    put_unusable(&stage, "cart", CART);
     eventually_unconfirmed(&stage, [0, 2, 0]);
     stage.assert_served(CART);
     assert_eq!(finding(&stage, "agent.ready")["state"], "warning");
 
     // Not yet older than the deadline.
     agent.kill().unwrap();
-    let mut agent = stage.agent_with(&FAIL_OPEN);
+    let mut agent = stage.agent_with(&LONG);
     eventually_unconfirmed(&stage, [0, 2, 0]);
     stage.assert_served(CART);
 
@@ -311,6 +309,106 @@ fn service_with_an_unusable_object_is_told_and_released_if_it_is_older_than_the_
     stage.put_service("cart", CART);
     stage.eventually_served(CART);
     eventually_unconfirmed(&stage, [0, 0, 0]);
+}
+
+/// Writes `NAME.yaml` with a Service of which nothing can be used, and its slice.
+fn put_unusable(stage: &Stage, name: &str, cluster_ip: &str) {
+    let mut unusable = objects::service(name, cluster_ip);
+    unusable["spec"]["ports"] = json!([{"port": 0}]);
+    let slice = objects::slice(name, &stage.addresses());
+    stage.put(&format!("{name}.yaml"), &[unusable, slice]);
+}
+
+/// A Service whose only slice cannot be used.
+fn cut_off(service: Value) -> [Value; 2] {
+    let mut slice = objects::slice("cut", &[ip("10.244.1.1")]);
+    slice["addressType"] = json!("IPv5");
+    [service, slice]
+}
+
+#[test]
+fn agent_that_is_back_before_the_deadline_releases_then_what_no_object_confirms() {
+    let stage = Stage::new(2);
+    stage.put_service("other", EMPTY);
+    let [first, second] = [0, 1].map(|web| stage.addresses()[web]);
+    // Two services at one address, the first of which is older.
+    stage.put("cart.yaml", &[objects::service("cart", CART), objects::slice("cart", &[first])]);
+    let mut later = objects::service("later", CART);
+    later["metadata"]["creationTimestamp"] = json!("2026-02-01T00:00:00Z");
+    stage.put("later.yaml", &[later, objects::slice("later", &[second])]);
+    let mut agent = stage.agent_with(&FAIL_OPEN);
+    assert_eq!(stage.ask(CART).unwrap(), "web-0");
+    put_unusable(&stage, "cart", CART);
+    eventually_unconfirmed(&stage, [0, 2, 0]);
+    let waiting_for_address =
+        || stage.status()["agent"]["unconfirmed"]["waiting_for_address"].as_u64().unwrap();
+    assert_eq!(waiting_for_address(), 2);
+    assert_eq!(stage.ask(CART).unwrap(), "web-0");
+    agent.kill().unwrap();
+    let agent = stage.agent_with(&FAIL_OPEN);
+    // What it kept others out of is theirs then, though nothing else changes.
+    eventually("the other service to have the address", || {
+        stage.assert_served(EMPTY);
+        let who = stage.ask(CART).map_err(|error| error.to_string())?;
+        holds(who == "web-1", who)
+    });
+    eventually_unconfirmed(&stage, [0, 0, 2]);
+    assert_eq!(waiting_for_address(), 0);
+    let status = stage.status();
+    assert_eq!(status["fail_open"]["calls"], 0, "{status:#}");
+    assert_eq!(agent.get("/readyz").unwrap().status, 200);
+}
+
+#[test]
+fn sockets_of_a_released_service_are_not_closed_as_long_as_its_objects_cannot_be_read() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let mut agent = stage.agent_with(&FAIL_OPEN);
+    let dns = SocketAddr::new(ip(CART), 53);
+    let client = stage.client.run(|| UdpClient::connected(dns).unwrap());
+    assert_eq!(client.ask("?").unwrap().who, "web-0");
+    agent.kill().unwrap();
+    put_unusable(&stage, "cart", CART);
+    State::of(&stage).set(offset_of!(AgentState, fail_open_deadline), 1);
+    let agent = stage.agent_with(&[&FAIL_OPEN[..], &REPAIRS].concat());
+    eventually_unconfirmed(&stage, [0, 0, 2]);
+    stage.assert_untouched(CART);
+    let passes = || {
+        let name = "sockline_sockets_pass_duration_seconds_count";
+        series(&agent.metrics().unwrap(), name).unwrap_or_default()
+    };
+    let before = passes();
+    eventually("the agent to look for sockets", || holds(passes() >= before + 3.0, passes()));
+    assert_eq!(client.ask("?").unwrap().who, "web-0");
+    // Then it is known that the endpoint is gone.
+    stage.put("cart.yaml", &[objects::service("cart", CART)]);
+    stage.eventually_refused(CART);
+    eventually("the socket to be closed", || holds(client.ask("?").is_err(), "it is open"));
+}
+
+#[test]
+fn ports_of_a_released_service_are_counted_for_as_long_as_they_may_exist() {
+    let stage = Stage::new(1);
+    stage.put(
+        "cut.yaml",
+        &[objects::service("cut", CUT), objects::slice("cut", &stage.addresses())],
+    );
+    let mut agent = stage.agent_with(&FAIL_OPEN);
+    agent.kill().unwrap();
+    let mut service = objects::service("cut", CUT);
+    stage.put("cut.yaml", &cut_off(service.clone()));
+    State::of(&stage).set(offset_of!(AgentState, fail_open_deadline), 1);
+    let _agent = stage.agent_with(&FAIL_OPEN);
+    eventually_unconfirmed(&stage, [0, 0, 2]);
+    // A port gets another name: that one was in no kernel.
+    service["spec"]["ports"][0]["name"] = json!("renamed");
+    stage.put("cut.yaml", &cut_off(service));
+    stage.eventually_refused(CUT);
+    // As any other that is new, it then stays until its endpoints can be read.
+    eventually_unconfirmed(&stage, [0, 1, 1]);
+    stage.remove("cut.yaml");
+    eventually_unconfirmed(&stage, [0, 0, 0]);
+    stage.assert_untouched(CUT);
 }
 
 #[test]

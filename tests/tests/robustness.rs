@@ -267,6 +267,104 @@ fn a_service_of_which_nothing_can_be_used_keeps_the_addresses_that_others_claim(
     stage.eventually_no_problems();
 }
 
+/// The file is read once after the service was deleted and another one was made.
+#[test]
+fn a_service_that_was_made_anew_keeps_nothing_of_the_deleted_one_though_it_cannot_be_read_in_full()
+{
+    const ANEW: &str = "10.96.0.3";
+    let of = |uid: &str, address: &str| {
+        let mut service = objects::web_service("cart", address);
+        service["metadata"]["uid"] = json!(uid);
+        service
+    };
+    let mut bad = cart_slice();
+    bad["addressType"] = json!("IPv5");
+    let stage = stage(1);
+    let stays = "what is programmed for Service shop/cart stays";
+    for is_retained_before in [true, false] {
+        stage.put("cart.yaml", &[of("1", CART), cart_slice()]);
+        let mut agent = stage.agent();
+        stage.assert_served(CART);
+        if is_retained_before {
+            stage.put("cart.yaml", &[of("1", CART), bad.clone()]);
+            eventually("the problem", || {
+                let problems = stage.wrong("problems");
+                let told = problems.iter().any(|problem| problem.ends_with(stays));
+                holds(told, format!("{problems:?}"))
+            });
+            stage.assert_served(CART);
+        }
+        stage.put("cart.yaml", &[of("2", ANEW), bad.clone()]);
+        stage.eventually_untouched(CART);
+        // Of its endpoints, none can be read.
+        stage.eventually_refused(ANEW);
+        stage.put("cart.yaml", &[of("2", ANEW), cart_slice()]);
+        stage.eventually_served(ANEW);
+        stage.assert_untouched(CART);
+        agent.stop().unwrap();
+    }
+}
+
+/// How many service ports lack an address that a retained one keeps.
+fn waiting_for_address(stage: &Stage) -> u64 {
+    stage.status()["agent"]["unconfirmed"]["waiting_for_address"].as_u64().unwrap()
+}
+
+/// A tenant's external IP, before the API server allocates that address to somebody else's service.
+#[test]
+fn a_cluster_ip_goes_to_its_service_though_a_service_that_cannot_be_read_has_it_as_external_ip() {
+    const TAKEN: &str = "10.96.0.50";
+    let stage = stage(2);
+    let [first, second] = [0, 1].map(|web| stage.addresses()[web]);
+    let mut squatter = cart();
+    squatter["spec"]["externalIPs"] = json!([TAKEN]);
+    let slice = objects::slice("cart", &[first]);
+    let mut bad = squatter.clone();
+    bad["spec"]["ports"] = json!([{"port": 0}]);
+    stage.put("cart.yaml", &[squatter.clone(), slice.clone()]);
+    let mut agent = stage.agent();
+    assert_eq!(stage.ask(TAKEN).unwrap(), "web-0");
+    stage.put("cart.yaml", &[bad, slice.clone()]);
+    eventually("the problem", || {
+        let problems = stage.wrong("problems");
+        let stays = "what is programmed for it stays";
+        let told = problems.iter().any(|problem| problem.ends_with(stays));
+        holds(told, format!("{problems:?}"))
+    });
+    let owner = [objects::web_service("owner", TAKEN), objects::slice("owner", &[second])];
+    stage.put("owner.yaml", &owner);
+    let who = |address: &str| stage.ask(address).map_err(|error| error.to_string());
+    eventually("the owner of the address to have it", || {
+        let who = who(TAKEN)?;
+        holds(who == "web-1", who)
+    });
+    assert_eq!(who(CART).unwrap(), "web-0", "its own address stays");
+    assert_eq!(waiting_for_address(&stage), 0);
+    assert!(stage.look(&["check"]).status.success());
+    // It is the same for the next agent.
+    agent.stop().unwrap();
+    let _agent = stage.agent();
+    assert_eq!([TAKEN, CART].map(|address| who(address).unwrap()), ["web-1", "web-0"]);
+    // An external IP wins over nothing that stays.
+    let mut other = objects::web_service("other", "10.96.0.51");
+    other["spec"]["externalIPs"] = json!([CART]);
+    stage.put("other.yaml", &[other, objects::slice("other", &[second])]);
+    stage.eventually_served("10.96.0.51");
+    assert_eq!(who(CART).unwrap(), "web-0");
+    eventually("status to tell it", || {
+        holds(waiting_for_address(&stage) == 1, waiting_for_address(&stage))
+    });
+    stage.remove("other.yaml");
+    eventually("status to tell it", || {
+        holds(waiting_for_address(&stage) == 0, waiting_for_address(&stage))
+    });
+    // When the owner goes and all can be read, the address is free for it again.
+    stage.remove("owner.yaml");
+    stage.eventually_untouched(TAKEN);
+    stage.put("cart.yaml", &[squatter, slice]);
+    stage.eventually_served(TAKEN);
+}
+
 #[test]
 fn a_deleted_service_goes_though_a_slice_of_it_that_cannot_be_used_stays() {
     let mut slice = cart_slice();

@@ -16,16 +16,22 @@ pub struct Heartbeat {
     /// This agent wrote the maps. Until its first full sync they are as old as the last renewal by the
     /// earlier agent, and kube-proxy is more up to date.
     is_synced: bool,
-    created: Instant,
+    /// [`MARGIN`] before the deadline that the earlier agent set.
+    expires: Option<Instant>,
 }
 
 impl Heartbeat {
     pub fn new(state: AgentState) -> Self {
-        Self { state, is_synced: false, created: Instant::now() }
+        let expires = state.fail_open_after().map(|after| {
+            // Programs of another layout have their own deadline, which is not later than this.
+            let left = state.left().map_or(after, |left| left.min(after));
+            Instant::now() + left.saturating_sub(MARGIN)
+        });
+        Self { state, is_synced: false, expires }
     }
 
-    /// Starts renewing: the kernel serves the first plan, as far as it fits, and nothing that only an
-    /// earlier agent confirmed.
+    /// Starts renewing: the kernel serves the first plan, as far as it fits. The only services that it
+    /// still serves as only an earlier agent confirmed are retained ones.
     pub fn start(&mut self) {
         if !self.is_synced {
             self.is_synced = true;
@@ -33,14 +39,11 @@ impl Heartbeat {
         }
     }
 
-    /// Whether the deadline that the earlier agent set is less than [`MARGIN`] away, and [`Self::start`] was
-    /// not called. State that only that agent confirmed must be released then. Without that state, this
-    /// agent can start in time, and no other call is bypassed.
+    /// Whether the deadline that the earlier agent set is less than [`MARGIN`] away. State that only that
+    /// agent confirmed must be released then: the renewals of this agent, since [`Self::start`], do not
+    /// confirm it. Without that state, this agent can start in time, and no other call is bypassed.
     pub fn is_overdue(&self) -> bool {
-        let Some(after) = self.state.fail_open_after() else { return false };
-        // Programs of another layout have their own deadline, which is not later than this.
-        let own = self.created.elapsed() + MARGIN >= after;
-        !self.is_synced && (own || self.state.is_over_within(MARGIN))
+        self.expires.is_some_and(|expires| expires <= Instant::now())
     }
 
     pub fn renew(&self) {

@@ -211,6 +211,7 @@ impl StatusPublisher {
             status.unconfirmed = Unconfirmed {
                 held_back: self.unconfirmed,
                 retained: usage.retained,
+                waiting_for_address: usage.waiting_for_address,
                 released: usage.released,
             };
             status.failures.clone_from(&self.failures);

@@ -240,6 +240,18 @@ impl Dataplane {
         self.reconciler.retain(services);
     }
 
+    /// Whether [`Self::retain`] keeps a service port that was in no plan of this process.
+    #[must_use]
+    pub fn has_unconfirmed_retained(&self) -> bool {
+        self.reconciler.has_unconfirmed_retained()
+    }
+
+    /// Marks services as deleted: what the maps hold of them does not stay, even if [`Self::retain`] has
+    /// another service with the same name.
+    pub fn mark_deleted(&mut self, services: &BTreeSet<ObjectName>) {
+        self.reconciler.mark_deleted(services);
+    }
+
     /// Whether cgroups are excluded only because an earlier agent excluded them, as of the last
     /// [`Self::exclude_cgroups`].
     #[must_use]
@@ -497,6 +509,7 @@ impl Dataplane {
             names: self.reconciler.names_usage(),
             removed_counts: self.reconciler.removed_counts_usage(),
             retained: self.reconciler.retained(),
+            waiting_for_address: self.reconciler.waiting_for_address(),
             released: self.reconciler.released(),
             left_alone: self.left_alone.usage(),
         }
@@ -528,6 +541,8 @@ pub struct Usage {
     pub removed_counts: MapUsage,
     /// Service ports that are retained because an object is invalid.
     pub retained: usize,
+    /// Service ports that lack an address because a retained one has it.
+    pub waiting_for_address: usize,
     /// Service ports that only the previous agent knew and that are bypassed.
     pub released: usize,
     pub left_alone: MapUsage,

@@ -29,7 +29,7 @@ type Created = (bool, i64);
 
 /// How much a claim weighs, the strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
+pub enum Rank {
     /// Allocated by the API server: only one Service can have it.
     ClusterIp,
     /// The port is allocated by the API server, the address is the node's.
@@ -39,7 +39,8 @@ enum Rank {
 }
 
 impl Rank {
-    const fn of(kind: FrontendKind) -> Self {
+    #[must_use]
+    pub const fn of(kind: FrontendKind) -> Self {
         match kind {
             FrontendKind::ClusterIP => Self::ClusterIp,
             FrontendKind::NodePort => Self::NodePort,

@@ -79,6 +79,10 @@ pub struct Index {
     arrived: Option<Instant>,
     /// See [`Index::take_last_words`].
     last_words: Vec<(ObjectName, Duration)>,
+    /// See [`Index::take_deleted`].
+    deleted: BTreeSet<ObjectName>,
+    /// The uids that services had before they became unusable.
+    unusable_uids: HashMap<ObjectName, Arc<str>>,
 }
 
 /// A service that changes more often than it is planned need not remember every time.
@@ -144,6 +148,8 @@ impl Index {
             oversized: BTreeMap::new(),
             arrived: None,
             last_words: Vec::new(),
+            deleted: BTreeSet::new(),
+            unusable_uids: HashMap::new(),
         }
     }
 
@@ -316,6 +322,12 @@ impl Index {
         self.unreadable.services()
     }
 
+    /// Services that were deleted since the last call, also if there is another one of the same name by
+    /// now: what the kernel has of the deleted one is not to stay, even if the new one is retained.
+    pub fn take_deleted(&mut self) -> BTreeSet<ObjectName> {
+        std::mem::take(&mut self.deleted)
+    }
+
     /// This node's own Node object.
     #[must_use]
     pub fn node(&self) -> Option<&Node> {
@@ -375,7 +387,9 @@ impl Index {
     }
 
     fn put_service(&mut self, service: Service) {
-        let known = self.services.get(&service.name).and_then(|state| state.service.uid.as_ref());
+        let unusable_uid = self.unusable_uids.remove(&service.name);
+        let state = self.services.get(&service.name);
+        let known = state.map_or(unusable_uid.as_ref(), |state| state.service.uid.as_ref());
         if known.is_some_and(|uid| service.uid.as_ref().is_some_and(|new| new != uid)) {
             // It was deleted and another one made, between two looks.
             let reference = ObjectRef { kind: Kind::Service, name: service.name.clone() };
@@ -463,9 +477,18 @@ impl Index {
         let name = &reference.name;
         match reference.kind {
             Kind::Service => {
+                if removal == Removal::Deleted {
+                    self.deleted.insert(name.clone());
+                    self.unusable_uids.remove(name);
+                }
                 if let Some(state) = self.services.remove(name) {
                     self.oversized.remove(name);
                     self.service_addresses.update(Some(&state.service), None);
+                    if removal == Removal::Unreadable
+                        && let Some(uid) = &state.service.uid
+                    {
+                        self.unusable_uids.insert(name.clone(), Arc::clone(uid));
+                    }
                     let last_word = state.service.close_on_removal;
                     if removal == Removal::Deleted {
                         self.last_words.extend(last_word.map(|after| (name.clone(), after)));

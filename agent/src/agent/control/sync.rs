@@ -28,6 +28,7 @@ impl Control {
             return;
         }
         self.dataplane.retain_unconfirmed(!self.index.complete());
+        self.dataplane.mark_deleted(&self.index.take_deleted());
         self.dataplane.retain(self.index.retained());
         self.dataplane.release_unconfirmed(self.heartbeat.is_overdue());
         // First, so that programs that are attached now redirect no excluded pod.
@@ -52,8 +53,15 @@ impl Control {
     /// Releases what only an earlier agent confirmed when it is too old to be served. Otherwise the programs
     /// would bypass all other services with it.
     pub(super) fn release_if_overdue(&mut self) {
-        let is_unconfirmed = self.next_sync == NextSync::Unconfirmed && self.index.synced();
-        if is_unconfirmed && self.heartbeat.is_overdue() {
+        if self.next_sync == NextSync::Failed
+            || !self.index.synced()
+            || !self.heartbeat.is_overdue()
+        {
+            return;
+        }
+        if self.next_sync == NextSync::Unconfirmed || self.dataplane.has_unconfirmed_retained() {
+            // It is in no list of changes.
+            self.next_sync.require(NextSync::Full);
             self.sync();
         }
     }
@@ -203,12 +211,13 @@ impl Control {
         if report.services_released > 0 {
             tracing::warn!(
                 services = report.services_released,
-                "the last agent has been gone for --fail-open-after: services that stayed as it left \
-                 them are bypassed until their objects can be read"
+                "services that stayed as the last agent left them for --fail-open-after are bypassed \
+                 until their objects can be read"
             );
         }
         // What is unconfirmed is as old as the last renewal by the earlier agent. It is released when it is
-        // too old (`Heartbeat::is_overdue`), so the heartbeat starts in any case.
+        // too old (`Heartbeat::is_overdue`), so the heartbeat starts in any case. What is retained does not
+        // delay it: it is released then as well.
         if self.next_sync != NextSync::Unconfirmed {
             self.heartbeat.start();
         }

@@ -104,11 +104,12 @@ impl AgentState {
         self.shared.fail_open_after
     }
 
-    /// Whether calls are bypassed, or will be within this time.
+    /// Time until calls are bypassed if no agent extends the deadline; zero if they are already. `None` if
+    /// there is no deadline.
     #[must_use]
-    pub fn is_over_within(&self, time: Duration) -> bool {
+    pub fn left(&self) -> Option<Duration> {
         let deadline = Deadline::of(&self.shared.words);
-        deadline.is_over() || deadline.left().is_some_and(|left| left <= time)
+        if deadline.is_over() { Some(Duration::ZERO) } else { deadline.left() }
     }
 
     /// Until the guard is dropped, programs leave the connects of the socket with this cookie

@@ -187,13 +187,15 @@ fn is_stale(record: &SocketRecord, backend: Option<Backend>) -> bool {
 }
 
 impl Reconciler {
-    /// The current owners of these sockets' service addresses.
+    /// The current owners of these sockets' service addresses. A released service port counts as the owner
+    /// of an address that no other one has since: it may still exist.
     pub(crate) fn owners(&self, stale_sockets: &[StaleSocket]) -> HashMap<(IpAddr, u16), Owners> {
         let services = self.keys_by_id();
-        let owner = |record: &SocketRecord, protocol: u8| {
-            let id = self.owner_of_record(record, protocol)?;
-            services.get(&id).map(|&key| key.clone())
-        };
+        let owner =
+            |record: &SocketRecord, protocol: u8| match self.owner_of_record(record, protocol) {
+                Some(id) => services.get(&id).map(|&key| key.clone()),
+                None => self.released_owner(record, protocol).cloned(),
+            };
         let mut all: HashMap<(IpAddr, u16), Owners> = HashMap::new();
         for socket in stale_sockets {
             let owners = all.entry(socket.service()).or_default();
@@ -209,18 +211,32 @@ impl Reconciler {
     /// The id of the service port that has the address of a record, looked up as the programs do
     /// (`frontends.rs` of the kernel side).
     fn owner_of_record(&self, record: &SocketRecord, protocol: u8) -> Option<u32> {
-        let (dialled, port) = (record.service_address, record.service_port);
-        // The programs look for all addresses of the local host at one.
-        let address = dialled.as_loopback().unwrap_or(dialled);
-        let key = FrontendKey { address, port, protocol, padding: 0 };
+        let key = key_of(record, protocol);
         self.owner_of(&key).or_else(|| {
             let owner = self.owner_of(&key.at_all_nodes())?;
             // A node may be deleted before its endpoints. Then the service's id tells whose the
             // address was.
-            let is_node_port = self.is_other_node(address) || owner == record.service;
+            let is_node_port = self.is_other_node(key.address) || owner == record.service;
             is_node_port.then_some(owner)
         })
     }
+
+    /// The released service port that had the address of a record.
+    fn released_owner(&self, record: &SocketRecord, protocol: u8) -> Option<&ServiceKey> {
+        let key = key_of(record, protocol);
+        self.released_from(&key).or_else(|| {
+            let owner = self.released_from(&key.at_all_nodes())?;
+            self.is_other_node(key.address).then_some(owner)
+        })
+    }
+}
+
+/// The frontend key that the programs look for with a record's service address.
+fn key_of(record: &SocketRecord, protocol: u8) -> FrontendKey {
+    let (dialled, port) = (record.service_address, record.service_port);
+    // The programs look for all addresses of the local host at one.
+    let address = dialled.as_loopback().unwrap_or(dialled);
+    FrontendKey { address, port, protocol, padding: 0 }
 }
 
 #[cfg(test)]

@@ -75,6 +75,10 @@ impl Reconciler {
         }
         self.released.remove(&service_port.key);
         let desired_frontends = self.desired_frontends(service_port);
+        let taken: Vec<(FrontendKey, u32)> = desired_frontends
+            .iter()
+            .filter_map(|(_, key)| Some((*key, self.retained_owner(key)?)))
+            .collect();
         let entries = self.frontends.entries();
         let more = desired_frontends.iter().filter(|(_, key)| !entries.contains_key(key)).count();
         self.frontends.reserve(more)?;
@@ -111,6 +115,8 @@ impl Reconciler {
         installed.keys = keys;
         installed.source =
             service_port.frontends.iter().map(|&frontend| Arc::clone(frontend)).collect();
+        installed.is_deleted = false;
+        self.take_from_retained(&taken);
         Ok(())
     }
 
@@ -121,16 +127,21 @@ impl Reconciler {
         service_port: &DesiredServicePort<'a>,
     ) -> Vec<(&'a plan::Frontend, FrontendKey)> {
         let mut desired_frontends = Vec::with_capacity(service_port.frontends.len());
+        let mut waiting = None;
         for &frontend in &service_port.frontends {
             for address in encode::addresses(frontend, self.at_node.addresses()) {
                 let key = encode::key(frontend, address);
-                if !self.at_node.loses(frontend, key)
-                    && !self.is_address_retained(&service_port.key, frontend, &key)
-                {
+                if self.at_node.loses(frontend, key) {
+                    continue;
+                }
+                if self.is_address_retained(frontend, &key) {
+                    waiting = Some(&**frontend);
+                } else {
                     desired_frontends.push((&**frontend, key));
                 }
             }
         }
+        self.set_waiting_for_address(&service_port.key, waiting);
         desired_frontends
     }
 

@@ -106,8 +106,8 @@ pub struct Reconciler {
     /// See [`Reconciler::release_unconfirmed`].
     release_unconfirmed: bool,
     /// Service ports that were released: bypassed until a plan has endpoints for them, or is
-    /// complete.
-    released: BTreeSet<ServiceKey>,
+    /// complete. With the addresses that they had.
+    released: BTreeMap<ServiceKey, BTreeSet<FrontendKey>>,
     /// A frontend was removed since the last [`Reconciler::take_freed`].
     frontends_freed: bool,
 }
@@ -124,6 +124,8 @@ struct ServicePortState {
     keys: BTreeSet<FrontendKey>,
     /// It was in a plan of this process; otherwise only the maps have it.
     confirmed: bool,
+    /// Its service was deleted, see [`Reconciler::mark_deleted`].
+    is_deleted: bool,
     /// The frontends that were applied last; empty if it has to be applied again.
     source: Vec<Arc<plan::Frontend>>,
 }
@@ -235,7 +237,7 @@ impl Reconciler {
             retain_unconfirmed: false,
             retained: Retained::default(),
             release_unconfirmed: false,
-            released: BTreeSet::new(),
+            released: BTreeMap::new(),
             frontends_freed: false,
         };
         let restored = reconciler.restore()?;
@@ -353,6 +355,11 @@ impl Reconciler {
         self.installed.iter().map(|(key, installed)| (installed.id, key)).collect()
     }
 
+    /// The released service port that had an address.
+    pub(super) fn released_from(&self, key: &FrontendKey) -> Option<&ServiceKey> {
+        self.released.iter().find(|(_, keys)| keys.contains(key)).map(|(port, _)| port)
+    }
+
     /// The id of the service port that has an address.
     pub(super) fn owner_of(&self, key: &FrontendKey) -> Option<u32> {
         self.frontends.entries().get(key).map(|frontend| frontend.service)
@@ -404,7 +411,7 @@ impl Reconciler {
     /// Whether a service port was released, and would now be refused although it may have
     /// endpoints.
     fn is_released(&self, service_port: &DesiredServicePort<'_>) -> bool {
-        self.released.contains(&service_port.key)
+        self.released.contains_key(&service_port.key)
             && (self.retain_unconfirmed || self.retained.contains(&service_port.key.service))
             && service_port.frontends.iter().any(|frontend| frontend.action == plan::Action::Refuse)
     }
@@ -418,16 +425,36 @@ impl Reconciler {
     /// fails affects only itself.
     pub fn sync(&mut self, plan: &plan::Plan, node_addresses: &[IpAddr]) -> SyncReport {
         self.set_node(plan, node_addresses);
-        self.retained.ended = false;
         let service_ports = encode::service_ports(&plan.frontends);
         let wanted: HashSet<&ServiceKey> =
             service_ports.iter().map(|service_port| &service_port.key).collect();
         let gone = self.installed.keys().filter(|key| !wanted.contains(key)).cloned().collect();
         let report = self.apply_all(&service_ports, gone, WaitPolicy::Wait);
-        // The plan is complete for the others.
-        let retained = &self.retained;
-        self.released.retain(|key| self.retain_unconfirmed || retained.contains(&key.service));
+        self.retained.ended = false;
+        self.prune_released(&service_ports, |_| true);
         report
+    }
+
+    /// Removes released service ports from the list that no longer exist according to the plan of their
+    /// service. `planned` selects the services whose plan this is.
+    fn prune_released(
+        &mut self,
+        service_ports: &[DesiredServicePort<'_>],
+        planned: impl Fn(&ObjectName) -> bool,
+    ) {
+        if self.released.is_empty() {
+            return;
+        }
+        let wanted: HashSet<&ServiceKey> =
+            service_ports.iter().map(|service_port| &service_port.key).collect();
+        let readable: HashSet<&ObjectName> = wanted.iter().map(|key| &key.service).collect();
+        let (retained, retain_unconfirmed) = (&self.retained, self.retain_unconfirmed);
+        self.released.retain(|key, _| {
+            let may_lack = retain_unconfirmed || retained.contains(&key.service);
+            // If the Service itself can be read, its ports are known.
+            let may_exist = wanted.contains(key) || !readable.contains(&key.service);
+            !planned(&key.service) || (may_lack && may_exist)
+        });
     }
 
     /// Applies the plans of some services; the others stay unchanged.
@@ -461,7 +488,11 @@ impl Reconciler {
             );
             service_ports.extend(wanted);
         }
-        self.apply_all(&service_ports, gone, wait_policy)
+        let report = self.apply_all(&service_ports, gone, wait_policy);
+        self.prune_released(&service_ports, |service| {
+            changes.iter().any(|change| change.service == *service)
+        });
+        report
     }
 
     fn ports_of(&self, service: &ObjectName) -> impl Iterator<Item = &ServiceKey> {
@@ -528,12 +559,17 @@ impl Reconciler {
             let keys = self.take_keys(key, &mut obsolete);
             report.removed.push(Removed { port: key.clone(), id, keys });
         }
-        for key in &released {
-            // Not in the report: it is not known whether the service is gone.
-            self.take_keys(key, &mut obsolete);
-        }
+        // Not in the report: it is not known whether the services are gone.
+        let released: Vec<(ServiceKey, BTreeSet<FrontendKey>)> = released
+            .into_iter()
+            .map(|key| {
+                let keys = self.take_keys(&key, &mut obsolete);
+                (key, keys)
+            })
+            .collect();
         self.remove_obsolete(obsolete, &mut report);
-        for key in changed.iter().copied().chain(&gone).chain(&released) {
+        let released_keys = released.iter().map(|(key, _)| key);
+        for key in changed.iter().copied().chain(&gone).chain(released_keys) {
             if let Err(error) = self.release_unused(key, &mut report) {
                 report.failed(key, error);
             }
@@ -561,11 +597,16 @@ impl Reconciler {
                 report.services_removed += 1;
             }
         }
-        for key in released {
+        for key in std::mem::take(&mut self.retained.lost) {
+            if let Err(error) = self.release_unused(&key, &mut report) {
+                report.failed(&key, error);
+            }
+        }
+        for (key, keys) in released {
             if self.installed.get(&key).is_some_and(|known| known.keys.is_empty()) {
                 self.drop(&key);
                 report.services_released += 1;
-                self.released.insert(key);
+                self.released.insert(key, keys);
             }
         }
         report
@@ -584,6 +625,7 @@ impl Reconciler {
 
     /// Removes a service port whose backends and slots were freed.
     fn drop(&mut self, key: &ServiceKey) {
+        self.retained.waiting_for_address.remove(key);
         if let Some(installed) = self.installed.remove(key) {
             service_names::remove(&mut self.names, installed.id, key);
             // Absent if the service was never used.

@@ -258,3 +258,50 @@ fn an_object_with_another_uid_is_another_object() {
         assert_eq!(index.close_on_removal(&name("web")), None);
     }
 }
+
+/// What is programmed of the first one is not to stay, though the second one is retained.
+#[test]
+fn a_service_that_is_made_anew_is_told_as_deleted_though_there_is_one_of_its_name() {
+    let bad = || sourced(slice("web-1", "web", vec![])).with_problem("addressType").unusable();
+    let of = |uid: &str, address: &str| {
+        sourced(Service { uid: Some(uid.into()), ..service("web", address) })
+    };
+    let unusable = || of("?", "10.96.0.1").with_problem("spec.ports").unusable();
+    let delete = || Event::Delete(unusable().reference);
+    let now = || Event::Apply(of("2", "10.96.0.2"));
+    for (what, events, is_deleted) in [
+        ("another uid", vec![now()], true),
+        ("deleted between", vec![delete(), now()], true),
+        ("in a list", vec![Event::Replace(Kind::Service, vec![of("2", "10.96.0.2")])], true),
+        ("unusable between", vec![Event::Apply(unusable()), now()], true),
+        ("the same", vec![Event::Apply(of("1", "10.96.0.2"))], false),
+        (
+            "the same, unusable between",
+            vec![Event::Apply(unusable()), Event::Apply(of("1", "10.96.0.2"))],
+            false,
+        ),
+    ] {
+        for retained_before in [true, false] {
+            let mut index = started_with(&good());
+            index.apply(Event::Apply(of("1", "10.96.0.1")));
+            if retained_before {
+                index.apply(Event::Apply(bad()));
+            }
+            index.changes();
+            assert!(index.take_deleted().is_empty(), "{what}");
+            events.iter().cloned().for_each(|event| index.apply(event));
+            index.apply(Event::Apply(bad()));
+            let expected: BTreeSet<ObjectName> =
+                is_deleted.then(|| name("web")).into_iter().collect();
+            assert_eq!(index.take_deleted(), expected, "{what}");
+            assert!(index.take_deleted().is_empty(), "{what}: told twice");
+            assert!(index.retained().contains(&name("web")), "{what}");
+            let changes = index.changes().services;
+            let changed = changes.iter().find(|part| part.service == name("web")).unwrap();
+            assert_eq!(
+                line(&changed.frontends[0]),
+                "ClusterIP 10.96.0.2 80/TCP Refuse NoEndpoints []"
+            );
+        }
+    }
+}
