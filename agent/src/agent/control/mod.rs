@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::thread::ControlThread;
 use self::{
-    next_sync::NextSync,
+    next_sync::{NextSync, Tick},
     probe_services::ProbeServices,
     reclaimer::{Reclaimed, Reclaimer, Waited},
     retry_queue::RetryQueue,
@@ -257,13 +257,12 @@ impl Control {
         self.nested.start_search();
         self.node_addresses.read_interfaces();
         self.publish_node_addresses_error();
-        if self.index.synced() && self.node_addresses.differ(&self.index) {
-            self.next_sync.require(NextSync::CheckAddresses);
-            self.sync();
-        } else if self.retry_queue.needs_full_sync() {
-            self.next_sync.require(NextSync::Full);
-            self.sync();
-        } else if self.next_sync == NextSync::Failed {
+        let tick = Tick {
+            addresses_differ: self.index.synced() && self.node_addresses.differ(&self.index),
+            needs_full_sync: self.retry_queue.needs_full_sync(),
+        };
+        if let Some(next_sync) = self.next_sync.at_tick(tick) {
+            self.next_sync = next_sync;
             self.sync();
         } else if !self.retry_queue.is_empty() {
             self.retry();

@@ -36,6 +36,15 @@ pub struct Outcome {
     pub source_complete: bool,
 }
 
+/// What a tick of the loop found.
+#[derive(Debug, Clone, Copy)]
+pub struct Tick {
+    /// The node's addresses are not those of the last sync.
+    pub addresses_differ: bool,
+    /// Something failed that only a full sync can repair.
+    pub needs_full_sync: bool,
+}
+
 impl NextSync {
     /// What the next sync has to do after one that ended so.
     pub const fn after(outcome: Outcome) -> Self {
@@ -52,6 +61,17 @@ impl NextSync {
     /// Requires that the next sync does at least this.
     pub fn require(&mut self, least: Self) {
         *self = (*self).max(least);
+    }
+
+    /// The sync that a tick has to start; `None` if it has to start none.
+    pub fn at_tick(mut self, tick: Tick) -> Option<Self> {
+        match tick {
+            Tick { needs_full_sync: true, .. } => self.require(Self::Full),
+            Tick { addresses_differ: true, .. } => self.require(Self::CheckAddresses),
+            _ if self == Self::Failed => {}
+            _ => return None,
+        }
+        Some(self)
     }
 
     /// What to write. `addresses_changed` compares the node's addresses with those of the last sync; it is
@@ -107,6 +127,25 @@ mod tests {
                 let mut next = state;
                 next.require(least);
                 assert_eq!(next, expected, "{state:?}, {least:?} required");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tick_starts_a_sync_for_other_addresses_and_for_what_failed() {
+        let table = [
+            // neither, addresses differ, needs a full sync, both
+            (Changes, [None, Some(CheckAddresses), Some(Full), Some(Full)]),
+            (CheckAddresses, [None, Some(CheckAddresses), Some(Full), Some(Full)]),
+            (Full, [None, Some(Full), Some(Full), Some(Full)]),
+            (Unconfirmed, [None, Some(Unconfirmed), Some(Unconfirmed), Some(Unconfirmed)]),
+            (Failed, [Some(Failed); 4]),
+        ];
+        let found = [(false, false), (true, false), (false, true), (true, true)];
+        for (state, expected) in table {
+            for ((addresses_differ, needs_full_sync), expected) in found.into_iter().zip(expected) {
+                let tick = Tick { addresses_differ, needs_full_sync };
+                assert_eq!(state.at_tick(tick), expected, "{state:?}, {tick:?}");
             }
         }
     }
