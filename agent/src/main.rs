@@ -1,16 +1,23 @@
 //! The `sockline` command: reads the command line and hands over to the library.
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use sockline::{
     cli::{
-        Cli, Command, agent, backends, check, cleanup, environment, helper, plan, services, status,
+        Cli, Command, agent, backends, check, cleanup, environment, helper, plan, renamed,
+        services, status,
     },
     printable::Printable,
 };
 
 fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if let Some(error) = renamed::find(arguments.iter().map(OsString::as_os_str), is_set) {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
+    }
     let matches = environment::without_empty(Cli::command()).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match cli.command {

@@ -38,7 +38,7 @@ fn plan(manifest: &str, arguments: &[&str]) -> Output {
         .arg("plan")
         .arg("--manifests")
         .arg(folder.path())
-        .args(["--node", "here"])
+        .args(["--node-name", "here"])
         .args(arguments)
         .output()
         .expect("it runs")
@@ -126,7 +126,7 @@ fn problems_go_to_stderr_one_line_each_and_are_no_failure() {
 #[test]
 fn a_folder_that_cannot_be_read_is_a_failure_that_names_it() {
     let output = Command::new(env!("CARGO_BIN_EXE_sockline"))
-        .args(["plan", "--manifests", "/does/not/exist", "--node", "here"])
+        .args(["plan", "--manifests", "/does/not/exist", "--node-name", "here"])
         .output()
         .expect("it runs");
     assert_eq!(output.status.code(), Some(1));

@@ -175,11 +175,11 @@ impl Agent {
             .arg("agent")
             .args(source)
             .args(["--node-name", &options.node_name])
-            .arg("--cgroup")
+            .arg("--cgroup-root")
             .arg(options.cgroup.as_deref().unwrap_or_else(|| node.cgroup()))
-            .arg("--bpffs")
+            .arg("--bpf-root")
             .arg(options.bpffs.as_deref().unwrap_or_else(|| node.bpffs()))
-            .args(["--listen", &listen.to_string()])
+            .args(["--metrics-bind-address", &listen.to_string()])
             .arg("--admin-socket")
             .arg(&admin_socket)
             .args(&options.args)
@@ -290,7 +290,7 @@ impl Agent {
     pub fn cli(&self, args: &[&str]) -> Result<String> {
         let (command, rest) = args.split_first().context("a command of `sockline` is needed")?;
         let mut process = Command::new(&self.binary);
-        process.arg(command).arg("--bpffs").arg(self.node.bpffs());
+        process.arg(command).arg("--bpf-root").arg(self.node.bpffs());
         if *command != "cleanup" {
             process.arg("--admin-socket").arg(&self.admin_socket);
         }

@@ -31,7 +31,7 @@ fn serving_with(args: &[&str]) -> (Stage, Agent) {
 
 /// Whatever is damaged stays so.
 fn serving() -> (Stage, Agent) {
-    serving_with(&["--repair-interval", "3600"])
+    serving_with(&["--reconcile-interval", "3600s"])
 }
 
 /// What `sockline check` said.
@@ -87,7 +87,7 @@ impl Report {
 
 fn run(stage: &Stage, args: &[&str]) -> Output {
     let cgroup = stage.node.cgroup().to_str().unwrap();
-    stage.look(&[&["check", "--cgroup", cgroup], args].concat())
+    stage.look(&[&["check", "--cgroup-root", cgroup], args].concat())
 }
 
 #[track_caller]
@@ -249,7 +249,7 @@ fn a_cgroup_that_is_not_the_one_that_should_be_served_is_a_warning() {
     fs::remove_dir(&inner).unwrap();
 }
 
-/// `sockline check` without --cgroup, where no cgroup above the agent's is mounted: as in a container that
+/// `sockline check` without --cgroup-root, where no cgroup above the agent's is mounted: as in a container that
 /// is a node, as kind's are.
 fn check_where_nothing_above_is_mounted(stage: &Stage, cgroup: &Path) -> Report {
     let is_cgroup2 = |path: &&Path| path.join("cgroup.controllers").is_file();
@@ -261,7 +261,7 @@ fn check_where_nothing_above_is_mounted(stage: &Stage, cgroup: &Path) -> Report 
         .args(["--mount", "sh", "-c", hide, "sh"])
         .args([cgroup, mount_point])
         .arg(sockline_binary().unwrap())
-        .args(["check", "-o", "json", "--bpffs"])
+        .args(["check", "-o", "json", "--bpf-root"])
         .arg(stage.node.bpffs())
         .arg("--admin-socket")
         .arg(stage.node.temp().join("admin.sock"))
@@ -290,7 +290,7 @@ fn an_agent_that_sees_only_the_pods_of_its_node_is_a_warning() {
     stage.put_service("cart", CART);
     let _pod = stage.node.pod_cgroup(POD).unwrap();
     let pods = stage.node.cgroup().join("kubepods.slice");
-    let mut options = options(&["--repair-interval", "3600"]);
+    let mut options = options(&["--reconcile-interval", "3600s"]);
     options.cgroup = Some(pods.clone());
     let _agent = stage.node.agent(&options).unwrap();
     let report = check_where_nothing_above_is_mounted(&stage, &pods);
@@ -302,7 +302,7 @@ fn on_an_inner_cgroup() -> (Stage, Agent, PathBuf) {
     stage.put_service("cart", CART);
     let inner = stage.node.cgroup().join("inner");
     make_threaded(&inner);
-    let mut options = options(&["--repair-interval", "3600"]);
+    let mut options = options(&["--reconcile-interval", "3600s"]);
     options.cgroup = Some(inner.clone());
     let agent = stage.node.agent(&options).unwrap();
     (stage, agent, inner)
@@ -477,9 +477,9 @@ fn checks_may_run_side_by_side() {
         .map(|_| {
             let mut command = Command::new(sockline_binary().unwrap());
             command
-                .args(["check", "-o", "json", "--cgroup"])
+                .args(["check", "-o", "json", "--cgroup-root"])
                 .arg(stage.node.cgroup())
-                .arg("--bpffs")
+                .arg("--bpf-root")
                 .arg(stage.node.bpffs())
                 .arg("--admin-socket")
                 .arg(stage.node.temp().join("admin.sock"))
@@ -536,7 +536,8 @@ fn the_help_tells_the_exit_status() {
         .output()
         .unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    for words in ["--quick", "[env: SOCKLINE_CGROUP=", "Exit status:", "2  could not check at all"]
+    for words in
+        ["--quick", "[env: SOCKLINE_CGROUP_ROOT=", "Exit status:", "2  could not check at all"]
     {
         assert!(help.contains(words), "{words}: {help}");
     }
@@ -696,7 +697,7 @@ fn readiness_goes_with_the_links_and_comes_back_with_them() {
 
 #[test]
 fn readiness_is_lost_when_somebody_puts_another_program_into_a_link() {
-    let (stage, agent) = serving_with(&["--repair-interval", "3600"]);
+    let (stage, agent) = serving_with(&["--reconcile-interval", "3600s"]);
     let pins = Damage::of(&stage);
     let links = pins.pins().links();
     // The other hook's link under this one's name.

@@ -23,7 +23,7 @@ fn serving() -> (Stage, Agent) {
 }
 
 fn cleanup(stage: &Stage) -> Output {
-    stage.sockline(&["cleanup", "--bpffs", stage.node.bpffs().to_str().unwrap()])
+    stage.sockline(&["cleanup", "--bpf-root", stage.node.bpffs().to_str().unwrap()])
 }
 
 fn said(output: &Output) -> String {
@@ -67,7 +67,7 @@ fn it_refuses_while_an_agent_runs() {
         error_of(&output),
         format!(
             "error: another sockline agent (process {}) already manages {}; stop it first, or \
-             give this one its own --bpffs\n",
+             give this one its own --bpf-root\n",
             agent.pid(),
             stage.node.bpffs().join("sockline").display()
         )

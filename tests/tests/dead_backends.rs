@@ -529,7 +529,7 @@ fn assert_kept_while_serving(stage: &mut Dns, service: &Service, to: SocketAddr)
 
 #[test]
 fn an_endpoint_that_terminates_keeps_its_sockets_for_as_long_as_it_serves() {
-    let mut stage = Dns::without_service(2, &["--repair-interval", "3600"]);
+    let mut stage = Dns::without_service(2, &["--reconcile-interval", "3600s"]);
     assert_kept_while_serving(&mut stage, &dns(), at(V4));
 }
 
@@ -549,7 +549,7 @@ fn set_node_b(stage: &mut Dns, addresses: [&str; 2]) {
 }
 
 fn with_node_b(pods: usize) -> Dns {
-    let args = ["--nodeports-of-all-nodes", "--repair-interval", "3600"];
+    let args = ["--nodeports-of-all-nodes", "--reconcile-interval", "3600s"];
     let mut stage = Dns::without_service(pods, &args);
     set_node_b(&mut stage, OF_NODE_B);
     stage

@@ -292,7 +292,7 @@ fn patch_of_the_agent() -> Value {
     let container = json!({
         "name": "agent",
         "args": ["agent", "--fail-open-after=5m"],
-        "env": [{"name": "SOCKLINE_BPFFS", "value": "/other/bpf"}],
+        "env": [{"name": "SOCKLINE_BPF_ROOT", "value": "/other/bpf"}],
         "securityContext": {"privileged": true},
         "volumeMounts": [{"name": "bpf", "mountPath": "/other/bpf"}],
     });
@@ -398,7 +398,7 @@ fn every_mount_has_its_volume_and_the_pins_are_in_one() {
     assert_eq!(names(&container["volumeMounts"]), names(&pod["volumes"]));
     let mut mounts = container["volumeMounts"].as_array().unwrap().iter();
     let variables = container["env"].as_array().unwrap();
-    let bpffs = variables.iter().find(|variable| variable["name"] == "SOCKLINE_BPFFS").unwrap();
+    let bpffs = variables.iter().find(|variable| variable["name"] == "SOCKLINE_BPF_ROOT").unwrap();
     assert!(mounts.any(|mount| mount["mountPath"] == bpffs["value"]), "{bpffs} is no mount");
 }
 
@@ -521,10 +521,10 @@ impl Confined {
             .run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap());
         let mut command = confined(&["agent", "--node-name", "node-a"]);
         command.arg("--manifests").arg(stage.node.manifests());
-        command.arg("--cgroup").arg(stage.node.cgroup());
-        command.arg("--bpffs").arg(stage.node.bpffs());
+        command.arg("--cgroup-root").arg(stage.node.cgroup());
+        command.arg("--bpf-root").arg(stage.node.bpffs());
         command.arg("--admin-socket").arg(stage.node.temp().join("admin.sock"));
-        command.args(["--listen", &listen.to_string()]);
+        command.args(["--metrics-bind-address", &listen.to_string()]);
         let mut agent = Self(stage.node.outside().child(&mut command).unwrap());
         eventually("the confined agent to be ready", || {
             if let Some(status) = agent.0.try_wait().unwrap() {
@@ -565,11 +565,12 @@ fn the_daemon_sets_capabilities_are_enough_for_a_whole_life() {
     let socket = stage.node.temp().join("admin.sock");
     let run = |args: &[&str]| stage.node.outside().output(&mut confined(args)).unwrap();
     for listing in ["status", "services", "backends"] {
-        let output = run(&[listing, "--bpffs", &bpffs, "--admin-socket", socket.to_str().unwrap()]);
+        let output =
+            run(&[listing, "--bpf-root", &bpffs, "--admin-socket", socket.to_str().unwrap()]);
         assert!(output.status.success(), "{listing}: {}", error_of(&output));
     }
     agent.end();
-    let output = run(&["cleanup", "--bpffs", &bpffs]);
+    let output = run(&["cleanup", "--bpf-root", &bpffs]);
     assert!(output.status.success(), "{}", error_of(&output));
     stage.assert_untouched(CART);
 }
@@ -577,7 +578,7 @@ fn the_daemon_sets_capabilities_are_enough_for_a_whole_life() {
 #[test]
 fn a_clean_up_that_waits_ends_with_sigterm() {
     let stage = Stage::new(0);
-    let mut command = confined(&["cleanup", "--wait", "--bpffs"]);
+    let mut command = confined(&["cleanup", "--wait", "--bpf-root"]);
     command.arg(stage.node.bpffs()).stdout(Stdio::piped());
     let mut child = stage.node.outside().child(&mut command).unwrap();
     let mut said = String::new();

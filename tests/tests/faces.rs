@@ -195,7 +195,8 @@ fn the_kernel_holds_the_plan_of_every_recorded_feature() {
     let recorded = AgentOptions { manifests: Some(folder.clone()), ..options(&[]) };
     let _agent = stage.node.agent(&recorded).unwrap();
     let folder = folder.to_str().unwrap();
-    let output = stage.sockline(&["plan", "--manifests", folder, "--node", "node-a", "-o", "json"]);
+    let output =
+        stage.sockline(&["plan", "--manifests", folder, "--node-name", "node-a", "-o", "json"]);
     assert!(output.status.success(), "{}", error_of(&output));
     let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
     let kernel = stage.json(&["services"]);
@@ -267,15 +268,15 @@ fn the_help_names_every_variable() {
         "MANIFESTS",
         "KUBECONFIG",
         "NODE_NAME",
-        "CGROUP",
-        "BPFFS",
-        "LISTEN",
+        "CGROUP_ROOT",
+        "BPF_ROOT",
+        "METRICS_BIND_ADDRESS",
         "ADMIN_SOCKET",
         "MAX_FRONTENDS",
         "MAX_BACKENDS",
-        "REPAIR_INTERVAL",
-        "LOG",
-        "LOG_JSON",
+        "RECONCILE_INTERVAL",
+        "LOG_LEVEL",
+        "LOG_FORMAT",
     ] {
         assert!(help.contains(&format!("[env: SOCKLINE_{name}=")), "{name}: {help}");
     }
@@ -300,20 +301,20 @@ fn by_environment(stage: &Stage, more: &[(&str, &str)]) -> (Running, Value) {
         .arg("agent")
         .env_remove("NODE_NAME")
         .env("SOCKLINE_MANIFESTS", node.manifests())
-        .env("SOCKLINE_CGROUP", node.cgroup())
-        .env("SOCKLINE_BPFFS", node.bpffs())
-        .env("SOCKLINE_LISTEN", "127.0.0.1:0")
+        .env("SOCKLINE_CGROUP_ROOT", node.cgroup())
+        .env("SOCKLINE_BPF_ROOT", node.bpffs())
+        .env("SOCKLINE_METRICS_BIND_ADDRESS", "127.0.0.1:0")
         .env("SOCKLINE_ADMIN_SOCKET", &socket)
         .env("SOCKLINE_MAX_FRONTENDS", "77")
         .env("SOCKLINE_MAX_BACKENDS", "99")
-        .env("SOCKLINE_LOG", "error")
+        .env("SOCKLINE_LOG_LEVEL", "error")
         .envs(more.iter().copied())
         .stdin(Stdio::null());
     let running = Running(node.outside().child(&mut command).unwrap());
     let status = eventually("the agent to be ready", || {
         let mut look = Command::new(sockline_binary().unwrap());
         look.args(["status", "-o", "json"])
-            .env("SOCKLINE_BPFFS", node.bpffs())
+            .env("SOCKLINE_BPF_ROOT", node.bpffs())
             .env("SOCKLINE_ADMIN_SOCKET", &socket);
         let output = node.outside().output(&mut look).unwrap();
         let status: Value =
@@ -366,7 +367,7 @@ fn an_answer_that_makes_no_sense_is_told_as_that() {
     let socket = socket.to_str().unwrap();
     let bpffs = stage.node.bpffs().to_str().unwrap();
     let look = |command: &str| {
-        let output = stage.sockline(&[command, "--bpffs", bpffs, "--admin-socket", socket]);
+        let output = stage.sockline(&[command, "--bpf-root", bpffs, "--admin-socket", socket]);
         String::from_utf8(output.stdout).unwrap()
     };
     let said = "the agent's answer cannot be parsed: missing field";

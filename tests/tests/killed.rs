@@ -179,7 +179,7 @@ impl Killing {
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         assert_eq!(inner, wanted, "{what}: pins of inner maps");
         let cgroup = self.stage.node.cgroup().to_str().unwrap();
-        let report = agent.cli(&["check", "--cgroup", cgroup, "-o", "json"]);
+        let report = agent.cli(&["check", "--cgroup-root", cgroup, "-o", "json"]);
         let report: Value = serde_json::from_str(&report.unwrap()).unwrap();
         for finding in report.as_array().unwrap() {
             assert_ne!(finding["state"], "failed", "{what}: {finding}");

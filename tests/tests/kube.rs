@@ -142,7 +142,7 @@ fn the_state_stays_and_the_trouble_is_told_while_the_server_is_away() {
 /// What `sockline check` finds under a name.
 fn finding(stage: &Stage, check: &str) -> Value {
     let cgroup = stage.node.cgroup().to_str().unwrap();
-    let output = stage.look(&["check", "--cgroup", cgroup, "-o", "json"]);
+    let output = stage.look(&["check", "--cgroup-root", cgroup, "-o", "json"]);
     let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     findings.into_iter().find(|finding| finding["check"] == check).unwrap()
 }

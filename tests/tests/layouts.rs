@@ -92,7 +92,7 @@ fn assert_sound(stage: &Stage, agent: &Agent, layout: &str) {
         assert_eq!(stage.spread(service, 40).len(), 3, "not all pods of {service} get connects");
     }
     let cgroup = stage.node.cgroup().to_str().unwrap();
-    agent.cli(&["check", "--cgroup", cgroup]).unwrap();
+    agent.cli(&["check", "--cgroup-root", cgroup]).unwrap();
 }
 
 const OWN: &str = "v2";

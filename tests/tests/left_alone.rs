@@ -155,11 +155,11 @@ fn the_options_leave_namespaces_and_labelled_pods_alone() {
     stage.put("pod.yaml", &[pod("meshed", UID, enabled), pod("plain", OTHER_UID, json!({}))]);
     let meshed = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
     let plain = stage.node.pod_cgroup(OTHER_UID).unwrap().container(&stage.client, "b").unwrap();
-    let mut agent = stage.agent_with(&["--leave-alone-pods", "sidecar in (yes,true)"]);
+    let mut agent = stage.agent_with(&["--exclude-pod-selector", "sidecar in (yes,true)"]);
     assert_untouched(&meshed);
     assert_served(&plain);
     agent.stop().unwrap();
-    let _agent = stage.agent_with(&["--leave-alone-namespaces", "kube-system,shop"]);
+    let _agent = stage.agent_with(&["--exclude-namespaces", "kube-system,shop"]);
     assert_untouched(&meshed);
     assert_untouched(&plain);
     assert_served(&stage.client);
@@ -168,10 +168,10 @@ fn the_options_leave_namespaces_and_labelled_pods_alone() {
 #[test]
 fn a_selector_that_is_none_is_refused_with_the_option_named() {
     let stage = Stage::new(0);
-    let output = stage.sockline(&["agent", "--leave-alone-pods", "app of (x)"]);
+    let output = stage.sockline(&["agent", "--exclude-pod-selector", "app of (x)"]);
     let error = common::error_of(&output);
     assert!(!output.status.success());
-    assert!(error.contains("--leave-alone-pods") && error.contains("app of (x)"), "{error}");
+    assert!(error.contains("--exclude-pod-selector") && error.contains("app of (x)"), "{error}");
 }
 
 #[test]

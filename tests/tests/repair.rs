@@ -550,7 +550,7 @@ fn without_its_file_system_the_agent_serves_on_and_mounts_it_again() {
     });
     agent.kill().unwrap();
     stage.assert_served(CART);
-    let cleaned = stage.sockline(&["cleanup", "--bpffs", bpffs.path().to_str().unwrap()]);
+    let cleaned = stage.sockline(&["cleanup", "--bpf-root", bpffs.path().to_str().unwrap()]);
     assert!(cleaned.status.success(), "{}", common::error_of(&cleaned));
 }
 
@@ -568,7 +568,7 @@ fn a_helper_that_does_not_mount_the_file_system_is_replaced_and_holds_the_agent_
     let path = bpffs.path().to_str().unwrap();
     let socket = agent.admin_socket().to_str().unwrap().to_owned();
     let status =
-        stage.sockline(&["status", "--bpffs", path, "--admin-socket", &socket, "-o", "json"]);
+        stage.sockline(&["status", "--bpf-root", path, "--admin-socket", &socket, "-o", "json"]);
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     let helper = status["agent"]["closing"]["helper"]["running"].as_i64().unwrap();
     let helper = nix::unistd::Pid::from_raw(helper.try_into().unwrap());
@@ -583,7 +583,7 @@ fn a_helper_that_does_not_mount_the_file_system_is_replaced_and_holds_the_agent_
     let maps = Pins::in_bpffs(bpffs.path()).map("AGENT");
     eventually("the pins", || holds(maps.exists(), agent.log()));
     agent.kill().unwrap();
-    let cleaned = stage.sockline(&["cleanup", "--bpffs", path]);
+    let cleaned = stage.sockline(&["cleanup", "--bpf-root", path]);
     assert!(cleaned.status.success(), "{}", common::error_of(&cleaned));
 }
 

@@ -356,13 +356,13 @@ fn a_second_agent_is_turned_away_and_the_first_is_unharmed() {
         "agent",
         "--manifests",
         stage.node.manifests().to_str().unwrap(),
-        "--bpffs",
+        "--bpf-root",
         bpffs.to_str().unwrap(),
-        "--cgroup",
+        "--cgroup-root",
         stage.node.cgroup().to_str().unwrap(),
         "--admin-socket",
         agent.admin_socket().to_str().unwrap(),
-        "--listen",
+        "--metrics-bind-address",
         "127.0.0.1:0",
         "--node-name",
         "node-a",
@@ -372,7 +372,7 @@ fn a_second_agent_is_turned_away_and_the_first_is_unharmed() {
     let errors = common::lines_with(&said, "error");
     let expected = format!(
         "error: another sockline agent (process {}) already manages {}; stop it first, or give \
-         this one its own --bpffs",
+         this one its own --bpf-root",
         agent.pid(),
         bpffs.join("sockline").display()
     );
@@ -423,7 +423,7 @@ fn an_agent_that_is_killed_while_it_makes_room_for_many_services_leaves_nothing_
         assert_eq!(stage.backends(&format!("s{number}"), "web").len(), ENDPOINTS as usize);
     }
     let cgroup = stage.node.cgroup().to_str().unwrap();
-    let report = stage.json(&["check", "--cgroup", cgroup]);
+    let report = stage.json(&["check", "--cgroup-root", cgroup]);
     let findings = report.as_array().unwrap();
     let drift = findings.iter().find(|finding| finding["check"] == "maps.drift").unwrap();
     assert_eq!(drift["state"], "ok", "{drift}");

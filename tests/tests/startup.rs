@@ -6,20 +6,23 @@ mod common;
 
 use std::{
     fs,
+    mem::offset_of,
     net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt as _,
     process::{Command, Output, Stdio},
 };
 
 use common::error_of;
-use sockline_testbed::{AgentOptions, Node, sockline_binary};
+use sockline::dataplane::Pins;
+use sockline_ebpf::agent_state::AgentState;
+use sockline_testbed::{AgentOptions, Node, bpf::RawMap, sockline_binary};
 
 /// `sockline agent` with what it needs, to be changed.
 fn agent(node: &Node) -> Command {
     let mut command = Command::new(sockline_binary().unwrap());
     command
         .arg("agent")
-        .arg("--bpffs")
+        .arg("--bpf-root")
         .arg(node.bpffs())
         .arg("--admin-socket")
         .arg(node.temp().join("admin.sock"))
@@ -30,7 +33,7 @@ fn agent(node: &Node) -> Command {
 
 fn on_its_cgroup(node: &Node) -> Command {
     let mut command = agent(node);
-    command.arg("--cgroup").arg(node.cgroup());
+    command.arg("--cgroup-root").arg(node.cgroup());
     command
 }
 
@@ -78,10 +81,10 @@ fn not_root() {
 fn a_cgroup_outside_of_cgroup_v2() {
     let node = Node::new().unwrap();
     let mut command = agent(&node);
-    command.args(["--cgroup", "/proc", "--manifests"]).arg(node.manifests());
+    command.args(["--cgroup-root", "/proc", "--manifests"]).arg(node.manifests());
     let complaint = complaint(&node, &mut command);
     assert!(
-        complaint.starts_with("error: --cgroup /proc: not in a cgroup v2 file system"),
+        complaint.starts_with("error: --cgroup-root /proc: not in a cgroup v2 file system"),
         "{complaint}"
     );
 }
@@ -90,10 +93,12 @@ fn a_cgroup_outside_of_cgroup_v2() {
 fn a_cgroup_that_does_not_exist() {
     let node = Node::new().unwrap();
     let mut command = agent(&node);
-    command.args(["--cgroup", "/sys/fs/cgroup/none-such", "--manifests"]).arg(node.manifests());
+    command
+        .args(["--cgroup-root", "/sys/fs/cgroup/none-such", "--manifests"])
+        .arg(node.manifests());
     assert_eq!(
         complaint(&node, &mut command),
-        "error: cannot use --cgroup /sys/fs/cgroup/none-such: No such file or directory (os error 2)"
+        "error: cannot use --cgroup-root /sys/fs/cgroup/none-such: No such file or directory (os error 2)"
     );
 }
 
@@ -102,11 +107,12 @@ fn a_listen_address_in_use() {
     let node = Node::new().unwrap();
     let taken = node.outside().run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     let address = taken.local_addr().unwrap().to_string();
-    let complaint = complaint(&node, with_manifests(&node).args(["--listen", &address]));
+    let complaint =
+        complaint(&node, with_manifests(&node).args(["--metrics-bind-address", &address]));
     assert_eq!(
         complaint,
         format!(
-            "error: cannot listen on {address} (--listen): Address already in use (os error 98)"
+            "error: cannot listen on {address} (--metrics-bind-address): Address already in use (os error 98)"
         )
     );
 }
@@ -178,7 +184,7 @@ fn looking_at_a_node_without_sockline() {
     let node = Node::new().unwrap();
     for command in ["status", "services", "backends"] {
         let mut process = Command::new(sockline_binary().unwrap());
-        process.arg(command).arg("--bpffs").arg(node.bpffs());
+        process.arg(command).arg("--bpf-root").arg(node.bpffs());
         assert_eq!(
             complaint(&node, &mut process),
             format!(
@@ -213,14 +219,40 @@ fn an_empty_variable_is_as_one_that_is_not_set() {
 #[test]
 fn a_variable_that_is_a_switch_takes_the_usual_words() {
     let node = Node::new().unwrap();
-    for (word, is_json) in [("1", true), ("yes", true), ("true", true), ("0", false), ("no", false)]
-    {
-        let env = vec![("SOCKLINE_LOG_JSON".to_owned(), word.to_owned())];
+    let variable = "SOCKLINE_EXCLUDE_NESTED_NAMESPACES";
+    for (word, is_on) in [("1", true), ("yes", true), ("true", true), ("0", false), ("no", false)] {
+        let env = vec![(variable.to_owned(), word.to_owned())];
         let agent = node.agent(&AgentOptions { env, ..AgentOptions::default() }).unwrap();
-        assert_eq!(agent.log().starts_with('{'), is_json, "{word}: {}", agent.log());
+        let pin = Pins::in_bpffs(node.bpffs()).map("AGENT_STATE");
+        let state = RawMap::pinned(&pin).unwrap().get(&0u32.to_ne_bytes()).unwrap().unwrap();
+        let word_at = offset_of!(AgentState, exclude_nested);
+        let seen = u64::from_ne_bytes(state[word_at..][..8].try_into().unwrap());
+        assert_eq!(seen != 0, is_on, "{word}: {}", agent.log());
     }
     let mut command = with_manifests(&node);
-    let output = node.outside().output(command.env("SOCKLINE_LOG_JSON", "maybe")).unwrap();
+    let output = node.outside().output(command.env(variable, "maybe")).unwrap();
     let said = error_of(&output);
-    assert!(said.contains("invalid value 'maybe' for '--log-json'"), "{said}");
+    assert!(said.contains("invalid value 'maybe' for '--exclude-nested-namespaces'"), "{said}");
+}
+
+#[test]
+fn the_log_is_lines_of_text_or_json_objects() {
+    let node = Node::new().unwrap();
+    for (format, is_json) in [("json", true), ("text", false)] {
+        let env = vec![("SOCKLINE_LOG_FORMAT".to_owned(), format.to_owned())];
+        let agent = node.agent(&AgentOptions { env, ..AgentOptions::default() }).unwrap();
+        assert_eq!(agent.log().starts_with('{'), is_json, "{format}: {}", agent.log());
+    }
+}
+
+#[test]
+fn an_option_of_version_0_1_is_an_error_that_names_the_new_one() {
+    let node = Node::new().unwrap();
+    let mut command = with_manifests(&node);
+    let output = node.outside().output(command.env("SOCKLINE_BPFFS", "/sys/fs/bpf")).unwrap();
+    assert_eq!(
+        error_of(&output),
+        "error: the variable SOCKLINE_BPFFS of version 0.1 is SOCKLINE_BPF_ROOT now\n"
+    );
+    assert_eq!(output.status.code(), Some(2));
 }

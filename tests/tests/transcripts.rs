@@ -137,9 +137,9 @@ fn shell(node: &Node, command: &str) -> Command {
         .args(["-euo", "pipefail", "-c", command])
         .current_dir(root())
         .env("PATH", folders)
-        .env("SOCKLINE_BPFFS", node.bpffs())
+        .env("SOCKLINE_BPF_ROOT", node.bpffs())
         .env("SOCKLINE_ADMIN_SOCKET", node.temp().join("admin.sock"))
-        .env("SOCKLINE_CGROUP", node.cgroup())
+        .env("SOCKLINE_CGROUP_ROOT", node.cgroup())
         .stdin(Stdio::null());
     shell
 }

@@ -46,7 +46,7 @@ pub fn start(config: Config) -> anyhow::Result<Started> {
     let mut dataplane = open(&config)?;
     let listener = TcpListener::bind(config.listen)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-        .with_context(|| format!("cannot listen on {} (--listen)", config.listen))?;
+        .with_context(|| format!("cannot listen on {} (--metrics-bind-address)", config.listen))?;
     let admin = admin::Server::bind(&config.admin_socket)?;
     let helper = start_helper(&config, &dataplane)?;
     if let Some(helper) = helper.clone() {

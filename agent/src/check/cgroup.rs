@@ -20,7 +20,7 @@ pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
             return Finding::failed(
                 check,
                 format!("the agent's cgroup {}: {error}", attached.display()),
-                "restart the agent with a --cgroup that exists, or none",
+                "restart the agent with a --cgroup-root that exists, or none",
             );
         }
     };
@@ -44,7 +44,7 @@ pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
             check,
             format!("{}, not {}", attached.display(), wanted.display()),
             "only processes in and below the agent's cgroup are served; if that is meant, give \
-             --cgroup to this command, too",
+             --cgroup-root to this command, too",
         );
     }
     if given.is_none() && id != ROOT {
@@ -62,7 +62,7 @@ pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
         return Finding::warning(
             check,
             format!("{} is mounted, but it is not the root of all cgroups", attached.display()),
-            "mount the host's /sys/fs/cgroup into the agent's container and name it with --cgroup",
+            "mount the host's /sys/fs/cgroup into the agent's container and name it with --cgroup-root",
         );
     }
     Finding::ok(check, format!("{}, id {id}", attached.display()))

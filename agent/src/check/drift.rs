@@ -44,7 +44,7 @@ fn finding(drift: &Drift) -> Finding {
         return Finding::failed(
             CHECK,
             differs.join(", "),
-            "the agent mends it at its next comparison (--repair-interval); find out who writes into \
+            "the agent mends it at its next comparison (--reconcile-interval); find out who writes into \
              its maps",
         );
     }

@@ -80,7 +80,7 @@ pub fn check(node: &Node<'_>) -> Vec<Finding> {
                     check,
                     damage.join("; "),
                     if node.status.is_some() {
-                        "the agent attaches them again at its next comparison (--repair-interval); \
+                        "the agent attaches them again at its next comparison (--reconcile-interval); \
                          look at its log if it does not"
                     } else {
                         "start the agent, which attaches them again"

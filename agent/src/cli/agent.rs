@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, builder::BoolishValueParser};
+use clap::{Args, ValueEnum, builder::BoolishValueParser};
 use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -44,20 +44,20 @@ pub struct AgentArgs {
     node_name: Option<String>,
     /// cgroup v2 folder to attach to: sockets of processes in and below it are served [default:
     /// the root of cgroup v2, found in the mount table or mounted]
-    #[arg(long, value_name = "DIR", env = "SOCKLINE_CGROUP")]
-    cgroup: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", env = "SOCKLINE_CGROUP_ROOT")]
+    cgroup_root: Option<PathBuf>,
     /// Folder in a BPF file system for the kernel state, under `sockline/` [default: the mounted
     /// one, usually /sys/fs/bpf; mounted if it is missing]
-    #[arg(long, value_name = "DIR", env = "SOCKLINE_BPFFS")]
-    bpffs: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", env = "SOCKLINE_BPF_ROOT")]
+    bpf_root: Option<PathBuf>,
     /// Where to serve /metrics, /healthz and /readyz
     #[arg(
         long,
         value_name = "ADDR:PORT",
-        env = "SOCKLINE_LISTEN",
+        env = "SOCKLINE_METRICS_BIND_ADDRESS",
         default_value = "127.0.0.1:9470"
     )]
-    listen: SocketAddr,
+    metrics_bind_address: SocketAddr,
     /// Socket that `sockline status` and `sockline check` ask
     #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
     admin_socket: PathBuf,
@@ -85,21 +85,22 @@ pub struct AgentArgs {
     /// never: the last known state is served for ever]
     #[arg(long, value_name = "DURATION", env = "SOCKLINE_FAIL_OPEN_AFTER", value_parser = fail_open_after)]
     fail_open_after: Option<Duration>,
-    /// How often to compare the kernel's maps and links with what they should be, and mend them
-    #[arg(long, value_name = "SECONDS", env = "SOCKLINE_REPAIR_INTERVAL", default_value_t = 60,
-          value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    repair_interval: u64,
-    /// Leave the pods of these namespaces alone: their connections are not redirected
+    /// How often to compare the kernel's maps and links with what they should be, and repair them
+    /// (as Go writes it: 30s, 5m; 1s to 24h)
+    #[arg(long, value_name = "DURATION", env = "SOCKLINE_RECONCILE_INTERVAL", default_value = "60s",
+          value_parser = reconcile_interval)]
+    reconcile_interval: Duration,
+    /// Exclude the pods of these namespaces: their connections are not redirected
     #[arg(
         long,
         value_name = "NAMESPACE",
         value_delimiter = ',',
-        env = "SOCKLINE_LEAVE_ALONE_NAMESPACES"
+        env = "SOCKLINE_EXCLUDE_NAMESPACES"
     )]
-    leave_alone_namespaces: Vec<String>,
-    /// Leave the pods with these labels alone (as in `kubectl get pods -l`)
-    #[arg(long, value_name = "SELECTOR", env = "SOCKLINE_LEAVE_ALONE_PODS")]
-    leave_alone_pods: Option<Selector>,
+    exclude_namespaces: Vec<String>,
+    /// Exclude the pods with these labels (as in `kubectl get pods -l`)
+    #[arg(long, value_name = "SELECTOR", env = "SOCKLINE_EXCLUDE_POD_SELECTOR")]
+    exclude_pod_selector: Option<Selector>,
     /// Which of the node's addresses NodePorts are at: `all`, `primary` (the Node object's first of
     /// each family), or ranges such as 192.0.2.0/24. As with kube-proxy, a family without a range has
     /// all of its own [default: all]
@@ -124,11 +125,19 @@ pub struct AgentArgs {
     )]
     without_features: Vec<Feature>,
     /// What to log: error, warn, info, debug or trace, also by module (sockline::source=debug)
-    #[arg(long, value_name = "FILTER", env = "SOCKLINE_LOG", default_value = "info")]
-    log: String,
-    /// Log one JSON object per line
-    #[arg(long, env = "SOCKLINE_LOG_JSON", value_parser = BoolishValueParser::new())]
-    log_json: bool,
+    #[arg(long, value_name = "FILTER", env = "SOCKLINE_LOG_LEVEL", default_value = "info")]
+    log_level: String,
+    /// How to log: a line of text or a JSON object for each event
+    #[arg(long, value_enum, env = "SOCKLINE_LOG_FORMAT", default_value_t)]
+    log_format: LogFormat,
+}
+
+/// How each event is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -136,7 +145,7 @@ pub struct AgentArgs {
 /// # Errors
 /// When it cannot start.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
-    init_log(&args.log, args.log_json)?;
+    init_log(&args.log_level, args.log_format)?;
     memory::share_one_heap();
     let config = Config {
         limits: limits(&args)?,
@@ -145,9 +154,9 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             None => Source::Kubernetes { kubeconfig: args.kubeconfig },
         },
         node_name: node_name(args.node_name)?,
-        cgroup: args.cgroup,
-        bpffs: args.bpffs,
-        listen: args.listen,
+        cgroup: args.cgroup_root,
+        bpffs: args.bpf_root,
+        listen: args.metrics_bind_address,
         admin_socket: args.admin_socket,
         without: args.without_features,
         nested: if args.exclude_nested_namespaces {
@@ -156,10 +165,10 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             NestedNamespaces::Translate
         },
         fail_open_after: args.fail_open_after.filter(|after| !after.is_zero()),
-        repair_interval: Duration::from_secs(args.repair_interval),
+        repair_interval: args.reconcile_interval,
         leave_alone: Policy {
-            namespaces: args.leave_alone_namespaces.into_iter().collect(),
-            pods: args.leave_alone_pods,
+            namespaces: args.exclude_namespaces.into_iter().collect(),
+            pods: args.exclude_pod_selector,
         },
         node_port_addresses: NodePortAddresses(args.nodeport_addresses),
         node_ports: if args.nodeports_of_all_nodes {
@@ -200,18 +209,17 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     result
 }
 
-fn init_log(filter: &str, json: bool) -> anyhow::Result<()> {
+fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     use std::io::IsTerminal as _;
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| anyhow::anyhow!("--log {filter}: {error}"))?;
+        .map_err(|error| anyhow::anyhow!("--log-level {filter}: {error}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    if json {
-        builder.json().init();
-    } else {
-        builder.fmt_fields(debug_fn(field).delimited(" ")).init();
+    match format {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder.fmt_fields(debug_fn(field).delimited(" ")).init(),
     }
     Ok(())
 }
@@ -238,6 +246,14 @@ fn fail_open_after(text: &str) -> Result<Duration, String> {
         return Err(format!("{text} is shorter than {}s", SHORTEST_FAIL_OPEN.as_secs()));
     }
     Ok(after)
+}
+
+fn reconcile_interval(text: &str) -> Result<Duration, String> {
+    let interval = duration::parse(text)?;
+    if !(Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&interval) {
+        return Err(format!("{text} is not between 1s and 24h"));
+    }
+    Ok(interval)
 }
 
 /// What the maps may grow to.

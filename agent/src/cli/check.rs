@@ -34,7 +34,7 @@ pub struct CheckArgs {
     node: NodeArgs,
     /// The cgroup whose sockets should be served [default: the root of cgroup v2, found in the mount
     /// table]
-    #[arg(long, value_name = "DIR", env = "SOCKLINE_CGROUP")]
+    #[arg(long = "cgroup-root", value_name = "DIR", env = "SOCKLINE_CGROUP_ROOT")]
     cgroup: Option<PathBuf>,
     /// Only the cheap part, as /readyz does: the agent and the links
     #[arg(long)]
@@ -45,7 +45,7 @@ pub struct CheckArgs {
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
     /// The cgroup to connect from
-    #[arg(long, value_name = "DIR")]
+    #[arg(long = "cgroup-root", value_name = "DIR")]
     cgroup: Option<PathBuf>,
 }
 

@@ -14,7 +14,7 @@ use crate::{dataplane, mounts};
 #[derive(Debug, Args)]
 pub struct CleanupArgs {
     /// Folder in a BPF file system that the agent was given [default: the mounted one]
-    #[arg(long, value_name = "DIR", env = "SOCKLINE_BPFFS")]
+    #[arg(long = "bpf-root", value_name = "DIR", env = "SOCKLINE_BPF_ROOT")]
     bpffs: Option<PathBuf>,
     /// Stay until SIGTERM when done, as a pod must that Kubernetes is to count as done with its node
     #[arg(long)]

@@ -13,7 +13,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct HelperArgs {
     /// Folder in a BPF file system where the agent's kernel state is
-    #[arg(long, value_name = "DIR")]
+    #[arg(long = "bpf-root", value_name = "DIR")]
     bpffs: PathBuf,
     /// How to close sockets, if at all
     #[arg(long, value_enum)]

@@ -10,6 +10,7 @@ pub mod helper;
 mod node;
 pub mod output;
 pub mod plan;
+pub mod renamed;
 pub mod services;
 pub mod status;
 pub mod table;

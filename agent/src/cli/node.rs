@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct NodeArgs {
     /// Folder in a BPF file system that the agent was given [default: the mounted one]
-    #[arg(long, value_name = "DIR", env = "SOCKLINE_BPFFS")]
+    #[arg(long = "bpf-root", value_name = "DIR", env = "SOCKLINE_BPF_ROOT")]
     pub bpffs: Option<PathBuf>,
     /// The agent's admin socket
     #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]

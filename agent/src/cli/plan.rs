@@ -26,7 +26,7 @@ pub struct PlanArgs {
     pub manifests: PathBuf,
     /// The node to plan for
     #[arg(long, value_name = "NAME")]
-    pub node: String,
+    pub node_name: String,
     /// Plan NodePorts at the addresses of all nodes, as the agent's option has it
     #[arg(long)]
     pub nodeports_of_all_nodes: bool,
@@ -42,7 +42,7 @@ pub struct PlanArgs {
 pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let scope =
         if args.nodeports_of_all_nodes { NodePortScope::AllNodes } else { NodePortScope::ThisNode };
-    let mut index = Index::new(args.node.as_str()).with_node_ports(scope);
+    let mut index = Index::new(args.node_name.as_str()).with_node_ports(scope);
     for event in read_folder(&args.manifests)?.into_events() {
         index.apply(event);
     }

@@ -24,7 +24,7 @@ pub enum DataplaneError {
     #[error("the kernel does not accept program `{program}`: {reason}")]
     Program { program: &'static str, reason: String, source: Box<aya::programs::ProgramError> },
     #[error(
-        "another sockline agent{} already manages {}; stop it first, or give this one its own --bpffs",
+        "another sockline agent{} already manages {}; stop it first, or give this one its own --bpf-root",
         .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(),
         .directory.display()
     )]

@@ -239,7 +239,7 @@ impl Supervisor {
         let (control, other) = UnixStream::pair()?;
         be_patient(&control, SUPERVISORS_PATIENCE)?;
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("sockline").arg("helper").arg("--bpffs").arg(bpffs);
+        command.arg0("sockline").arg("helper").arg("--bpf-root").arg(bpffs);
         if let Some(method) = method {
             command.args(["--method", &method.to_string()]);
         }

@@ -88,7 +88,7 @@ fn start(helper: &mut Option<Child>, setup: &Setup, socket: OwnedFd) -> anyhow::
         end(last)?;
     }
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("sockline").arg("helper-worker").arg("--bpffs").arg(&setup.bpffs);
+    command.arg0("sockline").arg("helper-worker").arg("--bpf-root").arg(&setup.bpffs);
     if let Some(method) = setup.method {
         command.args(["--method", &method.to_string()]);
     }

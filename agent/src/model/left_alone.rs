@@ -33,9 +33,9 @@ pub struct LeftAlone {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Because {
-    /// The option `--leave-alone-namespaces`.
+    /// The option `--exclude-namespaces`.
     NamespaceOption,
-    /// The option `--leave-alone-pods`.
+    /// The option `--exclude-pod-selector`.
     PodOption,
     /// The pod's own label or annotation.
     Pod,
@@ -47,8 +47,8 @@ impl Because {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::NamespaceOption => "--leave-alone-namespaces",
-            Self::PodOption => "--leave-alone-pods",
+            Self::NamespaceOption => "--exclude-namespaces",
+            Self::PodOption => "--exclude-pod-selector",
             Self::Pod => "its own label or annotation",
             Self::Namespace => "its namespace's label or annotation",
         }

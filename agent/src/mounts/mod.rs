@@ -42,11 +42,13 @@ pub fn cgroup(given: Option<&Path>) -> Result<PathBuf, MountError> {
         return match kind_of(path) {
             Ok(CGROUP2_SUPER_MAGIC) => Ok(path.to_owned()),
             Ok(_) => Err(MountError::Unsupported(format!(
-                "--cgroup {}: not in a cgroup v2 file system (`mount | grep cgroup2` shows where \
+                "--cgroup-root {}: not in a cgroup v2 file system (`mount | grep cgroup2` shows where \
                  one is)",
                 path.display()
             ))),
-            Err(error) => Err(MountError::io(format!("use --cgroup {}", path.display()), error)),
+            Err(error) => {
+                Err(MountError::io(format!("use --cgroup-root {}", path.display()), error))
+            }
         };
     }
     if let Some(found) = highest(mounts_of("cgroup2", &mount_table()?)) {
@@ -191,7 +193,7 @@ fn only_own_cgroup(path: &Path) -> MountError {
     MountError::Unsupported(format!(
         "the only cgroup v2 here, {}, is this container's own, and what is attached to it would \
          serve no other process: mount the host's /sys/fs/cgroup into the container (with all that \
-         is mounted below it), or ask for this one with --cgroup",
+         is mounted below it), or ask for this one with --cgroup-root",
         path.display()
     ))
 }
@@ -276,6 +278,9 @@ mod tests {
     #[test]
     fn a_folder_outside_cgroup_v2_is_refused_by_name() {
         let error = cgroup(Some(Path::new("/proc"))).expect_err("proc is no cgroup");
-        assert!(error.to_string().starts_with("--cgroup /proc: not in a cgroup v2"), "{error}");
+        assert!(
+            error.to_string().starts_with("--cgroup-root /proc: not in a cgroup v2"),
+            "{error}"
+        );
     }
 }

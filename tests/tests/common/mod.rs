@@ -198,7 +198,8 @@ impl Stage {
         let bpffs = self.node.bpffs().to_str().unwrap();
         let socket = self.node.temp().join("admin.sock");
         let (command, rest) = args.split_first().unwrap();
-        let mut all = vec![*command, "--bpffs", bpffs, "--admin-socket", socket.to_str().unwrap()];
+        let mut all =
+            vec![*command, "--bpf-root", bpffs, "--admin-socket", socket.to_str().unwrap()];
         all.extend(rest);
         self.sockline(&all)
     }
@@ -268,7 +269,7 @@ pub fn untouched(client: &Ns, cluster_ip: &str) -> Result<(), String> {
 pub const EHOSTUNREACH: i32 = 113;
 
 /// An agent that looks for damage every second.
-pub const REPAIRS: [&str; 2] = ["--repair-interval", "1"];
+pub const REPAIRS: [&str; 2] = ["--reconcile-interval", "1s"];
 
 pub fn options(args: &[&str]) -> AgentOptions {
     AgentOptions {

@@ -70,7 +70,7 @@ fn a_segment_that_could_not_be_made_is_made_when_it_can_be() {
     let objects = [vec![service], objects::slices("filling", &filling)].concat();
     stage.put("filling.yaml", &objects);
     // Links and pins are not looked at meanwhile.
-    let agent = stage.agent_with(&["--repair-interval", "3600"]);
+    let agent = stage.agent_with(&["--reconcile-interval", "3600s"]);
     let inner = Pins::in_bpffs(stage.node.bpffs()).inner_maps();
     let away = inner.with_file_name("away");
     fs::rename(&inner, &away).unwrap();
@@ -89,7 +89,7 @@ fn counters_that_cannot_be_read_are_told_of_once() {
     let stage = Stage::new(1);
     put_services(&stage, 0..1);
     // Pins are not looked at meanwhile.
-    let agent = stage.agent_with(&["--repair-interval", "3600"]);
+    let agent = stage.agent_with(&["--reconcile-interval", "3600s"]);
     let pin = Pins::in_bpffs(stage.node.bpffs()).map("RETIRED");
     let away = pin.with_file_name("away");
     fs::rename(&pin, &away).unwrap();

@@ -11,7 +11,7 @@ fn fewer_slots_than_backends_are_an_error_that_names_the_options() {
         "agent",
         "--manifests",
         manifests.to_str().unwrap(),
-        "--bpffs",
+        "--bpf-root",
         &bpffs,
         "--max-backends",
         "20",

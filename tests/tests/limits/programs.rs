@@ -65,7 +65,7 @@ fn eventually_full(stage: &Stage, agent: &Agent, text: &str) {
 fn more_session_affinities_than_can_be_kept_are_told() {
     let stage = Stage::new(1);
     put_sticky(&stage, 10_800);
-    let agent = stage.agent_with(&["--max-affinity", "1024", "--repair-interval", "1"]);
+    let agent = stage.agent_with(&["--max-affinity", "1024", "--reconcile-interval", "1s"]);
     add_affinities(&stage, 1500);
     eventually_full(&stage, &agent, "map `AFFINITY` is full (--max-affinity 1024)");
     eventually("the entries to be counted", || {
@@ -86,7 +86,7 @@ fn more_session_affinities_than_can_be_kept_are_told() {
 fn session_affinities_that_are_over_do_not_count_as_needed() {
     let stage = Stage::new(1);
     put_sticky(&stage, 1);
-    let agent = stage.agent_with(&["--max-affinity", "1024", "--repair-interval", "1"]);
+    let agent = stage.agent_with(&["--max-affinity", "1024", "--reconcile-interval", "1s"]);
     add_affinities(&stage, 300);
     eventually("the entries to be taken away", || {
         let left = affinity(&stage).keys().count();
@@ -120,7 +120,7 @@ fn another_size_of_the_affinity_map_forgets_nobody() {
 fn services_that_are_not_counted_for_want_of_room_are_named() {
     let stage = Stage::new(1);
     stage.put_service("served", &address(1));
-    let agent = stage.agent_with(&["--repair-interval", "1"]);
+    let agent = stage.agent_with(&["--reconcile-interval", "1s"]);
     let pin = Damage::of(&stage).pins().map("SERVICES");
     let map = Map::PerCpuHashMap(MapData::from_pin(pin).unwrap());
     let mut counters: PerCpuHashMap<MapData, u32, ServiceCounters> = map.try_into().unwrap();
@@ -154,7 +154,7 @@ fn pods_that_there_is_no_room_to_leave_alone_are_named_and_left_alone_later() {
     const UID: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
     let stage = Stage::new(1);
     stage.put_service("web", &address(0));
-    let agent = stage.agent_with(&["--repair-interval", "86400"]);
+    let agent = stage.agent_with(&["--reconcile-interval", "86400s"]);
     let pin = Damage::of(&stage).pins().map("LEFT_ALONE");
     let map = Map::HashMap(MapData::from_pin(pin).unwrap());
     let mut cgroups: HashMap<MapData, u64, u32> = map.try_into().unwrap();

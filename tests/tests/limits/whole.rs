@@ -65,7 +65,7 @@ fn foreign(known: Frontend, last: u8) -> Frontend {
 fn frontends_that_were_reached_are_taken_back_if_the_kernel_refuses_the_next() {
     let stage = Stage::new(2);
     put_spread(&stage, "cart", &address(0), &[WEB_0]);
-    let agent = stage.agent_with(&["--max-frontends", "8", "--repair-interval", "86400"]);
+    let agent = stage.agent_with(&["--max-frontends", "8", "--reconcile-interval", "86400s"]);
     // The agent does not know of them: it believes that there is room for seven.
     let damage = Damage::of(&stage);
     let known = damage.frontend(80);
@@ -86,7 +86,7 @@ fn frontends_that_were_reached_are_taken_back_if_the_kernel_refuses_the_next() {
 fn a_new_service_that_the_kernel_refuses_takes_up_nothing() {
     let stage = Stage::new(1);
     put_spread(&stage, "cart", &address(0), &[WEB_0]);
-    let agent = stage.agent_with(&["--max-frontends", "8", "--repair-interval", "86400"]);
+    let agent = stage.agent_with(&["--max-frontends", "8", "--reconcile-interval", "86400s"]);
     let damage = Damage::of(&stage);
     let known = damage.frontend(80);
     let foreign = |last| foreign(known, last);

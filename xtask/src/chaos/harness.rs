@@ -97,8 +97,8 @@ impl Harness {
             // As a pod with `hostNetwork: true`: its own programs translate its connections.
             place: Place::Within,
             args: vec![
-                "--repair-interval".to_owned(),
-                "1".to_owned(),
+                "--reconcile-interval".to_owned(),
+                "1s".to_owned(),
                 "--fail-open-after".to_owned(),
                 format!("{}s", self.fail_open_after.as_secs()),
             ],
@@ -200,7 +200,7 @@ impl Harness {
     /// Runs `sockline check`, and fails if a check does.
     pub(super) fn check(&mut self) -> Result<()> {
         let cgroup = self.node.cgroup().to_string_lossy().into_owned();
-        self.agent()?.cli(&["check", "--cgroup", &cgroup]).map(drop)
+        self.agent()?.cli(&["check", "--cgroup-root", &cgroup]).map(drop)
     }
 
     /// Ends the API server with all its connections.

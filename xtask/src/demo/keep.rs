@@ -8,7 +8,7 @@ pub(super) fn wait(demo: &Demo) {
     let Some(agent) = &cluster.agent else { return };
     let binary = agent.binary().display();
     let flags = format!(
-        "--bpffs {} --admin-socket {}",
+        "--bpf-root {} --admin-socket {}",
         cluster.node.bpffs().display(),
         agent.admin_socket().display()
     );

@@ -169,7 +169,7 @@ impl SmokeTest {
             NODE_NAME,
             ("SOCKLINE_MANIFESTS", "/manifests"),
             // The agent would search the root of the hierarchy, and the testbed's node is a cgroup below it.
-            ("SOCKLINE_CGROUP", "/host/cgroup"),
+            ("SOCKLINE_CGROUP_ROOT", "/host/cgroup"),
         ];
         let mut child = self.spawn(name, &Container::agent()?, &environment)?;
         let listen: SocketAddr = LISTEN.parse()?;
@@ -204,7 +204,8 @@ impl SmokeTest {
     /// `sockline check` in the agent's container. The container is not in the cgroup of the testbed's node, so
     /// the live checks cannot connect from there.
     fn check(&self, name: &str) -> Result<String> {
-        let args = ["exec", name, "/sockline", "check", "--cgroup", "/host/cgroup", "-o", "json"];
+        let args =
+            ["exec", name, "/sockline", "check", "--cgroup-root", "/host/cgroup", "-o", "json"];
         let output = self.podman.command()?.args(args).output().context("starting podman")?;
         let findings: Vec<Value> = serde_json::from_slice(&output.stdout).with_context(|| {
             format!("sockline check: {}", String::from_utf8_lossy(&output.stderr).trim())

@@ -132,7 +132,7 @@ fn in_cgroup(cgroup: Option<&Path>, request: &Request) -> anyhow::Result<Vec<Out
     let mut command = Command::new("/proc/self/exe");
     command.arg(probe::COMMAND);
     if let Some(cgroup) = cgroup {
-        command.arg("--cgroup").arg(cgroup);
+        command.arg("--cgroup-root").arg(cgroup);
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().context("cannot start /proc/self/exe")?;
