@@ -40,21 +40,6 @@ enum KubeProxy {
     Absent,
 }
 
-/// Two tests of one scenario: with kube-proxy on the node, and without.
-macro_rules! behind_and_without {
-    ($scenario:ident: $behind:ident, $without:ident) => {
-        #[test]
-        fn $behind() {
-            $scenario(KubeProxy::Present);
-        }
-
-        #[test]
-        fn $without() {
-            $scenario(KubeProxy::Absent);
-        }
-    };
-}
-
 /// A cluster whose API server comes and goes.
 struct Cluster {
     stage: Stage,
@@ -243,10 +228,14 @@ fn after_a_graceful_restart(kube_proxy: KubeProxy) {
     cluster.stage.eventually_no_problems();
 }
 
-behind_and_without! {
-    after_a_graceful_restart:
-    the_only_server_restarts_in_order_behind_kube_proxy,
-    the_only_server_restarts_in_order_without_kube_proxy
+#[test]
+fn the_only_server_restarts_in_order_behind_kube_proxy() {
+    after_a_graceful_restart(KubeProxy::Present);
+}
+
+#[test]
+fn the_only_server_restarts_in_order_without_kube_proxy() {
+    after_a_graceful_restart(KubeProxy::Absent);
 }
 
 fn after_all_addresses_changed(kube_proxy: KubeProxy) {
@@ -260,10 +249,14 @@ fn after_all_addresses_changed(kube_proxy: KubeProxy) {
     assert_eq!(cluster.leads_to(), [OTHER]);
 }
 
-behind_and_without! {
-    after_all_addresses_changed:
-    all_addresses_change_at_once_behind_kube_proxy,
-    all_addresses_change_at_once_without_kube_proxy
+#[test]
+fn all_addresses_change_at_once_behind_kube_proxy() {
+    after_all_addresses_changed(KubeProxy::Present);
+}
+
+#[test]
+fn all_addresses_change_at_once_without_kube_proxy() {
+    after_all_addresses_changed(KubeProxy::Absent);
 }
 
 fn with_an_adopted_dead_address(kube_proxy: KubeProxy) {
@@ -278,10 +271,14 @@ fn with_an_adopted_dead_address(kube_proxy: KubeProxy) {
     assert_eq!(cluster.leads_to(), [OTHER]);
 }
 
-behind_and_without! {
-    with_an_adopted_dead_address:
-    an_adopted_dead_address_is_no_obstacle_behind_kube_proxy,
-    an_adopted_dead_address_is_no_obstacle_without_kube_proxy
+#[test]
+fn an_adopted_dead_address_is_no_obstacle_behind_kube_proxy() {
+    with_an_adopted_dead_address(KubeProxy::Present);
+}
+
+#[test]
+fn an_adopted_dead_address_is_no_obstacle_without_kube_proxy() {
+    with_an_adopted_dead_address(KubeProxy::Absent);
 }
 
 fn with_an_adopted_refusal(kube_proxy: KubeProxy) {
@@ -298,10 +295,14 @@ fn with_an_adopted_refusal(kube_proxy: KubeProxy) {
     cluster.serves("web-1");
 }
 
-behind_and_without! {
-    with_an_adopted_refusal:
-    an_adopted_refusal_is_replaced_behind_kube_proxy,
-    an_adopted_refusal_is_replaced_without_kube_proxy
+#[test]
+fn an_adopted_refusal_is_replaced_behind_kube_proxy() {
+    with_an_adopted_refusal(KubeProxy::Present);
+}
+
+#[test]
+fn an_adopted_refusal_is_replaced_without_kube_proxy() {
+    with_an_adopted_refusal(KubeProxy::Absent);
 }
 
 #[test]

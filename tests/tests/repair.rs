@@ -532,11 +532,7 @@ fn a_stray_link_of_an_agent_that_was_killed_is_detached_by_the_next() {
 #[test]
 fn without_its_file_system_the_agent_serves_on_and_mounts_it_again() {
     let bpffs = tempfile::tempdir().unwrap();
-    let mount = || {
-        nix::mount::mount(Some("bpf"), bpffs.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
-    };
-    mount().unwrap();
-    let _guard = Unmount(bpffs.path().to_owned());
+    let _guard = Unmount::mounted(bpffs.path());
     let stage = Stage::new(1);
     stage.put_service("cart", CART);
     let mut own = options(&REPAIRS);
@@ -557,9 +553,7 @@ fn without_its_file_system_the_agent_serves_on_and_mounts_it_again() {
 #[test]
 fn a_helper_that_does_not_mount_the_file_system_is_replaced_and_holds_the_agent_up_for_seconds() {
     let bpffs = tempfile::tempdir().unwrap();
-    nix::mount::mount(Some("bpf"), bpffs.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
-        .unwrap();
-    let _guard = Unmount(bpffs.path().to_owned());
+    let _guard = Unmount::mounted(bpffs.path());
     let stage = Stage::new(1);
     stage.put_service("cart", CART);
     let mut own = options(&REPAIRS);
@@ -587,7 +581,15 @@ fn a_helper_that_does_not_mount_the_file_system_is_replaced_and_holds_the_agent_
     assert!(cleaned.status.success(), "{}", common::error_of(&cleaned));
 }
 
+/// A BPF file system, until it is dropped.
 struct Unmount(PathBuf);
+
+impl Unmount {
+    fn mounted(path: &Path) -> Self {
+        nix::mount::mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+        Self(path.to_owned())
+    }
+}
 
 impl Drop for Unmount {
     fn drop(&mut self) {
