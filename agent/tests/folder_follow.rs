@@ -15,7 +15,7 @@ use sockline::{
     model::object::{Kind, ObjectName, ObjectRef, Problem},
     source::{
         Event, Sourced,
-        follow::{FileSnapshot, Snapshot, follow},
+        manifests::follow::{FileSnapshot, Snapshot, follow},
     },
 };
 use tempfile::TempDir;

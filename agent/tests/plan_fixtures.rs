@@ -15,7 +15,7 @@ use sockline::{
         plan::{Action, Backend, Frontend, Reason},
         planner,
     },
-    source::folder::read_folder,
+    source::manifests::folder::read_folder,
 };
 
 /// The load-balancer address with `loadBalancerSourceRanges` in the fixture.

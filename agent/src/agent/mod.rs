@@ -46,6 +46,7 @@ use crate::{
     },
     source::{
         self, Arrived, Connections, Route, SourceError, SourceStats, Unredirected, kube::Watched,
+        manifests,
     },
     status::Shared,
     telemetry::{self, Metrics},
@@ -224,7 +225,7 @@ impl Ready {
         match self {
             Self::Manifests(folder) => {
                 let (send, read) = mpsc::channel(1);
-                let follow = source::follow::follow(folder, source::snapshots(), send, stop);
+                let follow = manifests::follow::follow(folder, manifests::snapshots(), send, stop);
                 tokio::join!(follow, add_arrival_time(read, events));
             }
             Self::Kubernetes(config) => {

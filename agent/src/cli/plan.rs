@@ -15,7 +15,7 @@ use super::{
 use crate::{
     model::{index::Index, node_addresses::NodePortScope, plan::Plan},
     printable::Printable,
-    source::folder::read_folder,
+    source::manifests::folder::read_folder,
 };
 
 /// Show what a node does with every service address, from a folder of manifests.

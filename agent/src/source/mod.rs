@@ -4,21 +4,13 @@
 //! [`decode`] does the same from parsed JSON; [`manifest`] reads the text of one file; [`folder`]
 //! reads a folder of them once, [`follow`] as it changes; [`kube`] watches the API server.
 
-pub mod convert;
 pub mod decode;
-pub mod folder;
-pub mod follow;
 pub mod kube;
-pub mod manifest;
+pub mod manifests;
 pub mod stats;
-mod troubles;
 
-use std::{path::Path, time::Instant};
+use std::time::Instant;
 
-use self::{
-    folder::File,
-    follow::{FileSnapshot, Snapshot},
-};
 pub use self::{
     kube::{Connections, Route, SourceError, Unredirected, client, config},
     stats::{SourceStats, WatchState},
@@ -40,27 +32,4 @@ impl Arrived {
     pub fn now(event: Event) -> Self {
         Self { events: vec![event], at: Instant::now() }
     }
-}
-
-/// What reads a folder for [`follow::follow`]. A folder that cannot be listed reads as empty: whoever
-/// follows it has noticed and does not use that.
-pub fn snapshots() -> impl FnMut(&Path) -> Snapshot {
-    let mut reader = folder::Reader::default();
-    move |folder| {
-        let files = reader.read(folder).map(|contents| contents.files).unwrap_or_default();
-        snapshot(files)
-    }
-}
-
-fn snapshot(files: Vec<File>) -> Snapshot {
-    let files = files
-        .into_iter()
-        .map(|File { name, manifest }| FileSnapshot {
-            name,
-            objects: manifest.objects,
-            problems: manifest.problems,
-            broken: manifest.incomplete,
-        })
-        .collect();
-    Snapshot { files }
 }

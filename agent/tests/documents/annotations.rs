@@ -1,11 +1,11 @@
-//! `annotations.md`, from `agent/src/source/convert/annotations.rs`.
+//! `annotations.md`, from `agent/src/source/decode/convert/annotations.rs`.
 
-use sockline::source::convert::annotations::{ALL, Key};
+use sockline::source::decode::convert::annotations::{ALL, Key};
 
 use crate::{cell, head, row};
 
 pub fn page() -> String {
-    let mut page = head("Labels and annotations", "agent/src/source/convert/annotations.rs");
+    let mut page = head("Labels and annotations", "agent/src/source/decode/convert/annotations.rs");
     page += "Every label and annotation that Sockline reads.\n\n";
     let (own, others): (Vec<&Key>, Vec<&Key>) =
         ALL.into_iter().partition(|key| key.name.starts_with("sockline.dev/"));

@@ -9,7 +9,7 @@ use std::{
 
 use clap::CommandFactory as _;
 use sockline::{
-    cli::Cli, dataplane::map_names, source::convert::annotations, telemetry::definitions,
+    cli::Cli, dataplane::map_names, source::decode::convert::annotations, telemetry::definitions,
 };
 
 /// Variables of the tests.

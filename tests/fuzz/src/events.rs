@@ -6,7 +6,7 @@ use sockline::{
     model::{event::Event, index::Index, object::Kind},
     source::{
         decode::Received,
-        kube::wire::{self, Change, Page},
+        kube::protocol::{self, Change, Page},
     },
 };
 
@@ -18,14 +18,14 @@ pub fn run(data: &[u8]) {
     let kind = Kind::ALL[usize::from(what >> 1) % Kind::ALL.len()];
     let mut index = Index::new("node-a");
     if what & 1 == 0 {
-        if let Ok(Page { objects, .. }) = wire::page(kind, text) {
+        if let Ok(Page { objects, .. }) = protocol::page(kind, text) {
             objects.iter().for_each(|received| check(kind, received));
             let objects = objects.into_iter().filter_map(|received| received.sourced).collect();
             index.apply(Event::Replace(kind, objects));
         }
     } else {
         for line in text.split(|byte| *byte == b'\n') {
-            match wire::change(kind, line) {
+            match protocol::change(kind, line) {
                 Ok(Change::Apply(received)) => {
                     check(kind, &received);
                     index.apply(match received {

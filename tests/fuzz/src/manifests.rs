@@ -6,7 +6,7 @@ use sockline::{
         index::Index,
         object::{Kind, ObjectRef},
     },
-    source::manifest::{self, Manifest},
+    source::manifests::file::{self, Manifest},
 };
 
 use crate::{fixture, invariants};
@@ -14,8 +14,8 @@ use crate::{fixture, invariants};
 /// Reads it as YAML and as JSON, and plans what is in it.
 pub fn run(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    for file in ["fuzz.yaml", "fuzz.json"] {
-        let Manifest { objects, problems, .. } = manifest::parse(file, &text);
+    for name in ["fuzz.yaml", "fuzz.json"] {
+        let Manifest { objects, problems, .. } = file::parse(name, &text);
         invariants::problems(&problems);
         let mut index = Index::new("node-a");
         for object in objects {

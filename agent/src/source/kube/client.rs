@@ -16,9 +16,9 @@ use hyper_util::{client::legacy, rt::TokioExecutor};
 use tower::ServiceExt as _;
 
 use super::{
-    dial::{Dialer, Unredirected},
-    race::Race,
-    route::{OnlyAsConfigured, Route},
+    connector::{Dialer, Unredirected},
+    happy_eyeballs::Race,
+    server_addresses::{OnlyAsConfigured, Route},
 };
 
 #[derive(Debug, thiserror::Error)]

@@ -9,14 +9,15 @@
 
 mod backoff;
 mod client;
-mod dial;
-mod failure;
-mod race;
+mod connector;
+mod current_errors;
+mod happy_eyeballs;
+pub mod protocol;
 mod request;
-mod route;
 mod selection;
+mod server_addresses;
 mod watch;
-pub mod wire;
+mod watch_error;
 
 use std::sync::Arc;
 
@@ -27,12 +28,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     client::{Connections, SourceError, check, client, config, is_at_service_address},
-    dial::Unredirected,
-    route::Route,
+    connector::Unredirected,
     selection::Watched,
+    server_addresses::Route,
 };
-use self::{selection::Selection, watch::Watch};
-use super::{Arrived, decode::version_of, stats::SourceStats, troubles::Troubles};
+use self::{current_errors::Troubles, selection::Selection, watch::Watch};
+use super::{Arrived, decode::version_of, stats::SourceStats};
 use crate::model::object::Kind;
 
 /// Sends what the API server says: per kind a `Replace`, then `Apply` and `Delete`, and another

@@ -21,10 +21,9 @@ use hyper_util::client::legacy::connect::HttpInfo;
 use tokio::time::timeout;
 
 use super::{
-    Kind, api_group,
-    failure::Failure,
-    resource,
+    Kind, api_group, resource,
     selection::{Page, Selection},
+    watch_error::Failure,
 };
 use crate::source::decode::version_of;
 

@@ -14,11 +14,12 @@ use tokio::{
 
 use super::{
     backoff::{Backoff, spread, watch_seconds},
-    failure::{Failure, Remedy},
+    current_errors::Troubles,
+    protocol::{self, Change},
     request::{self, Lines},
-    route::Route,
     selection::{Page, Selection},
-    wire::{self, Change},
+    server_addresses::Route,
+    watch_error::{Failure, Remedy},
 };
 use crate::{
     model::object::{Kind, ObjectName},
@@ -26,7 +27,6 @@ use crate::{
         Arrived, Event, Sourced,
         decode::Received,
         stats::{KindStats, SourceStats, count},
-        troubles::Troubles,
     },
 };
 
@@ -291,7 +291,7 @@ impl<'a> Watch<'a> {
                 text => text?,
             };
             self.stats().heard();
-            let received = wire::page(self.kind(), &text)?;
+            let received = protocol::page(self.kind(), &text)?;
             received.objects.into_iter().for_each(|received| put(&mut objects, received));
             match received.token {
                 Some(token) => page = page.next(token),
@@ -354,7 +354,7 @@ impl<'a> Watch<'a> {
 
     /// Decodes a line of a watch.
     fn change(&mut self, line: &[u8]) -> Result<Change, Failure> {
-        let change = wire::change(self.kind(), line)?;
+        let change = protocol::change(self.kind(), line)?;
         self.heard = true;
         self.stats().heard();
         self.has_bookmarks |= matches!(change, Change::Bookmark(_));

@@ -7,10 +7,6 @@
 //! file that does not parse, a file that cannot be read, and a folder that is gone are not: an
 //! editor, a mount or a sync tool is in the middle of something.
 
-mod ledger;
-mod look;
-mod notice;
-
 use std::{path::Path, path::PathBuf, time::Duration};
 
 use tokio::{
@@ -19,13 +15,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    ledger::{Ledger, Update},
-    look::{Fingerprint, Look, look},
-    notice::Notices,
+use super::{
+    file_state::{Ledger, Update},
+    inotify::Notices,
+    scan::{Fingerprint, Look, look},
 };
-use super::{Event, Sourced};
-use crate::model::object::Problem;
+use crate::{
+    model::object::Problem,
+    source::{Event, Sourced},
+};
 
 /// How long the folder must be silent before it is read: an editor's save or a `kubectl cp` is many
 /// notices.

@@ -16,10 +16,10 @@ const MAX_BYTES: usize = 4 << 20;
 
 /// What an object holds, as far as it was read.
 #[derive(Debug)]
-pub(super) struct Content {
-    pub(super) value: Value,
+pub(in crate::source) struct Content {
+    pub(in crate::source) value: Value,
     /// There was more, and it is not in `value`.
-    pub(super) is_cut: bool,
+    pub(in crate::source) is_cut: bool,
 }
 
 /// How much more of an object is taken; the rest is read and forgotten.
@@ -141,7 +141,7 @@ impl<'de> Visitor<'de> for One<'_> {
 
 /// Reads a whole document. Each element of its `items` goes to `item` with its index; what that gives
 /// back stays in the document.
-pub(super) fn document<'de, D: Deserializer<'de>>(
+pub(in crate::source) fn document<'de, D: Deserializer<'de>>(
     deserializer: D,
     item: &mut impl FnMut(usize, Content) -> Option<Value>,
 ) -> Result<Content, D::Error> {

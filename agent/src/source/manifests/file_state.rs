@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
-use super::{FileSnapshot, Snapshot};
+use super::{
+    folder::duplicate,
+    follow::{FileSnapshot, Snapshot},
+};
 use crate::{
     model::object::{Kind, ObjectRef, Problem},
-    source::{Event, Sourced, folder::duplicate},
+    source::{Event, Sourced},
 };
 
 #[derive(Default)]

@@ -8,7 +8,6 @@
 pub mod annotations;
 mod close_on_removal;
 mod endpoint_slice;
-mod field;
 mod namespace;
 mod node;
 mod pod;
@@ -23,8 +22,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::Sourced;
-use crate::model::object::{Kind, ObjectName, ObjectRef};
+use crate::{
+    model::object::{Kind, ObjectName, ObjectRef},
+    source::Sourced,
+};
 
 /// Hands the object to another proxy.
 const PROXY_NAME_LABEL: &str = annotations::PROXY_NAME.name;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use serde_saphyr::{Budget, Options, RenderOptions, SnippetMode};
 
-use super::bounded::{self, Content};
+use crate::source::decode::limits::{self, Content};
 
 /// How a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ fn parse_yaml(
     serde_saphyr::with_deserializer_from_str_with_options(
         chunk.text,
         options(chunk.text),
-        |parser| bounded::document(parser, item),
+        |parser| limits::document(parser, item),
     )
     .map_err(|error| {
         let mut how = RenderOptions::default();
@@ -115,7 +115,7 @@ fn read_json(text: &str, take: &mut impl Take) {
             return;
         }
         let mut item = |index, item| take.item(number, index, item);
-        let content = bounded::document(&mut parser, &mut item);
+        let content = limits::document(&mut parser, &mut item);
         let is_broken = content.is_err();
         take.document(number, content.map_err(|error| one_line(&error.to_string())));
         if is_broken {

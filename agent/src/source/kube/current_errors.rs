@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Arrived, Event};
-use crate::model::object::{Kind, Problem};
+use crate::{
+    model::object::{Kind, Problem},
+    source::{Arrived, Event},
+};
 
 /// [`Event::Trouble`] replaces what was said before, so watches that run side by side say it
 /// through here.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{annotations, field::Checker};
+use super::annotations;
+use crate::source::decode::validate::Checker;
 
 /// The annotation.
 const KEY: &str = annotations::CLOSE_ON_REMOVAL.name;

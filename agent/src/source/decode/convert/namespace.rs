@@ -2,7 +2,8 @@
 
 use k8s_openapi::api::core::v1 as api;
 
-use super::{Convert, field::Checker, redirect};
+use super::{Convert, redirect};
+use crate::source::decode::validate::Checker;
 use crate::{
     model::object::{Namespace, Object},
     source::Sourced,

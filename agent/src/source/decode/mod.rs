@@ -4,7 +4,10 @@
 //! What an API server sends is read with [`receive`]: straight into the Kubernetes type, without the
 //! tree of values that only an object with something wrong in it needs.
 
-mod repair;
+pub mod convert;
+mod lenient;
+pub(super) mod limits;
+mod validate;
 
 use std::collections::BTreeMap;
 
@@ -15,10 +18,8 @@ use k8s_openapi::api::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
-use super::{
-    Sourced,
-    convert::{Convert, SERVICE_LABEL},
-};
+use self::convert::{Convert, SERVICE_LABEL};
+use super::Sourced;
 use crate::model::object::{Kind, ObjectName, ObjectRef, Problem, shorten};
 
 /// The kind of an object, or `None` when Sockline does not read it.
@@ -154,7 +155,7 @@ fn unusable(reference: ObjectRef, value: Option<&Value>, problems: Vec<Problem>)
 }
 
 fn decode_as<T: Convert + DeserializeOwned>(value: &Value) -> Option<Sourced> {
-    let (object, problems) = repair::deserialize::<T>(value);
+    let (object, problems) = lenient::deserialize::<T>(value);
     let mut sourced = match object {
         Some(object) => object.convert()?,
         None => {

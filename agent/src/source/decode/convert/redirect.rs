@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{annotations, field::Checker};
+use super::annotations;
 use crate::model::object::Redirect;
+use crate::source::decode::validate::Checker;
 
 /// The label and annotation.
 const KEY: &str = annotations::REDIRECT.name;

@@ -9,11 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    Event, Sourced,
-    manifest::{self, Manifest},
+use super::file::{self, Manifest};
+use crate::{
+    model::object::{Kind, ObjectRef, Problem},
+    source::{Event, Sourced},
 };
-use crate::model::object::{Kind, ObjectRef, Problem};
 
 /// The largest file that is read: the services of a large cluster are as long. It is read whole.
 const MAX_FILE: u64 = 32 << 20;
@@ -71,7 +71,7 @@ impl Reader {
         read_with(path, |name, text| {
             let hash = self.hasher.hash_one(text);
             let known = before.remove(name).filter(|(known, _)| *known == hash);
-            let (_, manifest) = known.unwrap_or_else(|| (hash, manifest::parse(name, text)));
+            let (_, manifest) = known.unwrap_or_else(|| (hash, file::parse(name, text)));
             self.known.insert(name.to_owned(), (hash, manifest.clone()));
             manifest
         })

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ffi::OsString, fs, io, os::unix::fs::MetadataExt, path::Path};
 
-use super::Snapshot;
+use super::follow::Snapshot;
 
 /// What tells one state of the folder from another without opening its files.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use k8s_openapi::api::core::v1 as api;
 
-use super::{Convert, annotations, field::Checker};
+use super::{Convert, annotations};
+use crate::source::decode::validate::Checker;
 use crate::{
     model::bounds,
     model::object::{Node, Object},

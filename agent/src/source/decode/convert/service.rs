@@ -5,7 +5,8 @@ use std::{collections::HashSet, net::IpAddr};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as api;
 
-use super::{Convert, close_on_removal, field::Checker, is_foreign, redirect};
+use super::{Convert, close_on_removal, is_foreign, redirect};
+use crate::source::decode::validate::Checker;
 use crate::{
     model::bounds,
     model::object::{Family, Object, Service, ServicePort},

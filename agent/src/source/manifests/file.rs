@@ -3,19 +3,18 @@
 //! Documents are cut apart before they are parsed, so a broken one costs only itself. Of a list one
 //! item is in memory at a time.
 
-mod bounded;
-mod document;
-
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use self::{
-    bounded::Content,
-    document::{Syntax, Take},
+use super::document::{self, Syntax, Take};
+use crate::{
+    model::object::{Kind, Problem, shorten},
+    source::{
+        Sourced,
+        decode::{self, limits::Content},
+    },
 };
-use super::{Sourced, decode};
-use crate::model::object::{Kind, Problem, shorten};
 
 /// What one file holds.
 #[derive(Debug, Clone, Default, PartialEq)]

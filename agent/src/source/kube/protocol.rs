@@ -4,7 +4,7 @@ use ::kube::core::Status;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::failure::Failure;
+use super::watch_error::Failure;
 use crate::{
     model::object::{Kind, ObjectRef},
     source::decode::{Metadata, Received, receive},

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1 as api;
 
-use super::{Convert, SERVICE_LABEL, annotations, field::Checker, is_foreign};
+use super::{Convert, SERVICE_LABEL, annotations, is_foreign};
+use crate::source::decode::validate::Checker;
 use crate::{
     model::bounds,
     model::object::{Endpoint, EndpointPort, EndpointSlice, Family, Hints, Object},

@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 
 use crate::{
     model::object::{self, Kind, Object, Protocol, TrafficPolicy},
-    source::{Sourced, convert::Convert, decode::decode},
+    source::{
+        Sourced,
+        decode::{convert::Convert, decode},
+    },
 };
 
 /// A valid Service with `patch` merged into it (RFC 7386: null removes).

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as api;
 
-use super::{Convert, annotations, field::Checker, redirect};
+use super::{Convert, annotations, redirect};
+use crate::source::decode::validate::Checker;
 use crate::{
     model::object::{Object, Pod, PodPhase},
     source::Sourced,

@@ -17,7 +17,7 @@ use http::Uri;
 use tokio::time::{sleep, timeout};
 use tower::Service;
 
-use super::route::{Route, Target};
+use super::server_addresses::{Route, Target};
 
 /// How long a place is alone before the next one is dialled as well.
 const HEAD_START: Duration = Duration::from_millis(300);
