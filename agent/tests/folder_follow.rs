@@ -15,7 +15,11 @@ use sockline::{
     model::object::{Kind, ObjectName, ObjectRef, Problem},
     source::{
         Event, Sourced,
-        manifests::follow::{FileSnapshot, Snapshot, follow},
+        manifests::{
+            file::Manifest,
+            folder::{File, FolderContents},
+            follow::follow,
+        },
     },
 };
 use tempfile::TempDir;
@@ -24,9 +28,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use world::World;
 
 /// Each line of a file is a service's name and a mark; `!` is a document that does not parse.
-fn read(dir: &Path) -> Snapshot {
+fn read(dir: &Path) -> FolderContents {
     let mut files = Vec::new();
-    let Ok(entries) = fs::read_dir(dir) else { return Snapshot::default() };
+    let Ok(entries) = fs::read_dir(dir) else { return FolderContents::default() };
     for path in entries.map(|entry| entry.unwrap().path()) {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         if !name.ends_with(".yaml") {
@@ -38,10 +42,10 @@ fn read(dir: &Path) -> Snapshot {
             Err(_) => (vec![], true),
         };
         let problems = if broken { vec![problem(&format!("file {name}"))] } else { vec![] };
-        files.push(FileSnapshot { name, objects, problems, broken });
+        files.push(File { name, manifest: Manifest { objects, problems, incomplete: broken } });
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    Snapshot { files }
+    FolderContents { files }
 }
 
 fn parse(text: &str) -> (Vec<Sourced>, bool) {

@@ -225,7 +225,8 @@ impl Ready {
         match self {
             Self::Manifests(folder) => {
                 let (send, read) = mpsc::channel(1);
-                let follow = manifests::follow::follow(folder, manifests::snapshots(), send, stop);
+                let follow =
+                    manifests::follow::follow(folder, manifests::folder::reader(), send, stop);
                 tokio::join!(follow, add_arrival_time(read, events));
             }
             Self::Kubernetes(config) => {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use super::{
-    folder::duplicate,
-    follow::{FileSnapshot, Snapshot},
+    file::Manifest,
+    folder::{File, FolderContents, duplicate},
 };
 use crate::{
     model::object::{Kind, ObjectRef, Problem},
@@ -37,16 +37,17 @@ impl Ledger {
         self.len() == 0
     }
 
-    pub(super) fn update(&mut self, snapshot: Snapshot) -> Update {
+    pub(super) fn update(&mut self, contents: FolderContents) -> Update {
         let mut problems = Vec::new();
-        let complete = snapshot.files.iter().all(|file| !file.broken);
+        let complete = contents.files.iter().all(|file| !file.manifest.incomplete);
         let mut files = BTreeMap::new();
         let mut current = BTreeMap::new();
         let mut kept = Vec::new();
         let mut owners: BTreeMap<ObjectRef, String> = BTreeMap::new();
 
-        for file in snapshot.files {
-            let FileSnapshot { name, objects, problems: file_problems, broken } = file;
+        for file in contents.files {
+            let File { name, manifest } = file;
+            let Manifest { objects, problems: file_problems, incomplete } = manifest;
             problems.extend(file_problems);
             let mut own = BTreeMap::new();
             for object in objects {
@@ -57,7 +58,7 @@ impl Ledger {
                     Entry::Occupied(entry) => problems.push(duplicate(entry.key(), &name, &name)),
                 }
             }
-            if broken && let Some(before) = self.files.get(&name) {
+            if incomplete && let Some(before) = self.files.get(&name) {
                 own.values_mut().for_each(|object| keep(object, before));
             }
             for (reference, object) in &own {
@@ -68,7 +69,7 @@ impl Ledger {
                 owners.insert(reference.clone(), name.clone());
                 current.insert(reference.clone(), object.clone());
             }
-            if broken && let Some(before) = self.files.remove(&name) {
+            if incomplete && let Some(before) = self.files.remove(&name) {
                 kept.push((name, own, before));
             } else {
                 files.insert(name, own);
@@ -158,13 +159,14 @@ mod tests {
         }
     }
 
-    fn file(name: &str, objects: Vec<Sourced>, broken: bool) -> FileSnapshot {
-        FileSnapshot { name: name.into(), objects, problems: vec![], broken }
+    fn file(name: &str, objects: Vec<Sourced>, incomplete: bool) -> File {
+        let manifest = Manifest { objects, problems: vec![], incomplete };
+        File { name: name.into(), manifest }
     }
 
-    fn ledger(files: Vec<FileSnapshot>) -> Ledger {
+    fn ledger(files: Vec<File>) -> Ledger {
         let mut ledger = Ledger::default();
-        ledger.update(Snapshot { files });
+        ledger.update(FolderContents { files });
         ledger
     }
 
@@ -172,7 +174,7 @@ mod tests {
     fn an_object_that_moves_out_of_a_broken_file_is_the_whole_files() {
         let mut ledger = ledger(vec![file("a", vec![object(Kind::Service, "cart", "old")], false)]);
         let moved = object(Kind::Service, "cart", "new");
-        let update = ledger.update(Snapshot {
+        let update = ledger.update(FolderContents {
             files: vec![file("a", vec![], true), file("b", vec![moved.clone()], false)],
         });
         let events = vec![Event::Apply(moved)];
@@ -184,11 +186,11 @@ mod tests {
         let cart = object(Kind::Service, "cart", "");
         let mut ledger = ledger(vec![file("a", vec![cart.clone()], false)]);
         for _ in 0..2 {
-            let update = ledger.update(Snapshot { files: vec![file("a", vec![], true)] });
+            let update = ledger.update(FolderContents { files: vec![file("a", vec![], true)] });
             assert_eq!(update.events, []);
             assert_eq!(update.problems.len(), 1, "{:?}", update.problems);
         }
-        let update = ledger.update(Snapshot { files: vec![file("a", vec![], false)] });
+        let update = ledger.update(FolderContents { files: vec![file("a", vec![], false)] });
         assert_eq!(update.events, [Event::Delete(cart.reference)]);
     }
 
@@ -197,14 +199,15 @@ mod tests {
         let (first, second) = (object(Kind::Node, "n", "first"), object(Kind::Node, "n", "second"));
         let b = file("b", vec![second.clone()], false);
         let mut ledger = Ledger::default();
-        let update = ledger
-            .update(Snapshot { files: vec![file("a", vec![first.clone()], false), b.clone()] });
+        let update = ledger.update(FolderContents {
+            files: vec![file("a", vec![first.clone()], false), b.clone()],
+        });
         assert!(update.events.contains(&Event::Replace(Kind::Node, vec![first])));
         assert_eq!(
             update.problems[0].to_string(),
             "Node shop/n: in file a and again in file b; only the first counts"
         );
-        let update = ledger.update(Snapshot { files: vec![b] });
+        let update = ledger.update(FolderContents { files: vec![b] });
         assert_eq!(
             update,
             Update { events: vec![Event::Apply(second)], problems: vec![], complete: true }
@@ -216,8 +219,8 @@ mod tests {
         let (first, second) =
             (object(Kind::Service, "cart", "first"), object(Kind::Service, "cart", "second"));
         let mut ledger = Ledger::default();
-        let update =
-            ledger.update(Snapshot { files: vec![file("a", vec![first.clone(), second], false)] });
+        let update = ledger
+            .update(FolderContents { files: vec![file("a", vec![first.clone(), second], false)] });
         assert!(update.events.contains(&Event::Replace(Kind::Service, vec![first])));
         let told: Vec<_> = update.problems.iter().map(ToString::to_string).collect();
         assert_eq!(told, ["Service shop/cart: twice in file a; only the first counts"]);
@@ -231,7 +234,7 @@ mod tests {
             Sourced { object: Some(Object::Node(node("n"))), problems: vec![], ..lost.clone() };
         let mut ledger = ledger(vec![file("a", vec![good.clone()], false)]);
         for _ in 0..2 {
-            ledger.update(Snapshot { files: vec![file("a", vec![lost.clone()], true)] });
+            ledger.update(FolderContents { files: vec![file("a", vec![lost.clone()], true)] });
             let sent = ledger.sent.as_ref().unwrap().values().next().unwrap();
             assert_eq!(sent.object, good.object);
             assert_eq!(sent.problems[0].message, "; it stays as it was");
@@ -244,9 +247,9 @@ mod tests {
         let slice = object(Kind::EndpointSlice, "cart-1", "");
         let whole = file("a", vec![service.clone(), slice.clone()], false);
         let mut ledger = ledger(vec![]);
-        let came = ledger.update(Snapshot { files: vec![whole] });
+        let came = ledger.update(FolderContents { files: vec![whole] });
         assert_eq!(came.events, [Event::Apply(slice.clone()), Event::Apply(service.clone())]);
-        let went = ledger.update(Snapshot::default());
+        let went = ledger.update(FolderContents::default());
         assert_eq!(went.events, [Event::Delete(service.reference), Event::Delete(slice.reference)]);
     }
 }

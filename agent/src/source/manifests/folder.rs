@@ -78,6 +78,13 @@ impl Reader {
     }
 }
 
+/// What reads a folder for [`follow`](super::follow::follow). A folder that cannot be listed reads as
+/// empty: the follower compares the folder's state before and after, and does not use that.
+pub fn reader() -> impl FnMut(&Path) -> FolderContents {
+    let mut reader = Reader::default();
+    move |folder| reader.read(folder).unwrap_or_default()
+}
+
 fn read_with(
     path: &Path,
     mut parse: impl FnMut(&str, &str) -> Manifest,

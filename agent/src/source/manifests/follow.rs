@@ -17,13 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     file_state::{Ledger, Update},
+    folder::FolderContents,
     inotify::Notices,
     scan::{Fingerprint, Look, look},
 };
-use crate::{
-    model::object::Problem,
-    source::{Event, Sourced},
-};
+use crate::{model::object::Problem, source::Event};
 
 /// How long the folder must be silent before it is read: an editor's save or a `kubectl cp` is many
 /// notices.
@@ -35,26 +33,6 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const RESCAN: Duration = Duration::from_secs(3);
 /// The same while the folder is missing: nothing can be watched then.
 const RESCAN_MISSING: Duration = Duration::from_millis(500);
-
-/// What a folder of manifests holds at one moment.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Snapshot {
-    /// Sorted by name; where two files have the same object, the first one counts.
-    pub files: Vec<FileSnapshot>,
-}
-
-/// One file of the folder. A file that turned out to be gone (ENOENT) is left out of the snapshot.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct FileSnapshot {
-    /// Its name in the folder.
-    pub name: String,
-    pub objects: Vec<Sourced>,
-    /// What is wrong with the file itself, not with an object in it.
-    pub problems: Vec<Problem>,
-    /// Part of it could not be read or parsed: an object that is not among `objects`, or is lost, may be
-    /// in that part.
-    pub broken: bool,
-}
 
 /// Sends what the manifests in `dir` say, first as one `Replace` per kind, then as it changes, until
 /// `stop` or until nobody receives. What changed from one reading of the folder to the next is sent
@@ -74,7 +52,7 @@ pub async fn follow<R>(
     changes: mpsc::Sender<Vec<Event>>,
     stop: CancellationToken,
 ) where
-    R: FnMut(&Path) -> Snapshot + Send + 'static,
+    R: FnMut(&Path) -> FolderContents + Send + 'static,
 {
     let follower = Follower {
         notices: Notices::new(&dir),
@@ -100,14 +78,14 @@ struct Follower<R> {
     trouble: Vec<Problem>,
     /// As last sent, or as it is taken to be.
     complete: bool,
-    /// The files of the last snapshot; `None` while the folder is missing.
+    /// The files of the last contents; `None` while the folder is missing.
     seen: Option<Fingerprint>,
 }
 
 /// Nobody receives the events any more.
 struct Unheard;
 
-impl<R: FnMut(&Path) -> Snapshot + Send + 'static> Follower<R> {
+impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
     async fn run(mut self) {
         while self.turn().await.is_ok() {
             let rescan = if self.seen.is_some() { RESCAN } else { RESCAN_MISSING };
@@ -138,11 +116,11 @@ impl<R: FnMut(&Path) -> Snapshot + Send + 'static> Follower<R> {
             match self.look().await {
                 Look::Missing(error) => return self.missing(&error).await,
                 Look::Same => return Ok(()),
-                Look::New { snapshot, fingerprint, steady } => {
+                Look::New { contents, fingerprint, steady } => {
                     if steady || Instant::now() >= deadline {
                         // Unsteady for long: send it, and read again at the next turn.
                         self.seen = Some(if steady { fingerprint } else { fingerprint.unknown() });
-                        let change = self.change(snapshot);
+                        let change = self.change(contents);
                         return self.send(change).await;
                     }
                 }
@@ -195,9 +173,9 @@ impl<R: FnMut(&Path) -> Snapshot + Send + 'static> Follower<R> {
         self.changes.send(change).await.map_err(|_| Unheard)
     }
 
-    /// What is different in this snapshot, in the order in which it is to be applied.
-    fn change(&mut self, snapshot: Snapshot) -> Vec<Event> {
-        let Update { mut events, problems, complete } = self.ledger.update(snapshot);
+    /// What is different in this contents, in the order in which it is to be applied.
+    fn change(&mut self, contents: FolderContents) -> Vec<Event> {
+        let Update { mut events, problems, complete } = self.ledger.update(contents);
         // Said before a list that is not whole, and taken back after one that is: what uses the events in
         // between must not take what is missing for gone.
         if !complete {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ffi::OsString, fs, io, os::unix::fs::MetadataExt, path::Path};
 
-use super::follow::Snapshot;
+use super::folder::FolderContents;
 
 /// What tells one state of the folder from another without opening its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) enum Look {
     /// As seen before.
     Same,
     New {
-        snapshot: Snapshot,
+        contents: FolderContents,
         fingerprint: Fingerprint,
         /// Nothing changed while it was read.
         steady: bool,
@@ -71,7 +71,7 @@ impl Fingerprint {
 pub(super) fn look(
     dir: &Path,
     seen: Option<&Fingerprint>,
-    read: &mut impl FnMut(&Path) -> Snapshot,
+    read: &mut impl FnMut(&Path) -> FolderContents,
 ) -> Look {
     let before = match Fingerprint::of(dir) {
         Ok(before) => before,
@@ -80,9 +80,9 @@ pub(super) fn look(
     if seen == Some(&before) {
         return Look::Same;
     }
-    let snapshot = read(dir);
+    let contents = read(dir);
     match Fingerprint::of(dir) {
-        Ok(after) => Look::New { snapshot, steady: before == after, fingerprint: after },
+        Ok(after) => Look::New { contents, steady: before == after, fingerprint: after },
         Err(error) => Look::Missing(error),
     }
 }
@@ -100,8 +100,8 @@ mod tests {
         }
     }
 
-    fn nothing(_: &Path) -> Snapshot {
-        Snapshot::default()
+    fn nothing(_: &Path) -> FolderContents {
+        FolderContents::default()
     }
 
     #[test]
@@ -111,7 +111,7 @@ mod tests {
         fs::create_dir(&dir).unwrap();
         let seen = look(&dir, None, &mut |dir| {
             fs::remove_dir(dir).unwrap();
-            Snapshot::default()
+            FolderContents::default()
         });
         assert!(matches!(seen, Look::Missing(error) if error.kind() == io::ErrorKind::NotFound));
     }
@@ -121,7 +121,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let seen = look(dir.path(), None, &mut |dir| {
             fs::write(dir.join("late.yaml"), "").unwrap();
-            Snapshot::default()
+            FolderContents::default()
         });
         assert!(matches!(seen, Look::New { steady: false, .. }));
     }
