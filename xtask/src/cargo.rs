@@ -24,7 +24,7 @@ pub(crate) fn metadata() -> Result<Metadata> {
 /// `cargo build` with the dependencies' features that the tests need: it builds a small test, too. Without
 /// it, cargo would build some twenty crates twice, with and without these features.
 pub(crate) fn build_as_for_tests() -> Result<Command> {
-    command(&["build", "--test=peers"])
+    command(&["build", "--test=upstream_issues"])
 }
 
 /// Runs a build, and returns what it made.

@@ -13,7 +13,9 @@ mod growing;
 mod options;
 mod other_nodes;
 mod programs;
+mod reclaim;
 mod slots;
+mod sockets;
 mod whole;
 
 use common::{EHOSTUNREACH, Stage, eventually, holds, series};

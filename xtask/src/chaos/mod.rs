@@ -113,8 +113,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     if args.every_call {
-        let test =
-            ["test", "--package", "sockline-testbed", "--test", "killed", "--", "--nocapture"];
+        let test = [
+            "test",
+            "--package",
+            "sockline-testbed",
+            "--test",
+            "recovery",
+            "--",
+            "crash::",
+            "--nocapture",
+        ];
         return process::run(cargo::command(&test)?.env("SOCKLINE_EVERY_CALL", "1"));
     }
     if args.pressure {

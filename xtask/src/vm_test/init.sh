@@ -28,11 +28,12 @@ ulimit -n 65536
 cd /tmp
 echo "@@ up $(uname -r)"
 run() {
-    test=$1
-    shift
-    echo "@@ begin $test"
-    timeout -k 10 "$LIMIT" "/tests/$test" "$@"
-    echo "@@ end $test $?"
+    group=$1
+    binary=$2
+    shift 2
+    echo "@@ begin $group"
+    timeout -k 10 "$LIMIT" "/tests/$binary" "$@"
+    echo "@@ end $group $?"
 }
 . /job
 echo "@@ done"

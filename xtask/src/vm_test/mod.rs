@@ -25,13 +25,14 @@ use self::{
     kernels::Kernel,
     outcome::{Ran, Reader},
     qemu::{Accelerator, End, Machine},
+    suite::Group,
 };
 use crate::{image, parallel, repo, term};
 
 /// In MiB: twice the archive, and the largest test.
 const MEMORY: u32 = 2048;
 
-/// The longest time for a test binary.
+/// The longest time for a group of tests.
 const LIMIT: Duration = Duration::from_secs(1200);
 
 /// The factor for the tests' deadlines in an emulated machine.
@@ -43,7 +44,7 @@ pub(crate) struct Args {
     /// `+nohz-full` on a machine of two processors, the second without ticks
     #[arg(long, value_name = "VERSION", value_delimiter = ',', default_values = ["5.10", "6.1", "6.12", kernels::NEWEST, "6.12+nohz-full"])]
     kernel: Vec<String>,
-    /// Run only these files of tests/tests [default: all of the data path]
+    /// Run only these folders or modules of tests/tests, such as `translation::tcp` [default: all of the data path]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     tests: Vec<String>,
     /// Run only the tests in which kernels differ most
@@ -55,7 +56,7 @@ pub(crate) struct Args {
     /// Use an agent that is not optimised: faster to build
     #[arg(long)]
     fast: bool,
-    /// Arguments for the test binaries, such as a part of a test's name
+    /// Parts of tests' names, and flags for the test binaries, such as --nocapture
     #[arg(last = true)]
     args: Vec<String>,
 }
@@ -66,7 +67,9 @@ impl Args {
     pub(crate) fn for_minutes() -> Self {
         Self {
             kernel: vec!["5.10".into(), kernels::NEWEST.into()],
-            tests: ["startup", "refusal", "older_kernels"].map(Into::into).to_vec(),
+            tests: ["lifecycle::startup", "translation::refusal", "older_kernels"]
+                .map(Into::into)
+                .to_vec(),
             short: false,
             parallel: None,
             fast: true,
@@ -82,9 +85,9 @@ struct Booted {
     boot: Option<Duration>,
     took: Duration,
     ran: Vec<Ran>,
-    /// Why machines broke down. The tests that had not ended by then ran in a second one.
+    /// Why machines broke down. The groups that had not ended by then ran in a second one.
     breakdowns: Vec<String>,
-    /// Tests that did not run.
+    /// Groups of tests that did not run.
     not_run: Vec<String>,
 }
 
@@ -104,6 +107,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let kernels = kernels::get(&args.kernel, &folder.join("kernels"), &busybox)?;
     let agent = if args.fast { image::build_static_fast()? } else { image::build_static()? };
     let binaries = suite::build_tests(&tests)?;
+    let groups = suite::groups(&tests, &binaries, &args.args)?;
     let base = initramfs::base(&busybox, &agent, &binaries)?;
     term::ok("ready", &format!("in {}", term::seconds(start.elapsed())));
     let mut machine = Machine {
@@ -121,7 +125,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Accelerator::Emulation => "software emulation, because KVM does not work here",
     };
     term::ok("machine", how);
-    let booted = boot_all(&kernels, &machine, &tests, args)?;
+    let booted = boot_all(&kernels, &machine, &groups, args)?;
     report::print(&booted);
     let bad = booted.iter().filter(|booted| !booted.is_good()).count();
     if bad > 0 {
@@ -134,23 +138,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn boot_all(
     kernels: &[Kernel],
     machine: &Machine,
-    tests: &[String],
+    groups: &[Group],
     args: &Args,
 ) -> Result<Vec<Booted>> {
     let workers = args.parallel.map_or_else(parallel::cores, NonZero::get);
     parallel::each(kernels, workers, |kernel| {
         // Tests that were named run in every kind of machine.
-        let tests = if args.tests.is_empty() {
-            suite::for_shape(kernel.shape, tests)
+        let groups = if args.tests.is_empty() {
+            suite::for_shape(kernel.shape, groups)
         } else {
-            tests.to_vec()
+            groups.iter().collect()
         };
-        boot(kernel, machine, &tests, &args.args)
+        boot(kernel, machine, &groups, &args.args)
     })
 }
 
 /// Runs the tests in a kernel. If the machine breaks down, the rest runs in a second one.
-fn boot(kernel: &Kernel, machine: &Machine, tests: &[String], args: &[String]) -> Result<Booted> {
+fn boot(kernel: &Kernel, machine: &Machine, groups: &[&Group], args: &[String]) -> Result<Booted> {
     let start = Instant::now();
     let mut reader = Reader::new();
     let mut booted = Booted {
@@ -160,19 +164,21 @@ fn boot(kernel: &Kernel, machine: &Machine, tests: &[String], args: &[String]) -
         took: Duration::ZERO,
         ran: Vec::new(),
         breakdowns: Vec::new(),
-        not_run: tests.to_vec(),
+        not_run: groups.iter().map(|group| group.name.clone()).collect(),
     };
     let log = machine.folder.join(format!("{}.log", kernel.name));
     let mut log = report::Log::create(&log)?;
     for _ in 0..2 {
-        let job = init::job(&booted.not_run, args, LIMIT, patience(machine));
+        let rest = groups.iter().filter(|group| booted.not_run.contains(&group.name));
+        let rest: Vec<&Group> = rest.copied().collect();
+        let job = init::job(&rest, args, LIMIT, patience(machine));
         let end = machine.run(kernel, &job, &mut |line| {
             log.write(line);
             if let Some(ran) = reader.read_line(line) {
                 report::progress(&kernel.name, ran);
             }
         })?;
-        let has_run = |test: &String| reader.ran.iter().any(|ran| ran.test == *test);
+        let has_run = |group: &String| reader.ran.iter().any(|ran| ran.group == *group);
         booted.not_run.retain(|test| !has_run(test));
         match end {
             End::Done { boot } => {

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// One test binary that ran in one kernel.
+/// One group of tests that ran in one kernel.
 pub(super) struct Ran {
-    pub(super) test: String,
+    pub(super) group: String,
     pub(super) passed: usize,
     pub(super) took: Duration,
     pub(super) failures: Vec<Failure>,
@@ -23,7 +23,7 @@ pub(super) struct Reader {
 }
 
 struct Running {
-    test: String,
+    group: String,
     start: Instant,
     lines: Vec<String>,
 }
@@ -33,11 +33,11 @@ impl Reader {
         Self { running: None, ran: Vec::new() }
     }
 
-    /// Reads a line. Returns the result of a binary with its last line.
+    /// Reads a line. Returns the result of a group with its last line.
     pub(super) fn read_line(&mut self, line: &str) -> Option<&Ran> {
-        if let Some(test) = line.strip_prefix("@@ begin ") {
-            let (test, lines) = (test.to_owned(), Vec::new());
-            self.running = Some(Running { test, start: Instant::now(), lines });
+        if let Some(group) = line.strip_prefix("@@ begin ") {
+            let (group, lines) = (group.to_owned(), Vec::new());
+            self.running = Some(Running { group, start: Instant::now(), lines });
         } else if let Some(rest) = line.strip_prefix("@@ end ") {
             let running = self.running.take()?;
             let code = rest.rsplit(' ').next().unwrap_or_default();
@@ -64,12 +64,12 @@ impl Running {
             };
             let mut output = tail(&self.lines);
             output.push(why);
-            failures.push(Failure { name: self.test.clone(), output });
+            failures.push(Failure { name: self.group.clone(), output });
         } else if failures.len() != failed || (failed == 0 && code != "0") {
             let why = format!("its summary says that {failed} tests failed, its status is {code}");
-            failures.push(Failure { name: self.test.clone(), output: vec![why] });
+            failures.push(Failure { name: self.group.clone(), output: vec![why] });
         }
-        Ran { test: self.test, passed, took, failures }
+        Ran { group: self.group, passed, took, failures }
     }
 }
 
@@ -138,7 +138,7 @@ mod tests {
              test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; \
              finished in 1.00s\n\n@@ end tcp 0\n",
         );
-        assert_eq!((ran[0].test.as_str(), ran[0].passed, ran[0].failures.len()), ("tcp", 2, 0));
+        assert_eq!((ran[0].group.as_str(), ran[0].passed, ran[0].failures.len()), ("tcp", 2, 0));
     }
 
     #[test]

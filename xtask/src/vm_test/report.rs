@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Booted, outcome::Ran};
+use super::{
+    Booted,
+    outcome::{Failure, Ran},
+};
 use crate::term;
 
 /// The whole output of the tests, in a file.
@@ -30,14 +33,14 @@ impl Log {
     }
 }
 
-/// Prints the result of a binary.
+/// Prints the result of a group of tests.
 pub(super) fn progress(kernel: &str, ran: &Ran) {
     let failed = ran.failures.len();
     let (mark, colour) = if failed == 0 { ("✓", term::GREEN) } else { ("✗", term::RED) };
     println!(
-        "  {} {kernel:<14} {:<16} {} passed, {failed} failed, {}",
+        "  {} {kernel:<14} {:<30} {} passed, {failed} failed, {}",
         term::paint(colour, mark),
-        ran.test,
+        ran.group,
         ran.passed,
         term::seconds(ran.took)
     );
@@ -51,8 +54,8 @@ pub(super) fn breakdown(kernel: &str, why: &str) {
 /// Prints failures with their output, then the table, then a line for each kernel.
 pub(super) fn print(kernels: &[Booted]) {
     for booted in kernels {
-        for (test, failure) in booted.failures() {
-            let title = format!("── {} {test}: {}", booted.kernel, failure.name);
+        for (name, failure) in booted.failures() {
+            let title = format!("── {} {name}", booted.kernel);
             println!("\n{}", term::paint(term::BOLD, &title));
             failure.output.iter().for_each(|line| println!("  {line}"));
         }
@@ -64,8 +67,8 @@ pub(super) fn print(kernels: &[Booted]) {
     for booted in kernels {
         let name = term::paint(term::BOLD, &format!("Linux {}:", booted.kernel));
         println!("{name} {} passed, {} failed", booted.passed(), booted.failed());
-        for (test, failure) in booted.failures() {
-            println!("    {test}::{}", failure.name);
+        for (name, _) in booted.failures() {
+            println!("    {name}");
         }
     }
     // On a line of its own, for programs that read it.
@@ -74,17 +77,23 @@ pub(super) fn print(kernels: &[Booted]) {
 }
 
 impl Booted {
-    fn failures(&self) -> impl Iterator<Item = (&str, &super::outcome::Failure)> {
-        self.ran
-            .iter()
-            .flat_map(|ran| ran.failures.iter().map(|failure| (ran.test.as_str(), failure)))
+    /// Failures, each with its path: `translation::tcp::NAME`, or the group if that is what failed.
+    fn failures(&self) -> impl Iterator<Item = (String, &Failure)> {
+        self.ran.iter().flat_map(|ran| {
+            ran.failures.iter().map(|failure| {
+                let binary = ran.group.split("::").next().unwrap_or_default();
+                let is_of_group = failure.name == ran.group;
+                let path = || format!("{binary}::{}", failure.name);
+                (if is_of_group { ran.group.clone() } else { path() }, failure)
+            })
+        })
     }
 
     fn passed(&self) -> usize {
         self.ran.iter().map(|ran| ran.passed).sum()
     }
 
-    /// Tests that failed, and files of tests that could not run.
+    /// Tests that failed, and groups that could not run.
     fn failed(&self) -> usize {
         self.failures().count() + self.not_run.len()
     }

@@ -1,62 +1,126 @@
 //! Which tests run, and their binaries.
 
-use anyhow::{Result, bail};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::kernels::Shape;
 use crate::{
-    setup, term,
+    process, setup, term,
     test::binaries::{self, Binary},
 };
 
 /// The data path's tests: those that create sockets, load programs or read maps. The others (plans, the Kubernetes
-/// source, manifests of deploy/) do not depend on the kernel.
-const DATA_PATH: [&str; 25] = [
-    "addresses",
-    "affinity",
-    "balance",
-    "check",
-    "cleanup",
-    "counters",
-    "dead_backends",
-    "fail_open",
-    "kube",
-    "left_alone",
-    "limits",
-    "nested",
-    "node_port",
+/// source, manifests of deploy/) do not depend on the kernel. Each is a test binary or a module of one, and has a
+/// time limit of its own.
+const DATA_PATH: [&str; 33] = [
+    "balancing::affinity",
+    "balancing::spread",
+    "exclusion::nested_namespaces",
+    "exclusion::pods_and_services",
+    "lifecycle::cleanup",
+    "lifecycle::restart",
+    "lifecycle::startup",
+    "limits::backends",
+    "limits::beside",
+    "limits::frontends",
+    "limits::growing",
+    "limits::options",
+    "limits::other_nodes",
+    "limits::programs",
+    "limits::reclaim",
+    "limits::slots",
+    "limits::sockets",
+    "limits::whole",
+    "node_ports::reachability",
+    "observability::check",
+    "observability::counters",
     "older_kernels",
-    "owner",
-    "reclaim",
-    "refusal",
-    "repair",
-    "restart",
-    "robustness",
-    "socket_limits",
-    "special_sockets",
-    "startup",
-    "tcp",
-    "udp",
+    "recovery::drift",
+    "recovery::fail_open",
+    "source::invalid_objects",
+    "source::kubernetes",
+    "termination",
+    "translation::addresses",
+    "translation::owner_check",
+    "translation::refusal",
+    "translation::special_sockets",
+    "translation::tcp",
+    "translation::udp",
 ];
 
 /// The tests in which kernels differ most.
-const SHORT: [&str; 4] = ["dead_backends", "older_kernels", "refusal", "special_sockets"];
+const SHORT: [&str; 4] =
+    ["older_kernels", "termination", "translation::refusal", "translation::special_sockets"];
 
 /// The tests that wait for running programs: `nohz_full=` changes how that works.
-const WAITING: [&str; 5] = ["check", "limits", "reclaim", "repair", "restart"];
+const WAITING: [&str; 13] = [
+    "lifecycle::restart",
+    "limits::backends",
+    "limits::beside",
+    "limits::frontends",
+    "limits::growing",
+    "limits::options",
+    "limits::other_nodes",
+    "limits::programs",
+    "limits::reclaim",
+    "limits::slots",
+    "limits::whole",
+    "observability::check",
+    "recovery::drift",
+];
 
-/// The tests whose result can differ in a machine of this shape.
-pub(super) fn for_shape(shape: Shape, tests: &[String]) -> Vec<String> {
-    let is_new = |test: &&String| match shape {
-        Shape::Plain => true,
-        Shape::NohzFull => WAITING.contains(&test.as_str()),
-    };
-    tests.iter().filter(is_new).cloned().collect()
+/// Tests of one binary that run in one process.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    /// The path of their module, as in [`DATA_PATH`].
+    pub(super) name: String,
+    /// Their names in the binary.
+    pub(super) tests: Vec<String>,
 }
 
-/// Builds the tests as `cargo xtask test` does, and reuses its build.
+impl Group {
+    /// The tests of this module, or the test of this name. With filters, only those whose name contains one of them.
+    fn new(name: &str, tests_of_binary: &[String], filters: &[&str]) -> Self {
+        let module = name.split_once("::").map_or("", |(_, module)| module);
+        let is_selected = |test: &&String| {
+            let is_inside = module.is_empty()
+                || test
+                    .strip_prefix(module)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+            is_inside && (filters.is_empty() || filters.iter().any(|filter| test.contains(filter)))
+        };
+        let tests = tests_of_binary.iter().filter(is_selected).cloned().collect();
+        Self { name: name.to_owned(), tests }
+    }
+
+    pub(super) fn binary(&self) -> &str {
+        binary_of(&self.name)
+    }
+}
+
+/// `translation` for `translation::tcp`.
+fn binary_of(name: &str) -> &str {
+    name.split("::").next().unwrap_or_default()
+}
+
+/// The groups whose result can differ in a machine of this shape.
+pub(super) fn for_shape(shape: Shape, groups: &[Group]) -> Vec<&Group> {
+    let is_new = |group: &&Group| match shape {
+        Shape::Plain => true,
+        Shape::NohzFull => WAITING.contains(&group.name.as_str()),
+    };
+    groups.iter().filter(is_new).collect()
+}
+
+/// Builds the binaries of these groups as `cargo xtask test` does, and reuses its build.
 pub(super) fn build_tests(names: &[String]) -> Result<Vec<Binary>> {
     setup::ensure()?;
     term::doing("build", "the tests");
+    let names: BTreeSet<&str> = names.iter().map(|name| binary_of(name)).collect();
     let args: Vec<&str> = names.iter().flat_map(|name| ["--test", name]).collect();
     let built = binaries::build(&args)?;
     if let Some(name) = names.iter().find(|name| !built.iter().any(|test| test.name == **name)) {
@@ -65,7 +129,40 @@ pub(super) fn build_tests(names: &[String]) -> Result<Vec<Binary>> {
     Ok(built)
 }
 
-/// The tests with these names, or all tests.
+/// The groups with their tests, as the binaries list them. The words among the arguments are filters, as for libtest.
+pub(super) fn groups(names: &[String], binaries: &[Binary], args: &[String]) -> Result<Vec<Group>> {
+    let filters: Vec<&str> = args.iter().filter(|arg| !is_flag(arg)).map(String::as_str).collect();
+    let mut tests = BTreeMap::new();
+    for binary in binaries {
+        tests.insert(binary.name.as_str(), tests_of(binary)?);
+    }
+    let mut groups = Vec::new();
+    for name in names {
+        let group =
+            Group::new(name, tests.get(binary_of(name)).map_or(&[], Vec::as_slice), &filters);
+        ensure!(!group.tests.is_empty() || !filters.is_empty(), "there are no tests in {name}");
+        if !group.tests.is_empty() {
+            groups.push(group);
+        }
+    }
+    ensure!(!groups.is_empty(), "no name of a test contains {}", filters.join(" or "));
+    Ok(groups)
+}
+
+/// Whether an argument is for the test binaries themselves.
+pub(super) fn is_flag(arg: &str) -> bool {
+    arg.starts_with('-')
+}
+
+fn tests_of(binary: &Binary) -> Result<Vec<String>> {
+    let mut list = Command::new(&binary.path);
+    let list = process::output(list.args(["--list", "--format", "terse"]))
+        .with_context(|| format!("listing the tests of {}", binary.name))?;
+    Ok(list.lines().filter_map(|line| line.strip_suffix(": test")).map(ToOwned::to_owned).collect())
+}
+
+/// The names of the groups to run. A name selects a binary, a module by its path or by its last part, or what is
+/// inside of a module.
 pub(super) fn select(names: &[String], short: bool) -> Result<Vec<String>> {
     if short {
         return Ok(SHORT.map(ToOwned::to_owned).to_vec());
@@ -73,8 +170,72 @@ pub(super) fn select(names: &[String], short: bool) -> Result<Vec<String>> {
     if names.is_empty() {
         return Ok(DATA_PATH.map(ToOwned::to_owned).to_vec());
     }
-    if let Some(unknown) = names.iter().find(|name| !DATA_PATH.contains(&name.as_str())) {
-        bail!("there is no data path test {unknown:?}; the tests are {}", DATA_PATH.join(", "));
+    let mut selected: Vec<String> = Vec::new();
+    for name in names {
+        let is_inside = |inner: &str, outer: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with("::"))
+        };
+        let is_named = |group: &str| {
+            group == name || is_inside(group, name) || group.rsplit("::").next() == Some(name)
+        };
+        let mut found: Vec<&str> = DATA_PATH.into_iter().filter(|group| is_named(group)).collect();
+        if found.is_empty() && DATA_PATH.iter().any(|group| is_inside(name, group)) {
+            found.push(name);
+        }
+        if found.is_empty() {
+            bail!("there is no data path test {name:?}; the tests are {}", DATA_PATH.join(", "));
+        }
+        for group in found {
+            if !selected.iter().any(|selected| selected == group) {
+                selected.push(group.to_owned());
+            }
+        }
     }
-    Ok(names.to_vec())
+    Ok(selected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo;
+
+    fn selected(names: &[&str]) -> Vec<String> {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        select(&names, false).unwrap()
+    }
+
+    #[test]
+    fn each_group_is_a_binary_or_a_module_of_one() {
+        let folder = repo::root().join("tests/tests");
+        for name in DATA_PATH {
+            let path = folder.join(name.replace("::", "/"));
+            let is_there = path.with_extension("rs").is_file() || path.join("main.rs").is_file();
+            assert!(is_there, "{name} is no file of {}", folder.display());
+        }
+        for name in SHORT.iter().chain(&WAITING) {
+            assert!(DATA_PATH.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_selects_a_binary_a_module_or_a_part_of_one() {
+        let lifecycle = ["lifecycle::cleanup", "lifecycle::restart", "lifecycle::startup"];
+        assert_eq!(selected(&["lifecycle"]), lifecycle);
+        assert_eq!(selected(&["translation::tcp"]), ["translation::tcp"]);
+        assert_eq!(selected(&["tcp", "udp", "tcp"]), ["translation::tcp", "translation::udp"]);
+        assert_eq!(selected(&["translation::tcp::a"]), ["translation::tcp::a"]);
+        assert!(select(&["lifecycle::upgrade".to_owned()], false).is_err());
+        assert!(select(&["transl".to_owned()], false).is_err());
+    }
+
+    #[test]
+    fn a_group_has_the_tests_of_its_module_that_a_filter_selects() {
+        let tests = ["tcp::a", "tcp::b", "mptcp::a", "tcp_more::a"].map(ToOwned::to_owned);
+        let group = |name: &str, filters: &[&str]| Group::new(name, &tests, filters).tests;
+        assert_eq!(group("translation", &[]), tests);
+        assert_eq!(group("translation::tcp", &[]), ["tcp::a", "tcp::b"]);
+        assert_eq!(group("translation::tcp", &["b", "x"]), ["tcp::b"]);
+        assert_eq!(group("translation::tcp::a", &[]), ["tcp::a"]);
+        assert_eq!(group("translation::udp", &[]), [""; 0]);
+    }
 }

@@ -1,0 +1,160 @@
+//! Network namespaces that were made inside of pods, as those of a cluster in a container are.
+
+use std::{fs, net::SocketAddr, path::PathBuf, process::Command};
+
+use crate::common::{Stage, error_of, eventually, holds, ip};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::{Value, json};
+use sockline_testbed::{Ns, PodCgroup, TcpServer, objects};
+
+const WEB: &str = "10.96.0.10";
+const UID: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
+const OTHER_UID: &str = "7d1f6a52-2f0b-4b7c-9a57-0c1f4d7f2b20";
+const EXCLUDE: [&str; 1] = ["--exclude-nested-namespaces"];
+
+fn web() -> SocketAddr {
+    SocketAddr::new(ip(WEB), 80)
+}
+
+/// A network namespace mounted as a container runtime does.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(stage: &Stage, pod: &Ns) -> Self {
+        let path = stage.node.temp().join(format!("netns-{}", pod.name()));
+        fs::write(&path, "").unwrap();
+        mount(Some(pod.path().as_str()), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// A web service of this cluster, and a pod inside of which another cluster has the same address for
+/// something of its own.
+struct Nested {
+    own: Ns,
+    inner: Ns,
+    _inner_server: TcpServer,
+    _mounted: Mounted,
+    _cgroup: PodCgroup,
+    stage: Stage,
+}
+
+impl Nested {
+    fn new() -> Self {
+        let stage = Stage::new(1);
+        stage.put_service("web", WEB);
+        let metadata = json!({"name": "ci", "namespace": "shop", "uid": UID});
+        stage.put(
+            "pod.yaml",
+            &[json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": metadata,
+                "spec": {"nodeName": "node-a"},
+                "status": {"phase": "Running"},
+            })],
+        );
+        let mounted = Mounted::new(&stage, &stage.client);
+        let cgroup = stage.node.pod_cgroup(UID).unwrap();
+        let own = cgroup.container(&stage.client, "own").unwrap();
+        let inner = own.nested("inner").unwrap();
+        let address = format!("{WEB}/32");
+        for args in [&["link", "set", "lo", "up"][..], &["address", "add", &address, "dev", "lo"]] {
+            let output = inner.output(Command::new("ip").args(args)).unwrap();
+            assert!(output.status.success(), "{}", error_of(&output));
+        }
+        let inner_server = inner.tcp_server(80).unwrap();
+        Self { own, inner, _inner_server: inner_server, _mounted: mounted, _cgroup: cgroup, stage }
+    }
+
+    /// Who answers in the pod's own namespace.
+    fn ask_own(&self) -> Result<String, String> {
+        self.own.tcp_ask(web()).map(|reply| reply.who).map_err(|error| error.to_string())
+    }
+
+    /// The inner namespace has no way to this cluster's pods: a call that was translated fails.
+    fn ask_inner(&self) -> Result<String, Option<i32>> {
+        self.inner.tcp_ask(web()).map(|reply| reply.who).map_err(|error| error.raw_os_error())
+    }
+
+    fn found(&self) -> Value {
+        self.stage.status()["agent"]["nested_namespaces"].clone()
+    }
+
+    fn finding(&self) -> Value {
+        let output = self.stage.look(&["check", "-o", "json"]);
+        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        findings.into_iter().find(|finding| finding["check"] == "namespaces.nested").unwrap()
+    }
+}
+
+#[test]
+fn nested_namespace_is_translated_by_default_and_named_with_its_pod() {
+    let nested = Nested::new();
+    let _agent = nested.stage.agent();
+    let expected = json!([{"pod": "shop/ci", "namespaces": 1, "excluded": false}]);
+    eventually("the pod to be named", || {
+        // Some of many calls are looked at.
+        assert_eq!(nested.ask_own(), Ok("web-0".into()));
+        assert_eq!(nested.ask_inner(), Err(Some(libc::ENETUNREACH)));
+        let found = nested.found();
+        holds(found == expected, found)
+    });
+    let finding = nested.finding();
+    assert_eq!(finding["state"], "warning", "{finding:#}");
+    assert!(finding["detail"].as_str().unwrap().ends_with(": shop/ci"), "{finding:#}");
+    assert!(finding["todo"].as_str().unwrap().contains("sockline.dev/redirect"), "{finding:#}");
+}
+
+#[test]
+fn excluded_nested_namespace_reaches_what_is_there_and_pods_never_wait_for_that() {
+    let nested = Nested::new();
+    let mut agent = nested.stage.agent_with(&EXCLUDE);
+    // The very first call of each.
+    assert_eq!(nested.ask_own(), Ok("web-0".into()));
+    assert_eq!(nested.ask_inner(), Err(Some(libc::ENETUNREACH)));
+    eventually("the inner namespace to be excluded", || match nested.ask_inner() {
+        Ok(who) if who == "inner" => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    });
+    assert_eq!(nested.ask_own(), Ok("web-0".into()));
+    // A new pod, whose namespace nobody has seen.
+    let new = nested.stage.node.pod("new", &[ip("10.244.9.10")]).unwrap();
+    let cgroup = nested.stage.node.pod_cgroup(OTHER_UID).unwrap();
+    let container = cgroup.container(&new, "new").unwrap();
+    assert_eq!(container.tcp_ask(web()).unwrap().who, "web-0");
+    // The agent has looked at it when it knows one that dialled later.
+    let second = nested.own.nested("second").unwrap();
+    assert!(second.tcp_ask(web()).is_err());
+    eventually("status to say so", || {
+        let found = nested.found();
+        holds(found == json!([{"pod": "shop/ci", "namespaces": 2, "excluded": true}]), found)
+    });
+    assert_eq!(nested.finding()["state"], "ok");
+    assert_eq!(container.tcp_ask(web()).unwrap().who, "web-0", "it was never mounted");
+
+    agent.stop().unwrap();
+    assert_eq!(nested.ask_inner(), Ok("inner".into()), "also without an agent");
+    let _agent = nested.stage.agent();
+    assert_eq!(nested.ask_inner(), Err(Some(libc::ENETUNREACH)), "the option was taken back");
+}
+
+#[test]
+fn excluded_calls_are_counted_as_passed() {
+    let nested = Nested::new();
+    let agent = nested.stage.agent_with(&EXCLUDE);
+    let passed = format!(
+        "sockline_connections_passed_total{{namespace=\"{}\",service=\"web\",protocol=\"TCP\"}}",
+        objects::NAMESPACE
+    );
+    assert_eq!(nested.ask_own(), Ok("web-0".into()));
+    eventually("an excluded call", || nested.ask_inner().map_err(|error| format!("{error:?}")));
+    assert_eq!(crate::common::series(&agent.metrics().unwrap(), &passed), Some(1.0));
+}

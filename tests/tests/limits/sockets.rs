@@ -1,0 +1,285 @@
+//! What sockets may take beyond the table: counted exactly, bounded, and named when it is not enough.
+
+use std::{
+    fs, hint,
+    net::SocketAddr,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use crate::common::{REPAIRS, assert_logged_once, eventually, holds};
+use aya::maps::{Array, HashMap, Map, MapData};
+use sockline::dataplane::Pins;
+use sockline_ebpf::socket::{
+    CGROUP_UNITS, CONNECTION_UNITS, OVERFLOW_UNITS, OverflowCount, OverflowEntry, RECORD_UNITS,
+    STORED_UNITS, WAYS, WHOLE, place_of,
+};
+use sockline_testbed::{Cluster, Pod, Service, Socket, UdpClient, UdpServer};
+
+const DNS: &str = "10.96.0.10:53";
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// A service of one pod, and clients of it.
+struct Clients {
+    _server: UdpServer,
+    web: Pod,
+    clients: Vec<Pod>,
+    cluster: Cluster,
+}
+
+impl Clients {
+    fn new(clients: usize, args: &[&str]) -> Self {
+        let mut cluster = Cluster::with_agent_args(&[args, &REPAIRS].concat()).unwrap();
+        let clients = cluster.pods("client", clients).unwrap();
+        let web = cluster.pod("web").unwrap();
+        let server = web.udp_server(5353).unwrap();
+        let dns = Service::new("dns").ip("10.96.0.10").udp(53).to(5353).tcp(53).to(5353);
+        cluster.apply([dns.endpoints([&web])]).unwrap();
+        Self { _server: server, web, clients, cluster }
+    }
+
+    fn bpffs(&self) -> &Path {
+        self.cluster.node().bpffs()
+    }
+
+    fn entries(&self) -> usize {
+        let pin = Pins::in_bpffs(self.bpffs()).map("OVERFLOW");
+        let map: HashMap<MapData, u64, OverflowEntry> =
+            Map::HashMap(MapData::from_pin(pin).unwrap()).try_into().unwrap();
+        map.keys().count()
+    }
+
+    fn counts(&self) -> Array<MapData, OverflowCount> {
+        let pin = Pins::in_bpffs(self.bpffs()).map("OVERFLOW_COUNTS");
+        Map::Array(MapData::from_pin(pin).unwrap()).try_into().unwrap()
+    }
+
+    /// What all sockets have taken, which must be what those of each cgroup have.
+    #[track_caller]
+    fn units(&self) -> u64 {
+        let counts = self.counts();
+        let units = |place: u32| counts.get(&place, 0).unwrap().units;
+        let whole = units(WHOLE);
+        let others = (0..counts.len()).filter(|&place| place != WHOLE);
+        assert_eq!(others.map(units).sum::<u64>(), whole);
+        whole
+    }
+
+    /// As if sockets of the clients' cgroup had taken these.
+    fn add_units(&self, units: u64) {
+        let cgroup = fs::metadata(self.cluster.node().cgroup()).unwrap().ino();
+        let mut counts = self.counts();
+        for place in [WHOLE, place_of(cgroup)] {
+            let mut count = counts.get(&place, 0).unwrap();
+            count.units += units;
+            counts.set(place, count, 0).unwrap();
+        }
+    }
+
+    #[track_caller]
+    fn eventually_units(&self, wanted: u64) {
+        eventually(&format!("{wanted} units to be taken"), || {
+            let units = self.units();
+            holds(units == wanted, units)
+        });
+    }
+
+    fn faults(&self, name: &str) -> u64 {
+        let status = self.cluster.status().unwrap();
+        let faults = status["faults"].as_array().unwrap();
+        let fault = faults.iter().find(|fault| fault["fault"] == name).unwrap();
+        fault["count"].as_u64().unwrap()
+    }
+
+    fn full(&self) -> Vec<String> {
+        crate::common::strings(&self.cluster.status().unwrap()["agent"]["full"])
+    }
+}
+
+const NO_TABLE: [&str; 2] = ["--without-features", "compare-and-swap"];
+
+#[test]
+fn a_cgroup_may_have_so_many_sockets_and_those_beyond_are_served() {
+    const SOCKETS: u64 = 8_000;
+    const BEYOND: u64 = 232;
+    let stage = Clients::new(1, &NO_TABLE);
+    // As if there were others already: a process may not have as many files as there may be sockets.
+    let others = CGROUP_UNITS - SOCKETS;
+    stage.add_units(others);
+    let all = SOCKETS + BEYOND;
+    let sockets: Vec<Socket> = (0..all)
+        .map(|_| {
+            stage.clients[0].run(|| {
+                let socket = Socket::udp(libc::AF_INET).unwrap();
+                socket.connect(at(DNS)).unwrap();
+                socket
+            })
+        })
+        .collect();
+    assert_eq!((stage.units(), stage.entries()), (CGROUP_UNITS, SOCKETS as usize));
+    assert_eq!(stage.faults("SocketLimit"), BEYOND);
+    assert_eq!(sockets[0].peer().unwrap(), at(DNS));
+    let direct = SocketAddr::new(stage.web.addresses()[0], 5353);
+    assert_eq!(sockets.last().unwrap().peer().unwrap(), direct);
+    let beyond = stage.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap());
+    assert_eq!(beyond.ask("x").unwrap().who, "web");
+    eventually("the status to name the cgroup", || {
+        let full = stage.full();
+        let is_named = |line: &String| line.contains("sockets of cgroup /");
+        holds(full.iter().any(is_named), format!("{full:?}"))
+    });
+    assert_logged_once(stage.cluster.agent(), "all the room that they may beyond the socket table");
+    drop((sockets, beyond));
+    stage.eventually_units(others);
+    assert_eq!(stage.entries(), 0);
+    eventually("the cgroup to have room again", || {
+        let full = stage.full();
+        holds(full.is_empty(), format!("{full:?}"))
+    });
+    let again = stage.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap());
+    assert_eq!(again.socket().peer_addr().unwrap(), at(DNS));
+}
+
+#[test]
+fn all_cgroups_together_may_have_so_many() {
+    let stage = Clients::new(1, &NO_TABLE);
+    let mut counts = stage.counts();
+    let mut whole = counts.get(&WHOLE, 0).unwrap();
+    whole.units = OVERFLOW_UNITS.into();
+    counts.set(WHOLE, whole, 0).unwrap();
+    let client = stage.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap());
+    assert_eq!((client.ask("x").unwrap().who.as_str(), stage.entries()), ("web", 0));
+    assert_eq!(stage.faults("SocketLimit"), 1);
+    whole.units = 0;
+    counts.set(WHOLE, whole, 0).unwrap();
+}
+
+#[test]
+fn what_a_socket_took_is_given_back_to_who_took_it() {
+    let stage = Clients::new(1, &NO_TABLE);
+    let cgroup = stage.cluster.node().pod_cgroup("0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11").unwrap();
+    let other = cgroup.container(&stage.clients[0], "other").unwrap();
+    let socket = stage.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap());
+    assert_eq!(stage.units(), RECORD_UNITS);
+    // Closed by a process of another cgroup, and a connection that is undone.
+    other.run(move || drop(socket));
+    stage.eventually_units(0);
+    let counts = stage.counts();
+    assert!((0..counts.len()).all(|place| counts.get(&place, 0).unwrap().units == 0));
+    let tcp = stage.clients[0].run(|| {
+        let socket = Socket::tcp(libc::AF_INET).unwrap();
+        let _ = socket.connect(at(DNS));
+        socket
+    });
+    // Where the kernel's own sockets cannot be told from it, it has its record in socket storage.
+    let is_told = stage.cluster.features().unwrap().kernel_sockets;
+    assert_eq!(stage.units(), if is_told { RECORD_UNITS } else { CONNECTION_UNITS });
+    drop(tcp);
+    stage.eventually_units(0);
+}
+
+#[test]
+fn a_socket_of_many_conversations_is_charged_for_its_storage() {
+    let mut stage = Clients::new(1, &NO_TABLE);
+    let count = u8::try_from(WAYS).unwrap();
+    let address = |n: u8| SocketAddr::from(([10, 96, 1, n], 53));
+    let services = (0..count).map(|n| {
+        let service = Service::new(&format!("svc-{n}")).ip(&address(n).ip().to_string());
+        service.udp(53).to(6000 + u16::from(n)).endpoints([&stage.web])
+    });
+    let services: Vec<Service> = services.collect();
+    stage.cluster.apply(services).unwrap();
+    let client = stage.clients[0].run(|| UdpClient::unconnected(at(DNS).ip()).unwrap());
+    let send = |n| stage.clients[0].run(|| client.socket().send_to(b"x", address(n)).unwrap());
+    send(0);
+    assert_eq!(stage.units(), RECORD_UNITS);
+    for n in 0..count {
+        send(n);
+    }
+    assert_eq!(stage.units(), RECORD_UNITS + STORED_UNITS);
+    drop(client);
+    stage.eventually_units(0);
+}
+
+/// The programs charge it without an atomic operation: they rely on the kernel, which holds the socket's
+/// lock while they run.
+#[test]
+fn threads_that_give_a_socket_its_storage_at_once_are_charged_once() {
+    const ROUNDS: usize = 5;
+    const THREADS: u8 = 2;
+    const SOCKETS: usize = 200;
+    let mut stage = Clients::new(1, &NO_TABLE);
+    let address = |n: u8| SocketAddr::from(([10, 96, 1, n], 53));
+    let services = (0..=THREADS).map(|n| {
+        let service = Service::new(&format!("svc-{n}")).ip(&address(n).ip().to_string());
+        service.udp(53).to(6000 + u16::from(n)).endpoints([&stage.web])
+    });
+    let services: Vec<Service> = services.collect();
+    stage.cluster.apply(services).unwrap();
+    stage.clients[0].run(|| {
+        for _ in 0..ROUNDS {
+            let clients: Vec<UdpClient> =
+                (0..SOCKETS).map(|_| UdpClient::unconnected(at(DNS).ip()).unwrap()).collect();
+            let send = |client: &UdpClient, n| client.socket().send_to(b"x", address(n)).unwrap();
+            for client in &clients {
+                send(client, 0);
+            }
+            let started = AtomicUsize::new(0);
+            let send_all = |n| {
+                for (number, client) in clients.iter().enumerate() {
+                    started.fetch_add(1, Ordering::SeqCst);
+                    // Yielding would let one of them be late.
+                    while started.load(Ordering::SeqCst) < (number + 1) * usize::from(THREADS) {
+                        hint::spin_loop();
+                    }
+                    // Now one of them is ahead, now the other.
+                    let steps = if n == 1 { number % 50 * 10 } else { 250 };
+                    for step in 0..steps {
+                        hint::black_box(step);
+                    }
+                    send(client, n);
+                }
+            };
+            thread::scope(|threads| {
+                let send_all = &send_all;
+                (1..=THREADS).for_each(|n| drop(threads.spawn(move || send_all(n))));
+            });
+        }
+    });
+    stage.eventually_units(0);
+    assert_eq!(stage.entries(), 0);
+}
+
+#[test]
+fn an_mptcp_connection_is_charged_for_its_storage() {
+    let stage = Clients::new(1, &[]);
+    let _server = stage.web.tcp_server(5353).unwrap();
+    let features = stage.cluster.features().unwrap();
+    let socket = stage.clients[0].run(|| {
+        let socket = Socket::mptcp(libc::AF_INET).unwrap()?;
+        socket.connect(at(DNS)).unwrap();
+        Some(socket)
+    });
+    let Some(socket) = socket.filter(|_| features.mptcp_sock) else { return };
+    assert_eq!(socket.peer().unwrap(), at(DNS));
+    assert_eq!(stage.units(), CONNECTION_UNITS);
+    drop(socket);
+    stage.eventually_units(0);
+}
+
+#[test]
+fn sockets_that_find_room_in_the_table_take_nothing_more() {
+    let stage = Clients::new(1, &[]);
+    if !stage.cluster.features().unwrap().compare_and_swap {
+        return;
+    }
+    let sockets: Vec<_> =
+        (0..20).map(|_| stage.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap())).collect();
+    assert_eq!((stage.units(), stage.entries()), (0, 0));
+    drop(sockets);
+}

@@ -1,0 +1,713 @@
+//! `sockline check` and `/readyz`: what is broken is told, and what works is shown to work.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::{net::UnixStream, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use crate::common::{
+    REPAIRS, Stage, damage::Damage, error_of, eventually, foreign, holds, options, series,
+};
+use serde_json::Value;
+use sockline_testbed::{Agent, sockline_binary};
+
+const CART: &str = "10.96.0.1";
+const SHIP: &str = "10.96.0.2";
+
+fn serving_with(args: &[&str]) -> (Stage, Agent) {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let agent = stage.agent_with(args);
+    (stage, agent)
+}
+
+/// Whatever is damaged stays so.
+fn serving() -> (Stage, Agent) {
+    serving_with(&["--reconcile-interval", "3600s"])
+}
+
+/// What `sockline check` said.
+struct Report {
+    exit: i32,
+    /// State and text (what to do behind the detail) by check.
+    findings: BTreeMap<String, (String, String)>,
+}
+
+impl Report {
+    fn of(output: &Output) -> Self {
+        let list: Vec<Value> = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{}", error_of(output)));
+        let text = |finding: &Value, field: &str| {
+            finding.get(field).map_or(String::new(), |text| text.as_str().unwrap().to_owned())
+        };
+        let findings = list
+            .iter()
+            .map(|finding| {
+                let words = format!("{} → {}", text(finding, "detail"), text(finding, "todo"));
+                (text(finding, "check"), (text(finding, "state"), words))
+            })
+            .collect();
+        Self { exit: output.status.code().unwrap(), findings }
+    }
+
+    /// The checks in a state.
+    fn all(&self, state: &str) -> Vec<&str> {
+        let of_state = self.findings.iter().filter(|(_, (seen, _))| seen == state);
+        of_state.map(|(check, _)| check.as_str()).collect()
+    }
+
+    #[track_caller]
+    fn assert(&self, check: &str, state: &str, words: &str) {
+        let Some((seen, text)) = self.findings.get(check) else {
+            panic!("no {check} in {:#?}", self.findings)
+        };
+        assert_eq!(seen, state, "{check}: {text}; {:#?}", self.findings);
+        assert!(text.contains(words), "{check}: {text:?} does not say {words:?}");
+    }
+
+    #[track_caller]
+    fn assert_all_ok(&self) {
+        assert_eq!(
+            (self.all("failed"), self.all("warning")),
+            (vec![], vec![]),
+            "{:#?}",
+            self.findings
+        );
+        assert_eq!(self.exit, 0);
+    }
+}
+
+fn run(stage: &Stage, args: &[&str]) -> Output {
+    let cgroup = stage.node.cgroup().to_str().unwrap();
+    stage.look(&[&["check", "--cgroup-root", cgroup], args].concat())
+}
+
+#[track_caller]
+fn check(stage: &Stage) -> Report {
+    Report::of(&run(stage, &["-o", "json"]))
+}
+
+const PLACES: [&str; 2] = ["fresh-cgroup", "host"];
+const CONNECTS: [&str; 8] = [
+    "tcp-ipv4",
+    "tcp-ipv6",
+    "udp-ipv4",
+    "udp-ipv6",
+    "refusal-ipv4",
+    "refusal-ipv6",
+    "untouched-ipv4",
+    "untouched-ipv6",
+];
+
+/// The live checks.
+fn live(connects: &[&str]) -> Vec<String> {
+    let of = |place: &str| -> Vec<String> {
+        connects.iter().map(|connect| format!("live.{place}.{connect}")).collect()
+    };
+    PLACES.into_iter().flat_map(of).collect()
+}
+
+#[track_caller]
+fn assert_live_works(report: &Report) {
+    for check in live(&CONNECTS) {
+        report.assert(&check, "ok", "");
+    }
+}
+
+fn fresh_cgroups(stage: &Stage) -> Vec<String> {
+    let entries = fs::read_dir(stage.node.cgroup()).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("sockline-check")).collect()
+}
+
+#[test]
+fn on_a_healthy_node_everything_is_ok() {
+    let (stage, _agent) = serving();
+    let report = check(&stage);
+    report.assert_all_ok();
+    assert_live_works(&report);
+    for (check, words) in [
+        ("live.fresh-cgroup.tcp-ipv4", "198.51.100."),
+        ("live.host.udp-ipv6", "[2001:db8:"),
+        ("live.host.tcp-ipv6", "is translated and shown as the peer"),
+        ("live.fresh-cgroup.refusal-ipv4", "is refused"),
+        ("live.service", "placed by the agent"),
+        ("links.attached", "all 9 hooks"),
+        ("agent.running", "process"),
+        ("maps.drift", "the maps hold the plan"),
+        ("permissions.capabilities", "the agent has CAP_NET_ADMIN"),
+    ] {
+        report.assert(check, "ok", words);
+    }
+    assert_eq!(fresh_cgroups(&stage), [""; 0]);
+}
+
+#[test]
+fn the_table_has_one_line_for_each_check_and_a_summary() {
+    let (stage, _agent) = serving();
+    let output = run(&stage, &[]);
+    let table = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("STATE  CHECK "), "{table}");
+    let ok = lines.iter().filter(|line| line.starts_with("ok     ")).count();
+    assert_eq!(lines.last().unwrap(), &format!("all {ok} checks are ok"), "{table}");
+}
+
+#[test]
+fn the_json_has_stable_fields() {
+    let (stage, agent) = serving();
+    drop(agent);
+    let agent = stage.agent();
+    Damage::of(&stage).detach("recvmsg4");
+    let output = run(&stage, &["-o", "json"]);
+    let list: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    for finding in &list {
+        let fields: Vec<&str> = finding.as_object().unwrap().keys().map(String::as_str).collect();
+        match finding["state"].as_str().unwrap() {
+            "ok" => assert_eq!(fields, ["check", "detail", "state"]),
+            "warning" | "failed" => assert_eq!(fields, ["check", "detail", "state", "todo"]),
+            other => panic!("{other}"),
+        }
+    }
+    drop(agent);
+}
+
+#[test]
+fn a_detached_hook_fails_and_its_connects_with_it() {
+    let (stage, _agent) = serving();
+    Damage::of(&stage).detach("connect4");
+    stage.eventually_untouched(CART);
+    let report = check(&stage);
+    assert_eq!(report.exit, 1);
+    report.assert("links.attached", "failed", "connect4 detached");
+    report.assert("links.attached", "failed", "attaches them again");
+    for connect in live(&["tcp-ipv4", "udp-ipv4", "refusal-ipv4"]) {
+        report.assert(&connect, "failed", "198.51.100.");
+    }
+    for connect in live(&["tcp-ipv6", "udp-ipv6", "untouched-ipv4"]) {
+        report.assert(&connect, "ok", "");
+    }
+}
+
+#[test]
+fn a_hook_that_hides_the_service_behind_its_backend_fails() {
+    let (stage, _agent) = serving();
+    for link in ["getpeername4", "recvmsg6"] {
+        Damage::of(&stage).detach(link);
+    }
+    // The kernel detaches on a worker.
+    eventually("the hooks to be gone", || {
+        let report = check(&stage);
+        holds(report.all("failed").len() >= 7, format!("{:#?}", report.findings))
+    });
+    let report = check(&stage);
+    report.assert("links.attached", "failed", "getpeername4, recvmsg6 detached");
+    for connect in live(&["tcp-ipv4", "udp-ipv4"]) {
+        report.assert(&connect, "failed", "says 127.0.0.1:");
+    }
+    for connect in live(&["udp-ipv6"]) {
+        report.assert(&connect, "failed", "recvfrom() says it came from [::1]:");
+    }
+}
+
+#[test]
+fn links_on_a_cgroup_that_was_made_again_fail() {
+    let (stage, agent, inner) = on_an_inner_cgroup();
+    fs::remove_dir(&inner).unwrap();
+    make_threaded(&inner);
+    let report = check(&stage);
+    assert_eq!(report.exit, 1);
+    // The kernel lets go of the old one on a worker.
+    report.assert("links.attached", "failed", "all hooks ");
+    report.assert("links.attached", "failed", " cgroup");
+    report.assert("live.fresh-cgroup.tcp-ipv4", "failed", "connect() to");
+    // A look at the links counts for two seconds.
+    eventually("503", || {
+        let reply = agent.get("/readyz").unwrap();
+        holds(reply.status == 503, reply.body)
+    });
+    drop(agent);
+    fs::remove_dir(&inner).unwrap();
+}
+
+#[test]
+fn a_cgroup_that_is_not_the_one_that_should_be_served_is_a_warning() {
+    let (stage, agent, inner) = on_an_inner_cgroup();
+    let report = check(&stage);
+    assert_eq!(report.exit, 0, "a warning is no failure: {:#?}", report.findings);
+    report.assert("cgroup.root", "warning", "/inner, not ");
+    assert_live_works(&report);
+    drop(agent);
+    fs::remove_dir(&inner).unwrap();
+}
+
+/// `sockline check` without --cgroup-root, where no cgroup above the agent's is mounted: as in a container that
+/// is a node, as kind's are.
+fn check_where_nothing_above_is_mounted(stage: &Stage, cgroup: &Path) -> Report {
+    let is_cgroup2 = |path: &&Path| path.join("cgroup.controllers").is_file();
+    let mount_point = cgroup.ancestors().take_while(is_cgroup2).last().unwrap();
+    let hide = "mount --bind \"$1\" /mnt && mount -t tmpfs none \"$2\" && mkdir -p \"$1\" \
+                && mount --bind /mnt \"$1\" && shift 2 && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", hide, "sh"])
+        .args([cgroup, mount_point])
+        .arg(sockline_binary().unwrap())
+        .args(["check", "-o", "json", "--bpf-root"])
+        .arg(stage.node.bpffs())
+        .arg("--admin-socket")
+        .arg(stage.node.temp().join("admin.sock"))
+        .stdin(Stdio::null());
+    Report::of(&stage.node.outside().output(&mut command).unwrap())
+}
+
+const POD: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
+
+#[test]
+fn a_node_that_is_a_container_is_told_from_an_agent_that_sees_too_little() {
+    let (stage, _agent) = serving();
+    let check = || check_where_nothing_above_is_mounted(&stage, stage.node.cgroup());
+    check().assert("cgroup.root", "warning", "not the root of all cgroups");
+    let _pod = stage.node.pod_cgroup(POD).unwrap();
+    check().assert("cgroup.root", "warning", "not the root of all cgroups");
+    let beside = stage.node.cgroup().join("init.scope");
+    make_threaded(&beside);
+    check().assert("cgroup.root", "ok", "a node that is itself a container");
+    fs::remove_dir(&beside).unwrap();
+}
+
+#[test]
+fn an_agent_that_sees_only_the_pods_of_its_node_is_a_warning() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let _pod = stage.node.pod_cgroup(POD).unwrap();
+    let pods = stage.node.cgroup().join("kubepods.slice");
+    let mut options = options(&["--reconcile-interval", "3600s"]);
+    options.cgroup = Some(pods.clone());
+    let _agent = stage.node.agent(&options).unwrap();
+    let report = check_where_nothing_above_is_mounted(&stage, &pods);
+    report.assert("cgroup.root", "warning", "not the root of all cgroups");
+}
+
+fn on_an_inner_cgroup() -> (Stage, Agent, PathBuf) {
+    let stage = Stage::new(1);
+    stage.put_service("cart", CART);
+    let inner = stage.node.cgroup().join("inner");
+    make_threaded(&inner);
+    let mut options = options(&["--reconcile-interval", "3600s"]);
+    options.cgroup = Some(inner.clone());
+    let agent = stage.node.agent(&options).unwrap();
+    (stage, agent, inner)
+}
+
+fn make_threaded(cgroup: &Path) {
+    fs::create_dir(cgroup).unwrap();
+    fs::write(cgroup.join("cgroup.type"), "threaded").unwrap();
+}
+
+#[test]
+fn what_differs_from_the_plan_is_told_by_kind_and_left_as_it_is() {
+    let (stage, _agent) = serving();
+    let damage = Damage::of(&stage);
+    damage.remove_frontend(&damage.frontend(80).key);
+    damage.change_backends(|backend| backend.port = 1u16.to_be());
+    let slot = damage.frontend(53).slot_start;
+    damage.clear_slot(slot);
+    for _ in 0..2 {
+        let report = check(&stage);
+        assert_eq!(report.exit, 1);
+        let words = "1 frontends missing, 2 backends changed, 1 slots changed";
+        report.assert("maps.drift", "failed", words);
+        assert_live_works(&report);
+    }
+}
+
+#[test]
+fn a_frontend_that_nobody_planned_is_told() {
+    let (stage, _agent) = serving();
+    let damage = Damage::of(&stage);
+    let mut foreign = damage.frontend(80);
+    foreign.key.port = 81u16.to_be();
+    damage.set_frontend(foreign);
+    check(&stage).assert("maps.drift", "failed", "1 frontends that nobody planned");
+}
+
+#[test]
+fn without_an_agent_the_connects_are_tried_all_the_same() {
+    let (stage, mut agent) = serving();
+    agent.stop().unwrap();
+    let report = check(&stage);
+    assert_eq!((report.exit, report.all("failed")), (0, vec![]), "{:#?}", report.findings);
+    report.assert("agent.running", "warning", "start `sockline agent`");
+    report.assert("maps.drift", "warning", "only a running agent has a plan");
+    report.assert("live.service", "ok", "placed by this command");
+    assert_live_works(&report);
+    assert_eq!(Damage::of(&stage).frontends().keys().count(), 2, "no test service is left");
+    stage.assert_served(CART);
+    let _next = stage.agent();
+    stage.assert_served(CART);
+    check(&stage).assert_all_ok();
+}
+
+#[test]
+fn without_an_agent_maps_that_are_damaged_are_left_alone() {
+    let (stage, mut agent) = serving();
+    agent.stop().unwrap();
+    let damage = Damage::of(&stage);
+    let entry = damage.frontend(80);
+    damage.clear_slot(entry.slot_start);
+    let report = check(&stage);
+    assert_eq!(report.exit, 1);
+    report.assert("live.service", "failed", "the maps hold what no agent wrote as it is");
+    assert_eq!(damage.frontend(80), entry);
+    let owned = damage.change_backends(|_| {});
+    assert_eq!(owned, 2, "no backend was freed");
+}
+
+#[test]
+fn an_agent_that_does_not_answer_fails() {
+    let (stage, agent) = serving();
+    fs::rename(agent.admin_socket(), agent.admin_socket().with_extension("away")).unwrap();
+    let report = check(&stage);
+    assert_eq!(report.exit, 1);
+    report.assert("agent.running", "failed", &format!("process {} holds the pins", agent.pid()));
+    report.assert("live.service", "failed", "no agent answers on");
+}
+
+#[test]
+fn a_program_of_somebody_else_that_refuses_is_seen_and_named() {
+    let (stage, _agent) = serving();
+    foreign::attach_connect4(stage.node.cgroup(), "cil_sock4_conne", foreign::REFUSE);
+    let report = check(&stage);
+    assert_eq!(report.exit, 1);
+    let words = "cil_sock4_conne (Cilium's socket load balancer) on connect4";
+    report.assert("links.foreign", "warning", words);
+    for connect in live(&["tcp-ipv4", "udp-ipv4", "untouched-ipv4"]) {
+        report.assert(&connect, "failed", "a program on the hook refuses it");
+    }
+    for connect in live(&["tcp-ipv6", "udp-ipv6"]) {
+        report.assert(&connect, "ok", "");
+    }
+}
+
+#[test]
+fn a_program_of_somebody_else_that_redirects_is_seen() {
+    let (stage, _agent) = serving();
+    foreign::attach_connect4(stage.node.cgroup(), "calico_connect_", foreign::REDIRECT);
+    let report = check(&stage);
+    assert_eq!(report.exit, 1);
+    report.assert("links.foreign", "warning", "calico_connect_ (Calico's connect-time");
+    for connect in live(&["tcp-ipv4", "udp-ipv4", "untouched-ipv4"]) {
+        report.assert(&connect, "failed", "Connection refused");
+    }
+}
+
+#[test]
+fn a_program_of_somebody_else_that_does_no_harm_is_only_a_warning() {
+    let (stage, _agent) = serving();
+    foreign::attach_connect4(stage.node.cgroup(), "monitor", foreign::ALLOW);
+    let report = check(&stage);
+    assert_eq!(report.exit, 0, "{:#?}", report.findings);
+    report.assert("links.foreign", "warning", "monitor on connect4");
+    assert_eq!(report.all("warning"), ["links.foreign"]);
+    assert_live_works(&report);
+}
+
+#[test]
+fn a_full_map_fails() {
+    let stage = Stage::new(1);
+    for name in ["cart", "ship"] {
+        stage.put_service(name, if name == "cart" { CART } else { SHIP });
+    }
+    let _agent = stage.agent_with(&["--max-frontends", "3"]);
+    let report = check(&stage);
+    assert_eq!(report.exit, 1);
+    report.assert("maps.frontends", "failed", "full: 3 of 3 (100 %) → raise --max-frontends");
+    report.assert("state.complete", "failed", "not in the kernel: shop/ship");
+    report.assert("live.service", "failed", "map `FRONTENDS` is full: its limit is 3 entries");
+    assert_eq!(Damage::of(&stage).frontends().keys().count(), 3, "nothing was left behind");
+}
+
+#[test]
+fn a_test_service_that_does_not_fit_is_not_left_half() {
+    let (stage, _agent) = serving_with(&["--max-frontends", "6"]);
+    let report = check(&stage);
+    assert_eq!(report.all("failed"), ["live.service"], "{:#?}", report.findings);
+    assert_eq!(frontends(&stage), OWN);
+}
+
+#[test]
+fn a_node_without_ipv6_is_ok() {
+    let (stage, _agent) = serving();
+    stage
+        .node
+        .outside()
+        .run(|| fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"))
+        .unwrap();
+    let report = check(&stage);
+    report.assert_all_ok();
+    for connect in live(&["tcp-ipv6", "udp-ipv6", "refusal-ipv6", "untouched-ipv6"]) {
+        report.assert(&connect, "ok", "skipped: IPv6 is off here");
+    }
+    for connect in live(&["tcp-ipv4", "udp-ipv4"]) {
+        report.assert(&connect, "ok", "is translated");
+    }
+}
+
+#[test]
+fn refusals_may_be_eperm_on_an_older_kernel() {
+    let (stage, _agent) = serving_with(&["--without-features", "set-retval"]);
+    let report = check(&stage);
+    report.assert_all_ok();
+    report.assert("kernel.features", "ok", "refusals are EPERM");
+}
+
+#[test]
+fn checks_may_run_side_by_side() {
+    let (stage, _agent) = serving();
+    let running: Vec<Child> = (0..4)
+        .map(|_| {
+            let mut command = Command::new(sockline_binary().unwrap());
+            command
+                .args(["check", "-o", "json", "--cgroup-root"])
+                .arg(stage.node.cgroup())
+                .arg("--bpf-root")
+                .arg(stage.node.bpffs())
+                .arg("--admin-socket")
+                .arg(stage.node.temp().join("admin.sock"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped());
+            stage.node.outside().child(&mut command).unwrap()
+        })
+        .collect();
+    let reports = running.into_iter().map(|child| Report::of(&child.wait_with_output().unwrap()));
+    for report in reports {
+        report.assert_all_ok();
+    }
+}
+
+#[test]
+fn the_quick_part_is_the_agent_and_the_links() {
+    let (stage, agent) = serving();
+    let report = Report::of(&run(&stage, &["--quick", "-o", "json"]));
+    report.assert_all_ok();
+    let all =
+        ["agent.control-loop", "agent.fail-open", "agent.ready", "agent.running", "links.attached"];
+    assert_eq!(report.all("ok"), all);
+    Damage::of(&stage).detach("sendmsg6");
+    let report = Report::of(&run(&stage, &["--quick", "-o", "json"]));
+    assert_eq!((report.exit, report.all("failed")), (1, vec!["links.attached"]));
+    drop(agent);
+}
+
+#[test]
+fn where_no_agent_ever_was_there_is_nothing_to_check() {
+    let stage = Stage::new(0);
+    let output = run(&stage, &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = error_of(&output);
+    assert!(said.starts_with("error: nothing of sockline is pinned in "), "{said}");
+}
+
+#[test]
+fn only_root_can_check() {
+    let binary = PathBuf::from("/tmp").join(format!("sockline-check-{}", std::process::id()));
+    fs::copy(sockline_binary().unwrap(), &binary).unwrap();
+    let output = Command::new(&binary).arg("check").uid(65534).gid(65534).output();
+    fs::remove_file(&binary).unwrap();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(error_of(&output).starts_with("error: sockline check must run as root"));
+}
+
+#[test]
+fn the_help_tells_the_exit_status() {
+    let help = Command::new(sockline_binary().unwrap())
+        .args(["check", "--help"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for words in
+        ["--quick", "[env: SOCKLINE_CGROUP_ROOT=", "Exit status:", "2  could not check at all"]
+    {
+        assert!(help.contains(words), "{words}: {help}");
+    }
+    let all = Command::new(sockline_binary().unwrap()).arg("--help").output().unwrap();
+    assert!(!String::from_utf8(all.stdout).unwrap().contains("probe"));
+}
+
+/// A client of the admin socket that has a test service, as a check that hangs would.
+struct Lease(BufReader<UnixStream>);
+
+impl Lease {
+    fn take(socket: &Path) -> Self {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        let body = r#"{"tcp4": 1, "udp4": 2, "tcp6": 3, "udp6": 4}"#;
+        let length = body.len();
+        write!(
+            stream,
+            "POST /probe-service HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut this = Self(BufReader::new(stream));
+        while !this.line().starts_with("{\"number\":") {}
+        this
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert_ne!(self.0.read_line(&mut line).unwrap(), 0, "the agent closed the connection");
+        line
+    }
+}
+
+/// Frontends of `cart` (two), and those of one test service.
+const OWN: usize = 2;
+const OF_TEST: usize = 6;
+
+fn frontends(stage: &Stage) -> usize {
+    Damage::of(stage).frontends().keys().count()
+}
+
+#[track_caller]
+fn eventually_frontends(stage: &Stage, count: usize) {
+    eventually(&format!("{count} frontends"), || {
+        let seen = frontends(stage);
+        holds(seen == count, seen)
+    });
+}
+
+#[test]
+fn a_killed_check_leaves_nothing() {
+    let (stage, agent) = serving();
+    let lease = Lease::take(agent.admin_socket());
+    assert_eq!(frontends(&stage), OWN + OF_TEST);
+    drop(lease);
+    eventually_frontends(&stage, OWN);
+    check(&stage).assert_all_ok();
+}
+
+#[test]
+fn a_check_that_hangs_loses_its_service_after_a_while() {
+    let (stage, agent) = serving();
+    let mut lease = Lease::take(agent.admin_socket());
+    while !lease.line().starts_with("over") {}
+    eventually_frontends(&stage, OWN);
+}
+
+#[test]
+fn the_test_service_stays_over_syncs_and_repairs() {
+    let (stage, agent) = serving_with(&REPAIRS);
+    let _lease = Lease::take(agent.admin_socket());
+    // A service at one of the node's addresses: that needs a sync of the whole plan.
+    stage.put_service("ship", "192.0.2.10");
+    stage.eventually_served("192.0.2.10");
+    assert_eq!(frontends(&stage), OWN + 2 + OF_TEST);
+    let damage = Damage::of(&stage);
+    damage.remove_frontend(&damage.frontend(80).key);
+    eventually_frontends(&stage, OWN + 2 + OF_TEST);
+    check(&stage).assert("maps.drift", "ok", "");
+}
+
+#[test]
+fn the_test_service_is_nobodys_business() {
+    let (stage, agent) = serving();
+    let _lease = Lease::take(agent.admin_socket());
+    assert_eq!(stage.services(), ["shop/cart"]);
+    let listing = stage.look(&["backends"]);
+    let listing = String::from_utf8(listing.stdout).unwrap();
+    assert!(!listing.contains("check"), "{listing}");
+    // A sync sets the gauges.
+    stage.put_service("ship", SHIP);
+    stage.eventually_served(SHIP);
+    let gauges = ["sockline_services", "sockline_frontends", "sockline_backends"];
+    eventually("the gauges to count two services of two ports each, and nothing else", || {
+        let metrics = agent.metrics().unwrap();
+        let seen = gauges.map(|name| series(&metrics, name));
+        holds(seen == [Some(4.0); 3], format!("{seen:?}"))
+    });
+    assert_eq!(frontends(&stage), OWN + 2 + OF_TEST, "the test service is still there");
+    let metrics = agent.metrics().unwrap();
+    assert_eq!(crate::common::lines_with(&metrics, "check/"), [""; 0]);
+}
+
+#[test]
+fn at_most_eight_checks_have_a_service() {
+    let (stage, agent) = serving();
+    let leases: Vec<Lease> = (0..8).map(|_| Lease::take(agent.admin_socket())).collect();
+    check(&stage).assert("live.service", "failed", "8 checks run already");
+    drop(leases);
+    eventually_frontends(&stage, OWN);
+}
+
+#[test]
+fn what_a_killed_agent_leaves_of_a_check_is_removed_by_the_next_one() {
+    let (stage, mut agent) = serving();
+    let lease = Lease::take(agent.admin_socket());
+    agent.kill().unwrap();
+    drop(lease);
+    assert_eq!(frontends(&stage), OWN + OF_TEST);
+    let _next = stage.agent();
+    eventually_frontends(&stage, OWN);
+    stage.assert_served(CART);
+}
+
+#[test]
+fn what_a_killed_agent_leaves_of_a_check_is_removed_by_the_next_check() {
+    let (stage, mut agent) = serving();
+    let _lease = Lease::take(agent.admin_socket());
+    agent.kill().unwrap();
+    let report = check(&stage);
+    report.assert("live.service", "ok", "placed by this command");
+    assert_live_works(&report);
+    assert_eq!(frontends(&stage), OWN);
+    stage.assert_served(CART);
+}
+
+#[test]
+fn readiness_goes_with_the_links_and_comes_back_with_them() {
+    let (stage, agent) = serving_with(&REPAIRS);
+    let links = Damage::of(&stage).pins().links();
+    assert_eq!(agent.get("/readyz").unwrap().body, "ok\n");
+    // Again and again, because the agent mends it every second.
+    eventually("503", || {
+        let _ = fs::remove_file(links.join("connect4"));
+        let reply = agent.get("/readyz").unwrap();
+        holds(reply.status == 503, &reply.body).map(|()| {
+            assert_eq!(reply.body, "connect4 not attached\n");
+        })
+    });
+    assert_eq!(agent.get("/healthz").unwrap().status, 200);
+    eventually("200", || {
+        let reply = agent.get("/readyz").unwrap();
+        holds(reply.status == 200, &reply.body)
+    });
+    check(&stage).assert("links.attached", "ok", "");
+}
+
+#[test]
+fn readiness_is_lost_when_somebody_puts_another_program_into_a_link() {
+    let (stage, agent) = serving_with(&["--reconcile-interval", "3600s"]);
+    let pins = Damage::of(&stage);
+    let links = pins.pins().links();
+    // The other hook's link under this one's name.
+    fs::remove_file(links.join("connect4")).unwrap();
+    fs::rename(links.join("sendmsg4"), links.join("connect4")).unwrap();
+    eventually("503", || {
+        let reply = agent.get("/readyz").unwrap();
+        holds(reply.status == 503, &reply.body).map(|()| {
+            assert_eq!(
+                reply.body,
+                "connect4 attached with a program that is not the agent's; sendmsg4 not attached\n"
+            );
+        })
+    });
+    let words = "connect4 attached with a program that is not the agent's";
+    check(&stage).assert("links.attached", "failed", words);
+}

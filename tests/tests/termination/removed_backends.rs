@@ -1,0 +1,802 @@
+//! What becomes of sockets whose backend is gone: connected UDP sockets are closed, TCP connections
+//! when their service says so, and nothing else is touched.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use crate::common::{REPAIRS, Stage, assert_logged_once, eventually, holds, options, series};
+use aya::maps::{HashMap, Map, MapData};
+use nix::sys::socket::{getsockopt, sockopt::SocketError};
+use serde_json::{Value, json};
+use sockline::dataplane::Pins;
+use sockline_ebpf::socket::{OverflowEntry, SocketRecord, WAYS};
+use sockline_testbed::{
+    AgentOptions, Cluster, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer,
+    kernel_version, mapped, objects, sockline_binary,
+};
+
+const V4: &str = "10.96.0.10:53";
+const V6: &str = "[fd00:96::10]:53";
+const CLOSE_ON_REMOVAL: &str = "sockline.dev/close-on-removal";
+
+/// Pods that each answer UDP and TCP at 5353, and a client.
+struct Dns {
+    _servers: Vec<(UdpServer, TcpServer)>,
+    pods: Vec<Pod>,
+    client: Pod,
+    cluster: Cluster,
+}
+
+impl Dns {
+    /// All pods behind one service.
+    fn new(pods: usize, args: &[&str]) -> Self {
+        let mut this = Self::without_service(pods, args);
+        this.cluster.apply([dns().endpoints(&this.pods)]).unwrap();
+        this
+    }
+
+    fn without_service(pods: usize, args: &[&str]) -> Self {
+        // Looks for sockets with each repair as well, so that there is always another pass.
+        let mut args = args.to_vec();
+        if !args.contains(&REPAIRS[0]) {
+            args.extend(REPAIRS);
+        }
+        let mut cluster = Cluster::with_agent_args(&args).unwrap();
+        let client = cluster.pod("client").unwrap();
+        let pods = cluster.pods("dns", pods).unwrap();
+        let servers = pods
+            .iter()
+            .map(|pod| (pod.udp_server(5353).unwrap(), pod.tcp_server(5353).unwrap()))
+            .collect();
+        Self { _servers: servers, pods, client, cluster }
+    }
+
+    /// Leaves only the pods that are not called this.
+    fn without(&self, name: &str) -> Vec<&Pod> {
+        self.pods.iter().filter(|pod| pod.name() != name).collect()
+    }
+
+    fn remove(&mut self, name: &str) {
+        let service = dns().endpoints(self.without(name));
+        self.cluster.apply([service]).unwrap();
+    }
+
+    /// Sockets are counted after they were closed.
+    #[track_caller]
+    fn eventually_counted(&self, protocol: &str, count: f64) {
+        eventually(&format!("{count} closed over {protocol}"), || {
+            let seen = self.closed(protocol);
+            holds(seen == count, seen)
+        });
+    }
+
+    fn closed(&self, protocol: &str) -> f64 {
+        let metrics = self.cluster.metrics().unwrap();
+        metrics.sum("sockline_sockets_closed_total", &[("protocol", protocol)])
+    }
+
+    /// Waits until the agent has looked at its sockets some more times: more than it looks for one
+    /// that is not as expected.
+    fn wait_for_passes(&self) {
+        let passes = || {
+            let metrics = self.cluster.metrics().unwrap();
+            metrics.sum("sockline_sockets_pass_duration_seconds_count", &[])
+        };
+        let before = passes();
+        eventually("the agent to look for sockets again", || {
+            let now = passes();
+            holds(now >= before + 3.0, format!("{now} passes, {before} before"))
+        });
+    }
+}
+
+/// A service of UDP and TCP at one address and port.
+fn dns() -> Service {
+    Service::new("dns").ip("10.96.0.10").ip("fd00:96::10").udp(53).to(5353).tcp(53).to(5353)
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// Connected, with an answer: the client and the name of who answered.
+fn connected(ns: &Ns, to: SocketAddr) -> (UdpClient, String) {
+    let client = ns.run(|| UdpClient::connected(to).unwrap());
+    let who = ask(&client);
+    (client, who)
+}
+
+fn ask(client: &UdpClient) -> String {
+    client.ask("?").unwrap().who
+}
+
+/// Waits until the kernel says that the socket has no peer any more.
+#[track_caller]
+fn eventually_closed(client: &UdpClient) {
+    let error = eventually("the socket to be closed", || match client.ask("?") {
+        Ok(reply) => Err(format!("{} still answers", reply.who)),
+        Err(error) => Ok::<_, String>(error),
+    });
+    let expected = [libc::ECONNABORTED, libc::EDESTADDRREQ];
+    assert!(error.raw_os_error().is_some_and(|error| expected.contains(&error)), "{error}");
+    // What the socket was told once it does not say again.
+    client.socket().take_error().unwrap();
+}
+
+/// An open TCP connection and the name of who answered.
+fn stream(ns: &Ns, to: SocketAddr) -> (TcpStream, String) {
+    ns.run(|| {
+        let mut stream = TcpStream::connect(to).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut who = Vec::new();
+        while who.last() != Some(&b'\n') {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            who.push(byte[0]);
+        }
+        who.pop();
+        (stream, String::from_utf8(who).unwrap())
+    })
+}
+
+fn echo(stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])
+}
+
+/// Waits until a connection was aborted here (and not ended by the other side).
+#[track_caller]
+fn eventually_aborted(stream: &mut TcpStream) {
+    let error = eventually("the connection to be closed", || match echo(stream) {
+        Ok(()) => Err("it is still open".to_owned()),
+        Err(error) => Ok(error),
+    });
+    let expected = [libc::ECONNABORTED, libc::EPIPE];
+    assert!(error.raw_os_error().is_some_and(|error| expected.contains(&error)), "{error}");
+}
+
+#[test]
+fn cilium_48096_calico_4509_a_connected_udp_socket_does_not_stay_on_a_dead_backend() {
+    for to in [at(V4), at(V6), mapped(at(V4))] {
+        let mut stage = Dns::new(2, &[]);
+        let (client, first) = connected(&stage.client, to);
+        stage.remove(&first);
+        eventually_closed(&client);
+        // As a resolver does after an error.
+        stage.client.run(|| client.socket().connect(to).unwrap());
+        let second = ask(&client);
+        assert_ne!(second, first, "{to}");
+        assert_eq!(client.socket().peer_addr().unwrap(), to);
+        stage.eventually_counted("UDP", 1.0);
+        assert_eq!(stage.closed("TCP"), 0.0, "{to}");
+    }
+}
+
+#[test]
+fn a_client_that_waits_for_an_answer_is_told_at_once() {
+    let mut stage = Dns::new(1, &[]);
+    let (client, first) = connected(&stage.client, at(V4));
+    let waiting = stage.client.spawn(move || client.receive().unwrap_err()).unwrap();
+    stage.remove(&first);
+    let error = waiting.join();
+    assert_eq!(error.raw_os_error(), Some(libc::ECONNABORTED), "{error}");
+}
+
+#[test]
+fn sockets_are_closed_in_every_network_namespace_and_in_the_nodes_own() {
+    let mut stage = Dns::new(1, &[]);
+    let other = stage.cluster.pod("other").unwrap();
+    let namespaces: [&Ns; 3] = [&stage.client, &other, stage.cluster.node()];
+    let clients = namespaces.map(|ns| connected(ns, at(V4)).0);
+    stage.remove("dns-0");
+    clients.iter().for_each(eventually_closed);
+    eventually("all of them to be counted", || {
+        let closed = stage.closed("UDP");
+        holds(closed == 3.0, format!("{closed} closed"))
+    });
+}
+
+#[test]
+fn cilium_42658_42649_a_strangers_socket_to_the_same_backend_is_left_alone() {
+    let mut stage = Dns::new(1, &[]);
+    let pod = SocketAddr::new(stage.pods[0].addresses()[0], 5353);
+    let (stranger, _) = connected(&stage.client, pod);
+    let port = stranger.socket().local_addr().unwrap();
+    let (client, _) = connected(&stage.client, at(V4));
+    stage.remove("dns-0");
+    eventually_closed(&client);
+    stage.wait_for_passes();
+    assert_eq!(ask(&stranger), "dns-0");
+    assert_eq!(stranger.socket().local_addr().unwrap(), port);
+    stage.eventually_counted("UDP", 1.0);
+}
+
+#[test]
+fn cilium_48564_an_unconnected_socket_is_left_alone_and_keeps_its_port() {
+    let mut stage = Dns::new(2, &[]);
+    let unconnected = stage.client.run(|| UdpClient::unconnected(at(V4).ip()).unwrap());
+    let ask_unconnected = || stage.client.run(|| unconnected.ask_to(at(V4), "?").unwrap());
+    let first = ask_unconnected().who;
+    let port = unconnected.socket().local_addr().unwrap();
+    // One that is closed, so that it is known when they were looked at.
+    let (client, of_client) = connected(&stage.client, at(V4));
+    let rest: Vec<&Pod> = stage.without(&first);
+    let rest: Vec<&Pod> = rest.into_iter().filter(|pod| pod.name() != of_client).collect();
+    let service = dns().endpoints(rest);
+    stage.cluster.apply([service]).unwrap();
+    eventually_closed(&client);
+    stage.wait_for_passes();
+    assert_eq!(getsockopt(unconnected.socket(), SocketError).unwrap(), 0);
+    assert_eq!(unconnected.socket().local_addr().unwrap(), port);
+    stage.cluster.apply([dns().endpoints(&stage.pods)]).unwrap();
+    let reply = stage.client.run(|| unconnected.ask_to(at(V4), "?").unwrap());
+    assert_eq!(reply.from, at(V4));
+    assert_eq!(unconnected.socket().local_addr().unwrap(), port);
+    stage.eventually_counted("UDP", 1.0);
+}
+
+#[test]
+fn a_socket_that_was_connected_elsewhere_since_is_left_alone() {
+    let mut stage = Dns::new(2, &[]);
+    let (client, first) = connected(&stage.client, at(V4));
+    let other = stage.without(&first)[0];
+    let elsewhere = SocketAddr::new(other.addresses()[0], 5353);
+    stage.client.run(|| client.socket().connect(elsewhere).unwrap());
+    let (sign, _) = loop {
+        let (sign, who) = connected(&stage.client, at(V4));
+        if who == first {
+            break (sign, who);
+        }
+    };
+    stage.remove(&first);
+    eventually_closed(&sign);
+    stage.wait_for_passes();
+    assert_eq!(ask(&client), stage.without(&first)[0].name());
+}
+
+#[test]
+fn sockets_remembered_beyond_the_table_are_closed_as_well() {
+    let mut stage = Dns::new(2, &["--without-features", "compare-and-swap"]);
+    for to in [at(V4), at(V6), mapped(at(V4))] {
+        let (client, first) = connected(&stage.client, to);
+        stage.remove(&first);
+        eventually_closed(&client);
+        stage.cluster.apply([dns().endpoints(&stage.pods)]).unwrap();
+    }
+    stage.eventually_counted("UDP", 3.0);
+}
+
+/// A connection to the service is closed when its endpoints are gone, and one to the pod's own address
+/// is not.
+#[track_caller]
+fn assert_tcp_is_closed(stage: &mut Dns, service: &impl Fn() -> Service, to: SocketAddr) {
+    stage.cluster.apply([service().endpoints(&stage.pods)]).unwrap();
+    let (mut open, _) = stream(&stage.client, to);
+    let direct = SocketAddr::new(stage.pods[0].addresses()[0], 5353);
+    let (mut stranger, _) = stream(&stage.client, direct);
+    stage.cluster.apply([service().endpoints(Vec::<Endpoint>::new())]).unwrap();
+    eventually_aborted(&mut open);
+    echo(&mut stranger).unwrap();
+}
+
+#[test]
+fn tcp_connections_remembered_beyond_the_table_are_closed_as_well() {
+    let mut stage = Dns::new(1, &["--without-features", "compare-and-swap"]);
+    let service = || dns().annotate(CLOSE_ON_REMOVAL, "0s");
+    for to in [at(V4), at(V6), mapped(at(V4))] {
+        assert_tcp_is_closed(&mut stage, &service, to);
+    }
+    stage.eventually_counted("TCP", 3.0);
+    assert_eq!(stage.closed("UDP"), 0.0);
+}
+
+#[test]
+fn a_socket_that_dialled_its_dead_backend_itself_since_is_left_alone() {
+    for args in [&[][..], &["--without-features", "compare-and-swap"]] {
+        let mut stage = Dns::new(1, args);
+        let (client, first) = connected(&stage.client, at(V4));
+        let (sign, _) = connected(&stage.client, at(V4));
+        let direct = SocketAddr::new(stage.pods[0].addresses()[0], 5353);
+        stage.client.run(|| client.socket().connect(direct).unwrap());
+        stage.remove(&first);
+        eventually_closed(&sign);
+        stage.wait_for_passes();
+        assert_eq!(ask(&client), first, "{args:?}");
+        stage.eventually_counted("UDP", 1.0);
+    }
+}
+
+/// What sockets have beyond the table, by their cookies.
+fn overflow(bpffs: &Path) -> HashMap<MapData, u64, OverflowEntry> {
+    let pin = Pins::in_bpffs(bpffs).map("OVERFLOW");
+    Map::HashMap(MapData::from_pin(pin).unwrap()).try_into().unwrap()
+}
+
+#[test]
+fn what_a_socket_has_beyond_the_table_ends_with_it() {
+    let stage = Dns::new(2, &["--without-features", "compare-and-swap"]);
+    let overflow = overflow(stage.cluster.node().bpffs());
+    let udp = [at(V4), at(V6), mapped(at(V4))].map(|to| connected(&stage.client, to).0);
+    let tcp = [at(V4), at(V6), mapped(at(V4))].map(|to| stream(&stage.client, to).0);
+    let unconnected = stage.client.run(|| UdpClient::unconnected(at(V4).ip()).unwrap());
+    stage.client.run(|| unconnected.ask_to(at(V4), "?").unwrap());
+    assert_eq!(overflow.keys().count(), 7);
+    // A socket has one entry, however often it connects.
+    stage.client.run(|| udp[0].socket().connect(at(V4)).unwrap());
+    assert_eq!(overflow.keys().count(), 7);
+    drop((udp, tcp, unconnected));
+    eventually("all entries to be gone", || {
+        let left = overflow.keys().count();
+        holds(left == 0, format!("{left} are left"))
+    });
+}
+
+#[test]
+fn what_a_socket_that_is_nowhere_has_beyond_the_table_is_forgotten() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", "10.96.0.1");
+    let args = [&["--without-features", "compare-and-swap"], &REPAIRS[..]].concat();
+    let all_seeing = AgentOptions { binary: all_seeing(&stage), ..options(&args) };
+    let mut agent = stage.node.agent(&all_seeing).unwrap();
+    let mut overflow = overflow(stage.node.bpffs());
+    let (client, _) = connected(&stage.client, at("10.96.0.1:53"));
+    // As if one had been closed while other programs were attached. Its backend never was there.
+    let record = SocketRecord { generation: u32::MAX, ..SocketRecord::default() };
+    let stray = OverflowEntry { holder: 1 << 60, record, ..OverflowEntry::default() };
+    overflow.insert(stray.holder, stray, 0).unwrap();
+    eventually("the stray entry to be gone", || {
+        let left = overflow.keys().count();
+        holds(left == 1, format!("{left} are left"))
+    });
+    assert_eq!(ask(&client), "web-0");
+    // `unshare` does not hand on what would end it.
+    agent.kill().unwrap();
+}
+
+/// An agent that can look into every network namespace that it knows of: where the machine hides some
+/// of its processes, one that has only its own.
+fn all_seeing(stage: &Stage) -> Option<PathBuf> {
+    if fs::metadata("/proc/1/ns/net").is_ok() {
+        return None;
+    }
+    let wrapper = stage.node.temp().join("sockline-alone");
+    let script = format!(
+        "#!/bin/sh\nexec unshare --pid --fork --kill-child --mount-proc {} \"$@\"\n",
+        sockline_binary().unwrap().display()
+    );
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    Some(wrapper)
+}
+
+#[test]
+fn a_warning_of_namespaces_that_cannot_be_seen_goes_with_its_cause() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", "10.96.0.1");
+    // The helper may not pass folders of others, where a network namespace is mounted twice; only the
+    // agent's own mounts have it.
+    let folder = stage.node.temp().join("others");
+    fs::create_dir(&folder).unwrap();
+    let points = ["one", "two"].map(|name| folder.join(name));
+    points.iter().for_each(|point| fs::write(point, "").unwrap());
+    let nobody = Some(65534);
+    std::os::unix::fs::chown(&folder, nobody, nobody).unwrap();
+    let close = |mode| fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+    close(0o700);
+    let wrapper = stage.node.temp().join("sockline-beside-others");
+    let [one, two] = points.each_ref().map(|point| point.display());
+    let script = format!(
+        "#!/bin/sh\nexec unshare --mount --pid --fork --kill-child --mount-proc sh -c '\
+         unshare --net={one} true && mount --bind {one} {two} && exec {} \"$@\"' sh \"$@\"\n",
+        sockline_binary().unwrap().display()
+    );
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let args = [&["--without-features", "compare-and-swap"], &REPAIRS[..]].concat();
+    let beside = AgentOptions { binary: Some(wrapper), ..options(&args) };
+    let mut agent = stage.node.agent(&beside).unwrap();
+    let mut overflow = overflow(stage.node.bpffs());
+    let (client, _) = connected(&stage.client, at("10.96.0.1:53"));
+    // A socket that is nowhere, so that the helper looks everywhere.
+    let record = SocketRecord { generation: u32::MAX, ..SocketRecord::default() };
+    let stray = OverflowEntry { holder: 1 << 60, record, ..OverflowEntry::default() };
+    overflow.insert(stray.holder, stray, 0).unwrap();
+    let unseen = || stage.status()["agent"]["closing"]["unseen"].clone();
+    eventually("the warning", || {
+        let seen = unseen();
+        let text = seen.as_str().unwrap_or_default();
+        let holds_both =
+            text.contains("Permission denied") && text.contains("those of 2 processes");
+        holds(holds_both, seen.clone())
+    });
+    assert_eq!(overflow.keys().count(), 2, "not forgotten, as it may be there");
+    close(0o755);
+    eventually("the warning to go", || holds(unseen().is_null(), unseen()));
+    let log = agent.log();
+    assert_eq!(crate::common::lines_with(&log, "cannot look into all network").len(), 1, "{log}");
+    assert_eq!(crate::common::lines_with(&log, "can be looked into again").len(), 1, "{log}");
+    assert_eq!(ask(&client), "web-0");
+    // `unshare` does not hand on what would end it.
+    agent.kill().unwrap();
+}
+
+/// An unconnected socket with as many conversations as fill the set of the table that its cookie leads
+/// to: each with another service and another port of the pods, from [`CROWD`] on, where nobody answers.
+fn crowded(stage: &mut Dns) -> UdpClient {
+    let address = |n: u16| format!("10.96.1.{n}");
+    let ways = u16::try_from(WAYS).unwrap();
+    let services = (0..ways).map(|n| {
+        let service = Service::new(&format!("svc-{n}")).ip(&address(n)).udp(53);
+        service.to(CROWD + n).endpoints(&stage.pods)
+    });
+    let services: Vec<Service> = services.chain([dns().endpoints(&stage.pods)]).collect();
+    stage.cluster.apply(services).unwrap();
+    stage.client.run(|| {
+        let client = UdpClient::unconnected(at(V4).ip()).unwrap();
+        for n in 0..ways {
+            client.socket().send_to(b"?", at(&format!("{}:53", address(n)))).unwrap();
+        }
+        client
+    })
+}
+
+const CROWD: u16 = 6000;
+
+#[test]
+fn a_socket_that_found_its_set_of_the_table_full_is_closed_as_well() {
+    let mut stage = Dns::without_service(2, &[]);
+    let client = crowded(&mut stage);
+    stage.client.run(|| client.socket().connect(at(V4)).unwrap());
+    assert_eq!(overflow(stage.cluster.node().bpffs()).keys().count(), 1);
+    let first = ask(&client);
+    stage.remove(&first);
+    eventually_closed(&client);
+}
+
+#[test]
+fn a_socket_that_finds_room_in_the_table_after_all_is_nowhere_else_any_more() {
+    let mut stage = Dns::without_service(1, &[]);
+    let client = crowded(&mut stage);
+    if !stage.cluster.features().unwrap().compare_and_swap {
+        return;
+    }
+    let overflow = overflow(stage.cluster.node().bpffs());
+    stage.client.run(|| client.socket().connect(at(V4)).unwrap());
+    assert_eq!(overflow.keys().count(), 1);
+    // What goes straight to the pod ends the conversation that was with it.
+    let direct = SocketAddr::new(stage.pods[0].addresses()[0], CROWD);
+    stage.client.run(|| client.socket().send_to(b"?", direct).unwrap());
+    stage.client.run(|| client.socket().connect(at(V4)).unwrap());
+    assert_eq!(overflow.keys().count(), 0);
+    let first = ask(&client);
+    stage.remove(&first);
+    eventually_closed(&client);
+    stage.eventually_counted("UDP", 1.0);
+}
+
+#[test]
+fn a_backend_that_was_removed_while_the_agent_was_down_is_found_by_the_next_one() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", "10.96.0.1");
+    let mut agent = stage.agent();
+    let (client, _) = connected(&stage.client, at("10.96.0.1:53"));
+    agent.kill().unwrap();
+    let slice = objects::slice("cart", &[]);
+    let service = objects::service("cart", "10.96.0.1");
+    stage.put("cart.yaml", &[service, slice]);
+    assert_eq!(ask(&client), "web-0", "nobody was there to close it");
+    let _next = stage.agent();
+    eventually_closed(&client);
+}
+
+/// A socket stays with an endpoint that terminates for as long as it serves.
+#[track_caller]
+fn assert_kept_while_serving(stage: &mut Dns, service: &Service, to: SocketAddr) {
+    stage.cluster.apply([service.clone().endpoints(&stage.pods)]).unwrap();
+    let (client, first) = connected(&stage.client, to);
+    let draining = |stage: &Dns| -> Vec<Endpoint> {
+        let of = |pod: &Pod| {
+            let endpoint = Endpoint::from(pod);
+            if pod.name() == first { endpoint.draining() } else { endpoint }
+        };
+        stage.pods.iter().map(of).collect()
+    };
+    stage.cluster.apply([service.clone().endpoints(draining(stage))]).unwrap();
+    // Another one's dead socket says when they were looked at.
+    let other = Service::new("other").ip("10.96.0.11").udp(53).to(5353);
+    stage.cluster.apply([other.clone().endpoints(&stage.pods)]).unwrap();
+    let (sign, _) = connected(&stage.client, at("10.96.0.11:53"));
+    stage.cluster.apply([other.endpoints(Vec::<Endpoint>::new())]).unwrap();
+    eventually_closed(&sign);
+    assert_eq!(ask(&client), first, "new connections have left it, this one stays");
+    let fresh = connected(&stage.client, to).1;
+    assert_ne!(fresh, first);
+    // The plan is the same before and after: it was out of it already.
+    stage.cluster.apply([service.clone().endpoints(stage.without(&first))]).unwrap();
+    eventually_closed(&client);
+}
+
+#[test]
+fn an_endpoint_that_terminates_keeps_its_sockets_for_as_long_as_it_serves() {
+    let mut stage = Dns::without_service(2, &["--reconcile-interval", "3600s"]);
+    assert_kept_while_serving(&mut stage, &dns(), at(V4));
+}
+
+/// The addresses of another node. Nobody has them: connections to them work if they are translated.
+const OF_NODE_B: [&str; 2] = ["198.51.100.7", "fd00:100::7"];
+const NODE_PORT: u16 = 30_053;
+
+/// What dials [`NODE_PORT`] at node-b.
+fn at_node_b() -> [SocketAddr; 3] {
+    let [v4, v6] = OF_NODE_B.map(|address| SocketAddr::new(crate::common::ip(address), NODE_PORT));
+    [v4, v6, mapped(v4)]
+}
+
+/// Node node-b at these addresses.
+fn set_node_b(stage: &mut Dns, addresses: [&str; 2]) {
+    stage.cluster.set_objects(vec![objects::node_at("node-b", &addresses.map(crate::common::ip))]);
+}
+
+fn with_node_b(pods: usize) -> Dns {
+    let args = ["--nodeports-of-all-nodes", "--reconcile-interval", "3600s"];
+    let mut stage = Dns::without_service(pods, &args);
+    set_node_b(&mut stage, OF_NODE_B);
+    stage
+}
+
+/// As [`dns`], with a NodePort.
+fn node_port() -> Service {
+    let service = Service::new("dns").ip("10.96.0.10").ip("fd00:96::10");
+    service.udp(53).to(5353).node_port(NODE_PORT).tcp(53).to(5353).node_port(NODE_PORT)
+}
+
+#[test]
+fn an_endpoint_that_terminates_keeps_its_sockets_at_another_nodes_address_too() {
+    for to in at_node_b() {
+        assert_kept_while_serving(&mut with_node_b(2), &node_port(), to);
+    }
+}
+
+#[test]
+fn tcp_connections_to_another_nodes_address_are_closed_as_their_service_says() {
+    let mut stage = with_node_b(1);
+    let policies = [node_port(), node_port().external_local()];
+    for service in policies.map(|service| service.annotate(CLOSE_ON_REMOVAL, "0s")) {
+        let pods: Vec<Endpoint> =
+            stage.pods.iter().map(|pod| Endpoint::from(pod).on_node("node-b")).collect();
+        let serve = |stage: &mut Dns| {
+            stage.cluster.apply([service.clone().endpoints(pods.clone())]).unwrap();
+        };
+        let without_endpoints = || service.clone().endpoints(Vec::<Endpoint>::new());
+        for to in at_node_b() {
+            serve(&mut stage);
+            let (mut open, _) = stream(&stage.client, to);
+            stage.cluster.apply([without_endpoints()]).unwrap();
+            eventually_aborted(&mut open);
+            // The service goes.
+            serve(&mut stage);
+            let (mut open, _) = stream(&stage.client, to);
+            stage.cluster.remove("dns").unwrap();
+            eventually_aborted(&mut open);
+            // The node goes with the endpoint.
+            serve(&mut stage);
+            let (mut open, _) = stream(&stage.client, to);
+            set_node_b(&mut stage, ["198.51.100.8", "fd00:100::8"]);
+            stage.cluster.apply([without_endpoints()]).unwrap();
+            eventually_aborted(&mut open);
+            set_node_b(&mut stage, OF_NODE_B);
+        }
+    }
+}
+
+#[test]
+fn tcp_connections_to_a_removed_endpoint_drain_by_themselves() {
+    let mut stage = Dns::new(1, &[]);
+    let (mut open, first) = stream(&stage.client, at(V4));
+    let (sign, _) = connected(&stage.client, at(V4));
+    stage.remove(&first);
+    eventually_closed(&sign);
+    stage.wait_for_passes();
+    echo(&mut open).unwrap();
+    assert_eq!(stage.closed("TCP"), 0.0);
+}
+
+#[test]
+fn tcp_connections_are_closed_when_the_time_of_their_service_is_over() {
+    for to in [at(V4), at(V6), mapped(at(V4))] {
+        let mut stage = Dns::new(1, &[]);
+        let service = || dns().annotate(CLOSE_ON_REMOVAL, "300ms");
+        assert_tcp_is_closed(&mut stage, &service, to);
+        stage.eventually_counted("TCP", 1.0);
+        assert_eq!(stage.closed("UDP"), 0.0);
+    }
+}
+
+#[test]
+fn a_connect_that_hangs_on_a_removed_endpoint_is_closed_as_well() {
+    let mut stage = Dns::without_service(1, &[]);
+    let service = || dns().annotate(CLOSE_ON_REMOVAL, "0s");
+    stage.cluster.apply([service().endpoints(&stage.pods)]).unwrap();
+    // The pod has lost its address: what comes for it goes nowhere.
+    let pod = &stage.pods[0];
+    let address = format!("{}/32", pod.addresses()[0]);
+    let lost =
+        pod.output(Command::new("ip").args(["addr", "del", &address, "dev", "eth0"])).unwrap();
+    assert!(lost.status.success(), "{lost:?}");
+    let connecting = stage
+        .client
+        .spawn(|| Socket::tcp(libc::AF_INET).unwrap().connect(at(V4)).unwrap_err())
+        .unwrap();
+    eventually("the connect to be on its way", || {
+        let translated = stage.cluster.counts("dns", sockline_testbed::Protocol::Tcp).unwrap();
+        holds(translated.translated == 1, format!("{translated:?}"))
+    });
+    stage.cluster.apply([service().endpoints(Vec::<Endpoint>::new())]).unwrap();
+    let error = connecting.join();
+    assert_eq!(error.raw_os_error(), Some(libc::ECONNABORTED), "{error}");
+}
+
+#[test]
+fn an_endpoint_that_comes_back_in_time_keeps_its_connections() {
+    let mut stage = Dns::new(2, &[]);
+    let service = || dns().annotate(CLOSE_ON_REMOVAL, "2s");
+    stage.cluster.apply([service().endpoints(&stage.pods)]).unwrap();
+    let to = |wanted: &str| loop {
+        let (open, who) = stream(&stage.client, at(V4));
+        if who == wanted {
+            return open;
+        }
+    };
+    let (mut comes_back, mut stays_away) = (to("dns-0"), to("dns-1"));
+    stage.cluster.apply([service().endpoints(Vec::<Endpoint>::new())]).unwrap();
+    stage.cluster.apply([service().endpoints([&stage.pods[0]])]).unwrap();
+    // Both left at the same time.
+    eventually_aborted(&mut stays_away);
+    echo(&mut comes_back).unwrap();
+}
+
+#[test]
+fn a_broken_annotation_is_one_problem_and_costs_only_itself() {
+    let mut stage = Dns::new(1, &[]);
+    let service = dns().annotate(CLOSE_ON_REMOVAL, "soon").endpoints(&stage.pods);
+    stage.cluster.apply([service]).unwrap();
+    let (mut open, _) = stream(&stage.client, at(V4));
+    let problem = "Service default/dns: metadata.annotations[sockline.dev/close-on-removal]: \
+                   \"soon\" is not a duration of 0s to 24h like 30s or 1m30s; it is ignored";
+    eventually("the problem to be shown", || {
+        let status = stage.cluster.status().unwrap();
+        let problems = crate::common::strings(&status["agent"]["problems"]);
+        let of_service: Vec<&String> =
+            problems.iter().filter(|problem| problem.contains("default/dns")).collect();
+        holds(of_service == [problem], format!("{problems:?}"))
+    });
+    assert_logged_once(stage.cluster.agent(), "close-on-removal");
+    let (sign, _) = connected(&stage.client, at(V4));
+    stage.remove("dns-0");
+    eventually_closed(&sign);
+    echo(&mut open).unwrap();
+}
+
+#[test]
+fn the_sockets_of_a_deleted_service_are_closed_as_it_said() {
+    let mut stage = Dns::new(1, &[]);
+    let other = Service::new("other").ip("10.96.0.11").tcp(53).to(5353).endpoints(&stage.pods);
+    let said = dns().annotate(CLOSE_ON_REMOVAL, "200ms").endpoints(&stage.pods);
+    stage.cluster.apply([said, other]).unwrap();
+    let (client, _) = connected(&stage.client, at(V4));
+    let (mut open, _) = stream(&stage.client, at(V4));
+    let (mut of_other, _) = stream(&stage.client, at("10.96.0.11:53"));
+    stage.cluster.forget("other");
+    stage.cluster.remove("dns").unwrap();
+    eventually_closed(&client);
+    eventually_aborted(&mut open);
+    stage.wait_for_passes();
+    echo(&mut of_other).unwrap();
+}
+
+#[test]
+fn connections_of_a_deleted_service_are_closed_also_if_the_sync_fails_after_it() {
+    let stage = Stage::new(1);
+    let mut service = objects::service("cart", "10.96.0.1");
+    service["metadata"]["annotations"] = json!({ CLOSE_ON_REMOVAL: "0s" });
+    stage.put("cart.yaml", &[service, objects::slice("cart", &stage.addresses())]);
+    let agent = stage.agent_with(&REPAIRS);
+    let (mut open, _) = stream(&stage.client, at("10.96.0.1:80"));
+    // When a sync has written everything, it notes when that was.
+    crate::common::damage::Damage::of(&stage).freeze("AGENT");
+    stage.remove("cart.yaml");
+    eventually_aborted(&mut open);
+    let failures = stage.wrong("failures");
+    assert!(failures.iter().any(|failure| failure.contains("AGENT")), "{failures:?}");
+    assert!(series(&agent.metrics().unwrap(), "sockline_sync_errors_total") > Some(0.0));
+}
+
+#[test]
+fn nothing_is_closed_while_the_source_cannot_be_read_in_full() {
+    let stage = Stage::new(1);
+    stage.put_service("cart", "10.96.0.1");
+    let mut agent = stage.agent();
+    let (client, _) = connected(&stage.client, at("10.96.0.1:53"));
+    agent.kill().unwrap();
+    stage.put_text("cart.yaml", "]");
+    let next = stage.node.agent(&options(&[])).unwrap();
+    let looked =
+        || series(&next.metrics().unwrap(), "sockline_sync_duration_seconds_count").unwrap();
+    let before = looked();
+    stage.put_service("other", "10.96.0.2");
+    eventually("another sync", || holds(looked() > before, looked()));
+    assert_eq!(ask(&client), "web-0");
+    stage.remove("cart.yaml");
+    eventually_closed(&client);
+}
+
+#[test]
+fn status_and_the_log_say_what_was_closed() {
+    let mut stage = Dns::new(1, &[]);
+    let (client, _) = connected(&stage.client, at(V4));
+    stage.remove("dns-0");
+    eventually_closed(&client);
+    let closing = eventually("status to count it", || {
+        let closing = stage.cluster.status().unwrap()["agent"]["closing"].clone();
+        if closing["udp"] == 1 { Ok(closing) } else { Err(closing) }
+    });
+    assert_eq!(closing["method"], "sock-destroy", "{closing:#}");
+    assert!(closing["helper"]["running"].is_u64(), "{closing:#}");
+    assert_eq!(closing["unseen"], Value::Null, "{closing:#}");
+    let log = stage.cluster.agent().log();
+    assert_eq!(crate::common::lines_with(&log, "default/dns (1)").len(), 1, "{log}");
+}
+
+#[test]
+fn without_sock_destroy_iterators_close_them() {
+    let mut stage = Dns::new(2, &["--without-features", "sock-destroy"]);
+    let closing = stage.cluster.status().unwrap()["agent"]["closing"].clone();
+    // `bpf_sock_destroy` is of Linux 6.5.
+    let method = if kernel_version().unwrap() >= (6, 5) { "iterator".into() } else { Value::Null };
+    assert_eq!(closing["method"], method, "{closing:#}");
+    if method.is_null() {
+        return;
+    }
+    let other = stage.cluster.pod("other").unwrap();
+    let annotated = dns().annotate(CLOSE_ON_REMOVAL, "0s");
+    for to in [at(V4), at(V6), mapped(at(V4))] {
+        stage.cluster.apply([annotated.clone().endpoints(&stage.pods)]).unwrap();
+        let (client, first) = connected(&stage.client, to);
+        let mut streams = [stream(&other, to), stream(&other, to), stream(&other, to)];
+        let pod = stage.pods.iter().find(|pod| pod.name() == first).unwrap();
+        let direct = SocketAddr::new(pod.addresses()[0], 5353);
+        let (stranger, _) = connected(&stage.client, direct);
+        let rest = stage.without(&first);
+        stage.cluster.apply([annotated.clone().endpoints(rest)]).unwrap();
+        eventually_closed(&client);
+        for (open, who) in &mut streams {
+            if *who == first {
+                eventually_aborted(open);
+            } else {
+                echo(open).unwrap();
+            }
+        }
+        assert_eq!(ask(&stranger), first);
+    }
+}
+
+#[test]
+fn without_either_sockets_stay_and_that_is_said() {
+    let mut stage = Dns::new(1, &["--without-features", "sock-destroy,sock-iterator"]);
+    let (client, first) = connected(&stage.client, at(V4));
+    stage.remove(&first);
+    let status = stage.cluster.status().unwrap();
+    assert_eq!(status["agent"]["closing"]["method"], Value::Null, "{status:#}");
+    let table = stage.cluster.agent().cli(&["status"]).unwrap();
+    assert!(table.contains("NOT possible with this kernel"), "{table}");
+    let log = stage.cluster.agent().log();
+    assert_eq!(crate::common::lines_with(&log, "this kernel closes no sockets").len(), 1, "{log}");
+    assert_eq!(ask(&client), first);
+}

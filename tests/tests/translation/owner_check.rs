@@ -1,0 +1,118 @@
+//! An entry that belongs to another service is never used, however it came to be there.
+//!
+//! Programs meet such an entry only if it is reused while they look at it, which no test can time.
+//! So these write it into the kernel's map by hand.
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr},
+};
+
+use aya::maps::{Array, ArrayOfMaps, Map, MapData};
+use sockline::dataplane::Pins;
+use sockline_ebpf::backend::{BACKEND_SEGMENT, Backend};
+use sockline_testbed::{Cluster, Pod, Protocol, Service, TcpServer, UdpClient, UdpServer};
+
+const A: &str = "10.96.0.1:80";
+const B: &str = "10.96.0.2:80";
+
+struct Stage {
+    servers: Vec<(TcpServer, UdpServer)>,
+    client: Pod,
+    cluster: Cluster,
+}
+
+impl Stage {
+    /// Services a and b, of one pod each.
+    fn new(describe: impl Fn(Service) -> Service) -> Self {
+        let mut cluster = Cluster::new().unwrap();
+        let client = cluster.pod("client").unwrap();
+        let pods = cluster.pods("pod", 2).unwrap();
+        let serve = |pod: &Pod| (pod.tcp_server(80).unwrap(), pod.udp_server(80).unwrap());
+        let servers = pods.iter().map(serve).collect();
+        let service = |name: &str, to: &str, pod: &Pod| {
+            let ip = at(to).ip().to_string();
+            describe(Service::new(name).ip(&ip).tcp(80).udp(80).endpoints([pod]))
+        };
+        cluster.apply([service("a", A, &pods[0]), service("b", B, &pods[1])]).unwrap();
+        Self { servers, client, cluster }
+    }
+
+    /// Gives the places of a's backends to b's and the other way round; the slots do not know.
+    fn swap_backends(&self) {
+        let path = Pins::in_bpffs(self.cluster.node().bpffs()).map("BACKENDS");
+        let outer = Map::ArrayOfMaps(MapData::from_pin(path).unwrap());
+        let outer = ArrayOfMaps::<MapData, MapData>::try_from(outer).unwrap();
+        let segment = Map::Array(outer.get(&0, 0).unwrap());
+        let mut segment = Array::<MapData, Backend>::try_from(segment).unwrap();
+        let used: Vec<(u32, Backend)> = (0..BACKEND_SEGMENT)
+            .map(|id| (id, segment.get(&id, 0).unwrap()))
+            .filter(|(_, backend)| backend.service != 0)
+            .collect();
+        assert_eq!(used.len(), 4, "two services of two protocols: {used:?}");
+        // The other address: another service's, TCP's for UDP or not.
+        for (n, (id, backend)) in used.iter().enumerate() {
+            let other = used
+                .iter()
+                .map(|(_, other)| *other)
+                .cycle()
+                .skip(n + 1)
+                .find(|other| IpAddr::from(other.address) != IpAddr::from(backend.address));
+            segment.set(*id, other.unwrap(), 0).unwrap();
+        }
+    }
+
+    fn assert_nobody_was_reached(&self) {
+        let hits: Vec<_> = self.servers.iter().map(|(tcp, udp)| (tcp.hits(), udp.hits())).collect();
+        assert_eq!(hits, [(0, 0), (0, 0)]);
+    }
+
+    fn faults(&self, fault: &str) -> f64 {
+        let metrics = self.cluster.metrics().unwrap();
+        metrics.sum("sockline_kernel_faults_total", &[("fault", fault)])
+    }
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn a_connect_goes_through_untouched_rather_than_to_another_services_pod() {
+    let stage = Stage::new(|service| service);
+    stage.swap_backends();
+    let mut capture = stage.client.capture().unwrap();
+    for (name, to) in [("a", A), ("b", B)] {
+        let error = stage.client.tcp_ask(at(to)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{name}: {error}");
+        assert!(capture.packets(|flow| flow.dst == at(to)).unwrap() > 0, "{:?}", capture.flows());
+        let counts = stage.cluster.counts(name, Protocol::Tcp).unwrap();
+        assert_eq!((counts.failed_open, counts.translated), (1, 0), "{name}: {counts:?}");
+    }
+    stage.assert_nobody_was_reached();
+    assert_eq!(stage.faults("owner-mismatch"), 2.0);
+    assert_eq!(stage.faults("reread"), 4.0, "each call looked twice");
+}
+
+#[test]
+fn a_client_with_affinity_is_not_sent_to_another_services_pod() {
+    let stage = Stage::new(|service| service.sticky(3600));
+    stage.swap_backends();
+    for to in [A, B] {
+        let error = stage.client.tcp_ask(at(to)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{to}: {error}");
+    }
+    stage.assert_nobody_was_reached();
+}
+
+#[test]
+fn a_socket_that_has_a_backend_does_not_follow_it_to_another_service() {
+    let stage = Stage::new(|service| service);
+    let client = stage.client.run(|| UdpClient::unconnected(at(A).ip()).unwrap());
+    assert_eq!(client.ask_to(at(A), "x").unwrap().who, "pod-0");
+    stage.swap_backends();
+    let mut capture = stage.client.capture().unwrap();
+    client.socket().send_to(b"x", at(A)).unwrap();
+    assert_eq!(capture.packets(|flow| flow.dst == at(A)).unwrap(), 1, "{:?}", capture.flows());
+    assert_eq!(stage.servers[1].1.hits(), 0);
+}
