@@ -381,7 +381,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The maps' fill levels, in the terms of metrics and status. Those that programs write are as of the
-/// last census.
+/// last scan.
 pub fn maps(usage: &Usage, counted: Option<&ScannedUsage>) -> Vec<MapUse> {
     let pool = &usage.allocator;
     let fill = |entries: u64, capacity: u32, limit: u32| MapUsage {
@@ -394,13 +394,13 @@ pub fn maps(usage: &Usage, counted: Option<&ScannedUsage>) -> Vec<MapUse> {
         ("frontends", fill(frontends, usage.frontends_capacity, usage.frontends_limit)),
         ("slots", fill(pool.slots.into(), pool.slots_allocated, pool.slots_limit)),
         ("backends", fill(pool.backends.into(), pool.backends_allocated, pool.backends_limit)),
-        ("names", usage.names),
-        ("retired", usage.removed_counts),
-        ("left-alone", usage.left_alone),
+        ("service-names", usage.names),
+        ("removed-backends", usage.removed_counts),
+        ("excluded", usage.exclusion),
     ];
     if let Some(counted) = counted {
         maps.push(("affinity", counted.affinity));
-        maps.push(("counters", counted.counters));
+        maps.push(("service-counters", counted.counters));
         maps.extend(counted.sockets.map(|sockets| ("sockets", sockets)));
         maps.push(("overflow", counted.overflow));
     }

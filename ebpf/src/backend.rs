@@ -35,9 +35,9 @@ pub struct Backend {
     /// Network byte order.
     pub port: u16,
     pub weight: u16,
-    /// The frontends that may use this backend now, see [`INTERNAL_SET`] and
-    /// [`EXTERNAL_SET`].
-    pub sets: u8,
+    /// The frontends that may use this backend now, see [`INTERNAL_SCOPE`] and
+    /// [`EXTERNAL_SCOPE`].
+    pub scopes: u8,
     pub padding: [u8; 3],
     /// Connections that this endpoint was chosen for: live state, written by the programs. It lies
     /// here because a connect has this cache line anyway; a hash of per-CPU counters cost 60 ns.
@@ -47,9 +47,9 @@ pub struct Backend {
 }
 
 /// A backend of the ClusterIP frontends (`internalTrafficPolicy`).
-pub const INTERNAL_SET: u8 = 1;
+pub const INTERNAL_SCOPE: u8 = 1;
 /// A backend of the ExternalIP, LoadBalancer and NodePort frontends (`externalTrafficPolicy`).
-pub const EXTERNAL_SET: u8 = 2;
+pub const EXTERNAL_SCOPE: u8 = 2;
 
 /// Slots per segment (64 KiB) and segments at most: 16 million slots.
 pub const SLOT_SEGMENT: u32 = 4096;

@@ -6,9 +6,9 @@
 pub struct ServiceCounters {
     /// Calls refused, by [`crate::frontend::Frontend::reason`].
     pub refused: [u64; REASONS],
-    /// Calls left alone because the frontend says so.
-    pub passed: u64,
-    /// Calls left alone because no backend could be read (fail open).
+    /// Calls bypassed because the frontend or the caller is excluded.
+    pub bypassed: u64,
+    /// Calls that went through unchanged because no backend could be read (fail open).
     pub failed_open: u64,
     /// Calls bypassed because no agent has renewed the deadline
     /// ([`crate::agent_state::AgentState::fail_open_deadline`]).
@@ -29,7 +29,7 @@ pub const TOO_LARGE: u8 = 5;
 #[repr(u32)]
 pub enum Fault {
     /// A frontend or backend entry belonged to another service; the second look-up was right.
-    Reread = 0,
+    StaleEntry = 0,
     /// The second look-up was wrong too: the call went through unchanged.
     OwnerMismatch = 1,
     /// A socket's translation could not be kept: its peer name will be the backend's.
@@ -45,7 +45,7 @@ pub enum Fault {
 
 impl Fault {
     pub const ALL: [Self; 6] = [
-        Self::Reread,
+        Self::StaleEntry,
         Self::OwnerMismatch,
         Self::NotRemembered,
         Self::AffinityFull,
@@ -55,10 +55,10 @@ impl Fault {
 }
 
 /// Entries of the faults array.
-pub const FAULTS: u32 = 8;
+pub const MAX_FAULTS: u32 = 8;
 
-/// Entries that the counters hash may have: one per service port that refused, passed or failed to
-/// find a backend. What is there takes memory; that there may be so many takes 2 MiB (16 bytes each).
+/// Entries that the counters hash may have: one per service port that refused or bypassed a call, or
+/// failed open. What is there takes memory; that there may be so many takes 2 MiB (16 bytes each).
 pub const COUNTED_SERVICES: u32 = 131_072;
 
 // SAFETY: integers only, no padding.

@@ -62,7 +62,7 @@ pub struct Frontend {
     pub slot_count: u32,
     /// Session affinity timeout; 0 is none.
     pub affinity_seconds: u32,
-    /// [`FORWARD`], [`REFUSE`] or [`PASS`].
+    /// [`FORWARD`], [`REFUSE`] or [`BYPASS`].
     pub action: u8,
     /// Index into [`crate::counters::ServiceCounters::refused`] and the plan's reasons.
     pub reason: u8,
@@ -70,8 +70,8 @@ pub struct Frontend {
     pub kind: u8,
     /// How a backend is chosen: 0 random by weight.
     pub balance: u8,
-    /// The bit in [`crate::backend::Backend::sets`] of the backends that belong to this frontend.
-    pub set: u8,
+    /// The bit in [`crate::backend::Backend::scopes`] of the backends that belong to this frontend.
+    pub scope: u8,
     pub padding: u8,
     /// Of a NodePort with the endpoints of one other node alone: a number that stands for the node, so
     /// that session affinity is one for each node, as it is on the nodes. Else 0.
@@ -84,7 +84,7 @@ unsafe impl aya::Pod for Frontend {}
 
 pub const FORWARD: u8 = 0;
 pub const REFUSE: u8 = 1;
-pub const PASS: u8 = 2;
+pub const BYPASS: u8 = 2;
 
 /// The first and only index of the outer map that holds the current frontends hash.
 pub const CURRENT: u32 = 0;

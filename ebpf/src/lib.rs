@@ -10,9 +10,9 @@ pub mod agent;
 pub mod agent_state;
 pub mod backend;
 pub mod counters;
+pub mod exclusion;
 pub mod filter;
 pub mod frontend;
-pub mod left_alone;
 pub mod name;
 pub mod namespaces;
 pub mod socket;
@@ -22,7 +22,7 @@ pub mod socket;
 ///
 /// The feature `test-layout` makes another layout of the same contents, for tests of upgrades:
 /// fields lie elsewhere, so that whoever reads the other layout's maps would see nonsense.
-pub const LAYOUT_VERSION: u32 = 2 + if cfg!(feature = "test-layout") { 1000 } else { 0 };
+pub const LAYOUT_VERSION: u32 = 3 + if cfg!(feature = "test-layout") { 1000 } else { 0 };
 
 /// `BPF_F_NO_PREALLOC`: hash entries are allocated when they are made, so that memory follows use.
 pub const NO_PREALLOC: usize = 1;

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 
 use crate::kernel::{
-    call::{Call, V4, V6},
+    hook_context::{HookContext, V4, V6},
     sockets, translate,
 };
 
@@ -21,50 +21,50 @@ const ALLOW: i32 = 1;
 /// `connect()` of TCP and UDP sockets, MPTCP and TCP Fast Open included. Linux 4.17.
 #[cgroup_sock_addr(connect4)]
 pub fn sockline_connect4(ctx: SockAddrContext) -> i32 {
-    translate::connect::<V4>(&Call::new(&ctx))
+    translate::connect::<V4>(&HookContext::new(&ctx))
 }
 
 /// As `connect4`, for IPv6 sockets: also with `::ffff:` destinations. Linux 4.17.
 #[cgroup_sock_addr(connect6)]
 pub fn sockline_connect6(ctx: SockAddrContext) -> i32 {
-    translate::connect::<V6>(&Call::new(&ctx))
+    translate::connect::<V6>(&HookContext::new(&ctx))
 }
 
 /// `sendto()` and `sendmsg()` of UDP sockets with an address. Linux 4.18.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sockline_sendmsg4(ctx: SockAddrContext) -> i32 {
-    translate::send::<V4>(&Call::new(&ctx))
+    translate::send::<V4>(&HookContext::new(&ctx))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sockline_sendmsg6(ctx: SockAddrContext) -> i32 {
-    translate::send::<V6>(&Call::new(&ctx))
+    translate::send::<V6>(&HookContext::new(&ctx))
 }
 
 /// `recvfrom()` and `recvmsg()` of UDP sockets: the sender shall be who the socket wrote to.
 /// Linux 5.2. The return value must be 1.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn sockline_recvmsg4(ctx: SockAddrContext) -> i32 {
-    translate::reveal_service::<V4>(&Call::new(&ctx));
+    translate::reverse_translate::<V4>(&HookContext::new(&ctx));
     ALLOW
 }
 
 #[cgroup_sock_addr(recvmsg6)]
 pub fn sockline_recvmsg6(ctx: SockAddrContext) -> i32 {
-    translate::reveal_service::<V6>(&Call::new(&ctx));
+    translate::reverse_translate::<V6>(&HookContext::new(&ctx));
     ALLOW
 }
 
 /// `getpeername()`: the peer is the address that was dialled. Linux 5.8.
 #[cgroup_sock_addr(getpeername4)]
 pub fn sockline_getpeername4(ctx: SockAddrContext) -> i32 {
-    translate::reveal_service::<V4>(&Call::new(&ctx));
+    translate::reverse_translate::<V4>(&HookContext::new(&ctx));
     ALLOW
 }
 
 #[cgroup_sock_addr(getpeername6)]
 pub fn sockline_getpeername6(ctx: SockAddrContext) -> i32 {
-    translate::reveal_service::<V6>(&Call::new(&ctx));
+    translate::reverse_translate::<V6>(&HookContext::new(&ctx));
     ALLOW
 }
 

@@ -52,14 +52,14 @@ pub const SOCKET_SETS: u32 = 4096;
 
 /// Records of one UDP socket in socket storage: of one that needs a second record beside that in the
 /// overflow hash. One that talks to more services than this (and its set) at once forgets the oldest.
-pub const STORED: usize = 8;
+pub const STORAGE_RECORDS: usize = 8;
 
 /// What a socket has beyond the table, and who is charged for it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct OverflowEntry {
-    /// Says that the record is in use, as in the table.
-    pub holder: u64,
+    /// The socket's cookie, or 1 in socket storage; 0 is free, see also [`CLAIMED`].
+    pub owner: u64,
     pub record: SocketRecord,
     /// The cgroup of the process that made it: what it took is given back to it, whoever closes it.
     pub cgroup: u64,
@@ -77,8 +77,8 @@ pub const CGROUP_UNITS: u64 = 32_768;
 pub const RECORD_UNITS: u64 = 1;
 /// One record in socket storage: 168 bytes, and 200 for what a socket's storages begin with.
 pub const CONNECTION_UNITS: u64 = 3;
-/// [`StoredRecords`] in socket storage: 656 bytes in a slab of 1,024, and the same 200.
-pub const STORED_UNITS: u64 = 8;
+/// [`StorageRecords`] in socket storage: 656 bytes in a slab of 1,024, and the same 200.
+pub const STORAGE_UNITS: u64 = 8;
 
 /// What was taken beyond the table: by all, or by the cgroups that share a place.
 #[repr(C)]
@@ -114,10 +114,10 @@ pub const ROOT_CGROUP: u64 = 1;
 /// The value of a UDP socket's storage.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct StoredRecords {
+pub struct StorageRecords {
     /// 1 where the record at the same place is in use.
-    pub used: [u64; STORED],
-    pub records: [SocketRecord; STORED],
+    pub used: [u64; STORAGE_RECORDS],
+    pub records: [SocketRecord; STORAGE_RECORDS],
 }
 
 /// A client, as session affinity tells clients apart: by network namespace, since no source
@@ -209,7 +209,7 @@ unsafe impl aya::Pod for SocketRecord {}
 unsafe impl aya::Pod for SocketSet {}
 // SAFETY: integers and records, no padding.
 #[cfg(feature = "user")]
-unsafe impl aya::Pod for StoredRecords {}
+unsafe impl aya::Pod for StorageRecords {}
 // SAFETY: integers and records, no padding.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for OverflowEntry {}
@@ -227,7 +227,7 @@ const _: () = assert!(size_of::<SocketRecord>() == 64);
 const _: () = assert!(size_of::<SocketSet>() == 576);
 const _: () = assert!(size_of::<AffinityKey>() == 16);
 const _: () = assert!(size_of::<Affinity>() == 24);
-const _: () = assert!(size_of::<StoredRecords>() == 576);
+const _: () = assert!(size_of::<StorageRecords>() == 576);
 const _: () = assert!(size_of::<OverflowEntry>() == 88);
 const _: () = assert!(size_of::<OverflowCount>() == 32);
 const _: () = assert!(SOCKET_SETS.is_power_of_two());

@@ -184,7 +184,7 @@ impl Pods {
         }
         if !new.is_empty() {
             tracing::error!(
-                "map `LEFT_ALONE` is full; the connections of these pods are redirected, although \
+                "map `EXCLUDED` is full; the connections of these pods are redirected, although \
                  they are to be left alone: {}",
                 super::status_publisher::first_names(&new)
             );

@@ -14,7 +14,7 @@ use tokio::task::JoinError;
 use super::background_job::BackgroundJob;
 use crate::{
     cgroups,
-    dataplane::{Dataplane, DataplaneError, NestedNamespaces, NotedNamespaces},
+    dataplane::{Dataplane, DataplaneError, NestedNamespaces, NetworkNamespaces},
     helper::Helper,
     log_on_change::LogOnChange,
     model::{
@@ -41,7 +41,7 @@ pub struct Nested {
 
 /// The state of a search; a search blocks.
 struct Search {
-    noted: NotedNamespaces,
+    noted: NetworkNamespaces,
     helper: Helper,
     /// The cgroup that pods are below.
     top: PathBuf,
@@ -59,7 +59,7 @@ impl Nested {
         dataplane: &Dataplane,
         helper: Option<Helper>,
     ) -> Result<Self, DataplaneError> {
-        let noted = dataplane.noted_namespaces()?;
+        let noted = dataplane.network_namespaces()?;
         let top = dataplane.cgroup().to_owned();
         let search = helper
             .map(|helper| Search { noted, helper, top, known: HashSet::new(), ended: None })

@@ -119,13 +119,13 @@ impl StatusPublisher {
         });
         let counters = (!uncounted.is_empty()).then(|| {
             format!(
-                "map `SERVICES` is full ({} entries): what these service ports refuse or pass is not \
+                "map `SERVICE_COUNTERS` is full ({} entries): what these service ports refuse or bypass is not \
                  counted",
                 counted.counters.limit,
             )
         });
         for (map, text, names) in
-            [("AFFINITY", affinity, Vec::new()), ("SERVICES", counters, uncounted)]
+            [("AFFINITY", affinity, Vec::new()), ("SERVICE_COUNTERS", counters, uncounted)]
         {
             let with = |text: &str, names: &str| match names {
                 "" => text.to_owned(),

@@ -255,7 +255,7 @@ mod tests {
         const PORT: Field<Backend, u16> =
             Field::new(offset_of!(Backend, port), |backend| &backend.port);
         const SETS: Field<Backend, u8> =
-            Field::new(offset_of!(Backend, sets), |backend| &backend.sets);
+            Field::new(offset_of!(Backend, scopes), |backend| &backend.scopes);
         let array = array::<Backend>();
         let address = Address { words: [1, 2, 3, 4] };
         let mut backend = Backend { address, service: 5, port: 6, weight: 7, ..Backend::default() };
@@ -266,7 +266,7 @@ mod tests {
         array.cell(2).set(ADDRESS, other);
         array.cell(2).publish(PORT, 12);
         array.cell(2).withdraw(SETS, 3);
-        assert_eq!(array.read(2), Backend { address: other, port: 12, sets: 3, ..backend });
+        assert_eq!(array.read(2), Backend { address: other, port: 12, scopes: 3, ..backend });
         assert_eq!(array.cell(2).get(ADDRESS), other);
         assert_eq!(array.read(1), Backend::default());
         assert_eq!(array.read(3), Backend::default());

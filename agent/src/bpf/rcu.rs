@@ -20,7 +20,7 @@ use aya::maps::MapData;
 use crate::bpf::{error::BpfError, kinds::create, syscall};
 
 /// The name of both maps, as `bpftool map` shows it.
-const NAME: &str = "SOCKLINE_WAIT";
+const NAME: &str = "SOCKLINE_RCU";
 
 /// A handle for any thread: a private array of maps that no program uses.
 #[derive(Debug, Clone)]

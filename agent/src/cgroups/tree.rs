@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sockline_ebpf::left_alone::{ANY_LEVEL, MAX_LEVEL};
+use sockline_ebpf::exclusion::{ANY_LEVEL, MAX_LEVEL};
 
 use super::name;
 

@@ -33,7 +33,7 @@ fn finding(drift: &Drift) -> Finding {
         (drift.filter_words, "words of the filter changed"),
         (drift.names, "names changed"),
         (drift.maps, "maps not where they belong"),
-        (drift.left_alone, "cgroups left alone changed"),
+        (drift.exclusion, "excluded cgroups changed"),
     ];
     let differs: Vec<String> = kinds
         .into_iter()

@@ -32,8 +32,8 @@ fn fill(map: &MapUse) -> Finding {
         "backends" => "raise --max-backends",
         "slots" => "raise --max-slots",
         "affinity" => "raise --max-affinity",
-        "names" | "retired" => "raise --max-frontends, which this limit follows",
-        "left-alone" => "leave fewer pods alone; this limit is fixed",
+        "service-names" | "removed-backends" => "raise --max-frontends, which this limit follows",
+        "excluded" => "exclude fewer pods; this limit is fixed",
         "overflow" => {
             "more sockets are served and not remembered: see who has so many with `sockline status`"
         }

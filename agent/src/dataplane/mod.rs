@@ -36,7 +36,7 @@ pub use self::{
         allocator::AllocatorUsage,
         exclusion::CgroupLevels,
         map_names,
-        namespaces::NotedNamespaces,
+        namespaces::NetworkNamespaces,
         service_names::ServiceKey,
     },
     observe::{
@@ -122,7 +122,7 @@ pub struct Dataplane {
     cgroup: PathBuf,
     features: Features,
     reconciler: Reconciler,
-    left_alone: ExcludedCgroups,
+    exclusion: ExcludedCgroups,
     sockets: Sockets,
     programs: Programs,
     links: Links,
@@ -158,14 +158,14 @@ impl Dataplane {
         let record = RecordWriter::create(&pins, node, cgroup, features.bits())?;
         let agent_state = AgentState::open(&pins, options.fail_open_after, options.nested)?;
         let reconciler = Reconciler::open(&pins, options.limits)?;
-        let left_alone = ExcludedCgroups::open(&pins)?;
+        let exclusion = ExcludedCgroups::open(&pins)?;
         let sockets = Sockets::open(&pins)?;
         let kept = HeldMaps::open(&pins, &map_names(), &maps::GROWABLE)?;
         let mut this = Self {
             cgroup: options.cgroup.clone(),
             features,
             reconciler,
-            left_alone,
+            exclusion,
             sockets,
             programs,
             links: Links::default(),
@@ -199,8 +199,8 @@ impl Dataplane {
     }
 
     /// The network namespaces that called services.
-    pub fn noted_namespaces(&self) -> Result<NotedNamespaces, DataplaneError> {
-        NotedNamespaces::open(&self.pins)
+    pub fn network_namespaces(&self) -> Result<NetworkNamespaces, DataplaneError> {
+        NetworkNamespaces::open(&self.pins)
     }
 
     /// The kernel's counters, to be read while this writes.
@@ -224,7 +224,7 @@ impl Dataplane {
     pub const fn retain_unconfirmed(&mut self, retain_unconfirmed: bool) {
         self.retain_unconfirmed = retain_unconfirmed;
         self.reconciler.retain_unconfirmed(retain_unconfirmed);
-        self.left_alone.retain_unconfirmed(retain_unconfirmed);
+        self.exclusion.retain_unconfirmed(retain_unconfirmed);
     }
 
     /// Sets whether the previous agent was gone for too long to trust what it left. While set,
@@ -256,7 +256,7 @@ impl Dataplane {
     /// [`Self::exclude_cgroups`].
     #[must_use]
     pub fn has_unconfirmed_exclusions(&self) -> bool {
-        self.left_alone.has_unconfirmed()
+        self.exclusion.has_unconfirmed()
     }
 
     /// Applies a plan. A service that fails is in the report and affects only itself. The report is
@@ -324,7 +324,7 @@ impl Dataplane {
     /// Excludes exactly these cgroups, with their levels, and unconfirmed ones of an earlier agent
     /// while they are retained. Returns those that do not fit.
     pub fn exclude_cgroups(&mut self, cgroups: &CgroupLevels) -> Result<Vec<u64>, DataplaneError> {
-        self.left_alone.sync(cgroups)
+        self.exclusion.sync(cgroups)
     }
 
     /// The cgroup that the programs are attached to.
@@ -416,8 +416,8 @@ impl Dataplane {
         if !comparison.is_at_its_end() {
             return (drift, repaired);
         }
-        let left_alone = self.left_alone.repair().map(|count| drift.left_alone = count);
-        (drift, repaired.and(left_alone))
+        let exclusion = self.exclusion.repair().map(|count| drift.exclusion = count);
+        (drift, repaired.and(exclusion))
     }
 
     /// How many entries a full comparison has.
@@ -430,7 +430,7 @@ impl Dataplane {
     pub fn compare(&self, plan: &Plan) -> Result<Drift, DataplaneError> {
         Ok(Drift {
             services: self.reconciler.pending(plan),
-            left_alone: self.left_alone.drift()?,
+            exclusion: self.exclusion.drift()?,
             ..self.reconciler.compare()?
         })
     }
@@ -511,7 +511,7 @@ impl Dataplane {
             retained: self.reconciler.retained(),
             waiting_for_address: self.reconciler.waiting_for_address(),
             released: self.reconciler.released(),
-            left_alone: self.left_alone.usage(),
+            exclusion: self.exclusion.usage(),
         }
     }
 
@@ -545,7 +545,7 @@ pub struct Usage {
     pub waiting_for_address: usize,
     /// Service ports that only the previous agent knew and that are bypassed.
     pub released: usize,
-    pub left_alone: MapUsage,
+    pub exclusion: MapUsage,
 }
 
 /// Removes all pins, which detaches the programs and frees the maps. Fails while an agent is

@@ -43,7 +43,7 @@ impl SocketIterators {
             btf.id_by_type_name_kind(name, BtfKind::Func).map_err(|error| unsupported(&error))
         };
         let destroy = function("bpf_sock_destroy")?;
-        let map = create::hash::<u64, i32>("SOCKLINE_DOOMED", MAX_TARGETS)?;
+        let map = create::hash::<u64, i32>("SOCKLINE_TARGETS", MAX_TARGETS)?;
         let link = |target: &str| -> Result<OwnedFd, BpfError> {
             let program = program(map.fd().as_fd(), destroy);
             syscall::load_iterator(&program, function(target)?)
@@ -53,7 +53,7 @@ impl SocketIterators {
         let (tcp, udp) = (link("bpf_iter_tcp")?, link("bpf_iter_udp")?);
         let targets = Map::HashMap(map)
             .try_into()
-            .map_err(|error| BpfError::map("SOCKLINE_DOOMED", "open", error))?;
+            .map_err(|error| BpfError::map("SOCKLINE_TARGETS", "open", error))?;
         Ok(Self { targets, tcp, udp })
     }
 

@@ -94,7 +94,7 @@ metrics! {
     KERNEL_FAULTS: Counter "sockline_kernel_faults_total"
         &[label(
             "fault",
-            "`reread`: an entry changed while it was read, and the second look-up succeeded; \
+            "`stale-entry`: an entry changed while it was read, and the second look-up succeeded; \
              `owner-mismatch`: that failed too, the call went through unchanged; \
              `not-remembered`: no record of a socket could be kept; \
              `affinity-full`, `counters-full`: no room in that map; \
@@ -153,7 +153,7 @@ metrics! {
     REPAIRS: Counter "sockline_repairs_total"
         &[label(
             "object",
-            "`frontend`, `backend`, `slot`, `filter`, `name`, `left-alone`, `map`, `pin`, `link`",
+            "`frontend`, `backend`, `slot`, `filter`, `name`, `exclusion`, `map`, `pin`, `link`",
         )],
         "Map entries, maps, pins and links that differed from the plan and were mended.";
     BUILD_INFO: Gauge "sockline_build_info" &[label("version", "of the agent")],

@@ -61,7 +61,7 @@ impl KernelFamilies {
         };
         give(&definitions::CONNECTIONS_TRANSLATED, of(|counts| counts.translated).collect())?;
         give(&definitions::CONNECTIONS_REFUSED, refused.collect())?;
-        give(&definitions::CONNECTIONS_PASSED, of(|counts| counts.passed).collect())?;
+        give(&definitions::CONNECTIONS_PASSED, of(|counts| counts.bypassed).collect())?;
         give(&definitions::CONNECTIONS_FAILED_OPEN, of(|counts| counts.failed_open).collect())?;
         let stale = Some("agent-gone");
         let bypassed = services
@@ -79,7 +79,7 @@ impl KernelFamilies {
             sum.translated += counts.translated;
             sum.refused_no_endpoints += counts.refused_no_endpoints;
             sum.refused_no_local_endpoints += counts.refused_no_local_endpoints;
-            sum.passed += counts.passed;
+            sum.bypassed += counts.bypassed;
             sum.failed_open += counts.failed_open;
             sum.bypassed_stale += counts.bypassed_stale;
         }
@@ -96,7 +96,7 @@ fn read<T: Default, E: Error>(log: &Mutex<LogOnChange>, result: Result<T, E>) ->
 
 pub(super) const fn fault_name(fault: Fault) -> &'static str {
     match fault {
-        Fault::Reread => "reread",
+        Fault::StaleEntry => "stale-entry",
         Fault::OwnerMismatch => "owner-mismatch",
         Fault::NotRemembered => "not-remembered",
         Fault::AffinityFull => "affinity-full",

@@ -11,8 +11,8 @@ use sockline_ebpf::{
 
 use super::{
     balance::{self, Chosen},
-    call::{Call, Family},
     counters, helpers,
+    hook_context::{Family, HookContext},
 };
 
 #[btf_map]
@@ -28,9 +28,9 @@ const EXISTS: i32 = -17;
 /// Calls of one client may be here at the same time. What one of them has written counts for all: an
 /// entry is only ever made where there is none, and changed from what it was when it was read.
 #[inline(always)]
-pub fn choose<F: Family>(call: &Call<'_, F>, frontend: &Frontend) -> Option<Chosen> {
+pub fn choose<F: Family>(hook: &HookContext<'_, F>, frontend: &Frontend) -> Option<Chosen> {
     let key = AffinityKey {
-        netns: call.netns(),
+        netns: hook.netns(),
         service: frontend.service,
         family: u32::from(frontend.node) << 16 | if frontend.key.address.is_ipv4() { 4 } else { 6 },
     };
@@ -43,17 +43,17 @@ pub fn choose<F: Family>(call: &Call<'_, F>, frontend: &Frontend) -> Option<Chos
             let used = seen.used(now);
             if used != seen {
                 // If it has changed meanwhile, it is as new.
-                let _ = exchange(entry, seen, used);
+                let _ = replace_choice(entry, seen, used);
             }
             return Some(chosen);
         }
-        let chosen = balance::draw(frontend)?;
-        return match exchange(entry, seen, choice(&chosen, now)) {
+        let chosen = balance::select_weighted(frontend)?;
+        return match replace_choice(entry, seen, choice(&chosen, now)) {
             Ok(()) => Some(chosen),
             Err(faster) => kept(faster, frontend).or(Some(chosen)),
         };
     }
-    let chosen = balance::draw(frontend)?;
+    let chosen = balance::select_weighted(frontend)?;
     let value = Affinity { key, choice: choice(&chosen, helpers::now()) };
     match AFFINITY.insert(key, value, BPF_NOEXIST.into()) {
         Ok(()) => {}
@@ -83,7 +83,7 @@ fn find(key: &AffinityKey) -> Option<(*mut u64, Choice)> {
 
 #[inline(always)]
 fn kept(choice: Choice, frontend: &Frontend) -> Option<Chosen> {
-    balance::again(choice.backend(), |generation| choice.is_of(generation), frontend)
+    balance::revalidate(choice.backend(), |generation| choice.is_of(generation), frontend)
 }
 
 #[inline(always)]
@@ -93,8 +93,7 @@ fn choice(chosen: &Chosen, now: u64) -> Choice {
 
 /// Changes a choice if it still is what was seen; else returns what it is.
 #[inline(always)]
-fn exchange(entry: *mut u64, seen: Choice, new: Choice) -> Result<(), Choice> {
+fn replace_choice(entry: *mut u64, seen: Choice, new: Choice) -> Result<(), Choice> {
     // SAFETY: a live map value, see `find`.
-    let before = Choice(unsafe { helpers::exchange(entry, seen.0, new.0) });
-    if before == seen { Ok(()) } else { Err(before) }
+    unsafe { helpers::compare_exchange(entry, seen.0, new.0) }.map_err(Choice)
 }

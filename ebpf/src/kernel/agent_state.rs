@@ -5,8 +5,9 @@ use aya_ebpf::{btf_maps::Array, macros::btf_map};
 use sockline_ebpf::{MMAPABLE, agent_state::AgentState};
 
 use super::{
-    call::{Call, Family},
-    helpers, namespaces,
+    helpers,
+    hook_context::{Family, HookContext},
+    namespaces,
 };
 
 #[btf_map]
@@ -26,7 +27,7 @@ pub enum Standing {
 
 /// Costs one load of an array as long as the options are off and the agent is not connecting.
 #[inline(always)]
-pub fn standing<F: Family>(call: &Call<'_, F>) -> Standing {
+pub fn standing<F: Family>(hook: &HookContext<'_, F>) -> Standing {
     let Some(state) = AGENT_STATE.get_ptr_mut(0) else { return Standing::Served };
     // SAFETY: a live map value, whose words the agent writes: hence volatile.
     let (deadline, cookie, exclude_nested) = unsafe {
@@ -36,7 +37,7 @@ pub fn standing<F: Family>(call: &Call<'_, F>) -> Standing {
             (&raw const (*state).exclude_nested).read_volatile(),
         )
     };
-    if cookie != 0 && cookie == helpers::socket_cookie(call.context()) {
+    if cookie != 0 && cookie == helpers::socket_cookie(hook.context()) {
         // SAFETY: a live map value.
         unsafe { helpers::add(&raw mut (*state).own_calls, 1) };
         return Standing::Own;
@@ -44,7 +45,7 @@ pub fn standing<F: Family>(call: &Call<'_, F>) -> Standing {
     if deadline != 0 && helpers::coarse_now() > deadline {
         return Standing::Stale;
     }
-    if exclude_nested != 0 && namespaces::is_excluded(call.netns()) {
+    if exclude_nested != 0 && namespaces::is_excluded(hook.netns()) {
         return Standing::Nested;
     }
     Standing::Served

@@ -42,7 +42,7 @@ impl Chosen {
 /// Draws a backend by weight, with one random number: its product with the number of slots has
 /// the slot's index in the upper half and a fraction in the lower.
 #[inline(always)]
-pub fn draw(frontend: &Frontend) -> Option<Chosen> {
+pub fn select_weighted(frontend: &Frontend) -> Option<Chosen> {
     let product = u64::from(helpers::random()) * u64::from(frontend.slot_count);
     let index = frontend.slot_start.wrapping_add((product >> 32) as u32);
     let slot = SLOTS.get_value(index / SLOT_SEGMENT, &(index % SLOT_SEGMENT))?;
@@ -56,12 +56,16 @@ fn by_id(id: u32, frontend: &Frontend) -> Option<Chosen> {
     let entry = BACKENDS.get_value_ptr_mut(id / BACKEND_SEGMENT, &(id % BACKEND_SEGMENT))?;
     let chosen = Chosen { id, entry };
     let backend = chosen.backend();
-    (backend.service == frontend.service && backend.sets & frontend.set != 0).then_some(chosen)
+    (backend.service == frontend.service && backend.scopes & frontend.scope != 0).then_some(chosen)
 }
 
 /// A backend that was chosen earlier, if it still is that endpoint, which its generation tells, and may
 /// be used by the frontend.
 #[inline(always)]
-pub fn again(id: u32, is_generation: impl Fn(u32) -> bool, frontend: &Frontend) -> Option<Chosen> {
+pub fn revalidate(
+    id: u32,
+    is_generation: impl Fn(u32) -> bool,
+    frontend: &Frontend,
+) -> Option<Chosen> {
     by_id(id, frontend).filter(|chosen| is_generation(chosen.backend().generation))
 }

@@ -6,29 +6,33 @@ use aya_ebpf::{
 };
 use sockline_ebpf::{
     NO_PREALLOC,
-    counters::{COUNTED_SERVICES, FAULTS, Fault, REASONS, ServiceCounters},
+    counters::{COUNTED_SERVICES, Fault, MAX_FAULTS, REASONS, ServiceCounters},
 };
 
 use super::{balance::Chosen, helpers};
 
 #[btf_map]
-static SERVICES: PerCpuHashMap<u32, ServiceCounters, { COUNTED_SERVICES as usize }, NO_PREALLOC> =
-    PerCpuHashMap::new();
+static SERVICE_COUNTERS: PerCpuHashMap<
+    u32,
+    ServiceCounters,
+    { COUNTED_SERVICES as usize },
+    NO_PREALLOC,
+> = PerCpuHashMap::new();
 
 #[btf_map]
-static FAULTS_MAP: PerCpuArray<u64, { FAULTS as usize }> = PerCpuArray::new();
+static FAULTS: PerCpuArray<u64, { MAX_FAULTS as usize }> = PerCpuArray::new();
 
 const NONE: ServiceCounters =
-    ServiceCounters { refused: [0; REASONS], passed: 0, failed_open: 0, bypassed_stale: 0 };
+    ServiceCounters { refused: [0; REASONS], bypassed: 0, failed_open: 0, bypassed_stale: 0 };
 
 #[inline(always)]
 fn of(service: u32) -> Option<*mut ServiceCounters> {
-    if let Some(counters) = SERVICES.get_ptr_mut(service) {
+    if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(service) {
         return Some(counters);
     }
     // The first use of a service. Another CPU may be first: its entry is as good.
-    let _ = SERVICES.insert(service, NONE, 0);
-    let made = SERVICES.get_ptr_mut(service);
+    let _ = SERVICE_COUNTERS.insert(service, NONE, 0);
+    let made = SERVICE_COUNTERS.get_ptr_mut(service);
     if made.is_none() {
         fault(Fault::CountersFull);
     }
@@ -52,10 +56,10 @@ pub fn refused(service: u32, reason: u8) {
 }
 
 #[inline(always)]
-pub fn passed(service: u32) {
+pub fn bypassed(service: u32) {
     if let Some(counters) = of(service) {
         // SAFETY: a live map value.
-        unsafe { helpers::add(&raw mut (*counters).passed, 1) };
+        unsafe { helpers::add(&raw mut (*counters).bypassed, 1) };
     }
 }
 
@@ -81,7 +85,7 @@ pub fn failed_open(service: u32) -> bool {
 
 #[inline(always)]
 pub fn fault(fault: Fault) {
-    if let Some(counter) = FAULTS_MAP.get_ptr_mut(fault as u32) {
+    if let Some(counter) = FAULTS.get_ptr_mut(fault as u32) {
         // SAFETY: a live map value.
         unsafe { helpers::add(counter, 1) };
     }

@@ -10,8 +10,8 @@ use sockline_ebpf::{
 };
 
 use super::{
-    call::{Call, Family},
     config,
+    hook_context::{Family, HookContext},
 };
 
 /// One bit per address and port that is a frontend, written by the agent.
@@ -31,8 +31,8 @@ static FRONTENDS: ArrayOfMaps<
 /// NodePorts there). A socket that is bound to one of them keeps it as its source, and would never
 /// get an answer from a pod.
 #[inline(always)]
-pub fn key_of<F: Family>(call: &Call<'_, F>, protocol: u8) -> Option<FrontendKey> {
-    let (mut address, port) = (call.address(), call.port());
+pub fn key_of<F: Family>(hook: &HookContext<'_, F>, protocol: u8) -> Option<FrontendKey> {
+    let (mut address, port) = (hook.address(), hook.port());
     let loopback = address.as_loopback();
     if let Some(canonical) = loopback {
         address = canonical;
@@ -44,7 +44,7 @@ pub fn key_of<F: Family>(call: &Call<'_, F>, protocol: u8) -> Option<FrontendKey
         }
         return None;
     }
-    if loopback.is_some() && (!call.is_from_host() || call.is_bound_to_loopback()) {
+    if loopback.is_some() && (!hook.is_from_host() || hook.is_bound_to_loopback()) {
         return None;
     }
     Some(key)

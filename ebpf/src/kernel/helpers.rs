@@ -106,38 +106,33 @@ pub unsafe fn add(counter: *mut u64, n: u64) {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, n) };
 }
 
-/// Sets `*word` from `old` to `new` if it still is `old`; returns whether it did. Linux 5.12.
+/// Sets `*word` from `old` to `new` if it still is `old`; else returns what it is. Linux 5.12: before
+/// that there is no such instruction, and another CPU may write in between.
+///
+/// # Errors
+///
+/// What `*word` is, if that is not `old`.
 ///
 /// # Safety
 ///
 /// `word` must point into a live map value.
 #[inline(always)]
-pub unsafe fn replace(word: *mut u64, old: u64, new: u64) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe { exchange(word, old, new) == old }
-}
-
-/// As [`replace`]; returns what `*word` was. Before Linux 5.12 there is no such instruction, and
-/// another CPU may write in between.
-///
-/// # Safety
-///
-/// `word` must point into a live map value.
-#[inline(always)]
-pub unsafe fn exchange(word: *mut u64, old: u64, new: u64) -> u64 {
+pub unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> Result<(), u64> {
     const SEQ_CST: AtomicOrdering = AtomicOrdering::SeqCst;
-    if crate::HAS_COMPARE_AND_SWAP {
+    let before = if crate::HAS_COMPARE_AND_SWAP {
         // SAFETY: the caller's promise.
-        return unsafe { atomic_cxchg::<u64, { SEQ_CST }, { SEQ_CST }>(word, old, new).0 };
-    }
-    // SAFETY: the caller's promise.
-    unsafe {
-        let before = core::ptr::read_volatile(word);
-        if before == old {
-            core::ptr::write_volatile(word, new);
+        unsafe { atomic_cxchg::<u64, { SEQ_CST }, { SEQ_CST }>(word, old, new).0 }
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let before = core::ptr::read_volatile(word);
+            if before == old {
+                core::ptr::write_volatile(word, new);
+            }
+            before
         }
-        before
-    }
+    };
+    if before == old { Ok(()) } else { Err(before) }
 }
 
 /// Whether a plain load or store is ordered as it stands in the program: x86 keeps loads in order,
@@ -160,7 +155,7 @@ fn keep_order() {
 ///
 /// `word` must point into a live map value.
 #[inline(always)]
-pub unsafe fn publish(word: *mut u64, value: u64) {
+pub unsafe fn store_release(word: *mut u64, value: u64) {
     if PLAIN {
         keep_order();
         // SAFETY: the caller's promise.

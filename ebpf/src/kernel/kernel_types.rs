@@ -9,8 +9,8 @@ use aya_ebpf::{
 };
 
 use super::{
-    call,
     config::{self, Field},
+    hook_context,
 };
 
 /// A TCP socket, as far as it decides about its record.
@@ -32,7 +32,7 @@ pub fn tcp_socket(ctx: &SockAddrContext) -> TcpSocket {
     if !config::can_tell_kernel_sockets() {
         return TcpSocket::Unknown;
     }
-    let socket = call::socket(ctx);
+    let socket = hook_context::socket(ctx);
     if socket.is_null() {
         return TcpSocket::Unknown;
     }

@@ -3,13 +3,13 @@
 pub mod affinity;
 pub mod agent_state;
 pub mod balance;
-pub mod call;
 pub mod config;
 pub mod counters;
+pub mod exclusion;
 pub mod frontends;
 pub mod helpers;
+pub mod hook_context;
 pub mod kernel_types;
-pub mod left_alone;
 pub mod namespaces;
 pub mod overflow;
 pub mod record;

@@ -1,12 +1,12 @@
 //! Which network namespaces dial services, for the agent to find those that were made inside pods.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::LruHashMap, macros::btf_map};
-use sockline_ebpf::namespaces::{LEVELS, NAMESPACES as ENTRIES, Namespace, SAMPLED_TICKS};
+use sockline_ebpf::namespaces::{LEVELS, NAMESPACES, Namespace, SAMPLED_TICKS};
 
 use super::helpers;
 
 #[btf_map]
-static NAMESPACES: LruHashMap<u64, Namespace, { ENTRIES as usize }> = LruHashMap::new();
+static NETWORK_NAMESPACES: LruHashMap<u64, Namespace, { NAMESPACES as usize }> = LruHashMap::new();
 
 /// Notes the namespace if this is one of the ticks in which that is done. The record has the time already, so
 /// that all other calls pay one comparison.
@@ -21,7 +21,7 @@ pub fn sample(jiffies: u64, netns: impl FnOnce() -> u64) {
 /// that is seen for the first time is not: a new pod does not wait for the agent.
 #[inline(never)]
 pub fn is_excluded(netns: u64) -> bool {
-    if let Some(known) = NAMESPACES.get_ptr_mut(netns) {
+    if let Some(known) = NETWORK_NAMESPACES.get_ptr_mut(netns) {
         // SAFETY: a live map value, which the agent writes: hence volatile. If it is reused for another
         // namespace meanwhile, this one call may be treated as one from there.
         return unsafe { (&raw const (*known).excluded).read_volatile() } != 0;
@@ -31,6 +31,7 @@ pub fn is_excluded(netns: u64) -> bool {
         *ancestor = helpers::ancestor_cgroup(level);
     }
     // Another CPU may be first: what it wrote is as good.
-    let _ = NAMESPACES.insert(netns, Namespace { ancestors, excluded: 0 }, BPF_NOEXIST.into());
+    let _ =
+        NETWORK_NAMESPACES.insert(netns, Namespace { ancestors, excluded: 0 }, BPF_NOEXIST.into());
     false
 }

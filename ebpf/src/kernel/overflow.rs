@@ -60,7 +60,7 @@ pub fn make(cookie: u64, record: &SocketRecord) -> Result<Option<()>, Fault> {
     const EXISTS: i32 = -17;
     let cgroup = helpers::current_cgroup();
     take(cgroup, RECORD_UNITS)?;
-    let entry = OverflowEntry { holder: cookie, record: *record, cgroup, units: RECORD_UNITS };
+    let entry = OverflowEntry { owner: cookie, record: *record, cgroup, units: RECORD_UNITS };
     let made = OVERFLOW.insert(cookie, entry, BPF_NOEXIST.into());
     if made.is_err() {
         give_back(cgroup, RECORD_UNITS);

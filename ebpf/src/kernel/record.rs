@@ -1,50 +1,51 @@
-//! A record, and the word that says whose it is: how it is written while others read.
+//! A record and its owner word: how it is written while other programs read.
 //!
-//! A call that writes claims the word first, and others find nothing meanwhile. A record is found by the
-//! word alone, so that is written last and read first (see [`helpers`] for machines that reorder memory).
+//! A call that writes first claims the owner word, and others find nothing meanwhile. A record is found by
+//! its owner word alone, so that is written last and read first (see [`helpers`] for machines that reorder
+//! memory).
 //!
 //! Two calls of one socket never write at once: the kernel holds the socket's lock while a hook of
 //! `connect()`, `sendmsg()` or `recvmsg()` runs (`BPF_CGROUP_RUN_SA_PROG_LOCK`,
 //! `include/linux/bpf-cgroup.h`), and the last `close()` is alone. `getpeername()` only reads. So only a
-//! free place needs compare-and-swap: every socket of the set may claim that.
+//! free entry needs compare-and-swap: every socket of the set may claim that.
 
 use core::ptr;
 
 use sockline_ebpf::{
     address::Address,
-    socket::{CLAIMED, OverflowEntry, SocketRecord, SocketSet, StoredRecords},
+    socket::{CLAIMED, OverflowEntry, SocketRecord, SocketSet, StorageRecords},
 };
 
 use super::helpers;
 
-/// The holder of a record that is in nobody's use.
+/// The owner word of a free entry.
 const FREE: u64 = 0;
 
-/// A record and the word that says whose it is.
+/// A record in a map, and the owner word that says whose it is.
 #[derive(Clone, Copy)]
-pub struct Place {
-    holder: *mut u64,
+pub struct RecordEntry {
+    owner: *mut u64,
     record: *mut SocketRecord,
 }
 
-impl Place {
+impl RecordEntry {
     #[inline(always)]
     pub fn in_table(set: *mut SocketSet, way: usize) -> Self {
         // SAFETY: `way` is below WAYS.
         unsafe {
             Self {
-                holder: (&raw mut (*set).cookies).cast::<u64>().add(way),
+                owner: (&raw mut (*set).cookies).cast::<u64>().add(way),
                 record: (&raw mut (*set).records).cast::<SocketRecord>().add(way),
             }
         }
     }
 
     #[inline(always)]
-    pub fn in_storage(stored: *mut StoredRecords, index: usize) -> Self {
-        // SAFETY: `index` is below STORED.
+    pub fn in_storage(stored: *mut StorageRecords, index: usize) -> Self {
+        // SAFETY: `index` is below STORAGE_RECORDS.
         unsafe {
             Self {
-                holder: (&raw mut (*stored).used).cast::<u64>().add(index),
+                owner: (&raw mut (*stored).used).cast::<u64>().add(index),
                 record: (&raw mut (*stored).records).cast::<SocketRecord>().add(index),
             }
         }
@@ -53,29 +54,29 @@ impl Place {
     #[inline(always)]
     pub fn in_overflow(entry: *mut OverflowEntry) -> Self {
         // SAFETY: a live map value.
-        unsafe { Self { holder: &raw mut (*entry).holder, record: &raw mut (*entry).record } }
+        unsafe { Self { owner: &raw mut (*entry).owner, record: &raw mut (*entry).record } }
     }
 
     #[inline(always)]
-    pub fn is_held_by(self, holder: u64) -> bool {
-        self.holder() == holder
+    pub fn is_owned_by(self, owner: u64) -> bool {
+        self.owner() == owner
     }
 
     #[inline(always)]
     fn is_free(self) -> bool {
-        self.holder() == FREE
+        self.owner() == FREE
     }
 
-    /// The record, if it is this holder's. Only its socket's own calls write it then, so it may be read.
+    /// The record, if this is its owner. Only its socket's own calls write it then, so it may be read.
     #[inline(always)]
-    pub fn of(self, holder: u64) -> Option<&'static SocketRecord> {
-        if self.holder() != holder {
+    pub fn record_of(self, owner: u64) -> Option<&'static SocketRecord> {
+        if self.owner() != owner {
             return None;
         }
         // On x86 this is the same load once more, from the same cache line; elsewhere it is what orders
-        // the record after the word, and only whoever found its own record pays for that.
+        // the record after the word, and only a call that found its own record pays for that.
         // SAFETY: a live map value.
-        if unsafe { helpers::load_acquire(self.holder) } != holder {
+        if unsafe { helpers::load_acquire(self.owner) } != owner {
             return None;
         }
         // SAFETY: map memory stays until the program ends.
@@ -83,32 +84,32 @@ impl Place {
     }
 
     #[inline(always)]
-    fn holder(self) -> u64 {
+    fn owner(self) -> u64 {
         // SAFETY: a live map value; other CPUs write this word, hence volatile.
-        unsafe { ptr::read_volatile(self.holder) }
+        unsafe { ptr::read_volatile(self.owner) }
     }
 
     #[inline(always)]
     pub fn claim(self) -> bool {
         // SAFETY: a live map value.
-        self.is_free() && unsafe { helpers::replace(self.holder, FREE, CLAIMED) }
+        self.is_free() && unsafe { helpers::compare_exchange(self.owner, FREE, CLAIMED) }.is_ok()
     }
 
     /// Writes a record that this call owns: nobody finds it until all of it is there.
     #[inline(always)]
-    pub fn fill(self, record: &SocketRecord, holder: u64) {
+    pub fn write(self, record: &SocketRecord, owner: u64) {
         // SAFETY: a live map value.
         unsafe {
-            helpers::publish(self.holder, CLAIMED);
+            helpers::store_release(self.owner, CLAIMED);
             *self.record = *record;
-            helpers::publish(self.holder, holder);
+            helpers::store_release(self.owner, owner);
         }
     }
 
     #[inline(always)]
     pub fn free(self) {
         // SAFETY: a live map value.
-        unsafe { ptr::write_volatile(self.holder, FREE) };
+        unsafe { ptr::write_volatile(self.owner, FREE) };
     }
 }
 

@@ -24,18 +24,18 @@ use sockline_ebpf::{
     counters::Fault,
     frontend::{TCP, UDP},
     socket::{
-        OverflowEntry, RECORD_UNITS, ROOT_CGROUP, SOCKET_SETS, STORED, STORED_UNITS, SocketRecord,
-        SocketSet, WAYS,
+        OverflowEntry, RECORD_UNITS, ROOT_CGROUP, SOCKET_SETS, STORAGE_RECORDS, STORAGE_UNITS,
+        SocketRecord, SocketSet, WAYS,
     },
 };
 
 use super::{
-    call::{self, Call, Family, MPTCP},
     config, helpers,
+    hook_context::{self, Family, HookContext, MPTCP},
     kernel_types::{self, TcpSocket},
     overflow,
-    record::{Place, exclude_each_other, is_with},
-    storage::{self, USED},
+    record::{RecordEntry, exclude_each_other, is_with},
+    storage::{self, IN_USE},
 };
 
 /// Mapped into memory only to be aligned to cache lines; the agent just counts the records.
@@ -54,15 +54,15 @@ pub enum Purpose {
 /// before the call has its new destination, while the socket's own can be asked for.
 #[inline(always)]
 pub fn remember<F: Family>(
-    call: &Call<'_, F>,
+    hook: &HookContext<'_, F>,
     protocol: u8,
     purpose: Purpose,
     record: &SocketRecord,
 ) -> Result<(), Fault> {
     if protocol == TCP {
-        remember_connection(call.context(), record)
+        remember_connection(hook.context(), record)
     } else {
-        remember_conversation(call, purpose, record)
+        remember_conversation(hook, purpose, record)
     }
 }
 
@@ -82,7 +82,7 @@ fn remember_connection(ctx: &SockAddrContext, record: &SocketRecord) -> Result<(
             };
         }
         TcpSocket::Unknown => {
-            let connection = mptcp_connection(ctx).unwrap_or_else(|| call::socket(ctx));
+            let connection = mptcp_connection(ctx).unwrap_or_else(|| hook_context::socket(ctx));
             return storage::keep_of_connection(connection, record);
         }
     };
@@ -99,7 +99,7 @@ fn remember_connection(ctx: &SockAddrContext, record: &SocketRecord) -> Result<(
         }
     }
     if let Some(entry) = entry_of(cookie, record)? {
-        Place::in_overflow(entry).fill(record, cookie);
+        RecordEntry::in_overflow(entry).write(record, cookie);
     }
     Ok(())
 }
@@ -107,13 +107,13 @@ fn remember_connection(ctx: &SockAddrContext, record: &SocketRecord) -> Result<(
 /// A UDP socket may talk to several services.
 #[inline(always)]
 fn remember_conversation<F: Family>(
-    call: &Call<'_, F>,
+    hook: &HookContext<'_, F>,
     purpose: Purpose,
     record: &SocketRecord,
 ) -> Result<(), Fault> {
-    let ctx = call.context();
+    let ctx = hook.context();
     // A connect that fails later leaves the socket with the peer that it has.
-    let peer = if purpose == Purpose::Connect { call.peer() } else { None };
+    let peer = if purpose == Purpose::Connect { hook.peer() } else { None };
     let excludes = |kept: &SocketRecord| {
         let stays = match &peer {
             Some((address, port)) => {
@@ -139,22 +139,22 @@ fn remember_conversation<F: Family>(
     }
     if !is_released_with_a_hook {
         overflow::is_uncounted();
-        return storage::keep_of_udp(call::socket(ctx), record, excludes);
+        return storage::keep_of_udp(hook_context::socket(ctx), record, excludes);
     }
     let Some(entry) = entry_of(cookie, record)? else { return Ok(()) };
-    let place = Place::in_overflow(entry);
-    if place.of(cookie).is_none_or(excludes) {
-        place.fill(record, cookie);
+    let candidate = RecordEntry::in_overflow(entry);
+    if candidate.record_of(cookie).is_none_or(excludes) {
+        candidate.write(record, cookie);
         return Ok(());
     }
     // SAFETY: a live map value.
     let (cgroup, units) = unsafe { ((*entry).cgroup, (*entry).units) };
     if units == RECORD_UNITS {
-        overflow::take(cgroup, STORED_UNITS)?;
+        overflow::take(cgroup, STORAGE_UNITS)?;
         // SAFETY: as above; the kernel holds the socket's lock.
-        unsafe { (*entry).units = RECORD_UNITS + STORED_UNITS };
+        unsafe { (*entry).units = RECORD_UNITS + STORAGE_UNITS };
     }
-    storage::keep_of_udp(call::socket(ctx), record, excludes)
+    storage::keep_of_udp(hook_context::socket(ctx), record, excludes)
 }
 
 /// The entry that a socket has beyond the table; `None` if it was made, with this record.
@@ -172,13 +172,13 @@ fn entry_of(cookie: u64, record: &SocketRecord) -> Result<Option<*mut OverflowEn
 /// Takes away a record beyond the table that one in the table excludes.
 #[inline(always)]
 fn clear(entry: *mut OverflowEntry, cookie: u64, excludes: impl Fn(&SocketRecord) -> bool) {
-    let place = Place::in_overflow(entry);
-    if place.of(cookie).is_some_and(excludes) {
+    let candidate = RecordEntry::in_overflow(entry);
+    if candidate.record_of(cookie).is_some_and(excludes) {
         // SAFETY: a live map value.
         if unsafe { (*entry).units } == RECORD_UNITS {
             overflow::release(cookie);
         } else {
-            place.free();
+            candidate.free();
         }
     }
 }
@@ -193,12 +193,12 @@ fn replace(
 ) -> bool {
     let mut done = false;
     for way in 0..WAYS {
-        let place = Place::in_table(set, way);
-        if place.of(cookie).is_some_and(&excludes) {
+        let candidate = RecordEntry::in_table(set, way);
+        if candidate.record_of(cookie).is_some_and(&excludes) {
             if done {
-                place.free();
+                candidate.free();
             } else {
-                place.fill(record, cookie);
+                candidate.write(record, cookie);
                 done = true;
             }
         }
@@ -210,9 +210,9 @@ fn replace(
 #[inline(always)]
 fn add(set: *mut SocketSet, cookie: u64, record: &SocketRecord) -> bool {
     for way in 0..WAYS {
-        let place = Place::in_table(set, way);
-        if place.claim() {
-            place.fill(record, cookie);
+        let candidate = RecordEntry::in_table(set, way);
+        if candidate.claim() {
+            candidate.write(record, cookie);
             return true;
         }
     }
@@ -223,18 +223,18 @@ fn add(set: *mut SocketSet, cookie: u64, record: &SocketRecord) -> bool {
 /// was dialled: its id and generation. That of its peer, if there are two.
 #[inline(always)]
 pub fn recall_backend<F: Family>(
-    call: &Call<'_, F>,
+    hook: &HookContext<'_, F>,
     address: &Address,
     port: u16,
 ) -> Option<(u32, u32)> {
     let is_for =
         |kept: &SocketRecord| kept.service_port == port && kept.service_address == *address;
-    let found = match call.peer() {
+    let found = match hook.peer() {
         Some((peer, peer_port)) => {
-            find(call.context(), |kept| is_for(kept) && is_with(kept, &peer, peer_port))
-                .or_else(|| find(call.context(), is_for))
+            find(hook.context(), |kept| is_for(kept) && is_with(kept, &peer, peer_port))
+                .or_else(|| find(hook.context(), is_for))
         }
-        None => find(call.context(), is_for),
+        None => find(hook.context(), is_for),
     }?;
     Some((found.backend, found.generation))
 }
@@ -267,10 +267,10 @@ pub fn forget(ctx: &SockAddrContext, protocol: u8, address: &Address, port: u16)
                     // A further subflow: the connection's peer is that of the first one.
                     Some(connection) if kernel_types::is_established(connection) => return,
                     Some(connection) => connection,
-                    None => call::socket(ctx),
+                    None => hook_context::socket(ctx),
                 };
                 if let Some(entry) = storage::of_connection(connection) {
-                    Place::in_overflow(entry).free();
+                    RecordEntry::in_overflow(entry).free();
                 }
                 return;
             }
@@ -280,9 +280,9 @@ pub fn forget(ctx: &SockAddrContext, protocol: u8, address: &Address, port: u16)
     let cookie = helpers::socket_cookie(ctx);
     if let Some(set) = set_of(cookie) {
         for way in 0..WAYS {
-            let place = Place::in_table(set, way);
-            if place.of(cookie).is_some_and(dialled) {
-                place.free();
+            let candidate = RecordEntry::in_table(set, way);
+            if candidate.record_of(cookie).is_some_and(dialled) {
+                candidate.free();
             }
         }
     }
@@ -293,12 +293,12 @@ pub fn forget(ctx: &SockAddrContext, protocol: u8, address: &Address, port: u16)
         clear(entry, cookie, dialled);
     }
     if protocol == UDP
-        && let Some(stored) = storage::of_udp(call::socket(ctx))
+        && let Some(stored) = storage::of_udp(hook_context::socket(ctx))
     {
-        for index in 0..STORED {
-            let place = Place::in_storage(stored, index);
-            if place.of(USED).is_some_and(dialled) {
-                place.free();
+        for index in 0..STORAGE_RECORDS {
+            let candidate = RecordEntry::in_storage(stored, index);
+            if candidate.record_of(IN_USE).is_some_and(dialled) {
+                candidate.free();
             }
         }
     }
@@ -310,9 +310,9 @@ pub fn release(ctx: &SockContext) {
     let cookie = helpers::socket_cookie(ctx);
     if let Some(set) = set_of(cookie) {
         for way in 0..WAYS {
-            let place = Place::in_table(set, way);
-            if place.is_held_by(cookie) {
-                place.free();
+            let candidate = RecordEntry::in_table(set, way);
+            if candidate.is_owned_by(cookie) {
+                candidate.free();
             }
         }
     }
@@ -331,16 +331,16 @@ fn find(
     ctx: &SockAddrContext,
     wanted: impl Fn(&SocketRecord) -> bool,
 ) -> Option<&'static SocketRecord> {
-    let protocol = call::protocol_of(ctx);
+    let protocol = hook_context::protocol_of(ctx);
     let is_tcp = protocol == u32::from(TCP);
     if protocol == MPTCP || (is_tcp && !config::can_tell_kernel_sockets()) {
-        let entry = storage::of_connection(call::socket(ctx))?;
-        return Place::in_overflow(entry).of(USED).filter(|kept| wanted(kept));
+        let entry = storage::of_connection(hook_context::socket(ctx))?;
+        return RecordEntry::in_overflow(entry).record_of(IN_USE).filter(|kept| wanted(kept));
     }
     let cookie = helpers::socket_cookie(ctx);
     if let Some(set) = set_of(cookie) {
         for way in 0..WAYS {
-            if let Some(kept) = Place::in_table(set, way).of(cookie)
+            if let Some(kept) = RecordEntry::in_table(set, way).record_of(cookie)
                 && wanted(kept)
             {
                 return Some(kept);
@@ -351,7 +351,7 @@ fn find(
         return None;
     }
     if let Some(entry) = overflow::find(cookie)
-        && let Some(kept) = Place::in_overflow(entry).of(cookie)
+        && let Some(kept) = RecordEntry::in_overflow(entry).record_of(cookie)
         && wanted(kept)
     {
         return Some(kept);
@@ -359,9 +359,9 @@ fn find(
     if is_tcp {
         return None;
     }
-    let stored = storage::of_udp(call::socket(ctx))?;
-    for index in 0..STORED {
-        if let Some(kept) = Place::in_storage(stored, index).of(USED)
+    let stored = storage::of_udp(hook_context::socket(ctx))?;
+    for index in 0..STORAGE_RECORDS {
+        if let Some(kept) = RecordEntry::in_storage(stored, index).record_of(IN_USE)
             && wanted(kept)
         {
             return Some(kept);
@@ -394,7 +394,7 @@ fn mptcp_connection(ctx: &SockAddrContext) -> Option<*mut c_void> {
     if !config::has_mptcp_sock() {
         return None;
     }
-    let socket = call::socket(ctx);
+    let socket = hook_context::socket(ctx);
     if socket.is_null() {
         return None;
     }

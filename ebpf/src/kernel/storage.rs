@@ -9,31 +9,33 @@ use aya_ebpf::{
 };
 use sockline_ebpf::{
     counters::Fault,
-    socket::{CONNECTION_UNITS, OverflowEntry, ROOT_CGROUP, STORED, SocketRecord, StoredRecords},
+    socket::{
+        CONNECTION_UNITS, OverflowEntry, ROOT_CGROUP, STORAGE_RECORDS, SocketRecord, StorageRecords,
+    },
 };
 
-use super::{config, helpers, overflow, record::Place};
+use super::{config, helpers, overflow, record::RecordEntry};
 
 /// Of UDP sockets.
 #[btf_map]
-static STORAGE: SkStorage<StoredRecords> = SkStorage::new();
+static UDP_STORAGE: SkStorage<StorageRecords> = SkStorage::new();
 
 /// Of MPTCP connections, and of all TCP sockets where the kernel's own cannot be told from others.
 #[btf_map]
-static CONNECTIONS: SkStorage<OverflowEntry> = SkStorage::new();
+static TCP_STORAGE: SkStorage<OverflowEntry> = SkStorage::new();
 
-/// The holder of a record in use: it is its socket's own.
-pub const USED: u64 = 1;
+/// The owner word of a record in use: only its socket finds its storage.
+pub const IN_USE: u64 = 1;
 
 const CREATE: u64 = BPF_SK_STORAGE_GET_F_CREATE as u64;
 
 /// The records of a UDP socket, if it has any.
 #[inline(always)]
-pub fn of_udp(socket: *mut c_void) -> Option<*mut StoredRecords> {
+pub fn of_udp(socket: *mut c_void) -> Option<*mut StorageRecords> {
     if socket.is_null() {
         return None;
     }
-    let map = (&raw const STORAGE).cast_mut().cast();
+    let map = (&raw const UDP_STORAGE).cast_mut().cast();
     // SAFETY: a socket that the kernel gave us, and a socket storage map.
     let stored = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), 0) };
     (!stored.is_null()).then_some(stored.cast())
@@ -49,20 +51,20 @@ pub fn keep_of_udp(
     if socket.is_null() {
         return Err(Fault::NotRemembered);
     }
-    let map = (&raw const STORAGE).cast_mut().cast();
+    let map = (&raw const UDP_STORAGE).cast_mut().cast();
     // SAFETY: a socket that the kernel gave us, and a socket storage map.
     let stored = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), CREATE) };
     if stored.is_null() {
         return Err(Fault::NotRemembered);
     }
-    let stored = stored.cast::<StoredRecords>();
+    let stored = stored.cast::<StorageRecords>();
     let mut best = 0;
     let mut oldest = u64::MAX;
-    for index in 0..STORED {
-        let place = Place::in_storage(stored, index);
-        let since = match place.of(USED) {
+    for index in 0..STORAGE_RECORDS {
+        let candidate = RecordEntry::in_storage(stored, index);
+        let since = match candidate.record_of(IN_USE) {
             Some(kept) if excludes(kept) => {
-                place.free();
+                candidate.free();
                 0
             }
             Some(kept) => kept.since,
@@ -73,7 +75,7 @@ pub fn keep_of_udp(
             best = index;
         }
     }
-    Place::in_storage(stored, best & (STORED - 1)).fill(record, USED);
+    RecordEntry::in_storage(stored, best & (STORAGE_RECORDS - 1)).write(record, IN_USE);
     Ok(())
 }
 
@@ -83,7 +85,7 @@ pub fn of_connection(socket: *mut c_void) -> Option<*mut OverflowEntry> {
     if socket.is_null() {
         return None;
     }
-    let map = (&raw const CONNECTIONS).cast_mut().cast();
+    let map = (&raw const TCP_STORAGE).cast_mut().cast();
     // SAFETY: a socket that the kernel gave us, and a socket storage map.
     let stored = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), 0) };
     (!stored.is_null()).then_some(stored.cast())
@@ -96,7 +98,7 @@ pub fn keep_of_connection(socket: *mut c_void, record: &SocketRecord) -> Result<
         Some(entry) => entry,
         None => make(socket)?,
     };
-    Place::in_overflow(entry).fill(record, USED);
+    RecordEntry::in_overflow(entry).write(record, IN_USE);
     Ok(())
 }
 
@@ -112,7 +114,7 @@ fn make(socket: *mut c_void) -> Result<*mut OverflowEntry, Fault> {
     if is_charged {
         overflow::take(cgroup, CONNECTION_UNITS)?;
     }
-    let map = (&raw const CONNECTIONS).cast_mut().cast();
+    let map = (&raw const TCP_STORAGE).cast_mut().cast();
     // SAFETY: a socket that the kernel gave us, and a socket storage map.
     let stored = unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), CREATE) };
     if stored.is_null() {

@@ -4,7 +4,7 @@ use aya_log_ebpf::warn;
 use sockline_ebpf::{
     address::Address,
     counters::Fault,
-    frontend::{FORWARD, FrontendKey, PASS, UDP},
+    frontend::{BYPASS, FORWARD, FrontendKey, UDP},
     socket::SocketRecord,
 };
 
@@ -12,33 +12,34 @@ use super::{
     affinity,
     agent_state::{self, Standing},
     balance::{self, Chosen},
-    call::{Call, Family},
-    config, counters, frontends, helpers, left_alone, namespaces,
+    config, counters, exclusion, frontends, helpers,
+    hook_context::{Family, HookContext},
+    namespaces,
     sockets::{self, Purpose},
 };
 
 /// Lets the call go on, with the address that is in the context now.
 const ALLOW: i32 = 1;
-/// How often a call looks for its entry. Once more than needed in the build that upgrades are tested
+/// How often a call looks up its entry. Once more than needed in the build that upgrades are tested
 /// with: something must be different in its programs.
-const LOOKS: u32 = if cfg!(feature = "test-build") { 3 } else { 2 };
+const MAX_ATTEMPTS: u32 = if cfg!(feature = "test-build") { 3 } else { 2 };
 
 /// Ends the call with EPERM, or with what `bpf_set_retval` says.
 const REFUSE: i32 = 0;
 
 /// `connect()`: each one is a new choice, also on a socket that was connected before.
 #[inline(always)]
-pub fn connect<F: Family>(call: &Call<'_, F>) -> i32 {
-    let Some(protocol) = call.protocol() else { return ALLOW };
-    let Some(key) = frontends::key_of(call, protocol) else {
-        return connected_directly(call, protocol);
+pub fn connect<F: Family>(hook: &HookContext<'_, F>) -> i32 {
+    let Some(protocol) = hook.protocol() else { return ALLOW };
+    let Some(key) = frontends::key_of(hook, protocol) else {
+        return connected_directly(hook, protocol);
     };
-    match decide(call, key, Keep::Nothing) {
-        Decision::NotAService => connected_directly(call, protocol),
-        Decision::LeaveAlone => ALLOW,
+    match decide(hook, key, Keep::Nothing) {
+        Decision::NotAService => connected_directly(hook, protocol),
+        Decision::Bypass => ALLOW,
         Decision::Refuse => refuse(),
         Decision::Use { service, chosen, .. } => {
-            redirect(call, protocol, Purpose::Connect, service, &chosen);
+            redirect(hook, protocol, Purpose::Connect, service, &chosen);
             ALLOW
         }
     }
@@ -51,23 +52,23 @@ pub fn connect<F: Family>(call: &Call<'_, F>) -> i32 {
 /// with the peer's address): its backend is not dialled directly, and if it was connected before
 /// Sockline came, answers from another address than its peer's would not reach it.
 #[inline(always)]
-pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
-    if call.is_to_peer() {
+pub fn send<F: Family>(hook: &HookContext<'_, F>) -> i32 {
+    if hook.is_to_peer() {
         return ALLOW;
     }
-    let Some(key) = frontends::key_of(call, UDP) else {
-        return sent_directly(call);
+    let Some(key) = frontends::key_of(hook, UDP) else {
+        return sent_directly(hook);
     };
-    match decide(call, key, Keep::BackendOfSocket) {
-        Decision::NotAService => sent_directly(call),
-        Decision::LeaveAlone => ALLOW,
+    match decide(hook, key, Keep::BackendOfSocket) {
+        Decision::NotAService => sent_directly(hook),
+        Decision::Bypass => ALLOW,
         Decision::Refuse => refuse(),
         Decision::Use { chosen, kept: true, .. } => {
-            call.redirect(&chosen.backend().address, chosen.backend().port);
+            hook.redirect(&chosen.backend().address, chosen.backend().port);
             ALLOW
         }
         Decision::Use { service, chosen, kept: false } => {
-            redirect(call, UDP, Purpose::Send, service, &chosen);
+            redirect(hook, UDP, Purpose::Send, service, &chosen);
             ALLOW
         }
     }
@@ -76,25 +77,25 @@ pub fn send<F: Family>(call: &Call<'_, F>) -> i32 {
 /// `connect()` to an address that is no service. If the socket had that address as a backend before,
 /// it must not be shown as the service from now on.
 #[inline(always)]
-fn connected_directly<F: Family>(call: &Call<'_, F>, protocol: u8) -> i32 {
-    sockets::forget(call.context(), protocol, &call.address(), call.port());
+fn connected_directly<F: Family>(hook: &HookContext<'_, F>, protocol: u8) -> i32 {
+    sockets::forget(hook.context(), protocol, &hook.address(), hook.port());
     ALLOW
 }
 
 /// A datagram to an address that is no service: the answer shall come from there.
 #[inline(always)]
-fn sent_directly<F: Family>(call: &Call<'_, F>) -> i32 {
-    sockets::forget(call.context(), UDP, &call.address(), call.port());
+fn sent_directly<F: Family>(hook: &HookContext<'_, F>) -> i32 {
+    sockets::forget(hook.context(), UDP, &hook.address(), hook.port());
     ALLOW
 }
 
 /// `getpeername()`, `recvfrom()`: shows the address that was dialled in place of the backend's.
 #[inline(always)]
-pub fn reveal_service<F: Family>(call: &Call<'_, F>) {
+pub fn reverse_translate<F: Family>(hook: &HookContext<'_, F>) {
     if let Some((address, port)) =
-        sockets::recall_service(call.context(), &call.address(), call.port())
+        sockets::recall_service(hook.context(), &hook.address(), hook.port())
     {
-        call.redirect(&address, port);
+        hook.redirect(&address, port);
     }
 }
 
@@ -107,60 +108,60 @@ enum Keep {
 
 enum Decision {
     NotAService,
-    LeaveAlone,
+    Bypass,
     Refuse,
     Use { service: u32, chosen: Chosen, kept: bool },
 }
 
 #[inline(always)]
-fn decide<F: Family>(call: &Call<'_, F>, mut key: FrontendKey, keep: Keep) -> Decision {
-    if left_alone::is_caller() {
+fn decide<F: Family>(hook: &HookContext<'_, F>, mut key: FrontendKey, keep: Keep) -> Decision {
+    if exclusion::is_caller() {
         let Some(frontend) = frontends::find(&mut key) else { return Decision::NotAService };
-        counters::passed(frontend.service);
-        return Decision::LeaveAlone;
+        counters::bypassed(frontend.service);
+        return Decision::Bypass;
     }
     let mut service = 0;
     // An entry can be reused between two reads of it. The owner check notices, and one more look
     // finds the entry as it is now.
-    for _attempt in 0..LOOKS {
+    for _attempt in 0..MAX_ATTEMPTS {
         let Some(frontend) = frontends::find(&mut key) else { return Decision::NotAService };
         service = frontend.service;
-        match agent_state::standing(call) {
+        match agent_state::standing(hook) {
             Standing::Served => {}
             Standing::Own => return Decision::NotAService,
             Standing::Nested => {
-                counters::passed(service);
-                return Decision::LeaveAlone;
+                counters::bypassed(service);
+                return Decision::Bypass;
             }
             Standing::Stale => {
                 counters::bypassed_stale(service);
-                return Decision::LeaveAlone;
+                return Decision::Bypass;
             }
         }
         let (action, reason) = (frontend.action, frontend.reason);
         if action != FORWARD {
             if frontend.key != key {
-                counters::fault(Fault::Reread);
+                counters::fault(Fault::StaleEntry);
                 continue;
             }
-            if action == PASS {
-                counters::passed(service);
-                return Decision::LeaveAlone;
+            if action == BYPASS {
+                counters::bypassed(service);
+                return Decision::Bypass;
             }
             counters::refused(service, reason);
             return Decision::Refuse;
         }
         if keep == Keep::BackendOfSocket
             && let Some((id, generation)) =
-                sockets::recall_backend(call, &dialled(call), call.port())
-            && let Some(chosen) = balance::again(id, |now| now == generation, frontend)
+                sockets::recall_backend(hook, &dialled(hook), hook.port())
+            && let Some(chosen) = balance::revalidate(id, |now| now == generation, frontend)
         {
             return Decision::Use { service, chosen, kept: true };
         }
         let chosen = if frontend.affinity_seconds == 0 {
-            balance::draw(frontend)
+            balance::select_weighted(frontend)
         } else {
-            affinity::choose(call, frontend)
+            affinity::choose(hook, frontend)
         };
         if let Some(chosen) = chosen
             && frontend.key == key
@@ -168,27 +169,27 @@ fn decide<F: Family>(call: &Call<'_, F>, mut key: FrontendKey, keep: Keep) -> De
             counters::translated(&chosen);
             return Decision::Use { service, chosen, kept: false };
         }
-        counters::fault(Fault::Reread);
+        counters::fault(Fault::StaleEntry);
     }
     counters::fault(Fault::OwnerMismatch);
     if counters::failed_open(service) {
-        warn!(call.context(), "service {}: no backend could be read, calls go through", service);
+        warn!(hook.context(), "service {}: no backend could be read, calls go through", service);
     }
-    Decision::LeaveAlone
+    Decision::Bypass
 }
 
 #[inline(always)]
 fn redirect<F: Family>(
-    call: &Call<'_, F>,
+    hook: &HookContext<'_, F>,
     protocol: u8,
     purpose: Purpose,
     service: u32,
     chosen: &Chosen,
 ) {
     let record = SocketRecord {
-        service_address: dialled(call),
+        service_address: dialled(hook),
         backend_address: chosen.backend().address,
-        service_port: call.port(),
+        service_port: hook.port(),
         backend_port: chosen.backend().port,
         service,
         backend: chosen.id,
@@ -196,9 +197,9 @@ fn redirect<F: Family>(
         since: helpers::jiffies(),
         protocol: protocol.into(),
     };
-    namespaces::sample(record.since, || call.netns());
-    call.redirect(&record.backend_address, record.backend_port);
-    if let Err(fault) = sockets::remember(call, protocol, purpose, &record) {
+    namespaces::sample(record.since, || hook.netns());
+    hook.redirect(&record.backend_address, record.backend_port);
+    if let Err(fault) = sockets::remember(hook, protocol, purpose, &record) {
         counters::fault(fault);
     }
 }
@@ -207,8 +208,8 @@ fn redirect<F: Family>(
 /// NodePorts have one for all addresses of the local host, and one for those of all nodes. `connect(0.0.0.0)` means the local host, and
 /// that is what `getpeername` would say.
 #[inline(always)]
-fn dialled<F: Family>(call: &Call<'_, F>) -> Address {
-    let dialled = call.address();
+fn dialled<F: Family>(hook: &HookContext<'_, F>) -> Address {
+    let dialled = hook.address();
     match dialled.as_loopback() {
         Some(loopback) if dialled.is_unspecified() => loopback,
         _ => dialled,

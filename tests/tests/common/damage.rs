@@ -89,7 +89,7 @@ impl Damage {
     /// Removes the first chunk of every name.
     pub fn clear_names(&self) {
         let mut names: HashMap<MapData, NameKey, [u8; CHUNK]> =
-            Map::HashMap(self.open("NAMES")).try_into().unwrap();
+            Map::HashMap(self.open("SERVICE_NAMES")).try_into().unwrap();
         let keys: Vec<NameKey> = names.keys().map(Result::unwrap).collect();
         for key in keys {
             names.remove(&key).unwrap();

@@ -8,7 +8,7 @@ use crate::common::{
 use aya::maps::{Array, HashMap, Map, MapData};
 use serde_json::{Value, json};
 use sockline::{cgroups::Watcher, dataplane::Pins};
-use sockline_ebpf::left_alone::{ANY_LEVEL, CGROUPS};
+use sockline_ebpf::exclusion::{ANY_LEVEL, CGROUPS};
 use sockline_testbed::{Node, Ns, objects};
 
 const WEB: &str = "10.96.0.10";
@@ -275,7 +275,7 @@ fn levels_that_were_lost_while_the_agent_was_down_are_put_right_at_the_start() {
     let before = levels(&stage);
     for damage in [0, ANY_LEVEL] {
         agent.kill().unwrap();
-        open::<Array<MapData, u32>>(&stage, "LEFT_ALONE_LEVELS").set(0, damage, 0).unwrap();
+        open::<Array<MapData, u32>>(&stage, "EXCLUDED_LEVELS").set(0, damage, 0).unwrap();
         agent = stage.agent();
         assert_untouched(&container);
         assert_eq!(levels(&stage), before);
@@ -362,22 +362,22 @@ fn entries_that_vanish_from_the_map_are_mended() {
     assert_eq!(ids.len(), 1);
     map.remove(&ids[0]).unwrap();
     eventually("the entry to be mended", || untouched(&container));
-    let mut levels: Array<MapData, u32> = open(&stage, "LEFT_ALONE_LEVELS");
+    let mut levels: Array<MapData, u32> = open(&stage, "EXCLUDED_LEVELS");
     levels.set(0, 0, 0).unwrap();
     eventually("the levels to be mended", || untouched(&container));
 }
 
 fn open<M: TryFrom<Map, Error = aya::maps::MapError>>(stage: &Stage, name: &str) -> M {
     let data = MapData::from_pin(Pins::in_bpffs(stage.node.bpffs()).map(name)).unwrap();
-    let map = if name == "LEFT_ALONE" { Map::HashMap(data) } else { Map::Array(data) };
+    let map = if name == "EXCLUDED" { Map::HashMap(data) } else { Map::Array(data) };
     map.try_into().unwrap()
 }
 
 fn left_alone(stage: &Stage) -> HashMap<MapData, u64, u32> {
-    open(stage, "LEFT_ALONE")
+    open(stage, "EXCLUDED")
 }
 
 fn levels(stage: &Stage) -> u32 {
-    let levels: Array<MapData, u32> = open(stage, "LEFT_ALONE_LEVELS");
+    let levels: Array<MapData, u32> = open(stage, "EXCLUDED_LEVELS");
     levels.get(&0, 0).unwrap()
 }

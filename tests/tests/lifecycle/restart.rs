@@ -181,7 +181,7 @@ fn services_whose_names_are_lost_are_served_until_the_source_says_who_they_are()
     stage.put_service("ship", SHIP);
     stage.eventually_served(SHIP);
     agent.stop().unwrap();
-    let names = RawMap::pinned(&Pins::in_bpffs(stage.node.bpffs()).map("NAMES")).unwrap();
+    let names = RawMap::pinned(&Pins::in_bpffs(stage.node.bpffs()).map("SERVICE_NAMES")).unwrap();
     for key in names.keys().unwrap() {
         names.remove(&key).unwrap();
     }
@@ -206,7 +206,7 @@ fn of_two_services_with_one_name_both_are_served_until_the_source_says_who_they_
     stage.put_service("ship", SHIP);
     stage.eventually_served(SHIP);
     agent.kill().unwrap();
-    let names = RawMap::pinned(&Pins::in_bpffs(stage.node.bpffs()).map("NAMES")).unwrap();
+    let names = RawMap::pinned(&Pins::in_bpffs(stage.node.bpffs()).map("SERVICE_NAMES")).unwrap();
     let keys = names.keys().unwrap();
     let one = names.get(&keys[0]).unwrap().unwrap();
     for key in &keys {

@@ -91,8 +91,8 @@ fn assert_sound(stage: &Stage, agent: &Agent, layout: &str) {
     agent.cli(&["check", "--cgroup-root", cgroup]).unwrap();
 }
 
-const OWN: &str = "v2";
-const OTHER: &str = "v1002";
+const OWN: &str = "v3";
+const OTHER: &str = "v1003";
 
 #[test]
 fn no_connect_fails_on_the_way_to_another_layout_and_back() {

@@ -64,7 +64,9 @@ fn a_new_service_that_does_not_fit_takes_up_nothing() {
     let agent = stage.agent_with(&["--max-backends", "4"]);
     put_spread(&stage, "big", &address(1), &BIG);
     eventually_not_in_sync(&agent, 1.0);
-    for (map, entries) in [("names", 1.0), ("slots", 1.0), ("backends", 1.0), ("frontends", 1.0)] {
+    for (map, entries) in
+        [("service-names", 1.0), ("slots", 1.0), ("backends", 1.0), ("frontends", 1.0)]
+    {
         assert_eq!(super::map(&agent, "entries", map), entries, "{map}");
     }
 }

@@ -90,7 +90,7 @@ fn counters_that_cannot_be_read_are_told_of_once() {
     put_services(&stage, 0..1);
     // Pins are not looked at meanwhile.
     let agent = stage.agent_with(&["--reconcile-interval", "3600s"]);
-    let pin = Pins::in_bpffs(stage.node.bpffs()).map("RETIRED");
+    let pin = Pins::in_bpffs(stage.node.bpffs()).map("REMOVED_BACKENDS");
     let away = pin.with_file_name("away");
     fs::rename(&pin, &away).unwrap();
     let translated = translated(&name(0), "TCP");
@@ -131,14 +131,14 @@ fn put_json(stage: &Stage, objects: &[Value]) {
 fn the_names_of_many_services_outgrow_their_map_and_survive_a_restart() {
     let stage = Stage::new(1);
     let mut agent = stage.agent();
-    assert_eq!(map(&agent, "capacity", "names"), 4096.0);
+    assert_eq!(map(&agent, "capacity", "service-names"), 4096.0);
     // Each name takes two entries.
     put_many(&stage, 2200);
     eventually("the map to have grown", || {
         // An agent that is busy may not answer in time.
         agent.metrics().map_err(|error| format!("{error:#}"))?;
         let (entries, capacity) =
-            (map(&agent, "entries", "names"), map(&agent, "capacity", "names"));
+            (map(&agent, "entries", "service-names"), map(&agent, "capacity", "service-names"));
         holds((entries, capacity) == (4400.0, 8192.0), format!("{entries} of {capacity}"))
     });
     // Refused calls of a service whose name came last are counted under its name, by the same agent.
@@ -152,7 +152,7 @@ fn the_names_of_many_services_outgrow_their_map_and_survive_a_restart() {
     assert!(count >= Some(1.0), "{count:?}");
     agent.stop().unwrap();
     let next = stage.agent();
-    assert_eq!(map(&next, "entries", "names"), 4400.0, "{}", next.log());
+    assert_eq!(map(&next, "entries", "service-names"), 4400.0, "{}", next.log());
     let after = series(&next.metrics().unwrap(), &refused);
     assert!(after >= count, "the service has another id: {after:?}, it was {count:?}");
     assert!(stage.services().contains(&format!("shop/{}", long_name(2199))));
@@ -164,15 +164,15 @@ fn names_that_were_taken_away_leave_room_for_others() {
     let agent = stage.agent();
     put_many(&stage, 1000);
     eventually("the names", || {
-        let entries = map(&agent, "entries", "names");
+        let entries = map(&agent, "entries", "service-names");
         holds(entries == 2000.0, entries)
     });
     stage.remove("many.json");
     eventually("no names", || {
-        let entries = map(&agent, "entries", "names");
+        let entries = map(&agent, "entries", "service-names");
         holds(entries == 0.0, entries)
     });
-    assert_eq!(map(&agent, "capacity", "names"), 4096.0);
+    assert_eq!(map(&agent, "capacity", "service-names"), 4096.0);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn a_larger_map_that_did_not_take_its_place_is_removed() {
     let pins = Pins::in_bpffs(stage.node.bpffs());
     // As an agent leaves it that is killed after it made the larger map.
     let beside = pins.maps().join("NAMES_new");
-    let unfinished = MapData::from_pin(pins.map("FAULTS_MAP")).unwrap();
+    let unfinished = MapData::from_pin(pins.map("FAULTS")).unwrap();
     unfinished.pin(&beside).unwrap();
     let _next = stage.agent();
     assert!(!beside.exists(), "{} is still there", beside.display());
@@ -207,7 +207,7 @@ fn connections_of_many_former_endpoints_outgrow_their_map_and_stay_counted() {
     };
     put("10.244.1.1");
     let agent = stage.agent();
-    assert_eq!(map(&agent, "capacity", "retired"), 1024.0);
+    assert_eq!(map(&agent, "capacity", "removed-backends"), 1024.0);
     stage.client.run(|| {
         for number in 0..count {
             let socket = Socket::udp(libc::AF_INET).unwrap();
@@ -216,10 +216,10 @@ fn connections_of_many_former_endpoints_outgrow_their_map_and_stay_counted() {
     });
     put("10.244.1.2");
     eventually("the connections to be those of former endpoints", || {
-        let entries = map(&agent, "entries", "retired");
+        let entries = map(&agent, "entries", "removed-backends");
         holds(entries == f64::from(count as u32), format!("{entries}: {}", agent.log()))
     });
-    assert_eq!(map(&agent, "capacity", "retired"), 2048.0);
+    assert_eq!(map(&agent, "capacity", "removed-backends"), 2048.0);
     let metrics = agent.metrics().unwrap();
     for number in [0, count - 1] {
         let name = format!("old-{number:03}");

@@ -9,7 +9,7 @@ use aya::{
 use serde_json::{Value, json};
 use sockline_ebpf::{
     counters::{COUNTED_SERVICES, ServiceCounters},
-    left_alone::{ANY_LEVEL, CGROUPS},
+    exclusion::{ANY_LEVEL, CGROUPS},
     socket::{Affinity, AffinityKey, Choice},
 };
 use sockline_testbed::{Agent, objects};
@@ -121,7 +121,7 @@ fn services_that_are_not_counted_for_want_of_room_are_named() {
     let stage = Stage::new(1);
     stage.put_service("served", &address(1));
     let agent = stage.agent_with(&["--reconcile-interval", "1s"]);
-    let pin = Damage::of(&stage).pins().map("SERVICES");
+    let pin = Damage::of(&stage).pins().map("SERVICE_COUNTERS");
     let map = Map::PerCpuHashMap(MapData::from_pin(pin).unwrap());
     let mut counters: PerCpuHashMap<MapData, u32, ServiceCounters> = map.try_into().unwrap();
     let none = || {
@@ -155,7 +155,7 @@ fn pods_that_there_is_no_room_to_leave_alone_are_named_and_left_alone_later() {
     let stage = Stage::new(1);
     stage.put_service("web", &address(0));
     let agent = stage.agent_with(&["--reconcile-interval", "86400s"]);
-    let pin = Damage::of(&stage).pins().map("LEFT_ALONE");
+    let pin = Damage::of(&stage).pins().map("EXCLUDED");
     let map = Map::HashMap(MapData::from_pin(pin).unwrap());
     let mut cgroups: HashMap<MapData, u64, u32> = map.try_into().unwrap();
     let foreign = |number: u32| 1 << 40 | u64::from(number);

@@ -14,7 +14,7 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use sockline::dataplane::Pins;
 use sockline_ebpf::socket::{
     CGROUP_UNITS, CONNECTION_UNITS, OVERFLOW_UNITS, OverflowCount, OverflowEntry, RECORD_UNITS,
-    STORED_UNITS, WAYS, WHOLE, place_of,
+    STORAGE_UNITS, WAYS, WHOLE, place_of,
 };
 use sockline_testbed::{Cluster, Pod, Service, Socket, UdpClient, UdpServer};
 
@@ -201,7 +201,7 @@ fn a_socket_of_many_conversations_is_charged_for_its_storage() {
     for n in 0..count {
         send(n);
     }
-    assert_eq!(stage.units(), RECORD_UNITS + STORED_UNITS);
+    assert_eq!(stage.units(), RECORD_UNITS + STORAGE_UNITS);
     drop(client);
     stage.eventually_units(0);
 }

@@ -94,7 +94,7 @@ fn a_new_service_that_the_kernel_refuses_takes_up_nothing() {
     put_broad(&stage, "new", [&address(1), MORE[0], MORE[1]], &[WEB_0]);
     eventually_not_in_sync(&agent, 1.0);
     assert_eq!(damage.frontends().keys().count(), 7, "one of the new ones is still there");
-    assert_eq!(map(&agent, "entries", "names"), 1.0, "its name is still there");
+    assert_eq!(map(&agent, "entries", "service-names"), 1.0, "its name is still there");
     (1..=6).for_each(|last| damage.remove_frontend(&foreign(last).key));
     eventually_not_in_sync(&agent, 0.0);
     assert_only(&stage, MORE[1], "web-0");

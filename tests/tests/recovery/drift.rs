@@ -162,7 +162,7 @@ fn a_backend_that_no_frontend_may_use_is_never_drawn() {
     let leaving = Address::from(stage.webs[0].pod.addresses()[0]);
     damage.change_backends(|backend| {
         if backend.address == leaving {
-            backend.sets = 0;
+            backend.scopes = 0;
         }
     });
     stage.client.run(|| {
@@ -238,7 +238,7 @@ fn no_counter_falls_while_the_backends_that_count_are_put_right() {
 #[test]
 fn a_backend_that_nobody_added_is_freed() {
     let (_stage, agent, damage) = serving();
-    damage.set_backend(900, Backend { service: 77, sets: 1, ..Backend::default() });
+    damage.set_backend(900, Backend { service: 77, scopes: 1, ..Backend::default() });
     eventually_repaired(&agent, "backend", 1);
     assert_eq!(damage.backend(900).service, 0);
 }
@@ -403,7 +403,7 @@ fn an_agent_whose_folder_was_removed_still_keeps_a_second_one_out() {
     let (stage, agent, damage) = serving();
     fs::remove_dir_all(damage.pins().root()).unwrap();
     eventually("the folder to be made again", || {
-        let exists = damage.pins().map("AGENT").exists();
+        let exists = damage.pins().map("AGENT_RECORD").exists();
         holds(exists, agent.log())
     });
     let mut second = options(&[]);
@@ -534,7 +534,7 @@ fn without_its_file_system_the_agent_serves_on_and_mounts_it_again() {
     let mut own = options(&REPAIRS);
     own.bpffs = Some(bpffs.path().to_owned());
     let mut agent = stage.node.agent(&own).unwrap();
-    let maps = Pins::in_bpffs(bpffs.path()).map("AGENT");
+    let maps = Pins::in_bpffs(bpffs.path()).map("AGENT_RECORD");
     without_a_gap(&stage, || {
         nix::mount::umount2(bpffs.path(), MntFlags::MNT_DETACH).unwrap();
         assert!(!maps.exists());
@@ -570,7 +570,7 @@ fn a_helper_that_does_not_mount_the_file_system_is_replaced_and_holds_the_agent_
     });
     stage.put_service("later", "10.96.0.9");
     stage.eventually_served("10.96.0.9");
-    let maps = Pins::in_bpffs(bpffs.path()).map("AGENT");
+    let maps = Pins::in_bpffs(bpffs.path()).map("AGENT_RECORD");
     eventually("the pins", || holds(maps.exists(), agent.log()));
     agent.kill().unwrap();
     let cleaned = stage.sockline(&["cleanup", "--bpf-root", path]);

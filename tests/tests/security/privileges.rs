@@ -170,9 +170,9 @@ fn links_and_pins_are_still_repaired() {
     let (stage, agent) = serving();
     let damage = crate::common::damage::Damage::of(&stage);
     fs::remove_file(damage.pins().link("connect4")).unwrap();
-    fs::remove_file(damage.pins().map("NAMES")).unwrap();
+    fs::remove_file(damage.pins().map("SERVICE_NAMES")).unwrap();
     eventually("pins to be there again", || {
-        let pins = [damage.pins().link("connect4"), damage.pins().map("NAMES")];
+        let pins = [damage.pins().link("connect4"), damage.pins().map("SERVICE_NAMES")];
         let missing: Vec<_> = pins.iter().filter(|pin| !pin.exists()).collect();
         holds(missing.is_empty(), format!("{missing:?}: {}", agent.log()))
     });

@@ -349,8 +349,8 @@ fn what_a_socket_that_is_nowhere_has_beyond_the_table_is_forgotten() {
     let (client, _) = connected(&stage.client, at("10.96.0.1:53"));
     // As if one had been closed while other programs were attached. Its backend never was there.
     let record = SocketRecord { generation: u32::MAX, ..SocketRecord::default() };
-    let stray = OverflowEntry { holder: 1 << 60, record, ..OverflowEntry::default() };
-    overflow.insert(stray.holder, stray, 0).unwrap();
+    let stray = OverflowEntry { owner: 1 << 60, record, ..OverflowEntry::default() };
+    overflow.insert(stray.owner, stray, 0).unwrap();
     eventually("the stray entry to be gone", || {
         let left = overflow.keys().count();
         holds(left == 1, format!("{left} are left"))
@@ -406,8 +406,8 @@ fn a_warning_of_namespaces_that_cannot_be_seen_goes_with_its_cause() {
     let (client, _) = connected(&stage.client, at("10.96.0.1:53"));
     // A socket that is nowhere, so that the helper looks everywhere.
     let record = SocketRecord { generation: u32::MAX, ..SocketRecord::default() };
-    let stray = OverflowEntry { holder: 1 << 60, record, ..OverflowEntry::default() };
-    overflow.insert(stray.holder, stray, 0).unwrap();
+    let stray = OverflowEntry { owner: 1 << 60, record, ..OverflowEntry::default() };
+    overflow.insert(stray.owner, stray, 0).unwrap();
     let unseen = || stage.status()["agent"]["closing"]["unseen"].clone();
     eventually("the warning", || {
         let seen = unseen();

@@ -91,7 +91,7 @@ fn a_connect_goes_through_untouched_rather_than_to_another_services_pod() {
     }
     stage.assert_nobody_was_reached();
     assert_eq!(stage.faults("owner-mismatch"), 2.0);
-    assert_eq!(stage.faults("reread"), 4.0, "each call looked twice");
+    assert_eq!(stage.faults("stale-entry"), 4.0, "each call looked twice");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
-use sockline_ebpf::socket::{STORED, WAYS};
+use sockline_ebpf::socket::{STORAGE_RECORDS, WAYS};
 use sockline_testbed::{
     Cluster, Endpoint, Pod, Protocol, Service, Socket, UdpClient, UdpServer, mapped, to_std,
     wait_ok,
@@ -353,12 +353,12 @@ fn a_socket_may_talk_to_more_services_than_are_remembered_for_it() {
 }
 
 /// More than the table has for one socket, and not more than the kernel remembers.
-const OVERFLOWING: usize = WAYS + STORED / 2;
+const OVERFLOWING: usize = WAYS + STORAGE_RECORDS / 2;
 
 /// As many, or what there is beyond the table where that is all (before Linux 5.12).
 fn remembered(stage: &Stage) -> usize {
     let has_table = stage.cluster.features().unwrap().compare_and_swap;
-    if has_table { OVERFLOWING } else { STORED }
+    if has_table { OVERFLOWING } else { STORAGE_RECORDS }
 }
 
 #[test]

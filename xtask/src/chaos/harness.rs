@@ -218,7 +218,7 @@ impl Harness {
     /// The folder with the pins of the agent's layout.
     pub(super) fn pins(&self) -> Result<PathBuf> {
         let root = self.node.bpffs().join("sockline");
-        let version = if self.build == Build::OtherLayout { "v1002" } else { "v2" };
+        let version = if self.build == Build::OtherLayout { "v1003" } else { "v3" };
         let pins = root.join(version);
         if !pins.is_dir() {
             bail!("{} does not exist", pins.display());

@@ -8,7 +8,7 @@ use std::{
 use aya::maps::{Array, MapData};
 use sockline_ebpf::agent::AgentRecord as Layout;
 
-use super::AGENT;
+use super::AGENT_RECORD;
 use crate::dataplane::{error::DataplaneError, maps, pinning::layout::Pins};
 
 /// The record of the running agent.
@@ -59,12 +59,15 @@ impl RecordWriter {
     }
 
     fn write(&mut self) -> Result<(), DataplaneError> {
-        self.map.set(0, self.value, 0).map_err(|error| DataplaneError::map(AGENT, "write", error))
+        self.map
+            .set(0, self.value, 0)
+            .map_err(|error| DataplaneError::map(AGENT_RECORD, "write", error))
     }
 
     pub fn read(pins: &Pins) -> Result<AgentRecord, DataplaneError> {
         let map = maps::open_agent(pins)?;
-        let value = map.get(&0, 0).map_err(|error| DataplaneError::map(AGENT, "read", error))?;
+        let value =
+            map.get(&0, 0).map_err(|error| DataplaneError::map(AGENT_RECORD, "read", error))?;
         Ok(AgentRecord {
             node: string(&value.node),
             version: string(&value.version),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{Array, HashMap, IterableMap as _, MapData, MapError};
 
-use super::{LEFT_ALONE, LEFT_ALONE_LEVELS};
+use super::{EXCLUDED, EXCLUDED_LEVELS};
 use crate::{
     bpf::{
         error::Full,
@@ -36,14 +36,14 @@ pub struct ExcludedCgroups {
 impl ExcludedCgroups {
     /// Opens the pinned maps; what an earlier agent left in them stays until the first sync.
     pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
-        let cgroups = maps::open_left_alone(pins)?;
+        let cgroups = maps::open_excluded(pins)?;
         let info = cgroups.map().info();
         let mut this = Self {
             capacity: info
-                .map_err(|error| DataplaneError::map(LEFT_ALONE, "open", error))?
+                .map_err(|error| DataplaneError::map(EXCLUDED, "open", error))?
                 .max_entries(),
             cgroups,
-            levels: maps::open_left_alone_levels(pins)?,
+            levels: maps::open_excluded_levels(pins)?,
             wanted: CgroupLevels::new(),
             known: CgroupLevels::new(),
             restored: CgroupLevels::new(),
@@ -101,7 +101,7 @@ impl ExcludedCgroups {
         for id in gone {
             match self.cgroups.remove(&id) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(DataplaneError::map(LEFT_ALONE, "write", error)),
+                Err(error) => return Err(DataplaneError::map(EXCLUDED, "write", error)),
             }
             self.known.remove(&id);
         }
@@ -113,7 +113,7 @@ impl ExcludedCgroups {
                 Ok(()) => {
                     self.known.insert(*id, *level);
                 }
-                Err(error) => match DataplaneError::write(LEFT_ALONE, self.capacity, error) {
+                Err(error) => match DataplaneError::write(EXCLUDED, self.capacity, error) {
                     error if error.is_for_want_of_room() => unfit.push(*id),
                     error => return Err(error),
                 },
@@ -139,7 +139,7 @@ impl ExcludedCgroups {
         if drift > 0 {
             self.known = self.read()?;
             if !self.write()?.is_empty() {
-                return Err(Full { map: LEFT_ALONE, limit: self.capacity }.into());
+                return Err(Full { map: EXCLUDED, limit: self.capacity }.into());
             }
             write_levels(&mut self.levels, union(self.wanted.values()))?;
         }
@@ -149,14 +149,14 @@ impl ExcludedCgroups {
     fn read_levels(&self) -> Result<u32, DataplaneError> {
         self.levels
             .get(&LEVELS, 0)
-            .map_err(|error| DataplaneError::map(LEFT_ALONE_LEVELS, "read", error))
+            .map_err(|error| DataplaneError::map(EXCLUDED_LEVELS, "read", error))
     }
 
     fn read(&self) -> Result<CgroupLevels, DataplaneError> {
         self.cgroups
             .iter()
             .collect::<Result<_, _>>()
-            .map_err(|error| DataplaneError::map(LEFT_ALONE, "read", error))
+            .map_err(|error| DataplaneError::map(EXCLUDED, "read", error))
     }
 }
 
@@ -165,8 +165,7 @@ fn union<'a>(levels: impl Iterator<Item = &'a u32>) -> u32 {
 }
 
 fn write_levels(map: &mut Array<MapData, u32>, levels: u32) -> Result<(), DataplaneError> {
-    map.set(LEVELS, levels, 0)
-        .map_err(|error| DataplaneError::map(LEFT_ALONE_LEVELS, "write", error))
+    map.set(LEVELS, levels, 0).map_err(|error| DataplaneError::map(EXCLUDED_LEVELS, "write", error))
 }
 
 #[cfg(test)]
@@ -179,12 +178,12 @@ mod tests {
     use crate::bpf::{kinds::create, syscall};
 
     fn levels() -> Array<MapData, u32> {
-        let map = create::array::<u32>(LEFT_ALONE_LEVELS, 1, 0).unwrap();
+        let map = create::array::<u32>(EXCLUDED_LEVELS, 1, 0).unwrap();
         Map::Array(map).try_into().unwrap()
     }
 
-    fn left_alone(wanted: &CgroupLevels) -> ExcludedCgroups {
-        let map = create::hash::<u64, u32>(LEFT_ALONE, 8).unwrap();
+    fn excluded(wanted: &CgroupLevels) -> ExcludedCgroups {
+        let map = create::hash::<u64, u32>(EXCLUDED, 8).unwrap();
         let mut this = ExcludedCgroups {
             cgroups: Map::HashMap(map).try_into().unwrap(),
             capacity: 8,
@@ -201,7 +200,7 @@ mod tests {
     #[test]
     fn a_repair_that_fails_is_made_good_by_the_next() {
         let wanted = CgroupLevels::from([(7, 2), (8, 4)]);
-        let mut this = left_alone(&wanted);
+        let mut this = excluded(&wanted);
         this.cgroups.remove(&7).unwrap();
         let frozen = levels();
         syscall::freeze(frozen.map().fd().as_fd()).unwrap();
@@ -217,7 +216,7 @@ mod tests {
     #[test]
     fn what_has_no_room_is_no_drift() {
         let wanted: CgroupLevels = (1..=9).map(|id| (id, 1)).collect();
-        let mut this = left_alone(&CgroupLevels::new());
+        let mut this = excluded(&CgroupLevels::new());
         assert_eq!(this.sync(&wanted).unwrap().len(), 1);
         assert_eq!(this.drift().unwrap(), 0);
     }

@@ -60,47 +60,47 @@ pub const PINNED: [&str; 17] = [
     SLOTS,
     BACKENDS,
     SOCKETS,
-    STORAGE,
-    CONNECTIONS,
+    UDP_STORAGE,
+    TCP_STORAGE,
     OVERFLOW,
     OVERFLOW_COUNTS,
     AFFINITY,
-    SERVICES,
+    SERVICE_COUNTERS,
     FAULTS,
     LOGS,
-    LEFT_ALONE,
-    LEFT_ALONE_LEVELS,
+    EXCLUDED,
+    EXCLUDED_LEVELS,
     AGENT_STATE,
-    NAMESPACES,
+    NETWORK_NAMESPACES,
 ];
 pub const FILTER: &str = "FILTER";
 pub const FRONTENDS: &str = "FRONTENDS";
 pub const SLOTS: &str = "SLOTS";
 pub const BACKENDS: &str = "BACKENDS";
 pub const SOCKETS: &str = "SOCKETS";
-pub const STORAGE: &str = "STORAGE";
-pub const CONNECTIONS: &str = "CONNECTIONS";
+pub const UDP_STORAGE: &str = "UDP_STORAGE";
+pub const TCP_STORAGE: &str = "TCP_STORAGE";
 pub const OVERFLOW: &str = "OVERFLOW";
 pub const OVERFLOW_COUNTS: &str = "OVERFLOW_COUNTS";
 pub const AFFINITY: &str = "AFFINITY";
-pub const SERVICES: &str = "SERVICES";
-pub const FAULTS: &str = "FAULTS_MAP";
+pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+pub const FAULTS: &str = "FAULTS";
 pub const LOGS: &str = "AYA_LOGS";
-pub const LEFT_ALONE: &str = "LEFT_ALONE";
-pub const LEFT_ALONE_LEVELS: &str = "LEFT_ALONE_LEVELS";
+pub const EXCLUDED: &str = "EXCLUDED";
+pub const EXCLUDED_LEVELS: &str = "EXCLUDED_LEVELS";
 pub const AGENT_STATE: &str = "AGENT_STATE";
-pub const NAMESPACES: &str = "NAMESPACES";
+pub const NETWORK_NAMESPACES: &str = "NETWORK_NAMESPACES";
 /// These are the agent's own: no program reads them.
-pub const NAMES: &str = "NAMES";
-pub const AGENT: &str = "AGENT";
-pub const RETIRED: &str = "RETIRED";
+pub const SERVICE_NAMES: &str = "SERVICE_NAMES";
+pub const AGENT_RECORD: &str = "AGENT_RECORD";
+pub const REMOVED_BACKENDS: &str = "REMOVED_BACKENDS";
 
 /// Maps that are replaced by larger ones as they grow. Their owners look after their pins.
-pub const GROWABLE: [&str; 2] = [NAMES, RETIRED];
+pub const GROWABLE: [&str; 2] = [SERVICE_NAMES, REMOVED_BACKENDS];
 
 /// All maps that are pinned.
 pub fn map_names() -> Vec<&'static str> {
-    PINNED.into_iter().chain([NAMES, AGENT, RETIRED]).collect()
+    PINNED.into_iter().chain([SERVICE_NAMES, AGENT_RECORD, REMOVED_BACKENDS]).collect()
 }
 
 pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
@@ -108,7 +108,7 @@ pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
 pub type AffinityHash = HashMap<MapData, AffinityKey, Affinity>;
 
 /// Entries that the map of removed_counts connections has room for at first.
-const FIRST_RETIRED: u32 = 1024;
+const FIRST_REMOVED_BACKENDS: u32 = 1024;
 
 /// Makes and pins what aya does not make: the maps that hold other maps, the one whose size is an
 /// option, and the agent's own.
@@ -123,12 +123,14 @@ pub fn create(pins: &Pins, max_affinity: u32) -> Result<(), DataplaneError> {
     let outers = [FRONTENDS, SLOTS, BACKENDS].map(|name| open_outer(pins, name, false));
     let outers = outers.into_iter().collect::<Result<Vec<_>, _>>()?;
     array_of_maps::remove_stale(&pins.inner_maps(), &outers)?;
-    create::ensure(&pins.map(AGENT), AGENT, || create::array::<AgentRecord>(AGENT, 1, 0))?;
-    create::ensure(&pins.map(NAMES), NAMES, || {
-        create::hash::<NameKey, [u8; CHUNK]>(NAMES, FIRST_NAMES)
+    create::ensure(&pins.map(AGENT_RECORD), AGENT_RECORD, || {
+        create::array::<AgentRecord>(AGENT_RECORD, 1, 0)
     })?;
-    create::ensure(&pins.map(RETIRED), RETIRED, || {
-        create::hash::<u32, u64>(RETIRED, FIRST_RETIRED)
+    create::ensure(&pins.map(SERVICE_NAMES), SERVICE_NAMES, || {
+        create::hash::<NameKey, [u8; CHUNK]>(SERVICE_NAMES, FIRST_NAMES)
+    })?;
+    create::ensure(&pins.map(REMOVED_BACKENDS), REMOVED_BACKENDS, || {
+        create::hash::<u32, u64>(REMOVED_BACKENDS, FIRST_REMOVED_BACKENDS)
     })?;
     let affinity = || create::lru::<AffinityKey, Affinity>(AFFINITY, max_affinity);
     create::ensure(&pins.map(AFFINITY), AFFINITY, affinity)?;
@@ -234,10 +236,10 @@ pub fn open_overflow_counts(pins: &Pins) -> Result<SharedArray<u64>, DataplaneEr
     shared(pins, OVERFLOW_COUNTS, OVERFLOW_PLACES * words, true)
 }
 
-pub fn open_services(
+pub fn open_service_counters(
     pins: &Pins,
 ) -> Result<PerCpuHashMap<MapData, u32, ServiceCounters>, DataplaneError> {
-    typed(SERVICES, Map::PerCpuHashMap(open(pins, SERVICES)?))
+    typed(SERVICE_COUNTERS, Map::PerCpuHashMap(open(pins, SERVICE_COUNTERS)?))
 }
 
 pub fn open_faults(pins: &Pins) -> Result<PerCpuArray<MapData, u64>, DataplaneError> {
@@ -246,32 +248,32 @@ pub fn open_faults(pins: &Pins) -> Result<PerCpuArray<MapData, u64>, DataplaneEr
 
 /// To be read; opened each time, because the agent may have put a larger one in its place.
 pub fn open_names(pins: &Pins) -> Result<HashMap<MapData, NameKey, [u8; CHUNK]>, DataplaneError> {
-    typed(NAMES, Map::HashMap(open(pins, NAMES)?))
+    typed(SERVICE_NAMES, Map::HashMap(open(pins, SERVICE_NAMES)?))
 }
 
 /// As [`open_names`].
-pub fn open_retired(pins: &Pins) -> Result<HashMap<MapData, u32, u64>, DataplaneError> {
-    typed(RETIRED, Map::HashMap(open(pins, RETIRED)?))
+pub fn open_removed_backends(pins: &Pins) -> Result<HashMap<MapData, u32, u64>, DataplaneError> {
+    typed(REMOVED_BACKENDS, Map::HashMap(open(pins, REMOVED_BACKENDS)?))
 }
 
 pub fn open_affinity(pins: &Pins) -> Result<AffinityHash, DataplaneError> {
     typed(AFFINITY, Map::LruHashMap(open(pins, AFFINITY)?))
 }
 
-pub fn open_left_alone(pins: &Pins) -> Result<HashMap<MapData, u64, u32>, DataplaneError> {
-    typed(LEFT_ALONE, Map::HashMap(open(pins, LEFT_ALONE)?))
+pub fn open_excluded(pins: &Pins) -> Result<HashMap<MapData, u64, u32>, DataplaneError> {
+    typed(EXCLUDED, Map::HashMap(open(pins, EXCLUDED)?))
 }
 
-pub fn open_left_alone_levels(pins: &Pins) -> Result<Array<MapData, u32>, DataplaneError> {
-    typed(LEFT_ALONE_LEVELS, Map::Array(open(pins, LEFT_ALONE_LEVELS)?))
+pub fn open_excluded_levels(pins: &Pins) -> Result<Array<MapData, u32>, DataplaneError> {
+    typed(EXCLUDED_LEVELS, Map::Array(open(pins, EXCLUDED_LEVELS)?))
 }
 
 pub fn open_namespaces(pins: &Pins) -> Result<HashMap<MapData, u64, Namespace>, DataplaneError> {
-    typed(NAMESPACES, Map::LruHashMap(open(pins, NAMESPACES)?))
+    typed(NETWORK_NAMESPACES, Map::LruHashMap(open(pins, NETWORK_NAMESPACES)?))
 }
 
 pub fn open_agent(pins: &Pins) -> Result<Array<MapData, AgentRecord>, DataplaneError> {
-    typed(AGENT, Map::Array(open(pins, AGENT)?))
+    typed(AGENT_RECORD, Map::Array(open(pins, AGENT_RECORD)?))
 }
 
 fn open(pins: &Pins, name: &'static str) -> Result<MapData, DataplaneError> {

@@ -3,18 +3,18 @@
 use aya::maps::{HashMap, MapData};
 use sockline_ebpf::namespaces::Namespace;
 
-use super::NAMESPACES;
+use super::NETWORK_NAMESPACES;
 use crate::{
     bpf::kinds::hash,
     dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
 };
 
 /// The map, for any thread.
-pub struct NotedNamespaces {
+pub struct NetworkNamespaces {
     map: HashMap<MapData, u64, Namespace>,
 }
 
-impl NotedNamespaces {
+impl NetworkNamespaces {
     pub(crate) fn open(pins: &Pins) -> Result<Self, DataplaneError> {
         Ok(Self { map: maps::open_namespaces(pins)? })
     }
@@ -22,7 +22,7 @@ impl NotedNamespaces {
     /// All recorded namespaces, by their cookies.
     pub fn read(&self) -> Result<Vec<(u64, Namespace)>, DataplaneError> {
         let mut all = Vec::new();
-        hash::for_each(NAMESPACES, &self.map, |&cookie, values: &[Namespace]| {
+        hash::for_each(NETWORK_NAMESPACES, &self.map, |&cookie, values: &[Namespace]| {
             all.extend(values.iter().map(|value| (cookie, *value)));
         })?;
         Ok(all)
@@ -39,7 +39,9 @@ impl NotedNamespaces {
         let value = Namespace { excluded, ..noted };
         match self.map.insert(cookie, value, BPF_EXIST) {
             Err(error) if error_is_missing(&error) => Ok(()),
-            result => result.map_err(|error| DataplaneError::map(NAMESPACES, "write", error)),
+            result => {
+                result.map_err(|error| DataplaneError::map(NETWORK_NAMESPACES, "write", error))
+            }
         }
     }
 }

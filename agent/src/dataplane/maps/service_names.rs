@@ -5,7 +5,7 @@ use std::collections::HashMap as StdHashMap;
 use aya::maps::{HashMap, MapData};
 use sockline_ebpf::name::{CHUNK, NameKey};
 
-use super::NAMES;
+use super::SERVICE_NAMES;
 use crate::{
     bpf::kinds::{growable_hash::GrowableHash, hash},
     dataplane::{error::DataplaneError, pinning::layout::Pins},
@@ -21,7 +21,11 @@ const LONGEST: u32 = (63usize + 63 + 15 + 4 + 3).div_ceil(CHUNK) as u32;
 
 /// Opens the names. There is room for those of as many service ports as there may be frontends.
 pub fn open(pins: &Pins, max_frontends: u32) -> Result<Names, DataplaneError> {
-    Ok(GrowableHash::open(NAMES, pins.map(NAMES), max_frontends.saturating_mul(LONGEST))?)
+    Ok(GrowableHash::open(
+        SERVICE_NAMES,
+        pins.map(SERVICE_NAMES),
+        max_frontends.saturating_mul(LONGEST),
+    )?)
 }
 
 /// One port of a service: what has a service id.
@@ -110,7 +114,7 @@ pub fn read_all(
     names: &HashMap<MapData, NameKey, [u8; CHUNK]>,
 ) -> Result<StdHashMap<u32, ServiceKey>, DataplaneError> {
     let mut chunks: StdHashMap<u32, Vec<(u32, [u8; CHUNK])>> = StdHashMap::new();
-    hash::for_each(NAMES, names, |&NameKey { service, chunk }, bytes: &[[u8; CHUNK]]| {
+    hash::for_each(SERVICE_NAMES, names, |&NameKey { service, chunk }, bytes: &[[u8; CHUNK]]| {
         chunks.entry(service).or_default().extend(bytes.iter().map(|bytes| (chunk, *bytes)));
     })?;
     Ok(chunks

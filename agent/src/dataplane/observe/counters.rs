@@ -31,7 +31,7 @@ pub struct Counts {
     pub translated: u64,
     pub refused_no_endpoints: u64,
     pub refused_no_local_endpoints: u64,
-    pub passed: u64,
+    pub bypassed: u64,
     pub failed_open: u64,
     pub bypassed_stale: u64,
 }
@@ -53,7 +53,7 @@ impl Counters {
     ) -> Result<Self, DataplaneError> {
         Ok(Self {
             pins: pins.clone(),
-            services: maps::open_services(pins)?,
+            services: maps::open_service_counters(pins)?,
             faults: maps::open_faults(pins)?,
             backends,
             transfer_lock,
@@ -64,7 +64,7 @@ impl Counters {
     pub fn services(&self) -> Result<BTreeMap<ServiceKey, Counts>, DataplaneError> {
         let mut translated = self.translated()?;
         let mut counted: HashMap<u32, Counts> = HashMap::new();
-        hash::for_each(maps::SERVICES, &self.services, |&id, per_cpu| {
+        hash::for_each(maps::SERVICE_COUNTERS, &self.services, |&id, per_cpu| {
             counted.insert(id, sum(per_cpu));
         })?;
         let mut all = BTreeMap::new();
@@ -89,8 +89,8 @@ impl Counters {
         let _transfer = self.transfer_lock.lock();
         // Opened each time, because a larger one may be in its place, and under the lock, because it may be
         // put there while a count moves: the old one would lack that count.
-        let removed_counts = maps::open_retired(&self.pins)?;
-        hash::for_each(maps::RETIRED, &removed_counts, |&id, connections: &[u64]| {
+        let removed_counts = maps::open_removed_backends(&self.pins)?;
+        hash::for_each(maps::REMOVED_BACKENDS, &removed_counts, |&id, connections: &[u64]| {
             all.insert(id, connections.iter().sum());
         })?;
         for segment in segments {
@@ -107,7 +107,7 @@ impl Counters {
     /// Calls of all services that were bypassed because there was no agent.
     pub fn bypassed_stale(&self) -> Result<u64, DataplaneError> {
         let mut all = 0;
-        hash::for_each(maps::SERVICES, &self.services, |_: &u32, per_cpu| {
+        hash::for_each(maps::SERVICE_COUNTERS, &self.services, |_: &u32, per_cpu| {
             all += sum(per_cpu).bypassed_stale;
         })?;
         Ok(all)
@@ -132,7 +132,7 @@ fn sum(per_cpu: &[ServiceCounters]) -> Counts {
     for one in per_cpu {
         total.refused_no_endpoints += one.refused[counters::NO_ENDPOINTS as usize];
         total.refused_no_local_endpoints += one.refused[counters::NO_LOCAL_ENDPOINTS as usize];
-        total.passed += one.passed;
+        total.bypassed += one.bypassed;
         total.failed_open += one.failed_open;
         total.bypassed_stale += one.bypassed_stale;
     }

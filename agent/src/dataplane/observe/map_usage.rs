@@ -20,7 +20,7 @@ use crate::{
     },
     dataplane::{
         error::DataplaneError,
-        maps::{self, SERVICES, affinity_gc::AffinityGc},
+        maps::{self, SERVICE_COUNTERS, affinity_gc::AffinityGc},
         pinning::layout::Pins,
     },
 };
@@ -61,7 +61,7 @@ impl MapScan {
     ) -> Result<Self, DataplaneError> {
         Ok(Self {
             affinity: AffinityGc::new(pins, frontends)?,
-            counters: maps::open_services(pins)?,
+            counters: maps::open_service_counters(pins)?,
             sockets: has_socket_table.then(|| maps::open_sockets(pins)).transpose()?,
             accounts: Accounts::open(pins)?,
             cgroup: cgroup.to_owned(),
@@ -91,11 +91,11 @@ impl MapScan {
 
     fn count_counters(&self, counted: &mut ScannedUsage) -> Result<(), DataplaneError> {
         let mut ids = HashSet::new();
-        hash::for_each(SERVICES, &self.counters, |&id: &u32, _: &[ServiceCounters]| {
+        hash::for_each(SERVICE_COUNTERS, &self.counters, |&id: &u32, _: &[ServiceCounters]| {
             ids.insert(id);
         })?;
         let info = self.counters.map().info();
-        let info = info.map_err(|error| DataplaneError::map(SERVICES, "read", error))?;
+        let info = info.map_err(|error| DataplaneError::map(SERVICE_COUNTERS, "read", error))?;
         let capacity = info.max_entries().into();
         counted.counters = MapUsage { entries: ids.len() as u64, capacity, limit: capacity };
         counted.counted = (ids.len() as u64 >= capacity).then_some(ids);

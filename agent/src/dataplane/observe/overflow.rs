@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use sockline_ebpf::socket::{
-    CGROUP_UNITS, OVERFLOW_UNITS, OverflowCount, ROOT_CGROUP, STORED_UNITS, WHOLE, place_of,
+    CGROUP_UNITS, OVERFLOW_UNITS, OverflowCount, ROOT_CGROUP, STORAGE_UNITS, WHOLE, place_of,
 };
 
 use crate::{
@@ -32,7 +32,7 @@ pub struct OverLimit {
 impl OverLimit {
     /// Whether the next socket gets no record either.
     pub const fn is_at_limit(&self) -> bool {
-        self.cgroup != ROOT_CGROUP && self.units + STORED_UNITS > CGROUP_UNITS
+        self.cgroup != ROOT_CGROUP && self.units + STORAGE_UNITS > CGROUP_UNITS
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub fn open(pins: Pins) -> Result<Self, DataplaneError> {
-        if !pins.map(maps::AGENT).exists() {
+        if !pins.map(maps::AGENT_RECORD).exists() {
             return Err(match std::fs::metadata(pins.root()) {
                 Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                     DataplaneError::io(
@@ -133,7 +133,7 @@ impl Snapshot {
             .collect();
         for entry in entries.indices().filter_map(|id| entries.read(id)) {
             // Without a set it is on its way out.
-            if entry.sets != 0
+            if entry.scopes != 0
                 && let Some(list) = names.get(&entry.service).and_then(|key| all.get_mut(key))
             {
                 list.push((backend(&entry), entry.connections));

@@ -150,7 +150,7 @@ impl Sockets {
             maps::OVERFLOW,
             &self.overflow,
             |&cookie: &u64, entries: &[OverflowEntry]| {
-                let held = entries.iter().filter(|entry| entry.holder == cookie);
+                let held = entries.iter().filter(|entry| entry.owner == cookie);
                 held.for_each(|entry| each(cookie, &entry.record));
             },
         )?;
@@ -180,7 +180,7 @@ impl Sockets {
 /// Whether a record's backend is gone or its entry reused.
 fn is_stale(record: &SocketRecord, backend: Option<Backend>) -> bool {
     backend.is_none_or(|backend| {
-        backend.sets == 0
+        backend.scopes == 0
             || backend.generation != record.generation
             || backend.service != record.service
     })
@@ -246,9 +246,9 @@ mod tests {
     #[test]
     fn a_record_is_stale_once_its_backend_is_removed_or_reused() {
         let record = SocketRecord { service: 3, backend: 7, generation: 2, ..Default::default() };
-        let alive = Backend { service: 3, generation: 2, sets: 1, ..Backend::default() };
+        let alive = Backend { service: 3, generation: 2, scopes: 1, ..Backend::default() };
         assert!(!is_stale(&record, Some(alive)));
-        assert!(is_stale(&record, Some(Backend { sets: 0, ..alive })), "on its way out");
+        assert!(is_stale(&record, Some(Backend { scopes: 0, ..alive })), "on its way out");
         assert!(is_stale(&record, Some(Backend { generation: 3, ..alive })), "given away");
         assert!(is_stale(&record, Some(Backend { service: 0, ..alive })), "free");
         assert!(is_stale(&record, None), "no such entry");

@@ -1,9 +1,9 @@
 //! The directory in bpffs that keeps the kernel state over restarts.
 //!
 //! ```text
-//! BPFFS/sockline/v2/maps/NAME       the maps
-//! BPFFS/sockline/v2/maps/inner/ID   the maps in those that hold maps
-//! BPFFS/sockline/v2/links/HOOK      the attachments
+//! BPFFS/sockline/v3/maps/NAME       the maps
+//! BPFFS/sockline/v3/maps/inner/ID   the maps in those that hold maps
+//! BPFFS/sockline/v3/links/HOOK      the attachments
 //! BPFFS/sockline/removed_v1         what is being removed
 //! ```
 //!

@@ -19,7 +19,7 @@ use crate::{
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockline-kernel"));
-/// The same for kernels before 5.12, see `ebpf/src/legacy.rs`.
+/// The same for kernels before 5.12, see `ebpf/src/main_5_10.rs`.
 static LEGACY_OBJECT: &[u8] =
     include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockline-kernel-5-10"));
 

@@ -19,7 +19,7 @@ use crate::{
     dataplane::{
         error::DataplaneError,
         maps::{
-            NAMES,
+            SERVICE_NAMES,
             allocator::{Allocator, SERVICE_IDS, WaitPolicy, alias},
             service_names::{self, ServiceKey},
         },
@@ -146,7 +146,8 @@ impl Reconciler {
     }
 
     fn new_id(&mut self, key: &ServiceKey) -> Result<u32, DataplaneError> {
-        let id = self.allocator.add_service().ok_or(Full { map: NAMES, limit: SERVICE_IDS })?;
+        let id =
+            self.allocator.add_service().ok_or(Full { map: SERVICE_NAMES, limit: SERVICE_IDS })?;
         // Counters that a program of an earlier service with this id may have written late.
         let _ = self.counters.remove(&id);
         if let Err(error) = service_names::write(&mut self.names, id, key) {
@@ -165,23 +166,24 @@ impl Reconciler {
     ) -> Result<(), DataplaneError> {
         let Some(installed) = self.installed.get_mut(key) else { return Ok(()) };
         let entries = self.frontends.entries();
-        let mut sets_of_slot_ranges: HashMap<u32, u8> = HashMap::new();
+        let mut scopes_of_slot_ranges: HashMap<u32, u8> = HashMap::new();
         for key in &installed.keys {
             if let Some(entry) = entries.get(key)
                 && entry.service == installed.id
                 && entry.slot_count > 0
             {
-                *sets_of_slot_ranges.entry(entry.slot_start).or_default() |= entry.set;
+                *scopes_of_slot_ranges.entry(entry.slot_start).or_default() |= entry.scope;
             }
         }
         let longest = installed.slot_ranges.iter().map(|slot_range| slot_range.members.len()).max();
-        let mut sets: foldhash::HashMap<Endpoint, u8> = foldhash::HashMap::with_capacity_and_hasher(
-            longest.unwrap_or(0),
-            RandomState::default(),
-        );
+        let mut scopes: foldhash::HashMap<Endpoint, u8> =
+            foldhash::HashMap::with_capacity_and_hasher(
+                longest.unwrap_or(0),
+                RandomState::default(),
+            );
         let allocator = &mut self.allocator;
         installed.slot_ranges.retain(|slot_range| {
-            let Some(&set) = sets_of_slot_ranges.get(&slot_range.start) else {
+            let Some(&scope) = scopes_of_slot_ranges.get(&slot_range.start) else {
                 allocator.remove_slots(
                     slot_range.start,
                     u32::try_from(slot_range.members.len()).unwrap_or(0),
@@ -189,12 +191,12 @@ impl Reconciler {
                 return false;
             };
             for backend in slot_range.members.iter() {
-                *sets.entry((backend.address, backend.port)).or_default() |= set;
+                *scopes.entry((backend.address, backend.port)).or_default() |= scope;
             }
             true
         });
         installed.damaged.retain(|slots| {
-            let is_used = sets_of_slot_ranges.contains_key(&slots.start);
+            let is_used = scopes_of_slot_ranges.contains_key(&slots.start);
             if !is_used {
                 allocator.remove_slots(slots.start, slots.end - slots.start);
             }
@@ -204,14 +206,14 @@ impl Reconciler {
         let keeps_all = !installed.damaged.is_empty();
         let mut first_error = Ok(());
         installed.backends.retain(|endpoint, known| {
-            let result = match sets.get(endpoint) {
+            let result = match scopes.get(endpoint) {
                 None if keeps_all => Ok(()),
                 None => {
                     report.backends_removed += 1;
                     allocator.remove_backend(known.id)
                 }
-                Some(&wanted) if wanted != known.sets => {
-                    known.sets = wanted;
+                Some(&wanted) if wanted != known.scopes => {
+                    known.scopes = wanted;
                     allocator.change_backend(known.id, wanted, known.weight)
                 }
                 Some(_) => Ok(()),
@@ -219,7 +221,7 @@ impl Reconciler {
             if first_error.is_ok() {
                 first_error = result;
             }
-            keeps_all || sets.contains_key(endpoint)
+            keeps_all || scopes.contains_key(endpoint)
         });
         first_error
     }
@@ -228,10 +230,10 @@ impl Reconciler {
 /// What a service port needs in addition to what it has. Room for it is taken before any of it is
 /// written.
 struct Addition<'a> {
-    /// Endpoints that are new, with their weights and sets.
+    /// Endpoints that are new, with their weights and scopes.
     backends: foldhash::HashMap<Endpoint, (u16, u8)>,
     /// Sets that known endpoints need as well.
-    sets: Vec<(Endpoint, u8)>,
+    scopes: Vec<(Endpoint, u8)>,
     /// Lists without slots, and where theirs will begin.
     slot_ranges: Vec<(u32, &'a Arc<[plan::Backend]>)>,
 }
@@ -245,19 +247,19 @@ impl<'a> Addition<'a> {
     ) -> Result<Self, DataplaneError> {
         let mut addition = Self {
             backends: foldhash::HashMap::default(),
-            sets: Vec::new(),
+            scopes: Vec::new(),
             slot_ranges: Vec::new(),
         };
         let lists = encode::lists(service_port);
-        for (list, sets) in &lists {
+        for (list, scopes) in &lists {
             for &plan::Backend { address, port, weight } in list.iter() {
                 let endpoint = (address, port);
                 match installed.and_then(|installed| installed.backends.get(&endpoint)) {
-                    Some(known) if known.sets | sets != known.sets => {
-                        addition.sets.push((endpoint, *sets));
+                    Some(known) if known.scopes | scopes != known.scopes => {
+                        addition.scopes.push((endpoint, *scopes));
                     }
                     Some(_) => {}
-                    None => addition.backends.entry(endpoint).or_insert((weight, 0)).1 |= sets,
+                    None => addition.backends.entry(endpoint).or_insert((weight, 0)).1 |= scopes,
                 }
             }
         }
@@ -294,20 +296,20 @@ impl<'a> Addition<'a> {
     ) -> Result<(), DataplaneError> {
         let mut added = Vec::with_capacity(self.backends.len());
         let mut written = Ok(());
-        for (&(address, port), &(weight, sets)) in &self.backends {
+        for (&(address, port), &(weight, scopes)) in &self.backends {
             let backend = Backend {
                 address: address.into(),
                 service: installed.id,
                 port: port.to_be(),
                 weight,
-                sets,
+                scopes,
                 ..Backend::default()
             };
             match allocator.add_backend(backend) {
                 Ok(id) => {
                     installed
                         .backends
-                        .insert((address, port), InstalledBackend { id, sets, weight });
+                        .insert((address, port), InstalledBackend { id, scopes, weight });
                     added.push((address, port));
                 }
                 Err(error) => {
@@ -332,10 +334,10 @@ impl<'a> Addition<'a> {
             self.give_back(allocator);
             return Err(error);
         }
-        for (endpoint, sets) in &self.sets {
+        for (endpoint, scopes) in &self.scopes {
             if let Some(known) = installed.backends.get_mut(endpoint) {
-                known.sets |= sets;
-                allocator.change_backend(known.id, known.sets, known.weight)?;
+                known.scopes |= scopes;
+                allocator.change_backend(known.id, known.scopes, known.weight)?;
             }
         }
         let slot_ranges = self.slot_ranges.into_iter();
@@ -372,7 +374,7 @@ fn entry(
         reason: encode::reason_number(frontend.reason),
         kind: encode::kind_number(frontend.kind),
         balance: encode::balance_number(frontend.balance),
-        set: encode::set(frontend.kind),
+        scope: encode::scope(frontend.kind),
         padding: 0,
         node: frontend.of_node,
     }
@@ -390,7 +392,7 @@ fn change_weights(
                 && known.weight != weight
             {
                 known.weight = weight;
-                allocator.change_backend(known.id, known.sets, weight)?;
+                allocator.change_backend(known.id, known.scopes, weight)?;
             }
         }
     }

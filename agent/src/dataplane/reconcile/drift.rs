@@ -19,7 +19,7 @@ pub struct Drift {
     /// Names of service ports.
     pub names: usize,
     /// Excluded cgroups, and their levels.
-    pub left_alone: usize,
+    pub exclusion: usize,
     /// Inner maps that are missing from their array of maps.
     pub maps: usize,
     /// Maps and links that had lost their pins.
@@ -34,7 +34,7 @@ pub struct Drift {
 impl Drift {
     /// The kinds by which repairs are counted.
     pub const KINDS: [&'static str; 9] =
-        ["frontend", "backend", "slot", "filter", "name", "left-alone", "map", "pin", "link"];
+        ["frontend", "backend", "slot", "filter", "name", "exclusion", "map", "pin", "link"];
 
     /// The counts of what can be repaired, by [`Self::KINDS`].
     pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, usize)> {
@@ -44,7 +44,7 @@ impl Drift {
             self.slots,
             self.filter_words,
             self.names,
-            self.left_alone,
+            self.exclusion,
             self.maps,
             self.pins,
             self.links,
@@ -68,7 +68,7 @@ impl AddAssign for Drift {
         self.slots += other.slots;
         self.filter_words += other.filter_words;
         self.names += other.names;
-        self.left_alone += other.left_alone;
+        self.exclusion += other.exclusion;
         self.maps += other.maps;
         self.pins += other.pins;
         self.links += other.links;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use sockline_ebpf::{
     address::Address,
-    backend::{EXTERNAL_SET, INTERNAL_SET},
+    backend::{EXTERNAL_SCOPE, INTERNAL_SCOPE},
     counters, frontend,
     frontend::FrontendKey,
 };
@@ -97,24 +97,24 @@ pub fn key(frontend: &Frontend, address: Address) -> FrontendKey {
 
 /// Which frontends of a service share their backends: those for clients inside the cluster follow
 /// one traffic policy, those for others the other.
-pub const fn set(kind: FrontendKind) -> u8 {
+pub const fn scope(kind: FrontendKind) -> u8 {
     match kind {
-        FrontendKind::ClusterIP => INTERNAL_SET,
+        FrontendKind::ClusterIP => INTERNAL_SCOPE,
         FrontendKind::ExternalIP | FrontendKind::LoadBalancer | FrontendKind::NodePort => {
-            EXTERNAL_SET
+            EXTERNAL_SCOPE
         }
     }
 }
 
-/// The lists of backends of a service port, each once, with the sets it is in.
+/// The lists of backends of a service port, each once, with the scopes it is in.
 pub fn lists<'a>(service_port: &DesiredServicePort<'a>) -> Vec<(&'a Arc<[Backend]>, u8)> {
     let mut lists: Vec<(&Arc<[Backend]>, u8)> = Vec::new();
     for frontend in &service_port.frontends {
-        let set = set(frontend.kind);
+        let scope = scope(frontend.kind);
         // Frontends of one traffic policy share their list.
         match lists.iter_mut().find(|(list, _)| Arc::ptr_eq(list, &frontend.backends)) {
-            Some((_, sets)) => *sets |= set,
-            None => lists.push((&frontend.backends, set)),
+            Some((_, scopes)) => *scopes |= scope,
+            None => lists.push((&frontend.backends, scope)),
         }
     }
     lists
@@ -132,14 +132,14 @@ pub const fn action_number(action: Action) -> u8 {
     match action {
         Action::Forward => frontend::FORWARD,
         Action::Refuse => frontend::REFUSE,
-        Action::Pass => frontend::PASS,
+        Action::Pass => frontend::BYPASS,
     }
 }
 
 pub const fn action_of(number: u8) -> Action {
     match number {
         frontend::FORWARD => Action::Forward,
-        frontend::PASS => Action::Pass,
+        frontend::BYPASS => Action::Pass,
         _ => Action::Refuse,
     }
 }

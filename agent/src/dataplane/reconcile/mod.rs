@@ -133,7 +133,7 @@ struct ServicePortState {
 #[derive(Debug, Clone, Copy)]
 struct InstalledBackend {
     id: u32,
-    sets: u8,
+    scopes: u8,
     weight: u16,
 }
 
@@ -231,7 +231,7 @@ impl Reconciler {
             frontends: Frontends::open(pins, limits.frontends)?,
             allocator,
             names: service_names::open(pins, limits.frontends)?,
-            counters: maps::open_services(pins)?,
+            counters: maps::open_service_counters(pins)?,
             installed: BTreeMap::new(),
             at_node: AtNode::default(),
             retain_unconfirmed: false,

@@ -247,7 +247,7 @@ const fn mark(key: FrontendKey) -> frontend::Frontend {
         reason: 0,
         kind: 0,
         balance: 0,
-        set: 0,
+        scope: 0,
         padding: 0,
         node: 0,
     }

@@ -192,7 +192,7 @@ impl Reconciler {
                 service: installed.id,
                 port: port.to_be(),
                 weight: known.weight,
-                sets: known.sets,
+                scopes: known.scopes,
                 ..Backend::default()
             };
             let found = self.allocator.backend(known.id);
@@ -200,7 +200,7 @@ impl Reconciler {
                 backend.address == Address::from(address)
                     && backend.port == wanted.port
                     && backend.service == wanted.service
-                    && backend.sets == wanted.sets
+                    && backend.scopes == wanted.scopes
                     && backend.weight == wanted.weight
             });
             if !sound {

@@ -120,7 +120,7 @@ impl Reconciler {
             }
             if restored.insert(id) {
                 self.allocator.restore_backend(id);
-                let known = InstalledBackend { id, sets: backend.sets, weight: backend.weight };
+                let known = InstalledBackend { id, scopes: backend.scopes, weight: backend.weight };
                 installed.backends.insert((address, port), known);
             }
             list.push(plan::Backend { address, port, weight: backend.weight });

@@ -42,7 +42,7 @@ pub(super) fn filter(harness: &mut Harness) -> Result<()> {
 
 /// No program reads the names, so no call may fail. The next agent must cope with the corrupt ones.
 pub(super) fn names(harness: &mut Harness) -> Result<()> {
-    corrupt(harness, "NAMES", false, OF_HASHES)?;
+    corrupt(harness, "SERVICE_NAMES", false, OF_HASHES)?;
     harness.kill()?;
     harness.start(harness.build())
 }

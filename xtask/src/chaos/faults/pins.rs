@@ -71,7 +71,7 @@ fn inner_ids(maps: &Path) -> Vec<u32> {
 pub(super) fn stale(harness: &mut Harness) -> Result<()> {
     let pins = harness.pins()?;
     let stale = pins.join("maps/inner/4000000000");
-    bpf::pin_again(&pins.join("maps/AGENT"), &stale).context("pinning a stale map")?;
+    bpf::pin_again(&pins.join("maps/AGENT_RECORD"), &stale).context("pinning a stale map")?;
     let link = any_of(harness, "links")?;
     let mut beside = link.clone().into_os_string();
     beside.push("_new");

@@ -22,7 +22,8 @@ pub const SERVICE: Field<Backend, u32> =
 const PORT: Field<Backend, u16> = Field::new(offset_of!(Backend, port), |backend| &backend.port);
 const WEIGHT: Field<Backend, u16> =
     Field::new(offset_of!(Backend, weight), |backend| &backend.weight);
-const SETS: Field<Backend, u8> = Field::new(offset_of!(Backend, sets), |backend| &backend.sets);
+const SCOPES: Field<Backend, u8> =
+    Field::new(offset_of!(Backend, scopes), |backend| &backend.scopes);
 pub const CONNECTIONS: Field<Backend, u64> =
     Field::new(offset_of!(Backend, connections), |backend| &backend.connections);
 
@@ -34,8 +35,8 @@ pub fn make(entry: &Cell<'_, Backend>, backend: Backend) {
 }
 
 /// Which frontends may use it from now on, and its weight.
-pub fn change(entry: &Cell<'_, Backend>, sets: u8, weight: u16) {
-    entry.publish(SETS, sets);
+pub fn change(entry: &Cell<'_, Backend>, scopes: u8, weight: u16) {
+    entry.publish(SCOPES, scopes);
     entry.publish(WEIGHT, weight);
 }
 
@@ -47,7 +48,7 @@ pub fn disown(entry: &Cell<'_, Backend>) {
 /// Frees it.
 pub fn clear(entry: &Cell<'_, Backend>) {
     disown(entry);
-    entry.publish(SETS, 0);
+    entry.publish(SCOPES, 0);
 }
 
 /// Whether programs could connect to a wrong address by it; [`change`] repairs all else.
@@ -61,7 +62,7 @@ pub fn repair(entry: &Cell<'_, Backend>, wanted: &Backend) {
     entry.set(ADDRESS, wanted.address);
     entry.set(PORT, wanted.port);
     entry.set(WEIGHT, wanted.weight);
-    entry.set(SETS, wanted.sets);
+    entry.set(SCOPES, wanted.scopes);
     entry.publish(SERVICE, wanted.service);
 }
 
@@ -85,7 +86,7 @@ mod tests {
         generation: 0,
         port: 6,
         weight: 7,
-        sets: 3,
+        scopes: 3,
         padding: [0; 3],
         connections: 0,
         reserved: [0; 3],

@@ -219,7 +219,7 @@ impl Allocator {
                 backend_entry::disown(&entry);
                 disowned.push((id, backend));
             } else {
-                backend_entry::change(&entry, backend.sets, backend.weight);
+                backend_entry::change(&entry, backend.scopes, backend.weight);
             }
         }
         if disowned.is_empty() {
@@ -243,8 +243,13 @@ impl Allocator {
     }
 
     /// Changes which frontends may use a backend, and its weight.
-    pub fn change_backend(&mut self, id: u32, sets: u8, weight: u16) -> Result<(), DataplaneError> {
-        backend_entry::change(&self.backends.cell(id)?, sets, weight);
+    pub fn change_backend(
+        &mut self,
+        id: u32,
+        scopes: u8,
+        weight: u16,
+    ) -> Result<(), DataplaneError> {
+        backend_entry::change(&self.backends.cell(id)?, scopes, weight);
         Ok(())
     }
 

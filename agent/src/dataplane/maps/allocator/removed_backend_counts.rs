@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
     bpf::kinds::growable_hash::{GrowableHash, MapUsage},
-    dataplane::{error::DataplaneError, maps::RETIRED, pinning::layout::Pins},
+    dataplane::{error::DataplaneError, maps::REMOVED_BACKENDS, pinning::layout::Pins},
 };
 
 /// Held while a count moves from a backend to its service, while a backend has no owner for a
@@ -28,7 +28,7 @@ pub struct RemovedBackendCounts {
 impl RemovedBackendCounts {
     /// Has room for as many services as there may be frontends.
     pub fn open(pins: &Pins, max_frontends: u32) -> Result<Self, DataplaneError> {
-        let map = GrowableHash::open(RETIRED, pins.map(RETIRED), max_frontends)?;
+        let map = GrowableHash::open(REMOVED_BACKENDS, pins.map(REMOVED_BACKENDS), max_frontends)?;
         Ok(Self { map, transfer_lock: TransferLock::default() })
     }
 

@@ -1,4 +1,4 @@
-//! Whose calls are left alone: the processes of some cgroups, which are those of pods.
+//! Whose calls are excluded: those of processes in the cgroups of some pods.
 //!
 //! A call is compared with the cgroups above its process, so that it does not matter when a
 //! container of the pod was started.

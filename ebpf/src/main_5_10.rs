@@ -1,4 +1,4 @@
-//! Sockline's kernel programs, for Linux 5.10 and 5.11: sockets are remembered in socket storage only.
+//! Sockline's kernel programs, for Linux 5.10 and 5.11: records of sockets are in socket storage and the overflow hash only.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]

@@ -1,4 +1,4 @@
-//! The call that a hook sees: its socket and the address in it, the same for IPv4 and IPv6.
+//! A hook's context: the socket of the call and the address in it, the same for IPv4 and IPv6.
 
 use core::{
     ffi::c_void,
@@ -119,13 +119,13 @@ unsafe fn read_words(words: *const [u32; 4]) -> Address {
     }
 }
 
-/// One hooked call.
-pub struct Call<'a, F> {
+/// The context of one hooked call.
+pub struct HookContext<'a, F> {
     ctx: &'a SockAddrContext,
     family: PhantomData<F>,
 }
 
-impl<'a, F: Family> Call<'a, F> {
+impl<'a, F: Family> HookContext<'a, F> {
     #[inline(always)]
     pub const fn new(ctx: &'a SockAddrContext) -> Self {
         Self { ctx, family: PhantomData }

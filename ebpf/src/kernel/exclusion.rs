@@ -1,4 +1,4 @@
-//! Callers that Sockline has no hand in: the pods that asked for it.
+//! Excluded callers: pods whose connections Sockline does not change.
 
 use aya_ebpf::{
     btf_maps::{Array, HashMap},
@@ -6,24 +6,24 @@ use aya_ebpf::{
 };
 use sockline_ebpf::{
     NO_PREALLOC,
-    left_alone::{CGROUPS, MAX_LEVEL},
+    exclusion::{CGROUPS, MAX_LEVEL},
 };
 
 use super::helpers;
 
-/// One word: the levels of the hierarchy at which there are entries in `LEFT_ALONE`, one bit for
-/// each. As long as nobody is left alone it is 0, and reading it is all that a call pays.
+/// One word: the levels of the hierarchy at which there are entries in `EXCLUDED`, one bit for
+/// each. As long as no pod is excluded it is 0, and reading it is all that a call pays.
 #[btf_map]
-static LEFT_ALONE_LEVELS: Array<u32, 1> = Array::new();
+static EXCLUDED_LEVELS: Array<u32, 1> = Array::new();
 
 /// The ids of their cgroups, with the level of each as a bit.
 #[btf_map]
-static LEFT_ALONE: HashMap<u64, u32, { CGROUPS as usize }, NO_PREALLOC> = HashMap::new();
+static EXCLUDED: HashMap<u64, u32, { CGROUPS as usize }, NO_PREALLOC> = HashMap::new();
 
 /// Whether the calling process is in, or anywhere below, one of the cgroups.
 #[inline(always)]
 pub fn is_caller() -> bool {
-    let Some(&levels) = LEFT_ALONE_LEVELS.get(0) else { return false };
+    let Some(&levels) = EXCLUDED_LEVELS.get(0) else { return false };
     levels != 0 && is_below_any(levels)
 }
 
@@ -40,7 +40,7 @@ fn is_below_any(levels: u32) -> bool {
             return false;
         }
         // SAFETY: only whether there is an entry is asked.
-        if unsafe { LEFT_ALONE.get(ancestor) }.is_some() {
+        if unsafe { EXCLUDED.get(ancestor) }.is_some() {
             return true;
         }
     }
