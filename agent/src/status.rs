@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dataplane::{CanWait, Features, MapUsage, ScannedUsage, Usage},
-    model::left_alone::Because,
+    model::exclusion::Reason,
     sock_destroy::Method,
     source::{SourceStats, WatchState},
 };
@@ -215,7 +215,7 @@ fn first_sync() -> String {
 pub struct ExcludedPod {
     /// `namespace/name`
     pub pod: String,
-    pub because: Because,
+    pub because: Reason,
     pub running: bool,
     /// Its cgroup was found; until then its connections are redirected.
     pub cgroup_found: bool,

@@ -16,8 +16,8 @@ use crate::{
     dataplane::{CgroupLevels, Dataplane},
     log_on_change::LogOnChange,
     model::{
+        exclusion::{ExcludedPod, Policy},
         index::Index,
-        left_alone::{LeftAlone, Policy},
     },
     status::{self, Shared},
     telemetry::Metrics,
@@ -39,10 +39,11 @@ pub struct ExcludedPods {
 
 /// The excluded pods, and what is known of their cgroups. By the pod UID, which the cgroup's name contains.
 #[derive(Default)]
-struct Pods(BTreeMap<Arc<str>, ExcludedPod>);
+struct Pods(BTreeMap<Arc<str>, TrackedPod>);
 
-struct ExcludedPod {
-    pod: LeftAlone,
+/// An excluded pod and its cgroups.
+struct TrackedPod {
+    pod: ExcludedPod,
     /// It had a cgroup when the hierarchy was last read.
     found: bool,
     /// Since when it should have a cgroup.
@@ -70,7 +71,7 @@ impl ExcludedPods {
 
     /// Applies a change of which pods the objects exclude.
     pub fn update(&mut self, index: &mut Index, dataplane: &mut Dataplane) {
-        let pods = index.left_alone(&self.policy);
+        let pods = index.excluded_pods(&self.policy);
         if pods.is_some() || (index.complete() && dataplane.has_unconfirmed_exclusions()) {
             pods.into_iter().for_each(|pods| self.pods.set(pods));
             self.sync(dataplane);
@@ -122,7 +123,7 @@ impl ExcludedPods {
 
 impl Pods {
     /// Sets which pods are excluded; keeps what is known of those that were.
-    fn set(&mut self, pods: BTreeMap<Arc<str>, LeftAlone>) {
+    fn set(&mut self, pods: BTreeMap<Arc<str>, ExcludedPod>) {
         let mut before = std::mem::take(&mut self.0);
         let now = Instant::now();
         self.0 = pods
@@ -130,7 +131,7 @@ impl Pods {
             .map(|(uid, pod)| {
                 let old = before.remove(&uid);
                 let running_since = old.as_ref().and_then(|old| old.running_since);
-                let excluded = ExcludedPod {
+                let excluded = TrackedPod {
                     running_since: pod.running.then(|| running_since.unwrap_or(now)),
                     found: old.as_ref().is_some_and(|old| old.found),
                     logged: old.as_ref().is_some_and(|old| old.logged),
@@ -162,8 +163,8 @@ impl Pods {
                 && !std::mem::replace(&mut excluded.logged, true)
             {
                 tracing::warn!(
-                    "Pod {}: no cgroup v2 of it (uid {uid}) was found; it is to be left alone, but \
-                     its connections are redirected",
+                    "Pod {}: it is excluded, but its connections are redirected, because it has no \
+                     cgroup in the v2 hierarchy (uid {uid})",
                     excluded.pod.pod
                 );
             }
@@ -184,8 +185,7 @@ impl Pods {
         }
         if !new.is_empty() {
             tracing::error!(
-                "map `EXCLUDED` is full; the connections of these pods are redirected, although \
-                 they are to be left alone: {}",
+                "map `EXCLUDED` is full; the connections of these excluded pods are redirected: {}",
                 super::status_publisher::first_names(&new)
             );
         }
@@ -197,7 +197,7 @@ impl Pods {
             .values()
             .map(|excluded| status::ExcludedPod {
                 pod: excluded.pod.pod.to_string(),
-                because: excluded.pod.because,
+                because: excluded.pod.reason,
                 running: excluded.pod.running,
                 cgroup_found: excluded.found,
                 no_room: excluded.no_room,
@@ -209,13 +209,13 @@ impl Pods {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{left_alone::Because, object::ObjectName};
+    use crate::model::{exclusion::Reason, object::ObjectName};
 
-    fn pods(pods: &[(&str, bool)]) -> BTreeMap<Arc<str>, LeftAlone> {
+    fn pods(pods: &[(&str, bool)]) -> BTreeMap<Arc<str>, ExcludedPod> {
         let pod = |name| ObjectName::new("shop", name);
         pods.iter()
             .map(|&(name, running)| {
-                let excluded = LeftAlone { pod: pod(name), because: Because::Pod, running };
+                let excluded = ExcludedPod { pod: pod(name), reason: Reason::Pod, running };
                 (Arc::from(format!("uid-{name}")), excluded)
             })
             .collect()

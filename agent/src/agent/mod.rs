@@ -41,7 +41,7 @@ use crate::{
     check::Readiness,
     dataplane::{AgentState, Feature, Limits, NestedNamespaces},
     model::{
-        left_alone::Policy,
+        exclusion::Policy,
         node_addresses::{NodePortAddresses, NodePortScope},
     },
     source::{
@@ -95,7 +95,7 @@ pub struct Config {
     /// How often the maps are reconciled.
     pub repair_interval: Duration,
     /// Which pods are excluded, regardless of their labels and annotations.
-    pub leave_alone: Policy,
+    pub excluded_pods: Policy,
     /// Which of the node's addresses serve NodePorts.
     pub node_port_addresses: NodePortAddresses,
     /// Which nodes' NodePorts are served.

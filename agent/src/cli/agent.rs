@@ -19,7 +19,7 @@ use crate::{
     dataplane::{Feature, Limits, NestedNamespaces},
     memory,
     model::{
-        left_alone::Policy,
+        exclusion::Policy,
         node_addresses::{AddressRange, NodePortAddresses, NodePortScope},
         selector::Selector,
     },
@@ -166,7 +166,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         },
         fail_open_after: args.fail_open_after.filter(|after| !after.is_zero()),
         repair_interval: args.reconcile_interval,
-        leave_alone: Policy {
+        excluded_pods: Policy {
             namespaces: args.exclude_namespaces.into_iter().collect(),
             pods: args.exclude_pod_selector,
         },

@@ -4,7 +4,7 @@
 //! Who refers to whom: an EndpointSlice names its Service (same namespace); a Service refers to
 //! nothing; every Service depends on the zone of this node's Node. A slice may arrive before its
 //! Service and is kept until then. A Pod depends on its Namespace; neither matters to the plan, only
-//! to which pods are left alone.
+//! to which pods are excluded.
 
 mod closing;
 mod pods;
@@ -31,8 +31,8 @@ use super::{
     conflict::{Claims, Conflicts},
     endpoints::ThisNode,
     event::{Event, Sourced},
+    exclusion::{ExcludedPod, Policy},
     frontends::{service_frontends, too_large},
-    left_alone::{LeftAlone, Policy},
     node_addresses::{NodePortScope, ServiceUse},
     object::{
         EndpointSlice, Kind, Node, Object, ObjectName, ObjectRef, Problem, Service, TrafficPolicy,
@@ -282,16 +282,16 @@ impl Index {
         problems.into_iter().collect()
     }
 
-    /// The pod whose cgroup is named by this uid.
+    /// The pod with this UID in the name of its cgroup.
     #[must_use]
     pub fn pod_of(&self, uid: &str) -> Option<&ObjectName> {
         self.pods.of_uid(uid)
     }
 
-    /// The pods of this node that are left alone, by the uid that their cgroup is named by; `None`
-    /// when nothing that it depends on changed since the last call.
-    pub fn left_alone(&mut self, policy: &Policy) -> Option<BTreeMap<Arc<str>, LeftAlone>> {
-        self.pods.left_alone(policy, &self.node_name)
+    /// The excluded pods of this node, by the UID in the name of their cgroup; `None` if nothing that
+    /// they depend on changed since the last call.
+    pub fn excluded_pods(&mut self, policy: &Policy) -> Option<BTreeMap<Arc<str>, ExcludedPod>> {
+        self.pods.excluded_pods(policy, &self.node_name)
     }
 
     /// A complete list of every kind was seen: what is not in the plan does not exist.

@@ -184,7 +184,7 @@ pub struct Service {
     pub external_traffic_policy: TrafficPolicy,
     /// `Some(seconds)` for `sessionAffinity: ClientIP`.
     pub affinity_seconds: Option<u32>,
-    /// Disabled: connections to it are left alone, whoever makes them.
+    /// Disabled: connections to it are bypassed, for all clients.
     pub redirect: Redirect,
     /// `sockline.dev/close-on-removal`: how long TCP connections to an endpoint that was removed may
     /// go on; for ever if `None`.

@@ -7,8 +7,8 @@ use serde_json::Value;
 use sockline::{
     model::{
         event::Event,
+        exclusion::{ExcludedPod, Policy},
         index::Index,
-        left_alone::{LeftAlone, Policy},
         object::{Kind, Object, Problem},
         plan::Plan,
         planner,
@@ -23,7 +23,7 @@ use super::watched::NODE;
 pub(crate) struct Expected {
     plan: Plan,
     problems: Vec<Problem>,
-    left_alone: BTreeMap<Arc<str>, LeftAlone>,
+    excluded_pods: BTreeMap<Arc<str>, ExcludedPod>,
 }
 
 /// The resource of each kind.
@@ -63,7 +63,7 @@ impl Expected {
         Self {
             plan: planner::plan(&services, &slices, &nodes, NODE).0,
             problems: index.problems(),
-            left_alone: index.left_alone(&Policy::default()).unwrap_or_default(),
+            excluded_pods: index.excluded_pods(&Policy::default()).unwrap_or_default(),
         }
     }
 
@@ -83,7 +83,7 @@ impl Expected {
         &self,
         plan: &Plan,
         problems: &[Problem],
-        left_alone: &BTreeMap<Arc<str>, LeftAlone>,
+        excluded_pods: &BTreeMap<Arc<str>, ExcludedPod>,
     ) -> Option<String> {
         let difference = self.plan_difference(plan);
         if difference.is_some() {
@@ -92,8 +92,8 @@ impl Expected {
         if self.problems != problems {
             return Some(format!("expected {:#?}\nfound {problems:#?}", self.problems));
         }
-        (self.left_alone != *left_alone)
-            .then(|| format!("expected {:#?}\nfound {left_alone:#?}", self.left_alone))
+        (self.excluded_pods != *excluded_pods)
+            .then(|| format!("expected {:#?}\nfound {excluded_pods:#?}", self.excluded_pods))
     }
 }
 

@@ -8,8 +8,8 @@ use std::{
 
 use sockline::{
     model::{
+        exclusion::{ExcludedPod, Policy},
         index::Index,
-        left_alone::{LeftAlone, Policy},
         node_addresses::NodePortScope,
         object::{Kind, Problem},
     },
@@ -37,7 +37,7 @@ pub(crate) struct Watched {
     events: mpsc::Receiver<Arrived>,
     pub(crate) stop: Option<DropGuard>,
     pub(crate) index: Index,
-    left_alone: BTreeMap<Arc<str>, LeftAlone>,
+    excluded_pods: BTreeMap<Arc<str>, ExcludedPod>,
     /// By `Kind namespace/name`.
     pub(crate) objects: BTreeMap<String, Sourced>,
     /// The kinds a `Replace` came for.
@@ -65,7 +65,7 @@ impl Watched {
             events,
             stop: Some(stop.drop_guard()),
             index: Index::new(NODE),
-            left_alone: BTreeMap::new(),
+            excluded_pods: BTreeMap::new(),
             objects: BTreeMap::new(),
             listed: BTreeSet::new(),
             trouble: Vec::new(),
@@ -152,13 +152,13 @@ impl Watched {
     }
 
     pub(crate) fn difference(&mut self, expected: &Expected) -> Option<String> {
-        if let Some(left_alone) = self.index.left_alone(&Policy::default()) {
-            self.left_alone = left_alone;
+        if let Some(excluded_pods) = self.index.excluded_pods(&Policy::default()) {
+            self.excluded_pods = excluded_pods;
         }
         if !self.index.synced() {
             return Some(format!("not synced: only {:?} were listed", self.listed));
         }
-        expected.difference(&self.index.plan(), &self.index.problems(), &self.left_alone)
+        expected.difference(&self.index.plan(), &self.index.problems(), &self.excluded_pods)
     }
 
     pub(crate) fn services(&self) -> Vec<&str> {

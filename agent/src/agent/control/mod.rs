@@ -195,7 +195,7 @@ impl Control {
         shared: Arc<Shared>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let (policy, ranges) = (config.leave_alone.clone(), config.node_port_addresses.clone());
+        let (policy, ranges) = (config.excluded_pods.clone(), config.node_port_addresses.clone());
         let top = dataplane.cgroup();
         let interval = config.repair_interval;
         let control = Self {

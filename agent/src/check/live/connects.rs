@@ -89,7 +89,7 @@ fn untouched(request: &Request, family: Family) -> Result<String, String> {
     };
     let address = SocketAddr::new(loopback(family), port.unwrap_or(0));
     tcp_reaches(request, address)?;
-    Ok(format!("{address}, which is no service, is left alone"))
+    Ok(format!("{address}, which is no service, is not translated"))
 }
 
 fn refusal(request: &Request, family: Family) -> Result<String, String> {

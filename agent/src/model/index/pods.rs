@@ -1,9 +1,9 @@
-//! Pods and namespaces: who is left alone.
+//! Pods and namespaces: which pods are excluded.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::model::{
-    left_alone::{LeftAlone, Policy, left_alone},
+    exclusion::{ExcludedPod, Policy, excluded_pods},
     object::{Namespace, ObjectName, Pod},
 };
 
@@ -11,7 +11,7 @@ use crate::model::{
 pub(super) struct Pods {
     namespaces: BTreeMap<Arc<str>, Namespace>,
     pods: BTreeMap<ObjectName, Pod>,
-    /// Something changed since [`Self::left_alone`] was last called.
+    /// Something changed since [`Self::excluded_pods`] was last called.
     changed: bool,
 }
 
@@ -38,19 +38,19 @@ impl Pods {
         self.changed |= self.namespaces.remove(name).is_some();
     }
 
-    /// The pod whose cgroup is named by this uid.
+    /// The pod with this UID in the name of its cgroup.
     pub(super) fn of_uid(&self, uid: &str) -> Option<&ObjectName> {
         self.pods.values().find(|pod| &*pod.cgroup_uid == uid).map(|pod| &pod.name)
     }
 
-    /// The pods of a node that are left alone, by the uid that their cgroup is named by; `None`
-    /// when nothing changed since the last call.
-    pub(super) fn left_alone(
+    /// The excluded pods of a node, by the UID in the name of their cgroup; `None` if nothing changed
+    /// since the last call.
+    pub(super) fn excluded_pods(
         &mut self,
         policy: &Policy,
         node: &str,
-    ) -> Option<BTreeMap<Arc<str>, LeftAlone>> {
+    ) -> Option<BTreeMap<Arc<str>, ExcludedPod>> {
         std::mem::take(&mut self.changed)
-            .then(|| left_alone(self.pods.values(), &self.namespaces, policy, node))
+            .then(|| excluded_pods(self.pods.values(), &self.namespaces, policy, node))
     }
 }

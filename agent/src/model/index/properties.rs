@@ -302,7 +302,7 @@ proptest! {
         prop_assert_eq!(plan, fresh.plan());
         prop_assert_eq!(index.retained(), fresh.retained());
         prop_assert_eq!(index.problems(), fresh.problems());
-        prop_assert_eq!(&index.left_alone(&Policy::default()), &fresh.left_alone(&Policy::default()));
+        prop_assert_eq!(&index.excluded_pods(&Policy::default()), &fresh.excluded_pods(&Policy::default()));
         for service in ["a", "b", "c"].map(|service| ObjectName::new("ns", service)) {
             let serving = |index: &Index| index.serving(&service, "http", Protocol::Tcp);
             prop_assert_eq!(serving(&index), serving(&fresh));

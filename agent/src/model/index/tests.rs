@@ -249,25 +249,25 @@ fn namespace(redirect: Redirect) -> Object {
 }
 
 #[test]
-fn pods_left_alone_follow_their_namespace_in_any_order() {
+fn excluded_pods_follow_their_namespace_in_any_order() {
     let mut index = synced();
-    let left_alone = |index: &mut Index| {
-        let found = index.left_alone(&Policy::default());
+    let excluded_pods = |index: &mut Index| {
+        let found = index.excluded_pods(&Policy::default());
         found.map(|found| found.keys().map(ToString::to_string).collect::<Vec<_>>())
     };
-    assert_eq!(left_alone(&mut index), Some(vec![]));
-    assert_eq!(left_alone(&mut index), None, "nothing changed");
+    assert_eq!(excluded_pods(&mut index), Some(vec![]));
+    assert_eq!(excluded_pods(&mut index), None, "nothing changed");
     index.apply(Event::Apply(sourced(pod("a"))));
-    assert_eq!(left_alone(&mut index), Some(vec![]));
+    assert_eq!(excluded_pods(&mut index), Some(vec![]));
     index.apply(Event::Apply(sourced(namespace(Redirect::Disabled))));
-    assert_eq!(left_alone(&mut index), Some(vec!["uid-a".to_owned()]));
+    assert_eq!(excluded_pods(&mut index), Some(vec!["uid-a".to_owned()]));
     index.apply(Event::Apply(sourced(pod("a"))));
-    assert_eq!(left_alone(&mut index), None, "the same again is no change");
+    assert_eq!(excluded_pods(&mut index), None, "the same again is no change");
     index.apply(Event::Replace(Kind::Pod, vec![sourced(pod("b"))]));
-    assert_eq!(left_alone(&mut index), Some(vec!["uid-b".to_owned()]));
+    assert_eq!(excluded_pods(&mut index), Some(vec!["uid-b".to_owned()]));
     let namespace = ObjectRef { kind: Kind::Namespace, name: ObjectName::new("", "ns") };
     index.apply(Event::Delete(namespace));
-    assert_eq!(left_alone(&mut index), Some(vec![]));
+    assert_eq!(excluded_pods(&mut index), Some(vec![]));
 }
 
 #[test]

@@ -47,7 +47,7 @@ struct Case {
 /// What an update does to an agent that runs, and what a restarted one finds.
 #[test]
 fn an_update_with_something_wrong_does_what_a_start_with_it_does() {
-    let left_alone = Service { redirect: Redirect::Disabled, ..service("web", "10.96.0.1") };
+    let disabled = Service { redirect: Redirect::Disabled, ..service("web", "10.96.0.1") };
     let moved = || sourced(service("web", "10.96.0.7"));
     let endpoints = || sourced(slice("web-1", "web", vec![endpoint("10.0.0.2")]));
     let cases = [
@@ -60,7 +60,7 @@ fn an_update_with_something_wrong_does_what_a_start_with_it_does() {
         },
         Case {
             what: "with redirect: disabled",
-            update: sourced(left_alone).with_problem("spec.ports[1].port"),
+            update: sourced(disabled).with_problem("spec.ports[1].port"),
             plan: &["ClusterIP 10.96.0.1 80/TCP Pass RedirectDisabled []"],
             retained: &[],
             told: "spec.ports[1].port: wrong",

@@ -1,4 +1,4 @@
-//! Which pods of this node are left alone: Sockline has no hand in their connections.
+//! Excluded pods of this node: Sockline bypasses their connections.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,27 +12,26 @@ use super::{
     selector::Selector,
 };
 
-/// The operator's part of it, from the agent's options. It counts for more than what pods and
-/// namespaces say of themselves.
+/// The exclusions of the agent's options. They override the labels and annotations of pods and namespaces.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     pub namespaces: BTreeSet<String>,
     pub pods: Option<Selector>,
 }
 
-/// A pod that is left alone.
+/// A pod whose connections are bypassed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftAlone {
+pub struct ExcludedPod {
     pub pod: ObjectName,
-    pub because: Because,
-    /// Its processes are running: a cgroup of it must exist.
+    pub reason: Reason,
+    /// Its processes are running, so it must have a cgroup.
     pub running: bool,
 }
 
-/// Who asked for it.
+/// What excludes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Because {
+pub enum Reason {
     /// The option `--exclude-namespaces`.
     NamespaceOption,
     /// The option `--exclude-pod-selector`.
@@ -43,7 +42,7 @@ pub enum Because {
     Namespace,
 }
 
-impl Because {
+impl Reason {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -55,46 +54,46 @@ impl Because {
     }
 }
 
-/// The pods of node `node` to leave alone, by the uid that their cgroup is named by.
+/// The excluded pods of node `node`, by the UID in the name of their cgroup.
 ///
-/// What a pod says of itself counts for more than what its namespace says, in both directions.
-pub fn left_alone<'a>(
+/// A pod's label or annotation overrides its namespace's, in both directions.
+pub fn excluded_pods<'a>(
     pods: impl IntoIterator<Item = &'a Pod>,
     namespaces: &BTreeMap<Arc<str>, Namespace>,
     policy: &Policy,
     node: &str,
-) -> BTreeMap<Arc<str>, LeftAlone> {
+) -> BTreeMap<Arc<str>, ExcludedPod> {
     pods.into_iter()
         .filter(|pod| pod.node.as_deref() == Some(node) && pod.phase != PodPhase::Ended)
         .filter_map(|pod| {
-            let left_alone = LeftAlone {
+            let excluded = ExcludedPod {
                 pod: pod.name.clone(),
-                because: because(pod, namespaces, policy)?,
+                reason: reason(pod, namespaces, policy)?,
                 running: pod.phase == PodPhase::Running,
             };
-            Some((Arc::clone(&pod.cgroup_uid), left_alone))
+            Some((Arc::clone(&pod.cgroup_uid), excluded))
         })
         .collect()
 }
 
-fn because(
+fn reason(
     pod: &Pod,
     namespaces: &BTreeMap<Arc<str>, Namespace>,
     policy: &Policy,
-) -> Option<Because> {
+) -> Option<Reason> {
     let namespace = &pod.name.namespace;
     if policy.namespaces.contains(&**namespace) {
-        return Some(Because::NamespaceOption);
+        return Some(Reason::NamespaceOption);
     }
     if policy.pods.as_ref().is_some_and(|selector| selector.matches(&pod.labels)) {
-        return Some(Because::PodOption);
+        return Some(Reason::PodOption);
     }
     match pod.redirect {
-        Some(Redirect::Disabled) => Some(Because::Pod),
+        Some(Redirect::Disabled) => Some(Reason::Pod),
         Some(Redirect::Enabled) => None,
         None => {
             let redirect = namespaces.get(namespace).map(|namespace| namespace.redirect);
-            (redirect == Some(Redirect::Disabled)).then_some(Because::Namespace)
+            (redirect == Some(Redirect::Disabled)).then_some(Reason::Namespace)
         }
     }
 }
@@ -123,9 +122,9 @@ mod tests {
         BTreeMap::from([(Arc::clone(&name), Namespace { name, redirect })])
     }
 
-    fn why(pod: &Pod, namespace: Redirect, policy: &Policy) -> Option<Because> {
-        let found = left_alone([pod], &namespaces(namespace), policy, "here");
-        found.get("uid").map(|found| found.because)
+    fn why(pod: &Pod, namespace: Redirect, policy: &Policy) -> Option<Reason> {
+        let found = excluded_pods([pod], &namespaces(namespace), policy, "here");
+        found.get("uid").map(|found| found.reason)
     }
 
     use Redirect::{Disabled, Enabled};
@@ -134,10 +133,10 @@ mod tests {
     fn a_pod_counts_for_more_than_its_namespace() {
         for (own, namespace, expected) in [
             (None, Enabled, None),
-            (None, Disabled, Some(Because::Namespace)),
+            (None, Disabled, Some(Reason::Namespace)),
             (Some(Enabled), Disabled, None),
-            (Some(Disabled), Enabled, Some(Because::Pod)),
-            (Some(Disabled), Disabled, Some(Because::Pod)),
+            (Some(Disabled), Enabled, Some(Reason::Pod)),
+            (Some(Disabled), Disabled, Some(Reason::Pod)),
         ] {
             let found = why(&running(own), namespace, &Policy::default());
             assert_eq!(found, expected, "{own:?} in {namespace:?}");
@@ -150,8 +149,8 @@ mod tests {
             Policy { namespaces: BTreeSet::from(["ns".to_owned()]), ..Policy::default() };
         let of_pods = Policy { pods: Some("app=web".parse().unwrap()), ..Policy::default() };
         let pod = running(Some(Enabled));
-        assert_eq!(why(&pod, Enabled, &of_namespace), Some(Because::NamespaceOption));
-        assert_eq!(why(&pod, Enabled, &of_pods), Some(Because::PodOption));
+        assert_eq!(why(&pod, Enabled, &of_namespace), Some(Reason::NamespaceOption));
+        assert_eq!(why(&pod, Enabled, &of_pods), Some(Reason::PodOption));
         let others = Policy {
             namespaces: BTreeSet::from(["other".to_owned()]),
             pods: Some("app=db".parse().unwrap()),
@@ -162,14 +161,14 @@ mod tests {
     #[test]
     fn a_namespace_that_is_not_known_says_nothing() {
         let pod = running(None);
-        assert!(left_alone([&pod], &BTreeMap::new(), &Policy::default(), "here").is_empty());
+        assert!(excluded_pods([&pod], &BTreeMap::new(), &Policy::default(), "here").is_empty());
     }
 
     #[test]
     fn only_living_pods_of_this_node_count() {
         let disabled = Some(Disabled);
         let of = |pod: &Pod, node| {
-            left_alone([pod], &BTreeMap::new(), &Policy::default(), node)
+            excluded_pods([pod], &BTreeMap::new(), &Policy::default(), node)
                 .get("uid")
                 .map(|found| found.running)
         };
