@@ -8,7 +8,7 @@ use sockline::{
         Cli, Command, agent, backends, check, cleanup, environment, helper, plan, renamed,
         services, status,
     },
-    printable::Printable,
+    escape::Escaped,
 };
 
 fn main() -> ExitCode {
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line with all causes; a backtrace says nothing to a user.
-            eprintln!("error: {}", Printable(format!("{error:#}")));
+            eprintln!("error: {}", Escaped(format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

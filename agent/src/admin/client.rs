@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use super::AgentInfo;
 use crate::{
     dataplane::Drift,
-    model::test_service::{Listeners, TestService},
+    model::probe_service::{Listeners, ProbeService},
     status::Status,
 };
 
@@ -48,7 +48,7 @@ pub async fn drift(socket: &Path) -> anyhow::Result<Drift> {
 /// A probe service in the maps. The agent removes it after this is dropped and the connection is closed,
 /// which needs a running runtime or its end.
 pub struct ProbeLease {
-    pub service: TestService,
+    pub service: ProbeService,
     _body: Incoming,
 }
 

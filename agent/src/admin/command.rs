@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     dataplane::Drift,
-    model::test_service::{Listeners, TestService},
+    model::probe_service::{Listeners, ProbeService},
 };
 
 /// A command. The reply is a result or the reason for a refusal.
@@ -14,9 +14,9 @@ pub enum Command {
     /// the service is removed at once.
     AddProbeService {
         listeners: Listeners,
-        reply: oneshot::Sender<Result<TestService, String>>,
+        reply: oneshot::Sender<Result<ProbeService, String>>,
     },
-    RemoveProbeService(TestService),
+    RemoveProbeService(ProbeService),
     /// Compares the plan with the maps, and changes nothing.
     FindDrift {
         reply: oneshot::Sender<Result<Drift, String>>,

@@ -8,7 +8,7 @@ use futures::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 
 use super::command::Command;
-use crate::model::test_service::TestService;
+use crate::model::probe_service::ProbeService;
 
 /// How long a client may keep a probe service.
 const MAX_DURATION: Duration = Duration::from_secs(10);
@@ -16,12 +16,12 @@ const MAX_DURATION: Duration = Duration::from_secs(10);
 /// Removes the service when dropped.
 #[derive(Debug)]
 pub struct Lease {
-    service: TestService,
+    service: ProbeService,
     commands: mpsc::UnboundedSender<Command>,
 }
 
 impl Lease {
-    pub const fn new(service: TestService, commands: mpsc::UnboundedSender<Command>) -> Self {
+    pub const fn new(service: ProbeService, commands: mpsc::UnboundedSender<Command>) -> Self {
         Self { service, commands }
     }
 }

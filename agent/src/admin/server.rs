@@ -34,7 +34,7 @@ use super::{
 use crate::{
     dataplane::Drift,
     http,
-    model::test_service::Listeners,
+    model::probe_service::Listeners,
     status::{Shared, Status},
 };
 
@@ -188,7 +188,7 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
-    use crate::model::test_service::TestService;
+    use crate::model::probe_service::ProbeService;
 
     #[tokio::test]
     async fn a_probe_service_is_removed_when_its_client_disconnects_before_the_reply() {
@@ -198,11 +198,11 @@ mod tests {
         let Some(Command::AddProbeService { reply, .. }) = received.recv().await else {
             panic!("no command to add a probe service")
         };
-        reply.send(Ok(TestService::new(1, 7))).unwrap();
+        reply.send(Ok(ProbeService::new(1, 7))).unwrap();
         drop(request);
         let removed = received.recv().await;
         assert!(
-            matches!(removed, Some(Command::RemoveProbeService(TestService { number: 1, .. }))),
+            matches!(removed, Some(Command::RemoveProbeService(ProbeService { number: 1, .. }))),
             "{removed:?}"
         );
     }

@@ -27,7 +27,7 @@ pub use self::{
 use crate::{
     admin::{self, AgentInfo},
     dataplane::{AgentRecord, Snapshot},
-    printable::Printable,
+    escape::Escaped,
     status::Status,
 };
 
@@ -65,7 +65,7 @@ pub fn run(view: &Snapshot, options: &Options) -> anyhow::Result<Vec<Finding>> {
     let socket = &options.admin_socket;
     let (status, silence) = match runtime.block_on(admin::status(socket)) {
         Ok(status) => (Some(status), None),
-        Err(error) => (None, Some(Printable(format!("{error:#}")).to_string())),
+        Err(error) => (None, Some(Escaped(format!("{error:#}")).to_string())),
     };
     let node = Node {
         view,

@@ -17,13 +17,13 @@ use crate::{
     admin,
     agent::{self, Config, Source},
     dataplane::{Feature, Limits, NestedNamespaces},
+    escape::Escaped,
     memory,
     model::{
         exclusion::Policy,
         node_addresses::{AddressRange, NodePortAddresses, NodePortScope},
         selector::Selector,
     },
-    printable::Printable,
 };
 
 /// Serve this node's services: load the kernel programs and keep them in step.
@@ -146,7 +146,7 @@ pub enum LogFormat {
 /// When it cannot start.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     init_log(&args.log_level, args.log_format)?;
-    memory::share_one_heap();
+    malloc::use_one_arena();
     let config = Config {
         limits: limits(&args)?,
         source: match args.manifests {
@@ -226,7 +226,7 @@ fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
 
 /// One line for each event, whatever names and answers from outside are in it.
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
-    let value = Printable(format_args!("{value:?}"));
+    let value = Escaped(format_args!("{value:?}"));
     match field.name() {
         "message" => write!(writer, "{value}"),
         // What `log` records say of themselves, for `tracing` to use.

@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     check::{self, Finding, Options, State},
-    printable::Printable,
+    escape::Escaped,
 };
 
-/// Prove that this node works: connect to a private test service through the hooks, from a fresh
+/// Prove that this node works: connect to a private probe service through the hooks, from a fresh
 /// cgroup and from the host, over TCP and UDP and both families.
 ///
 /// Checks as well the agent, the age and completeness of the state, the kernel, permissions, the
@@ -22,7 +22,7 @@ use crate::{
 /// the maps are, and whether they hold what is planned. Each line says ok, warning or failed, and
 /// what to do.
 ///
-/// The test service has an address that nobody uses (198.51.100.0/24, 2001:db8::/32) and lives for as
+/// The probe service has an address that nobody uses (198.51.100.0/24, 2001:db8::/32) and lives for as
 /// long as the connects take. It needs root, and the cgroup and BPF file systems of the host.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status:\n  \
@@ -55,7 +55,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         Ok(State::Ok | State::Warning) => ExitCode::SUCCESS,
         Ok(State::Failed) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("error: {}", Printable(format!("{error:#}")));
+            eprintln!("error: {}", Escaped(format!("{error:#}")));
             ExitCode::from(2)
         }
     }

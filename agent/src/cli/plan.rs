@@ -13,8 +13,8 @@ use super::{
     table,
 };
 use crate::{
+    escape::Escaped,
     model::{index::Index, node_addresses::NodePortScope, plan::Plan},
-    printable::Printable,
     source::manifests::folder::read_folder,
 };
 
@@ -49,7 +49,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let plan = index.plan();
     let mut warnings = io::stderr().lock();
     for problem in index.problems() {
-        writeln!(warnings, "warning: {}", Printable(problem))?;
+        writeln!(warnings, "warning: {}", Escaped(problem))?;
     }
     let text = render(&plan, args.output)?;
     print(&text)

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     admin,
     dataplane::{Attachment, Snapshot},
-    printable::Printable,
+    escape::Escaped,
     sock_destroy::Method,
     source::WatchState,
     status::{Closing, HelperState, Reclaim, Status},
@@ -98,7 +98,7 @@ fn gather(view: &Snapshot, agent: anyhow::Result<Status>) -> anyhow::Result<Repo
             .as_ref()
             .err()
             .filter(|_| agent_running)
-            .map(|error| Printable(format!("{error:#}")).to_string()),
+            .map(|error| Escaped(format!("{error:#}")).to_string()),
         attached: attachments.iter().all(|(_, state)| *state == Attachment::Attached),
         hooks: attachments
             .into_iter()
@@ -266,7 +266,7 @@ fn render(report: &Report) -> String {
     }
     if let Some(error) = report.agent.as_ref().and_then(|agent| agent.node_addresses_error.clone())
     {
-        line("Node addresses", Printable(error).to_string());
+        line("Node addresses", Escaped(error).to_string());
     }
     if let Some(text) = report.agent.as_ref().and_then(|agent| reclaim(&agent.reclaim)) {
         line("Reclaim", text);
@@ -325,7 +325,7 @@ fn render(report: &Report) -> String {
             if !list.is_empty() {
                 text.push_str(&format!("\n{title}\n"));
                 for entry in list {
-                    text.push_str(&format!("  {}\n", Printable(entry)));
+                    text.push_str(&format!("  {}\n", Escaped(entry)));
                 }
             }
         }

@@ -3,8 +3,8 @@
 use comfy_table::{ColumnConstraint, ContentArrangement, Width, presets};
 
 use crate::{
+    escape::Escaped,
     model::plan::{Action, Backend, Frontend, Plan, Reason},
-    printable::Printable,
 };
 
 /// Rows of cells. What is in a cell cannot look like another cell or another row.
@@ -13,7 +13,7 @@ pub struct Table(comfy_table::Table);
 
 impl Table {
     pub fn add_row<T: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = T>) {
-        let cells = cells.into_iter().map(|cell| Printable(cell.as_ref()).to_string());
+        let cells = cells.into_iter().map(|cell| Escaped(cell.as_ref()).to_string());
         self.0.add_row(cells);
     }
 }
@@ -28,7 +28,7 @@ const LAST_COLUMN_MIN: u16 = 48;
 pub fn new(columns: &[&str]) -> Table {
     let mut table = comfy_table::Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(columns.iter().map(|column| Printable(column).to_string()));
+    table.set_header(columns.iter().map(|column| Escaped(column).to_string()));
     for column in table.column_iter_mut() {
         // The gap between columns is on the right only, so the first starts at the margin.
         column.set_padding((0, 2));

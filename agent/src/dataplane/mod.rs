@@ -85,7 +85,7 @@ use crate::{
         node_addresses::NodePortScope,
         object::ObjectName,
         plan::{Plan, ServicePlan},
-        test_service::{Listeners, TestService},
+        probe_service::{Listeners, ProbeService},
     },
     mounts::{bpffs_again, mount_point_of},
 };
@@ -468,11 +468,11 @@ impl Dataplane {
         &mut self,
         number: u64,
         listeners: Listeners,
-    ) -> Result<(TestService, ServicePlan), DataplaneError> {
+    ) -> Result<(ProbeService, ServicePlan), DataplaneError> {
         probe_service::put(&mut self.reconciler, number, listeners)
     }
 
-    pub fn remove_probe_service(&mut self, service: &TestService) -> Result<(), DataplaneError> {
+    pub fn remove_probe_service(&mut self, service: &ProbeService) -> Result<(), DataplaneError> {
         probe_service::remove(&mut self.reconciler, service.name())
     }
 

@@ -9,8 +9,8 @@
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use super::{
-    bounds,
     endpoints::{self, SlicePorts, ThisNode},
+    limits,
     object::{
         EndpointSlice, Family, ObjectName, Problem, Protocol, Redirect, Service, ServicePort,
         TrafficPolicy,
@@ -32,7 +32,7 @@ pub fn service_frontends<'a>(
 ) -> Vec<Frontend> {
     let slices = SlicePorts::of(slices);
     let mut frontends = Vec::new();
-    let mut room = bounds::BACKENDS;
+    let mut room = limits::BACKENDS;
     // A family without a cluster IP does not exist for the service: kube-proxy then also ignores
     // its external addresses and node ports of that family.
     for &cluster_ip in &service.cluster_ips {
@@ -43,7 +43,7 @@ pub fn service_frontends<'a>(
                 frontends.push(frontend(service, port, family, address, kind, &choice));
             }
             if let (Some(others), Some(_)) = (others, port.node_port) {
-                let room = bounds::FRONTENDS.saturating_sub(frontends.len());
+                let room = limits::FRONTENDS.saturating_sub(frontends.len());
                 frontends.extend(at_other_nodes(service, port, family, &choice, others, room));
             }
         }
@@ -62,7 +62,7 @@ pub fn too_large(service: &ObjectName, frontends: &[Arc<Frontend>]) -> Option<Pr
         message: format!(
             "more than {} backends, counted once for each port; {left} of its {} addresses are left to \
              kube-proxy",
-            bounds::BACKENDS,
+            limits::BACKENDS,
             frontends.len()
         ),
     })

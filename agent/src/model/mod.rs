@@ -6,7 +6,6 @@
 //! [`frontends::service_frontends`] (one service) and [`conflict`] (who keeps an address that two
 //! services claim).
 
-pub mod bounds;
 pub mod conflict;
 pub mod endpoints;
 pub mod event;
@@ -14,13 +13,14 @@ pub mod exclusion;
 pub mod frontends;
 pub mod index;
 mod intern;
+pub mod limits;
 pub mod nested;
 pub mod node_addresses;
 pub mod object;
 pub mod other_nodes;
 pub mod plan;
 pub mod planner;
+pub mod probe_service;
 pub mod selector;
-pub mod test_service;
 #[cfg(test)]
 mod testing;

@@ -119,7 +119,7 @@ pub enum Reason {
     Protocol,
     /// Pass: the service is annotated `sockline.dev/redirect: disabled`.
     RedirectDisabled,
-    /// Pass: the service has more backends than [`super::bounds::BACKENDS`].
+    /// Pass: the service has more backends than [`super::limits::BACKENDS`].
     TooLarge,
 }
 

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use sockline::model::{
-    bounds,
     event::Sourced,
+    limits,
     object::{Family, Object, Problem},
     plan::{Action, Frontend, FrontendAddress, FrontendKind, Plan, order},
 };
@@ -22,7 +22,7 @@ pub fn plan(plan: &Plan) {
     }
     for service in plan.frontends.chunk_by(|a, b| a.service == b.service) {
         let count = service.len();
-        assert!(count <= bounds::FRONTENDS, "{}: {count} frontends", service[0].service);
+        assert!(count <= limits::FRONTENDS, "{}: {count} frontends", service[0].service);
     }
 }
 
@@ -57,7 +57,7 @@ pub fn sourced(sourced: &Sourced) {
         let name = sourced.reference.to_string();
         assert!(name.chars().all(|c| c.is_ascii() && !c.is_ascii_control()), "{name:?}");
         if let Object::EndpointSlice(slice) = object {
-            assert!(slice.endpoints.len() <= bounds::SLICE_ENDPOINTS);
+            assert!(slice.endpoints.len() <= limits::SLICE_ENDPOINTS);
         }
     }
 }

@@ -346,7 +346,7 @@ fn without_an_agent_the_connects_are_tried_all_the_same() {
     report.assert("maps.drift", "warning", "only a running agent has a plan");
     report.assert("live.service", "ok", "placed by this command");
     assert_live_works(&report);
-    assert_eq!(Damage::of(&stage).frontends().keys().count(), 2, "no test service is left");
+    assert_eq!(Damage::of(&stage).frontends().keys().count(), 2, "no probe service is left");
     stage.assert_served(CART);
     let _next = stage.agent();
     stage.assert_served(CART);
@@ -541,7 +541,7 @@ fn the_help_tells_the_exit_status() {
     assert!(!String::from_utf8(all.stdout).unwrap().contains("probe"));
 }
 
-/// A client of the admin socket that has a test service, as a check that hangs would.
+/// A client of the admin socket that has a probe service, as a check that hangs would.
 struct Lease(BufReader<UnixStream>);
 
 impl Lease {
@@ -567,7 +567,7 @@ impl Lease {
     }
 }
 
-/// Frontends of `cart` (two), and those of one test service.
+/// Frontends of `cart` (two), and those of one probe service.
 const OWN: usize = 2;
 const OF_TEST: usize = 6;
 
@@ -632,7 +632,7 @@ fn the_test_service_is_nobodys_business() {
         let seen = gauges.map(|name| series(&metrics, name));
         holds(seen == [Some(4.0); 3], format!("{seen:?}"))
     });
-    assert_eq!(frontends(&stage), OWN + 2 + OF_TEST, "the test service is still there");
+    assert_eq!(frontends(&stage), OWN + 2 + OF_TEST, "the probe service is still there");
     let metrics = agent.metrics().unwrap();
     assert_eq!(crate::common::lines_with(&metrics, "check/"), [""; 0]);
 }

@@ -5,7 +5,7 @@ use crate::{
     admin::Command,
     dataplane::Drift,
     error_chain::chain,
-    model::test_service::{Listeners, TestService},
+    model::probe_service::{Listeners, ProbeService},
 };
 
 impl Control {
@@ -28,7 +28,7 @@ impl Control {
         }
     }
 
-    fn add_probe_service(&mut self, listeners: Listeners) -> Result<TestService, String> {
+    fn add_probe_service(&mut self, listeners: Listeners) -> Result<ProbeService, String> {
         self.require_first_sync()?;
         self.probe_services.add(&mut self.dataplane, listeners)
     }

@@ -6,7 +6,7 @@ use crate::{
     dataplane::Dataplane,
     model::{
         plan::{Frontend, ServicePlan},
-        test_service::{Listeners, TestService},
+        probe_service::{Listeners, ProbeService},
     },
 };
 
@@ -25,7 +25,7 @@ impl ProbeServices {
         &mut self,
         dataplane: &mut Dataplane,
         listeners: Listeners,
-    ) -> Result<TestService, String> {
+    ) -> Result<ProbeService, String> {
         if self.services.len() >= MAX_PARALLEL {
             return Err(format!("{MAX_PARALLEL} checks run already"));
         }
@@ -37,10 +37,10 @@ impl ProbeServices {
         Ok(service)
     }
 
-    pub fn remove(&mut self, dataplane: &mut Dataplane, service: &TestService) {
+    pub fn remove(&mut self, dataplane: &mut Dataplane, service: &ProbeService) {
         self.services.remove(&service.number);
         if let Err(error) = dataplane.remove_probe_service(service) {
-            tracing::warn!("cannot remove a test service: {:#}", anyhow::Error::from(error));
+            tracing::warn!("cannot remove a probe service: {:#}", anyhow::Error::from(error));
         }
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     object::Family,
-    test_service::{Listeners, TestService},
+    probe_service::{Listeners, ProbeService},
 };
 
 /// Far longer than loopback takes: a hang is told, not suffered.
@@ -23,7 +23,7 @@ pub const REFUSED_BY_HOOK: &str = "a program on the hook refuses it";
 /// What a place is asked to connect to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
-    pub service: TestService,
+    pub service: ProbeService,
     pub listeners: Listeners,
     pub token: String,
     /// Refusals are ECONNREFUSED, else EPERM.

@@ -1,4 +1,4 @@
-//! What the test service's connects end at: each answers with a token and the address it was asked from.
+//! What the probe service's connects end at: each answers with a token and the address it was asked from.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use crate::model::test_service::Listeners;
+use crate::model::probe_service::Listeners;
 
 /// Bound and answering until the process ends.
 pub struct Bound {

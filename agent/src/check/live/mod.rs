@@ -1,4 +1,4 @@
-//! The proof: connects to a private test service through the hooks.
+//! The proof: connects to a private probe service through the hooks.
 //!
 //! The listeners are this process's, on loopback. The connects are made by a child in a fresh cgroup
 //! below the attached one, as a new pod's would be, and by one in the attached cgroup itself, as the

@@ -1,4 +1,4 @@
-//! The test service in the maps: through the agent, or, while there is none, by ourselves.
+//! The probe service in the maps: through the agent, or, while there is none, by ourselves.
 
 use tokio::runtime::Runtime;
 
@@ -7,7 +7,7 @@ use crate::{
     admin::{self, ProbeLease},
     check::Finding,
     dataplane::{Refused, Standalone},
-    model::test_service::{Listeners, TestService},
+    model::probe_service::{Listeners, ProbeService},
 };
 
 const CHECK: &str = "live.service";
@@ -15,7 +15,7 @@ const CHECK: &str = "live.service";
 pub enum Placed {
     /// Removed when the connection closes.
     ByAgent(ProbeLease),
-    ByUs(Box<Standalone>, TestService),
+    ByUs(Box<Standalone>, ProbeService),
 }
 
 impl Placed {
@@ -34,7 +34,7 @@ impl Placed {
                 .map_err(|error| {
                     failed(
                         format!(
-                            "no connect was tried: the agent places no test service: {error:#}"
+                            "no connect was tried: the agent places no probe service: {error:#}"
                         ),
                         "look at agent.ready, at how full the maps are, and at the agent's log",
                     )
@@ -55,7 +55,7 @@ impl Placed {
         ))
     }
 
-    pub const fn service(&self) -> TestService {
+    pub const fn service(&self) -> ProbeService {
         match self {
             Self::ByAgent(lease) => lease.service,
             Self::ByUs(_, service) => *service,
@@ -69,7 +69,7 @@ impl Placed {
             Self::ByUs(..) => "this command, for want of an agent",
         };
         let detail =
-            format!("test service at {} and {}, placed by {by}", service.ipv4, service.ipv6);
+            format!("probe service at {} and {}, placed by {by}", service.ipv4, service.ipv6);
         Finding::ok(CHECK, detail)
     }
 
@@ -84,7 +84,7 @@ impl Placed {
                 offline.remove_probe_service(&service).err().map(|error| {
                     Finding::warning(
                         "live.removed",
-                        format!("the test service stays: {:#}", anyhow::Error::from(error)),
+                        format!("the probe service stays: {:#}", anyhow::Error::from(error)),
                         "start the agent, whose first sync removes it",
                     )
                 })

@@ -22,7 +22,7 @@ use crate::{
         },
         pinning::layout::Pins,
     },
-    model::test_service::is_test,
+    model::probe_service::is_probe,
 };
 
 /// Counts of one service port, summed over all CPUs.
@@ -69,7 +69,7 @@ impl Counters {
         })?;
         let mut all = BTreeMap::new();
         for (id, key) in service_names::read_all(&maps::open_names(&self.pins)?)? {
-            if is_test(&key.service) {
+            if is_probe(&key.service) {
                 continue;
             }
             let mut counts = counted.remove(&id).unwrap_or_default();

@@ -34,7 +34,7 @@ use crate::{
     model::{
         object::{Family, ObjectName, Protocol},
         plan::{Backend, Frontend, FrontendAddress, FrontendKind},
-        test_service::is_test,
+        probe_service::is_probe,
     },
 };
 
@@ -94,7 +94,7 @@ impl Snapshot {
         let mut all = Vec::new();
         for entry in entries(&current)? {
             let key = names.get(&entry.service).cloned().unwrap_or_else(|| nameless(&entry));
-            if is_test(&key.service) {
+            if is_probe(&key.service) {
                 continue;
             }
             let frontend = frontend(&entry, &key, &slots, &backends);
@@ -116,7 +116,7 @@ impl Snapshot {
         let Some(current) = maps::current_frontends(&outer)? else { return Ok(0) };
         let tests: HashSet<u32> = service_names::read_all(&maps::open_names(&self.pins)?)?
             .into_iter()
-            .filter_map(|(id, key)| is_test(&key.service).then_some(id))
+            .filter_map(|(id, key)| is_probe(&key.service).then_some(id))
             .collect();
         Ok(entries(&current)?.iter().filter(|entry| !tests.contains(&entry.service)).count())
     }
@@ -128,7 +128,7 @@ impl Snapshot {
         let entries = maps::open_backends(&self.pins, u32::MAX, false)?;
         let mut all: BTreeMap<ServiceKey, Vec<(Backend, u64)>> = names
             .values()
-            .filter(|key| !is_test(&key.service))
+            .filter(|key| !is_probe(&key.service))
             .map(|key| (key.clone(), Vec::new()))
             .collect();
         for entry in entries.indices().filter_map(|id| entries.read(id)) {

@@ -61,7 +61,7 @@ use crate::{
     model::{
         object::{ObjectName, Protocol},
         plan::{self, ServicePlan},
-        test_service,
+        probe_service,
     },
 };
 
@@ -277,7 +277,7 @@ impl Reconciler {
         self.installed
             .iter()
             .filter(|(key, installed)| {
-                !installed.keys.is_empty() && !test_service::is_test(&key.service)
+                !installed.keys.is_empty() && !probe_service::is_probe(&key.service)
             })
             .count()
     }
@@ -323,7 +323,7 @@ impl Reconciler {
         let installed = self.installed.iter();
         installed
             .filter(|(key, known)| {
-                without.contains(&known.id) && !test_service::is_test(&key.service)
+                without.contains(&known.id) && !probe_service::is_probe(&key.service)
             })
             .map(|(key, _)| key.to_string())
             .collect()
@@ -333,7 +333,7 @@ impl Reconciler {
     fn tests(&self) -> impl Iterator<Item = &ServicePortState> {
         self.installed
             .iter()
-            .filter(|(key, _)| test_service::is_test(&key.service))
+            .filter(|(key, _)| probe_service::is_probe(&key.service))
             .map(|(_, installed)| installed)
     }
 
@@ -387,7 +387,7 @@ impl Reconciler {
     pub fn probe_services(&self) -> BTreeSet<ObjectName> {
         self.installed
             .keys()
-            .filter(|key| test_service::is_test(&key.service))
+            .filter(|key| probe_service::is_probe(&key.service))
             .map(|key| key.service.clone())
             .collect()
     }
@@ -544,7 +544,7 @@ impl Reconciler {
         let (stay, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|key| {
             self.is_retained(key)
                 || (self.retain_unconfirmed
-                    && !test_service::is_test(&key.service)
+                    && !probe_service::is_probe(&key.service)
                     && self.installed.get(key).is_some_and(|known| !known.confirmed))
         });
         for key in stay {

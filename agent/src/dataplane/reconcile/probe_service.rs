@@ -1,4 +1,4 @@
-//! Probe services in the maps, see [`crate::model::test_service`].
+//! Probe services in the maps, see [`crate::model::probe_service`].
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -8,7 +8,7 @@ use crate::{
     model::{
         object::ObjectName,
         plan::ServicePlan,
-        test_service::{Listeners, TestService},
+        probe_service::{Listeners, ProbeService},
     },
 };
 
@@ -20,11 +20,11 @@ pub fn put(
     reconciler: &mut Reconciler,
     number: u64,
     listeners: Listeners,
-) -> Result<(TestService, ServicePlan), DataplaneError> {
+) -> Result<(ProbeService, ServicePlan), DataplaneError> {
     // At random, because sockets of the previous one may still be closing.
     let random = RandomState::new();
     let service = (0..ATTEMPTS)
-        .map(|attempt| TestService::new(number, random.hash_one(attempt)))
+        .map(|attempt| ProbeService::new(number, random.hash_one(attempt)))
         .find(|service| is_free(reconciler, service))
         .ok_or_else(|| DataplaneError::Unsupported("all probe addresses are in use".into()))?;
     let plan = service.plan(listeners);
@@ -44,7 +44,7 @@ pub fn remove(reconciler: &mut Reconciler, service: ObjectName) -> Result<(), Da
     report.failures.pop().map_or(Ok(()), |failure| Err(failure.error))
 }
 
-fn is_free(reconciler: &Reconciler, service: &TestService) -> bool {
+fn is_free(reconciler: &Reconciler, service: &ProbeService) -> bool {
     [service.port, service.refused_port].into_iter().all(|port| {
         !reconciler.is_taken(service.ipv4.into(), port)
             && !reconciler.is_taken(service.ipv6.into(), port)

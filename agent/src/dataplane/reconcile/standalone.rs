@@ -9,7 +9,7 @@ use crate::{
             lock::{Lock, READERS_PATIENCE},
         },
     },
-    model::test_service::{Listeners, TestService},
+    model::probe_service::{Listeners, ProbeService},
 };
 
 /// Holds the lock on the pins in place of an agent. Restores the maps as an agent does at its
@@ -49,11 +49,11 @@ impl Standalone {
     pub fn put_probe_service(
         &mut self,
         listeners: Listeners,
-    ) -> Result<TestService, DataplaneError> {
+    ) -> Result<ProbeService, DataplaneError> {
         probe_service::put(&mut self.reconciler, 0, listeners).map(|(service, _)| service)
     }
 
-    pub fn remove_probe_service(&mut self, service: &TestService) -> Result<(), DataplaneError> {
+    pub fn remove_probe_service(&mut self, service: &ProbeService) -> Result<(), DataplaneError> {
         probe_service::remove(&mut self.reconciler, service.name())
     }
 }

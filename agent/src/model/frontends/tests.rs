@@ -206,7 +206,7 @@ fn ports_that_a_service_has_no_backends_left_for_are_passed_and_told() {
     let frontends: Vec<_> =
         service_frontends(&service, [&slice], HERE, None).into_iter().map(Arc::new).collect();
     let forwarded = frontends.iter().filter(|f| f.backends.len() == 1000).count();
-    assert_eq!(forwarded, bounds::BACKENDS / 1000);
+    assert_eq!(forwarded, limits::BACKENDS / 1000);
     let passed = frontends.iter().filter(|f| f.reason == Some(Reason::TooLarge)).count();
     assert_eq!((passed, frontends.len()), (300 - forwarded, 300));
     let problem = too_large(&service.name, &frontends).expect("told").to_string();

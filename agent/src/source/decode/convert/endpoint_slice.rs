@@ -8,7 +8,7 @@ use k8s_openapi::api::discovery::v1 as api;
 use super::{Convert, SERVICE_LABEL, annotations, is_foreign};
 use crate::source::decode::validate::Checker;
 use crate::{
-    model::bounds,
+    model::limits,
     model::object::{Endpoint, EndpointPort, EndpointSlice, Family, Hints, Object},
     source::Sourced,
 };
@@ -41,11 +41,11 @@ pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
         }
     };
     let ports = slice.ports.as_deref().unwrap_or(&[]);
-    let ports = checker.first_of("ports", ports, bounds::SLICE_PORTS).iter().enumerate();
+    let ports = checker.first_of("ports", ports, limits::SLICE_PORTS).iter().enumerate();
     let ports = ports.filter_map(|(i, port)| convert_port(&mut checker, i, port)).collect();
     let endpoints = slice.endpoints.as_deref().unwrap_or(&[]);
     let endpoints =
-        checker.first_of("endpoints", endpoints, bounds::SLICE_ENDPOINTS).iter().enumerate();
+        checker.first_of("endpoints", endpoints, limits::SLICE_ENDPOINTS).iter().enumerate();
     let mut endpoints: Vec<Endpoint> = endpoints
         .filter_map(|(i, endpoint)| convert_endpoint(&mut checker, i, endpoint, family))
         .collect();
@@ -101,9 +101,9 @@ fn convert_endpoint(
     let conditions = endpoint.conditions.as_ref();
     let hints = endpoint.hints.as_ref();
     let zones =
-        hints.and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten().take(bounds::HINTS);
+        hints.and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten().take(limits::HINTS);
     let nodes =
-        hints.and_then(|hints| hints.for_nodes.as_ref()).into_iter().flatten().take(bounds::HINTS);
+        hints.and_then(|hints| hints.for_nodes.as_ref()).into_iter().flatten().take(limits::HINTS);
     let hints = Hints {
         zones: zones.map(|zone| Arc::from(&*zone.name)).collect(),
         nodes: nodes.map(|node| Arc::from(&*node.name)).collect(),

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1 as api;
 use super::{Convert, annotations};
 use crate::source::decode::validate::Checker;
 use crate::{
-    model::bounds,
+    model::limits,
     model::object::{Node, Object},
     source::Sourced,
 };
@@ -19,7 +19,7 @@ pub(super) fn convert(node: &api::Node) -> Option<Sourced> {
     }
     let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL));
     let all = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or(&[]);
-    let all = checker.first_of("status.addresses", all, bounds::NODE_ADDRESSES);
+    let all = checker.first_of("status.addresses", all, limits::NODE_ADDRESSES);
     let mut addresses = Vec::new();
     // The others are host names.
     for kind in ["InternalIP", "ExternalIP"] {

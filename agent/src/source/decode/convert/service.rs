@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1 as api;
 use super::{Convert, close_on_removal, is_foreign, redirect};
 use crate::source::decode::validate::Checker;
 use crate::{
-    model::bounds,
+    model::limits,
     model::object::{Family, Object, Service, ServicePort},
     source::Sourced,
 };
@@ -100,7 +100,7 @@ fn ports(checker: &mut Checker, spec: &api::ServiceSpec, places: usize) -> Vec<S
     let mut names = HashSet::new();
     let mut ports = Vec::new();
     let all = spec.ports.as_deref().unwrap_or(&[]);
-    let all = checker.first_of("spec.ports", all, bounds::FRONTENDS / places.max(1));
+    let all = checker.first_of("spec.ports", all, limits::FRONTENDS / places.max(1));
     for (i, port) in all.iter().enumerate() {
         let Some(port) = convert_port(checker, i, port) else { continue };
         // kube-proxy tells a service's ports apart by name and protocol.
@@ -133,7 +133,7 @@ fn convert_port(checker: &mut Checker, i: usize, port: &api::ServicePort) -> Opt
 }
 
 fn addresses(checker: &mut Checker, field: &str, texts: Option<&[String]>) -> Vec<IpAddr> {
-    let texts = checker.first_of(field, texts.unwrap_or(&[]), bounds::ADDRESSES).iter().enumerate();
+    let texts = checker.first_of(field, texts.unwrap_or(&[]), limits::ADDRESSES).iter().enumerate();
     texts.filter_map(|(i, text)| checker.claimed_address(&format!("{field}[{i}]"), text)).collect()
 }
 
@@ -142,7 +142,7 @@ fn addresses(checker: &mut Checker, field: &str, texts: Option<&[String]>) -> Ve
 fn load_balancer_ips(checker: &mut Checker, service: &api::Service) -> Vec<IpAddr> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let all = status.and_then(|status| status.ingress.as_deref()).unwrap_or(&[]);
-    let all = checker.first_of("status.loadBalancer.ingress", all, bounds::ADDRESSES);
+    let all = checker.first_of("status.loadBalancer.ingress", all, limits::ADDRESSES);
     let mut ips = Vec::new();
     for (i, ingress) in all.iter().enumerate() {
         let is_vip = ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP");

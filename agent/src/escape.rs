@@ -1,14 +1,14 @@
-//! Text from outside, for terminals and logs.
+//! Escapes text from outside for terminals and logs.
 
 use std::fmt::{self, Display, Write as _};
 
-/// Shows a value in one line that is what it looks like: line ends, other control characters (which may
-/// begin a terminal's commands), and what Unicode has to turn text around or to hide it, are escaped as
-/// in Rust (`\n`, `\u{1b}`, `\u{202e}`). Everything else stays as it is.
+/// Displays a value on one line. Control characters (line ends, terminal sequences) and the characters with which
+/// Unicode reverses or hides text are escaped as in Rust (`\n`, `\u{1b}`, `\u{202e}`). Everything else stays as
+/// it is.
 #[derive(Debug, Clone, Copy)]
-pub struct Printable<T>(pub T);
+pub struct Escaped<T>(pub T);
 
-impl<T: Display> Display for Printable<T> {
+impl<T: Display> Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(Escaping(f), "{}", self.0)
     }
@@ -21,10 +21,9 @@ impl<W: fmt::Write> fmt::Write for Escaping<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for c in text.chars() {
             match c {
-                // These are escaped in literals only.
+                // `escape_debug` escapes these too, which only literals need.
                 '"' | '\'' | '\\' => self.0.write_char(c)?,
-                // As `char`'s own `Debug`: control and format characters, private and unassigned ones,
-                // blanks other than the space.
+                // Control, format, private and unassigned characters, and spaces other than U+0020.
                 _ => write!(self.0, "{}", c.escape_debug())?,
             }
         }
@@ -37,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_moves_the_cursor_or_turns_text_around_is_escaped() {
+    fn characters_that_move_the_cursor_or_reverse_text_are_escaped() {
         for (text, shown) in [
             ("a\nb\r\tc", r"a\nb\r\tc"),
             ("\u{1b}[31mred\u{7f}\u{9b}0m", r"\u{1b}[31mred\u{7f}\u{9b}0m"),
@@ -45,14 +44,14 @@ mod tests {
             ("zero\u{200b}width\u{feff}", r"zero\u{200b}width\u{feff}"),
             ("\u{2028}\u{2029}\u{e0041}\0", r"\u{2028}\u{2029}\u{e0041}\0"),
         ] {
-            assert_eq!(Printable(text).to_string(), shown);
+            assert_eq!(Escaped(text).to_string(), shown);
         }
     }
 
     #[test]
-    fn what_people_write_stays() {
+    fn ordinary_text_is_unchanged() {
         for text in [r#"field "a\b": it's → 3 µs"#, "Grüße, 世界", "shop/cart:web/TCP"] {
-            assert_eq!(Printable(text).to_string(), text);
+            assert_eq!(Escaped(text).to_string(), text);
         }
     }
 }

@@ -1,11 +1,11 @@
-//! How much one service may take, so that none takes what the others need.
+//! How much one service may take, so that it does not take what other services need.
 //!
-//! The API server bounds an object by its size alone (etcd's `--max-request-bytes`, 1.5 MiB): that is
-//! room for some 50,000 ports, at any number of addresses, in front of any number of endpoints. What
-//! these bounds leave out is left to kube-proxy and told.
+//! The API server limits an object only by its size (etcd's `--max-request-bytes`, 1.5 MiB). That is room for
+//! about 50,000 ports, at any number of addresses, with any number of endpoints. What exceeds a limit here is
+//! reported and stays with kube-proxy.
 
-/// Addresses (address, port, protocol) of one service, over all its ports. A range of ten thousand
-/// ports at one address fits; a sixteenth of what the kernel may hold by default does not.
+/// Addresses (address, port, protocol) of one service, over all its ports. Ten thousand ports at one address
+/// fit; a sixteenth of the default `--max-frontends` does not.
 pub const FRONTENDS: usize = 1 << 14;
 
 /// Backends of one service, over all its ports and both families: an endpoint counts once for each

@@ -1,4 +1,4 @@
-//! The private service that `sockline check` connects to, for as long as that takes.
+//! The probe service: the private service that `sockline check` connects to while it runs.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -16,15 +16,15 @@ use super::{
 };
 
 const NAMESPACE: &str = "sockline";
-/// No Kubernetes object has a slash in its name, and no source brings one.
+/// With a slash, which no Kubernetes object has in its name.
 const PREFIX: &str = "check/";
 
-/// TEST-NET-2 (RFC 5737) and a part of the documentation prefix (RFC 3849): nobody is there, and no
-/// cluster has its services there.
+/// TEST-NET-2 (RFC 5737) and a part of the documentation prefix (RFC 3849): no host and no cluster's services
+/// have these addresses.
 const IPV4_NET: [u8; 3] = [198, 51, 100];
 const IPV6_NET: [u16; 4] = [0x2001, 0xdb8, 0x736f, 0x636b];
 
-/// Where the service's listeners are: ports of 127.0.0.1 and ::1. Without a port there is no listener.
+/// The ports of the service's listeners on 127.0.0.1 and ::1; `None`: there is no listener.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listeners {
     pub tcp4: Option<u16>,
@@ -33,9 +33,9 @@ pub struct Listeners {
     pub udp6: Option<u16>,
 }
 
-/// Where to dial it.
+/// The addresses and ports of a probe service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TestService {
+pub struct ProbeService {
     pub number: u64,
     pub ipv4: Ipv4Addr,
     pub ipv6: Ipv6Addr,
@@ -45,14 +45,14 @@ pub struct TestService {
     pub refused_port: u16,
 }
 
-impl TestService {
+impl ProbeService {
     /// A service whose addresses follow from `seed`.
     #[must_use]
     pub fn new(number: u64, seed: u64) -> Self {
         let [a, b, c, d, e, f, g, h] = seed.to_be_bytes();
         let [w, x, y, z] = IPV6_NET;
         let low = |high, low| u16::from_be_bytes([high, low]);
-        // Above the well-known ports, with room for the next one.
+        // Above the well-known ports, and at most 65,534, because the refused port is the next one.
         let port = 1024 + low(a, b) % 64_000;
         Self {
             number,
@@ -76,7 +76,7 @@ impl TestService {
         }
     }
 
-    /// What the kernel shall do at its addresses.
+    /// What the programs are to do at its addresses.
     #[must_use]
     pub fn plan(&self, listeners: Listeners) -> ServicePlan {
         let mut frontends = Vec::new();
@@ -102,7 +102,7 @@ impl TestService {
         }
     }
 
-    /// At the port that is forwarded to a listener, or at the one that is refused.
+    /// The frontend at the forwarded port if there is a listener, else at the refused port.
     fn frontend(&self, family: Family, protocol: Protocol, listener: Option<u16>) -> Frontend {
         let loopback = match family {
             Family::IPv4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -128,9 +128,9 @@ impl TestService {
     }
 }
 
-/// Whether a service is one of these, and so of no interest to anybody but `sockline check`.
+/// Whether a service is a probe service, which only `sockline check` uses.
 #[must_use]
-pub fn is_test(service: &ObjectName) -> bool {
+pub fn is_probe(service: &ObjectName) -> bool {
     *service.namespace == *NAMESPACE && service.name.starts_with(PREFIX)
 }
 
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn its_ports_are_valid_and_different_whatever_the_seed() {
         for seed in [0, 1, u64::MAX, 0xf9ff << 48, 0xfa00 << 48] {
-            let service = TestService::new(1, seed);
+            let service = ProbeService::new(1, seed);
             assert!(service.port >= 1024, "{service:?}");
             assert_eq!(service.refused_port, service.port + 1, "{service:?}");
         }
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_family_without_listeners_has_no_frontends() {
-        let service = TestService::new(1, 7);
+        let service = ProbeService::new(1, 7);
         let listeners = Listeners { tcp4: Some(1), udp4: Some(2), ..Listeners::default() };
         let plan = service.plan(listeners);
         let families: Vec<Family> = plan.frontends.iter().map(|frontend| frontend.family).collect();
@@ -157,9 +157,9 @@ mod tests {
     }
 
     #[test]
-    fn only_the_test_service_is_one() {
-        assert!(is_test(&TestService::new(1, 7).name()));
-        assert!(!is_test(&ObjectName::new("sockline", "check")));
-        assert!(!is_test(&ObjectName::new("shop", "check/1")));
+    fn only_probe_services_are_recognised() {
+        assert!(is_probe(&ProbeService::new(1, 7).name()));
+        assert!(!is_probe(&ObjectName::new("sockline", "check")));
+        assert!(!is_probe(&ObjectName::new("shop", "check/1")));
     }
 }
