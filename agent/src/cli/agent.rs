@@ -18,7 +18,7 @@ use crate::{
     agent::{self, Config, Source},
     dataplane::{Feature, Limits, NestedNamespaces},
     escape::Escaped,
-    memory,
+    malloc,
     model::{
         exclusion::Policy,
         node_addresses::{AddressRange, NodePortAddresses, NodePortScope},

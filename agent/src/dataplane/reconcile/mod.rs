@@ -61,7 +61,7 @@ use crate::{
     model::{
         object::{ObjectName, Protocol},
         plan::{self, ServicePlan},
-        probe_service,
+        probe_service::is_probe,
     },
 };
 
@@ -276,9 +276,7 @@ impl Reconciler {
     pub fn services(&self) -> usize {
         self.installed
             .iter()
-            .filter(|(key, installed)| {
-                !installed.keys.is_empty() && !probe_service::is_probe(&key.service)
-            })
+            .filter(|(key, installed)| !installed.keys.is_empty() && !is_probe(&key.service))
             .count()
     }
 
@@ -322,9 +320,7 @@ impl Reconciler {
             .collect();
         let installed = self.installed.iter();
         installed
-            .filter(|(key, known)| {
-                without.contains(&known.id) && !probe_service::is_probe(&key.service)
-            })
+            .filter(|(key, known)| without.contains(&known.id) && !is_probe(&key.service))
             .map(|(key, _)| key.to_string())
             .collect()
     }
@@ -333,7 +329,7 @@ impl Reconciler {
     fn tests(&self) -> impl Iterator<Item = &ServicePortState> {
         self.installed
             .iter()
-            .filter(|(key, _)| probe_service::is_probe(&key.service))
+            .filter(|(key, _)| is_probe(&key.service))
             .map(|(_, installed)| installed)
     }
 
@@ -387,7 +383,7 @@ impl Reconciler {
     pub fn probe_services(&self) -> BTreeSet<ObjectName> {
         self.installed
             .keys()
-            .filter(|key| probe_service::is_probe(&key.service))
+            .filter(|key| is_probe(&key.service))
             .map(|key| key.service.clone())
             .collect()
     }
@@ -544,7 +540,7 @@ impl Reconciler {
         let (stay, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|key| {
             self.is_retained(key)
                 || (self.retain_unconfirmed
-                    && !probe_service::is_probe(&key.service)
+                    && !is_probe(&key.service)
                     && self.installed.get(key).is_some_and(|known| !known.confirmed))
         });
         for key in stay {
