@@ -12,7 +12,7 @@ use std::{
 };
 
 use sockline::{
-    model::object::{Kind, ObjectName, ObjectRef, Problem},
+    model::object::{InputError, Kind, ObjectName, ObjectRef},
     source::{
         Event, Sourced,
         manifests::{
@@ -58,8 +58,8 @@ fn parse(text: &str) -> (Vec<Sourced>, bool) {
     (objects.collect(), text.lines().any(|line| line == "!"))
 }
 
-fn problem(object: &str) -> Problem {
-    Problem { object: object.into(), field: String::new(), message: String::new() }
+fn problem(object: &str) -> InputError {
+    InputError { object: object.into(), field: String::new(), message: String::new() }
 }
 
 struct Followed {

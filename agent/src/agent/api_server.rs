@@ -16,7 +16,7 @@ use std::{
 use crate::{
     dataplane::{Dataplane, InstalledPort},
     model::{
-        object::{Family, ObjectName, Problem, Protocol},
+        object::{Family, InputError, ObjectName, Protocol},
         plan::{Action, Backend, Frontend, FrontendAddress, Reason},
     },
     source::Route,
@@ -91,7 +91,7 @@ impl ApiServer {
     }
 
     /// The problem to report while the last endpoints are kept.
-    pub fn problem(&self) -> Option<Problem> {
+    pub fn problem(&self) -> Option<InputError> {
         let mut endpoints: Vec<SocketAddr> =
             self.kept.iter().flat_map(|frontend| addresses(&frontend.backends)).collect();
         if endpoints.is_empty() {
@@ -100,7 +100,7 @@ impl ApiServer {
         endpoints.sort_unstable();
         endpoints.dedup();
         let endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
-        Some(Problem {
+        Some(InputError {
             object: format!("Service {}", self.name),
             field: String::new(),
             message: format!(

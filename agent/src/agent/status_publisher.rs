@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     dataplane::{OverLimit, ScannedUsage, Usage},
-    model::{index::Counts, object::Problem},
+    model::{index::Counts, object::InputError},
     status::{self, Objects, Shared, Unconfirmed},
     telemetry::Metrics,
 };
@@ -35,7 +35,7 @@ pub struct StatusPublisher {
     metrics: Arc<Metrics>,
     due: Option<Instant>,
     delay: Duration,
-    logged_problems: BTreeSet<Problem>,
+    logged_problems: BTreeSet<InputError>,
     logged_unsynced: BTreeSet<UnsyncedPort>,
     /// Names of maps that were logged as full.
     logged_full: BTreeSet<&'static str>,
@@ -44,7 +44,7 @@ pub struct StatusPublisher {
     /// By cgroup, how many sockets have no record, as of the last count.
     refused: BTreeMap<u64, u64>,
     /// What is not in the kernel as planned.
-    failures: Vec<String>,
+    errors: Vec<String>,
     /// Maps that programs write and that are full, with the consequence.
     full: Vec<String>,
     map_usage: Option<ScannedUsage>,
@@ -64,7 +64,7 @@ impl StatusPublisher {
             logged_full: BTreeSet::new(),
             logged_over_limit: BTreeSet::new(),
             refused: BTreeMap::new(),
-            failures: Vec::new(),
+            errors: Vec::new(),
             full: Vec::new(),
             map_usage: None,
             unconfirmed: 0,
@@ -85,7 +85,7 @@ impl StatusPublisher {
     /// each reason.
     pub fn unsynced(&mut self, ports: Vec<UnsyncedPort>) {
         if ports.is_empty() && self.logged_unsynced.is_empty() {
-            self.failures.clear();
+            self.errors.clear();
             return;
         }
         let ports: BTreeSet<UnsyncedPort> = ports.into_iter().collect();
@@ -101,7 +101,7 @@ impl StatusPublisher {
             tracing::error!("{reason}; {which}: {}", first_names(&names));
         }
         self.metrics.unsynced_ports(ports.iter().map(|unsynced| unsynced.port.as_str()));
-        self.failures =
+        self.errors =
             ports.iter().map(|UnsyncedPort { port, reason }| format!("{port}: {reason}")).collect();
         self.logged_unsynced = ports;
     }
@@ -192,11 +192,11 @@ impl StatusPublisher {
     pub fn sync_failed(&mut self, error: &anyhow::Error) {
         tracing::error!("cannot bring the plan into the kernel: {error:#}");
         self.metrics.sync_failed();
-        self.failures = vec![format!("{error:#}")];
+        self.errors = vec![format!("{error:#}")];
     }
 
     /// Publishes the present state.
-    pub fn publish(&mut self, problems: BTreeSet<Problem>, counts: Counts, usage: &Usage) {
+    pub fn publish(&mut self, problems: BTreeSet<InputError>, counts: Counts, usage: &Usage) {
         let began = Instant::now();
         self.due = None;
         self.problems(problems);
@@ -214,7 +214,7 @@ impl StatusPublisher {
                 waiting_for_address: usage.waiting_for_address,
                 released: usage.released,
             };
-            status.failures.clone_from(&self.failures);
+            status.failures.clone_from(&self.errors);
             status.full.clone_from(&self.full);
             status.maps = maps;
         });
@@ -222,7 +222,7 @@ impl StatusPublisher {
     }
 
     /// Logs each problem when it appears and when it is solved.
-    fn problems(&mut self, problems: BTreeSet<Problem>) {
+    fn problems(&mut self, problems: BTreeSet<InputError>) {
         for new in problems.difference(&self.logged_problems) {
             tracing::warn!("{new}");
         }

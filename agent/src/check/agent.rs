@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Finding, Node};
+use super::{CheckResult, Node};
 use crate::{
     source::stats::WatchState,
     status::{Reclaim, Unconfirmed},
@@ -17,11 +17,11 @@ const CUT_OFF: Duration = Duration::from_secs(10);
 const SILENT: Duration = Duration::from_secs(180);
 
 /// Whether an agent serves the node.
-pub fn check(node: &Node<'_>) -> Vec<Finding> {
+pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
     let check = "agent.running";
     let Some(status) = &node.status else {
-        let finding = if node.agent_runs {
-            Finding::failed(
+        let result = if node.agent_runs {
+            CheckResult::failed(
                 check,
                 format!(
                     "process {} holds the pins, but {}",
@@ -31,24 +31,24 @@ pub fn check(node: &Node<'_>) -> Vec<Finding> {
                 "look at the agent's log; if it was given another --admin-socket, give it here, too",
             )
         } else {
-            Finding::warning(
+            CheckResult::warning(
                 check,
                 "not running; the kernel keeps serving what it has, and nothing follows the cluster",
                 "start `sockline agent`; in a cluster look at its pod on this node",
             )
         };
-        return vec![finding];
+        return vec![result];
     };
-    let mut findings =
-        vec![Finding::ok(check, format!("version {}, process {}", status.version, status.pid))];
-    findings.push(match &node.info {
-        Some(info) if !info.alive => Finding::failed(
+    let mut results =
+        vec![CheckResult::ok(check, format!("version {}, process {}", status.version, status.pid))];
+    results.push(match &node.info {
+        Some(info) if !info.alive => CheckResult::failed(
             "agent.control-loop",
             "stuck",
             "look at the agent's log for its last step, and restart it",
         ),
-        Some(_) => Finding::ok("agent.control-loop", "turns"),
-        None => Finding::warning(
+        Some(_) => CheckResult::ok("agent.control-loop", "turns"),
+        None => CheckResult::warning(
             "agent.control-loop",
             format!("an agent of version {} does not say", status.version),
             format!(
@@ -57,24 +57,24 @@ pub fn check(node: &Node<'_>) -> Vec<Finding> {
             ),
         ),
     });
-    findings.push(if status.ready {
+    results.push(if status.ready {
         ready(&status.unconfirmed)
     } else {
-        Finding::failed(
+        CheckResult::failed(
             "agent.ready",
             format!("waits for the first full sync from {}", status.source),
             "look at the agent's log for why the source cannot be read",
         )
     });
-    findings
+    results
 }
 
 /// Of an agent with its first full sync: whether it knows of all that is in the kernel.
-fn ready(unconfirmed: &Unconfirmed) -> Finding {
+fn ready(unconfirmed: &Unconfirmed) -> CheckResult {
     let check = "agent.ready";
     match unconfirmed.in_words() {
-        None => Finding::ok(check, "the first full sync is in the kernel"),
-        Some(services) => Finding::warning(
+        None => CheckResult::ok(check, "the first full sync is in the kernel"),
+        Some(services) => CheckResult::warning(
             check,
             format!("the first full sync is in the kernel; {services}"),
             "mend what `sockline status` shows as source errors and problems",
@@ -83,12 +83,12 @@ fn ready(unconfirmed: &Unconfirmed) -> Finding {
 }
 
 /// Whether all calls are bypassed because nobody looks after the maps.
-pub fn fail_open(node: &Node<'_>) -> Finding {
+pub fn fail_open(node: &Node<'_>) -> CheckResult {
     let check = "agent.fail-open";
     let deadline = match node.view.deadline() {
         Ok(deadline) => deadline,
         Err(error) => {
-            return Finding::failed(
+            return CheckResult::failed(
                 check,
                 format!("{:#}", anyhow::Error::from(error)),
                 "restart the agent, which makes what is missing",
@@ -96,14 +96,14 @@ pub fn fail_open(node: &Node<'_>) -> Finding {
         }
     };
     if let Some(past) = deadline.bypassed_for() {
-        return Finding::failed(
+        return CheckResult::failed(
             check,
             format!("all calls are bypassed since {} ago; kube-proxy serves them", seconds(past)),
             "start `sockline agent`; where it runs, look at its log for why it has not synced, or for where \
              its control loop is stuck",
         );
     }
-    Finding::ok(
+    CheckResult::ok(
         check,
         match (deadline.after, deadline.left()) {
             (Some(after), Some(left)) => format!(
@@ -121,10 +121,10 @@ pub fn fail_open(node: &Node<'_>) -> Finding {
 }
 
 /// How old the kernel's state is, and whether all of the plan is in it.
-pub fn state(node: &Node<'_>) -> Vec<Finding> {
+pub fn state(node: &Node<'_>) -> Vec<CheckResult> {
     let check = "state.age";
     let age = match node.record.last_sync {
-        None => Finding::failed(
+        None => CheckResult::failed(
             check,
             "nothing was ever synced",
             "look at the agent's log; nothing is served before the first full sync",
@@ -133,30 +133,30 @@ pub fn state(node: &Node<'_>) -> Vec<Finding> {
             let age = SystemTime::now().duration_since(synced).unwrap_or_default();
             let detail = format!("last changed {} ago", seconds(age));
             if node.status.is_none() && age > OLD {
-                Finding::warning(
+                CheckResult::warning(
                     check,
                     format!("{detail}, and no agent follows the cluster"),
                     "start the agent: endpoints that have gone since are still served",
                 )
             } else {
-                Finding::ok(check, detail)
+                CheckResult::ok(check, detail)
             }
         }
     };
-    let mut findings = vec![age];
-    let Some(status) = &node.status else { return findings };
-    findings.extend(source(&status.watches));
-    findings.extend(status.node_addresses_error.as_ref().map(|error| {
-        Finding::warning(
+    let mut results = vec![age];
+    let Some(status) = &node.status else { return results };
+    results.extend(source(&status.watches));
+    results.extend(status.node_addresses_error.as_ref().map(|error| {
+        CheckResult::warning(
             "state.node-addresses",
             error,
             "look at the agent's seccomp profile and its limit of open files; it tries again every 5 seconds",
         )
     }));
-    findings.push(reclaim(&status.reclaim));
-    findings.push(match &status.failures[..] {
-        [] => Finding::ok("state.complete", "the last sync left nothing out"),
-        [first, rest @ ..] => Finding::failed(
+    results.push(reclaim(&status.reclaim));
+    results.push(match &status.failures[..] {
+        [] => CheckResult::ok("state.complete", "the last sync left nothing out"),
+        [first, rest @ ..] => CheckResult::failed(
             "state.complete",
             match rest.len() {
                 0 => format!("not in the kernel: {first}"),
@@ -166,9 +166,9 @@ pub fn state(node: &Node<'_>) -> Vec<Finding> {
              --max-backends",
         ),
     });
-    findings.push(match &status.problems[..] {
-        [] => Finding::ok("state.input", "no problems with the objects"),
-        [first, rest @ ..] => Finding::warning(
+    results.push(match &status.problems[..] {
+        [] => CheckResult::ok("state.input", "no problems with the objects"),
+        [first, rest @ ..] => CheckResult::warning(
             "state.input",
             match rest.len() {
                 0 => first.clone(),
@@ -177,28 +177,28 @@ pub fn state(node: &Node<'_>) -> Vec<Finding> {
             "mend the objects that `sockline status` names",
         ),
     });
-    findings
+    results
 }
 
 /// Whether what is not used any more in the maps is given out again.
-fn reclaim(reclaim: &Reclaim) -> Finding {
+fn reclaim(reclaim: &Reclaim) -> CheckResult {
     let check = "state.reclaim";
     let todo = "look at the agent's capabilities (CAP_BPF) and its seccomp profile (bpf); until then, each \
                 change takes more of the maps, until they are full";
     match reclaim {
-        Reclaim::Works => Finding::ok(check, "what is not used any more is given out again"),
+        Reclaim::Works => CheckResult::ok(check, "what is not used any more is given out again"),
         Reclaim::Fails(why) => {
-            Finding::failed(check, format!("cannot wait for running programs: {why}"), todo)
+            CheckResult::failed(check, format!("cannot wait for running programs: {why}"), todo)
         }
         Reclaim::CannotTell(why) => {
-            Finding::warning(check, format!("cannot tell, and tries again: {why}"), todo)
+            CheckResult::warning(check, format!("cannot tell, and tries again: {why}"), todo)
         }
-        Reclaim::Unsaid => Finding::ok(check, "the agent does not say"),
+        Reclaim::Unsaid => CheckResult::ok(check, "the agent does not say"),
     }
 }
 
 /// How the watches at the API server stand; `None` where the source is a folder.
-fn source(watches: &[WatchState]) -> Option<Finding> {
+fn source(watches: &[WatchState]) -> Option<CheckResult> {
     let check = "state.source";
     if watches.is_empty() {
         return None;
@@ -220,9 +220,9 @@ fn source(watches: &[WatchState]) -> Option<Finding> {
         })
         .collect();
     Some(if silent.is_empty() {
-        Finding::ok(check, "the API server is heard of all kinds")
+        CheckResult::ok(check, "the API server is heard of all kinds")
     } else {
-        Finding::warning(
+        CheckResult::warning(
             check,
             format!("the API server was not heard of {}", silent.join(", ")),
             "`sockline status` says why; until it is back, the last known state is served",

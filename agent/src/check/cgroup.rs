@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use super::Finding;
+use super::CheckResult;
 use crate::{
     cgroups::{self, ROOT},
     mounts,
@@ -12,12 +12,12 @@ pub fn is_root(cgroup: &Path) -> bool {
     fs::metadata(cgroup).is_ok_and(|metadata| metadata.ino() == ROOT)
 }
 
-pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
+pub fn check(attached: &Path, given: Option<&Path>) -> CheckResult {
     let check = "cgroup.root";
     let id = match fs::metadata(attached) {
         Ok(metadata) => metadata.ino(),
         Err(error) => {
-            return Finding::failed(
+            return CheckResult::failed(
                 check,
                 format!("the agent's cgroup {}: {error}", attached.display()),
                 "restart the agent with a --cgroup-root that exists, or none",
@@ -27,7 +27,7 @@ pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
     let wanted = match mounts::cgroup_for_reading(given) {
         Ok(Some(wanted)) => wanted,
         Ok(None) => {
-            return Finding::failed(
+            return CheckResult::failed(
                 check,
                 "no cgroup v2 file system is mounted",
                 "mount one (`mount -t cgroup2 none /sys/fs/cgroup`) and restart the agent",
@@ -35,12 +35,12 @@ pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
         }
         Err(error) => {
             let error = anyhow::Error::from(error);
-            return Finding::failed(check, format!("{error:#}"), "name a cgroup v2 folder");
+            return CheckResult::failed(check, format!("{error:#}"), "name a cgroup v2 folder");
         }
     };
     let is_wanted = fs::metadata(&wanted).is_ok_and(|metadata| metadata.ino() == id);
     if !is_wanted {
-        return Finding::warning(
+        return CheckResult::warning(
             check,
             format!("{}, not {}", attached.display(), wanted.display()),
             "only processes in and below the agent's cgroup are served; if that is meant, give \
@@ -50,7 +50,7 @@ pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
     if given.is_none() && id != ROOT {
         if cgroups::is_top_of_a_node(attached).unwrap_or(false) {
             // More than this is nowhere to be mounted from.
-            return Finding::ok(
+            return CheckResult::ok(
                 check,
                 format!(
                     "{}, id {id}: pods and the rest of the node are below it, so it is the root of a node \
@@ -59,11 +59,11 @@ pub fn check(attached: &Path, given: Option<&Path>) -> Finding {
                 ),
             );
         }
-        return Finding::warning(
+        return CheckResult::warning(
             check,
             format!("{} is mounted, but it is not the root of all cgroups", attached.display()),
             "mount the host's /sys/fs/cgroup into the agent's container and name it with --cgroup-root",
         );
     }
-    Finding::ok(check, format!("{}, id {id}", attached.display()))
+    CheckResult::ok(check, format!("{}, id {id}", attached.display()))
 }

@@ -1,29 +1,29 @@
 //! Whether sockets whose backend is gone are closed.
 
-use super::{Finding, Node};
+use super::{CheckResult, Node};
 use crate::status::{Closing, HelperState};
 
 /// Nothing to say of an agent that does not run.
-pub fn check(node: &Node<'_>) -> Option<Finding> {
-    node.status.as_ref().map(|status| finding(&status.closing))
+pub fn check(node: &Node<'_>) -> Option<CheckResult> {
+    node.status.as_ref().map(|status| result(&status.closing))
 }
 
-fn finding(closing: &Closing) -> Finding {
+fn result(closing: &Closing) -> CheckResult {
     let check = "sockets.closing";
     match (closing.method, &closing.helper, &closing.unseen) {
-        (None, ..) => Finding::warning(
+        (None, ..) => CheckResult::warning(
             check,
             "this kernel closes no sockets for others: connected UDP sockets stay with a backend that \
              is gone",
             "use a kernel with CONFIG_INET_DIAG_DESTROY, or Linux 6.5 with BTF",
         ),
-        (_, None, _) => Finding::warning(
+        (_, None, _) => CheckResult::warning(
             check,
             "the helper process could not be started: connected UDP sockets stay with a backend that \
              is gone",
             "look at the agent's log for why, and restart it",
         ),
-        (_, Some(HelperState::Ended(how)), _) => Finding::failed(
+        (_, Some(HelperState::Ended(how)), _) => CheckResult::failed(
             check,
             format!(
                 "the helper process has ended ({how}): connected UDP sockets stay with a backend \
@@ -31,7 +31,7 @@ fn finding(closing: &Closing) -> Finding {
             ),
             "look at the agent's log for why; it is started again within a minute",
         ),
-        (_, Some(HelperState::Lost(how)), _) => Finding::failed(
+        (_, Some(HelperState::Lost(how)), _) => CheckResult::failed(
             check,
             format!(
                 "the helper process's supervisor has ended ({how}): connected UDP sockets stay with a \
@@ -39,14 +39,14 @@ fn finding(closing: &Closing) -> Finding {
             ),
             "restart the agent; kubelet does, because /healthz says so",
         ),
-        (_, Some(HelperState::Running(_)), Some(unseen)) => Finding::warning(
+        (_, Some(HelperState::Running(_)), Some(unseen)) => CheckResult::warning(
             check,
             format!("not everywhere: {unseen}"),
             "start the agent with the capabilities and mounts of deploy/base",
         ),
         (Some(method), Some(HelperState::Running(_)), None) => {
             let Closing { udp, tcp, failed, .. } = closing;
-            Finding::ok(
+            CheckResult::ok(
                 check,
                 format!("by {method}; closed {udp} of UDP, {tcp} of TCP, {failed} failed"),
             )
@@ -66,14 +66,14 @@ mod tests {
             helper: Some(HelperState::Running(1)),
             ..Closing::default()
         };
-        assert_eq!(finding(&closing).state, State::Ok);
+        assert_eq!(result(&closing).state, State::Ok);
         closing.unseen = Some("no right".into());
-        assert_eq!(finding(&closing).state, State::Warning);
+        assert_eq!(result(&closing).state, State::Warning);
         closing.helper = Some(HelperState::Ended("signal: 9".into()));
-        assert_eq!(finding(&closing).state, State::Failed);
+        assert_eq!(result(&closing).state, State::Failed);
         closing.helper = Some(HelperState::Lost("signal: 9".into()));
-        assert_eq!(finding(&closing).state, State::Failed);
+        assert_eq!(result(&closing).state, State::Failed);
         closing.method = None;
-        assert_eq!(finding(&closing).state, State::Warning);
+        assert_eq!(result(&closing).state, State::Warning);
     }
 }

@@ -2,28 +2,30 @@
 
 use tokio::runtime::Runtime;
 
-use super::{Finding, Node};
+use super::{CheckResult, Node};
 use crate::{admin, dataplane::Drift};
 
 const CHECK: &str = "maps.drift";
 
-pub fn check(node: &Node<'_>, runtime: &Runtime) -> Finding {
+pub fn check(node: &Node<'_>, runtime: &Runtime) -> CheckResult {
     if !node.agent_runs {
-        return Finding::warning(
+        return CheckResult::warning(
             CHECK,
             "not compared: only a running agent has a plan",
             "start the agent",
         );
     }
     match runtime.block_on(admin::drift(node.admin_socket)) {
-        Ok(drift) => finding(&drift),
-        Err(error) => {
-            Finding::failed(CHECK, format!("not compared: {error:#}"), "look at the agent's log")
-        }
+        Ok(drift) => result(&drift),
+        Err(error) => CheckResult::failed(
+            CHECK,
+            format!("not compared: {error:#}"),
+            "look at the agent's log",
+        ),
     }
 }
 
-fn finding(drift: &Drift) -> Finding {
+fn result(drift: &Drift) -> CheckResult {
     let kinds = [
         (drift.frontends_missing, "frontends missing"),
         (drift.frontends_changed, "frontends changed"),
@@ -41,7 +43,7 @@ fn finding(drift: &Drift) -> Finding {
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
     if !differs.is_empty() {
-        return Finding::failed(
+        return CheckResult::failed(
             CHECK,
             differs.join(", "),
             "the agent mends it at its next comparison (--reconcile-interval); find out who writes into \
@@ -49,11 +51,11 @@ fn finding(drift: &Drift) -> Finding {
         );
     }
     if drift.services > 0 {
-        return Finding::warning(
+        return CheckResult::warning(
             CHECK,
             format!("{} service ports are not as planned", drift.services),
             "see `state.complete`; until the source can be read in full, services stay as they were",
         );
     }
-    Finding::ok(CHECK, "the maps hold the plan")
+    CheckResult::ok(CHECK, "the maps hold the plan")
 }

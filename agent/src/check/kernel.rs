@@ -4,7 +4,7 @@ use sockline_ebpf::agent::{
     COMPARE_AND_SWAP, KERNEL_SOCKETS, MPTCP_SOCK, NETNS_COOKIE, SET_RETVAL, SOCK_DESTROY,
 };
 
-use super::Finding;
+use super::CheckResult;
 use crate::dataplane::AgentRecord;
 
 /// The oldest kernel that the programs load on.
@@ -24,7 +24,7 @@ const FEATURES: [(u32, &str); 6] = [
     (MPTCP_SOCK, "the peer name of MPTCP sockets is the backend's (Linux 6.0 with BTF)"),
 ];
 
-pub fn check(record: &AgentRecord) -> Vec<Finding> {
+pub fn check(record: &AgentRecord) -> Vec<CheckResult> {
     vec![version(&release()), features(record.features)]
 }
 
@@ -43,33 +43,33 @@ fn numbers(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?, numbers.next()?))
 }
 
-fn version(release: &str) -> Finding {
+fn version(release: &str) -> CheckResult {
     let check = "kernel.version";
     let Some(version) = numbers(release) else {
-        return Finding::warning(
+        return CheckResult::warning(
             check,
             format!("{release:?} is no version"),
             "look at /proc/sys/kernel/osrelease",
         );
     };
     if version < OLDEST {
-        return Finding::failed(
+        return CheckResult::failed(
             check,
             format!("Linux {release}"),
             format!("Sockline needs Linux {}.{} or newer", OLDEST.0, OLDEST.1),
         );
     }
-    Finding::ok(check, format!("Linux {release}"))
+    CheckResult::ok(check, format!("Linux {release}"))
 }
 
 /// A missing feature costs what it says, and nothing else.
-fn features(bits: u32) -> Finding {
+fn features(bits: u32) -> CheckResult {
     let without: Vec<&str> = FEATURES
         .into_iter()
         .filter(|(bit, _)| bits & bit == 0)
         .map(|(_, consequence)| consequence)
         .collect();
-    Finding::ok(
+    CheckResult::ok(
         "kernel.features",
         if without.is_empty() { "all that are made use of".into() } else { without.join(", ") },
     )

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Finding, Node};
+use super::{CheckResult, Node};
 use crate::dataplane::{self, DataplaneError, HOOKS, HookState};
 
 /// Programs of others that translate service addresses, too, by what their names begin with.
@@ -62,10 +62,10 @@ pub fn damage(
         .collect()
 }
 
-pub fn check(node: &Node<'_>) -> Vec<Finding> {
+pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
     let check = "links.attached";
     let cgroup = &node.record.cgroup;
-    let finding = match dataplane::hooks(node.view.pins(), cgroup) {
+    let result = match dataplane::hooks(node.view.pins(), cgroup) {
         Err(error) => unreadable(check, error),
         Ok((id, hooks)) => {
             let programs = node
@@ -74,9 +74,12 @@ pub fn check(node: &Node<'_>) -> Vec<Finding> {
                 .map(|info| info.programs.iter().map(|(hook, id)| (hook.as_str(), *id)).collect());
             let damage = damage(id, &hooks, programs.as_ref());
             if damage.is_empty() {
-                Finding::ok(check, format!("all {} hooks, to {}", hooks.len(), cgroup.display()))
+                CheckResult::ok(
+                    check,
+                    format!("all {} hooks, to {}", hooks.len(), cgroup.display()),
+                )
             } else {
-                Finding::failed(
+                CheckResult::failed(
                     check,
                     damage.join("; "),
                     if node.status.is_some() {
@@ -89,11 +92,11 @@ pub fn check(node: &Node<'_>) -> Vec<Finding> {
             }
         }
     };
-    vec![finding]
+    vec![result]
 }
 
 /// Programs of others on the same hooks.
-pub fn foreign(node: &Node<'_>) -> Vec<Finding> {
+pub fn foreign(node: &Node<'_>) -> Vec<CheckResult> {
     let check = "links.foreign";
     let hooks = match dataplane::hooks(node.view.pins(), &node.record.cgroup) {
         Err(error) => return vec![unreadable(check, error)],
@@ -118,20 +121,20 @@ pub fn foreign(node: &Node<'_>) -> Vec<Finding> {
         }
     }
     if found.is_empty() {
-        return vec![Finding::ok(check, "no programs of others on these hooks")];
+        return vec![CheckResult::ok(check, "no programs of others on these hooks")];
     }
     let found: Vec<String> =
         found.into_iter().map(|(name, hooks)| format!("{name} on {}", hooks.join(", "))).collect();
-    vec![Finding::warning(
+    vec![CheckResult::warning(
         check,
         found.join("; "),
         "see below whether connects still work; if they balance services, too, switch that off",
     )]
 }
 
-fn unreadable(check: &'static str, error: DataplaneError) -> Finding {
+fn unreadable(check: &'static str, error: DataplaneError) -> CheckResult {
     let error = anyhow::Error::from(error);
-    Finding::failed(
+    CheckResult::failed(
         check,
         format!("{error:#}"),
         format!("all {} hooks need a live cgroup and a readable link", HOOKS.len()),

@@ -1,19 +1,19 @@
 //! How full the maps are.
 
-use super::{Finding, Node};
+use super::{CheckResult, Node};
 use crate::status::MapUse;
 
 /// Time to raise a limit.
 const NEARLY_FULL_PERCENT: u64 = 80;
 
-pub fn check(node: &Node<'_>) -> Vec<Finding> {
+pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
     let Some(status) = &node.status else {
         return vec![match node.view.count_frontends() {
-            Ok(frontends) => Finding::ok(
+            Ok(frontends) => CheckResult::ok(
                 "maps.readable",
                 format!("{frontends} frontends; the limits are the running agent's"),
             ),
-            Err(error) => Finding::failed(
+            Err(error) => CheckResult::failed(
                 "maps.readable",
                 format!("{:#}", anyhow::Error::from(error)),
                 "start the agent; `sockline cleanup` and a new start make new maps",
@@ -23,7 +23,7 @@ pub fn check(node: &Node<'_>) -> Vec<Finding> {
     status.maps.iter().map(fill).collect()
 }
 
-fn fill(map: &MapUse) -> Finding {
+fn fill(map: &MapUse) -> CheckResult {
     let check = format!("maps.{}", map.map);
     let percent = (map.entries * 100).checked_div(map.limit).unwrap_or(100);
     let detail = format!("{} of {} ({percent} %)", map.entries, map.limit);
@@ -41,14 +41,14 @@ fn fill(map: &MapUse) -> Finding {
     };
     if map.map == "sockets" {
         // What has no room there goes to the overflow hash: it costs speed.
-        return Finding::ok(check, detail);
+        return CheckResult::ok(check, detail);
     }
     if map.entries >= map.limit {
-        Finding::failed(check, format!("full: {detail}"), todo)
+        CheckResult::failed(check, format!("full: {detail}"), todo)
     } else if percent >= NEARLY_FULL_PERCENT {
-        Finding::warning(check, detail, todo)
+        CheckResult::warning(check, detail, todo)
     } else {
-        Finding::ok(check, detail)
+        CheckResult::ok(check, detail)
     }
 }
 

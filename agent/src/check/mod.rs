@@ -1,13 +1,12 @@
 //! Whether this node works: not whether a process runs, but whether a connect to a service goes where
 //! it should, and everything that this needs.
 //!
-//! Each file has one family of checks, which gives its findings; [`run`] puts them in order.
+//! Each file has one family of checks, which gives its results; [`run`] puts them in order.
 
 mod agent;
 mod cgroup;
 mod closing;
 mod drift;
-mod finding;
 mod kernel;
 mod links;
 mod live;
@@ -16,13 +15,14 @@ mod nested;
 mod permissions;
 mod pins;
 mod readiness;
+mod result;
 
 use std::path::{Path, PathBuf};
 
 pub use self::{
-    finding::{Finding, State},
     live::probe,
     readiness::Readiness,
+    result::{CheckResult, State},
 };
 use crate::{
     admin::{self, AgentInfo},
@@ -60,7 +60,7 @@ struct Node<'a> {
 ///
 /// # Errors
 /// When not even a first look at the node is possible.
-pub fn run(view: &Snapshot, options: &Options) -> anyhow::Result<Vec<Finding>> {
+pub fn run(view: &Snapshot, options: &Options) -> anyhow::Result<Vec<CheckResult>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let socket = &options.admin_socket;
     let (status, silence) = match runtime.block_on(admin::status(socket)) {
@@ -76,28 +76,28 @@ pub fn run(view: &Snapshot, options: &Options) -> anyhow::Result<Vec<Finding>> {
         status,
         info: runtime.block_on(admin::info(socket)).ok(),
     };
-    let mut findings = agent::check(&node);
+    let mut results = agent::check(&node);
     let fail_open = agent::fail_open(&node);
     // Nothing of what the connects prove holds then.
     let is_bypassed = fail_open.state == State::Failed;
-    findings.push(fail_open);
+    results.push(fail_open);
     if options.quick {
-        findings.extend(links::check(&node));
-        return Ok(findings);
+        results.extend(links::check(&node));
+        return Ok(results);
     }
-    findings.extend(agent::state(&node));
-    findings.extend(kernel::check(&node.record));
-    findings.extend(permissions::check(&node));
-    findings.extend(closing::check(&node));
-    findings.push(cgroup::check(&node.record.cgroup, options.cgroup.as_deref()));
-    findings.extend(links::check(&node));
-    findings.extend(links::foreign(&node));
-    findings.extend(nested::check(&node));
-    findings.extend(pins::check(view.pins()));
-    findings.extend(maps::check(&node));
-    findings.push(drift::check(&node, &runtime));
+    results.extend(agent::state(&node));
+    results.extend(kernel::check(&node.record));
+    results.extend(permissions::check(&node));
+    results.extend(closing::check(&node));
+    results.push(cgroup::check(&node.record.cgroup, options.cgroup.as_deref()));
+    results.extend(links::check(&node));
+    results.extend(links::foreign(&node));
+    results.extend(nested::check(&node));
+    results.extend(pins::check(view.pins()));
+    results.extend(maps::check(&node));
+    results.push(drift::check(&node, &runtime));
     if !is_bypassed {
-        findings.extend(live::check(&node, &runtime));
+        results.extend(live::check(&node, &runtime));
     }
-    Ok(findings)
+    Ok(results)
 }

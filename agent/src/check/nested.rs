@@ -1,18 +1,18 @@
 //! Clusters inside of pods: their services' addresses may be this cluster's, too.
 
-use super::{Finding, Node};
+use super::{CheckResult, Node};
 
 /// `None` without an agent, which is who finds them.
-pub fn check(node: &Node<'_>) -> Option<Finding> {
+pub fn check(node: &Node<'_>) -> Option<CheckResult> {
     let check = "namespaces.nested";
     let nested = &node.status.as_ref()?.nested_namespaces;
     let pods: Vec<&str> = nested.iter().map(|nested| nested.pod.as_str()).collect();
     Some(if nested.is_empty() {
-        Finding::ok(check, "none inside of pods was seen to dial services")
+        CheckResult::ok(check, "none inside of pods was seen to dial services")
     } else if nested.iter().all(|nested| nested.excluded) {
-        Finding::ok(check, format!("excluded inside of pods: {}", pods.join(", ")))
+        CheckResult::ok(check, format!("excluded inside of pods: {}", pods.join(", ")))
     } else {
-        Finding::warning(
+        CheckResult::warning(
             check,
             format!(
                 "services are dialled from network namespaces made inside of pods, and reach this \

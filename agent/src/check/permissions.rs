@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use super::{Finding, Node, kernel};
+use super::{CheckResult, Node, kernel};
 
 /// Number (`include/uapi/linux/capability.h`), name, and what for.
 const NEEDED: [Capability; 3] = [
@@ -20,7 +20,7 @@ const FOR_LOCKED_MEMORY: Capability =
 
 type Capability = (u32, &'static str, &'static str);
 
-pub fn check(node: &Node<'_>) -> Vec<Finding> {
+pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
     let of_agent = PathBuf::from(format!("/proc/{}", node.record.pid));
     // In another process namespace, the number can be anybody's.
     let is_agent =
@@ -48,14 +48,14 @@ fn may_lock_all_memory(limits: &str) -> bool {
     locked.and_then(|line| line.split_whitespace().nth(1)) == Some("unlimited")
 }
 
-fn capabilities(whose: &str, status: &str, needed: &[Capability]) -> Finding {
+fn capabilities(whose: &str, status: &str, needed: &[Capability]) -> CheckResult {
     let check = "permissions.capabilities";
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
     let Some(effective) = effective else {
-        return Finding::warning(
+        return CheckResult::warning(
             check,
             format!("cannot read those of {whose}"),
             "mount /proc where `sockline check` runs",
@@ -73,9 +73,9 @@ fn capabilities(whose: &str, status: &str, needed: &[Capability]) -> Finding {
         .collect();
     if missing.is_empty() {
         let all: Vec<&str> = needed.iter().map(|(_, name, _)| *name).collect();
-        return Finding::ok(check, format!("{whose} has {}", all.join(", ")));
+        return CheckResult::ok(check, format!("{whose} has {}", all.join(", ")));
     }
-    Finding::failed(
+    CheckResult::failed(
         check,
         format!("{whose} lacks {}", missing.join(", ")),
         if needed.contains(&FOR_LOCKED_MEMORY) {

@@ -6,24 +6,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Finding;
+use super::CheckResult;
 use crate::dataplane::{self, Pins};
 
 /// Whoever else could write there could put maps and links of their own in place of ours.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-pub fn check(pins: &Pins) -> Vec<Finding> {
+pub fn check(pins: &Pins) -> Vec<CheckResult> {
     vec![complete(pins), permissions(pins), leftovers(pins)]
 }
 
-fn complete(pins: &Pins) -> Finding {
+fn complete(pins: &Pins) -> CheckResult {
     let check = "pins.maps";
     let all = dataplane::map_names();
     let missing: Vec<&str> = all.iter().copied().filter(|name| !pins.map(name).exists()).collect();
     if missing.is_empty() {
-        Finding::ok(check, format!("all {} maps, in {}", all.len(), pins.maps().display()))
+        CheckResult::ok(check, format!("all {} maps, in {}", all.len(), pins.maps().display()))
     } else {
-        Finding::failed(
+        CheckResult::failed(
             check,
             format!("missing in {}: {}", pins.maps().display(), missing.join(", ")),
             "restart the agent, which makes them again",
@@ -31,13 +31,13 @@ fn complete(pins: &Pins) -> Finding {
     }
 }
 
-fn permissions(pins: &Pins) -> Finding {
+fn permissions(pins: &Pins) -> CheckResult {
     let check = "pins.permissions";
     let folders = [pins.root().to_owned(), pins.directory(), pins.maps(), pins.links()];
     let wrong: Result<Vec<Option<PathBuf>>, io::Error> =
         folders.iter().map(|folder| not_only_roots(folder)).collect();
     match wrong {
-        Err(error) => Finding::failed(
+        Err(error) => CheckResult::failed(
             check,
             format!("cannot read {}: {error}", pins.directory().display()),
             "restart the agent, which makes what is missing",
@@ -46,9 +46,9 @@ fn permissions(pins: &Pins) -> Finding {
             let wrong: Vec<String> =
                 wrong.into_iter().flatten().map(|path| path.display().to_string()).collect();
             if wrong.is_empty() {
-                Finding::ok(check, "only root can write")
+                CheckResult::ok(check, "only root can write")
             } else {
-                Finding::failed(
+                CheckResult::failed(
                     check,
                     format!("not only root can write: {}", wrong.join(", ")),
                     "chown root and chmod go-w them, and find out who changed them",
@@ -76,7 +76,7 @@ fn not_only_roots(folder: &Path) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-fn leftovers(pins: &Pins) -> Finding {
+fn leftovers(pins: &Pins) -> CheckResult {
     let check = "pins.leftovers";
     let half_made = fs::read_dir(pins.links())
         .into_iter()
@@ -87,9 +87,9 @@ fn leftovers(pins: &Pins) -> Finding {
     let left: Vec<String> =
         pins.others().into_iter().chain(half_made).map(|path| path.display().to_string()).collect();
     if left.is_empty() {
-        Finding::ok(check, "nothing of other versions")
+        CheckResult::ok(check, "nothing of other versions")
     } else {
-        Finding::warning(
+        CheckResult::warning(
             check,
             format!(
                 "left by an agent of another version, or one that was killed: {}",

@@ -10,7 +10,7 @@ use super::{
     table,
 };
 use crate::{
-    check::{self, Finding, Options, State},
+    check::{self, CheckResult, Options, State},
     escape::Escaped,
 };
 
@@ -78,26 +78,26 @@ fn gather_and_print(args: &CheckArgs) -> anyhow::Result<State> {
         cgroup: args.cgroup.clone(),
         quick: args.quick,
     };
-    let findings = check::run(&view, &options)?;
+    let results = check::run(&view, &options)?;
     print(&match args.node.output {
-        Output::Json => serde_json::to_string_pretty(&findings)? + "\n",
-        Output::Table => render(&findings),
+        Output::Json => serde_json::to_string_pretty(&results)? + "\n",
+        Output::Table => render(&results),
     })?;
-    Ok(findings.iter().map(|finding| finding.state).max().unwrap_or(State::Ok))
+    Ok(results.iter().map(|result| result.state).max().unwrap_or(State::Ok))
 }
 
-fn render(findings: &[Finding]) -> String {
+fn render(results: &[CheckResult]) -> String {
     let mut lines = table::new(&["STATE", "CHECK", "DETAIL"]);
-    for finding in findings {
-        lines.add_row([finding.state.as_str(), &finding.check, &finding.detail]);
-        if let Some(todo) = &finding.todo {
+    for result in results {
+        lines.add_row([result.state.as_str(), &result.check, &result.detail]);
+        if let Some(todo) = &result.todo {
             lines.add_row(["", "", &format!("→ {todo}")]);
         }
     }
-    let count = |state| findings.iter().filter(|finding| finding.state == state).count();
+    let count = |state| results.iter().filter(|result| result.state == state).count();
     let (failed, warnings) = (count(State::Failed), count(State::Warning));
     let summary = match (failed, warnings) {
-        (0, 0) => format!("all {} checks are ok", findings.len()),
+        (0, 0) => format!("all {} checks are ok", results.len()),
         (_, 1) => format!("{failed} failed, 1 warning, {} ok", count(State::Ok)),
         _ => format!("{failed} failed, {warnings} warnings, {} ok", count(State::Ok)),
     };

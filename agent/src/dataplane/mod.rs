@@ -54,7 +54,7 @@ pub use self::{
         load::HOOKS,
     },
     reconcile::{
-        Failure, Limits, SyncReport,
+        Limits, SyncError, SyncReport,
         drift::Drift,
         repair::Comparison,
         service_port::InstalledPort,

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    object::{Family, ObjectName, Problem, Protocol, Service},
+    object::{Family, InputError, ObjectName, Protocol, Service},
     plan::{Frontend, FrontendAddress, FrontendKind},
 };
 
@@ -184,7 +184,7 @@ impl Conflicts {
     }
 
     /// One for each frontend that is left out, sorted.
-    pub fn problems(&self) -> Vec<Problem> {
+    pub fn problems(&self) -> Vec<InputError> {
         let mut problems = Vec::new();
         for (claim, contested) in &self.contested {
             let mut claimants = contested.iter();
@@ -196,14 +196,14 @@ impl Conflicts {
     }
 }
 
-fn problem(claim: &Claim, loser: &Claimant, winner: &Claimant) -> Problem {
+fn problem(claim: &Claim, loser: &Claimant, winner: &Claimant) -> InputError {
     let (address, family, port, protocol) = claim;
     let address = match address {
         FrontendAddress::Node => format!("node port {port}/{protocol}"),
         FrontendAddress::OtherNodes => format!("node port {port}/{protocol} of other nodes"),
         FrontendAddress::Ip(ip) => format!("address {ip}, port {port}/{protocol}"),
     };
-    Problem {
+    InputError {
         object: format!("Service {}", loser.service),
         field: field(loser),
         message: format!(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::object::{Kind, Object, ObjectName, ObjectRef, Problem};
+use super::object::{InputError, Kind, Object, ObjectName, ObjectRef};
 
 /// A change, as a source reports it. A source first sends one `Replace` per kind.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,29 +14,28 @@ pub enum Event {
     Apply(Sourced),
     /// An object that is gone (or became one that is not ours).
     Delete(ObjectRef),
-    /// What is wrong at the moment with the source itself (a file that does not parse, a folder
-    /// that is gone, an API server that does not answer); replaces what was said before.
-    Trouble(Vec<Problem>),
-    /// Whether all of the source can be read at the moment; it can until it says otherwise. While
-    /// it cannot (a manifest that does not parse), there may be objects that were never reported.
-    /// Not every trouble is that: a manifest of a kind that is not used here hides nothing.
+    /// The current errors of the source itself (a file that does not parse, a folder that is gone, an
+    /// API server that does not answer). Replaces the previous list.
+    SourceErrors(Vec<InputError>),
+    /// Whether all of the source can be read; initially true. While it cannot (a manifest that does
+    /// not parse), there may be objects that were never reported. Not every error of the source has
+    /// this effect: a manifest of a kind that is not used here hides no object.
     Complete(bool),
 }
 
-/// An object and what had to be left out of it.
+/// An object, and the errors in the parts of it that are not used.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sourced {
     pub reference: ObjectRef,
-    /// `None`: nothing of it can be used (`problems` says why).
+    /// `None`: nothing of it can be used; `problems` has the reason.
     pub object: Option<Object>,
     /// The service that an EndpointSlice names, if nothing else of it can be used.
     pub service: Option<Arc<str>>,
-    pub problems: Vec<Problem>,
+    pub problems: Vec<InputError>,
 }
 
 impl Sourced {
-    /// The service of which nothing can be said, because this object cannot be used: what is programmed
-    /// for it stays as it is.
+    /// The service that keeps what is programmed for it, because this object of it cannot be used.
     #[must_use]
     pub fn retains(&self) -> Option<ObjectName> {
         if self.object.is_some() {
@@ -53,7 +52,7 @@ impl Sourced {
         }
     }
 
-    /// Nothing of it can be used, and there is no telling what that concerns.
+    /// Nothing of it can be used, and the service that it concerns is unknown.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.object.is_none() && self.retains().is_none()

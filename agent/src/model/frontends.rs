@@ -12,7 +12,7 @@ use super::{
     endpoints::{self, SlicePorts, ThisNode},
     limits,
     object::{
-        EndpointSlice, Family, ObjectName, Problem, Protocol, Redirect, Service, ServicePort,
+        EndpointSlice, Family, InputError, ObjectName, Protocol, Redirect, Service, ServicePort,
         TrafficPolicy,
     },
     other_nodes::{self, OtherNodes},
@@ -53,10 +53,10 @@ pub fn service_frontends<'a>(
 }
 
 /// What is told of a service of which not all ports have room for their backends.
-pub fn too_large(service: &ObjectName, frontends: &[Arc<Frontend>]) -> Option<Problem> {
+pub fn too_large(service: &ObjectName, frontends: &[Arc<Frontend>]) -> Option<InputError> {
     let left =
         frontends.iter().filter(|frontend| frontend.reason == Some(Reason::TooLarge)).count();
-    (left > 0).then(|| Problem {
+    (left > 0).then(|| InputError {
         object: format!("Service {service}"),
         field: "spec.ports".to_owned(),
         message: format!(

@@ -35,7 +35,8 @@ use super::{
     frontends::{service_frontends, too_large},
     node_addresses::{NodePortScope, ServiceUse},
     object::{
-        EndpointSlice, Kind, Node, Object, ObjectName, ObjectRef, Problem, Service, TrafficPolicy,
+        EndpointSlice, InputError, Kind, Node, Object, ObjectName, ObjectRef, Service,
+        TrafficPolicy,
     },
     other_nodes::OtherNodes,
     plan::{self, Cause, Frontend, Plan, ServicePlan},
@@ -56,12 +57,12 @@ pub struct Index {
     service_addresses: ServiceAddresses,
     slices: Slices,
     /// What is wrong with single objects; only objects with problems are in it.
-    object_problems: HashMap<ObjectRef, Vec<Problem>>,
+    object_problems: HashMap<ObjectRef, Vec<InputError>>,
     unreadable: Unreadable,
     /// Objects known of each kind, usable or not: a `Replace` removes what it does not name.
     known: HashMap<Kind, HashSet<ObjectName>>,
     /// What is wrong with the source itself.
-    trouble: Vec<Problem>,
+    source_errors: Vec<InputError>,
     /// The source can read all that it has.
     complete: bool,
     /// Kinds of which a complete list was seen.
@@ -74,7 +75,7 @@ pub struct Index {
     addresses_moved: bool,
     conflicts: Conflicts,
     /// What is wrong with services as they are planned.
-    oversized: BTreeMap<ObjectName, Problem>,
+    oversized: BTreeMap<ObjectName, InputError>,
     /// When the change arrived that is being taken in.
     arrived: Option<Instant>,
     /// See [`Index::take_last_words`].
@@ -138,7 +139,7 @@ impl Index {
             object_problems: HashMap::new(),
             unreadable: Unreadable::default(),
             known: HashMap::new(),
-            trouble: Vec::new(),
+            source_errors: Vec::new(),
             complete: true,
             listed: BTreeSet::new(),
             dirty: BTreeMap::new(),
@@ -189,7 +190,7 @@ impl Index {
             Event::Replace(kind, objects) => self.replace(kind, objects),
             Event::Apply(sourced) => self.put(sourced),
             Event::Delete(reference) => self.delete(&reference),
-            Event::Trouble(problems) => self.trouble = problems,
+            Event::SourceErrors(problems) => self.source_errors = problems,
             Event::Complete(complete) => self.complete = complete,
         }
     }
@@ -258,7 +259,7 @@ impl Index {
     /// Everything that is wrong at the moment, sorted, each once.
     ///
     /// Two services that claim one address are among it once they are planned.
-    pub fn problems(&self) -> Vec<Problem> {
+    pub fn problems(&self) -> Vec<InputError> {
         let missing_node =
             (self.synced() && self.node.is_none()).then(|| missing_node(&self.node_name));
         let of_objects = self.object_problems.iter().flat_map(|(object, problems)| {
@@ -274,8 +275,8 @@ impl Index {
                 problem
             })
         });
-        let problems: BTreeSet<Problem> = of_objects
-            .chain(self.trouble.iter().chain(self.oversized.values()).cloned())
+        let problems: BTreeSet<InputError> = of_objects
+            .chain(self.source_errors.iter().chain(self.oversized.values()).cloned())
             .chain(self.conflicts.problems())
             .chain(missing_node)
             .collect();

@@ -1,7 +1,7 @@
 //! The Kubernetes objects Sockline plans from, cut down to the fields it reads.
 //!
 //! `source` makes these from manifests or from the API server and reports what it had to leave
-//! out as [`Problem`]s; a value that exists here is valid: ports are 1 to 65535, addresses are of
+//! out as [`InputError`]s; a value that exists here is valid: ports are 1 to 65535, addresses are of
 //! the family that holds them.
 
 use std::{
@@ -318,23 +318,23 @@ impl Object {
     }
 }
 
-/// Something wrong with the input, told once with names. It costs only what it names.
+/// An error in the input: an object that is invalid or conflicts with another one, or a source that cannot be
+/// read. Only what it names is not used.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct Problem {
+pub struct InputError {
     /// `Service shop/cart`, or `file web.yaml, document 3`.
     pub object: String,
-    /// The field's path in the object, `spec.ports[0].port`; empty when it is about all of it.
+    /// The field's path in the object, `spec.ports[0].port`; empty when it concerns all of it.
     pub field: String,
-    /// What is wrong, and what happens now: `0 is not a port number; the port is left out`. The
-    /// part after the last `; ` is the consequence and gives way when there is another one.
+    /// The error and its consequence: `0 is not a port number; the port is skipped`. The consequence
+    /// follows the last `; `; [`Self::set_consequence`] replaces it.
     pub message: String,
 }
 
-/// The most characters of a text from outside that are told.
+/// Maximum length, in characters, of a text from outside in a message.
 const SHORT: usize = 400;
 
-/// A text from outside, cut where it is longer than anybody reads. What follows the last `; ` stays: it
-/// says what happens now.
+/// Shortens a long text from outside. What follows the last `; ` stays, because it is the consequence.
 #[must_use]
 pub fn shorten(text: String) -> String {
     if text.chars().nth(SHORT).is_none() {
@@ -346,8 +346,8 @@ pub fn shorten(text: String) -> String {
     format!("{start}…{consequence}")
 }
 
-impl Problem {
-    /// Puts another consequence in place of the one that its message has.
+impl InputError {
+    /// Replaces the consequence in the message.
     pub fn set_consequence(&mut self, consequence: &str) {
         if let Some(at) = self.message.rfind("; ") {
             self.message.truncate(at);
@@ -357,7 +357,7 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for InputError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.object)?;
         if !self.field.is_empty() {

@@ -9,7 +9,7 @@ use super::{
     conflict::{Claims, Conflicts},
     endpoints::ThisNode,
     frontends::{service_frontends, too_large},
-    object::{EndpointSlice, Node, ObjectName, Problem, Service},
+    object::{EndpointSlice, InputError, Node, ObjectName, Service},
     plan::{Frontend, Plan},
 };
 
@@ -22,7 +22,7 @@ pub fn plan<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     nodes: impl IntoIterator<Item = &'a Node>,
     node_name: &str,
-) -> (Plan, Vec<Problem>) {
+) -> (Plan, Vec<InputError>) {
     let node = nodes.into_iter().find(|node| *node.name == *node_name);
     let here = ThisNode { name: node_name, zone: node.and_then(|node| node.zone.as_deref()) };
 
@@ -60,8 +60,8 @@ pub fn plan<'a>(
 }
 
 /// Said once the objects are complete and this node is not among them.
-pub(super) fn missing_node(name: &str) -> Problem {
-    Problem {
+pub(super) fn missing_node(name: &str) -> InputError {
+    InputError {
         object: format!("Node {name}"),
         field: String::new(),
         message: "does not exist; endpoints are chosen as if it had no zone".to_owned(),

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use super::{
     event::Sourced,
     object::{
-        Endpoint, EndpointPort, EndpointSlice, Family, Hints, Node, Object, ObjectName, Problem,
+        Endpoint, EndpointPort, EndpointSlice, Family, Hints, InputError, Node, Object, ObjectName,
         Protocol, Redirect, Service, ServicePort, TrafficPolicy,
     },
     plan::{Backend, Frontend},
@@ -116,7 +116,7 @@ pub(super) fn sourced(object: impl Into<Object>) -> Sourced {
 
 impl Sourced {
     pub(super) fn with_problem(mut self, field: &str) -> Self {
-        self.problems.push(Problem {
+        self.problems.push(InputError {
             object: self.reference.to_string(),
             field: field.to_owned(),
             message: "wrong".to_owned(),

@@ -150,7 +150,7 @@ impl Metrics {
             Event::Replace(kind, _) => (*kind, "replace"),
             Event::Apply(sourced) => (sourced.reference.kind, "apply"),
             Event::Delete(reference) => (reference.kind, "delete"),
-            Event::Trouble(_) | Event::Complete(_) => return,
+            Event::SourceErrors(_) | Event::Complete(_) => return,
         };
         self.source_events.with_label_values(&[kind.as_str(), what]).inc();
     }

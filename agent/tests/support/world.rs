@@ -6,7 +6,7 @@ use std::{
 };
 
 use sockline::{
-    model::object::{Kind, Problem},
+    model::object::{InputError, Kind},
     source::{Event, Sourced},
 };
 use tokio::{sync::mpsc, time::timeout};
@@ -20,7 +20,7 @@ pub(crate) struct World {
     pub(crate) objects: BTreeMap<String, Sourced>,
     /// The kinds a `Replace` came for.
     pub(crate) listed: BTreeSet<Kind>,
-    pub(crate) trouble: Vec<Problem>,
+    pub(crate) trouble: Vec<InputError>,
     pub(crate) complete: bool,
     /// How many changes came, each of some events.
     pub(crate) received: usize,
@@ -84,7 +84,7 @@ impl World {
             Event::Delete(reference) => {
                 self.objects.remove(&reference.to_string());
             }
-            Event::Trouble(problems) => self.trouble = problems,
+            Event::SourceErrors(problems) => self.trouble = problems,
             Event::Complete(complete) => self.complete = complete,
         }
         self.log.push(event);

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use sockline::model::{
     event::Sourced,
     limits,
-    object::{Family, Object, Problem},
+    object::{Family, InputError, Object},
     plan::{Action, Frontend, FrontendAddress, FrontendKind, Plan, order},
 };
 
@@ -63,7 +63,7 @@ pub fn sourced(sourced: &Sourced) {
 }
 
 /// Problems are few and short, however large what they are about.
-pub fn problems(problems: &[Problem]) {
+pub fn problems(problems: &[InputError]) {
     for problem in problems {
         let length = problem.to_string().chars().count();
         assert!(length < 2000, "a problem of {length} characters");

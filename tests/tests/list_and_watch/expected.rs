@@ -9,7 +9,7 @@ use sockline::{
         event::Event,
         exclusion::{ExcludedPod, Policy},
         index::Index,
-        object::{Kind, Object, Problem},
+        object::{InputError, Kind, Object},
         plan::Plan,
         planner,
     },
@@ -22,7 +22,7 @@ use super::watched::NODE;
 #[derive(Debug)]
 pub(crate) struct Expected {
     plan: Plan,
-    problems: Vec<Problem>,
+    problems: Vec<InputError>,
     excluded_pods: BTreeMap<Arc<str>, ExcludedPod>,
 }
 
@@ -82,7 +82,7 @@ impl Expected {
     pub(crate) fn difference(
         &self,
         plan: &Plan,
-        problems: &[Problem],
+        problems: &[InputError],
         excluded_pods: &BTreeMap<Arc<str>, ExcludedPod>,
     ) -> Option<String> {
         let difference = self.plan_difference(plan);

@@ -11,7 +11,7 @@ use sockline::{
         exclusion::{ExcludedPod, Policy},
         index::Index,
         node_addresses::NodePortScope,
-        object::{Kind, Problem},
+        object::{InputError, Kind},
     },
     source::{
         Arrived, Event, SourceStats, Sourced,
@@ -42,7 +42,7 @@ pub(crate) struct Watched {
     pub(crate) objects: BTreeMap<String, Sourced>,
     /// The kinds a `Replace` came for.
     pub(crate) listed: BTreeSet<Kind>,
-    pub(crate) trouble: Vec<Problem>,
+    pub(crate) trouble: Vec<InputError>,
     /// Everything that came, in order.
     pub(crate) log: Vec<Event>,
 }
@@ -186,7 +186,7 @@ impl Watched {
     }
 
     pub(crate) fn never_troubled(&self) {
-        let troubled = self.log.iter().any(|event| matches!(event, Event::Trouble(_)));
+        let troubled = self.log.iter().any(|event| matches!(event, Event::SourceErrors(_)));
         assert!(!troubled, "{:?}", self.log);
     }
 
@@ -207,7 +207,7 @@ impl Watched {
             Event::Delete(reference) => {
                 self.objects.remove(&reference.to_string());
             }
-            Event::Trouble(problems) => self.trouble = problems,
+            Event::SourceErrors(problems) => self.trouble = problems,
             Event::Complete(_) => {}
         }
         self.index.apply(event.clone());

@@ -53,7 +53,7 @@ use crate::{
     error_chain::chain,
     model::{
         index::Index,
-        object::{Kind, Problem},
+        object::{InputError, Kind},
     },
     source::{Arrived, Event},
     status::Shared,
@@ -236,13 +236,13 @@ impl Control {
             Event::Replace(kind, _) => *kind == Kind::Node,
             Event::Apply(object) => self.index.is_this_node(&object.reference),
             Event::Delete(reference) => self.index.is_this_node(reference),
-            Event::Trouble(_) | Event::Complete(_) => false,
+            Event::SourceErrors(_) | Event::Complete(_) => false,
         };
         if is_of_this_node {
             self.next_sync.require(NextSync::CheckAddresses);
         }
-        if let Event::Trouble(problems) = &event {
-            let errors = problems.iter().map(Problem::to_string).collect();
+        if let Event::SourceErrors(problems) = &event {
+            let errors = problems.iter().map(InputError::to_string).collect();
             self.shared.update(|status| status.source_errors = errors);
         }
         self.index.apply_arrived(event, at);

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     agent::status_publisher::UnsyncedPort,
-    dataplane::{DataplaneError, Failure},
+    dataplane::{DataplaneError, SyncError},
     error_chain::chain,
     model::{object::ObjectName, plan::ServicePlan},
 };
@@ -21,7 +21,7 @@ const MAX_SHARE: u32 = 20;
 #[derive(Debug)]
 pub struct RetryQueue {
     services: BTreeMap<ObjectName, Vec<UnsyncedPort>>,
-    /// Failures of no known service: only a full sync repairs them.
+    /// Errors that name no service: only a full sync retries them.
     others: Vec<UnsyncedPort>,
     /// NodePorts at the addresses of all other nodes.
     other_nodes: Option<UnsyncedPort>,
@@ -44,24 +44,24 @@ impl Default for RetryQueue {
 }
 
 impl RetryQueue {
-    /// Records the failures of a full sync, in place of all others.
-    pub fn record_full(&mut self, failures: &[Failure]) {
+    /// Records the errors of a full sync, in place of all others.
+    pub fn record_full(&mut self, errors: &[SyncError]) {
         self.services.clear();
         self.others.clear();
         self.changed = true;
-        self.add(failures);
+        self.add(errors);
     }
 
-    /// Records the failures of a sync of these services, in place of theirs.
+    /// Records the errors of a sync of these services, in place of theirs.
     pub fn record_services<'a>(
         &mut self,
         services: impl IntoIterator<Item = &'a ServicePlan>,
-        failures: &[Failure],
+        errors: &[SyncError],
     ) {
         for plan in services {
             self.changed |= self.services.remove(&plan.service).is_some();
         }
-        self.add(failures);
+        self.add(errors);
     }
 
     /// Records why NodePorts are not at the addresses of all other nodes; `None` if they are.
@@ -74,11 +74,11 @@ impl RetryQueue {
         self.other_nodes = other_nodes;
     }
 
-    fn add(&mut self, failures: &[Failure]) {
-        self.changed |= !failures.is_empty();
-        for failure in failures {
-            let port = UnsyncedPort { port: failure.object.clone(), reason: chain(&failure.error) };
-            match &failure.service {
+    fn add(&mut self, errors: &[SyncError]) {
+        self.changed |= !errors.is_empty();
+        for error in errors {
+            let port = UnsyncedPort { port: error.object.clone(), reason: chain(&error.error) };
+            match &error.service {
                 Some(service) => self.services.entry(service.clone()).or_default().push(port),
                 None => self.others.push(port),
             }
@@ -142,8 +142,8 @@ mod tests {
     use super::*;
     use crate::dataplane::Full;
 
-    fn failure(name: &str) -> Failure {
-        Failure {
+    fn error(name: &str) -> SyncError {
+        SyncError {
             object: format!("ns/{name}:web/TCP"),
             service: Some(ObjectName::new("ns", name)),
             error: Full { map: "FRONTENDS", limit: 1 }.into(),
@@ -165,8 +165,8 @@ mod tests {
     #[test]
     fn a_sync_record_services_services_says_nothing_of_the_others() {
         let mut queue = RetryQueue::default();
-        queue.record_full(&[failure("a"), failure("b")]);
-        queue.record_services(&[plan("b"), plan("c")], &[failure("c")]);
+        queue.record_full(&[error("a"), error("b")]);
+        queue.record_services(&[plan("b"), plan("c")], &[error("c")]);
         assert_eq!(names(&queue), ["a", "c"]);
         queue.record_full(&[]);
         assert!(queue.is_empty());
@@ -177,7 +177,7 @@ mod tests {
         let mut queue = RetryQueue::default();
         queue.room_freed();
         assert_eq!(queue.due(), None);
-        queue.record_full(&[failure("a")]);
+        queue.record_full(&[error("a")]);
         assert_eq!(queue.due(), None, "nothing was freed");
         queue.room_freed();
         assert!(queue.due().is_some());
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn slow_retries_are_further_apart() {
         let mut queue = RetryQueue::default();
-        queue.record_full(&[failure("a")]);
+        queue.record_full(&[error("a")]);
         queue.retried(Duration::from_secs(1));
         queue.room_freed();
         let delay = queue.due().unwrap().saturating_duration_since(Instant::now());

@@ -82,7 +82,7 @@ impl Control {
             let report = self.dataplane.retry(&services);
             self.metrics.wrote("left-out");
             self.termination.synced(&report, &mut self.index);
-            self.retry_queue.record_services(&services, &report.failures);
+            self.retry_queue.record_services(&services, &report.errors);
             if report.services_changed > 0 {
                 tracing::info!(services = report.services_changed, "services fit now");
                 self.publisher.mark_dirty();
@@ -147,7 +147,7 @@ impl Control {
         self.complete(&mut plan);
         let (report, result) = self.dataplane.sync(&plan, self.node_addresses.current());
         self.metrics.wrote("everything");
-        self.retry_queue.record_full(&report.failures);
+        self.retry_queue.record_full(&report.errors);
         self.record_programmed(&changes);
         (report, result)
     }
@@ -171,7 +171,7 @@ impl Control {
             if !services.is_empty() {
                 let (report, synced) = self.dataplane.sync_services(&services);
                 self.metrics.wrote("services");
-                self.retry_queue.record_services(&services, &report.failures);
+                self.retry_queue.record_services(&services, &report.errors);
                 self.record_programmed(&services);
                 all.merge(report);
                 result = result.and(synced);
@@ -203,7 +203,7 @@ impl Control {
 
     /// Records a sync that succeeded, but for the service ports in the report.
     fn synced(&mut self, report: &SyncReport, began: Instant) {
-        if !report.failures.is_empty() {
+        if !report.errors.is_empty() {
             self.metrics.sync_failed();
         }
         self.publish_unsynced();

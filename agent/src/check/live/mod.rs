@@ -21,18 +21,18 @@ use self::{
     place::Place,
     placed::Placed,
 };
-use super::{Finding, Node, cgroup::is_root};
+use super::{CheckResult, Node, cgroup::is_root};
 
 /// What helps where the connect went elsewhere, or nowhere.
 const ASTRAY: &str = "the hooks did not do their part: look at links.attached, links.foreign and \
                       maps.drift above";
 const REFUSED: &str = "links.foreign above names the programs that are on the hooks, too";
 
-pub fn check(node: &Node<'_>, runtime: &Runtime) -> Vec<Finding> {
+pub fn check(node: &Node<'_>, runtime: &Runtime) -> Vec<CheckResult> {
     let bound = match Bound::open() {
         Ok(bound) => bound,
         Err(error) => {
-            return vec![Finding::failed(
+            return vec![CheckResult::failed(
                 "live.service",
                 format!("cannot listen on loopback: {error}"),
                 "set the loopback device up (`ip link set lo up`)",
@@ -41,7 +41,7 @@ pub fn check(node: &Node<'_>, runtime: &Runtime) -> Vec<Finding> {
     };
     let placed = match Placed::new(node, runtime, bound.listeners) {
         Ok(placed) => placed,
-        Err(finding) => return vec![*finding],
+        Err(result) => return vec![*result],
     };
     let request = &Request {
         service: placed.service(),
@@ -51,30 +51,30 @@ pub fn check(node: &Node<'_>, runtime: &Runtime) -> Vec<Finding> {
     };
     // Side by side: what gets no answer costs its time once.
     let cgroup = &node.record.cgroup;
-    let findings = thread::scope(|scope| {
+    let results = thread::scope(|scope| {
         let both = [Place::Fresh, Place::Host]
             .map(|place| (place, scope.spawn(move || place.run(cgroup, request))));
         both.into_iter()
             .flat_map(|(place, outcome)| match outcome.join() {
-                Ok(outcome) => findings(place, outcome, cgroup),
+                Ok(outcome) => results(place, outcome, cgroup),
                 Err(panic) => std::panic::resume_unwind(panic),
             })
             .collect::<Vec<_>>()
     });
-    let mut all = vec![placed.finding()];
-    all.extend(findings);
+    let mut all = vec![placed.result()];
+    all.extend(results);
     all.extend(placed.remove());
     all
 }
 
-fn findings(place: Place, outcome: anyhow::Result<Vec<Outcome>>, cgroup: &Path) -> Vec<Finding> {
+fn results(place: Place, outcome: anyhow::Result<Vec<Outcome>>, cgroup: &Path) -> Vec<CheckResult> {
     match outcome {
         // With controllers for its children, a cgroup below the root has no processes of its own.
-        Err(error) if place == Place::Host && !is_root(cgroup) => vec![Finding::ok(
+        Err(error) if place == Place::Host && !is_root(cgroup) => vec![CheckResult::ok(
             format!("live.{}", place.id()),
             format!("skipped: the host is not below {} ({error:#})", cgroup.display()),
         )],
-        Err(error) => vec![Finding::failed(
+        Err(error) => vec![CheckResult::failed(
             format!("live.{}", place.id()),
             format!("cannot connect from {}: {error:#}", place.in_words()),
             "run this command as root, with the host's cgroup file system mounted and writable",
@@ -84,10 +84,10 @@ fn findings(place: Place, outcome: anyhow::Result<Vec<Outcome>>, cgroup: &Path) 
             .map(|outcome| {
                 let check = format!("live.{}.{}", place.id(), outcome.what);
                 match outcome.result {
-                    Ok(detail) => Finding::ok(check, detail),
+                    Ok(detail) => CheckResult::ok(check, detail),
                     Err(error) => {
                         let todo = if error.contains(REFUSED_BY_HOOK) { REFUSED } else { ASTRAY };
-                        Finding::failed(check, error, todo)
+                        CheckResult::failed(check, error, todo)
                     }
                 }
             })

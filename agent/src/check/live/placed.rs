@@ -5,7 +5,7 @@ use tokio::runtime::Runtime;
 use super::Node;
 use crate::{
     admin::{self, ProbeLease},
-    check::Finding,
+    check::CheckResult,
     dataplane::{Refused, Standalone},
     model::probe_service::{Listeners, ProbeService},
 };
@@ -25,8 +25,9 @@ impl Placed {
         node: &Node<'_>,
         runtime: &Runtime,
         listeners: Listeners,
-    ) -> Result<Self, Box<Finding>> {
-        let failed = |detail: String, todo: &str| Box::new(Finding::failed(CHECK, detail, todo));
+    ) -> Result<Self, Box<CheckResult>> {
+        let failed =
+            |detail: String, todo: &str| Box::new(CheckResult::failed(CHECK, detail, todo));
         if node.agent_runs {
             return runtime
                 .block_on(admin::add_probe_service(node.admin_socket, listeners))
@@ -62,7 +63,7 @@ impl Placed {
         }
     }
 
-    pub fn finding(&self) -> Finding {
+    pub fn result(&self) -> CheckResult {
         let service = self.service();
         let by = match self {
             Self::ByAgent(_) => "the agent",
@@ -70,11 +71,11 @@ impl Placed {
         };
         let detail =
             format!("probe service at {} and {}, placed by {by}", service.ipv4, service.ipv6);
-        Finding::ok(CHECK, detail)
+        CheckResult::ok(CHECK, detail)
     }
 
     /// Takes it out of the maps again.
-    pub fn remove(self) -> Option<Finding> {
+    pub fn remove(self) -> Option<CheckResult> {
         match self {
             Self::ByAgent(lease) => {
                 drop(lease);
@@ -82,7 +83,7 @@ impl Placed {
             }
             Self::ByUs(mut offline, service) => {
                 offline.remove_probe_service(&service).err().map(|error| {
-                    Finding::warning(
+                    CheckResult::warning(
                         "live.removed",
                         format!("the probe service stays: {:#}", anyhow::Error::from(error)),
                         "start the agent, whose first sync removes it",

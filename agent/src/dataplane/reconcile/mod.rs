@@ -147,7 +147,7 @@ struct SlotRange {
 
 /// Something that a sync could not do.
 #[derive(Debug)]
-pub struct Failure {
+pub struct SyncError {
     /// A service port, `ns/name:port/TCP`.
     pub object: String,
     /// Its service; `None` if that is not known.
@@ -166,7 +166,7 @@ pub struct SyncReport {
     /// [`super::Dataplane::release_unconfirmed`].
     pub services_released: usize,
     /// Services that did not fit or could not be written; they keep what they had.
-    pub failures: Vec<Failure>,
+    pub errors: Vec<SyncError>,
     /// Endpoints that left a service port.
     pub backends_removed: usize,
     pub removed: Vec<Removed>,
@@ -189,14 +189,14 @@ impl SyncReport {
         self.services_removed += other.services_removed;
         self.services_unconfirmed += other.services_unconfirmed;
         self.services_released += other.services_released;
-        self.failures.extend(other.failures);
+        self.errors.extend(other.errors);
         self.backends_removed += other.backends_removed;
         self.removed.extend(other.removed);
     }
 
     fn failed(&mut self, key: &ServiceKey, error: DataplaneError) {
         let service = Some(key.service.clone());
-        self.failures.push(Failure { object: key.to_string(), service, error });
+        self.errors.push(SyncError { object: key.to_string(), service, error });
     }
 }
 
@@ -671,7 +671,7 @@ impl Reconciler {
             self.installed.iter_mut().find(|(_, installed)| installed.id == service)
         else {
             let object = format!("service {service}");
-            report.failures.push(Failure { object, service: None, error });
+            report.errors.push(SyncError { object, service: None, error });
             return;
         };
         installed.keys.insert(key);

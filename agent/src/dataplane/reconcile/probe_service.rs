@@ -29,11 +29,11 @@ pub fn put(
         .ok_or_else(|| DataplaneError::Unsupported("all probe addresses are in use".into()))?;
     let plan = service.plan(listeners);
     let mut report = reconciler.sync_services(std::slice::from_ref(&plan));
-    match report.failures.pop() {
+    match report.errors.pop() {
         None => Ok((service, plan)),
-        Some(failure) => {
+        Some(error) => {
             remove(reconciler, service.name())?;
-            Err(failure.error)
+            Err(error.error)
         }
     }
 }
@@ -41,7 +41,7 @@ pub fn put(
 pub fn remove(reconciler: &mut Reconciler, service: ObjectName) -> Result<(), DataplaneError> {
     let nothing = ServicePlan { service, frontends: Vec::new(), causes: Vec::new() };
     let mut report = reconciler.sync_services(std::slice::from_ref(&nothing));
-    report.failures.pop().map_or(Ok(()), |failure| Err(failure.error))
+    report.errors.pop().map_or(Ok(()), |error| Err(error.error))
 }
 
 fn is_free(reconciler: &Reconciler, service: &ProbeService) -> bool {

@@ -157,11 +157,11 @@ impl Held {
                 self.0.retain(|held, _| held.kind != *kind);
                 self.0.extend(objects.iter().map(|o| (o.reference.clone(), o.clone())));
             }
-            Event::Trouble(_) | Event::Complete(_) => {}
+            Event::SourceErrors(_) | Event::Complete(_) => {}
         }
     }
 
-    fn plan(&self) -> (Plan, Vec<Problem>) {
+    fn plan(&self) -> (Plan, Vec<InputError>) {
         plan(self.0.values().filter_map(|sourced| sourced.object.as_ref()))
     }
 
@@ -192,7 +192,7 @@ fn shuffled<T>(mut things: Vec<T>, numbers: &[usize]) -> Vec<T> {
     things
 }
 
-fn plan<'a>(objects: impl Iterator<Item = &'a Object>) -> (Plan, Vec<Problem>) {
+fn plan<'a>(objects: impl Iterator<Item = &'a Object>) -> (Plan, Vec<InputError>) {
     let (mut services, mut slices, mut nodes) = (vec![], vec![], vec![]);
     for object in objects {
         match object {

@@ -185,16 +185,16 @@ fn the_loser_gets_the_address_when_the_winner_goes() {
 }
 
 #[test]
-fn trouble_replaces_earlier_trouble() {
-    let trouble = |what: &str| Problem {
+fn errors_of_the_source_replace_the_earlier_ones() {
+    let error = |what: &str| InputError {
         object: format!("file {what}"),
         field: String::new(),
         message: "broken".to_owned(),
     };
     let mut index = synced();
-    index.apply(Event::Trouble(vec![trouble("b"), trouble("a"), trouble("a")]));
+    index.apply(Event::SourceErrors(vec![error("b"), error("a"), error("a")]));
     assert_eq!(problems(&mut index), ["file a: broken", "file b: broken"]);
-    index.apply(Event::Trouble(vec![]));
+    index.apply(Event::SourceErrors(vec![]));
     assert!(problems(&mut index).is_empty());
 }
 

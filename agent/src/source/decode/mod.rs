@@ -20,7 +20,7 @@ use serde_json::{Value, value::RawValue};
 
 use self::convert::{Convert, SERVICE_LABEL};
 use super::Sourced;
-use crate::model::object::{Kind, ObjectName, ObjectRef, Problem, shorten};
+use crate::model::object::{InputError, Kind, ObjectName, ObjectRef, shorten};
 
 /// The kind of an object, or `None` when Sockline does not read it.
 ///
@@ -94,7 +94,7 @@ fn receive_as<T: Convert + DeserializeOwned>(text: &RawValue) -> Received {
 fn unreadable(kind: Kind, text: &RawValue, error: &serde_json::Error) -> Received {
     let metadata = Metadata::of(text).unwrap_or_default();
     let reference = metadata.reference(kind);
-    let problem = Problem {
+    let problem = InputError {
         object: shorten(reference.to_string()),
         field: String::new(),
         message: format!("{error}; the object is left out"),
@@ -138,7 +138,7 @@ impl Metadata {
 #[must_use]
 pub fn too_large(kind: Kind, value: &Value) -> Sourced {
     let reference = reference(kind, value);
-    let problem = Problem {
+    let problem = InputError {
         object: shorten(reference.to_string()),
         field: String::new(),
         message: "larger than an API server takes; the object is left out".to_owned(),
@@ -147,7 +147,7 @@ pub fn too_large(kind: Kind, value: &Value) -> Sourced {
 }
 
 /// An object of which nothing can be used, but perhaps its label.
-fn unusable(reference: ObjectRef, value: Option<&Value>, problems: Vec<Problem>) -> Sourced {
+fn unusable(reference: ObjectRef, value: Option<&Value>, problems: Vec<InputError>) -> Sourced {
     let labels = value.and_then(|value| value.pointer("/metadata/labels"));
     let service = labels.and_then(|labels| labels.get(SERVICE_LABEL)?.as_str());
     let service = service.filter(|_| reference.kind == Kind::EndpointSlice).map(Into::into);
@@ -167,7 +167,7 @@ fn decode_as<T: Convert + DeserializeOwned>(value: &Value) -> Option<Sourced> {
     let told = |field: &str| problems.iter().any(|wrong| field.starts_with(&wrong.element));
     sourced.problems.retain(|problem| !told(&problem.field));
     let object = shorten(sourced.reference.to_string());
-    let problems = problems.into_iter().map(|wrong| Problem {
+    let problems = problems.into_iter().map(|wrong| InputError {
         object: object.clone(),
         field: shorten(wrong.field),
         message: shorten(wrong.message),

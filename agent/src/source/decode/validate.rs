@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::{
-    model::object::{Family, Object, ObjectRef, Problem, Protocol, TrafficPolicy, shorten},
+    model::object::{Family, InputError, Object, ObjectRef, Protocol, TrafficPolicy, shorten},
     source::Sourced,
 };
 
@@ -18,7 +18,7 @@ const MAX_PORT_NAME: usize = 63;
 /// Collects what is wrong with one object while it is converted.
 pub(super) struct Checker {
     reference: ObjectRef,
-    problems: Vec<Problem>,
+    problems: Vec<InputError>,
     /// Problems beyond [`MAX_PROBLEMS`].
     untold: usize,
 }
@@ -36,7 +36,7 @@ impl Checker {
         if self.untold > 0 {
             let message =
                 format!("and {} more of such problems; what they name is left out", self.untold);
-            self.problems.push(Problem {
+            self.problems.push(InputError {
                 object: label(&self.reference),
                 field: String::new(),
                 message,
@@ -50,7 +50,7 @@ impl Checker {
             self.untold += 1;
             return;
         }
-        self.problems.push(Problem {
+        self.problems.push(InputError {
             object: label(&self.reference),
             field: field.into(),
             message: shorten(message.into()),

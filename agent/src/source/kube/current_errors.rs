@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::{
-    model::object::{Kind, Problem},
+    model::object::{InputError, Kind},
     source::{Arrived, Event},
 };
 
-/// [`Event::Trouble`] replaces what was said before, so watches that run side by side say it
+/// [`Event::SourceErrors`] replaces what was said before, so watches that run side by side say it
 /// through here.
-pub struct Troubles {
+pub struct CurrentErrors {
     /// An async mutex, held while sending: two lists must not overtake each other.
-    by_kind: Mutex<BTreeMap<Kind, Vec<Problem>>>,
+    by_kind: Mutex<BTreeMap<Kind, Vec<InputError>>>,
     events: mpsc::Sender<Arrived>,
 }
 
-impl Troubles {
+impl CurrentErrors {
     #[must_use]
     pub fn new(events: mpsc::Sender<Arrived>) -> Self {
         Self { by_kind: Mutex::default(), events }
@@ -30,7 +30,7 @@ impl Troubles {
     pub async fn set(
         &self,
         kind: Kind,
-        problems: Vec<Problem>,
+        problems: Vec<InputError>,
     ) -> Result<(), mpsc::error::SendError<Arrived>> {
         let mut by_kind = self.by_kind.lock().await;
         if by_kind.get(&kind).map_or(&[][..], Vec::as_slice) == problems {
@@ -42,7 +42,7 @@ impl Troubles {
             by_kind.insert(kind, problems);
         }
         let all = by_kind.values().flatten().cloned().collect();
-        self.events.send(Arrived::now(Event::Trouble(all))).await
+        self.events.send(Arrived::now(Event::SourceErrors(all))).await
     }
 }
 
@@ -51,26 +51,26 @@ mod tests {
 
     use super::*;
 
-    fn problem(message: &str) -> Vec<Problem> {
+    fn problem(message: &str) -> Vec<InputError> {
         let (object, field) = (String::new(), String::new());
-        vec![Problem { object, field, message: message.into() }]
+        vec![InputError { object, field, message: message.into() }]
     }
 
     #[tokio::test]
     async fn lists_are_merged_and_said_only_when_they_change() {
         let (sender, mut events) = mpsc::channel(8);
-        let troubles = Troubles::new(sender);
-        troubles.set(Kind::Node, vec![]).await.unwrap();
-        troubles.set(Kind::Node, problem("n")).await.unwrap();
-        troubles.set(Kind::Node, problem("n")).await.unwrap();
-        troubles.set(Kind::Service, problem("s")).await.unwrap();
-        troubles.set(Kind::Node, vec![]).await.unwrap();
-        drop(troubles);
+        let current_errors = CurrentErrors::new(sender);
+        current_errors.set(Kind::Node, vec![]).await.unwrap();
+        current_errors.set(Kind::Node, problem("n")).await.unwrap();
+        current_errors.set(Kind::Node, problem("n")).await.unwrap();
+        current_errors.set(Kind::Service, problem("s")).await.unwrap();
+        current_errors.set(Kind::Node, vec![]).await.unwrap();
+        drop(current_errors);
         let mut said = Vec::new();
         while let Some(Arrived { events, .. }) = events.recv().await {
             said.extend(events);
         }
         let both = [problem("s"), problem("n")].concat();
-        assert_eq!(said, [problem("n"), both, problem("s")].map(Event::Trouble));
+        assert_eq!(said, [problem("n"), both, problem("s")].map(Event::SourceErrors));
     }
 }

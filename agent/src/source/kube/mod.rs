@@ -32,7 +32,7 @@ pub use self::{
     selection::Watched,
     server_addresses::Route,
 };
-use self::{current_errors::Troubles, selection::Selection, watch::Watch};
+use self::{current_errors::CurrentErrors, selection::Selection, watch::Watch};
 use super::{Arrived, decode::version_of, stats::SourceStats};
 use crate::model::object::Kind;
 
@@ -52,7 +52,7 @@ pub async fn watch(
     let shared = watch::Shared {
         client,
         route,
-        troubles: Troubles::new(events.clone()),
+        current_errors: CurrentErrors::new(events.clone()),
         events,
         stats,
         back: Notify::new(),

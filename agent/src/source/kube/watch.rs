@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     backoff::{Backoff, spread, watch_seconds},
-    current_errors::Troubles,
+    current_errors::CurrentErrors,
     protocol::{self, Change},
     request::{self, Lines},
     selection::{Page, Selection},
@@ -56,7 +56,7 @@ pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) route: Arc<Route>,
     pub(super) events: mpsc::Sender<Arrived>,
-    pub(super) troubles: Troubles,
+    pub(super) current_errors: CurrentErrors,
     pub(super) stats: Arc<SourceStats>,
     /// Wakes the watches that wait for a server that cannot be reached: one of them has reached it.
     pub(super) back: Notify,
@@ -233,7 +233,7 @@ impl<'a> Watch<'a> {
         // Whoever receives the trouble tells it; this shows each try.
         tracing::debug!("{problem}");
         self.failing = true;
-        self.shared.troubles.set(self.kind(), vec![problem]).await?;
+        self.shared.current_errors.set(self.kind(), vec![problem]).await?;
         let wait = sleep(backoff.next(failure.retry_after()));
         if failure.is_of_reach() {
             // Another kind's watch may find the server back before this one would.
@@ -397,7 +397,7 @@ impl<'a> Watch<'a> {
             tracing::info!(kind = %self.kind(), "the watch works again");
             self.shared.back.notify_waiters();
         }
-        Ok(self.shared.troubles.set(self.kind(), Vec::new()).await?)
+        Ok(self.shared.current_errors.set(self.kind(), Vec::new()).await?)
     }
 
     /// What would help, beside what the failure itself says.

@@ -5,7 +5,7 @@ use std::{error::Error as _, time::Duration};
 use ::kube::core::Status;
 
 use super::{Kind, api_group, resource, selection::Selection};
-use crate::model::object::{Problem, shorten};
+use crate::model::object::{InputError, shorten};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -122,7 +122,7 @@ impl Failure {
     }
 
     /// For people: what cannot be done, why in the server's words, and what would help.
-    pub(super) fn problem(&self, kind: Kind, hint: Option<&str>) -> Problem {
+    pub(super) fn problem(&self, kind: Kind, hint: Option<&str>) -> InputError {
         let resource = resource(kind);
         let group = api_group(kind).map(|group| format!(".{group}")).unwrap_or_default();
         let message = match self {
@@ -145,7 +145,7 @@ impl Failure {
         };
         let message = shorten(message);
         let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-        Problem {
+        InputError {
             object: format!("watch of {resource}"),
             field: String::new(),
             message: format!("{message}{hint}; what is known stays as it is"),

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::document::{self, Syntax, Take};
 use crate::{
-    model::object::{Kind, Problem, shorten},
+    model::object::{InputError, Kind, shorten},
     source::{
         Sourced,
         decode::{self, limits::Content},
@@ -22,7 +22,7 @@ pub struct Manifest {
     /// In the order of the file; the same object may be there twice.
     pub objects: Vec<Sourced>,
     /// What is wrong with the file rather than with one of its objects.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<InputError>,
     /// A document did not parse, or an object in it is not to be told from others: there may be more in
     /// the file than `objects` shows.
     pub incomplete: bool,
@@ -101,7 +101,7 @@ impl Reader<'_> {
             (Some(item), field) => format!("items[{item}].{field}"),
             (None, field) => field.to_owned(),
         };
-        self.manifest.problems.push(Problem {
+        self.manifest.problems.push(InputError {
             object: format!("file {}, document {}", self.file, place.document),
             field,
             message: shorten(message.to_owned()),

@@ -7,7 +7,7 @@ use super::{
     folder::{File, FolderContents, duplicate},
 };
 use crate::{
-    model::object::{Kind, ObjectRef, Problem},
+    model::object::{InputError, Kind, ObjectRef},
     source::{Event, Sourced},
 };
 
@@ -22,7 +22,7 @@ pub(super) struct Ledger {
 #[derive(Debug, PartialEq)]
 pub(super) struct Update {
     pub(super) events: Vec<Event>,
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<InputError>,
     /// Every file could be read in full.
     pub(super) complete: bool,
 }
@@ -83,7 +83,7 @@ impl Ledger {
                 .filter(|(reference, _)| !owners.contains_key(reference))
                 .collect();
             if !missing.is_empty() {
-                problems.push(Problem {
+                problems.push(InputError {
                     object: format!("file {name}"),
                     field: String::new(),
                     message: format!(
@@ -150,7 +150,8 @@ mod tests {
     use crate::model::object::{Node, Object, ObjectName};
 
     fn object(kind: Kind, name: &str, mark: &str) -> Sourced {
-        let problem = Problem { object: mark.into(), field: String::new(), message: String::new() };
+        let problem =
+            InputError { object: mark.into(), field: String::new(), message: String::new() };
         Sourced {
             reference: ObjectRef { kind, name: ObjectName::new("shop", name) },
             object: None,

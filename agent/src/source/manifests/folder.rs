@@ -11,7 +11,7 @@ use std::{
 
 use super::file::{self, Manifest};
 use crate::{
-    model::object::{Kind, ObjectRef, Problem},
+    model::object::{InputError, Kind, ObjectRef},
     source::{Event, Sourced},
 };
 
@@ -145,7 +145,7 @@ fn read_file(path: &Path) -> io::Result<Option<String>> {
 }
 
 fn unreadable(name: &str, error: &io::Error) -> Manifest {
-    let problem = Problem {
+    let problem = InputError {
         object: format!("file {name}"),
         field: String::new(),
         message: format!("cannot be read: {error}; it is left out"),
@@ -154,7 +154,7 @@ fn unreadable(name: &str, error: &io::Error) -> Manifest {
 }
 
 impl FolderContents {
-    /// One `Replace` for each kind, then the files' own problems as `Trouble`.
+    /// One `Replace` for each kind, then the files' own problems as `SourceErrors`.
     ///
     /// Of an object that is there more than once the first counts, in the order of the file names.
     #[must_use]
@@ -177,19 +177,19 @@ impl FolderContents {
         Kind::ALL
             .into_iter()
             .map(|kind| Event::Replace(kind, objects.remove(&kind).unwrap_or_default()))
-            .chain([Event::Trouble(trouble)])
+            .chain([Event::SourceErrors(trouble)])
             .collect()
     }
 }
 
 /// What is told of an object that is in two files, or twice in one.
-pub(super) fn duplicate(reference: &ObjectRef, first: &str, second: &str) -> Problem {
+pub(super) fn duplicate(reference: &ObjectRef, first: &str, second: &str) -> InputError {
     let message = if first == second {
         format!("twice in file {first}; only the first counts")
     } else {
         format!("in file {first} and again in file {second}; only the first counts")
     };
-    Problem { object: reference.to_string(), field: String::new(), message }
+    InputError { object: reference.to_string(), field: String::new(), message }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::{
     inotify::Notices,
     scan::{Fingerprint, Look, look},
 };
-use crate::{model::object::Problem, source::Event};
+use crate::{model::object::InputError, source::Event};
 
 /// How long the folder must be silent before it is read: an editor's save or a `kubectl cp` is many
 /// notices.
@@ -42,7 +42,7 @@ const RESCAN_MISSING: Duration = Duration::from_millis(500);
 ///
 /// `read` reads the whole folder and may block; it is called on a blocking thread, and what it says
 /// is used only if the folder stood still meanwhile. As long as the folder has never been there,
-/// nothing but `Trouble` is sent.
+/// nothing but `SourceErrors` is sent.
 ///
 /// Within one change, slices and nodes are applied before services and services are deleted before
 /// slices, so that a new service is never seen without its endpoints.
@@ -75,7 +75,7 @@ struct Follower<R> {
     changes: mpsc::Sender<Vec<Event>>,
     ledger: Ledger,
     /// As last sent.
-    trouble: Vec<Problem>,
+    trouble: Vec<InputError>,
     /// As last sent, or as it is taken to be.
     complete: bool,
     /// The files of the last contents; `None` while the folder is missing.
@@ -157,7 +157,7 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
         } else {
             format!("its {} objects stay as they were until it is back", self.ledger.len())
         };
-        let problem = Problem {
+        let problem = InputError {
             object: format!("folder {}", self.dir.display()),
             field: String::new(),
             message: format!("cannot be read ({error}); {kept}"),
@@ -193,7 +193,7 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
         (was != complete).then_some(Event::Complete(complete))
     }
 
-    fn trouble(&mut self, problems: Vec<Problem>) -> Option<Event> {
+    fn trouble(&mut self, problems: Vec<InputError>) -> Option<Event> {
         if problems == self.trouble {
             return None;
         }
@@ -201,6 +201,6 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
             tracing::info!(folder = %self.dir.display(), "all manifests are readable again");
         }
         self.trouble.clone_from(&problems);
-        Some(Event::Trouble(problems))
+        Some(Event::SourceErrors(problems))
     }
 }

@@ -24,7 +24,7 @@ fn file_names(contents: &FolderContents) -> Vec<&str> {
 
 fn trouble(events: &[Event]) -> Vec<String> {
     match events.last() {
-        Some(Event::Trouble(problems)) => problems.iter().map(ToString::to_string).collect(),
+        Some(Event::SourceErrors(problems)) => problems.iter().map(ToString::to_string).collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -95,7 +95,7 @@ fn every_kind_is_replaced_though_nothing_of_it_is_there() {
     let empty = |kind| Event::Replace(kind, vec![]);
     let (replaced, rest) = events.split_at(Kind::ALL.len());
     assert_eq!(replaced, Kind::ALL.map(empty));
-    assert_eq!(rest, [Event::Trouble(vec![])]);
+    assert_eq!(rest, [Event::SourceErrors(vec![])]);
 }
 
 #[test]

@@ -1,15 +1,15 @@
-//! What a check found.
+//! The result of a check.
 
 use std::borrow::Cow;
 
 use serde::Serialize;
 
-/// How it is; in order of severity.
+/// The state, in order of severity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     Ok,
-    /// It works, and somebody should look.
+    /// It works, but an operator should look at it.
     Warning,
     Failed,
 }
@@ -25,19 +25,19 @@ impl State {
     }
 }
 
-/// One line.
+/// The result of one check: one line of the output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// Stays the same over releases: `links.attached`.
+pub struct CheckResult {
+    /// The name, which is stable across releases: `links.attached`.
     pub check: Cow<'static, str>,
     pub state: State,
     pub detail: String,
-    /// What to do; absent if it is ok.
+    /// What the operator can do; absent if the state is ok.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub todo: Option<String>,
 }
 
-impl Finding {
+impl CheckResult {
     pub fn ok(check: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
         Self { check: check.into(), state: State::Ok, detail: detail.into(), todo: None }
     }
