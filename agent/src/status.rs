@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    dataplane::{CanWait, Features, MapUsage, ScannedUsage, Usage},
+    dataplane::{CanWait, Features, MapUsage, ScannedUsage, ServiceKey, Usage},
     model::exclusion::Reason,
     sock_destroy::Method,
     source::{SourceStats, WatchState},
@@ -171,6 +172,26 @@ pub enum HelperState {
     Ended(String),
     /// How its supervisor ended. Only a restart of the agent starts both again.
     Lost(String),
+}
+
+/// What can be out of sync: not in the kernel as planned.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UnsyncedObject {
+    ServicePort(ServiceKey),
+    /// What is left of a service port that is not known any more: a description.
+    Unknown(String),
+    /// NodePorts at the addresses of other nodes.
+    OtherNodes,
+}
+
+impl fmt::Display for UnsyncedObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ServicePort(port) => port.fmt(f),
+            Self::Unknown(what) => f.write_str(what),
+            Self::OtherNodes => f.write_str("NodePorts at other nodes' addresses"),
+        }
+    }
 }
 
 /// Why the helper process does not work.

@@ -25,7 +25,7 @@ pub const REDIRECT_DISABLED: u8 = 4;
 pub const TOO_LARGE: u8 = 5;
 
 /// Things that should not happen, counted per CPU over all services.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u32)]
 pub enum Fault {
     /// A frontend or backend entry belonged to another service; the second look-up was right.

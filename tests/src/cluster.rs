@@ -193,7 +193,7 @@ impl Cluster {
             translated: of("translated", None),
             no_endpoints: of("refused", Some("no-endpoints")),
             no_local_endpoints: of("refused", Some("no-local-endpoints")),
-            passed: of("passed", None),
+            bypassed: of("bypassed", Some("planned")),
             failed_open: of("failed_open", None),
         })
     }
@@ -296,6 +296,6 @@ pub struct Counts {
     pub translated: u64,
     pub no_endpoints: u64,
     pub no_local_endpoints: u64,
-    pub passed: u64,
+    pub bypassed: u64,
     pub failed_open: u64,
 }

@@ -98,7 +98,7 @@ impl ExcludedPods {
             Err(_) => self.metrics.sync_failed(),
         }
         let pods = self.pods.status();
-        self.metrics.left_alone(&pods);
+        self.metrics.excluded_pods(&pods);
         self.shared.update(|status| status.left_alone = pods);
     }
 

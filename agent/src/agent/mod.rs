@@ -128,7 +128,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         Arc::clone(&stats),
     ));
     shared.update(|status| status.reclaim = can_wait.into());
-    let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats))?);
+    let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats)));
     let nested = Nested::new(config.nested, &dataplane, helper.clone())?;
     let termination = Termination::new(
         helper,

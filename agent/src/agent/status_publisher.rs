@@ -12,7 +12,7 @@ use std::{
 use crate::{
     dataplane::{OverLimit, ScannedUsage, Usage},
     model::{index::Counts, object::InputError},
-    status::{self, Objects, Shared, Unconfirmed},
+    status::{self, Objects, Shared, Unconfirmed, UnsyncedObject},
     telemetry::Metrics,
 };
 
@@ -23,10 +23,10 @@ const MAX_SHARE: u32 = 100;
 /// How many names one log line has at most.
 const MAX_NAMES: usize = 20;
 
-/// A service port, `ns/name:port/TCP`, and why it is not in the kernel as planned.
+/// What is not in the kernel as planned, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnsyncedPort {
-    pub port: String,
+    pub object: UnsyncedObject,
     pub reason: String,
 }
 
@@ -89,9 +89,9 @@ impl StatusPublisher {
             return;
         }
         let ports: BTreeSet<UnsyncedPort> = ports.into_iter().collect();
-        let mut new: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut new: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for port in ports.difference(&self.logged_unsynced) {
-            new.entry(&port.reason).or_default().push(&port.port);
+            new.entry(&port.reason).or_default().push(port.object.to_string());
         }
         for (reason, names) in new {
             let which = match names.len() {
@@ -100,9 +100,11 @@ impl StatusPublisher {
             };
             tracing::error!("{reason}; {which}: {}", first_names(&names));
         }
-        self.metrics.unsynced_ports(ports.iter().map(|unsynced| unsynced.port.as_str()));
-        self.errors =
-            ports.iter().map(|UnsyncedPort { port, reason }| format!("{port}: {reason}")).collect();
+        self.metrics.out_of_sync(ports.iter().map(|unsynced| &unsynced.object));
+        self.errors = ports
+            .iter()
+            .map(|UnsyncedPort { object, reason }| format!("{object}: {reason}"))
+            .collect();
         self.logged_unsynced = ports;
     }
 
@@ -229,7 +231,9 @@ impl StatusPublisher {
         for solved in self.logged_problems.difference(&problems) {
             tracing::info!("solved: {solved}");
         }
-        self.metrics.problems(problems.len());
+        let objects: BTreeSet<&str> =
+            problems.iter().map(|problem| problem.object.as_str()).collect();
+        self.metrics.invalid_objects(objects.len());
         self.shared
             .update(|status| status.problems = problems.iter().map(ToString::to_string).collect());
         self.logged_problems = problems;

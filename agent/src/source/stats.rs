@@ -56,10 +56,16 @@ impl SourceStats {
         self.watched.store(true, Relaxed);
     }
 
+    /// Whether the source is an API server.
+    #[must_use]
+    pub fn is_watching(&self) -> bool {
+        self.watched.load(Relaxed)
+    }
+
     /// How each kind's watch stands; empty when the source is a folder.
     #[must_use]
     pub fn watches(&self) -> Vec<WatchState> {
-        let kinds = Kind::ALL.into_iter().filter(|_| self.watched.load(Relaxed));
+        let kinds = Kind::ALL.into_iter().filter(|_| self.is_watching());
         kinds
             .map(|kind| {
                 let stats = self.kind(kind);

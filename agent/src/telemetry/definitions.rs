@@ -1,193 +1,414 @@
-//! Every metric: its name, type, labels and help.
+//! Every family of metrics: its type, labels, name and help, and the labels that families have.
 //!
-//! The metrics are registered from this table, and `deploy/docs/metrics.md` is written from it (`cargo
-//! xtask docs`), so that a metric is described once.
+//! `deploy/docs/metrics.md` is generated from this file (`cargo xtask docs`). To add a metric, add a row to
+//! [`Families`], and set it where its value is known: in `metrics.rs` for what the agent counts, in a file like
+//! `kernel.rs` for what a scrape reads from elsewhere.
 
-use prometheus::Opts;
+use std::sync::Arc;
 
-/// The type of a metric, as Prometheus has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MetricKind {
-    Counter,
-    Gauge,
-    Histogram,
+use sockline_ebpf::counters::Fault;
+
+use super::{
+    family::{
+        Counter, Definition, FamilyType, Gauge, Histogram, ScrapedCounter, ScrapedGauge, families,
+    },
+    labels::{LabelValue, Labels, Value, label_values, labels},
+};
+use crate::{
+    dataplane::Drift,
+    model::object::{Kind, Protocol},
+};
+
+/// Seconds: what the agent does in one go, from a small change to everything.
+const WORK: &[f64] =
+    &[0.000_1, 0.000_4, 0.001_6, 0.006_4, 0.025_6, 0.102_4, 0.409_6, 1.638_4, 6.553_6, 26.214_4];
+/// Seconds: from what a small change takes to what an operator would not wait for.
+const LATENCY: &[f64] = &[
+    0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+    10.0, 30.0, 60.0,
+];
+
+families! {
+    /// All families of the agent.
+    pub struct Families {
+        connections_translated: ScrapedCounter<ServiceLabels> =
+            "sockline_connections_translated_total",
+            "TCP and UDP connections, and new flows of unconnected UDP sockets, that got a backend.";
+        connections_refused: ScrapedCounter<(ServiceLabels, RefusalLabels)> =
+            "sockline_connections_refused_total",
+            "Calls refused because the Service has no endpoint.";
+        connections_bypassed: ScrapedCounter<(ServiceLabels, BypassLabels)> =
+            "sockline_connections_bypassed_total",
+            "Calls to a Service's address that were not translated on purpose.";
+        connections_failed_open: ScrapedCounter<ServiceLabels> =
+            "sockline_connections_failed_open_total",
+            "Calls to a Service's address that were not translated because no backend could be read.";
+        kernel_faults: ScrapedCounter<FaultLabels> =
+            "sockline_kernel_faults_total",
+            "Events in the kernel programs that should not happen.";
+        service_ports: Gauge<()> =
+            "sockline_service_ports",
+            "Service ports in the kernel.";
+        frontends: Gauge<()> =
+            "sockline_frontends",
+            "Service addresses in the kernel.";
+        backends: Gauge<()> =
+            "sockline_backends",
+            "Backends in the kernel; an endpoint counts once for each service port.";
+        bpf_map_entries: Gauge<MapLabels> =
+            "sockline_bpf_map_entries",
+            "Entries in use.";
+        bpf_map_allocated_entries: Gauge<MapLabels> =
+            "sockline_bpf_map_allocated_entries",
+            "Entries that have memory now. Maps grow up to their maximum.";
+        bpf_map_max_entries: Gauge<MapLabels> =
+            "sockline_bpf_map_max_entries",
+            "Maximum number of entries.";
+        sync_duration: Histogram<()> =
+            "sockline_sync_duration_seconds",
+            "Duration of a sync: planning and map writes, without the time that changes waited for it.",
+            WORK;
+        network_programming_duration: Histogram<ProgrammingLabels> =
+            "sockline_network_programming_duration_seconds",
+            "Time until a change is in the kernel.",
+            LATENCY;
+        last_sync_timestamp: Gauge<()> =
+            "sockline_last_sync_timestamp_seconds",
+            "Unix time of the last successful sync; 0 before the first.";
+        syncs: Counter<SyncLabels> =
+            "sockline_syncs_total",
+            "Syncs: comparisons of the plan with the maps, and writes of what differs.";
+        sync_errors: Counter<()> =
+            "sockline_sync_errors_total",
+            "Syncs that could not write everything.";
+        service_ports_out_of_sync: Gauge<()> =
+            "sockline_service_ports_out_of_sync",
+            "Service ports whose last change is not in the kernel.";
+        service_port_out_of_sync: Gauge<ServicePortLabels> =
+            "sockline_service_port_out_of_sync",
+            "1 for a service port whose last change is not in the kernel, for at most 100 of them.";
+        other_nodes_out_of_sync: Gauge<()> =
+            "sockline_other_nodes_out_of_sync",
+            "1 if NodePorts at the addresses of other nodes are not in the kernel as planned.";
+        invalid_objects: Gauge<()> =
+            "sockline_invalid_objects",
+            "Objects of the source with fields that cannot be used.";
+        source_events: Counter<EventLabels> =
+            "sockline_source_events_total",
+            "Changes received from the source.";
+        source_errors: ScrapedCounter<KindLabels> =
+            "sockline_source_errors_total",
+            "Failed requests to the API server, and watches that broke.";
+        watch_connected: ScrapedGauge<KindLabels> =
+            "sockline_watch_connected",
+            "1 while the watch is open.";
+        watch_last_event_timestamp: ScrapedGauge<KindLabels> =
+            "sockline_watch_last_event_timestamp_seconds",
+            "Unix time of the last event, bookmark or list from the API server. It sends one at least once a minute.";
+        excluded_pods: Gauge<()> =
+            "sockline_excluded_pods",
+            "Excluded pods of this node: their connections are not translated.";
+        excluded_pods_unresolved: Gauge<()> =
+            "sockline_excluded_pods_unresolved",
+            "Running pods that should be excluded, but whose cgroup was not found or has no room in the map.";
+        sockets_closed: Counter<ClosedLabels> =
+            "sockline_sockets_closed_total",
+            "Sockets that were closed because their backend was removed.";
+        socket_close_errors: Counter<()> =
+            "sockline_socket_close_errors_total",
+            "Sockets whose backend was removed and that could not be closed, and scans that failed.";
+        socket_scan_duration: Histogram<()> =
+            "sockline_socket_scan_duration_seconds",
+            "Duration of a scan for sockets whose backend was removed, closing them included.",
+            WORK;
+        helper_running: Gauge<()> =
+            "sockline_helper_running",
+            "1 while the helper process, which closes sockets, runs.";
+        helper_exits: Counter<()> =
+            "sockline_helper_exits_total",
+            "Unexpected exits of the helper process.";
+        drift_repairs: Counter<DriftLabels> =
+            "sockline_drift_repairs_total",
+            "Map entries, maps, pins and links that differed from the plan and were repaired.";
+        build_info: Gauge<BuildLabels> =
+            "sockline_build_info",
+            "Always 1; the version is a label.";
+        process_cpu_seconds: ScrapedCounter<()> =
+            "process_cpu_seconds_total",
+            "User and system CPU time of the agent.";
+        process_open_fds: ScrapedGauge<()> =
+            "process_open_fds",
+            "Open file descriptors of the agent.";
+        process_max_fds: ScrapedGauge<()> =
+            "process_max_fds",
+            "Maximum number of open file descriptors.";
+        process_resident_memory: ScrapedGauge<()> =
+            "process_resident_memory_bytes",
+            "Resident memory of the agent.";
+        process_virtual_memory: ScrapedGauge<()> =
+            "process_virtual_memory_bytes",
+            "Virtual memory of the agent.";
+        process_threads: ScrapedGauge<()> =
+            "process_threads",
+            "Threads of the agent.";
+        process_start_time: ScrapedGauge<()> =
+            "process_start_time_seconds",
+            "Unix time of the agent's start.";
+    }
 }
 
-impl MetricKind {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
+labels! {
+    pub struct ServiceLabels {
+        /// of the Service
+        namespace: Arc<str>,
+        /// name of the Service
+        service: Arc<str>,
+        /// of the service port
+        protocol: Protocol,
+    }
+
+    pub struct RefusalLabels {
+        /// why the Service has no endpoint
+        reason: RefusalReason,
+    }
+
+    pub struct BypassLabels {
+        /// why the call is not translated
+        reason: BypassReason,
+    }
+
+    pub struct ServicePortLabels {
+        /// of the Service
+        namespace: Arc<str>,
+        /// name of the Service
+        service: Arc<str>,
+        /// name of the service port; absent if it has none
+        port: Arc<str>,
+        /// of the service port
+        protocol: Protocol,
+    }
+
+    pub struct FaultLabels {
+        /// what happened
+        fault: Fault,
+    }
+
+    pub struct MapLabels {
+        /// as in `sockline status`
+        map: Arc<str>,
+    }
+
+    pub struct ProgrammingLabels {
+        /// where the time starts
+        since: Since,
+    }
+
+    pub struct SyncLabels {
+        /// which services
+        scope: SyncScope,
+    }
+
+    pub struct EventLabels {
+        /// of the object
+        kind: Kind,
+        /// what happened to it
+        event: EventType,
+    }
+
+    pub struct KindLabels {
+        /// of the object
+        kind: Kind,
+    }
+
+    pub struct ClosedLabels {
+        /// of the socket
+        protocol: Protocol,
+        /// why it was closed
+        reason: CloseReason,
+    }
+
+    pub struct DriftLabels {
+        /// what was repaired
+        object: DriftKind,
+    }
+
+    pub struct BuildLabels {
+        /// of the agent
+        version: &'static str,
+    }
+}
+
+label_values! {
+    pub enum RefusalReason {
+        /// no endpoint is ready
+        NoEndpoints = "no-endpoints",
+        /// none on this node, and the traffic policy is `Local`
+        NoLocalEndpoints = "no-local-endpoints",
+    }
+
+    pub enum BypassReason {
+        /// `sockline services` shows the address with the action `bypass`
+        Planned = "planned",
+        /// the agent had been gone for `--fail-open-after`
+        AgentGone = "agent-gone",
+    }
+
+    pub enum Since {
+        /// the agent received it
+        Arrival = "arrival",
+        /// it was made in the cluster, where the object has the time (`endpoints.kubernetes.io/last-change-trigger-time`)
+        Trigger = "trigger",
+    }
+
+    pub enum SyncScope {
+        /// all services
+        Full = "full",
+        /// services that changed
+        Changes = "changes",
+        /// services that were out of sync
+        Retry = "retry",
+    }
+
+    pub enum EventType {
+        /// a list of all objects of the kind
+        Replace = "replace",
+        /// added or changed
+        Apply = "apply",
+        /// deleted
+        Delete = "delete",
+    }
+
+    pub enum CloseReason {
+        /// UDP: the endpoint was removed
+        BackendGone = "backend-gone",
+        /// TCP: the Service has the annotation `sockline.dev/close-on-removal`
+        CloseOnRemoval = "close-on-removal",
+    }
+}
+
+impl LabelValue for Kind {
+    const VALUES: &'static [Value] = &[
+        Value { name: "Service", meaning: "" },
+        Value { name: "EndpointSlice", meaning: "" },
+        Value { name: "Node", meaning: "" },
+        Value { name: "Namespace", meaning: "" },
+        Value { name: "Pod", meaning: "" },
+    ];
+
+    fn to_label(&self) -> String {
+        self.as_str().to_owned()
+    }
+}
+
+/// SCTP is not translated, so no series has it.
+impl LabelValue for Protocol {
+    const VALUES: &'static [Value] =
+        &[Value { name: "TCP", meaning: "" }, Value { name: "UDP", meaning: "" }];
+
+    fn to_label(&self) -> String {
+        self.as_str().to_owned()
+    }
+}
+
+impl LabelValue for Fault {
+    const VALUES: &'static [Value] = &[
+        Value {
+            name: "stale-entry",
+            meaning: "an entry changed while it was read, and the second look-up succeeded",
+        },
+        Value {
+            name: "owner-mismatch",
+            meaning: "the second look-up failed too, and the call was not translated",
+        },
+        Value {
+            name: "not-remembered",
+            meaning: "no record of a socket could be kept: `getpeername()` returns the endpoint's address",
+        },
+        Value { name: "affinity-full", meaning: "no room for a client's session affinity" },
+        Value { name: "counters-full", meaning: "no room for a service port's counters" },
+        Value {
+            name: "socket-limit",
+            meaning: "a cgroup, or all together, have as many records of sockets as allowed",
+        },
+    ];
+
+    fn to_label(&self) -> String {
+        Self::VALUES[*self as usize].name.to_owned()
+    }
+}
+
+/// One of [`Drift::KINDS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DriftKind(pub &'static str);
+
+impl LabelValue for DriftKind {
+    const VALUES: &'static [Value] = &{
+        let mut values = [Value { name: "", meaning: "" }; Drift::KINDS.len()];
+        let mut at = 0;
+        while at < values.len() {
+            values[at].name = Drift::KINDS[at];
+            at += 1;
         }
-    }
-}
-
-/// A label, and what its values are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Label {
-    pub name: &'static str,
-    /// For people, in Markdown.
-    pub values: &'static str,
-}
-
-/// What is known of a metric before it has a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Metric {
-    pub name: &'static str,
-    pub kind: MetricKind,
-    pub labels: &'static [Label],
-    /// One or more sentences without line breaks.
-    pub help: &'static str,
-}
-
-impl Metric {
-    pub(super) fn opts(&self) -> Opts {
-        Opts::new(self.name, self.help)
-    }
-
-    pub(super) fn label_names(&self) -> Vec<&'static str> {
-        self.labels.iter().map(|label| label.name).collect()
-    }
-}
-
-const fn label(name: &'static str, values: &'static str) -> Label {
-    Label { name, values }
-}
-
-const NAMESPACE: Label = label("namespace", "of the Service");
-const SERVICE: Label = label("service", "name of the Service");
-const PROTOCOL: Label = label("protocol", "`TCP`, `UDP`");
-const MAP: Label = label("map", "as in `sockline status`");
-const KIND: Label = label("kind", "`Service`, `EndpointSlice`, `Node`, `Namespace`, `Pod`");
-const OF_SERVICE: &[Label] = &[NAMESPACE, SERVICE, PROTOCOL];
-
-/// Defines a constant for each metric, and [`ALL`] of them in this order.
-macro_rules! metrics {
-    ($($constant:ident: $kind:ident $name:literal $labels:expr, $help:literal;)*) => {
-        $(pub(super) const $constant: Metric = Metric {
-            name: $name,
-            kind: MetricKind::$kind,
-            labels: $labels,
-            help: $help,
-        };)*
-
-        /// Every metric that an agent can have.
-        pub const ALL: &[Metric] = &[$($constant),*];
+        values
     };
-}
 
-metrics! {
-    CONNECTIONS_TRANSLATED: Counter "sockline_connections_translated_total" OF_SERVICE,
-        "TCP and UDP connections, and new conversations of unconnected UDP sockets, that got a backend.";
-    CONNECTIONS_REFUSED: Counter "sockline_connections_refused_total"
-        &[NAMESPACE, SERVICE, PROTOCOL, label("reason", "`no-endpoints`, `no-local-endpoints`")],
-        "Calls refused because the service has no endpoint.";
-    CONNECTIONS_PASSED: Counter "sockline_connections_passed_total" OF_SERVICE,
-        "Calls to a service address left unchanged, as the plan says.";
-    CONNECTIONS_FAILED_OPEN: Counter "sockline_connections_failed_open_total" OF_SERVICE,
-        "Calls to a service address left unchanged because no backend could be read.";
-    CONNECTIONS_BYPASSED: Counter "sockline_connections_bypassed_total"
-        &[NAMESPACE, SERVICE, PROTOCOL, label("reason", "`agent-gone`")],
-        "Calls to a service address left unchanged because the agent had been gone for --fail-open-after.";
-    KERNEL_FAULTS: Counter "sockline_kernel_faults_total"
-        &[label(
-            "fault",
-            "`stale-entry`: an entry changed while it was read, and the second look-up succeeded; \
-             `owner-mismatch`: that failed too, the call went through unchanged; \
-             `not-remembered`: no record of a socket could be kept; \
-             `affinity-full`, `counters-full`: no room in that map; \
-             `socket-limit`: a cgroup, or all together, have as many records as allowed",
-        )],
-        "Things that should not happen in the kernel programs.";
-    SERVICES: Gauge "sockline_services" &[], "Service ports in the kernel.";
-    FRONTENDS: Gauge "sockline_frontends" &[], "Service addresses in the kernel.";
-    BACKENDS: Gauge "sockline_backends" &[], "Backends in the kernel.";
-    MAP_ENTRIES: Gauge "sockline_map_entries" &[MAP], "Entries in use, by map.";
-    MAP_CAPACITY: Gauge "sockline_map_capacity" &[MAP],
-        "Entries that there is memory for now, by map; it grows up to the limit.";
-    MAP_LIMIT: Gauge "sockline_map_limit" &[MAP], "Entries that a map may grow to.";
-    SYNC_DURATION: Histogram "sockline_sync_duration_seconds" &[],
-        "Time that a sync took: planning and map writes, without the time that changes waited for it.";
-    PROGRAMMING_LATENCY: Histogram "sockline_programming_latency_seconds"
-        &[label("since", "`arrival`: read off the connection; `trigger`: in the cluster")],
-        "Time until a change is in the kernel: since it arrived here, and since its trigger \
-         in the cluster where the object names that \
-         (endpoints.kubernetes.io/last-change-trigger-time).";
-    LAST_SYNC: Gauge "sockline_last_sync_timestamp_seconds" &[],
-        "When the kernel was last brought to the plan; 0 is never.";
-    SYNCS: Counter "sockline_syncs_total"
-        &[label("scope", "`everything`, `services` that changed, `left-out` ones again")],
-        "Comparisons of the plan with what is in the kernel: of everything, of the services \
-         that changed, or again of those that were left out.";
-    SYNC_ERRORS: Counter "sockline_sync_errors_total" &[], "Syncs that left something out.";
-    SERVICES_NOT_IN_SYNC: Gauge "sockline_services_not_in_sync" &[],
-        "Service ports whose last change is not in the kernel, and 1 if the addresses of other nodes do not fit.";
-    SERVICE_NOT_IN_SYNC: Gauge "sockline_service_not_in_sync"
-        &[label("service_port", "`NAMESPACE/NAME:PORT/PROTOCOL`, `NodePorts at other nodes' addresses`")],
-        "1 for a service port whose last change is not in the kernel; 100 are named at most.";
-    PROBLEMS: Gauge "sockline_problems" &[], "Problems with the input, now.";
-    SOURCE_EVENTS: Counter "sockline_source_events_total"
-        &[KIND, label("event", "`replace`, `apply`, `delete`")],
-        "Changes reported by the source.";
-    SOURCE_ERRORS: Counter "sockline_source_errors_total" &[KIND], "Failed requests to the source.";
-    SOURCE_CONNECTED: Gauge "sockline_source_connected" &[KIND], "1 while the watch of a kind is open.";
-    SOURCE_AGE: Gauge "sockline_source_age_seconds" &[KIND],
-        "Since the API server last said anything about a kind; it does at least once a minute.";
-    PODS_LEFT_ALONE: Gauge "sockline_pods_left_alone" &[],
-        "Pods of this node whose connections are left alone.";
-    PODS_NOT_LEFT_ALONE: Gauge "sockline_pods_not_left_alone" &[],
-        "Running pods that are to be left alone, but whose cgroup was not found or has no room.";
-    SOCKETS_CLOSED: Counter "sockline_sockets_closed_total"
-        &[PROTOCOL, label("reason", "UDP: `backend-gone`, TCP: `close-on-removal`")],
-        "Sockets that were closed because their backend is gone.";
-    SOCKETS_CLOSE_FAILED: Counter "sockline_sockets_close_failed_total" &[],
-        "Sockets whose backend is gone and that could not be closed, and failed searches.";
-    SOCKETS_PASS_DURATION: Histogram "sockline_sockets_pass_duration_seconds" &[],
-        "Time of one search for sockets whose backend is gone, closing them included.";
-    HELPER_RUNNING: Gauge "sockline_helper_running" &[],
-        "1 while the process that closes sockets runs.";
-    HELPER_ENDED: Counter "sockline_helper_ended_total" &[],
-        "Unexpected ends of the process that closes sockets.";
-    REPAIRS: Counter "sockline_repairs_total"
-        &[label(
-            "object",
-            "`frontend`, `backend`, `slot`, `filter`, `name`, `exclusion`, `map`, `pin`, `link`",
-        )],
-        "Map entries, maps, pins and links that differed from the plan and were mended.";
-    BUILD_INFO: Gauge "sockline_build_info" &[label("version", "of the agent")],
-        "Always 1; the version is a label.";
+    fn to_label(&self) -> String {
+        self.0.to_owned()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use sockline_ebpf::counters::Fault;
+    use std::collections::BTreeSet;
 
     use super::*;
-    use crate::{dataplane::Drift, model::object::Kind, telemetry::kernel::fault_name};
+    use crate::telemetry::family::MetricKind;
 
     #[test]
-    fn names_are_those_that_prometheus_recommends() {
-        for metric in ALL {
-            assert!(metric.name.starts_with("sockline_"), "{}", metric.name);
-            let is_total = metric.name.ends_with("_total");
-            assert_eq!(is_total, metric.kind == MetricKind::Counter, "{}", metric.name);
-            assert!(metric.help.ends_with('.') && !metric.help.contains('\n'), "{}", metric.name);
+    fn every_family_can_be_made_and_written() {
+        let families = Families::default();
+        families.sync_duration.with(()).observe(1.0);
+        families.network_programming_duration.with(ProgrammingLabels { since: Since::Arrival });
+        families.socket_scan_duration.with(());
+        let mut text = String::new();
+        families.write_kept(&mut text).unwrap();
+        assert!(
+            text.contains("sockline_sync_duration_seconds_bucket{le=\"0.0001\"} 0\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn names_follow_the_rules_of_prometheus() {
+        let mut names = BTreeSet::new();
+        for family in ALL {
+            let name = family.name;
+            assert!(names.insert(name), "{name} is there twice");
+            assert!(name.starts_with("sockline_") || name.starts_with("process_"), "{name}");
+            let is_total = name.ends_with("_total");
+            assert_eq!(is_total, family.kind == MetricKind::Counter, "{name}");
+            assert_eq!(family.buckets.is_empty(), family.kind != MetricKind::Histogram, "{name}");
+            assert!(family.help.ends_with('.') && !family.help.contains('\n'), "{name}");
         }
     }
 
     #[test]
-    fn the_values_of_labels_are_all_that_the_code_has() {
+    fn values_of_labels_are_kebab_case_or_the_words_of_kubernetes() {
+        let labels = ALL.iter().flat_map(|family| (family.labels)());
+        let values = labels.flat_map(|label| label.values).map(|value| value.name);
+        for value in values {
+            let is_kebab = value.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+            let is_of_kubernetes = Kind::ALL.iter().any(|kind| kind.as_str() == value);
+            assert!(is_kebab || is_of_kubernetes || ["TCP", "UDP"].contains(&value), "{value}");
+        }
+    }
+
+    #[test]
+    fn every_kind_and_fault_is_a_known_value() {
         for kind in Kind::ALL {
-            assert!(KIND.values.contains(kind.as_str()), "{kind}");
+            assert!(Kind::VALUES.iter().any(|value| value.name == kind.as_str()), "{kind}");
         }
-        for fault in Fault::ALL {
-            let name = fault_name(fault);
-            assert!(KERNEL_FAULTS.labels[0].values.contains(&format!("`{name}`")), "{name}");
-        }
-        for kind in Drift::KINDS {
-            assert!(REPAIRS.labels[0].values.contains(&format!("`{kind}`")), "{kind}");
-        }
+        let faults: BTreeSet<String> = Fault::ALL.iter().map(LabelValue::to_label).collect();
+        assert_eq!(faults.len(), Fault::VALUES.len());
     }
 }

@@ -3,29 +3,26 @@
 use std::{
     collections::BTreeMap,
     error::Error,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use prometheus::proto::{Counter, LabelPair, Metric, MetricFamily, MetricType};
-use sockline_ebpf::counters::Fault;
-
-use super::definitions;
+use super::definitions::{
+    BypassLabels, BypassReason, Families, FaultLabels, RefusalLabels, RefusalReason, ServiceLabels,
+};
 use crate::{
     dataplane::{Counters, Counts},
     log_on_change::LogOnChange,
-    model::{object::ObjectName, object::Protocol},
 };
 
-/// Turns the counters of the pinned maps into metric families: one after the other, since they
-/// take several times the memory of their text, and there may be 100,000 services.
-pub struct KernelFamilies {
+/// Reads the counters of the pinned maps.
+pub struct KernelCounters {
     counters: Counters,
     /// A scrape comes every few seconds.
     services_log: Mutex<LogOnChange>,
     faults_log: Mutex<LogOnChange>,
 }
 
-impl KernelFamilies {
+impl KernelCounters {
     pub const fn new(counters: Counters) -> Self {
         Self {
             counters,
@@ -34,48 +31,49 @@ impl KernelFamilies {
         }
     }
 
-    /// Gives out each family that has metrics.
-    pub fn for_each(
-        &self,
-        mut each: impl FnMut(MetricFamily) -> prometheus::Result<()>,
-    ) -> prometheus::Result<()> {
+    /// Writes the families one after the other, since there may be 100,000 services, and the metrics of a
+    /// family take several times the memory of their text.
+    pub fn write(&self, families: &Families, text: &mut String) -> prometheus::Result<()> {
         let services = self.by_service();
         let of = |value: fn(&Counts) -> u64| {
-            services
-                .iter()
-                .map(move |(service, counts)| counter(&labels(service, None), value(counts)))
+            services.iter().map(move |(labels, counts)| (labels.clone(), value(counts) as f64))
         };
-        let refused = services.iter().flat_map(|(service, counts)| {
-            [
-                ("no-endpoints", counts.refused_no_endpoints),
-                ("no-local-endpoints", counts.refused_no_local_endpoints),
-            ]
-            .map(|(reason, count)| counter(&labels(service, Some(reason)), count))
-        });
+        let refused = |reason, value| {
+            of(value).map(move |(labels, count)| ((labels, RefusalLabels { reason }), count))
+        };
+        let bypassed = |reason, value| {
+            of(value).map(move |(labels, count)| ((labels, BypassLabels { reason }), count))
+        };
+        families.connections_translated.write(of(|counts| counts.translated), text)?;
+        families.connections_refused.write(
+            refused(RefusalReason::NoEndpoints, |counts| counts.refused_no_endpoints).chain(
+                refused(RefusalReason::NoLocalEndpoints, |counts| {
+                    counts.refused_no_local_endpoints
+                }),
+            ),
+            text,
+        )?;
+        families.connections_bypassed.write(
+            bypassed(BypassReason::Planned, |counts| counts.bypassed)
+                .chain(bypassed(BypassReason::AgentGone, |counts| counts.bypassed_stale)),
+            text,
+        )?;
+        families.connections_failed_open.write(of(|counts| counts.failed_open), text)?;
         let faults = read(&self.faults_log, self.counters.faults());
-        let faults = faults
-            .into_iter()
-            .map(|(fault, count)| counter(&[("fault", fault_name(fault).into())], count));
-        let mut give = |definition: &definitions::Metric, metrics: Vec<Metric>| {
-            if metrics.is_empty() { Ok(()) } else { each(family(definition, metrics)) }
-        };
-        give(&definitions::CONNECTIONS_TRANSLATED, of(|counts| counts.translated).collect())?;
-        give(&definitions::CONNECTIONS_REFUSED, refused.collect())?;
-        give(&definitions::CONNECTIONS_PASSED, of(|counts| counts.bypassed).collect())?;
-        give(&definitions::CONNECTIONS_FAILED_OPEN, of(|counts| counts.failed_open).collect())?;
-        let stale = Some("agent-gone");
-        let bypassed = services
-            .iter()
-            .map(|(service, counts)| counter(&labels(service, stale), counts.bypassed_stale));
-        give(&definitions::CONNECTIONS_BYPASSED, bypassed.collect())?;
-        give(&definitions::KERNEL_FAULTS, faults.collect())
+        let faults = faults.into_iter().map(|(fault, count)| (FaultLabels { fault }, count as f64));
+        families.kernel_faults.write(faults, text)
     }
 
     /// Sums over the ports of a service.
-    fn by_service(&self) -> BTreeMap<(ObjectName, Protocol), Counts> {
+    fn by_service(&self) -> BTreeMap<ServiceLabels, Counts> {
         let mut all: BTreeMap<_, Counts> = BTreeMap::new();
         for (key, counts) in read(&self.services_log, self.counters.services()) {
-            let sum = all.entry((key.service, key.protocol)).or_default();
+            let labels = ServiceLabels {
+                namespace: Arc::clone(&key.service.namespace),
+                service: Arc::clone(&key.service.name),
+                protocol: key.protocol,
+            };
+            let sum = all.entry(labels).or_default();
             sum.translated += counts.translated;
             sum.refused_no_endpoints += counts.refused_no_endpoints;
             sum.refused_no_local_endpoints += counts.refused_no_local_endpoints;
@@ -87,61 +85,9 @@ impl KernelFamilies {
     }
 }
 
-/// What was read; nothing, and a word in the log when that is new, if it could not be.
+/// What was read; nothing if that failed, which is logged when it is new.
 fn read<T: Default, E: Error>(log: &Mutex<LogOnChange>, result: Result<T, E>) -> T {
     let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
     log.record(result.as_ref().map(|_| ()).map_err(|error| error as &dyn Error));
     result.unwrap_or_default()
-}
-
-pub(super) const fn fault_name(fault: Fault) -> &'static str {
-    match fault {
-        Fault::StaleEntry => "stale-entry",
-        Fault::OwnerMismatch => "owner-mismatch",
-        Fault::NotRemembered => "not-remembered",
-        Fault::AffinityFull => "affinity-full",
-        Fault::CountersFull => "counters-full",
-        Fault::SocketLimit => "socket-limit",
-    }
-}
-
-fn labels<'a>(
-    (service, protocol): &(ObjectName, Protocol),
-    reason: Option<&'a str>,
-) -> Vec<(&'a str, String)> {
-    let mut labels = vec![
-        ("namespace", service.namespace.to_string()),
-        ("service", service.name.to_string()),
-        ("protocol", protocol.to_string()),
-    ];
-    labels.extend(reason.map(|reason| ("reason", reason.to_owned())));
-    labels
-}
-
-fn counter(labels: &[(&str, String)], value: u64) -> Metric {
-    let mut counter = Counter::default();
-    // The text format has doubles: exact up to 2^53.
-    counter.set_value(value as f64);
-    let mut metric = Metric::from_label(
-        labels
-            .iter()
-            .map(|(name, value)| {
-                let mut pair = LabelPair::default();
-                pair.set_name((*name).to_owned());
-                pair.set_value(value.clone());
-                pair
-            })
-            .collect(),
-    );
-    metric.set_counter(counter);
-    metric
-}
-
-fn family(definition: &definitions::Metric, metrics: Vec<Metric>) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(definition.name.to_owned());
-    family.set_help(definition.help.to_owned());
-    family.set_field_type(MetricType::COUNTER);
-    family.set_metric(metrics);
-    family
 }

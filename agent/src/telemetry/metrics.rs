@@ -1,4 +1,4 @@
-//! The agent's own metrics, and all of them as text.
+//! The agent's metrics: what it counts, and all of them as text.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -6,247 +6,203 @@ use std::{
 };
 
 use jiff::Timestamp;
-use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Registry, TextEncoder, core::Collector,
-};
 
 use super::{
-    definitions::{self, Metric},
-    kernel::KernelFamilies,
+    definitions::{
+        BuildLabels, CloseReason, ClosedLabels, DriftKind, DriftLabels, EventLabels, EventType,
+        Families, KindLabels, MapLabels, ProgrammingLabels, ServicePortLabels, Since, SyncLabels,
+        SyncScope,
+    },
+    kernel::KernelCounters,
+    process,
 };
 use crate::{
     dataplane::{Counters, Drift, Usage},
-    model::{object::Kind, plan::Cause},
+    model::{
+        object::{Kind, Protocol},
+        plan::Cause,
+    },
     source::{Event, SourceStats},
-    status::{ExcludedPod, MapUse},
+    status::{ExcludedPod, MapUse, UnsyncedObject},
 };
 
-/// Seconds: from what a small change takes to what an operator would not wait for.
-const LATENCY_BUCKETS: [f64; 18] = [
-    0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
-    10.0, 30.0, 60.0,
-];
-
-/// Services that are named in metrics at a time: more would be series without end.
-const NAMED_SERVICES: usize = 100;
-/// Protocols and reasons of sockets that are closed.
-const CLOSED: [[&str; 2]; 2] = [["UDP", "backend-gone"], ["TCP", "close-on-removal"]];
+/// How many service ports are named as out of sync: the number of series must be limited.
+const MAX_NAMED_PORTS: usize = 100;
+const CLOSED_UDP: ClosedLabels =
+    ClosedLabels { protocol: Protocol::Udp, reason: CloseReason::BackendGone };
+const CLOSED_TCP: ClosedLabels =
+    ClosedLabels { protocol: Protocol::Tcp, reason: CloseReason::CloseOnRemoval };
 
 /// Everything that `/metrics` shows.
 pub struct Metrics {
-    registry: Registry,
-    kernel: KernelFamilies,
-    services: IntGauge,
-    frontends: IntGauge,
-    backends: IntGauge,
-    map_entries: IntGaugeVec,
-    map_capacity: IntGaugeVec,
-    map_limit: IntGaugeVec,
-    sync_seconds: Histogram,
-    programming_seconds: HistogramVec,
-    last_sync: Gauge,
-    sync_errors: IntCounter,
-    not_in_kernel: IntGauge,
-    unsynced_ports: IntGaugeVec,
-    writes: IntCounterVec,
-    problems: IntGauge,
-    left_alone: IntGauge,
-    not_left_alone: IntGauge,
-    source_events: IntCounterVec,
-    source_errors: IntCounterVec,
-    source_age: GaugeVec,
-    source_connected: IntGaugeVec,
-    repairs: IntCounterVec,
-    sockets_closed: IntCounterVec,
-    sockets_not_closed: IntCounter,
-    sockets_seconds: Histogram,
-    helpers_lost: IntCounter,
-    helper_running: IntGauge,
+    families: Families,
+    kernel: KernelCounters,
     stats: Arc<SourceStats>,
 }
 
 impl Metrics {
-    /// # Errors
-    /// When two metrics have one name: a mistake in this file.
-    pub fn new(counters: Counters, stats: Arc<SourceStats>) -> prometheus::Result<Self> {
-        let registry = Registry::new();
-        let kernel = KernelFamilies::new(counters);
-        let gauge = |metric: &Metric| -> prometheus::Result<IntGauge> {
-            registered(&registry, IntGauge::with_opts(metric.opts())?)
-        };
-        let gauges = |metric: &Metric| -> prometheus::Result<IntGaugeVec> {
-            registered(&registry, IntGaugeVec::new(metric.opts(), &metric.label_names())?)
-        };
-        let counter = |metric: &Metric| -> prometheus::Result<IntCounter> {
-            registered(&registry, IntCounter::with_opts(metric.opts())?)
-        };
-        let counters = |metric: &Metric| -> prometheus::Result<IntCounterVec> {
-            registered(&registry, IntCounterVec::new(metric.opts(), &metric.label_names())?)
-        };
-        let durations = |metric: &Metric| -> prometheus::Result<Histogram> {
-            let buckets = prometheus::exponential_buckets(0.000_1, 4.0, 10)?;
-            let options = HistogramOpts::from(metric.opts()).buckets(buckets);
-            registered(&registry, Histogram::with_opts(options)?)
-        };
-        let sockets_closed = counters(&definitions::SOCKETS_CLOSED)?;
-        for [protocol, reason] in CLOSED {
-            sockets_closed.with_label_values(&[protocol, reason]);
+    pub fn new(counters: Counters, stats: Arc<SourceStats>) -> Self {
+        let families = Families::default();
+        families.build_info.set(BuildLabels { version: env!("CARGO_PKG_VERSION") }, 1.0);
+        // A series that begins at 0 shows its first increase.
+        families.sync_duration.with(());
+        families.socket_scan_duration.with(());
+        for &since in Since::ALL {
+            families.network_programming_duration.with(ProgrammingLabels { since });
         }
-        let latency = definitions::PROGRAMMING_LATENCY;
-        let programming_seconds = HistogramVec::new(
-            HistogramOpts::from(latency.opts()).buckets(LATENCY_BUCKETS.to_vec()),
-            &latency.label_names(),
-        )?;
-        let programming_seconds = registered(&registry, programming_seconds)?;
-        for since in ["arrival", "trigger"] {
-            programming_seconds.with_label_values(&[since]);
+        for &scope in SyncScope::ALL {
+            families.syncs.with(SyncLabels { scope });
         }
-        let last_sync = registered(&registry, Gauge::with_opts(definitions::LAST_SYNC.opts())?)?;
-        let age = definitions::SOURCE_AGE;
-        let source_age = GaugeVec::new(age.opts(), &age.label_names())?;
-        let source_age = registered(&registry, source_age)?;
-        let build = gauges(&definitions::BUILD_INFO)?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let repairs = counters(&definitions::REPAIRS)?;
+        for counter in
+            [&families.sync_errors, &families.socket_close_errors, &families.helper_exits]
+        {
+            counter.with(());
+        }
+        for closed in [CLOSED_UDP, CLOSED_TCP] {
+            families.sockets_closed.with(closed);
+        }
         for kind in Drift::KINDS {
-            repairs.with_label_values(&[kind]);
+            families.drift_repairs.with(DriftLabels { object: DriftKind(kind) });
         }
-        Ok(Self {
-            services: gauge(&definitions::SERVICES)?,
-            frontends: gauge(&definitions::FRONTENDS)?,
-            backends: gauge(&definitions::BACKENDS)?,
-            map_entries: gauges(&definitions::MAP_ENTRIES)?,
-            map_capacity: gauges(&definitions::MAP_CAPACITY)?,
-            map_limit: gauges(&definitions::MAP_LIMIT)?,
-            sync_seconds: durations(&definitions::SYNC_DURATION)?,
-            programming_seconds,
-            last_sync,
-            sync_errors: counter(&definitions::SYNC_ERRORS)?,
-            not_in_kernel: gauge(&definitions::SERVICES_NOT_IN_SYNC)?,
-            unsynced_ports: gauges(&definitions::SERVICE_NOT_IN_SYNC)?,
-            writes: counters(&definitions::SYNCS)?,
-            problems: gauge(&definitions::PROBLEMS)?,
-            left_alone: gauge(&definitions::PODS_LEFT_ALONE)?,
-            not_left_alone: gauge(&definitions::PODS_NOT_LEFT_ALONE)?,
-            source_events: counters(&definitions::SOURCE_EVENTS)?,
-            source_errors: counters(&definitions::SOURCE_ERRORS)?,
-            repairs,
-            sockets_closed,
-            sockets_not_closed: counter(&definitions::SOCKETS_CLOSE_FAILED)?,
-            sockets_seconds: durations(&definitions::SOCKETS_PASS_DURATION)?,
-            helper_running: gauge(&definitions::HELPER_RUNNING)?,
-            helpers_lost: counter(&definitions::HELPER_ENDED)?,
-            source_age,
-            source_connected: gauges(&definitions::SOURCE_CONNECTED)?,
-            registry,
-            kernel,
-            stats,
-        })
+        for gauge in [
+            &families.service_ports,
+            &families.frontends,
+            &families.backends,
+            &families.last_sync_timestamp,
+            &families.service_ports_out_of_sync,
+            &families.other_nodes_out_of_sync,
+            &families.invalid_objects,
+            &families.excluded_pods,
+            &families.excluded_pods_unresolved,
+            &families.helper_running,
+        ] {
+            gauge.with(());
+        }
+        Self { families, kernel: KernelCounters::new(counters), stats }
     }
 
     pub fn source_event(&self, event: &Event) {
-        let (kind, what) = match event {
-            Event::Replace(kind, _) => (*kind, "replace"),
-            Event::Apply(sourced) => (sourced.reference.kind, "apply"),
-            Event::Delete(reference) => (reference.kind, "delete"),
+        let (kind, event) = match event {
+            Event::Replace(kind, _) => (*kind, EventType::Replace),
+            Event::Apply(sourced) => (sourced.reference.kind, EventType::Apply),
+            Event::Delete(reference) => (reference.kind, EventType::Delete),
             Event::SourceErrors(_) | Event::Complete(_) => return,
         };
-        self.source_events.with_label_values(&[kind.as_str(), what]).inc();
+        self.families.source_events.with(EventLabels { kind, event }).inc();
     }
 
-    /// Counts a sync that ended: all changes are in the kernel but for those that failed.
+    /// Counts a sync.
+    pub fn count_sync(&self, scope: SyncScope) {
+        self.families.syncs.with(SyncLabels { scope }).inc();
+    }
+
+    /// Records a sync that ended: all changes are in the kernel but for those that failed.
     pub fn synced(&self, took: Duration) {
-        self.sync_seconds.observe(took.as_secs_f64());
-        self.last_sync.set(Timestamp::now().as_millisecond() as f64 / 1e3);
+        self.families.sync_duration.with(()).observe(took.as_secs_f64());
+        self.families.last_sync_timestamp.set((), seconds(Timestamp::now()));
     }
 
-    /// Shows which service ports are not in the kernel as planned.
-    pub fn unsynced_ports<'a>(&self, ports: impl ExactSizeIterator<Item = &'a str>) {
-        self.not_in_kernel.set(as_i64(ports.len()));
-        self.unsynced_ports.reset();
-        for port in ports.take(NAMED_SERVICES) {
-            self.unsynced_ports.with_label_values(&[port]).set(1);
+    pub fn sync_failed(&self) {
+        self.families.sync_errors.with(()).inc();
+    }
+
+    /// Shows what is not in the kernel as planned.
+    pub fn out_of_sync<'a>(&self, objects: impl Iterator<Item = &'a UnsyncedObject>) {
+        let (mut ports, mut other_nodes) = (Vec::new(), 0);
+        let mut unknown = 0;
+        for object in objects {
+            match object {
+                UnsyncedObject::ServicePort(port) => ports.push(port),
+                UnsyncedObject::Unknown(_) => unknown += 1,
+                UnsyncedObject::OtherNodes => other_nodes = 1,
+            }
         }
+        self.families.service_ports_out_of_sync.set((), (ports.len() + unknown) as f64);
+        self.families.other_nodes_out_of_sync.set((), other_nodes.into());
+        let named = ports.into_iter().take(MAX_NAMED_PORTS).map(|port| {
+            let labels = ServicePortLabels {
+                namespace: Arc::clone(&port.service.namespace),
+                service: Arc::clone(&port.service.name),
+                port: Arc::clone(&port.port_name),
+                protocol: port.protocol,
+            };
+            (labels, 1.0)
+        });
+        self.families.service_port_out_of_sync.replace(named);
     }
 
-    /// Counts a comparison of one scope: `everything`, `services` that changed, or those `left-out`.
-    pub fn wrote(&self, scope: &str) {
-        self.writes.with_label_values(&[scope]).inc();
-    }
-
-    /// Counts a change that is in the kernel from now on.
+    /// Records a change that is in the kernel from now on.
     pub fn programmed(&self, cause: &Cause) {
-        let observe = |since: &str, latency: f64| {
-            self.programming_seconds.with_label_values(&[since]).observe(latency);
+        let observe = |since: Since, latency: f64| {
+            self.families
+                .network_programming_duration
+                .with(ProgrammingLabels { since })
+                .observe(latency);
         };
-        observe("arrival", cause.arrived.elapsed().as_secs_f64());
+        observe(Since::Arrival, cause.arrived.elapsed().as_secs_f64());
         if let Some(triggered) = cause.triggered {
             let latency = Timestamp::now().duration_since(triggered).as_secs_f64();
             // The clock of the cluster's controller may be ahead of this node's.
-            observe("trigger", latency.max(0.0));
+            observe(Since::Trigger, latency.max(0.0));
         }
     }
 
     /// Shows how full the maps are.
     pub fn usage(&self, usage: &Usage, maps: &[MapUse]) {
-        self.services.set(as_i64(usage.services));
-        self.frontends.set(as_i64(usage.frontends));
-        self.backends.set(usage.allocator.backends.into());
-        for map in maps {
-            let set = |gauges: &IntGaugeVec, value: u64| {
-                gauges.with_label_values(&[&map.map]).set(i64::try_from(value).unwrap_or(i64::MAX));
-            };
-            set(&self.map_entries, map.entries);
-            set(&self.map_capacity, map.capacity);
-            set(&self.map_limit, map.limit);
-        }
+        let families = &self.families;
+        families.service_ports.set((), usage.services as f64);
+        families.frontends.set((), usage.frontends as f64);
+        families.backends.set((), usage.allocator.backends.into());
+        let by_map = |value: fn(&MapUse) -> u64| {
+            maps.iter()
+                .map(move |map| (MapLabels { map: map.map.as_str().into() }, value(map) as f64))
+        };
+        families.bpf_map_entries.replace(by_map(|map| map.entries));
+        families.bpf_map_allocated_entries.replace(by_map(|map| map.capacity));
+        families.bpf_map_max_entries.replace(by_map(|map| map.limit));
     }
 
-    pub fn sync_failed(&self) {
-        self.sync_errors.inc();
-    }
-
-    pub fn left_alone(&self, pods: &[ExcludedPod]) {
+    pub fn excluded_pods(&self, pods: &[ExcludedPod]) {
         let found = pods.iter().filter(|pod| pod.cgroup_found && !pod.no_room).count();
         let missing =
             pods.iter().filter(|pod| pod.no_room || pod.running && !pod.cgroup_found).count();
-        self.left_alone.set(as_i64(found));
-        self.not_left_alone.set(as_i64(missing));
+        self.families.excluded_pods.set((), found as f64);
+        self.families.excluded_pods_unresolved.set((), missing as f64);
     }
 
-    pub fn problems(&self, count: usize) {
-        self.problems.set(as_i64(count));
+    pub fn invalid_objects(&self, count: usize) {
+        self.families.invalid_objects.set((), count as f64);
     }
 
     pub fn repaired(&self, drift: &Drift) {
         for (kind, count) in drift.by_kind() {
-            self.repairs.with_label_values(&[kind]).inc_by(count as u64);
+            let repairs = self.families.drift_repairs.with(DriftLabels { object: DriftKind(kind) });
+            repairs.inc_by(count as u64);
         }
     }
 
     pub fn sockets_closed(&self, udp: usize, tcp: usize) {
-        for (labels, closed) in CLOSED.iter().zip([udp, tcp]) {
-            self.sockets_closed.with_label_values(labels).inc_by(closed as u64);
+        for (labels, closed) in [(CLOSED_UDP, udp), (CLOSED_TCP, tcp)] {
+            self.families.sockets_closed.with(labels).inc_by(closed as u64);
         }
     }
 
-    pub fn sockets_not_closed(&self, count: usize) {
-        self.sockets_not_closed.inc_by(count as u64);
+    pub fn socket_close_errors(&self, count: usize) {
+        self.families.socket_close_errors.with(()).inc_by(count as u64);
     }
 
-    /// Counts a search for sockets whose backend is gone.
-    pub fn sockets_looked_at(&self, took: Duration) {
-        self.sockets_seconds.observe(took.as_secs_f64());
+    /// Records a scan for sockets whose backend was removed.
+    pub fn sockets_scanned(&self, took: Duration) {
+        self.families.socket_scan_duration.with(()).observe(took.as_secs_f64());
     }
 
-    pub fn helper_runs(&self) {
-        self.helper_running.set(1);
+    pub fn helper_started(&self) {
+        self.families.helper_running.set((), 1.0);
     }
 
-    pub fn helper_lost(&self) {
-        self.helper_running.set(0);
-        self.helpers_lost.inc();
+    pub fn helper_exited(&self) {
+        self.families.helper_running.set((), 0.0);
+        self.families.helper_exits.with(()).inc();
     }
 
     /// The text format of Prometheus.
@@ -254,33 +210,35 @@ impl Metrics {
     /// # Errors
     /// When the encoder refuses a metric.
     pub fn text(&self) -> prometheus::Result<String> {
-        for kind in Kind::ALL {
-            let counter = self.source_errors.with_label_values(&[kind.as_str()]);
-            let errors = self.stats.kind(kind).errors.load(Ordering::Relaxed);
-            counter.inc_by(errors.saturating_sub(counter.get()));
-        }
-        for watch in self.stats.watches() {
-            self.source_connected.with_label_values(&[&watch.kind]).set(watch.connected.into());
-            if let Some(age) = watch.age_seconds {
-                self.source_age.with_label_values(&[&watch.kind]).set(age);
-            }
-        }
-        let encoder = TextEncoder::new();
-        let mut text = encoder.encode_to_string(&self.registry.gather())?;
-        self.kernel.for_each(|family| encoder.encode_utf8(&[family], &mut text))?;
+        let mut text = String::new();
+        self.families.write_kept(&mut text)?;
+        self.write_source(&mut text)?;
+        process::write(&self.families, &mut text)?;
+        self.kernel.write(&self.families, &mut text)?;
         Ok(text)
+    }
+
+    fn write_source(&self, text: &mut String) -> prometheus::Result<()> {
+        let errors = Kind::ALL.map(|kind| {
+            let errors = self.stats.kind(kind).errors.load(Ordering::Relaxed);
+            (KindLabels { kind }, errors as f64)
+        });
+        self.families.source_errors.write(errors, text)?;
+        let watched = || Kind::ALL.into_iter().filter(|_| self.stats.is_watching());
+        let connected = watched()
+            .map(|kind| (KindLabels { kind }, self.stats.kind(kind).is_connected().into()));
+        self.families
+            .watch_connected
+            .write(connected.map(|(kind, is): (_, u8)| (kind, is.into())), text)?;
+        let last_events = watched().filter_map(|kind| {
+            let age = self.stats.kind(kind).age()?;
+            Some((KindLabels { kind }, seconds(Timestamp::now().checked_sub(age).ok()?)))
+        });
+        self.families.watch_last_event_timestamp.write(last_events, text)
     }
 }
 
-/// Registers a metric; the registry and the caller share it.
-fn registered<M: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: M,
-) -> prometheus::Result<M> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
-fn as_i64(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
+/// Unix time.
+fn seconds(time: Timestamp) -> f64 {
+    time.as_millisecond() as f64 / 1e3
 }

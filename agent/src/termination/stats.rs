@@ -32,7 +32,7 @@ impl Stats {
         }
         let helper = helper.map(|helper| match helper.state() {
             State::Running(pid) => {
-                metrics.helper_runs();
+                metrics.helper_started();
                 HelperState::Running(pid)
             }
             State::Silent => HelperState::Ended("its supervisor does not answer".into()),
@@ -93,7 +93,7 @@ impl Stats {
             }
         }
         self.metrics.sockets_closed(udp, tcp);
-        self.metrics.sockets_not_closed(failed.len());
+        self.metrics.socket_close_errors(failed.len());
         if udp + tcp > 0 {
             let mut services: Vec<String> = closed
                 .iter()
@@ -121,13 +121,13 @@ impl Stats {
     }
 
     pub fn passed(&self, took: Duration) {
-        self.metrics.sockets_looked_at(took);
+        self.metrics.sockets_scanned(took);
     }
 
     /// The helper's request failed as a whole.
     pub fn failed(&self, reason: &str) {
         tracing::warn!("cannot look for sockets whose backend is gone: {reason}");
-        self.metrics.sockets_not_closed(1);
+        self.metrics.socket_close_errors(1);
         self.shared.update(|status| status.closing.failed += 1);
     }
 
@@ -137,7 +137,7 @@ impl Stats {
             "the helper process has ended ({how}): sockets of dead backends stay as they are until it \
              is started again"
         );
-        self.metrics.helper_lost();
+        self.metrics.helper_exited();
         self.is(HelperState::Ended(how.to_owned()));
     }
 
@@ -153,13 +153,13 @@ impl Stats {
             "the helper process's supervisor has ended ({how}): sockets of dead backends stay as they \
              are until the agent is restarted, and /healthz asks for that"
         );
-        self.metrics.helper_lost();
+        self.metrics.helper_exited();
         self.is(HelperState::Lost(how.to_owned()));
     }
 
     pub fn restarted(&self, pid: u32) {
         tracing::info!(pid, "the helper process was started again");
-        self.metrics.helper_runs();
+        self.metrics.helper_started();
         self.shared.update(|status| {
             status.closing.restarts += 1;
             status.closing.helper = Some(HelperState::Running(pid));

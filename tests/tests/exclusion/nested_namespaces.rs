@@ -147,14 +147,15 @@ fn excluded_nested_namespace_reaches_what_is_there_and_pods_never_wait_for_that(
 }
 
 #[test]
-fn excluded_calls_are_counted_as_passed() {
+fn excluded_calls_are_counted_as_bypassed() {
     let nested = Nested::new();
     let agent = nested.stage.agent_with(&EXCLUDE);
-    let passed = format!(
-        "sockline_connections_passed_total{{namespace=\"{}\",service=\"web\",protocol=\"TCP\"}}",
+    let bypassed = format!(
+        "sockline_connections_bypassed_total\
+         {{namespace=\"{}\",service=\"web\",protocol=\"TCP\",reason=\"planned\"}}",
         objects::NAMESPACE
     );
     assert_eq!(nested.ask_own(), Ok("web-0".into()));
     eventually("an excluded call", || nested.ask_inner().map_err(|error| format!("{error:?}")));
-    assert_eq!(crate::common::series(&agent.metrics().unwrap(), &passed), Some(1.0));
+    assert_eq!(crate::common::series(&agent.metrics().unwrap(), &bypassed), Some(1.0));
 }

@@ -95,11 +95,11 @@ fn a_labelled_pod_is_left_alone_and_the_others_are_not() {
     let dns = SocketAddr::new(ip(WEB), 53);
     assert!(plain.udp_ask(dns, "?").is_ok());
     assert_eq!(meshed.udp_ask(dns, "?").unwrap_err().raw_os_error(), Some(EHOSTUNREACH));
-    let passed = "sockline_connections_passed_total\
-                  {namespace=\"shop\",service=\"web\",protocol=\"TCP\"}";
+    let bypassed = "sockline_connections_bypassed_total\
+                    {namespace=\"shop\",service=\"web\",protocol=\"TCP\",reason=\"planned\"}";
     let metrics = agent.metrics().unwrap();
-    assert_eq!(series(&metrics, passed), Some(1.0), "{metrics}");
-    assert_eq!(series(&metrics, "sockline_pods_left_alone"), Some(1.0), "{metrics}");
+    assert_eq!(series(&metrics, bypassed), Some(1.0), "{metrics}");
+    assert_eq!(series(&metrics, "sockline_excluded_pods"), Some(1.0), "{metrics}");
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn a_running_pod_without_a_cgroup_is_told_once() {
     });
     assert_logged_once(&agent, "Pod shop/meshed: no cgroup v2 of it");
     let metrics = agent.metrics().unwrap();
-    assert_eq!(series(&metrics, "sockline_pods_not_left_alone"), Some(1.0), "{metrics}");
+    assert_eq!(series(&metrics, "sockline_excluded_pods_unresolved"), Some(1.0), "{metrics}");
     let status = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
     assert!(status.contains("NOT found: it is redirected"), "{status}");
     let _cgroup = stage.node.pod_cgroup(UID).unwrap();

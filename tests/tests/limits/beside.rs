@@ -22,25 +22,25 @@ fn while_one_service_does_not_fit_others_change_by_themselves() {
     let agent = stage.agent_with(&["--max-backends", "4"]);
     put_spread(&stage, "big", &address(2), &BIG);
     eventually_not_in_sync(&agent, 1.0);
-    let (everything, services) = (syncs(&agent, "everything"), syncs(&agent, "services"));
+    let (full, changes) = (syncs(&agent, "full"), syncs(&agent, "changes"));
     put_spread(&stage, "cart", &address(0), &["10.244.1.2"]);
     eventually("the change", || {
         let backends = stage.backends("cart", "web");
         holds(backends == ["10.244.1.2"], format!("{backends:?}"))
     });
-    assert!(syncs(&agent, "services") > services, "it was no change of a single service");
-    // Trying again now and then is no sync of everything, either.
+    assert!(syncs(&agent, "changes") > changes, "it was no change of a single service");
+    // A retry is no full sync, either.
     eventually("the large one to be tried twice", || {
-        let tried = syncs(&agent, "left-out");
+        let tried = syncs(&agent, "retry");
         holds(tried >= 2.0, tried)
     });
-    assert_eq!(syncs(&agent, "everything"), everything);
+    assert_eq!(syncs(&agent, "full"), full);
     assert_eq!(not_in_sync(&agent), Some(1.0));
     stage.remove("cart.yaml");
     stage.remove("other.yaml");
     eventually_not_in_sync(&agent, 0.0);
     assert_eq!(stage.backends("big", "web"), BIG);
-    assert_eq!(syncs(&agent, "everything"), everything);
+    assert_eq!(syncs(&agent, "full"), full);
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_service_that_does_not_fit_is_forgotten_when_it_is_deleted() {
     stage.remove("big.yaml");
     eventually_not_in_sync(&agent, 0.0);
     let metrics = agent.metrics().unwrap();
-    assert!(!metrics.contains("sockline_service_not_in_sync{"), "{metrics}");
+    assert!(!metrics.contains("sockline_service_port_out_of_sync{"), "{metrics}");
     eventually_failures(&stage, &[]);
 }
 
@@ -78,9 +78,11 @@ fn services_that_do_not_fit_are_named_in_metrics() {
     let agent = stage.agent_with(&["--max-frontends", "1"]);
     let metrics = agent.metrics().unwrap();
     for name in ["s01", "s02"] {
-        let series_name =
-            format!("sockline_service_not_in_sync{{service_port=\"shop/{name}:web/TCP\"}}");
+        let series_name = format!(
+            "sockline_service_port_out_of_sync\
+             {{namespace=\"shop\",service=\"{name}\",port=\"web\",protocol=\"TCP\"}}"
+        );
         assert_eq!(series(&metrics, &series_name), Some(1.0), "{metrics}");
     }
-    assert!(!metrics.contains("shop/s00:web"), "{metrics}");
+    assert!(!metrics.contains("service=\"s00\",port="), "{metrics}");
 }

@@ -38,7 +38,7 @@ fn only_what_is_in_the_kernel_is_counted_as_in_the_kernel() {
     let agent = stage.agent_with(&["--max-frontends", "10"]);
     let metrics = agent.metrics().unwrap();
     assert_eq!(series(&metrics, "sockline_frontends"), Some(10.0));
-    assert_eq!(series(&metrics, "sockline_services"), Some(10.0));
+    assert_eq!(series(&metrics, "sockline_service_ports"), Some(10.0));
     assert_eq!(stage.services().len(), 10);
 }
 

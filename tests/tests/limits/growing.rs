@@ -53,7 +53,8 @@ fn no_connect_fails_while_the_frontends_outgrow_their_map() {
     });
     hammer.wait_for(100);
     hammer.assert_nothing_failed();
-    let capacity = series(&agent.metrics().unwrap(), "sockline_map_capacity{map=\"frontends\"}");
+    let capacity =
+        series(&agent.metrics().unwrap(), "sockline_bpf_map_allocated_entries{map=\"frontends\"}");
     assert!(capacity > Some(4096.0), "it did not grow: {capacity:?}");
     stage.eventually_refused("10.97.149.20");
     let listing = stage.look(&["services"]);
@@ -131,14 +132,14 @@ fn put_json(stage: &Stage, objects: &[Value]) {
 fn the_names_of_many_services_outgrow_their_map_and_survive_a_restart() {
     let stage = Stage::new(1);
     let mut agent = stage.agent();
-    assert_eq!(map(&agent, "capacity", "service-names"), 4096.0);
+    assert_eq!(map(&agent, "allocated_entries", "service-names"), 4096.0);
     // Each name takes two entries.
     put_many(&stage, 2200);
     eventually("the map to have grown", || {
         // An agent that is busy may not answer in time.
         agent.metrics().map_err(|error| format!("{error:#}"))?;
         let (entries, capacity) =
-            (map(&agent, "entries", "service-names"), map(&agent, "capacity", "service-names"));
+            (map(&agent, "entries", "service-names"), map(&agent, "allocated_entries", "service-names"));
         holds((entries, capacity) == (4400.0, 8192.0), format!("{entries} of {capacity}"))
     });
     // Refused calls of a service whose name came last are counted under its name, by the same agent.
@@ -172,7 +173,7 @@ fn names_that_were_taken_away_leave_room_for_others() {
         let entries = map(&agent, "entries", "service-names");
         holds(entries == 0.0, entries)
     });
-    assert_eq!(map(&agent, "capacity", "service-names"), 4096.0);
+    assert_eq!(map(&agent, "allocated_entries", "service-names"), 4096.0);
 }
 
 #[test]
@@ -207,7 +208,7 @@ fn connections_of_many_former_endpoints_outgrow_their_map_and_stay_counted() {
     };
     put("10.244.1.1");
     let agent = stage.agent();
-    assert_eq!(map(&agent, "capacity", "removed-backends"), 1024.0);
+    assert_eq!(map(&agent, "allocated_entries", "removed-backends"), 1024.0);
     stage.client.run(|| {
         for number in 0..count {
             let socket = Socket::udp(libc::AF_INET).unwrap();
@@ -219,7 +220,7 @@ fn connections_of_many_former_endpoints_outgrow_their_map_and_stay_counted() {
         let entries = map(&agent, "entries", "removed-backends");
         holds(entries == f64::from(count as u32), format!("{entries}: {}", agent.log()))
     });
-    assert_eq!(map(&agent, "capacity", "removed-backends"), 2048.0);
+    assert_eq!(map(&agent, "allocated_entries", "removed-backends"), 2048.0);
     let metrics = agent.metrics().unwrap();
     for number in [0, count - 1] {
         let name = format!("old-{number:03}");

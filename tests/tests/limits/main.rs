@@ -41,7 +41,7 @@ pub fn name(number: usize) -> String {
 }
 
 pub fn not_in_sync(agent: &Agent) -> Option<f64> {
-    series(&agent.metrics().unwrap(), "sockline_services_not_in_sync")
+    series(&agent.metrics().unwrap(), "sockline_service_ports_out_of_sync")
 }
 
 /// How many of the services `s00` to `s11` are served; the others must be untouched.
@@ -88,9 +88,9 @@ pub fn eventually_failures(stage: &Stage, expected: &[&str]) {
     });
 }
 
-/// Entries, capacity or limit of a map.
+/// A gauge of a map: `entries`, `allocated_entries` or `max_entries`.
 pub fn map(agent: &Agent, what: &str, map: &str) -> f64 {
     let metrics = agent.metrics().unwrap();
-    let name = format!("sockline_map_{what}{{map=\"{map}\"}}");
+    let name = format!("sockline_bpf_map_{what}{{map=\"{map}\"}}");
     series(&metrics, &name).unwrap_or_else(|| panic!("no {name} in {metrics}"))
 }

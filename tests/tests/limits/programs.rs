@@ -72,7 +72,7 @@ fn more_session_affinities_than_can_be_kept_are_told() {
         let entries = map(&agent, "entries", "affinity");
         holds(entries > 700.0, entries)
     });
-    assert_eq!(map(&agent, "limit", "affinity"), 1024.0);
+    assert_eq!(map(&agent, "max_entries", "affinity"), 1024.0);
     stage.assert_served(&address(0));
     // Without its service an affinity means nothing.
     stage.remove("sticky.yaml");
@@ -109,7 +109,7 @@ fn another_size_of_the_affinity_map_forgets_nobody() {
         assert_eq!(seen, kept, "after --max-affinity {size}");
         eventually("the map to be counted", || {
             let metrics = next.metrics().unwrap();
-            let capacity = series(&metrics, "sockline_map_capacity{map=\"affinity\"}");
+            let capacity = series(&metrics, "sockline_bpf_map_allocated_entries{map=\"affinity\"}");
             holds(capacity == Some(size.parse().unwrap()), format!("{capacity:?}"))
         });
         agents.push(next);
@@ -180,7 +180,7 @@ fn pods_that_there_is_no_room_to_leave_alone_are_named_and_left_alone_later() {
     let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
     assert!(table.contains("NO ROOM for it: it is redirected"), "{table}");
     let metrics = agent.metrics().unwrap();
-    assert_eq!(series(&metrics, "sockline_pods_not_left_alone"), Some(1.0), "{metrics}");
+    assert_eq!(series(&metrics, "sockline_excluded_pods_unresolved"), Some(1.0), "{metrics}");
     for number in 0..CGROUPS {
         cgroups.remove(&foreign(number)).unwrap();
     }

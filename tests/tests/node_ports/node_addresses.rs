@@ -92,7 +92,7 @@ impl Small {
 
 fn syncs_and_frontends(cluster: &Cluster) -> (f64, f64) {
     let metrics = cluster.metrics().unwrap();
-    let everything = metrics.sum("sockline_syncs_total", &[("scope", "everything")]);
+    let everything = metrics.sum("sockline_syncs_total", &[("scope", "full")]);
     (everything, metrics.sum("sockline_frontends", &[]))
 }
 
@@ -275,7 +275,7 @@ fn the_node_port_of_a_service_that_never_fitted_is_free_when_that_is_gone() {
     small.cluster.apply([big]).unwrap();
     let unfit = wait_ok(NOTICED_WITHIN, "the service not to fit", || {
         let metrics = small.cluster.metrics().unwrap();
-        let unfit = metrics.sum("sockline_services_not_in_sync", &[]);
+        let unfit = metrics.sum("sockline_service_ports_out_of_sync", &[]);
         if (unfit - 1.0).abs() < 0.5 { Ok(()) } else { Err(unfit) }
     });
     unfit.unwrap();

@@ -98,7 +98,7 @@ fn node_ports_are_at_nodes_that_come_and_no_longer_at_nodes_that_go() {
     assert_eq!(frontends(), before, "nodes are no frontends");
     // Heartbeats of other nodes are no reason to look at anything.
     let everything =
-        || series(&world.agent.metrics().unwrap(), "sockline_syncs_total{scope=\"everything\"}");
+        || series(&world.agent.metrics().unwrap(), "sockline_syncs_total{scope=\"full\"}");
     let syncs = everything();
     let mut beat = node(1);
     beat["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}]);

@@ -78,7 +78,7 @@ fn a_change_that_waits_for_the_loop_has_arrived_when_it_was_read() {
     });
     let since = [("since", "arrival")];
     eventually("the time that it waited to be counted", || {
-        let latency = metrics().sum("sockline_programming_latency_seconds_sum", &since);
+        let latency = metrics().sum("sockline_network_programming_duration_seconds_sum", &since);
         holds(latency >= least, format!("{latency} s"))
     });
 }

@@ -626,7 +626,7 @@ fn the_test_service_is_nobodys_business() {
     // A sync sets the gauges.
     stage.put_service("ship", SHIP);
     stage.eventually_served(SHIP);
-    let gauges = ["sockline_services", "sockline_frontends", "sockline_backends"];
+    let gauges = ["sockline_service_ports", "sockline_frontends", "sockline_backends"];
     eventually("the gauges to count two services of two ports each, and nothing else", || {
         let metrics = agent.metrics().unwrap();
         let seen = gauges.map(|name| series(&metrics, name));

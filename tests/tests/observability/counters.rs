@@ -77,7 +77,7 @@ fn at(text: &str) -> SocketAddr {
 }
 
 const NONE: Counts =
-    Counts { translated: 0, no_endpoints: 0, no_local_endpoints: 0, passed: 0, failed_open: 0 };
+    Counts { translated: 0, no_endpoints: 0, no_local_endpoints: 0, bypassed: 0, failed_open: 0 };
 
 fn translated(count: u64) -> Counts {
     Counts { translated: count, ..NONE }
@@ -126,14 +126,14 @@ fn each_refused_call_is_counted_by_its_reason() {
 }
 
 #[test]
-fn each_passed_call_is_counted() {
+fn each_bypassed_call_is_counted() {
     let stage = Stage::new();
     stage.tcp("203.0.113.5:80", 3);
     stage.udp_connect("203.0.113.5:80", 4);
     stage.udp_send("203.0.113.5:80", 2, 3);
     stage.tcp("10.96.0.5:80", 2);
-    let passed = |count| Counts { passed: count, ..NONE };
-    stage.assert_counts("ranges", Counts { translated: 2, ..passed(3) }, passed(10));
+    let bypassed = |count| Counts { bypassed: count, ..NONE };
+    stage.assert_counts("ranges", Counts { translated: 2, ..bypassed(3) }, bypassed(10));
 }
 
 #[test]

@@ -57,7 +57,8 @@ fn every_metric_has_our_prefix_a_help_and_a_type() {
             .iter()
             .find_map(|suffix| name.strip_suffix(suffix).filter(|family| typed.contains(family)))
             .unwrap_or(name);
-        assert!(family.starts_with("sockline_"), "{line}");
+        let is_ours = family.starts_with("sockline_") || family.starts_with("process_");
+        assert!(is_ours, "{line}");
         assert!(typed.contains(family), "{line} has no help and type: {typed:?}");
     }
 }
@@ -90,7 +91,7 @@ fn no_label_is_a_pod_or_an_address() {
         "version",
         "le",
         "scope",
-        "service_port",
+        "port",
     ];
     let text = agent.metrics().unwrap();
     for line in text.lines().filter(|line| !line.starts_with('#')) {

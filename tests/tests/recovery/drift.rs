@@ -33,7 +33,7 @@ fn serving() -> (Stage, Agent, Damage) {
 }
 
 fn repairs(agent: &Agent, object: &str) -> usize {
-    let name = format!("sockline_repairs_total{{object=\"{object}\"}}");
+    let name = format!("sockline_drift_repairs_total{{object=\"{object}\"}}");
     series(&agent.metrics().unwrap(), &name).unwrap_or_default() as usize
 }
 
@@ -476,7 +476,7 @@ fn a_frontend_that_cannot_be_taken_away_is_told_until_it_is_gone() {
     eventually("both ports to be left out", failed);
     let tries = || {
         let metrics = agent.metrics().unwrap();
-        ["everything", "left-out", "services"]
+        ["full", "retry", "changes"]
             .map(|scope| format!("sockline_syncs_total{{scope=\"{scope}\"}}"))
             .iter()
             .filter_map(|name| series(&metrics, name))

@@ -372,7 +372,7 @@ fn sockets_of_a_released_service_are_not_closed_as_long_as_its_objects_cannot_be
     eventually_unconfirmed(&stage, [0, 0, 2]);
     stage.assert_untouched(CART);
     let passes = || {
-        let name = "sockline_sockets_pass_duration_seconds_count";
+        let name = "sockline_socket_scan_duration_seconds_count";
         series(&agent.metrics().unwrap(), name).unwrap_or_default()
     };
     let before = passes();

@@ -209,7 +209,7 @@ fn a_helper_that_ends_is_started_again_and_that_is_told() {
     let second = eventually_another_helper(&stage, first);
     assert_eq!(stage.status()["agent"]["closing"]["restarts"], 1);
     let metrics = agent.metrics().unwrap();
-    assert_eq!(series(&metrics, "sockline_helper_ended_total"), Some(1.0));
+    assert_eq!(series(&metrics, "sockline_helper_exits_total"), Some(1.0));
     assert_eq!(series(&metrics, "sockline_helper_running"), Some(1.0));
     let log = agent.log();
     let ended = "the helper process has ended (signal: 9 (SIGKILL))";
@@ -246,7 +246,7 @@ fn a_helper_that_keeps_ending_is_started_again_ever_later_and_shown_as_away() {
     assert_eq!(agent.get("/healthz").unwrap().status, 200);
     let metrics = agent.metrics().unwrap();
     if series(&metrics, "sockline_helper_running") == Some(0.0) {
-        assert_eq!(series(&metrics, "sockline_helper_ended_total"), Some(3.0));
+        assert_eq!(series(&metrics, "sockline_helper_exits_total"), Some(3.0));
     }
     eventually_another_helper(&stage, pid);
     eventually("readyz to be well", || {

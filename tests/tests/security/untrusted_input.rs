@@ -311,7 +311,7 @@ fn a_greedy_client_of_the_metrics_does_not_keep_them_from_others() {
         (0..100).map(|_| TcpStream::connect(agent.listen())).collect()
     };
     let held = stage.node.outside().run(connect).unwrap();
-    assert!(agent.metrics().unwrap().contains("sockline_services"));
+    assert!(agent.metrics().unwrap().contains("sockline_service_ports"));
     drop(held);
 }
 

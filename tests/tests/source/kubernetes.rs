@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, TcpListener},
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crate::common::{Stage, assert_logged_once, eventually, holds, lines_with, options};
@@ -88,6 +88,8 @@ fn a_changed_slice_moves_connects() {
 
 #[test]
 fn the_state_stays_and_the_trouble_is_told_while_the_server_is_away() {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let began = now();
     let (stage, cluster, server, agent) = serving();
     let port = server.address().port();
     drop(server);
@@ -119,9 +121,9 @@ fn the_state_stays_and_the_trouble_is_told_while_the_server_is_away() {
     let metrics = Metrics::parse(&agent.metrics().unwrap());
     for kind in ["Service", "EndpointSlice", "Node", "Namespace", "Pod"] {
         let labels = [("kind", kind)];
-        let age = metrics.sum("sockline_source_age_seconds", &labels);
-        assert!(age > 0.0, "{kind}: {age}");
-        let connected = metrics.sum("sockline_source_connected", &labels);
+        let last = metrics.sum("sockline_watch_last_event_timestamp_seconds", &labels);
+        assert!(began < last && last < now(), "{kind}: {last}");
+        let connected = metrics.sum("sockline_watch_connected", &labels);
         assert!(connected < 0.5, "{kind}: {connected}");
     }
 
@@ -147,7 +149,8 @@ fn finding(stage: &Stage, check: &str) -> Value {
 fn programmed(agent: &Agent) -> [u64; 2] {
     let metrics = Metrics::parse(&agent.metrics().unwrap());
     ["arrival", "trigger"].map(|since| {
-        metrics.sum("sockline_programming_latency_seconds_count", &[("since", since)]) as u64
+        metrics.sum("sockline_network_programming_duration_seconds_count", &[("since", since)])
+            as u64
     })
 }
 
@@ -229,7 +232,7 @@ fn the_last_sync_is_told_while_large_services_change_all_the_time() {
     // Comparisons of services that changed with the kernel, and syncs that were told.
     let counts = || {
         let metrics = Metrics::parse(&agent.metrics().unwrap());
-        let comparisons = metrics.sum("sockline_syncs_total", &[("scope", "services")]);
+        let comparisons = metrics.sum("sockline_syncs_total", &[("scope", "changes")]);
         let told = metrics.sum("sockline_sync_duration_seconds_count", &[]);
         (comparisons as u64, told as u64)
     };

@@ -87,7 +87,7 @@ impl Dns {
     fn wait_for_passes(&self) {
         let passes = || {
             let metrics = self.cluster.metrics().unwrap();
-            metrics.sum("sockline_sockets_pass_duration_seconds_count", &[])
+            metrics.sum("sockline_socket_scan_duration_seconds_count", &[])
         };
         let before = passes();
         eventually("the agent to look for sockets again", || {

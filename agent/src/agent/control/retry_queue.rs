@@ -11,6 +11,7 @@ use crate::{
     dataplane::{DataplaneError, SyncError},
     error_chain::chain,
     model::{object::ObjectName, plan::ServicePlan},
+    status::UnsyncedObject,
 };
 
 /// Time from a freed map entry to the retry, so that entries that are freed together cost one retry.
@@ -66,10 +67,8 @@ impl RetryQueue {
 
     /// Records why NodePorts are not at the addresses of all other nodes; `None` if they are.
     pub fn record_other_nodes(&mut self, error: Option<&DataplaneError>) {
-        let other_nodes = error.map(|error| UnsyncedPort {
-            port: "NodePorts at other nodes' addresses".to_owned(),
-            reason: chain(error),
-        });
+        let other_nodes = error
+            .map(|error| UnsyncedPort { object: UnsyncedObject::OtherNodes, reason: chain(error) });
         self.changed |= self.other_nodes != other_nodes;
         self.other_nodes = other_nodes;
     }
@@ -77,10 +76,17 @@ impl RetryQueue {
     fn add(&mut self, errors: &[SyncError]) {
         self.changed |= !errors.is_empty();
         for error in errors {
-            let port = UnsyncedPort { port: error.object.clone(), reason: chain(&error.error) };
-            match &error.service {
-                Some(service) => self.services.entry(service.clone()).or_default().push(port),
-                None => self.others.push(port),
+            let reason = chain(&error.error);
+            match &error.port {
+                Some(port) => {
+                    let object = UnsyncedObject::ServicePort(port.clone());
+                    let ports = self.services.entry(port.service.clone()).or_default();
+                    ports.push(UnsyncedPort { object, reason });
+                }
+                None => {
+                    let object = UnsyncedObject::Unknown(error.object.clone());
+                    self.others.push(UnsyncedPort { object, reason });
+                }
             }
         }
         if self.services.is_empty() && self.other_nodes.is_none() {
@@ -140,12 +146,19 @@ impl RetryQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::Full;
+    use crate::{
+        dataplane::{Full, ServiceKey},
+        model::object::Protocol,
+    };
 
     fn error(name: &str) -> SyncError {
         SyncError {
             object: format!("ns/{name}:web/TCP"),
-            service: Some(ObjectName::new("ns", name)),
+            port: Some(ServiceKey {
+                service: ObjectName::new("ns", name),
+                port_name: "web".into(),
+                protocol: Protocol::Tcp,
+            }),
             error: Full { map: "FRONTENDS", limit: 1 }.into(),
         }
     }

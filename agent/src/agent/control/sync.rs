@@ -12,6 +12,7 @@ use super::{
 use crate::{
     dataplane::{SyncReport, Synced},
     model::plan::{Plan, ServicePlan},
+    telemetry::SyncScope,
 };
 
 /// What an agent waits for that finds another layout of the maps: what the programs of that layout serve
@@ -80,7 +81,7 @@ impl Control {
         self.keep_endpoints(&mut services);
         if self.dataplane.is_local(&services) {
             let report = self.dataplane.retry(&services);
-            self.metrics.wrote("left-out");
+            self.metrics.count_sync(SyncScope::Retry);
             self.termination.synced(&report, &mut self.index);
             self.retry_queue.record_services(&services, &report.errors);
             if report.services_changed > 0 {
@@ -146,7 +147,7 @@ impl Control {
         let mut plan = self.index.plan();
         self.complete(&mut plan);
         let (report, result) = self.dataplane.sync(&plan, self.node_addresses.current());
-        self.metrics.wrote("everything");
+        self.metrics.count_sync(SyncScope::Full);
         self.retry_queue.record_full(&report.errors);
         self.record_programmed(&changes);
         (report, result)
@@ -170,7 +171,7 @@ impl Control {
         for services in [cheap, costly] {
             if !services.is_empty() {
                 let (report, synced) = self.dataplane.sync_services(&services);
-                self.metrics.wrote("services");
+                self.metrics.count_sync(SyncScope::Changes);
                 self.retry_queue.record_services(&services, &report.errors);
                 self.record_programmed(&services);
                 all.merge(report);

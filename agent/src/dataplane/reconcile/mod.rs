@@ -150,8 +150,8 @@ struct SlotRange {
 pub struct SyncError {
     /// A service port, `ns/name:port/TCP`.
     pub object: String,
-    /// Its service; `None` if that is not known.
-    pub service: Option<ObjectName>,
+    /// `None` if it is not known which one it was.
+    pub port: Option<ServiceKey>,
     pub error: DataplaneError,
 }
 
@@ -195,8 +195,7 @@ impl SyncReport {
     }
 
     fn failed(&mut self, key: &ServiceKey, error: DataplaneError) {
-        let service = Some(key.service.clone());
-        self.errors.push(SyncError { object: key.to_string(), service, error });
+        self.errors.push(SyncError { object: key.to_string(), port: Some(key.clone()), error });
     }
 }
 
@@ -671,7 +670,7 @@ impl Reconciler {
             self.installed.iter_mut().find(|(_, installed)| installed.id == service)
         else {
             let object = format!("service {service}");
-            report.errors.push(SyncError { object, service: None, error });
+            report.errors.push(SyncError { object, port: None, error });
             return;
         };
         installed.keys.insert(key);

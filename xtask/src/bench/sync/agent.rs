@@ -156,7 +156,7 @@ impl RunningAgent {
     pub(super) fn restart(&mut self) -> Result<Vec<Vec<String>>> {
         term::doing("measuring", "a restart");
         let entries = |running: &Self, map: &str| -> Result<f64> {
-            Ok(running.read()?.metrics.sum("sockline_map_entries", &[("map", map)]))
+            Ok(running.read()?.metrics.sum("sockline_bpf_map_entries", &[("map", map)]))
         };
         let before = entries(self, "backends")?;
         self.agent.stop()?;
@@ -215,7 +215,7 @@ impl RunningAgent {
         let count = |reading: &Reading| {
             reading
                 .metrics
-                .sum("sockline_programming_latency_seconds_count", &[("since", "arrival")])
+                .sum("sockline_network_programming_duration_seconds_count", &[("since", "arrival")])
         };
         let wanted = count(before) + f64::from(sent);
         let usage = self.read()?.usage;

@@ -6,7 +6,7 @@ use sockline_testbed::Metrics;
 
 use crate::term;
 
-const NAME: &str = "sockline_programming_latency_seconds_bucket";
+const NAME: &str = "sockline_network_programming_duration_seconds_bucket";
 
 /// The histogram of the changes between two readings.
 pub(super) struct Latency {

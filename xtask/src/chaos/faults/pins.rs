@@ -111,13 +111,13 @@ pub(super) fn remove_all(harness: &mut Harness) -> Result<()> {
 /// Failures while a program is detached are expected, so this counts as damage.
 pub(super) fn detach_link(harness: &mut Harness) -> Result<()> {
     let path = any_of(harness, "links")?;
-    let before = harness.metric("sockline_repairs_total", &[("object", "link")])?;
+    let before = harness.metric("sockline_drift_repairs_total", &[("object", "link")])?;
     harness.oracle.damage_begins();
     harness.results.event(format!("{} is detached", shown(&path)));
     bpf::detach_link(&path).with_context(|| format!("detaching {}", path.display()))?;
     let mut now = before;
     let repaired = wait_for("a detached link to be made again", || {
-        now = harness.metric("sockline_repairs_total", &[("object", "link")]).unwrap_or(now);
+        now = harness.metric("sockline_drift_repairs_total", &[("object", "link")]).unwrap_or(now);
         now > before
     });
     harness.confirm()?;

@@ -23,7 +23,7 @@ const UID: &str = "c4a05000-0000-4000-8000-000000000001";
 /// Below this process's own limit of open files.
 const PER_PROCESS: usize = 8_000;
 /// Counts the searches for sockets whose backend is gone.
-const SEARCHES: &str = "sockline_sockets_pass_duration_seconds_count";
+const SEARCHES: &str = "sockline_socket_scan_duration_seconds_count";
 const SEARCHED_WITHIN: Duration = Duration::from_secs(300);
 /// Upper bound for the clients' sockets, whose number changes meanwhile.
 const OTHER_SOCKETS: u64 = 5_000;

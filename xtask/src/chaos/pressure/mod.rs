@@ -158,7 +158,7 @@ impl Counts {
         let since = [("since", "arrival")];
         Ok(Self {
             events: slices("apply"),
-            programmed: sum("sockline_programming_latency_seconds_count", &since),
+            programmed: sum("sockline_network_programming_duration_seconds_count", &since),
             lists: slices("replace"),
             sync_errors: sum("sockline_sync_errors_total", &[]),
             faults: sum("sockline_kernel_faults_total", &[]),
