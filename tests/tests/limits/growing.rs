@@ -138,8 +138,10 @@ fn the_names_of_many_services_outgrow_their_map_and_survive_a_restart() {
     eventually("the map to have grown", || {
         // An agent that is busy may not answer in time.
         agent.metrics().map_err(|error| format!("{error:#}"))?;
-        let (entries, capacity) =
-            (map(&agent, "entries", "service-names"), map(&agent, "allocated_entries", "service-names"));
+        let (entries, capacity) = (
+            map(&agent, "entries", "service-names"),
+            map(&agent, "allocated_entries", "service-names"),
+        );
         holds((entries, capacity) == (4400.0, 8192.0), format!("{entries} of {capacity}"))
     });
     // Refused calls of a service whose name came last are counted under its name, by the same agent.

@@ -66,7 +66,7 @@ fn a_load_balancer_with_source_ranges_is_passed_untouched_and_counted() {
     let stage = Stage::with(service).unwrap();
     assert_untouched(&stage, "203.0.113.7:80");
     let counts = stage.cluster.counts("web", Protocol::Tcp).unwrap();
-    assert_eq!(counts, Counts { passed: 1, ..Counts::default() });
+    assert_eq!(counts, Counts { bypassed: 1, ..Counts::default() });
     assert_served(&stage, "10.96.0.1:80");
 }
 
