@@ -212,7 +212,7 @@ fn as_nobody(stage: &Stage, program: &str, args: &[&str]) -> std::process::Outpu
 fn another_user_gets_nothing_of_the_pins_and_the_admin_socket() {
     let (stage, agent) = stage(|_| {});
     let root = stage.node.bpffs().join("sockline");
-    for place in [&root, &root.join("v2/maps/FRONTENDS"), &agent.admin_socket().to_path_buf()] {
+    for place in [&root, &root.join("v3/maps/FRONTENDS"), &agent.admin_socket().to_path_buf()] {
         let path = place.to_str().unwrap();
         let shown = as_nobody(&stage, "cat", &[path]);
         assert!(!shown.status.success() && shown.stdout.is_empty(), "{path}: {shown:?}");
@@ -270,7 +270,7 @@ fn private(path: &Path) -> Result<(), String> {
 /// Opens the folder of the pins and a pin to everybody.
 fn open_to_all(stage: &Stage) -> (PathBuf, PathBuf) {
     let root = stage.node.bpffs().join("sockline");
-    let map = root.join("v2/maps/FRONTENDS");
+    let map = root.join("v3/maps/FRONTENDS");
     fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
     fs::set_permissions(&map, fs::Permissions::from_mode(0o666)).unwrap();
     (root, map)

@@ -710,11 +710,11 @@ fn connections_of_a_deleted_service_are_closed_also_if_the_sync_fails_after_it()
     let agent = stage.agent_with(&REPAIRS);
     let (mut open, _) = stream(&stage.client, at("10.96.0.1:80"));
     // When a sync has written everything, it notes when that was.
-    crate::common::damage::Damage::of(&stage).freeze("AGENT");
+    crate::common::damage::Damage::of(&stage).freeze("AGENT_RECORD");
     stage.remove("cart.yaml");
     eventually_aborted(&mut open);
     let failures = stage.wrong("failures");
-    assert!(failures.iter().any(|failure| failure.contains("AGENT")), "{failures:?}");
+    assert!(failures.iter().any(|failure| failure.contains("AGENT_RECORD")), "{failures:?}");
     assert!(series(&agent.metrics().unwrap(), "sockline_sync_errors_total") > Some(0.0));
 }
 
