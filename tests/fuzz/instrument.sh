@@ -5,7 +5,7 @@ set -eu
 for argument in "$@"; do
     case "$argument" in
     # These are without the fuzzer that the instrumentation calls.
-    build_script_build | peers) exec "$@" ;;
+    build_script_build | upstream_issues) exec "$@" ;;
     esac
 done
 exec "$@" \

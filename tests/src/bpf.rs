@@ -1,5 +1,5 @@
-//! Kernel objects of BPF as somebody else than the agent sees them: by pin or id, and as bytes, so
-//! that it does not matter of which layout they are.
+//! BPF objects as the kernel shows them to any process: by pin or id, and as bytes, so that tests can read maps
+//! of any layout.
 
 use std::{
     ffi::CString,
@@ -34,7 +34,7 @@ mod command {
     pub(super) const LINK_DETACH: u32 = 34;
 }
 
-/// The beginning of `union bpf_attr` for commands on elements of maps.
+/// The start of `union bpf_attr` for commands on elements of maps.
 #[repr(C)]
 struct Element {
     map: u32,
@@ -52,7 +52,7 @@ struct Pin {
     flags: u32,
 }
 
-/// The same for questions about an object.
+/// The same for `BPF_OBJ_GET_INFO_BY_FD`.
 #[repr(C)]
 struct Question {
     fd: u32,
@@ -60,7 +60,7 @@ struct Question {
     answer: u64,
 }
 
-/// The beginning of `struct bpf_map_info`.
+/// The start of `struct bpf_map_info`.
 #[repr(C)]
 #[derive(Default)]
 struct MapInfo {
@@ -90,7 +90,7 @@ fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     bpf(command::OBJ_GET, &mut attr).map(owned)
 }
 
-/// Pins once more what is pinned already.
+/// Pins a pinned object at a second path.
 ///
 /// # Errors
 /// Those of `BPF_OBJ_GET` and `BPF_OBJ_PIN`.
@@ -148,7 +148,7 @@ pub fn open_in(pid: u32) -> io::Result<Vec<(Object, u32)>> {
     Ok(texts.filter_map(|text| named_in(&text)).collect())
 }
 
-/// What `/proc/PID/fdinfo` says: a link's own id comes before that of its program.
+/// Parses `/proc/PID/fdinfo`: a link's own id is before that of its program.
 fn named_in(fdinfo: &str) -> Option<(Object, u32)> {
     let id = |name: &str| {
         let line = fdinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_is_told_from_its_program_and_a_map() {
+    fn a_link_is_distinguished_from_its_program_and_a_map() {
         let link = "pos:\t0\nlink_type:\tcgroup\nlink_id:\t7\nprog_tag:\tab\nprog_id:\t9\n";
         assert_eq!(named_in(link), Some((Object::Link, 7)));
         assert_eq!(named_in("prog_type:\t18\nprog_id:\t9\n"), Some((Object::Program, 9)));

@@ -45,7 +45,7 @@ fn find_or_mount() -> Result<PathBuf> {
     if let Some(found) = mounts::first_of_type("bpf")? {
         return Ok(found);
     }
-    // Two test processes that mount at the same time would hide each other's folders.
+    // Of two test processes that mount at the same time, one would hide the folders of the other.
     let lock_path = std::env::temp_dir().join("sockline-testbed.lock");
     let lock = File::create(&lock_path)
         .and_then(|file| file.lock().map(|()| file))

@@ -1,4 +1,4 @@
-//! Counting the packets of a namespace: the proof of which addresses were on the wire.
+//! Counts the packets of a namespace, to prove which addresses were on the wire.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use nix::{
 
 use crate::Ns;
 
-/// Packets wait here until somebody asks; each takes about 1 KB of it whatever its length.
+/// Packets are kept here until they are read; each takes about 1 KB, whatever its length.
 const BUFFER_BYTES: usize = 128 << 20;
 
 /// The loopback device is the first of every namespace.
@@ -69,9 +69,8 @@ impl Ns {
     /// # Errors
     /// Those of `socket` (needs root).
     pub fn capture(&self) -> io::Result<Capture> {
-        // The kernel queues copies on the socket, and they are read when asked for: no thread, and
-        // what has been sent before the question is in the answer. Cooked packets, so that each
-        // starts at its IP header.
+        // The kernel queues copies on the socket, which are read on demand: no thread is needed, and all
+        // packets sent before are counted. Cooked packets start at their IP header.
         let socket = self.run(|| {
             socket(
                 AddressFamily::Packet,
@@ -88,12 +87,11 @@ impl Ns {
 impl Capture {
     /// The packets so far, by flow.
     ///
-    /// # Errors
-    /// When packets were lost because nobody asked in time: a count would be a guess.
+    /// # Errors When packets were lost because they were not read in time.
     pub fn flows(&mut self) -> io::Result<&BTreeMap<Flow, u64>> {
         let mut buffer = [0; 128];
         loop {
-            // A packet longer than the buffer is cut off, which keeps its headers.
+            // A packet longer than the buffer is truncated; its headers are complete.
             match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
                 Ok((length, from)) => {
                     if let Some(flow) = from.and_then(|from| flow_of(&buffer[..length], &from)) {
@@ -120,7 +118,7 @@ impl Capture {
         self.packets(|flow| flow.touches(address))
     }
 
-    /// How many packets belong to flows that a condition holds for.
+    /// How many packets belong to flows that meet a condition.
     ///
     /// # Errors
     /// Those of [`Capture::flows`].
@@ -129,7 +127,7 @@ impl Capture {
         Ok(flows.iter().filter(|(flow, _)| wanted(flow)).map(|(_, count)| count).sum())
     }
 
-    /// The kernel resets its count with each question.
+    /// The kernel resets its count with each read.
     fn lost_since_last_time(&self) -> io::Result<u64> {
         let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
         let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
@@ -149,15 +147,14 @@ impl Capture {
 }
 
 fn flow_of(packet: &[u8], from: &LinkAddr) -> Option<Flow> {
-    // On the loopback device every packet is seen going out and coming in.
+    // On the loopback device every packet is seen twice, outgoing and incoming.
     if from.ifindex() == LOOPBACK && from.pkttype() != libc::PACKET_OUTGOING {
         return None;
     }
     parse(packet)
 }
 
-/// Reads addresses and ports. IPv6 extension headers and later fragments are not counted: nothing
-/// here sends them.
+/// Reads addresses and ports. IPv6 extension headers and later fragments are not counted: no test sends them.
 fn parse(packet: &[u8]) -> Option<Flow> {
     let (src, dst, protocol, ports) = match packet.first()? >> 4 {
         4 => {

@@ -1,8 +1,8 @@
 //! A private cgroup v2 per node, entered by threads.
 //!
-//! A socket belongs to the cgroup of the thread that made it, so one process can play many nodes:
-//! the process moves into a base cgroup of its own, each node is a *threaded* child of it, and
-//! threads (never the process) move into the children.
+//! A socket belongs to the cgroup of the thread that created it, so one process can be many nodes: the
+//! process moves into its own base cgroup, each node is a *threaded* child of it, and threads (never the
+//! process) move into the children.
 
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 
 use crate::{mounts, owner, wait_ok};
 
-/// A thread's exit is seen by `join` a moment before its cgroup is told.
+/// `join` returns a moment before the kernel removes the thread from its cgroup.
 const EMPTY_WITHIN: Duration = Duration::from_secs(5);
 
 /// One node's cgroup; removed when dropped, which needs its threads to have ended.
@@ -28,7 +28,7 @@ impl NodeCgroup {
     pub(crate) fn create(node: u32) -> Result<Self> {
         let base = enter_base()?;
         let path = base.join(format!("node-{node}"));
-        // From here on dropping `cgroup` gives the base back.
+        // From here on dropping `cgroup` releases the base.
         let cgroup = Self { path };
         fs::create_dir(&cgroup.path)
             .with_context(|| format!("creating cgroup {}", cgroup.path.display()))?;
@@ -63,12 +63,12 @@ impl Drop for NodeCgroup {
 /// The cgroup this process lives in while it has nodes.
 struct Base {
     path: PathBuf,
-    /// Where the process came from and goes back to.
+    /// The cgroup that the process came from and returns to.
     home: PathBuf,
     nodes: usize,
 }
 
-/// Counted by hand, not by an `Arc`: leaving and entering again must not overlap.
+/// A manual count, not an `Arc`: leaving and entering again must not overlap.
 static BASE: Mutex<Option<Base>> = Mutex::new(None);
 
 fn enter_base() -> Result<PathBuf> {
@@ -120,8 +120,8 @@ fn move_process(cgroup: &Path) -> Result<()> {
     })
 }
 
-/// Removes a cgroup as soon as it is empty. What lives on in it (a child that another test is
-/// starting right now, a shell that someone opened in a pod of `demo --keep`) moves to `refuge`.
+/// Removes a cgroup as soon as it is empty. Processes that are still in it (a child that another test is
+/// starting, a shell in a pod of `demo --keep`) move to `refuge`.
 pub(crate) fn remove(cgroup: &Path, refuge: Option<&Path>) -> Result<()> {
     let what = format!("cgroup {} to be empty and removed", cgroup.display());
     wait_ok(EMPTY_WITHIN, &what, || match fs::remove_dir(cgroup) {
@@ -136,7 +136,7 @@ pub(crate) fn remove(cgroup: &Path, refuge: Option<&Path>) -> Result<()> {
     })
 }
 
-/// Removes what is below a cgroup; what lives in there moves to it.
+/// Removes the cgroups below a cgroup; their processes move to it.
 pub(crate) fn remove_below(cgroup: &Path) -> Result<()> {
     let entries = fs::read_dir(cgroup).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
@@ -159,8 +159,8 @@ fn evict(cgroup: &Path, refuge: &Path) {
     }
 }
 
-/// Cgroups of test processes that were killed before they could clean up, and whatever they had
-/// started and left running in there.
+/// Removes cgroups of test processes that were killed before they could clean up, with the processes that
+/// still run in them.
 fn remove_stale(mount: &Path) {
     let Ok(entries) = fs::read_dir(mount) else { return };
     for entry in entries.flatten() {

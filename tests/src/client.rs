@@ -1,5 +1,5 @@
-//! Small clients that report what happened. They act in the namespace and cgroup of the thread
-//! that calls them, so use them inside [`Ns::run`], or the methods on [`Ns`] of the same name.
+//! Small clients that report what they saw. They run in the namespace and cgroup of the calling thread: use
+//! them inside [`Ns::run`], or the methods of [`Ns`] with the same name.
 
 use std::{
     io::{self, BufRead, BufReader, Read},
@@ -9,7 +9,7 @@ use std::{
 
 use crate::{Ns, wait::patience};
 
-/// Nothing here is further away than another namespace: silence for this long is a failure.
+/// All servers are on this machine: no answer for this long is a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a TCP client saw.

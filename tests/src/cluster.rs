@@ -1,18 +1,18 @@
 //! A node with its agent, and the objects of the cluster that it is in.
 
-use std::{collections::BTreeMap, fs, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
     Agent, AgentOptions, Metrics, Node, Pod, Protocol, Service,
-    manifests::{self, list},
+    objects::{self, file},
     wait_ok,
 };
 
-/// How long a change may take from its file to the kernel. Far more than it needs: other tests
-/// share the machine.
+/// How long a change may take from its file to the kernel: far more than it needs, because other tests share
+/// the machine.
 const IN_KERNEL_WITHIN: Duration = Duration::from_secs(20);
 
 const SYNCS: &str = "sockline_sync_duration_seconds_count";
@@ -40,8 +40,8 @@ impl Cluster {
         Ok(Self::on(Node::new()?, &AgentOptions::default().node_name))
     }
 
-    /// As [`Cluster::new`], on this node and under this name: for clusters of several nodes, which
-    /// are one of these for each node.
+    /// As [`Cluster::new`], on this node and under this name: a cluster of several nodes has one of these for
+    /// each node.
     pub fn on(node: Node, name: &str) -> Self {
         Self {
             agent: None,
@@ -114,7 +114,7 @@ impl Cluster {
             agent.stop()?;
         }
         change(&mut self.options);
-        // The new agent has heard of no write yet, and the next one must not look like this one.
+        // The new agent has read no write yet, and the next write must not look like this one.
         self.writes = 0;
         self.write()?;
         self.agent = Some(self.node.agent(&self.options)?);
@@ -123,15 +123,14 @@ impl Cluster {
 
     /// Sets services, in place of those with the same names, and waits until they are in the kernel.
     ///
-    /// # Errors
-    /// When writing the manifests fails, or the agent does not come up to them in time.
+    /// # Errors When writing the manifests fails, or the agent does not apply them in time.
     pub fn apply(&mut self, services: impl IntoIterator<Item = Service>) -> Result<()> {
         self.set(services);
         self.sync()
     }
 
-    /// Sets objects of any kind, in place of those that were set in this way before, and waits until
-    /// they are in the kernel: for what a [`Service`] cannot say.
+    /// Sets objects of any kind, in place of those from the last call, and waits until they are in the
+    /// kernel: for what a [`Service`] cannot express.
     ///
     /// # Errors
     /// Those of [`Cluster::apply`].
@@ -140,7 +139,7 @@ impl Cluster {
         self.sync()
     }
 
-    /// As [`Cluster::apply_objects`], and leaves it to the next call to write them.
+    /// As [`Cluster::apply_objects`], but the next call writes them.
     pub fn set_objects(&mut self, objects: Vec<Value>) {
         self.objects = objects;
     }
@@ -154,12 +153,12 @@ impl Cluster {
         self.sync()
     }
 
-    /// Leaves a service and its slices out of what is written next.
+    /// Removes a service and its slices from what is written next.
     pub fn forget(&mut self, service: &str) {
         self.services.remove(service);
     }
 
-    /// Sets services and waits until the agent has heard of it, but not until it is in the kernel:
+    /// Sets services and waits until the agent has read them, but not until they are in the kernel:
     /// for many changes in a row.
     ///
     /// # Errors
@@ -177,7 +176,7 @@ impl Cluster {
         Ok(Metrics::parse(&self.agent().metrics()?))
     }
 
-    /// What the kernel has counted for a service.
+    /// The kernel's counters of a service.
     ///
     /// # Errors
     /// Those of [`Agent::metrics`].
@@ -198,7 +197,7 @@ impl Cluster {
         })
     }
 
-    /// What `sockline status` says.
+    /// The output of `sockline status`.
     ///
     /// # Errors
     /// Those of [`Agent::cli`].
@@ -207,7 +206,7 @@ impl Cluster {
         serde_json::from_str(&text).context("reading the output of `sockline status`")
     }
 
-    /// How many translations of living sockets the kernel has in its table.
+    /// How many records of sockets the kernel has in its table.
     ///
     /// # Errors
     /// Those of [`Agent::cli`].
@@ -215,12 +214,11 @@ impl Cluster {
         self.status()?["sockets"].as_u64().context("`sockline status` has no `sockets`")
     }
 
-    /// Waits until the kernel has exactly this many translations of living sockets. A socket that
-    /// was closed here may live a moment longer in a child process that another test is starting.
-    /// Where the kernel has no table of them (before Linux 5.12), there is to be no count either.
+    /// Waits until the kernel has exactly this many records of sockets. A socket that was closed here may
+    /// exist a moment longer in a child process that another test is starting. Without a table (before Linux
+    /// 5.12), there must be no count either.
     ///
-    /// # Errors
-    /// When it does not come to that.
+    /// # Errors When that does not happen in time.
     pub fn wait_for_sockets(&self, wanted: u64) -> Result<()> {
         if !self.features()?.compare_and_swap {
             let sockets = &self.status()?["sockets"];
@@ -240,9 +238,9 @@ impl Cluster {
         }
     }
 
-    /// The agent plans again after each batch of changes it hears of, and one write here may be
-    /// several batches there. What is heard is in the plan of any sync that *ends* from now on; one
-    /// more write makes sure there is one.
+    /// The agent plans again after each batch of changes that it reads, and one write may be several batches.
+    /// Every sync that *ends* from now on includes what the agent has read; one more write causes such a
+    /// sync.
     fn sync(&mut self) -> Result<()> {
         if self.agent.is_none() {
             self.write()?;
@@ -258,10 +256,10 @@ impl Cluster {
         })
     }
 
-    /// Writes the objects and waits until the agent has heard of all of them.
+    /// Writes the objects and waits until the agent has read all of them.
     ///
-    /// Each write leaves out the Node that the one before had for this, and nothing else ever takes
-    /// a Node away: the agent tells of it last, whether the other objects are news to it or not.
+    /// Each write omits the Node that the write before had for this purpose, and nothing else removes a Node.
+    /// The agent reports the removal last, whether the other objects have changed or not.
     fn tell(&mut self) -> Result<()> {
         self.writes += 1;
         self.write()?;
@@ -277,16 +275,14 @@ impl Cluster {
         })
     }
 
-    /// One file, renamed into place, so that the agent never reads half of it.
+    /// Writes all objects to one file.
     fn write(&self) -> Result<()> {
         let of_services = self.services.values().flat_map(Service::objects);
-        let mark = manifests::node(&format!("testbed-write-{}", self.writes), "nowhere");
+        let mark = objects::node_in_zone(&format!("testbed-write-{}", self.writes), "nowhere");
         let objects: Vec<Value> =
             of_services.chain(self.objects.iter().cloned()).chain([mark]).collect();
-        let folder = self.node.manifests();
-        let draft = folder.join(".objects.draft");
-        fs::write(&draft, list(&objects)).context("writing the manifests")?;
-        fs::rename(&draft, folder.join("objects.json")).context("renaming the manifests")
+        let text = file::list(&objects);
+        file::put(&self.node.manifests(), "objects.json", &text).context("writing the manifests")
     }
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{Ns, wait_ok};
 
-/// For what the kernel does in its own time.
+/// For what the kernel does asynchronously.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs the lines of an `ip` batch inside a namespace; the first line that fails ends it.
@@ -35,14 +35,13 @@ pub(crate) fn batch(ns: &Ns, lines: &str) -> Result<()> {
 }
 
 impl Ns {
-    /// Waits until a device in here transmits.
+    /// Waits until a device of this namespace transmits.
     ///
-    /// Of the two ends of a veth pair, the one that was set up first is told of the other by a worker
+    /// Of the two ends of a veth pair, the one that was set up first learns of the other from a worker
     /// of the kernel (linkwatch), later when the machine is busy. Until then it is up, and drops
     /// every packet.
     ///
-    /// # Errors
-    /// When it does not come to that.
+    /// # Errors When that does not happen in time.
     pub fn wait_for_carrier(&self, device: &str) -> Result<()> {
         wait_ok(PATIENCE, &format!("{device} to have a carrier"), || {
             let shown = self.output(Command::new("ip").args(["-o", "link", "show", device]))?;
@@ -55,10 +54,10 @@ impl Ns {
 /// RTF_LOCAL of linux/ipv6_route.h.
 const LOCAL: u32 = 0x8000_0000;
 
-/// Waits until a namespace takes packets for an IPv6 address of its own.
+/// Waits until a namespace receives packets for one of its IPv6 addresses.
 ///
-/// The address can be sent from at once, but a worker of the kernel makes the route that receives
-/// for it, also where no duplicates are looked for (`nodad`). Until then packets are dropped.
+/// The address can be sent from at once, but a worker of the kernel adds the local route, even without
+/// duplicate address detection (`nodad`). Until then packets are dropped.
 pub(crate) fn wait_for_local_route(ns: &Ns, address: Ipv6Addr) -> Result<()> {
     let hex: String = address.octets().iter().map(|octet| format!("{octet:02x}")).collect();
     wait_ok(PATIENCE, &format!("the local route of {address}"), || {
@@ -71,7 +70,7 @@ pub(crate) fn wait_for_local_route(ns: &Ns, address: Ipv6Addr) -> Result<()> {
     })
 }
 
-/// Sets sysctls under `/proc/sys/net`, which shows the namespace of the thread that looks.
+/// Sets sysctls under `/proc/sys/net`, which shows the namespace of the thread that opens it.
 pub(crate) fn sysctl(ns: &Ns, settings: &[(&str, &str)]) -> Result<()> {
     ns.run(|| {
         for (name, value) in settings {

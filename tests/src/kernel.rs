@@ -1,32 +1,30 @@
-//! What the running kernel has, which decides what some calls are to end with.
+//! The features of the running kernel, which decide the result of some calls.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::{Agent, Cluster};
 
-/// Kernel features as an agent found them, by its own account (`sockline status`). That this account
-/// is true is a test of its own.
+/// Kernel features that an agent found (`sockline status`). A separate test checks that this is true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelFeatures {
     /// Refusals are ECONNREFUSED (Linux 5.18).
     pub set_retval: bool,
-    /// The agent knows its network namespace: that is where NodePorts on loopback are served (Linux
-    /// 5.14), and else in the initial one.
+    /// The agent knows its network namespace, where NodePorts on loopback are served (Linux 5.14). Else they
+    /// are served in the initial one.
     pub netns_cookie: bool,
     /// The peer name of MPTCP sockets is translated (Linux 6.0).
     pub mptcp_sock: bool,
-    /// The kernel's own sockets can be told from others (BTF).
+    /// Programs can identify the kernel's own sockets (BTF).
     pub kernel_sockets: bool,
-    /// Translated sockets are in a table, and so can be counted (Linux 5.12).
+    /// Records of sockets are in a table, so they can be counted (Linux 5.12).
     pub compare_and_swap: bool,
 }
 
 impl KernelFeatures {
     /// Reads them from what `sockline status -o json` prints.
     ///
-    /// # Errors
-    /// When it says nothing of them: no agent runs.
+    /// # Errors When it has none, because no agent runs.
     pub fn of_status(status: &Value) -> Result<Self> {
         let features = &status["agent"]["features"];
         let has = |name: &str| {
@@ -50,7 +48,7 @@ impl KernelFeatures {
 }
 
 impl Agent {
-    /// What it found the kernel to have.
+    /// The kernel features that it found.
     ///
     /// # Errors
     /// Those of [`Agent::cli`].
@@ -63,7 +61,7 @@ impl Agent {
 }
 
 impl Cluster {
-    /// What its agent found the kernel to have.
+    /// The kernel features that its agent found.
     ///
     /// # Errors
     /// Those of [`Agent::cli`].
@@ -74,8 +72,7 @@ impl Cluster {
 
 /// The version of the running kernel, such as `(6, 12)`.
 ///
-/// # Errors
-/// When the kernel's release is no version.
+/// # Errors When the kernel's release is not a version.
 pub fn kernel_version() -> Result<(u32, u32)> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")
         .context("reading /proc/sys/kernel/osrelease")?;

@@ -1,16 +1,16 @@
-//! As much of kustomize as deploy/ uses, for machines that have none: which containers come out of a
-//! kustomization, and with what in them.
+//! The part of kustomize that deploy/ uses, for machines without it: the containers of a kustomization, with
+//! their fields.
 //!
 //! The order is kustomize's own (`accumulateTarget` in its api/internal/target/kusttarget.go): resources,
-//! components, then of one kustomization patches before images before replacements. Namespaces, common
-//! labels and generated ConfigMaps are left out: nobody here asks for them.
+//! components, then of one kustomization patches before images before replacements. Namespaces, common labels
+//! and generated ConfigMaps are ignored: no test needs them.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-/// What a kustomization may have: all else would be missing from what is rendered.
+/// The fields that are implemented; any other would be missing from the result.
 const KNOWN: [&str; 10] = [
     "apiVersion",
     "kind",
@@ -34,7 +34,7 @@ const MERGED: [(&str, &str); 6] = [
     ("volumeMounts", "mountPath"),
 ];
 
-/// Says in a patch what is done with an item, and is no field of it.
+/// The directive of a patch for an item, which is no field of it.
 pub const DIRECTIVE: &str = "$patch";
 
 const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
@@ -50,8 +50,7 @@ pub fn documents(path: &Path) -> Result<Vec<Value>> {
 
 /// All objects that a kustomization describes.
 ///
-/// # Errors
-/// When a file cannot be read, leads nowhere, or uses what is not known here.
+/// # Errors When a file cannot be read or does not exist, or uses a field that is not implemented.
 pub fn render(folder: &Path) -> Result<Vec<Value>> {
     add(folder, Vec::new())
 }
@@ -188,7 +187,7 @@ fn containers_mut(object: &mut Value) -> impl Iterator<Item = &mut Value> {
         .flatten()
 }
 
-/// An entry names an image without its tag; what it does not say stays as it was.
+/// An entry names an image without its tag; parts that it does not set stay the same.
 fn replace_image(container: &mut Value, entry: &Value) -> Result<()> {
     let image = text(&container["image"])?;
     // A colon before the last slash is a registry's port.

@@ -1,9 +1,9 @@
-//! Pods as network namespaces on the real kernel: what the end-to-end tests and the demo stand on.
+//! Pods as network namespaces on the real kernel, for the end-to-end tests and the demo.
 //!
-//! A [`Node`] is a private machine: a network namespace in the part of the host's, a cgroup v2 of
-//! its own, a folder in bpffs and a folder for manifests. A [`Pod`] is a namespace behind a veth
-//! pair. Both are an [`Ns`], which runs closures and child processes inside. Nothing has a name
-//! that two tests could share, and everything goes when the values are dropped.
+//! A [`Node`] is a private machine: a network namespace in the role of the host's, its own cgroup v2, a
+//! folder in bpffs and a folder for manifests. A [`Pod`] is a namespace behind a veth pair. Both are an
+//! [`Ns`], which runs closures and child processes inside. No two tests share a name, and everything is
+//! removed when the values are dropped.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -31,7 +31,6 @@ mod http;
 mod iproute;
 mod kernel;
 pub mod kustomize;
-mod manifests;
 mod metrics;
 mod mounts;
 mod node;
@@ -43,9 +42,9 @@ mod pod_cgroup;
 mod requirements;
 mod server;
 mod socket;
-mod stage;
 pub mod strace;
 mod wait;
+mod web_cluster;
 
 pub use agent::{Agent, AgentOptions, Build, Place, sockline_binary};
 pub use capture::{Capture, Flow, Protocol};
@@ -53,13 +52,13 @@ pub use client::{Reply, UdpClient, UdpReply, tcp_ask};
 pub use cluster::{Cluster, Counts};
 pub use http::{HttpReply, http_get};
 pub use kernel::{KernelFeatures, kernel_version};
-pub use manifests::{Endpoint, Service};
 pub use metrics::Metrics;
 pub use node::Node;
 pub use ns::{Ns, Task};
+pub use objects::{Endpoint, Service};
 pub use pod::Pod;
 pub use pod_cgroup::PodCgroup;
 pub use server::{TcpServer, UdpServer};
 pub use socket::{Socket, mapped, to_std};
-pub use stage::Stage;
 pub use wait::{patience, repetitions, wait_ok, wait_until};
+pub use web_cluster::WebCluster;

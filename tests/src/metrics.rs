@@ -1,4 +1,4 @@
-//! Reading Prometheus text.
+//! Parses Prometheus text.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ struct Series {
 }
 
 impl Metrics {
-    /// Reads the text format; lines that are none of it are left out.
+    /// Parses the text format; other lines are ignored.
     pub fn parse(text: &str) -> Self {
         let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(parse_line);
         Self { series: series.collect() }

@@ -15,7 +15,7 @@ pub(crate) fn first_of_type(fs_type: &str) -> Result<Option<PathBuf>> {
     }))
 }
 
-/// The kernel writes blanks, tabs, newlines and backslashes in paths as three octal digits.
+/// The kernel writes spaces, tabs, newlines and backslashes in paths as three octal digits.
 fn unescape(field: &str) -> String {
     field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }

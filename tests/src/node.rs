@@ -1,4 +1,4 @@
-//! A node of its own: the host's network namespace, a cgroup, a bpffs folder, and room for pods.
+//! A private node: the host's network namespace, a cgroup, a bpffs folder, and pods.
 
 use std::{
     fs::{self, File},
@@ -23,8 +23,8 @@ use crate::{
 /// The addresses of `node-a` in the recorded fixtures.
 const ADDRESSES: [&str; 2] = ["192.0.2.10", "2001:db8::a"];
 
-/// Settings that every namespace needs before it has devices: an address is usable at once, and
-/// nothing on the link configures it.
+/// Settings that every namespace needs before it has devices: addresses are usable at once, and there is no
+/// autoconfiguration.
 pub(crate) const QUIET_IPV6: [(&str, &str); 4] = [
     ("ipv6/conf/all/accept_dad", "0"),
     ("ipv6/conf/default/accept_dad", "0"),
@@ -32,8 +32,8 @@ pub(crate) const QUIET_IPV6: [(&str, &str); 4] = [
     ("ipv6/conf/default/accept_ra", "0"),
 ];
 
-/// A private node. Dereferences to its host network namespace, inside its cgroup: what runs there
-/// is what a pod with `hostNetwork: true` is on a real node.
+/// A private node. Dereferences to its host network namespace, inside its cgroup: threads there correspond to
+/// a pod with `hostNetwork: true` on a real node.
 ///
 /// Pods and agents keep their node alive; it is removed when the last of them is dropped.
 pub struct Node {
@@ -56,8 +56,7 @@ pub(crate) struct Shared {
 impl Node {
     /// A node with the addresses 192.0.2.10 and 2001:db8::a.
     ///
-    /// # Errors
-    /// When the machine lacks something; the message names it and the command that helps.
+    /// # Errors When the machine lacks something; the message names it and the command that fixes it.
     pub fn new() -> Result<Self> {
         let addresses =
             ADDRESSES.map(|address| address.parse().expect("the constants above are addresses"));
@@ -130,7 +129,7 @@ impl Node {
         Agent::start(&self.shared, options)
     }
 
-    /// Starts the agent and does not wait for anything: it may be killed at any instant of its start.
+    /// Starts the agent without waiting, so that a test can kill it during its start.
     ///
     /// # Errors
     /// When there is no binary, or no process can be started.
@@ -138,20 +137,20 @@ impl Node {
         Agent::spawn(&self.shared, options)
     }
 
-    /// The host's network namespace outside of the node's cgroup: where the agent runs, and what
-    /// must see plain addresses.
+    /// The host's network namespace outside of the node's cgroup, for the agent and for calls that must not
+    /// be translated.
     pub fn outside(&self) -> &Ns {
         &self.shared.outside
     }
 
-    /// The machine's initial network namespace, inside the node's cgroup: what runs there is what a
-    /// process of a real node's host is, also for a kernel that has no name for any other namespace.
+    /// The machine's initial network namespace, inside the node's cgroup: threads there are processes of the
+    /// host also for a kernel without network namespace cookies.
     ///
     /// # Errors
     /// When it cannot be entered.
     pub fn initial_namespace(&self) -> Result<Ns> {
         let threads = fs::read_to_string("/proc/2/comm").unwrap_or_default();
-        // Threads of the kernel are in it, and this is the one that starts all others.
+        // Kernel threads are in it, and process 2 starts all of them.
         ensure!(threads == "kthreadd\n", "process 2 is not the kernel's, but {threads:?}");
         let namespace = File::open("/proc/2/ns/net").context("opening the initial namespace")?;
         Ns::within("initial", &self.shared.inside, move || {

@@ -1,4 +1,4 @@
-//! A network namespace that lives in a thread, and running things inside it.
+//! A network namespace that a thread holds, to run closures and processes in.
 //!
 //! A thread inherits the network namespace and the cgroup of the thread that started it. So each
 //! namespace has one *holder* thread that entered both once, and every closure gets a fresh thread
@@ -24,7 +24,7 @@ type Request = (Job, mpsc::SyncSender<Started>);
 
 /// A network namespace (and, for pods and the node's inside, a cgroup) to run things in.
 ///
-/// It goes when the value is dropped and nothing runs in it any more.
+/// It is removed when the value is dropped and nothing runs in it any more.
 pub struct Ns {
     name: String,
     requests: Option<mpsc::Sender<Request>>,
@@ -39,7 +39,7 @@ pub struct Task<T> {
 }
 
 impl<T> Task<T> {
-    /// Waits for the end and returns the result; a panic inside goes on in the caller.
+    /// Waits for the end and returns the result; a panic inside continues in the caller.
     pub fn join(self) -> T {
         if let Err(panic) = self.thread.join() {
             panic::resume_unwind(panic);
@@ -61,7 +61,7 @@ impl Ns {
         })
     }
 
-    /// A new network namespace made in here: as a process of a pod may make one.
+    /// A new network namespace made in this one, as by a process of a pod.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -69,7 +69,7 @@ impl Ns {
         Self::unshared(name, Some(self))
     }
 
-    /// The network namespace of `parent`, entered in one more way (another cgroup).
+    /// The network namespace of `parent`, with a further step to enter (another cgroup).
     pub(crate) fn within(
         name: &str,
         parent: &Self,
@@ -111,7 +111,7 @@ impl Ns {
         Ok(Self { name: name.to_owned(), requests: Some(requests), holder: Some(holder), file })
     }
 
-    /// What servers in here answer with.
+    /// The name that servers in here answer with.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -124,14 +124,13 @@ impl Ns {
 
     /// The namespace's inode number, as `readlink /proc/…/ns/net` shows it.
     ///
-    /// # Errors
-    /// When the kernel does not say.
+    /// # Errors When it cannot be read.
     pub fn inode(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.st_ino())
     }
 
-    /// Runs a closure in here on a thread of its own and returns its result. A panic inside (a
-    /// failed assertion) goes on in the caller.
+    /// Runs a closure in here on a thread of its own and returns its result. A panic inside (a failed
+    /// assertion) continues in the caller.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let mut result = None;
         let slot = &mut result;

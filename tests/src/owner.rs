@@ -1,4 +1,4 @@
-//! Names that say which process a leftover belongs to, so that the next run can remove it.
+//! Names that identify the process that a leftover belongs to, so that the next run can remove it.
 
 use std::{
     fs,
@@ -34,7 +34,7 @@ pub(crate) fn remove_stale_folders(parent: &Path) {
     for entry in entries.flatten() {
         if entry.file_name().to_str().is_some_and(is_stale)
             && let Err(error) = fs::remove_dir_all(entry.path())
-            // Another test process saw it too and was faster.
+            // Another test process has removed it.
             && error.kind() != ErrorKind::NotFound
         {
             eprintln!("testbed: removing stale {}: {error}", entry.path().display());

@@ -10,9 +10,9 @@ use crate::{Ns, iproute, node, node::QUIET_IPV6};
 /// device, so each node end of a pair has this one. (For IPv4 any address of the node is answered.)
 const GATEWAY_V6: &str = "fe80::1";
 
-/// The two ends of every pair. Each end knows the other's for good: a machine has one neighbour
-/// table for all namespaces, of some hundred entries, and with many tests side by side the kernel
-/// throws out entries that are in use, with the packets that wait for their resolution.
+/// The two ends of every pair. Each end has a permanent entry for the other: a machine has one neighbour
+/// table for all namespaces, of some hundred entries, and with many tests in parallel the kernel evicts
+/// entries that are in use, with the packets that wait for their resolution.
 const NODE_END: &str = "02:00:00:00:00:01";
 const POD_END: &str = "02:00:00:00:00:02";
 

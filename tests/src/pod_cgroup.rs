@@ -1,4 +1,4 @@
-//! Cgroups of pods and their containers, where a kubelet with the systemd driver makes them.
+//! Cgroups of pods and their containers, at the paths of a kubelet with the systemd driver.
 
 use std::{
     fs, io,
@@ -12,7 +12,7 @@ use crate::{Ns, Pod, cgroup};
 /// The folders above a burstable pod's.
 const PARENTS: [&str; 2] = ["kubepods.slice", "kubepods-burstable.slice"];
 
-/// A pod's own cgroup, without containers at first. It goes with its node at the latest.
+/// A pod's own cgroup, without containers at first. It is removed with its node at the latest.
 pub struct PodCgroup {
     path: PathBuf,
 }
@@ -42,8 +42,7 @@ impl PodCgroup {
 
     /// Removes the cgroup and those of its containers, which must have ended.
     ///
-    /// # Errors
-    /// When something still runs in there.
+    /// # Errors When a process is still in it.
     pub fn remove(self) -> Result<()> {
         cgroup::remove_below(&self.path)?;
         cgroup::remove(&self.path, None)

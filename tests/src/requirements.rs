@@ -1,11 +1,11 @@
-//! What the machine must offer, checked first: a missing privilege is an error, never a skipped test.
+//! The requirements of the testbed, checked first: a missing privilege is an error, never a skipped test.
 
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 use nix::unistd::Uid;
 
-/// Checks for root and for `ip`. The cgroup and bpffs modules report on theirs.
+/// Checks for root and for `ip`. The modules for cgroups and bpffs report their own requirements.
 pub(crate) fn check() -> Result<()> {
     if !Uid::effective().is_root() {
         bail!(

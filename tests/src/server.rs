@@ -1,4 +1,4 @@
-//! Small servers that say which pod they are, and remember who came.
+//! Small servers that answer with their pod's name and record their clients.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use nix::{
 
 use crate::{Ns, Task, to_std};
 
-/// Who came, in order. IPv4 addresses are plain, also where a dual-stack socket saw them mapped.
+/// The clients, in order. Mapped IPv4 addresses of dual-stack sockets are converted to IPv4.
 #[derive(Default)]
 struct Guests(Mutex<Vec<SocketAddr>>);
 
@@ -31,8 +31,8 @@ impl Guests {
     }
 }
 
-/// Says its pod's name and a newline, then echoes until the client closes. Stops when dropped,
-/// closing what is open.
+/// Sends its pod's name and a newline, then echoes until the client closes. Stops when dropped, and closes
+/// all connections.
 pub struct TcpServer {
     port: u16,
     shared: Arc<TcpShared>,
@@ -46,7 +46,7 @@ struct TcpShared {
 }
 
 impl TcpServer {
-    /// Where it listens; chosen by the kernel when 0 was asked for.
+    /// The address that it listens at; the kernel chooses port 0.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -78,7 +78,7 @@ impl TcpShared {
             for id in 0.. {
                 let (mut stream, peer) = match self.listener.accept() {
                     Ok(accepted) => accepted,
-                    // A client that left while it waited to be accepted.
+                    // A client that closed before it was accepted.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                     // The listener was shut down.
                     Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
@@ -122,7 +122,7 @@ pub struct UdpServer {
 }
 
 impl UdpServer {
-    /// Where it listens; chosen by the kernel when 0 was asked for.
+    /// The address that it listens at; the kernel chooses port 0.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -140,7 +140,7 @@ impl UdpServer {
 
 impl Drop for UdpServer {
     fn drop(&mut self) {
-        // Says ENOTCONN, and yet wakes the reader, which then sees an empty read.
+        // Returns ENOTCONN, but wakes the reader, which then gets an empty read.
         let _ = shutdown(self.socket.as_raw_fd(), NixShutdown::Both);
         if let Some(task) = self.task.take() {
             task.join();
@@ -183,8 +183,8 @@ impl Ns {
 fn answer(socket: &UdpSocket, guests: &Guests, name: &str) {
     let mut buffer = [0; 2048];
     loop {
-        // Not the standard library's: it panics over the answer that a shut down socket gives,
-        // nothing from nobody.
+        // Not the standard library's `recv_from`: it panics if a socket that was shut down returns no
+        // address.
         let heard = recvfrom::<SockaddrStorage>(socket.as_raw_fd(), &mut buffer);
         match heard.map(|(length, from)| (length, from.and_then(|from| to_std(&from).ok()))) {
             Ok((_, None)) => return,
@@ -192,7 +192,7 @@ fn answer(socket: &UdpSocket, guests: &Guests, name: &str) {
                 guests.add(peer);
                 let mut reply = format!("{name}:").into_bytes();
                 reply.extend_from_slice(&buffer[..length]);
-                // A client that is gone is not this server's problem.
+                // The client has gone; the server continues.
                 let _ = socket.send_to(&reply, peer);
             }
             // An ICMP error about an earlier answer.

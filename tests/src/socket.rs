@@ -1,4 +1,4 @@
-//! A bare socket: the system calls that the standard library has no face for.
+//! A raw descriptor of a socket, with the system calls that the standard library lacks.
 
 use std::{
     io,
@@ -22,7 +22,7 @@ use nix::{
 
 use crate::wait::patience;
 
-/// Silence for this long is a failure.
+/// No answer for this long is a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A socket of any family and protocol, with one method per system call.
@@ -37,7 +37,7 @@ impl Socket {
         Self::open(family, libc::SOCK_STREAM, libc::IPPROTO_TCP)
     }
 
-    /// An MPTCP socket; `None` where the kernel was built without (Debian's 5.10 is): it must say so.
+    /// An MPTCP socket; `None` if the kernel returns that it was built without MPTCP, like Debian's 5.10.
     ///
     /// # Errors
     /// Those of `socket`.
@@ -82,7 +82,7 @@ impl Socket {
         Ok(setsockopt(&self.0, option, value)?)
     }
 
-    /// `connect`, with a sockaddr of the family of `to`, whatever that of the socket is.
+    /// `connect`, with a sockaddr of the family of `to`, which may differ from that of the socket.
     ///
     /// # Errors
     /// Those of `connect`.

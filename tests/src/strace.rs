@@ -1,5 +1,5 @@
-//! Agents under `strace`, which ends them at a system call that a test chooses, or holds one of their
-//! threads up: nothing in the agent knows of it.
+//! Agents under `strace`, which kills them at a system call that a test chooses, or delays one of their
+//! threads. The agent needs no code for it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 
 use crate::{Agent, Build, wait_ok};
 
-/// A system call, by its name and how often the thread that makes it has made it then.
+/// A system call, by its name and the number of calls of this name that its thread has made.
 #[derive(Clone, Copy, Debug)]
 pub struct KillAt {
     pub call: &'static str,
@@ -22,8 +22,8 @@ pub struct KillAt {
     pub number: usize,
 }
 
-/// Writes a program into a folder that runs a build's agent until it comes to a call. It is killed
-/// before the kernel does anything about that call.
+/// Writes a program into a folder that runs a build's agent until a system call. The agent is killed before
+/// the kernel executes that call.
 ///
 /// # Errors
 /// Those of writing.
@@ -34,7 +34,7 @@ pub fn killed_at(folder: &Path, build: Build, kill: KillAt) -> Result<PathBuf> {
     program(folder, build, "killed", &inject)
 }
 
-/// Writes a program that runs a build's agent and writes its calls of this name into a file.
+/// Writes a program that runs a build's agent and records its calls of this name in a file.
 ///
 /// # Errors
 /// Those of writing.
@@ -42,14 +42,14 @@ pub fn counted(folder: &Path, build: Build, call: &str, log: &Path) -> Result<Pa
     program(folder, build, "counted", &format!("--output='{}' --trace={call}", log.display()))
 }
 
-/// A thread that is held up at each call of a name, until this is dropped.
+/// A thread that is delayed at each call of a name, until this is dropped.
 pub struct HeldUp {
     strace: Child,
 }
 
 impl HeldUp {
-    /// Holds the agent's thread of this name up for so long at each of its calls of `bpf`. Returns once
-    /// it is held up.
+    /// Delays the agent's thread of this name by this time at each of its `bpf` calls. Returns once it is
+    /// delayed.
     ///
     /// # Errors
     /// When there is no such thread, no `strace`, or the thread makes no call.
@@ -65,7 +65,7 @@ impl HeldUp {
             .with_context(|| format!("the agent has no thread {thread}"))?;
         let id = task.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let held_up = Self::attach(&id, "bpf", time)?;
-        // A call that is not held up is over between two looks.
+        // A call that is not delayed ends between two samples.
         let mut stopped = 0;
         wait_ok(Duration::from_secs(30), &format!("the thread {thread} to be held up"), || {
             let stat = fs::read_to_string(task.join("stat")).context("reading its state")?;
@@ -77,9 +77,8 @@ impl HeldUp {
         Ok(held_up)
     }
 
-    /// Holds the main thread of a process up for so long at each of these calls, named as `strace`'s
-    /// `--trace` does. Returns once it
-    /// is traced.
+    /// Delays the main thread of a process by this time at each of these calls, named as for `strace
+    /// --trace`. Returns once it is traced.
     ///
     /// # Errors
     /// When there is no such process, or no `strace`.
@@ -115,7 +114,7 @@ impl Drop for HeldUp {
     }
 }
 
-/// Commands of `bpf` that read: between two of them nothing is different.
+/// Commands of `bpf` that only read: the state between two of them is the same.
 const READING: [&str; 4] = ["_LOOKUP_ELEM", "_LOOKUP_BATCH", "_GET_NEXT_KEY", "_GET_INFO_BY_FD"];
 
 /// The numbers of the calls that [`counted`] wrote, as [`KillAt`] has them, but for those of `bpf` that
@@ -127,7 +126,7 @@ pub fn calls_in(log: &Path) -> Result<BTreeSet<usize>> {
     let text = fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))?;
     let mut by_thread: HashMap<&str, usize> = HashMap::new();
     let mut numbers = BTreeSet::new();
-    // A call that another thread interrupts is told of twice.
+    // A call that another thread interrupts has two lines.
     for line in text.lines().filter(|line| line.contains('(') && !line.contains(" resumed>")) {
         let number = by_thread.entry(line.split(' ').next().unwrap_or_default()).or_default();
         *number += 1;
@@ -141,7 +140,7 @@ pub fn calls_in(log: &Path) -> Result<BTreeSet<usize>> {
 
 fn program(folder: &Path, build: Build, name: &str, options: &str) -> Result<PathBuf> {
     let binary = build.binary()?;
-    // As a grandchild, so that the process that is started is the agent, and its end is the agent's.
+    // As a grandchild, so that the started process is the agent itself.
     let text = format!(
         "#!/bin/sh\nexec strace --daemonize --follow-forks --quiet=all {options} -- '{}' \"$@\"\n",
         binary.display()

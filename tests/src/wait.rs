@@ -1,4 +1,4 @@
-//! Waiting for something to become true, with a deadline and an account of what was seen.
+//! Waits for a condition, with a deadline and an error that has what was seen.
 
 use std::{
     env,
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// Short enough not to blur what the demo measures, long enough not to compete for a core.
+/// Short enough for the demo's measurements, long enough not to compete for a core.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// `SOCKLINE_TEST_PATIENCE=N`: everything may take N times as long, because the machine is emulated.
@@ -19,23 +19,21 @@ static PATIENCE: LazyLock<u32> = LazyLock::new(|| match env::var("SOCKLINE_TEST_
     Ok(factor) => factor.parse().expect("SOCKLINE_TEST_PATIENCE is a whole number"),
 });
 
-/// How long something may take here that takes no longer than `deadline` on a machine that is not
-/// emulated.
+/// The deadline on this machine for what takes no longer than `deadline` on one that is not emulated.
 #[must_use]
 pub fn patience(deadline: Duration) -> Duration {
     deadline * *PATIENCE
 }
 
-/// How often something is repeated here that is repeated `times` on a machine that is not emulated.
+/// The number of repetitions on this machine for `times` on one that is not emulated.
 #[must_use]
 pub fn repetitions(times: usize) -> usize {
     times.div_ceil(*PATIENCE as usize)
 }
 
-/// Calls `probe` until it returns a value, for at most `deadline`, or as [`patience`] has it.
+/// Calls `probe` until it returns a value, for at most the [`patience`] of `deadline`.
 ///
-/// # Errors
-/// When the time is over; the message says what was waited for and how long.
+/// # Errors When the deadline has passed; the message has what was waited for and how long.
 pub fn wait_until<T>(
     deadline: Duration,
     what: &str,
@@ -44,11 +42,9 @@ pub fn wait_until<T>(
     wait_ok(deadline, what, || probe().ok_or("it did not happen"))
 }
 
-/// Like [`wait_until`], for a probe that can say why it is not there yet: the last reason becomes
-/// part of the error.
+/// Like [`wait_until`], for a probe that returns a reason: the last reason becomes part of the error.
 ///
-/// # Errors
-/// When the time is over.
+/// # Errors When the deadline has passed.
 pub fn wait_ok<T, E: Display>(
     deadline: Duration,
     what: &str,

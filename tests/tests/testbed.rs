@@ -1,4 +1,4 @@
-//! The testbed itself: that its pods are what the end-to-end tests take them for.
+//! The testbed itself: its pods behave as the end-to-end tests assume.
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
@@ -106,7 +106,7 @@ mod libc_errno {
 }
 
 #[test]
-fn threads_and_children_in_pods_are_in_the_nodes_cgroup_and_others_are_not() {
+fn only_threads_and_children_in_pods_are_in_the_nodes_cgroup() {
     let node = Node::new().unwrap();
     let (web, _client) = two_pods(&node);
     let name = node.cgroup().file_name().unwrap().to_str().unwrap().to_owned();
@@ -130,7 +130,7 @@ fn threads_and_children_in_pods_are_in_the_nodes_cgroup_and_others_are_not() {
 }
 
 #[test]
-fn nodes_live_side_by_side_with_the_same_addresses() {
+fn nodes_with_the_same_addresses_run_in_parallel() {
     let (one, two) = (Node::new().unwrap(), Node::new().unwrap());
     assert_ne!(one.cgroup(), two.cgroup());
     assert_ne!(one.bpffs(), two.bpffs());
@@ -172,7 +172,7 @@ fn packets_over_loopback_are_counted_once() {
 }
 
 #[test]
-fn an_untouched_namespace_tracks_no_connections() {
+fn a_namespace_without_translation_tracks_no_connections() {
     let node = Node::new().unwrap();
     let (web, client) = two_pods(&node);
     let _server = web.tcp_server(80).unwrap();

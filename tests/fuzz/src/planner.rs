@@ -1,4 +1,4 @@
-//! The planner: any sequence of changes, planned now and then.
+//! The planner: any sequence of changes, with plans in between.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use crate::invariants;
 
 const NODE: &str = "node-a";
 
-/// Takes in changes in the order of the input and plans between them. In the end the plan is the one of
+/// Applies changes in the order of the input and plans between them. In the end the plan is the one of
 /// all objects at once, in any order, and the one that the changes given out add up to.
 pub fn run(data: &[u8]) {
     // An input that is used up ends the sequence.
@@ -194,7 +194,7 @@ fn service(u: &mut Unstructured<'_>, name: ObjectName) -> Result<Service> {
             node_port: Option::<bool>::arbitrary(u)?.map(|one| if one { 30000 } else { 30001 }),
         })
     })?;
-    // As conversion leaves them: told apart by name and protocol.
+    // As conversion leaves them: distinguished by name and protocol.
     ports.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
     ports.dedup_by(|a, b| a.name == b.name && a.protocol == b.protocol);
     Ok(Service {

@@ -1,11 +1,11 @@
-//! What can be wrong with a server.
+//! Faults of a server.
 
 use super::{Once, Refusal, Scripted};
 
-/// What is wrong with the requests for a resource.
+/// Faults of the requests for a resource.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// It takes the request and never answers.
+    /// It accepts the request and never answers.
     Hang,
     /// It closes the connection instead of answering.
     Close,
@@ -20,11 +20,11 @@ pub enum Fault {
     EndlessList,
     /// A streaming list breaks off in the middle.
     BrokenList,
-    /// A streaming list begins with the state of this version and brings what happened since before
-    /// its end, as one from a watch cache that is catching up.
+    /// A streaming list begins with the state of this version and sends later changes before its end, like
+    /// one from a watch cache that is catching up.
     CatchingUp(u64),
     NoFieldSelector,
-    /// Watches bring no bookmarks, but for the one that ends a list.
+    /// Watches have no bookmarks, except the one that ends a list.
     NoBookmarks,
     /// One bookmark after the other.
     BookmarkStorm,
@@ -46,24 +46,24 @@ pub enum Cut {
     Within,
     /// An ERROR event of code 410, then the end.
     Expired,
-    /// It stays open and says nothing any more, whatever is lifted: the other end is gone.
+    /// It stays open and sends nothing any more, even after faults are lifted: the peer is gone.
     Silence,
-    /// It stays open, and its next event comes as nonsense.
+    /// It stays open, and its next event cannot be parsed.
     Corrupt,
 }
 
-/// What is wrong with one resource at the moment.
+/// The current faults of a resource.
 #[derive(Default)]
 pub(super) struct Faults {
     pub(super) standing: Option<Fault>,
     pub(super) once: Once,
     pub(super) held: bool,
-    /// How often everything was put right.
+    /// How often all faults were lifted.
     pub(super) lifts: u64,
     /// How often the watches were cut, and how the last time; a watch that saw fewer is cut.
     pub(super) cuts: u64,
     pub(super) cut: Option<Cut>,
-    /// What watches that are open must say, in this order; each remembers how far it is.
+    /// Lines that open watches must send, in this order; each watch records its position.
     pub(super) said: Vec<String>,
     pub(super) bookmarks: u64,
     pub(super) repeats: u64,

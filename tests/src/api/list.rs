@@ -62,7 +62,7 @@ fn page(
     Ok(Answer::Whole { status: 200, retry_after: None, body: list.to_string() })
 }
 
-/// The version that a list or a streaming list shows: the present one, if that is new enough.
+/// The version that a list or a streaming list shows: the current one, if that is new enough.
 pub(super) fn fresh_enough(store: &Store, asked: &Asked) -> Result<u64, Refusal> {
     let text = asked.get("resourceVersion");
     let wanted: u64 = match text {
@@ -76,7 +76,7 @@ pub(super) fn fresh_enough(store: &Store, asked: &Asked) -> Result<u64, Refusal>
     }
 }
 
-/// The objects of a list do not say what they are: the list does.
+/// The objects of a list have no kind; the list has it.
 fn item(object: &Value) -> Value {
     let mut item = object.clone();
     if let Some(fields) = item.as_object_mut() {

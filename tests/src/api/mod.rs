@@ -1,10 +1,9 @@
-//! A stand-in for the Kubernetes API server, as far as an agent can see it: lists in pages, watches,
-//! streaming lists, and everything that goes wrong with them.
+//! A stand-in for the Kubernetes API server, as far as an agent uses it: lists in pages, watches, streaming
+//! lists, and their faults.
 //!
-//! [`Api`] is the cluster's state with its history and the server's answers; it knows neither
-//! sockets nor time. [`Server`] puts it on a TCP port; a test may as well ask it directly
-//! ([`Api::answer`]). The formats are those of `tests/fixtures/wire`, recorded from kube-apiserver
-//! 1.36, and the rules those of
+//! [`Api`] is the cluster's state with its history and the server's answers, without sockets or clocks.
+//! [`Server`] serves it on a TCP port; a test may also call it directly ([`Api::answer`]). The formats are
+//! those of `tests/fixtures/wire`, recorded from kube-apiserver 1.36, and the rules those of
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>.
 
 mod fault;
@@ -37,7 +36,7 @@ pub use self::{
     watch::{Step, Watch},
 };
 
-/// A cluster's state and the server's answers. Clones are handles to the same one.
+/// A cluster's state and the server's answers. Clones share the same state.
 #[derive(Clone, Default)]
 pub struct Api {
     state: Arc<Mutex<State>>,
@@ -46,11 +45,11 @@ pub struct Api {
 #[derive(Default)]
 struct State {
     store: Store,
-    /// Pages are no longer than this, whatever is asked for.
+    /// The limit of pages, whatever the request asks for.
     longest_page: Option<usize>,
     faults: HashMap<Resource, Faults>,
     asked: Vec<Asked>,
-    /// Of watches that wait for something to happen.
+    /// Wakers of watches that wait for an event.
     wakers: Vec<Waker>,
 }
 
@@ -60,13 +59,13 @@ pub enum Answer {
     Whole { status: u16, retry_after: Option<u32>, body: String },
     /// An open watch.
     Watch(Box<Watch>),
-    /// Nothing, ever.
+    /// It never answers.
     Hang,
     /// The connection is closed.
     Close,
 }
 
-/// A prepared answer, for what was recorded and what no server should say.
+/// A prepared answer: recorded, or one that no server should give.
 #[derive(Clone, Debug)]
 pub enum Scripted {
     Whole(u16, String),
@@ -100,17 +99,17 @@ impl Api {
         self.change(|state| state.store.compact());
     }
 
-    /// Makes pages shorter than they are asked for, as the server may.
+    /// Makes pages shorter than requested, as the server may.
     pub fn limit_pages(&self, longest: usize) {
         self.change(|state| state.longest_page = Some(longest.max(1)));
     }
 
-    /// Sets what is wrong with a resource until [`Self::lift`], instead of what was.
+    /// Sets the fault of a resource until [`Self::lift`], in place of an earlier one.
     pub fn fault(&self, resource: Resource, fault: Fault) {
         self.change(|state| state.faults.entry(resource).or_default().standing = Some(fault));
     }
 
-    /// What is wrong with the next requests for a resource, one each.
+    /// Sets a fault for each of the next requests for a resource.
     pub fn fault_once(&self, resource: Resource, fault: Fault) {
         self.change(|state| state.faults.entry(resource).or_default().once.push_back(fault));
     }
@@ -120,8 +119,8 @@ impl Api {
         self.fault_once(resource, Fault::Scripted(answer));
     }
 
-    /// Ends what is wrong with a resource: later requests are answered, and watches go on as they
-    /// should. A streaming list that was not ended stays so.
+    /// Lifts the faults of a resource: later requests are answered, and watches continue normally. A
+    /// streaming list without an end stays so.
     pub fn lift(&self, resource: Resource) {
         self.change(|state| {
             let faults = state.faults.entry(resource).or_default();
@@ -140,12 +139,12 @@ impl Api {
         });
     }
 
-    /// Holds the events of a resource back, or lets them go: open and new watches say nothing.
+    /// Holds or releases the events of a resource: while held, open and new watches send nothing.
     pub fn hold(&self, resource: Resource, held: bool) {
         self.change(|state| state.faults.entry(resource).or_default().held = held);
     }
 
-    /// Sends these lines on the open watches of a resource, after what they have to say.
+    /// Sends these lines on the open watches of a resource, after their pending events.
     pub fn say(&self, resource: Resource, lines: &str) {
         self.change(|state| {
             state.faults.entry(resource).or_default().said.push(lines.into());
@@ -170,7 +169,7 @@ impl Api {
         self.lock().asked.iter().filter(|asked| asked.resource == Some(resource)).cloned().collect()
     }
 
-    /// Open or not: how many requests for a resource began with the whole list.
+    /// How many requests for a resource began with the whole list, open or not.
     pub fn lists(&self, resource: Resource) -> usize {
         self.asked(resource).iter().filter(|asked| asked.is_first_of_list()).count()
     }
@@ -224,7 +223,7 @@ impl Api {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A test that failed elsewhere shall not hide why.
+        // A poisoned lock must not hide the failure of the test.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

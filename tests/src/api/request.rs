@@ -1,4 +1,4 @@
-//! What was asked for.
+//! Requests to the stand-in.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -13,7 +13,7 @@ pub struct Asked {
     pub query: HashMap<String, String>,
     /// `User-Agent`
     pub agent: String,
-    /// When, on the clock of whoever brought it in.
+    /// The time, on the clock of the transport that delivered it.
     pub at: Duration,
 }
 
@@ -40,7 +40,7 @@ impl Asked {
         matches!(self.get("watch"), "true" | "1")
     }
 
-    /// It asks for everything from the beginning: a streaming list, or the first page of one.
+    /// It requests the whole list: a streaming list, or the first page.
     pub fn is_first_of_list(&self) -> bool {
         if self.is_watch() {
             self.get("sendInitialEvents") == "true"
@@ -50,7 +50,7 @@ impl Asked {
     }
 }
 
-/// Undoes the encoding of a query.
+/// Decodes a query.
 fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());

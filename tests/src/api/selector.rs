@@ -16,7 +16,7 @@ enum Requirement {
 }
 
 impl Selector {
-    /// What a request asks for, or why it cannot be had.
+    /// The selector of a request, or why it is invalid.
     pub(super) fn of(asked: &Asked, resource: Resource) -> Result<Self, Refusal> {
         let mut requirements = Vec::new();
         for text in asked.get("labelSelector").split(',').filter(|text| !text.is_empty()) {

@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::{Answer, Api, Step, Watch};
 
-/// How often a connection that waits looks whether its client is gone.
+/// How often a waiting connection checks whether its client is gone.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A running server; it closes all connections when dropped.
@@ -64,7 +64,7 @@ impl Server {
         self.address
     }
 
-    /// Writes a kubeconfig that leads here into a folder.
+    /// Writes a kubeconfig for this server into a folder.
     ///
     /// # Errors
     /// Those of writing.
@@ -151,7 +151,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Carries a watch; `false` when the connection is to be broken.
+    /// Serves a watch; `false` if the connection must be broken.
     fn watch(&self, mut stream: &TcpStream, mut watch: Watch) -> io::Result<bool> {
         let began = Instant::now();
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
@@ -183,7 +183,7 @@ impl Shared {
         }
     }
 
-    /// The client is there, and so is the server.
+    /// Both the client and the server are still there.
     fn is_wanted(&self, stream: &TcpStream) -> io::Result<bool> {
         if self.closed.load(Ordering::Acquire) {
             return Ok(false);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Answer, Resource};
 
-/// A `Status` that says no.
+/// A `Status` of a rejected request.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub code: u16,
@@ -19,7 +19,7 @@ impl Refusal {
         Self { code, reason, message: message.into(), retry_after: None }
     }
 
-    /// As priority and fairness refuses what does not fit into its queues.
+    /// As priority and fairness rejects requests that do not fit into its queues.
     pub fn too_many_requests(retry_after: u32) -> Self {
         let words = "too many requests, please try again later";
         Self { retry_after: Some(retry_after), ..Self::new(429, "TooManyRequests", words) }
@@ -65,7 +65,7 @@ impl Refusal {
         Self { retry_after: Some(1), ..Self::new(504, "Timeout", words) }
     }
 
-    /// A server whose feature gate WatchList is off; those before 1.27 say the first half.
+    /// A server whose feature gate WatchList is off; those before 1.27 send the first half.
     pub(super) fn no_streaming_lists() -> Self {
         let words = "ListOptions.meta.k8s.io \"\" is invalid: [resourceVersionMatch: Forbidden: \
                      resourceVersionMatch is forbidden for watch, sendInitialEvents: Forbidden: \
@@ -74,7 +74,7 @@ impl Refusal {
         Self::new(422, "Invalid", words)
     }
 
-    /// A streaming list must say how fresh it shall be.
+    /// A streaming list must have a resourceVersionMatch.
     pub(super) fn no_match() -> Self {
         let words = "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: \
                      sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
@@ -105,7 +105,7 @@ impl Refusal {
         status
     }
 
-    /// The ERROR event that says it within a watch.
+    /// The same as an ERROR event of a watch.
     pub fn event(&self) -> String {
         format!("{}\n", json!({"type": "ERROR", "object": self.status()}))
     }

@@ -1,4 +1,4 @@
-//! The objects and what happened to them, under one resource version.
+//! The objects and their history, under one resource version.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,7 +18,7 @@ pub(super) struct Store {
     objects: BTreeMap<(Resource, Key), Arc<Value>>,
     /// Oldest first; versions grow by one or more.
     history: VecDeque<Change>,
-    /// What happened up to this version is not in the history any more.
+    /// Changes up to this version are not in the history any more.
     compacted: u64,
 }
 
@@ -70,7 +70,7 @@ impl Store {
     }
 
     pub(super) fn compact(&mut self) {
-        // What was compacted is older than the present, or nobody could watch.
+        // The compacted version is older than the current one, else no watch could start.
         self.version += 1;
         self.compacted = self.version - 1;
         self.history.clear();
@@ -90,7 +90,7 @@ impl Store {
         objects.map(|(_, object)| (**object).clone()).collect()
     }
 
-    /// The objects as they were at a version; `None` when that is forgotten.
+    /// The objects at a version; `None` if it was compacted.
     pub(super) fn at(&self, resource: Resource, version: u64) -> Option<BTreeMap<Key, Arc<Value>>> {
         if version < self.compacted {
             return None;
@@ -108,7 +108,7 @@ impl Store {
         Some(objects)
     }
 
-    /// What happened to a resource after a version, oldest first.
+    /// The changes of a resource after a version, oldest first.
     pub(super) fn since(
         &self,
         resource: Resource,

@@ -1,4 +1,4 @@
-//! One watch as a state machine: what it says next, whoever carries it.
+//! One watch as a state machine: what it sends next, over any transport.
 
 use std::{
     collections::VecDeque,
@@ -15,14 +15,13 @@ use super::{
 
 /// How often a server sends bookmarks.
 const BOOKMARKS: Duration = Duration::from_secs(60);
-/// A server that says how long a watch may last allows no more than it is asked for; one that is
-/// not asked takes half an hour at least.
+/// Without `timeoutSeconds`, a server ends a watch after half an hour at the earliest.
 const LONGEST: Duration = Duration::from_secs(1800);
-/// Bookmarks after everything that is said.
+/// How many bookmarks a storm has, after the pending events.
 const STORM: usize = 20;
-/// Between two pieces of a watch that trickles.
+/// The time between two pieces of a slow watch.
 const PIECES: Duration = Duration::from_millis(5);
-/// Bytes in a piece of a watch that trickles.
+/// The bytes in a piece of a slow watch.
 const PIECE: usize = 97;
 
 /// What a watch does next.
@@ -41,7 +40,7 @@ pub struct Watch {
     api: Api,
     resource: Resource,
     selector: Selector,
-    /// Everything up to this version was said.
+    /// Events up to this version were sent.
     position: u64,
     /// Lines to send, then perhaps an end.
     queue: VecDeque<String>,
@@ -51,12 +50,12 @@ pub struct Watch {
     ends_at: Duration,
     /// For good.
     silent: bool,
-    /// Of a scripted one: it says only what is in the queue.
+    /// A scripted watch: it sends only what is in the queue.
     scripted: bool,
     fault: Option<Fault>,
     next_piece: Duration,
     wake_at: Duration,
-    /// How much of what was asked of all watches this one has done.
+    /// How many of the lines for all watches this one has sent.
     lifts: u64,
     cuts: u64,
     said: usize,
@@ -160,8 +159,8 @@ impl Watch {
         Ok(watch)
     }
 
-    /// What it does next, `now` after its beginning. Pending until something happens that the waker
-    /// tells, or until [`Self::wake_at`].
+    /// What it does next, `now` after its start. Pending until the waker is called, or until
+    /// [`Self::wake_at`].
     pub fn poll(&mut self, context: &mut Context<'_>, now: Duration) -> Poll<Step> {
         let api = self.api.clone();
         let mut state = api.lock();
@@ -186,7 +185,7 @@ impl Watch {
         Poll::Pending
     }
 
-    /// When it does something of its own accord, as of the last [`Self::poll`].
+    /// When it does something by itself, as of the last [`Self::poll`].
     pub const fn wake_at(&self) -> Duration {
         self.wake_at
     }
@@ -213,7 +212,7 @@ impl Watch {
         state.faults.entry(self.resource).or_default()
     }
 
-    /// Puts into the queue what there is to say.
+    /// Puts pending events into the queue.
     fn look(&mut self, state: &mut State, now: Duration) {
         if self.end.is_some() {
             return;
@@ -262,10 +261,10 @@ impl Watch {
         }
     }
 
-    /// Ends it, or what it is good for. `next` would have been said next.
+    /// Ends it, or breaks it as the fault says. `next` would have been sent next.
     fn cut(&mut self, cut: Option<Cut>, next: Option<&Change>) {
         if matches!(cut, Some(Cut::Between | Cut::Within)) && !self.scripted {
-            // What was not said yet is lost.
+            // Events that were not sent yet are lost.
             self.queue.clear();
         }
         let selector = &self.selector;
@@ -296,7 +295,7 @@ impl Watch {
         }
     }
 
-    /// A bookmark: at the end of a streaming list, or where the watch stands.
+    /// A bookmark: at the end of a streaming list, or at the watch's version.
     fn mark(&self, ends_list: bool) -> String {
         let (api_version, kind) = self.resource.kind();
         let mut metadata = json!({"resourceVersion": self.position.to_string()});
@@ -307,8 +306,8 @@ impl Watch {
     }
 }
 
-/// How a watch with a selector sees a change: what enters its selection is new, what leaves it is
-/// gone.
+/// How a watch with a selector sees a change: an object that enters the selection is added, one that leaves
+/// it is deleted.
 fn line(change: &Change, selector: &Selector) -> Option<String> {
     let selected = |object: &Option<std::sync::Arc<Value>>| {
         object.as_ref().is_some_and(|object| selector.selects(object))

@@ -19,14 +19,14 @@ use sockline_testbed::{
 const V4: &str = "10.96.0.1:80";
 const V6: &str = "[fd00:96::1]:80";
 
-struct Stage {
+struct StickyService {
     _servers: Vec<(TcpServer, UdpServer)>,
     pods: Vec<Pod>,
     client: Pod,
     cluster: Cluster,
 }
 
-impl Stage {
+impl StickyService {
     /// One service of eight pods: a chance hit is 1 in 8.
     fn new(seconds: u32) -> Self {
         let mut cluster = Cluster::new().unwrap();
@@ -34,9 +34,9 @@ impl Stage {
         let pods = cluster.pods("web", 8).unwrap();
         let serve = |pod: &Pod| (pod.tcp_server(8080).unwrap(), pod.udp_server(8080).unwrap());
         let servers = pods.iter().map(serve).collect();
-        let mut stage = Self { _servers: servers, pods, client, cluster };
-        stage.apply(seconds, |_| true);
-        stage
+        let mut this = Self { _servers: servers, pods, client, cluster };
+        this.apply(seconds, |_| true);
+        this
     }
 
     fn apply(&mut self, seconds: u32, wanted: impl Fn(&str) -> bool) {
@@ -72,40 +72,40 @@ fn one(seen: BTreeSet<String>) -> String {
 
 #[test]
 fn all_sockets_of_a_pod_get_the_same_backend() {
-    let stage = Stage::new(3600);
-    one(stage.seen(&stage.client, V4, 50));
-    let tcp: BTreeSet<_> = (0..20).map(|_| stage.client.tcp_ask(at(V4)).unwrap().who).collect();
+    let setup = StickyService::new(3600);
+    one(setup.seen(&setup.client, V4, 50));
+    let tcp: BTreeSet<_> = (0..20).map(|_| setup.client.tcp_ask(at(V4)).unwrap().who).collect();
     one(tcp);
 }
 
 #[test]
 fn each_pod_chooses_for_itself() {
-    let mut stage = Stage::new(3600);
-    let clients = stage.cluster.pods("other", 12).unwrap();
+    let mut setup = StickyService::new(3600);
+    let clients = setup.cluster.pods("other", 12).unwrap();
     let chosen: BTreeSet<String> =
-        clients.iter().map(|client| one(stage.seen(client, V4, 10))).collect();
+        clients.iter().map(|client| one(setup.seen(client, V4, 10))).collect();
     assert!(chosen.len() > 1, "twelve clients of eight backends all got {chosen:?}");
 }
 
 #[test]
-fn the_host_is_a_client_of_its_own() {
-    let stage = Stage::new(3600);
-    one(stage.seen(stage.cluster.node(), V4, 30));
+fn the_host_is_a_separate_client() {
+    let setup = StickyService::new(3600);
+    one(setup.seen(setup.cluster.node(), V4, 30));
 }
 
 #[test]
-fn the_node_port_is_the_same_service() {
-    let stage = Stage::new(3600);
-    let mut seen = stage.seen(&stage.client, V4, 5);
+fn the_node_port_and_the_cluster_ip_share_their_affinity() {
+    let setup = StickyService::new(3600);
+    let mut seen = setup.seen(&setup.client, V4, 5);
     for to in ["192.0.2.10:30080", V4, "192.0.2.10:30080"] {
-        seen.extend(stage.seen(&stage.client, to, 10));
+        seen.extend(setup.seen(&setup.client, to, 10));
     }
     one(seen);
-    let host: &Ns = stage.cluster.node();
-    let mut seen = stage.seen(host, V4, 10);
+    let host: &Ns = setup.cluster.node();
+    let mut seen = setup.seen(host, V4, 10);
     // Before Linux 5.14 loopback is served to the initial network namespace alone.
-    if stage.cluster.features().unwrap().netns_cookie {
-        seen.extend(stage.seen(host, "127.0.0.1:30080", 10));
+    if setup.cluster.features().unwrap().netns_cookie {
+        seen.extend(setup.seen(host, "127.0.0.1:30080", 10));
     } else {
         let client = host.run(|| UdpClient::connected(at("127.0.0.1:30080")).unwrap());
         let error = host.run(|| client.ask("x").unwrap_err());
@@ -115,33 +115,33 @@ fn the_node_port_is_the_same_service() {
 }
 
 #[test]
-fn each_family_keeps_a_backend_of_its_own() {
-    let stage = Stage::new(3600);
+fn each_ip_family_has_its_own_backend() {
+    let setup = StickyService::new(3600);
     for _ in 0..3 {
-        one(stage.seen(&stage.client, V4, 10));
-        one(stage.seen(&stage.client, V6, 10));
+        one(setup.seen(&setup.client, V4, 10));
+        one(setup.seen(&setup.client, V6, 10));
     }
 }
 
 #[test]
 fn a_backend_that_is_removed_is_replaced_by_one_that_stays() {
-    let mut stage = Stage::new(3600);
-    let first = one(stage.seen(&stage.client, V4, 10));
-    stage.apply(3600, |name| name != first);
-    let second = one(stage.seen(&stage.client, V4, 30));
+    let mut setup = StickyService::new(3600);
+    let first = one(setup.seen(&setup.client, V4, 10));
+    setup.apply(3600, |name| name != first);
+    let second = one(setup.seen(&setup.client, V4, 30));
     assert_ne!(second, first);
-    stage.apply(3600, |_| true);
-    assert_eq!(one(stage.seen(&stage.client, V4, 30)), second, "the first one is back");
+    setup.apply(3600, |_| true);
+    assert_eq!(one(setup.seen(&setup.client, V4, 30)), second, "the first one is back");
 }
 
 #[test]
-fn other_endpoints_that_come_and_go_change_nothing() {
-    let mut stage = Stage::new(3600);
-    let first = one(stage.seen(&stage.client, V4, 5));
+fn changes_of_other_endpoints_keep_the_backend() {
+    let mut setup = StickyService::new(3600);
+    let first = one(setup.seen(&setup.client, V4, 5));
     for round in 0..8 {
         let gone = format!("web-{round}");
-        stage.apply(3600, |name| name == first || name != gone);
-        assert_eq!(one(stage.seen(&stage.client, V4, 5)), first, "without {gone}");
+        setup.apply(3600, |name| name == first || name != gone);
+        assert_eq!(one(setup.seen(&setup.client, V4, 5)), first, "without {gone}");
     }
 }
 
@@ -154,45 +154,45 @@ fn idle(time: Duration) {
 
 #[test]
 fn a_client_that_was_idle_for_the_timeout_may_get_another_backend() {
-    let stage = Stage::new(1);
-    let first = udp(&stage.client, V4);
+    let setup = StickyService::new(1);
+    let first = udp(&setup.client, V4);
     let rounds = (0..10).map(|_| {
         idle(Duration::from_millis(1100));
-        udp(&stage.client, V4)
+        udp(&setup.client, V4)
     });
-    // Ten draws of eight that are all the same: once in a billion runs.
+    // Ten choices of eight are all the same in one run of a billion.
     let other = rounds.take_while(|who| *who == first).count();
     assert!(other < 10, "still {first} after {other} times");
 }
 
 #[test]
 fn a_client_that_is_never_idle_for_the_timeout_keeps_its_backend() {
-    let stage = Stage::new(2);
-    let first = udp(&stage.client, V4);
+    let setup = StickyService::new(2);
+    let first = udp(&setup.client, V4);
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(5) {
-        assert_eq!(udp(&stage.client, V4), first, "after {:?}", since.elapsed());
+        assert_eq!(udp(&setup.client, V4), first, "after {:?}", since.elapsed());
         idle(Duration::from_millis(100));
     }
 }
 
 #[test]
 fn a_client_that_was_idle_for_less_than_the_timeout_keeps_its_backend() {
-    let stage = Stage::new(3600);
-    let first = udp(&stage.client, V4);
+    let setup = StickyService::new(3600);
+    let first = udp(&setup.client, V4);
     idle(Duration::from_millis(1500));
-    assert_eq!(one(stage.seen(&stage.client, V4, 30)), first);
+    assert_eq!(one(setup.seen(&setup.client, V4, 30)), first);
 }
 
 #[test]
 fn without_affinity_the_sockets_of_a_pod_spread() {
-    let mut stage = Stage::new(3600);
-    stage.cluster.apply([web().endpoints(&stage.pods)]).unwrap();
-    let seen = stage.seen(&stage.client, V4, 60);
+    let mut setup = StickyService::new(3600);
+    setup.cluster.apply([web().endpoints(&setup.pods)]).unwrap();
+    let seen = setup.seen(&setup.client, V4, 60);
     assert!(seen.len() > 4, "{seen:?}");
 }
 
-/// Services with affinity, each of four pods where nobody listens: what is of interest is which backend
+/// Services with affinity, each of four pods where no server listens: the tests look only at the backend that
 /// the kernel chooses.
 struct Races {
     cluster: Cluster,
@@ -229,7 +229,7 @@ impl Races {
             for (n, to) in self.addresses.iter().enumerate() {
                 let socket = Socket::udp(libc::AF_INET).unwrap();
                 started.fetch_add(1, Ordering::SeqCst);
-                // Yielding would let one of them be late.
+                // Yielding would delay one of them.
                 while started.load(Ordering::SeqCst) < (n + 1) * THREADS {
                     hint::spin_loop();
                 }
@@ -257,7 +257,7 @@ impl Races {
 }
 
 #[test]
-fn threads_that_connect_for_the_first_time_at_once_get_one_backend() {
+fn threads_that_connect_for_the_first_time_at_once_get_the_same_backend() {
     let races = Races::new(3600);
     races.run();
     let chosen = races.chosen();
@@ -268,7 +268,7 @@ fn threads_that_connect_for_the_first_time_at_once_get_one_backend() {
 }
 
 #[test]
-fn threads_that_come_back_after_the_timeout_at_once_get_one_backend() {
+fn threads_that_reconnect_at_once_after_the_timeout_get_the_same_backend() {
     let races = Races::new(1);
     races.run();
     let before = races.chosen();
@@ -283,14 +283,14 @@ fn threads_that_come_back_after_the_timeout_at_once_get_one_backend() {
         moved +=
             usize::from(before.iter().zip(&new).all(|(before, new)| *before == 0 || *new == 0));
     }
-    // Three in four get another one: 20 or fewer of 200 once in 10^88 runs.
+    // Three in four get another backend: 20 or fewer of 200 in one run of 10^88.
     assert!(moved > 20, "only {moved} of {SERVICES} clients chose again");
 }
 
 /// Another CPU renewed the affinity after this one had read the clock: the difference underflowed, and
 /// two threads of one pod spread over all ten backends.
 #[test]
-fn threads_that_connect_all_the_time_never_leave_their_backend() {
+fn threads_that_connect_continuously_keep_their_backend() {
     const THREADS: usize = 4;
     let each = repetitions(20_000);
     let mut cluster = Cluster::new().unwrap();

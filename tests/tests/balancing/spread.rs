@@ -1,4 +1,4 @@
-//! How connects spread over backends, and that changes under load never send one astray.
+//! How connects spread over backends, also during changes under load.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ const A: &str = "10.96.0.1:53";
 const B: &str = "10.96.0.2:53";
 
 /// Pods of two services, and a client.
-struct Stage {
+struct TwoServices {
     _servers: Vec<(UdpServer, TcpServer)>,
     a: Vec<Pod>,
     b: Vec<Pod>,
@@ -26,7 +26,7 @@ struct Stage {
     cluster: Cluster,
 }
 
-impl Stage {
+impl TwoServices {
     fn new(a: usize, b: usize) -> Self {
         let mut cluster = Cluster::new().unwrap();
         let client = cluster.pod("client").unwrap();
@@ -47,8 +47,8 @@ fn at(text: &str) -> SocketAddr {
 }
 
 /// How often each pod is hit by `count` connects of one UDP socket: each is a new choice.
-fn spread(stage: &Stage, count: usize) -> BTreeMap<String, usize> {
-    stage.client.run(|| {
+fn spread(setup: &TwoServices, count: usize) -> BTreeMap<String, usize> {
+    setup.client.run(|| {
         let client = UdpClient::connected(at(A)).unwrap();
         let mut hits = BTreeMap::new();
         for _ in 0..count {
@@ -74,11 +74,11 @@ fn chi_square(hits: &BTreeMap<String, usize>, backends: usize) -> (f64, f64) {
 
 #[test]
 fn connects_spread_evenly() {
-    // 7 is no power of two: a draw by remainder or by bits would lean.
+    // 7 is no power of two: a choice by remainder or by bits would be biased.
     for backends in [2, 7] {
-        let mut stage = Stage::new(backends, 0);
-        stage.cluster.apply([service("a", &stage.a)]).unwrap();
-        let hits = spread(&stage, 5000);
+        let mut setup = TwoServices::new(backends, 0);
+        setup.cluster.apply([service("a", &setup.a)]).unwrap();
+        let hits = spread(&setup, 5000);
         let (found, limit) = chi_square(&hits, backends);
         assert!(found < limit, "chi-square {found:.1}, at most {limit:.1} expected: {hits:?}");
     }
@@ -86,15 +86,15 @@ fn connects_spread_evenly() {
 
 #[test]
 fn connects_still_spread_evenly_after_many_changes() {
-    let mut stage = Stage::new(6, 0);
-    stage.cluster.apply([service("a", &stage.a)]).unwrap();
+    let mut setup = TwoServices::new(6, 0);
+    setup.cluster.apply([service("a", &setup.a)]).unwrap();
     for n in 0..30 {
-        let some = stage.a.iter().enumerate().filter(|(i, _)| (i + n) % 6 > n % 3);
+        let some = setup.a.iter().enumerate().filter(|(i, _)| (i + n) % 6 > n % 3);
         let some: Vec<_> = some.map(|(_, pod)| pod).collect();
-        stage.cluster.change([service("a", some)]).unwrap();
+        setup.cluster.change([service("a", some)]).unwrap();
     }
-    stage.cluster.apply([service("a", &stage.a[1..])]).unwrap();
-    let hits = spread(&stage, 4000);
+    setup.cluster.apply([service("a", &setup.a[1..])]).unwrap();
+    let hits = spread(&setup, 4000);
     assert_eq!(hits.get("a-0"), None, "{hits:?}");
     let (found, limit) = chi_square(&hits, 5);
     assert!(found < limit, "chi-square {found:.1}, at most {limit:.1} expected: {hits:?}");
@@ -102,9 +102,9 @@ fn connects_still_spread_evenly_after_many_changes() {
 
 #[test]
 fn consecutive_choices_do_not_follow_a_pattern() {
-    let mut stage = Stage::new(4, 0);
-    stage.cluster.apply([service("a", &stage.a)]).unwrap();
-    let order: Vec<String> = stage.client.run(|| {
+    let mut setup = TwoServices::new(4, 0);
+    setup.cluster.apply([service("a", &setup.a)]).unwrap();
+    let order: Vec<String> = setup.client.run(|| {
         let client = UdpClient::connected(at(A)).unwrap();
         let once = |_| {
             client.socket().connect(at(A)).unwrap();
@@ -120,7 +120,7 @@ fn consecutive_choices_do_not_follow_a_pattern() {
     assert!(found < limit, "chi-square {found:.1}, at most {limit:.1} expected: {pairs:?}");
 }
 
-/// Clients that connect without a pause until they are told to stop.
+/// Clients that connect without a pause until they are stopped.
 struct Load {
     stop: Arc<AtomicBool>,
     calls: Arc<AtomicU64>,
@@ -128,7 +128,7 @@ struct Load {
 }
 
 impl Load {
-    /// Each round is one call to `to`; what it says is wrong is kept.
+    /// Each round calls `to` once and keeps the error that it returns.
     fn start(
         client: &Pod,
         targets: &[(&'static str, &'static str)],
@@ -156,7 +156,7 @@ impl Load {
         Self { stop, calls, tasks }
     }
 
-    /// Waits until the load has made `more` calls, so that it is spread over what happens.
+    /// Waits until the load has made `more` calls, so that calls happen during the changes.
     fn pass(&self, more: u64) {
         let start = self.calls.load(Ordering::Relaxed);
         wait_ok(Duration::from_secs(20), "the load to go on", || {
@@ -167,7 +167,7 @@ impl Load {
         .unwrap();
     }
 
-    /// Stops, and fails with what went wrong.
+    /// Stops the load, and fails with its errors.
     fn assert_clean(self) {
         self.stop.store(true, Ordering::Relaxed);
         let wrong: Vec<_> = self.tasks.into_iter().flat_map(Task::join).collect();
@@ -177,8 +177,8 @@ impl Load {
     }
 }
 
-/// A refusal shows in `connect` or `send`. Silence after that is a lost datagram, which a machine
-/// that is busy enough produces between pods too: it is asked again, on the same socket.
+/// A refusal shows in `connect` or `send`. No answer after that is a lost datagram, which a busy machine
+/// produces between pods as well: the request is repeated on the same socket.
 fn udp(to: SocketAddr) -> std::io::Result<String> {
     let during = |what: &'static str| {
         move |error: std::io::Error| std::io::Error::new(error.kind(), format!("{what}: {error}"))
@@ -211,69 +211,68 @@ fn tcp(to: SocketAddr) -> std::io::Result<String> {
     Ok(reply.who)
 }
 
-/// No call may fail open or be told that an entry changed twice under it.
-fn assert_no_faults(stage: &Stage) {
+/// No call may fail open because an entry changed twice while the program read it.
+fn assert_no_faults(setup: &TwoServices) {
     for name in ["a", "b"] {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let counts = stage.cluster.counts(name, protocol).unwrap();
+            let counts = setup.cluster.counts(name, protocol).unwrap();
             assert_eq!(counts.failed_open, 0, "{name} {protocol}: {counts:?}");
             assert_eq!(counts.no_endpoints, 0, "{name} {protocol}: {counts:?}");
         }
     }
-    stage.cluster.wait_for_sockets(0).unwrap();
+    setup.cluster.wait_for_sockets(0).unwrap();
 }
 
-/// Two services that take turns in having one pod and three: the entries that one frees are what
-/// the other gets.
-fn trade(stage: &mut Stage, load: &Load, rounds: usize) {
+/// Two services that alternate between one pod and three: each gets the entries that the other frees.
+fn trade(setup: &mut TwoServices, load: &Load, rounds: usize) {
     for round in 0..rounds {
         let (few, many) = (round % 4..round % 4 + 1, (round + 1) % 2..(round + 1) % 2 + 3);
         let (a, b) = if round % 2 == 0 { (few, many) } else { (many, few) };
-        stage.cluster.change([service("a", &stage.a[a]), service("b", &stage.b[b])]).unwrap();
+        setup.cluster.change([service("a", &setup.a[a]), service("b", &setup.b[b])]).unwrap();
         load.pass(20);
     }
 }
 
 #[test]
-fn a_hundred_changes_under_load_cost_no_udp_connect() {
-    let mut stage = Stage::new(4, 4);
-    stage.cluster.apply([service("a", &stage.a), service("b", &stage.b)]).unwrap();
-    let load = Load::start(&stage.client, &[(A, "a-"), (B, "b-")], udp);
-    trade(&mut stage, &load, 100);
+fn no_udp_connect_fails_during_a_hundred_changes_under_load() {
+    let mut setup = TwoServices::new(4, 4);
+    setup.cluster.apply([service("a", &setup.a), service("b", &setup.b)]).unwrap();
+    let load = Load::start(&setup.client, &[(A, "a-"), (B, "b-")], udp);
+    trade(&mut setup, &load, 100);
     load.assert_clean();
-    assert_no_faults(&stage);
+    assert_no_faults(&setup);
 }
 
 #[test]
-fn changes_under_load_cost_no_tcp_connect() {
-    let mut stage = Stage::new(4, 4);
-    stage.cluster.apply([service("a", &stage.a), service("b", &stage.b)]).unwrap();
-    let load = Load::start(&stage.client, &[(A, "a-"), (B, "b-")], tcp);
-    trade(&mut stage, &load, 40);
+fn no_tcp_connect_fails_during_changes_under_load() {
+    let mut setup = TwoServices::new(4, 4);
+    setup.cluster.apply([service("a", &setup.a), service("b", &setup.b)]).unwrap();
+    let load = Load::start(&setup.client, &[(A, "a-"), (B, "b-")], tcp);
+    trade(&mut setup, &load, 40);
     load.assert_clean();
-    assert_no_faults(&stage);
+    assert_no_faults(&setup);
 }
 
 #[test]
-fn a_service_that_takes_over_an_address_never_answers_with_the_old_ones_pods() {
-    // One address, two services in turn. A call gets the old one's pod or the new one's while the
-    // change is on its way, and after it only the new one's.
-    let mut stage = Stage::new(2, 2);
+fn a_service_that_takes_over_an_address_never_reaches_the_old_services_pods() {
+    // One address, two services in turn. A call gets the old service's pod or the new one's during the
+    // change, and only the new one's after it.
+    let mut setup = TwoServices::new(2, 2);
     let as_a = |name: &str, pods: &[Pod]| {
         Service::new(name).ip("10.96.0.1").udp(53).tcp(53).endpoints(pods)
     };
-    stage.cluster.apply([as_a("first", &stage.a)]).unwrap();
-    let load = Load::start(&stage.client, &[(A, "")], udp);
+    setup.cluster.apply([as_a("first", &setup.a)]).unwrap();
+    let load = Load::start(&setup.client, &[(A, "")], udp);
     for round in 0..10 {
         let (name, own, pods) = match round % 2 {
-            0 => ("second", "b-", &stage.b),
-            _ => ("first", "a-", &stage.a),
+            0 => ("second", "b-", &setup.b),
+            _ => ("first", "a-", &setup.a),
         };
-        // Both at once for a moment: the address stays with the older one until that is gone.
-        stage.cluster.apply([as_a(name, pods)]).unwrap();
-        stage.cluster.remove(if round % 2 == 0 { "first" } else { "second" }).unwrap();
+        // Both exist for a moment: the address stays with the older service until that is deleted.
+        setup.cluster.apply([as_a(name, pods)]).unwrap();
+        setup.cluster.remove(if round % 2 == 0 { "first" } else { "second" }).unwrap();
         for _ in 0..20 {
-            let who = stage.client.run(|| udp(at(A))).unwrap();
+            let who = setup.client.run(|| udp(at(A))).unwrap();
             assert!(who.starts_with(own), "round {round}: {who}");
         }
     }
@@ -281,47 +280,47 @@ fn a_service_that_takes_over_an_address_never_answers_with_the_old_ones_pods() {
 }
 
 #[test]
-fn services_that_come_and_go_beside_it_cost_a_service_no_connect() {
-    let mut stage = Stage::new(3, 2);
-    stage.cluster.apply([service("a", &stage.a)]).unwrap();
-    let load = Load::start(&stage.client, &[(A, "a-")], udp);
+fn no_connect_fails_while_other_services_are_created_and_deleted() {
+    let mut setup = TwoServices::new(3, 2);
+    setup.cluster.apply([service("a", &setup.a)]).unwrap();
+    let load = Load::start(&setup.client, &[(A, "a-")], udp);
     for round in 0..20 {
         let others = (0..20).map(|n| {
             let other = Service::new(&format!("other-{n}")).ip(&format!("10.96.3.{n}"));
-            other.udp(53).endpoints(stage.b.iter().skip((round + n) % 2))
+            other.udp(53).endpoints(setup.b.iter().skip((round + n) % 2))
         });
-        stage.cluster.change(others.collect::<Vec<_>>()).unwrap();
+        setup.cluster.change(others.collect::<Vec<_>>()).unwrap();
         load.pass(10);
         for n in 0..20 {
-            stage.cluster.forget(&format!("other-{n}"));
+            setup.cluster.forget(&format!("other-{n}"));
         }
-        stage.cluster.change([]).unwrap();
+        setup.cluster.change([]).unwrap();
         load.pass(10);
     }
     load.assert_clean();
-    assert_no_faults(&stage);
+    assert_no_faults(&setup);
 }
 
 #[test]
 fn more_services_than_the_first_hash_holds_are_all_served() {
     // It has room for 4,096 and is replaced by a larger one while connects go on.
-    let mut stage = Stage::new(2, 2);
-    stage.cluster.apply([service("a", &stage.a)]).unwrap();
-    let load = Load::start(&stage.client, &[(A, "a-")], udp);
+    let mut setup = TwoServices::new(2, 2);
+    setup.cluster.apply([service("a", &setup.a)]).unwrap();
+    let load = Load::start(&setup.client, &[(A, "a-")], udp);
     let address = |n: u16| {
         let [high, low] = n.to_be_bytes();
         SocketAddr::from(([10, 97, high, low], 53))
     };
     let many = (0..5000).map(|n| {
         let service = Service::new(&format!("many-{n}")).ip(&address(n).ip().to_string());
-        service.udp(53).endpoints([&stage.b[usize::from(n % 2)]])
+        service.udp(53).endpoints([&setup.b[usize::from(n % 2)]])
     });
-    stage.cluster.apply(many.collect::<Vec<_>>()).unwrap();
-    stage.client.run(|| {
+    setup.cluster.apply(many.collect::<Vec<_>>()).unwrap();
+    setup.client.run(|| {
         for n in (0..5000).step_by(37) {
             assert_eq!(udp(address(n)).unwrap(), format!("b-{}", n % 2), "{}", address(n));
         }
     });
     load.assert_clean();
-    assert_no_faults(&stage);
+    assert_no_faults(&setup);
 }

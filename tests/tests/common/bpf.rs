@@ -1,4 +1,4 @@
-//! Commands of `bpf(2)` that nobody has a safe wrapper for.
+//! Commands of `bpf(2)` that have no safe wrapper.
 
 use std::{
     ffi::CString,
@@ -15,7 +15,7 @@ const OBJ_GET: libc::c_long = 7;
 const MAP_FREEZE: libc::c_long = 22;
 const LINK_DETACH: libc::c_long = 34;
 
-/// Takes the map at an index out of an array of maps.
+/// Removes the map at an index from an array of maps.
 pub fn delete_index(outer: BorrowedFd<'_>, index: u32) -> io::Result<()> {
     let key = (&raw const index) as u64;
     // `struct { __u32 map_fd; __aligned_u64 key; }`
@@ -31,13 +31,13 @@ pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(opened as i32) })
 }
 
-/// Takes a link's program off its hook.
+/// Detaches a link's program from its hook.
 pub fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     // `struct { __u32 link_fd; }`
     bpf(LINK_DETACH, &[fd(link)]).map(drop)
 }
 
-/// Makes a map one that no system call can write any more (Linux 5.2).
+/// Freezes a map: no system call can write it any more (Linux 5.2).
 pub fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     // `struct { __u32 map_fd; }`
     bpf(MAP_FREEZE, &[fd(map)]).map(drop)

@@ -1,4 +1,4 @@
-//! Writing into the pinned maps behind the agent's back.
+//! Writes to the pinned maps without the agent.
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
@@ -16,15 +16,15 @@ use sockline_ebpf::{
     name::{CHUNK, NameKey},
 };
 
-use super::Stage;
+use super::WebNode;
 
 pub struct Damage {
     pins: Pins,
 }
 
 impl Damage {
-    pub fn of(stage: &Stage) -> Self {
-        Self { pins: Pins::in_bpffs(stage.node.bpffs()) }
+    pub fn of(node: &WebNode) -> Self {
+        Self { pins: Pins::in_bpffs(node.bpffs()) }
     }
 
     pub fn pins(&self) -> &Pins {
@@ -96,17 +96,17 @@ impl Damage {
         }
     }
 
-    /// Takes the first inner map out of a map of maps.
+    /// Removes the first inner map from a map of maps.
     pub fn take_out(&self, map: &str) {
         super::bpf::delete_index(self.open(map).fd().as_fd(), 0).unwrap();
     }
 
-    /// From now on the agent's writes to a map fail. That cannot be undone.
+    /// Freezes a map: the agent's writes to it fail from then on. This cannot be reverted.
     pub fn freeze(&self, map: &str) {
         super::bpf::freeze(self.open(map).fd().as_fd()).unwrap();
     }
 
-    /// As [`Self::freeze`], of the frontends that are served from.
+    /// As [`Self::freeze`], for the current map of frontends.
     pub fn freeze_frontends(&self) {
         super::bpf::freeze(self.inner("FRONTENDS").fd().as_fd()).unwrap();
     }
@@ -115,7 +115,7 @@ impl Damage {
         self.open(map).info().unwrap().id()
     }
 
-    /// Pins a map of its own at a path, over what is there.
+    /// Pins a new map at a path, in place of the object there.
     pub fn pin_a_map_at(&self, path: &Path) {
         let _ = fs::remove_file(path);
         self.inner("FRONTENDS").pin(path).unwrap();
@@ -125,7 +125,7 @@ impl Damage {
         PinnedLink::from_pin(path).unwrap().into()
     }
 
-    /// Takes a hook's program off it.
+    /// Detaches the program of a hook.
     pub fn detach(&self, hook: &str) {
         let link = super::bpf::open_pinned(&self.pins.link(hook)).unwrap();
         super::bpf::detach(link.as_fd()).unwrap();

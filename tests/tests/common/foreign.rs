@@ -1,4 +1,4 @@
-//! Programs of others on our hooks.
+//! Programs of other owners on the hooks of Sockline.
 
 use std::{fs::File, io, os::fd::AsRawFd as _, path::Path};
 
@@ -6,7 +6,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 /// `mov r0, 0; exit`: the call fails with EPERM.
 pub const REFUSE: &[u64] = &[0xb7, 0x95];
-/// `mov r2, 127.0.0.2; *(u32 *)(r1 + user_ip4) = r2; mov r0, 1; exit`: the call goes to somebody else.
+/// `mov r2, 127.0.0.2; *(u32 *)(r1 + user_ip4) = r2; mov r0, 1; exit`: the call goes to another address.
 pub const REDIRECT: &[u64] = &[0x0200_007f_0000_02b7, 0x0004_2163, 0x1_0000_00b7, 0x95];
 /// `mov r0, 1; exit`
 pub const ALLOW: &[u64] = &[0x1_0000_00b7, 0x95];
@@ -50,7 +50,7 @@ fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
-/// Attaches a program to a cgroup's connect4, behind what is there. It goes with the cgroup.
+/// Attaches a program to a cgroup's connect4, after the existing ones. It is removed with the cgroup.
 pub fn attach_connect4(cgroup: &Path, name: &str, instructions: &[u64]) {
     // Before Linux 5.11 programs are locked memory, of which the agent's maps have taken all.
     // Where root may not raise the limit, a newer kernel does not ask for it.

@@ -1,4 +1,4 @@
-//! A client that connects all the time and counts what fails.
+//! A client that connects continuously and counts failures.
 
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part")]
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
@@ -17,7 +17,7 @@ use std::{
 use nix::sys::socket::{setsockopt, sockopt};
 use sockline_testbed::{Ns, Task, patience, wait_until};
 
-/// Runs until it is asked for its account.
+/// Runs until its result is read.
 pub struct Hammer {
     stop: Arc<AtomicBool>,
     connects: Arc<AtomicUsize>,
@@ -26,7 +26,7 @@ pub struct Hammer {
 }
 
 impl Hammer {
-    /// Connects from `ns` to one address after the other, in circles.
+    /// Connects from `ns` to the addresses in turn.
     pub fn start(ns: &Ns, addresses: Vec<SocketAddr>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let connects = Arc::new(AtomicUsize::new(0));
@@ -70,7 +70,7 @@ impl Hammer {
         wait_until(Duration::from_secs(30), "more connects", enough).unwrap();
     }
 
-    /// Ends it and fails if any connect failed.
+    /// Stops it, and fails if a connect failed.
     #[track_caller]
     pub fn assert_nothing_failed(mut self) {
         self.end();

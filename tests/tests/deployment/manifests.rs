@@ -1,4 +1,4 @@
-//! What deploy/ says fits the binary, the API's types, and itself.
+//! The manifests in deploy/ match the binary, the API's types, and each other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::common::{Stage, error_of, eventually, holds};
+use crate::common::{WebNode, error_of, eventually, holds};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{Namespace, ResourceQuota, ServiceAccount},
@@ -63,7 +63,7 @@ fn files() -> Vec<PathBuf> {
     found
 }
 
-/// Every object below deploy/: those in files of their own, and the patches in kustomizations.
+/// Every object below deploy/: those in separate files, and the patches in kustomizations.
 fn objects() -> Vec<(String, Value)> {
     let mut objects = Vec::new();
     for path in files() {
@@ -117,7 +117,7 @@ fn unknown_fields(object: &Value) -> Vec<String> {
         "ServiceAccount" => read_back::<ServiceAccount>(object),
         "ClusterRole" => read_back::<ClusterRole>(object),
         "ClusterRoleBinding" => read_back::<ClusterRoleBinding>(object),
-        // The operator's own kind, for which there is no type here.
+        // A kind of the Prometheus operator, which has no type here.
         "PodMonitor" => object.clone(),
         kind => panic!("no type for the kind {kind}"),
     };
@@ -127,7 +127,7 @@ fn unknown_fields(object: &Value) -> Vec<String> {
 }
 
 #[test]
-fn every_field_is_one_that_kubernetes_has() {
+fn kubernetes_knows_every_field_of_the_manifests() {
     for (name, object) in objects() {
         let missing = unknown_fields(&object);
         assert!(missing.is_empty(), "{name}: {missing:#?}");
@@ -135,7 +135,7 @@ fn every_field_is_one_that_kubernetes_has() {
 }
 
 #[test]
-fn a_field_that_kubernetes_does_not_have_is_noticed() {
+fn an_unknown_field_is_an_error() {
     let mut object = document("base/daemonset.yaml");
     object["spec"]["template"]["spec"]["hostNetwrok"] = json!(true);
     object["spec"]["template"]["spec"]["containers"][0]["env"][0]["valu"] = json!("x");
@@ -144,7 +144,7 @@ fn a_field_that_kubernetes_does_not_have_is_noticed() {
 }
 
 #[test]
-fn every_file_is_reached_and_every_path_leads_somewhere() {
+fn every_file_is_used_and_every_path_exists() {
     let mut reached = BTreeSet::new();
     for path in files().into_iter().filter(|path| path.ends_with("kustomization.yaml")) {
         let folder = path.parent().unwrap();
@@ -188,13 +188,13 @@ fn every_component_has_an_overlay_of_its_name_or_is_part_of_one() {
 }
 
 #[test]
-fn the_image_is_the_one_that_xtask_makes() {
+fn the_image_is_the_one_that_xtask_builds() {
     for folder in folders("overlays") {
         assert_eq!(images(&folder), [IMAGE, env!("CARGO_PKG_VERSION")].join(":"), "{folder:?}");
     }
 }
 
-/// As the base names it.
+/// The name in the base.
 const IMAGE: &str = "localhost/sockline";
 
 /// The folders of `overlays` or `components`.
@@ -218,16 +218,16 @@ fn images(folder: &Path) -> String {
     images.pop_first().unwrap().to_owned()
 }
 
-/// A kustomization in a folder of its own.
+/// A kustomization in a temporary folder.
 fn kustomization(fields: &Value) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    // What is JSON is YAML.
+    // JSON is YAML.
     fs::write(folder.path().join("kustomization.yaml"), fields.to_string()).unwrap();
     folder
 }
 
 #[test]
-fn every_container_has_the_image_of_ones_own_kustomization() {
+fn the_image_of_a_users_kustomization_reaches_every_container() {
     let base = deploy().join("base");
     let own =
         json!([{"name": IMAGE, "newName": "registry.example:5000/team/sockline", "newTag": "7"}]);
@@ -244,7 +244,7 @@ fn every_container_has_the_image_of_ones_own_kustomization() {
     for overlay in folders("overlays") {
         let above = kustomization(&json!({"resources": [overlay], "images": own}));
         assert_eq!(images(above.path()), expected, "{overlay:?} below the image");
-        // Who keeps the version has another registry only.
+        // Users who keep the version change only the registry.
         let mirror = json!([{"name": IMAGE, "newName": "registry.example/sockline"}]);
         let above = kustomization(&json!({"resources": [overlay], "images": mirror}));
         let expected = ["registry.example/sockline", env!("CARGO_PKG_VERSION")].join(":");
@@ -252,7 +252,7 @@ fn every_container_has_the_image_of_ones_own_kustomization() {
     }
 }
 
-/// Asserts that the pod of one kustomization removes Sockline with all that the agent of another has.
+/// Asserts that the uninstall pod of one kustomization has everything that the agent of another has.
 fn assert_removes(removal: &Path, installed: &Path) {
     let (removal, installed) = (render(removal), render(installed));
     let agents: Vec<&Value> = installed.iter().flat_map(containers).collect();
@@ -273,7 +273,7 @@ fn assert_removes(removal: &Path, installed: &Path) {
 }
 
 #[test]
-fn what_removes_sockline_has_the_rights_and_folders_of_the_agent() {
+fn the_uninstall_job_has_the_rights_and_folders_of_the_agent() {
     let (base, uninstall) = (deploy().join("base"), deploy().join("components/uninstall"));
     for component in folders("components").into_iter().filter(|one| *one != uninstall) {
         let installed = kustomization(&json!({"resources": [base], "components": [component]}));
@@ -283,7 +283,7 @@ fn what_removes_sockline_has_the_rights_and_folders_of_the_agent() {
     }
 }
 
-/// A patch of the agent's container, as people have it in a kustomization of their own.
+/// A patch of the agent's container, as in a user's kustomization.
 fn patch_of_the_agent() -> Value {
     let container = json!({
         "name": "agent",
@@ -297,7 +297,7 @@ fn patch_of_the_agent() -> Value {
 }
 
 #[test]
-fn patches_of_the_agent_in_what_was_installed_reach_the_removal_above_it() {
+fn patches_of_the_installed_agent_apply_to_the_uninstall_overlay() {
     let base = deploy().join("base");
     let installed = kustomization(&json!({"resources": [base], "patches": patch_of_the_agent()}));
     let uninstall = deploy().join("components/uninstall");
@@ -308,7 +308,7 @@ fn patches_of_the_agent_in_what_was_installed_reach_the_removal_above_it() {
 
 /// Kustomize applies them after the component.
 #[test]
-fn patches_of_the_agent_beside_the_removal_are_refused_and_start_no_agent() {
+fn a_patch_of_the_agent_beside_the_uninstall_component_fails_and_starts_no_agent() {
     let removal = kustomization(&json!({
         "resources": [deploy().join("base")],
         "components": [deploy().join("components/uninstall")],
@@ -321,12 +321,12 @@ fn patches_of_the_agent_beside_the_removal_are_refused_and_start_no_agent() {
     for container in complete {
         assert_eq!(container["args"][0], "cleanup", "{container:#}");
     }
-    // The API server takes no such container, and so none of the others.
+    // The API server rejects such a container, and the whole pod with it.
     assert_eq!(without_image.len(), 1, "{without_image:#?}");
 }
 
 #[test]
-fn every_field_of_what_is_rendered_is_one_that_kubernetes_has() {
+fn kubernetes_knows_every_field_of_the_rendered_manifests() {
     for overlay in folders("overlays") {
         for object in render(&overlay) {
             let missing = unknown_fields(&object);
@@ -336,9 +336,9 @@ fn every_field_of_what_is_rendered_is_one_that_kubernetes_has() {
 }
 
 #[test]
-fn every_argument_and_variable_is_one_that_the_binary_has() {
+fn the_binary_knows_every_argument_and_variable() {
     let own = ["SOCKLINE_", "KUBERNETES_"];
-    // What the agent reads apart from its options, and what other variables are made of.
+    // Variables that the agent reads apart from its options, and those that other variables are built from.
     let mut known: BTreeSet<String> =
         ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "NODE_IP"].map(Into::into).into();
     let help = |command: &str| {
@@ -381,7 +381,7 @@ fn every_argument_and_variable_is_one_that_the_binary_has() {
 }
 
 #[test]
-fn every_mount_has_its_volume_and_the_pins_are_in_one() {
+fn every_mount_has_a_volume_and_the_pins_are_in_one() {
     let pod = &document("base/daemonset.yaml")["spec"]["template"]["spec"];
     let names = |list: &Value| -> BTreeSet<String> {
         list.as_array()
@@ -399,7 +399,7 @@ fn every_mount_has_its_volume_and_the_pins_are_in_one() {
 }
 
 #[test]
-fn the_names_of_account_role_and_namespace_fit_together() {
+fn account_role_and_namespace_have_matching_names() {
     let namespace = document("base/namespace.yaml")["metadata"]["name"].clone();
     let account = document("base/service-account.yaml")["metadata"]["name"].clone();
     let pod = &document("base/daemonset.yaml")["spec"]["template"]["spec"];
@@ -411,7 +411,7 @@ fn the_names_of_account_role_and_namespace_fit_together() {
     assert_eq!(binding["subjects"], json!([subject]));
 }
 
-/// What the role allows: verbs by API group and resource.
+/// The verbs that the role allows, by API group and resource.
 fn allowed() -> BTreeMap<(String, String), BTreeSet<String>> {
     let role = documents(&deploy().join("base/cluster-role.yaml")).remove(0);
     let role: ClusterRole = serde_json::from_value(role).unwrap();
@@ -427,7 +427,7 @@ fn allowed() -> BTreeMap<(String, String), BTreeSet<String>> {
     allowed
 }
 
-/// An API server that answers nothing, and what it was asked for.
+/// An API server that does not answer, and the requests it has received.
 fn listen_for_requests(ns: &Ns) -> (SocketAddr, std::sync::mpsc::Receiver<(String, String)>) {
     let listener = ns.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     let address = listener.local_addr().unwrap();
@@ -455,15 +455,15 @@ fn listen_for_requests(ns: &Ns) -> (SocketAddr, std::sync::mpsc::Receiver<(Strin
 }
 
 #[test]
-fn the_role_allows_to_read_exactly_what_the_agent_asks_for() {
+fn the_role_allows_exactly_what_the_agent_reads() {
     let allowed = allowed();
     for (resource, verbs) in &allowed {
         let expected = ["list", "watch"].map(ToOwned::to_owned).into();
         assert_eq!(*verbs, expected, "{resource:?}");
     }
-    let stage = Stage::new(0);
-    let (server, asked) = listen_for_requests(stage.node.outside());
-    let kubeconfig = stage.node.temp().join("kubeconfig");
+    let node = WebNode::new(0);
+    let (server, asked) = listen_for_requests(node.outside());
+    let kubeconfig = node.temp().join("kubeconfig");
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "c",
         "clusters": [{"name": "c", "cluster": {"server": format!("http://{server}")}}],
@@ -476,7 +476,7 @@ fn the_role_allows_to_read_exactly_what_the_agent_asks_for() {
         until_ready: false,
         ..crate::common::options(&[])
     };
-    let _agent = stage.node.agent(&options).unwrap();
+    let _agent = node.agent(&options).unwrap();
     let mut seen = BTreeSet::new();
     let wanted: BTreeSet<_> = allowed.into_keys().collect();
     eventually("all that is allowed to be asked for", || {
@@ -510,23 +510,23 @@ fn confined(args: &[&str]) -> Command {
 struct Confined(Child);
 
 impl Confined {
-    fn start(stage: &Stage) -> Self {
-        let listen = stage
+    fn start(node: &WebNode) -> Self {
+        let listen = node
             .node
             .outside()
             .run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap());
         let mut command = confined(&["agent", "--node-name", "node-a"]);
-        command.arg("--manifests").arg(stage.node.manifests());
-        command.arg("--cgroup-root").arg(stage.node.cgroup());
-        command.arg("--bpf-root").arg(stage.node.bpffs());
-        command.arg("--admin-socket").arg(stage.node.temp().join("admin.sock"));
+        command.arg("--manifests").arg(node.manifests());
+        command.arg("--cgroup-root").arg(node.cgroup());
+        command.arg("--bpf-root").arg(node.bpffs());
+        command.arg("--admin-socket").arg(node.temp().join("admin.sock"));
         command.args(["--metrics-bind-address", &listen.to_string()]);
-        let mut agent = Self(stage.node.outside().child(&mut command).unwrap());
+        let mut agent = Self(node.outside().child(&mut command).unwrap());
         eventually("the confined agent to be ready", || {
             if let Some(status) = agent.0.try_wait().unwrap() {
                 panic!("the confined agent ended, {status}: its error is above");
             }
-            let reply = stage.node.outside().run(|| http_get(listen, "/readyz"));
+            let reply = node.outside().run(|| http_get(listen, "/readyz"));
             reply
                 .map_err(|error| error.to_string())
                 .and_then(|reply| holds(reply.status == 200, reply.body))
@@ -550,16 +550,16 @@ impl Drop for Confined {
 const CART: &str = "10.96.0.1";
 
 #[test]
-fn the_daemon_sets_capabilities_are_enough_for_a_whole_life() {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    Confined::start(&stage).end();
-    stage.assert_served(CART);
-    let agent = Confined::start(&stage);
-    stage.assert_served(CART);
-    let bpffs = stage.node.bpffs().to_str().unwrap().to_owned();
-    let socket = stage.node.temp().join("admin.sock");
-    let run = |args: &[&str]| stage.node.outside().output(&mut confined(args)).unwrap();
+fn the_daemon_sets_capabilities_are_enough_from_start_to_stop() {
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    Confined::start(&node).end();
+    node.assert_served(CART);
+    let agent = Confined::start(&node);
+    node.assert_served(CART);
+    let bpffs = node.bpffs().to_str().unwrap().to_owned();
+    let socket = node.temp().join("admin.sock");
+    let run = |args: &[&str]| node.outside().output(&mut confined(args)).unwrap();
     for listing in ["status", "services", "backends"] {
         let output =
             run(&[listing, "--bpf-root", &bpffs, "--admin-socket", socket.to_str().unwrap()]);
@@ -568,15 +568,15 @@ fn the_daemon_sets_capabilities_are_enough_for_a_whole_life() {
     agent.end();
     let output = run(&["cleanup", "--bpf-root", &bpffs]);
     assert!(output.status.success(), "{}", error_of(&output));
-    stage.assert_untouched(CART);
+    node.assert_untouched(CART);
 }
 
 #[test]
-fn a_clean_up_that_waits_ends_with_sigterm() {
-    let stage = Stage::new(0);
+fn cleanup_with_wait_ends_on_sigterm() {
+    let node = WebNode::new(0);
     let mut command = confined(&["cleanup", "--wait", "--bpf-root"]);
-    command.arg(stage.node.bpffs()).stdout(Stdio::piped());
-    let mut child = stage.node.outside().child(&mut command).unwrap();
+    command.arg(node.bpffs()).stdout(Stdio::piped());
+    let mut child = node.outside().child(&mut command).unwrap();
     let mut said = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
     assert!(said.starts_with("nothing to remove in "), "{said}");

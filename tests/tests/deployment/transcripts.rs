@@ -1,4 +1,4 @@
-//! The commands in the documents do what the documents show.
+//! The commands in the documents print what the documents show.
 //!
 //! A fenced block that is marked ```` ```console test ```` is a transcript: each line that begins with `$ ` is
 //! run on a node that serves the recorded shop (`tests/fixtures/boutique`), and the lines below it are what it
@@ -15,7 +15,7 @@ use std::{
 use crate::common::{error_of, fixtures, options};
 use sockline_testbed::{Agent, Node, sockline_binary};
 
-/// What a block is marked with.
+/// The mark of a block.
 const MARK: &str = "console test";
 
 /// One command of a transcript, and what it prints.
@@ -70,7 +70,7 @@ fn steps(document: &str, text: &str) -> Vec<Step> {
     steps
 }
 
-/// Whether a line is as shown: `…` is anything.
+/// Whether a line matches: `…` stands for anything.
 fn is_as_shown(shown: &str, line: &str) -> bool {
     let mut parts = shown.trim_end().split('…');
     let Some(mut rest) = line.trim_end().strip_prefix(parts.next().unwrap_or_default()) else {
@@ -93,7 +93,7 @@ fn is_as_shown(shown: &str, line: &str) -> bool {
     true
 }
 
-/// The first line that is not as shown, and what is there.
+/// The first line that differs, and what was printed.
 fn difference<'a>(shown: &'a [String], lines: &'a [&'a str]) -> Option<(&'a str, &'a str)> {
     match shown {
         [] => lines.first().map(|line| ("the end", *line)),
@@ -141,7 +141,7 @@ fn shell(node: &Node, command: &str) -> Command {
 }
 
 #[test]
-fn every_transcript_in_the_documents_is_what_the_commands_print() {
+fn every_transcript_in_the_documents_matches_the_output_of_its_commands() {
     let steps: Vec<Step> = documents()
         .iter()
         .flat_map(|path| {
@@ -174,7 +174,7 @@ fn commands_and_their_output_are_read_from_marked_blocks_only() {
 }
 
 #[test]
-fn an_ellipsis_is_anything_in_a_line_and_any_lines_alone() {
+fn an_ellipsis_stands_for_any_text_in_a_line_and_alone_for_any_lines() {
     let shown = ["NODE  …".to_owned(), "…".to_owned(), "last … of …".to_owned()];
     assert_eq!(difference(&shown, &["NODE  a", "b", "c", "last 1 of 2"]), None);
     assert_eq!(difference(&shown, &["NODE  a", "last 1 of 2"]), None);

@@ -1,8 +1,8 @@
-//! Network namespaces that were made inside of pods, as those of a cluster in a container are.
+//! Network namespaces that were made inside of pods, as by a cluster in a container.
 
 use std::{fs, net::SocketAddr, path::PathBuf, process::Command};
 
-use crate::common::{Stage, error_of, eventually, holds, ip};
+use crate::common::{WebNode, error_of, eventually, holds, ip};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use sockline_testbed::{Ns, PodCgroup, TcpServer, objects};
@@ -20,8 +20,8 @@ fn web() -> SocketAddr {
 struct Mounted(PathBuf);
 
 impl Mounted {
-    fn new(stage: &Stage, pod: &Ns) -> Self {
-        let path = stage.node.temp().join(format!("netns-{}", pod.name()));
+    fn new(node: &WebNode, pod: &Ns) -> Self {
+        let path = node.temp().join(format!("netns-{}", pod.name()));
         fs::write(&path, "").unwrap();
         mount(Some(pod.path().as_str()), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .unwrap();
@@ -35,23 +35,22 @@ impl Drop for Mounted {
     }
 }
 
-/// A web service of this cluster, and a pod inside of which another cluster has the same address for
-/// something of its own.
+/// A web service of this cluster, and a pod in which another cluster uses the same address.
 struct Nested {
     own: Ns,
     inner: Ns,
     _inner_server: TcpServer,
     _mounted: Mounted,
     _cgroup: PodCgroup,
-    stage: Stage,
+    node: WebNode,
 }
 
 impl Nested {
     fn new() -> Self {
-        let stage = Stage::new(1);
-        stage.put_service("web", WEB);
+        let node = WebNode::new(1);
+        node.put_service("web", WEB);
         let metadata = json!({"name": "ci", "namespace": "shop", "uid": UID});
-        stage.put(
+        node.put(
             "pod.yaml",
             &[json!({
                 "apiVersion": "v1",
@@ -61,9 +60,9 @@ impl Nested {
                 "status": {"phase": "Running"},
             })],
         );
-        let mounted = Mounted::new(&stage, &stage.client);
-        let cgroup = stage.node.pod_cgroup(UID).unwrap();
-        let own = cgroup.container(&stage.client, "own").unwrap();
+        let mounted = Mounted::new(&node, &node.client);
+        let cgroup = node.pod_cgroup(UID).unwrap();
+        let own = cgroup.container(&node.client, "own").unwrap();
         let inner = own.nested("inner").unwrap();
         let address = format!("{WEB}/32");
         for args in [&["link", "set", "lo", "up"][..], &["address", "add", &address, "dev", "lo"]] {
@@ -71,25 +70,25 @@ impl Nested {
             assert!(output.status.success(), "{}", error_of(&output));
         }
         let inner_server = inner.tcp_server(80).unwrap();
-        Self { own, inner, _inner_server: inner_server, _mounted: mounted, _cgroup: cgroup, stage }
+        Self { own, inner, _inner_server: inner_server, _mounted: mounted, _cgroup: cgroup, node }
     }
 
-    /// Who answers in the pod's own namespace.
+    /// The pod that answers in the pod's own namespace.
     fn ask_own(&self) -> Result<String, String> {
         self.own.tcp_ask(web()).map(|reply| reply.who).map_err(|error| error.to_string())
     }
 
-    /// The inner namespace has no way to this cluster's pods: a call that was translated fails.
+    /// The inner namespace has no route to this cluster's pods: a call that was translated fails.
     fn ask_inner(&self) -> Result<String, Option<i32>> {
         self.inner.tcp_ask(web()).map(|reply| reply.who).map_err(|error| error.raw_os_error())
     }
 
     fn found(&self) -> Value {
-        self.stage.status()["agent"]["nested_namespaces"].clone()
+        self.node.status()["agent"]["nested_namespaces"].clone()
     }
 
     fn finding(&self) -> Value {
-        let output = self.stage.look(&["check", "-o", "json"]);
+        let output = self.node.look(&["check", "-o", "json"]);
         let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
         findings.into_iter().find(|finding| finding["check"] == "namespaces.nested").unwrap()
     }
@@ -98,10 +97,10 @@ impl Nested {
 #[test]
 fn nested_namespace_is_translated_by_default_and_named_with_its_pod() {
     let nested = Nested::new();
-    let _agent = nested.stage.agent();
+    let _agent = nested.node.start_agent();
     let expected = json!([{"pod": "shop/ci", "namespaces": 1, "excluded": false}]);
     eventually("the pod to be named", || {
-        // Some of many calls are looked at.
+        // The agent samples some of many calls.
         assert_eq!(nested.ask_own(), Ok("web-0".into()));
         assert_eq!(nested.ask_inner(), Err(Some(libc::ENETUNREACH)));
         let found = nested.found();
@@ -116,8 +115,8 @@ fn nested_namespace_is_translated_by_default_and_named_with_its_pod() {
 #[test]
 fn excluded_nested_namespace_reaches_what_is_there_and_pods_never_wait_for_that() {
     let nested = Nested::new();
-    let mut agent = nested.stage.agent_with(&EXCLUDE);
-    // The very first call of each.
+    let mut agent = nested.node.start_agent_with(&EXCLUDE);
+    // The first call of each namespace.
     assert_eq!(nested.ask_own(), Ok("web-0".into()));
     assert_eq!(nested.ask_inner(), Err(Some(libc::ENETUNREACH)));
     eventually("the inner namespace to be excluded", || match nested.ask_inner() {
@@ -125,9 +124,9 @@ fn excluded_nested_namespace_reaches_what_is_there_and_pods_never_wait_for_that(
         seen => Err(format!("{seen:?}")),
     });
     assert_eq!(nested.ask_own(), Ok("web-0".into()));
-    // A new pod, whose namespace nobody has seen.
-    let new = nested.stage.node.pod("new", &[ip("10.244.9.10")]).unwrap();
-    let cgroup = nested.stage.node.pod_cgroup(OTHER_UID).unwrap();
+    // A new pod, whose namespace the agent does not know.
+    let new = nested.node.pod("new", &[ip("10.244.9.10")]).unwrap();
+    let cgroup = nested.node.pod_cgroup(OTHER_UID).unwrap();
     let container = cgroup.container(&new, "new").unwrap();
     assert_eq!(container.tcp_ask(web()).unwrap().who, "web-0");
     // The agent has looked at it when it knows one that dialled later.
@@ -142,14 +141,14 @@ fn excluded_nested_namespace_reaches_what_is_there_and_pods_never_wait_for_that(
 
     agent.stop().unwrap();
     assert_eq!(nested.ask_inner(), Ok("inner".into()), "also without an agent");
-    let _agent = nested.stage.agent();
+    let _agent = nested.node.start_agent();
     assert_eq!(nested.ask_inner(), Err(Some(libc::ENETUNREACH)), "the option was taken back");
 }
 
 #[test]
 fn excluded_calls_are_counted_as_bypassed() {
     let nested = Nested::new();
-    let agent = nested.stage.agent_with(&EXCLUDE);
+    let agent = nested.node.start_agent_with(&EXCLUDE);
     let bypassed = format!(
         "sockline_connections_bypassed_total\
          {{namespace=\"{}\",service=\"web\",protocol=\"TCP\",reason=\"planned\"}}",

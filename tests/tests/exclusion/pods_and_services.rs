@@ -1,9 +1,9 @@
-//! Pods and services that are left alone: by label, annotation, namespace and the agent's options.
+//! Excluded pods and services: by label, annotation, namespace and the agent's options.
 
 use std::{fs, net::SocketAddr};
 
 use crate::common::{
-    DEADLINE, EHOSTUNREACH, REPAIRS, Stage, assert_logged_once, eventually, holds, ip, series,
+    DEADLINE, EHOSTUNREACH, REPAIRS, WebNode, assert_logged_once, eventually, holds, ip, series,
 };
 use aya::maps::{Array, HashMap, Map, MapData};
 use serde_json::{Value, json};
@@ -64,18 +64,18 @@ fn assert_served(container: &Ns) {
     }
 }
 
-/// A web service, and nobody who is left alone yet.
-fn stage() -> Stage {
-    let stage = Stage::new(1);
-    stage.put_service("web", WEB);
-    stage
+/// A web service; no pod is excluded yet.
+fn node() -> WebNode {
+    let node = WebNode::new(1);
+    node.put_service("web", WEB);
+    node
 }
 
 /// Waits until the kernel knows the cgroups of this many pods.
 #[track_caller]
-fn eventually_left_alone(stage: &Stage, count: usize) {
+fn eventually_left_alone(node: &WebNode, count: usize) {
     eventually(&format!("{count} pods to be left alone"), || {
-        let status = stage.status();
+        let status = node.status();
         let pods = status["agent"]["left_alone"].as_array().unwrap();
         let found = pods.iter().filter(|pod| pod["cgroup_found"] == true).count();
         holds(found == count && pods.len() == count, format!("{pods:?}"))
@@ -83,15 +83,15 @@ fn eventually_left_alone(stage: &Stage, count: usize) {
 }
 
 #[test]
-fn a_labelled_pod_is_left_alone_and_the_others_are_not() {
-    let stage = stage();
-    stage.put("pod.yaml", &[pod("meshed", UID, disabled()), pod("plain", OTHER_UID, json!({}))]);
-    let meshed = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
-    let plain = stage.node.pod_cgroup(OTHER_UID).unwrap().container(&stage.client, "b").unwrap();
-    let agent = stage.agent();
+fn only_the_labelled_pod_is_excluded() {
+    let node = node();
+    node.put("pod.yaml", &[pod("meshed", UID, disabled()), pod("plain", OTHER_UID, json!({}))]);
+    let meshed = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
+    let plain = node.pod_cgroup(OTHER_UID).unwrap().container(&node.client, "b").unwrap();
+    let agent = node.start_agent();
     assert_untouched(&meshed);
     assert_served(&plain);
-    assert_served(&stage.client);
+    assert_served(&node.client);
     let dns = SocketAddr::new(ip(WEB), 53);
     assert!(plain.udp_ask(dns, "?").is_ok());
     assert_eq!(meshed.udp_ask(dns, "?").unwrap_err().raw_os_error(), Some(EHOSTUNREACH));
@@ -103,113 +103,113 @@ fn a_labelled_pod_is_left_alone_and_the_others_are_not() {
 }
 
 #[test]
-fn a_pod_is_left_alone_from_its_first_process_on() {
-    let stage = stage();
-    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
-    let _agent = stage.agent();
+fn a_pod_is_excluded_from_its_first_process_on() {
+    let node = node();
+    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let _agent = node.start_agent();
     // The kubelet makes the pod's cgroup long before anything runs in the pod.
-    let cgroup = stage.node.pod_cgroup(UID).unwrap();
-    eventually_left_alone(&stage, 1);
+    let cgroup = node.pod_cgroup(UID).unwrap();
+    eventually_left_alone(&node, 1);
     for container in ["first", "second", "restarted"] {
-        let container = cgroup.container(&stage.client, container).unwrap();
+        let container = cgroup.container(&node.client, container).unwrap();
         assert_untouched(&container);
     }
 }
 
 #[test]
-fn a_pod_is_left_alone_while_its_label_says_so() {
-    let stage = stage();
-    let container = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
-    stage.put("pod.yaml", &[pod("meshed", UID, json!({}))]);
-    let _agent = stage.agent();
+fn a_pod_is_excluded_while_it_has_the_label() {
+    let node = node();
+    let container = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
+    node.put("pod.yaml", &[pod("meshed", UID, json!({}))]);
+    let _agent = node.start_agent();
     assert_served(&container);
-    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
     eventually("it to be left alone", || untouched(&container));
-    stage.put("pod.yaml", &[pod("meshed", UID, json!({}))]);
+    node.put("pod.yaml", &[pod("meshed", UID, json!({}))]);
     eventually("it to be served again", || served(&container));
 }
 
 #[test]
-fn a_namespace_speaks_for_its_pods_unless_they_say_otherwise() {
-    let stage = stage();
+fn a_pods_label_overrides_the_label_of_its_namespace() {
+    let node = node();
     let enabled = json!({"sockline.dev/redirect": "enabled"});
-    stage.put("pod.yaml", &[pod("meshed", UID, json!({})), pod("plain", OTHER_UID, enabled)]);
-    stage.put("namespace.yaml", &[namespace(disabled())]);
-    let meshed = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
-    let plain = stage.node.pod_cgroup(OTHER_UID).unwrap().container(&stage.client, "b").unwrap();
-    let _agent = stage.agent();
+    node.put("pod.yaml", &[pod("meshed", UID, json!({})), pod("plain", OTHER_UID, enabled)]);
+    node.put("namespace.yaml", &[namespace(disabled())]);
+    let meshed = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
+    let plain = node.pod_cgroup(OTHER_UID).unwrap().container(&node.client, "b").unwrap();
+    let _agent = node.start_agent();
     assert_untouched(&meshed);
     assert_served(&plain);
-    stage.put("namespace.yaml", &[namespace(json!({}))]);
+    node.put("namespace.yaml", &[namespace(json!({}))]);
     eventually("the pod to be served", || served(&meshed));
 }
 
 #[test]
-fn the_options_leave_namespaces_and_labelled_pods_alone() {
-    let stage = stage();
+fn the_options_exclude_namespaces_and_labelled_pods() {
+    let node = node();
     let enabled = json!({"sockline.dev/redirect": "enabled", "sidecar": "yes"});
-    stage.put("pod.yaml", &[pod("meshed", UID, enabled), pod("plain", OTHER_UID, json!({}))]);
-    let meshed = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
-    let plain = stage.node.pod_cgroup(OTHER_UID).unwrap().container(&stage.client, "b").unwrap();
-    let mut agent = stage.agent_with(&["--exclude-pod-selector", "sidecar in (yes,true)"]);
+    node.put("pod.yaml", &[pod("meshed", UID, enabled), pod("plain", OTHER_UID, json!({}))]);
+    let meshed = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
+    let plain = node.pod_cgroup(OTHER_UID).unwrap().container(&node.client, "b").unwrap();
+    let mut agent = node.start_agent_with(&["--exclude-pod-selector", "sidecar in (yes,true)"]);
     assert_untouched(&meshed);
     assert_served(&plain);
     agent.stop().unwrap();
-    let _agent = stage.agent_with(&["--exclude-namespaces", "kube-system,shop"]);
+    let _agent = node.start_agent_with(&["--exclude-namespaces", "kube-system,shop"]);
     assert_untouched(&meshed);
     assert_untouched(&plain);
-    assert_served(&stage.client);
+    assert_served(&node.client);
 }
 
 #[test]
-fn a_selector_that_is_none_is_refused_with_the_option_named() {
-    let stage = Stage::new(0);
-    let output = stage.sockline(&["agent", "--exclude-pod-selector", "app of (x)"]);
+fn an_invalid_selector_is_an_error_that_names_the_option() {
+    let node = WebNode::new(0);
+    let output = node.sockline(&["agent", "--exclude-pod-selector", "app of (x)"]);
     let error = crate::common::error_of(&output);
     assert!(!output.status.success());
     assert!(error.contains("--exclude-pod-selector") && error.contains("app of (x)"), "{error}");
 }
 
 #[test]
-fn an_annotated_service_is_left_to_kube_proxy() {
-    let stage = stage();
-    let _agent = stage.agent();
-    stage.assert_served(WEB);
+fn an_excluded_service_is_left_to_kube_proxy() {
+    let node = node();
+    let _agent = node.start_agent();
+    node.assert_served(WEB);
     let mut service = objects::service("web", WEB);
     service["metadata"]["annotations"] = disabled();
-    stage.put("web.yaml", &[service, objects::slice("web", &stage.addresses())]);
-    stage.eventually_untouched(WEB);
-    let listing = stage.json(&["services"]);
+    node.put("web.yaml", &[service, objects::slice("web", &node.web_addresses())]);
+    node.eventually_untouched(WEB);
+    let listing = node.json(&["services"]);
     let frontends = listing["frontends"].as_array().unwrap();
     assert!(!frontends.is_empty());
     for frontend in frontends {
         assert_eq!(frontend["action"], "pass", "{frontend}");
         assert_eq!(frontend["reason"], "redirect-disabled", "{frontend}");
     }
-    stage.put_service("web", WEB);
-    stage.eventually_served(WEB);
+    node.put_service("web", WEB);
+    node.eventually_served(WEB);
 }
 
 #[test]
-fn pods_are_left_alone_while_the_agent_is_away_and_the_next_one_catches_up() {
-    let stage = stage();
-    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
-    let cgroup = stage.node.pod_cgroup(UID).unwrap();
-    let container = cgroup.container(&stage.client, "a").unwrap();
-    let mut agent = stage.agent();
+fn pods_stay_excluded_without_an_agent_and_the_next_agent_applies_what_changed() {
+    let node = node();
+    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let cgroup = node.pod_cgroup(UID).unwrap();
+    let container = cgroup.container(&node.client, "a").unwrap();
+    let mut agent = node.start_agent();
     assert_untouched(&container);
     agent.kill().unwrap();
     assert_untouched(&container);
-    // While nobody looks, one pod goes and another comes.
-    stage.put("pod.yaml", &[pod("other", OTHER_UID, disabled())]);
-    let other = stage.node.pod_cgroup(OTHER_UID).unwrap().container(&stage.client, "b").unwrap();
-    let _agent = stage.agent();
+    // Without an agent, one pod is removed and another is created.
+    node.put("pod.yaml", &[pod("other", OTHER_UID, disabled())]);
+    let other = node.pod_cgroup(OTHER_UID).unwrap().container(&node.client, "b").unwrap();
+    let _agent = node.start_agent();
     assert_served(&container);
     assert_untouched(&other);
 }
 
 #[test]
-fn a_pod_is_heard_of_in_a_folder_that_went_and_came_back() {
+fn a_pod_is_found_in_a_folder_that_was_removed_and_created_again() {
     let node = Node::new().unwrap();
     let mut watcher = Watcher::new(node.cgroup());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -218,7 +218,7 @@ fn a_pod_is_heard_of_in_a_folder_that_went_and_came_back() {
     };
     let first = node.pod_cgroup(UID).unwrap();
     assert_eq!(watcher.read().unwrap().pods.len(), 1);
-    // The last pod of its class goes, and the folders of the class with it.
+    // The last pod of its class is removed, and the folders of the class with it.
     first.remove().unwrap();
     let class = node.cgroup().join("kubepods.slice/kubepods-burstable.slice");
     fs::remove_dir(&class).unwrap();
@@ -232,15 +232,15 @@ fn a_pod_is_heard_of_in_a_folder_that_went_and_came_back() {
 }
 
 #[test]
-fn a_pod_that_could_not_be_left_alone_is_tried_again() {
-    let stage = stage();
-    let container = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
-    let agent = stage.agent();
-    let mut map = left_alone(&stage);
+fn an_exclusion_that_failed_is_retried() {
+    let node = node();
+    let container = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
+    let agent = node.start_agent();
+    let mut map = left_alone(&node);
     for id in 0..u64::from(CGROUPS) {
         map.insert(u64::MAX - id, 0, 0).unwrap();
     }
-    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
     eventually("the failure", || {
         let log = agent.log();
         holds(log.contains("although they are to be left alone: shop/meshed"), &log)
@@ -253,131 +253,131 @@ fn a_pod_that_could_not_be_left_alone_is_tried_again() {
 }
 
 #[test]
-fn pods_stay_left_alone_until_the_source_can_be_read_in_full() {
-    let stage = stage();
-    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
-    let container = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
-    let mut agent = stage.agent();
+fn pods_stay_excluded_until_the_source_can_be_read_in_full() {
+    let node = node();
+    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let container = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
+    let mut agent = node.start_agent();
     agent.kill().unwrap();
-    stage.put_text("pod.yaml", "kind: [");
-    let _agent = stage.agent();
+    node.put_text("pod.yaml", "kind: [");
+    let _agent = node.start_agent();
     assert_untouched(&container);
-    stage.remove("pod.yaml");
+    node.remove("pod.yaml");
     eventually("it to be served", || served(&container));
 }
 
 #[test]
-fn levels_that_were_lost_while_the_agent_was_down_are_put_right_at_the_start() {
-    let stage = stage();
-    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
-    let container = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
-    let mut agent = stage.agent();
-    let before = levels(&stage);
+fn levels_that_were_lost_while_the_agent_was_down_are_restored_at_the_start() {
+    let node = node();
+    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let container = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
+    let mut agent = node.start_agent();
+    let before = levels(&node);
     for damage in [0, ANY_LEVEL] {
         agent.kill().unwrap();
-        open::<Array<MapData, u32>>(&stage, "EXCLUDED_LEVELS").set(0, damage, 0).unwrap();
-        agent = stage.agent();
+        open::<Array<MapData, u32>>(&node, "EXCLUDED_LEVELS").set(0, damage, 0).unwrap();
+        agent = node.start_agent();
         assert_untouched(&container);
-        assert_eq!(levels(&stage), before);
+        assert_eq!(levels(&node), before);
     }
 }
 
 #[test]
-fn a_pod_whose_cgroup_is_made_again_is_left_alone_again() {
-    let stage = stage();
-    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
-    let _agent = stage.agent();
+fn a_pod_whose_cgroup_is_recreated_is_excluded_again() {
+    let node = node();
+    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let _agent = node.start_agent();
     for _ in 0..3 {
-        let cgroup = stage.node.pod_cgroup(UID).unwrap();
-        eventually_left_alone(&stage, 1);
-        let container = cgroup.container(&stage.client, "a").unwrap();
+        let cgroup = node.pod_cgroup(UID).unwrap();
+        eventually_left_alone(&node, 1);
+        let container = cgroup.container(&node.client, "a").unwrap();
         eventually("it to be left alone", || untouched(&container));
         drop(container);
         cgroup.remove().unwrap();
     }
-    let _cgroup = stage.node.pod_cgroup(UID).unwrap();
+    let _cgroup = node.pod_cgroup(UID).unwrap();
     eventually("only the last cgroup to be known", || {
-        let known = left_alone(&stage).keys().count();
+        let known = left_alone(&node).keys().count();
         holds(known == 1, known)
     });
 }
 
 #[test]
-fn a_map_full_of_pods_that_ended_has_room_for_the_ones_that_came() {
-    let stage = stage();
-    let container = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
-    let mut agent = stage.agent();
+fn entries_of_ended_pods_make_room_for_new_pods() {
+    let node = node();
+    let container = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
+    let mut agent = node.start_agent();
     agent.kill().unwrap();
-    let mut map = left_alone(&stage);
+    let mut map = left_alone(&node);
     for id in 0..u64::from(CGROUPS) {
         map.insert(u64::MAX - id, 0, 0).unwrap();
     }
-    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
-    let _agent = stage.agent();
+    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let _agent = node.start_agent();
     assert_untouched(&container);
-    assert_eq!(left_alone(&stage).keys().count(), 1);
+    assert_eq!(left_alone(&node).keys().count(), 1);
 }
 
 #[test]
-fn a_pod_that_ended_is_forgotten() {
-    let stage = stage();
-    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
-    let cgroup = stage.node.pod_cgroup(UID).unwrap();
-    let _agent = stage.agent();
-    eventually_left_alone(&stage, 1);
-    stage.remove("pod.yaml");
-    eventually_left_alone(&stage, 0);
+fn the_entry_of_a_pod_that_ended_is_removed() {
+    let node = node();
+    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let cgroup = node.pod_cgroup(UID).unwrap();
+    let _agent = node.start_agent();
+    eventually_left_alone(&node, 1);
+    node.remove("pod.yaml");
+    eventually_left_alone(&node, 0);
     cgroup.remove().unwrap();
-    assert!(left_alone(&stage).keys().next().is_none());
-    assert_eq!(levels(&stage), 0, "nobody is left alone, so nobody shall pay for it");
+    assert!(left_alone(&node).keys().next().is_none());
+    assert_eq!(levels(&node), 0, "no pod is excluded, so no call may pay for it");
 }
 
 #[test]
-fn a_running_pod_without_a_cgroup_is_told_once() {
-    let stage = stage();
-    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
-    let agent = stage.agent();
-    eventually("the missing cgroup to be told", || {
+fn a_running_pod_without_a_cgroup_is_reported_once() {
+    let node = node();
+    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let agent = node.start_agent();
+    eventually("the missing cgroup to be reported", || {
         let log = agent.log();
         holds(log.contains("Pod shop/meshed: no cgroup v2 of it"), &log)
     });
     assert_logged_once(&agent, "Pod shop/meshed: no cgroup v2 of it");
     let metrics = agent.metrics().unwrap();
     assert_eq!(series(&metrics, "sockline_excluded_pods_unresolved"), Some(1.0), "{metrics}");
-    let status = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    let status = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(status.contains("NOT found: it is redirected"), "{status}");
-    let _cgroup = stage.node.pod_cgroup(UID).unwrap();
-    eventually_left_alone(&stage, 1);
+    let _cgroup = node.pod_cgroup(UID).unwrap();
+    eventually_left_alone(&node, 1);
 }
 
 #[test]
-fn entries_that_vanish_from_the_map_are_mended() {
-    let stage = stage();
-    stage.put("pod.yaml", &[pod("meshed", UID, disabled())]);
-    let container = stage.node.pod_cgroup(UID).unwrap().container(&stage.client, "a").unwrap();
-    let _agent = stage.agent_with(&REPAIRS);
+fn removed_entries_of_the_map_are_restored() {
+    let node = node();
+    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    let container = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
+    let _agent = node.start_agent_with(&REPAIRS);
     assert_untouched(&container);
-    let mut map = left_alone(&stage);
+    let mut map = left_alone(&node);
     let ids: Vec<u64> = map.keys().collect::<Result<_, _>>().unwrap();
     assert_eq!(ids.len(), 1);
     map.remove(&ids[0]).unwrap();
-    eventually("the entry to be mended", || untouched(&container));
-    let mut levels: Array<MapData, u32> = open(&stage, "EXCLUDED_LEVELS");
+    eventually("the entry to be repaired", || untouched(&container));
+    let mut levels: Array<MapData, u32> = open(&node, "EXCLUDED_LEVELS");
     levels.set(0, 0, 0).unwrap();
-    eventually("the levels to be mended", || untouched(&container));
+    eventually("the levels to be repaired", || untouched(&container));
 }
 
-fn open<M: TryFrom<Map, Error = aya::maps::MapError>>(stage: &Stage, name: &str) -> M {
-    let data = MapData::from_pin(Pins::in_bpffs(stage.node.bpffs()).map(name)).unwrap();
+fn open<M: TryFrom<Map, Error = aya::maps::MapError>>(node: &WebNode, name: &str) -> M {
+    let data = MapData::from_pin(Pins::in_bpffs(node.bpffs()).map(name)).unwrap();
     let map = if name == "EXCLUDED" { Map::HashMap(data) } else { Map::Array(data) };
     map.try_into().unwrap()
 }
 
-fn left_alone(stage: &Stage) -> HashMap<MapData, u64, u32> {
-    open(stage, "EXCLUDED")
+fn left_alone(node: &WebNode) -> HashMap<MapData, u64, u32> {
+    open(node, "EXCLUDED")
 }
 
-fn levels(stage: &Stage) -> u32 {
-    let levels: Array<MapData, u32> = open(stage, "EXCLUDED_LEVELS");
+fn levels(node: &WebNode) -> u32 {
+    let levels: Array<MapData, u32> = open(node, "EXCLUDED_LEVELS");
     levels.get(&0, 0).unwrap()
 }

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use sockline_testbed::{Ns, Protocol::Tcp, wait_until};
 
 use crate::{
+    kubernetes_cluster::{KubernetesCluster, service_of_type},
     pods::Server,
     reach::{assert_reaches, dial},
-    stage::{Stage, service_of_type},
 };
 
 /// The suite's `AffinityConfirmCount`.
@@ -40,22 +40,22 @@ fn assert_no_affinity(client: &Ns, to: SocketAddr) {
 const PODS: [&str; 3] = ["affinity-0", "affinity-1", "affinity-2"];
 
 /// A cluster with this service, which has affinity, and three pods behind it.
-pub fn stage_with(mut service: Value) -> Stage {
+pub fn stage_with(mut service: Value) -> KubernetesCluster {
     let name = service["metadata"]["name"].as_str().unwrap().to_owned();
     service["spec"]["sessionAffinity"] = "ClientIP".into();
-    let mut stage = Stage::new();
-    stage.create(service);
-    stage.start_all(PODS.map(|pod| Server::new(pod, &name).tcp(80)));
-    stage
+    let mut cluster = KubernetesCluster::new();
+    cluster.create(service);
+    cluster.start_all(PODS.map(|pod| Server::new(pod, &name).tcp(80)));
+    cluster
 }
 
 /// Off and on again, as `execAffinityTestForNonLBServiceWithTransition` does it.
-pub fn assert_switches(stage: &mut Stage, name: &str, to: SocketAddr) {
-    let client = stage.client(0);
+pub fn assert_switches(cluster: &mut KubernetesCluster, name: &str, to: SocketAddr) {
+    let client = cluster.client(0);
     assert_affinity(&client, to);
-    stage.update(name, |service| service["spec"]["sessionAffinity"] = "None".into());
+    cluster.update(name, |service| service["spec"]["sessionAffinity"] = "None".into());
     assert_no_affinity(&client, to);
-    stage.update(name, |service| service["spec"]["sessionAffinity"] = "ClientIP".into());
+    cluster.update(name, |service| service["spec"]["sessionAffinity"] = "ClientIP".into());
     assert_affinity(&client, to);
 }
 
@@ -63,8 +63,8 @@ pub fn assert_switches(stage: &mut Stage, name: &str, to: SocketAddr) {
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sticky while it is used, another pod after a pause.
-fn assert_times_out(stage: &mut Stage, to: SocketAddr) {
-    let client = stage.client(0);
+fn assert_times_out(cluster: &mut KubernetesCluster, to: SocketAddr) {
+    let client = cluster.client(0);
     let mut asked = Instant::now();
     let mut previous = who(&client, to);
     for _ in 1..CONFIRMATIONS {
@@ -94,17 +94,17 @@ fn with_timeout(mut service: Value) -> Value {
 /// should have session affinity work for service with type clusterIP [LinuxOnly] [Conformance]
 #[test]
 fn should_have_session_affinity_work_for_service_with_type_cluster_ip() {
-    let mut stage = stage_with(service_of_type("ClusterIP", "affinity-clusterip"));
-    assert_affinity(&stage.client(0), stage.at("affinity-clusterip", 80));
+    let mut cluster = stage_with(service_of_type("ClusterIP", "affinity-clusterip"));
+    assert_affinity(&cluster.client(0), cluster.at("affinity-clusterip", 80));
 }
 
 /// should have session affinity timeout work for service with type clusterIP [LinuxOnly]
 #[test]
 fn should_have_session_affinity_timeout_work_for_service_with_type_cluster_ip() {
     let service = service_of_type("ClusterIP", "affinity-clusterip-timeout");
-    let mut stage = stage_with(with_timeout(service));
-    let to = stage.at("affinity-clusterip-timeout", 80);
-    assert_times_out(&mut stage, to);
+    let mut cluster = stage_with(with_timeout(service));
+    let to = cluster.at("affinity-clusterip-timeout", 80);
+    assert_times_out(&mut cluster, to);
 }
 
 /// should be able to switch session affinity for service with type clusterIP [LinuxOnly]
@@ -112,32 +112,32 @@ fn should_have_session_affinity_timeout_work_for_service_with_type_cluster_ip() 
 #[test]
 fn should_be_able_to_switch_session_affinity_for_service_with_type_cluster_ip() {
     let name = "affinity-clusterip-transition";
-    let mut stage = stage_with(service_of_type("ClusterIP", name));
-    let to = stage.at(name, 80);
-    assert_switches(&mut stage, name, to);
+    let mut cluster = stage_with(service_of_type("ClusterIP", name));
+    let to = cluster.at(name, 80);
+    assert_switches(&mut cluster, name, to);
 }
 
 /// should have session affinity work for NodePort service [LinuxOnly] [Conformance]
 #[test]
 fn should_have_session_affinity_work_for_node_port_service() {
-    let mut stage = stage_with(service_of_type("NodePort", "affinity-nodeport"));
-    assert_affinity(&stage.client(0), stage.at_node(0, "affinity-nodeport", 80));
+    let mut cluster = stage_with(service_of_type("NodePort", "affinity-nodeport"));
+    assert_affinity(&cluster.client(0), cluster.at_node(0, "affinity-nodeport", 80));
 }
 
 /// should have session affinity timeout work for NodePort service [LinuxOnly]
 #[test]
 fn should_have_session_affinity_timeout_work_for_node_port_service() {
     let service = service_of_type("NodePort", "affinity-nodeport-timeout");
-    let mut stage = stage_with(with_timeout(service));
-    let to = stage.at_node(0, "affinity-nodeport-timeout", 80);
-    assert_times_out(&mut stage, to);
+    let mut cluster = stage_with(with_timeout(service));
+    let to = cluster.at_node(0, "affinity-nodeport-timeout", 80);
+    assert_times_out(&mut cluster, to);
 }
 
 /// should be able to switch session affinity for NodePort service [LinuxOnly] [Conformance]
 #[test]
 fn should_be_able_to_switch_session_affinity_for_node_port_service() {
     let name = "affinity-nodeport-transition";
-    let mut stage = stage_with(service_of_type("NodePort", name));
-    let to = stage.at_node(0, name, 80);
-    assert_switches(&mut stage, name, to);
+    let mut cluster = stage_with(service_of_type("NodePort", name));
+    let to = cluster.at_node(0, name, 80);
+    assert_switches(&mut cluster, name, to);
 }

@@ -14,44 +14,44 @@ use sockline_testbed::{
 };
 
 use crate::{
+    kubernetes_cluster::{KubernetesCluster, port, service},
     pods::Server,
     reach::{assert_not_served, assert_reaches, dial},
-    stage::{Stage, port, service},
     wires,
 };
 
 const PODS: [&str; 2] = ["netserver-0", "netserver-1"];
 
 /// A service of these families with a port of each protocol, and two pods.
-fn stage_of(name: &str, families: Option<&[&str]>) -> Stage {
-    let mut stage = Stage::new();
+fn stage_of(name: &str, families: Option<&[&str]>) -> KubernetesCluster {
+    let mut cluster = KubernetesCluster::new();
     let mut service = service(name);
     service["spec"]["ports"] = json!([port("tcp", "TCP", 80, 8083), port("udp", "UDP", 90, 8081)]);
     service["spec"]["ipFamilies"] = families.map_or(Value::Null, |families| json!(families));
-    stage.create(service);
-    stage.start_all(PODS.map(|pod| Server::new(pod, name).tcp(8083).udp(8081)));
-    stage
+    cluster.create(service);
+    cluster.start_all(PODS.map(|pod| Server::new(pod, name).tcp(8083).udp(8081)));
+    cluster
 }
 
 /// Cluster IPs of these families in this order, each of which is served, by pods of its family.
-fn is_served_at(name: &str, families: Option<&[&str]>, expected: &[&str]) -> Stage {
-    let mut stage = stage_of(name, families);
-    let client = stage.client(0);
-    let cluster_ips = stage.at_each_ip(name, 80);
+fn is_served_at(name: &str, families: Option<&[&str]>, expected: &[&str]) -> KubernetesCluster {
+    let mut cluster = stage_of(name, families);
+    let client = cluster.client(0);
+    let cluster_ips = cluster.at_each_ip(name, 80);
     let seen: Vec<&str> = cluster_ips.iter().map(|ip| family(ip.ip())).collect();
     assert_eq!(seen, expected);
     let endpoints: BTreeSet<String> = expected.iter().map(ToString::to_string).collect();
-    assert_eq!(stage.endpoint_families(name), endpoints);
-    for (tcp, udp) in cluster_ips.into_iter().zip(stage.at_each_ip(name, 90)) {
+    assert_eq!(cluster.endpoint_families(name), endpoints);
+    for (tcp, udp) in cluster_ips.into_iter().zip(cluster.at_each_ip(name, 90)) {
         assert_reaches(&client, tcp, Tcp, &PODS);
         assert_reaches(&client, udp, Udp, &PODS);
     }
     for pod in PODS {
-        let seen = stage.server(pod).tcp_peers();
+        let seen = cluster.server(pod).tcp_peers();
         let seen: BTreeSet<String> = seen.iter().map(|ip| family(*ip).to_owned()).collect();
         assert_eq!(seen, endpoints, "{pod} was asked over");
     }
-    stage
+    cluster
 }
 
 fn family(ip: IpAddr) -> &'static str {
@@ -61,9 +61,9 @@ fn family(ip: IpAddr) -> &'static str {
 /// should create a single stack service with cluster ip from primary service range
 #[test]
 fn should_create_a_single_stack_service_with_cluster_ip_from_primary_service_range() {
-    let mut stage = is_served_at("defaultclusterip", None, &["IPv4"]);
+    let mut cluster = is_served_at("defaultclusterip", None, &["IPv4"]);
     let other = SocketAddr::new("fd00:96::1".parse().unwrap(), 80);
-    assert_not_served(&stage.client(0), other, Tcp);
+    assert_not_served(&cluster.client(0), other, Tcp);
 }
 
 /// should create service with ipv4 cluster ip
@@ -93,10 +93,10 @@ fn should_create_service_with_ipv6_v4_cluster_ip() {
 /// should be able to reach pod on ipv4 and ipv6 ip
 #[test]
 fn should_be_able_to_reach_pod_on_ipv4_and_ipv6_ip() {
-    let mut stage = stage_of(NAME, Some(&["IPv4", "IPv6"]));
-    let client = stage.client(0);
+    let mut cluster = stage_of(NAME, Some(&["IPv4", "IPv6"]));
+    let client = cluster.client(0);
     for pod in PODS {
-        for address in stage.server(pod).addresses() {
+        for address in cluster.server(pod).addresses() {
             let to = SocketAddr::new(*address, 8083);
             let reply = client.tcp_ask(to).unwrap();
             assert_eq!((reply.who.as_str(), reply.peer), (pod, to));
@@ -108,19 +108,19 @@ const NAME: &str = "node-port-service";
 
 /// A dual-stack NodePort service as the granular checks have it, with all ways to a protocol's port:
 /// both cluster IPs and the node port at both addresses of the node.
-fn granular(protocol: Protocol) -> (Stage, Vec<SocketAddr>) {
-    let mut stage = stage_of(NAME, Some(&["IPv4", "IPv6"]));
-    stage.update(NAME, |service| service["spec"]["type"] = "NodePort".into());
+fn granular(protocol: Protocol) -> (KubernetesCluster, Vec<SocketAddr>) {
+    let mut cluster = stage_of(NAME, Some(&["IPv4", "IPv6"]));
+    cluster.update(NAME, |service| service["spec"]["type"] = "NodePort".into());
     let number = if protocol == Tcp { 80 } else { 90 };
-    let mut ways = stage.at_each_ip(NAME, number);
-    let node_port = stage.node_port(NAME, number);
+    let mut ways = cluster.at_each_ip(NAME, number);
+    let node_port = cluster.node_port(NAME, number);
     ways.extend(wires::node_addresses(0).map(|address| SocketAddr::new(address, node_port)));
-    (stage, ways)
+    (cluster, ways)
 }
 
-fn functions(protocol: Protocol, client: impl FnOnce(&mut Stage, &dyn Fn(&Ns))) {
-    let (mut stage, ways) = granular(protocol);
-    client(&mut stage, &|ns| {
+fn functions(protocol: Protocol, client: impl FnOnce(&mut KubernetesCluster, &dyn Fn(&Ns))) {
+    let (mut cluster, ways) = granular(protocol);
+    client(&mut cluster, &|ns| {
         for to in &ways {
             assert_reaches(ns, *to, protocol, &PODS);
         }
@@ -130,47 +130,47 @@ fn functions(protocol: Protocol, client: impl FnOnce(&mut Stage, &dyn Fn(&Ns))) 
 /// should function for pod-Service: http
 #[test]
 fn should_function_for_pod_service_http() {
-    functions(Tcp, |stage, check| check(&stage.client(0)));
+    functions(Tcp, |cluster, check| check(&cluster.client(0)));
 }
 
 /// should function for pod-Service: udp
 #[test]
 fn should_function_for_pod_service_udp() {
-    functions(Udp, |stage, check| check(&stage.client(0)));
+    functions(Udp, |cluster, check| check(&cluster.client(0)));
 }
 
 /// should function for node-Service: http
 #[test]
 fn should_function_for_node_service_http() {
-    functions(Tcp, |stage, check| check(stage.host(0)));
+    functions(Tcp, |cluster, check| check(cluster.host(0)));
 }
 
 /// should function for node-Service: udp
 #[test]
 fn should_function_for_node_service_udp() {
-    functions(Udp, |stage, check| check(stage.host(0)));
+    functions(Udp, |cluster, check| check(cluster.host(0)));
 }
 
 /// should function for endpoint-Service: http
 #[test]
 fn should_function_for_endpoint_service_http() {
-    functions(Tcp, |stage, check| check(stage.server(PODS[0]).ns()));
+    functions(Tcp, |cluster, check| check(cluster.server(PODS[0]).ns()));
 }
 
 /// should function for endpoint-Service: udp
 #[test]
 fn should_function_for_endpoint_service_udp() {
-    functions(Udp, |stage, check| check(stage.server(PODS[0]).ns()));
+    functions(Udp, |cluster, check| check(cluster.server(PODS[0]).ns()));
 }
 
 /// One of the pods goes; also `networking.go`'s "should update nodePort".
 fn updates_endpoints(protocol: Protocol) {
-    let (mut stage, ways) = granular(protocol);
-    let client = stage.client(0);
+    let (mut cluster, ways) = granular(protocol);
+    let client = cluster.client(0);
     for to in &ways {
         assert_reaches(&client, *to, protocol, &PODS);
     }
-    stage.stop(PODS[0]);
+    cluster.stop(PODS[0]);
     for to in &ways {
         assert_reaches(&client, *to, protocol, &PODS[1..]);
     }
@@ -189,9 +189,9 @@ fn should_update_endpoints_udp() {
 }
 
 fn has_affinity(protocol: Protocol) {
-    let (mut stage, ways) = granular(protocol);
-    let client = stage.client(0);
-    stage.update(NAME, |service| service["spec"]["sessionAffinity"] = "ClientIP".into());
+    let (mut cluster, ways) = granular(protocol);
+    let client = cluster.client(0);
+    cluster.update(NAME, |service| service["spec"]["sessionAffinity"] = "ClientIP".into());
     for to in ways {
         let seen: BTreeSet<String> =
             (0..15).map(|_| dial(&client, to, protocol).unwrap()).collect();
@@ -214,8 +214,8 @@ fn should_function_for_client_ip_based_session_affinity_udp() {
 /// should be able to handle large requests: http
 #[test]
 fn should_be_able_to_handle_large_requests_http() {
-    let (mut stage, ways) = granular(Tcp);
-    let client = stage.client(0);
+    let (mut cluster, ways) = granular(Tcp);
+    let client = cluster.client(0);
     let message = "42".repeat(1000);
     for to in ways {
         let heard = client.run(|| {
@@ -233,8 +233,8 @@ fn should_be_able_to_handle_large_requests_http() {
 /// should be able to handle large requests: udp
 #[test]
 fn should_be_able_to_handle_large_requests_udp() {
-    let (mut stage, ways) = granular(Udp);
-    let client = stage.client(0);
+    let (mut cluster, ways) = granular(Udp);
+    let client = cluster.client(0);
     // More than a packet: it travels in fragments.
     let message = format!("n{}", "o".repeat(1999));
     for to in ways {
@@ -245,17 +245,17 @@ fn should_be_able_to_handle_large_requests_udp() {
 /// should function for service endpoints using hostNetwork
 #[test]
 fn should_function_for_service_endpoints_using_host_network() {
-    let mut stage = Stage::new();
+    let mut cluster = KubernetesCluster::new();
     let mut service = service(NAME);
     service["spec"]["ports"] = json!([port("tcp", "TCP", 80, 8083), port("udp", "UDP", 90, 8081)]);
     service["spec"]["ipFamilies"] = json!(["IPv4", "IPv6"]);
-    stage.create(service);
-    stage.start(Server::new("netserver-0", NAME).host_network().tcp(8083).udp(8081));
-    let client = stage.client(0);
+    cluster.create(service);
+    cluster.start(Server::new("netserver-0", NAME).host_network().tcp(8083).udp(8081));
+    let client = cluster.client(0);
     for (number, protocol) in [(80, Tcp), (90, Udp)] {
-        for to in stage.at_each_ip(NAME, number) {
+        for to in cluster.at_each_ip(NAME, number) {
             assert_reaches(&client, to, protocol, &["node"]);
-            assert_reaches(stage.host(0), to, protocol, &["node"]);
+            assert_reaches(cluster.host(0), to, protocol, &["node"]);
         }
     }
 }

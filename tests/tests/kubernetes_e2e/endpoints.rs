@@ -5,9 +5,9 @@ use sockline_testbed::Protocol::Tcp;
 
 use crate::{
     controller,
+    kubernetes_cluster::{KubernetesCluster, port, service, service_of_type},
     pods::Server,
     reach::{assert_reaches, assert_refused},
-    stage::{Stage, port, service, service_of_type},
 };
 
 fn publish_not_ready(publish: bool) -> impl FnOnce(&mut Value) {
@@ -17,44 +17,44 @@ fn publish_not_ready(publish: bool) -> impl FnOnce(&mut Value) {
 /// should create endpoints for unready pods
 #[test]
 fn should_create_endpoints_for_unready_pods() {
-    let mut stage = Stage::new();
-    let client = stage.client(0);
+    let mut cluster = KubernetesCluster::new();
+    let client = cluster.client(0);
     let mut tolerant = service("tolerate-unready");
     publish_not_ready(true)(&mut tolerant);
-    stage.create(tolerant);
-    let to = stage.at("tolerate-unready", 80);
+    cluster.create(tolerant);
+    let to = cluster.at("tolerate-unready", 80);
     let pod = "slow-terminating-unready-pod";
-    stage.start(Server::new(pod, "tolerate-unready").tcp(80).unready());
+    cluster.start(Server::new(pod, "tolerate-unready").tcp(80).unready());
     assert_reaches(&client, to, Tcp, &[pod]);
-    stage.terminate(pod);
-    stage.update("tolerate-unready", publish_not_ready(false));
+    cluster.terminate(pod);
+    cluster.update("tolerate-unready", publish_not_ready(false));
     assert_refused(&client, to, Tcp);
-    stage.update("tolerate-unready", publish_not_ready(true));
+    cluster.update("tolerate-unready", publish_not_ready(true));
     assert_reaches(&client, to, Tcp, &[pod]);
-    stage.stop(pod);
+    cluster.stop(pod);
     assert_refused(&client, to, Tcp);
 }
 
 /// A NodePort service with a pod on node 0 that is terminating and not ready any more.
-fn unready_and_terminating(publish: bool) -> Stage {
-    let mut stage = Stage::of_two_nodes();
+fn unready_and_terminating(publish: bool) -> KubernetesCluster {
+    let mut cluster = KubernetesCluster::of_two_nodes();
     let mut service = service_of_type("NodePort", "svc-unready");
     publish_not_ready(publish)(&mut service);
-    stage.create(service);
-    stage.start(Server::new("webserver-pod", "svc-unready").tcp(80));
-    let client = stage.client(1);
-    assert_reaches(&client, stage.at("svc-unready", 80), Tcp, &["webserver-pod"]);
-    stage.mark("webserver-pod", |pod| (pod.terminating, pod.ready) = (true, false));
-    stage
+    cluster.create(service);
+    cluster.start(Server::new("webserver-pod", "svc-unready").tcp(80));
+    let client = cluster.client(1);
+    assert_reaches(&client, cluster.at("svc-unready", 80), Tcp, &["webserver-pod"]);
+    cluster.mark("webserver-pod", |pod| (pod.terminating, pod.ready) = (true, false));
+    cluster
 }
 
 /// should be able to connect to terminating and unready endpoints if PublishNotReadyAddresses is
 /// true
 #[test]
 fn should_be_able_to_connect_to_terminating_and_unready_endpoints_if_published() {
-    let mut stage = unready_and_terminating(true);
-    let client = stage.client(1);
-    for to in [stage.at("svc-unready", 80), stage.at_node(1, "svc-unready", 80)] {
+    let mut cluster = unready_and_terminating(true);
+    let client = cluster.client(1);
+    for to in [cluster.at("svc-unready", 80), cluster.at_node(1, "svc-unready", 80)] {
         assert_reaches(&client, to, Tcp, &["webserver-pod"]);
     }
 }
@@ -63,11 +63,11 @@ fn should_be_able_to_connect_to_terminating_and_unready_endpoints_if_published()
 /// is false
 #[test]
 fn should_not_be_able_to_connect_to_terminating_and_unready_endpoints_if_not_published() {
-    let mut stage = unready_and_terminating(false);
-    let client = stage.client(1);
-    let number = stage.node_port("svc-unready", 80);
-    let _own = stage.host(1).tcp_server(number).unwrap();
-    for to in [stage.at("svc-unready", 80), stage.at_node(1, "svc-unready", 80)] {
+    let mut cluster = unready_and_terminating(false);
+    let client = cluster.client(1);
+    let number = cluster.node_port("svc-unready", 80);
+    let _own = cluster.host(1).tcp_server(number).unwrap();
+    for to in [cluster.at("svc-unready", 80), cluster.at_node(1, "svc-unready", 80)] {
         assert_refused(&client, to, Tcp);
     }
 }
@@ -81,35 +81,41 @@ fn by_hand(name: &str) -> Value {
     service
 }
 
-fn slice(stage: &Stage, name: &str, suffix: &str, ports: &[(&str, u16)], pods: &[&str]) -> Value {
+fn slice(
+    cluster: &KubernetesCluster,
+    name: &str,
+    suffix: &str,
+    ports: &[(&str, u16)],
+    pods: &[&str],
+) -> Value {
     let ports: Vec<_> =
         ports.iter().map(|(name, port)| ((*name).to_owned(), "TCP".to_owned(), *port)).collect();
-    let address = |pod: &&str| json!({"addresses": [stage.server(pod).addresses()[0]]});
+    let address = |pod: &&str| json!({"addresses": [cluster.server(pod).addresses()[0]]});
     let endpoints: Vec<Value> = pods.iter().map(address).collect();
-    controller::slice(stage.service(name), suffix, "IPv4", &ports, &endpoints)
+    controller::slice(cluster.service(name), suffix, "IPv4", &ports, &endpoints)
 }
 
 /// Two pods that listen on both ports.
-fn stage_by_hand(name: &str) -> Stage {
-    let mut stage = Stage::new();
-    stage.create(by_hand(name));
-    stage.start_all(["pod1", "pod2"].map(|pod| Server::new(pod, "any").tcp(3000).tcp(3001)));
-    stage
+fn stage_by_hand(name: &str) -> KubernetesCluster {
+    let mut cluster = KubernetesCluster::new();
+    cluster.create(by_hand(name));
+    cluster.start_all(["pod1", "pod2"].map(|pod| Server::new(pod, "any").tcp(3000).tcp(3001)));
+    cluster
 }
 
 /// should support a Service with multiple ports specified in multiple EndpointSlices
 #[test]
 fn should_support_a_service_with_multiple_ports_in_multiple_endpoint_slices() {
     let name = "example-custom-endpoints";
-    let mut stage = stage_by_hand(name);
-    let client = stage.client(0);
+    let mut cluster = stage_by_hand(name);
+    let client = cluster.client(0);
     let slices = vec![
-        slice(&stage, name, "a", &[("first", 3000)], &["pod1", "pod2"]),
-        slice(&stage, name, "b", &[("second", 3001)], &["pod1", "pod2"]),
+        slice(&cluster, name, "a", &[("first", 3000)], &["pod1", "pod2"]),
+        slice(&cluster, name, "b", &[("second", 3001)], &["pod1", "pod2"]),
     ];
-    stage.put_slices(slices);
+    cluster.put_slices(slices);
     for number in [80, 81] {
-        assert_reaches(&client, stage.at(name, number), Tcp, &["pod1", "pod2"]);
+        assert_reaches(&client, cluster.at(name, number), Tcp, &["pod1", "pod2"]);
     }
 }
 
@@ -117,15 +123,15 @@ fn should_support_a_service_with_multiple_ports_in_multiple_endpoint_slices() {
 #[test]
 fn should_support_a_service_with_multiple_endpoint_ips_in_multiple_endpoint_slices() {
     let name = "example-custom-endpoints";
-    let mut stage = stage_by_hand(name);
-    let client = stage.client(0);
+    let mut cluster = stage_by_hand(name);
+    let client = cluster.client(0);
     let both = [("first", 3000), ("second", 3001)];
     let slices = vec![
-        slice(&stage, name, "a", &both, &["pod1"]),
-        slice(&stage, name, "b", &both, &["pod2"]),
+        slice(&cluster, name, "a", &both, &["pod1"]),
+        slice(&cluster, name, "b", &both, &["pod2"]),
     ];
-    stage.put_slices(slices);
+    cluster.put_slices(slices);
     for number in [80, 81] {
-        assert_reaches(&client, stage.at(name, number), Tcp, &["pod1", "pod2"]);
+        assert_reaches(&client, cluster.at(name, number), Tcp, &["pod1", "pod2"]);
     }
 }

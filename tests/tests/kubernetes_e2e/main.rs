@@ -11,6 +11,7 @@ mod endpoints;
 mod external_ip;
 #[path = "../common/hammer.rs"]
 mod hammer;
+mod kubernetes_cluster;
 mod load_balancer;
 mod no_endpoints;
 mod node_port;
@@ -19,7 +20,6 @@ mod pods;
 mod ports;
 mod prober;
 mod reach;
-mod stage;
 mod table;
 mod traffic_distribution;
 mod traffic_policy;

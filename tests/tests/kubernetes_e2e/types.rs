@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 use sockline_testbed::Protocol::{Tcp, Udp};
 
 use crate::{
+    kubernetes_cluster::{KubernetesCluster, port, service, service_of_type},
     pods::Server,
     reach::{assert_not_served, assert_reaches, assert_refused},
-    stage::{Stage, port, service, service_of_type},
 };
 
 fn external_name(name: &str) -> Value {
@@ -26,31 +26,31 @@ fn of_type(kind: &'static str) -> impl FnOnce(&mut Value) {
     }
 }
 
-fn start_two(stage: &mut Stage, app: &str) {
-    stage.start_all(["pod1", "pod2"].map(|name| Server::new(name, app).tcp(80).udp(80)));
+fn start_two(cluster: &mut KubernetesCluster, app: &str) {
+    cluster.start_all(["pod1", "pod2"].map(|name| Server::new(name, app).tcp(80).udp(80)));
 }
 
 /// should be able to change the type from ExternalName to ClusterIP [Conformance]
 #[test]
 fn should_be_able_to_change_the_type_from_external_name_to_cluster_ip() {
-    let mut stage = Stage::new();
-    let client = stage.client(0);
-    stage.create(external_name("externalname-service"));
-    stage.update("externalname-service", of_type("ClusterIP"));
-    start_two(&mut stage, "externalname-service");
-    assert_reaches(&client, stage.at("externalname-service", 80), Tcp, &["pod1", "pod2"]);
+    let mut cluster = KubernetesCluster::new();
+    let client = cluster.client(0);
+    cluster.create(external_name("externalname-service"));
+    cluster.update("externalname-service", of_type("ClusterIP"));
+    start_two(&mut cluster, "externalname-service");
+    assert_reaches(&client, cluster.at("externalname-service", 80), Tcp, &["pod1", "pod2"]);
 }
 
 /// should be able to change the type from ExternalName to NodePort [Conformance]
 #[test]
 fn should_be_able_to_change_the_type_from_external_name_to_node_port() {
-    let mut stage = Stage::new();
-    let client = stage.client(0);
-    stage.create(external_name("externalname-service"));
-    stage.update("externalname-service", of_type("NodePort"));
-    start_two(&mut stage, "externalname-service");
+    let mut cluster = KubernetesCluster::new();
+    let client = cluster.client(0);
+    cluster.create(external_name("externalname-service"));
+    cluster.update("externalname-service", of_type("NodePort"));
+    start_two(&mut cluster, "externalname-service");
     let name = "externalname-service";
-    for to in [stage.at(name, 80), stage.at_node(0, name, 80)] {
+    for to in [cluster.at(name, 80), cluster.at_node(0, name, 80)] {
         assert_reaches(&client, to, Tcp, &["pod1", "pod2"]);
     }
 }
@@ -58,30 +58,30 @@ fn should_be_able_to_change_the_type_from_external_name_to_node_port() {
 /// should be able to change the type from ClusterIP to ExternalName [Conformance]
 #[test]
 fn should_be_able_to_change_the_type_from_cluster_ip_to_external_name() {
-    let mut stage = Stage::new();
-    let client = stage.client(0);
-    stage.create(service("clusterip-service"));
-    start_two(&mut stage, "clusterip-service");
-    let old = stage.at("clusterip-service", 80);
+    let mut cluster = KubernetesCluster::new();
+    let client = cluster.client(0);
+    cluster.create(service("clusterip-service"));
+    start_two(&mut cluster, "clusterip-service");
+    let old = cluster.at("clusterip-service", 80);
     assert_reaches(&client, old, Tcp, &["pod1", "pod2"]);
-    stage.update("clusterip-service", |service| *service = external_name("clusterip-service"));
+    cluster.update("clusterip-service", |service| *service = external_name("clusterip-service"));
     assert_not_served(&client, old, Tcp);
 }
 
 /// should be able to change the type from NodePort to ExternalName [Conformance]
 #[test]
 fn should_be_able_to_change_the_type_from_node_port_to_external_name() {
-    let mut stage = Stage::new();
-    let client = stage.client(0);
-    stage.create(service_of_type("NodePort", "nodeport-service"));
-    start_two(&mut stage, "nodeport-service");
+    let mut cluster = KubernetesCluster::new();
+    let client = cluster.client(0);
+    cluster.create(service_of_type("NodePort", "nodeport-service"));
+    start_two(&mut cluster, "nodeport-service");
     let (old, at_node) =
-        (stage.at("nodeport-service", 80), stage.at_node(0, "nodeport-service", 80));
+        (cluster.at("nodeport-service", 80), cluster.at_node(0, "nodeport-service", 80));
     assert_reaches(&client, at_node, Tcp, &["pod1", "pod2"]);
-    stage.update("nodeport-service", |service| *service = external_name("nodeport-service"));
+    cluster.update("nodeport-service", |service| *service = external_name("nodeport-service"));
     assert_not_served(&client, old, Tcp);
     // The port is the node's own again.
-    let _own = stage.host(0).tcp_server(at_node.port()).unwrap();
+    let _own = cluster.host(0).tcp_server(at_node.port()).unwrap();
     assert_reaches(&client, at_node, Tcp, &["node"]);
 }
 
@@ -89,32 +89,32 @@ fn should_be_able_to_change_the_type_from_node_port_to_external_name() {
 /// protocols
 #[test]
 fn should_be_able_to_update_service_type_to_node_port_on_same_port_but_different_protocols() {
-    let mut stage = Stage::new();
-    let client = stage.client(0);
+    let mut cluster = KubernetesCluster::new();
+    let client = cluster.client(0);
     let name = "nodeport-update-service";
-    stage.create(service(name));
-    stage.update(name, |service| {
+    cluster.create(service(name));
+    cluster.update(name, |service| {
         service["spec"]["type"] = "NodePort".into();
         service["spec"]["ports"] = json!([port("tcp-port", "TCP", 80, 80)]);
     });
-    start_two(&mut stage, name);
+    start_two(&mut cluster, name);
     let both = ["pod1", "pod2"];
-    for to in [stage.at(name, 80), stage.at_node(0, name, 80)] {
+    for to in [cluster.at(name, 80), cluster.at_node(0, name, 80)] {
         assert_reaches(&client, to, Tcp, &both);
     }
-    assert_not_served(&client, stage.at(name, 80), Udp);
-    stage.update(name, |service| {
+    assert_not_served(&client, cluster.at(name, 80), Udp);
+    cluster.update(name, |service| {
         service["spec"]["ports"] =
             json!([port("tcp-port", "TCP", 80, 80), port("udp-port", "UDP", 80, 80)]);
     });
-    for to in [stage.at(name, 80), stage.at_node(0, name, 80)] {
+    for to in [cluster.at(name, 80), cluster.at_node(0, name, 80)] {
         for protocol in [Tcp, Udp] {
             assert_reaches(&client, to, protocol, &both);
-            assert_reaches(stage.host(0), to, protocol, &both);
+            assert_reaches(cluster.host(0), to, protocol, &both);
         }
     }
-    stage.update(name, |service| service["spec"]["selector"] = json!({"app": "nobody"}));
+    cluster.update(name, |service| service["spec"]["selector"] = json!({"app": "nobody"}));
     for protocol in [Tcp, Udp] {
-        assert_refused(&client, stage.at_node(0, name, 80), protocol);
+        assert_refused(&client, cluster.at_node(0, name, 80), protocol);
     }
 }

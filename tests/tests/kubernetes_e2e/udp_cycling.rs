@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use sockline_testbed::Ns;
 
 use crate::{
+    kubernetes_cluster::{KubernetesCluster, port, service_of_type},
     load_balancer::{give_vip, vip},
     pods::Server,
     prober::Prober,
-    stage::{Stage, port, service_of_type},
 };
 
 const NAME: &str = "svc-udp";
@@ -30,35 +30,35 @@ fn server(number: usize, node: usize) -> Server {
 
 /// The client sends before there is a server, and hears of the second one after the first has gone
 /// without a word.
-fn cycles(mut stage: Stage, client: &Ns, to: SocketAddr, nodes: [usize; 2]) {
+fn cycles(mut cluster: KubernetesCluster, client: &Ns, to: SocketAddr, nodes: [usize; 2]) {
     let prober = Prober::start(client, to);
-    stage.start(server(0, nodes[0]));
+    cluster.start(server(0, nodes[0]));
     prober.wait_for(SERVERS[0]);
-    stage.start(server(1, nodes[1]));
-    stage.crash(SERVERS[0]);
+    cluster.start(server(1, nodes[1]));
+    cluster.crash(SERVERS[0]);
     prober.wait_for(SERVERS[1]);
 }
 
-fn stage_with(service: Value) -> Stage {
-    let mut stage = Stage::of_two_nodes();
-    stage.create(service);
-    stage
+fn stage_with(service: Value) -> KubernetesCluster {
+    let mut cluster = KubernetesCluster::of_two_nodes();
+    cluster.create(service);
+    cluster
 }
 
 /// should be able to preserve UDP traffic when server pod cycles for a NodePort service
 #[test]
 fn should_preserve_udp_traffic_when_server_pod_cycles_for_a_node_port_service() {
-    let mut stage = stage_with(udp("NodePort"));
-    let (client, to) = (stage.client(0), stage.at_node(0, NAME, 80));
-    cycles(stage, &client, to, [1, 1]);
+    let mut cluster = stage_with(udp("NodePort"));
+    let (client, to) = (cluster.client(0), cluster.at_node(0, NAME, 80));
+    cycles(cluster, &client, to, [1, 1]);
 }
 
 /// should be able to preserve UDP traffic when server pod cycles for a ClusterIP service
 #[test]
 fn should_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_ip_service() {
-    let mut stage = stage_with(udp("ClusterIP"));
-    let (client, to) = (stage.client(0), stage.at(NAME, 80));
-    cycles(stage, &client, to, [1, 1]);
+    let mut cluster = stage_with(udp("ClusterIP"));
+    let (client, to) = (cluster.client(0), cluster.at(NAME, 80));
+    cycles(cluster, &client, to, [1, 1]);
 }
 
 /// should be able to preserve UDP traffic when server pod cycles for a ClusterIP service with
@@ -67,41 +67,41 @@ fn should_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_ip_service()
 fn should_preserve_udp_traffic_when_server_pod_cycles_with_internal_traffic_policy_local() {
     let mut service = udp("ClusterIP");
     service["spec"]["internalTrafficPolicy"] = "Local".into();
-    let mut stage = stage_with(service);
-    let client = stage.client(0);
-    let prober = Prober::start(&client, stage.at(NAME, 80));
-    stage.start(server(0, 0));
+    let mut cluster = stage_with(service);
+    let client = cluster.client(0);
+    let prober = Prober::start(&client, cluster.at(NAME, 80));
+    cluster.start(server(0, 0));
     prober.wait_for(SERVERS[0]);
-    stage.start(server(1, 1));
-    stage.crash(SERVERS[0]);
-    stage.start(server(2, 0));
+    cluster.start(server(1, 1));
+    cluster.crash(SERVERS[0]);
+    cluster.start(server(2, 0));
     prober.wait_for(SERVERS[2]);
     assert!(!prober.seen().contains(SERVERS[1]), "it is on another node");
-    assert_eq!(stage.server(SERVERS[1]).udp_hits(), 0);
+    assert_eq!(cluster.server(SERVERS[1]).udp_hits(), 0);
 }
 
 /// should be able to preserve UDP traffic when server pod cycles for a ClusterIP service and client
 /// is hostNetwork
 #[test]
 fn should_preserve_udp_traffic_when_server_pod_cycles_and_client_is_host_network() {
-    let mut stage = stage_with(udp("ClusterIP"));
-    let prober = Prober::start(stage.host(0), stage.at(NAME, 80));
-    stage.start(server(0, 1));
+    let mut cluster = stage_with(udp("ClusterIP"));
+    let prober = Prober::start(cluster.host(0), cluster.at(NAME, 80));
+    cluster.start(server(0, 1));
     prober.wait_for(SERVERS[0]);
-    stage.start(server(1, 1));
-    stage.crash(SERVERS[0]);
+    cluster.start(server(1, 1));
+    cluster.crash(SERVERS[0]);
     prober.wait_for(SERVERS[1]);
 }
 
 /// should be able to preserve UDP traffic when initial unready endpoints get ready
 #[test]
 fn should_preserve_udp_traffic_when_initial_unready_endpoints_get_ready() {
-    let mut stage = stage_with(udp("ClusterIP"));
-    let client = stage.client(0);
-    let prober = Prober::start(&client, stage.at(NAME, 80));
-    stage.start(server(0, 1).unready());
-    assert_eq!(stage.server(SERVERS[0]).udp_hits(), 0, "it is not ready");
-    stage.mark(SERVERS[0], |pod| pod.ready = true);
+    let mut cluster = stage_with(udp("ClusterIP"));
+    let client = cluster.client(0);
+    let prober = Prober::start(&client, cluster.at(NAME, 80));
+    cluster.start(server(0, 1).unready());
+    assert_eq!(cluster.server(SERVERS[0]).udp_hits(), 0, "it is not ready");
+    cluster.mark(SERVERS[0], |pod| pod.ready = true);
     prober.wait_for(SERVERS[0]);
 }
 
@@ -115,16 +115,16 @@ fn balanced() -> Value {
 /// different nodes
 #[test]
 fn should_preserve_udp_traffic_when_server_pod_cycles_for_a_load_balancer_on_different_nodes() {
-    let mut stage = stage_with(balanced());
-    let client = stage.client(0);
-    cycles(stage, &client, vip(80), [0, 1]);
+    let mut cluster = stage_with(balanced());
+    let client = cluster.client(0);
+    cycles(cluster, &client, vip(80), [0, 1]);
 }
 
 /// should be able to preserve UDP traffic when server pod cycles for a LoadBalancer service on the
 /// same nodes
 #[test]
 fn should_preserve_udp_traffic_when_server_pod_cycles_for_a_load_balancer_on_the_same_nodes() {
-    let mut stage = stage_with(balanced());
-    let client = stage.client(0);
-    cycles(stage, &client, vip(80), [1, 1]);
+    let mut cluster = stage_with(balanced());
+    let client = cluster.client(0);
+    cycles(cluster, &client, vip(80), [1, 1]);
 }

@@ -1,4 +1,4 @@
-//! `sockline cleanup` leaves the node as it was.
+//! `sockline cleanup` removes everything that an agent left on the node.
 
 use std::{
     io::{Read as _, Write as _},
@@ -6,20 +6,20 @@ use std::{
     process::Output,
 };
 
-use crate::common::{Stage, error_of, ip};
+use crate::common::{WebNode, error_of, ip};
 use sockline_testbed::Agent;
 
 const CART: &str = "10.96.0.1";
 
-fn serving() -> (Stage, Agent) {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    let agent = stage.agent();
-    (stage, agent)
+fn serving() -> (WebNode, Agent) {
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    let agent = node.start_agent();
+    (node, agent)
 }
 
-fn cleanup(stage: &Stage) -> Output {
-    stage.sockline(&["cleanup", "--bpf-root", stage.node.bpffs().to_str().unwrap()])
+fn cleanup(node: &WebNode) -> Output {
+    node.sockline(&["cleanup", "--bpf-root", node.bpffs().to_str().unwrap()])
 }
 
 fn said(output: &Output) -> String {
@@ -27,27 +27,27 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn everything_is_gone_and_connects_are_untouched() {
-    let (stage, mut agent) = serving();
-    stage.assert_served(CART);
+fn cleanup_removes_everything_and_connects_are_not_translated() {
+    let (node, mut agent) = serving();
+    node.assert_served(CART);
     agent.stop().unwrap();
-    let output = cleanup(&stage);
-    let folder = stage.node.bpffs().join("sockline");
+    let output = cleanup(&node);
+    let folder = node.bpffs().join("sockline");
     assert!(output.status.success(), "{}", error_of(&output));
     assert_eq!(
         said(&output),
         format!("removed {}: 9 programs detached, 23 maps freed\n", folder.display())
     );
     assert!(!folder.exists(), "{} is still there", folder.display());
-    stage.assert_untouched(CART);
+    node.assert_untouched(CART);
 }
 
 #[test]
-fn established_connections_go_on() {
-    let (stage, mut agent) = serving();
-    let mut open = stage.client.run(|| TcpStream::connect((ip(CART), 80)).unwrap());
+fn established_connections_survive_cleanup() {
+    let (node, mut agent) = serving();
+    let mut open = node.client.run(|| TcpStream::connect((ip(CART), 80)).unwrap());
     agent.stop().unwrap();
-    assert!(cleanup(&stage).status.success());
+    assert!(cleanup(&node).status.success());
     open.write_all(b"on").unwrap();
     let mut heard = [0; "web-0\non".len()];
     open.read_exact(&mut heard).unwrap();
@@ -55,9 +55,9 @@ fn established_connections_go_on() {
 }
 
 #[test]
-fn it_refuses_while_an_agent_runs() {
-    let (stage, agent) = serving();
-    let output = cleanup(&stage);
+fn cleanup_is_refused_while_an_agent_runs() {
+    let (node, agent) = serving();
+    let output = cleanup(&node);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         error_of(&output),
@@ -65,28 +65,28 @@ fn it_refuses_while_an_agent_runs() {
             "error: another sockline agent (process {}) already manages {}; stop it first, or \
              give this one its own --bpf-root\n",
             agent.pid(),
-            stage.node.bpffs().join("sockline").display()
+            node.bpffs().join("sockline").display()
         )
     );
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 #[test]
-fn there_is_nothing_left_for_the_second_time() {
-    let (stage, mut agent) = serving();
+fn a_second_cleanup_finds_nothing() {
+    let (node, mut agent) = serving();
     agent.stop().unwrap();
-    assert!(cleanup(&stage).status.success());
-    let output = cleanup(&stage);
+    assert!(cleanup(&node).status.success());
+    let output = cleanup(&node);
     assert!(output.status.success(), "{}", error_of(&output));
-    let folder = stage.node.bpffs().join("sockline");
+    let folder = node.bpffs().join("sockline");
     assert_eq!(said(&output), format!("nothing to remove in {}\n", folder.display()));
 }
 
 #[test]
-fn an_agent_starts_anew_afterwards() {
-    let (stage, mut agent) = serving();
+fn an_agent_starts_again_after_cleanup() {
+    let (node, mut agent) = serving();
     agent.kill().unwrap();
-    assert!(cleanup(&stage).status.success());
-    let _next = stage.agent();
-    stage.assert_served(CART);
+    assert!(cleanup(&node).status.success());
+    let _next = node.start_agent();
+    node.assert_served(CART);
 }

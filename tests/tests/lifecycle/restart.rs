@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{Stage, eventually, hammer::Hammer, holds, ip, options, series, translated};
+use crate::common::{WebNode, eventually, hammer::Hammer, holds, ip, options, series, translated};
 use serde_json::json;
 use sockline::dataplane::Pins;
 use sockline_testbed::{Agent, AgentOptions, bpf::RawMap, objects, patience};
@@ -20,12 +20,12 @@ fn cart_at_80() -> SocketAddr {
     SocketAddr::new(ip(CART), 80)
 }
 
-/// A stage with the service `cart` and a ready agent.
-fn serving(webs: usize) -> (Stage, Agent) {
-    let stage = Stage::new(webs);
-    stage.put_service("cart", CART);
-    let agent = stage.agent();
-    (stage, agent)
+/// A node with the service `cart` and a ready agent.
+fn serving(webs: usize) -> (WebNode, Agent) {
+    let node = WebNode::new(webs);
+    node.put_service("cart", CART);
+    let agent = node.start_agent();
+    (node, agent)
 }
 
 /// Sends a line over a connection to a web pod and expects it back.
@@ -36,8 +36,8 @@ fn echo(stream: &mut TcpStream, text: &str) -> String {
     String::from_utf8(heard).unwrap()
 }
 
-fn open_connection(stage: &Stage) -> TcpStream {
-    stage.client.run(|| {
+fn open_connection(node: &WebNode) -> TcpStream {
+    node.client.run(|| {
         let mut stream = TcpStream::connect(cart_at_80()).unwrap();
         stream.set_read_timeout(Some(patience(Duration::from_secs(5)))).unwrap();
         stream.read_exact(&mut [0; "web-0\n".len()]).unwrap();
@@ -46,87 +46,87 @@ fn open_connection(stage: &Stage) -> TcpStream {
 }
 
 #[test]
-fn connections_old_and_new_work_after_sigterm() {
-    let (stage, mut agent) = serving(1);
-    let mut open = open_connection(&stage);
+fn old_and_new_connections_work_after_sigterm() {
+    let (node, mut agent) = serving(1);
+    let mut open = open_connection(&node);
     let status = agent.stop().unwrap();
     assert!(status.success(), "SIGTERM ended the agent with {status}: {}", agent.log());
     assert_eq!(echo(&mut open, "still here"), "still here");
     assert_eq!(open.peer_addr().unwrap(), cart_at_80(), "the peer is still the service");
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 #[test]
-fn connections_old_and_new_work_after_sigkill() {
-    let (stage, mut agent) = serving(1);
-    let mut open = open_connection(&stage);
+fn old_and_new_connections_work_after_sigkill() {
+    let (node, mut agent) = serving(1);
+    let mut open = open_connection(&node);
     agent.kill().unwrap();
     assert_eq!(echo(&mut open, "still here"), "still here");
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 #[test]
 fn the_listing_commands_read_the_node_while_the_agent_is_down() {
-    let (stage, mut agent) = serving(2);
-    let look = || [stage.json(&["services"]), stage.json(&["backends"])];
+    let (node, mut agent) = serving(2);
+    let look = || [node.json(&["services"]), node.json(&["backends"])];
     let before = look();
-    let running = stage.status();
+    let running = node.status();
     assert_eq!(running["agent_running"], json!(true), "{running:#}");
     agent.kill().unwrap();
     assert_eq!(look(), before);
-    let down = stage.status();
+    let down = node.status();
     assert_eq!(down["agent_running"], json!(false), "{down:#}");
     assert_eq!(down["agent"], json!(null), "{down:#}");
     assert_eq!(down["attached"], json!(true), "{down:#}");
     assert_eq!(down["last_sync"], running["last_sync"]);
-    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("not running; the kernel keeps serving what it has"), "{table}");
 }
 
 #[test]
 fn unconnected_udp_sockets_keep_their_backend_over_a_restart() {
-    let (stage, mut agent) = serving(4);
-    let talkers = stage.udp_talkers(CART, 16);
+    let (node, mut agent) = serving(4);
+    let talkers = node.udp_talkers(CART, 16);
     agent.kill().unwrap();
-    let _next = stage.agent();
+    let _next = node.start_agent();
     for (socket, before) in &talkers {
-        assert_eq!(stage.ask_udp(socket, CART), *before, "another backend after the restart");
+        assert_eq!(node.ask_udp(socket, CART), *before, "another backend after the restart");
     }
 }
 
 #[test]
 fn session_affinity_survives_a_restart() {
-    let stage = Stage::new(8);
+    let node = WebNode::new(8);
     let mut service = objects::service("cart", CART);
     service["spec"]["sessionAffinity"] = json!("ClientIP");
-    stage.put("cart.yaml", &[service, objects::slice("cart", &stage.addresses())]);
-    let mut agent = stage.agent();
-    let before = stage.spread(CART, 5);
+    node.put("cart.yaml", &[service, objects::slice("cart", &node.web_addresses())]);
+    let mut agent = node.start_agent();
+    let before = node.spread(CART, 5);
     assert_eq!(before.len(), 1, "affinity does not hold: {before:?}");
     agent.stop().unwrap();
-    let _next = stage.agent();
-    let after = stage.spread(CART, 5);
+    let _next = node.start_agent();
+    let after = node.spread(CART, 5);
     assert!(after.keys().eq(before.keys()), "before the restart {before:?}, after {after:?}");
 }
 
 #[test]
-fn counters_go_on_over_a_restart() {
-    let (stage, mut agent) = serving(1);
+fn counters_continue_over_a_restart() {
+    let (node, mut agent) = serving(1);
     let of_cart = translated("cart", "TCP");
-    stage.spread(CART, 7);
+    node.spread(CART, 7);
     let count = |agent: &Agent| series(&agent.metrics().unwrap(), &of_cart);
     assert_eq!(count(&agent), Some(7.0));
     agent.kill().unwrap();
-    stage.spread(CART, 2);
-    let next = stage.agent();
-    stage.assert_served(CART);
+    node.spread(CART, 2);
+    let next = node.start_agent();
+    node.assert_served(CART);
     assert_eq!(count(&next), Some(10.0), "7 before, 2 while it was down, 1 after");
 }
 
 #[test]
-fn no_connect_fails_while_agents_come_and_go() {
-    let (stage, mut agent) = serving(2);
-    let hammer = Hammer::start(&stage.client, vec![cart_at_80()]);
+fn no_connect_fails_while_agents_restart() {
+    let (node, mut agent) = serving(2);
+    let hammer = Hammer::start(&node.client, vec![cart_at_80()]);
     for round in 0..5 {
         if round % 2 == 0 {
             agent.stop().unwrap();
@@ -134,228 +134,228 @@ fn no_connect_fails_while_agents_come_and_go() {
             agent.kill().unwrap();
         }
         hammer.wait_for(50);
-        agent = stage.agent();
+        agent = node.start_agent();
         hammer.wait_for(50);
     }
     hammer.assert_nothing_failed();
 }
 
 #[test]
-fn what_changed_while_the_agent_was_down_is_applied_by_the_next_one() {
-    let (stage, mut agent) = serving(1);
+fn the_next_agent_applies_what_changed_without_an_agent() {
+    let (node, mut agent) = serving(1);
     agent.stop().unwrap();
-    stage.remove("cart.yaml");
-    stage.put_service("ship", SHIP);
-    stage.assert_served(CART);
-    let _next = stage.agent();
-    stage.assert_served(SHIP);
-    stage.assert_untouched(CART);
+    node.remove("cart.yaml");
+    node.put_service("ship", SHIP);
+    node.assert_served(CART);
+    let _next = node.start_agent();
+    node.assert_served(SHIP);
+    node.assert_untouched(CART);
 }
 
 #[test]
 fn an_agent_without_its_manifests_folder_keeps_serving_what_it_found() {
-    let (stage, mut agent) = serving(1);
+    let (node, mut agent) = serving(1);
     agent.stop().unwrap();
-    let folder = stage.node.temp().join("later");
+    let folder = node.temp().join("later");
     let mut waiting = options(&[]);
     waiting.manifests = Some(folder.clone());
     waiting.until_ready = false;
-    let next = stage.node.agent(&waiting).unwrap();
-    stage.eventually_problems(&[&format!(
+    let next = node.agent(&waiting).unwrap();
+    node.eventually_problems(&[&format!(
         "folder {}: cannot be read (No such file or directory (os error 2)); waiting for it",
         folder.display()
     )]);
-    stage.assert_served(CART);
+    node.assert_served(CART);
     assert_eq!(next.get("/readyz").unwrap().status, 503);
-    fs::rename(stage.node.manifests(), &folder).unwrap();
+    fs::rename(node.manifests(), &folder).unwrap();
     eventually("the agent to be ready", || {
         let reply = next.get("/readyz").unwrap();
         holds(reply.status == 200, reply.body)
     });
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 #[test]
-fn services_whose_names_are_lost_are_served_until_the_source_says_who_they_are() {
-    let (stage, mut agent) = serving(1);
-    stage.put_service("ship", SHIP);
-    stage.eventually_served(SHIP);
+fn services_whose_names_are_lost_are_served_until_the_source_identifies_them() {
+    let (node, mut agent) = serving(1);
+    node.put_service("ship", SHIP);
+    node.eventually_served(SHIP);
     agent.stop().unwrap();
-    let names = RawMap::pinned(&Pins::in_bpffs(stage.node.bpffs()).map("SERVICE_NAMES")).unwrap();
+    let names = RawMap::pinned(&Pins::in_bpffs(node.bpffs()).map("SERVICE_NAMES")).unwrap();
     for key in names.keys().unwrap() {
         names.remove(&key).unwrap();
     }
-    let folder = stage.node.temp().join("later");
+    let folder = node.temp().join("later");
     let mut waiting = options(&[]);
     waiting.manifests = Some(folder.clone());
     waiting.until_ready = false;
-    agent = stage.node.agent(&waiting).unwrap();
-    stage.assert_served(CART);
-    stage.assert_served(SHIP);
-    stage.remove("ship.yaml");
-    fs::rename(stage.node.manifests(), &folder).unwrap();
+    agent = node.agent(&waiting).unwrap();
+    node.assert_served(CART);
+    node.assert_served(SHIP);
+    node.remove("ship.yaml");
+    fs::rename(node.manifests(), &folder).unwrap();
     agent.wait_until_ready(crate::common::DEADLINE).unwrap();
-    stage.assert_served(CART);
-    stage.assert_untouched(SHIP);
-    assert_eq!(stage.services(), ["shop/cart"]);
+    node.assert_served(CART);
+    node.assert_untouched(SHIP);
+    assert_eq!(node.services(), ["shop/cart"]);
 }
 
 #[test]
-fn of_two_services_with_one_name_both_are_served_until_the_source_says_who_they_are() {
-    let (stage, mut agent) = serving(1);
-    stage.put_service("ship", SHIP);
-    stage.eventually_served(SHIP);
+fn two_services_with_one_name_are_served_until_the_source_identifies_them() {
+    let (node, mut agent) = serving(1);
+    node.put_service("ship", SHIP);
+    node.eventually_served(SHIP);
     agent.kill().unwrap();
-    let names = RawMap::pinned(&Pins::in_bpffs(stage.node.bpffs()).map("SERVICE_NAMES")).unwrap();
+    let names = RawMap::pinned(&Pins::in_bpffs(node.bpffs()).map("SERVICE_NAMES")).unwrap();
     let keys = names.keys().unwrap();
     let one = names.get(&keys[0]).unwrap().unwrap();
     for key in &keys {
         names.set(key, &one).unwrap();
     }
-    let hammer = Hammer::start(&stage.client, vec![cart_at_80(), (ip(SHIP), 80).into()]);
-    agent = stage.agent();
+    let hammer = Hammer::start(&node.client, vec![cart_at_80(), (ip(SHIP), 80).into()]);
+    agent = node.start_agent();
     hammer.wait_for(20);
     hammer.assert_nothing_failed();
     agent.stop().unwrap();
-    assert_eq!(stage.services(), ["shop/cart", "shop/ship"]);
+    assert_eq!(node.services(), ["shop/cart", "shop/ship"]);
 }
 
 /// A file that parses up to its last document.
 fn broken(objects: &[serde_json::Value]) -> String {
-    objects::yaml(objects) + "---\nkind: Service\nmetadata: {name: [\n"
+    objects::file::yaml(objects) + "---\nkind: Service\nmetadata: {name: [\n"
 }
 
 #[test]
 fn a_service_in_a_file_that_is_broken_at_the_start_stays_served() {
-    let (stage, mut agent) = serving(1);
+    let (node, mut agent) = serving(1);
     agent.stop().unwrap();
-    stage.put_text("cart.yaml", &broken(&[]));
-    stage.put_service("ship", SHIP);
-    let _next = stage.agent();
-    stage.assert_served(SHIP);
-    stage.assert_served(CART);
+    node.put_text("cart.yaml", &broken(&[]));
+    node.put_service("ship", SHIP);
+    let _next = node.start_agent();
+    node.assert_served(SHIP);
+    node.assert_served(CART);
 }
 
 #[test]
 fn a_service_whose_endpoints_are_in_a_broken_file_is_not_refused() {
-    let stage = Stage::new(1);
-    stage.put("cart.yaml", &[objects::service("cart", CART)]);
-    stage.put("slices.yaml", &[objects::slice("cart", &stage.addresses())]);
-    let mut agent = stage.agent();
+    let node = WebNode::new(1);
+    node.put("cart.yaml", &[objects::service("cart", CART)]);
+    node.put("slices.yaml", &[objects::slice("cart", &node.web_addresses())]);
+    let mut agent = node.start_agent();
     agent.stop().unwrap();
-    stage.put_text("slices.yaml", &broken(&[]));
-    let _next = stage.agent();
-    stage.assert_served(CART);
+    node.put_text("slices.yaml", &broken(&[]));
+    let _next = node.start_agent();
+    node.assert_served(CART);
 }
 
 #[test]
-fn what_was_held_back_is_removed_when_the_broken_file_is_repaired_without_it() {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    stage.put_service("ship", SHIP);
-    let mut agent = stage.agent();
+fn retained_services_are_removed_when_the_repaired_file_does_not_have_them() {
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    node.put_service("ship", SHIP);
+    let mut agent = node.start_agent();
     agent.stop().unwrap();
-    stage.put_text("cart.yaml", &broken(&[]));
-    stage.put("ship.yaml", &[objects::service("ship", SHIP)]);
-    let _next = stage.agent();
-    stage.assert_served(CART);
-    stage.assert_served(SHIP);
-    stage.put("cart.yaml", &[]);
-    stage.eventually_untouched(CART);
-    stage.eventually_refused(SHIP);
+    node.put_text("cart.yaml", &broken(&[]));
+    node.put("ship.yaml", &[objects::service("ship", SHIP)]);
+    let _next = node.start_agent();
+    node.assert_served(CART);
+    node.assert_served(SHIP);
+    node.put("cart.yaml", &[]);
+    node.eventually_untouched(CART);
+    node.eventually_refused(SHIP);
 }
 
-/// By name, and nothing else: what is gone from another file goes.
+/// Only these names are retained: services that are gone from another file are removed.
 #[test]
-fn a_service_of_which_nothing_can_be_used_stays_served_over_a_restart() {
+fn an_unusable_service_stays_served_over_a_restart() {
     let mut service = objects::service("cart", CART);
     service["spec"]["ports"] = json!([{"name": "web", "port": 0}]);
     let mut wrong_type = objects::service("cart", CART);
     wrong_type["spec"]["ports"] = json!("web");
     for bad in [service, wrong_type] {
-        let stage = Stage::new(1);
-        stage.put_service("cart", CART);
-        stage.put_service("ship", SHIP);
-        let mut agent = stage.agent();
-        stage.put("cart.yaml", &[bad, objects::slice("cart", &stage.addresses())]);
+        let node = WebNode::new(1);
+        node.put_service("cart", CART);
+        node.put_service("ship", SHIP);
+        let mut agent = node.start_agent();
+        node.put("cart.yaml", &[bad, objects::slice("cart", &node.web_addresses())]);
         agent.stop().unwrap();
-        stage.remove("ship.yaml");
-        let _next = stage.agent();
-        stage.eventually_untouched(SHIP);
-        stage.assert_served(CART);
-        stage.remove("cart.yaml");
-        stage.eventually_untouched(CART);
+        node.remove("ship.yaml");
+        let _next = node.start_agent();
+        node.eventually_untouched(SHIP);
+        node.assert_served(CART);
+        node.remove("cart.yaml");
+        node.eventually_untouched(CART);
     }
 }
 
 #[test]
-fn a_service_with_a_slice_of_which_nothing_can_be_used_is_not_refused_after_a_restart() {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    let mut agent = stage.agent();
-    let mut bad = objects::slice("cart", &stage.addresses());
+fn a_service_with_an_unusable_slice_is_not_refused_after_a_restart() {
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    let mut agent = node.start_agent();
+    let mut bad = objects::slice("cart", &node.web_addresses());
     bad["addressType"] = json!("IPv5");
     let cart = objects::service("cart", CART);
-    stage.put("cart.yaml", &[cart.clone(), bad]);
+    node.put("cart.yaml", &[cart.clone(), bad]);
     agent.stop().unwrap();
-    let _next = stage.agent();
-    stage.assert_served(CART);
-    // It is said again, without it.
-    stage.put("cart.yaml", &[cart]);
-    stage.eventually_refused(CART);
+    let _next = node.start_agent();
+    node.assert_served(CART);
+    // The log has a new line, without it.
+    node.put("cart.yaml", &[cart]);
+    node.eventually_refused(CART);
 }
 
 #[test]
-fn a_broken_file_does_not_keep_what_this_agent_has_seen_deleted() {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    stage.put_service("ship", SHIP);
-    let mut agent = stage.agent();
+fn a_broken_file_does_not_retain_services_whose_deletion_this_agent_saw() {
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    node.put_service("ship", SHIP);
+    let mut agent = node.start_agent();
     agent.stop().unwrap();
-    let _next = stage.agent();
-    stage.put_text("broken.yaml", &broken(&[]));
-    stage.remove("cart.yaml");
-    stage.eventually_untouched(CART);
-    stage.put("ship.yaml", &[objects::service("ship", SHIP)]);
-    stage.eventually_refused(SHIP);
+    let _next = node.start_agent();
+    node.put_text("broken.yaml", &broken(&[]));
+    node.remove("cart.yaml");
+    node.eventually_untouched(CART);
+    node.put("ship.yaml", &[objects::service("ship", SHIP)]);
+    node.eventually_refused(SHIP);
 }
 
 #[test]
-fn a_manifest_of_another_kind_holds_nothing_back() {
-    let (stage, mut agent) = serving(1);
+fn a_manifest_of_another_kind_retains_nothing() {
+    let (node, mut agent) = serving(1);
     agent.stop().unwrap();
-    stage.remove("cart.yaml");
-    stage.put("other.yaml", &[json!({"apiVersion": "apps/v1", "kind": "Deployment"})]);
-    let _next = stage.agent();
-    stage.assert_untouched(CART);
+    node.remove("cart.yaml");
+    node.put("other.yaml", &[json!({"apiVersion": "apps/v1", "kind": "Deployment"})]);
+    let _next = node.start_agent();
+    node.assert_untouched(CART);
 }
 
 #[test]
-fn an_agent_waits_a_moment_for_the_lock_that_a_status_command_holds() {
-    let (stage, mut agent) = serving(1);
+fn an_agent_waits_for_the_lock_that_a_status_command_holds() {
+    let (node, mut agent) = serving(1);
     agent.stop().unwrap();
-    let lock = fs::File::open(stage.node.bpffs().join("sockline")).unwrap();
+    let lock = fs::File::open(node.bpffs().join("sockline")).unwrap();
     lock.lock().unwrap();
     let held = thread::spawn(move || {
         thread::sleep(Duration::from_millis(200));
         drop(lock);
     });
-    let _next = stage.agent();
+    let _next = node.start_agent();
     held.join().unwrap();
 }
 
 #[test]
-fn a_second_agent_is_turned_away_and_the_first_is_unharmed() {
-    let (stage, agent) = serving(1);
-    let bpffs = stage.node.bpffs();
-    let output = stage.sockline(&[
+fn a_second_agent_is_refused_and_the_first_keeps_working() {
+    let (node, agent) = serving(1);
+    let bpffs = node.bpffs();
+    let output = node.sockline(&[
         "agent",
         "--manifests",
-        stage.node.manifests().to_str().unwrap(),
+        node.manifests().to_str().unwrap(),
         "--bpf-root",
         bpffs.to_str().unwrap(),
         "--cgroup-root",
-        stage.node.cgroup().to_str().unwrap(),
+        node.cgroup().to_str().unwrap(),
         "--admin-socket",
         agent.admin_socket().to_str().unwrap(),
         "--metrics-bind-address",
@@ -374,35 +374,35 @@ fn a_second_agent_is_turned_away_and_the_first_is_unharmed() {
     );
     assert_eq!(errors, [expected], "{said}");
     assert_eq!(agent.get("/healthz").unwrap().status, 200);
-    assert_eq!(stage.status()["agent"]["pid"], json!(agent.pid()));
-    stage.put_service("ship", SHIP);
-    stage.eventually_served(SHIP);
+    assert_eq!(node.status()["agent"]["pid"], json!(agent.pid()));
+    node.put_service("ship", SHIP);
+    node.eventually_served(SHIP);
 }
 
 #[test]
-fn an_agent_that_is_killed_while_it_makes_room_for_many_services_leaves_nothing_wrong() {
+fn an_agent_that_is_killed_while_maps_grow_leaves_a_consistent_state() {
     const SERVICES: u32 = 40;
     const ENDPOINTS: u32 = 1200;
-    let (stage, mut agent) = serving(1);
+    let (node, mut agent) = serving(1);
     let service = |number: u32| format!("10.96.1.{number}");
     let manifest: String = (0..SERVICES)
         .map(|number| {
             let name = format!("s{number}");
-            let mut addresses = stage.addresses();
+            let mut addresses = node.web_addresses();
             let address = |n: u32| Ipv4Addr::from_bits(0x0a00_0000 + (number << 16) + n);
             addresses.extend((1..ENDPOINTS).map(|n| IpAddr::from(address(n))));
             let service = objects::web_service(&name, &service(number));
             let objects = [vec![service], objects::slices(&name, &addresses)].concat();
-            objects::yaml(&objects) + "---\n"
+            objects::file::yaml(&objects) + "---\n"
         })
         .collect();
-    stage.put_text("many.yaml", &manifest);
+    node.put_text("many.yaml", &manifest);
     let starting = AgentOptions { until_ready: false, ..options(&[]) };
-    let inner = Pins::in_bpffs(stage.node.bpffs()).inner_maps();
+    let inner = Pins::in_bpffs(node.bpffs()).inner_maps();
     let segments = || fs::read_dir(&inner).unwrap().count();
     let mut killed_at = segments();
     for _ in 0..6 {
-        // Some sixty, in the end.
+        // About sixty in total.
         let wanted = killed_at + fastrand::usize(1..9);
         eventually("more segments", || {
             let log = agent.log();
@@ -410,24 +410,24 @@ fn an_agent_that_is_killed_while_it_makes_room_for_many_services_leaves_nothing_
         });
         agent.kill().unwrap();
         killed_at = segments();
-        stage.assert_served(CART);
-        agent = stage.node.agent(&starting).unwrap();
+        node.assert_served(CART);
+        agent = node.agent(&starting).unwrap();
     }
     agent.kill().unwrap();
-    let _agent = stage.agent();
+    let _agent = node.start_agent();
     for number in 0..SERVICES {
-        assert_eq!(stage.backends(&format!("s{number}"), "web").len(), ENDPOINTS as usize);
+        assert_eq!(node.backends(&format!("s{number}"), "web").len(), ENDPOINTS as usize);
     }
-    let cgroup = stage.node.cgroup().to_str().unwrap();
-    let report = stage.json(&["check", "--cgroup-root", cgroup]);
+    let cgroup = node.cgroup().to_str().unwrap();
+    let report = node.json(&["check", "--cgroup-root", cgroup]);
     let findings = report.as_array().unwrap();
     let drift = findings.iter().find(|finding| finding["check"] == "maps.drift").unwrap();
     assert_eq!(drift["state"], "ok", "{drift}");
 }
 
 #[test]
-fn a_restart_takes_no_more_memory_for_what_is_there_already() {
-    let stage = Stage::new(1);
+fn a_restart_takes_no_more_memory_for_existing_state() {
+    let node = WebNode::new(1);
     // More slots than one segment has.
     let addresses: Vec<IpAddr> = (0..9000_u16)
         .map(|number| {
@@ -440,16 +440,16 @@ fn a_restart_takes_no_more_memory_for_what_is_there_already() {
     {
         let service = objects::service(name, cluster_ip);
         let objects = [vec![service], objects::slices(name, part)].concat();
-        stage.put(&format!("{name}.yaml"), &objects);
+        node.put(&format!("{name}.yaml"), &objects);
     }
     let capacities = || {
-        let status = stage.status();
+        let status = node.status();
         let maps = status["agent"]["maps"].as_array().unwrap().clone();
         maps.iter().map(|map| map["capacity"].as_u64().unwrap()).collect::<Vec<_>>()
     };
-    let mut agent = stage.agent();
+    let mut agent = node.start_agent();
     let before = capacities();
     agent.kill().unwrap();
-    let _next = stage.agent();
+    let _next = node.start_agent();
     assert_eq!(capacities(), before);
 }

@@ -39,7 +39,7 @@ fn with_manifests(node: &Node) -> Command {
     command
 }
 
-/// What it said apart from what it logged, which is no warning but of what an old kernel lacks.
+/// Standard error without the log, which has no warnings but those of missing kernel features.
 #[track_caller]
 fn complaint(node: &Node, command: &mut Command) -> String {
     let output = node.outside().output(command).unwrap();
@@ -52,7 +52,7 @@ fn complaint(node: &Node, command: &mut Command) -> String {
 }
 
 #[test]
-fn not_root() {
+fn an_agent_that_is_not_root_says_so() {
     let node = Node::new().unwrap();
     // Its user cannot read the folders that lead to the built binary.
     let binary = std::path::PathBuf::from("/tmp").join(format!("sockline-{}", std::process::id()));
@@ -74,7 +74,7 @@ fn not_root() {
 }
 
 #[test]
-fn a_cgroup_outside_of_cgroup_v2() {
+fn a_cgroup_outside_of_cgroup_v2_is_an_error() {
     let node = Node::new().unwrap();
     let mut command = agent(&node);
     command.args(["--cgroup-root", "/proc", "--manifests"]).arg(node.manifests());
@@ -86,7 +86,7 @@ fn a_cgroup_outside_of_cgroup_v2() {
 }
 
 #[test]
-fn a_cgroup_that_does_not_exist() {
+fn a_cgroup_that_does_not_exist_is_an_error() {
     let node = Node::new().unwrap();
     let mut command = agent(&node);
     command
@@ -99,7 +99,7 @@ fn a_cgroup_that_does_not_exist() {
 }
 
 #[test]
-fn a_listen_address_in_use() {
+fn a_metrics_address_in_use_is_an_error() {
     let node = Node::new().unwrap();
     let taken = node.outside().run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     let address = taken.local_addr().unwrap().to_string();
@@ -114,7 +114,7 @@ fn a_listen_address_in_use() {
 }
 
 #[test]
-fn a_kubeconfig_that_does_not_exist() {
+fn a_kubeconfig_that_does_not_exist_is_an_error() {
     let node = Node::new().unwrap();
     let complaint = complaint(&node, on_its_cgroup(&node).args(["--kubeconfig", "/none-such"]));
     assert!(complaint.starts_with("error: cannot use the kubeconfig /none-such: "), "{complaint}");
@@ -122,7 +122,7 @@ fn a_kubeconfig_that_does_not_exist() {
 }
 
 #[test]
-fn no_cluster_around() {
+fn outside_of_a_cluster_a_source_is_required() {
     let node = Node::new().unwrap();
     assert_eq!(
         complaint(&node, &mut on_its_cgroup(&node)),
@@ -132,7 +132,7 @@ fn no_cluster_around() {
 }
 
 #[test]
-fn a_source_that_cannot_be_used_leaves_the_kernel_alone() {
+fn a_source_that_cannot_be_used_leaves_the_kernel_state_unchanged() {
     let node = Node::new().unwrap();
     complaint(&node, on_its_cgroup(&node).args(["--kubeconfig", "/none-such"]));
     let left = node.bpffs().join("sockline");
@@ -140,7 +140,7 @@ fn a_source_that_cannot_be_used_leaves_the_kernel_alone() {
 }
 
 #[test]
-fn a_node_name_that_is_too_long() {
+fn a_node_name_that_is_too_long_is_an_error() {
     let node = Node::new().unwrap();
     let name = "n".repeat(254);
     let complaint = complaint(&node, with_manifests(&node).args(["--node-name", &name]));
@@ -150,7 +150,7 @@ fn a_node_name_that_is_too_long() {
     );
 }
 
-/// Mistakes on the command line are told by the parser, with its own exit code.
+/// The parser reports errors of the command line, with its own exit code.
 #[track_caller]
 fn usage_error(node: &Node, command: &mut Command) -> String {
     let output: Output = node.outside().output(command).unwrap();
@@ -159,7 +159,7 @@ fn usage_error(node: &Node, command: &mut Command) -> String {
 }
 
 #[test]
-fn manifests_and_a_kubeconfig() {
+fn manifests_and_a_kubeconfig_together_are_an_error() {
     let node = Node::new().unwrap();
     let complaint = usage_error(&node, with_manifests(&node).args(["--kubeconfig", "/none-such"]));
     assert_eq!(
@@ -169,14 +169,14 @@ fn manifests_and_a_kubeconfig() {
 }
 
 #[test]
-fn a_limit_of_nothing() {
+fn a_limit_of_zero_is_an_error() {
     let node = Node::new().unwrap();
     let complaint = usage_error(&node, with_manifests(&node).args(["--max-frontends", "0"]));
     assert!(complaint.contains("'--max-frontends <N>'"), "{complaint}");
 }
 
 #[test]
-fn looking_at_a_node_without_sockline() {
+fn commands_that_read_a_node_without_sockline_say_so() {
     let node = Node::new().unwrap();
     for command in ["status", "services", "backends"] {
         let mut process = Command::new(sockline_binary().unwrap());
@@ -203,7 +203,7 @@ fn variables() -> Vec<String> {
 }
 
 #[test]
-fn an_empty_variable_is_as_one_that_is_not_set() {
+fn an_empty_variable_counts_as_unset() {
     let node = Node::new().unwrap();
     let mut variables = variables();
     assert!(variables.len() > 10, "{variables:?}");
@@ -213,7 +213,7 @@ fn an_empty_variable_is_as_one_that_is_not_set() {
 }
 
 #[test]
-fn a_variable_that_is_a_switch_takes_the_usual_words() {
+fn a_boolean_variable_accepts_the_usual_words() {
     let node = Node::new().unwrap();
     let variable = "SOCKLINE_EXCLUDE_NESTED_NAMESPACES";
     for (word, is_on) in [("1", true), ("yes", true), ("true", true), ("0", false), ("no", false)] {
@@ -232,7 +232,7 @@ fn a_variable_that_is_a_switch_takes_the_usual_words() {
 }
 
 #[test]
-fn the_log_is_lines_of_text_or_json_objects() {
+fn the_log_is_text_lines_or_json_objects() {
     let node = Node::new().unwrap();
     for (format, is_json) in [("json", true), ("text", false)] {
         let env = vec![("SOCKLINE_LOG_FORMAT".to_owned(), format.to_owned())];

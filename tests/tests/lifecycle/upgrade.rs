@@ -1,4 +1,4 @@
-//! Upgrades and roll-backs between builds, of one layout of the maps and of two.
+//! Upgrades and rollbacks between builds of the same layout of the maps and of two layouts.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{Stage, eventually, hammer::Hammer, holds, ip, options};
+use crate::common::{WebNode, eventually, hammer::Hammer, holds, ip, options};
 use serde_json::Value;
 use sockline_testbed::{Agent, AgentOptions, Build, objects};
 
@@ -24,22 +24,22 @@ fn build(build: Build) -> AgentOptions {
     AgentOptions { binary: Some(build.binary().unwrap()), ..options(&[]) }
 }
 
-/// A stage with two services and a ready agent of a build.
-fn serving(first: Build) -> (Stage, Agent) {
-    let stage = Stage::new(3);
-    stage.put_service("cart", CART);
-    stage.put_service("ship", SHIP);
-    let agent = stage.node.agent(&build(first)).unwrap();
-    (stage, agent)
+/// A node with two services and a ready agent of a build.
+fn serving(first: Build) -> (WebNode, Agent) {
+    let node = WebNode::new(3);
+    node.put_service("cart", CART);
+    node.put_service("ship", SHIP);
+    let agent = node.agent(&build(first)).unwrap();
+    (node, agent)
 }
 
-fn hammer(stage: &Stage) -> Hammer {
-    Hammer::start(&stage.client, vec![at_80(CART), at_80(SHIP)])
+fn hammer(node: &WebNode) -> Hammer {
+    Hammer::start(&node.client, vec![at_80(CART), at_80(SHIP)])
 }
 
 /// The folders of layouts below the pins.
-fn layouts(stage: &Stage) -> BTreeSet<String> {
-    let folder = stage.node.bpffs().join("sockline");
+fn layouts(node: &WebNode) -> BTreeSet<String> {
+    let folder = node.bpffs().join("sockline");
     let entries = fs::read_dir(folder).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with('v')).collect()
@@ -49,9 +49,9 @@ fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(ToString::to_string).collect()
 }
 
-/// A connection that is open and was greeted.
-fn open_connection(stage: &Stage) -> TcpStream {
-    stage.client.run(|| {
+/// An open connection that has received the server's name.
+fn open_connection(node: &WebNode) -> TcpStream {
+    node.client.run(|| {
         let mut stream = TcpStream::connect(at_80(CART)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         stream.read_exact(&mut [0; "web-0\n".len()]).unwrap();
@@ -70,24 +70,24 @@ fn assert_echo(stream: &mut TcpStream) {
 /// The JSON that a command of the agent's own build prints about the node: another build may have
 /// another layout.
 #[track_caller]
-fn told(agent: &Agent, args: &[&str]) -> Value {
+fn json_of(agent: &Agent, args: &[&str]) -> Value {
     let text = agent.cli(&[args, &["-o", "json"]].concat()).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
-/// Everything that a node with this ready agent must be.
+/// All checks of a node with this ready agent.
 #[track_caller]
-fn assert_sound(stage: &Stage, agent: &Agent, layout: &str) {
-    assert_eq!(layouts(stage), set(&[layout]));
-    let listing = told(agent, &["services"]);
+fn assert_sound(node: &WebNode, agent: &Agent, layout: &str) {
+    assert_eq!(layouts(node), set(&[layout]));
+    let listing = json_of(agent, &["services"]);
     let frontends = listing["frontends"].as_array().unwrap();
     let names: BTreeSet<&str> =
         frontends.iter().map(|frontend| frontend["service"].as_str().unwrap()).collect();
     assert_eq!(names, BTreeSet::from(["shop/cart", "shop/ship"]));
     for service in [CART, SHIP] {
-        assert_eq!(stage.spread(service, 40).len(), 3, "not all pods of {service} get connects");
+        assert_eq!(node.spread(service, 40).len(), 3, "not all pods of {service} get connects");
     }
-    let cgroup = stage.node.cgroup().to_str().unwrap();
+    let cgroup = node.cgroup().to_str().unwrap();
     agent.cli(&["check", "--cgroup-root", cgroup]).unwrap();
 }
 
@@ -95,59 +95,59 @@ const OWN: &str = "v3";
 const OTHER: &str = "v1003";
 
 #[test]
-fn no_connect_fails_on_the_way_to_another_layout_and_back() {
-    let (stage, mut agent) = serving(Build::This);
-    let mut open = open_connection(&stage);
-    let hammer = hammer(&stage);
+fn no_connect_fails_during_an_upgrade_to_another_layout_and_a_rollback() {
+    let (node, mut agent) = serving(Build::This);
+    let mut open = open_connection(&node);
+    let hammer = hammer(&node);
     for (next, layout) in
         [(Build::OtherLayout, OTHER), (Build::This, OWN), (Build::OtherLayout, OTHER)]
     {
         agent.stop().unwrap();
         hammer.wait_for(50);
-        agent = stage.node.agent(&build(next)).unwrap();
+        agent = node.agent(&build(next)).unwrap();
         hammer.wait_for(50);
-        assert_sound(&stage, &agent, layout);
+        assert_sound(&node, &agent, layout);
         assert_echo(&mut open);
     }
     hammer.assert_nothing_failed();
 }
 
 #[test]
-fn no_connect_fails_on_the_way_to_another_build_and_back() {
-    let (stage, mut agent) = serving(Build::This);
-    let talkers = stage.udp_talkers(CART, 8);
-    let hammer = hammer(&stage);
+fn no_connect_fails_during_an_upgrade_to_another_build_and_a_rollback() {
+    let (node, mut agent) = serving(Build::This);
+    let talkers = node.udp_talkers(CART, 8);
+    let hammer = hammer(&node);
     for next in [Build::OtherPrograms, Build::This] {
         agent.stop().unwrap();
-        agent = stage.node.agent(&build(next)).unwrap();
+        agent = node.agent(&build(next)).unwrap();
         hammer.wait_for(50);
-        assert_sound(&stage, &agent, OWN);
+        assert_sound(&node, &agent, OWN);
     }
     hammer.assert_nothing_failed();
     for (socket, before) in &talkers {
-        assert_eq!(stage.ask_udp(socket, CART), *before, "another backend after the upgrade");
+        assert_eq!(node.ask_udp(socket, CART), *before, "another backend after the upgrade");
     }
 }
 
 #[test]
-fn no_connect_fails_when_agents_of_both_layouts_are_killed_on_their_way() {
+fn no_connect_fails_when_agents_of_both_layouts_are_killed_during_the_change() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let (stage, mut agent) = serving(Build::This);
-    let mut open = open_connection(&stage);
-    let hammer = hammer(&stage);
+    let (node, mut agent) = serving(Build::This);
+    let mut open = open_connection(&node);
+    let hammer = hammer(&node);
     for _ in 0..12 {
         agent.kill().unwrap();
         let next = if random.bool() { Build::OtherLayout } else { Build::This };
         let starting = AgentOptions { until_ready: false, ..build(next) };
-        agent = stage.node.spawn_agent(&starting).unwrap();
+        agent = node.spawn_agent(&starting).unwrap();
         thread::sleep(Duration::from_millis(random.u64(0..400)));
     }
     agent.kill().unwrap();
     for (last, layout) in [(Build::OtherLayout, OTHER), (Build::This, OWN)] {
-        agent = stage.node.agent(&build(last)).unwrap();
-        assert_sound(&stage, &agent, layout);
+        agent = node.agent(&build(last)).unwrap();
+        assert_sound(&node, &agent, layout);
         agent.stop().unwrap();
     }
     assert_echo(&mut open);
@@ -155,45 +155,45 @@ fn no_connect_fails_when_agents_of_both_layouts_are_killed_on_their_way() {
 }
 
 #[test]
-fn what_changed_while_no_agent_ran_is_in_the_maps_of_the_other_layout() {
-    let (stage, mut agent) = serving(Build::This);
+fn changes_without_an_agent_are_in_the_maps_of_the_other_layout() {
+    let (node, mut agent) = serving(Build::This);
     agent.stop().unwrap();
-    stage.remove("ship.yaml");
-    stage.put_service("mail", "10.96.0.3");
-    let _next = stage.node.agent(&build(Build::OtherLayout)).unwrap();
-    stage.assert_served(CART);
-    stage.assert_served("10.96.0.3");
-    stage.assert_untouched(SHIP);
+    node.remove("ship.yaml");
+    node.put_service("mail", "10.96.0.3");
+    let _next = node.agent(&build(Build::OtherLayout)).unwrap();
+    node.assert_served(CART);
+    node.assert_served("10.96.0.3");
+    node.assert_untouched(SHIP);
 }
 
 #[test]
 fn an_agent_of_another_layout_without_a_source_leaves_the_services_as_they_are() {
-    let (stage, mut agent) = serving(Build::This);
-    let hammer = hammer(&stage);
+    let (node, mut agent) = serving(Build::This);
+    let hammer = hammer(&node);
     agent.stop().unwrap();
-    let folder = stage.node.temp().join("later");
+    let folder = node.temp().join("later");
     let waiting = AgentOptions {
         manifests: Some(folder.clone()),
         until_ready: false,
         ..build(Build::OtherLayout)
     };
-    agent = stage.node.agent(&waiting).unwrap();
-    stage.assert_served(CART);
-    stage.assert_served(SHIP);
-    fs::rename(stage.node.manifests(), &folder).unwrap();
+    agent = node.agent(&waiting).unwrap();
+    node.assert_served(CART);
+    node.assert_served(SHIP);
+    fs::rename(node.manifests(), &folder).unwrap();
     agent.wait_until_ready(crate::common::DEADLINE).unwrap();
-    assert_sound(&stage, &agent, OTHER);
+    assert_sound(&node, &agent, OTHER);
     hammer.assert_nothing_failed();
 }
 
 /// An agent of the other layout that waits for a source that it can read in full.
-fn waiting(stage: &Stage) -> Agent {
-    waiting_as(stage, build(Build::OtherLayout))
+fn waiting(node: &WebNode) -> Agent {
+    waiting_as(node, build(Build::OtherLayout))
 }
 
-fn waiting_as(stage: &Stage, options: AgentOptions) -> Agent {
+fn waiting_as(node: &WebNode, options: AgentOptions) -> Agent {
     let options = AgentOptions { until_ready: false, ..options };
-    let agent = stage.node.agent(&options).unwrap();
+    let agent = node.agent(&options).unwrap();
     eventually("the agent to say what it waits for", || {
         let reply = agent.get("/readyz").unwrap();
         let waits = "waiting for a source that can be read in full; until then, the kernel serves";
@@ -204,40 +204,40 @@ fn waiting_as(stage: &Stage, options: AgentOptions) -> Agent {
 
 #[test]
 fn a_service_in_a_file_that_is_broken_is_served_after_a_change_of_layout() {
-    let (stage, mut agent) = serving(Build::This);
-    let hammer = hammer(&stage);
+    let (node, mut agent) = serving(Build::This);
+    let hammer = hammer(&node);
     agent.stop().unwrap();
-    stage.put_text("ship.yaml", "---\nkind: Service\nmetadata: {name: [\n");
-    let mut agent = waiting(&stage);
-    stage.assert_served(CART);
-    stage.assert_served(SHIP);
+    node.put_text("ship.yaml", "---\nkind: Service\nmetadata: {name: [\n");
+    let mut agent = waiting(&node);
+    node.assert_served(CART);
+    node.assert_served(SHIP);
     let log = agent.log();
     assert_eq!(crate::common::lines_with(&log, "waiting for a source").len(), 1, "{log}");
-    stage.put_service("ship", SHIP);
+    node.put_service("ship", SHIP);
     agent.wait_until_ready(crate::common::DEADLINE).unwrap();
     eventually("the old layout to be gone", || {
-        let seen = layouts(&stage);
+        let seen = layouts(&node);
         holds(seen == set(&[OTHER]), format!("{seen:?}"))
     });
-    assert_sound(&stage, &agent, OTHER);
+    assert_sound(&node, &agent, OTHER);
     hammer.assert_nothing_failed();
 }
 
 /// Until then its programs are not attached, so they bypass nothing, however long that takes.
 #[test]
-fn the_time_until_calls_are_bypassed_begins_when_the_layouts_programs_are_attached() {
-    let (stage, mut agent) = serving(Build::OtherLayout);
-    let hammer = hammer(&stage);
+fn the_fail_open_deadline_begins_when_the_layouts_programs_are_attached() {
+    let (node, mut agent) = serving(Build::OtherLayout);
+    let hammer = hammer(&node);
     agent.stop().unwrap();
-    stage.put_text("broken.yaml", "---\nkind: Service\nmetadata: {name: [\n");
+    node.put_text("broken.yaml", "---\nkind: Service\nmetadata: {name: [\n");
     let args = ["--fail-open-after", "10s"];
-    let mut agent = waiting_as(&stage, options(&args));
-    let fail_open = |agent: &Agent| told(agent, &["status"])["fail_open"].take();
+    let mut agent = waiting_as(&node, options(&args));
+    let fail_open = |agent: &Agent| json_of(agent, &["status"])["fail_open"].take();
     let seen = fail_open(&agent);
     assert_eq!(seen["after_seconds"], 10.0, "{seen}");
     assert!(seen["seconds_left"].is_null(), "{seen}");
     assert!(seen["bypassed_since"].is_null(), "{seen}");
-    stage.remove("broken.yaml");
+    node.remove("broken.yaml");
     agent.wait_until_ready(crate::common::DEADLINE).unwrap();
     let seen = fail_open(&agent);
     assert!(seen["seconds_left"].is_number(), "{seen}");
@@ -246,47 +246,47 @@ fn the_time_until_calls_are_bypassed_begins_when_the_layouts_programs_are_attach
 
 /// The programs of the other layout bypass all calls by then, whatever this agent does.
 #[test]
-fn a_broken_file_keeps_a_change_of_layout_back_until_the_deadline_only() {
-    let (stage, mut agent) = serving(Build::OtherLayout);
+fn a_broken_file_delays_a_change_of_layout_until_the_deadline() {
+    let (node, mut agent) = serving(Build::OtherLayout);
     agent.stop().unwrap();
-    stage.put_text("ship.yaml", "---\nkind: Service\nmetadata: {name: [\n");
-    let mut agent = waiting_as(&stage, options(&["--fail-open-after", "10s"]));
-    stage.assert_served(SHIP);
+    node.put_text("ship.yaml", "---\nkind: Service\nmetadata: {name: [\n");
+    let mut agent = waiting_as(&node, options(&["--fail-open-after", "10s"]));
+    node.assert_served(SHIP);
     agent.wait_until_ready(crate::common::DEADLINE).unwrap();
-    stage.assert_served(CART);
-    stage.assert_untouched(SHIP);
+    node.assert_served(CART);
+    node.assert_untouched(SHIP);
 }
 
 #[test]
-fn what_is_gone_from_the_source_is_gone_after_a_change_of_layout_with_a_broken_file() {
-    let (stage, mut agent) = serving(Build::This);
+fn services_deleted_from_the_source_are_gone_after_a_change_of_layout_with_a_broken_file() {
+    let (node, mut agent) = serving(Build::This);
     agent.stop().unwrap();
-    stage.put_text("broken.yaml", "---\nkind: Service\nmetadata: {name: [\n");
-    let _next = waiting(&stage);
-    stage.remove("ship.yaml");
-    stage.remove("broken.yaml");
-    stage.eventually_untouched(SHIP);
-    stage.assert_served(CART);
+    node.put_text("broken.yaml", "---\nkind: Service\nmetadata: {name: [\n");
+    let _next = waiting(&node);
+    node.remove("ship.yaml");
+    node.remove("broken.yaml");
+    node.eventually_untouched(SHIP);
+    node.assert_served(CART);
 }
 
 #[test]
-fn a_second_agent_of_another_layout_is_turned_away_and_the_first_is_unharmed() {
-    let (stage, agent) = serving(Build::This);
-    let hammer = hammer(&stage);
-    let mut second = stage.node.spawn_agent(&build(Build::OtherLayout)).unwrap();
+fn a_second_agent_of_another_layout_is_refused_and_the_first_keeps_working() {
+    let (node, agent) = serving(Build::This);
+    let hammer = hammer(&node);
+    let mut second = node.spawn_agent(&build(Build::OtherLayout)).unwrap();
     let status = eventually("the second agent to end", || {
         second.try_wait().unwrap().ok_or_else(|| second.log())
     });
     assert_eq!(status.code(), Some(1), "{}", second.log());
     let who = format!("another sockline agent (process {})", agent.pid());
     assert!(second.log().contains(&who), "{}", second.log());
-    stage.put(
+    node.put(
         "mail.yaml",
-        &[objects::service("mail", "10.96.0.3"), objects::slice("mail", &stage.addresses())],
+        &[objects::service("mail", "10.96.0.3"), objects::slice("mail", &node.web_addresses())],
     );
-    stage.eventually_served("10.96.0.3");
-    stage.remove("mail.yaml");
-    stage.eventually_untouched("10.96.0.3");
-    assert_sound(&stage, &agent, OWN);
+    node.eventually_served("10.96.0.3");
+    node.remove("mail.yaml");
+    node.eventually_untouched("10.96.0.3");
+    assert_sound(&node, &agent, OWN);
     hammer.assert_nothing_failed();
 }

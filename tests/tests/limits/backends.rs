@@ -4,20 +4,20 @@ use sockline_testbed::objects;
 
 use super::{
     address,
-    common::{Stage, eventually, holds},
+    common::{WebNode, eventually, holds},
     not_in_sync, put_services,
 };
 
 #[test]
 fn backends_that_do_not_fit_are_reported_and_the_others_are_used() {
-    let stage = Stage::new(2);
-    put_services(&stage, 0..3);
-    let agent = stage.agent_with(&["--max-backends", "4"]);
-    stage.assert_served(&address(0));
-    stage.assert_served(&address(1));
-    stage.assert_untouched(&address(2));
+    let node = WebNode::new(2);
+    put_services(&node, 0..3);
+    let agent = node.start_agent_with(&["--max-backends", "4"]);
+    node.assert_served(&address(0));
+    node.assert_served(&address(1));
+    node.assert_untouched(&address(2));
     assert_eq!(
-        stage.wrong("failures"),
+        node.wrong("failures"),
         ["shop/s02:web/TCP: map `BACKENDS` is full: its limit is 4 entries"]
     );
     assert_eq!(not_in_sync(&agent), Some(1.0));
@@ -25,42 +25,42 @@ fn backends_that_do_not_fit_are_reported_and_the_others_are_used() {
 
 #[test]
 fn a_service_whose_new_endpoints_do_not_fit_keeps_its_old_ones() {
-    let stage = Stage::new(3);
+    let node = WebNode::new(3);
     let put = |webs: &[usize]| {
-        let addresses: Vec<_> = webs.iter().map(|web| stage.addresses()[*web]).collect();
-        stage.put("slice.yaml", &[objects::slice("cart", &addresses)]);
+        let addresses: Vec<_> = webs.iter().map(|web| node.web_addresses()[*web]).collect();
+        node.put("slice.yaml", &[objects::slice("cart", &addresses)]);
     };
-    stage.put("cart.yaml", &[objects::web_service("cart", &address(0))]);
+    node.put("cart.yaml", &[objects::web_service("cart", &address(0))]);
     put(&[0]);
-    let agent = stage.agent_with(&["--max-backends", "2"]);
+    let agent = node.start_agent_with(&["--max-backends", "2"]);
     put(&[0, 1, 2]);
     eventually("the failure", || holds(not_in_sync(&agent) == Some(1.0), agent.log()));
-    assert_eq!(stage.backends("cart", "web"), ["10.244.1.1"]);
-    assert_eq!(stage.spread(&address(0), 5).into_keys().collect::<Vec<_>>(), ["web-0"]);
+    assert_eq!(node.backends("cart", "web"), ["10.244.1.1"]);
+    assert_eq!(node.spread(&address(0), 5).into_keys().collect::<Vec<_>>(), ["web-0"]);
     put(&[0, 1]);
     eventually("both endpoints", || {
-        let backends = stage.backends("cart", "web");
+        let backends = node.backends("cart", "web");
         holds(backends == ["10.244.1.1", "10.244.1.2"], format!("{backends:?}"))
     });
     assert_eq!(not_in_sync(&agent), Some(0.0));
 }
 
 #[test]
-fn a_higher_limit_of_backends_on_restart_lets_the_others_in() {
-    let stage = Stage::new(2);
-    put_services(&stage, 0..3);
-    let mut agent = stage.agent_with(&["--max-backends", "4"]);
+fn a_higher_limit_of_backends_after_a_restart_admits_the_others() {
+    let node = WebNode::new(2);
+    put_services(&node, 0..3);
+    let mut agent = node.start_agent_with(&["--max-backends", "4"]);
     agent.stop().unwrap();
-    let next = stage.agent_with(&["--max-backends", "6"]);
-    stage.assert_served(&address(2));
+    let next = node.start_agent_with(&["--max-backends", "6"]);
+    node.assert_served(&address(2));
     assert_eq!(not_in_sync(&next), Some(0.0));
 }
 
 #[test]
 fn a_deleted_service_makes_room_for_the_backends_of_another() {
-    let stage = Stage::new(2);
-    put_services(&stage, 0..3);
-    let _agent = stage.agent_with(&["--max-backends", "4"]);
-    stage.remove("s00.yaml");
-    stage.eventually_served(&address(2));
+    let node = WebNode::new(2);
+    put_services(&node, 0..3);
+    let _agent = node.start_agent_with(&["--max-backends", "4"]);
+    node.remove("s00.yaml");
+    node.eventually_served(&address(2));
 }

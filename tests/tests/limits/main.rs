@@ -1,5 +1,5 @@
-//! A full map costs what does not fit, says so, and goes on when there is room; growing harms
-//! nobody.
+//! A full map affects only the services that do not fit. They are reported, and served when there is room.
+//! Growing maps interrupt no service.
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
@@ -18,7 +18,7 @@ mod slots;
 mod sockets;
 mod whole;
 
-use common::{EHOSTUNREACH, Stage, eventually, holds, series};
+use common::{EHOSTUNREACH, WebNode, eventually, holds, series};
 use serde_json::json;
 use sockline_testbed::{Agent, objects};
 
@@ -26,13 +26,13 @@ pub fn address(number: usize) -> String {
     format!("10.96.{}.{}", number / 250, number % 250 + 1)
 }
 
-/// Services `s00`, `s01`, … in files of their own, one frontend and one backend per web pod each.
-pub fn put_services(stage: &Stage, numbers: std::ops::Range<usize>) {
+/// Services `s00`, `s01`, … in separate files, each with one frontend and one backend per web pod.
+pub fn put_services(node: &WebNode, numbers: std::ops::Range<usize>) {
     for number in numbers {
         let name = name(number);
-        let slice = objects::slice(&name, &stage.addresses());
+        let slice = objects::slice(&name, &node.web_addresses());
         let service = objects::web_service(&name, &address(number));
-        stage.put(&format!("{name}.yaml"), &[service, slice]);
+        node.put(&format!("{name}.yaml"), &[service, slice]);
     }
 }
 
@@ -44,10 +44,10 @@ pub fn not_in_sync(agent: &Agent) -> Option<f64> {
     series(&agent.metrics().unwrap(), "sockline_service_ports_out_of_sync")
 }
 
-/// How many of the services `s00` to `s11` are served; the others must be untouched.
-pub fn served(stage: &Stage) -> usize {
+/// How many of the services `s00` to `s11` are served; calls to the others must not be translated.
+pub fn served(node: &WebNode) -> usize {
     (0..12)
-        .filter(|number| match stage.ask(&address(*number)) {
+        .filter(|number| match node.ask(&address(*number)) {
             Ok(_) => true,
             Err(error) if error.raw_os_error() == Some(EHOSTUNREACH) => false,
             Err(error) => panic!("{} is neither served nor untouched: {error}", address(*number)),
@@ -55,35 +55,35 @@ pub fn served(stage: &Stage) -> usize {
         .count()
 }
 
-/// A web service at an address of its own, spread over these addresses.
-pub fn put_spread(stage: &Stage, name: &str, cluster_ip: &str, backends: &[&str]) {
+/// A web service at this cluster IP with these backends.
+pub fn put_spread(node: &WebNode, name: &str, cluster_ip: &str, backends: &[&str]) {
     let backends: Vec<_> = backends.iter().map(|address| common::ip(address)).collect();
     let service = objects::web_service(name, cluster_ip);
-    stage.put(&format!("{name}.yaml"), &[service, objects::slice(name, &backends)]);
+    node.put(&format!("{name}.yaml"), &[service, objects::slice(name, &backends)]);
 }
 
 /// The same with more addresses.
-pub fn put_broad(stage: &Stage, name: &str, ips: [&str; 3], backends: &[&str]) {
+pub fn put_broad(node: &WebNode, name: &str, ips: [&str; 3], backends: &[&str]) {
     let backends: Vec<_> = backends.iter().map(|address| common::ip(address)).collect();
     let mut service = objects::web_service(name, ips[0]);
     service["spec"]["externalIPs"] = json!(ips[1..]);
-    stage.put(&format!("{name}.yaml"), &[service, objects::slice(name, &backends)]);
+    node.put(&format!("{name}.yaml"), &[service, objects::slice(name, &backends)]);
 }
 
-/// Waits until so many service ports are not in the kernel as planned.
+/// Waits until this many service ports are out of sync.
 #[track_caller]
 pub fn eventually_not_in_sync(agent: &Agent, count: f64) {
-    eventually(&format!("{count} service ports to be left out"), || {
+    eventually(&format!("{count} service ports to be out of sync"), || {
         let seen = not_in_sync(agent);
         holds(seen == Some(count), format!("{seen:?}: {}", agent.log()))
     });
 }
 
-/// Waits until status says exactly this of what is not in the kernel.
+/// Waits until the status lists exactly these failures.
 #[track_caller]
-pub fn eventually_failures(stage: &Stage, expected: &[&str]) {
+pub fn eventually_failures(node: &WebNode, expected: &[&str]) {
     eventually(&format!("the failures {expected:?}"), || {
-        let seen = stage.wrong("failures");
+        let seen = node.wrong("failures");
         holds(seen == expected, format!("{seen:#?}"))
     });
 }

@@ -1,13 +1,13 @@
-//! Limits that make no sense together.
+//! Limits that contradict each other.
 
-use super::common::{Stage, error_of};
+use super::common::{WebNode, error_of};
 
 #[test]
 fn fewer_slots_than_backends_are_an_error_that_names_the_options() {
-    let stage = Stage::new(0);
-    let manifests = stage.node.manifests();
-    let bpffs = stage.node.bpffs().to_str().unwrap().to_owned();
-    let output = stage.sockline(&[
+    let node = WebNode::new(0);
+    let manifests = node.manifests();
+    let bpffs = node.bpffs().to_str().unwrap().to_owned();
+    let output = node.sockline(&[
         "agent",
         "--manifests",
         manifests.to_str().unwrap(),
@@ -24,15 +24,15 @@ fn fewer_slots_than_backends_are_an_error_that_names_the_options() {
 }
 
 #[test]
-fn a_limit_that_no_map_can_have_is_an_error_that_says_what_can_be() {
-    let stage = Stage::new(0);
+fn an_impossible_limit_is_an_error_that_names_the_range() {
+    let node = WebNode::new(0);
     for (option, value, most) in [
         ("--max-frontends", "16777217", "16777216"),
         ("--max-backends", "4194304", "4194303"),
         ("--max-slots", "16777217", "16777216"),
         ("--max-affinity", "4194305", "4194304"),
     ] {
-        let output = stage.sockline(&["agent", option, value]);
+        let output = node.sockline(&["agent", option, value]);
         let error = error_of(&output);
         assert_eq!(output.status.code(), Some(2), "{option} {value}: {error}");
         assert!(error.contains(option) && error.contains(most), "{error}");

@@ -9,7 +9,7 @@ use serde_json::json;
 use sockline_testbed::objects;
 
 use super::{
-    common::{self, Stage, eventually, holds, series},
+    common::{self, WebNode, eventually, holds, series},
     eventually_failures, not_in_sync,
 };
 
@@ -18,33 +18,33 @@ const SHIP: &str = "10.96.0.2";
 const NODE_PORT: u16 = 30_080;
 const LIMIT: u8 = 20;
 
-/// Nobody has it: who answers there was translated.
+/// No machine has it: an answer means that the call was translated.
 fn address(node: u8) -> IpAddr {
     Ipv4Addr::new(198, 51, 100, node).into()
 }
 
-fn put_nodes(stage: &Stage, numbers: Range<u8>) {
-    let node = |number| objects::node_at(&format!("node-{number}"), &[address(number)]);
-    stage.put("nodes.yaml", &numbers.map(node).collect::<Vec<_>>());
+fn put_nodes(node: &WebNode, numbers: Range<u8>) {
+    let other = |number| objects::node_at(&format!("node-{number}"), &[address(number)]);
+    node.put("nodes.yaml", &numbers.map(other).collect::<Vec<_>>());
 }
 
 #[test]
 fn nodes_that_do_not_fit_are_reported_and_all_else_is_served() {
-    let stage = Stage::new(1);
+    let node = WebNode::new(1);
     let mut cart = objects::web_service("cart", CART);
     cart["spec"]["type"] = json!("NodePort");
     cart["spec"]["ports"][0]["nodePort"] = json!(NODE_PORT);
-    stage.put("cart.yaml", &[cart, objects::slice("cart", &stage.addresses())]);
-    put_nodes(&stage, 0..LIMIT + 10);
+    node.put("cart.yaml", &[cart, objects::slice("cart", &node.web_addresses())]);
+    put_nodes(&node, 0..LIMIT + 10);
     let limit = LIMIT.to_string();
-    let agent = stage.agent_with(&["--nodeports-of-all-nodes", "--max-frontends", &limit]);
-    let dial = |ip| stage.client.tcp_ask(SocketAddr::new(ip, NODE_PORT));
+    let agent = node.start_agent_with(&["--nodeports-of-all-nodes", "--max-frontends", &limit]);
+    let dial = |ip| node.client.tcp_ask(SocketAddr::new(ip, NODE_PORT));
     let all_else_is_served = || {
-        stage.assert_served(CART);
-        dial(stage.node.addresses()[0]).unwrap();
+        node.assert_served(CART);
+        dial(node.addresses()[0]).unwrap();
     };
     eventually_failures(
-        &stage,
+        &node,
         &["NodePorts at other nodes' addresses: map `FRONTENDS` is full: its limit is 20 entries"],
     );
     all_else_is_served();
@@ -54,8 +54,8 @@ fn nodes_that_do_not_fit_are_reported_and_all_else_is_served() {
     assert!(series(&agent.metrics().unwrap(), "sockline_sync_errors_total") > Some(0.0));
     let frontends = || series(&agent.metrics().unwrap(), "sockline_frontends").unwrap();
     let before = frontends();
-    stage.put_service("ship", SHIP);
-    stage.eventually_served(SHIP);
+    node.put_service("ship", SHIP);
+    node.eventually_served(SHIP);
     all_else_is_served();
     let log = agent.log();
     assert_eq!(common::lines_with(&log, "map `FRONTENDS` is full").len(), 1, "{log}");
@@ -64,13 +64,13 @@ fn nodes_that_do_not_fit_are_reported_and_all_else_is_served() {
         holds(frontends() == before + 2.0, frontends())
     });
     let fit = LIMIT - frontends() as u8;
-    put_nodes(&stage, 0..fit);
+    put_nodes(&node, 0..fit);
     eventually("the last node's NodePort", || dial(address(fit - 1)));
-    eventually_failures(&stage, &[]);
+    eventually_failures(&node, &[]);
     assert_eq!(out_of_sync(), 0.0);
     dial(address(0)).unwrap();
-    // One goes, and another one comes that has room only then.
-    put_nodes(&stage, 1..fit + 1);
+    // One is removed, and one that did not fit before is added.
+    put_nodes(&node, 1..fit + 1);
     eventually("the new node's NodePort", || dial(address(fit)));
     assert!(dial(address(0)).is_err(), "that node is gone");
     all_else_is_served();

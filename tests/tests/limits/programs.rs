@@ -1,4 +1,4 @@
-//! Maps that the programs write: of these the agent can only tell, and clear away what is over.
+//! Maps that the programs write: the agent can only report that they are full, and remove expired entries.
 
 use std::fs;
 
@@ -16,96 +16,96 @@ use sockline_testbed::{Agent, objects};
 
 use super::{
     address,
-    common::{self, Stage, damage::Damage, eventually, holds, series},
+    common::{self, WebNode, damage::Damage, eventually, holds, series},
     map,
 };
 
-/// A service that keeps its clients for so long.
-fn put_sticky(stage: &Stage, seconds: u32) {
+/// A service with session affinity of this timeout.
+fn put_sticky(node: &WebNode, seconds: u32) {
     let mut service = objects::web_service("sticky", &address(0));
     service["spec"]["sessionAffinity"] = json!("ClientIP");
     service["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": seconds}});
-    stage.put("sticky.yaml", &[service, objects::slice("sticky", &stage.addresses())]);
+    node.put("sticky.yaml", &[service, objects::slice("sticky", &node.web_addresses())]);
 }
 
-fn affinity(stage: &Stage) -> HashMap<MapData, AffinityKey, Affinity> {
-    let pin = Damage::of(stage).pins().map("AFFINITY");
+fn affinity(node: &WebNode) -> HashMap<MapData, AffinityKey, Affinity> {
+    let pin = Damage::of(node).pins().map("AFFINITY");
     Map::LruHashMap(MapData::from_pin(pin).unwrap()).try_into().unwrap()
 }
 
-/// As the programs would for so many clients of the only service there is.
-fn add_affinities(stage: &Stage, count: u64) {
-    let service = Damage::of(stage).frontend(80).service;
+/// Writes affinities as the programs do, for this many clients of the only service.
+fn add_affinities(node: &WebNode, count: u64) {
+    let service = Damage::of(node).frontend(80).service;
     let uptime = fs::read_to_string("/proc/uptime").unwrap();
     let now: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
     let choice = Choice::new(1, 1, (now * 1e9) as u64);
-    let mut map = affinity(stage);
+    let mut map = affinity(node);
     for netns in 0..count {
         let key = AffinityKey { netns: 1 << 40 | netns, service, family: 4 };
         map.insert(key, Affinity { key, choice }, 0).unwrap();
     }
 }
 
-/// What status says of full maps.
-fn full(stage: &Stage) -> Vec<String> {
-    common::strings(&stage.status()["agent"]["full"])
+/// The full maps in the status.
+fn full(node: &WebNode) -> Vec<String> {
+    common::strings(&node.status()["agent"]["full"])
 }
 
 #[track_caller]
-fn eventually_full(stage: &Stage, agent: &Agent, text: &str) {
+fn eventually_full(node: &WebNode, agent: &Agent, text: &str) {
     eventually(&format!("the status to say: {text}"), || {
-        let full = full(stage);
+        let full = full(node);
         holds(full.iter().any(|line| line.contains(text)), format!("{full:?}: {}", agent.log()))
     });
     let log = agent.log();
-    assert_eq!(common::lines_with(&log, text).len(), 1, "not told once: {log}");
+    assert_eq!(common::lines_with(&log, text).len(), 1, "not reported once: {log}");
 }
 
 #[test]
-fn more_session_affinities_than_can_be_kept_are_told() {
-    let stage = Stage::new(1);
-    put_sticky(&stage, 10_800);
-    let agent = stage.agent_with(&["--max-affinity", "1024", "--reconcile-interval", "1s"]);
-    add_affinities(&stage, 1500);
-    eventually_full(&stage, &agent, "map `AFFINITY` is full (--max-affinity 1024)");
+fn a_full_affinity_map_is_reported() {
+    let node = WebNode::new(1);
+    put_sticky(&node, 10_800);
+    let agent = node.start_agent_with(&["--max-affinity", "1024", "--reconcile-interval", "1s"]);
+    add_affinities(&node, 1500);
+    eventually_full(&node, &agent, "map `AFFINITY` is full (--max-affinity 1024)");
     eventually("the entries to be counted", || {
         let entries = map(&agent, "entries", "affinity");
         holds(entries > 700.0, entries)
     });
     assert_eq!(map(&agent, "max_entries", "affinity"), 1024.0);
-    stage.assert_served(&address(0));
+    node.assert_served(&address(0));
     // Without its service an affinity means nothing.
-    stage.remove("sticky.yaml");
+    node.remove("sticky.yaml");
     eventually("the map to be empty", || {
         let entries = map(&agent, "entries", "affinity");
-        holds(entries == 0.0 && full(&stage).is_empty(), format!("{entries}, {:?}", full(&stage)))
+        holds(entries == 0.0 && full(&node).is_empty(), format!("{entries}, {:?}", full(&node)))
     });
 }
 
 #[test]
-fn session_affinities_that_are_over_do_not_count_as_needed() {
-    let stage = Stage::new(1);
-    put_sticky(&stage, 1);
-    let agent = stage.agent_with(&["--max-affinity", "1024", "--reconcile-interval", "1s"]);
-    add_affinities(&stage, 300);
-    eventually("the entries to be taken away", || {
-        let left = affinity(&stage).keys().count();
+fn expired_session_affinities_do_not_count_as_used() {
+    let node = WebNode::new(1);
+    put_sticky(&node, 1);
+    let agent = node.start_agent_with(&["--max-affinity", "1024", "--reconcile-interval", "1s"]);
+    add_affinities(&node, 300);
+    eventually("the entries to be removed", || {
+        let left = affinity(&node).keys().count();
         holds(left == 0, left)
     });
-    assert_eq!(full(&stage), [""; 0], "{}", agent.log());
+    assert_eq!(full(&node), [""; 0], "{}", agent.log());
 }
 
 #[test]
-fn another_size_of_the_affinity_map_forgets_nobody() {
-    let stage = Stage::new(4);
-    put_sticky(&stage, 10_800);
-    // An older agent's handle leaves to the newest what it cleans up.
-    let mut agents = vec![stage.agent()];
-    let kept: Vec<String> = stage.spread(&address(0), 5).into_keys().collect();
+fn another_size_of_the_affinity_map_keeps_all_affinities() {
+    let node = WebNode::new(4);
+    put_sticky(&node, 10_800);
+    // The handle of an older agent leaves the cleanup to the newest one.
+    let mut agents = vec![node.start_agent()];
+    let kept: Vec<String> = node.spread(&address(0), 5).into_keys().collect();
     for size in ["2048", "1024"] {
         agents.last_mut().unwrap().stop().unwrap();
-        let next = stage.agent_with(&["--max-affinity", size]);
-        let seen: Vec<String> = stage.spread(&address(0), 5).into_keys().collect();
+        let next = node.start_agent_with(&["--max-affinity", size]);
+        let seen: Vec<String> = node.spread(&address(0), 5).into_keys().collect();
         assert_eq!(seen, kept, "after --max-affinity {size}");
         eventually("the map to be counted", || {
             let metrics = next.metrics().unwrap();
@@ -117,26 +117,26 @@ fn another_size_of_the_affinity_map_forgets_nobody() {
 }
 
 #[test]
-fn services_that_are_not_counted_for_want_of_room_are_named() {
-    let stage = Stage::new(1);
-    stage.put_service("served", &address(1));
-    let agent = stage.agent_with(&["--reconcile-interval", "1s"]);
-    let pin = Damage::of(&stage).pins().map("SERVICE_COUNTERS");
+fn services_without_room_for_their_counters_are_reported() {
+    let node = WebNode::new(1);
+    node.put_service("served", &address(1));
+    let agent = node.start_agent_with(&["--reconcile-interval", "1s"]);
+    let pin = Damage::of(&node).pins().map("SERVICE_COUNTERS");
     let map = Map::PerCpuHashMap(MapData::from_pin(pin).unwrap());
     let mut counters: PerCpuHashMap<MapData, u32, ServiceCounters> = map.try_into().unwrap();
     let none = || {
         let cpus = nr_cpus().unwrap();
         PerCpuValues::try_from(vec![ServiceCounters::default(); cpus]).unwrap()
     };
-    // Of services that are nobody's.
+    // Counters of services that do not exist.
     let foreign = |number: u32| (1 << 20) + number;
     for number in 0..COUNTED_SERVICES {
-        // The kernel fetches memory for CPUs' own values more slowly than this can use it.
+        // The kernel allocates memory for per-CPU values more slowly than this test can use it.
         eventually("an entry to be written", || counters.insert(foreign(number), none(), 0));
     }
-    stage.put("empty.yaml", &[objects::web_service("empty", &address(0))]);
-    stage.eventually_refused(&address(0));
-    eventually_full(&stage, &agent, "is not counted: shop/empty:web/TCP");
+    node.put("empty.yaml", &[objects::web_service("empty", &address(0))]);
+    node.eventually_refused(&address(0));
+    eventually_full(&node, &agent, "is not counted: shop/empty:web/TCP");
     let faults =
         series(&agent.metrics().unwrap(), "sockline_kernel_faults_total{fault=\"counters-full\"}");
     assert!(faults >= Some(1.0), "{faults:?}");
@@ -144,26 +144,26 @@ fn services_that_are_not_counted_for_want_of_room_are_named() {
         counters.remove(&foreign(number)).unwrap();
     }
     eventually("the room to be seen", || {
-        let full = full(&stage);
+        let full = full(&node);
         holds(full.is_empty(), format!("{full:?}"))
     });
 }
 
 #[test]
-fn pods_that_there_is_no_room_to_leave_alone_are_named_and_left_alone_later() {
+fn pods_that_do_not_fit_are_reported_and_excluded_later() {
     const UID: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
-    let stage = Stage::new(1);
-    stage.put_service("web", &address(0));
-    let agent = stage.agent_with(&["--reconcile-interval", "86400s"]);
-    let pin = Damage::of(&stage).pins().map("EXCLUDED");
+    let node = WebNode::new(1);
+    node.put_service("web", &address(0));
+    let agent = node.start_agent_with(&["--reconcile-interval", "86400s"]);
+    let pin = Damage::of(&node).pins().map("EXCLUDED");
     let map = Map::HashMap(MapData::from_pin(pin).unwrap());
     let mut cgroups: HashMap<MapData, u64, u32> = map.try_into().unwrap();
     let foreign = |number: u32| 1 << 40 | u64::from(number);
     for number in 0..CGROUPS {
         cgroups.insert(foreign(number), ANY_LEVEL, 0).unwrap();
     }
-    let cgroup = stage.node.pod_cgroup(UID).unwrap();
-    let container = cgroup.container(&stage.client, "meshed").unwrap();
+    let cgroup = node.pod_cgroup(UID).unwrap();
+    let container = cgroup.container(&node.client, "meshed").unwrap();
     let pod: Value = json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -174,10 +174,10 @@ fn pods_that_there_is_no_room_to_leave_alone_are_named_and_left_alone_later() {
         "spec": {"nodeName": "node-a"},
         "status": {"phase": "Running"},
     });
-    stage.put("pod.yaml", &[pod]);
+    node.put("pod.yaml", &[pod]);
     let text = "they are to be left alone: shop/meshed";
-    eventually("the pod to be told", || holds(agent.log().contains(text), agent.log()));
-    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    eventually("the pod to be reported", || holds(agent.log().contains(text), agent.log()));
+    let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("NO ROOM for it: it is redirected"), "{table}");
     let metrics = agent.metrics().unwrap();
     assert_eq!(series(&metrics, "sockline_excluded_pods_unresolved"), Some(1.0), "{metrics}");

@@ -1,14 +1,14 @@
-//! What is not used any more in the maps is given out again, on any machine.
+//! Unused slots and backends in the maps are reclaimed on any machine.
 
 use std::{io, os::unix::process::CommandExt as _, process::Command};
 
-use crate::common::{Stage, eventually, holds, ip, options};
+use crate::common::{WebNode, eventually, holds, ip, options};
 use serde_json::Value;
 use sockline_testbed::{AgentOptions, objects};
 
 const CART: &str = "10.96.0.1";
 
-/// As on a kernel that was booted with `nohz_full=`: the system call is there and says EINVAL.
+/// As on a kernel that was booted with `nohz_full=`: the system call exists and returns EINVAL.
 fn without_membarrier(command: &mut Command) {
     // SAFETY: the closure makes one system call, which is async-signal-safe.
     unsafe { command.pre_exec(deny_membarrier) };
@@ -41,55 +41,55 @@ fn entries(status: &Value, map: &str) -> u64 {
 }
 
 /// Changes a service's endpoints this often, and waits until each change is in the kernel.
-fn change(stage: &Stage, times: usize) {
+fn change(node: &WebNode, times: usize) {
     for number in 1..=times {
         let endpoints = [ip("10.244.7.1"), ip(&format!("10.244.8.{number}"))];
         let slice = objects::slice("cart", &endpoints);
-        stage.put("cart.yaml", &[objects::service("cart", CART), slice]);
+        node.put("cart.yaml", &[objects::service("cart", CART), slice]);
         let last = endpoints[1].to_string();
         eventually("a change to be in the kernel", || {
-            let seen = stage.backends("cart", "web");
+            let seen = node.backends("cart", "web");
             holds(seen.contains(&last), format!("{seen:?}"))
         });
     }
 }
 
-fn assert_reclaims(stage: &Stage) {
+fn assert_reclaims(node: &WebNode) {
     eventually("slots and backends that are not used any more to be free", || {
-        let status = stage.status();
+        let status = node.status();
         let seen = ["slots", "backends"].map(|map| entries(&status, map));
-        holds(seen == expected(stage), format!("{seen:?}"))
+        holds(seen == expected(node), format!("{seen:?}"))
     });
-    let status = stage.status();
+    let status = node.status();
     assert_eq!(status["agent"]["reclaim"]["state"], "works", "{:#}", status["agent"]["reclaim"]);
-    let output = stage.look(&["check", "-o", "json"]);
+    let output = node.look(&["check", "-o", "json"]);
     let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     let reclaim = findings.iter().find(|finding| finding["check"] == "state.reclaim").unwrap();
     assert_eq!(reclaim["state"], "ok", "{reclaim:#}");
 }
 
-/// What two endpoints of a service take.
-fn expected(stage: &Stage) -> [u64; 2] {
+/// The entries that two endpoints of a service use.
+fn expected(node: &WebNode) -> [u64; 2] {
     let ports = objects::service("cart", CART)["spec"]["ports"].as_array().unwrap().len() as u64;
-    assert_eq!(stage.backends("cart", "web").len(), 2);
+    assert_eq!(node.backends("cart", "web").len(), 2);
     [2 * ports, 2 * ports]
 }
 
 #[test]
-fn slots_and_backends_come_back_where_there_is_no_membarrier_as_under_nohz_full() {
-    let stage = Stage::new(0);
-    change_after_start(&stage, &AgentOptions { prepare: Some(without_membarrier), ..options(&[]) });
+fn slots_and_backends_are_reclaimed_without_membarrier_as_under_nohz_full() {
+    let node = WebNode::new(0);
+    change_after_start(&node, &AgentOptions { prepare: Some(without_membarrier), ..options(&[]) });
 }
 
 #[test]
-fn slots_and_backends_come_back() {
-    let stage = Stage::new(0);
-    change_after_start(&stage, &options(&[]));
+fn slots_and_backends_are_reclaimed() {
+    let node = WebNode::new(0);
+    change_after_start(&node, &options(&[]));
 }
 
-fn change_after_start(stage: &Stage, options: &AgentOptions) {
-    stage.put_service("cart", CART);
-    let _agent = stage.node.agent(options).unwrap();
-    change(stage, 10);
-    assert_reclaims(stage);
+fn change_after_start(node: &WebNode, options: &AgentOptions) {
+    node.put_service("cart", CART);
+    let _agent = node.agent(options).unwrap();
+    change(node, 10);
+    assert_reclaims(node);
 }

@@ -1,4 +1,4 @@
-//! What sockets may take beyond the table: counted exactly, bounded, and named when it is not enough.
+//! Records of sockets beyond the table: counted exactly, limited, and reported when the limit is reached.
 
 use std::{
     fs, hint,
@@ -59,7 +59,7 @@ impl Clients {
         Map::Array(MapData::from_pin(pin).unwrap()).try_into().unwrap()
     }
 
-    /// What all sockets have taken, which must be what those of each cgroup have.
+    /// The units that all sockets have taken, which must be the sum over all cgroups.
     #[track_caller]
     fn units(&self) -> u64 {
         let counts = self.counts();
@@ -104,124 +104,124 @@ impl Clients {
 const NO_TABLE: [&str; 2] = ["--without-features", "compare-and-swap"];
 
 #[test]
-fn a_cgroup_may_have_so_many_sockets_and_those_beyond_are_served() {
+fn a_cgroup_has_a_limit_of_sockets_and_those_beyond_are_served() {
     const SOCKETS: u64 = 8_000;
     const BEYOND: u64 = 232;
-    let stage = Clients::new(1, &NO_TABLE);
-    // As if there were others already: a process may not have as many files as there may be sockets.
+    let setup = Clients::new(1, &NO_TABLE);
+    // As if there were other sockets already: a process may not open as many files as the limit of sockets.
     let others = CGROUP_UNITS - SOCKETS;
-    stage.add_units(others);
+    setup.add_units(others);
     let all = SOCKETS + BEYOND;
     let sockets: Vec<Socket> = (0..all)
         .map(|_| {
-            stage.clients[0].run(|| {
+            setup.clients[0].run(|| {
                 let socket = Socket::udp(libc::AF_INET).unwrap();
                 socket.connect(at(DNS)).unwrap();
                 socket
             })
         })
         .collect();
-    assert_eq!((stage.units(), stage.entries()), (CGROUP_UNITS, SOCKETS as usize));
-    assert_eq!(stage.faults("SocketLimit"), BEYOND);
+    assert_eq!((setup.units(), setup.entries()), (CGROUP_UNITS, SOCKETS as usize));
+    assert_eq!(setup.faults("SocketLimit"), BEYOND);
     assert_eq!(sockets[0].peer().unwrap(), at(DNS));
-    let direct = SocketAddr::new(stage.web.addresses()[0], 5353);
+    let direct = SocketAddr::new(setup.web.addresses()[0], 5353);
     assert_eq!(sockets.last().unwrap().peer().unwrap(), direct);
-    let beyond = stage.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap());
+    let beyond = setup.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap());
     assert_eq!(beyond.ask("x").unwrap().who, "web");
     eventually("the status to name the cgroup", || {
-        let full = stage.full();
+        let full = setup.full();
         let is_named = |line: &String| line.contains("sockets of cgroup /");
         holds(full.iter().any(is_named), format!("{full:?}"))
     });
-    assert_logged_once(stage.cluster.agent(), "all the room that they may beyond the socket table");
+    assert_logged_once(setup.cluster.agent(), "all the room that they may beyond the socket table");
     drop((sockets, beyond));
-    stage.eventually_units(others);
-    assert_eq!(stage.entries(), 0);
+    setup.eventually_units(others);
+    assert_eq!(setup.entries(), 0);
     eventually("the cgroup to have room again", || {
-        let full = stage.full();
+        let full = setup.full();
         holds(full.is_empty(), format!("{full:?}"))
     });
-    let again = stage.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap());
+    let again = setup.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap());
     assert_eq!(again.socket().peer_addr().unwrap(), at(DNS));
 }
 
 #[test]
-fn all_cgroups_together_may_have_so_many() {
-    let stage = Clients::new(1, &NO_TABLE);
-    let mut counts = stage.counts();
+fn all_cgroups_together_have_a_limit() {
+    let setup = Clients::new(1, &NO_TABLE);
+    let mut counts = setup.counts();
     let mut whole = counts.get(&WHOLE, 0).unwrap();
     whole.units = OVERFLOW_UNITS.into();
     counts.set(WHOLE, whole, 0).unwrap();
-    let client = stage.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap());
-    assert_eq!((client.ask("x").unwrap().who.as_str(), stage.entries()), ("web", 0));
-    assert_eq!(stage.faults("SocketLimit"), 1);
+    let client = setup.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap());
+    assert_eq!((client.ask("x").unwrap().who.as_str(), setup.entries()), ("web", 0));
+    assert_eq!(setup.faults("SocketLimit"), 1);
     whole.units = 0;
     counts.set(WHOLE, whole, 0).unwrap();
 }
 
 #[test]
-fn what_a_socket_took_is_given_back_to_who_took_it() {
-    let stage = Clients::new(1, &NO_TABLE);
-    let cgroup = stage.cluster.node().pod_cgroup("0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11").unwrap();
-    let other = cgroup.container(&stage.clients[0], "other").unwrap();
-    let socket = stage.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap());
-    assert_eq!(stage.units(), RECORD_UNITS);
-    // Closed by a process of another cgroup, and a connection that is undone.
+fn the_units_of_a_socket_return_to_the_cgroup_that_took_them() {
+    let setup = Clients::new(1, &NO_TABLE);
+    let cgroup = setup.cluster.node().pod_cgroup("0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11").unwrap();
+    let other = cgroup.container(&setup.clients[0], "other").unwrap();
+    let socket = setup.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap());
+    assert_eq!(setup.units(), RECORD_UNITS);
+    // A socket closed by a process of another cgroup, and a socket that is disconnected.
     other.run(move || drop(socket));
-    stage.eventually_units(0);
-    let counts = stage.counts();
+    setup.eventually_units(0);
+    let counts = setup.counts();
     assert!((0..counts.len()).all(|place| counts.get(&place, 0).unwrap().units == 0));
-    let tcp = stage.clients[0].run(|| {
+    let tcp = setup.clients[0].run(|| {
         let socket = Socket::tcp(libc::AF_INET).unwrap();
         let _ = socket.connect(at(DNS));
         socket
     });
-    // Where the kernel's own sockets cannot be told from it, it has its record in socket storage.
-    let is_told = stage.cluster.features().unwrap().kernel_sockets;
-    assert_eq!(stage.units(), if is_told { RECORD_UNITS } else { CONNECTION_UNITS });
+    // Where programs cannot identify the kernel's own sockets, its record is in socket storage.
+    let is_identified = setup.cluster.features().unwrap().kernel_sockets;
+    assert_eq!(setup.units(), if is_identified { RECORD_UNITS } else { CONNECTION_UNITS });
     drop(tcp);
-    stage.eventually_units(0);
+    setup.eventually_units(0);
 }
 
 #[test]
 fn a_socket_of_many_conversations_is_charged_for_its_storage() {
-    let mut stage = Clients::new(1, &NO_TABLE);
+    let mut setup = Clients::new(1, &NO_TABLE);
     let count = u8::try_from(WAYS).unwrap();
     let address = |n: u8| SocketAddr::from(([10, 96, 1, n], 53));
     let services = (0..count).map(|n| {
         let service = Service::new(&format!("svc-{n}")).ip(&address(n).ip().to_string());
-        service.udp(53).to(6000 + u16::from(n)).endpoints([&stage.web])
+        service.udp(53).to(6000 + u16::from(n)).endpoints([&setup.web])
     });
     let services: Vec<Service> = services.collect();
-    stage.cluster.apply(services).unwrap();
-    let client = stage.clients[0].run(|| UdpClient::unconnected(at(DNS).ip()).unwrap());
-    let send = |n| stage.clients[0].run(|| client.socket().send_to(b"x", address(n)).unwrap());
+    setup.cluster.apply(services).unwrap();
+    let client = setup.clients[0].run(|| UdpClient::unconnected(at(DNS).ip()).unwrap());
+    let send = |n| setup.clients[0].run(|| client.socket().send_to(b"x", address(n)).unwrap());
     send(0);
-    assert_eq!(stage.units(), RECORD_UNITS);
+    assert_eq!(setup.units(), RECORD_UNITS);
     for n in 0..count {
         send(n);
     }
-    assert_eq!(stage.units(), RECORD_UNITS + STORAGE_UNITS);
+    assert_eq!(setup.units(), RECORD_UNITS + STORAGE_UNITS);
     drop(client);
-    stage.eventually_units(0);
+    setup.eventually_units(0);
 }
 
-/// The programs charge it without an atomic operation: they rely on the kernel, which holds the socket's
-/// lock while they run.
+/// The programs charge it without an atomic operation, because the kernel holds the socket's lock while they
+/// run.
 #[test]
 fn threads_that_give_a_socket_its_storage_at_once_are_charged_once() {
     const ROUNDS: usize = 5;
     const THREADS: u8 = 2;
     const SOCKETS: usize = 200;
-    let mut stage = Clients::new(1, &NO_TABLE);
+    let mut setup = Clients::new(1, &NO_TABLE);
     let address = |n: u8| SocketAddr::from(([10, 96, 1, n], 53));
     let services = (0..=THREADS).map(|n| {
         let service = Service::new(&format!("svc-{n}")).ip(&address(n).ip().to_string());
-        service.udp(53).to(6000 + u16::from(n)).endpoints([&stage.web])
+        service.udp(53).to(6000 + u16::from(n)).endpoints([&setup.web])
     });
     let services: Vec<Service> = services.collect();
-    stage.cluster.apply(services).unwrap();
-    stage.clients[0].run(|| {
+    setup.cluster.apply(services).unwrap();
+    setup.clients[0].run(|| {
         for _ in 0..ROUNDS {
             let clients: Vec<UdpClient> =
                 (0..SOCKETS).map(|_| UdpClient::unconnected(at(DNS).ip()).unwrap()).collect();
@@ -233,11 +233,11 @@ fn threads_that_give_a_socket_its_storage_at_once_are_charged_once() {
             let send_all = |n| {
                 for (number, client) in clients.iter().enumerate() {
                     started.fetch_add(1, Ordering::SeqCst);
-                    // Yielding would let one of them be late.
+                    // Yielding would delay one of them.
                     while started.load(Ordering::SeqCst) < (number + 1) * usize::from(THREADS) {
                         hint::spin_loop();
                     }
-                    // Now one of them is ahead, now the other.
+                    // So that each of them is ahead in some rounds.
                     let steps = if n == 1 { number % 50 * 10 } else { 250 };
                     for step in 0..steps {
                         hint::black_box(step);
@@ -251,35 +251,35 @@ fn threads_that_give_a_socket_its_storage_at_once_are_charged_once() {
             });
         }
     });
-    stage.eventually_units(0);
-    assert_eq!(stage.entries(), 0);
+    setup.eventually_units(0);
+    assert_eq!(setup.entries(), 0);
 }
 
 #[test]
 fn an_mptcp_connection_is_charged_for_its_storage() {
-    let stage = Clients::new(1, &[]);
-    let _server = stage.web.tcp_server(5353).unwrap();
-    let features = stage.cluster.features().unwrap();
-    let socket = stage.clients[0].run(|| {
+    let setup = Clients::new(1, &[]);
+    let _server = setup.web.tcp_server(5353).unwrap();
+    let features = setup.cluster.features().unwrap();
+    let socket = setup.clients[0].run(|| {
         let socket = Socket::mptcp(libc::AF_INET).unwrap()?;
         socket.connect(at(DNS)).unwrap();
         Some(socket)
     });
     let Some(socket) = socket.filter(|_| features.mptcp_sock) else { return };
     assert_eq!(socket.peer().unwrap(), at(DNS));
-    assert_eq!(stage.units(), CONNECTION_UNITS);
+    assert_eq!(setup.units(), CONNECTION_UNITS);
     drop(socket);
-    stage.eventually_units(0);
+    setup.eventually_units(0);
 }
 
 #[test]
-fn sockets_that_find_room_in_the_table_take_nothing_more() {
-    let stage = Clients::new(1, &[]);
-    if !stage.cluster.features().unwrap().compare_and_swap {
+fn sockets_with_a_record_in_the_table_take_no_socket_storage() {
+    let setup = Clients::new(1, &[]);
+    if !setup.cluster.features().unwrap().compare_and_swap {
         return;
     }
     let sockets: Vec<_> =
-        (0..20).map(|_| stage.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap())).collect();
-    assert_eq!((stage.units(), stage.entries()), (0, 0));
+        (0..20).map(|_| setup.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap())).collect();
+    assert_eq!((setup.units(), setup.entries()), (0, 0));
     drop(sockets);
 }

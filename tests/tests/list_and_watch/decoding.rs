@@ -13,7 +13,7 @@ fn broken(name: &str) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_in_a_streaming_list_is_told_and_the_others_are_used() {
+async fn a_bad_object_in_a_streaming_list_is_reported_and_the_others_are_used() {
     let api = objects::cluster(&["cart", "web"]);
     api.apply(&broken("bad"));
     let mut watched = Watched::start(&api);
@@ -27,7 +27,7 @@ async fn one_in_a_streaming_list_is_told_and_the_others_are_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_in_a_page_is_told_and_the_others_are_used() {
+async fn a_bad_object_in_a_page_is_reported_and_the_others_are_used() {
     let api = objects::cluster(&["cart", "web"]);
     api.fault(Resource::Services, Fault::NoStreamingLists);
     api.apply(&broken("bad"));
@@ -38,7 +38,7 @@ async fn one_in_a_page_is_told_and_the_others_are_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_comes_later_is_told_until_it_is_mended() {
+async fn an_object_that_becomes_bad_is_reported_until_it_is_fixed() {
     let api = objects::cluster(&["cart"]);
     let mut watched = Watched::start(&api);
     watched.settle(&api).await;
@@ -53,7 +53,7 @@ async fn one_that_comes_later_is_told_until_it_is_mended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_deleted_is_forgotten() {
+async fn a_deleted_bad_object_is_not_reported_any_more() {
     let api = objects::cluster(&["cart"]);
     api.apply(&broken("bad"));
     let mut watched = Watched::start(&api);
@@ -76,7 +76,7 @@ async fn a_bad_endpoint_costs_only_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_nested_too_deeply_costs_only_itself() {
+async fn an_object_that_is_nested_too_deeply_costs_only_itself() {
     let api = objects::cluster(&["cart"]);
     let mut deep = json!(1);
     for _ in 0..100 {
@@ -100,7 +100,7 @@ async fn one_that_is_nested_too_deeply_costs_only_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_comes_as_nonsense_leads_to_a_new_list() {
+async fn an_event_that_cannot_be_parsed_leads_to_a_new_list() {
     let api = objects::cluster(&["cart"]);
     let mut watched = Watched::start(&api);
     watched.settle(&api).await;
@@ -114,7 +114,7 @@ async fn an_event_that_comes_as_nonsense_leads_to_a_new_list() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pages_of_large_objects_are_asked_for_in_smaller_parts() {
+async fn pages_of_large_objects_are_requested_in_smaller_parts() {
     let api = objects::cluster(&[]);
     api.fault(Resource::Services, Fault::NoStreamingLists);
     for number in 0..40 {

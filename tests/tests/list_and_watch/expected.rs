@@ -1,5 +1,4 @@
-//! What a node must make of the objects that a server has: by the pure planner, from all objects at
-//! once.
+//! The plan that a node must have for the objects of a server: made by the planner from all objects at once.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -36,7 +35,7 @@ pub(crate) const KINDS: [(Kind, Resource); 5] = [
 ];
 
 impl Expected {
-    /// Of what the stand-in has now.
+    /// The expectation for the objects that the stand-in has now.
     pub(crate) fn of(api: &Api) -> Self {
         Self::from(|resource| api.objects(resource))
     }
@@ -58,7 +57,7 @@ impl Expected {
             }
             index.apply(Event::Replace(kind, objects));
         }
-        // Two services that claim one address are known as that once they are planned.
+        // Conflicts of two services about an address are known once they are planned.
         index.plan();
         Self {
             plan: planner::plan(&services, &slices, &nodes, NODE).0,
@@ -67,7 +66,7 @@ impl Expected {
         }
     }
 
-    /// The first thing in a plan that is not as expected.
+    /// The first difference of a plan.
     pub(crate) fn plan_difference(&self, plan: &Plan) -> Option<String> {
         for (expected, found) in self.plan.frontends.iter().zip(&plan.frontends) {
             if expected != found {
@@ -78,7 +77,7 @@ impl Expected {
         (expected != found).then(|| format!("expected {expected} frontends, found {found}"))
     }
 
-    /// The first thing that is not as expected.
+    /// The first difference.
     pub(crate) fn difference(
         &self,
         plan: &Plan,

@@ -1,5 +1,5 @@
-//! Histories at random: objects change, and whatever can go wrong with a server does, at the same
-//! time. When it is over, the plan must be that of the server's objects.
+//! Random histories: objects change while the server fails in all known ways. In the end, the plan must be
+//! that of the server's objects.
 //!
 //! `SOCKLINE_HISTORIES` is how many; `SOCKLINE_HISTORY_SEED` the first one's number. What a failure
 //! prints is enough to see it again.
@@ -60,7 +60,7 @@ fn after_any_history_the_plan_is_that_of_the_servers_objects() {
     }
 }
 
-/// One history; the error is what was different and what was done.
+/// Plays one history; the error has the difference and the steps.
 fn history(seed: u64) -> Result<(), String> {
     // The source's own draws.
     fastrand::seed(seed);
@@ -81,11 +81,11 @@ struct History {
     /// The version from which on there was everything that never changes.
     beginning: u64,
     watched: Watched,
-    /// What was done, for people.
+    /// The steps, for a reader.
     done: String,
 }
 
-/// A service that nobody touches, whatever happens: it must be served from the first sync on.
+/// A service that never changes: it must be served from the first sync on.
 const ANCHOR: &str = "anchor";
 
 const CUTS: [Cut; 6] =
@@ -120,7 +120,7 @@ impl History {
             self.watched.pass(Duration::from_millis(50)).await;
             self.watched.reach(&expected).await?;
             // And stays so, however late something comes. (Of a watch that ended just before, there
-            // may be trouble for a moment.)
+            // may be an error for a moment.)
             self.watched.pass(Duration::from_millis(self.rng.u64(..20_000))).await;
             if let Some(difference) = expected.plan_difference(&self.watched.index.plan()) {
                 return Err(format!("it was right and did not stay so\n{difference}"));
@@ -146,7 +146,7 @@ impl History {
                 if self.rng.bool() {
                     self.watched.pass(time).await;
                 } else {
-                    // Nobody receives meanwhile.
+                    // The test receives no events meanwhile.
                     sleep(time).await;
                 }
             }
@@ -180,7 +180,7 @@ impl History {
                 }
             }
             91 | 92 => {
-                // What a busy connection loses when it is cut: events that were on their way.
+                // A busy connection that is cut loses the events in transit.
                 let (cut, lost) = (CUTS[self.rng.usize(..CUTS.len())], self.rng.u8(1..5));
                 self.note(&format!("{resource:?} cut: {cut:?}, with events on their way"));
                 self.api.hold(resource, true);
@@ -247,7 +247,7 @@ impl History {
         }
     }
 
-    /// Objects that nobody changes are never out of the plan once they were in it.
+    /// Objects that do not change are never missing from the plan once they were in it.
     fn anchor_is_served(&mut self) -> Result<(), String> {
         if !self.watched.index.synced() {
             return Ok(());

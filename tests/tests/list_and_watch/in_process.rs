@@ -70,7 +70,7 @@ async fn answer(
 struct Carried {
     watch: Watch,
     began: Instant,
-    /// Until the watch does something of its own accord.
+    /// Until the watch does something by itself.
     sleep: Pin<Box<Sleep>>,
     broken: bool,
 }
@@ -101,7 +101,7 @@ impl Stream for Carried {
                     return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Pending => {
-                    // tokio's timers end in some years.
+                    // tokio's timers are limited to some years.
                     let wait = self.watch.wake_at().min(Duration::from_secs(86_400));
                     let until = self.began + wait.max(now + Duration::from_millis(1));
                     self.sleep.set(sleep_until(until));

@@ -9,7 +9,7 @@ use sockline_testbed::api::{Api, Cut, Fault, Refusal, Resource, Scripted};
 use super::{objects, watched::Watched};
 
 #[tokio::test(start_paused = true)]
-async fn the_requests_select_what_is_ours_and_say_who_asks() {
+async fn requests_have_selectors_and_a_user_agent() {
     let api = Api::default();
     let mut watched = Watched::start(&api);
     watched.until_listed().await;
@@ -47,7 +47,7 @@ async fn without_streaming_lists_the_first_list_is_what_the_server_has_in_memory
     assert_eq!(asked[1].get("limit"), "", "{asked:?}");
     assert!(asked[2].is_watch() && !asked[2].is_first_of_list(), "{asked:?}");
     watched.never_troubled();
-    // It is remembered. A list that replaces one must be the most recent, and comes in pages.
+    // The source remembers that. A list that replaces another must be the most recent, and has pages.
     api.compact();
     api.cut(Resource::Services, Cut::Expired);
     let before = api.asked(Resource::Services).len();
@@ -124,7 +124,7 @@ async fn a_streaming_list_that_does_not_end_is_replaced_by_pages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_once_did_not_end_its_streaming_list_is_asked_for_one_again() {
+async fn a_streaming_list_is_tried_again_after_one_that_did_not_end() {
     let api = objects::cluster(&["cart"]);
     api.fault_once(Resource::Services, Fault::EndlessList);
     let mut watched = Watched::start(&api);
@@ -137,7 +137,7 @@ async fn a_server_that_once_did_not_end_its_streaming_list_is_asked_for_one_agai
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_breaks_off_is_not_sent() {
+async fn an_interrupted_list_is_not_sent() {
     let api = objects::cluster(&["cart", "web"]);
     api.fault_once(Resource::Services, Fault::BrokenList);
     let mut watched = Watched::start(&api);
@@ -161,7 +161,7 @@ async fn a_change_within_a_streaming_list_is_part_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_trickles_in_is_waited_for() {
+async fn a_list_that_arrives_slowly_is_read_in_full() {
     let api = objects::cluster(&["cart", "web", "mail"]);
     for resource in Resource::ALL {
         api.fault(resource, Fault::Trickle);
@@ -173,7 +173,7 @@ async fn a_list_that_trickles_in_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_does_not_know_the_field_selector_is_asked_without() {
+async fn a_server_without_the_field_selector_is_asked_without_it() {
     let api = objects::cluster(&["cart"]);
     let mut headless = objects::service("headless");
     headless["spec"]["clusterIP"] = json!("None");
@@ -189,7 +189,7 @@ async fn a_server_that_does_not_know_the_field_selector_is_asked_without() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_of_an_older_state_is_caught_up_with() {
+async fn a_watch_catches_up_after_a_list_of_an_older_state() {
     let api = objects::cluster(&["cart"]);
     let old = api.version();
     api.apply(&objects::service("web"));

@@ -1,9 +1,10 @@
-//! The Kubernetes source against the stand-in API server, and against a real one.
+//! The agent's copy of the cluster's objects is right, whatever happens to its lists and watches.
 //!
-//! Most of it runs in one process on a clock that stands still while anything can be done, so that
-//! minutes of waiting cost nothing and no test depends on how busy the machine is. `over_tcp` shows
-//! that the connection between does not matter. `histories` makes up thousands of histories of
-//! objects and faults.
+//! The Kubernetes source is tested against a stand-in API server, and in `real` against a real one. Most
+//! tests run in one process on tokio's paused clock, which advances only when every task waits: minutes of
+//! backoff cost nothing, and no test depends on how busy the machine is. `over_tcp` uses real connections.
+//! `histories` plays thousands of random histories of objects and faults. These tests have their own binary
+//! because they need neither root nor a built agent.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! Objects as the tests write them, in the namespace `shop`.
+//! Objects of the tests, in the namespace `shop`.
 
 use serde_json::{Value, json};
 use sockline_testbed::{api::Api, objects};
@@ -6,7 +6,7 @@ use sockline_testbed::{api::Api, objects};
 use super::watched::NODE;
 
 pub(crate) fn service(name: &str) -> Value {
-    // Few names, and each its own address.
+    // Few names, each with its own address.
     let last = name.bytes().fold(1_u8, u8::wrapping_add);
     objects::web_service(name, &format!("10.96.0.{last}"))
 }

@@ -1,4 +1,4 @@
-//! The same over a real connection, with the client that the agent uses.
+//! Lists and watches over real connections, with the agent's client.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ fn serve(api: &Api, port: u16) -> Server {
     Server::start(api, TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap()).unwrap()
 }
 
-/// A client that dials where its kubeconfig says: there are no programs.
+/// A client that dials the server of its kubeconfig: no programs are attached.
 pub(crate) async fn client_of(kubeconfig: &Path) -> Client {
     struct Plain;
     impl Unredirected for Plain {
@@ -96,10 +96,8 @@ async fn a_server_that_is_down_at_start_is_waited_for() {
     let kubeconfig = server.kubeconfig(folder.path()).unwrap();
     drop(server);
     let mut watched = Watched::with(client_of(&kubeconfig).await);
-    watched
-        .until("trouble of all watches", |watched| watched.trouble.len() == Kind::ALL.len())
-        .await;
-    assert!(watched.trouble().contains("refused"), "{}", watched.trouble());
+    watched.until("errors of all watches", |watched| watched.errors.len() == Kind::ALL.len()).await;
+    assert!(watched.error_text().contains("refused"), "{}", watched.error_text());
     assert!(watched.listed.is_empty(), "{:?}", watched.log);
     let _server = serve(&api, address.port());
     watched.settle(&api).await;

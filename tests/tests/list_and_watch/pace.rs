@@ -1,4 +1,4 @@
-//! What a source costs the server: how often it asks, and when.
+//! The load of a source on the server: how often it sends requests, and when.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn a_quiet_hour_costs_a_watch_every_five_to_ten_minutes_and_no_list() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_is_away_is_asked_ever_more_rarely() {
+async fn the_backoff_grows_while_the_server_is_away() {
     let (api, mut watched) = watching().await;
     api.fault(Resource::Services, Fault::Close);
     api.cut(Resource::Services, Cut::Between);
@@ -47,7 +47,7 @@ async fn a_server_that_is_away_is_asked_ever_more_rarely() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_asks_for_patience_gets_it() {
+async fn retry_after_is_respected() {
     let (api, mut watched) = watching().await;
     api.fault(Resource::Services, Fault::Refuse(Refusal::too_many_requests(60)));
     api.cut(Resource::Services, Cut::Between);
@@ -58,7 +58,7 @@ async fn a_server_that_asks_for_patience_gets_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_nodes_that_are_cut_off_at_once_come_back_one_after_the_other() {
+async fn many_nodes_that_lose_the_server_at_once_reconnect_at_different_times() {
     let api = objects::cluster(&["cart"]);
     let mut nodes: Vec<Watched> = (0..100).map(|_| Watched::start(&api)).collect();
     for node in &mut nodes {
@@ -79,7 +79,7 @@ async fn many_nodes_that_are_cut_off_at_once_come_back_one_after_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_is_cut_again_and_again_is_taken_up_ever_more_rarely() {
+async fn the_backoff_grows_while_watches_are_cut() {
     let (api, mut watched) = watching().await;
     let line = sockline_testbed::api::Scripted::Lines(String::new(), Some(Cut::Between));
     api.fault(Resource::Services, Fault::Scripted(line));
@@ -93,7 +93,7 @@ async fn a_watch_that_is_cut_again_and_again_is_taken_up_ever_more_rarely() {
 
 /// A real server that restarts answers with an empty watch cache: every version is gone.
 #[tokio::test(start_paused = true)]
-async fn once_one_watch_has_reached_a_server_that_was_away_all_are_back_within_seconds() {
+async fn when_one_watch_reconnects_the_others_follow_within_seconds() {
     let (api, mut watched) = watching().await;
     for resource in Resource::ALL {
         api.fault(resource, Fault::Close);

@@ -12,11 +12,11 @@ use tokio::{
     sync::watch,
 };
 
-/// What the proxy does with connections.
+/// How the proxy handles connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Pass,
-    /// They stay open and nothing goes through, in either direction.
+    /// They stay open, and the proxy forwards nothing in either direction.
     Hold,
     /// New ones are closed at once.
     Refuse,

@@ -1,19 +1,18 @@
-//! Objects at random: few names and addresses, so that they meet, and every field that a plan
-//! depends on.
+//! Random objects: few names and addresses, so that they conflict, and every field that a plan depends on.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
 
 use super::watched::NODE;
 
-/// A change that somebody makes.
+/// A change of the cluster's objects.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
     Apply(Value),
     Delete(Value),
 }
 
-/// What a real API server would refuse as well?
+/// Whether to make objects that a real API server would reject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Allow {
     Anything,
@@ -47,7 +46,7 @@ fn service(rng: &mut Rng, allow: Allow) -> Value {
     let (namespace, number) = (rng.usize(..2), rng.usize(..SERVICES.len()));
     let mut metadata = json!({"name": SERVICES[number], "namespace": NAMESPACES[namespace]});
     if allow == Allow::Anything && chance(rng, 4) {
-        // Not to be decoded, ever: what stays of one that once was depends on who saw it.
+        // It can never be decoded: what remains of an object that was valid before depends on who saw it.
         metadata["name"] = json!("broken");
         return json!({
             "apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": "none"},

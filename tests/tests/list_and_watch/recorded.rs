@@ -1,4 +1,4 @@
-//! What kube-apiserver 1.36 said on the wire (`tests/fixtures/wire`), played to the source.
+//! Wire traffic of kube-apiserver 1.36 (`tests/fixtures/wire`), played to the source.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -13,8 +13,8 @@ fn recorded(name: &str) -> String {
     std::fs::read_to_string(wire.join(name)).unwrap()
 }
 
-/// What a recorded watch leaves of ours, by the plainest reading of it: names and addresses. (It was
-/// recorded without selectors.)
+/// The names and addresses after a recorded watch, by a simple reading of it. (It was recorded without
+/// selectors.)
 fn outcome(lines: &str) -> BTreeMap<String, Vec<String>> {
     let mut left = BTreeMap::new();
     for line in lines.lines() {
@@ -133,7 +133,7 @@ async fn the_pages_become_one_list() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_stand_in_writes_as_the_real_server_does() {
+async fn the_stand_in_writes_what_the_real_server_writes() {
     // One line of each, the object cut down to what both have.
     let api = Api::default();
     api.script(Resource::Services, Scripted::Whole(400, recorded("bad-continue.json")));

@@ -1,4 +1,4 @@
-//! A server that says no, or nothing.
+//! A server that rejects requests, or does not answer.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -14,7 +14,7 @@ async fn watching() -> (Api, Watched) {
     (api, watched)
 }
 
-/// Services are cut off and every request after that fails so.
+/// The watch of Services is cut, and every request after that fails this way.
 async fn cut_off(fault: Fault) -> (Api, Watched) {
     let (api, watched) = watching().await;
     api.fault(Resource::Services, fault);
@@ -22,7 +22,7 @@ async fn cut_off(fault: Fault) -> (Api, Watched) {
     (api, watched)
 }
 
-/// What happened meanwhile comes when the server is back, without a list.
+/// Changes during the outage arrive when the server is back, without a list.
 async fn goes_on(api: &Api, mut watched: Watched) {
     assert_eq!(watched.services(), ["Service shop/cart"], "the last state is kept");
     api.delete(&objects::service("cart"));
@@ -41,14 +41,14 @@ async fn a_refusal_names_the_missing_right_and_ends_when_it_is_granted() {
     api.fault_once(Resource::EndpointSlices, refusal);
     let mut watched = Watched::start(&api);
     watched.until_trouble("verbs list and watch on endpointslices.discovery.k8s.io").await;
-    assert!(watched.trouble().contains(words), "{}", watched.trouble());
+    assert!(watched.error_text().contains(words), "{}", watched.error_text());
     watched.settle(&api).await;
     watched.until_quiet().await;
     assert_eq!(watched.stats.kind(Kind::EndpointSlice).errors.load(Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn credentials_that_are_not_accepted_are_told_as_that() {
+async fn rejected_credentials_are_reported_as_such() {
     let refusal = Refusal::new(401, "Unauthorized", "Unauthorized");
     let (api, mut watched) = cut_off(Fault::Refuse(refusal)).await;
     watched.until_trouble("does not accept the agent's credentials").await;
@@ -64,18 +64,19 @@ async fn an_internal_error_keeps_what_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unavailable_server_keeps_what_is_known_and_a_quiet_resumption_ends_the_trouble() {
+async fn an_unavailable_server_keeps_what_is_known_and_a_resumed_watch_without_events_ends_the_error()
+ {
     let (api, mut watched) = cut_off(Fault::Refuse(Refusal::unavailable())).await;
     watched.until_trouble("shutting down (503)").await;
     api.lift(Resource::Services);
-    // Although nothing was changed since: the resumed watch is proof enough.
+    // Although nothing has changed since: the resumed watch proves it.
     watched.until_quiet().await;
     assert_eq!(watched.services(), ["Service shop/cart"]);
     assert_eq!(api.lists(Resource::Services), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_many_requests_are_told_and_waited_out() {
+async fn too_many_requests_are_reported_and_retried_later() {
     let (api, mut watched) = cut_off(Fault::Refuse(Refusal::too_many_requests(7))).await;
     watched.until_trouble("too many requests").await;
     goes_on(&api, watched).await;
@@ -89,7 +90,7 @@ async fn a_connection_closed_without_an_answer_keeps_what_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_takes_requests_and_does_not_answer_is_noticed() {
+async fn a_server_that_accepts_requests_and_does_not_answer_is_detected() {
     let (api, mut watched) = cut_off(Fault::Hang).await;
     watched.until_trouble("said nothing for 65 seconds").await;
     assert!(!watched.stats.kind(Kind::Service).is_connected());
@@ -97,13 +98,13 @@ async fn a_server_that_takes_requests_and_does_not_answer_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_does_not_answer_at_start_is_noticed() {
+async fn a_server_that_does_not_answer_at_the_start_is_reported() {
     let api = objects::cluster(&["cart"]);
     for resource in Resource::ALL {
         api.fault(resource, Fault::Hang);
     }
     let mut watched = Watched::start(&api);
-    watched.until("trouble of all", |watched| watched.trouble.len() == Kind::ALL.len()).await;
+    watched.until("errors of all", |watched| watched.errors.len() == Kind::ALL.len()).await;
     assert!(watched.listed.is_empty());
     for resource in Resource::ALL {
         api.lift(resource);
@@ -112,16 +113,16 @@ async fn a_server_that_does_not_answer_at_start_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_falls_silent_is_noticed_and_taken_up() {
+async fn a_silent_watch_is_detected_and_resumed() {
     let (api, mut watched) = watching().await;
     // Bookmarks have been seen, so silence means something.
     watched.pass(Duration::from_secs(70)).await;
     api.hold(Resource::Services, true);
     api.apply(&objects::service("web"));
     watched.until_trouble("said nothing for 100 seconds").await;
-    // The next watch is accepted and as silent, which is no proof that it works.
+    // The next watch is accepted and silent as well, which does not prove that it works.
     watched.pass(Duration::from_secs(50)).await;
-    assert!(!watched.trouble.is_empty());
+    assert!(!watched.errors.is_empty());
     assert!(!watched.stats.kind(Kind::Service).is_connected());
     api.hold(Resource::Services, false);
     watched.settle(&api).await;
@@ -131,7 +132,7 @@ async fn a_watch_that_falls_silent_is_noticed_and_taken_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_whose_other_end_is_gone_is_noticed() {
+async fn a_connection_whose_peer_is_gone_is_detected() {
     let (api, mut watched) = watching().await;
     api.cut(Resource::Services, Cut::Silence);
     api.apply(&objects::service("web"));
@@ -140,10 +141,10 @@ async fn a_connection_whose_other_end_is_gone_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_version_that_a_restored_server_has_yet_to_reach_is_given_up() {
+async fn a_resource_version_that_a_restored_server_does_not_have_is_given_up() {
     let (api, mut watched) = watching().await;
     watched.pass(Duration::from_secs(70)).await;
-    // Such a server accepts the watch and has nothing to say for a long time.
+    // Such a server accepts the watch and sends nothing for a long time.
     api.hold(Resource::Services, true);
     watched.pass(Duration::from_secs(500)).await;
     api.hold(Resource::Services, false);
@@ -152,7 +153,7 @@ async fn a_version_that_a_restored_server_has_yet_to_reach_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_silence_of_a_server_without_bookmarks_is_no_trouble() {
+async fn the_silence_of_a_server_without_bookmarks_is_no_error() {
     let api = objects::cluster(&["cart"]);
     // Not even the one that ends a list.
     for resource in Resource::ALL {
@@ -167,7 +168,7 @@ async fn the_silence_of_a_server_without_bookmarks_is_no_trouble() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_state_of_the_watches_is_told() {
+async fn the_state_of_the_watches_is_reported() {
     let (api, mut watched) = watching().await;
     let watches = watched.stats.watches();
     assert!(watches.iter().all(|watch| watch.connected && watch.age_seconds.is_some()));

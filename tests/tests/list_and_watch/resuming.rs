@@ -1,4 +1,4 @@
-//! A watch that ends, and what happened meanwhile.
+//! A watch that ends, and changes before the next one.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn changes_come_as_they_happen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_is_cut_in_any_way_goes_on_behind_the_last_whole_event() {
+async fn a_watch_that_is_cut_in_any_way_resumes_after_the_last_complete_event() {
     for cut in [Cut::End, Cut::Between, Cut::Within] {
         let (api, mut watched) = watching(&["cart", "web"]).await;
         api.apply(&objects::service("seen"));
@@ -55,9 +55,9 @@ async fn a_watch_that_is_cut_in_any_way_goes_on_behind_the_last_whole_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bookmark_moves_the_place_to_go_on_from() {
+async fn a_bookmark_advances_the_resource_version() {
     let (api, mut watched) = watching(&["cart"]).await;
-    // Not of this kind: only the bookmark tells of it.
+    // An object of another kind: only a bookmark has its version.
     api.apply(&objects::pod("elsewhere", "node-b"));
     api.bookmark(Resource::Services);
     watched.pass(Duration::from_millis(10)).await;
@@ -69,7 +69,7 @@ async fn a_bookmark_moves_the_place_to_go_on_from() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_storm_of_bookmarks_does_no_harm() {
+async fn many_bookmarks_change_nothing() {
     let api = objects::cluster(&["cart"]);
     for resource in Resource::ALL {
         api.fault(resource, Fault::BookmarkStorm);
@@ -92,13 +92,13 @@ async fn an_expiry_in_mid_watch_leads_to_a_new_list() {
     api.cut(Resource::Services, Cut::Expired);
     api.hold(Resource::Services, false);
     watched.settle(&api).await;
-    // Two lists and nothing else: neither an empty moment nor a single delete.
+    // Two lists and nothing else: no empty state in between, and no deletion.
     assert_eq!(watched.replaced(Kind::Service), [vec!["cart", "web"], vec!["cart"]]);
     watched.never_troubled();
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expiry_told_by_an_event_to_a_resumed_watch_leads_to_a_new_list() {
+async fn an_expiry_in_an_event_of_a_resumed_watch_leads_to_a_new_list() {
     let (api, mut watched) = watching(&["cart", "web"]).await;
     api.hold(Resource::Services, true);
     api.delete(&objects::service("web"));
@@ -112,7 +112,7 @@ async fn an_expiry_told_by_an_event_to_a_resumed_watch_leads_to_a_new_list() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expiry_told_by_the_http_status_leads_to_a_new_list() {
+async fn an_expiry_in_the_http_status_leads_to_a_new_list() {
     let (api, mut watched) = watching(&["cart", "web"]).await;
     api.fault(Resource::Services, Fault::Gone);
     api.cut(Resource::Services, Cut::Between);
@@ -142,7 +142,7 @@ async fn a_list_with_fewer_objects_removes_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_deleted_while_the_server_is_away_goes_when_it_is_back() {
+async fn an_object_deleted_during_an_outage_is_removed_after_it() {
     let (api, mut watched) = watching(&["cart", "web"]).await;
     api.fault(Resource::Services, Fault::Close);
     api.cut(Resource::Services, Cut::Between);
@@ -156,7 +156,7 @@ async fn an_object_deleted_while_the_server_is_away_goes_when_it_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_deleted_and_made_again_while_away_is_the_new_one() {
+async fn an_object_deleted_and_recreated_during_an_outage_is_the_new_one() {
     let (api, mut watched) = watching(&["cart"]).await;
     api.hold(Resource::Services, true);
     api.delete(&objects::service("cart"));
@@ -170,7 +170,7 @@ async fn an_object_deleted_and_made_again_while_away_is_the_new_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_that_come_twice_change_nothing() {
+async fn repeated_events_change_nothing() {
     let (api, mut watched) = watching(&["cart"]).await;
     api.apply(&objects::service("web"));
     api.delete(&objects::service("web"));
@@ -186,7 +186,7 @@ async fn events_that_come_twice_change_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn kinds_that_arrive_in_any_order_make_the_same_plan() {
+async fn kinds_in_any_order_make_the_same_plan() {
     for held in Resource::ALL {
         let (api, mut watched) = watching(&["cart"]).await;
         api.hold(held, true);
@@ -203,7 +203,7 @@ async fn kinds_that_arrive_in_any_order_make_the_same_plan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_stops_being_ours_is_deleted_and_comes_back() {
+async fn an_object_that_leaves_the_selection_is_deleted_and_can_return() {
     let (api, mut watched) = watching(&["cart", "web"]).await;
     let mut foreign = objects::service("web");
     foreign["metadata"]["labels"] = json!({"service.kubernetes.io/service-proxy-name": "other"});

@@ -1,4 +1,4 @@
-//! A running source, and what an agent would know from it.
+//! A running source, and the state that an agent would have from it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,8 +42,8 @@ pub(crate) struct Watched {
     pub(crate) objects: BTreeMap<String, Sourced>,
     /// The kinds a `Replace` came for.
     pub(crate) listed: BTreeSet<Kind>,
-    pub(crate) trouble: Vec<InputError>,
-    /// Everything that came, in order.
+    pub(crate) errors: Vec<InputError>,
+    /// All events, in order.
     pub(crate) log: Vec<Event>,
 }
 
@@ -68,7 +68,7 @@ impl Watched {
             excluded_pods: BTreeMap::new(),
             objects: BTreeMap::new(),
             listed: BTreeSet::new(),
-            trouble: Vec::new(),
+            errors: Vec::new(),
             log: Vec::new(),
         }
     }
@@ -77,7 +77,7 @@ impl Watched {
     pub(crate) async fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !done(self) {
-            // Not all that is waited for comes with an event.
+            // Some states come without an event.
             let look = Instant::now() + Duration::from_millis(50);
             match timeout_at(look, self.events.recv()).await {
                 Ok(Some(event)) => self.take(event),
@@ -93,20 +93,20 @@ impl Watched {
     }
 
     pub(crate) async fn until_trouble(&mut self, about: &str) {
-        self.until(about, |watched| watched.trouble().contains(about)).await;
+        self.until(about, |watched| watched.error_text().contains(about)).await;
     }
 
     pub(crate) async fn until_quiet(&mut self) {
-        self.until("end of the trouble", |watched| watched.trouble.is_empty()).await;
+        self.until("end of the errors", |watched| watched.errors.is_empty()).await;
     }
 
-    /// Until nothing can come any more.
+    /// Waits until no more events can arrive.
     pub(crate) async fn until_end(&mut self) {
         let end = async { while self.events.recv().await.is_some() {} };
         assert!(timeout(PATIENCE, end).await.is_ok(), "the source goes on after {PATIENCE:?}");
     }
 
-    /// Lets time pass and receives what comes.
+    /// Advances the clock and receives events.
     pub(crate) async fn pass(&mut self, time: Duration) {
         let until = Instant::now() + time;
         while let Ok(event) = timeout_at(until, self.events.recv()).await {
@@ -114,14 +114,14 @@ impl Watched {
         }
     }
 
-    /// Takes in what is there without waiting for more.
+    /// Reads the events that are there without waiting for more.
     pub(crate) fn take_in(&mut self) {
         while let Ok(event) = self.events.try_recv() {
             self.take(event);
         }
     }
 
-    /// Until the plan and everything else is that of these objects, or what is different.
+    /// Waits until the plan and all other state is that of these objects; else returns the difference.
     pub(crate) async fn reach(&mut self, expected: &Expected) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -140,7 +140,7 @@ impl Watched {
         }
     }
 
-    /// Until all is as the server has it, and every watch is open.
+    /// Waits until the state is that of the server, and every watch is open.
     pub(crate) async fn settle(&mut self, api: &Api) {
         if let Err(difference) = self.reach(&Expected::of(api)).await {
             panic!("{difference}\n{}", self.seen());
@@ -166,8 +166,8 @@ impl Watched {
         names.filter(|name| name.starts_with("Service ")).collect()
     }
 
-    pub(crate) fn trouble(&self) -> String {
-        self.trouble.iter().map(|problem| format!("{problem}\n")).collect()
+    pub(crate) fn error_text(&self) -> String {
+        self.errors.iter().map(|problem| format!("{problem}\n")).collect()
     }
 
     /// The names in each complete list of a kind, sorted.
@@ -207,7 +207,7 @@ impl Watched {
             Event::Delete(reference) => {
                 self.objects.remove(&reference.to_string());
             }
-            Event::SourceErrors(problems) => self.trouble = problems,
+            Event::SourceErrors(problems) => self.errors = problems,
             Event::Complete(_) => {}
         }
         self.index.apply(event.clone());
@@ -215,6 +215,6 @@ impl Watched {
     }
 
     fn seen(&self) -> String {
-        format!("known {:?}, trouble {:?}", self.objects.keys(), self.trouble)
+        format!("known {:?}, errors {:?}", self.objects.keys(), self.errors)
     }
 }

@@ -12,13 +12,12 @@ use std::{
 
 use nix::sys::resource::{Resource, rlim_t};
 use serde_json::{Value, json};
-use sockline_testbed::{AgentOptions, Cluster, Node, Pod, Service, Stage, TcpServer, wait_ok};
+use sockline_testbed::{AgentOptions, Cluster, Node, Pod, Service, TcpServer, WebCluster, wait_ok};
 
 const NODE_PORT: u16 = 30_080;
 const OWN: &str = "192.0.2.10";
 
-/// How long the agent may take to notice a change of the interfaces, which it looks at every five
-/// seconds.
+/// How long the agent may take to notice a change of the interfaces, which it reads every five seconds.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 
 fn at(ip: &str, port: u16) -> SocketAddr {
@@ -26,23 +25,23 @@ fn at(ip: &str, port: u16) -> SocketAddr {
 }
 
 fn web() -> Service {
-    Service::new("web").ip("10.96.0.1").tcp(80).to(Stage::PORT).node_port(NODE_PORT)
+    Service::new("web").ip("10.96.0.1").tcp(80).to(WebCluster::PORT).node_port(NODE_PORT)
 }
 
-/// A pod that serves `web`, a pod that asks, and an agent with these arguments.
-struct Small {
+/// A pod that serves `web`, a client pod, and an agent with these arguments.
+struct NodeWithPodAndClient {
     _server: TcpServer,
     web: Pod,
     client: Pod,
     cluster: Cluster,
 }
 
-impl Small {
+impl NodeWithPodAndClient {
     fn with(args: &[&str], others: impl IntoIterator<Item = Service>) -> Self {
         Self::prepared(args, others, |_| {}, vec![])
     }
 
-    /// As [`Self::with`], with devices and objects that are there before the agent.
+    /// As [`Self::with`], with devices and objects that exist before the agent starts.
     fn prepared(
         args: &[&str],
         others: impl IntoIterator<Item = Service>,
@@ -52,7 +51,7 @@ impl Small {
         let mut cluster = Cluster::with_agent_args(args).unwrap();
         prepare(cluster.node());
         let (web, client) = (cluster.pod("web").unwrap(), cluster.pod("client").unwrap());
-        let server = web.tcp_server(Stage::PORT).unwrap();
+        let server = web.tcp_server(WebCluster::PORT).unwrap();
         let mut this = Self { _server: server, web, client, cluster };
         let services: Vec<Service> =
             others.into_iter().chain([self::web()]).map(|s| s.endpoints([&this.web])).collect();
@@ -71,7 +70,7 @@ impl Small {
         assert_eq!((reply.who.as_str(), reply.peer), ("web", at(ip, port)));
     }
 
-    /// Nobody listens at the node's own addresses, and nothing else is a route's end.
+    /// Nothing listens at the node's own addresses, and no other address has a route.
     #[track_caller]
     fn assert_not_served(&self, ip: &str, port: u16) {
         let answer = self.client.tcp_ask(at(ip, port));
@@ -79,12 +78,12 @@ impl Small {
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
     }
 
-    /// Who answers on the node's loopback.
+    /// The pod that answers on the node's loopback.
     fn on_loopback(&self) -> io::Result<String> {
         self.node().tcp_ask(at("127.0.0.1", NODE_PORT)).map(|reply| reply.who)
     }
 
-    /// Full syncs of all there is, and the service addresses in the kernel.
+    /// The number of full syncs, and of service addresses in the kernel.
     fn syncs_and_frontends(&self) -> (f64, f64) {
         syncs_and_frontends(&self.cluster)
     }
@@ -104,8 +103,8 @@ fn ip(node: &Node, lines: &str) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// A device as kube-proxy's `kube-ipvs0`, which has no traffic; the kernel of the tests may have no
-/// `dummy` devices.
+/// A device like kube-proxy's `kube-ipvs0`, which has no traffic. The kernel of the tests may have no `dummy`
+/// devices.
 fn service_device(name: &str, addresses: impl IntoIterator<Item = Ipv4Addr>) -> String {
     let mut lines = format!("link add {name} type bridge\n");
     for address in addresses {
@@ -121,7 +120,7 @@ fn service_ip(number: u32) -> Ipv4Addr {
 /// A service with one endpoint, every hundredth with a NodePort.
 fn numbered(number: u32, endpoint: &str) -> Service {
     let service = Service::new(&format!("svc-{number}")).ip(&service_ip(number).to_string());
-    let service = service.tcp(80).to(Stage::PORT);
+    let service = service.tcp(80).to(WebCluster::PORT);
     let service = match u16::try_from(number / 100) {
         Ok(hundred) if number.is_multiple_of(100) => service.node_port(30_000 + hundred),
         _ => service,
@@ -139,7 +138,7 @@ fn with_5000_services_on_an_ipvs_device_frontends_and_changes_are_what_they_are_
     ip(cluster.node(), &service_device("kube-ipvs0", (0..SERVICES).map(service_ip)));
     cluster.apply((0..SERVICES).map(|n| numbered(n, "10.244.0.1"))).unwrap();
     let (before, frontends) = syncs_and_frontends(&cluster);
-    // A NodePort is at the node's one address of the family, and on loopback.
+    // A NodePort is at the node's only address of the family, and on loopback.
     assert_eq!(frontends, f64::from(SERVICES + 2 * NODE_PORTS));
     cluster.apply([numbered(7, "10.244.0.2")]).unwrap();
     assert_eq!(syncs_and_frontends(&cluster), (before, frontends), "(full syncs, frontends)");
@@ -148,19 +147,19 @@ fn with_5000_services_on_an_ipvs_device_frontends_and_changes_are_what_they_are_
 #[test]
 fn addresses_of_nodelocal_dns_are_no_node_addresses() {
     let device = service_device("nodelocaldns", [Ipv4Addr::new(198, 51, 100, 53)]);
-    let small = Small::prepared(&[], [], |node| ip(node, &device), vec![]);
-    small.assert_served(OWN, NODE_PORT);
-    small.assert_not_served("198.51.100.53", NODE_PORT);
+    let setup = NodeWithPodAndClient::prepared(&[], [], |node| ip(node, &device), vec![]);
+    setup.assert_served(OWN, NODE_PORT);
+    setup.assert_not_served("198.51.100.53", NODE_PORT);
 }
 
 /// The label is what `getifaddrs` calls the device's name.
 #[test]
-fn an_address_with_a_label_is_on_its_device_all_the_same() {
+fn an_address_with_a_label_belongs_to_its_device() {
     let device = "link add kube-ipvs0 type bridge\n\
                   addr add 198.51.100.53/32 dev kube-ipvs0 label kube-ipvs0:x\n";
-    let small = Small::prepared(&[], [], |node| ip(node, device), vec![]);
-    small.assert_served(OWN, NODE_PORT);
-    small.assert_not_served("198.51.100.53", NODE_PORT);
+    let setup = NodeWithPodAndClient::prepared(&[], [], |node| ip(node, device), vec![]);
+    setup.assert_served(OWN, NODE_PORT);
+    setup.assert_not_served("198.51.100.53", NODE_PORT);
 }
 
 #[test]
@@ -169,19 +168,20 @@ fn an_address_that_a_service_claims_is_no_node_address_on_any_device() {
     let load_balancer = "203.0.113.7".parse().unwrap();
     let plain = "203.0.113.8".parse().unwrap();
     let device = service_device("services", [cluster_ip, load_balancer, plain]);
-    let other = Service::new("other").ip("10.96.0.2").tcp(81).to(Stage::PORT);
+    let other = Service::new("other").ip("10.96.0.2").tcp(81).to(WebCluster::PORT);
     let other = other.load_balancer_vip("203.0.113.7");
-    let mut small = Small::prepared(&[], [other], |node| ip(node, &device), vec![]);
-    small.assert_not_served("10.96.0.1", NODE_PORT);
-    small.assert_not_served("203.0.113.7", NODE_PORT);
-    small.assert_served("203.0.113.8", NODE_PORT);
-    small.assert_served("203.0.113.7", 81);
-    // A service that takes an address up takes it from the node's, and gives it back.
-    let later = || Service::new("later").ip("10.96.0.3").tcp(80).to(Stage::PORT);
-    small.cluster.apply([later().load_balancer_vip("203.0.113.8")]).unwrap();
-    small.assert_not_served("203.0.113.8", NODE_PORT);
-    small.cluster.apply([later()]).unwrap();
-    small.assert_served("203.0.113.8", NODE_PORT);
+    let mut setup = NodeWithPodAndClient::prepared(&[], [other], |node| ip(node, &device), vec![]);
+    setup.assert_not_served("10.96.0.1", NODE_PORT);
+    setup.assert_not_served("203.0.113.7", NODE_PORT);
+    setup.assert_served("203.0.113.8", NODE_PORT);
+    setup.assert_served("203.0.113.7", 81);
+    // A service that claims an address removes it from the node addresses; without the service it is one
+    // again.
+    let later = || Service::new("later").ip("10.96.0.3").tcp(80).to(WebCluster::PORT);
+    setup.cluster.apply([later().load_balancer_vip("203.0.113.8")]).unwrap();
+    setup.assert_not_served("203.0.113.8", NODE_PORT);
+    setup.cluster.apply([later()]).unwrap();
+    setup.assert_served("203.0.113.8", NODE_PORT);
 }
 
 /// The node's Node object, with an address of each type.
@@ -207,134 +207,138 @@ fn at_the_node(endpoint: &str) -> Service {
 }
 
 #[test]
-fn a_service_that_has_the_nodes_addresses_leaves_node_ports_there_and_changes_alone() {
+fn a_service_with_the_nodes_addresses_keeps_node_ports_and_causes_no_full_syncs() {
     let extra = |node: &Node| ip(node, "addr add 192.0.2.20/32 dev lo\n");
     let objects = vec![own_node(OWN, "192.0.2.20")];
-    let mut small = Small::prepared(&[], [], extra, objects);
-    small.cluster.apply([at_the_node("10.244.9.1")]).unwrap();
-    small.assert_served(OWN, NODE_PORT);
-    small.assert_served("192.0.2.20", NODE_PORT);
+    let mut setup = NodeWithPodAndClient::prepared(&[], [], extra, objects);
+    setup.cluster.apply([at_the_node("10.244.9.1")]).unwrap();
+    setup.assert_served(OWN, NODE_PORT);
+    setup.assert_served("192.0.2.20", NODE_PORT);
     // Of `web` a cluster IP, two addresses and loopback; of the other its three. The gauge comes later
     // than the change.
     let before = wait_ok(NOTICED_WITHIN, "the gauge of frontends", || {
-        let (syncs, frontends) = small.syncs_and_frontends();
+        let (syncs, frontends) = setup.syncs_and_frontends();
         if (frontends - 7.0).abs() < 0.5 { Ok((syncs, frontends)) } else { Err(frontends) }
     });
     let before = before.unwrap();
     for change in 2..6 {
-        small.cluster.apply([at_the_node(&format!("10.244.9.{change}"))]).unwrap();
+        setup.cluster.apply([at_the_node(&format!("10.244.9.{change}"))]).unwrap();
     }
-    assert_eq!(small.syncs_and_frontends(), before, "(full syncs, frontends)");
-    small.assert_served(OWN, NODE_PORT);
-    small.assert_served("192.0.2.20", NODE_PORT);
-    // It is served there itself, of course.
-    let web = small.web.addresses()[0].to_string();
-    let at_node = Service::new("at-node").ip("10.96.0.9").external_ip(OWN).tcp(Stage::PORT);
+    assert_eq!(setup.syncs_and_frontends(), before, "(full syncs, frontends)");
+    setup.assert_served(OWN, NODE_PORT);
+    setup.assert_served("192.0.2.20", NODE_PORT);
+    // The service itself is served there.
+    let web = setup.web.addresses()[0].to_string();
+    let at_node = Service::new("at-node").ip("10.96.0.9").external_ip(OWN).tcp(WebCluster::PORT);
     let here = sockline_testbed::Endpoint::at(&[web.parse().unwrap()]);
-    small.cluster.apply([at_node.endpoints([here])]).unwrap();
-    small.assert_served(OWN, Stage::PORT);
+    setup.cluster.apply([at_node.endpoints([here])]).unwrap();
+    setup.assert_served(OWN, WebCluster::PORT);
 }
 
-/// The address is the node's, so is the port of it that the API server gave to a service.
+/// The address belongs to the node, and so does the node port that the API server allocated.
 #[test]
 fn an_external_ip_takes_no_node_port_of_another_service() {
-    let mut small = Small::with(&[], []);
-    let thief = || {
-        let thief =
-            Service::new("thief").ip("10.96.0.66").external_ip(OWN).external_ip("198.51.100.1");
-        thief.tcp(NODE_PORT)
+    let mut setup = NodeWithPodAndClient::with(&[], []);
+    let claimant = || {
+        let claimant =
+            Service::new("claimant").ip("10.96.0.66").external_ip(OWN).external_ip("198.51.100.1");
+        claimant.tcp(NODE_PORT)
     };
-    small.cluster.apply([thief()]).unwrap();
-    small.assert_served(OWN, NODE_PORT);
+    setup.cluster.apply([claimant()]).unwrap();
+    setup.assert_served(OWN, NODE_PORT);
     assert_eq!(
-        small.client.tcp_ask(at("198.51.100.1", NODE_PORT)).unwrap_err().kind(),
+        setup.client.tcp_ask(at("198.51.100.1", NODE_PORT)).unwrap_err().kind(),
         ErrorKind::ConnectionRefused,
         "it has no endpoints, and its other address"
     );
-    let (before, _) = small.syncs_and_frontends();
-    small.cluster.apply([thief().endpoints([&small.client])]).unwrap();
-    assert_eq!(small.syncs_and_frontends().0, before, "full syncs");
-    small.assert_served(OWN, NODE_PORT);
-    // When the NodePort is gone, the address is free; when it is back, it is not.
-    small.cluster.remove("web").unwrap();
-    small.cluster.apply([thief().to(Stage::PORT).endpoints([&small.web])]).unwrap();
-    small.assert_served(OWN, NODE_PORT);
-    small.cluster.apply([thief()]).unwrap();
-    small.assert_not_served(OWN, NODE_PORT);
-    small.cluster.apply([web().endpoints([&small.web])]).unwrap();
-    small.assert_served(OWN, NODE_PORT);
+    let (before, _) = setup.syncs_and_frontends();
+    setup.cluster.apply([claimant().endpoints([&setup.client])]).unwrap();
+    assert_eq!(setup.syncs_and_frontends().0, before, "full syncs");
+    setup.assert_served(OWN, NODE_PORT);
+    // Without the NodePort, the address is free; with it, it is not.
+    setup.cluster.remove("web").unwrap();
+    setup.cluster.apply([claimant().to(WebCluster::PORT).endpoints([&setup.web])]).unwrap();
+    setup.assert_served(OWN, NODE_PORT);
+    setup.cluster.apply([claimant()]).unwrap();
+    setup.assert_not_served(OWN, NODE_PORT);
+    setup.cluster.apply([web().endpoints([&setup.web])]).unwrap();
+    setup.assert_served(OWN, NODE_PORT);
 }
 
-/// The NodePort is taken in although the service is not: it did not fit.
+/// The NodePort is reserved although the service is not in the kernel, because it did not fit.
 #[test]
-fn the_node_port_of_a_service_that_never_fitted_is_free_when_that_is_gone() {
+fn the_node_port_of_a_deleted_service_that_did_not_fit_is_free() {
     const OTHER: u16 = 30_090;
     let big = Service::new("big").ip("10.96.0.8").tcp(80).node_port(OTHER);
     // `web` takes three.
-    let mut small = Small::with(&["--max-frontends", "5"], []);
-    small.cluster.apply([big]).unwrap();
+    let mut setup = NodeWithPodAndClient::with(&["--max-frontends", "5"], []);
+    setup.cluster.apply([big]).unwrap();
     let unfit = wait_ok(NOTICED_WITHIN, "the service not to fit", || {
-        let metrics = small.cluster.metrics().unwrap();
+        let metrics = setup.cluster.metrics().unwrap();
         let unfit = metrics.sum("sockline_service_ports_out_of_sync", &[]);
         if (unfit - 1.0).abs() < 0.5 { Ok(()) } else { Err(unfit) }
     });
     unfit.unwrap();
-    small.cluster.remove("big").unwrap();
-    let (before, _) = small.syncs_and_frontends();
-    let heir = Service::new("heir").ip("10.96.0.9").external_ip(OWN).tcp(OTHER).to(Stage::PORT);
-    small.cluster.apply([heir.endpoints([&small.web])]).unwrap();
-    small.assert_served(OWN, OTHER);
-    assert_eq!(small.syncs_and_frontends().0, before, "full syncs");
+    setup.cluster.remove("big").unwrap();
+    let (before, _) = setup.syncs_and_frontends();
+    let heir =
+        Service::new("heir").ip("10.96.0.9").external_ip(OWN).tcp(OTHER).to(WebCluster::PORT);
+    setup.cluster.apply([heir.endpoints([&setup.web])]).unwrap();
+    setup.assert_served(OWN, OTHER);
+    assert_eq!(setup.syncs_and_frontends().0, before, "full syncs");
 }
 
 #[test]
 fn with_primary_node_ports_are_at_the_first_internal_address() {
     let extra = |node: &Node| ip(node, "addr add 192.0.2.20/32 dev lo\n");
     let objects = vec![own_node(OWN, "192.0.2.20")];
-    let small = Small::prepared(&["--nodeport-addresses", "primary"], [], extra, objects);
-    small.assert_served(OWN, NODE_PORT);
-    small.assert_not_served("192.0.2.20", NODE_PORT);
-    let seen = small.on_loopback().map_err(|error| error.kind());
+    let setup =
+        NodeWithPodAndClient::prepared(&["--nodeport-addresses", "primary"], [], extra, objects);
+    setup.assert_served(OWN, NODE_PORT);
+    setup.assert_not_served("192.0.2.20", NODE_PORT);
+    let seen = setup.on_loopback().map_err(|error| error.kind());
     assert_eq!(seen, Err(ErrorKind::ConnectionRefused), "loopback is not the primary address");
 }
 
 #[test]
 fn node_ports_are_on_loopback_where_a_range_has_it() {
     let args = ["--nodeport-addresses", "primary,127.0.0.0/8"];
-    let small = Small::prepared(&args, [], |_| {}, vec![own_node(OWN, "192.0.2.20")]);
-    small.assert_served(OWN, NODE_PORT);
-    if small.cluster.features().unwrap().netns_cookie {
-        assert_eq!(small.on_loopback().unwrap(), "web");
+    let setup =
+        NodeWithPodAndClient::prepared(&args, [], |_| {}, vec![own_node(OWN, "192.0.2.20")]);
+    setup.assert_served(OWN, NODE_PORT);
+    if setup.cluster.features().unwrap().netns_cookie {
+        assert_eq!(setup.on_loopback().unwrap(), "web");
     }
 }
 
-/// Without loopback, too, a NodePort that is gone gives back what it kept.
+/// Also without loopback, a deleted NodePort frees its addresses.
 #[test]
-fn with_primary_an_external_ip_takes_no_node_port_until_it_is_gone() {
+fn with_primary_an_external_ip_gets_no_node_port_of_another_service_until_that_is_deleted() {
     let args = ["--nodeport-addresses", "primary"];
-    let mut small = Small::prepared(&args, [], |_| {}, vec![own_node(OWN, "192.0.2.20")]);
-    let thief = Service::new("thief").ip("10.96.0.66").external_ip(OWN).tcp(NODE_PORT);
-    let thief = thief.to(Stage::PORT).endpoints([&small.web]);
-    small.cluster.apply([thief]).unwrap();
-    let (before, _) = small.syncs_and_frontends();
-    small.cluster.apply([web().endpoints([&small.client])]).unwrap();
-    assert_eq!(small.syncs_and_frontends().0, before, "full syncs");
-    small.cluster.remove("web").unwrap();
-    small.assert_served(OWN, NODE_PORT);
+    let mut setup =
+        NodeWithPodAndClient::prepared(&args, [], |_| {}, vec![own_node(OWN, "192.0.2.20")]);
+    let claimant = Service::new("claimant").ip("10.96.0.66").external_ip(OWN).tcp(NODE_PORT);
+    let claimant = claimant.to(WebCluster::PORT).endpoints([&setup.web]);
+    setup.cluster.apply([claimant]).unwrap();
+    let (before, _) = setup.syncs_and_frontends();
+    setup.cluster.apply([web().endpoints([&setup.client])]).unwrap();
+    assert_eq!(setup.syncs_and_frontends().0, before, "full syncs");
+    setup.cluster.remove("web").unwrap();
+    setup.assert_served(OWN, NODE_PORT);
 }
 
 #[test]
 fn with_cidrs_node_ports_are_at_the_addresses_in_them() {
     let extra = |node: &Node| ip(node, "addr add 192.0.2.20/32 dev lo\n");
     let args = ["--nodeport-addresses", "192.0.2.16/28"];
-    let small = Small::prepared(&args, [], extra, vec![own_node(OWN, "192.0.2.20")]);
-    small.assert_served("192.0.2.20", NODE_PORT);
-    small.assert_not_served(OWN, NODE_PORT);
+    let setup = NodeWithPodAndClient::prepared(&args, [], extra, vec![own_node(OWN, "192.0.2.20")]);
+    setup.assert_served("192.0.2.20", NODE_PORT);
+    setup.assert_not_served(OWN, NODE_PORT);
 }
 
 #[test]
-fn what_is_no_address_range_is_a_clear_error() {
-    for (value, told) in [("192.0.2.0/33", "192.0.2.0/33"), ("primary,eth0", "eth0")] {
+fn an_invalid_address_range_is_a_clear_error() {
+    for (value, reported) in [("192.0.2.0/33", "192.0.2.0/33"), ("primary,eth0", "eth0")] {
         let node = Node::new().unwrap();
         let mut agent = node
             .spawn_agent(&AgentOptions {
@@ -347,7 +351,7 @@ fn what_is_no_address_range_is_a_clear_error() {
         });
         assert_eq!(status.unwrap().code(), Some(2), "{}", agent.log());
         let log = agent.log();
-        assert!(log.contains("--nodeport-addresses") && log.contains(told), "{log}");
+        assert!(log.contains("--nodeport-addresses") && log.contains(reported), "{log}");
         assert!(log.contains("primary"), "what it could be: {log}");
     }
 }
@@ -373,16 +377,16 @@ fn limit_files(pid: u32, files: rlim_t) -> rlim_t {
 #[test]
 fn node_ports_stay_while_the_interfaces_cannot_be_read() {
     const TOLD: &str = "cannot read the addresses of the node's interfaces";
-    let small = Small::with(&[], []);
-    let agent = small.cluster.agent();
-    // Nothing can be opened any more, also no socket to the kernel.
+    let setup = NodeWithPodAndClient::with(&[], []);
+    let agent = setup.cluster.agent();
+    // The agent can open no files any more, and so no netlink socket.
     let before = limit_files(agent.pid(), 1);
-    let told = || agent.log().matches(TOLD).count();
+    let reported = || agent.log().matches(TOLD).count();
     wait_ok(NOTICED_WITHIN, "the agent to say that it cannot read them", || {
-        if told() > 0 { Ok(()) } else { Err("it does not") }
+        if reported() > 0 { Ok(()) } else { Err("it does not") }
     })
     .unwrap();
-    small.assert_served(OWN, NODE_PORT);
+    setup.assert_served(OWN, NODE_PORT);
     limit_files(agent.pid(), before);
     wait_ok(NOTICED_WITHIN, "the agent to read them again", || {
         if agent.log().contains("solved: cannot read the addresses") {
@@ -392,11 +396,11 @@ fn node_ports_stay_while_the_interfaces_cannot_be_read() {
         }
     })
     .unwrap();
-    assert_eq!(told(), 2, "once, and once that it is solved: {}", agent.log());
-    small.assert_served(OWN, NODE_PORT);
+    assert_eq!(reported(), 2, "once, and once that it is solved: {}", agent.log());
+    setup.assert_served(OWN, NODE_PORT);
 }
 
-/// The agent gets no socket to ask the kernel for addresses with, as under a strict seccomp profile.
+/// The agent gets no netlink socket, as under a strict seccomp profile.
 fn without_netlink(options: &mut AgentOptions) {
     // SAFETY: the closure makes one system call, which is async-signal-safe.
     options.prepare = Some(|command| unsafe {
@@ -408,7 +412,7 @@ fn deny_route_netlink() -> io::Result<()> {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    /// Offsets in `struct seccomp_data`, of the arguments' low halves on little-endian machines.
+    /// Offsets in `struct seccomp_data`; those of arguments are of the low halves on little-endian machines.
     const FAMILY: u32 = 16;
     const PROTOCOL: u32 = 32;
     let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
@@ -434,17 +438,17 @@ fn deny_route_netlink() -> io::Result<()> {
 #[test]
 fn an_agent_that_cannot_read_the_interfaces_serves_cluster_ips_and_keeps_node_ports() {
     const TOLD: &str = "cannot read the addresses of the node's interfaces";
-    let mut small = Small::with(&[], []);
-    small.assert_served(OWN, NODE_PORT);
-    small.cluster.restart(without_netlink).unwrap();
-    small.assert_served("10.96.0.1", 80);
-    small.assert_served(OWN, NODE_PORT);
-    let other = Service::new("other").ip("10.96.0.2").tcp(81).to(Stage::PORT);
-    small.cluster.apply([other.endpoints([&small.web])]).unwrap();
-    small.assert_served("10.96.0.2", 81);
-    small.assert_served(OWN, NODE_PORT);
-    assert_eq!(small.cluster.agent().log().matches(TOLD).count(), 1, "once in the log");
-    let status = small.cluster.status().unwrap();
+    let mut setup = NodeWithPodAndClient::with(&[], []);
+    setup.assert_served(OWN, NODE_PORT);
+    setup.cluster.restart(without_netlink).unwrap();
+    setup.assert_served("10.96.0.1", 80);
+    setup.assert_served(OWN, NODE_PORT);
+    let other = Service::new("other").ip("10.96.0.2").tcp(81).to(WebCluster::PORT);
+    setup.cluster.apply([other.endpoints([&setup.web])]).unwrap();
+    setup.assert_served("10.96.0.2", 81);
+    setup.assert_served(OWN, NODE_PORT);
+    assert_eq!(setup.cluster.agent().log().matches(TOLD).count(), 1, "once in the log");
+    let status = setup.cluster.status().unwrap();
     let error = status["agent"]["node_addresses_error"].as_str().unwrap_or_default();
     assert!(error.contains(TOLD), "{error:?}");
 }
@@ -453,7 +457,7 @@ fn an_agent_that_cannot_read_the_interfaces_serves_cluster_ips_and_keeps_node_po
 fn an_agent_that_cannot_read_the_interfaces_starts_on_a_new_node() {
     let mut cluster = Cluster::new().unwrap();
     let (web, client) = (cluster.pod("web").unwrap(), cluster.pod("client").unwrap());
-    let _server = web.tcp_server(Stage::PORT).unwrap();
+    let _server = web.tcp_server(WebCluster::PORT).unwrap();
     cluster.restart(without_netlink).unwrap();
     cluster.apply([self::web().endpoints([&web])]).unwrap();
     assert_eq!(client.tcp_ask(at("10.96.0.1", 80)).unwrap().who, "web");

@@ -1,11 +1,11 @@
-//! What an agent says of itself while its control loop is blocked.
+//! What an agent reports while its control loop is blocked.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
     time::Duration,
 };
 
-use crate::common::{REPAIRS, Stage, eventually, holds, options};
+use crate::common::{REPAIRS, WebNode, eventually, holds, options};
 use sockline_testbed::{
     AgentOptions, Metrics,
     api::{Api, Server},
@@ -16,18 +16,18 @@ use sockline_testbed::{
 
 const CART: &str = "10.96.0.1";
 
-/// Far longer than the agent's own patience with its loop, which is a minute.
+/// Far longer than the minute after which the agent reports a stuck loop.
 const FOR_GOOD: Duration = Duration::from_secs(600);
 
 #[test]
-fn a_blocked_loop_is_reported_and_holds_nobody_else_up() {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    let agent = stage.agent_with(&REPAIRS);
+fn a_blocked_loop_is_reported_and_blocks_nothing_else() {
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    let agent = node.start_agent_with(&REPAIRS);
     let held_up = HeldUp::start(&agent, "control", FOR_GOOD).unwrap();
-    // The servers and the commands have threads of their own.
+    // The servers and the commands have their own threads.
     assert!(agent.metrics().unwrap().contains("sockline_"));
-    assert_eq!(stage.status()["agent"]["ready"], true);
+    assert_eq!(node.status()["agent"]["ready"], true);
     let said = wait_ok(Duration::from_secs(120), "/healthz to say that the loop is stuck", || {
         let reply = agent.get("/healthz").map_err(|error| format!("{error:#}"))?;
         holds(reply.status == 503, reply.status).map(|()| reply.body)
@@ -35,8 +35,8 @@ fn a_blocked_loop_is_reported_and_holds_nobody_else_up() {
     assert!(said.unwrap().contains("stuck"));
     let ready = agent.get("/readyz").unwrap();
     assert_eq!((ready.status, ready.body.as_str()), (503, "the control loop is stuck\n"));
-    // The kernel serves on.
-    stage.assert_served(CART);
+    // The kernel keeps serving.
+    node.assert_served(CART);
     drop(held_up);
     for path in ["/healthz", "/readyz"] {
         eventually(&format!("{path} to be good again"), || {
@@ -47,33 +47,33 @@ fn a_blocked_loop_is_reported_and_holds_nobody_else_up() {
 }
 
 #[test]
-fn a_change_that_waits_for_the_loop_has_arrived_when_it_was_read() {
-    let stage = Stage::new(2);
+fn a_change_counts_from_when_it_was_read_although_the_loop_is_blocked() {
+    let node = WebNode::new(2);
     let cluster = Api::default();
     cluster.apply(&objects::node());
-    cluster.apply(&objects::slice("cart", &stage.addresses()[..1]));
+    cluster.apply(&objects::slice("cart", &node.web_addresses()[..1]));
     cluster.apply(&objects::service("cart", CART));
     let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let server = Server::start(&cluster, stage.node.outside().run(listen)).unwrap();
-    let kubeconfig = Some(server.kubeconfig(stage.node.temp()).unwrap());
-    let agent = stage.node.agent(&AgentOptions { kubeconfig, ..options(&REPAIRS) }).unwrap();
+    let server = Server::start(&cluster, node.outside().run(listen)).unwrap();
+    let kubeconfig = Some(server.kubeconfig(node.temp()).unwrap());
+    let agent = node.agent(&AgentOptions { kubeconfig, ..options(&REPAIRS) }).unwrap();
 
     let held_up = HeldUp::start(&agent, "control", FOR_GOOD).unwrap();
-    cluster.apply(&objects::slice("cart", &stage.addresses()[1..]));
-    // The source has read it; nobody has come to it.
+    cluster.apply(&objects::slice("cart", &node.web_addresses()[1..]));
+    // The source has read it; the control loop has not received it.
     let applied = [("kind", "EndpointSlice"), ("event", "apply")];
     let metrics = || Metrics::parse(&agent.metrics().unwrap());
     assert_eq!(metrics().sum("sockline_source_events_total", &applied) as u64, 0);
     let least = 2.0;
     eventually("the change to wait", || {
-        let watches = stage.status()["agent"]["watches"].clone();
+        let watches = node.status()["agent"]["watches"].clone();
         let watches = watches.as_array().unwrap();
         let watch = watches.iter().find(|watch| watch["kind"] == "EndpointSlice").unwrap();
         holds(watch["age_seconds"].as_f64() >= Some(least), watch)
     });
     drop(held_up);
     eventually("the change to be in the kernel", || {
-        let who = stage.ask(CART).map_err(|error| error.to_string())?;
+        let who = node.ask(CART).map_err(|error| error.to_string())?;
         holds(who == "web-1", who)
     });
     let since = [("since", "arrival")];

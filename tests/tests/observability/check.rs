@@ -1,4 +1,4 @@
-//! `sockline check` and `/readyz`: what is broken is told, and what works is shown to work.
+//! `sockline check` and `/readyz`: what is broken is reported, and what works is shown to work.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::common::{
-    REPAIRS, Stage, damage::Damage, error_of, eventually, foreign, holds, options, series,
+    REPAIRS, WebNode, damage::Damage, error_of, eventually, foreign, holds, options, series,
 };
 use serde_json::Value;
 use sockline_testbed::{Agent, sockline_binary};
@@ -18,22 +18,22 @@ use sockline_testbed::{Agent, sockline_binary};
 const CART: &str = "10.96.0.1";
 const SHIP: &str = "10.96.0.2";
 
-fn serving_with(args: &[&str]) -> (Stage, Agent) {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    let agent = stage.agent_with(args);
-    (stage, agent)
+fn serving_with(args: &[&str]) -> (WebNode, Agent) {
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    let agent = node.start_agent_with(args);
+    (node, agent)
 }
 
-/// Whatever is damaged stays so.
-fn serving() -> (Stage, Agent) {
+/// The agent does not repair damage.
+fn serving() -> (WebNode, Agent) {
     serving_with(&["--reconcile-interval", "3600s"])
 }
 
-/// What `sockline check` said.
+/// The output of `sockline check`.
 struct Report {
     exit: i32,
-    /// State and text (what to do behind the detail) by check.
+    /// The state and the text (detail and remedy) of each check.
     findings: BTreeMap<String, (String, String)>,
 }
 
@@ -81,14 +81,14 @@ impl Report {
     }
 }
 
-fn run(stage: &Stage, args: &[&str]) -> Output {
-    let cgroup = stage.node.cgroup().to_str().unwrap();
-    stage.look(&[&["check", "--cgroup-root", cgroup], args].concat())
+fn run(node: &WebNode, args: &[&str]) -> Output {
+    let cgroup = node.cgroup().to_str().unwrap();
+    node.look(&[&["check", "--cgroup-root", cgroup], args].concat())
 }
 
 #[track_caller]
-fn check(stage: &Stage) -> Report {
-    Report::of(&run(stage, &["-o", "json"]))
+fn check(node: &WebNode) -> Report {
+    Report::of(&run(node, &["-o", "json"]))
 }
 
 const PLACES: [&str; 2] = ["fresh-cgroup", "host"];
@@ -118,16 +118,16 @@ fn assert_live_works(report: &Report) {
     }
 }
 
-fn fresh_cgroups(stage: &Stage) -> Vec<String> {
-    let entries = fs::read_dir(stage.node.cgroup()).unwrap();
+fn fresh_cgroups(node: &WebNode) -> Vec<String> {
+    let entries = fs::read_dir(node.cgroup()).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with("sockline-check")).collect()
 }
 
 #[test]
 fn on_a_healthy_node_everything_is_ok() {
-    let (stage, _agent) = serving();
-    let report = check(&stage);
+    let (node, _agent) = serving();
+    let report = check(&node);
     report.assert_all_ok();
     assert_live_works(&report);
     for (check, words) in [
@@ -143,13 +143,13 @@ fn on_a_healthy_node_everything_is_ok() {
     ] {
         report.assert(check, "ok", words);
     }
-    assert_eq!(fresh_cgroups(&stage), [""; 0]);
+    assert_eq!(fresh_cgroups(&node), [""; 0]);
 }
 
 #[test]
 fn the_table_has_one_line_for_each_check_and_a_summary() {
-    let (stage, _agent) = serving();
-    let output = run(&stage, &[]);
+    let (node, _agent) = serving();
+    let output = run(&node, &[]);
     let table = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].starts_with("STATE  CHECK "), "{table}");
@@ -159,11 +159,11 @@ fn the_table_has_one_line_for_each_check_and_a_summary() {
 
 #[test]
 fn the_json_has_stable_fields() {
-    let (stage, agent) = serving();
+    let (node, agent) = serving();
     drop(agent);
-    let agent = stage.agent();
-    Damage::of(&stage).detach("recvmsg4");
-    let output = run(&stage, &["-o", "json"]);
+    let agent = node.start_agent();
+    Damage::of(&node).detach("recvmsg4");
+    let output = run(&node, &["-o", "json"]);
     let list: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     for finding in &list {
         let fields: Vec<&str> = finding.as_object().unwrap().keys().map(String::as_str).collect();
@@ -178,10 +178,13 @@ fn the_json_has_stable_fields() {
 
 #[test]
 fn a_detached_hook_fails_and_its_connects_with_it() {
-    let (stage, _agent) = serving();
-    Damage::of(&stage).detach("connect4");
-    stage.eventually_untouched(CART);
-    let report = check(&stage);
+    let (node, _agent) = serving();
+    // Repeatedly, because the agent repairs links once after its first sync.
+    eventually("the hook to be gone", || {
+        Damage::of(&node).detach("connect4");
+        node.untouched(CART)
+    });
+    let report = check(&node);
     assert_eq!(report.exit, 1);
     report.assert("links.attached", "failed", "connect4 detached");
     report.assert("links.attached", "failed", "attaches them again");
@@ -195,16 +198,16 @@ fn a_detached_hook_fails_and_its_connects_with_it() {
 
 #[test]
 fn a_hook_that_hides_the_service_behind_its_backend_fails() {
-    let (stage, _agent) = serving();
-    for link in ["getpeername4", "recvmsg6"] {
-        Damage::of(&stage).detach(link);
-    }
-    // The kernel detaches on a worker.
+    let (node, _agent) = serving();
+    // Repeatedly, because the agent repairs links once after its first sync.
     eventually("the hooks to be gone", || {
-        let report = check(&stage);
+        for link in ["getpeername4", "recvmsg6"] {
+            Damage::of(&node).detach(link);
+        }
+        let report = check(&node);
         holds(report.all("failed").len() >= 7, format!("{:#?}", report.findings))
     });
-    let report = check(&stage);
+    let report = check(&node);
     report.assert("links.attached", "failed", "getpeername4, recvmsg6 detached");
     for connect in live(&["tcp-ipv4", "udp-ipv4"]) {
         report.assert(&connect, "failed", "says 127.0.0.1:");
@@ -215,17 +218,17 @@ fn a_hook_that_hides_the_service_behind_its_backend_fails() {
 }
 
 #[test]
-fn links_on_a_cgroup_that_was_made_again_fail() {
-    let (stage, agent, inner) = on_an_inner_cgroup();
+fn links_on_a_recreated_cgroup_fail() {
+    let (node, agent, inner) = on_an_inner_cgroup();
     fs::remove_dir(&inner).unwrap();
     make_threaded(&inner);
-    let report = check(&stage);
+    let report = check(&node);
     assert_eq!(report.exit, 1);
-    // The kernel lets go of the old one on a worker.
+    // A worker of the kernel releases the old cgroup.
     report.assert("links.attached", "failed", "all hooks ");
     report.assert("links.attached", "failed", " cgroup");
     report.assert("live.fresh-cgroup.tcp-ipv4", "failed", "connect() to");
-    // A look at the links counts for two seconds.
+    // The result of checking the links is cached for two seconds.
     eventually("503", || {
         let reply = agent.get("/readyz").unwrap();
         holds(reply.status == 503, reply.body)
@@ -236,8 +239,8 @@ fn links_on_a_cgroup_that_was_made_again_fail() {
 
 #[test]
 fn a_cgroup_that_is_not_the_one_that_should_be_served_is_a_warning() {
-    let (stage, agent, inner) = on_an_inner_cgroup();
-    let report = check(&stage);
+    let (node, agent, inner) = on_an_inner_cgroup();
+    let report = check(&node);
     assert_eq!(report.exit, 0, "a warning is no failure: {:#?}", report.findings);
     report.assert("cgroup.root", "warning", "/inner, not ");
     assert_live_works(&report);
@@ -247,7 +250,7 @@ fn a_cgroup_that_is_not_the_one_that_should_be_served_is_a_warning() {
 
 /// `sockline check` without --cgroup-root, where no cgroup above the agent's is mounted: as in a container that
 /// is a node, as kind's are.
-fn check_where_nothing_above_is_mounted(stage: &Stage, cgroup: &Path) -> Report {
+fn check_where_nothing_above_is_mounted(node: &WebNode, cgroup: &Path) -> Report {
     let is_cgroup2 = |path: &&Path| path.join("cgroup.controllers").is_file();
     let mount_point = cgroup.ancestors().take_while(is_cgroup2).last().unwrap();
     let hide = "mount --bind \"$1\" /mnt && mount -t tmpfs none \"$2\" && mkdir -p \"$1\" \
@@ -258,23 +261,23 @@ fn check_where_nothing_above_is_mounted(stage: &Stage, cgroup: &Path) -> Report 
         .args([cgroup, mount_point])
         .arg(sockline_binary().unwrap())
         .args(["check", "-o", "json", "--bpf-root"])
-        .arg(stage.node.bpffs())
+        .arg(node.bpffs())
         .arg("--admin-socket")
-        .arg(stage.node.temp().join("admin.sock"))
+        .arg(node.temp().join("admin.sock"))
         .stdin(Stdio::null());
-    Report::of(&stage.node.outside().output(&mut command).unwrap())
+    Report::of(&node.outside().output(&mut command).unwrap())
 }
 
 const POD: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
 
 #[test]
-fn a_node_that_is_a_container_is_told_from_an_agent_that_sees_too_little() {
-    let (stage, _agent) = serving();
-    let check = || check_where_nothing_above_is_mounted(&stage, stage.node.cgroup());
+fn a_node_in_a_container_is_distinguished_from_an_agent_that_sees_too_little() {
+    let (node, _agent) = serving();
+    let check = || check_where_nothing_above_is_mounted(&node, node.cgroup());
     check().assert("cgroup.root", "warning", "not the root of all cgroups");
-    let _pod = stage.node.pod_cgroup(POD).unwrap();
+    let _pod = node.pod_cgroup(POD).unwrap();
     check().assert("cgroup.root", "warning", "not the root of all cgroups");
-    let beside = stage.node.cgroup().join("init.scope");
+    let beside = node.cgroup().join("init.scope");
     make_threaded(&beside);
     check().assert("cgroup.root", "ok", "a node that is itself a container");
     fs::remove_dir(&beside).unwrap();
@@ -282,26 +285,26 @@ fn a_node_that_is_a_container_is_told_from_an_agent_that_sees_too_little() {
 
 #[test]
 fn an_agent_that_sees_only_the_pods_of_its_node_is_a_warning() {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    let _pod = stage.node.pod_cgroup(POD).unwrap();
-    let pods = stage.node.cgroup().join("kubepods.slice");
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    let _pod = node.pod_cgroup(POD).unwrap();
+    let pods = node.cgroup().join("kubepods.slice");
     let mut options = options(&["--reconcile-interval", "3600s"]);
     options.cgroup = Some(pods.clone());
-    let _agent = stage.node.agent(&options).unwrap();
-    let report = check_where_nothing_above_is_mounted(&stage, &pods);
+    let _agent = node.agent(&options).unwrap();
+    let report = check_where_nothing_above_is_mounted(&node, &pods);
     report.assert("cgroup.root", "warning", "not the root of all cgroups");
 }
 
-fn on_an_inner_cgroup() -> (Stage, Agent, PathBuf) {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    let inner = stage.node.cgroup().join("inner");
+fn on_an_inner_cgroup() -> (WebNode, Agent, PathBuf) {
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    let inner = node.cgroup().join("inner");
     make_threaded(&inner);
     let mut options = options(&["--reconcile-interval", "3600s"]);
     options.cgroup = Some(inner.clone());
-    let agent = stage.node.agent(&options).unwrap();
-    (stage, agent, inner)
+    let agent = node.agent(&options).unwrap();
+    (node, agent, inner)
 }
 
 fn make_threaded(cgroup: &Path) {
@@ -310,15 +313,15 @@ fn make_threaded(cgroup: &Path) {
 }
 
 #[test]
-fn what_differs_from_the_plan_is_told_by_kind_and_left_as_it_is() {
-    let (stage, _agent) = serving();
-    let damage = Damage::of(&stage);
+fn drift_is_reported_by_kind_and_not_repaired_by_the_check() {
+    let (node, _agent) = serving();
+    let damage = Damage::of(&node);
     damage.remove_frontend(&damage.frontend(80).key);
     damage.change_backends(|backend| backend.port = 1u16.to_be());
     let slot = damage.frontend(53).slot_start;
     damage.clear_slot(slot);
     for _ in 0..2 {
-        let report = check(&stage);
+        let report = check(&node);
         assert_eq!(report.exit, 1);
         let words = "1 frontends missing, 2 backends changed, 1 slots changed";
         report.assert("maps.drift", "failed", words);
@@ -327,40 +330,40 @@ fn what_differs_from_the_plan_is_told_by_kind_and_left_as_it_is() {
 }
 
 #[test]
-fn a_frontend_that_nobody_planned_is_told() {
-    let (stage, _agent) = serving();
-    let damage = Damage::of(&stage);
+fn an_unplanned_frontend_is_reported() {
+    let (node, _agent) = serving();
+    let damage = Damage::of(&node);
     let mut foreign = damage.frontend(80);
     foreign.key.port = 81u16.to_be();
     damage.set_frontend(foreign);
-    check(&stage).assert("maps.drift", "failed", "1 frontends that nobody planned");
+    check(&node).assert("maps.drift", "failed", "1 frontends that nobody planned");
 }
 
 #[test]
-fn without_an_agent_the_connects_are_tried_all_the_same() {
-    let (stage, mut agent) = serving();
+fn without_an_agent_the_connects_are_still_tried() {
+    let (node, mut agent) = serving();
     agent.stop().unwrap();
-    let report = check(&stage);
+    let report = check(&node);
     assert_eq!((report.exit, report.all("failed")), (0, vec![]), "{:#?}", report.findings);
     report.assert("agent.running", "warning", "start `sockline agent`");
     report.assert("maps.drift", "warning", "only a running agent has a plan");
     report.assert("live.service", "ok", "placed by this command");
     assert_live_works(&report);
-    assert_eq!(Damage::of(&stage).frontends().keys().count(), 2, "no probe service is left");
-    stage.assert_served(CART);
-    let _next = stage.agent();
-    stage.assert_served(CART);
-    check(&stage).assert_all_ok();
+    assert_eq!(Damage::of(&node).frontends().keys().count(), 2, "no probe service is left");
+    node.assert_served(CART);
+    let _next = node.start_agent();
+    node.assert_served(CART);
+    check(&node).assert_all_ok();
 }
 
 #[test]
-fn without_an_agent_maps_that_are_damaged_are_left_alone() {
-    let (stage, mut agent) = serving();
+fn without_an_agent_the_check_does_not_change_damaged_maps() {
+    let (node, mut agent) = serving();
     agent.stop().unwrap();
-    let damage = Damage::of(&stage);
+    let damage = Damage::of(&node);
     let entry = damage.frontend(80);
     damage.clear_slot(entry.slot_start);
-    let report = check(&stage);
+    let report = check(&node);
     assert_eq!(report.exit, 1);
     report.assert("live.service", "failed", "the maps hold what no agent wrote as it is");
     assert_eq!(damage.frontend(80), entry);
@@ -370,19 +373,19 @@ fn without_an_agent_maps_that_are_damaged_are_left_alone() {
 
 #[test]
 fn an_agent_that_does_not_answer_fails() {
-    let (stage, agent) = serving();
+    let (node, agent) = serving();
     fs::rename(agent.admin_socket(), agent.admin_socket().with_extension("away")).unwrap();
-    let report = check(&stage);
+    let report = check(&node);
     assert_eq!(report.exit, 1);
     report.assert("agent.running", "failed", &format!("process {} holds the pins", agent.pid()));
     report.assert("live.service", "failed", "no agent answers on");
 }
 
 #[test]
-fn a_program_of_somebody_else_that_refuses_is_seen_and_named() {
-    let (stage, _agent) = serving();
-    foreign::attach_connect4(stage.node.cgroup(), "cil_sock4_conne", foreign::REFUSE);
-    let report = check(&stage);
+fn a_program_of_another_owner_that_refuses_is_detected_and_named() {
+    let (node, _agent) = serving();
+    foreign::attach_connect4(node.cgroup(), "cil_sock4_conne", foreign::REFUSE);
+    let report = check(&node);
     assert_eq!(report.exit, 1);
     let words = "cil_sock4_conne (Cilium's socket load balancer) on connect4";
     report.assert("links.foreign", "warning", words);
@@ -395,10 +398,10 @@ fn a_program_of_somebody_else_that_refuses_is_seen_and_named() {
 }
 
 #[test]
-fn a_program_of_somebody_else_that_redirects_is_seen() {
-    let (stage, _agent) = serving();
-    foreign::attach_connect4(stage.node.cgroup(), "calico_connect_", foreign::REDIRECT);
-    let report = check(&stage);
+fn a_program_of_another_owner_that_redirects_is_detected() {
+    let (node, _agent) = serving();
+    foreign::attach_connect4(node.cgroup(), "calico_connect_", foreign::REDIRECT);
+    let report = check(&node);
     assert_eq!(report.exit, 1);
     report.assert("links.foreign", "warning", "calico_connect_ (Calico's connect-time");
     for connect in live(&["tcp-ipv4", "udp-ipv4", "untouched-ipv4"]) {
@@ -407,10 +410,10 @@ fn a_program_of_somebody_else_that_redirects_is_seen() {
 }
 
 #[test]
-fn a_program_of_somebody_else_that_does_no_harm_is_only_a_warning() {
-    let (stage, _agent) = serving();
-    foreign::attach_connect4(stage.node.cgroup(), "monitor", foreign::ALLOW);
-    let report = check(&stage);
+fn a_harmless_program_of_another_owner_is_a_warning() {
+    let (node, _agent) = serving();
+    foreign::attach_connect4(node.cgroup(), "monitor", foreign::ALLOW);
+    let report = check(&node);
     assert_eq!(report.exit, 0, "{:#?}", report.findings);
     report.assert("links.foreign", "warning", "monitor on connect4");
     assert_eq!(report.all("warning"), ["links.foreign"]);
@@ -419,36 +422,32 @@ fn a_program_of_somebody_else_that_does_no_harm_is_only_a_warning() {
 
 #[test]
 fn a_full_map_fails() {
-    let stage = Stage::new(1);
+    let node = WebNode::new(1);
     for name in ["cart", "ship"] {
-        stage.put_service(name, if name == "cart" { CART } else { SHIP });
+        node.put_service(name, if name == "cart" { CART } else { SHIP });
     }
-    let _agent = stage.agent_with(&["--max-frontends", "3"]);
-    let report = check(&stage);
+    let _agent = node.start_agent_with(&["--max-frontends", "3"]);
+    let report = check(&node);
     assert_eq!(report.exit, 1);
     report.assert("maps.frontends", "failed", "full: 3 of 3 (100 %) → raise --max-frontends");
     report.assert("state.complete", "failed", "not in the kernel: shop/ship");
     report.assert("live.service", "failed", "map `FRONTENDS` is full: its limit is 3 entries");
-    assert_eq!(Damage::of(&stage).frontends().keys().count(), 3, "nothing was left behind");
+    assert_eq!(Damage::of(&node).frontends().keys().count(), 3, "nothing was left behind");
 }
 
 #[test]
 fn a_test_service_that_does_not_fit_is_not_left_half() {
-    let (stage, _agent) = serving_with(&["--max-frontends", "6"]);
-    let report = check(&stage);
+    let (node, _agent) = serving_with(&["--max-frontends", "6"]);
+    let report = check(&node);
     assert_eq!(report.all("failed"), ["live.service"], "{:#?}", report.findings);
-    assert_eq!(frontends(&stage), OWN);
+    assert_eq!(frontends(&node), OWN);
 }
 
 #[test]
 fn a_node_without_ipv6_is_ok() {
-    let (stage, _agent) = serving();
-    stage
-        .node
-        .outside()
-        .run(|| fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"))
-        .unwrap();
-    let report = check(&stage);
+    let (node, _agent) = serving();
+    node.node.outside().run(|| fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1")).unwrap();
+    let report = check(&node);
     report.assert_all_ok();
     for connect in live(&["tcp-ipv6", "udp-ipv6", "refusal-ipv6", "untouched-ipv6"]) {
         report.assert(&connect, "ok", "skipped: IPv6 is off here");
@@ -460,28 +459,28 @@ fn a_node_without_ipv6_is_ok() {
 
 #[test]
 fn refusals_may_be_eperm_on_an_older_kernel() {
-    let (stage, _agent) = serving_with(&["--without-features", "set-retval"]);
-    let report = check(&stage);
+    let (node, _agent) = serving_with(&["--without-features", "set-retval"]);
+    let report = check(&node);
     report.assert_all_ok();
     report.assert("kernel.features", "ok", "refusals are EPERM");
 }
 
 #[test]
-fn checks_may_run_side_by_side() {
-    let (stage, _agent) = serving();
+fn checks_may_run_in_parallel() {
+    let (node, _agent) = serving();
     let running: Vec<Child> = (0..4)
         .map(|_| {
             let mut command = Command::new(sockline_binary().unwrap());
             command
                 .args(["check", "-o", "json", "--cgroup-root"])
-                .arg(stage.node.cgroup())
+                .arg(node.cgroup())
                 .arg("--bpf-root")
-                .arg(stage.node.bpffs())
+                .arg(node.bpffs())
                 .arg("--admin-socket")
-                .arg(stage.node.temp().join("admin.sock"))
+                .arg(node.temp().join("admin.sock"))
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped());
-            stage.node.outside().child(&mut command).unwrap()
+            node.outside().child(&mut command).unwrap()
         })
         .collect();
     let reports = running.into_iter().map(|child| Report::of(&child.wait_with_output().unwrap()));
@@ -492,22 +491,22 @@ fn checks_may_run_side_by_side() {
 
 #[test]
 fn the_quick_part_is_the_agent_and_the_links() {
-    let (stage, agent) = serving();
-    let report = Report::of(&run(&stage, &["--quick", "-o", "json"]));
+    let (node, agent) = serving();
+    let report = Report::of(&run(&node, &["--quick", "-o", "json"]));
     report.assert_all_ok();
     let all =
         ["agent.control-loop", "agent.fail-open", "agent.ready", "agent.running", "links.attached"];
     assert_eq!(report.all("ok"), all);
-    Damage::of(&stage).detach("sendmsg6");
-    let report = Report::of(&run(&stage, &["--quick", "-o", "json"]));
+    Damage::of(&node).detach("sendmsg6");
+    let report = Report::of(&run(&node, &["--quick", "-o", "json"]));
     assert_eq!((report.exit, report.all("failed")), (1, vec!["links.attached"]));
     drop(agent);
 }
 
 #[test]
 fn where_no_agent_ever_was_there_is_nothing_to_check() {
-    let stage = Stage::new(0);
-    let output = run(&stage, &[]);
+    let node = WebNode::new(0);
+    let output = run(&node, &[]);
     assert_eq!(output.status.code(), Some(2));
     let said = error_of(&output);
     assert!(said.starts_with("error: nothing of sockline is pinned in "), "{said}");
@@ -525,7 +524,7 @@ fn only_root_can_check() {
 }
 
 #[test]
-fn the_help_tells_the_exit_status() {
+fn the_help_documents_the_exit_status() {
     let help = Command::new(sockline_binary().unwrap())
         .args(["check", "--help"])
         .stdin(Stdio::null())
@@ -571,111 +570,111 @@ impl Lease {
 const OWN: usize = 2;
 const OF_TEST: usize = 6;
 
-fn frontends(stage: &Stage) -> usize {
-    Damage::of(stage).frontends().keys().count()
+fn frontends(node: &WebNode) -> usize {
+    Damage::of(node).frontends().keys().count()
 }
 
 #[track_caller]
-fn eventually_frontends(stage: &Stage, count: usize) {
+fn eventually_frontends(node: &WebNode, count: usize) {
     eventually(&format!("{count} frontends"), || {
-        let seen = frontends(stage);
+        let seen = frontends(node);
         holds(seen == count, seen)
     });
 }
 
 #[test]
 fn a_killed_check_leaves_nothing() {
-    let (stage, agent) = serving();
+    let (node, agent) = serving();
     let lease = Lease::take(agent.admin_socket());
-    assert_eq!(frontends(&stage), OWN + OF_TEST);
+    assert_eq!(frontends(&node), OWN + OF_TEST);
     drop(lease);
-    eventually_frontends(&stage, OWN);
-    check(&stage).assert_all_ok();
+    eventually_frontends(&node, OWN);
+    check(&node).assert_all_ok();
 }
 
 #[test]
 fn a_check_that_hangs_loses_its_service_after_a_while() {
-    let (stage, agent) = serving();
+    let (node, agent) = serving();
     let mut lease = Lease::take(agent.admin_socket());
     while !lease.line().starts_with("over") {}
-    eventually_frontends(&stage, OWN);
+    eventually_frontends(&node, OWN);
 }
 
 #[test]
 fn the_test_service_stays_over_syncs_and_repairs() {
-    let (stage, agent) = serving_with(&REPAIRS);
+    let (node, agent) = serving_with(&REPAIRS);
     let _lease = Lease::take(agent.admin_socket());
-    // A service at one of the node's addresses: that needs a sync of the whole plan.
-    stage.put_service("ship", "192.0.2.10");
-    stage.eventually_served("192.0.2.10");
-    assert_eq!(frontends(&stage), OWN + 2 + OF_TEST);
-    let damage = Damage::of(&stage);
+    // A service at one of the node's addresses needs a sync of the whole plan.
+    node.put_service("ship", "192.0.2.10");
+    node.eventually_served("192.0.2.10");
+    assert_eq!(frontends(&node), OWN + 2 + OF_TEST);
+    let damage = Damage::of(&node);
     damage.remove_frontend(&damage.frontend(80).key);
-    eventually_frontends(&stage, OWN + 2 + OF_TEST);
-    check(&stage).assert("maps.drift", "ok", "");
+    eventually_frontends(&node, OWN + 2 + OF_TEST);
+    check(&node).assert("maps.drift", "ok", "");
 }
 
 #[test]
-fn the_test_service_is_nobodys_business() {
-    let (stage, agent) = serving();
+fn the_test_service_is_in_no_listing_and_no_metric() {
+    let (node, agent) = serving();
     let _lease = Lease::take(agent.admin_socket());
-    assert_eq!(stage.services(), ["shop/cart"]);
-    let listing = stage.look(&["backends"]);
+    assert_eq!(node.services(), ["shop/cart"]);
+    let listing = node.look(&["backends"]);
     let listing = String::from_utf8(listing.stdout).unwrap();
     assert!(!listing.contains("check"), "{listing}");
     // A sync sets the gauges.
-    stage.put_service("ship", SHIP);
-    stage.eventually_served(SHIP);
+    node.put_service("ship", SHIP);
+    node.eventually_served(SHIP);
     let gauges = ["sockline_service_ports", "sockline_frontends", "sockline_backends"];
     eventually("the gauges to count two services of two ports each, and nothing else", || {
         let metrics = agent.metrics().unwrap();
         let seen = gauges.map(|name| series(&metrics, name));
         holds(seen == [Some(4.0); 3], format!("{seen:?}"))
     });
-    assert_eq!(frontends(&stage), OWN + 2 + OF_TEST, "the probe service is still there");
+    assert_eq!(frontends(&node), OWN + 2 + OF_TEST, "the probe service is still there");
     let metrics = agent.metrics().unwrap();
     assert_eq!(crate::common::lines_with(&metrics, "check/"), [""; 0]);
 }
 
 #[test]
 fn at_most_eight_checks_have_a_service() {
-    let (stage, agent) = serving();
+    let (node, agent) = serving();
     let leases: Vec<Lease> = (0..8).map(|_| Lease::take(agent.admin_socket())).collect();
-    check(&stage).assert("live.service", "failed", "8 checks run already");
+    check(&node).assert("live.service", "failed", "8 checks run already");
     drop(leases);
-    eventually_frontends(&stage, OWN);
+    eventually_frontends(&node, OWN);
 }
 
 #[test]
-fn what_a_killed_agent_leaves_of_a_check_is_removed_by_the_next_one() {
-    let (stage, mut agent) = serving();
+fn the_next_agent_removes_what_a_killed_agent_left_of_a_check() {
+    let (node, mut agent) = serving();
     let lease = Lease::take(agent.admin_socket());
     agent.kill().unwrap();
     drop(lease);
-    assert_eq!(frontends(&stage), OWN + OF_TEST);
-    let _next = stage.agent();
-    eventually_frontends(&stage, OWN);
-    stage.assert_served(CART);
+    assert_eq!(frontends(&node), OWN + OF_TEST);
+    let _next = node.start_agent();
+    eventually_frontends(&node, OWN);
+    node.assert_served(CART);
 }
 
 #[test]
-fn what_a_killed_agent_leaves_of_a_check_is_removed_by_the_next_check() {
-    let (stage, mut agent) = serving();
+fn the_next_check_removes_what_a_killed_agent_left_of_a_check() {
+    let (node, mut agent) = serving();
     let _lease = Lease::take(agent.admin_socket());
     agent.kill().unwrap();
-    let report = check(&stage);
+    let report = check(&node);
     report.assert("live.service", "ok", "placed by this command");
     assert_live_works(&report);
-    assert_eq!(frontends(&stage), OWN);
-    stage.assert_served(CART);
+    assert_eq!(frontends(&node), OWN);
+    node.assert_served(CART);
 }
 
 #[test]
-fn readiness_goes_with_the_links_and_comes_back_with_them() {
-    let (stage, agent) = serving_with(&REPAIRS);
-    let links = Damage::of(&stage).pins().links();
+fn readiness_is_lost_with_the_links_and_returns_with_them() {
+    let (node, agent) = serving_with(&REPAIRS);
+    let links = Damage::of(&node).pins().links();
     assert_eq!(agent.get("/readyz").unwrap().body, "ok\n");
-    // Again and again, because the agent mends it every second.
+    // Repeatedly, because the agent repairs it every second.
     eventually("503", || {
         let _ = fs::remove_file(links.join("connect4"));
         let reply = agent.get("/readyz").unwrap();
@@ -688,15 +687,15 @@ fn readiness_goes_with_the_links_and_comes_back_with_them() {
         let reply = agent.get("/readyz").unwrap();
         holds(reply.status == 200, &reply.body)
     });
-    check(&stage).assert("links.attached", "ok", "");
+    check(&node).assert("links.attached", "ok", "");
 }
 
 #[test]
-fn readiness_is_lost_when_somebody_puts_another_program_into_a_link() {
-    let (stage, agent) = serving_with(&["--reconcile-interval", "3600s"]);
-    let pins = Damage::of(&stage);
+fn readiness_is_lost_when_the_program_of_a_link_is_replaced() {
+    let (node, agent) = serving_with(&["--reconcile-interval", "3600s"]);
+    let pins = Damage::of(&node);
     let links = pins.pins().links();
-    // The other hook's link under this one's name.
+    // The link of the other hook under the name of this one.
     fs::remove_file(links.join("connect4")).unwrap();
     fs::rename(links.join("sendmsg4"), links.join("connect4")).unwrap();
     eventually("503", || {
@@ -709,5 +708,5 @@ fn readiness_is_lost_when_somebody_puts_another_program_into_a_link() {
         })
     });
     let words = "connect4 attached with a program that is not the agent's";
-    check(&stage).assert("links.attached", "failed", words);
+    check(&node).assert("links.attached", "failed", words);
 }

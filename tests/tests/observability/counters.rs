@@ -1,17 +1,17 @@
-//! The counters in `/metrics` are the calls that were made, to the last one.
+//! The counters in `/metrics` are exactly the number of calls.
 
 use std::{fs, net::SocketAddr};
 
 use sockline::dataplane::Pins;
 use sockline_testbed::{Cluster, Counts, Endpoint, Pod, Protocol, Service, Socket, UdpClient};
 
-struct Stage {
+struct CountedServices {
     client: Pod,
     cluster: Cluster,
     _servers: Vec<Box<dyn std::any::Any>>,
 }
 
-impl Stage {
+impl CountedServices {
     fn new() -> Self {
         let mut cluster = Cluster::new().unwrap();
         let (web, client) = (cluster.pod("web").unwrap(), cluster.pod("client").unwrap());
@@ -34,7 +34,7 @@ impl Stage {
         Self { client, cluster, _servers: servers }
     }
 
-    /// Does not wait for what comes of it: the program has run, and counted, when connect returns.
+    /// Does not wait for the connection: the program has run and counted when connect returns.
     fn tcp(&self, to: &str, times: usize) {
         let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK;
         self.client.run(|| {
@@ -85,118 +85,118 @@ fn translated(count: u64) -> Counts {
 
 #[test]
 fn each_connect_and_each_conversation_is_counted_once() {
-    let stage = Stage::new();
-    stage.tcp("10.96.0.1:80", 7);
-    stage.udp_connect("10.96.0.1:80", 11);
-    stage.udp_send("10.96.0.1:80", 5, 3);
-    stage.assert_counts("good", translated(7), translated(11 + 5));
-    stage.assert_counts("twin", NONE, NONE);
+    let setup = CountedServices::new();
+    setup.tcp("10.96.0.1:80", 7);
+    setup.udp_connect("10.96.0.1:80", 11);
+    setup.udp_send("10.96.0.1:80", 5, 3);
+    setup.assert_counts("good", translated(7), translated(11 + 5));
+    setup.assert_counts("twin", NONE, NONE);
 }
 
 #[test]
 fn each_backend_shows_how_often_it_was_chosen() {
-    let stage = Stage::new();
-    stage.tcp("10.96.0.1:80", 7);
-    let listing = stage.cluster.agent().cli(&["backends", "default/good", "-o", "json"]).unwrap();
+    let setup = CountedServices::new();
+    setup.tcp("10.96.0.1:80", 7);
+    let listing = setup.cluster.agent().cli(&["backends", "default/good", "-o", "json"]).unwrap();
     let listing: serde_json::Value = serde_json::from_str(&listing).unwrap();
     let chosen = |port: usize| &listing["services"][port]["backends"][0]["connections"];
     assert_eq!((chosen(0).as_u64(), chosen(1).as_u64()), (Some(7), Some(0)), "{listing:#}");
 }
 
 #[test]
-fn the_ports_of_a_service_are_added_up() {
-    let stage = Stage::new();
-    stage.tcp("10.96.0.2:80", 2);
-    stage.tcp("10.96.0.2:81", 3);
-    stage.assert_counts("twin", translated(5), NONE);
+fn the_counters_of_a_service_are_the_sum_of_its_ports() {
+    let setup = CountedServices::new();
+    setup.tcp("10.96.0.2:80", 2);
+    setup.tcp("10.96.0.2:81", 3);
+    setup.assert_counts("twin", translated(5), NONE);
 }
 
 #[test]
 fn each_refused_call_is_counted_by_its_reason() {
-    let stage = Stage::new();
+    let setup = CountedServices::new();
     for to in ["10.96.0.3:80", "10.96.0.4:80"] {
-        stage.tcp(to, 4);
-        stage.udp_connect(to, 5);
-        stage.udp_send(to, 2, 3);
+        setup.tcp(to, 4);
+        setup.udp_connect(to, 5);
+        setup.udp_send(to, 2, 3);
     }
     let empty = |count| Counts { no_endpoints: count, ..NONE };
-    stage.assert_counts("empty", empty(4), empty(11));
+    setup.assert_counts("empty", empty(4), empty(11));
     let far = |count| Counts { no_local_endpoints: count, ..NONE };
-    stage.assert_counts("far", far(4), far(11));
+    setup.assert_counts("far", far(4), far(11));
 }
 
 #[test]
 fn each_bypassed_call_is_counted() {
-    let stage = Stage::new();
-    stage.tcp("203.0.113.5:80", 3);
-    stage.udp_connect("203.0.113.5:80", 4);
-    stage.udp_send("203.0.113.5:80", 2, 3);
-    stage.tcp("10.96.0.5:80", 2);
+    let setup = CountedServices::new();
+    setup.tcp("203.0.113.5:80", 3);
+    setup.udp_connect("203.0.113.5:80", 4);
+    setup.udp_send("203.0.113.5:80", 2, 3);
+    setup.tcp("10.96.0.5:80", 2);
     let bypassed = |count| Counts { bypassed: count, ..NONE };
-    stage.assert_counts("ranges", Counts { translated: 2, ..bypassed(3) }, bypassed(10));
+    setup.assert_counts("ranges", Counts { translated: 2, ..bypassed(3) }, bypassed(10));
 }
 
 #[test]
 fn calls_to_anything_else_are_not_counted() {
-    let stage = Stage::new();
-    stage.tcp("10.96.0.99:80", 3);
-    stage.tcp("10.96.0.1:81", 3);
-    stage.udp_send("10.96.0.99:80", 2, 2);
+    let setup = CountedServices::new();
+    setup.tcp("10.96.0.99:80", 3);
+    setup.tcp("10.96.0.1:81", 3);
+    setup.udp_send("10.96.0.99:80", 2, 2);
     for service in ["good", "twin", "empty", "far", "ranges"] {
-        stage.assert_counts(service, NONE, NONE);
+        setup.assert_counts(service, NONE, NONE);
     }
 }
 
 #[test]
 fn the_counters_survive_a_change_of_the_service() {
-    let mut stage = Stage::new();
-    stage.tcp("10.96.0.1:80", 3);
-    let more = stage.cluster.pod("more").unwrap();
+    let mut setup = CountedServices::new();
+    setup.tcp("10.96.0.1:80", 3);
+    let more = setup.cluster.pod("more").unwrap();
     let changed = Service::new("good").ip("10.96.0.1").tcp(80).udp(80);
-    stage.cluster.apply([changed.endpoints([&more])]).unwrap();
-    stage.tcp("10.96.0.1:80", 2);
-    stage.assert_counts("good", translated(5), NONE);
+    setup.cluster.apply([changed.endpoints([&more])]).unwrap();
+    setup.tcp("10.96.0.1:80", 2);
+    setup.assert_counts("good", translated(5), NONE);
 }
 
 #[test]
 fn a_service_that_is_gone_has_no_series() {
-    let mut stage = Stage::new();
-    stage.tcp("10.96.0.1:80", 3);
-    stage.cluster.remove("good").unwrap();
-    let text = stage.cluster.agent().metrics().unwrap();
+    let mut setup = CountedServices::new();
+    setup.tcp("10.96.0.1:80", 3);
+    setup.cluster.remove("good").unwrap();
+    let text = setup.cluster.agent().metrics().unwrap();
     let left: Vec<_> = text.lines().filter(|line| line.contains("service=\"good\"")).collect();
     assert!(left.is_empty(), "{left:#?}");
 }
 
 #[test]
 fn the_count_of_a_removed_endpoint_never_becomes_another_services() {
-    let mut stage = Stage::new();
-    stage.tcp("10.96.0.1:80", 3);
-    // First the endpoint goes, and right after it its service.
-    stage.cluster.apply([Service::new("good").ip("10.96.0.1").tcp(80).udp(80)]).unwrap();
-    stage.cluster.remove("good").unwrap();
-    let web = Endpoint::at(stage.client.addresses());
+    let mut setup = CountedServices::new();
+    setup.tcp("10.96.0.1:80", 3);
+    // The endpoint is removed first, and its service right after it.
+    setup.cluster.apply([Service::new("good").ip("10.96.0.1").tcp(80).udp(80)]).unwrap();
+    setup.cluster.remove("good").unwrap();
+    let web = Endpoint::at(setup.client.addresses());
     let heirs = ["heir-0", "heir-1"].map(|name| Service::new(name).tcp(80).udp(80));
     let [first, second] = heirs;
     let heirs =
         [first.ip("10.96.1.1").endpoints([web.clone()]), second.ip("10.96.1.2").endpoints([web])];
-    stage.cluster.apply(heirs).unwrap();
-    stage.assert_counts("heir-0", NONE, NONE);
-    stage.assert_counts("heir-1", NONE, NONE);
+    setup.cluster.apply(heirs).unwrap();
+    setup.assert_counts("heir-0", NONE, NONE);
+    setup.assert_counts("heir-1", NONE, NONE);
 }
 
 #[test]
 fn a_scrape_opens_nothing_that_is_open() {
-    let stage = Stage::new();
-    stage.tcp("10.96.0.1:80", 3);
-    let inner = Pins::in_bpffs(stage.cluster.node().bpffs()).inner_maps();
-    // Without their pins, the agent may not open these maps. It pins them again within seconds: what
-    // was pinned again meanwhile says nothing.
+    let setup = CountedServices::new();
+    setup.tcp("10.96.0.1:80", 3);
+    let inner = Pins::in_bpffs(setup.cluster.node().bpffs()).inner_maps();
+    // Without their pins, the agent cannot open these maps. It pins them again within seconds, and the test
+    // ignores maps that are pinned again.
     loop {
         for pin in fs::read_dir(&inner).unwrap() {
             fs::remove_file(pin.unwrap().path()).unwrap();
         }
-        let counts = stage.cluster.metrics().unwrap();
+        let counts = setup.cluster.metrics().unwrap();
         let were_gone = fs::read_dir(&inner).unwrap().next().is_none();
         if were_gone {
             let good = [("service", "good"), ("protocol", "TCP")];
@@ -208,12 +208,12 @@ fn a_scrape_opens_nothing_that_is_open() {
 
 #[test]
 fn a_service_that_comes_back_counts_from_zero() {
-    let mut stage = Stage::new();
-    stage.tcp("10.96.0.1:80", 3);
-    stage.cluster.remove("good").unwrap();
-    let web = Endpoint::at(stage.client.addresses());
+    let mut setup = CountedServices::new();
+    setup.tcp("10.96.0.1:80", 3);
+    setup.cluster.remove("good").unwrap();
+    let web = Endpoint::at(setup.client.addresses());
     let again = Service::new("good").ip("10.96.0.1").tcp(80).udp(80).endpoints([web]);
-    stage.cluster.apply([again]).unwrap();
-    stage.tcp("10.96.0.1:80", 2);
-    stage.assert_counts("good", translated(2), NONE);
+    setup.cluster.apply([again]).unwrap();
+    setup.tcp("10.96.0.1:80", 2);
+    setup.assert_counts("good", translated(2), NONE);
 }

@@ -1,4 +1,4 @@
-//! What the agent shows of itself: metrics, health, the admin socket, the listing commands.
+//! The interfaces of the agent: metrics, health, the admin socket, the listing commands.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::common::{Stage, error_of, eventually, fixtures, holds, options, series, translated};
+use crate::common::{WebNode, error_of, eventually, fixtures, holds, options, series, translated};
 use nix::{
     fcntl::{Flock, FlockArg},
     sys::signal::{Signal, kill},
@@ -22,11 +22,11 @@ use sockline_testbed::{Agent, AgentOptions, Node, objects, sockline_binary};
 const CART: &str = "10.96.0.1";
 const SHIP: &str = "10.96.0.2";
 
-fn serving() -> (Stage, Agent) {
-    let stage = Stage::new(2);
-    stage.put_service("cart", CART);
-    let agent = stage.agent();
-    (stage, agent)
+fn serving() -> (WebNode, Agent) {
+    let node = WebNode::new(2);
+    node.put_service("cart", CART);
+    let agent = node.start_agent();
+    (node, agent)
 }
 
 /// Names of the labels of a series, and their values.
@@ -42,8 +42,8 @@ fn labels(line: &str) -> Vec<(&str, &str)> {
 
 #[test]
 fn every_metric_has_our_prefix_a_help_and_a_type() {
-    let (stage, agent) = serving();
-    stage.assert_served(CART);
+    let (node, agent) = serving();
+    node.assert_served(CART);
     let text = agent.metrics().unwrap();
     let named = |comment: &str| -> BTreeSet<&str> {
         let lines = text.lines().filter_map(|line| line.strip_prefix(comment));
@@ -75,8 +75,8 @@ fn counters_end_in_total_and_nothing_else_does() {
 
 #[test]
 fn no_label_is_a_pod_or_an_address() {
-    let (stage, agent) = serving();
-    stage.spread(CART, 5);
+    let (node, agent) = serving();
+    node.spread(CART, 5);
     let known = [
         "namespace",
         "service",
@@ -105,9 +105,9 @@ fn no_label_is_a_pod_or_an_address() {
 
 #[test]
 fn connections_are_counted_by_service_and_protocol() {
-    let (stage, agent) = serving();
-    stage.spread(CART, 3);
-    stage.udp_talkers(CART, 2);
+    let (node, agent) = serving();
+    node.spread(CART, 3);
+    node.udp_talkers(CART, 2);
     let text = agent.metrics().unwrap();
     assert_eq!(series(&text, &translated("cart", "TCP")), Some(3.0));
     assert_eq!(series(&text, &translated("cart", "UDP")), Some(2.0));
@@ -115,10 +115,10 @@ fn connections_are_counted_by_service_and_protocol() {
 
 #[test]
 fn refusals_are_counted_with_their_reason() {
-    let stage = Stage::new(0);
-    stage.put("cart.yaml", &[objects::web_service("cart", CART)]);
-    let agent = stage.agent();
-    stage.eventually_refused(CART);
+    let node = WebNode::new(0);
+    node.put("cart.yaml", &[objects::web_service("cart", CART)]);
+    let agent = node.start_agent();
+    node.eventually_refused(CART);
     let name = "sockline_connections_refused_total{namespace=\"shop\",service=\"cart\",\
                 protocol=\"TCP\",reason=\"no-endpoints\"}";
     assert_eq!(series(&agent.metrics().unwrap(), name), Some(1.0));
@@ -126,12 +126,12 @@ fn refusals_are_counted_with_their_reason() {
 
 #[test]
 fn the_series_of_a_deleted_service_disappear() {
-    let (stage, agent) = serving();
-    stage.put_service("ship", SHIP);
-    stage.eventually_served(SHIP);
+    let (node, agent) = serving();
+    node.put_service("ship", SHIP);
+    node.eventually_served(SHIP);
     let of_ship = |agent: &Agent| crate::common::lines_with(&agent.metrics().unwrap(), "\"ship\"");
     assert_ne!(of_ship(&agent), [""; 0]);
-    stage.remove("ship.yaml");
+    node.remove("ship.yaml");
     eventually("the series to disappear", || {
         let left = of_ship(&agent);
         holds(left.is_empty(), format!("{left:#?}"))
@@ -139,36 +139,36 @@ fn the_series_of_a_deleted_service_disappear() {
 }
 
 #[test]
-fn a_service_of_a_deleted_ones_name_counts_from_zero() {
-    let (stage, agent) = serving();
-    stage.spread(CART, 5);
-    stage.remove("cart.yaml");
-    stage.eventually_untouched(CART);
-    stage.put_service("cart", CART);
-    stage.eventually_served(CART);
+fn a_service_with_the_name_of_a_deleted_one_counts_from_zero() {
+    let (node, agent) = serving();
+    node.spread(CART, 5);
+    node.remove("cart.yaml");
+    node.eventually_untouched(CART);
+    node.put_service("cart", CART);
+    node.eventually_served(CART);
     assert_eq!(series(&agent.metrics().unwrap(), &translated("cart", "TCP")), Some(1.0));
 }
 
 #[test]
 fn an_agent_is_healthy_at_once_and_ready_after_its_first_sync() {
-    let stage = Stage::new(0);
-    let folder = stage.node.temp().join("later");
+    let node = WebNode::new(0);
+    let folder = node.temp().join("later");
     let mut waiting = options(&[]);
     waiting.manifests = Some(folder.clone());
     waiting.until_ready = false;
-    let agent = stage.node.agent(&waiting).unwrap();
+    let agent = node.agent(&waiting).unwrap();
     assert_eq!(agent.get("/healthz").unwrap().status, 200);
     let reply = agent.get("/readyz").unwrap();
     assert_eq!(reply.status, 503);
-    // Why it waits may follow, once the source has said so.
+    // The reason why it waits may follow, once the source has reported it.
     assert!(reply.body.starts_with("waiting for the first full sync"), "{}", reply.body);
-    assert_eq!(stage.status()["agent"]["ready"], json!(false));
+    assert_eq!(node.status()["agent"]["ready"], json!(false));
     fs::create_dir(&folder).unwrap();
     eventually("200", || {
         let reply = agent.get("/readyz").unwrap();
         holds(reply.status == 200, reply.status)
     });
-    assert_eq!(stage.status()["agent"]["ready"], json!(true));
+    assert_eq!(node.status()["agent"]["ready"], json!(true));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn only_root_can_use_the_admin_socket() {
 }
 
 #[test]
-fn the_admin_socket_goes_with_the_agent() {
+fn the_admin_socket_is_removed_with_the_agent() {
     let (_stage, mut agent) = serving();
     agent.stop().unwrap();
     assert!(!agent.admin_socket().exists());
@@ -187,21 +187,21 @@ fn the_admin_socket_goes_with_the_agent() {
 
 #[test]
 fn the_kernel_holds_the_plan_of_every_recorded_feature() {
-    let stage = Stage { node: Node::new().unwrap(), ..Stage::new(0) };
+    let node = WebNode { node: Node::new().unwrap(), ..WebNode::new(0) };
     let folder = fixtures("features");
     let recorded = AgentOptions { manifests: Some(folder.clone()), ..options(&[]) };
-    let _agent = stage.node.agent(&recorded).unwrap();
+    let _agent = node.agent(&recorded).unwrap();
     let folder = folder.to_str().unwrap();
     let output =
-        stage.sockline(&["plan", "--manifests", folder, "--node-name", "node-a", "-o", "json"]);
+        node.sockline(&["plan", "--manifests", folder, "--node-name", "node-a", "-o", "json"]);
     assert!(output.status.success(), "{}", error_of(&output));
     let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let kernel = stage.json(&["services"]);
+    let kernel = node.json(&["services"]);
     let (planned, held) = (by_address(&plan), by_address(&kernel));
     for (address, frontend) in &planned {
         assert_eq!(held.get(address), Some(frontend), "{address:?}");
     }
-    // And nothing more, in the same order.
+    // No more, and in the same order.
     assert_eq!(kernel, plan);
     let actions: BTreeSet<&str> =
         planned.values().map(|frontend| frontend["action"].as_str().unwrap()).collect();
@@ -218,11 +218,11 @@ fn by_address(plan: &Value) -> BTreeMap<[String; 4], Value> {
 
 #[test]
 fn the_backends_of_one_service_can_be_listed() {
-    let (stage, _agent) = serving();
-    stage.put_service("ship", SHIP);
-    stage.eventually_served(SHIP);
-    let mut listing = stage.json(&["backends", "shop/cart"]);
-    // How often each was chosen is another test's business.
+    let (node, _agent) = serving();
+    node.put_service("ship", SHIP);
+    node.eventually_served(SHIP);
+    let mut listing = node.json(&["backends", "shop/cart"]);
+    // Another test covers how often each was chosen.
     for backend in listing.pointer_mut("/services").and_then(Value::as_array_mut).unwrap() {
         for backend in backend["backends"].as_array_mut().unwrap() {
             assert!(backend.as_object_mut().unwrap().remove("connections").unwrap().is_u64());
@@ -248,8 +248,8 @@ fn the_backends_of_one_service_can_be_listed() {
 
 #[test]
 fn the_backends_of_an_unknown_service_are_an_error() {
-    let (stage, _agent) = serving();
-    let output = stage.look(&["backends", "shop/none"]);
+    let (node, _agent) = serving();
+    let output = node.look(&["backends", "shop/none"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         error_of(&output),
@@ -289,10 +289,10 @@ impl Drop for Running {
     }
 }
 
-/// An agent that is told everything by its environment, and the status that it gives.
-fn by_environment(stage: &Stage, more: &[(&str, &str)]) -> (Running, Value) {
+/// An agent that has all options from its environment, and its status.
+fn by_environment(node: &WebNode, more: &[(&str, &str)]) -> (Running, Value) {
     let mut command = Command::new(sockline_binary().unwrap());
-    let node = &stage.node;
+    let node = &node;
     let socket = node.temp().join("env.sock");
     command
         .arg("agent")
@@ -322,24 +322,24 @@ fn by_environment(stage: &Stage, more: &[(&str, &str)]) -> (Running, Value) {
 }
 
 #[test]
-fn an_agent_that_is_gone_is_not_taken_for_running_while_somebody_else_looks() {
-    let (stage, mut agent) = serving();
-    assert_eq!(stage.status()["agent_running"], true);
+fn an_agent_that_has_ended_is_not_shown_as_running_while_another_command_reads() {
+    let (node, mut agent) = serving();
+    assert_eq!(node.status()["agent_running"], true);
     agent.stop().unwrap();
-    // As another `sockline status` has it, for as long as it takes to see that nobody else has it.
-    let root = File::open(Pins::in_bpffs(stage.node.bpffs()).root()).unwrap();
+    // As another `sockline status` holds it while it looks for another holder.
+    let root = File::open(Pins::in_bpffs(node.bpffs()).root()).unwrap();
     let _other =
         Flock::lock(root, FlockArg::LockSharedNonblock).map_err(|(_, error)| error).unwrap();
-    assert_eq!(stage.status()["agent_running"], false);
-    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    assert_eq!(node.status()["agent_running"], false);
+    let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("not running"), "{table}");
 }
 
 #[test]
-fn looking_side_by_side_nobody_sees_an_agent_that_is_not_there() {
-    let (stage, mut agent) = serving();
+fn parallel_commands_show_no_agent_that_is_not_there() {
+    let (node, mut agent) = serving();
     agent.stop().unwrap();
-    let pins = Pins::in_bpffs(stage.node.bpffs());
+    let pins = Pins::in_bpffs(node.bpffs());
     let seen = std::thread::scope(|scope| {
         let look = || (0..2000).filter(|_| pins.are_locked().unwrap()).count();
         let lookers: Vec<_> = (0..4).map(|_| scope.spawn(look)).collect();
@@ -349,9 +349,9 @@ fn looking_side_by_side_nobody_sees_an_agent_that_is_not_there() {
 }
 
 #[test]
-fn an_answer_that_makes_no_sense_is_told_as_that() {
-    let (stage, _agent) = serving();
-    let socket = stage.node.temp().join("other.sock");
+fn an_invalid_answer_is_reported_as_such() {
+    let (node, _agent) = serving();
+    let socket = node.temp().join("other.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -362,9 +362,9 @@ fn an_answer_that_makes_no_sense_is_told_as_that() {
         }
     });
     let socket = socket.to_str().unwrap();
-    let bpffs = stage.node.bpffs().to_str().unwrap();
+    let bpffs = node.bpffs().to_str().unwrap();
     let look = |command: &str| {
-        let output = stage.sockline(&[command, "--bpf-root", bpffs, "--admin-socket", socket]);
+        let output = node.sockline(&[command, "--bpf-root", bpffs, "--admin-socket", socket]);
         String::from_utf8(output.stdout).unwrap()
     };
     let said = "the agent's answer cannot be parsed: missing field";
@@ -376,15 +376,15 @@ fn an_answer_that_makes_no_sense_is_told_as_that() {
 
 #[test]
 fn status_has_one_count_of_frontends() {
-    let (stage, agent) = serving();
+    let (node, agent) = serving();
     let mut service = objects::service("ship", SHIP);
     service["spec"]["type"] = json!("NodePort");
     service["spec"]["ports"][0]["nodePort"] = json!(30080);
-    stage.put("ship.yaml", &[service, objects::slice("ship", &stage.addresses())]);
-    stage.eventually_served(SHIP);
+    node.put("ship.yaml", &[service, objects::slice("ship", &node.web_addresses())]);
+    node.eventually_served(SHIP);
     // Two services of two ports each, and a NodePort at both addresses of the node and two of loopback.
     eventually("the NodePort to be counted once for each address", || {
-        let status = stage.status();
+        let status = node.status();
         let maps = status["agent"]["maps"].as_array().unwrap();
         let of_map = maps.iter().find(|map| map["map"] == "frontends").unwrap();
         let metric = series(&agent.metrics().unwrap(), "sockline_frontends");
@@ -398,10 +398,10 @@ fn status_has_one_count_of_frontends() {
 
 #[test]
 fn options_can_be_given_by_the_environment() {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    let (_running, status) = by_environment(&stage, &[("SOCKLINE_NODE_NAME", "node-e")]);
-    stage.assert_served(CART);
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    let (_running, status) = by_environment(&node, &[("SOCKLINE_NODE_NAME", "node-e")]);
+    node.assert_served(CART);
     assert_eq!(status["node"], "node-e");
     let maps = status["agent"]["maps"].as_array().unwrap();
     let limit = |name: &str| maps.iter().find(|map| map["map"] == name).unwrap()["limit"].clone();
@@ -410,15 +410,15 @@ fn options_can_be_given_by_the_environment() {
 
 #[test]
 fn the_node_name_comes_from_node_name_as_in_a_daemon_set() {
-    let stage = Stage::new(0);
-    let (_running, status) = by_environment(&stage, &[("NODE_NAME", "from-the-pod-spec")]);
+    let node = WebNode::new(0);
+    let (_running, status) = by_environment(&node, &[("NODE_NAME", "from-the-pod-spec")]);
     assert_eq!(status["node"], "from-the-pod-spec");
 }
 
 #[test]
 fn the_option_wins_over_node_name() {
-    let stage = Stage::new(0);
+    let node = WebNode::new(0);
     let both = [("NODE_NAME", "from-the-pod-spec"), ("SOCKLINE_NODE_NAME", "own")];
-    let (_running, status) = by_environment(&stage, &both);
+    let (_running, status) = by_environment(&node, &both);
     assert_eq!(status["node"], "own");
 }

@@ -1,4 +1,4 @@
-//! An agent that is killed at any of its system calls leaves what the next one finishes or undoes.
+//! An agent that is killed at any of its system calls leaves a state that the next one completes or reverts.
 //!
 //! A few calls of each kind are chosen at random; `SOCKLINE_EVERY_CALL=1` takes them all, one after
 //! the other (`cargo xtask chaos --every-call`).
@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::common::{Stage, eventually, hammer::Hammer, ip, options};
+use crate::common::{WebNode, eventually, hammer::Hammer, ip, options};
 use serde_json::Value;
 use sockline_testbed::{
     Agent, AgentOptions, Build,
@@ -26,12 +26,12 @@ const SAMPLE: usize = 3;
 
 /// A node, and the agent that was ready last, which has ended.
 struct Killing {
-    stage: Stage,
+    node: WebNode,
     last: Option<Agent>,
-    /// Connects all the time, where there is something to connect to all the time.
+    /// Connects continuously, where a service is always there.
     hammer: Option<Hammer>,
     build: Build,
-    /// What a sound node has pinned, but for inner maps, which go by their ids.
+    /// What a healthy node has pinned, without inner maps, whose names are their ids.
     pins: BTreeSet<PathBuf>,
     random: fastrand::Rng,
     seed: u64,
@@ -43,11 +43,11 @@ impl Killing {
         let seed = env::var("SOCKLINE_KILL_SEED")
             .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
         println!("SOCKLINE_KILL_SEED={seed}");
-        let stage = Stage::new(2);
-        stage.put_service("cart", CART);
-        stage.put_service("ship", SHIP);
+        let node = WebNode::new(2);
+        node.put_service("cart", CART);
+        node.put_service("ship", SHIP);
         let mut this = Self {
-            stage,
+            node,
             last: None,
             hammer: None,
             build: Build::This,
@@ -56,7 +56,7 @@ impl Killing {
             seed,
             rounds: 0,
         };
-        let mut agent = this.stage.node.agent(&this.options(Build::This, None)).unwrap();
+        let mut agent = this.node.agent(&this.options(Build::This, None)).unwrap();
         this.pins = this.pinned();
         agent.stop().unwrap();
         this.last = Some(agent);
@@ -65,7 +65,7 @@ impl Killing {
 
     fn hammered(mut self) -> Self {
         let addresses = vec![(ip(CART), 80).into(), (ip(SHIP), 80).into()];
-        self.hammer = Some(Hammer::start(&self.stage.client, addresses));
+        self.hammer = Some(Hammer::start(&self.node.client, addresses));
         self
     }
 
@@ -80,7 +80,7 @@ impl Killing {
         AgentOptions { binary, ..options(&[]) }
     }
 
-    /// What is pinned, relative to the folder of its layout; the inner maps left out.
+    /// What is pinned, relative to the folder of its layout; without the inner maps.
     fn pinned(&self) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();
         walk(&self.layout(), &mut found);
@@ -89,47 +89,46 @@ impl Killing {
 
     /// The folder of the only layout.
     fn layout(&self) -> PathBuf {
-        let root = self.stage.node.bpffs().join("sockline");
+        let root = self.node.bpffs().join("sockline");
         let entries = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path());
         let layouts: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
         assert_eq!(layouts.len(), 1, "not one layout: {layouts:?}, seed {}", self.seed);
         layouts[0].clone()
     }
 
-    /// Something for the first sync to do: a service more or less, and other endpoints.
+    /// Changes for the first sync: one service more or less, and other endpoints.
     fn change(&mut self) {
         self.rounds += 1;
-        let addresses = self.stage.addresses();
+        let addresses = self.node.web_addresses();
         let some = &addresses[self.rounds % 2..];
-        self.stage
-            .put("cart.yaml", &[objects::service("cart", CART), objects::slice("cart", some)]);
+        self.node.put("cart.yaml", &[objects::service("cart", CART), objects::slice("cart", some)]);
         if self.rounds.is_multiple_of(2) {
-            self.stage.put_service("mail", "10.96.0.3");
+            self.node.put_service("mail", "10.96.0.3");
         } else if self.rounds > 1 {
-            self.stage.remove("mail.yaml");
+            self.node.remove("mail.yaml");
         }
     }
 
-    /// The calls there are to be killed at, in a start of this build from here.
+    /// The system calls of a start of this build from this state.
     fn count(&mut self, build: Build, call: &'static str) -> BTreeSet<usize> {
-        let log = self.stage.node.temp().join("calls");
-        let program = strace::counted(self.stage.node.temp(), build, call, &log).unwrap();
+        let log = self.node.temp().join("calls");
+        let program = strace::counted(self.node.temp(), build, call, &log).unwrap();
         self.change();
-        let mut agent = self.stage.node.agent(&self.options(build, Some(program))).unwrap();
+        let mut agent = self.node.agent(&self.options(build, Some(program))).unwrap();
         agent.stop().unwrap();
         self.build = build;
-        // The old handle goes first: the newest one's removes what is in the kernel.
+        // The old handle is dropped first: that of the newest agent removes the kernel state.
         self.last = Some(agent);
         strace::calls_in(&log).unwrap()
     }
 
-    /// Starts an agent that is killed at a call, and then one that is not.
+    /// Starts an agent that is killed at a system call, and then one that is not.
     fn kill(&mut self, build: Build, next: Build, at: KillAt) {
         self.change();
-        let program = strace::killed_at(self.stage.node.temp(), build, at).unwrap();
-        let mut agent = self.stage.node.spawn_agent(&self.options(build, Some(program))).unwrap();
+        let program = strace::killed_at(self.node.temp(), build, at).unwrap();
+        let mut agent = self.node.spawn_agent(&self.options(build, Some(program))).unwrap();
         let what = format!("{build:?} killed at {at:?}, then {next:?}, seed {}", self.seed);
-        // A thread that makes calls in its own time may not come to this one.
+        // A thread that other events wake may not reach this call.
         eventually(&what, || match agent.try_wait().unwrap() {
             Some(status) if status.code().is_some() => panic!("{what}: {status}, {}", agent.log()),
             Some(_) => Ok(()),
@@ -140,14 +139,14 @@ impl Killing {
             None => Err(agent.log()),
         });
         self.last = Some(agent);
-        let mut agent = self.stage.node.agent(&self.options(next, None)).unwrap();
+        let mut agent = self.node.agent(&self.options(next, None)).unwrap();
         self.build = next;
         self.assert_sound(&agent, &what);
         agent.stop().unwrap();
         self.last = Some(agent);
     }
 
-    /// Connects that failed so far, for a failure that tells after which kill they did.
+    /// The connects that failed so far, to report after which kill they failed.
     fn failed(&self) -> usize {
         self.hammer.as_ref().map_or(0, Hammer::failed)
     }
@@ -156,11 +155,11 @@ impl Killing {
     fn assert_sound(&self, agent: &Agent, what: &str) {
         assert_eq!(self.failed(), 0, "{what}: connects failed");
         for service in [CART, SHIP] {
-            if let Err(error) = self.stage.ask(service) {
+            if let Err(error) = self.node.ask(service) {
                 panic!("{what}: {service} is not served: {error}");
             }
         }
-        let mail = self.stage.ask("10.96.0.3");
+        let mail = self.node.ask("10.96.0.3");
         assert_eq!(mail.is_ok(), self.rounds.is_multiple_of(2), "{what}: {mail:?}");
         assert_eq!(self.pinned(), self.pins, "{what}: other pins than after a clean start");
         let maps = self.layout().join("maps");
@@ -174,7 +173,7 @@ impl Killing {
         let inner: BTreeSet<String> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         assert_eq!(inner, wanted, "{what}: pins of inner maps");
-        let cgroup = self.stage.node.cgroup().to_str().unwrap();
+        let cgroup = self.node.cgroup().to_str().unwrap();
         let report = agent.cli(&["check", "--cgroup-root", cgroup, "-o", "json"]);
         let report: Value = serde_json::from_str(&report.unwrap()).unwrap();
         for finding in report.as_array().unwrap() {
@@ -208,11 +207,11 @@ fn walk(folder: &Path, found: &mut BTreeSet<PathBuf>) {
     below(folder, folder, found);
 }
 
-/// What changes the kernel's state, or a folder of pins.
+/// System calls that change the kernel's state or a folder of pins.
 const CALLS: [&str; 5] = ["bpf", "mkdir", "rename", "unlink", "rmdir"];
 
 #[test]
-fn in_its_first_start_on_a_node() {
+fn an_agent_killed_during_its_first_start_is_recovered_from() {
     let mut killing = Killing::new();
     let from_nothing = |killing: &Killing| {
         killing.last.as_ref().unwrap().cli(&["cleanup"]).unwrap();
@@ -228,7 +227,7 @@ fn in_its_first_start_on_a_node() {
 }
 
 #[test]
-fn while_it_takes_over_from_another() {
+fn an_agent_killed_while_it_takes_over_is_recovered_from() {
     let mut killing = Killing::new().hammered();
     for call in CALLS {
         let count = killing.count(Build::This, call);
@@ -240,7 +239,7 @@ fn while_it_takes_over_from_another() {
 }
 
 #[test]
-fn while_it_changes_the_layout() {
+fn an_agent_killed_while_it_changes_the_layout_is_recovered_from() {
     let mut killing = Killing::new().hammered();
     let other = |build: Build| {
         if build == Build::This { Build::OtherLayout } else { Build::This }

@@ -1,4 +1,4 @@
-//! What is damaged from outside while the agent runs is mended and counted.
+//! Kernel state that is changed from outside while the agent runs is repaired and counted.
 
 use std::{
     cell::Cell,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::common::{
-    REPAIRS, Stage, damage::Damage, eventually, hammer::Hammer, holds, ip, options, series,
+    REPAIRS, WebNode, damage::Damage, eventually, hammer::Hammer, holds, ip, options, series,
     translated,
 };
 use nix::mount::{MntFlags, MsFlags};
@@ -24,12 +24,12 @@ use sockline_testbed::{Agent, Socket, objects, tcp_ask};
 
 const CART: &str = "10.96.0.1";
 
-fn serving() -> (Stage, Agent, Damage) {
-    let stage = Stage::new(2);
-    stage.put_service("cart", CART);
-    let agent = stage.agent_with(&REPAIRS);
-    let damage = Damage::of(&stage);
-    (stage, agent, damage)
+fn serving() -> (WebNode, Agent, Damage) {
+    let node = WebNode::new(2);
+    node.put_service("cart", CART);
+    let agent = node.start_agent_with(&REPAIRS);
+    let damage = Damage::of(&node);
+    (node, agent, damage)
 }
 
 fn repairs(agent: &Agent, object: &str) -> usize {
@@ -46,27 +46,27 @@ fn eventually_repaired(agent: &Agent, object: &str, count: usize) {
 }
 
 #[test]
-fn a_deleted_frontend_is_put_back() {
-    let (stage, agent, damage) = serving();
+fn a_deleted_frontend_is_restored() {
+    let (node, agent, damage) = serving();
     let entry = damage.frontend(80);
     damage.remove_frontend(&entry.key);
     eventually_repaired(&agent, "frontend", 1);
     assert_eq!(damage.frontend(80), entry);
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 #[test]
-fn a_changed_frontend_is_put_right() {
-    let (stage, agent, damage) = serving();
+fn a_changed_frontend_is_corrected() {
+    let (node, agent, damage) = serving();
     let entry = damage.frontend(80);
     damage.set_frontend(Frontend { action: REFUSE, ..entry });
     eventually_repaired(&agent, "frontend", 1);
     assert_eq!(damage.frontend(80), entry);
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 #[test]
-fn a_frontend_that_nobody_planned_is_removed() {
+fn an_unplanned_frontend_is_removed() {
     let (_stage, agent, damage) = serving();
     let mut foreign = damage.frontend(80);
     foreign.key.port = 81u16.to_be();
@@ -77,30 +77,30 @@ fn a_frontend_that_nobody_planned_is_removed() {
 }
 
 #[test]
-fn backends_with_another_address_are_put_right() {
-    let (stage, agent, damage) = serving();
+fn backends_with_another_address_are_corrected() {
+    let (node, agent, damage) = serving();
     let changed = damage.change_backends(|backend| backend.port = 1u16.to_be());
     assert_eq!(changed, 4, "two pods behind two service ports");
     eventually_repaired(&agent, "backend", 4);
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 /// The addresses of other nodes are entries among the frontends.
 #[test]
-fn addresses_of_other_nodes_are_put_back_and_those_of_nobody_removed() {
-    let stage = Stage::new(1);
+fn addresses_of_other_nodes_are_restored_and_unplanned_ones_removed() {
+    let node = WebNode::new(1);
     let mut service = objects::service("cart", CART);
     service["spec"]["type"] = json!("NodePort");
     service["spec"]["ports"][0]["nodePort"] = json!(30080);
-    stage.put("cart.yaml", &[service, objects::slice("cart", &stage.addresses())]);
+    node.put("cart.yaml", &[service, objects::slice("cart", &node.web_addresses())]);
     let others = ["198.51.100.1", "198.51.100.2"];
-    let node = |address: &str| objects::node_at(&format!("node-{address}"), &[ip(address)]);
-    stage.put("nodes.yaml", &others.map(node));
-    let agent = stage.agent_with(&[&REPAIRS[..], &["--nodeports-of-all-nodes"]].concat());
-    let damage = Damage::of(&stage);
+    let other = |address: &str| objects::node_at(&format!("node-{address}"), &[ip(address)]);
+    node.put("nodes.yaml", &others.map(other));
+    let agent = node.start_agent_with(&[&REPAIRS[..], &["--nodeports-of-all-nodes"]].concat());
+    let damage = Damage::of(&node);
     let is_served = |address: &str| {
         let to = SocketAddr::new(ip(address), 30080);
-        stage.client.tcp_ask(to).is_ok()
+        node.client.tcp_ask(to).is_ok()
     };
     assert!(others.iter().all(|address| is_served(address)));
     let mark = FrontendKey::node_mark(ip(others[0]).into());
@@ -119,56 +119,56 @@ fn addresses_of_other_nodes_are_put_back_and_those_of_nobody_removed() {
 }
 
 #[test]
-fn a_lost_slot_is_put_back() {
-    let (stage, agent, damage) = serving();
+fn a_lost_slot_is_restored() {
+    let (node, agent, damage) = serving();
     damage.clear_slot(damage.frontend(80).slot_start);
     eventually_repaired(&agent, "slot", 1);
-    assert_eq!(stage.spread(CART, 30).len(), 2, "both pods get connects again");
+    assert_eq!(node.spread(CART, 30).len(), 2, "both pods get connects again");
 }
 
 #[test]
-fn a_cleared_filter_is_put_back() {
-    let (stage, agent, damage) = serving();
+fn a_cleared_filter_is_restored() {
+    let (node, agent, damage) = serving();
     damage.clear_filter();
     eventually_repaired(&agent, "filter", 2);
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 #[test]
-fn a_filter_that_was_cleared_while_the_agent_was_down_is_put_right_at_the_start() {
-    let (stage, mut agent, damage) = serving();
+fn a_filter_that_was_cleared_while_the_agent_was_down_is_restored_at_the_start() {
+    let (node, mut agent, damage) = serving();
     agent.stop().unwrap();
     damage.clear_filter();
-    stage.assert_untouched(CART);
-    let _next = stage.agent();
-    stage.assert_served(CART);
+    node.assert_untouched(CART);
+    let _next = node.start_agent();
+    node.assert_served(CART);
 }
 
 #[test]
-fn backends_that_were_changed_while_the_agent_was_down_are_put_right_by_the_first_sync() {
-    let (stage, mut agent, damage) = serving();
+fn backends_that_were_changed_while_the_agent_was_down_are_corrected_by_the_first_sync() {
+    let (node, mut agent, damage) = serving();
     agent.stop().unwrap();
     damage.change_backends(|backend| backend.service += 1000);
-    let next = stage.agent();
-    stage.assert_served(CART);
-    assert_eq!(stage.wrong("failures"), [""; 0], "{}", next.log());
+    let next = node.start_agent();
+    node.assert_served(CART);
+    assert_eq!(node.wrong("failures"), [""; 0], "{}", next.log());
 }
 
-/// A slot may lead to it a moment after it left.
+/// A slot may refer to it for a moment after its removal.
 #[test]
-fn a_backend_that_no_frontend_may_use_is_never_drawn() {
-    let (stage, mut agent, damage) = serving();
+fn a_backend_that_no_frontend_may_use_is_never_selected() {
+    let (node, mut agent, damage) = serving();
     agent.stop().unwrap();
-    let leaving = Address::from(stage.webs[0].pod.addresses()[0]);
+    let leaving = Address::from(node.webs[0].pod.addresses()[0]);
     damage.change_backends(|backend| {
         if backend.address == leaving {
             backend.scopes = 0;
         }
     });
-    stage.client.run(|| {
+    node.client.run(|| {
         for _ in 0..60 {
             let socket = Socket::udp(libc::AF_INET).unwrap();
-            // One in four finds it twice in a row, and goes through as it is.
+            // One in four selects it twice in a row, and is not translated.
             let _ = socket.connect(SocketAddr::new(ip(CART), 53));
         }
     });
@@ -183,13 +183,13 @@ fn a_backend_that_no_frontend_may_use_is_never_drawn() {
 
 #[test]
 fn repairs_are_in_the_status_and_in_the_log() {
-    let (stage, agent, damage) = serving();
+    let (node, agent, damage) = serving();
     damage.remove_frontend(&damage.frontend(80).key);
     eventually_repaired(&agent, "frontend", 1);
-    let status = stage.status();
+    let status = node.status();
     assert_eq!(status["agent"]["repairs"], 1);
     assert_eq!(status["agent"]["repairs_by_kind"], json!({"frontend": 1}));
-    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("1 frontend since its start"), "{table}");
     let log = agent.log();
     let repaired = "the kernel differed from the plan and was repaired: 1 frontend";
@@ -197,13 +197,13 @@ fn repairs_are_in_the_status_and_in_the_log() {
 }
 
 #[test]
-fn nothing_is_repaired_where_nothing_is_damaged() {
-    let (stage, agent, damage) = serving();
-    stage.put_service("ship", "10.96.0.2");
-    stage.eventually_served("10.96.0.2");
-    stage.remove("ship.yaml");
-    stage.eventually_untouched("10.96.0.2");
-    // One repair proves that a comparison has come past.
+fn nothing_is_repaired_without_drift() {
+    let (node, agent, damage) = serving();
+    node.put_service("ship", "10.96.0.2");
+    node.eventually_served("10.96.0.2");
+    node.remove("ship.yaml");
+    node.eventually_untouched("10.96.0.2");
+    // One repair proves that a comparison has ended.
     damage.remove_frontend(&damage.frontend(80).key);
     eventually_repaired(&agent, "frontend", 1);
     for kind in Drift::KINDS.into_iter().filter(|kind| *kind != "frontend") {
@@ -212,17 +212,17 @@ fn nothing_is_repaired_where_nothing_is_damaged() {
 }
 
 #[test]
-fn a_changed_weight_of_a_backend_is_put_right() {
+fn a_changed_weight_of_a_backend_is_corrected() {
     let (_stage, agent, damage) = serving();
     let changed = damage.change_backends(|backend| backend.weight += 1);
     eventually_repaired(&agent, "backend", changed);
 }
 
-/// To Prometheus, a counter that falls is one that began anew.
+/// For Prometheus, a counter that falls was reset.
 #[test]
-fn no_counter_falls_while_the_backends_that_count_are_put_right() {
-    let (stage, agent, damage) = serving();
-    stage.spread(CART, 20);
+fn no_counter_falls_while_backends_are_corrected() {
+    let (node, agent, damage) = serving();
+    node.spread(CART, 20);
     let series_name = translated("cart", "TCP");
     for round in 1..=3 {
         let changed = damage.change_backends(|backend| backend.port = 1u16.to_be());
@@ -236,7 +236,7 @@ fn no_counter_falls_while_the_backends_that_count_are_put_right() {
 }
 
 #[test]
-fn a_backend_that_nobody_added_is_freed() {
+fn an_unplanned_backend_is_freed() {
     let (_stage, agent, damage) = serving();
     damage.set_backend(900, Backend { service: 77, scopes: 1, ..Backend::default() });
     eventually_repaired(&agent, "backend", 1);
@@ -244,40 +244,40 @@ fn a_backend_that_nobody_added_is_freed() {
 }
 
 #[test]
-fn a_lost_name_is_put_back() {
-    let (stage, agent, damage) = serving();
-    let services = stage.services();
+fn a_lost_name_is_restored() {
+    let (node, agent, damage) = serving();
+    let services = node.services();
     damage.clear_names();
     eventually_repaired(&agent, "name", 2);
-    assert_eq!(stage.services(), services);
+    assert_eq!(node.services(), services);
 }
 
 #[test]
-fn a_segment_that_was_taken_out_of_its_map_is_put_back() {
-    let (stage, agent, damage) = serving();
+fn a_segment_that_was_removed_from_its_map_is_restored() {
+    let (node, agent, damage) = serving();
     damage.take_out("BACKENDS");
     eventually_repaired(&agent, "map", 1);
-    stage.assert_served(CART);
+    node.assert_served(CART);
     assert_eq!(repairs(&agent, "pin"), 0);
 }
 
 #[test]
-fn a_frontends_map_that_was_taken_out_is_put_back() {
-    let (stage, agent, damage) = serving();
+fn a_removed_frontends_map_is_restored() {
+    let (node, agent, damage) = serving();
     damage.take_out("FRONTENDS");
-    stage.assert_untouched(CART);
+    node.assert_untouched(CART);
     eventually_repaired(&agent, "map", 1);
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 #[test]
-fn a_segment_that_is_missing_at_the_start_is_made_again() {
-    let (stage, mut agent, damage) = serving();
+fn a_segment_that_is_missing_at_the_start_is_recreated() {
+    let (node, mut agent, damage) = serving();
     agent.stop().unwrap();
     damage.take_out("BACKENDS");
-    let next = stage.agent();
-    stage.assert_served(CART);
-    assert_eq!(stage.wrong("failures"), [""; 0], "{}", next.log());
+    let next = node.start_agent();
+    node.assert_served(CART);
+    assert_eq!(node.wrong("failures"), [""; 0], "{}", next.log());
 }
 
 fn link_ids(damage: &Damage) -> Vec<u32> {
@@ -288,20 +288,20 @@ fn link_ids(damage: &Damage) -> Vec<u32> {
     ids
 }
 
-/// Connects all the time while something is done; none of the connects may fail.
-fn without_a_gap(stage: &Stage, disturb: impl FnOnce()) {
-    let hammer = Hammer::start(&stage.client, vec![(ip(CART), 80).into()]);
+/// Connects continuously during an action; none of the connects may fail.
+fn without_a_gap(node: &WebNode, action: impl FnOnce()) {
+    let hammer = Hammer::start(&node.client, vec![(ip(CART), 80).into()]);
     hammer.wait_for(50);
-    disturb();
+    action();
     hammer.wait_for(50);
     hammer.assert_nothing_failed();
 }
 
 #[test]
 fn links_that_lost_their_pins_stay_attached_and_are_pinned_again() {
-    let (stage, agent, damage) = serving();
+    let (node, agent, damage) = serving();
     let before = link_ids(&damage);
-    without_a_gap(&stage, || {
+    without_a_gap(&node, || {
         for entry in fs::read_dir(damage.pins().links()).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();
         }
@@ -309,31 +309,31 @@ fn links_that_lost_their_pins_stay_attached_and_are_pinned_again() {
     });
     assert_eq!(link_ids(&damage), before);
     assert_eq!(repairs(&agent, "link"), 0);
-    assert_eq!(stage.status()["attached"], true);
+    assert_eq!(node.status()["attached"], true);
 }
 
 #[test]
-fn a_detached_link_is_made_again() {
-    let (stage, agent, damage) = serving();
+fn a_detached_link_is_recreated() {
+    let (node, agent, damage) = serving();
     damage.detach("connect4");
-    stage.assert_untouched(CART);
+    node.assert_untouched(CART);
     eventually_repaired(&agent, "link", 1);
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 #[test]
-fn something_else_that_is_pinned_in_place_of_a_link_is_replaced() {
-    let (stage, agent, damage) = serving();
+fn another_object_in_place_of_a_links_pin_is_replaced() {
+    let (node, agent, damage) = serving();
     let before = link_ids(&damage);
     damage.pin_a_map_at(&damage.pins().link("connect4"));
     eventually_repaired(&agent, "pin", 1);
     assert_eq!(link_ids(&damage), before);
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 #[test]
 fn maps_that_lost_their_pins_are_pinned_again() {
-    let (stage, agent, damage) = serving();
+    let (node, agent, damage) = serving();
     let names = dataplane::map_names();
     let before: Vec<u32> = names.iter().map(|name| damage.map_id(name)).collect();
     for name in &names {
@@ -342,11 +342,11 @@ fn maps_that_lost_their_pins_are_pinned_again() {
     eventually_repaired(&agent, "pin", names.len());
     let after: Vec<u32> = names.iter().map(|name| damage.map_id(name)).collect();
     assert_eq!(after, before);
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 #[test]
-fn another_map_that_is_pinned_in_place_of_ours_is_replaced() {
+fn a_foreign_map_in_place_of_a_pin_is_replaced() {
     let (_stage, agent, damage) = serving();
     let before = damage.map_id("SOCKETS");
     damage.pin_a_map_at(&damage.pins().map("SOCKETS"));
@@ -356,8 +356,8 @@ fn another_map_that_is_pinned_in_place_of_ours_is_replaced() {
 }
 
 #[test]
-fn pins_of_segments_that_were_removed_are_made_again() {
-    let (stage, agent, damage) = serving();
+fn removed_pins_of_segments_are_recreated() {
+    let (node, agent, damage) = serving();
     let inner = damage.pins().inner_maps();
     let pins = || {
         let names = fs::read_dir(&inner).unwrap().map(|entry| entry.unwrap().file_name());
@@ -369,17 +369,17 @@ fn pins_of_segments_that_were_removed_are_made_again() {
     }
     eventually_repaired(&agent, "pin", before.len());
     assert_eq!(pins(), before);
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 #[test]
-fn after_the_whole_folder_was_removed_nothing_fails_and_the_next_agent_finds_everything() {
-    let (stage, mut agent, damage) = serving();
+fn after_the_pinned_folder_was_removed_nothing_fails_and_the_next_agent_finds_everything() {
+    let (node, mut agent, damage) = serving();
     let (root, links) = (damage.pins().root().to_owned(), link_ids(&damage));
-    without_a_gap(&stage, || {
+    without_a_gap(&node, || {
         fs::remove_dir_all(&root).unwrap();
         eventually("the folder to be made again", || {
-            let report = stage.look(&["check", "--quick"]);
+            let report = node.look(&["check", "--quick"]);
             holds(report.status.success(), String::from_utf8_lossy(&report.stdout))
         });
         eventually("all pins", || {
@@ -390,17 +390,17 @@ fn after_the_whole_folder_was_removed_nothing_fails_and_the_next_agent_finds_eve
     });
     assert_eq!(link_ids(&damage), links);
     let backends = damage.backend(1);
-    without_a_gap(&stage, || {
+    without_a_gap(&node, || {
         agent.kill().unwrap();
-        agent = stage.agent();
+        agent = node.start_agent();
     });
     assert_eq!(damage.backend(1).generation, backends.generation, "not adopted");
     assert_eq!(link_ids(&damage), links);
 }
 
 #[test]
-fn an_agent_whose_folder_was_removed_still_keeps_a_second_one_out() {
-    let (stage, agent, damage) = serving();
+fn an_agent_whose_folder_was_removed_still_excludes_a_second_one() {
+    let (node, agent, damage) = serving();
     fs::remove_dir_all(damage.pins().root()).unwrap();
     eventually("the folder to be made again", || {
         let exists = damage.pins().map("AGENT_RECORD").exists();
@@ -408,72 +408,72 @@ fn an_agent_whose_folder_was_removed_still_keeps_a_second_one_out() {
     });
     let mut second = options(&[]);
     second.until_ready = false;
-    let error = stage.node.agent(&second).err().expect("a second agent");
+    let error = node.agent(&second).err().expect("a second agent");
     let error = format!("{error:#}");
     assert!(error.contains(&format!("(process {}) already manages", agent.pid())), "{error}");
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
 #[test]
-fn what_cannot_be_looked_after_is_told_once_and_shown_until_it_can_be() {
-    let (stage, agent, damage) = serving();
+fn a_failed_reconciliation_is_reported_once_and_shown_until_it_succeeds() {
+    let (node, agent, damage) = serving();
     let (links, away) = (damage.pins().links(), damage.pins().directory().join("away"));
     fs::rename(&links, &away).unwrap();
     damage.pin_a_map_at(&links);
-    let trouble = format!(
+    let failure = format!(
         "cannot reconcile pins and links: cannot make the folder {}: File exists (os error 17)",
         links.display()
     );
-    without_a_gap(&stage, || {
-        eventually("the trouble", || {
-            let seen = stage.wrong("reconcile_errors");
-            holds(seen == [trouble.as_str()], format!("{seen:?}"))
+    without_a_gap(&node, || {
+        eventually("the error", || {
+            let seen = node.wrong("reconcile_errors");
+            holds(seen == [failure.as_str()], format!("{seen:?}"))
         });
     });
-    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
-    assert!(table.contains(&format!("NOT RECONCILED\n  {trouble}\n")), "{table}");
+    let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
+    assert!(table.contains(&format!("NOT RECONCILED\n  {failure}\n")), "{table}");
     fs::remove_file(&links).unwrap();
     fs::rename(&away, &links).unwrap();
-    eventually("no trouble", || {
-        let seen = stage.wrong("reconcile_errors");
+    eventually("no error", || {
+        let seen = node.wrong("reconcile_errors");
         holds(seen.is_empty(), format!("{seen:?}"))
     });
     let log = agent.log();
-    assert_eq!(crate::common::lines_with(&log, &trouble).len(), 2, "once, and once solved: {log}");
+    assert_eq!(crate::common::lines_with(&log, &failure).len(), 2, "once, and once solved: {log}");
 }
 
 #[test]
-fn a_link_that_is_made_again_counts_also_where_nothing_can_be_pinned() {
-    let (stage, agent, damage) = serving();
+fn a_recreated_link_counts_even_if_it_cannot_be_pinned() {
+    let (node, agent, damage) = serving();
     let (links, away) = (damage.pins().links(), damage.pins().directory().join("away"));
     fs::rename(&links, &away).unwrap();
     damage.pin_a_map_at(&links);
     let link = crate::common::bpf::open_pinned(&away.join("connect4")).unwrap();
     crate::common::bpf::detach(std::os::fd::AsFd::as_fd(&link)).unwrap();
-    eventually("the hook to be served again", || stage.ask(CART));
+    eventually("the hook to be served again", || node.ask(CART));
     eventually_repaired(&agent, "link", 1);
-    let trouble = stage.wrong("reconcile_errors");
+    let failure = node.wrong("reconcile_errors");
     assert!(
-        trouble.iter().any(|trouble| trouble.contains("cannot make the folder")),
-        "{trouble:?}"
+        failure.iter().any(|failure| failure.contains("cannot make the folder")),
+        "{failure:?}"
     );
     fs::remove_file(&links).unwrap();
     fs::rename(&away, &links).unwrap();
 }
 
 #[test]
-fn a_frontend_that_cannot_be_taken_away_is_told_until_it_is_gone() {
-    let (stage, agent, damage) = serving();
-    stage.put_service("ship", "10.96.0.2");
-    stage.eventually_served("10.96.0.2");
+fn a_frontend_that_cannot_be_removed_is_reported_until_it_is_gone() {
+    let (node, agent, damage) = serving();
+    node.put_service("ship", "10.96.0.2");
+    node.eventually_served("10.96.0.2");
     damage.freeze_frontends();
-    stage.remove("ship.yaml");
+    node.remove("ship.yaml");
     let failed = || {
-        let failures = stage.wrong("failures");
+        let failures = node.wrong("failures");
         let of_ship = failures.iter().filter(|failure| failure.starts_with("shop/ship:"));
         holds(of_ship.count() == 2, format!("{failures:?}"))
     };
-    eventually("both ports to be left out", failed);
+    eventually("both ports to be out of sync", failed);
     let tries = || {
         let metrics = agent.metrics().unwrap();
         ["full", "retry", "changes"]
@@ -485,95 +485,95 @@ fn a_frontend_that_cannot_be_taken_away_is_told_until_it_is_gone() {
     let before = tries();
     eventually("another try", || holds(tries() >= before + 2.0, tries()));
     failed().unwrap();
-    // All that it leads to is still there as well.
-    stage.assert_served("10.96.0.2");
-    assert_eq!(stage.status()["frontends"], 4);
+    // Everything that it refers to still exists as well.
+    node.assert_served("10.96.0.2");
+    assert_eq!(node.status()["frontends"], 4);
 }
 
 #[test]
-fn a_slot_that_was_lost_while_the_agent_was_down_does_not_cost_the_service() {
-    let (stage, mut agent, damage) = serving();
+fn a_slot_that_was_lost_while_the_agent_was_down_is_restored_without_an_outage() {
+    let (node, mut agent, damage) = serving();
     agent.stop().unwrap();
     damage.clear_slot(damage.frontend(80).slot_start);
-    // The next agent has no plan: what is served is what it took over.
-    stage.put_text("cart.yaml", "]");
-    let next = stage.node.agent(&options(&[])).unwrap();
-    let served = (0..40).filter(|_| stage.ask(CART).is_ok()).count();
-    // A call draws twice; half of the draws lead nowhere.
+    // The next agent has no plan: it serves what it restored.
+    node.put_text("cart.yaml", "]");
+    let next = node.agent(&options(&[])).unwrap();
+    let served = (0..40).filter(|_| node.ask(CART).is_ok()).count();
+    // A call selects up to two times; half of the selections have no backend.
     assert!(served >= 15, "{served} of 40 were served: {}", next.log());
-    stage.put_service("cart", CART);
+    node.put_service("cart", CART);
     eventually("all to be served", || {
-        let served = (0..20).filter(|_| stage.ask(CART).is_ok()).count();
+        let served = (0..20).filter(|_| node.ask(CART).is_ok()).count();
         holds(served == 20, format!("{served} of 20"))
     });
-    assert_eq!(stage.spread(CART, 30).len(), 2, "both pods");
+    assert_eq!(node.spread(CART, 30).len(), 2, "both pods");
 }
 
 #[test]
-fn a_stray_link_of_an_agent_that_was_killed_is_detached_by_the_next() {
-    let (stage, mut agent, damage) = serving();
+fn a_stale_link_of_a_killed_agent_is_detached_by_the_next() {
+    let (node, mut agent, damage) = serving();
     agent.kill().unwrap();
-    let stray = damage.pins().links().join("connect4_new");
-    fs::rename(damage.pins().link("connect4"), &stray).unwrap();
-    let mut next = stage.agent();
-    assert!(!stray.exists(), "the stray pin is still there");
-    assert_eq!(stage.status()["attached"], true);
-    stage.assert_served(CART);
+    let stale = damage.pins().links().join("connect4_new");
+    fs::rename(damage.pins().link("connect4"), &stale).unwrap();
+    let mut next = node.start_agent();
+    assert!(!stale.exists(), "the stale pin is still there");
+    assert_eq!(node.status()["attached"], true);
+    node.assert_served(CART);
     next.stop().unwrap();
     fs::remove_file(damage.pins().link("connect4")).unwrap();
-    // Were the stray one attached still, this would be served.
-    stage.eventually_untouched(CART);
+    // If the stale link were still attached, this would be served.
+    node.eventually_untouched(CART);
 }
 
 #[test]
-fn without_its_file_system_the_agent_serves_on_and_mounts_it_again() {
+fn without_its_file_system_the_agent_keeps_serving_and_mounts_it_again() {
     let bpffs = tempfile::tempdir().unwrap();
     let _guard = Unmount::mounted(bpffs.path());
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
     let mut own = options(&REPAIRS);
     own.bpffs = Some(bpffs.path().to_owned());
-    let mut agent = stage.node.agent(&own).unwrap();
+    let mut agent = node.agent(&own).unwrap();
     let maps = Pins::in_bpffs(bpffs.path()).map("AGENT_RECORD");
-    without_a_gap(&stage, || {
+    without_a_gap(&node, || {
         nix::mount::umount2(bpffs.path(), MntFlags::MNT_DETACH).unwrap();
         assert!(!maps.exists());
         eventually("the pins", || holds(maps.exists(), agent.log()));
     });
     agent.kill().unwrap();
-    stage.assert_served(CART);
-    let cleaned = stage.sockline(&["cleanup", "--bpf-root", bpffs.path().to_str().unwrap()]);
+    node.assert_served(CART);
+    let cleaned = node.sockline(&["cleanup", "--bpf-root", bpffs.path().to_str().unwrap()]);
     assert!(cleaned.status.success(), "{}", crate::common::error_of(&cleaned));
 }
 
 #[test]
-fn a_helper_that_does_not_mount_the_file_system_is_replaced_and_holds_the_agent_up_for_seconds() {
+fn a_helper_that_does_not_mount_the_file_system_is_replaced_and_delays_the_agent_by_seconds() {
     let bpffs = tempfile::tempdir().unwrap();
     let _guard = Unmount::mounted(bpffs.path());
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
     let mut own = options(&REPAIRS);
     own.bpffs = Some(bpffs.path().to_owned());
-    let mut agent = stage.node.agent(&own).unwrap();
+    let mut agent = node.agent(&own).unwrap();
     let path = bpffs.path().to_str().unwrap();
     let socket = agent.admin_socket().to_str().unwrap().to_owned();
     let status =
-        stage.sockline(&["status", "--bpf-root", path, "--admin-socket", &socket, "-o", "json"]);
+        node.sockline(&["status", "--bpf-root", path, "--admin-socket", &socket, "-o", "json"]);
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     let helper = status["agent"]["closing"]["helper"]["running"].as_i64().unwrap();
     let helper = nix::unistd::Pid::from_raw(helper.try_into().unwrap());
     nix::sys::signal::kill(helper, nix::sys::signal::Signal::SIGSTOP).unwrap();
     nix::mount::umount2(bpffs.path(), MntFlags::MNT_DETACH).unwrap();
-    eventually("it to be told", || {
+    eventually("it to be reported", || {
         let log = agent.log();
         holds(log.contains("cannot mount the BPF file system"), log)
     });
-    stage.put_service("later", "10.96.0.9");
-    stage.eventually_served("10.96.0.9");
+    node.put_service("later", "10.96.0.9");
+    node.eventually_served("10.96.0.9");
     let maps = Pins::in_bpffs(bpffs.path()).map("AGENT_RECORD");
     eventually("the pins", || holds(maps.exists(), agent.log()));
     agent.kill().unwrap();
-    let cleaned = stage.sockline(&["cleanup", "--bpf-root", path]);
+    let cleaned = node.sockline(&["cleanup", "--bpf-root", path]);
     assert!(cleaned.status.success(), "{}", crate::common::error_of(&cleaned));
 }
 
@@ -614,9 +614,9 @@ impl Cgroup {
     }
 
     /// A connect from within.
-    fn ask(&self, stage: &Stage, cluster_ip: &str) -> io::Result<String> {
+    fn ask(&self, node: &WebNode, cluster_ip: &str) -> io::Result<String> {
         let address = (ip(cluster_ip), 80).into();
-        stage.client.run(|| {
+        node.client.run(|| {
             fs::write(self.0.join("cgroup.threads"), "0")?;
             tcp_ask(address).map(|reply| reply.who)
         })
@@ -638,31 +638,31 @@ fn on(cgroup: &Cgroup) -> sockline_testbed::AgentOptions {
 }
 
 #[test]
-fn an_agent_that_is_given_another_cgroup_attaches_there_and_leaves_the_first() {
-    let (stage, mut agent, _damage) = serving();
+fn an_agent_with_another_cgroup_attaches_there_and_detaches_from_the_first() {
+    let (node, mut agent, _damage) = serving();
     agent.stop().unwrap();
-    let inner = Cgroup::within(stage.node.cgroup(), "inner");
-    let _next = stage.node.agent(&on(&inner)).unwrap();
-    inner.ask(&stage, CART).unwrap();
-    stage.assert_untouched(CART);
-    assert_eq!(stage.status()["cgroup"], inner.0.to_str().unwrap());
-    assert_eq!(stage.status()["attached"], true);
+    let inner = Cgroup::within(node.cgroup(), "inner");
+    let _next = node.agent(&on(&inner)).unwrap();
+    inner.ask(&node, CART).unwrap();
+    node.assert_untouched(CART);
+    assert_eq!(node.status()["cgroup"], inner.0.to_str().unwrap());
+    assert_eq!(node.status()["attached"], true);
 }
 
 #[test]
-fn a_cgroup_that_was_made_again_gets_new_links() {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    let inner = Cgroup::within(stage.node.cgroup(), "inner");
-    let agent = stage.node.agent(&on(&inner)).unwrap();
-    inner.ask(&stage, CART).unwrap();
+fn a_recreated_cgroup_gets_new_links() {
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    let inner = Cgroup::within(node.cgroup(), "inner");
+    let agent = node.agent(&on(&inner)).unwrap();
+    inner.ask(&node, CART).unwrap();
     inner.remove();
     eventually("the status to tell", || {
-        let hooks = stage.status()["hooks"].clone();
+        let hooks = node.status()["hooks"].clone();
         holds(hooks[0]["state"] == "on another cgroup", hooks)
     });
     inner.create();
     eventually_repaired(&agent, "link", 9);
-    inner.ask(&stage, CART).unwrap();
-    assert_eq!(stage.status()["attached"], true);
+    inner.ask(&node, CART).unwrap();
+    assert_eq!(node.status()["attached"], true);
 }

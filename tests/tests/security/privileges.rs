@@ -1,4 +1,4 @@
-//! What the agent may do once it has started, and what it can do with that.
+//! The capabilities that the agent keeps after its start, and what it can do with them.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{Stage, eventually, holds, series};
+use crate::common::{WebNode, eventually, holds, series};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -36,7 +36,7 @@ fn privileges(folder: &Path) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// What the fields say of a process that may do just this.
+/// The fields of a process that has only these capabilities.
 fn only(capabilities: u64) -> BTreeMap<String, u64> {
     [
         ("CapInh", 0),
@@ -55,23 +55,23 @@ fn threads(pid: u32) -> Vec<PathBuf> {
     tasks.map(|task| task.unwrap().path()).collect()
 }
 
-/// The process id that status names.
-fn helper(stage: &Stage) -> u32 {
-    let status = stage.status();
+/// The helper's process id in the status.
+fn helper(node: &WebNode) -> u32 {
+    let status = node.status();
     let pid = status["agent"]["closing"]["helper"]["running"].as_u64();
     let pid = pid.unwrap_or_else(|| panic!("no helper runs: {status:#}"));
     pid.try_into().unwrap()
 }
 
-fn serving() -> (Stage, Agent) {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    let agent = stage.agent_with(&crate::common::REPAIRS);
-    (stage, agent)
+fn serving() -> (WebNode, Agent) {
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    let agent = node.start_agent_with(&crate::common::REPAIRS);
+    (node, agent)
 }
 
 #[test]
-fn no_thread_of_the_agent_keeps_more_than_it_needs() {
+fn every_thread_of_the_agent_has_only_the_capabilities_it_needs() {
     let (_stage, agent) = serving();
     let threads = threads(agent.pid());
     assert!(threads.len() > 2, "a runtime has threads: {threads:?}");
@@ -87,18 +87,18 @@ fn no_thread_of_the_agent_keeps_more_than_it_needs() {
 }
 
 #[test]
-fn the_helper_keeps_what_it_takes_to_enter_namespaces_and_close_sockets_there() {
-    let (stage, _agent) = serving();
-    let pid = helper(&stage);
+fn the_helper_has_the_capabilities_to_enter_namespaces_and_close_sockets() {
+    let (node, _agent) = serving();
+    let pid = helper(&node);
     for thread in threads(pid) {
         let seen = privileges(&thread);
         assert_eq!(seen, only(SYS_ADMIN | SYS_PTRACE | NET_ADMIN | BPF), "{seen:x?}");
     }
 }
 
-/// An agent that is started with what these arguments of `setpriv(1)` say.
-fn with_privileges(stage: &Stage, arguments: &str) -> AgentOptions {
-    let wrapper = stage.node.temp().join("sockline-with-privileges");
+/// An agent that is started by `setpriv(1)` with these arguments.
+fn with_privileges(node: &WebNode, arguments: &str) -> AgentOptions {
+    let wrapper = node.temp().join("sockline-with-privileges");
     let binary = sockline_testbed::sockline_binary().unwrap();
     let script = format!("#!/bin/sh\nexec setpriv {arguments} {} \"$@\"\n", binary.display());
     fs::write(&wrapper, script).unwrap();
@@ -107,29 +107,29 @@ fn with_privileges(stage: &Stage, arguments: &str) -> AgentOptions {
 }
 
 #[test]
-fn neither_hands_on_what_its_parent_let_it_hand_on() {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    // Programs that they started would have these, whatever they may do by themselves.
+fn agent_and_helper_pass_on_no_inheritable_capabilities() {
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    // Programs that they start would have these, whatever the processes themselves have.
     let handed_on = "+bpf,+net_admin,+sys_admin,+sys_ptrace,+dac_read_search";
     let arguments = format!("--inh-caps={handed_on} --ambient-caps={handed_on}");
-    let agent = stage.node.agent(&with_privileges(&stage, &arguments)).unwrap();
+    let agent = node.agent(&with_privileges(&node, &arguments)).unwrap();
     let seen = privileges(&PathBuf::from(format!("/proc/{}", agent.pid())));
     assert_eq!(seen, only(BPF | NET_ADMIN | DAC_READ_SEARCH), "the agent: {seen:x?}");
-    let seen = privileges(&PathBuf::from(format!("/proc/{}", helper(&stage))));
+    let seen = privileges(&PathBuf::from(format!("/proc/{}", helper(&node))));
     assert_eq!(seen, only(SYS_ADMIN | SYS_PTRACE | NET_ADMIN | BPF), "the helper: {seen:x?}");
 }
 
 #[test]
-fn the_helper_holds_nothing_of_the_agents_open() {
-    let (stage, _agent) = serving();
-    let files = fs::read_dir(format!("/proc/{}/fd", helper(&stage))).unwrap();
+fn the_helper_has_none_of_the_agents_files_open() {
+    let (node, _agent) = serving();
+    let files = fs::read_dir(format!("/proc/{}/fd", helper(&node))).unwrap();
     let files: Vec<PathBuf> =
         files.map(|file| fs::read_link(file.unwrap().path()).unwrap_or_default()).collect();
-    // Neither maps, programs and links nor the lock on the pins or a cgroup.
+    // No maps, programs or links, no lock on the pins and no cgroup.
     let is_the_agents = |file: &&PathBuf| {
-        file.starts_with(stage.node.bpffs())
-            || file.starts_with(stage.node.cgroup())
+        file.starts_with(node.bpffs())
+            || file.starts_with(node.cgroup())
             || file.to_string_lossy().starts_with("anon_inode:")
     };
     assert_eq!(files.iter().filter(is_the_agents).count(), 0, "{files:?}");
@@ -137,23 +137,23 @@ fn the_helper_holds_nothing_of_the_agents_open() {
 
 #[test]
 fn maps_still_grow() {
-    let (stage, agent) = serving();
-    let before = stage.status()["agent"]["maps"].clone();
-    // More than the first hash of frontends and the first segment of backends have room for.
+    let (node, agent) = serving();
+    let before = node.status()["agent"]["maps"].clone();
+    // More than fits into the first hash of frontends and the first segment of backends.
     let services = (0..1300u32).flat_map(|number| {
         let name = format!("svc-{number}");
         let [_, _, high, low] = number.to_be_bytes();
         let address = format!("10.97.{high}.{low}");
-        [objects::service(&name, &address), objects::slice(&name, &stage.addresses())]
+        [objects::service(&name, &address), objects::slice(&name, &node.web_addresses())]
     });
     let mut all: Vec<_> = services.collect();
     for service in all.iter_mut().filter(|object| object["kind"] == "Service") {
         service["spec"]["externalIPs"] =
             json!([service["spec"]["clusterIP"].as_str().unwrap().replace("10.97", "10.98")]);
     }
-    stage.put("many.yaml", &all);
+    node.put("many.yaml", &all);
     let capacity = |map: &str| {
-        let maps = stage.status()["agent"]["maps"].clone();
+        let maps = node.status()["agent"]["maps"].clone();
         let found = maps.as_array().unwrap().iter().find(|one| one["map"] == map).cloned();
         found.unwrap()["capacity"].as_u64().unwrap()
     };
@@ -161,14 +161,14 @@ fn maps_still_grow() {
         let (frontends, backends) = (capacity("frontends"), capacity("backends"));
         holds(frontends > 4096 && backends > 1024, format!("{frontends} and {backends}, {before}"))
     });
-    assert_eq!(stage.status()["agent"]["failures"], json!([]), "{}", agent.log());
-    stage.assert_served("10.98.5.19");
+    assert_eq!(node.status()["agent"]["failures"], json!([]), "{}", agent.log());
+    node.assert_served("10.98.5.19");
 }
 
 #[test]
 fn links_and_pins_are_still_repaired() {
-    let (stage, agent) = serving();
-    let damage = crate::common::damage::Damage::of(&stage);
+    let (node, agent) = serving();
+    let damage = crate::common::damage::Damage::of(&node);
     fs::remove_file(damage.pins().link("connect4")).unwrap();
     fs::remove_file(damage.pins().map("SERVICE_NAMES")).unwrap();
     eventually("pins to be there again", || {
@@ -176,10 +176,10 @@ fn links_and_pins_are_still_repaired() {
         let missing: Vec<_> = pins.iter().filter(|pin| !pin.exists()).collect();
         holds(missing.is_empty(), format!("{missing:?}: {}", agent.log()))
     });
-    stage.assert_served(CART);
+    node.assert_served(CART);
 }
 
-/// The process that started another.
+/// The parent of a process.
 fn parent(pid: u32) -> u32 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
@@ -191,23 +191,23 @@ fn end(pid: u32) {
 
 /// Waits until another helper runs, and returns its process id.
 #[track_caller]
-fn eventually_another_helper(stage: &Stage, before: u32) -> u32 {
+fn eventually_another_helper(node: &WebNode, before: u32) -> u32 {
     eventually("another helper to run", || {
-        let closing = stage.status()["agent"]["closing"].clone();
+        let closing = node.status()["agent"]["closing"].clone();
         let pid = closing["helper"]["running"].as_u64().and_then(|pid| u32::try_from(pid).ok());
         pid.filter(|pid| *pid != before).ok_or(closing)
     })
 }
 
 #[test]
-fn a_helper_that_ends_is_started_again_and_that_is_told() {
-    let (stage, agent) = serving();
+fn a_helper_that_ends_is_restarted_and_that_is_reported() {
+    let (node, agent) = serving();
     let client =
-        stage.client.run(|| UdpClient::connected((crate::common::ip(CART), 53).into()).unwrap());
-    let first = helper(&stage);
+        node.client.run(|| UdpClient::connected((crate::common::ip(CART), 53).into()).unwrap());
+    let first = helper(&node);
     end(first);
-    let second = eventually_another_helper(&stage, first);
-    assert_eq!(stage.status()["agent"]["closing"]["restarts"], 1);
+    let second = eventually_another_helper(&node, first);
+    assert_eq!(node.status()["agent"]["closing"]["restarts"], 1);
     let metrics = agent.metrics().unwrap();
     assert_eq!(series(&metrics, "sockline_helper_exits_total"), Some(1.0));
     assert_eq!(series(&metrics, "sockline_helper_running"), Some(1.0));
@@ -219,23 +219,23 @@ fn a_helper_that_ends_is_started_again_and_that_is_told() {
         1,
         "{log}"
     );
-    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("helper process started again 1 times"), "{table}");
     let seen = privileges(&PathBuf::from(format!("/proc/{second}")));
     assert_eq!(seen, only(SYS_ADMIN | SYS_PTRACE | NET_ADMIN | BPF), "{seen:x?}");
     assert_eq!(agent.get("/readyz").unwrap().status, 200);
-    // It does what the first one did.
-    stage.put("cart.yaml", &[objects::service("cart", CART), objects::slice("cart", &[])]);
+    // It works like the first one.
+    node.put("cart.yaml", &[objects::service("cart", CART), objects::slice("cart", &[])]);
     eventually("the socket to be closed", || holds(client.ask("?").is_err(), "it is open"));
 }
 
 #[test]
-fn a_helper_that_keeps_ending_is_started_again_ever_later_and_shown_as_away() {
-    let (stage, agent) = serving();
-    let mut pid = helper(&stage);
+fn a_helper_that_keeps_ending_is_restarted_with_backoff_and_shown_as_unavailable() {
+    let (node, agent) = serving();
+    let mut pid = helper(&node);
     for _ in 0..2 {
         end(pid);
-        pid = eventually_another_helper(&stage, pid);
+        pid = eventually_another_helper(&node, pid);
     }
     end(pid);
     eventually("readyz to say so", || {
@@ -248,7 +248,7 @@ fn a_helper_that_keeps_ending_is_started_again_ever_later_and_shown_as_away() {
     if series(&metrics, "sockline_helper_running") == Some(0.0) {
         assert_eq!(series(&metrics, "sockline_helper_exits_total"), Some(3.0));
     }
-    eventually_another_helper(&stage, pid);
+    eventually_another_helper(&node, pid);
     eventually("readyz to be well", || {
         let reply = agent.get("/readyz").unwrap();
         holds(reply.status == 200, reply.body)
@@ -256,16 +256,16 @@ fn a_helper_that_keeps_ending_is_started_again_ever_later_and_shown_as_away() {
 }
 
 #[test]
-fn an_agent_that_can_start_no_helper_any_more_asks_to_be_restarted_and_serves_on() {
-    let (stage, agent) = serving();
-    let helper = helper(&stage);
+fn an_agent_that_cannot_start_a_helper_fails_its_liveness_probe_and_keeps_serving() {
+    let (node, agent) = serving();
+    let helper = helper(&node);
     let supervisor = parent(helper);
     assert_eq!(parent(supervisor), agent.pid());
     let seen = privileges(&PathBuf::from(format!("/proc/{supervisor}")));
     assert_eq!(seen, only(SYS_ADMIN | SYS_PTRACE | NET_ADMIN | BPF), "{seen:x?}");
     end(supervisor);
     for path in ["/healthz", "/readyz"] {
-        eventually("it to be told", || {
+        eventually("it to be reported", || {
             let reply = agent.get(path).unwrap();
             let said = reply.body.contains("supervisor has ended (signal: 9 (SIGKILL))");
             holds(reply.status == 503 && said, format!("{path}: {}", reply.body))
@@ -276,62 +276,62 @@ fn an_agent_that_can_start_no_helper_any_more_asks_to_be_restarted_and_serves_on
         let name = fs::read_to_string(&name).unwrap_or_default();
         holds(name != "sockline-helper\n", name)
     });
-    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("NOT any more: the helper process's supervisor"), "{table}");
-    let findings = String::from_utf8(stage.look(&["check"]).stdout).unwrap();
+    let findings = String::from_utf8(node.look(&["check"]).stdout).unwrap();
     assert!(findings.contains("restart the agent"), "{findings}");
-    stage.put_service("other", "10.96.0.2");
-    stage.eventually_served("10.96.0.2");
+    node.put_service("other", "10.96.0.2");
+    node.eventually_served("10.96.0.2");
 }
 
 #[test]
-fn a_supervisor_that_answers_late_is_waited_for_and_the_agent_goes_on_meanwhile() {
-    let (stage, agent) = serving();
-    let first = helper(&stage);
+fn a_supervisor_that_answers_late_does_not_block_the_agent() {
+    let (node, agent) = serving();
+    let first = helper(&node);
     let supervisor = parent(first);
     let signal = |signal| kill(Pid::from_raw(supervisor.cast_signed()), signal).unwrap();
     let said = |text: &str| crate::common::lines_with(&agent.log(), text).len();
     let silent = "the supervisor of the helper process has not answered for 5 seconds";
     signal(Signal::SIGSTOP);
-    eventually("its silence to be told", || holds(said(silent) > 0, agent.log()));
-    stage.put_service("other", "10.96.0.2");
-    stage.eventually_served("10.96.0.2");
+    eventually("its silence to be reported", || holds(said(silent) > 0, agent.log()));
+    node.put_service("other", "10.96.0.2");
+    node.eventually_served("10.96.0.2");
     assert_eq!(agent.get("/healthz").unwrap().status, 200);
     signal(Signal::SIGCONT);
     eventually("it to answer", || holds(said("supervisor of the helper process answers") > 0, ""));
     assert_eq!(said(silent), 1, "{}", agent.log());
-    // Its answers are to the right questions.
+    // Its answers belong to the right requests.
     end(first);
-    let second = eventually_another_helper(&stage, first);
+    let second = eventually_another_helper(&node, first);
     assert_eq!(parent(second), supervisor);
     assert_eq!(agent.get("/readyz").unwrap().status, 200);
 }
 
-/// Each answer takes nearly as long as the agent waits for it, and its control loop waits as well. Were it to
-/// wait for three of them in a row, the programs would take it for gone.
+/// Each answer takes nearly as long as the agent waits for it, and its control loop waits as well. If it
+/// waited for three of them in a row, the programs would fail open.
 #[test]
-fn a_supervisor_that_answers_slowly_starts_the_helper_again_while_the_agent_shows_that_it_lives() {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    let _agent = stage.agent_with(&["--fail-open-after", "10s"]);
-    let first = helper(&stage);
+fn a_supervisor_that_answers_slowly_restarts_the_helper_while_the_agent_stays_alive() {
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    let _agent = node.start_agent_with(&["--fail-open-after", "10s"]);
+    let first = helper(&node);
     let slow = HeldUp::process(parent(first), "write,sendto", Duration::from_millis(4500)).unwrap();
     end(first);
     eventually("another helper to run", || {
-        stage.assert_served(CART);
-        let pid = stage.status()["agent"]["closing"]["helper"]["running"].as_u64();
+        node.assert_served(CART);
+        let pid = node.status()["agent"]["closing"]["helper"]["running"].as_u64();
         holds(pid.is_some_and(|pid| pid != u64::from(first)), format!("{pid:?}"))
     });
     drop(slow);
-    let status = stage.status();
+    let status = node.status();
     assert_eq!(status["fail_open"]["calls"], 0, "{status:#}");
 }
 
 #[test]
-fn the_helper_ends_with_its_agent_however_that_ends() {
+fn the_helper_ends_with_its_agent() {
     for end in [Agent::kill, Agent::stop] {
-        let (stage, mut agent) = serving();
-        let helper = helper(&stage);
+        let (node, mut agent) = serving();
+        let helper = helper(&node);
         let names = [(helper, "sockline-helper\n"), (parent(helper), "sockline-superv\n")];
         let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         for (pid, expected) in names {
@@ -341,33 +341,33 @@ fn the_helper_ends_with_its_agent_however_that_ends() {
         for (pid, of_ours) in names {
             eventually("it to end", || holds(name(pid) != of_ours, of_ours));
         }
-        let _next = stage.agent();
+        let _next = node.start_agent();
     }
 }
 
 #[test]
 fn without_the_right_to_enter_namespaces_status_and_check_say_so() {
-    let stage = Stage::new(1);
-    stage.put_service("cart", CART);
-    // Not so of a binary that may get it from its parent's bounds.
-    let confined = with_privileges(&stage, "--bounding-set=-all,+bpf,+net_admin,+perfmon");
-    let _agent = stage.node.agent(&confined).unwrap();
+    let node = WebNode::new(1);
+    node.put_service("cart", CART);
+    // A binary may not get it from its parent's bounding set.
+    let confined = with_privileges(&node, "--bounding-set=-all,+bpf,+net_admin,+perfmon");
+    let _agent = node.agent(&confined).unwrap();
     let connect =
         || UdpClient::connected(std::net::SocketAddr::new(crate::common::ip(CART), 53)).unwrap();
-    let (own, of_pod) = (stage.node.run(connect), stage.client.run(connect));
+    let (own, of_pod) = (node.run(connect), node.client.run(connect));
     for client in [&own, &of_pod] {
         assert_eq!(client.ask("?").unwrap().who, "web-0");
     }
-    stage.put("cart.yaml", &[objects::service("cart", CART), objects::slice("cart", &[])]);
+    node.put("cart.yaml", &[objects::service("cart", CART), objects::slice("cart", &[])]);
     eventually("the socket in the agent's namespace to be closed", || {
         holds(own.ask("?").is_err(), "it is open")
     });
     assert_eq!(of_pod.ask("?").unwrap().who, "web-0");
     let said =
         "without CAP_SYS_ADMIN, sockets are closed in the agent's own network namespace only";
-    let table = String::from_utf8(stage.look(&["status"]).stdout).unwrap();
+    let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains(said), "{table}");
-    let findings = stage.look(&["check", "-o", "json"]);
+    let findings = node.look(&["check", "-o", "json"]);
     let findings: serde_json::Value = serde_json::from_slice(&findings.stdout).unwrap();
     let finding = findings.as_array().unwrap().iter().find(|one| one["check"] == "sockets.closing");
     let finding = finding.unwrap();

@@ -1,4 +1,4 @@
-//! An agent finds back to its API server, whatever became of the server and of `default/kubernetes`
+//! An agent reconnects to its API server, whatever happened to the server and to `default/kubernetes`
 //! meanwhile. It runs within the node's cgroup, as on a real node.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::common::{
-    Stage, assert_logged_once, error_of, eventually, holds, ip, lines_with, options,
+    WebNode, assert_logged_once, error_of, eventually, holds, ip, lines_with, options,
 };
 use serde_json::{Value, json};
 use sockline_testbed::{
@@ -18,10 +18,10 @@ use sockline_testbed::{
     objects, wait_ok,
 };
 
-/// `default/kubernetes`, as clients have it in `KUBERNETES_SERVICE_HOST`.
+/// `default/kubernetes`, as in the variable `KUBERNETES_SERVICE_HOST` of pods.
 const SERVICE: &str = "10.96.0.1:443";
 const CART: &str = "10.96.0.2";
-/// The control plane's machine, and another one.
+/// The control plane's machine, and another machine.
 const SERVER: &str = "192.0.2.10:6443";
 const OTHER: &str = "192.0.2.11:6443";
 
@@ -32,34 +32,34 @@ fn at(address: &str) -> SocketAddr {
 /// What serves `default/kubernetes` on the node before the agent does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KubeProxy {
-    /// It leads to the API server. (It has a connection to it of its own, as the real one should.)
+    /// It forwards to the API server. (It has its own connection to it, as the real one should.)
     Present,
-    /// The agent is told of an address that is no service's.
+    /// The agent's kubeconfig has an address that is no service's.
     Absent,
 }
 
-/// A cluster whose API server comes and goes.
-struct Cluster {
-    stage: Stage,
+/// A cluster whose API server starts and stops.
+struct NodeWithApiServer {
+    node: WebNode,
     api: Api,
-    /// Of the API server; none while it is away.
+    /// The listeners of the API server; none during an outage.
     servers: Vec<Server>,
     kube_proxy: KubeProxy,
 }
 
-impl Cluster {
+impl NodeWithApiServer {
     fn new(kube_proxy: KubeProxy) -> Self {
-        let stage = Stage::new(2);
+        let node = WebNode::new(2);
         for configuration in [
-            // An address of its own for each machine.
+            // A separate address for each machine.
             ["addr", "add", "192.0.2.11/32", "dev", "lo"],
             ["addr", "add", "192.0.2.100/32", "dev", "lo"],
-            // Where what kube-proxy translates arrives.
+            // The address that kube-proxy serves.
             ["route", "add", "local", "10.96.0.1/32", "dev"],
         ] {
             let device = if configuration[0] == "route" { &["lo"][..] } else { &[] };
             let mut ip = Command::new("ip");
-            let output = stage.node.outside().output(ip.args(configuration).args(device)).unwrap();
+            let output = node.outside().output(ip.args(configuration).args(device)).unwrap();
             assert!(
                 output.status.success(),
                 "ip {}: {}",
@@ -70,19 +70,19 @@ impl Cluster {
         let api = Api::default();
         api.apply(&objects::node());
         api.apply(&kubernetes());
-        api.apply(&objects::slice("cart", &stage.addresses()[..1]));
+        api.apply(&objects::slice("cart", &node.web_addresses()[..1]));
         api.apply(&objects::service("cart", CART));
-        let mut cluster = Self { stage, api, servers: Vec::new(), kube_proxy };
+        let mut cluster = Self { node, api, servers: Vec::new(), kube_proxy };
         cluster.start(SERVER);
         cluster
     }
 
-    /// The API server starts on a machine, and tells of itself.
+    /// The API server starts on a machine, and publishes its endpoint.
     fn start(&mut self, machine: &str) {
         let listen = |address: &str| {
             let address = at(address);
             eventually("an address to be free", || {
-                self.stage.node.outside().run(|| TcpListener::bind(address))
+                self.node.outside().run(|| TcpListener::bind(address))
             })
         };
         let mut listeners = vec![listen(machine)];
@@ -95,16 +95,16 @@ impl Cluster {
         self.api.apply(&endpoints(&[machine]));
     }
 
-    /// The API server shuts down in order: first it takes its endpoint away, then it goes on for a while.
+    /// The API server shuts down in order: it first removes its endpoint, and then serves for a while.
     fn shut_down(&mut self) {
         self.api.apply(&endpoints(&[]));
-        // Everybody who watches has heard of it before it ends.
+        // All watches have received it before it ends.
         self.serves("web-1");
         self.serves("web-0");
         self.lose();
     }
 
-    /// The API server is gone at once.
+    /// The API server is gone at once, without a shutdown.
     fn lose(&mut self) {
         self.servers.clear();
     }
@@ -113,10 +113,10 @@ impl Cluster {
     #[track_caller]
     fn serves(&self, web: &str) {
         let number = usize::from(web == "web-1");
-        self.api.apply(&objects::slice("cart", &self.stage.addresses()[number..=number]));
+        self.api.apply(&objects::slice("cart", &self.node.web_addresses()[number..=number]));
         // The longest backoff is half a minute.
         let served = wait_ok(Duration::from_secs(60), &format!("{web} to serve"), || {
-            let who = self.stage.ask(CART).map_err(|error| error.to_string())?;
+            let who = self.node.ask(CART).map_err(|error| error.to_string())?;
             holds(who == web, who)
         });
         if let Err(error) = served {
@@ -139,29 +139,29 @@ impl Cluster {
             "users": [{"name": "u", "user": {}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
         });
-        let path = self.stage.node.temp().join("kubeconfig");
+        let path = self.node.temp().join("kubeconfig");
         std::fs::write(&path, config.to_string()).unwrap();
         AgentOptions { kubeconfig: Some(path), place: Place::Within, ..options(&[]) }
     }
 
     fn agent(&self) -> Agent {
-        self.stage.node.agent(&self.options()).unwrap()
+        self.node.agent(&self.options()).unwrap()
     }
 
     /// A pod reaches the API server at its service address.
     #[track_caller]
     fn pods_reach_it(&self) {
         eventually("a pod to reach the API server", || {
-            let reply = self.stage.client.run(|| list_nodes(at(SERVICE)));
+            let reply = self.node.client.run(|| list_nodes(at(SERVICE)));
             let reply = reply.map_err(|error| error.to_string())?;
             holds(reply.starts_with("HTTP/1.1 200 "), reply)
         });
     }
 
-    /// Where the kernel leads a pod that dials the API server.
+    /// The address that a pod reaches when it dials the API server.
     #[track_caller]
     fn leads_to(&self) -> Vec<String> {
-        let listing = self.stage.json(&["backends", "default/kubernetes"]);
+        let listing = self.node.json(&["backends", "default/kubernetes"]);
         let services = listing["services"].as_array().unwrap();
         let backends = services.iter().flat_map(|service| service["backends"].as_array().unwrap());
         backends
@@ -170,7 +170,7 @@ impl Cluster {
     }
 }
 
-/// The first line of what the API server answers there. It does not close connections.
+/// The first line of the API server's answer. It does not close connections.
 fn list_nodes(address: SocketAddr) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -208,36 +208,36 @@ fn endpoints(servers: &[&str]) -> Value {
 }
 
 fn after_a_graceful_restart(kube_proxy: KubeProxy) {
-    let mut cluster = Cluster::new(kube_proxy);
+    let mut cluster = NodeWithApiServer::new(kube_proxy);
     let agent = cluster.agent();
     cluster.pods_reach_it();
     cluster.shut_down();
     assert_eq!(cluster.leads_to(), [SERVER], "what was known stays");
-    let told = "Service default/kubernetes: no endpoint is listed, as when the only API server shuts \
+    let reported = "Service default/kubernetes: no endpoint is listed, as when the only API server shuts \
                 down; the last ones stay until new ones are listed: 192.0.2.10:6443";
-    eventually("it to be told", || {
-        let problems = cluster.stage.wrong("problems");
-        holds(problems.iter().any(|problem| problem == told), format!("{problems:#?}"))
+    eventually("it to be reported", || {
+        let problems = cluster.node.wrong("problems");
+        holds(problems.iter().any(|problem| problem == reported), format!("{problems:#?}"))
     });
-    assert_logged_once(&agent, told);
+    assert_logged_once(&agent, reported);
     cluster.start(SERVER);
     cluster.serves("web-1");
     cluster.pods_reach_it();
-    cluster.stage.eventually_no_problems();
+    cluster.node.eventually_no_problems();
 }
 
 #[test]
-fn the_only_server_restarts_in_order_behind_kube_proxy() {
+fn an_agent_behind_kube_proxy_reconnects_after_the_only_server_restarted() {
     after_a_graceful_restart(KubeProxy::Present);
 }
 
 #[test]
-fn the_only_server_restarts_in_order_without_kube_proxy() {
+fn an_agent_without_kube_proxy_reconnects_after_the_only_server_restarted() {
     after_a_graceful_restart(KubeProxy::Absent);
 }
 
 fn after_all_addresses_changed(kube_proxy: KubeProxy) {
-    let mut cluster = Cluster::new(kube_proxy);
+    let mut cluster = NodeWithApiServer::new(kube_proxy);
     let _agent = cluster.agent();
     cluster.pods_reach_it();
     cluster.lose();
@@ -248,17 +248,17 @@ fn after_all_addresses_changed(kube_proxy: KubeProxy) {
 }
 
 #[test]
-fn all_addresses_change_at_once_behind_kube_proxy() {
+fn an_agent_behind_kube_proxy_reconnects_after_all_addresses_changed_at_once() {
     after_all_addresses_changed(KubeProxy::Present);
 }
 
 #[test]
-fn all_addresses_change_at_once_without_kube_proxy() {
+fn an_agent_without_kube_proxy_reconnects_after_all_addresses_changed_at_once() {
     after_all_addresses_changed(KubeProxy::Absent);
 }
 
 fn with_an_adopted_dead_address(kube_proxy: KubeProxy) {
-    let mut cluster = Cluster::new(kube_proxy);
+    let mut cluster = NodeWithApiServer::new(kube_proxy);
     let mut agent = cluster.agent();
     agent.kill().unwrap();
     cluster.lose();
@@ -270,18 +270,18 @@ fn with_an_adopted_dead_address(kube_proxy: KubeProxy) {
 }
 
 #[test]
-fn an_adopted_dead_address_is_no_obstacle_behind_kube_proxy() {
+fn a_dead_address_from_an_earlier_agent_does_not_block_behind_kube_proxy() {
     with_an_adopted_dead_address(KubeProxy::Present);
 }
 
 #[test]
-fn an_adopted_dead_address_is_no_obstacle_without_kube_proxy() {
+fn a_dead_address_from_an_earlier_agent_does_not_block_without_kube_proxy() {
     with_an_adopted_dead_address(KubeProxy::Absent);
 }
 
 fn with_an_adopted_refusal(kube_proxy: KubeProxy) {
-    let mut cluster = Cluster::new(kube_proxy);
-    // There was never an endpoint that could be kept.
+    let mut cluster = NodeWithApiServer::new(kube_proxy);
+    // There has never been an endpoint.
     cluster.api.apply(&endpoints(&[]));
     let mut agent = cluster.agent();
     assert_eq!(cluster.leads_to(), [""; 0]);
@@ -294,18 +294,18 @@ fn with_an_adopted_refusal(kube_proxy: KubeProxy) {
 }
 
 #[test]
-fn an_adopted_refusal_is_replaced_behind_kube_proxy() {
+fn a_refusal_from_an_earlier_agent_is_replaced_behind_kube_proxy() {
     with_an_adopted_refusal(KubeProxy::Present);
 }
 
 #[test]
-fn an_adopted_refusal_is_replaced_without_kube_proxy() {
+fn a_refusal_from_an_earlier_agent_is_replaced_without_kube_proxy() {
     with_an_adopted_refusal(KubeProxy::Absent);
 }
 
 #[test]
-fn an_agent_that_restarts_meanwhile_keeps_the_last_endpoints() {
-    let mut cluster = Cluster::new(KubeProxy::Present);
+fn an_agent_that_restarts_during_the_outage_keeps_the_last_endpoints() {
+    let mut cluster = NodeWithApiServer::new(KubeProxy::Present);
     let mut agent = cluster.agent();
     cluster.api.apply(&endpoints(&[]));
     cluster.serves("web-1");
@@ -319,31 +319,31 @@ fn an_agent_that_restarts_meanwhile_keeps_the_last_endpoints() {
 }
 
 #[test]
-fn the_last_known_endpoints_are_dialled_where_nobody_serves_the_service_address() {
-    let mut cluster = Cluster::new(KubeProxy::Absent);
+fn the_last_known_endpoints_are_dialled_where_the_service_address_is_not_served() {
+    let mut cluster = NodeWithApiServer::new(KubeProxy::Absent);
     let mut agent = cluster.agent();
     agent.kill().unwrap();
-    // Nobody is there.
+    // Nothing listens there.
     let at_service = cluster.options_at(SERVICE);
-    let _next = cluster.stage.node.agent(&at_service).unwrap();
+    let _next = cluster.node.agent(&at_service).unwrap();
     cluster.shut_down();
     cluster.start(SERVER);
     cluster.serves("web-1");
 }
 
 #[test]
-fn an_agent_says_how_it_stands_without_its_server() {
-    let mut cluster = Cluster::new(KubeProxy::Present);
+fn an_agent_reports_its_state_without_its_server() {
+    let mut cluster = NodeWithApiServer::new(KubeProxy::Present);
     let mut agent = cluster.agent();
     let row = |name: &str| {
-        let status = String::from_utf8(cluster_status(&cluster.stage)).unwrap();
+        let status = String::from_utf8(cluster_status(&cluster.node)).unwrap();
         let row = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
         row.split_whitespace().skip(1).collect::<Vec<&str>>().join(" ")
     };
     assert_eq!(row("Ready"), "yes");
     assert_eq!(agent.get("/readyz").unwrap().body, "ok\n");
     cluster.servers.clear();
-    // The node is served from what is known: that is no reason to be unready, but one to say so.
+    // Services are served from the last known state: the agent stays ready, and reports the outage.
     eventually("the status to tell that its state is old", || {
         let ready = row("Ready");
         holds(ready.starts_with("yes, but with the state of "), ready)
@@ -353,15 +353,15 @@ fn an_agent_says_how_it_stands_without_its_server() {
     assert!(ready.body.starts_with("ok, from the state of "), "{}", ready.body);
     assert_eq!(agent.get("/healthz").unwrap().status, 200);
 
-    // One that has not reached its server since its start does not know what it is to serve.
+    // An agent that has not reached its server since its start does not know what to serve.
     agent.kill().unwrap();
     let starting = AgentOptions { until_ready: false, ..cluster.options() };
-    let next = cluster.stage.node.agent(&starting).unwrap();
+    let next = cluster.node.agent(&starting).unwrap();
     let hint = "deploy/overlays/without-kube-proxy";
     let said = eventually("/readyz to say why", || {
         let reply = next.get("/readyz").map_err(|error| format!("{error:#}"))?;
-        let told = reply.status == 503 && reply.body.contains("watch of ");
-        holds(told, format!("{} {}", reply.status, reply.body)).map(|()| reply.body)
+        let reported = reply.status == 503 && reply.body.contains("watch of ");
+        holds(reported, format!("{} {}", reply.status, reply.body)).map(|()| reply.body)
     });
     assert!(said.starts_with("waiting for the first full sync ("), "{said}");
     assert!(said.contains(&format!("{SERVICE}: Connection refused")), "{said}");
@@ -373,23 +373,23 @@ fn an_agent_says_how_it_stands_without_its_server() {
         holds(!lines_with(&log, hint).is_empty(), log)
     });
     assert_eq!(next.get("/healthz").unwrap().status, 200);
-    cluster.stage.assert_served(CART);
+    cluster.node.assert_served(CART);
 }
 
-fn cluster_status(stage: &Stage) -> Vec<u8> {
-    stage.look(&["status"]).stdout
+fn cluster_status(node: &WebNode) -> Vec<u8> {
+    node.look(&["status"]).stdout
 }
 
 #[test]
-fn a_control_plane_machine_that_loses_power_is_noticed() {
-    let cluster = Cluster::new(KubeProxy::Absent);
-    let machine = cluster.stage.node.pod("machine", &[ip("10.244.7.1")]).unwrap();
+fn a_control_plane_machine_that_loses_power_is_detected() {
+    let cluster = NodeWithApiServer::new(KubeProxy::Absent);
+    let machine = cluster.node.pod("machine", &[ip("10.244.7.1")]).unwrap();
     let listener = machine.run(|| TcpListener::bind("10.244.7.1:6443")).unwrap();
     let _lost = Server::start(&cluster.api, listener).unwrap();
     cluster.api.apply(&endpoints(&["10.244.7.1:6443", SERVER]));
-    let agent = cluster.stage.node.agent(&cluster.options_at("10.244.7.1:6443")).unwrap();
+    let agent = cluster.node.agent(&cluster.options_at("10.244.7.1:6443")).unwrap();
     cluster.serves("web-1");
-    // Not a packet comes from there any more: no FIN, no RST.
+    // No packet comes from there any more: no FIN, no RST.
     let route = ["route", "replace", "blackhole", "192.0.2.10/32"];
     let output = machine.output(Command::new("ip").args(route)).unwrap();
     assert!(output.status.success(), "ip {}: {}", route.join(" "), error_of(&output));

@@ -1,7 +1,7 @@
-//! An entry that belongs to another service is never used, however it came to be there.
+//! An entry that belongs to another service is never used, whatever the reason that it is there.
 //!
-//! Programs meet such an entry only if it is reused while they look at it, which no test can time.
-//! So these write it into the kernel's map by hand.
+//! Programs find such an entry only if it is reused while they read it, which no test can time. So these
+//! tests write it into the map.
 
 use std::{
     io::ErrorKind,
@@ -16,13 +16,13 @@ use sockline_testbed::{Cluster, Pod, Protocol, Service, TcpServer, UdpClient, Ud
 const A: &str = "10.96.0.1:80";
 const B: &str = "10.96.0.2:80";
 
-struct Stage {
+struct TwoServices {
     servers: Vec<(TcpServer, UdpServer)>,
     client: Pod,
     cluster: Cluster,
 }
 
-impl Stage {
+impl TwoServices {
     /// Services a and b, of one pod each.
     fn new(describe: impl Fn(Service) -> Service) -> Self {
         let mut cluster = Cluster::new().unwrap();
@@ -38,7 +38,7 @@ impl Stage {
         Self { servers, client, cluster }
     }
 
-    /// Gives the places of a's backends to b's and the other way round; the slots do not know.
+    /// Swaps the entries of the backends of a and b; the slots keep their indices.
     fn swap_backends(&self) {
         let path = Pins::in_bpffs(self.cluster.node().bpffs()).map("BACKENDS");
         let outer = Map::ArrayOfMaps(MapData::from_pin(path).unwrap());
@@ -50,7 +50,7 @@ impl Stage {
             .filter(|(_, backend)| backend.service != 0)
             .collect();
         assert_eq!(used.len(), 4, "two services of two protocols: {used:?}");
-        // The other address: another service's, TCP's for UDP or not.
+        // A backend with the other address, of the other service.
         for (n, (id, backend)) in used.iter().enumerate() {
             let other = used
                 .iter()
@@ -78,41 +78,41 @@ fn at(text: &str) -> SocketAddr {
 }
 
 #[test]
-fn a_connect_goes_through_untouched_rather_than_to_another_services_pod() {
-    let stage = Stage::new(|service| service);
-    stage.swap_backends();
-    let mut capture = stage.client.capture().unwrap();
+fn a_connect_is_not_translated_rather_than_sent_to_another_services_pod() {
+    let setup = TwoServices::new(|service| service);
+    setup.swap_backends();
+    let mut capture = setup.client.capture().unwrap();
     for (name, to) in [("a", A), ("b", B)] {
-        let error = stage.client.tcp_ask(at(to)).unwrap_err();
+        let error = setup.client.tcp_ask(at(to)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{name}: {error}");
         assert!(capture.packets(|flow| flow.dst == at(to)).unwrap() > 0, "{:?}", capture.flows());
-        let counts = stage.cluster.counts(name, Protocol::Tcp).unwrap();
+        let counts = setup.cluster.counts(name, Protocol::Tcp).unwrap();
         assert_eq!((counts.failed_open, counts.translated), (1, 0), "{name}: {counts:?}");
     }
-    stage.assert_nobody_was_reached();
-    assert_eq!(stage.faults("owner-mismatch"), 2.0);
-    assert_eq!(stage.faults("stale-entry"), 4.0, "each call looked twice");
+    setup.assert_nobody_was_reached();
+    assert_eq!(setup.faults("owner-mismatch"), 2.0);
+    assert_eq!(setup.faults("stale-entry"), 4.0, "each call looked twice");
 }
 
 #[test]
 fn a_client_with_affinity_is_not_sent_to_another_services_pod() {
-    let stage = Stage::new(|service| service.sticky(3600));
-    stage.swap_backends();
+    let setup = TwoServices::new(|service| service.sticky(3600));
+    setup.swap_backends();
     for to in [A, B] {
-        let error = stage.client.tcp_ask(at(to)).unwrap_err();
+        let error = setup.client.tcp_ask(at(to)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{to}: {error}");
     }
-    stage.assert_nobody_was_reached();
+    setup.assert_nobody_was_reached();
 }
 
 #[test]
 fn a_socket_that_has_a_backend_does_not_follow_it_to_another_service() {
-    let stage = Stage::new(|service| service);
-    let client = stage.client.run(|| UdpClient::unconnected(at(A).ip()).unwrap());
+    let setup = TwoServices::new(|service| service);
+    let client = setup.client.run(|| UdpClient::unconnected(at(A).ip()).unwrap());
     assert_eq!(client.ask_to(at(A), "x").unwrap().who, "pod-0");
-    stage.swap_backends();
-    let mut capture = stage.client.capture().unwrap();
+    setup.swap_backends();
+    let mut capture = setup.client.capture().unwrap();
     client.socket().send_to(b"x", at(A)).unwrap();
     assert_eq!(capture.packets(|flow| flow.dst == at(A)).unwrap(), 1, "{:?}", capture.flows());
-    assert_eq!(stage.servers[1].1.hits(), 0);
+    assert_eq!(setup.servers[1].1.hits(), 0);
 }

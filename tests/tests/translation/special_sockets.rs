@@ -1,4 +1,4 @@
-//! The less usual ways to open a connection: all of them go where a plain connect goes.
+//! The less usual ways to open a connection: all of them are translated like a plain connect.
 
 use std::{
     collections::BTreeSet,
@@ -23,19 +23,19 @@ const V4: &str = "10.96.0.1:80";
 const V6: &str = "[fd00:96::1]:80";
 const EMPTY: &str = "10.96.0.2:80";
 
-struct Stage {
+struct WebAndEmptyService {
     servers: (TcpServer, UdpServer),
     web: Pod,
     client: Pod,
     cluster: Cluster,
 }
 
-impl Stage {
+impl WebAndEmptyService {
     fn new() -> Self {
         Self::with(|_, _| ())
     }
 
-    /// `prepare` gets the pod and the client before anybody listens.
+    /// `prepare` gets the pod and the client before servers listen.
     fn with(prepare: impl FnOnce(&Pod, &Pod)) -> Self {
         let mut cluster = Cluster::new().unwrap();
         let (web, client) = (cluster.pod("web").unwrap(), cluster.pod("client").unwrap());
@@ -48,7 +48,7 @@ impl Stage {
         Self { servers, web, client, cluster }
     }
 
-    /// Where a form of the service's address leads.
+    /// The backend of a form of the service's address.
     fn backend(&self, to: SocketAddr) -> SocketAddr {
         let [v4, v6] = self.web.addresses() else { panic!("the pod has both families") };
         match to {
@@ -60,7 +60,7 @@ impl Stage {
         }
     }
 
-    /// What a call to a service without endpoints ends with on this kernel.
+    /// The error number of a call to a service without endpoints on this kernel.
     fn refusal(&self) -> i32 {
         self.cluster.features().unwrap().refusal()
     }
@@ -83,7 +83,7 @@ fn forms() -> [SocketAddr; 3] {
     [at(V4), at(V6), mapped(at(V4))]
 }
 
-/// Reads the server's name, then writes a line and hears it back.
+/// Reads the server's name, then writes a line and reads it back.
 fn talk(stream: &TcpStream) -> String {
     let mut lines = BufReader::new(stream).lines();
     let name = lines.next().unwrap().unwrap();
@@ -97,7 +97,7 @@ fn talk(stream: &TcpStream) -> String {
     name
 }
 
-/// Lets data travel in SYNs without a cookie, on both ends: the connect is then really put off.
+/// Allows data in SYNs without a cookie on both ends: the connect is then really deferred.
 fn enable_fast_open(web: &Pod, client: &Pod) {
     // Bits of Documentation/networking/ip-sysctl.rst; the server's count when it starts to listen.
     const CLIENT_WITHOUT_COOKIE: u32 = 0x1 | 0x4;
@@ -135,9 +135,9 @@ fn allow_subflows(ns: &Ns) {
 
 #[test]
 fn fast_open_by_option_is_translated_though_connect_sends_nothing() {
-    let stage = Stage::with(enable_fast_open);
+    let setup = WebAndEmptyService::with(enable_fast_open);
     for to in forms() {
-        stage.client.run(|| {
+        setup.client.run(|| {
             let socket = Socket::tcp(family(to)).unwrap();
             socket.set(TcpFastOpenConnect, &true).unwrap();
             socket.connect(to).unwrap();
@@ -147,15 +147,15 @@ fn fast_open_by_option_is_translated_though_connect_sends_nothing() {
             assert_eq!(stream.peer_addr().unwrap(), to);
         });
     }
-    assert_eq!(syns_with_data(&stage.client), 3, "data was in each SYN");
-    assert_eq!(stage.translated(), 3);
+    assert_eq!(syns_with_data(&setup.client), 3, "data was in each SYN");
+    assert_eq!(setup.translated(), 3);
 }
 
 #[test]
 fn fast_open_by_message_flag_is_translated() {
-    let stage = Stage::with(enable_fast_open);
+    let setup = WebAndEmptyService::with(enable_fast_open);
     for to in forms() {
-        stage.client.run(|| {
+        setup.client.run(|| {
             let socket = Socket::tcp(family(to)).unwrap();
             assert_eq!(socket.send_to(b"early\n", to, libc::MSG_FASTOPEN).unwrap(), 6);
             let stream: TcpStream = socket.into_std();
@@ -163,29 +163,29 @@ fn fast_open_by_message_flag_is_translated() {
             assert_eq!(stream.peer_addr().unwrap(), to);
         });
     }
-    assert_eq!(syns_with_data(&stage.client), 3, "data was in each SYN");
-    assert_eq!(stage.translated(), 3);
+    assert_eq!(syns_with_data(&setup.client), 3, "data was in each SYN");
+    assert_eq!(setup.translated(), 3);
 }
 
 #[test]
 fn fast_open_without_a_cookie_yet_is_translated_too() {
-    let stage = Stage::new();
+    let setup = WebAndEmptyService::new();
     for to in forms() {
-        stage.client.run(|| {
+        setup.client.run(|| {
             let socket = Socket::tcp(family(to)).unwrap();
             socket.send_to(b"early\n", to, libc::MSG_FASTOPEN).unwrap();
             let stream: TcpStream = socket.into_std();
             assert_eq!((talk(&stream), stream.peer_addr().unwrap()), ("web".to_owned(), to));
         });
     }
-    assert_eq!(syns_with_data(&stage.client), 0);
+    assert_eq!(syns_with_data(&setup.client), 0);
 }
 
 #[test]
 fn fast_open_to_a_service_without_endpoints_is_refused() {
-    let stage = Stage::with(enable_fast_open);
-    let refusal = stage.refusal();
-    stage.client.run(|| {
+    let setup = WebAndEmptyService::with(enable_fast_open);
+    let refusal = setup.refusal();
+    setup.client.run(|| {
         let socket = Socket::tcp(libc::AF_INET).unwrap();
         let error = socket.send_to(b"early\n", at(EMPTY), libc::MSG_FASTOPEN).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(refusal), "{error}");
@@ -198,13 +198,13 @@ fn fast_open_to_a_service_without_endpoints_is_refused() {
 
 #[test]
 fn mptcp_is_translated_and_its_peer_is_the_service_where_the_kernel_can_tell() {
-    let stage = Stage::new();
+    let setup = WebAndEmptyService::new();
     // Before Linux 6.0 a subflow's connection cannot be found: the peer is the backend.
-    let translated = stage.cluster.features().unwrap().mptcp_sock;
+    let translated = setup.cluster.features().unwrap().mptcp_sock;
     let mut connected = 0;
     for to in forms() {
-        let peer = if translated { to } else { stage.backend(to) };
-        connected += stage.client.run(|| {
+        let peer = if translated { to } else { setup.backend(to) };
+        connected += setup.client.run(|| {
             let Some(socket) = Socket::mptcp(family(to)).unwrap() else { return 0 };
             socket.connect(to).unwrap();
             assert_eq!(socket.peer().unwrap(), peer);
@@ -212,42 +212,42 @@ fn mptcp_is_translated_and_its_peer_is_the_service_where_the_kernel_can_tell() {
             1
         });
     }
-    assert_eq!(stage.translated(), connected);
+    assert_eq!(setup.translated(), connected);
 }
 
 /// When the kernel's path manager adds a subflow to a connection.
 #[derive(Clone, Copy, PartialEq)]
 enum Added {
-    /// By itself, once the connection is established.
+    /// The kernel adds one by itself, once the connection is established.
     ByItself,
-    /// As part of the call that tells it to, in the caller's process.
+    /// The kernel adds one in the call that requests it, in the caller's process.
     OnDemand,
 }
 
-/// The kernel dials the backend for them, which is no service: that was taken for a direct dial.
+/// The kernel dials the backend for them, which is no service: programs once took that for a direct connect.
 fn further_subflows_leave_the_peer(added: Added) {
-    let mut stage = Stage::new();
+    let mut setup = WebAndEmptyService::new();
     let second = "10.244.200.7";
     let addresses = ["10.244.200.6", second].map(|address| address.parse().unwrap());
-    let client_pod = stage.cluster.node().pod("two-addresses", &addresses).unwrap();
+    let client_pod = setup.cluster.node().pod("two-addresses", &addresses).unwrap();
     if Socket::mptcp(libc::AF_INET).unwrap().is_none()
-        || !stage.cluster.features().unwrap().mptcp_sock
+        || !setup.cluster.features().unwrap().mptcp_sock
     {
         return;
     }
-    allow_subflows(&stage.web);
+    allow_subflows(&setup.web);
     allow_subflows(&client_pod);
     if added == Added::ByItself {
         mptcp(&client_pod, &["endpoint", "add", second, "subflow"]);
     }
-    let listener: TcpListener = stage.web.run(|| {
+    let listener: TcpListener = setup.web.run(|| {
         let socket = Socket::mptcp(libc::AF_INET).unwrap().unwrap();
         bind(socket.as_raw_fd(), &SockaddrStorage::from(at("0.0.0.0:8081"))).unwrap();
         listen(&socket, Backlog::new(8).unwrap()).unwrap();
         socket.into_std()
     });
     let service = Service::new("mptcp").ip("10.96.0.3").tcp(80).to(8081);
-    stage.cluster.apply([service.endpoints([&stage.web])]).unwrap();
+    setup.cluster.apply([service.endpoints([&setup.web])]).unwrap();
     let client: TcpStream = client_pod.run(|| {
         let socket = Socket::mptcp(libc::AF_INET).unwrap().unwrap();
         socket.connect(at("10.96.0.3:80")).unwrap();
@@ -280,22 +280,22 @@ fn subflows_that_a_process_adds_to_an_mptcp_connection_leave_its_peer() {
 
 #[test]
 fn mptcp_to_a_service_without_endpoints_is_refused() {
-    let stage = Stage::new();
-    let refusal = stage.refusal();
-    let refused = stage.client.run(|| {
+    let setup = WebAndEmptyService::new();
+    let refusal = setup.refusal();
+    let refused = setup.client.run(|| {
         let Some(socket) = Socket::mptcp(libc::AF_INET).unwrap() else { return 0 };
         let error = socket.connect(at(EMPTY)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(refusal), "{error}");
         1
     });
-    assert_eq!(stage.cluster.counts("empty", Protocol::Tcp).unwrap().no_endpoints, refused);
+    assert_eq!(setup.cluster.counts("empty", Protocol::Tcp).unwrap().no_endpoints, refused);
 }
 
 #[test]
 fn mptcp_straight_to_the_pod_has_the_pods_peer_name() {
-    let stage = Stage::new();
-    let pod = SocketAddr::new(stage.web.addresses()[0], 8080);
-    stage.client.run(|| {
+    let setup = WebAndEmptyService::new();
+    let pod = SocketAddr::new(setup.web.addresses()[0], 8080);
+    setup.client.run(|| {
         let Some(socket) = Socket::mptcp(libc::AF_INET).unwrap() else { return };
         socket.connect(pod).unwrap();
         assert_eq!(socket.peer().unwrap(), pod);
@@ -313,10 +313,10 @@ fn ring(entry: &squeue::Entry) -> i32 {
 
 #[test]
 fn io_uring_connects_are_translated_inline_and_on_a_worker() {
-    let stage = Stage::new();
+    let setup = WebAndEmptyService::new();
     for flags in [squeue::Flags::empty(), squeue::Flags::ASYNC] {
         for to in forms() {
-            stage.client.run(|| {
+            setup.client.run(|| {
                 let socket = Socket::tcp(family(to)).unwrap();
                 let address = SockaddrStorage::from(to);
                 let fd = types::Fd(socket.as_raw_fd());
@@ -327,14 +327,14 @@ fn io_uring_connects_are_translated_inline_and_on_a_worker() {
             });
         }
     }
-    assert_eq!(stage.translated(), 6);
+    assert_eq!(setup.translated(), 6);
 }
 
 #[test]
 fn an_io_uring_connect_to_a_service_without_endpoints_is_refused() {
-    let stage = Stage::new();
-    let refusal = stage.refusal();
-    stage.client.run(|| {
+    let setup = WebAndEmptyService::new();
+    let refusal = setup.refusal();
+    setup.client.run(|| {
         let socket = Socket::tcp(libc::AF_INET).unwrap();
         let address = SockaddrStorage::from(at(EMPTY));
         let fd = types::Fd(socket.as_raw_fd());
@@ -345,8 +345,8 @@ fn an_io_uring_connect_to_a_service_without_endpoints_is_refused() {
 
 #[test]
 fn an_io_uring_send_is_translated() {
-    let stage = Stage::new();
-    stage.client.run(|| {
+    let setup = WebAndEmptyService::new();
+    setup.client.run(|| {
         let client = UdpClient::unconnected(at(V4).ip()).unwrap();
         let address = SockaddrStorage::from(at(V4));
         let fd = types::Fd(client.socket().as_raw_fd());
@@ -354,7 +354,7 @@ fn an_io_uring_send_is_translated() {
             .dest_addr(address.as_ptr())
             .dest_addr_len(address.len())
             .build();
-        // Before Linux 6.0 this operation takes no address.
+        // Before Linux 6.0 this operation has no address.
         if kernel_version().unwrap() < (6, 0) {
             let result = ring(&entry);
             assert!([-libc::EDESTADDRREQ, -libc::EINVAL].contains(&result), "{result}");
@@ -368,8 +368,8 @@ fn an_io_uring_send_is_translated() {
 
 #[test]
 fn an_io_uring_sendmsg_is_translated() {
-    let stage = Stage::new();
-    stage.client.run(|| {
+    let setup = WebAndEmptyService::new();
+    setup.client.run(|| {
         let client = UdpClient::unconnected(at(V4).ip()).unwrap();
         let address = SockaddrStorage::from(at(V4));
         let mut payload = *b"x";
@@ -390,41 +390,41 @@ fn an_io_uring_sendmsg_is_translated() {
 
 #[test]
 fn a_socket_outlives_the_process_that_shares_it() {
-    let stage = Stage::new();
-    stage.client.run(|| {
+    let setup = WebAndEmptyService::new();
+    setup.client.run(|| {
         let socket = Socket::tcp(libc::AF_INET).unwrap();
         socket.connect(at(V4)).unwrap();
         // A child that has the socket as its standard input, and closes it by ending.
         let copy = socket.as_fd().try_clone_to_owned().unwrap();
         assert!(Command::new("true").stdin(copy).status().unwrap().success());
         assert_eq!(socket.peer().unwrap(), at(V4));
-        stage.cluster.wait_for_sockets(1).unwrap();
+        setup.cluster.wait_for_sockets(1).unwrap();
         assert_eq!(talk(&socket.into_std()), "web");
     });
-    stage.cluster.wait_for_sockets(0).unwrap();
+    setup.cluster.wait_for_sockets(0).unwrap();
 }
 
 #[test]
 fn a_child_that_inherits_a_socket_sees_the_same_peer() {
-    let stage = Stage::new();
-    stage.client.run(|| {
+    let setup = WebAndEmptyService::new();
+    setup.client.run(|| {
         let socket = Socket::tcp(libc::AF_INET).unwrap();
         socket.connect(at(V4)).unwrap();
         let copy = socket.as_fd().try_clone_to_owned().unwrap();
-        // The parent's descriptor goes first.
+        // The parent's descriptor is closed first.
         let mut child = Command::new("sleep").arg("60").stdin(copy).spawn().unwrap();
         drop(socket);
-        stage.cluster.wait_for_sockets(1).unwrap();
+        setup.cluster.wait_for_sockets(1).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
     });
-    stage.cluster.wait_for_sockets(0).unwrap();
+    setup.cluster.wait_for_sockets(0).unwrap();
 }
 
 #[test]
-fn nothing_is_kept_of_sockets_that_are_closed() {
-    let stage = Stage::new();
-    stage.client.run(|| {
+fn closed_sockets_leave_no_records() {
+    let setup = WebAndEmptyService::new();
+    setup.client.run(|| {
         let mut open = Vec::new();
         for to in forms() {
             for n in 0..50 {
@@ -433,7 +433,7 @@ fn nothing_is_kept_of_sockets_that_are_closed() {
                 let connected = UdpClient::connected(to).unwrap();
                 let tcp = Socket::tcp(family(to)).unwrap();
                 tcp.connect(to).unwrap();
-                // Refused, reset, undone and shut down: all kinds of ends.
+                // Refused, reset, disconnected and shut down: all ways to end.
                 let refused = Socket::tcp(libc::AF_INET).unwrap();
                 refused.connect(at(EMPTY)).unwrap_err();
                 if n % 2 == 0 {
@@ -442,31 +442,31 @@ fn nothing_is_kept_of_sockets_that_are_closed() {
                 open.push((udp, connected, tcp, refused));
             }
         }
-        stage.cluster.wait_for_sockets(450).unwrap();
+        setup.cluster.wait_for_sockets(450).unwrap();
     });
-    stage.cluster.wait_for_sockets(0).unwrap();
-    let faults = &stage.cluster.status().unwrap()["faults"];
+    setup.cluster.wait_for_sockets(0).unwrap();
+    let faults = &setup.cluster.status().unwrap()["faults"];
     let counts: Vec<_> = faults.as_array().unwrap().iter().map(|f| &f["count"]).collect();
     assert!(counts.iter().all(|count| **count == 0), "{faults}");
-    assert!(stage.servers.0.hits() >= 75 && stage.servers.1.hits() == 150);
+    assert!(setup.servers.0.hits() >= 75 && setup.servers.1.hits() == 150);
 }
 
 #[test]
 fn a_connection_that_lingers_after_close_keeps_no_record() {
-    let stage = Stage::new();
-    stage.client.run(|| {
+    let setup = WebAndEmptyService::new();
+    setup.client.run(|| {
         for _ in 0..20 {
             // Closed by the client first: the connection stays in TIME_WAIT.
             assert_eq!(talk(&TcpStream::connect(at(V4)).unwrap()), "web");
         }
     });
-    stage.cluster.wait_for_sockets(0).unwrap();
+    setup.cluster.wait_for_sockets(0).unwrap();
 }
 
 #[test]
-fn a_datagram_socket_of_another_protocol_is_left_alone() {
-    let stage = Stage::new();
-    stage.client.run(|| {
+fn a_datagram_socket_of_another_protocol_is_not_translated() {
+    let setup = WebAndEmptyService::new();
+    setup.client.run(|| {
         // ICMP "ping" sockets connect too, with a port of no meaning.
         fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").unwrap();
         let ping = Socket::open(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP).unwrap();
@@ -476,14 +476,14 @@ fn a_datagram_socket_of_another_protocol_is_left_alone() {
         raw.connect(at(V4)).unwrap();
         assert_eq!(raw.peer().unwrap().ip(), at(V4).ip());
     });
-    let counts = stage.cluster.counts("web", Protocol::Udp).unwrap();
+    let counts = setup.cluster.counts("web", Protocol::Udp).unwrap();
     assert_eq!(counts.translated, 0);
 }
 
 #[test]
 fn many_threads_that_connect_at_once_each_have_their_own_record() {
-    let mut stage = Stage::new();
-    let pods = stage.cluster.pods("many", 6).unwrap();
+    let mut setup = WebAndEmptyService::new();
+    let pods = setup.cluster.pods("many", 6).unwrap();
     let _servers: Vec<_> = pods.iter().map(|pod| pod.udp_server(53).unwrap()).collect();
     let services: Vec<_> = pods
         .iter()
@@ -493,8 +493,8 @@ fn many_threads_that_connect_at_once_each_have_their_own_record() {
             Service::new(name).ip(&format!("10.96.2.{n}")).udp(53).endpoints([pod])
         })
         .collect();
-    stage.cluster.apply(services).unwrap();
-    stage.client.run(|| {
+    setup.cluster.apply(services).unwrap();
+    setup.client.run(|| {
         std::thread::scope(|threads| {
             for (n, pod) in pods.iter().enumerate() {
                 let to = SocketAddr::from(([10, 96, 2, u8::try_from(n).unwrap()], 53));
@@ -510,15 +510,15 @@ fn many_threads_that_connect_at_once_each_have_their_own_record() {
             }
         });
     });
-    stage.cluster.wait_for_sockets(0).unwrap();
+    setup.cluster.wait_for_sockets(0).unwrap();
 }
 
 #[test]
-fn a_socket_shared_by_threads_hears_each_service_from_its_address() {
+fn a_socket_shared_by_threads_receives_from_the_address_of_each_service() {
     // All answers together must fit in the socket's buffer: about 270 do.
     const EACH: usize = 60;
-    let mut stage = Stage::new();
-    let pods = stage.cluster.pods("many", 3).unwrap();
+    let mut setup = WebAndEmptyService::new();
+    let pods = setup.cluster.pods("many", 3).unwrap();
     let _servers: Vec<_> = pods.iter().map(|pod| pod.udp_server(53).unwrap()).collect();
     let address = |n: usize| SocketAddr::from(([10, 96, 2, u8::try_from(n).unwrap()], 53));
     let services: Vec<_> = (0..3)
@@ -527,8 +527,8 @@ fn a_socket_shared_by_threads_hears_each_service_from_its_address() {
             service.udp(53).endpoints([&pods[n]])
         })
         .collect();
-    stage.cluster.apply(services).unwrap();
-    stage.client.run(|| {
+    setup.cluster.apply(services).unwrap();
+    setup.client.run(|| {
         let client = UdpClient::unconnected(at(V4).ip()).unwrap();
         std::thread::scope(|threads| {
             for n in 0..3 {

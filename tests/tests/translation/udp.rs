@@ -1,4 +1,5 @@
-//! UDP sockets, connected and not: who answers, and from which address the answer seems to come.
+//! UDP sockets, connected and unconnected: which pod answers, and from which address the answer seems to
+//! come.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,14 +21,14 @@ const V4: &str = "10.96.0.10:53";
 const V6: &str = "[fd00:96::10]:53";
 
 /// A client, and pods that each listen on UDP port 5353.
-struct Stage {
+struct DnsPods {
     servers: Vec<UdpServer>,
     pods: Vec<Pod>,
     client: Pod,
     cluster: Cluster,
 }
 
-impl Stage {
+impl DnsPods {
     fn new(pods: usize) -> Self {
         let mut cluster = Cluster::new().unwrap();
         let client = cluster.pod("client").unwrap();
@@ -38,23 +39,23 @@ impl Stage {
 
     /// One service of all pods, at [`V4`] and [`V6`].
     fn with_dns(pods: usize) -> Self {
-        let mut stage = Self::new(pods);
-        stage.cluster.apply([dns().endpoints(&stage.pods)]).unwrap();
-        stage
+        let mut this = Self::new(pods);
+        this.cluster.apply([dns().endpoints(&this.pods)]).unwrap();
+        this
     }
 
     /// One service per pod, at the addresses of [`numbered`].
     fn with_service_per_pod(pods: usize) -> Self {
-        let mut stage = Self::new(pods);
+        let mut this = Self::new(pods);
         let services: Vec<Service> = (0..pods)
             .map(|n| {
                 let ip = numbered(n).ip().to_string();
                 let service = Service::new(&format!("svc-{n}")).ip(&ip).udp(53).to(5353);
-                service.endpoints([&stage.pods[n]])
+                service.endpoints([&this.pods[n]])
             })
             .collect();
-        stage.cluster.apply(services).unwrap();
-        stage
+        this.cluster.apply(services).unwrap();
+        this
     }
 }
 
@@ -83,35 +84,35 @@ fn ask(client: &UdpClient, to: SocketAddr) -> String {
 
 #[test]
 fn a_connected_socket_talks_to_the_service_over_both_families() {
-    let stage = Stage::with_dns(1);
-    for (to, own) in [V4, V6].into_iter().zip(stage.client.addresses()) {
-        stage.client.run(|| {
+    let setup = DnsPods::with_dns(1);
+    for (to, own) in [V4, V6].into_iter().zip(setup.client.addresses()) {
+        setup.client.run(|| {
             let client = UdpClient::connected(at(to)).unwrap();
             assert_eq!(client.socket().peer_addr().unwrap(), at(to));
             let reply = client.ask("x").unwrap();
             assert_eq!((reply.who.as_str(), reply.from), ("dns-0", at(to)));
         });
-        assert_eq!(stage.servers[0].peers().last().unwrap().ip(), *own);
+        assert_eq!(setup.servers[0].peers().last().unwrap().ip(), *own);
     }
 }
 
 #[test]
 fn an_unconnected_socket_gets_answers_from_the_service_over_both_families() {
-    let stage = Stage::with_dns(1);
-    for (to, own) in [V4, V6].into_iter().zip(stage.client.addresses()) {
-        let reply = stage.client.udp_ask(at(to), "x").unwrap();
+    let setup = DnsPods::with_dns(1);
+    for (to, own) in [V4, V6].into_iter().zip(setup.client.addresses()) {
+        let reply = setup.client.udp_ask(at(to), "x").unwrap();
         assert_eq!((reply.who.as_str(), reply.from), ("dns-0", at(to)));
-        assert_eq!(stage.servers[0].peers().last().unwrap().ip(), *own);
+        assert_eq!(setup.servers[0].peers().last().unwrap().ip(), *own);
     }
 }
 
 #[test]
 fn no_packet_ever_has_the_service_address() {
-    let stage = Stage::with_dns(1);
-    let mut capture = stage.client.capture().unwrap();
+    let setup = DnsPods::with_dns(1);
+    let mut capture = setup.client.capture().unwrap();
     for to in [V4, V6] {
-        stage.client.udp_ask(at(to), "x").unwrap();
-        stage.client.run(|| UdpClient::connected(at(to)).unwrap().ask("x").unwrap());
+        setup.client.udp_ask(at(to), "x").unwrap();
+        setup.client.run(|| UdpClient::connected(at(to)).unwrap().ask("x").unwrap());
         assert_eq!(capture.packets_of(at(to).ip()).unwrap(), 0, "{:?}", capture.flows());
     }
     let to_pod = |flow: &sockline_testbed::Flow| flow.dst.port() == 5353;
@@ -119,25 +120,25 @@ fn no_packet_ever_has_the_service_address() {
 }
 
 #[test]
-fn an_address_that_is_no_service_is_sent_to_untouched() {
-    let stage = Stage::with_dns(1);
-    let mut capture = stage.client.capture().unwrap();
+fn a_datagram_to_an_address_that_is_no_service_is_not_translated() {
+    let setup = DnsPods::with_dns(1);
+    let mut capture = setup.client.capture().unwrap();
     for to in [at("10.96.0.11:53"), at("10.96.0.10:54"), at("[fd00:96::10]:54")] {
-        stage.client.run(|| {
+        setup.client.run(|| {
             let any = UdpClient::unconnected(to.ip()).unwrap();
             any.socket().send_to(b"x", to).unwrap();
             UdpClient::connected(to).unwrap().socket().send(b"x").unwrap();
         });
         assert_eq!(capture.packets(|flow| flow.dst == to).unwrap(), 2, "{to}");
     }
-    let counts = stage.cluster.counts("dns", Protocol::Udp).unwrap();
+    let counts = setup.cluster.counts("dns", Protocol::Udp).unwrap();
     assert_eq!(counts, sockline_testbed::Counts::default());
 }
 
 #[test]
 fn a_second_connect_goes_to_the_other_service() {
-    let stage = Stage::with_service_per_pod(2);
-    stage.client.run(|| {
+    let setup = DnsPods::with_service_per_pod(2);
+    setup.client.run(|| {
         let client = UdpClient::connected(numbered(0)).unwrap();
         assert_eq!(client.ask("x").unwrap().who, "dns-0");
         client.socket().connect(numbered(1)).unwrap();
@@ -149,11 +150,11 @@ fn a_second_connect_goes_to_the_other_service() {
 
 #[test]
 fn a_second_connect_to_another_service_of_the_same_pod_has_the_new_peer_name() {
-    let mut stage = Stage::new(1);
+    let mut setup = DnsPods::new(1);
     let twin = |name: &str, ip: &str| Service::new(name).ip(ip).udp(53).to(5353);
     let services = [twin("a", "10.96.1.0"), twin("b", "10.96.1.1")];
-    stage.cluster.apply(services.map(|service| service.endpoints(&stage.pods))).unwrap();
-    stage.client.run(|| {
+    setup.cluster.apply(services.map(|service| service.endpoints(&setup.pods))).unwrap();
+    setup.client.run(|| {
         let client = UdpClient::connected(numbered(0)).unwrap();
         for n in [1, 0, 1] {
             client.socket().connect(numbered(n)).unwrap();
@@ -165,9 +166,9 @@ fn a_second_connect_to_another_service_of_the_same_pod_has_the_new_peer_name() {
 
 #[test]
 fn a_second_connect_straight_to_the_pod_has_the_pods_peer_name() {
-    let stage = Stage::with_dns(1);
-    let pod = SocketAddr::new(stage.pods[0].addresses()[0], 5353);
-    stage.client.run(|| {
+    let setup = DnsPods::with_dns(1);
+    let pod = SocketAddr::new(setup.pods[0].addresses()[0], 5353);
+    setup.client.run(|| {
         let client = UdpClient::connected(at(V4)).unwrap();
         client.socket().connect(pod).unwrap();
         assert_eq!(client.socket().peer_addr().unwrap(), pod);
@@ -177,10 +178,10 @@ fn a_second_connect_straight_to_the_pod_has_the_pods_peer_name() {
 }
 
 #[test]
-fn a_connect_undone_with_af_unspec_leaves_a_socket_that_talks_to_anyone() {
-    let stage = Stage::with_service_per_pod(2);
-    let pod = SocketAddr::new(stage.pods[0].addresses()[0], 5353);
-    stage.client.run(|| {
+fn a_socket_disconnected_with_af_unspec_can_send_to_any_address() {
+    let setup = DnsPods::with_service_per_pod(2);
+    let pod = SocketAddr::new(setup.pods[0].addresses()[0], 5353);
+    setup.client.run(|| {
         let socket = Socket::udp(libc::AF_INET).unwrap();
         socket.connect(numbered(0)).unwrap();
         socket.disconnect().unwrap();
@@ -198,24 +199,24 @@ fn a_connect_undone_with_af_unspec_leaves_a_socket_that_talks_to_anyone() {
 
 #[test]
 fn a_socket_connected_to_one_service_can_send_to_another() {
-    let stage = Stage::with_service_per_pod(2);
-    stage.client.run(|| {
+    let setup = DnsPods::with_service_per_pod(2);
+    setup.client.run(|| {
         let client = UdpClient::connected(numbered(0)).unwrap();
         client.socket().send_to(b"x", numbered(1)).unwrap();
         // The kernel lets only the connected peer answer.
         assert_eq!(client.ask("y").unwrap().from, numbered(0));
     });
     wait_ok(Duration::from_secs(10), "the other service's pod to hear of it", || {
-        let hits = stage.servers[1].hits();
+        let hits = setup.servers[1].hits();
         if hits == 1 { Ok(()) } else { Err(hits) }
     })
     .unwrap();
 }
 
 #[test]
-fn each_answer_comes_from_the_service_that_was_asked() {
-    let stage = Stage::with_service_per_pod(4);
-    stage.client.run(|| {
+fn each_answer_comes_from_the_service_that_was_called() {
+    let setup = DnsPods::with_service_per_pod(4);
+    setup.client.run(|| {
         let client = unconnected();
         for n in 0..4 {
             client.socket().send_to(format!("{n}").as_bytes(), numbered(n)).unwrap();
@@ -233,102 +234,102 @@ fn each_answer_comes_from_the_service_that_was_asked() {
 
 #[test]
 fn a_socket_keeps_its_backend() {
-    let stage = Stage::with_dns(8);
-    stage.client.run(|| {
+    let setup = DnsPods::with_dns(8);
+    setup.client.run(|| {
         let client = unconnected();
         let first = ask(&client, at(V4));
         for _ in 0..50 {
             assert_eq!(ask(&client, at(V4)), first);
         }
     });
-    let counts = stage.cluster.counts("dns", Protocol::Udp).unwrap();
+    let counts = setup.cluster.counts("dns", Protocol::Udp).unwrap();
     assert_eq!(counts.translated, 1, "one conversation, however many datagrams");
 }
 
 #[test]
-fn a_socket_keeps_its_backend_while_others_come_and_go() {
-    let mut stage = Stage::with_dns(6);
-    let client = stage.client.run(unconnected);
+fn a_socket_keeps_its_backend_while_others_are_added_and_removed() {
+    let mut setup = DnsPods::with_dns(6);
+    let client = setup.client.run(unconnected);
     let first = ask(&client, at(V4));
-    let position = stage.pods.iter().position(|pod| pod.name() == first).unwrap();
+    let position = setup.pods.iter().position(|pod| pod.name() == first).unwrap();
     for round in 0..12 {
-        // Its own pod always, of the others a different half each time.
-        let pods = stage.pods.iter().enumerate();
+        // Always its own pod, and a different half of the others each time.
+        let pods = setup.pods.iter().enumerate();
         let some = pods.filter(|(n, _)| *n == position || (n + round) % 3 == 0);
         let some: Vec<&Pod> = some.map(|(_, pod)| pod).collect();
-        stage.cluster.apply([dns().endpoints(some)]).unwrap();
+        setup.cluster.apply([dns().endpoints(some)]).unwrap();
         assert_eq!(ask(&client, at(V4)), first, "round {round}");
     }
 }
 
 #[test]
-fn a_socket_moves_when_its_backend_is_removed_and_stays_moved() {
-    let mut stage = Stage::with_dns(3);
-    let client = stage.client.run(unconnected);
+fn a_socket_moves_when_its_backend_is_removed_and_does_not_move_back() {
+    let mut setup = DnsPods::with_dns(3);
+    let client = setup.client.run(unconnected);
     let first = ask(&client, at(V4));
     let others = |first: &str| -> Vec<_> {
-        stage.pods.iter().filter(|pod| pod.name() != first).map(Into::into).collect()
+        setup.pods.iter().filter(|pod| pod.name() != first).map(Into::into).collect()
     };
     let without: Vec<Endpoint> = others(&first);
-    stage.cluster.apply([dns().endpoints(without)]).unwrap();
+    setup.cluster.apply([dns().endpoints(without)]).unwrap();
     let second = ask(&client, at(V4));
     assert_ne!(second, first);
-    stage.cluster.apply([dns().endpoints(&stage.pods)]).unwrap();
+    setup.cluster.apply([dns().endpoints(&setup.pods)]).unwrap();
     for _ in 0..20 {
         assert_eq!(ask(&client, at(V4)), second, "the endpoint is back, the socket is not");
     }
 }
 
 #[test]
-fn sockets_that_lost_their_backend_do_not_all_follow_its_successor() {
-    let mut stage = Stage::with_dns(4);
-    let newcomer = stage.cluster.pod("newcomer").unwrap();
+fn sockets_of_a_removed_backend_spread_over_the_others() {
+    let mut setup = DnsPods::with_dns(4);
+    let newcomer = setup.cluster.pod("newcomer").unwrap();
     let _server = newcomer.udp_server(5353).unwrap();
-    let all: Vec<UdpClient> = stage.client.run(|| (0..120).map(|_| unconnected()).collect());
+    let all: Vec<UdpClient> = setup.client.run(|| (0..120).map(|_| unconnected()).collect());
     let of_first: Vec<_> = all.iter().filter(|client| ask(client, at(V4)) == "dns-0").collect();
     assert!(of_first.len() > 10, "{} of 120", of_first.len());
-    stage.cluster.apply([dns().endpoints(&stage.pods[1..])]).unwrap();
-    // Its place is taken back by the first sync a second after, and given away by the next.
+    setup.cluster.apply([dns().endpoints(&setup.pods[1..])]).unwrap();
+    // The first sync after a second reclaims its index, and the next one reuses it.
     let since = Instant::now();
     wait_ok(Duration::from_secs(5), "time to pass", || {
         let gone = since.elapsed();
         if gone > Duration::from_millis(1200) { Ok(()) } else { Err(format!("{gone:?}")) }
     })
     .unwrap();
-    stage.cluster.apply([Service::new("bystander").ip("10.96.9.9").udp(53)]).unwrap();
-    let with_newcomer = stage.pods[1..].iter().chain([&newcomer]);
-    stage.cluster.apply([dns().endpoints(with_newcomer)]).unwrap();
+    setup.cluster.apply([Service::new("bystander").ip("10.96.9.9").udp(53)]).unwrap();
+    let with_newcomer = setup.pods[1..].iter().chain([&newcomer]);
+    setup.cluster.apply([dns().endpoints(with_newcomer)]).unwrap();
     let seen: BTreeSet<_> = of_first.iter().map(|client| ask(client, at(V4))).collect();
     assert!(seen.len() > 1, "all {} sockets got {seen:?}", of_first.len());
 }
 
 #[test]
 fn a_socket_keeps_a_draining_backend_no_longer_than_it_is_an_endpoint() {
-    let mut stage = Stage::with_dns(2);
-    let client = stage.client.run(unconnected);
+    let mut setup = DnsPods::with_dns(2);
+    let client = setup.client.run(unconnected);
     let first = ask(&client, at(V4));
-    let endpoints = stage.pods.iter().map(|pod| {
+    let endpoints = setup.pods.iter().map(|pod| {
         let endpoint = Endpoint::from(pod);
         if pod.name() == first { endpoint.draining() } else { endpoint }
     });
     let endpoints: Vec<_> = endpoints.collect();
-    stage.cluster.apply([dns().endpoints(endpoints)]).unwrap();
+    setup.cluster.apply([dns().endpoints(endpoints)]).unwrap();
     assert_ne!(ask(&client, at(V4)), first, "a ready endpoint takes its place");
 }
 
 #[test]
 fn each_socket_chooses_for_itself() {
-    let stage = Stage::with_dns(4);
+    let setup = DnsPods::with_dns(4);
     let seen: BTreeSet<String> =
-        stage.client.run(|| (0..60).map(|_| ask(&unconnected(), at(V4))).collect());
-    // Each missing has a chance of 4 × 0.75^60: one run in eight million.
+        setup.client.run(|| (0..60).map(|_| ask(&unconnected(), at(V4))).collect());
+    // One of them is missing by chance with a probability of 4 × 0.75^60: in one run of eight million.
     assert_eq!(seen.len(), 4, "{seen:?}");
 }
 
 #[test]
 fn each_connect_on_one_socket_chooses_again() {
-    let stage = Stage::with_dns(4);
-    let seen: BTreeSet<String> = stage.client.run(|| {
+    let setup = DnsPods::with_dns(4);
+    let seen: BTreeSet<String> = setup.client.run(|| {
         let client = UdpClient::connected(at(V4)).unwrap();
         let mut once = |_| {
             client.socket().connect(at(V4)).unwrap();
@@ -340,9 +341,9 @@ fn each_connect_on_one_socket_chooses_again() {
 }
 
 #[test]
-fn a_socket_may_talk_to_more_services_than_are_remembered_for_it() {
-    let stage = Stage::with_service_per_pod(20);
-    stage.client.run(|| {
+fn a_socket_may_use_more_services_than_its_record_holds() {
+    let setup = DnsPods::with_service_per_pod(20);
+    setup.client.run(|| {
         let client = unconnected();
         for round in 0..3 {
             for n in 0..20 {
@@ -355,42 +356,42 @@ fn a_socket_may_talk_to_more_services_than_are_remembered_for_it() {
 /// More than the table has for one socket, and not more than the kernel remembers.
 const OVERFLOWING: usize = WAYS + STORAGE_RECORDS / 2;
 
-/// As many, or what there is beyond the table where that is all (before Linux 5.12).
-fn remembered(stage: &Stage) -> usize {
-    let has_table = stage.cluster.features().unwrap().compare_and_swap;
+/// As many, or the limit of the hash where there is no table (before Linux 5.12).
+fn remembered(setup: &DnsPods) -> usize {
+    let has_table = setup.cluster.features().unwrap().compare_and_swap;
     if has_table { OVERFLOWING } else { STORAGE_RECORDS }
 }
 
 #[test]
-fn what_overflows_the_table_is_remembered_beyond_it() {
+fn records_that_overflow_the_table_are_kept_beyond_it() {
     // Three pods each: that all of them keep their pod by chance happens once in 531,441 runs per round,
     // and once in 6,561 where there are eight.
-    let mut stage = Stage::new(3 * OVERFLOWING);
+    let mut setup = DnsPods::new(3 * OVERFLOWING);
     let services: Vec<_> = (0..OVERFLOWING)
         .map(|n| {
             let ip = numbered(n).ip().to_string();
             let service = Service::new(&format!("svc-{n}")).ip(&ip).udp(53).to(5353);
-            service.endpoints(&stage.pods[3 * n..3 * n + 3])
+            service.endpoints(&setup.pods[3 * n..3 * n + 3])
         })
         .collect();
-    stage.cluster.apply(services).unwrap();
-    let count = remembered(&stage);
-    let client = stage.client.run(unconnected);
+    setup.cluster.apply(services).unwrap();
+    let count = remembered(&setup);
+    let client = setup.client.run(unconnected);
     let round = || -> Vec<_> { (0..count).map(|n| ask(&client, numbered(n))).collect() };
     let first = round();
-    stage.cluster.wait_for_sockets(WAYS as u64).unwrap();
+    setup.cluster.wait_for_sockets(WAYS as u64).unwrap();
     assert_eq!((round(), round()), (first.clone(), first));
     for n in 0..count {
-        let counts = stage.cluster.counts(&format!("svc-{n}"), Protocol::Udp).unwrap();
+        let counts = setup.cluster.counts(&format!("svc-{n}"), Protocol::Udp).unwrap();
         assert_eq!(counts.translated, 1, "svc-{n}: chosen once, recalled twice");
     }
 }
 
 #[test]
-fn answers_to_what_overflowed_come_from_the_service_even_when_they_are_late() {
-    let stage = Stage::with_service_per_pod(OVERFLOWING);
-    let count = remembered(&stage);
-    stage.client.run(|| {
+fn late_answers_to_overflowed_records_come_from_the_service() {
+    let setup = DnsPods::with_service_per_pod(OVERFLOWING);
+    let count = remembered(&setup);
+    setup.client.run(|| {
         let client = unconnected();
         for n in 0..count {
             client.socket().send_to(b"x", numbered(n)).unwrap();
@@ -401,24 +402,24 @@ fn answers_to_what_overflowed_come_from_the_service_even_when_they_are_late() {
 }
 
 #[test]
-fn an_ipv6_socket_sends_to_the_mapped_address_and_hears_from_it() {
-    let stage = Stage::with_dns(1);
+fn an_ipv6_socket_sends_to_the_mapped_address_and_receives_from_it() {
+    let setup = DnsPods::with_dns(1);
     let to = mapped(at(V4));
-    stage.client.run(|| {
+    setup.client.run(|| {
         let client = UdpClient::unconnected(to.ip()).unwrap();
         assert_eq!(ask(&client, to), "dns-0");
         // The same socket, to the other family.
         assert_eq!(ask(&client, at(V6)), "dns-0");
     });
-    let seen: Vec<_> = stage.servers[0].peers().iter().map(SocketAddr::ip).collect();
-    assert_eq!(seen, stage.client.addresses(), "the first over IPv4, the second over IPv6");
+    let seen: Vec<_> = setup.servers[0].peers().iter().map(SocketAddr::ip).collect();
+    assert_eq!(seen, setup.client.addresses(), "the first over IPv4, the second over IPv6");
 }
 
 #[test]
 fn an_ipv6_socket_connects_to_the_mapped_address() {
-    let stage = Stage::with_dns(1);
+    let setup = DnsPods::with_dns(1);
     let to = mapped(at(V4));
-    stage.client.run(|| {
+    setup.client.run(|| {
         let client = UdpClient::connected(to).unwrap();
         assert_eq!(client.socket().peer_addr().unwrap(), to);
         let reply = client.ask("x").unwrap();
@@ -428,9 +429,9 @@ fn an_ipv6_socket_connects_to_the_mapped_address() {
 
 #[test]
 fn a_connected_socket_that_also_names_the_pod_keeps_its_peer_name() {
-    let stage = Stage::with_dns(1);
-    for (to, pod) in [V4, V6].into_iter().zip(stage.pods[0].addresses()) {
-        stage.client.run(|| {
+    let setup = DnsPods::with_dns(1);
+    for (to, pod) in [V4, V6].into_iter().zip(setup.pods[0].addresses()) {
+        setup.client.run(|| {
             let client = UdpClient::connected(at(to)).unwrap();
             client.ask_to(SocketAddr::new(*pod, 5353), "x").unwrap();
             assert_eq!(client.socket().peer_addr().unwrap(), at(to));
@@ -440,9 +441,9 @@ fn a_connected_socket_that_also_names_the_pod_keeps_its_peer_name() {
 
 #[test]
 fn an_ipv6_socket_may_name_the_service_with_an_ipv4_sockaddr() {
-    let stage = Stage::with_dns(1);
+    let setup = DnsPods::with_dns(1);
     let mut buffer = [0; 64];
-    stage.client.run(|| {
+    setup.client.run(|| {
         // Linux takes AF_INET on dual-stack UDP sockets, and answers with mapped addresses.
         let connected = Socket::udp(libc::AF_INET6).unwrap();
         connected.connect(at(V4)).unwrap();
@@ -461,11 +462,11 @@ fn an_ipv6_socket_may_name_the_service_with_an_ipv4_sockaddr() {
 }
 
 #[test]
-fn many_messages_in_one_call_go_each_to_its_service_and_come_back_from_it() {
+fn each_message_of_one_call_goes_to_its_service_and_is_answered_from_it() {
     const COUNT: usize = 6;
-    let stage = Stage::with_service_per_pod(3);
+    let setup = DnsPods::with_service_per_pod(3);
     let target = |n: usize| numbered(n % 3);
-    let got: BTreeMap<String, SocketAddr> = stage.client.run(|| {
+    let got: BTreeMap<String, SocketAddr> = setup.client.run(|| {
         let socket = Socket::udp(libc::AF_INET).unwrap();
         let payloads: Vec<String> = (0..COUNT).map(|n| n.to_string()).collect();
         let slices: Vec<_> = payloads.iter().map(|p| [IoSlice::new(p.as_bytes())]).collect();
@@ -499,10 +500,10 @@ fn many_messages_in_one_call_go_each_to_its_service_and_come_back_from_it() {
 }
 
 #[test]
-fn a_pod_that_is_asked_directly_answers_from_its_own_address() {
-    let stage = Stage::with_dns(1);
-    let pod = SocketAddr::new(stage.pods[0].addresses()[0], 5353);
-    stage.client.run(|| {
+fn an_answer_to_a_datagram_straight_to_the_pod_comes_from_the_pod() {
+    let setup = DnsPods::with_dns(1);
+    let pod = SocketAddr::new(setup.pods[0].addresses()[0], 5353);
+    setup.client.run(|| {
         let client = unconnected();
         // Whatever was asked last: the address of the service, or of the pod that is behind it.
         for to in [pod, at(V4), pod, pod, at(V4), at(V4), pod] {
@@ -512,14 +513,14 @@ fn a_pod_that_is_asked_directly_answers_from_its_own_address() {
 }
 
 #[test]
-fn a_pod_that_is_asked_directly_answers_from_its_own_address_after_an_overflow_too() {
-    let stage = Stage::with_service_per_pod(8);
-    stage.client.run(|| {
+fn an_answer_to_a_datagram_straight_to_the_pod_comes_from_the_pod_after_an_overflow() {
+    let setup = DnsPods::with_service_per_pod(8);
+    setup.client.run(|| {
         let client = unconnected();
         for n in 0..8 {
             ask(&client, numbered(n));
         }
-        for (n, pod) in stage.pods.iter().enumerate() {
+        for (n, pod) in setup.pods.iter().enumerate() {
             ask(&client, SocketAddr::new(pod.addresses()[0], 5353));
             ask(&client, numbered(n));
         }
@@ -527,9 +528,9 @@ fn a_pod_that_is_asked_directly_answers_from_its_own_address_after_an_overflow_t
 }
 
 #[test]
-fn five_hundred_sockets_at_once_each_hear_from_the_service() {
-    let stage = Stage::with_dns(3);
-    let clients: Vec<_> = stage.client.run(|| {
+fn five_hundred_sockets_at_once_each_receive_from_the_service() {
+    let setup = DnsPods::with_dns(3);
+    let clients: Vec<_> = setup.client.run(|| {
         let clients: Vec<_> = (0..500).map(|_| unconnected()).collect();
         for (n, client) in clients.iter().enumerate() {
             client.socket().send_to(format!("{n}").as_bytes(), at(V4)).unwrap();
@@ -540,21 +541,21 @@ fn five_hundred_sockets_at_once_each_hear_from_the_service() {
         }
         clients
     });
-    stage.cluster.wait_for_sockets(500).unwrap();
+    setup.cluster.wait_for_sockets(500).unwrap();
     drop(clients);
-    stage.cluster.wait_for_sockets(0).unwrap();
+    setup.cluster.wait_for_sockets(0).unwrap();
 }
 
 #[test]
 fn a_client_in_the_hosts_namespace_is_served_too() {
-    let stage = Stage::with_dns(1);
+    let setup = DnsPods::with_dns(1);
     for to in [V4, V6] {
-        let reply = stage.cluster.node().udp_ask(at(to), "x").unwrap();
+        let reply = setup.cluster.node().udp_ask(at(to), "x").unwrap();
         assert_eq!((reply.who.as_str(), reply.from), ("dns-0", at(to)));
     }
 }
 
-/// Takes the way to an address, or gives it back.
+/// Removes a route to an address, or restores it.
 fn route(pod: &Pod, verb: &str, to: &str) {
     let mut command = Command::new("ip");
     let done = pod.output(command.args(["route", verb, "unreachable", to])).unwrap();
@@ -576,7 +577,7 @@ fn a_connect_that_fails_leaves_the_connection_with_its_peer_name() {
             let socket: UdpSocket = Socket::udp(libc::AF_INET).unwrap().into_std();
             socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
             let (mut connected, mut failed) = (false, 0);
-            // Each end of a connect is one in two: neither 20 of one kind in a row.
+            // Each outcome of a connect has a chance of one in two: not 20 of one kind in a row.
             for _ in 0..100 {
                 match socket.connect(at(V4)) {
                     Ok(()) => connected = true,
@@ -588,7 +589,8 @@ fn a_connect_that_fails_leaves_the_connection_with_its_peer_name() {
                 let mut buffer = [0; 64];
                 let (_, from) = socket.recv_from(&mut buffer).unwrap();
                 assert_eq!(from, at(V4), "{args:?}, {failed} failed");
-                // What names the service goes to the peer, too: nobody else's answer is let in.
+                // A datagram that names the service goes to the peer, too: the kernel accepts no other
+                // sender.
                 socket.send_to(b"x", at(V4)).unwrap();
                 socket.recv_from(&mut buffer).unwrap();
             }

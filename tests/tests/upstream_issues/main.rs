@@ -1,4 +1,4 @@
-//! What happened to others, and the tests that it does not happen here: the table in `README.md`.
+//! Issues of other projects do not happen here: each row of the table in `README.md` has its test.
 
 use std::{fs, path::Path};
 

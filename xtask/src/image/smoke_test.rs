@@ -252,7 +252,7 @@ impl SmokeTest {
 fn put_shop(node: &Node, endpoints: &[IpAddr]) -> Result<()> {
     let shop =
         [objects::node(), objects::service("web", "10.96.0.1"), objects::slice("web", endpoints)];
-    Ok(objects::put(&node.manifests(), "shop.yaml", &objects::yaml(&shop))?)
+    Ok(objects::file::put(&node.manifests(), "shop.yaml", &objects::file::yaml(&shop))?)
 }
 
 /// This process's own limits, which need no rights. podman's defaults are above what some machines allow, and

@@ -1,17 +1,17 @@
 //! The test binaries that cargo builds.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use cargo_metadata::Artifact;
 
-use crate::cargo;
+use crate::{cargo, process};
 
 /// A test binary.
 pub(crate) struct Binary {
-    /// The name of its target: `restart`, `sockline`.
+    /// The name of its target: `lifecycle`, `sockline`.
     pub(crate) name: String,
-    /// Whether it is a file of `tests/`; the others are unit tests.
+    /// Whether it is a folder or file of `tests/`; the others are unit tests.
     pub(crate) is_integration: bool,
     pub(crate) path: PathBuf,
     /// The package's folder, in which cargo would run it.
@@ -40,6 +40,15 @@ impl Binary {
             package: artifact.manifest_path.parent()?.into(),
             name: artifact.target.name,
         })
+    }
+
+    /// The names of its tests.
+    pub(crate) fn tests(&self) -> Result<Vec<String>> {
+        let mut list = Command::new(&self.path);
+        let list = process::output(list.args(["--list", "--format", "terse"]))
+            .with_context(|| format!("listing the tests of {}", self.name))?;
+        let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
+        Ok(names.map(ToOwned::to_owned).collect())
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod binaries;
 
 use std::{
+    cmp::Reverse,
     env, fs,
     io::{self, Write as _},
     process::{Command, Stdio},
@@ -47,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // The end-to-end tests run the agent, which a build of tests does not include.
     variants::build()?;
     step(2, "test the workspace");
-    run_in_parallel(&binaries::build(&[])?, &args.args)?;
+    run_in_parallel(&most_tests_first(binaries::build(&[])?)?, &args.args)?;
     run_cargo(&["--doc"], args)?;
     // The kernel programs are not built for the host, the map layouts are.
     step(3, "test the map layouts");
@@ -70,6 +71,14 @@ struct Ran<'a> {
     binary: &'a Binary,
     passed: bool,
     took: Duration,
+}
+
+/// Sorts the binaries so that no long one starts last, when other cores have nothing left to run.
+fn most_tests_first(binaries: Vec<Binary>) -> Result<Vec<Binary>> {
+    let count = |binary: Binary| Ok((binary.tests()?.len(), binary));
+    let mut counted = binaries.into_iter().map(count).collect::<Result<Vec<_>>>()?;
+    counted.sort_by_key(|(tests, _)| Reverse(*tests));
+    Ok(counted.into_iter().map(|(_, binary)| binary).collect())
 }
 
 /// Runs the binaries, one on each core, and prints the output of each when it ends.
@@ -123,7 +132,7 @@ fn title(binary: &Binary) -> String {
 /// Prints the slowest binaries; fails if one failed.
 fn summary(ended: &mut [Ran]) -> Result<()> {
     const SLOWEST: usize = 10;
-    ended.sort_by_key(|ran| std::cmp::Reverse(ran.took));
+    ended.sort_by_key(|ran| Reverse(ran.took));
     let rows: Vec<Vec<String>> = ended
         .iter()
         .take(SLOWEST)

@@ -1,15 +1,12 @@
 //! Which tests run, and their binaries.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    process::Command,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::kernels::Shape;
 use crate::{
-    process, setup, term,
+    setup, term,
     test::binaries::{self, Binary},
 };
 
@@ -134,7 +131,7 @@ pub(super) fn groups(names: &[String], binaries: &[Binary], args: &[String]) -> 
     let filters: Vec<&str> = args.iter().filter(|arg| !is_flag(arg)).map(String::as_str).collect();
     let mut tests = BTreeMap::new();
     for binary in binaries {
-        tests.insert(binary.name.as_str(), tests_of(binary)?);
+        tests.insert(binary.name.as_str(), binary.tests()?);
     }
     let mut groups = Vec::new();
     for name in names {
@@ -152,13 +149,6 @@ pub(super) fn groups(names: &[String], binaries: &[Binary], args: &[String]) -> 
 /// Whether an argument is for the test binaries themselves.
 pub(super) fn is_flag(arg: &str) -> bool {
     arg.starts_with('-')
-}
-
-fn tests_of(binary: &Binary) -> Result<Vec<String>> {
-    let mut list = Command::new(&binary.path);
-    let list = process::output(list.args(["--list", "--format", "terse"]))
-        .with_context(|| format!("listing the tests of {}", binary.name))?;
-    Ok(list.lines().filter_map(|line| line.strip_suffix(": test")).map(ToOwned::to_owned).collect())
 }
 
 /// The names of the groups to run. A name selects a binary, a module by its path or by its last part, or what is

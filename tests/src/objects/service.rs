@@ -1,10 +1,13 @@
-//! Kubernetes objects as a test states them, and the manifests that say so.
+//! A Service and its endpoints as one value, which a test builds step by step.
 
 use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
+use super::endpoint_slice;
 use crate::{Pod, Protocol};
+
+const NAMESPACE: &str = "default";
 
 /// A Service of the namespace `default` together with the EndpointSlices behind it.
 ///
@@ -264,7 +267,7 @@ impl Service {
             "kind": "Service",
             "metadata": {
                 "name": self.name,
-                "namespace": "default",
+                "namespace": NAMESPACE,
                 "annotations": self.annotations,
             },
             "spec": spec,
@@ -298,18 +301,11 @@ impl Service {
                 }));
             }
         }
-        json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "name": format!("{}-{suffix}", self.name),
-                "namespace": "default",
-                "labels": {"kubernetes.io/service-name": self.name},
-            },
-            "addressType": kind,
-            "ports": ports,
-            "endpoints": endpoints,
-        })
+        let mut slice = endpoint_slice(NAMESPACE, &self.name, kind);
+        slice["metadata"]["name"] = format!("{}-{suffix}", self.name).into();
+        slice["ports"] = ports.into();
+        slice["endpoints"] = endpoints.into();
+        slice
     }
 }
 
@@ -321,19 +317,4 @@ impl Port {
 
 fn policy(local: bool) -> &'static str {
     if local { "Local" } else { "Cluster" }
-}
-
-/// A Node with nothing but a zone.
-pub fn node(name: &str, zone: &str) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": name, "labels": {"topology.kubernetes.io/zone": zone}},
-    })
-}
-
-/// Objects as the text of one manifest file (JSON, which the agent takes by the file's ending).
-pub fn list<'a>(objects: impl IntoIterator<Item = &'a Value>) -> String {
-    let items: Vec<&Value> = objects.into_iter().collect();
-    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }

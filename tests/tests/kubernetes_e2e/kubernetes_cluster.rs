@@ -14,7 +14,7 @@ use sockline_testbed::{Cluster, Node, Ns, Pod, objects};
 use crate::{api_server::Allocator, controller, pods::Server, wires};
 
 /// Fields are dropped in this order: pods before their nodes.
-pub struct Stage {
+pub struct KubernetesCluster {
     pods: BTreeMap<String, Server>,
     services: BTreeMap<String, Value>,
     /// Slices that no controller made.
@@ -51,7 +51,7 @@ pub fn service_of_type(kind: &str, name: &str) -> Value {
     service
 }
 
-impl Stage {
+impl KubernetesCluster {
     /// A cluster of one node.
     pub fn new() -> Self {
         Self::in_zones(&["zone-0"])
@@ -230,7 +230,7 @@ impl Stage {
     }
 
     /// The agent of a node.
-    pub fn cluster(&self, node: usize) -> &Cluster {
+    pub fn node_with_agent(&self, node: usize) -> &Cluster {
         &self.clusters[node]
     }
 

@@ -1,7 +1,9 @@
-//! The built agent, running on a node of the testbed.
+//! The built agent as a process on a node of the testbed.
+
+mod binary;
+mod options;
 
 use std::{
-    env,
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::process::CommandExt,
@@ -18,64 +20,11 @@ use nix::{
     unistd::Pid,
 };
 
+pub use self::{
+    binary::{Build, sockline_binary},
+    options::{AgentOptions, Place},
+};
 use crate::{http::HttpReply, http_get, node, wait_ok, wait_until};
-
-/// Where an agent's own sockets are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Place {
-    /// Beside the node's cgroup: its programs see nothing of the agent.
-    #[default]
-    Beside,
-    /// In the node's cgroup, as a pod with `hostNetwork: true` is on a real node.
-    Within,
-}
-
-/// How an agent is started.
-#[derive(Clone, Debug)]
-pub struct AgentOptions {
-    /// The name of the node it runs on.
-    pub node_name: String,
-    /// Where its manifests are; the node's own folder if `None`.
-    pub manifests: Option<PathBuf>,
-    /// The kubeconfig of an API server to use in place of manifests.
-    pub kubeconfig: Option<PathBuf>,
-    /// The binary; the one that [`sockline_binary`] finds if `None`.
-    pub binary: Option<PathBuf>,
-    /// The cgroup to attach to; the node's own if `None`.
-    pub cgroup: Option<PathBuf>,
-    /// The folder in bpffs for its pins; the node's own if `None`.
-    pub bpffs: Option<PathBuf>,
-    pub place: Place,
-    /// More arguments of `sockline agent`.
-    pub args: Vec<String>,
-    /// More environment variables, such as `RUST_LOG`.
-    pub env: Vec<(String, String)>,
-    /// What is done to the command before it is started.
-    pub prepare: Option<fn(&mut Command)>,
-    /// Whether to wait until the first sync is in the kernel, or only until the agent answers.
-    pub until_ready: bool,
-    /// How long that may take.
-    pub ready_within: Duration,
-}
-
-impl Default for AgentOptions {
-    fn default() -> Self {
-        Self {
-            node_name: "node-a".to_owned(),
-            manifests: None,
-            kubeconfig: None,
-            binary: None,
-            cgroup: None,
-            bpffs: None,
-            place: Place::default(),
-            args: Vec::new(),
-            env: Vec::new(),
-            prepare: None,
-            until_ready: true,
-            ready_within: Duration::from_secs(20),
-        }
-    }
-}
 
 /// A running agent. Dropping the newest agent of a node stops it and removes its kernel state;
 /// [`Agent::stop`] and [`Agent::kill`] leave the kernel state for the next one.
@@ -87,64 +36,6 @@ pub struct Agent {
     listen: SocketAddr,
     admin_socket: PathBuf,
     log: PathBuf,
-}
-
-/// The agent's binary: `$SOCKLINE_BIN`, or `sockline` in the target folder this process is from.
-///
-/// # Errors
-/// When there is none; the message says how to build it.
-pub fn sockline_binary() -> Result<PathBuf> {
-    if let Some(path) = env::var_os("SOCKLINE_BIN") {
-        let path = PathBuf::from(path);
-        if !path.is_file() {
-            bail!("SOCKLINE_BIN={} is not a file", path.display());
-        }
-        return Ok(path);
-    }
-    let exe = env::current_exe().context("finding this executable")?;
-    // A test is in target/<profile>/deps, a binary in target/<profile>.
-    exe.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join("sockline"))
-        .find(|path| path.is_file())
-        .with_context(|| {
-            format!(
-                "no `sockline` binary beside {}: run `cargo build -p sockline`, or set SOCKLINE_BIN",
-                exe.display()
-            )
-        })
-}
-
-/// Builds of the agent that a node can be brought to; `xtask/src/variants.rs` makes the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Build {
-    /// The one that [`sockline_binary`] finds.
-    This,
-    /// Of the same layout, with other programs.
-    OtherPrograms,
-    /// Of another layout of the maps.
-    OtherLayout,
-}
-
-impl Build {
-    /// Its binary: in the folder `variants` beside the agent's own.
-    ///
-    /// # Errors
-    /// When there is none; the message says how to build it.
-    pub fn binary(self) -> Result<PathBuf> {
-        let own = sockline_binary()?;
-        let name = match self {
-            Self::This => return Ok(own),
-            Self::OtherPrograms => "sockline-other-build",
-            Self::OtherLayout => "sockline-other-layout",
-        };
-        let path = own.with_file_name("variants").join(name);
-        if !path.is_file() {
-            bail!("{} is not there: `cargo xtask build --variants` makes it", path.display());
-        }
-        Ok(path)
-    }
 }
 
 impl Agent {
@@ -367,7 +258,7 @@ impl Drop for Agent {
         if let Err(error) = self.stop() {
             eprintln!("testbed: stopping the agent: {error:#}");
         }
-        // An older agent's handle must not take away what a newer one has adopted.
+        // An older agent's handle must not remove state that a newer agent uses.
         if self.node.agents.load(Ordering::Relaxed) == self.number
             && let Err(error) = self.cli(&["cleanup"])
         {
@@ -376,7 +267,7 @@ impl Drop for Agent {
     }
 }
 
-/// A port of the node's 127.0.0.1 that was free a moment ago; nothing else there picks ports.
+/// A port of the node's 127.0.0.1 that was free a moment ago; nothing else there chooses ports.
 fn free_port(node: &node::Shared) -> Result<SocketAddr> {
     node.outside()
         .run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr())

@@ -1,20 +1,22 @@
-//! Services and their slices as the tests need them: small values that are changed by hand.
+//! Kubernetes objects for tests.
+//!
+//! [`Service`] builds a Service and its EndpointSlices step by step; a [`Cluster`](crate::Cluster) takes it. The
+//! functions return plain JSON of the namespace [`NAMESPACE`], for tests that change single fields or write the
+//! objects to a folder or a stand-in API server. [`mod@file`] writes manifests.
 
-use std::{
-    fs, io,
-    net::IpAddr,
-    path::Path,
-    sync::atomic::{AtomicU64, Ordering},
-};
+pub mod file;
+mod service;
+
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use crate::manifests;
+pub use self::service::{Endpoint, Service};
 
 /// The most endpoints of a slice: `maxEndpoints` of the API's validation.
 const SLICE_ENDPOINTS: usize = 1000;
 
-/// The namespace of everything made here.
+/// The namespace of these objects.
 pub const NAMESPACE: &str = "shop";
 
 /// A Service of type ClusterIP with one TCP port "web" 80 and one UDP port "dns" 53.
@@ -59,20 +61,26 @@ pub fn slice(service: &str, addresses: &[IpAddr]) -> Value {
         .iter()
         .map(|address| json!({"addresses": [address], "conditions": {"ready": true}}))
         .collect();
+    let mut slice = endpoint_slice(NAMESPACE, service, family);
+    slice["endpoints"] = endpoints.into();
+    slice["ports"] = json!([
+        {"name": "web", "port": 8080, "protocol": "TCP"},
+        {"name": "dns", "port": 8053, "protocol": "UDP"},
+    ]);
+    slice
+}
+
+/// An EndpointSlice without ports and endpoints.
+fn endpoint_slice(namespace: &str, service: &str, address_type: &str) -> Value {
     json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
             "name": format!("{service}-1"),
-            "namespace": NAMESPACE,
+            "namespace": namespace,
             "labels": {"kubernetes.io/service-name": service},
         },
-        "addressType": family,
-        "endpoints": endpoints,
-        "ports": [
-            {"name": "web", "port": 8080, "protocol": "TCP"},
-            {"name": "dns", "port": 8053, "protocol": "UDP"},
-        ],
+        "addressType": address_type,
     })
 }
 
@@ -91,28 +99,18 @@ pub fn node() -> Value {
     json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}})
 }
 
+/// A Node with nothing but a zone.
+pub fn node_in_zone(name: &str, zone: &str) -> Value {
+    let mut node = node();
+    node["metadata"] = json!({"name": name, "labels": {"topology.kubernetes.io/zone": zone}});
+    node
+}
+
 /// A Node in `zone-0` with these InternalIPs.
 pub fn node_at(name: &str, addresses: &[IpAddr]) -> Value {
     let addresses: Vec<Value> =
         addresses.iter().map(|address| json!({"type": "InternalIP", "address": address})).collect();
-    let mut node = manifests::node(name, "zone-0");
+    let mut node = node_in_zone(name, "zone-0");
     node["status"] = json!({ "addresses": addresses });
     node
-}
-
-/// The objects as documents of one YAML file. (JSON is YAML.)
-pub fn yaml(objects: &[Value]) -> String {
-    objects.iter().map(|object| format!("---\n{object:#}\n")).collect()
-}
-
-/// Writes a file in one step, so that no reader sees half of it. The draft lies beside the folder.
-///
-/// # Errors
-/// Those of writing and renaming.
-pub fn put(folder: &Path, file: &str, text: &str) -> io::Result<()> {
-    static DRAFTS: AtomicU64 = AtomicU64::new(0);
-    let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
-    let draft = folder.with_extension(format!("draft-{number}"));
-    fs::write(&draft, text)?;
-    fs::rename(&draft, folder.join(file))
 }

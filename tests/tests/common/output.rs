@@ -1,0 +1,47 @@
+//! What the agent and the commands print: output, log lines and metrics.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
+
+use std::process::Output;
+
+use serde_json::Value;
+use sockline_testbed::{Agent, objects};
+
+pub fn strings(list: &Value) -> Vec<String> {
+    let list = list.as_array().unwrap_or_else(|| panic!("no list but {list}"));
+    list.iter().map(|entry| entry.as_str().unwrap().to_owned()).collect()
+}
+
+/// The standard error of a command.
+pub fn error_of(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The value of a series in Prometheus text; `None` if it is not there.
+pub fn series(metrics: &str, name: &str) -> Option<f64> {
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    Some(value.parse().unwrap())
+}
+
+/// The series of connections that were translated to a service.
+pub fn translated(service: &str, protocol: &str) -> String {
+    let namespace = objects::NAMESPACE;
+    format!(
+        "sockline_connections_translated_total{{namespace=\"{namespace}\",service=\"{service}\",\
+         protocol=\"{protocol}\"}}"
+    )
+}
+
+/// Log lines that contain a text.
+pub fn lines_with(log: &str, text: &str) -> Vec<String> {
+    log.lines().filter(|line| line.contains(text)).map(ToOwned::to_owned).collect()
+}
+
+/// Fails unless a problem was logged as exactly one warning.
+#[track_caller]
+pub fn assert_logged_once(agent: &Agent, problem: &str) {
+    let log = agent.log();
+    let lines = lines_with(&log, problem);
+    assert_eq!(lines.len(), 1, "{problem:?} is not in the log exactly once: {log}");
+    assert!(lines[0].contains("WARN"), "{}", lines[0]);
+}
