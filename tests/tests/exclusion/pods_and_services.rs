@@ -243,7 +243,7 @@ fn an_exclusion_that_failed_is_retried() {
     node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
     eventually("the failure", || {
         let log = agent.log();
-        holds(log.contains("although they are to be left alone: shop/meshed"), &log)
+        holds(log.contains("these excluded pods are redirected: shop/meshed"), &log)
     });
     assert_served(&container);
     for id in 0..u64::from(CGROUPS) {
@@ -339,9 +339,15 @@ fn a_running_pod_without_a_cgroup_is_reported_once() {
     let agent = node.start_agent();
     eventually("the missing cgroup to be reported", || {
         let log = agent.log();
-        holds(log.contains("Pod shop/meshed: no cgroup v2 of it"), &log)
+        holds(
+            log.contains("Pod shop/meshed: it is excluded, but its connections are redirected"),
+            &log,
+        )
     });
-    assert_logged_once(&agent, "Pod shop/meshed: no cgroup v2 of it");
+    assert_logged_once(
+        &agent,
+        "Pod shop/meshed: it is excluded, but its connections are redirected",
+    );
     let metrics = agent.metrics().unwrap();
     assert_eq!(series(&metrics, "sockline_excluded_pods_unresolved"), Some(1.0), "{metrics}");
     let status = String::from_utf8(node.look(&["status"]).stdout).unwrap();

@@ -175,7 +175,7 @@ fn pods_that_do_not_fit_are_reported_and_excluded_later() {
         "status": {"phase": "Running"},
     });
     node.put("pod.yaml", &[pod]);
-    let text = "they are to be left alone: shop/meshed";
+    let text = "these excluded pods are redirected: shop/meshed";
     eventually("the pod to be reported", || holds(agent.log().contains(text), agent.log()));
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("NO ROOM for it: it is redirected"), "{table}");

@@ -15,6 +15,7 @@ use std::{
 use crate::common::{REPAIRS, WebNode, error_of, eventually, holds, lines_with};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use serde_json::{Value, json};
+use sockline::dataplane::Pins;
 use sockline_testbed::{Agent, objects};
 
 const CART: &str = "10.96.0.1";
@@ -270,7 +271,7 @@ fn private(path: &Path) -> Result<(), String> {
 /// Makes the pinned folder and a pin accessible to all users.
 fn open_to_all(node: &WebNode) -> (PathBuf, PathBuf) {
     let root = node.bpffs().join("sockline");
-    let map = root.join("v2/maps/FRONTENDS");
+    let map = Pins::in_bpffs(node.bpffs()).map("FRONTENDS");
     fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
     fs::set_permissions(&map, fs::Permissions::from_mode(0o666)).unwrap();
     (root, map)

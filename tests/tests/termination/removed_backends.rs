@@ -709,11 +709,11 @@ fn connections_of_a_deleted_service_are_closed_even_if_the_sync_fails_afterwards
     let agent = node.start_agent_with(&REPAIRS);
     let (mut open, _) = stream(&node.client, at("10.96.0.1:80"));
     // A complete sync records its time in this map.
-    crate::common::damage::Damage::of(&node).freeze("AGENT");
+    crate::common::damage::Damage::of(&node).freeze("AGENT_STATE");
     node.remove("cart.yaml");
     eventually_aborted(&mut open);
     let failures = node.wrong("failures");
-    assert!(failures.iter().any(|failure| failure.contains("AGENT")), "{failures:?}");
+    assert!(failures.iter().any(|failure| failure.contains("AGENT_STATE")), "{failures:?}");
     assert!(series(&agent.metrics().unwrap(), "sockline_sync_errors_total") > Some(0.0));
 }
 
