@@ -65,7 +65,7 @@ fn every_metric_has_our_prefix_a_help_and_a_type() {
 
 #[test]
 fn counters_end_in_total_and_nothing_else_does() {
-    let (_stage, agent) = serving();
+    let (_node, agent) = serving();
     let text = agent.metrics().unwrap();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();
@@ -173,14 +173,14 @@ fn an_agent_is_healthy_at_once_and_ready_after_its_first_sync() {
 
 #[test]
 fn only_root_can_use_the_admin_socket() {
-    let (_stage, agent) = serving();
+    let (_node, agent) = serving();
     let mode = fs::metadata(agent.admin_socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "{mode:o}");
 }
 
 #[test]
 fn the_admin_socket_is_removed_with_the_agent() {
-    let (_stage, mut agent) = serving();
+    let (_node, mut agent) = serving();
     agent.stop().unwrap();
     assert!(!agent.admin_socket().exists());
 }

@@ -67,7 +67,7 @@ fn a_changed_frontend_is_corrected() {
 
 #[test]
 fn an_unplanned_frontend_is_removed() {
-    let (_stage, agent, damage) = serving();
+    let (_node, agent, damage) = serving();
     let mut foreign = damage.frontend(80);
     foreign.key.port = 81u16.to_be();
     damage.set_frontend(foreign);
@@ -213,7 +213,7 @@ fn nothing_is_repaired_without_drift() {
 
 #[test]
 fn a_changed_weight_of_a_backend_is_corrected() {
-    let (_stage, agent, damage) = serving();
+    let (_node, agent, damage) = serving();
     let changed = damage.change_backends(|backend| backend.weight += 1);
     eventually_repaired(&agent, "backend", changed);
 }
@@ -237,7 +237,7 @@ fn no_counter_falls_while_backends_are_corrected() {
 
 #[test]
 fn an_unplanned_backend_is_freed() {
-    let (_stage, agent, damage) = serving();
+    let (_node, agent, damage) = serving();
     damage.set_backend(900, Backend { service: 77, scopes: 1, ..Backend::default() });
     eventually_repaired(&agent, "backend", 1);
     assert_eq!(damage.backend(900).service, 0);
@@ -347,7 +347,7 @@ fn maps_that_lost_their_pins_are_pinned_again() {
 
 #[test]
 fn a_foreign_map_in_place_of_a_pin_is_replaced() {
-    let (_stage, agent, damage) = serving();
+    let (_node, agent, damage) = serving();
     let before = damage.map_id("SOCKETS");
     damage.pin_a_map_at(&damage.pins().map("SOCKETS"));
     assert_ne!(damage.map_id("SOCKETS"), before);

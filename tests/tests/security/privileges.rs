@@ -72,7 +72,7 @@ fn serving() -> (WebNode, Agent) {
 
 #[test]
 fn every_thread_of_the_agent_has_only_the_capabilities_it_needs() {
-    let (_stage, agent) = serving();
+    let (_node, agent) = serving();
     let threads = threads(agent.pid());
     assert!(threads.len() > 2, "a runtime has threads: {threads:?}");
     for thread in threads {
