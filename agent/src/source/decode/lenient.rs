@@ -1,53 +1,53 @@
-//! Deserializing around what has the wrong type.
+//! Deserializes an object in spite of values of the wrong type.
 //!
-//! Serde stops at the first such value. It is usually in an element of a list (a port, an
-//! endpoint): that element is replaced by an empty one and the rest is tried again.
+//! Serde stops at the first such value. Usually it is in an element of a list (a port, an endpoint): that element
+//! is replaced by an empty one, and the object is tried again.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use serde_path_to_error::{Path, Segment};
 
-/// An object with more wrong elements than this is given up: each costs another attempt.
-const MAX_REPAIRS: usize = 16;
+/// An object with more wrong elements than this is not used: each takes another attempt.
+const MAX_ATTEMPTS: usize = 16;
 
 /// A value of the wrong type.
-pub(super) struct Wrong {
+pub(super) struct WrongType {
     /// Its path, empty for the whole object.
     pub(super) field: String,
-    /// The path of what was left out for it.
+    /// The path of the element that was replaced for it.
     pub(super) element: String,
     pub(super) message: String,
 }
 
-/// The object, unless something outside a list is wrong, and what is.
-pub(super) fn deserialize<T: DeserializeOwned>(value: &Value) -> (Option<T>, Vec<Wrong>) {
-    let mut repaired: Option<Value> = None;
-    let mut wrongs: Vec<Wrong> = Vec::new();
+/// The object, unless a value outside a list has the wrong type, and all such values.
+pub(super) fn deserialize<T: DeserializeOwned>(value: &Value) -> (Option<T>, Vec<WrongType>) {
+    let mut replaced: Option<Value> = None;
+    let mut found: Vec<WrongType> = Vec::new();
     loop {
-        let error = match serde_path_to_error::deserialize(repaired.as_ref().unwrap_or(value)) {
-            Ok(object) => return (Some(object), wrongs),
+        let error = match serde_path_to_error::deserialize(replaced.as_ref().unwrap_or(value)) {
+            Ok(object) => return (Some(object), found),
             Err(error) => error,
         };
         let path = error.path();
         let element = ListElement::holding(path);
         let left_out = element.as_ref().map_or("the object", |_| "this element");
-        let wrong = Wrong {
+        let wrong = WrongType {
             field: if path.iter().len() == 0 { String::new() } else { path.to_string() },
             element: element.as_ref().map_or_else(String::new, |element| element.path.clone()),
             message: format!("{}; {left_out} is left out", error.inner()),
         };
-        // The empty object did not fit either, so the list is one of strings.
-        let retry = wrongs.last().is_some_and(|last| last.element == wrong.element);
+        // An empty object did not fit either, so this is a list of strings.
+        let retry = found.last().is_some_and(|last| last.element == wrong.element);
         if !retry {
-            wrongs.push(wrong);
+            found.push(wrong);
         }
-        let Some(element) = element.filter(|_| wrongs.len() <= MAX_REPAIRS) else {
-            return (None, wrongs);
+        let Some(element) = element.filter(|_| found.len() <= MAX_ATTEMPTS) else {
+            return (None, found);
         };
-        let value = repaired.get_or_insert_with(|| value.clone());
-        let Some(slot) = value.pointer_mut(&element.pointer) else { return (None, wrongs) };
+        let value = replaced.get_or_insert_with(|| value.clone());
+        let Some(slot) = value.pointer_mut(&element.pointer) else { return (None, found) };
         if retry && *slot == json!("") {
-            return (None, wrongs);
+            return (None, found);
         }
         *slot = if retry || *slot == json!({}) { json!("") } else { json!({}) };
     }

@@ -1,7 +1,7 @@
-//! Values of a document, no more of them than one object may have.
+//! Deserializes a document with a limit on the size of each object.
 //!
-//! The items of a list are handed over one by one, as they are read: a list of a large cluster's
-//! services would be a hundred times as much in memory as the services are in the end.
+//! The items of a list are passed on one by one while they are read: as a tree of values, the list of a large
+//! cluster's services would take a hundred times the memory of the services themselves.
 
 use std::fmt;
 
@@ -14,27 +14,27 @@ const MAX_VALUES: usize = 1 << 18;
 /// The most bytes in the keys and strings of one object.
 const MAX_BYTES: usize = 4 << 20;
 
-/// What an object holds, as far as it was read.
+/// An object, up to the limit.
 #[derive(Debug)]
 pub(in crate::source) struct Content {
     pub(in crate::source) value: Value,
-    /// There was more, and it is not in `value`.
+    /// The object exceeded the limit; `value` has only the beginning.
     pub(in crate::source) is_cut: bool,
 }
 
-/// How much more of an object is taken; the rest is read and forgotten.
-struct Room {
+/// What remains of an object's limit. When it is used up, the rest of the object is skipped.
+struct Budget {
     values: usize,
     bytes: usize,
     is_cut: bool,
 }
 
-impl Room {
+impl Budget {
     const fn new() -> Self {
         Self { values: MAX_VALUES, bytes: MAX_BYTES, is_cut: false }
     }
 
-    /// Whether there is room for so many more values and bytes.
+    /// Takes so many values and bytes; returns whether there were enough.
     fn take(&mut self, values: usize, bytes: usize) -> bool {
         let left = self.values.checked_sub(values).zip(self.bytes.checked_sub(bytes));
         match left {
@@ -47,21 +47,21 @@ impl Room {
 
 /// Reads one object.
 fn object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Content, D::Error> {
-    let mut room = Room::new();
-    let value = One { room: &mut room }.deserialize(deserializer)?;
-    Ok(Content { value, is_cut: room.is_cut })
+    let mut budget = Budget::new();
+    let value = One { budget: &mut budget }.deserialize(deserializer)?;
+    Ok(Content { value, is_cut: budget.is_cut })
 }
 
-/// Any value, as long as there is room.
+/// Any value, within the budget.
 struct One<'a> {
-    room: &'a mut Room,
+    budget: &'a mut Budget,
 }
 
 impl<'de> DeserializeSeed<'de> for One<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        if self.room.take(1, 0) {
+        if self.budget.take(1, 0) {
             deserializer.deserialize_any(self)
         } else {
             deserializer.deserialize_ignored_any(IgnoredAny).map(|_| Value::Null)
@@ -69,8 +69,8 @@ impl<'de> DeserializeSeed<'de> for One<'_> {
     }
 }
 
-/// These are as they are wherever they stand.
-macro_rules! scalars_that_need_no_room {
+/// Scalars that use no budget beyond the value itself.
+macro_rules! free_scalars {
     () => {
         fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
             Ok(value.into())
@@ -101,14 +101,14 @@ impl<'de> Visitor<'de> for One<'_> {
         f.write_str("any value")
     }
 
-    scalars_that_need_no_room!();
+    free_scalars!();
 
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
         Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(if self.room.take(0, value.len()) { value.into() } else { Value::Null })
+        Ok(if self.budget.take(0, value.len()) { value.into() } else { Value::Null })
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -117,9 +117,9 @@ impl<'de> Visitor<'de> for One<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(value) = sequence.next_element_seed(One { room: self.room })? {
-            // What there was no room for is nothing; it needs no place either.
-            if !self.room.is_cut {
+        while let Some(value) = sequence.next_element_seed(One { budget: self.budget })? {
+            // After the budget is used up, elements are null; do not collect those.
+            if !self.budget.is_cut {
                 values.push(value);
             }
         }
@@ -129,9 +129,9 @@ impl<'de> Visitor<'de> for One<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            let has_room = self.room.take(0, key.len());
-            let value = entries.next_value_seed(One { room: self.room })?;
-            if has_room {
+            let fits = self.budget.take(0, key.len());
+            let value = entries.next_value_seed(One { budget: self.budget })?;
+            if fits {
                 map.insert(key, value);
             }
         }
@@ -139,22 +139,21 @@ impl<'de> Visitor<'de> for One<'_> {
     }
 }
 
-/// Reads a whole document. Each element of its `items` goes to `item` with its index; what that gives
-/// back stays in the document.
+/// Reads a whole document. Calls `item` with each element of `items` and its index. The return value stays in the
+/// document.
 pub(in crate::source) fn document<'de, D: Deserializer<'de>>(
     deserializer: D,
     item: &mut impl FnMut(usize, Content) -> Option<Value>,
 ) -> Result<Content, D::Error> {
-    let mut room = Room::new();
-    let value = deserializer.deserialize_any(Whole { room: &mut room, item })?;
-    Ok(Content { value, is_cut: room.is_cut })
+    let mut budget = Budget::new();
+    let value = deserializer.deserialize_any(Whole { budget: &mut budget, item })?;
+    Ok(Content { value, is_cut: budget.is_cut })
 }
 
-/// What is of another kind than it should be is for the reader to tell: that it is there counts, and
-/// whether it is nothing.
-macro_rules! scalars_that_are_out_of_place {
+/// A scalar where an object or a list must be: the caller reports it, and needs to know only whether it is null.
+macro_rules! misplaced_scalars {
     () => {
-        scalars_that_need_no_room!();
+        free_scalars!();
 
         fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
             Ok(0.into())
@@ -167,7 +166,7 @@ macro_rules! scalars_that_are_out_of_place {
 }
 
 struct Whole<'a, F> {
-    room: &'a mut Room,
+    budget: &'a mut Budget,
     item: &'a mut F,
 }
 
@@ -181,13 +180,13 @@ impl<'de, F: FnMut(usize, Content) -> Option<Value>> Visitor<'de> for Whole<'_, 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            let has_room = self.room.take(0, key.len());
+            let fits = self.budget.take(0, key.len());
             let value = if key == "items" && !map.contains_key("items") {
                 entries.next_value_seed(Items { item: &mut *self.item })?
             } else {
-                entries.next_value_seed(One { room: &mut *self.room })?
+                entries.next_value_seed(One { budget: &mut *self.budget })?
             };
-            if has_room {
+            if fits {
                 map.insert(key, value);
             }
         }
@@ -199,7 +198,7 @@ impl<'de, F: FnMut(usize, Content) -> Option<Value>> Visitor<'de> for Whole<'_, 
         Ok(Value::Array(Vec::new()))
     }
 
-    scalars_that_are_out_of_place!();
+    misplaced_scalars!();
 }
 
 struct Items<'a, F> {
@@ -225,7 +224,7 @@ impl<'de, F: FnMut(usize, Content) -> Option<Value>> Visitor<'de> for Items<'_, 
         let mut left = Vec::new();
         let mut index = 0;
         while let Some(content) = sequence.next_element_seed(Item)? {
-            // Where it was, so that it is told by its index.
+            // At the same index, which messages name.
             left.push((self.item)(index, content).unwrap_or_default());
             index += 1;
         }
@@ -237,7 +236,7 @@ impl<'de, F: FnMut(usize, Content) -> Option<Value>> Visitor<'de> for Items<'_, 
         Ok(Value::Object(Map::new()))
     }
 
-    scalars_that_are_out_of_place!();
+    misplaced_scalars!();
 }
 
 struct Item;

@@ -16,14 +16,14 @@ const MAX_PROBLEMS: usize = 20;
 const MAX_PORT_NAME: usize = 63;
 
 /// Collects what is wrong with one object while it is converted.
-pub(super) struct Checker {
+pub(super) struct Validator {
     reference: ObjectRef,
     problems: Vec<InputError>,
     /// Problems beyond [`MAX_PROBLEMS`].
     untold: usize,
 }
 
-impl Checker {
+impl Validator {
     pub(super) fn new(reference: ObjectRef) -> Self {
         Self { reference, problems: Vec::new(), untold: 0 }
     }

@@ -1,4 +1,4 @@
-//! Cuts a file into documents and parses one after the other.
+//! Splits a file into documents and parses them one by one.
 
 use serde_json::Value;
 use serde_saphyr::{Budget, Options, RenderOptions, SnippetMode};
@@ -12,13 +12,13 @@ pub(super) enum Syntax {
     Json,
 }
 
-/// Takes what is in a file as it is read, document by document.
+/// Receives the contents of a file while it is read.
 pub(super) trait Take {
-    /// An element of the `items` of a document that is being read; what it gives back stays there.
+    /// Receives an element of a document's `items`. The return value stays in the document.
     fn item(&mut self, number: usize, index: usize, content: Content) -> Option<Value>;
 
-    /// A document, or what the parser says, with the line in the file. `number` counts from 1;
-    /// documents with nothing in them do not count.
+    /// Receives a document, or the parser's error with the line in the file. `number` counts from 1, without empty
+    /// documents.
     fn document(&mut self, number: usize, content: Result<Content, String>);
 }
 
@@ -41,8 +41,7 @@ struct Chunk<'a> {
     line_offset: usize,
 }
 
-/// Splits at the lines that YAML reserves for it: `---` at the very start of a line separates
-/// documents even inside a block or quoted scalar.
+/// Splits at lines that begin with `---`: YAML reserves those, even inside a block or quoted scalar.
 fn split(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let mut start = 0;
@@ -53,7 +52,7 @@ fn split(text: &str) -> Vec<Chunk<'_>> {
             line.strip_prefix("---").filter(|rest| rest.trim_start() != *rest || rest.is_empty());
         if marker.is_some() {
             chunks.push(Chunk { text: &text[start..position], line_offset });
-            // What follows on the marker's own line belongs to the new document.
+            // The rest of the marker's line belongs to the new document.
             start = position + "---".len();
             line_offset = number;
         }
@@ -64,7 +63,7 @@ fn split(text: &str) -> Vec<Chunk<'_>> {
     chunks
 }
 
-/// Nothing but blank lines, comments, directives and end markers.
+/// Only blank lines, comments, directives and end markers.
 fn is_blank(text: &str) -> bool {
     text.lines().map(str::trim).all(|line| {
         line.is_empty() || line.starts_with('#') || line.starts_with('%') || line == "..."
@@ -88,9 +87,8 @@ fn parse_yaml(
     })
 }
 
-/// A list of a large cluster's services in one document is longer than the parser's defaults
-/// allow. The limits here grow with the text; those on aliases, the only way in which a small
-/// text becomes large, stay.
+/// One document with the services of a large cluster exceeds the parser's default limits. These limits grow with the
+/// text, except for aliases: only with aliases does a small text become large.
 fn options(text: &str) -> Options {
     let mut budget = Budget::default();
     budget.max_events = budget.max_events.max(text.len());
@@ -99,18 +97,18 @@ fn options(text: &str) -> Options {
     let mut options = Options::default();
     options.budget = Some(budget);
     options.with_snippet = false;
-    // Enough for what people abbreviate; a text that unfolds without end is done with soon.
+    // Enough for hand-written aliases; stops a text whose aliases multiply.
     options.alias_limits.max_total_replayed_events = 10_000;
     // As in YAML 1.2: a port may be named `y`.
     options.strict_booleans = true;
     options
 }
 
-/// Several values may follow each other. After an error there is no telling where the next begins.
+/// A file may have several values. After an error, nobody can tell where the next one begins.
 fn read_json(text: &str, take: &mut impl Take) {
     let mut parser = serde_json::Deserializer::from_str(text);
     for number in 1.. {
-        // What is behind the last value is nothing but blanks.
+        // Only blanks follow the last value.
         if parser.end().is_ok() {
             return;
         }

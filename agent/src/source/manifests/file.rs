@@ -1,7 +1,7 @@
 //! The text of one manifest file: YAML with any number of documents, or JSON.
 //!
-//! Documents are cut apart before they are parsed, so a broken one costs only itself. Of a list one
-//! item is in memory at a time.
+//! Documents are split before they are parsed, so that a broken one does not affect others. Of a list, one item
+//! is in memory at a time.
 
 use std::collections::BTreeSet;
 
@@ -19,16 +19,15 @@ use crate::{
 /// What one file holds.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Manifest {
-    /// In the order of the file; the same object may be there twice.
+    /// In the order of the file. The same object may be in it twice.
     pub objects: Vec<Sourced>,
     /// What is wrong with the file rather than with one of its objects.
-    pub problems: Vec<InputError>,
-    /// A document did not parse, or an object in it is not to be told from others: there may be more in
-    /// the file than `objects` shows.
+    pub problems: Vec<Problem>,
+    /// A document did not parse, or an object has no name: the file may have more objects than `objects`.
     pub incomplete: bool,
 }
 
-/// Reads the text of a file. `file` is its name in problems; the ending `.json` makes it JSON.
+/// Reads the text of a file. `file` is its name, for messages. A name that ends in `.json` is parsed as JSON.
 #[must_use]
 pub fn parse(file: &str, text: &str) -> Manifest {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -55,9 +54,9 @@ struct Place {
 struct Reader<'a> {
     file: &'a str,
     manifest: Manifest,
-    /// Kinds already said to be ignored: a file of Deployments shall not fill the log.
+    /// Kinds that were already reported as ignored, so that a file of Deployments does not fill the log.
     ignored: BTreeSet<String>,
-    /// Items of the document that is being read. They count only if it is a list in the end.
+    /// Items of the current document. They count only if the document turns out to be a list.
     taken: Manifest,
 }
 
@@ -65,7 +64,7 @@ impl Take for Reader<'_> {
     fn item(&mut self, document: usize, index: usize, content: Content) -> Option<Value> {
         let says = |field| content.value.get(field).is_some_and(Value::is_string);
         if !(says("apiVersion") && says("kind")) {
-            // What it is depends on the list, whose kind may be behind its items.
+            // Its kind depends on the list, whose kind may follow its items.
             return Some(if content.is_cut { Value::Null } else { content.value });
         }
         let place = Place { document, item: Some(index) };
@@ -108,8 +107,8 @@ impl Reader<'_> {
         });
     }
 
-    /// `kind_of_list` is what an item without a kind of its own is: typed lists leave it out. Returns
-    /// whether it is a list.
+    /// `kind_of_list` is the kind of an item that does not name one: items of typed lists do not. Returns whether
+    /// this is a list.
     fn read(&mut self, content: &Content, place: Place, kind_of_list: Option<Kind>) -> bool {
         let Content { value, .. } = content;
         if value.is_null() {
@@ -154,7 +153,7 @@ impl Reader<'_> {
 
     fn read_list(&mut self, items: Option<&Value>, place: Place, kind: Option<Kind>) {
         match items {
-            // An empty list is written as null by Go programs.
+            // Go programs write an empty list as null.
             None | Some(Value::Null) => {}
             Some(Value::Array(items)) => {
                 for (i, item) in items.iter().enumerate() {
@@ -175,7 +174,7 @@ impl Reader<'_> {
         };
         let Some(sourced) = sourced else { return };
         if sourced.reference.name.name.is_empty() {
-            // Without a name it could be any object, so it is the file's problem.
+            // Without a name it could be any object, so the error belongs to the file.
             self.manifest.incomplete = true;
             for problem in &sourced.problems {
                 let field = problem.field.as_str();
@@ -195,7 +194,7 @@ impl Reader<'_> {
     }
 }
 
-/// `Some` for a list: of the kind, or `Some(None)` for one whose items say what they are.
+/// `Some` for a list: with its kind, or `Some(None)` if each item names its own.
 #[expect(clippy::option_option, reason = "no list, a mixed list and a typed list are three things")]
 fn list_of(api_version: &str, kind: &str) -> Option<Option<Kind>> {
     let item = kind.strip_suffix("List")?;
@@ -205,7 +204,7 @@ fn list_of(api_version: &str, kind: &str) -> Option<Option<Kind>> {
     decode::kind_of(api_version, item).map(Some)
 }
 
-/// Like kubectl, an object that does not say its namespace is in `default`.
+/// As with kubectl, an object without a namespace is in `default`.
 fn in_default_namespace(kind: Kind, value: &Value) -> std::borrow::Cow<'_, Value> {
     use std::borrow::Cow;
     let metadata = value.get("metadata").and_then(Value::as_object);

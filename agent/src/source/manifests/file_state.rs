@@ -1,4 +1,4 @@
-//! What each file said last, and what was sent: pure bookkeeping, no I/O.
+//! The last known objects of each file, and what was sent. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
@@ -12,8 +12,8 @@ use crate::{
 };
 
 #[derive(Default)]
-pub(super) struct Ledger {
-    /// Objects by file, those kept from before included.
+pub(super) struct FileStates {
+    /// Objects by file, including those that were kept.
     files: BTreeMap<String, BTreeMap<ObjectRef, Sourced>>,
     /// `None` before the first snapshot.
     sent: Option<BTreeMap<ObjectRef, Sourced>>,
@@ -27,7 +27,7 @@ pub(super) struct Update {
     pub(super) complete: bool,
 }
 
-impl Ledger {
+impl FileStates {
     /// How many objects the receiver knows.
     pub(super) fn len(&self) -> usize {
         self.sent.as_ref().map_or(0, BTreeMap::len)
@@ -76,7 +76,7 @@ impl Ledger {
             }
         }
 
-        // After all files: an object that moved from a broken file to a whole one is the latter's.
+        // After all files: an object that moved from an incomplete file to a complete one belongs to the latter.
         for (name, mut own, before) in kept {
             let missing: Vec<_> = before
                 .into_iter()
@@ -109,7 +109,7 @@ impl Ledger {
     }
 }
 
-/// Has an object stay as it was if nothing else is known of it.
+/// Keeps the last usable version of an object that cannot be used now.
 fn keep(object: &mut Sourced, before: &BTreeMap<ObjectRef, Sourced>) {
     let known = before.get(&object.reference).filter(|known| !known.is_lost());
     if let Some(known) = known.filter(|_| object.is_lost()) {
@@ -127,7 +127,7 @@ fn replace_all(current: &BTreeMap<ObjectRef, Sourced>) -> Vec<Event> {
     Kind::ALL.map(|kind| Event::Replace(kind, of(kind))).into()
 }
 
-/// Endpoints come before the service that needs them, and go after it.
+/// EndpointSlices are applied before their Service and deleted after it.
 fn difference(
     sent: &BTreeMap<ObjectRef, Sourced>,
     current: &BTreeMap<ObjectRef, Sourced>,
@@ -165,17 +165,18 @@ mod tests {
         File { name: name.into(), manifest }
     }
 
-    fn ledger(files: Vec<File>) -> Ledger {
-        let mut ledger = Ledger::default();
-        ledger.update(FolderContents { files });
-        ledger
+    fn file_states(files: Vec<File>) -> FileStates {
+        let mut file_states = FileStates::default();
+        file_states.update(FolderContents { files });
+        file_states
     }
 
     #[test]
     fn an_object_that_moves_out_of_a_broken_file_is_the_whole_files() {
-        let mut ledger = ledger(vec![file("a", vec![object(Kind::Service, "cart", "old")], false)]);
+        let mut file_states =
+            file_states(vec![file("a", vec![object(Kind::Service, "cart", "old")], false)]);
         let moved = object(Kind::Service, "cart", "new");
-        let update = ledger.update(FolderContents {
+        let update = file_states.update(FolderContents {
             files: vec![file("a", vec![], true), file("b", vec![moved.clone()], false)],
         });
         let events = vec![Event::Apply(moved)];
@@ -185,13 +186,14 @@ mod tests {
     #[test]
     fn what_a_broken_file_kept_survives_until_it_is_whole() {
         let cart = object(Kind::Service, "cart", "");
-        let mut ledger = ledger(vec![file("a", vec![cart.clone()], false)]);
+        let mut file_states = file_states(vec![file("a", vec![cart.clone()], false)]);
         for _ in 0..2 {
-            let update = ledger.update(FolderContents { files: vec![file("a", vec![], true)] });
+            let update =
+                file_states.update(FolderContents { files: vec![file("a", vec![], true)] });
             assert_eq!(update.events, []);
             assert_eq!(update.problems.len(), 1, "{:?}", update.problems);
         }
-        let update = ledger.update(FolderContents { files: vec![file("a", vec![], false)] });
+        let update = file_states.update(FolderContents { files: vec![file("a", vec![], false)] });
         assert_eq!(update.events, [Event::Delete(cart.reference)]);
     }
 
@@ -199,8 +201,8 @@ mod tests {
     fn the_first_of_two_files_with_the_same_object_counts_and_the_second_takes_over() {
         let (first, second) = (object(Kind::Node, "n", "first"), object(Kind::Node, "n", "second"));
         let b = file("b", vec![second.clone()], false);
-        let mut ledger = Ledger::default();
-        let update = ledger.update(FolderContents {
+        let mut file_states = FileStates::default();
+        let update = file_states.update(FolderContents {
             files: vec![file("a", vec![first.clone()], false), b.clone()],
         });
         assert!(update.events.contains(&Event::Replace(Kind::Node, vec![first])));
@@ -208,7 +210,7 @@ mod tests {
             update.problems[0].to_string(),
             "Node shop/n: in file a and again in file b; only the first counts"
         );
-        let update = ledger.update(FolderContents { files: vec![b] });
+        let update = file_states.update(FolderContents { files: vec![b] });
         assert_eq!(
             update,
             Update { events: vec![Event::Apply(second)], problems: vec![], complete: true }
@@ -219,8 +221,8 @@ mod tests {
     fn an_object_that_is_twice_in_one_file_is_told() {
         let (first, second) =
             (object(Kind::Service, "cart", "first"), object(Kind::Service, "cart", "second"));
-        let mut ledger = Ledger::default();
-        let update = ledger
+        let mut file_states = FileStates::default();
+        let update = file_states
             .update(FolderContents { files: vec![file("a", vec![first.clone(), second], false)] });
         assert!(update.events.contains(&Event::Replace(Kind::Service, vec![first])));
         let told: Vec<_> = update.problems.iter().map(ToString::to_string).collect();
@@ -233,10 +235,10 @@ mod tests {
         let lost = object(Kind::Node, "n", "Node n");
         let good =
             Sourced { object: Some(Object::Node(node("n"))), problems: vec![], ..lost.clone() };
-        let mut ledger = ledger(vec![file("a", vec![good.clone()], false)]);
+        let mut file_states = file_states(vec![file("a", vec![good.clone()], false)]);
         for _ in 0..2 {
-            ledger.update(FolderContents { files: vec![file("a", vec![lost.clone()], true)] });
-            let sent = ledger.sent.as_ref().unwrap().values().next().unwrap();
+            file_states.update(FolderContents { files: vec![file("a", vec![lost.clone()], true)] });
+            let sent = file_states.sent.as_ref().unwrap().values().next().unwrap();
             assert_eq!(sent.object, good.object);
             assert_eq!(sent.problems[0].message, "; it stays as it was");
         }
@@ -247,10 +249,10 @@ mod tests {
         let service = object(Kind::Service, "cart", "");
         let slice = object(Kind::EndpointSlice, "cart-1", "");
         let whole = file("a", vec![service.clone(), slice.clone()], false);
-        let mut ledger = ledger(vec![]);
-        let came = ledger.update(FolderContents { files: vec![whole] });
+        let mut file_states = file_states(vec![]);
+        let came = file_states.update(FolderContents { files: vec![whole] });
         assert_eq!(came.events, [Event::Apply(slice.clone()), Event::Apply(service.clone())]);
-        let went = ledger.update(FolderContents::default());
+        let went = file_states.update(FolderContents::default());
         assert_eq!(went.events, [Event::Delete(service.reference), Event::Delete(slice.reference)]);
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     source::{Event, Sourced},
 };
 
-/// The largest file that is read: the services of a large cluster are as long. It is read whole.
+/// The largest file that is read, which holds the services of a large cluster. It is read into memory.
 const MAX_FILE: u64 = 32 << 20;
 
 /// The folder itself cannot be read.
@@ -31,7 +31,7 @@ pub struct FolderError {
 pub struct File {
     /// Its name in the folder.
     pub name: String,
-    /// Without objects and `incomplete` when the file could not be read.
+    /// If the file could not be read: no objects, and `incomplete`.
     pub manifest: Manifest,
 }
 
@@ -52,11 +52,11 @@ pub fn read_folder(path: &Path) -> Result<FolderContents, FolderError> {
     Reader::default().read(path)
 }
 
-/// Reads a folder again and again. A file that is as it was is not parsed again, so that one that takes
-/// long does not delay what changed in others.
+/// Reads a folder repeatedly. It does not parse an unchanged file again, so that a large file does not delay changes
+/// of others.
 #[derive(Debug, Default)]
 pub struct Reader {
-    /// By name: a hash of the text, seeded by chance, and what was in it.
+    /// By name: a randomly seeded hash of the text, and the contents.
     known: HashMap<String, (u64, Manifest)>,
     hasher: foldhash::quality::RandomState,
 }
@@ -125,7 +125,7 @@ pub fn is_manifest_name(name: &str) -> bool {
     !name.starts_with('.') && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
-/// `None` for what is not a file: reading a pipe would never end.
+/// `None` if it is not a regular file: reading a pipe would not end.
 fn read_file(path: &Path) -> io::Result<Option<String>> {
     if !fs::metadata(path)?.is_file() {
         return Ok(None);
@@ -156,7 +156,7 @@ fn unreadable(name: &str, error: &io::Error) -> Manifest {
 impl FolderContents {
     /// One `Replace` for each kind, then the files' own problems as `SourceErrors`.
     ///
-    /// Of an object that is there more than once the first counts, in the order of the file names.
+    /// Of an object that exists more than once, the first counts, in the order of file names.
     #[must_use]
     pub fn into_events(self) -> Vec<Event> {
         let mut trouble = Vec::new();
@@ -182,8 +182,8 @@ impl FolderContents {
     }
 }
 
-/// What is told of an object that is in two files, or twice in one.
-pub(super) fn duplicate(reference: &ObjectRef, first: &str, second: &str) -> InputError {
+/// The error for an object that is in two files, or twice in one.
+pub(super) fn duplicate(reference: &ObjectRef, first: &str, second: &str) -> Problem {
     let message = if first == second {
         format!("twice in file {first}; only the first counts")
     } else {

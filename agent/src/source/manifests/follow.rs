@@ -1,11 +1,11 @@
 //! Follows a folder of manifests: every change of a file becomes the events that make it so.
 //!
-//! The kernel's notices (inotify) only say when to look; what changed is found by comparing what is
-//! there with what was sent. So a lost, doubled or misleading notice costs time, never truth.
+//! inotify only says when to scan the folder. What changed is found by comparing the folder with what was
+//! sent, so a lost, duplicate or misleading inotify event costs time, but no change.
 //!
-//! What was seen once is taken back only on evidence. A file that is gone (ENOENT) is evidence; a
-//! file that does not parse, a file that cannot be read, and a folder that is gone are not: an
-//! editor, a mount or a sync tool is in the middle of something.
+//! An object is deleted only when its file is gone (ENOENT) or no longer has it. A file that does not parse,
+//! a file that cannot be read, and a folder that is gone delete nothing: an editor, a mount or a sync tool
+//! may be half-way.
 
 use std::{path::Path, path::PathBuf, time::Duration};
 
@@ -16,36 +16,34 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    file_state::{Ledger, Update},
+    file_state::{FileStates, Update},
     folder::FolderContents,
-    inotify::Notices,
-    scan::{Fingerprint, Look, look},
+    inotify::Inotify,
+    scan::{Fingerprint, Scan, scan},
 };
 use crate::{model::object::InputError, source::Event};
 
-/// How long the folder must be silent before it is read: an editor's save or a `kubectl cp` is many
-/// notices.
+/// How long no event may come before the folder is scanned: one save of an editor or one `kubectl cp` causes
+/// many events.
 const QUIET: Duration = Duration::from_millis(20);
-/// When to read even if the folder is never silent.
+/// The longest wait for that.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// How often to compare the files' fingerprints, for notices that never came: the queue overflowed,
-/// the user's inotify instances are used up, a network or overlay file system.
+/// How often to compare the files' fingerprints, for changes without an inotify event: the queue overflowed,
+/// the user has no inotify instance left, or it is a network or overlay file system.
 const RESCAN: Duration = Duration::from_secs(3);
 /// The same while the folder is missing: nothing can be watched then.
 const RESCAN_MISSING: Duration = Duration::from_millis(500);
 
-/// Sends what the manifests in `dir` say, first as one `Replace` per kind, then as it changes, until
-/// `stop` or until nobody receives. What changed from one reading of the folder to the next is sent
-/// together.
+/// Sends the objects of the manifests in `dir`, first as one `Replace` for each kind, then changes, until `stop`
+/// or until the receiver is closed. All changes that one scan finds are sent together.
 ///
 /// A folder with a file that cannot be read in full is not [`Event::Complete`].
 ///
-/// `read` reads the whole folder and may block; it is called on a blocking thread, and what it says
-/// is used only if the folder stood still meanwhile. As long as the folder has never been there,
-/// nothing but `SourceErrors` is sent.
+/// `read` reads the whole folder and may block: it is called on a blocking thread. Its result is used only if
+/// the folder did not change meanwhile. While the folder has never existed, only `Trouble` is sent.
 ///
-/// Within one change, slices and nodes are applied before services and services are deleted before
-/// slices, so that a new service is never seen without its endpoints.
+/// Within one change, EndpointSlices and Nodes are applied before Services, and Services are deleted before
+/// EndpointSlices, so that a new Service is never without its endpoints.
 pub async fn follow<R>(
     dir: PathBuf,
     read: R,
@@ -55,11 +53,11 @@ pub async fn follow<R>(
     R: FnMut(&Path) -> FolderContents + Send + 'static,
 {
     let follower = Follower {
-        notices: Notices::new(&dir),
+        inotify: Inotify::new(&dir),
         dir,
         read: Some(read),
         changes,
-        ledger: Ledger::default(),
+        file_states: FileStates::default(),
         trouble: Vec::new(),
         complete: true,
         seen: None,
@@ -69,30 +67,30 @@ pub async fn follow<R>(
 
 struct Follower<R> {
     dir: PathBuf,
-    notices: Notices,
-    /// Away while a blocking thread uses it.
+    inotify: Inotify,
+    /// `None` while a blocking thread uses it.
     read: Option<R>,
     changes: mpsc::Sender<Vec<Event>>,
-    ledger: Ledger,
+    file_states: FileStates,
     /// As last sent.
-    trouble: Vec<InputError>,
-    /// As last sent, or as it is taken to be.
+    trouble: Vec<Problem>,
+    /// As last sent; `true` before anything was sent.
     complete: bool,
     /// The files of the last contents; `None` while the folder is missing.
     seen: Option<Fingerprint>,
 }
 
-/// Nobody receives the events any more.
-struct Unheard;
+/// The receiver of the events is closed.
+struct Closed;
 
 impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
     async fn run(mut self) {
-        while self.turn().await.is_ok() {
+        while self.sync().await.is_ok() {
             let rescan = if self.seen.is_some() { RESCAN } else { RESCAN_MISSING };
-            if timeout(rescan, self.notices.changed()).await.is_ok() {
-                self.settle().await;
+            if timeout(rescan, self.inotify.changed()).await.is_ok() {
+                self.wait_for_quiet().await;
                 // An edit can leave size and times as they were (same length within one tick of the
-                // file system's clock), so after a notice the files are read, not compared.
+                // file system's clock), so after an event the files are read, not compared.
                 if let Some(seen) = &mut self.seen {
                     seen.forget_files();
                 }
@@ -100,25 +98,25 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
         }
     }
 
-    /// Waits for the folder to fall silent.
-    async fn settle(&mut self) {
+    /// Waits until no more events come, for a limited time.
+    async fn wait_for_quiet(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline && timeout(QUIET, self.notices.changed()).await.is_ok() {}
+        while Instant::now() < deadline && timeout(QUIET, self.inotify.changed()).await.is_ok() {}
     }
 
-    /// Looks at the folder and sends what is different.
-    async fn turn(&mut self) -> Result<(), Unheard> {
+    /// Scans the folder and sends the changes.
+    async fn sync(&mut self) -> Result<(), Closed> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // Attached before looking, so that what changes from here on gives a notice. Repeated
-            // each time because a folder that was replaced may have its predecessor's inode.
-            self.notices.attach();
-            match self.look().await {
-                Look::Missing(error) => return self.missing(&error).await,
-                Look::Same => return Ok(()),
-                Look::New { contents, fingerprint, steady } => {
+            // Before the scan, so that later changes cause an event. Each time, because a folder that was
+            // replaced may have its predecessor's inode.
+            self.inotify.attach();
+            match self.scan().await {
+                Scan::Missing(error) => return self.missing(&error).await,
+                Scan::Same => return Ok(()),
+                Scan::New { contents, fingerprint, steady } => {
                     if steady || Instant::now() >= deadline {
-                        // Unsteady for long: send it, and read again at the next turn.
+                        // It does not stop changing: send this, and read again next time.
                         self.seen = Some(if steady { fingerprint } else { fingerprint.unknown() });
                         let change = self.change(contents);
                         return self.send(change).await;
@@ -129,18 +127,18 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
         }
     }
 
-    async fn look(&mut self) -> Look {
-        let mut read = self.read.take().expect("the reader is back after every look");
+    async fn scan(&mut self) -> Scan {
+        let mut read = self.read.take().expect("the reader is back after every scan");
         let dir = self.dir.clone();
         let seen = self.seen.clone();
-        let looking = tokio::task::spawn_blocking(move || {
-            let look = look(&dir, seen.as_ref(), &mut read);
-            (read, look)
+        let scanning = tokio::task::spawn_blocking(move || {
+            let result = scan(&dir, seen.as_ref(), &mut read);
+            (read, result)
         });
-        match looking.await {
-            Ok((read, look)) => {
+        match scanning.await {
+            Ok((read, result)) => {
                 self.read = Some(read);
-                look
+                result
             }
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -150,12 +148,12 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
         }
     }
 
-    async fn missing(&mut self, error: &std::io::Error) -> Result<(), Unheard> {
+    async fn missing(&mut self, error: &std::io::Error) -> Result<(), Closed> {
         self.seen = None;
-        let kept = if self.ledger.is_empty() {
+        let kept = if self.file_states.is_empty() {
             "waiting for it".to_owned()
         } else {
-            format!("its {} objects stay as they were until it is back", self.ledger.len())
+            format!("its {} objects stay as they were until it is back", self.file_states.len())
         };
         let problem = InputError {
             object: format!("folder {}", self.dir.display()),
@@ -166,18 +164,18 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
         self.send(trouble.into_iter().collect()).await
     }
 
-    async fn send(&self, change: Vec<Event>) -> Result<(), Unheard> {
+    async fn send(&self, change: Vec<Event>) -> Result<(), Closed> {
         if change.is_empty() {
             return Ok(());
         }
-        self.changes.send(change).await.map_err(|_| Unheard)
+        self.changes.send(change).await.map_err(|_| Closed)
     }
 
     /// What is different in this contents, in the order in which it is to be applied.
     fn change(&mut self, contents: FolderContents) -> Vec<Event> {
-        let Update { mut events, problems, complete } = self.ledger.update(contents);
-        // Said before a list that is not whole, and taken back after one that is: what uses the events in
-        // between must not take what is missing for gone.
+        let Update { mut events, problems, complete } = self.file_states.update(contents);
+        // `Complete(false)` goes before incomplete contents, and `Complete(true)` after complete ones: until then
+        // the receiver must not remove an object because it is missing.
         if !complete {
             events.splice(..0, self.completeness(false));
         }
@@ -198,7 +196,7 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
             return None;
         }
         if problems.is_empty() {
-            tracing::info!(folder = %self.dir.display(), "all manifests are readable again");
+            tracing::info!(folder = %self.dir.display(), "all manifests can be read again");
         }
         self.trouble.clone_from(&problems);
         Some(Event::SourceErrors(problems))

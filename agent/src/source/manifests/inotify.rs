@@ -1,4 +1,4 @@
-//! The kernel's word that something in the folder changed.
+//! Events of the kernel when something in the folder changes.
 
 use std::path::{Path, PathBuf};
 
@@ -8,39 +8,39 @@ use notify::{
 };
 use tokio::sync::mpsc;
 
-pub(super) struct Notices {
+pub(super) struct Inotify {
     dir: PathBuf,
-    /// `None`: the system gives none, and the follower lives by its rescans.
+    /// `None`: the system has no inotify instance left. Then only periodic scans find changes.
     watcher: Option<RecommendedWatcher>,
-    /// One place is enough: a notice says "look", not what at.
+    /// Capacity 1: an event only says that a scan is due.
     changed: mpsc::Receiver<()>,
     /// Keeps `changed` open when there is no watcher.
     _sender: mpsc::Sender<()>,
 }
 
-impl Notices {
+impl Inotify {
     pub(super) fn new(dir: &Path) -> Self {
         let (sender, changed) = mpsc::channel(1);
         let notify = sender.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if event.map_or(true, |event| matters(event.kind)) {
-                // Full: a look is already due.
+                // Full: a scan is already due.
                 let _ = notify.try_send(());
             }
         })
         .inspect_err(|error| {
-            tracing::warn!(%error, "no file notices: changes are found by rescans every few seconds");
+            tracing::warn!(%error, "inotify is not available: the folder is scanned every few seconds instead");
         })
         .ok();
         Self { dir: dir.to_owned(), watcher, changed, _sender: sender }
     }
 
-    /// Watches what is now at the folder's path; again and again does no harm.
+    /// Watches the folder that is now at the path. It may be called repeatedly.
     pub(super) fn attach(&mut self) {
         if let Some(watcher) = &mut self.watcher
             && let Err(error) = watcher.watch(&self.dir, RecursiveMode::NonRecursive)
         {
-            // A missing folder is reported by the look that follows.
+            // The scan that follows reports a missing folder.
             tracing::debug!(%error, "cannot watch the folder");
         }
     }
@@ -53,7 +53,7 @@ impl Notices {
     }
 }
 
-/// Reading a file is an event too (notify 8 subscribes to opens): ours would wake us for ever.
+/// Reading a file causes events, too (notify 8 subscribes to opens): without this, each scan would cause the next.
 fn matters(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),

@@ -1,15 +1,15 @@
-//! One look at the folder: is it there, did it change, what is in it.
+//! One scan of the folder: whether it exists, whether it changed, and what is in it.
 
 use std::{collections::BTreeMap, ffi::OsString, fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use super::folder::FolderContents;
 
-/// What tells one state of the folder from another without opening its files.
+/// The state of the folder, as far as it can be had without opening files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fingerprint {
     /// Device and inode.
     dir: (u64, u64),
-    /// `None`: unknown, equal to no state.
+    /// `None`: unknown, which no state equals.
     files: Option<BTreeMap<OsString, Option<FileState>>>,
 }
 
@@ -21,13 +21,13 @@ struct FileState {
     inode: u64,
     size: u64,
     modified: (i64, i64),
-    /// Moves when permissions change, which `modified` does not.
+    /// Changes with permissions, which `modified` does not.
     changed: (i64, i64),
 }
 
-pub(super) enum Look {
+pub(super) enum Scan {
     Missing(io::Error),
-    /// As seen before.
+    /// Unchanged.
     Same,
     New {
         contents: FolderContents,
@@ -66,24 +66,24 @@ impl Fingerprint {
     }
 }
 
-/// Reads the folder unless it is as `seen`. The folder's state is taken before and after: one that
-/// vanishes half-way looks empty to `read`, and must not be taken for a folder without files.
-pub(super) fn look(
+/// Reads the folder unless its state is `seen`. The state is taken before and after: to `read`, a folder that is
+/// removed half-way looks empty, and that must not delete its objects.
+pub(super) fn scan(
     dir: &Path,
     seen: Option<&Fingerprint>,
     read: &mut impl FnMut(&Path) -> FolderContents,
-) -> Look {
+) -> Scan {
     let before = match Fingerprint::of(dir) {
         Ok(before) => before,
-        Err(error) => return Look::Missing(error),
+        Err(error) => return Scan::Missing(error),
     };
     if seen == Some(&before) {
-        return Look::Same;
+        return Scan::Same;
     }
     let contents = read(dir);
     match Fingerprint::of(dir) {
-        Ok(after) => Look::New { contents, steady: before == after, fingerprint: after },
-        Err(error) => Look::Missing(error),
+        Ok(after) => Scan::New { contents, steady: before == after, fingerprint: after },
+        Err(error) => Scan::Missing(error),
     }
 }
 
@@ -93,10 +93,10 @@ mod tests {
 
     use super::*;
 
-    fn fingerprint(look: Look) -> Fingerprint {
-        match look {
-            Look::New { fingerprint, steady: true, .. } => fingerprint,
-            _ => panic!("a folder that stands still is new and steady when first seen"),
+    fn fingerprint(result: Scan) -> Fingerprint {
+        match result {
+            Scan::New { fingerprint, steady: true, .. } => fingerprint,
+            _ => panic!("a folder that does not change is new and steady at the first scan"),
         }
     }
 
@@ -109,31 +109,31 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("manifests");
         fs::create_dir(&dir).unwrap();
-        let seen = look(&dir, None, &mut |dir| {
+        let seen = scan(&dir, None, &mut |dir| {
             fs::remove_dir(dir).unwrap();
             FolderContents::default()
         });
-        assert!(matches!(seen, Look::Missing(error) if error.kind() == io::ErrorKind::NotFound));
+        assert!(matches!(seen, Scan::Missing(error) if error.kind() == io::ErrorKind::NotFound));
     }
 
     #[test]
     fn a_folder_that_changes_while_it_is_read_is_unsteady() {
         let dir = tempfile::tempdir().unwrap();
-        let seen = look(dir.path(), None, &mut |dir| {
+        let seen = scan(dir.path(), None, &mut |dir| {
             fs::write(dir.join("late.yaml"), "").unwrap();
             FolderContents::default()
         });
-        assert!(matches!(seen, Look::New { steady: false, .. }));
+        assert!(matches!(seen, Scan::New { steady: false, .. }));
     }
 
     #[test]
     fn only_a_different_folder_is_read() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.yaml"), "1").unwrap();
-        let first = fingerprint(look(dir.path(), None, &mut nothing));
-        assert!(matches!(look(dir.path(), Some(&first), &mut nothing), Look::Same));
+        let first = fingerprint(scan(dir.path(), None, &mut nothing));
+        assert!(matches!(scan(dir.path(), Some(&first), &mut nothing), Scan::Same));
         fs::write(dir.path().join("a.yaml"), "longer").unwrap();
-        assert!(matches!(look(dir.path(), Some(&first), &mut nothing), Look::New { .. }));
+        assert!(matches!(scan(dir.path(), Some(&first), &mut nothing), Scan::New { .. }));
     }
 
     #[test]
@@ -142,8 +142,8 @@ mod tests {
         let target = elsewhere.path().join("a.yaml");
         fs::write(&target, "1").unwrap();
         symlink(&target, dir.path().join("a.yaml")).unwrap();
-        let first = fingerprint(look(dir.path(), None, &mut nothing));
+        let first = fingerprint(scan(dir.path(), None, &mut nothing));
         fs::write(&target, "longer").unwrap();
-        assert!(matches!(look(dir.path(), Some(&first), &mut nothing), Look::New { .. }));
+        assert!(matches!(scan(dir.path(), Some(&first), &mut nothing), Scan::New { .. }));
     }
 }

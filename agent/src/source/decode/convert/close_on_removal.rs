@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::annotations;
-use crate::source::decode::validate::Checker;
+use crate::source::decode::validate::Validator;
 
 /// The annotation.
 const KEY: &str = annotations::CLOSE_ON_REMOVAL.name;
@@ -16,12 +16,12 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 const REPEATED: usize = 40;
 
 /// What a service says about connections to its former endpoints.
-pub(super) fn of_service(checker: &mut Checker, metadata: &ObjectMeta) -> Option<Duration> {
+pub(super) fn of_service(validator: &mut Validator, metadata: &ObjectMeta) -> Option<Duration> {
     let value = metadata.annotations.as_ref()?.get(KEY)?;
     let duration = parse(value).filter(|duration| *duration <= LONGEST);
     if duration.is_none() {
         let start: String = value.chars().take(REPEATED).collect();
-        checker.problem(
+        validator.problem(
             format!("metadata.annotations[{KEY}]"),
             format!("{start:?} is not a duration of 0s to 24h like 30s or 1m30s; it is ignored"),
         );

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1 as api;
 
 use super::{Convert, SERVICE_LABEL, annotations, is_foreign};
-use crate::source::decode::validate::Checker;
+use crate::source::decode::validate::Validator;
 use crate::{
     model::limits,
     model::object::{Endpoint, EndpointPort, EndpointSlice, Family, Hints, Object},
@@ -22,39 +22,39 @@ pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
     if service.is_empty() || is_foreign(&slice.metadata) || slice.address_type == "FQDN" {
         return None;
     }
-    let mut checker = Checker::new(slice.reference());
-    let unusable = |checker: Checker| {
-        Some(Sourced { service: Some(service.as_str().into()), ..checker.finish(None) })
+    let mut validator = Validator::new(slice.reference());
+    let unusable = |validator: Validator| {
+        Some(Sourced { service: Some(service.as_str().into()), ..validator.finish(None) })
     };
-    if !checker.names_are_valid() {
-        return unusable(checker);
+    if !validator.names_are_valid() {
+        return unusable(validator);
     }
     let family = match &*slice.address_type {
         "IPv4" => Family::IPv4,
         "IPv6" => Family::IPv6,
         other => {
-            checker.problem(
+            validator.problem(
                 "addressType",
                 format!("{other:?} is not IPv4, IPv6 or FQDN; the slice is left out"),
             );
-            return unusable(checker);
+            return unusable(validator);
         }
     };
     let ports = slice.ports.as_deref().unwrap_or(&[]);
-    let ports = checker.first_of("ports", ports, limits::SLICE_PORTS).iter().enumerate();
-    let ports = ports.filter_map(|(i, port)| convert_port(&mut checker, i, port)).collect();
+    let ports = validator.first_of("ports", ports, bounds::SLICE_PORTS).iter().enumerate();
+    let ports = ports.filter_map(|(i, port)| convert_port(&mut validator, i, port)).collect();
     let endpoints = slice.endpoints.as_deref().unwrap_or(&[]);
     let endpoints =
-        checker.first_of("endpoints", endpoints, limits::SLICE_ENDPOINTS).iter().enumerate();
+        validator.first_of("endpoints", endpoints, bounds::SLICE_ENDPOINTS).iter().enumerate();
     let mut endpoints: Vec<Endpoint> = endpoints
-        .filter_map(|(i, endpoint)| convert_endpoint(&mut checker, i, endpoint, family))
+        .filter_map(|(i, endpoint)| convert_endpoint(&mut validator, i, endpoint, family))
         .collect();
     // They are kept for long.
     endpoints.shrink_to_fit();
-    let triggered = triggered(&mut checker, slice);
-    let name = checker.reference().name.clone();
+    let triggered = triggered(&mut validator, slice);
+    let name = validator.reference().name.clone();
     let service = service.as_str().into();
-    Some(checker.finish(Some(Object::EndpointSlice(EndpointSlice {
+    Some(validator.finish(Some(Object::EndpointSlice(EndpointSlice {
         name,
         service,
         family,
@@ -64,40 +64,44 @@ pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
     }))))
 }
 
-fn triggered(checker: &mut Checker, slice: &api::EndpointSlice) -> Option<Timestamp> {
+fn triggered(validator: &mut Validator, slice: &api::EndpointSlice) -> Option<Timestamp> {
     let text = slice.metadata.annotations.as_ref()?.get(TRIGGER_ANNOTATION)?;
     text.parse()
         .inspect_err(|_| {
             let message = format!("{text:?} is not a time (RFC 3339); it is ignored");
-            checker.problem(format!("metadata.annotations[{TRIGGER_ANNOTATION}]"), message);
+            validator.problem(format!("metadata.annotations[{TRIGGER_ANNOTATION}]"), message);
         })
         .ok()
 }
 
-fn convert_port(checker: &mut Checker, i: usize, port: &api::EndpointPort) -> Option<EndpointPort> {
-    let name = checker.port_name(&format!("ports[{i}].name"), port.name.as_deref())?;
-    let protocol = checker.protocol(&format!("ports[{i}].protocol"), port.protocol.as_deref())?;
+fn convert_port(
+    validator: &mut Validator,
+    i: usize,
+    port: &api::EndpointPort,
+) -> Option<EndpointPort> {
+    let name = validator.port_name(&format!("ports[{i}].name"), port.name.as_deref())?;
+    let protocol = validator.protocol(&format!("ports[{i}].protocol"), port.protocol.as_deref())?;
     let Some(number) = port.port else {
         // By the API it means "every port"; kube-proxy does not use such a port either.
-        checker.problem(format!("ports[{i}].port"), "missing; the port is left out");
+        validator.problem(format!("ports[{i}].port"), "missing; the port is left out");
         return None;
     };
-    let port = checker.port(&format!("ports[{i}].port"), number)?;
+    let port = validator.port(&format!("ports[{i}].port"), number)?;
     Some(EndpointPort { name: name.into(), protocol, port })
 }
 
 fn convert_endpoint(
-    checker: &mut Checker,
+    validator: &mut Validator,
     i: usize,
     endpoint: &api::Endpoint,
     family: Family,
 ) -> Option<Endpoint> {
     let Some(address) = endpoint.addresses.first() else {
-        checker.problem(format!("endpoints[{i}].addresses"), "empty; the endpoint is left out");
+        validator.problem(format!("endpoints[{i}].addresses"), "empty; the endpoint is left out");
         return None;
     };
     let field = format!("endpoints[{i}].addresses[0]");
-    let address = checker.address(&field, address, Some(family))?;
+    let address = validator.address(&field, address, Some(family))?;
     let conditions = endpoint.conditions.as_ref();
     let hints = endpoint.hints.as_ref();
     let zones =

@@ -3,18 +3,18 @@
 use k8s_openapi::api::core::v1 as api;
 
 use super::{Convert, redirect};
-use crate::source::decode::validate::Checker;
+use crate::source::decode::validate::Validator;
 use crate::{
     model::object::{Namespace, Object},
     source::Sourced,
 };
 
 pub(super) fn convert(namespace: &api::Namespace) -> Option<Sourced> {
-    let mut checker = Checker::new(namespace.reference());
-    if !checker.names_are_valid() {
-        return Some(checker.finish(None));
+    let mut validator = Validator::new(namespace.reference());
+    if !validator.names_are_valid() {
+        return Some(validator.finish(None));
     }
-    let redirect = redirect::of_clients(&mut checker, &namespace.metadata).unwrap_or_default();
-    let name = checker.reference().name.name.clone();
-    Some(checker.finish(Some(Object::Namespace(Namespace { name, redirect }))))
+    let redirect = redirect::of_clients(&mut validator, &namespace.metadata).unwrap_or_default();
+    let name = validator.reference().name.name.clone();
+    Some(validator.finish(Some(Object::Namespace(Namespace { name, redirect }))))
 }

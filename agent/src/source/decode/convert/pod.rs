@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as api;
 
 use super::{Convert, annotations, redirect};
-use crate::source::decode::validate::Checker;
+use crate::source::decode::validate::Validator;
 use crate::{
     model::object::{Object, Pod, PodPhase},
     source::Sourced,
@@ -16,24 +16,24 @@ use crate::{
 const CONFIG_HASH: &str = annotations::CONFIG_HASH.name;
 
 pub(super) fn convert(pod: &api::Pod) -> Option<Sourced> {
-    let mut checker = Checker::new(pod.reference());
-    if !checker.names_are_valid() {
-        return Some(checker.finish(None));
+    let mut validator = Validator::new(pod.reference());
+    if !validator.names_are_valid() {
+        return Some(validator.finish(None));
     }
     let metadata = &pod.metadata;
     let hash = metadata.annotations.as_ref().and_then(|annotations| annotations.get(CONFIG_HASH));
     let uid = hash.or(metadata.uid.as_ref()).filter(|uid| !uid.is_empty());
     let Some(uid) = uid else {
-        checker.problem("metadata.uid", "missing; the pod cannot be told apart and is left out");
-        return Some(checker.finish(None));
+        validator.problem("metadata.uid", "missing; the pod cannot be told apart and is left out");
+        return Some(validator.finish(None));
     };
-    let redirect = redirect::of_clients(&mut checker, metadata);
+    let redirect = redirect::of_clients(&mut validator, metadata);
     let text = |text: &String| Arc::from(text.as_str());
     let labels = metadata.labels.iter().flatten();
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     let object = Pod {
-        name: checker.reference().name.clone(),
+        name: validator.reference().name.clone(),
         node: node.filter(|node| !node.is_empty()).map(text),
         cgroup_uid: text(uid),
         redirect,
@@ -45,5 +45,5 @@ pub(super) fn convert(pod: &api::Pod) -> Option<Sourced> {
             _ => PodPhase::Pending,
         },
     };
-    Some(checker.finish(Some(Object::Pod(object))))
+    Some(validator.finish(Some(Object::Pod(object))))
 }

@@ -6,16 +6,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::annotations;
 use crate::model::object::Redirect;
-use crate::source::decode::validate::Checker;
+use crate::source::decode::validate::Validator;
 
 /// The label and annotation.
 const KEY: &str = annotations::REDIRECT.name;
 
 /// What a pod or a namespace says about the connections of its processes, by label or annotation.
 /// Where the two differ, disabled counts: whoever asked to be left alone meant it.
-pub(super) fn of_clients(checker: &mut Checker, metadata: &ObjectMeta) -> Option<Redirect> {
-    let label = parse(checker, "metadata.labels", metadata.labels.as_ref());
-    let annotation = parse(checker, "metadata.annotations", metadata.annotations.as_ref());
+pub(super) fn of_clients(validator: &mut Validator, metadata: &ObjectMeta) -> Option<Redirect> {
+    let label = parse(validator, "metadata.labels", metadata.labels.as_ref());
+    let annotation = parse(validator, "metadata.annotations", metadata.annotations.as_ref());
     match (label, annotation) {
         (Some(Redirect::Disabled), _) | (_, Some(Redirect::Disabled)) => Some(Redirect::Disabled),
         (label, annotation) => label.or(annotation),
@@ -24,12 +24,12 @@ pub(super) fn of_clients(checker: &mut Checker, metadata: &ObjectMeta) -> Option
 
 /// What a service says about connections to it, by annotation. (A label would be copied to its
 /// EndpointSlices.)
-pub(super) fn of_service(checker: &mut Checker, metadata: &ObjectMeta) -> Option<Redirect> {
-    parse(checker, "metadata.annotations", metadata.annotations.as_ref())
+pub(super) fn of_service(validator: &mut Validator, metadata: &ObjectMeta) -> Option<Redirect> {
+    parse(validator, "metadata.annotations", metadata.annotations.as_ref())
 }
 
 fn parse(
-    checker: &mut Checker,
+    validator: &mut Validator,
     map: &str,
     values: Option<&BTreeMap<String, String>>,
 ) -> Option<Redirect> {
@@ -39,7 +39,7 @@ fn parse(
         "disabled" => Some(Redirect::Disabled),
         other => {
             let message = format!("{other:?} is neither enabled nor disabled; it is ignored");
-            checker.problem(format!("{map}[{KEY}]"), message);
+            validator.problem(format!("{map}[{KEY}]"), message);
             None
         }
     }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as api;
 
 use super::{Convert, close_on_removal, is_foreign, redirect};
-use crate::source::decode::validate::Checker;
+use crate::source::decode::validate::Validator;
 use crate::{
     model::limits,
     model::object::{Family, Object, Service, ServicePort},
@@ -24,38 +24,38 @@ pub(super) fn convert(service: &api::Service) -> Option<Sourced> {
     if is_foreign(&service.metadata) || is_without_address(spec) {
         return None;
     }
-    let mut checker = Checker::new(service.reference());
-    if !checker.names_are_valid() {
-        return Some(checker.finish(None));
+    let mut validator = Validator::new(service.reference());
+    if !validator.names_are_valid() {
+        return Some(validator.finish(None));
     }
-    let cluster_ips = cluster_ips(&mut checker, spec);
-    let external_ips = addresses(&mut checker, "spec.externalIPs", spec.external_ips.as_deref());
-    let load_balancer_ips = load_balancer_ips(&mut checker, service);
+    let cluster_ips = cluster_ips(&mut validator, spec);
+    let external_ips = addresses(&mut validator, "spec.externalIPs", spec.external_ips.as_deref());
+    let load_balancer_ips = load_balancer_ips(&mut validator, service);
     // Where a port answers: there, and in each family at its node port if there are any.
     let has_node_ports = spec.ports.iter().flatten().any(|port| port.node_port.is_some());
     let places = cluster_ips.len() * (1 + usize::from(has_node_ports))
         + external_ips.len()
         + load_balancer_ips.len();
-    let ports = ports(&mut checker, spec, places);
+    let ports = ports(&mut validator, spec, places);
     let object = Service {
-        name: checker.reference().name.clone(),
+        name: validator.reference().name.clone(),
         uid: service.metadata.uid.as_deref().filter(|uid| !uid.is_empty()).map(Into::into),
         created: service.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
-        source_ranges: source_ranges(&mut checker, spec),
-        internal_traffic_policy: checker
+        source_ranges: source_ranges(&mut validator, spec),
+        internal_traffic_policy: validator
             .traffic_policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref()),
-        external_traffic_policy: checker
+        external_traffic_policy: validator
             .traffic_policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref()),
-        affinity_seconds: affinity_seconds(&mut checker, spec),
-        redirect: redirect::of_service(&mut checker, &service.metadata).unwrap_or_default(),
-        close_on_removal: close_on_removal::of_service(&mut checker, &service.metadata),
+        affinity_seconds: affinity_seconds(&mut validator, spec),
+        redirect: redirect::of_service(&mut validator, &service.metadata).unwrap_or_default(),
+        close_on_removal: close_on_removal::of_service(&mut validator, &service.metadata),
         cluster_ips,
         external_ips,
         load_balancer_ips,
         ports,
     };
     let usable = !object.cluster_ips.is_empty() && !object.ports.is_empty();
-    Some(checker.finish(usable.then_some(Object::Service(object))))
+    Some(validator.finish(usable.then_some(Object::Service(object))))
 }
 
 /// ExternalName and headless services, and those that have no address yet.
@@ -69,16 +69,16 @@ fn is_without_address(spec: &api::ServiceSpec) -> bool {
 }
 
 /// One per family: the first of it.
-fn cluster_ips(checker: &mut Checker, spec: &api::ServiceSpec) -> Vec<IpAddr> {
+fn cluster_ips(validator: &mut Validator, spec: &api::ServiceSpec) -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> = Vec::new();
     match spec.cluster_ips.as_deref().filter(|ips| !ips.is_empty()) {
         Some(ips) => {
             for (i, text) in ips.iter().enumerate() {
                 let field = format!("spec.clusterIPs[{i}]");
-                let Some(ip) = checker.address(&field, text, None) else { continue };
+                let Some(ip) = validator.address(&field, text, None) else { continue };
                 let family = Family::of(ip);
                 if found.iter().any(|other| Family::of(*other) == family) {
-                    checker
+                    validator
                         .problem(field, format!("{ip}: a second {family} address; it is left out"));
                 } else {
                     found.push(ip);
@@ -87,68 +87,75 @@ fn cluster_ips(checker: &mut Checker, spec: &api::ServiceSpec) -> Vec<IpAddr> {
         }
         None => {
             let text = spec.cluster_ip.as_deref().unwrap_or("");
-            found.extend(checker.address("spec.clusterIP", text, None));
+            found.extend(validator.address("spec.clusterIP", text, None));
         }
     }
     if found.is_empty() {
-        checker.problem("spec.clusterIPs", "no valid address; the service is left out");
+        validator.problem("spec.clusterIPs", "no valid address; the service is left out");
     }
     found
 }
 
-fn ports(checker: &mut Checker, spec: &api::ServiceSpec, places: usize) -> Vec<ServicePort> {
+fn ports(validator: &mut Validator, spec: &api::ServiceSpec, places: usize) -> Vec<ServicePort> {
     let mut names = HashSet::new();
     let mut ports = Vec::new();
     let all = spec.ports.as_deref().unwrap_or(&[]);
-    let all = checker.first_of("spec.ports", all, limits::FRONTENDS / places.max(1));
+    let all = validator.first_of("spec.ports", all, bounds::FRONTENDS / places.max(1));
     for (i, port) in all.iter().enumerate() {
-        let Some(port) = convert_port(checker, i, port) else { continue };
+        let Some(port) = convert_port(validator, i, port) else { continue };
         // kube-proxy tells a service's ports apart by name and protocol.
         if names.insert((port.name.clone(), port.protocol)) {
             ports.push(port);
         } else {
-            checker.problem(
+            validator.problem(
                 format!("spec.ports[{i}].name"),
                 format!("{:?} is the name of an earlier port; the port is left out", &*port.name),
             );
         }
     }
     if ports.is_empty() {
-        checker.problem("spec.ports", "no valid port; the service is left out");
+        validator.problem("spec.ports", "no valid port; the service is left out");
     }
     ports
 }
 
-fn convert_port(checker: &mut Checker, i: usize, port: &api::ServicePort) -> Option<ServicePort> {
+fn convert_port(
+    validator: &mut Validator,
+    i: usize,
+    port: &api::ServicePort,
+) -> Option<ServicePort> {
     let field = |name: &str| format!("spec.ports[{i}].{name}");
-    let name = checker.port_name(&field("name"), port.name.as_deref())?;
-    let protocol = checker.protocol(&field("protocol"), port.protocol.as_deref())?;
-    let number = checker.port(&field("port"), port.port)?;
+    let name = validator.port_name(&field("name"), port.name.as_deref())?;
+    let protocol = validator.protocol(&field("protocol"), port.protocol.as_deref())?;
+    let number = validator.port(&field("port"), port.port)?;
     // 0 is what Go programs write for "none".
     let node_port = match port.node_port.filter(|number| *number != 0) {
-        Some(number) => checker.port(&field("nodePort"), number),
+        Some(number) => validator.port(&field("nodePort"), number),
         None => None,
     };
     Some(ServicePort { name: name.into(), protocol, port: number, node_port })
 }
 
-fn addresses(checker: &mut Checker, field: &str, texts: Option<&[String]>) -> Vec<IpAddr> {
-    let texts = checker.first_of(field, texts.unwrap_or(&[]), limits::ADDRESSES).iter().enumerate();
-    texts.filter_map(|(i, text)| checker.claimed_address(&format!("{field}[{i}]"), text)).collect()
+fn addresses(validator: &mut Validator, field: &str, texts: Option<&[String]>) -> Vec<IpAddr> {
+    let texts =
+        validator.first_of(field, texts.unwrap_or(&[]), bounds::ADDRESSES).iter().enumerate();
+    texts
+        .filter_map(|(i, text)| validator.claimed_address(&format!("{field}[{i}]"), text))
+        .collect()
 }
 
 /// The addresses that are the load balancer's own on every node. With ipMode Proxy traffic has to
 /// go through the load balancer, and entries with only a host name have no address.
-fn load_balancer_ips(checker: &mut Checker, service: &api::Service) -> Vec<IpAddr> {
+fn load_balancer_ips(validator: &mut Validator, service: &api::Service) -> Vec<IpAddr> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let all = status.and_then(|status| status.ingress.as_deref()).unwrap_or(&[]);
-    let all = checker.first_of("status.loadBalancer.ingress", all, limits::ADDRESSES);
+    let all = validator.first_of("status.loadBalancer.ingress", all, bounds::ADDRESSES);
     let mut ips = Vec::new();
     for (i, ingress) in all.iter().enumerate() {
         let is_vip = ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP");
         if let Some(ip) = ingress.ip.as_deref().filter(|ip| is_vip && !ip.is_empty()) {
             let field = format!("status.loadBalancer.ingress[{i}].ip");
-            ips.extend(checker.claimed_address(&field, ip));
+            ips.extend(validator.claimed_address(&field, ip));
         }
     }
     ips
@@ -156,7 +163,7 @@ fn load_balancer_ips(checker: &mut Checker, service: &api::Service) -> Vec<IpAdd
 
 /// Which families have source ranges. One that cannot be read is taken to restrict both: the
 /// addresses are then left to kube-proxy, never opened by a typo.
-fn source_ranges(checker: &mut Checker, spec: &api::ServiceSpec) -> [bool; 2] {
+fn source_ranges(validator: &mut Validator, spec: &api::ServiceSpec) -> [bool; 2] {
     let mut families = [false; 2];
     for (i, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
         // The API's validation lets surrounding blanks pass.
@@ -164,7 +171,7 @@ fn source_ranges(checker: &mut Checker, spec: &api::ServiceSpec) -> [bool; 2] {
             Ok(range) => families[Family::of(range.addr()) as usize] = true,
             Err(_) => {
                 families = [true; 2];
-                checker.problem(
+                validator.problem(
                     format!("spec.loadBalancerSourceRanges[{i}]"),
                     format!(
                         "{text:?} is not an address range; \
@@ -177,12 +184,12 @@ fn source_ranges(checker: &mut Checker, spec: &api::ServiceSpec) -> [bool; 2] {
     families
 }
 
-fn affinity_seconds(checker: &mut Checker, spec: &api::ServiceSpec) -> Option<u32> {
+fn affinity_seconds(validator: &mut Validator, spec: &api::ServiceSpec) -> Option<u32> {
     match spec.session_affinity.as_deref() {
         None | Some("" | "None") => return None,
         Some("ClientIP") => {}
         Some(other) => {
-            checker.problem(
+            validator.problem(
                 "spec.sessionAffinity",
                 format!("{other:?} is not None or ClientIP; taken as None"),
             );
@@ -194,7 +201,7 @@ fn affinity_seconds(checker: &mut Checker, spec: &api::ServiceSpec) -> Option<u3
     let Some(timeout) = timeout else { return Some(DEFAULT_AFFINITY_SECONDS) };
     let valid = u32::try_from(timeout).ok().filter(|t| (1..=MAX_AFFINITY_SECONDS).contains(t));
     if valid.is_none() {
-        checker.problem(
+        validator.problem(
             "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
             format!(
                 "{timeout} is not 1 to {MAX_AFFINITY_SECONDS}; \
