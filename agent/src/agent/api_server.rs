@@ -19,7 +19,7 @@ use crate::{
         object::{Family, InputError, ObjectName, Protocol},
         plan::{Action, Backend, Frontend, FrontendAddress, Reason},
     },
-    source::Route,
+    source::ServerAddresses,
 };
 
 /// The port that a list of endpoints belongs to.
@@ -28,7 +28,7 @@ type Port = (Arc<str>, Protocol, Family);
 /// The last endpoints of `default/kubernetes`. The agent connects to them as well.
 pub struct ApiServer {
     name: ObjectName,
-    route: Arc<Route>,
+    addresses: Arc<ServerAddresses>,
     /// The configured address of the API server, unless it is a name.
     configured: Option<(IpAddr, u16)>,
     last: BTreeMap<Port, Arc<[Backend]>>,
@@ -39,17 +39,17 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts with the endpoints that an earlier agent left in the maps.
     pub fn new(
-        route: Arc<Route>,
+        addresses: Arc<ServerAddresses>,
         configured: Option<(IpAddr, u16)>,
         dataplane: &Dataplane,
     ) -> Self {
         let name = ObjectName::new("default", "kubernetes");
         let adopted = dataplane.installed(&name);
-        let this = Self { name, route, configured, last: last_of(&adopted), kept: Vec::new() };
+        let this = Self { name, addresses, configured, last: last_of(&adopted), kept: Vec::new() };
         for port in &adopted {
             this.check_addresses(port.addresses.iter().copied());
         }
-        this.update_route();
+        this.update_addresses();
         this
     }
 
@@ -87,7 +87,7 @@ impl ApiServer {
             }
         }
         self.kept = kept;
-        self.update_route();
+        self.update_addresses();
     }
 
     /// The problem to report while the last endpoints are kept.
@@ -113,13 +113,13 @@ impl ApiServer {
 
     fn check_addresses(&self, addresses: impl IntoIterator<Item = (IpAddr, u16)>) {
         if addresses.into_iter().any(|address| Some(address) == self.configured) {
-            self.route.set_through_service();
+            self.addresses.set_through_service();
         }
     }
 
-    fn update_route(&self) {
+    fn update_addresses(&self) {
         let tcp = self.last.iter().filter(|((_, protocol, _), _)| *protocol == Protocol::Tcp);
-        self.route.set_endpoints(tcp.flat_map(|(_, backends)| addresses(backends)));
+        self.addresses.set_endpoints(tcp.flat_map(|(_, backends)| addresses(backends)));
     }
 }
 

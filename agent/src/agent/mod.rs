@@ -45,8 +45,8 @@ use crate::{
         node_addresses::{NodePortAddresses, NodePortScope},
     },
     source::{
-        self, Arrived, Connections, Route, SourceError, SourceStats, Unredirected, kube::Watched,
-        manifests,
+        self, Arrived, ClientError, ConnectBypass, Connections, ServerAddresses, SourceStats,
+        kube::Watched, manifests,
     },
     status::Shared,
     telemetry::{self, Metrics},
@@ -143,17 +143,17 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     let (commands, asked) = mpsc::unbounded_channel();
     let state =
         admin::State { shared: Arc::clone(&shared), commands, programs: dataplane.program_ids()? };
-    let route = Arc::new(Route::default());
+    let addresses = Arc::new(ServerAddresses::default());
     if config.source == (Source::Kubernetes { kubeconfig: None })
         && source::kube::is_at_service_address()
     {
-        route.set_through_service();
+        addresses.set_through_service();
     }
     let api_server = source
         .api_server()
-        .map(|configured| ApiServer::new(Arc::clone(&route), configured, &dataplane));
+        .map(|configured| ApiServer::new(Arc::clone(&addresses), configured, &dataplane));
     let connections =
-        Connections { route, unredirected: Arc::new(BypassPrograms(dataplane.agent_state())) };
+        Connections { addresses, bypass: Arc::new(BypassPrograms(dataplane.agent_state())) };
 
     // The end of one of these ends the process: an agent without its source or its metrics would seem to
     // work.
@@ -184,7 +184,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
 /// Connects without redirection by this agent's programs.
 struct BypassPrograms(AgentState);
 
-impl Unredirected for BypassPrograms {
+impl ConnectBypass for BypassPrograms {
     fn connect(&self, cookie: u64, connect: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
         let _bypass = self.0.bypass(cookie);
         connect()
@@ -221,7 +221,7 @@ impl Ready {
         events: mpsc::Sender<Arrived>,
         stats: Arc<SourceStats>,
         stop: CancellationToken,
-    ) -> Result<(), SourceError> {
+    ) -> Result<(), ClientError> {
         match self {
             Self::Manifests(folder) => {
                 let (send, read) = mpsc::channel(1);
@@ -230,9 +230,9 @@ impl Ready {
                 tokio::join!(follow, add_arrival_time(read, events));
             }
             Self::Kubernetes(config) => {
-                let route = Arc::clone(&connections.route);
+                let addresses = Arc::clone(&connections.addresses);
                 let client = source::client(*config, connections)?;
-                source::kube::watch((client, route), watched, events, stats, stop).await;
+                source::kube::watch((client, addresses), watched, events, stats, stop).await;
             }
         }
         Ok(())

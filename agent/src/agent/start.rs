@@ -13,7 +13,7 @@ use crate::{
     dataplane::{self, CanWait, Dataplane, NestedNamespaces},
     helper::{Helper, HelperError},
     mounts, privileges,
-    source::{self, SourceError},
+    source::{self, ClientError},
 };
 
 /// An agent that is ready to run.
@@ -75,7 +75,7 @@ impl Ready {
                     let config = source::config(kubeconfig.as_deref()).await?;
                     // This client is only a check: a client belongs to its runtime.
                     source::kube::check(config.clone())?;
-                    Ok::<_, SourceError>(config)
+                    Ok::<_, ClientError>(config)
                 })?;
                 Self::Kubernetes(Box::new(config))
             }

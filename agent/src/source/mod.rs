@@ -12,7 +12,7 @@ pub mod stats;
 use std::time::Instant;
 
 pub use self::{
-    kube::{Connections, Route, SourceError, Unredirected, client, config},
+    kube::{ClientError, ConnectBypass, Connections, ServerAddresses, client, config},
     stats::{SourceStats, WatchState},
 };
 pub use crate::model::event::{Event, Sourced};

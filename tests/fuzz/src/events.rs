@@ -6,7 +6,7 @@ use sockline::{
     model::{event::Event, index::Index, object::Kind},
     source::{
         decode::Received,
-        kube::protocol::{self, Change, Page},
+        kube::protocol::{self, ListPage, WatchEvent},
     },
 };
 
@@ -18,26 +18,26 @@ pub fn run(data: &[u8]) {
     let kind = Kind::ALL[usize::from(what >> 1) % Kind::ALL.len()];
     let mut index = Index::new("node-a");
     if what & 1 == 0 {
-        if let Ok(Page { objects, .. }) = protocol::page(kind, text) {
+        if let Ok(ListPage { objects, .. }) = protocol::list_page(kind, text) {
             objects.iter().for_each(|received| check(kind, received));
             let objects = objects.into_iter().filter_map(|received| received.sourced).collect();
             index.apply(Event::Replace(kind, objects));
         }
     } else {
         for line in text.split(|byte| *byte == b'\n') {
-            match protocol::change(kind, line) {
-                Ok(Change::Apply(received)) => {
+            match protocol::watch_event(kind, line) {
+                Ok(WatchEvent::Apply(received)) => {
                     check(kind, &received);
                     index.apply(match received {
                         Received { sourced: Some(object), .. } => Event::Apply(object),
                         Received { reference, .. } => Event::Delete(reference),
                     });
                 }
-                Ok(Change::Delete(reference, _)) => {
+                Ok(WatchEvent::Delete(reference, _)) => {
                     assert_eq!(reference.kind, kind);
                     index.apply(Event::Delete(reference));
                 }
-                Ok(Change::Bookmark(_)) => {}
+                Ok(WatchEvent::Bookmark(_)) => {}
                 Err(failure) => drop(failure.to_string()),
             }
         }

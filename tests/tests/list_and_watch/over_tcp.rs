@@ -10,7 +10,7 @@ use std::{
 use kube::Client;
 use sockline::{
     model::object::Kind,
-    source::{Connections, Unredirected, client, config},
+    source::{ConnectBypass, Connections, client, config},
 };
 use sockline_testbed::api::{Api, Cut, Fault, Resource, Server};
 
@@ -23,7 +23,7 @@ fn serve(api: &Api, port: u16) -> Server {
 /// A client that dials the server of its kubeconfig: no programs are attached.
 pub(crate) async fn client_of(kubeconfig: &Path) -> Client {
     struct Plain;
-    impl Unredirected for Plain {
+    impl ConnectBypass for Plain {
         fn connect(
             &self,
             _cookie: u64,
@@ -32,7 +32,7 @@ pub(crate) async fn client_of(kubeconfig: &Path) -> Client {
             connect()
         }
     }
-    let connections = Connections { route: Arc::default(), unredirected: Arc::new(Plain) };
+    let connections = Connections { addresses: Arc::default(), bypass: Arc::new(Plain) };
     client(config(Some(kubeconfig)).await.unwrap(), connections).unwrap()
 }
 

@@ -84,7 +84,7 @@ async fn the_backoff_grows_while_watches_are_cut() {
     let line = sockline_testbed::api::Scripted::Lines(String::new(), Some(Cut::Between));
     api.fault(Resource::Services, Fault::Scripted(line));
     api.cut(Resource::Services, Cut::Between);
-    watched.until_trouble("cut off").await;
+    watched.until_trouble("the connection broke").await;
     watched.pass(Duration::from_secs(300)).await;
     assert!(api.asked(Resource::Services).len() < 30, "{:?}", waits(&api));
     api.lift(Resource::Services);

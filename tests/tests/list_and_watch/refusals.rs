@@ -92,7 +92,7 @@ async fn a_connection_closed_without_an_answer_keeps_what_is_known() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_accepts_requests_and_does_not_answer_is_detected() {
     let (api, mut watched) = cut_off(Fault::Hang).await;
-    watched.until_trouble("said nothing for 65 seconds").await;
+    watched.until_trouble("sent nothing for 65 seconds").await;
     assert!(!watched.stats.kind(Kind::Service).is_connected());
     goes_on(&api, watched).await;
 }
@@ -119,8 +119,8 @@ async fn a_silent_watch_is_detected_and_resumed() {
     watched.pass(Duration::from_secs(70)).await;
     api.hold(Resource::Services, true);
     api.apply(&objects::service("web"));
-    watched.until_trouble("said nothing for 100 seconds").await;
-    // The next watch is accepted and silent as well, which does not prove that it works.
+    watched.until_trouble("sent nothing for 100 seconds").await;
+    // The next watch is accepted and as silent, which is no proof that it works.
     watched.pass(Duration::from_secs(50)).await;
     assert!(!watched.errors.is_empty());
     assert!(!watched.stats.kind(Kind::Service).is_connected());

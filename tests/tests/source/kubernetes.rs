@@ -104,7 +104,7 @@ fn the_state_stays_and_the_error_is_reported_while_the_server_is_away() {
     for problem in &problems {
         assert!(problem.starts_with("watch of "), "{problem}");
         assert!(problem.contains("Connection refused"), "{problem}");
-        assert!(problem.ends_with("; what is known stays as it is"), "{problem}");
+        assert!(problem.ends_with("; known objects stay as they are"), "{problem}");
         assert_logged_once(&agent, problem);
     }
     // The source logs it; its HTTP client does not log it again.

@@ -1,20 +1,20 @@
-//! How long to wait before the API server is asked again.
+//! How long to wait before the next request to the API server.
 //!
-//! Whatever cuts one watch off usually cuts off those of every node at once. Each wait is therefore
-//! drawn from a range, so that the nodes come back one after the other.
+//! What breaks one watch usually breaks those of all nodes. Each wait is therefore random within a range (jitter), so that
+//! the nodes do not come back all at once.
 
 use std::time::Duration;
 
-/// The longest wait after a first failure.
+/// Maximum wait after a first error.
 const FIRST: Duration = Duration::from_secs(1);
-/// The longest of all: this much later than it could an agent finds a server that is back.
-const MOST: Duration = Duration::from_secs(30);
-/// A server that asks for more patience is asked again after this long anyway.
-const MOST_ASKED_FOR: Duration = Duration::from_secs(120);
-/// Within this a watch that worked until it was cut off is taken up again.
+/// Maximum backoff: after an outage the agent reconnects at most this late.
+const MAX: Duration = Duration::from_secs(30);
+/// Maximum `Retry-After` that is respected.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
+/// Maximum wait before a watch that worked is resumed.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// Grows with every failure in a row, from half a second to half a minute.
+/// Doubles with each error in a row, from at most one second to at most half a minute.
 #[derive(Debug)]
 pub(super) struct Backoff {
     longest: Duration,
@@ -27,24 +27,24 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The next wait; at least as long as the server asked for (`Retry-After`).
-    pub(super) fn next(&mut self, asked_for: Option<Duration>) -> Duration {
-        let drawn = self.longest.mul_f64(0.5 + fastrand::f64() / 2.0);
-        self.longest = (self.longest * 2).min(MOST);
-        match asked_for {
-            Some(asked_for) => drawn.max(asked_for.min(MOST_ASKED_FOR) + spread()),
-            None => drawn,
+    /// The next wait, at least as long as the server requested (`Retry-After`).
+    pub(super) fn next(&mut self, requested: Option<Duration>) -> Duration {
+        let wait = self.longest.mul_f64(0.5 + fastrand::f64() / 2.0);
+        self.longest = (self.longest * 2).min(MAX);
+        match requested {
+            Some(requested) => wait.max(requested.min(MAX_RETRY_AFTER) + spread()),
+            None => wait,
         }
     }
 }
 
-/// A short wait for what is no failure.
+/// A short random wait.
 pub(super) fn spread() -> Duration {
     SPREAD.mul_f64(fastrand::f64())
 }
 
-/// How long the server shall keep a watch open: client-go's range, wide enough that watches which
-/// began together do not end together.
+/// How long the server shall keep a watch open: client-go's range, so wide that watches that began together do not end
+/// together.
 pub(super) fn watch_seconds() -> u32 {
     fastrand::u32(300..600)
 }
@@ -70,6 +70,6 @@ mod tests {
         let wait = Backoff::default().next(Some(Duration::from_secs(7)));
         assert!(wait >= Duration::from_secs(7) && wait <= Duration::from_secs(8), "{wait:?}");
         let wait = Backoff::default().next(Some(Duration::from_secs(86_400)));
-        assert!(wait <= MOST_ASKED_FOR + SPREAD, "{wait:?}");
+        assert!(wait <= MAX_RETRY_AFTER + SPREAD, "{wait:?}");
     }
 }

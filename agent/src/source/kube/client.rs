@@ -16,13 +16,13 @@ use hyper_util::{client::legacy, rt::TokioExecutor};
 use tower::ServiceExt as _;
 
 use super::{
-    connector::{Dialer, Unredirected},
-    happy_eyeballs::Race,
-    server_addresses::{OnlyAsConfigured, Route},
+    connector::{ConnectBypass, TcpConnector},
+    happy_eyeballs::HappyEyeballs,
+    server_addresses::{OnlyAsConfigured, ServerAddresses},
 };
 
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
+pub enum ClientError {
     #[error("cannot use the kubeconfig {}: {source}", path.display())]
     Kubeconfig { path: PathBuf, source: KubeconfigError },
 
@@ -55,11 +55,11 @@ pub enum SourceError {
 /// # Errors
 /// The kubeconfig or the service account is missing or unusable; the message names the file or the
 /// environment variable.
-pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, SourceError> {
+pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, ClientError> {
     let mut config = match kubeconfig {
         Some(path) => from_file(path)
             .await
-            .map_err(|source| SourceError::Kubeconfig { path: path.to_owned(), source })?,
+            .map_err(|source| ClientError::Kubeconfig { path: path.to_owned(), source })?,
         None => from_pod()?,
     };
     // Without one of its own, kube loads the system's certificates, and fails where there are none
@@ -81,9 +81,9 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, SourceError> {
 #[derive(Clone)]
 pub struct Connections {
     /// Where it is dialled.
-    pub route: Arc<Route>,
+    pub addresses: Arc<ServerAddresses>,
     /// How a dial gets past the node's own programs.
-    pub unredirected: Arc<dyn Unredirected>,
+    pub bypass: Arc<dyn ConnectBypass>,
 }
 
 /// A client for an API server. No connection is made yet. Needs a tokio runtime, and works in that.
@@ -92,46 +92,46 @@ pub struct Connections {
 ///
 /// # Errors
 /// When the credentials cannot be used, or a proxy is asked for; the message names the server.
-pub fn client(config: Config, connections: Connections) -> Result<Client, SourceError> {
+pub fn client(config: Config, connections: Connections) -> Result<Client, ClientError> {
     let server = config.cluster_url.to_string();
     if let Some(proxy) = &config.proxy_url {
-        return Err(SourceError::Proxy { server, proxy: proxy.to_string() });
+        return Err(ClientError::Proxy { server, proxy: proxy.to_string() });
     }
     build(config, connections)
-        .map_err(|source| SourceError::Client { server, source: Box::new(source) })
+        .map_err(|source| ClientError::Client { server, source: Box::new(source) })
 }
 
 /// Whether a client can be made with these credentials. Needs a tokio runtime.
 ///
 /// # Errors
 /// Those of [`client`].
-pub fn check(config: Config) -> Result<(), SourceError> {
-    let connections = Connections { route: Arc::default(), unredirected: Arc::new(Nowhere) };
+pub fn check(config: Config) -> Result<(), ClientError> {
+    let connections = Connections { addresses: Arc::default(), bypass: Arc::new(Nowhere) };
     client(config, connections).map(drop)
 }
 
 /// Connects to nobody.
 struct Nowhere;
 
-impl Unredirected for Nowhere {
+impl ConnectBypass for Nowhere {
     fn connect(&self, _: u64, _: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
 
 fn build(mut config: Config, connections: Connections) -> ::kube::Result<Client> {
-    let Connections { route, unredirected } = connections;
+    let Connections { addresses, bypass } = connections;
     let https = config.cluster_url.scheme_str() == Some("https");
     if let Some(why) = only_as_configured(&config) {
-        route.dial_only_as_configured(why);
+        addresses.dial_only_as_configured(why);
     }
     // Whatever is dialled must be the server that is configured.
     if https && config.tls_server_name.is_none() {
         let host = config.cluster_url.host().unwrap_or_default();
         config.tls_server_name = Some(host.trim_matches(['[', ']']).to_owned());
     }
-    let connector = config.rustls_https_connector_with_connector(Dialer(unredirected))?;
-    let connector = Race::new(connector, route);
+    let connector = config.rustls_https_connector_with_connector(TcpConnector(bypass))?;
+    let connector = HappyEyeballs::new(connector, addresses);
     let http = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
     let http = http.map_err(Box::<dyn std::error::Error + Send + Sync>::from);
     // The last layer is the first that sees a request.
@@ -173,13 +173,13 @@ async fn from_file(path: &Path) -> Result<Config, KubeconfigError> {
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
 }
 
-fn from_pod() -> Result<Config, SourceError> {
+fn from_pod() -> Result<Config, ClientError> {
     for variable in ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"] {
         if env::var_os(variable).is_none() {
-            return Err(SourceError::NotInCluster(variable));
+            return Err(ClientError::NotInCluster(variable));
         }
     }
-    Config::incluster_env().map_err(SourceError::InCluster)
+    Config::incluster_env().map_err(ClientError::InCluster)
 }
 
 #[cfg(test)]
@@ -189,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn a_missing_kubeconfig_is_named() {
         let error = config(Some(Path::new("/nowhere/kube.config"))).await.err().unwrap();
-        assert!(matches!(error, SourceError::Kubeconfig { .. }), "{error:?}");
+        assert!(matches!(error, ClientError::Kubeconfig { .. }), "{error:?}");
         assert!(error.to_string().contains("/nowhere/kube.config"), "{error}");
     }
 
@@ -241,13 +241,13 @@ mod tests {
             ("server: 'http://10.96.0.1/k8s/clusters/c-1'", "has a path"),
             ("server: 'http://10.96.0.1'", "without-kube-proxy"),
         ] {
-            let route = Arc::new(Route::default());
+            let addresses = Arc::new(ServerAddresses::default());
             let connections =
-                Connections { route: Arc::clone(&route), unredirected: Arc::new(Nowhere) };
+                Connections { addresses: Arc::clone(&addresses), bypass: Arc::new(Nowhere) };
             client(of_cluster(cluster).await, connections).unwrap();
-            assert_eq!(route.hint(), None, "{cluster}: at an address that is no service's");
-            route.set_through_service();
-            let hint = route.hint().unwrap();
+            assert_eq!(addresses.hint(), None, "{cluster}: at an address that is no service's");
+            addresses.set_through_service();
+            let hint = addresses.hint().unwrap();
             assert!(hint.contains(option), "{cluster}: {hint}");
         }
     }

@@ -32,7 +32,7 @@ const GONE: Duration = Duration::from_secs(20);
 
 /// Makes a socket's `connect()` one that the node's own programs let through unchanged. What the agent
 /// needs to recover must not depend on what it programmed.
-pub trait Unredirected: Send + Sync {
+pub trait ConnectBypass: Send + Sync {
     /// Calls `connect` for the socket with this cookie (`SO_COOKIE`). It does not block.
     ///
     /// # Errors
@@ -42,9 +42,9 @@ pub trait Unredirected: Send + Sync {
 
 /// Makes the connections below TLS; dials what a URL names.
 #[derive(Clone)]
-pub(super) struct Dialer(pub(super) Arc<dyn Unredirected>);
+pub(super) struct TcpConnector(pub(super) Arc<dyn ConnectBypass>);
 
-impl Service<Uri> for Dialer {
+impl Service<Uri> for TcpConnector {
     type Response = TokioIo<TcpStream>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
@@ -54,19 +54,19 @@ impl Service<Uri> for Dialer {
     }
 
     fn call(&mut self, url: Uri) -> Self::Future {
-        let unredirected = Arc::clone(&self.0);
-        Box::pin(async move { Ok(TokioIo::new(dial(&*unredirected, &url).await?)) })
+        let bypass = Arc::clone(&self.0);
+        Box::pin(async move { Ok(TokioIo::new(dial(&*bypass, &url).await?)) })
     }
 }
 
-async fn dial(unredirected: &dyn Unredirected, url: &Uri) -> io::Result<TcpStream> {
+async fn dial(bypass: &dyn ConnectBypass, url: &Uri) -> io::Result<TcpStream> {
     let host = url.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let https = url.scheme_str() == Some("https");
     let port = url.port_u16().unwrap_or(if https { 443 } else { 80 });
     let mut error = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
     for address in lookup_host((host, port)).await? {
-        match timeout(HANDSHAKE, connect(unredirected, address)).await {
+        match timeout(HANDSHAKE, connect(bypass, address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(failed)) => error = failed,
             Err(_) => error = io::ErrorKind::TimedOut.into(),
@@ -75,14 +75,14 @@ async fn dial(unredirected: &dyn Unredirected, url: &Uri) -> io::Result<TcpStrea
     Err(error)
 }
 
-async fn connect(unredirected: &dyn Unredirected, address: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(bypass: &dyn ConnectBypass, address: SocketAddr) -> io::Result<TcpStream> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(IDLE).with_interval(PROBE))?;
     socket.set_tcp_user_timeout(Some(GONE))?;
     let cookie = socket.cookie()?;
-    let connected = unredirected.connect(cookie, &mut || socket.connect(&address.into()));
+    let connected = bypass.connect(cookie, &mut || socket.connect(&address.into()));
     match connected {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         connected => connected?,
@@ -111,7 +111,7 @@ mod tests {
     #[derive(Default)]
     struct Cookies(Mutex<Vec<u64>>);
 
-    impl Unredirected for Cookies {
+    impl ConnectBypass for Cookies {
         fn connect(
             &self,
             cookie: u64,

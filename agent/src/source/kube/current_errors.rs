@@ -1,4 +1,4 @@
-//! The current problems of several watches as one list.
+//! The current errors of all watches as one list.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use crate::{
     source::{Arrived, Event},
 };
 
-/// [`Event::SourceErrors`] replaces what was said before, so watches that run side by side say it
-/// through here.
+/// [`Event::Trouble`] replaces the errors that were sent before. So the watches, which run concurrently, send theirs
+/// through this.
 pub struct CurrentErrors {
-    /// An async mutex, held while sending: two lists must not overtake each other.
-    by_kind: Mutex<BTreeMap<Kind, Vec<InputError>>>,
+    /// An async mutex, held while sending, so that a list cannot overtake a newer one.
+    by_kind: Mutex<BTreeMap<Kind, Vec<Problem>>>,
     events: mpsc::Sender<Arrived>,
 }
 
@@ -23,10 +23,10 @@ impl CurrentErrors {
         Self { by_kind: Mutex::default(), events }
     }
 
-    /// Replaces the problems of one watch; sends the merged list if that changes it.
+    /// Replaces the errors of one watch; sends the merged list if that changes it.
     ///
     /// # Errors
-    /// When nobody receives the events any more.
+    /// When the receiver of the events is closed.
     pub async fn set(
         &self,
         kind: Kind,
@@ -57,20 +57,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lists_are_merged_and_said_only_when_they_change() {
+    async fn lists_are_merged_and_sent_only_when_they_change() {
         let (sender, mut events) = mpsc::channel(8);
-        let current_errors = CurrentErrors::new(sender);
-        current_errors.set(Kind::Node, vec![]).await.unwrap();
-        current_errors.set(Kind::Node, problem("n")).await.unwrap();
-        current_errors.set(Kind::Node, problem("n")).await.unwrap();
-        current_errors.set(Kind::Service, problem("s")).await.unwrap();
-        current_errors.set(Kind::Node, vec![]).await.unwrap();
-        drop(current_errors);
-        let mut said = Vec::new();
+        let errors = CurrentErrors::new(sender);
+        errors.set(Kind::Node, vec![]).await.unwrap();
+        errors.set(Kind::Node, problem("n")).await.unwrap();
+        errors.set(Kind::Node, problem("n")).await.unwrap();
+        errors.set(Kind::Service, problem("s")).await.unwrap();
+        errors.set(Kind::Node, vec![]).await.unwrap();
+        drop(errors);
+        let mut sent = Vec::new();
         while let Some(Arrived { events, .. }) = events.recv().await {
-            said.extend(events);
+            sent.extend(events);
         }
         let both = [problem("s"), problem("n")].concat();
-        assert_eq!(said, [problem("n"), both, problem("s")].map(Event::SourceErrors));
+        assert_eq!(sent, [problem("n"), both, problem("s")].map(Event::Trouble));
     }
 }

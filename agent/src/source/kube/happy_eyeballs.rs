@@ -17,7 +17,7 @@ use http::Uri;
 use tokio::time::{sleep, timeout};
 use tower::Service;
 
-use super::server_addresses::{Route, Target};
+use super::server_addresses::{ServerAddresses, Target};
 
 /// How long a place is alone before the next one is dialled as well.
 const HEAD_START: Duration = Duration::from_millis(300);
@@ -26,16 +26,16 @@ const CONNECTING: Duration = Duration::from_secs(10);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Connects with `connector`, to whichever place of a route answers first.
+/// Connects with `connector`, to whichever place of a addresses answers first.
 #[derive(Clone)]
-pub(super) struct Race<S> {
+pub(super) struct HappyEyeballs<S> {
     connector: S,
-    route: Arc<Route>,
+    addresses: Arc<ServerAddresses>,
 }
 
-impl<S> Race<S> {
-    pub(super) const fn new(connector: S, route: Arc<Route>) -> Self {
-        Self { connector, route }
+impl<S> HappyEyeballs<S> {
+    pub(super) const fn new(connector: S, addresses: Arc<ServerAddresses>) -> Self {
+        Self { connector, addresses }
     }
 }
 
@@ -55,7 +55,7 @@ impl fmt::Display for Unreachable {
     }
 }
 
-impl<S> Service<Uri> for Race<S>
+impl<S> Service<Uri> for HappyEyeballs<S>
 where
     S: Service<Uri> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
@@ -71,17 +71,21 @@ where
     }
 
     fn call(&mut self, configured: Uri) -> Self::Future {
-        let (connector, route) = (self.connector.clone(), Arc::clone(&self.route));
-        Box::pin(async move { race(connector, &route, &configured).await })
+        let (connector, addresses) = (self.connector.clone(), Arc::clone(&self.addresses));
+        Box::pin(async move { race(connector, &addresses, &configured).await })
     }
 }
 
-async fn race<S>(connector: S, route: &Route, configured: &Uri) -> Result<S::Response, BoxError>
+async fn race<S>(
+    connector: S,
+    addresses: &ServerAddresses,
+    configured: &Uri,
+) -> Result<S::Response, BoxError>
 where
     S: Service<Uri> + Clone,
     S::Error: Into<BoxError>,
 {
-    let mut next = route.candidates().into_iter().peekable();
+    let mut next = addresses.candidates().into_iter().peekable();
     let mut running = FuturesUnordered::new();
     let mut reasons = Vec::new();
     loop {
@@ -91,7 +95,7 @@ where
         tokio::select! {
             Some((target, place, result)) = running.next() => match result {
                 Ok(connection) => {
-                    route.reached(target);
+                    addresses.reached(target);
                     return Ok(connection);
                 }
                 Err(reason) => reasons.push((target, place, reason)),
@@ -165,9 +169,9 @@ mod tests {
             Self { answers: Arc::new(answers.collect()), dialled: Arc::default() }
         }
 
-        async fn connect(&self, route: &Route) -> Result<String, String> {
+        async fn connect(&self, addresses: &ServerAddresses) -> Result<String, String> {
             let configured = Uri::from_static("https://10.96.0.1:443/");
-            race(self.clone(), route, &configured).await.map_err(|error| error.to_string())
+            race(self.clone(), addresses, &configured).await.map_err(|error| error.to_string())
         }
     }
 
@@ -198,16 +202,16 @@ mod tests {
     const DEAD: &str = "192.0.2.1:6443";
     const ALIVE: &str = "192.0.2.2:6443";
 
-    fn route() -> Route {
-        let route = Route::default();
-        route.set_endpoints([DEAD, ALIVE].map(|place| place.parse::<SocketAddr>().unwrap()));
-        route
+    fn addresses() -> ServerAddresses {
+        let addresses = ServerAddresses::default();
+        addresses.set_endpoints([DEAD, ALIVE].map(|place| place.parse::<SocketAddr>().unwrap()));
+        addresses
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_place_that_answers_at_once_is_the_only_one_that_is_dialled() {
         let network = Network::new(&[(SERVICE, Answer::Connects)]);
-        assert_eq!(network.connect(&route()).await.unwrap(), SERVICE);
+        assert_eq!(network.connect(&addresses()).await.unwrap(), SERVICE);
         assert_eq!(*network.dialled.lock().unwrap(), [SERVICE]);
     }
 
@@ -216,10 +220,10 @@ mod tests {
         for answers in [Answer::Refuses, Answer::IsSilent] {
             let network =
                 Network::new(&[(SERVICE, answers), (DEAD, answers), (ALIVE, Answer::Connects)]);
-            let route = route();
-            assert_eq!(network.connect(&route).await.unwrap(), ALIVE);
+            let addresses = addresses();
+            assert_eq!(network.connect(&addresses).await.unwrap(), ALIVE);
             network.dialled.lock().unwrap().clear();
-            assert_eq!(network.connect(&route).await.unwrap(), ALIVE);
+            assert_eq!(network.connect(&addresses).await.unwrap(), ALIVE);
             assert_eq!(*network.dialled.lock().unwrap(), [ALIVE]);
         }
     }
@@ -233,7 +237,7 @@ mod tests {
         ]);
         for _ in 0..10 {
             assert_eq!(
-                network.connect(&route()).await.unwrap_err(),
+                network.connect(&addresses()).await.unwrap_err(),
                 "10.96.0.1:443: connection refused, 192.0.2.1:6443: no answer for 10 seconds, \
                  192.0.2.2:6443: connection refused"
             );

@@ -1,19 +1,19 @@
-//! What the lines of a watch and the pages of a list say.
+//! Decodes the lines of a watch and the pages of a list.
 
 use ::kube::core::Status;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::watch_error::Failure;
+use super::watch_error::WatchError;
 use crate::{
     model::object::{Kind, ObjectRef},
     source::decode::{Metadata, Received, receive},
 };
 
-/// What a line of a watch means for what is known.
+/// An event of a watch.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly every change is the largest one")]
-pub enum Change {
+pub enum WatchEvent {
     Apply(Received),
     /// With the version of the deletion.
     Delete(ObjectRef, String),
@@ -22,11 +22,11 @@ pub enum Change {
 
 /// A page of a list.
 #[derive(Debug)]
-pub struct Page {
+pub struct ListPage {
     pub objects: Vec<Received>,
     /// Opaque; of the whole list.
     pub version: Option<String>,
-    /// What to ask for the next page with.
+    /// The `continue` token for the next page.
     pub token: Option<String>,
 }
 
@@ -48,17 +48,17 @@ enum What {
     Error,
 }
 
-/// The objects stay text until each is decoded by itself.
+/// The objects stay text, so that each can be decoded by itself.
 #[derive(Deserialize)]
-struct PageText<'a> {
-    metadata: PageMetadata,
+struct ListPageText<'a> {
+    metadata: ListPageMetadata,
     #[serde(borrow)]
     items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct PageMetadata {
+struct ListPageMetadata {
     resource_version: Option<String>,
     r#continue: Option<String>,
 }
@@ -66,33 +66,32 @@ struct PageMetadata {
 /// Decodes one line of a watch on a kind.
 ///
 /// # Errors
-/// What is no event of a watch, and an event that says that the watch failed. An object that cannot be
-/// read is none: it is told in its own problems.
-pub fn change(kind: Kind, line: &[u8]) -> Result<Change, Failure> {
-    let garbage = |error| Failure::Garbage(format!("{error} in a watch"));
+/// When the line is no event, or an ERROR event. An object that cannot be decoded is no error: it has its own.
+pub fn watch_event(kind: Kind, line: &[u8]) -> Result<WatchEvent, WatchError> {
+    let garbage = |error| WatchError::Garbage(format!("{error} in a watch"));
     let Line { what, object } = match serde_json::from_slice(line) {
         Ok(line) => line,
-        // Some refusals come as they are, without an event around them.
+        // Some errors come as a `Status` without an event around it.
         Err(error) => {
             return Err(match serde_json::from_slice::<Status>(line) {
-                Ok(status) if status.code != 0 => Failure::Event(Box::new(status)),
+                Ok(status) if status.code != 0 => WatchError::Event(Box::new(status)),
                 _ => garbage(error),
             });
         }
     };
     Ok(match what {
-        What::Added | What::Modified => Change::Apply(receive(kind, object)),
+        What::Added | What::Modified => WatchEvent::Apply(receive(kind, object)),
         What::Deleted => match Metadata::of(object) {
-            Ok(metadata) => Change::Delete(metadata.reference(kind), metadata.resource_version),
+            Ok(metadata) => WatchEvent::Delete(metadata.reference(kind), metadata.resource_version),
             Err(_) => {
                 let Received { reference, version, .. } = receive(kind, object);
-                Change::Delete(reference, version)
+                WatchEvent::Delete(reference, version)
             }
         },
-        What::Bookmark => Change::Bookmark(Metadata::of(object).map_err(garbage)?),
+        What::Bookmark => WatchEvent::Bookmark(Metadata::of(object).map_err(garbage)?),
         What::Error => {
             let status = serde_json::from_str(object.get()).map_err(garbage)?;
-            return Err(Failure::Event(Box::new(status)));
+            return Err(WatchError::Event(Box::new(status)));
         }
     })
 }
@@ -100,12 +99,12 @@ pub fn change(kind: Kind, line: &[u8]) -> Result<Change, Failure> {
 /// Decodes a page of a list of a kind.
 ///
 /// # Errors
-/// What is no list. An object that cannot be read is told in its own problems.
-pub fn page(kind: Kind, text: &[u8]) -> Result<Page, Failure> {
-    let page: PageText = serde_json::from_slice(text)
-        .map_err(|error| Failure::Garbage(format!("{error} in a page of a list")))?;
+/// When it is no list. An object that cannot be decoded is no error: it has its own.
+pub fn list_page(kind: Kind, text: &[u8]) -> Result<ListPage, WatchError> {
+    let page: ListPageText = serde_json::from_slice(text)
+        .map_err(|error| WatchError::Garbage(format!("{error} in a page of a list")))?;
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-    Ok(Page {
+    Ok(ListPage {
         objects: page.items.into_iter().flatten().map(|item| receive(kind, item)).collect(),
         version: given(page.metadata.resource_version),
         token: given(page.metadata.r#continue),

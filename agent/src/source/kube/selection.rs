@@ -63,6 +63,15 @@ impl Page {
     }
 }
 
+/// Where a watch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WatchFrom<'a> {
+    /// With all objects of the most recent state.
+    InitialEvents,
+    /// Behind this resource version.
+    Version(&'a str),
+}
+
 impl Selection {
     /// What is wanted of a kind on the node of this name.
     pub(super) fn of(kind: Kind, Watched { node, node_ports }: Watched<'_>) -> Self {
@@ -127,12 +136,11 @@ impl Selection {
         }
     }
 
-    /// `initial`: begin with the present state.
-    pub(super) fn watch(&self, initial: bool) -> WatchParams {
+    pub(super) fn watch(&self, from: WatchFrom<'_>) -> WatchParams {
         WatchParams {
             label_selector: self.labels.map(Into::into),
             field_selector: self.fields.clone(),
-            send_initial_events: initial,
+            send_initial_events: from == WatchFrom::InitialEvents,
             ..WatchParams::default()
         }
     }

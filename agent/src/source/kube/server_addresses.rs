@@ -55,7 +55,7 @@ pub enum Target {
 /// The places to dial, shared by the source, which dials, and the control loop, which learns of
 /// endpoints.
 #[derive(Debug, Default)]
-pub struct Route {
+pub struct ServerAddresses {
     state: Mutex<State>,
 }
 
@@ -73,7 +73,7 @@ struct State {
     only_as_configured: Option<OnlyAsConfigured>,
 }
 
-impl Route {
+impl ServerAddresses {
     /// Replaces the last known endpoints of `default/kubernetes`.
     pub fn set_endpoints(&self, endpoints: impl IntoIterator<Item = SocketAddr>) {
         let mut endpoints: Vec<SocketAddr> = endpoints.into_iter().collect();
@@ -181,47 +181,47 @@ mod tests {
 
     #[test]
     fn the_configured_address_comes_first_until_another_one_worked() {
-        let route = Route::default();
-        assert_eq!(route.candidates(), [Target::Configured]);
-        route.set_endpoints([server(1)]);
-        assert_eq!(route.candidates(), [Target::Configured, endpoint(1)]);
-        route.reached(endpoint(1));
-        assert_eq!(route.candidates(), [endpoint(1), Target::Configured]);
+        let addresses = ServerAddresses::default();
+        assert_eq!(addresses.candidates(), [Target::Configured]);
+        addresses.set_endpoints([server(1)]);
+        assert_eq!(addresses.candidates(), [Target::Configured, endpoint(1)]);
+        addresses.reached(endpoint(1));
+        assert_eq!(addresses.candidates(), [endpoint(1), Target::Configured]);
     }
 
     #[test]
     fn what_failed_comes_last_until_it_works_again() {
-        let route = Route::default();
-        route.set_endpoints([server(1)]);
-        route.reached(Target::Configured);
-        route.failed(None);
-        assert_eq!(route.candidates(), [endpoint(1), Target::Configured]);
-        route.failed(Some(server(1)));
-        assert_eq!(route.candidates(), [Target::Configured, endpoint(1)]);
-        route.reached(endpoint(1));
-        assert_eq!(route.candidates(), [endpoint(1), Target::Configured]);
+        let addresses = ServerAddresses::default();
+        addresses.set_endpoints([server(1)]);
+        addresses.reached(Target::Configured);
+        addresses.failed(None);
+        assert_eq!(addresses.candidates(), [endpoint(1), Target::Configured]);
+        addresses.failed(Some(server(1)));
+        assert_eq!(addresses.candidates(), [Target::Configured, endpoint(1)]);
+        addresses.reached(endpoint(1));
+        assert_eq!(addresses.candidates(), [endpoint(1), Target::Configured]);
     }
 
     #[test]
     fn what_would_help_is_said_until_the_service_address_worked_or_always_if_nothing_else_is_dialled()
      {
-        let route = Route::default();
-        route.set_through_service();
-        assert_eq!(route.hint(), Some(WITHOUT_KUBE_PROXY));
-        route.reached(Target::Configured);
-        assert_eq!(route.hint(), None);
-        route.dial_only_as_configured(OnlyAsConfigured::HasPath);
-        route.set_endpoints([server(1)]);
-        assert_eq!(route.candidates(), [Target::Configured]);
-        assert_eq!(route.hint(), Some(OnlyAsConfigured::HasPath.hint()));
+        let addresses = ServerAddresses::default();
+        addresses.set_through_service();
+        assert_eq!(addresses.hint(), Some(WITHOUT_KUBE_PROXY));
+        addresses.reached(Target::Configured);
+        assert_eq!(addresses.hint(), None);
+        addresses.dial_only_as_configured(OnlyAsConfigured::HasPath);
+        addresses.set_endpoints([server(1)]);
+        assert_eq!(addresses.candidates(), [Target::Configured]);
+        assert_eq!(addresses.hint(), Some(OnlyAsConfigured::HasPath.hint()));
     }
 
     #[test]
     fn an_endpoint_that_is_gone_is_not_dialled() {
-        let route = Route::default();
-        route.set_endpoints([server(1)]);
-        route.reached(endpoint(1));
-        route.set_endpoints([server(2)]);
-        assert_eq!(route.candidates(), [Target::Configured, endpoint(2)]);
+        let addresses = ServerAddresses::default();
+        addresses.set_endpoints([server(1)]);
+        addresses.reached(endpoint(1));
+        addresses.set_endpoints([server(2)]);
+        assert_eq!(addresses.candidates(), [Target::Configured, endpoint(2)]);
     }
 }

@@ -1,46 +1,46 @@
-//! What a failed request or watch means, and how it is told.
+//! The errors of a request or watch: what they mean, what to do, and the message.
 
 use std::{error::Error as _, time::Duration};
 
 use ::kube::core::Status;
 
-use super::{Kind, api_group, resource, selection::Selection};
-use crate::model::object::{InputError, shorten};
+use super::{Kind, api_group, attempt::Phase, resource, selection::Selection};
+use crate::model::object::{Problem, shorten};
 
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// No answer: the connection could not be made, or broke before there was one.
+pub enum WatchError {
+    /// No response: no connection, or it broke first.
     #[error("{0}")]
     Request(#[from] ::kube::Error),
-    /// An answer that is a refusal.
+    /// A response with an error status.
     #[error("{status}")]
     Refused { status: Box<Status>, retry_after: Option<Duration> },
     /// An ERROR event within a watch.
     #[error("{0}")]
     Event(Box<Status>),
-    /// The server ended the watch, as it does with every one after some minutes.
+    /// The server ended the watch, as it does after some minutes.
     #[error("the server ended the watch")]
     Ended,
-    /// The connection broke; the watch can go on where it was.
-    #[error("the connection was cut off")]
+    /// The connection broke. The watch can be resumed.
+    #[error("the connection broke")]
     Cut,
-    /// The server holds the connection and says nothing.
-    #[error("the server said nothing for {} seconds", .0.as_secs())]
+    /// The connection is open, but nothing comes.
+    #[error("the server sent nothing for {} seconds", .0.as_secs())]
     Silent(Duration),
     /// The initial list did not end.
-    #[error("the server began a streaming list and did not end it")]
+    #[error("the server did not end a streaming list")]
     ListStalled,
     #[error("the server sent a list without a resource version")]
     NoVersion,
-    /// More than is to be in memory at once.
-    #[error("the server sent a page of a list that is too long to be read")]
+    /// Larger than what is held in memory.
+    #[error("the server sent a page of a list that is too large")]
     LargePage,
-    /// Not one object is wrong, but what the objects come in.
-    #[error("the server sent what is no list or watch of the Kubernetes API: {0}")]
+    /// Not an object is invalid, but the list or the event.
+    #[error("the server's response is not a list or watch of the Kubernetes API: {0}")]
     Garbage(String),
 }
 
-impl From<::kube::core::request::Error> for Failure {
+impl From<::kube::core::request::Error> for WatchError {
     fn from(error: ::kube::core::request::Error) -> Self {
         Self::Request(::kube::Error::BuildRequest(error))
     }
@@ -48,25 +48,27 @@ impl From<::kube::core::request::Error> for Failure {
 
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Remedy {
-    /// Go on from the last resource version.
+pub(super) enum Recovery {
+    /// Watch from the last resource version.
     Resume,
-    /// That version is gone, or an event was lost: list again.
+    /// The version is gone, or an event was lost: list again.
     Relist,
-    /// List in pages: this server cannot stream lists, or did not end one.
+    /// List in pages: the server does not stream lists, or did not end one.
     ListInPages,
-    /// Ask without the field selector: this server does not know it.
+    /// Request without the field selector, which the server does not know.
     DropFields,
 }
 
-impl Failure {
-    /// `listing`: it happened before the list was complete; `streams`: and that was a streaming one.
-    pub(super) fn remedy(&self, selection: &Selection, listing: bool, streams: bool) -> Remedy {
+impl WatchError {
+    /// What to do after this error in this phase.
+    pub(super) fn recovery(&self, selection: &Selection, phase: Phase) -> Recovery {
         let status = match self {
-            Self::ListStalled => return Remedy::ListInPages,
-            // An event was lost; resuming behind it would never bring it back.
-            Self::Garbage(_) | Self::NoVersion | Self::LargePage => return Remedy::Relist,
-            Self::Cut | Self::Ended | Self::Silent(_) | Self::Request(_) => return Remedy::Resume,
+            Self::ListStalled => return Recovery::ListInPages,
+            // An event was lost, and a watch that is resumed behind it does not bring it back.
+            Self::Garbage(_) | Self::NoVersion | Self::LargePage => return Recovery::Relist,
+            Self::Cut | Self::Ended | Self::Silent(_) | Self::Request(_) => {
+                return Recovery::Resume;
+            }
             Self::Refused { status, .. } | Self::Event(status) => status,
         };
         let words = &status.message;
@@ -78,25 +80,26 @@ impl Failure {
             words.contains("sendInitialEvents") || words.contains("resourceVersionMatch");
         let fields = words.contains("field label") || words.contains("spec.clusterIP");
         if status.code == 410 {
-            Remedy::Relist
-        } else if streams && invalid && streaming {
-            Remedy::ListInPages
-        } else if listing
+            Recovery::Relist
+        } else if phase == Phase::StreamingList && invalid && streaming {
+            Recovery::ListInPages
+        } else if phase != Phase::Watch
             && invalid
             && fields
             && selection.kind == Kind::Service
             && selection.fields.is_some()
         {
-            Remedy::DropFields
-        } else if !listing && (invalid || words.contains("Too large resource version")) {
-            // The version is no good to this server: its store was replaced by another one.
-            Remedy::Relist
+            Recovery::DropFields
+        } else if phase == Phase::Watch && (invalid || words.contains("Too large resource version"))
+        {
+            // The server does not know the version: its store was replaced.
+            Recovery::Relist
         } else {
-            Remedy::Resume
+            Recovery::Resume
         }
     }
 
-    /// It belongs to the protocol and is worth a word only if it goes on and on.
+    /// Part of the protocol: reported only when it repeats.
     pub(super) fn is_expected(&self) -> bool {
         match self {
             Self::Ended | Self::Cut => true,
@@ -105,12 +108,12 @@ impl Failure {
         }
     }
 
-    /// The server could not be asked, or its answer did not get here.
+    /// The server could not be reached, or its response did not arrive.
     pub(super) fn is_of_reach(&self) -> bool {
         matches!(self, Self::Request(_) | Self::Cut | Self::Silent(_))
     }
 
-    /// How long the server wants to be left alone.
+    /// How long the server wants the client to wait.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let (status, header) = match self {
             Self::Refused { status, retry_after } => (status, *retry_after),
@@ -121,8 +124,8 @@ impl Failure {
         header.or_else(|| (details > 0).then(|| Duration::from_secs(details.into())))
     }
 
-    /// For people: what cannot be done, why in the server's words, and what would help.
-    pub(super) fn problem(&self, kind: Kind, hint: Option<&str>) -> InputError {
+    /// The message: what failed, the server's message, and what would help.
+    pub(super) fn problem(&self, kind: Kind, hint: Option<&str>) -> Problem {
         let resource = resource(kind);
         let group = api_group(kind).map(|group| format!(".{group}")).unwrap_or_default();
         let message = match self {
@@ -148,13 +151,13 @@ impl Failure {
         InputError {
             object: format!("watch of {resource}"),
             field: String::new(),
-            message: format!("{message}{hint}; what is known stays as it is"),
+            message: format!("{message}{hint}; known objects stay as they are"),
         }
     }
 }
 
-/// The error and its causes: hyper's own text for a refused connection is only "client error
-/// (Connect)". A cause that the text before it already tells is left out.
+/// The error and its causes: hyper's own text for a refused connection is only "client error (Connect)". A cause whose
+/// text is already in the message is not repeated.
 fn chain(error: &::kube::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -172,13 +175,13 @@ fn chain(error: &::kube::Error) -> String {
 mod tests {
     use super::*;
 
-    fn refusal(code: u16, message: &str) -> Failure {
+    fn refusal(code: u16, message: &str) -> WatchError {
         let status = Status::failure(message, "Invalid").with_code(code);
-        Failure::Refused { status: status.boxed(), retry_after: None }
+        WatchError::Refused { status: status.boxed(), retry_after: None }
     }
 
     #[test]
-    fn servers_without_streaming_lists_are_known_by_their_words() {
+    fn servers_without_streaming_lists_are_known_by_their_error_message() {
         for (code, words) in [
             (
                 422,
@@ -192,18 +195,18 @@ mod tests {
         ] {
             let failure = refusal(code, words);
             assert_eq!(
-                failure.remedy(&Selection::node("n"), true, false),
-                Remedy::Resume,
+                failure.recovery(&Selection::node("n"), Phase::PagedList),
+                Recovery::Resume,
                 "{words}"
             );
             assert_eq!(
-                failure.remedy(&Selection::node("n"), true, true),
-                Remedy::ListInPages,
+                failure.recovery(&Selection::node("n"), Phase::StreamingList),
+                Recovery::ListInPages,
                 "{words}"
             );
             assert_eq!(
-                failure.remedy(&Selection::node("n"), false, false),
-                Remedy::Relist,
+                failure.recovery(&Selection::node("n"), Phase::Watch),
+                Recovery::Relist,
                 "{words}"
             );
         }
@@ -212,8 +215,11 @@ mod tests {
     #[test]
     fn only_the_cluster_ip_selector_is_dropped() {
         let failure = refusal(400, "field label \"spec.clusterIP\" not supported for Service");
-        assert_eq!(failure.remedy(&Selection::services(), true, true), Remedy::DropFields);
+        assert_eq!(
+            failure.recovery(&Selection::services(), Phase::StreamingList),
+            Recovery::DropFields
+        );
         // Without its field selector a node watch would bring every node's heartbeats.
-        assert_eq!(failure.remedy(&Selection::node("n"), true, true), Remedy::Resume);
+        assert_eq!(failure.recovery(&Selection::node("n"), Phase::StreamingList), Recovery::Resume);
     }
 }
