@@ -19,6 +19,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 /// Maximum number of connections.
 const MAX_CONNECTIONS: usize = 32;
@@ -40,15 +41,16 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 pub trait Listener {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection; `None` if it was rejected.
-    fn accept(&self) -> impl Future<Output = io::Result<Option<Self::Stream>>> + Send;
+    /// The next connection, with the span for its log lines; `None` if it was rejected.
+    fn accept(&self) -> impl Future<Output = io::Result<Option<(Self::Stream, Span)>>> + Send;
 }
 
 impl Listener for TcpListener {
     type Stream = tokio::net::TcpStream;
 
-    async fn accept(&self) -> io::Result<Option<Self::Stream>> {
-        Self::accept(self).await.map(|(stream, _)| Some(stream))
+    async fn accept(&self) -> io::Result<Option<(Self::Stream, Span)>> {
+        let (stream, peer) = Self::accept(self).await?;
+        Ok(Some((stream, tracing::error_span!("connection", %peer))))
     }
 }
 
@@ -56,12 +58,13 @@ impl Listener for TcpListener {
 impl Listener for UnixListener {
     type Stream = tokio::net::UnixStream;
 
-    async fn accept(&self) -> io::Result<Option<Self::Stream>> {
+    async fn accept(&self) -> io::Result<Option<(Self::Stream, Span)>> {
         let (stream, _) = Self::accept(self).await?;
         let peer = stream.peer_cred()?;
         let own = nix::unistd::geteuid().as_raw();
         if peer.uid() == 0 || peer.uid() == own {
-            return Ok(Some(stream));
+            let span = tracing::error_span!("connection", uid = peer.uid(), pid = peer.pid());
+            return Ok(Some((stream, span)));
         }
         tracing::debug!(
             uid = peer.uid(),
@@ -83,8 +86,8 @@ pub async fn serve<L: Listener>(listener: L, router: Router, stop: CancellationT
             Some(_) = tasks.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok(Some(stream)) => stream,
+        let (stream, span) = match accepted {
+            Ok(Some(connection)) => connection,
             Ok(None) => continue,
             Err(error) => {
                 tracing::debug!(%error, "cannot accept a connection");
@@ -98,7 +101,8 @@ pub async fn serve<L: Listener>(listener: L, router: Router, stop: CancellationT
         {
             oldest.abort();
         }
-        open.push_back(tasks.spawn(serve_connection(stream, router.clone(), stop.clone())));
+        let connection = serve_connection(stream, router.clone(), stop.clone());
+        open.push_back(tasks.spawn(connection.instrument(span)));
     }
     // Requests that run may end.
     let _ = timeout(END_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await;

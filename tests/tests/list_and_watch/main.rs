@@ -13,6 +13,7 @@ mod expected;
 mod histories;
 mod in_process;
 mod lists;
+mod logs;
 mod objects;
 mod over_tcp;
 mod pace;

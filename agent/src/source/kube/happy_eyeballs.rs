@@ -1,8 +1,7 @@
-//! Dials all places where the API server may be, side by side, and takes the first that answers.
+//! Dials the addresses of the API server concurrently, and uses the first connection (Happy Eyeballs, RFC 8305).
 //!
-//! Each one that failed or is silent for a moment lets the next one begin (RFC 8305 does so with the
-//! addresses of one name). TLS is part of it: whoever has an old address of the API server by now
-//! cannot win.
+//! The next address is dialled when one fails or does not answer for a moment. TLS is part of dialling, so a host that has
+//! an old address of the API server by now is not used.
 
 use std::{
     fmt,
@@ -16,17 +15,18 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use http::Uri;
 use tokio::time::{sleep, timeout};
 use tower::Service;
+use tracing::Instrument as _;
 
 use super::server_addresses::{ServerAddresses, Target};
 
-/// How long a place is alone before the next one is dialled as well.
+/// How long an address has before the next one is dialled as well.
 const HEAD_START: Duration = Duration::from_millis(300);
-/// How long a place may take for TCP and TLS.
+/// Timeout for TCP and TLS.
 const CONNECTING: Duration = Duration::from_secs(10);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Connects with `connector`, to whichever place of a addresses answers first.
+/// Connects with `connector` to the first address that answers.
 #[derive(Clone)]
 pub(super) struct HappyEyeballs<S> {
     connector: S,
@@ -39,7 +39,7 @@ impl<S> HappyEyeballs<S> {
     }
 }
 
-/// No place could be reached; with each place's reason.
+/// No address could be reached; with the reason of each.
 #[derive(Debug)]
 struct Unreachable(Vec<(Target, String, String)>);
 
@@ -47,9 +47,9 @@ impl std::error::Error for Unreachable {}
 
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, (_, place, reason)) in self.0.iter().enumerate() {
+        for (number, (_, address, reason)) in self.0.iter().enumerate() {
             let separator = if number == 0 { "" } else { ", " };
-            write!(f, "{separator}{place}: {reason}")?;
+            write!(f, "{separator}{address}: {reason}")?;
         }
         Ok(())
     }
@@ -93,16 +93,16 @@ where
             running.push(attempt(connector.clone(), configured, target));
         }
         tokio::select! {
-            Some((target, place, result)) = running.next() => match result {
+            Some((target, address, result)) = running.next() => match result {
                 Ok(connection) => {
                     addresses.reached(target);
                     return Ok(connection);
                 }
-                Err(reason) => reasons.push((target, place, reason)),
+                Err(reason) => reasons.push((target, address, reason)),
             },
             () = sleep(HEAD_START), if next.peek().is_some() => {}
             else => {
-                // The same reasons are the same words each time.
+                // Sorted, so that the same errors are the same message each time.
                 reasons.sort();
                 return Err(Unreachable(reasons).into());
             }
@@ -119,24 +119,32 @@ where
     S: Service<Uri>,
     S::Error: Into<BoxError>,
 {
-    let place = |url: &Uri| url.authority().map_or_else(String::new, ToString::to_string);
+    let address = |url: &Uri| url.authority().map_or_else(String::new, ToString::to_string);
     let url = match at(configured, target) {
         Ok(url) => url,
-        Err(error) => return (target, place(configured), Err(error.to_string())),
+        Err(error) => return (target, address(configured), Err(error.to_string())),
     };
-    let place = place(&url);
+    let address = address(&url);
     let connecting = async {
         std::future::poll_fn(|context| connector.poll_ready(context)).await?;
         connector.call(url).await
     };
-    let result = match timeout(CONNECTING, connecting).await {
-        Ok(result) => result.map_err(|error| crate::error_chain::chain(&*error.into())),
-        Err(_) => Err(format!("no answer for {} seconds", CONNECTING.as_secs())),
+    let connecting = async {
+        let result = match timeout(CONNECTING, connecting).await {
+            Ok(result) => result.map_err(|error| crate::error_chain::chain(&*error.into())),
+            Err(_) => Err(format!("no answer for {} seconds", CONNECTING.as_secs())),
+        };
+        match &result {
+            Ok(_) => tracing::debug!("connected"),
+            Err(error) => tracing::debug!(error, "cannot connect"),
+        }
+        result
     };
-    (target, place, result)
+    let result = connecting.instrument(tracing::error_span!("connect", address)).await;
+    (target, address, result)
 }
 
-/// The URL of the server, with the place to dial as its host. What TLS asks for is another matter.
+/// The server's URL with the address to dial as its host. The name that TLS verifies is configured apart.
 fn at(configured: &Uri, target: Target) -> Result<Uri, http::Error> {
     let Target::Endpoint(endpoint) = target else { return Ok(configured.clone()) };
     let scheme = configured.scheme_str().unwrap_or("https");
@@ -149,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// How each place answers, and which were dialled.
+    /// How each address answers, and which were dialled.
     #[derive(Clone, Default)]
     struct Network {
         answers: Arc<BTreeMap<String, Answer>>,
@@ -165,7 +173,7 @@ mod tests {
 
     impl Network {
         fn new(answers: &[(&str, Answer)]) -> Self {
-            let answers = answers.iter().map(|(place, answer)| ((*place).to_owned(), *answer));
+            let answers = answers.iter().map(|(address, answer)| ((*address).to_owned(), *answer));
             Self { answers: Arc::new(answers.collect()), dialled: Arc::default() }
         }
 
@@ -185,12 +193,12 @@ mod tests {
         }
 
         fn call(&mut self, url: Uri) -> Self::Future {
-            let place = url.authority().unwrap().to_string();
-            self.dialled.lock().unwrap().push(place.clone());
-            let answer = self.answers[&place];
+            let address = url.authority().unwrap().to_string();
+            self.dialled.lock().unwrap().push(address.clone());
+            let answer = self.answers[&address];
             Box::pin(async move {
                 match answer {
-                    Answer::Connects => Ok(place),
+                    Answer::Connects => Ok(address),
                     Answer::Refuses => Err(io::ErrorKind::ConnectionRefused.into()),
                     Answer::IsSilent => std::future::pending().await,
                 }
@@ -204,12 +212,13 @@ mod tests {
 
     fn addresses() -> ServerAddresses {
         let addresses = ServerAddresses::default();
-        addresses.set_endpoints([DEAD, ALIVE].map(|place| place.parse::<SocketAddr>().unwrap()));
+        addresses
+            .set_endpoints([DEAD, ALIVE].map(|address| address.parse::<SocketAddr>().unwrap()));
         addresses
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_place_that_answers_at_once_is_the_only_one_that_is_dialled() {
+    async fn an_address_that_answers_at_once_is_the_only_one_that_is_dialled() {
         let network = Network::new(&[(SERVICE, Answer::Connects)]);
         assert_eq!(network.connect(&addresses()).await.unwrap(), SERVICE);
         assert_eq!(*network.dialled.lock().unwrap(), [SERVICE]);
@@ -229,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_any_each_place_is_named_with_its_reason_in_the_same_order() {
+    async fn if_none_answers_each_is_named_with_its_error_in_the_same_order() {
         let network = Network::new(&[
             (SERVICE, Answer::Refuses),
             (DEAD, Answer::IsSilent),

@@ -154,7 +154,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_is_in_order_only_of_a_server_without_bookmarks() {
         let mut retries = Retries::default();
-        let attempt = Attempt { is_working: true, ..resumed() };
+        let mut attempt = resumed();
+        attempt.is_working = true;
         assert!(retries.ended_in_order(&attempt, &silent(), Bookmarks::NotSeen));
         assert!(!retries.ended_in_order(&attempt, &silent(), Bookmarks::Seen));
         assert!(!retries.ended_in_order(&resumed(), &silent(), Bookmarks::NotSeen));
@@ -199,7 +200,9 @@ mod tests {
         assert!(retries.gives_up_version());
         assert!(!retries.gives_up_version(), "once for each list");
         retries.record(&resumed(), &silent());
-        retries.record(&Attempt { has_events: true, ..resumed() }, &silent());
+        let mut fruitful = resumed();
+        fruitful.has_events = true;
+        retries.record(&fruitful, &silent());
         retries.record(&resumed(), &silent());
         retries.record(&resumed(), &silent());
         assert!(!retries.gives_up_version(), "an event came between");
