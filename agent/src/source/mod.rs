@@ -1,8 +1,7 @@
-//! Where objects come from: a folder of manifests or the Kubernetes API.
+//! Where objects come from: a folder of manifests, or the Kubernetes API.
 //!
-//! [`convert`] turns one typed Kubernetes object into the model's and says what it left out;
-//! [`decode`] does the same from parsed JSON; [`manifest`] reads the text of one file; [`folder`]
-//! reads a folder of them once, [`follow`] as it changes; [`kube`] watches the API server.
+//! [`kube`] watches the API server, [`manifests`] reads a folder. Both use [`decode`], which turns JSON into the model's
+//! objects, and send [`Arrived`] to the control loop.
 
 pub mod decode;
 pub mod kube;
@@ -17,17 +16,16 @@ pub use self::{
 };
 pub use crate::model::event::{Event, Sourced};
 
-/// What changed at once, with the time at which the source read it, which is not when somebody comes to
-/// it.
+/// Changes, with the time at which the source read them, which may be long before they are handled.
 #[derive(Debug)]
 pub struct Arrived {
-    /// In order; one sync brings all of them to the kernel.
+    /// In order. One sync programs all of them.
     pub events: Vec<Event>,
     pub at: Instant,
 }
 
 impl Arrived {
-    /// A single event, which was read now.
+    /// One event that was read now.
     #[must_use]
     pub fn now(event: Event) -> Self {
         Self { events: vec![event], at: Instant::now() }

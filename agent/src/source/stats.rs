@@ -1,4 +1,4 @@
-//! Counters of what a source received, and how long ago it last heard from the API server.
+//! Counters of what the source received, and when the API server last sent something.
 
 use std::{
     sync::{
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::object::Kind;
 
-/// What the watches counted since the agent started. Each number only grows.
+/// Counters of all watches since the agent started.
 #[derive(Debug, Default)]
 pub struct SourceStats {
     by_kind: [KindStats; Kind::ALL.len()],
@@ -24,24 +24,24 @@ pub struct SourceStats {
 pub struct KindStats {
     /// Objects added or changed after the first list.
     pub applied: AtomicU64,
-    /// Objects deleted, or changed into ones that are not ours.
+    /// Objects deleted, or changed so that the agent does not use them any more.
     pub deleted: AtomicU64,
     /// Complete lists received; the first one counts.
     pub relisted: AtomicU64,
-    /// Requests refused and watches broken; a watch that the server ends in order is none.
+    /// Requests and watches that failed; the regular end of a watch does not count.
     pub errors: AtomicU64,
     connected: AtomicBool,
-    last_word: Mutex<Option<Instant>>,
+    last_received: Mutex<Option<Instant>>,
 }
 
-/// How the watch of one kind stands.
+/// The state of one kind's watch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WatchState {
     pub kind: String,
     /// A watch is open.
     pub connected: bool,
-    /// Since the API server last said anything about this kind: an event, a bookmark, a page of a
-    /// list. It says something at least once a minute. `None` before the first word.
+    /// Time since the API server last sent an event, a bookmark or a page of a list of this kind, which it does at least
+    /// once a minute. `None` before the first.
     pub age_seconds: Option<f64>,
 }
 
@@ -62,7 +62,7 @@ impl SourceStats {
         self.watched.load(Relaxed)
     }
 
-    /// How each kind's watch stands; empty when the source is a folder.
+    /// The state of each kind's watch; empty if the source is a folder.
     #[must_use]
     pub fn watches(&self) -> Vec<WatchState> {
         let kinds = Kind::ALL.into_iter().filter(|_| self.is_watching());
@@ -80,10 +80,10 @@ impl SourceStats {
 }
 
 impl KindStats {
-    /// Since the API server's last word about this kind.
+    /// Time since the API server last sent something about this kind.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        self.last_word.lock().unwrap_or_else(PoisonError::into_inner).map(|word| word.elapsed())
+        self.last_received.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
     }
 
     #[must_use]
@@ -91,8 +91,8 @@ impl KindStats {
         self.connected.load(Relaxed)
     }
 
-    pub(super) fn heard(&self) {
-        *self.last_word.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    pub(super) fn received(&self) {
+        *self.last_received.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     pub(super) fn set_connected(&self, connected: bool) {
@@ -100,7 +100,7 @@ impl KindStats {
     }
 }
 
-/// Adds one. The counters order nothing, so relaxed is enough.
+/// Adds one. Nothing depends on the order of counters, so relaxed is enough.
 pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
 }

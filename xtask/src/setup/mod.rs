@@ -42,19 +42,28 @@ const NEEDS: [Need; 5] = [
 ];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    check(args, true)
+    check(args, Output::All)
 }
 
 /// Like [`run`], without output about what is installed already.
 pub(crate) fn ensure() -> Result<()> {
-    check(&Args::default(), false)
+    check(&Args::default(), Output::Installs)
 }
 
-fn check(args: &Args, verbose: bool) -> Result<()> {
+/// What [`check`] prints.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Output {
+    /// Everything that is needed.
+    All,
+    /// What it installs.
+    Installs,
+}
+
+fn check(args: &Args, output: Output) -> Result<()> {
     for need in &NEEDS {
         let step = || format!("setup step `{}`", need.name);
         if let Some(found) = (need.find)(args).with_context(step)? {
-            if verbose {
+            if output == Output::All {
                 term::ok(need.name, &found);
             }
             continue;

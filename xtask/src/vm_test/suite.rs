@@ -151,12 +151,14 @@ pub(super) fn is_flag(arg: &str) -> bool {
     arg.starts_with('-')
 }
 
-/// The names of the groups to run. A name selects a binary, a module by its path or by its last part, or what is
+/// The groups in which kernels differ most.
+pub(super) fn short() -> Vec<String> {
+    SHORT.map(ToOwned::to_owned).to_vec()
+}
+
+/// The groups with these names; all without names. A name selects a binary, a module by its path or by its last part, or what is
 /// inside of a module.
-pub(super) fn select(names: &[String], short: bool) -> Result<Vec<String>> {
-    if short {
-        return Ok(SHORT.map(ToOwned::to_owned).to_vec());
-    }
+pub(super) fn select(names: &[String]) -> Result<Vec<String>> {
     if names.is_empty() {
         return Ok(DATA_PATH.map(ToOwned::to_owned).to_vec());
     }
@@ -191,7 +193,7 @@ mod tests {
 
     fn selected(names: &[&str]) -> Vec<String> {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        select(&names, false).unwrap()
+        select(&names).unwrap()
     }
 
     #[test]
@@ -214,8 +216,8 @@ mod tests {
         assert_eq!(selected(&["translation::tcp"]), ["translation::tcp"]);
         assert_eq!(selected(&["tcp", "udp", "tcp"]), ["translation::tcp", "translation::udp"]);
         assert_eq!(selected(&["translation::tcp::a"]), ["translation::tcp::a"]);
-        assert!(select(&["lifecycle::upgrade".to_owned()], false).is_err());
-        assert!(select(&["transl".to_owned()], false).is_err());
+        assert!(select(&["lifecycle::upgrade".to_owned()]).is_err());
+        assert!(select(&["transl".to_owned()]).is_err());
     }
 
     #[test]

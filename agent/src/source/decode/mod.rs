@@ -1,8 +1,9 @@
-//! Parsed JSON to an object. A value of the wrong type is named with its field and costs the list
-//! element it is in, or else the object, but never a whole file or list of objects.
+//! JSON to the model's objects. A value of the wrong type is reported with its field; it costs the list element that it is
+//! in, or else the object, but not a whole file or list of objects.
 //!
-//! What an API server sends is read with [`receive`]: straight into the Kubernetes type, without the
-//! tree of values that only an object with something wrong in it needs.
+//! [`receive`] reads what an API server sends, straight into the Kubernetes type. Only an object with an error needs a tree
+//! of values, which [`decode`] reads. `lenient.rs` deserializes, `validate.rs` checks fields, [`convert`] has a file for each
+//! kind, and `limits.rs` limits the size of an object in a manifest.
 
 pub mod convert;
 mod lenient;
@@ -39,7 +40,7 @@ pub const fn version_of(kind: Kind) -> &'static str {
     }
 }
 
-/// An object of a known kind from its JSON; `None` when it is not ours (see [`Convert`]).
+/// An object of a known kind from its JSON; `None` if the agent does not use it (see [`Convert`]).
 #[must_use]
 pub fn decode(kind: Kind, value: &Value) -> Option<Sourced> {
     match kind {
@@ -57,11 +58,11 @@ pub struct Received {
     pub reference: ObjectRef,
     /// Opaque; empty when there is none.
     pub version: String,
-    /// `None` when it is not ours.
+    /// `None` if the agent does not use it.
     pub sourced: Option<Sourced>,
 }
 
-/// An object of a known kind from its text. What cannot be decoded is told in the problems.
+/// An object of a known kind from its text. The object has the errors of what cannot be decoded.
 #[must_use]
 pub fn receive(kind: Kind, text: &RawValue) -> Received {
     match kind {
@@ -80,7 +81,7 @@ fn receive_as<T: Convert + DeserializeOwned>(text: &RawValue) -> Received {
     }
     let value: Value = match serde_json::from_str(text.get()) {
         Ok(value) => value,
-        // Nested too deeply for a tree. Only the name is wanted then.
+        // Nested too deeply for a tree. Then only the name is read.
         Err(error) => return unreadable(T::KIND, text, &error),
     };
     let version = value.pointer("/metadata/resourceVersion").and_then(Value::as_str);
@@ -103,7 +104,7 @@ fn unreadable(kind: Kind, text: &RawValue, error: &serde_json::Error) -> Receive
     Received { reference, version: metadata.resource_version, sourced: Some(sourced) }
 }
 
-/// The part of any object that says which one it is.
+/// The metadata that identifies an object.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
@@ -134,20 +135,20 @@ impl Metadata {
     }
 }
 
-/// An object that has more in it than any that an API server takes.
+/// An object that is larger than what an API server accepts.
 #[must_use]
 pub fn too_large(kind: Kind, value: &Value) -> Sourced {
     let reference = reference(kind, value);
     let problem = InputError {
         object: shorten(reference.to_string()),
         field: String::new(),
-        message: "larger than an API server takes; the object is left out".to_owned(),
+        message: "larger than an API server accepts; the object is left out".to_owned(),
     };
     unusable(reference, Some(value), vec![problem])
 }
 
-/// An object of which nothing can be used, but perhaps its label.
-fn unusable(reference: ObjectRef, value: Option<&Value>, problems: Vec<InputError>) -> Sourced {
+/// An object that cannot be used, except perhaps its label.
+fn unusable(reference: ObjectRef, value: Option<&Value>, problems: Vec<Problem>) -> Sourced {
     let labels = value.and_then(|value| value.pointer("/metadata/labels"));
     let service = labels.and_then(|labels| labels.get(SERVICE_LABEL)?.as_str());
     let service = service.filter(|_| reference.kind == Kind::EndpointSlice).map(Into::into);
@@ -163,9 +164,9 @@ fn decode_as<T: Convert + DeserializeOwned>(value: &Value) -> Option<Sourced> {
             unusable(reference, Some(value), Vec::new())
         }
     };
-    // An element that was replaced has been told already; its replacement is nobody's problem.
-    let told = |field: &str| problems.iter().any(|wrong| field.starts_with(&wrong.element));
-    sourced.problems.retain(|problem| !told(&problem.field));
+    // An element that was replaced is reported already; errors in its replacement mean nothing.
+    let is_reported = |field: &str| problems.iter().any(|wrong| field.starts_with(&wrong.element));
+    sourced.problems.retain(|problem| !is_reported(&problem.field));
     let object = shorten(sourced.reference.to_string());
     let problems = problems.into_iter().map(|wrong| InputError {
         object: object.clone(),

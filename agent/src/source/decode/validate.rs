@@ -1,5 +1,4 @@
-//! Checks of single fields. Each failed check becomes a problem that names the object and the
-//! field's path, and yields nothing in place of the value.
+//! Checks of single fields. A failed check reports the object and the path of the field, and returns no value.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -8,11 +7,11 @@ use crate::{
     source::Sourced,
 };
 
-/// The longest namespace or object name (a DNS subdomain).
+/// Maximum length of a namespace or object name (a DNS subdomain).
 const MAX_NAME: usize = 253;
-/// How many problems of one object are told.
+/// Maximum reports for one object.
 const MAX_PROBLEMS: usize = 20;
-/// The longest port name (a DNS label in Services).
+/// Maximum length of a port name (a DNS label in Services).
 const MAX_PORT_NAME: usize = 63;
 
 /// Collects what is wrong with one object while it is converted.
@@ -20,12 +19,12 @@ pub(super) struct Validator {
     reference: ObjectRef,
     problems: Vec<InputError>,
     /// Problems beyond [`MAX_PROBLEMS`].
-    untold: usize,
+    unreported: usize,
 }
 
 impl Validator {
     pub(super) fn new(reference: ObjectRef) -> Self {
-        Self { reference, problems: Vec::new(), untold: 0 }
+        Self { reference, problems: Vec::new(), unreported: 0 }
     }
 
     pub(super) fn reference(&self) -> &ObjectRef {
@@ -33,10 +32,12 @@ impl Validator {
     }
 
     pub(super) fn finish(mut self, object: Option<Object>) -> Sourced {
-        if self.untold > 0 {
-            let message =
-                format!("and {} more of such problems; what they name is left out", self.untold);
-            self.problems.push(InputError {
+        if self.unreported > 0 {
+            let message = format!(
+                "and {} more of such problems; what they name is left out",
+                self.unreported
+            );
+            self.problems.push(Problem {
                 object: label(&self.reference),
                 field: String::new(),
                 message,
@@ -47,7 +48,7 @@ impl Validator {
 
     pub(super) fn problem(&mut self, field: impl Into<String>, message: impl Into<String>) {
         if self.problems.len() >= MAX_PROBLEMS {
-            self.untold += 1;
+            self.unreported += 1;
             return;
         }
         self.problems.push(InputError {
@@ -57,7 +58,7 @@ impl Validator {
         });
     }
 
-    /// As much of a list as one object may have.
+    /// The first elements of a list, as many as one object may have.
     pub(super) fn first_of<'a, T>(&mut self, field: &str, all: &'a [T], most: usize) -> &'a [T] {
         if all.len() <= most {
             return all;
@@ -66,7 +67,7 @@ impl Validator {
         &all[..most]
     }
 
-    /// Whether the object can be told apart from others by namespace and name.
+    /// Whether namespace and name identify the object.
     pub(super) fn names_are_valid(&mut self) -> bool {
         let ObjectRef { kind, name } = self.reference.clone();
         let namespace_is_valid =
@@ -119,7 +120,7 @@ impl Validator {
         valid
     }
 
-    /// TCP when it is not given, as the API server fills it in.
+    /// TCP by default, as the API server sets it.
     pub(super) fn protocol(&mut self, field: &str, protocol: Option<&str>) -> Option<Protocol> {
         match protocol {
             None | Some("" | "TCP") => Some(Protocol::Tcp),
@@ -146,12 +147,12 @@ impl Validator {
         }
     }
 
-    /// An address that a service may claim beside the one that the API server allocates.
+    /// An address that a Service may claim besides its ClusterIPs.
     ///
     /// The rule is the API server's for `externalIPs` (`ValidateNonSpecialIP` in
-    /// `pkg/apis/core/validation`, 1.36), which does not look at load balancer addresses: loopback and
-    /// link-local addresses are each host's own business (a metadata service, the kubelet's health
-    /// port), and no service's. All of multicast and the limited broadcast address are no host's either.
+    /// `pkg/apis/core/validation`, 1.36), which does not check load balancer addresses: loopback and link-local addresses
+    /// belong to each host (a metadata service, the kubelet's health port). Multicast and broadcast addresses belong to
+    /// none.
     pub(super) fn claimed_address(&mut self, field: &str, text: &str) -> Option<IpAddr> {
         let ip = self.address(field, text, None)?;
         let wrong = if ip.is_loopback() {
@@ -167,7 +168,7 @@ impl Validator {
         None
     }
 
-    /// An address that something can be reached at, of the family if one is given.
+    /// A unicast address, of the family if one is given.
     pub(super) fn address(
         &mut self,
         field: &str,
@@ -189,13 +190,13 @@ impl Validator {
     }
 }
 
-/// The API allows small letters, digits, `-` and, in some names, `.` (`IsDNS1123Subdomain` and its like
+/// The API allows lower-case letters, digits, `-` and, in some names, `.` (`IsDNS1123Subdomain` and its like
 /// in apimachinery's `pkg/util/validation`). Names are printed everywhere.
 const fn is_of_a_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')
 }
 
-/// An over-long name would make every message about the object unreadable.
+/// A name that is too long would make each message about the object unreadable.
 fn label(reference: &ObjectRef) -> String {
     let label = reference.to_string();
     if label.chars().count() > 2 * MAX_NAME + 20 {
@@ -213,8 +214,8 @@ const fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
-/// Objects stored by old API servers may spell IPv4 octets with leading zeros; Kubernetes reads
-/// them as decimal. An IPv4-mapped address names no IPv6 host and is refused.
+/// Objects that an old API server stored may have IPv4 octets with leading zeros, which Kubernetes reads as decimal. An
+/// IPv4-mapped address is not the address of an IPv6 host, and is refused.
 fn parse_ip(text: &str) -> Result<IpAddr, &'static str> {
     let ip = text.parse().ok().or_else(|| zero_padded_ipv4(text)).ok_or("not an IP address")?;
     match ip {
@@ -230,7 +231,7 @@ fn zero_padded_ipv4(text: &str) -> Option<IpAddr> {
     let mut parts = text.split('.');
     for octet in &mut octets {
         let part = parts.next()?;
-        // `u8::from_str` takes a leading plus sign.
+        // `u8::from_str` accepts a leading plus sign.
         *octet = part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok())??;
     }
     parts.next().is_none().then(|| IpAddr::V4(Ipv4Addr::from(octets)))

@@ -67,31 +67,31 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, ClientError> {
     if config.cluster_url.scheme_str() == Some("http") && config.root_cert.is_none() {
         config.root_cert = Some(Vec::new());
     }
-    // The watches know better how long which silence is.
+    // The watches have timeouts of their own.
     config.read_timeout = None;
-    // Those retries (of 429, 503 and 504, for minutes) would hide that the source is failing; the
-    // watches back off themselves and say so.
+    // Those retries (of 429, 503 and 504, for minutes) would hide that the source fails. The watches have a backoff
+    // of their own and report it.
     config.default_retry = false;
     let agent = concat!("sockline/", env!("CARGO_PKG_VERSION"));
     config.headers.push((USER_AGENT, HeaderValue::from_static(agent)));
     Ok(config)
 }
 
-/// How connections to the API server are made.
+/// How to connect to the API server.
 #[derive(Clone)]
 pub struct Connections {
-    /// Where it is dialled.
+    /// The addresses to dial.
     pub addresses: Arc<ServerAddresses>,
-    /// How a dial gets past the node's own programs.
+    /// How to connect without translation by the node's own programs.
     pub bypass: Arc<dyn ConnectBypass>,
 }
 
 /// A client for an API server. No connection is made yet. Needs a tokio runtime, and works in that.
 ///
-/// It is not kube's own: that one dials one address, and logs every error, which the watches do too.
+/// kube's own client is not used: it dials one address, and logs each error, which the watches do.
 ///
 /// # Errors
-/// When the credentials cannot be used, or a proxy is asked for; the message names the server.
+/// When the credentials cannot be used, or a proxy is configured. The message names the server.
 pub fn client(config: Config, connections: Connections) -> Result<Client, ClientError> {
     let server = config.cluster_url.to_string();
     if let Some(proxy) = &config.proxy_url {
@@ -110,7 +110,7 @@ pub fn check(config: Config) -> Result<(), ClientError> {
     client(config, connections).map(drop)
 }
 
-/// Connects to nobody.
+/// Does not connect.
 struct Nowhere;
 
 impl ConnectBypass for Nowhere {
@@ -125,7 +125,7 @@ fn build(mut config: Config, connections: Connections) -> ::kube::Result<Client>
     if let Some(why) = only_as_configured(&config) {
         addresses.dial_only_as_configured(why);
     }
-    // Whatever is dialled must be the server that is configured.
+    // TLS verifies the configured name, whichever address is dialled.
     if https && config.tls_server_name.is_none() {
         let host = config.cluster_url.host().unwrap_or_default();
         config.tls_server_name = Some(host.trim_matches(['[', ']']).to_owned());
@@ -143,8 +143,8 @@ fn build(mut config: Config, connections: Connections) -> ::kube::Result<Client>
     })
 }
 
-/// Why the endpoints of `default/kubernetes` are not as good as the configured address; `None` if they
-/// are. (Without TLS there is nothing to protect.)
+/// Why the endpoints of `default/kubernetes` must not be dialled in place of the configured address; `None` if they may.
+/// (Without TLS there is nothing to protect.)
 fn only_as_configured(config: &Config) -> Option<OnlyAsConfigured> {
     if config.accept_invalid_certs {
         Some(OnlyAsConfigured::SkipsVerification)
@@ -155,15 +155,14 @@ fn only_as_configured(config: &Config) -> Option<OnlyAsConfigured> {
     }
 }
 
-/// Whether the API server of the pod's cluster is configured by its service address. The kubelet says
-/// that address in two places; who has no kube-proxy puts another one into the first
-/// (`deploy/overlays/without-kube-proxy`).
+/// Whether the API server of the pod's cluster is configured by its Service's address. The kubelet sets two variables to
+/// that address; a cluster without kube-proxy replaces the first one (`deploy/overlays/without-kube-proxy`).
 #[must_use]
 pub fn is_at_service_address() -> bool {
-    says_service_address(|name| env::var(name).ok())
+    is_service_address(|name| env::var(name).ok())
 }
 
-fn says_service_address(variable: impl Fn(&str) -> Option<String>) -> bool {
+fn is_service_address(variable: impl Fn(&str) -> Option<String>) -> bool {
     let host = variable("KUBERNETES_SERVICE_HOST");
     host.is_some() && host == variable("KUBERNETES_PORT_443_TCP_ADDR")
 }
@@ -266,7 +265,7 @@ mod tests {
                 "KUBERNETES_PORT_443_TCP_ADDR" => service.map(ToOwned::to_owned),
                 other => panic!("{other}"),
             };
-            assert_eq!(says_service_address(variable), expected, "{host:?} {service:?}");
+            assert_eq!(is_service_address(variable), expected, "{host:?} {service:?}");
         }
     }
 }

@@ -1,5 +1,4 @@
-//! TCP connections to the API server: past the node's own programs, and none of them outlives its
-//! peer for long.
+//! TCP connections to the API server: not translated by the node's own programs, and closed soon after the peer is gone.
 
 use std::{
     io,
@@ -19,19 +18,18 @@ use tokio::{
 };
 use tower::Service;
 
-/// A TCP handshake that takes longer goes nowhere: the second retransmission of a SYN is after
-/// 3 seconds.
+/// Timeout of the TCP handshake: the second retransmission of a SYN is after 3 seconds.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// When to ask a silent peer whether it is there (`TCP_KEEPIDLE`), and how often (`TCP_KEEPINTVL`).
+/// When keepalive probes begin (`TCP_KEEPIDLE`), and how often they are sent (`TCP_KEEPINTVL`).
 const IDLE: Duration = Duration::from_secs(10);
 const PROBE: Duration = Duration::from_secs(5);
-/// A peer that acknowledges nothing for this long is gone: data that was sent, and probes. With
+/// A peer that acknowledges neither data nor probes for this long is gone. With
 /// `TCP_USER_TIMEOUT` the number of probes does not count (`tcp_keepalive_timer` in
 /// net/ipv4/tcp_timer.c, since Linux 2.6.37), so a lost machine is noticed after 20 to 25 seconds.
 const GONE: Duration = Duration::from_secs(20);
 
-/// Makes a socket's `connect()` one that the node's own programs let through unchanged. What the agent
-/// needs to recover must not depend on what it programmed.
+/// Lets a socket's `connect()` bypass the node's own programs. What the agent needs to recover must not depend on what it
+/// programmed.
 pub trait ConnectBypass: Send + Sync {
     /// Calls `connect` for the socket with this cookie (`SO_COOKIE`). It does not block.
     ///
@@ -40,7 +38,7 @@ pub trait ConnectBypass: Send + Sync {
     fn connect(&self, cookie: u64, connect: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>;
 }
 
-/// Makes the connections below TLS; dials what a URL names.
+/// Makes the connections below TLS, to the host and port of a URL.
 #[derive(Clone)]
 pub(super) struct TcpConnector(pub(super) Arc<dyn ConnectBypass>);
 
@@ -136,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_told_as_one() {
+    async fn a_refused_connection_is_an_error() {
         let port =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let url: Uri = format!("http://127.0.0.1:{port}/").parse().unwrap();

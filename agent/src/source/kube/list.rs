@@ -54,7 +54,7 @@ pub(super) async fn in_pages(
             }
             text => text?,
         };
-        stats.heard();
+        stats.received();
         let received = protocol::list_page(selection.kind, &text)?;
         received.objects.into_iter().for_each(|received| put(&mut objects, received));
         match received.token {

@@ -1,48 +1,47 @@
-//! Which objects the server is asked for.
+//! Which objects are requested.
 
 use ::kube::api::{ListParams, WatchParams};
 
 use super::Kind;
 use crate::model::node_addresses::NodePortScope;
 
-/// The objects of one kind that a watch wants, and how it may ask for them.
+/// The objects of one kind that a watch requests.
 ///
-/// Labels and headless services as in kube-proxy: a foreign `service-proxy-name` makes an object
-/// another proxy's, and a headless service has nothing to translate.
+/// The selectors are kube-proxy's: an object with a `service-proxy-name` belongs to another proxy, and a headless Service has
+/// no address to translate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Selection {
     pub(super) kind: Kind,
     labels: Option<&'static str>,
-    /// `None` also after a server refused it: conversion then leaves out what was not wanted.
+    /// `None` also after a server refused it. Then `decode::convert` filters.
     pub(super) fields: Option<String>,
 }
 
-/// Whose objects are asked for.
+/// Which objects depend on the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watched<'a> {
     /// The name of this node: its Node, and its Pods.
     pub node: &'a str,
-    /// With those of all nodes, all Nodes.
+    /// `AllNodes` requests all Nodes.
     pub node_ports: NodePortScope,
 }
 
 /// client-go's page size.
 const PAGE: u32 = 500;
 
-/// What of a list is asked for.
+/// Which part of a list is requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Page {
-    /// All of it, of any version that the server has in memory (`resourceVersion=0`). Such a list
-    /// has no pages.
+    /// All, of any version that the server has in memory (`resourceVersion=0`). Such a list has no pages.
     Cached,
-    /// So many objects of the most recent version, behind those before this token.
+    /// This many objects of the most recent version, from this token on.
     Part { token: Option<String>, limit: u32 },
 }
 
 impl Page {
     pub(super) const FIRST: Self = Self::Part { token: None, limit: PAGE };
 
-    /// The page behind this one.
+    /// The next page.
     pub(super) const fn next(&self, token: String) -> Self {
         let limit = match self {
             Self::Cached => PAGE,
@@ -51,7 +50,7 @@ impl Page {
         Self::Part { token: Some(token), limit }
     }
 
-    /// The same with fewer objects, if that is possible.
+    /// The same page with fewer objects; `None` if it has one.
     pub(super) fn smaller(&self) -> Option<Self> {
         match self {
             Self::Cached => Some(Self::FIRST),
@@ -73,7 +72,7 @@ pub(super) enum WatchFrom<'a> {
 }
 
 impl Selection {
-    /// What is wanted of a kind on the node of this name.
+    /// The objects of a kind.
     pub(super) fn of(kind: Kind, Watched { node, node_ports }: Watched<'_>) -> Self {
         match kind {
             Kind::Service => Self::services(),
@@ -89,7 +88,7 @@ impl Selection {
         Self {
             kind: Kind::Service,
             labels: Some("!service.kubernetes.io/service-proxy-name"),
-            // The kubelet asks the same way.
+            // As the kubelet does.
             fields: Some("spec.clusterIP!=None".into()),
         }
     }
@@ -108,7 +107,7 @@ impl Selection {
         Self { kind: Kind::Node, labels: None, fields: Some(format!("metadata.name={name}")) }
     }
 
-    /// All of them, for their addresses.
+    /// All Nodes, for their addresses.
     pub(super) fn nodes() -> Self {
         Self { kind: Kind::Node, labels: None, fields: None }
     }
@@ -117,7 +116,7 @@ impl Selection {
         Self { kind: Kind::Namespace, labels: None, fields: None }
     }
 
-    /// The pods of a node, as its kubelet asks for them.
+    /// The pods of a node, as its kubelet requests them.
     pub(super) fn pods(node: &str) -> Self {
         Self { kind: Kind::Pod, labels: None, fields: Some(format!("spec.nodeName={node}")) }
     }

@@ -1,33 +1,31 @@
-//! Where the API server may be dialled, and in which order.
+//! The addresses of the API server, and in which order to dial them.
 //!
-//! The configured address is served by whatever else is on the node (kube-proxy, a load balancer, a
-//! stable address). The last known endpoints of `default/kubernetes` are the API servers themselves:
-//! they need nobody, but may be out of date. Neither alone is always right, so both are tried.
+//! The configured address may need something else on the node or in the network (kube-proxy, a load balancer). The last
+//! known endpoints of `default/kubernetes` are the API servers themselves, but may be out of date. So both are dialled.
 
 use std::{
     net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// More control-plane nodes than anybody has.
+/// More than any cluster has control-plane nodes.
 const MAX_ENDPOINTS: usize = 16;
 
-/// Until the agent has reached the API server, nothing of it serves the server's service address.
+/// Until the agent has reached the API server, it does not serve the API server's Service.
 const WITHOUT_KUBE_PROXY: &str = "if this node has no kube-proxy, use deploy/overlays/without-kube-proxy, \
                                   which names an address of the API server that is no service's";
 
 /// Why the endpoints of `default/kubernetes` are not dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OnlyAsConfigured {
-    /// Credentials are not sent to an address that something in the cluster wrote unless TLS says
-    /// whose it is.
+    /// Credentials must not go to an address from the cluster unless TLS verifies the server.
     SkipsVerification,
-    /// There may be a proxy that serves more than one cluster.
+    /// A proxy may serve several clusters.
     HasPath,
 }
 
 impl OnlyAsConfigured {
-    /// What to do where the configured address is a service's.
+    /// What to do if the configured address is that of a Service.
     const fn hint(self) -> &'static str {
         match self {
             Self::SkipsVerification => {
@@ -44,7 +42,7 @@ impl OnlyAsConfigured {
     }
 }
 
-/// One place to dial.
+/// An address to dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
     Configured,
@@ -52,8 +50,7 @@ pub enum Target {
     Endpoint(SocketAddr),
 }
 
-/// The places to dial, shared by the source, which dials, and the control loop, which learns of
-/// endpoints.
+/// The addresses to dial. The source dials them, and the control loop sets the endpoints.
 #[derive(Debug, Default)]
 pub struct ServerAddresses {
     state: Mutex<State>,
@@ -62,9 +59,9 @@ pub struct ServerAddresses {
 #[derive(Debug, Default)]
 struct State {
     endpoints: Vec<SocketAddr>,
-    /// What was reached last.
+    /// The address that was reached last.
     good: Option<Target>,
-    /// What was reached and then failed, the latest one last. It is tried after the others.
+    /// Addresses that were reached and then failed, the latest one last. They are dialled after the others.
     failed: Vec<Target>,
     /// The API server was reached since the start.
     reached: bool,
@@ -83,7 +80,7 @@ impl ServerAddresses {
         if is_same {
             return;
         }
-        // Each node's agent in its own order, so that not all of them turn to the same server.
+        // In random order, so that not all agents dial the same server.
         fastrand::shuffle(&mut endpoints);
         endpoints.truncate(MAX_ENDPOINTS);
         state.endpoints = endpoints;
@@ -96,15 +93,14 @@ impl ServerAddresses {
         self.lock().only_as_configured = Some(why);
     }
 
-    /// The configured address is one that the service `default/kubernetes` has: without somebody who
-    /// serves it, it leads nowhere.
+    /// The configured address is one of the Service `default/kubernetes`, which something on the node must serve.
     pub fn set_through_service(&self) {
         self.lock().through_service = true;
     }
 
-    /// What may help when the API server cannot be reached, if it is looked for at a service address.
-    /// Once it was reached there, something serves that address; but nothing else is dialled when that
-    /// fails if [`Self::dial_only_as_configured`] was called.
+    /// What may help when the API server cannot be reached and its configured address is that of a Service. Once the
+    /// server was reached there, something serves the address; after [`Self::dial_only_as_configured`], it is the only
+    /// address.
     pub(super) fn hint(&self) -> Option<&'static str> {
         let state = self.lock();
         match state.only_as_configured {
@@ -114,14 +110,14 @@ impl ServerAddresses {
         }
     }
 
-    /// What to dial, the most promising first.
+    /// The addresses to dial, the most promising first.
     pub(super) fn candidates(&self) -> Vec<Target> {
         let state = self.lock();
         let endpoints = state.endpoints.iter().filter(|_| state.only_as_configured.is_none());
         let endpoints = endpoints.map(|endpoint| Target::Endpoint(*endpoint));
         let mut targets: Vec<Target> =
             std::iter::once(Target::Configured).chain(endpoints).collect();
-        // Stable: the order of those that are equally promising stays.
+        // A stable sort: equally promising addresses keep their order.
         targets.sort_by_key(|target| {
             let failed = state.failed.iter().position(|failed| failed == target);
             (failed.map_or(0, |position| position + 1), state.good != Some(*target))
@@ -129,7 +125,7 @@ impl ServerAddresses {
         targets
     }
 
-    /// A connection was made, with TLS where that is used.
+    /// A connection was made, including TLS.
     pub(super) fn reached(&self, target: Target) {
         let mut state = self.lock();
         state.good = Some(target);
@@ -137,8 +133,7 @@ impl ServerAddresses {
         state.failed.retain(|failed| *failed != target);
     }
 
-    /// A server that was reached went silent or away. Without its address, it is what was reached
-    /// last.
+    /// A server that was reached does not answer any more. Without its address, it is the one that was reached last.
     pub(super) fn failed(&self, server: Option<SocketAddr>) {
         let mut state = self.lock();
         let target = match server {
@@ -155,7 +150,7 @@ impl ServerAddresses {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing in here is ever half done.
+        // No change of the state can be interrupted half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -203,8 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_help_is_said_until_the_service_address_worked_or_always_if_nothing_else_is_dialled()
-     {
+    fn the_hint_ends_when_the_service_address_worked_unless_nothing_else_is_dialled() {
         let addresses = ServerAddresses::default();
         addresses.set_through_service();
         assert_eq!(addresses.hint(), Some(WITHOUT_KUBE_PROXY));

@@ -208,7 +208,7 @@ impl<'a> Watch<'a> {
     fn decode(&mut self, attempt: &mut Attempt, line: &[u8]) -> Result<WatchEvent, WatchError> {
         let event = protocol::watch_event(self.kind(), line)?;
         attempt.has_events = true;
-        self.stats().heard();
+        self.stats().received();
         if matches!(event, WatchEvent::Bookmark(_)) {
             self.bookmarks = Bookmarks::Seen;
         }
@@ -255,7 +255,7 @@ impl<'a> Watch<'a> {
             return Ok(());
         }
         attempt.is_working = true;
-        self.stats().heard();
+        self.stats().received();
         self.stats().set_connected(true);
         if std::mem::replace(&mut self.health, Health::Good) != Health::Good {
             tracing::info!("the watch works again");

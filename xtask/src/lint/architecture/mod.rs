@@ -1,19 +1,20 @@
 //! `cargo xtask lint architecture`: holds the paths in the code to the table in `ARCHITECTURE.md`.
 //!
-//! [`source`] reads the modules of the workspace and the paths in them, [`resolve`] finds the module that a
+//! [`modules`] reads the modules of the workspace, [`paths`] the paths in them, [`resolve`] finds the module that a
 //! path leads to, [`table`] reads the rules, and [`rules`] compares. Code under `#[cfg(test)]` may use
 //! anything. Modules are named by their files: `agent/src/model/index.rs` is `agent/model/index`.
 
+mod modules;
+mod paths;
 mod resolve;
 mod rules;
-mod source;
 mod table;
 
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
 
-use self::{source::Workspace, table::Table};
+use self::{modules::Workspace, table::Table};
 use crate::{cargo, repo, term};
 
 const DOCUMENT: &str = "ARCHITECTURE.md";

@@ -1,7 +1,7 @@
 //! The module that a path leads to. Re-exports are followed to the module that defines the item: a folder's
 //! `mod.rs` that re-exports what is in the folder is not what its users use.
 
-use super::source::{Id, Workspace};
+use super::modules::{Id, Workspace};
 
 /// A path in one module that leads to another one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +15,7 @@ pub(super) struct Use {
 pub(super) fn uses(workspace: &Workspace) -> Vec<Use> {
     let mut uses = Vec::new();
     for (id, module) in workspace.modules.iter().enumerate() {
-        for mention in &module.mentions {
+        for mention in &module.contents.mentions {
             let Some(target) = workspace.resolve(id, &mention.path, 0) else { continue };
             let target = &workspace.modules[target].name;
             if *target != module.name {
@@ -45,7 +45,9 @@ impl Workspace {
                 if let Some(child) = module.children.get(name) {
                     return self.descend(*child, rest, depth);
                 }
-                if let Some(import) = module.imports.get(name).filter(|import| import[0] != name) {
+                if let Some(import) =
+                    module.contents.imports.get(name).filter(|import| import[0] != name)
+                {
                     return self.follow(from, import, rest, depth);
                 }
                 self.descend(*self.libraries.get(name)?, rest, depth)
@@ -62,19 +64,19 @@ impl Workspace {
         if let Some(child) = inner.children.get(name) {
             return self.descend(*child, rest, depth);
         }
-        if inner.items.contains(name) {
+        if inner.contents.items.contains(name) {
             return Some(module);
         }
-        if let Some(import) = inner.imports.get(name) {
+        if let Some(import) = inner.contents.imports.get(name) {
             return self.follow(module, import, rest, depth);
         }
-        for glob in &inner.globs {
+        for glob in &inner.contents.globs {
             let Some(place) = self.follow(module, glob, &[], depth) else { continue };
             let has = &self.modules[place];
             if place != module
-                && (has.items.contains(name)
+                && (has.contents.items.contains(name)
                     || has.children.contains_key(name)
-                    || has.imports.contains_key(name))
+                    || has.contents.imports.contains_key(name))
             {
                 return self.descend(place, path, depth);
             }

@@ -1,9 +1,9 @@
 use std::{fs, path::Path};
 
 use super::{
+    modules::Workspace,
     resolve::{self, Use},
     rules,
-    source::Workspace,
     table::Table,
 };
 

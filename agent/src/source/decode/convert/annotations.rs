@@ -17,9 +17,9 @@ pub const REDIRECT: Key = Key {
     name: "sockline.dev/redirect",
     on: "Pod, Namespace: label or annotation; Service: annotation",
     values: "`enabled`, `disabled`",
-    effect: "`disabled` on a Pod: its connections are left as they are. On a Namespace: those of all its \
+    effect: "`disabled` on a Pod: its connections are not translated. On a Namespace: those of all its \
              Pods that do not say `enabled`. On a Service: connections to it. If label and annotation \
-             differ, `disabled` counts. Options of the agent override what a Pod says.",
+             differ, `disabled` counts. Options of the agent override the value of a Pod.",
 };
 
 pub const CLOSE_ON_REMOVAL: Key = Key {

@@ -1,5 +1,4 @@
-//! `sockline.dev/close-on-removal`: after which time TCP connections to an endpoint that was removed
-//! are closed.
+//! `sockline.dev/close-on-removal`: when TCP connections to a removed endpoint are closed.
 
 use std::time::Duration;
 
@@ -10,12 +9,12 @@ use crate::source::decode::validate::Validator;
 
 /// The annotation.
 const KEY: &str = annotations::CLOSE_ON_REMOVAL.name;
-/// Whoever wants to wait longer wants no closing.
+/// Maximum. A longer wait is as good as none.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
-/// Characters of a wrong value that are repeated.
+/// Characters of a wrong value that the message repeats.
 const REPEATED: usize = 40;
 
-/// What a service says about connections to its former endpoints.
+/// What a Service's annotation says about connections to removed endpoints.
 pub(super) fn of_service(validator: &mut Validator, metadata: &ObjectMeta) -> Option<Duration> {
     let value = metadata.annotations.as_ref()?.get(KEY)?;
     let duration = parse(value).filter(|duration| *duration <= LONGEST);

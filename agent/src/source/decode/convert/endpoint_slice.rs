@@ -1,4 +1,4 @@
-//! EndpointSlice: which addresses stand behind a service.
+//! EndpointSlice: the endpoints of a Service.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
     let mut endpoints: Vec<Endpoint> = endpoints
         .filter_map(|(i, endpoint)| convert_endpoint(&mut validator, i, endpoint, family))
         .collect();
-    // They are kept for long.
+    // They are kept for a long time.
     endpoints.shrink_to_fit();
     let triggered = triggered(&mut validator, slice);
     let name = validator.reference().name.clone();
@@ -82,7 +82,7 @@ fn convert_port(
     let name = validator.port_name(&format!("ports[{i}].name"), port.name.as_deref())?;
     let protocol = validator.protocol(&format!("ports[{i}].protocol"), port.protocol.as_deref())?;
     let Some(number) = port.port else {
-        // By the API it means "every port"; kube-proxy does not use such a port either.
+        // In the API it means all ports; kube-proxy does not use such a port either.
         validator.problem(format!("ports[{i}].port"), "missing; the port is left out");
         return None;
     };

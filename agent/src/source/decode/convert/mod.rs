@@ -1,9 +1,7 @@
-//! Typed Kubernetes objects to the model's: what is not ours is skipped, what is wrong is named and
-//! left out, alone.
+//! Typed Kubernetes objects to the model's, one file for each kind. An invalid value is reported, and costs only itself.
 //!
-//! What is ours follows kube-proxy 1.36: the label selector of its informers
-//! (`cmd/kube-proxy/app/server.go`) and `ShouldSkipService` (`pkg/proxy/util`). The API server has
-//! validated its objects already; manifests nobody has, and both come through here.
+//! Which objects are used follows kube-proxy 1.36: the label selector of its informers (`cmd/kube-proxy/app/server.go`) and
+//! `ShouldSkipService` (`pkg/proxy/util`). An API server has validated its objects; nobody has validated manifests.
 
 pub mod annotations;
 mod close_on_removal;
@@ -27,11 +25,11 @@ use crate::{
     source::Sourced,
 };
 
-/// Hands the object to another proxy.
+/// Another proxy serves the object.
 const PROXY_NAME_LABEL: &str = annotations::PROXY_NAME.name;
 /// Names the service of an EndpointSlice.
 pub(super) const SERVICE_LABEL: &str = annotations::SERVICE_NAME.name;
-/// Marks what belongs to a headless service; its value does not matter.
+/// Marks objects of a headless Service, with any value.
 const HEADLESS_LABEL: &str = annotations::HEADLESS.name;
 
 /// A Kubernetes object that Sockline reads.
@@ -40,13 +38,13 @@ pub trait Convert {
 
     fn metadata(&self) -> &ObjectMeta;
 
-    /// The model's version of it and what had to be left out; `None` when it is not ours.
+    /// The model's version of it, with the errors; `None` if the agent does not use it.
     fn convert(&self) -> Option<Sourced>;
 
     /// Kind, namespace and name.
     fn reference(&self) -> ObjectRef {
         let metadata = self.metadata();
-        // One on an object that is in none means nothing (hand-written manifests have it).
+        // A namespace on a cluster-scoped object means nothing (hand-written manifests have it).
         let namespace = metadata.namespace.as_deref().filter(|_| Self::KIND.is_namespaced());
         let namespace = namespace.unwrap_or("");
         let name = metadata.name.as_deref().unwrap_or("");
@@ -118,7 +116,7 @@ fn has_label(metadata: &ObjectMeta, label: &str) -> bool {
     metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(label))
 }
 
-/// kube-proxy's informers do not even see these.
+/// kube-proxy's informers do not receive these.
 fn is_foreign(metadata: &ObjectMeta) -> bool {
     has_label(metadata, PROXY_NAME_LABEL) || has_label(metadata, HEADLESS_LABEL)
 }

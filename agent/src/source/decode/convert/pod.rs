@@ -1,4 +1,4 @@
-//! Pod: whether it is left alone, and what its cgroup is called.
+//! Pod: whether it is left alone, and how its cgroup is named.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::{
     source::Sourced,
 };
 
-/// On the mirror object of a static pod: the uid that the kubelet runs the pod under
-/// (`pkg/kubelet/types/pod_update.go`). The object itself has one of the API server's.
+/// On the mirror object of a static pod: the uid under which the kubelet runs it (`pkg/kubelet/types/pod_update.go`). The
+/// object itself has a uid of the API server.
 const CONFIG_HASH: &str = annotations::CONFIG_HASH.name;
 
 pub(super) fn convert(pod: &api::Pod) -> Option<Sourced> {
@@ -24,7 +24,7 @@ pub(super) fn convert(pod: &api::Pod) -> Option<Sourced> {
     let hash = metadata.annotations.as_ref().and_then(|annotations| annotations.get(CONFIG_HASH));
     let uid = hash.or(metadata.uid.as_ref()).filter(|uid| !uid.is_empty());
     let Some(uid) = uid else {
-        validator.problem("metadata.uid", "missing; the pod cannot be told apart and is left out");
+        validator.problem("metadata.uid", "missing; the pod cannot be identified and is left out");
         return Some(validator.finish(None));
     };
     let redirect = redirect::of_clients(&mut validator, metadata);

@@ -11,8 +11,8 @@ use crate::source::decode::validate::Validator;
 /// The label and annotation.
 const KEY: &str = annotations::REDIRECT.name;
 
-/// What a pod or a namespace says about the connections of its processes, by label or annotation.
-/// Where the two differ, disabled counts: whoever asked to be left alone meant it.
+/// What the label or annotation of a pod or a namespace says about the connections of its processes. If the two differ,
+/// disabled counts: one of them asked for it.
 pub(super) fn of_clients(validator: &mut Validator, metadata: &ObjectMeta) -> Option<Redirect> {
     let label = parse(validator, "metadata.labels", metadata.labels.as_ref());
     let annotation = parse(validator, "metadata.annotations", metadata.annotations.as_ref());
@@ -22,8 +22,7 @@ pub(super) fn of_clients(validator: &mut Validator, metadata: &ObjectMeta) -> Op
     }
 }
 
-/// What a service says about connections to it, by annotation. (A label would be copied to its
-/// EndpointSlices.)
+/// What a Service's annotation says about connections to it. (A label would be copied to its EndpointSlices.)
 pub(super) fn of_service(validator: &mut Validator, metadata: &ObjectMeta) -> Option<Redirect> {
     parse(validator, "metadata.annotations", metadata.annotations.as_ref())
 }

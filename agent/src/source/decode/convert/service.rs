@@ -13,7 +13,7 @@ use crate::{
     source::Sourced,
 };
 
-/// What the API server fills in: three hours.
+/// The API server's default: three hours.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 /// The API's limit: one day.
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
@@ -31,7 +31,7 @@ pub(super) fn convert(service: &api::Service) -> Option<Sourced> {
     let cluster_ips = cluster_ips(&mut validator, spec);
     let external_ips = addresses(&mut validator, "spec.externalIPs", spec.external_ips.as_deref());
     let load_balancer_ips = load_balancer_ips(&mut validator, service);
-    // Where a port answers: there, and in each family at its node port if there are any.
+    // The addresses of each port, and its node port in each family.
     let has_node_ports = spec.ports.iter().flatten().any(|port| port.node_port.is_some());
     let places = cluster_ips.len() * (1 + usize::from(has_node_ports))
         + external_ips.len()
@@ -58,7 +58,7 @@ pub(super) fn convert(service: &api::Service) -> Option<Sourced> {
     Some(validator.finish(usable.then_some(Object::Service(object))))
 }
 
-/// ExternalName and headless services, and those that have no address yet.
+/// ExternalName and headless Services, and those without an address yet.
 fn is_without_address(spec: &api::ServiceSpec) -> bool {
     let given = |ip: Option<&str>| !matches!(ip, None | Some("" | "None"));
     let cluster_ip = spec.cluster_ip.as_deref();
@@ -68,7 +68,7 @@ fn is_without_address(spec: &api::ServiceSpec) -> bool {
         || !(given(cluster_ip) || given(first))
 }
 
-/// One per family: the first of it.
+/// The first one of each family.
 fn cluster_ips(validator: &mut Validator, spec: &api::ServiceSpec) -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> = Vec::new();
     match spec.cluster_ips.as_deref().filter(|ips| !ips.is_empty()) {
@@ -103,7 +103,7 @@ fn ports(validator: &mut Validator, spec: &api::ServiceSpec, places: usize) -> V
     let all = validator.first_of("spec.ports", all, bounds::FRONTENDS / places.max(1));
     for (i, port) in all.iter().enumerate() {
         let Some(port) = convert_port(validator, i, port) else { continue };
-        // kube-proxy tells a service's ports apart by name and protocol.
+        // kube-proxy identifies a Service's port by name and protocol.
         if names.insert((port.name.clone(), port.protocol)) {
             ports.push(port);
         } else {
@@ -128,7 +128,7 @@ fn convert_port(
     let name = validator.port_name(&field("name"), port.name.as_deref())?;
     let protocol = validator.protocol(&field("protocol"), port.protocol.as_deref())?;
     let number = validator.port(&field("port"), port.port)?;
-    // 0 is what Go programs write for "none".
+    // Go programs write 0 for none.
     let node_port = match port.node_port.filter(|number| *number != 0) {
         Some(number) => validator.port(&field("nodePort"), number),
         None => None,
@@ -144,8 +144,8 @@ fn addresses(validator: &mut Validator, field: &str, texts: Option<&[String]>) -
         .collect()
 }
 
-/// The addresses that are the load balancer's own on every node. With ipMode Proxy traffic has to
-/// go through the load balancer, and entries with only a host name have no address.
+/// The load balancer's addresses, which each node serves. With ipMode Proxy, traffic must go through the load balancer;
+/// entries with only a host name have no address.
 fn load_balancer_ips(validator: &mut Validator, service: &api::Service) -> Vec<IpAddr> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let all = status.and_then(|status| status.ingress.as_deref()).unwrap_or(&[]);
