@@ -148,7 +148,7 @@ pub fn too_large(kind: Kind, value: &Value) -> Sourced {
 }
 
 /// An object that cannot be used, except perhaps its label.
-fn unusable(reference: ObjectRef, value: Option<&Value>, problems: Vec<Problem>) -> Sourced {
+fn unusable(reference: ObjectRef, value: Option<&Value>, problems: Vec<InputError>) -> Sourced {
     let labels = value.and_then(|value| value.pointer("/metadata/labels"));
     let service = labels.and_then(|labels| labels.get(SERVICE_LABEL)?.as_str());
     let service = service.filter(|_| reference.kind == Kind::EndpointSlice).map(Into::into);

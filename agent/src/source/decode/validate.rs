@@ -37,7 +37,7 @@ impl Validator {
                 "and {} more of such problems; what they name is left out",
                 self.unreported
             );
-            self.problems.push(Problem {
+            self.problems.push(InputError {
                 object: label(&self.reference),
                 field: String::new(),
                 message,

@@ -9,11 +9,11 @@ use crate::{
     source::{Arrived, Event},
 };
 
-/// [`Event::Trouble`] replaces the errors that were sent before. So the watches, which run concurrently, send theirs
+/// [`Event::SourceErrors`] replaces the errors that were sent before. So the watches, which run concurrently, send theirs
 /// through this.
 pub struct CurrentErrors {
     /// An async mutex, held while sending, so that a list cannot overtake a newer one.
-    by_kind: Mutex<BTreeMap<Kind, Vec<Problem>>>,
+    by_kind: Mutex<BTreeMap<Kind, Vec<InputError>>>,
     events: mpsc::Sender<Arrived>,
 }
 
@@ -71,6 +71,6 @@ mod tests {
             sent.extend(events);
         }
         let both = [problem("s"), problem("n")].concat();
-        assert_eq!(sent, [problem("n"), both, problem("s")].map(Event::Trouble));
+        assert_eq!(sent, [problem("n"), both, problem("s")].map(Event::SourceErrors));
     }
 }

@@ -5,7 +5,7 @@ use std::{error::Error as _, time::Duration};
 use ::kube::core::Status;
 
 use super::{Kind, api_group, attempt::Phase, resource, selection::Selection};
-use crate::model::object::{Problem, shorten};
+use crate::model::object::{InputError, shorten};
 
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
@@ -125,7 +125,7 @@ impl WatchError {
     }
 
     /// The message: what failed, the server's message, and what would help.
-    pub(super) fn problem(&self, kind: Kind, hint: Option<&str>) -> Problem {
+    pub(super) fn problem(&self, kind: Kind, hint: Option<&str>) -> InputError {
         let resource = resource(kind);
         let group = api_group(kind).map(|group| format!(".{group}")).unwrap_or_default();
         let message = match self {

@@ -22,7 +22,7 @@ pub struct Manifest {
     /// In the order of the file. The same object may be in it twice.
     pub objects: Vec<Sourced>,
     /// What is wrong with the file rather than with one of its objects.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<InputError>,
     /// A document did not parse, or an object has no name: the file may have more objects than `objects`.
     pub incomplete: bool,
 }

@@ -183,7 +183,7 @@ impl FolderContents {
 }
 
 /// The error for an object that is in two files, or twice in one.
-pub(super) fn duplicate(reference: &ObjectRef, first: &str, second: &str) -> Problem {
+pub(super) fn duplicate(reference: &ObjectRef, first: &str, second: &str) -> InputError {
     let message = if first == second {
         format!("twice in file {first}; only the first counts")
     } else {

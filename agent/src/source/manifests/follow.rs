@@ -40,7 +40,7 @@ const RESCAN_MISSING: Duration = Duration::from_millis(500);
 /// A folder with a file that cannot be read in full is not [`Event::Complete`].
 ///
 /// `read` reads the whole folder and may block: it is called on a blocking thread. Its result is used only if
-/// the folder did not change meanwhile. While the folder has never existed, only `Trouble` is sent.
+/// the folder did not change meanwhile. While the folder has never existed, only `SourceErrors` is sent.
 ///
 /// Within one change, EndpointSlices and Nodes are applied before Services, and Services are deleted before
 /// EndpointSlices, so that a new Service is never without its endpoints.
@@ -73,7 +73,7 @@ struct Follower<R> {
     changes: mpsc::Sender<Vec<Event>>,
     file_states: FileStates,
     /// As last sent.
-    trouble: Vec<Problem>,
+    trouble: Vec<InputError>,
     /// As last sent; `true` before anything was sent.
     complete: bool,
     /// The files of the last contents; `None` while the folder is missing.

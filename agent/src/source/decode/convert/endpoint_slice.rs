@@ -41,11 +41,11 @@ pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
         }
     };
     let ports = slice.ports.as_deref().unwrap_or(&[]);
-    let ports = validator.first_of("ports", ports, bounds::SLICE_PORTS).iter().enumerate();
+    let ports = validator.first_of("ports", ports, limits::SLICE_PORTS).iter().enumerate();
     let ports = ports.filter_map(|(i, port)| convert_port(&mut validator, i, port)).collect();
     let endpoints = slice.endpoints.as_deref().unwrap_or(&[]);
     let endpoints =
-        validator.first_of("endpoints", endpoints, bounds::SLICE_ENDPOINTS).iter().enumerate();
+        validator.first_of("endpoints", endpoints, limits::SLICE_ENDPOINTS).iter().enumerate();
     let mut endpoints: Vec<Endpoint> = endpoints
         .filter_map(|(i, endpoint)| convert_endpoint(&mut validator, i, endpoint, family))
         .collect();

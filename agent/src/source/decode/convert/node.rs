@@ -19,7 +19,7 @@ pub(super) fn convert(node: &api::Node) -> Option<Sourced> {
     }
     let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL));
     let all = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or(&[]);
-    let all = validator.first_of("status.addresses", all, bounds::NODE_ADDRESSES);
+    let all = validator.first_of("status.addresses", all, limits::NODE_ADDRESSES);
     let mut addresses = Vec::new();
     // The others are host names.
     for kind in ["InternalIP", "ExternalIP"] {

@@ -100,7 +100,7 @@ fn ports(validator: &mut Validator, spec: &api::ServiceSpec, places: usize) -> V
     let mut names = HashSet::new();
     let mut ports = Vec::new();
     let all = spec.ports.as_deref().unwrap_or(&[]);
-    let all = validator.first_of("spec.ports", all, bounds::FRONTENDS / places.max(1));
+    let all = validator.first_of("spec.ports", all, limits::FRONTENDS / places.max(1));
     for (i, port) in all.iter().enumerate() {
         let Some(port) = convert_port(validator, i, port) else { continue };
         // kube-proxy identifies a Service's port by name and protocol.
@@ -138,7 +138,7 @@ fn convert_port(
 
 fn addresses(validator: &mut Validator, field: &str, texts: Option<&[String]>) -> Vec<IpAddr> {
     let texts =
-        validator.first_of(field, texts.unwrap_or(&[]), bounds::ADDRESSES).iter().enumerate();
+        validator.first_of(field, texts.unwrap_or(&[]), limits::ADDRESSES).iter().enumerate();
     texts
         .filter_map(|(i, text)| validator.claimed_address(&format!("{field}[{i}]"), text))
         .collect()
@@ -149,7 +149,7 @@ fn addresses(validator: &mut Validator, field: &str, texts: Option<&[String]>) -
 fn load_balancer_ips(validator: &mut Validator, service: &api::Service) -> Vec<IpAddr> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let all = status.and_then(|status| status.ingress.as_deref()).unwrap_or(&[]);
-    let all = validator.first_of("status.loadBalancer.ingress", all, bounds::ADDRESSES);
+    let all = validator.first_of("status.loadBalancer.ingress", all, limits::ADDRESSES);
     let mut ips = Vec::new();
     for (i, ingress) in all.iter().enumerate() {
         let is_vip = ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP");
