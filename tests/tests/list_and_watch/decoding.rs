@@ -108,7 +108,7 @@ async fn an_event_that_cannot_be_parsed_leads_to_a_new_list() {
     api.apply(&objects::service("web"));
     api.cut(Resource::Services, Cut::Corrupt);
     api.hold(Resource::Services, false);
-    watched.until_trouble("no list or watch of the Kubernetes API").await;
+    watched.until_trouble("not a list or watch of the Kubernetes API").await;
     watched.until("second list", |watched| watched.replaced(Kind::Service).len() == 2).await;
     watched.settle(&api).await;
 }
