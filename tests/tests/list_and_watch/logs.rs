@@ -16,7 +16,7 @@ use super::{objects, watched::Watched};
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    fn start() -> (Self, DefaultGuard) {
+    fn start() -> (Self, [DefaultGuard; 2]) {
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -24,7 +24,11 @@ impl Log {
             .with_max_level(tracing::Level::DEBUG)
             .with_writer(move || writer.clone())
             .finish();
-        (log, set_default(subscriber))
+        // While a process has a single subscriber, tracing lets the first thread that reaches a line of code decide
+        // for all whether it is logged (`Rebuilder::JustOne` in tracing-core's callsite.rs). Other tests' threads have
+        // none, so this one has two.
+        let other = set_default(tracing_subscriber::fmt().with_writer(io::sink).finish());
+        (log, [other, set_default(subscriber)])
     }
 
     fn lines(&self) -> Vec<Value> {
