@@ -1,6 +1,9 @@
 //! Slots and backends: what a frontend's connects are spread over.
 
-use crate::address::Address;
+use crate::{
+    address::Address,
+    id::{BackendId, ServiceId},
+};
 
 /// One place of an alias table (M. D. Vose, 1991): a draw that lands here takes `backend` when its
 /// fraction is below `threshold`, and `alias` otherwise.
@@ -10,8 +13,8 @@ pub struct Slot {
     /// Share of this slot that belongs to `backend`, in units of 2^-32.
     #[cfg(feature = "test-layout")]
     pub threshold: u32,
-    pub backend: u32,
-    pub alias: u32,
+    pub backend: BackendId,
+    pub alias: BackendId,
     /// Share of this slot that belongs to `backend`, in units of 2^-32.
     #[cfg(not(feature = "test-layout"))]
     pub threshold: u32,
@@ -26,7 +29,7 @@ pub struct Backend {
     pub address: Address,
     /// The owner. A program that comes here for another service looks up again: this entry has
     /// been reused under its feet. 0 is a free entry.
-    pub service: u32,
+    pub service: ServiceId,
     /// Grows each time the entry is given to another endpoint, so that a socket or an affinity
     /// record that remembers the entry knows that its endpoint is gone.
     pub generation: u32,

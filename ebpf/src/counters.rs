@@ -54,6 +54,15 @@ impl Fault {
     ];
 }
 
+const _: () = {
+    let mut index = 0;
+    while index < Fault::ALL.len() {
+        assert!(Fault::ALL[index] as usize == index, "in the order of their numbers");
+        index += 1;
+    }
+    assert!(Fault::ALL.len() <= MAX_FAULTS as usize);
+};
+
 /// Entries of the faults array.
 pub const MAX_FAULTS: u32 = 8;
 

@@ -1,6 +1,9 @@
 //! Frontends: what is at a service address.
 
-use crate::address::Address;
+use crate::{
+    address::Address,
+    id::{ServiceId, SlotIndex},
+};
 
 /// Key of the frontends hash.
 #[repr(C)]
@@ -54,11 +57,11 @@ pub struct Frontend {
     /// (bpf_mem_alloc, Linux 6.1): a program that finds another key here looks up again.
     #[cfg(not(feature = "test-layout"))]
     pub key: FrontendKey,
-    pub service: u32,
+    pub service: ServiceId,
     #[cfg(feature = "test-layout")]
     pub key: FrontendKey,
     /// Index of the first slot of the extent.
-    pub slot_start: u32,
+    pub slot_start: SlotIndex,
     pub slot_count: u32,
     /// Session affinity timeout; 0 is none.
     pub affinity_seconds: u32,

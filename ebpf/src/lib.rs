@@ -13,6 +13,7 @@ pub mod counters;
 pub mod exclusion;
 pub mod filter;
 pub mod frontend;
+pub mod id;
 pub mod name;
 pub mod namespaces;
 pub mod socket;

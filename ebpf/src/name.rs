@@ -3,10 +3,12 @@
 //! A name is `namespace NUL name NUL port name NUL protocol`, cut into chunks so that
 //! memory follows the length of real names and not of the longest possible one.
 
+use crate::id::ServiceId;
+
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct NameKey {
-    pub service: u32,
+    pub service: ServiceId,
     pub chunk: u32,
 }
 

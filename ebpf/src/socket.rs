@@ -3,6 +3,7 @@
 use crate::{
     address::Address,
     backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS},
+    id::{BackendId, ServiceId},
 };
 
 /// One translation of one socket.
@@ -20,8 +21,8 @@ pub struct SocketRecord {
     pub service_port: u16,
     /// Network byte order.
     pub backend_port: u16,
-    pub service: u32,
-    pub backend: u32,
+    pub service: ServiceId,
+    pub backend: BackendId,
     /// Of the backend entry, when it was chosen.
     pub generation: u32,
     /// In jiffies since boot (`bpf_jiffies64`).
@@ -127,7 +128,7 @@ pub struct StorageRecords {
 pub struct AffinityKey {
     /// `SO_NETNS_COOKIE` of the client.
     pub netns: u64,
-    pub service: u32,
+    pub service: ServiceId,
     /// 4 or 6: the two families of a service have different backends. In the upper half
     /// [`crate::frontend::Frontend::node`].
     pub family: u32,
@@ -161,16 +162,16 @@ impl Choice {
     /// `now` is in nanoseconds (`CLOCK_MONOTONIC`).
     #[inline(always)]
     #[must_use]
-    pub const fn new(backend: u32, generation: u32, now: u64) -> Self {
+    pub const fn new(backend: BackendId, generation: u32, now: u64) -> Self {
         let choice = (generation as u64 & 0xffff) << Self::GENERATION
-            | (backend as u64 & ((1 << Self::GENERATION) - 1));
+            | (backend.0 as u64 & ((1 << Self::GENERATION) - 1));
         Self(choice | (now >> Self::UNIT) << Self::TIME)
     }
 
     #[inline(always)]
     #[must_use]
-    pub const fn backend(self) -> u32 {
-        (self.0 & ((1 << Self::GENERATION) - 1)) as u32
+    pub const fn backend(self) -> BackendId {
+        BackendId((self.0 & ((1 << Self::GENERATION) - 1)) as u32)
     }
 
     /// Whether a backend entry of this generation can be meant.
@@ -242,8 +243,8 @@ mod tests {
     #[test]
     fn a_choice_keeps_its_backend_and_the_time_of_its_last_use() {
         for (backend, generation) in [(0, 0), (4_194_303, 65_535), (77, 1_000_000)] {
-            let choice = Choice::new(backend, generation, 5 * SECOND).used(90 * SECOND);
-            assert_eq!(choice.backend(), backend);
+            let choice = Choice::new(BackendId(backend), generation, 5 * SECOND).used(90 * SECOND);
+            assert_eq!(choice.backend(), BackendId(backend));
             assert!(choice.is_of(generation) && !choice.is_of(generation + 1));
             let idle = choice.idle(100 * SECOND);
             assert!((9 * SECOND..=10 * SECOND).contains(&idle), "{idle}");
@@ -253,7 +254,7 @@ mod tests {
     /// An underflow took every affinity for expired that another CPU had just renewed.
     #[test]
     fn a_use_that_is_later_than_now_is_not_long_ago() {
-        let choice = Choice::new(1, 1, 10 * SECOND);
+        let choice = Choice::new(BackendId(1), 1, 10 * SECOND);
         assert_eq!(choice.idle(10 * SECOND - 1), 0);
         assert_eq!(choice.idle(9 * SECOND), 0);
     }
@@ -262,9 +263,9 @@ mod tests {
     fn no_client_is_ever_taken_for_idle_too_early() {
         for used in (0..20).map(|n| n * 12_345_678_901) {
             for idle in [0, 1, 66_999_999, 134_217_728, SECOND, 86_400 * SECOND] {
-                assert!(Choice::new(3, 3, used).idle(used + idle) <= idle);
+                assert!(Choice::new(BackendId(3), 3, used).idle(used + idle) <= idle);
             }
-            assert!(Choice::new(3, 3, used).idle(used + SECOND) > 800_000_000);
+            assert!(Choice::new(BackendId(3), 3, used).idle(used + SECOND) > 800_000_000);
         }
     }
 }

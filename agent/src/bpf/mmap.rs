@@ -238,6 +238,7 @@ mod tests {
         MMAPABLE,
         address::Address,
         backend::{Backend, Slot},
+        id::{BackendId, ServiceId},
     };
 
     use super::*;
@@ -254,18 +255,19 @@ mod tests {
             Field::new(offset_of!(Backend, address), |backend| &backend.address);
         const PORT: Field<Backend, u16> =
             Field::new(offset_of!(Backend, port), |backend| &backend.port);
-        const SETS: Field<Backend, u8> =
+        const SCOPES: Field<Backend, u8> =
             Field::new(offset_of!(Backend, scopes), |backend| &backend.scopes);
         let array = array::<Backend>();
         let address = Address { words: [1, 2, 3, 4] };
-        let mut backend = Backend { address, service: 5, port: 6, weight: 7, ..Backend::default() };
+        let mut backend =
+            Backend { address, service: ServiceId(5), port: 6, weight: 7, ..Backend::default() };
         backend.connections = u64::MAX - 1;
         array.cell(2).write(backend);
         assert_eq!(array.read(2), backend);
         let other = Address { words: [8, 9, 10, 11] };
         array.cell(2).set(ADDRESS, other);
         array.cell(2).publish(PORT, 12);
-        array.cell(2).withdraw(SETS, 3);
+        array.cell(2).withdraw(SCOPES, 3);
         assert_eq!(array.read(2), Backend { address: other, port: 12, scopes: 3, ..backend });
         assert_eq!(array.cell(2).get(ADDRESS), other);
         assert_eq!(array.read(1), Backend::default());
@@ -275,7 +277,7 @@ mod tests {
     #[test]
     fn records_of_any_alignment_are_read_as_they_were_written() {
         let slots = array::<Slot>();
-        let slot = Slot { backend: 1, alias: 2, threshold: 3, padding: 0 };
+        let slot = Slot { backend: BackendId(1), alias: BackendId(2), threshold: 3, padding: 0 };
         slots.cell(3).write(slot);
         assert_eq!(slots.read(3), slot);
         let words = array::<u64>();

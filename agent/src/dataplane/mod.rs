@@ -28,6 +28,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use sockline_ebpf::id::ServiceId;
+
 pub use self::{
     error::DataplaneError,
     maps::{
@@ -55,7 +57,7 @@ pub use self::{
     },
     reconcile::{
         Limits, SyncError, SyncReport,
-        drift::Drift,
+        drift::{Drift, DriftKind},
         repair::Comparison,
         service_port::InstalledPort,
         standalone::{Refused, Standalone},
@@ -305,7 +307,7 @@ impl Dataplane {
 
     /// Services that have no counters because the map of counters is full: those not among these
     /// ids.
-    pub fn without_counters(&self, counted: &HashSet<u32>) -> Vec<String> {
+    pub fn without_counters(&self, counted: &HashSet<ServiceId>) -> Vec<String> {
         self.reconciler.without_counters(counted)
     }
 

@@ -346,7 +346,7 @@ impl LabelValue for DriftKind {
         let mut values = [Value { name: "", meaning: "" }; Drift::KINDS.len()];
         let mut at = 0;
         while at < values.len() {
-            values[at].name = Drift::KINDS[at];
+            values[at].name = Drift::KINDS[at].name;
             at += 1;
         }
         values

@@ -61,7 +61,7 @@ impl Metrics {
         for closed in [CLOSED_UDP, CLOSED_TCP] {
             families.sockets_closed.with(closed);
         }
-        for kind in Drift::KINDS {
+        for kind in Drift::KINDS.map(|kind| kind.name) {
             families.drift_repairs.with(DriftLabels { object: DriftKind(kind) });
         }
         for gauge in [

@@ -9,6 +9,7 @@ use std::{
 use sockline_ebpf::{
     address::Address,
     frontend::{TCP, UDP},
+    id::{BackendId, ServiceId},
 };
 
 use crate::{
@@ -48,7 +49,7 @@ pub struct Decider {
 #[derive(Debug, Clone, Copy)]
 struct Former {
     /// As in the records of its sockets.
-    id: u32,
+    id: ServiceId,
     /// Its `close-on-removal`.
     after: Duration,
     removed: Instant,
@@ -58,7 +59,7 @@ struct Former {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Departure {
     service: At,
-    backend: u32,
+    backend: BackendId,
     generation: u32,
 }
 
@@ -66,7 +67,7 @@ struct Departure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Look {
     cookie: u64,
-    backend: u32,
+    backend: BackendId,
     generation: u32,
     closes_tcp: bool,
 }
@@ -90,7 +91,12 @@ pub struct Decision {
 
 impl Decider {
     /// Records that the service port with this id was deleted, with its `close-on-removal`.
-    pub fn removed(&mut self, id: u32, addresses: impl IntoIterator<Item = At>, after: Duration) {
+    pub fn removed(
+        &mut self,
+        id: ServiceId,
+        addresses: impl IntoIterator<Item = At>,
+        after: Duration,
+    ) {
         let former = Former { id, after, removed: Instant::now() };
         self.former.extend(addresses.into_iter().map(|at| (at, former)));
     }

@@ -8,6 +8,7 @@ use sockline_ebpf::{
     MMAPABLE,
     backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS, Backend, SLOT_SEGMENT, SLOT_SEGMENTS, Slot},
     frontend::Frontend,
+    id::{BackendId, SlotIndex},
 };
 
 use super::helpers;
@@ -26,7 +27,7 @@ static BACKENDS: ArrayOfMaps<
 
 /// A backend and its id.
 pub struct Chosen {
-    pub id: u32,
+    pub id: BackendId,
     pub entry: *mut Backend,
 }
 
@@ -44,7 +45,7 @@ impl Chosen {
 #[inline(always)]
 pub fn select_weighted(frontend: &Frontend) -> Option<Chosen> {
     let product = u64::from(helpers::random()) * u64::from(frontend.slot_count);
-    let index = frontend.slot_start.wrapping_add((product >> 32) as u32);
+    let SlotIndex(index) = frontend.slot_start.offset((product >> 32) as u32);
     let slot = SLOTS.get_value(index / SLOT_SEGMENT, &(index % SLOT_SEGMENT))?;
     let id = if (product as u32) < slot.threshold { slot.backend } else { slot.alias };
     by_id(id, frontend)
@@ -52,8 +53,8 @@ pub fn select_weighted(frontend: &Frontend) -> Option<Chosen> {
 
 /// A backend by its id, if it belongs to the frontend's service and may be used by the frontend.
 #[inline(always)]
-fn by_id(id: u32, frontend: &Frontend) -> Option<Chosen> {
-    let entry = BACKENDS.get_value_ptr_mut(id / BACKEND_SEGMENT, &(id % BACKEND_SEGMENT))?;
+fn by_id(id: BackendId, frontend: &Frontend) -> Option<Chosen> {
+    let entry = BACKENDS.get_value_ptr_mut(id.0 / BACKEND_SEGMENT, &(id.0 % BACKEND_SEGMENT))?;
     let chosen = Chosen { id, entry };
     let backend = chosen.backend();
     (backend.service == frontend.service && backend.scopes & frontend.scope != 0).then_some(chosen)
@@ -63,7 +64,7 @@ fn by_id(id: u32, frontend: &Frontend) -> Option<Chosen> {
 /// be used by the frontend.
 #[inline(always)]
 pub fn revalidate(
-    id: u32,
+    id: BackendId,
     is_generation: impl Fn(u32) -> bool,
     frontend: &Frontend,
 ) -> Option<Chosen> {

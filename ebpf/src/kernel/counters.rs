@@ -7,13 +7,14 @@ use aya_ebpf::{
 use sockline_ebpf::{
     NO_PREALLOC,
     counters::{COUNTED_SERVICES, Fault, MAX_FAULTS, REASONS, ServiceCounters},
+    id::ServiceId,
 };
 
 use super::{balance::Chosen, helpers};
 
 #[btf_map]
 static SERVICE_COUNTERS: PerCpuHashMap<
-    u32,
+    ServiceId,
     ServiceCounters,
     { COUNTED_SERVICES as usize },
     NO_PREALLOC,
@@ -26,7 +27,7 @@ const NONE: ServiceCounters =
     ServiceCounters { refused: [0; REASONS], bypassed: 0, failed_open: 0, bypassed_stale: 0 };
 
 #[inline(always)]
-fn of(service: u32) -> Option<*mut ServiceCounters> {
+fn of(service: ServiceId) -> Option<*mut ServiceCounters> {
     if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(service) {
         return Some(counters);
     }
@@ -47,7 +48,7 @@ pub fn translated(chosen: &Chosen) {
 }
 
 #[inline(always)]
-pub fn refused(service: u32, reason: u8) {
+pub fn refused(service: ServiceId, reason: u8) {
     if let Some(counters) = of(service) {
         let reason = reason as usize & (REASONS - 1);
         // SAFETY: a live map value, and an index within it.
@@ -56,7 +57,7 @@ pub fn refused(service: u32, reason: u8) {
 }
 
 #[inline(always)]
-pub fn bypassed(service: u32) {
+pub fn bypassed(service: ServiceId) {
     if let Some(counters) = of(service) {
         // SAFETY: a live map value.
         unsafe { helpers::add(&raw mut (*counters).bypassed, 1) };
@@ -64,7 +65,7 @@ pub fn bypassed(service: u32) {
 }
 
 #[inline(always)]
-pub fn bypassed_stale(service: u32) {
+pub fn bypassed_stale(service: ServiceId) {
     if let Some(counters) = of(service) {
         // SAFETY: a live map value.
         unsafe { helpers::add(&raw mut (*counters).bypassed_stale, 1) };
@@ -73,7 +74,7 @@ pub fn bypassed_stale(service: u32) {
 
 /// Counts a call that fails open; returns whether it is this service's first one on this CPU.
 #[inline(always)]
-pub fn failed_open(service: u32) -> bool {
+pub fn failed_open(service: ServiceId) -> bool {
     let Some(counters) = of(service) else { return false };
     // SAFETY: a live map value.
     unsafe {

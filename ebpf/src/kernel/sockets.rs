@@ -23,6 +23,7 @@ use sockline_ebpf::{
     address::Address,
     counters::Fault,
     frontend::{TCP, UDP},
+    id::BackendId,
     socket::{
         OverflowEntry, RECORD_UNITS, ROOT_CGROUP, SOCKET_SETS, STORAGE_RECORDS, STORAGE_UNITS,
         SocketRecord, SocketSet, WAYS,
@@ -226,7 +227,7 @@ pub fn recall_backend<F: Family>(
     hook: &HookContext<'_, F>,
     address: &Address,
     port: u16,
-) -> Option<(u32, u32)> {
+) -> Option<(BackendId, u32)> {
     let is_for =
         |kept: &SocketRecord| kept.service_port == port && kept.service_address == *address;
     let found = match hook.peer() {

@@ -5,6 +5,7 @@ use sockline_ebpf::{
     address::Address,
     counters::Fault,
     frontend::{BYPASS, FORWARD, FrontendKey, UDP},
+    id::ServiceId,
     socket::SocketRecord,
 };
 
@@ -110,7 +111,7 @@ enum Decision {
     NotAService,
     Bypass,
     Refuse,
-    Use { service: u32, chosen: Chosen, kept: bool },
+    Use { service: ServiceId, chosen: Chosen, kept: bool },
 }
 
 #[inline(always)]
@@ -120,7 +121,7 @@ fn decide<F: Family>(hook: &HookContext<'_, F>, mut key: FrontendKey, keep: Keep
         counters::bypassed(frontend.service);
         return Decision::Bypass;
     }
-    let mut service = 0;
+    let mut service = ServiceId::NONE;
     // An entry can be reused between two reads of it. The owner check notices, and one more look
     // finds the entry as it is now.
     for _attempt in 0..MAX_ATTEMPTS {
@@ -173,7 +174,7 @@ fn decide<F: Family>(hook: &HookContext<'_, F>, mut key: FrontendKey, keep: Keep
     }
     counters::fault(Fault::OwnerMismatch);
     if counters::failed_open(service) {
-        warn!(hook.context(), "service {}: no backend could be read, calls go through", service);
+        warn!(hook.context(), "service {}: no backend could be read, calls go through", service.0);
     }
     Decision::Bypass
 }
@@ -183,7 +184,7 @@ fn redirect<F: Family>(
     hook: &HookContext<'_, F>,
     protocol: u8,
     purpose: Purpose,
-    service: u32,
+    service: ServiceId,
     chosen: &Chosen,
 ) {
     let record = SocketRecord {

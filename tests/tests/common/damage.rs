@@ -13,6 +13,7 @@ use sockline_ebpf::{
     backend::{Backend, Slot},
     filter,
     frontend::{CURRENT, Frontend, FrontendKey},
+    id::{ServiceId, SlotIndex},
     name::{CHUNK, NameKey},
 };
 
@@ -69,7 +70,7 @@ impl Damage {
         let mut changed = 0;
         for id in 1..backends.len() {
             let mut backend = backends.get(&id, 0).unwrap();
-            if backend.service != 0 {
+            if backend.service != ServiceId::NONE {
                 change(&mut backend);
                 backends.set(id, backend, 0).unwrap();
                 changed += 1;
@@ -131,7 +132,7 @@ impl Damage {
         super::bpf::detach(link.as_fd()).unwrap();
     }
 
-    pub fn clear_slot(&self, index: u32) {
+    pub fn clear_slot(&self, SlotIndex(index): SlotIndex) {
         let mut slots: Array<MapData, Slot> = Map::Array(self.inner("SLOTS")).try_into().unwrap();
         slots.set(index, Slot::default(), 0).unwrap();
     }

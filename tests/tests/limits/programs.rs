@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use sockline_ebpf::{
     counters::{COUNTED_SERVICES, ServiceCounters},
     exclusion::{ANY_LEVEL, CGROUPS},
+    id::{BackendId, ServiceId},
     socket::{Affinity, AffinityKey, Choice},
 };
 use sockline_testbed::{Agent, objects};
@@ -38,7 +39,7 @@ fn add_affinities(node: &WebNode, count: u64) {
     let service = Damage::of(node).frontend(80).service;
     let uptime = fs::read_to_string("/proc/uptime").unwrap();
     let now: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
-    let choice = Choice::new(1, 1, (now * 1e9) as u64);
+    let choice = Choice::new(BackendId(1), 1, (now * 1e9) as u64);
     let mut map = affinity(node);
     for netns in 0..count {
         let key = AffinityKey { netns: 1 << 40 | netns, service, family: 4 };
@@ -123,13 +124,13 @@ fn services_without_room_for_their_counters_are_reported() {
     let agent = node.start_agent_with(&["--reconcile-interval", "1s"]);
     let pin = Damage::of(&node).pins().map("SERVICE_COUNTERS");
     let map = Map::PerCpuHashMap(MapData::from_pin(pin).unwrap());
-    let mut counters: PerCpuHashMap<MapData, u32, ServiceCounters> = map.try_into().unwrap();
+    let mut counters: PerCpuHashMap<MapData, ServiceId, ServiceCounters> = map.try_into().unwrap();
     let none = || {
         let cpus = nr_cpus().unwrap();
         PerCpuValues::try_from(vec![ServiceCounters::default(); cpus]).unwrap()
     };
     // Counters of services that do not exist.
-    let foreign = |number: u32| (1 << 20) + number;
+    let foreign = |number: u32| ServiceId((1 << 20) + number);
     for number in 0..COUNTED_SERVICES {
         // The kernel allocates memory for per-CPU values more slowly than this test can use it.
         eventually("an entry to be written", || counters.insert(foreign(number), none(), 0));

@@ -1,6 +1,6 @@
 //! A service changes in full, or not at all.
 
-use sockline_ebpf::frontend::Frontend;
+use sockline_ebpf::{frontend::Frontend, id::ServiceId};
 
 use super::{
     address,
@@ -53,7 +53,7 @@ fn a_service_whose_endpoints_do_not_fit_changes_none_of_its_addresses() {
 fn foreign(known: Frontend, last: u8) -> Frontend {
     let mut key = known.key;
     key.address = ip(&format!("10.99.0.{last}")).into();
-    Frontend { key, service: 0, ..known }
+    Frontend { key, service: ServiceId::NONE, ..known }
 }
 
 #[test]

@@ -19,6 +19,7 @@ use sockline_ebpf::{
     address::Address,
     backend::Backend,
     frontend::{Frontend, FrontendKey, REFUSE},
+    id::ServiceId,
 };
 use sockline_testbed::{Agent, Socket, objects, tcp_ask};
 
@@ -148,7 +149,7 @@ fn a_filter_that_was_cleared_while_the_agent_was_down_is_restored_at_the_start()
 fn backends_that_were_changed_while_the_agent_was_down_are_corrected_by_the_first_sync() {
     let (node, mut agent, damage) = serving();
     agent.stop().unwrap();
-    damage.change_backends(|backend| backend.service += 1000);
+    damage.change_backends(|backend| backend.service.0 += 1000);
     let next = node.start_agent();
     node.assert_served(CART);
     assert_eq!(node.wrong("failures"), [""; 0], "{}", next.log());
@@ -206,7 +207,7 @@ fn nothing_is_repaired_without_drift() {
     // One repair proves that a comparison has ended.
     damage.remove_frontend(&damage.frontend(80).key);
     eventually_repaired(&agent, "frontend", 1);
-    for kind in Drift::KINDS.into_iter().filter(|kind| *kind != "frontend") {
+    for kind in Drift::KINDS.map(|kind| kind.name).into_iter().filter(|kind| *kind != "frontend") {
         assert_eq!(repairs(&agent, kind), 0, "{kind}");
     }
 }
@@ -238,9 +239,9 @@ fn no_counter_falls_while_backends_are_corrected() {
 #[test]
 fn an_unplanned_backend_is_freed() {
     let (_node, agent, damage) = serving();
-    damage.set_backend(900, Backend { service: 77, scopes: 1, ..Backend::default() });
+    damage.set_backend(900, Backend { service: ServiceId(77), scopes: 1, ..Backend::default() });
     eventually_repaired(&agent, "backend", 1);
-    assert_eq!(damage.backend(900).service, 0);
+    assert_eq!(damage.backend(900).service, ServiceId::NONE);
 }
 
 #[test]

@@ -10,7 +10,10 @@ use std::{
 
 use aya::maps::{Array, ArrayOfMaps, Map, MapData};
 use sockline::dataplane::Pins;
-use sockline_ebpf::backend::{BACKEND_SEGMENT, Backend};
+use sockline_ebpf::{
+    backend::{BACKEND_SEGMENT, Backend},
+    id::ServiceId,
+};
 use sockline_testbed::{Cluster, Pod, Protocol, Service, TcpServer, UdpClient, UdpServer};
 
 const A: &str = "10.96.0.1:80";
@@ -47,7 +50,7 @@ impl TwoServices {
         let mut segment = Array::<MapData, Backend>::try_from(segment).unwrap();
         let used: Vec<(u32, Backend)> = (0..BACKEND_SEGMENT)
             .map(|id| (id, segment.get(&id, 0).unwrap()))
-            .filter(|(_, backend)| backend.service != 0)
+            .filter(|(_, backend)| backend.service != ServiceId::NONE)
             .collect();
         assert_eq!(used.len(), 4, "two services of two protocols: {used:?}");
         // A backend with the other address, of the other service.

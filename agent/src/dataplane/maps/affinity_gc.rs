@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use aya::maps::{IterableMap as _, MapError};
 use sockline_ebpf::{
     frontend::{Frontend, FrontendKey},
+    id::ServiceId,
     socket::{Affinity, AffinityKey},
 };
 
@@ -28,7 +29,7 @@ const CACHED_BY_A_CPU: u64 = 128;
 pub struct AffinityGc {
     affinity: AffinityHash,
     /// Service id → affinity timeout in nanoseconds; only services that have one.
-    timeouts: HashMap<u32, u64>,
+    timeouts: HashMap<ServiceId, u64>,
     /// When the timeouts were looked up (`CLOCK_MONOTONIC`).
     as_of: u64,
 }

@@ -34,6 +34,7 @@ use sockline_ebpf::{
     counters::ServiceCounters,
     filter,
     frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
+    id::ServiceId,
     name::{CHUNK, FIRST_NAMES, NameKey},
     namespaces::Namespace,
     socket::{Affinity, AffinityKey, HOST, OverflowCount, OverflowEntry, SOCKET_SETS, SocketSet},
@@ -130,7 +131,7 @@ pub fn create(pins: &Pins, max_affinity: u32) -> Result<(), DataplaneError> {
         create::hash::<NameKey, [u8; CHUNK]>(SERVICE_NAMES, FIRST_NAMES)
     })?;
     create::ensure(&pins.map(REMOVED_BACKENDS), REMOVED_BACKENDS, || {
-        create::hash::<u32, u64>(REMOVED_BACKENDS, FIRST_REMOVED_BACKENDS)
+        create::hash::<ServiceId, u64>(REMOVED_BACKENDS, FIRST_REMOVED_BACKENDS)
     })?;
     let affinity = || create::lru::<AffinityKey, Affinity>(AFFINITY, max_affinity);
     create::ensure(&pins.map(AFFINITY), AFFINITY, affinity)?;
@@ -238,7 +239,7 @@ pub fn open_overflow_counts(pins: &Pins) -> Result<SharedArray<u64>, DataplaneEr
 
 pub fn open_service_counters(
     pins: &Pins,
-) -> Result<PerCpuHashMap<MapData, u32, ServiceCounters>, DataplaneError> {
+) -> Result<PerCpuHashMap<MapData, ServiceId, ServiceCounters>, DataplaneError> {
     typed(SERVICE_COUNTERS, Map::PerCpuHashMap(open(pins, SERVICE_COUNTERS)?))
 }
 
@@ -252,7 +253,9 @@ pub fn open_names(pins: &Pins) -> Result<HashMap<MapData, NameKey, [u8; CHUNK]>,
 }
 
 /// As [`open_names`].
-pub fn open_removed_backends(pins: &Pins) -> Result<HashMap<MapData, u32, u64>, DataplaneError> {
+pub fn open_removed_backends(
+    pins: &Pins,
+) -> Result<HashMap<MapData, ServiceId, u64>, DataplaneError> {
     typed(REMOVED_BACKENDS, Map::HashMap(open(pins, REMOVED_BACKENDS)?))
 }
 

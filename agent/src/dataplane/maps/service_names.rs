@@ -3,7 +3,10 @@
 use std::collections::HashMap as StdHashMap;
 
 use aya::maps::{HashMap, MapData};
-use sockline_ebpf::name::{CHUNK, NameKey};
+use sockline_ebpf::{
+    id::ServiceId,
+    name::{CHUNK, NameKey},
+};
 
 use super::SERVICE_NAMES;
 use crate::{
@@ -81,7 +84,11 @@ impl ServiceKey {
 }
 
 /// Writes a name; all of it, or nothing.
-pub fn write(names: &mut Names, service: u32, key: &ServiceKey) -> Result<(), DataplaneError> {
+pub fn write(
+    names: &mut Names,
+    service: ServiceId,
+    key: &ServiceKey,
+) -> Result<(), DataplaneError> {
     for (chunk, number) in key.encode().iter().zip(0..) {
         if let Err(error) = names.insert(&NameKey { service, chunk: number }, chunk) {
             remove(names, service, key);
@@ -92,7 +99,11 @@ pub fn write(names: &mut Names, service: u32, key: &ServiceKey) -> Result<(), Da
 }
 
 /// Whether a name is there as it was written.
-pub fn is_written(names: &Names, service: u32, key: &ServiceKey) -> Result<bool, DataplaneError> {
+pub fn is_written(
+    names: &Names,
+    service: ServiceId,
+    key: &ServiceKey,
+) -> Result<bool, DataplaneError> {
     for (chunk, number) in key.encode().iter().zip(0..) {
         if names.get(&NameKey { service, chunk: number })? != Some(*chunk) {
             return Ok(false);
@@ -102,7 +113,7 @@ pub fn is_written(names: &Names, service: u32, key: &ServiceKey) -> Result<bool,
 }
 
 /// Removes a name, as far as it is there.
-pub fn remove(names: &mut Names, service: u32, key: &ServiceKey) {
+pub fn remove(names: &mut Names, service: ServiceId, key: &ServiceKey) {
     for chunk in 0..key.encode().len() {
         let chunk = u32::try_from(chunk).unwrap_or(u32::MAX);
         names.remove(&NameKey { service, chunk });
@@ -112,8 +123,8 @@ pub fn remove(names: &mut Names, service: u32, key: &ServiceKey) {
 /// All names. Entries that make no name are left out.
 pub fn read_all(
     names: &HashMap<MapData, NameKey, [u8; CHUNK]>,
-) -> Result<StdHashMap<u32, ServiceKey>, DataplaneError> {
-    let mut chunks: StdHashMap<u32, Vec<(u32, [u8; CHUNK])>> = StdHashMap::new();
+) -> Result<StdHashMap<ServiceId, ServiceKey>, DataplaneError> {
+    let mut chunks: StdHashMap<ServiceId, Vec<(u32, [u8; CHUNK])>> = StdHashMap::new();
     hash::for_each(SERVICE_NAMES, names, |&NameKey { service, chunk }, bytes: &[[u8; CHUNK]]| {
         chunks.entry(service).or_default().extend(bytes.iter().map(|bytes| (chunk, *bytes)));
     })?;

@@ -6,6 +6,7 @@ use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use sockline_ebpf::{
     backend::Backend,
     counters::{self, Fault, ServiceCounters},
+    id::ServiceId,
 };
 
 use crate::{
@@ -39,7 +40,7 @@ pub struct Counts {
 /// The kernel's counters, kept open.
 pub struct Counters {
     pins: Pins,
-    services: PerCpuHashMap<MapData, u32, ServiceCounters>,
+    services: PerCpuHashMap<MapData, ServiceId, ServiceCounters>,
     faults: PerCpuArray<MapData, u64>,
     backends: Reader<Backend>,
     transfer_lock: TransferLock,
@@ -63,7 +64,7 @@ impl Counters {
     /// Every service port that has a name; those that were never used count zero.
     pub fn services(&self) -> Result<BTreeMap<ServiceKey, Counts>, DataplaneError> {
         let mut translated = self.translated()?;
-        let mut counted: HashMap<u32, Counts> = HashMap::new();
+        let mut counted: HashMap<ServiceId, Counts> = HashMap::new();
         hash::for_each(maps::SERVICE_COUNTERS, &self.services, |&id, per_cpu| {
             counted.insert(id, sum(per_cpu));
         })?;
@@ -80,8 +81,8 @@ impl Counters {
     }
 
     /// Connections by service id: those of its backends, and of former ones.
-    fn translated(&self) -> Result<HashMap<u32, u64>, DataplaneError> {
-        let mut all: HashMap<u32, u64> = HashMap::new();
+    fn translated(&self) -> Result<HashMap<ServiceId, u64>, DataplaneError> {
+        let mut all: HashMap<ServiceId, u64> = HashMap::new();
         // A segment that is created after this has no count that was ever shown.
         let segments = self.backends.segments();
         // The control loop waits for this lock. It covers one system call for each few thousand
@@ -96,7 +97,7 @@ impl Counters {
         for segment in segments {
             for entry in (0..segment.len()).map(|index| segment.cell(index)) {
                 let service = entry.get(SERVICE);
-                if service != 0 {
+                if service != ServiceId::NONE {
                     *all.entry(service).or_default() += entry.get(CONNECTIONS);
                 }
             }
@@ -107,7 +108,7 @@ impl Counters {
     /// Calls of all services that were bypassed because there was no agent.
     pub fn bypassed_stale(&self) -> Result<u64, DataplaneError> {
         let mut all = 0;
-        hash::for_each(maps::SERVICE_COUNTERS, &self.services, |_: &u32, per_cpu| {
+        hash::for_each(maps::SERVICE_COUNTERS, &self.services, |_: &ServiceId, per_cpu| {
             all += sum(per_cpu).bypassed_stale;
         })?;
         Ok(all)

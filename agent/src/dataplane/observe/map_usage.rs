@@ -9,6 +9,7 @@ use aya::maps::{IterableMap as _, MapData, PerCpuHashMap};
 use sockline_ebpf::{
     counters::ServiceCounters,
     frontend::{Frontend, FrontendKey},
+    id::ServiceId,
     socket::{SocketSet, WAYS},
 };
 
@@ -29,7 +30,7 @@ use crate::{
 /// lock.
 pub struct MapScan {
     affinity: AffinityGc,
-    counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
+    counters: PerCpuHashMap<MapData, ServiceId, ServiceCounters>,
     sockets: Option<SharedArray<SocketSet>>,
     accounts: Accounts,
     cgroup: PathBuf,
@@ -45,7 +46,7 @@ pub struct ScannedUsage {
     pub expired: usize,
     pub counters: MapUsage,
     /// The ids of the services with counters, if that map is full.
-    pub counted: Option<HashSet<u32>>,
+    pub counted: Option<HashSet<ServiceId>>,
     pub sockets: Option<MapUsage>,
     /// Records of sockets beyond the socket table.
     pub overflow: MapUsage,
@@ -91,9 +92,13 @@ impl MapScan {
 
     fn count_counters(&self, counted: &mut ScannedUsage) -> Result<(), DataplaneError> {
         let mut ids = HashSet::new();
-        hash::for_each(SERVICE_COUNTERS, &self.counters, |&id: &u32, _: &[ServiceCounters]| {
-            ids.insert(id);
-        })?;
+        hash::for_each(
+            SERVICE_COUNTERS,
+            &self.counters,
+            |&id: &ServiceId, _: &[ServiceCounters]| {
+                ids.insert(id);
+            },
+        )?;
         let info = self.counters.map().info();
         let info = info.map_err(|error| DataplaneError::map(SERVICE_COUNTERS, "read", error))?;
         let capacity = info.max_entries().into();

@@ -10,6 +10,7 @@ use sockline_ebpf::{
     agent::COMPARE_AND_SWAP,
     backend::{Backend as BackendEntry, Slot},
     frontend::{Frontend as FrontendEntry, FrontendKey},
+    id::ServiceId,
 };
 
 use super::counters::Counters;
@@ -114,7 +115,7 @@ impl Snapshot {
     pub fn count_frontends(&self) -> Result<usize, DataplaneError> {
         let outer = maps::open_frontends(&self.pins, false)?;
         let Some(current) = maps::current_frontends(&outer)? else { return Ok(0) };
-        let tests: HashSet<u32> = service_names::read_all(&maps::open_names(&self.pins)?)?
+        let tests: HashSet<ServiceId> = service_names::read_all(&maps::open_names(&self.pins)?)?
             .into_iter()
             .filter_map(|(id, key)| is_probe(&key.service).then_some(id))
             .collect();
@@ -238,11 +239,12 @@ fn members(
     slots: &SegmentedArray<Slot>,
     backends: &SegmentedArray<BackendEntry>,
 ) -> Vec<Backend> {
-    let range = entry.slot_start..entry.slot_start.saturating_add(entry.slot_count);
+    let start = entry.slot_start.0;
+    let range = start..start.saturating_add(entry.slot_count);
     let mut members: Vec<Backend> = range
         .filter_map(|index| slots.read(index))
         .flat_map(|slot| [slot.backend, slot.alias])
-        .filter_map(|id| backends.read(id))
+        .filter_map(|id| backends.read(id.0))
         .filter(|backend| backend.service == entry.service)
         .map(|entry| backend(&entry))
         .collect();

@@ -16,6 +16,7 @@ use aya::maps::MapError;
 use sockline_ebpf::{
     backend::Backend,
     frontend::{FrontendKey, TCP, UDP},
+    id::ServiceId,
     socket::{CLAIMED, OverflowEntry, SocketRecord, SocketSet, WAYS},
 };
 
@@ -210,7 +211,7 @@ impl Reconciler {
 
     /// The id of the service port that has the address of a record, looked up as the programs do
     /// (`frontends.rs` of the kernel side).
-    fn owner_of_record(&self, record: &SocketRecord, protocol: u8) -> Option<u32> {
+    fn owner_of_record(&self, record: &SocketRecord, protocol: u8) -> Option<ServiceId> {
         let key = key_of(record, protocol);
         self.owner_of(&key).or_else(|| {
             let owner = self.owner_of(&key.at_all_nodes())?;
@@ -241,16 +242,24 @@ fn key_of(record: &SocketRecord, protocol: u8) -> FrontendKey {
 
 #[cfg(test)]
 mod tests {
+    use sockline_ebpf::id::BackendId;
+
     use super::*;
 
     #[test]
     fn a_record_is_stale_once_its_backend_is_removed_or_reused() {
-        let record = SocketRecord { service: 3, backend: 7, generation: 2, ..Default::default() };
-        let alive = Backend { service: 3, generation: 2, scopes: 1, ..Backend::default() };
+        let record = SocketRecord {
+            service: ServiceId(3),
+            backend: BackendId(7),
+            generation: 2,
+            ..Default::default()
+        };
+        let alive =
+            Backend { service: ServiceId(3), generation: 2, scopes: 1, ..Backend::default() };
         assert!(!is_stale(&record, Some(alive)));
         assert!(is_stale(&record, Some(Backend { scopes: 0, ..alive })), "on its way out");
         assert!(is_stale(&record, Some(Backend { generation: 3, ..alive })), "given away");
-        assert!(is_stale(&record, Some(Backend { service: 0, ..alive })), "free");
+        assert!(is_stale(&record, Some(Backend { service: ServiceId::NONE, ..alive })), "free");
         assert!(is_stale(&record, None), "no such entry");
     }
 }

@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 use sockline_ebpf::{
     backend::Backend,
     frontend::{Frontend, FrontendKey},
+    id::{BackendId, ServiceId, SlotIndex},
 };
 
 use super::{
@@ -75,7 +76,7 @@ impl Reconciler {
         }
         self.released.remove(&service_port.key);
         let desired_frontends = self.desired_frontends(service_port);
-        let taken: Vec<(FrontendKey, u32)> = desired_frontends
+        let taken: Vec<(FrontendKey, ServiceId)> = desired_frontends
             .iter()
             .filter_map(|(_, key)| Some((*key, self.retained_owner(key)?)))
             .collect();
@@ -145,7 +146,7 @@ impl Reconciler {
         desired_frontends
     }
 
-    fn new_id(&mut self, key: &ServiceKey) -> Result<u32, DataplaneError> {
+    fn new_id(&mut self, key: &ServiceKey) -> Result<ServiceId, DataplaneError> {
         let id =
             self.allocator.add_service().ok_or(Full { map: SERVICE_NAMES, limit: SERVICE_IDS })?;
         // Counters that a program of an earlier service with this id may have written late.
@@ -166,7 +167,7 @@ impl Reconciler {
     ) -> Result<(), DataplaneError> {
         let Some(installed) = self.installed.get_mut(key) else { return Ok(()) };
         let entries = self.frontends.entries();
-        let mut scopes_of_slot_ranges: HashMap<u32, u8> = HashMap::new();
+        let mut scopes_of_slot_ranges: HashMap<SlotIndex, u8> = HashMap::new();
         for key in &installed.keys {
             if let Some(entry) = entries.get(key)
                 && entry.service == installed.id
@@ -198,7 +199,7 @@ impl Reconciler {
         installed.damaged.retain(|slots| {
             let is_used = scopes_of_slot_ranges.contains_key(&slots.start);
             if !is_used {
-                allocator.remove_slots(slots.start, slots.end - slots.start);
+                allocator.remove_slots(slots.start, slots.end.0 - slots.start.0);
             }
             is_used
         });
@@ -235,7 +236,7 @@ struct Addition<'a> {
     /// Sets that known endpoints need as well.
     scopes: Vec<(Endpoint, u8)>,
     /// Lists without slots, and where theirs will begin.
-    slot_ranges: Vec<(u32, &'a Arc<[plan::Backend]>)>,
+    slot_ranges: Vec<(SlotIndex, &'a Arc<[plan::Backend]>)>,
 }
 
 impl<'a> Addition<'a> {
@@ -362,7 +363,7 @@ fn entry(
                 slot_range.members = Arc::clone(list);
                 slot_range.start
             }
-            _ => 0,
+            _ => SlotIndex::default(),
         };
     Frontend {
         key,
@@ -408,7 +409,10 @@ fn number(count: usize) -> u32 {
 }
 
 /// Ids and weights of a slot range's backends.
-pub(super) fn members(installed: &ServicePortState, slot_range: &SlotRange) -> Vec<(u32, u16)> {
+pub(super) fn members(
+    installed: &ServicePortState,
+    slot_range: &SlotRange,
+) -> Vec<(BackendId, u16)> {
     slot_range
         .members
         .iter()

@@ -31,25 +31,35 @@ pub struct Drift {
     pub services: usize,
 }
 
-impl Drift {
-    /// The kinds by which repairs are counted.
-    pub const KINDS: [&'static str; 9] =
-        ["frontend", "backend", "slot", "filter", "name", "exclusion", "map", "pin", "link"];
+/// A kind of drift that can be repaired, by which repairs are counted in logs and metrics.
+#[derive(Debug, Clone, Copy)]
+pub struct DriftKind {
+    pub name: &'static str,
+    count: fn(&Drift) -> usize,
+}
 
-    /// The counts of what can be repaired, by [`Self::KINDS`].
+impl Drift {
+    /// All kinds.
+    pub const KINDS: [DriftKind; 9] = [
+        DriftKind {
+            name: "frontend",
+            count: |drift| {
+                drift.frontends_missing + drift.frontends_changed + drift.frontends_foreign
+            },
+        },
+        DriftKind { name: "backend", count: |drift| drift.backends },
+        DriftKind { name: "slot", count: |drift| drift.slots },
+        DriftKind { name: "filter", count: |drift| drift.filter_words },
+        DriftKind { name: "name", count: |drift| drift.names },
+        DriftKind { name: "exclusion", count: |drift| drift.exclusion },
+        DriftKind { name: "map", count: |drift| drift.maps },
+        DriftKind { name: "pin", count: |drift| drift.pins },
+        DriftKind { name: "link", count: |drift| drift.links },
+    ];
+
+    /// The counts of what can be repaired, by the names of [`Self::KINDS`].
     pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        let counts = [
-            self.frontends_missing + self.frontends_changed + self.frontends_foreign,
-            self.backends,
-            self.slots,
-            self.filter_words,
-            self.names,
-            self.exclusion,
-            self.maps,
-            self.pins,
-            self.links,
-        ];
-        Self::KINDS.into_iter().zip(counts)
+        Self::KINDS.into_iter().map(|kind| (kind.name, (kind.count)(self)))
     }
 
     /// All that can be repaired.

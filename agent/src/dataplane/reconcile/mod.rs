@@ -36,6 +36,7 @@ use sockline_ebpf::{
     backend::Backend,
     counters::ServiceCounters,
     frontend::{self, FrontendKey},
+    id::{BackendId, ServiceId, SlotIndex},
     socket::AFFINITY_ENTRIES,
 };
 
@@ -88,7 +89,7 @@ impl Default for Limits {
 }
 
 /// Frontends that services no longer have, with the services' ids.
-type ObsoleteFrontends = Vec<(FrontendKey, u32)>;
+type ObsoleteFrontends = Vec<(FrontendKey, ServiceId)>;
 
 /// Identifies an endpoint of a service port.
 type Endpoint = (IpAddr, u16);
@@ -97,7 +98,7 @@ pub struct Reconciler {
     frontends: Frontends,
     allocator: Allocator,
     names: Names,
-    counters: PerCpuHashMap<MapData, u32, ServiceCounters>,
+    counters: PerCpuHashMap<MapData, ServiceId, ServiceCounters>,
     installed: BTreeMap<ServiceKey, ServicePortState>,
     at_node: AtNode,
     /// See [`Reconciler::retain_unconfirmed`].
@@ -115,12 +116,12 @@ pub struct Reconciler {
 /// A service port in the kernel.
 #[derive(Debug, Default)]
 struct ServicePortState {
-    id: u32,
+    id: ServiceId,
     backends: foldhash::HashMap<Endpoint, InstalledBackend>,
     slot_ranges: Vec<SlotRange>,
     /// Slots of restored frontends of which some are damaged. The others serve until the first sync
     /// replaces all.
-    damaged: Vec<Range<u32>>,
+    damaged: Vec<Range<SlotIndex>>,
     keys: BTreeSet<FrontendKey>,
     /// It was in a plan of this process; otherwise only the maps have it.
     confirmed: bool,
@@ -132,7 +133,7 @@ struct ServicePortState {
 
 #[derive(Debug, Clone, Copy)]
 struct InstalledBackend {
-    id: u32,
+    id: BackendId,
     scopes: u8,
     weight: u16,
 }
@@ -140,7 +141,7 @@ struct InstalledBackend {
 /// Slots for one list of backends.
 #[derive(Debug)]
 struct SlotRange {
-    start: u32,
+    start: SlotIndex,
     /// Usually the plan's own list.
     members: Arc<[plan::Backend]>,
 }
@@ -177,7 +178,7 @@ pub struct SyncReport {
 pub struct Removed {
     pub port: ServiceKey,
     /// The id that records of its sockets have.
-    pub id: u32,
+    pub id: ServiceId,
     /// The addresses that it had.
     pub keys: BTreeSet<FrontendKey>,
 }
@@ -218,7 +219,7 @@ impl Reconciler {
         Ok(Some(reconciler))
     }
 
-    fn read(pins: &Pins, limits: Limits) -> Result<(Self, HashSet<u32>), DataplaneError> {
+    fn read(pins: &Pins, limits: Limits) -> Result<(Self, HashSet<BackendId>), DataplaneError> {
         let allocator = Allocator::new(
             maps::open_slots(pins, limits.slots, true)?,
             // One more, because id 0 is none.
@@ -309,8 +310,8 @@ impl Reconciler {
     }
 
     /// The names of service ports that have counters, and whose ids are not among these.
-    pub fn without_counters(&self, counted: &HashSet<u32>) -> Vec<String> {
-        let without: HashSet<u32> = self
+    pub fn without_counters(&self, counted: &HashSet<ServiceId>) -> Vec<String> {
+        let without: HashSet<ServiceId> = self
             .frontends
             .entries()
             .values()
@@ -341,12 +342,12 @@ impl Reconciler {
         })
     }
 
-    pub(super) fn backend(&self, id: u32) -> Option<Backend> {
+    pub(super) fn backend(&self, id: BackendId) -> Option<Backend> {
         self.allocator.backend(id)
     }
 
     /// The service ports, by their ids.
-    pub(super) fn keys_by_id(&self) -> HashMap<u32, &ServiceKey> {
+    pub(super) fn keys_by_id(&self) -> HashMap<ServiceId, &ServiceKey> {
         self.installed.iter().map(|(key, installed)| (installed.id, key)).collect()
     }
 
@@ -356,7 +357,7 @@ impl Reconciler {
     }
 
     /// The id of the service port that has an address.
-    pub(super) fn owner_of(&self, key: &FrontendKey) -> Option<u32> {
+    pub(super) fn owner_of(&self, key: &FrontendKey) -> Option<ServiceId> {
         self.frontends.entries().get(key).map(|frontend| frontend.service)
     }
 
@@ -550,7 +551,7 @@ impl Reconciler {
             }
         }
         for key in &gone {
-            let id = self.installed.get(key).map_or(0, |installed| installed.id);
+            let id = self.installed.get(key).map_or(ServiceId::NONE, |installed| installed.id);
             let keys = self.take_keys(key, &mut obsolete);
             report.removed.push(Removed { port: key.clone(), id, keys });
         }
@@ -662,7 +663,7 @@ impl Reconciler {
     fn keep_obsolete(
         &mut self,
         key: FrontendKey,
-        service: u32,
+        service: ServiceId,
         error: DataplaneError,
         report: &mut SyncReport,
     ) {

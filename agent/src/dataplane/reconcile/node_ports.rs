@@ -13,6 +13,7 @@ use std::{
 use sockline_ebpf::{
     address::Address,
     frontend::{self, FrontendKey},
+    id::{ServiceId, SlotIndex},
 };
 
 use super::{Reconciler, encode};
@@ -239,8 +240,8 @@ impl Reconciler {
 const fn mark(key: FrontendKey) -> frontend::Frontend {
     frontend::Frontend {
         key,
-        service: 0,
-        slot_start: 0,
+        service: ServiceId::NONE,
+        slot_start: SlotIndex(0),
         slot_count: 0,
         affinity_seconds: 0,
         action: frontend::FORWARD,

@@ -7,6 +7,7 @@ use std::ops::Bound;
 use sockline_ebpf::{
     address::Address,
     backend::{Backend, Slot},
+    id::{BackendId, ServiceId, SlotIndex},
 };
 
 use super::{Reconciler, ServicePortState, apply::members, drift::Drift};
@@ -27,11 +28,11 @@ use crate::{
 pub struct Differences {
     frontends: frontends::Differences,
     /// Id, and the entry as it should be.
-    backends: Vec<(u32, Backend)>,
+    backends: Vec<(BackendId, Backend)>,
     /// Ids of backend entries that are in use and not allocated.
-    stale: Vec<u32>,
-    slots: Vec<(u32, Slot)>,
-    names: Vec<(u32, ServiceKey)>,
+    stale: Vec<BackendId>,
+    slots: Vec<(SlotIndex, Slot)>,
+    names: Vec<(ServiceId, ServiceKey)>,
 }
 
 impl Differences {
@@ -69,7 +70,7 @@ enum Stage {
     /// The services up to this one are compared.
     Services(ServiceKey),
     /// The backends below this id were searched for stale entries.
-    Stale(u32),
+    Stale(BackendId),
     Whole,
 }
 
@@ -167,7 +168,7 @@ impl Reconciler {
         differences: &mut Differences,
     ) -> Result<(Stage, usize), DataplaneError> {
         let Some((key, installed)) = self.installed.range((after, Bound::Unbounded)).next() else {
-            return Ok((Stage::Stale(0), 1));
+            return Ok((Stage::Stale(BackendId::NONE), 1));
         };
         self.compare_service(key, installed, differences)?;
         let slots: usize =
@@ -204,15 +205,16 @@ impl Reconciler {
                     && backend.weight == wanted.weight
             });
             if !sound {
-                tracing::debug!(service = %key, backend = known.id, "backend entry differs");
+                tracing::debug!(service = %key, backend = %known.id, "backend entry differs");
                 differences.backends.push((known.id, wanted));
             }
         }
         for slot_range in &installed.slot_ranges {
             let table = alias::table(&members(installed, slot_range));
-            for (slot, index) in table.into_iter().zip(slot_range.start..) {
+            for (number, slot) in (0..).zip(table) {
+                let index = slot_range.start.offset(number);
                 if self.allocator.slot(index) != Some(slot) {
-                    tracing::debug!(service = %key, slot = index, "slot differs");
+                    tracing::debug!(service = %key, slot = %index, "slot differs");
                     differences.slots.push((index, slot));
                 }
             }

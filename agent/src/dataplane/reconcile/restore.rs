@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use sockline_ebpf::frontend::Frontend;
+use sockline_ebpf::{
+    frontend::Frontend,
+    id::{BackendId, ServiceId, SlotIndex},
+};
 
 use super::{InstalledBackend, Reconciler, ServicePortState, SlotRange};
 use crate::{
@@ -18,7 +21,7 @@ use crate::{
 
 /// A key for a service whose name is lost or a duplicate. No plan has it, so it is served unchanged
 /// until a plan is complete.
-fn nameless(id: u32) -> ServiceKey {
+fn nameless(id: ServiceId) -> ServiceKey {
     ServiceKey {
         service: ObjectName::new("", id.to_string()),
         port_name: "".into(),
@@ -33,9 +36,9 @@ fn is_nameless(key: &ServiceKey) -> bool {
 
 impl Reconciler {
     /// Returns the backends that belong to a service.
-    pub(super) fn restore(&mut self) -> Result<HashSet<u32>, DataplaneError> {
+    pub(super) fn restore(&mut self) -> Result<HashSet<BackendId>, DataplaneError> {
         let mut names = service_names::read_all(self.names.map())?;
-        let mut by_service: BTreeMap<u32, Vec<Frontend>> = BTreeMap::new();
+        let mut by_service: BTreeMap<ServiceId, Vec<Frontend>> = BTreeMap::new();
         for frontend in self.frontends.entries().values() {
             if frontend.key.is_node_mark() {
                 self.at_node.marks.insert(frontend.key);
@@ -64,7 +67,7 @@ impl Reconciler {
 
     /// Whether everything in the maps could be restored.
     pub(super) fn is_sound(&self) -> bool {
-        let slot_ranges: HashSet<(u32, u32)> = self
+        let slot_ranges: HashSet<(ServiceId, SlotIndex)> = self
             .installed
             .values()
             .flat_map(|installed| {
@@ -84,10 +87,10 @@ impl Reconciler {
         &mut self,
         installed: &mut ServicePortState,
         frontend: &Frontend,
-        restored: &mut HashSet<u32>,
+        restored: &mut HashSet<BackendId>,
     ) {
         let (start, count) = (frontend.slot_start, frontend.slot_count);
-        let slots = start..start.saturating_add(count);
+        let slots = start..SlotIndex(start.0.saturating_add(count));
         if count == 0
             || installed.slot_ranges.iter().any(|slot_range| slot_range.start == start)
             || installed.damaged.contains(&slots)
@@ -96,7 +99,7 @@ impl Reconciler {
         }
         let mut members = BTreeMap::new();
         let mut is_sound = true;
-        for index in slots.clone() {
+        for index in (slots.start.0..slots.end.0).map(SlotIndex) {
             // No such slots: another process wrote the frontend.
             let Some(slot) = self.allocator.slot(index) else { return };
             for id in [slot.backend, slot.alias] {
@@ -134,8 +137,8 @@ impl Reconciler {
             installed.slot_ranges.push(SlotRange { start, members: list.into() });
         } else {
             tracing::warn!(
-                service = installed.id,
-                slot = start,
+                service = %installed.id,
+                slot = %start,
                 "some slots have no backend: connects that choose them are not translated until the first \
                  sync"
             );

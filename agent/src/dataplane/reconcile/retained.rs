@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use sockline_ebpf::frontend::FrontendKey;
+use sockline_ebpf::{frontend::FrontendKey, id::ServiceId};
 
 use super::{Reconciler, encode};
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 pub(super) struct Retained {
     services: BTreeSet<ObjectName>,
     /// The ids of their ports in the kernel, as of the sync that runs.
-    ids: HashSet<u32>,
+    ids: HashSet<ServiceId>,
     /// Other service ports that did not get an address because of it.
     pub(super) waiting_for_address: BTreeSet<ServiceKey>,
     /// Retained service ports that lost an address in the sync that runs.
@@ -128,7 +128,7 @@ impl Reconciler {
     }
 
     /// The id of the retained service port that has an address.
-    pub(super) fn retained_owner(&self, key: &FrontendKey) -> Option<u32> {
+    pub(super) fn retained_owner(&self, key: &FrontendKey) -> Option<ServiceId> {
         if self.retained.ids.is_empty() {
             return None;
         }
@@ -157,7 +157,7 @@ impl Reconciler {
     }
 
     /// Records that retained service ports lost these addresses to another one.
-    pub(super) fn take_from_retained(&mut self, taken: &[(FrontendKey, u32)]) {
+    pub(super) fn take_from_retained(&mut self, taken: &[(FrontendKey, ServiceId)]) {
         for &(key, owner) in taken {
             let owner = self.installed.iter_mut().find(|(_, installed)| installed.id == owner);
             let Some((port, installed)) = owner else { continue };

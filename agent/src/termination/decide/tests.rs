@@ -50,8 +50,8 @@ fn socket(cookie: u64) -> StaleSocket {
         service_port: 53u16.to_be(),
         backend_address: address(BACKEND),
         backend_port: 5353u16.to_be(),
-        service: 1,
-        backend: 2,
+        service: ServiceId(1),
+        backend: BackendId(2),
         generation: 3,
         ..SocketRecord::default()
     };
@@ -144,7 +144,7 @@ fn a_deleted_services_udp_sockets_are_closed_and_tcp_as_it_last_said() {
     let (gone, now) = (FixedObjects::default(), Instant::now());
     let mut decider = Decider::default();
     assert_eq!(decide(&mut decider, &gone, now), Some((Action::Close, Action::Look)));
-    decider.removed(1, [at(SERVICE, 53)], Duration::from_secs(1));
+    decider.removed(ServiceId(1), [at(SERVICE, 53)], Duration::from_secs(1));
     let later = now + Duration::from_secs(2);
     assert_eq!(decide(&mut decider, &gone, later), Some((Action::Close, Action::Close)));
     // It is remembered for as long as there are sockets of it.
@@ -168,7 +168,7 @@ fn a_deleted_services_word_counts_at_addresses_that_it_is_not_programmed_at() {
         let mut socket = socket(7);
         socket.record.service_address = dialled.parse::<IpAddr>().unwrap().into();
         let mut decider = Decider::default();
-        decider.removed(1, [at(programmed, 53), at("10.96.0.9", 53)], Duration::ZERO);
+        decider.removed(ServiceId(1), [at(programmed, 53), at("10.96.0.9", 53)], Duration::ZERO);
         // Also later: it is remembered for as long as there are sockets of it.
         for now in [now, now + REMEMBER * 2, now + REMEMBER * 4] {
             let decision = decider.decide(&[socket], &gone.owners(), &gone, now, now);
@@ -182,9 +182,9 @@ fn a_deleted_services_word_counts_at_addresses_that_it_is_not_programmed_at() {
 fn another_services_word_about_a_node_port_does_not_count_for_an_address_of_its_own() {
     let (gone, now) = (FixedObjects::default(), Instant::now());
     let mut decider = Decider::default();
-    decider.removed(2, [at("0.0.0.0", 53), at("10.96.0.9", 53)], Duration::ZERO);
+    decider.removed(ServiceId(2), [at("0.0.0.0", 53), at("10.96.0.9", 53)], Duration::ZERO);
     assert_eq!(decide(&mut decider, &gone, now), Some((Action::Close, Action::Look)));
-    decider.removed(1, [at("0.0.0.0", 53)], Duration::ZERO);
+    decider.removed(ServiceId(1), [at("0.0.0.0", 53)], Duration::ZERO);
     assert_eq!(decide(&mut decider, &gone, now), Some((Action::Close, Action::Close)));
 }
 

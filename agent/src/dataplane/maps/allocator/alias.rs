@@ -1,15 +1,15 @@
 //! Alias tables: a weighted draw in constant time (M. D. Vose, "A linear algorithm for generating
 //! random numbers with a given distribution", 1991).
 
-use sockline_ebpf::backend::Slot;
+use sockline_ebpf::{backend::Slot, id::BackendId};
 
 /// The share of a slot that is all its own backend's.
 const WHOLE: u32 = u32::MAX;
 
 /// Builds the table for backends (id, weight); as many slots as backends. Weights of 0 count as 1.
 #[must_use]
-pub fn table(backends: &[(u32, u16)]) -> Vec<Slot> {
-    let weight = |&(_, weight): &(u32, u16)| u64::from(weight.max(1));
+pub fn table(backends: &[(BackendId, u16)]) -> Vec<Slot> {
+    let weight = |&(_, weight): &(BackendId, u16)| u64::from(weight.max(1));
     let total: u64 = backends.iter().map(weight).sum();
     let count = backends.len() as u64;
     // In units of 1/total of a slot: a backend of average weight has exactly one slot's worth.
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     /// Each backend's share of all draws, computed from the table.
-    fn shares(slots: &[Slot]) -> HashMap<u32, f64> {
+    fn shares(slots: &[Slot]) -> HashMap<BackendId, f64> {
         let mut shares = HashMap::new();
         for slot in slots {
             let own = f64::from(slot.threshold) / 2f64.powi(32) / slots.len() as f64;
@@ -56,9 +56,9 @@ mod tests {
 
     #[test]
     fn equal_weights_give_each_backend_its_own_slot() {
-        let slots = table(&[(7, 1), (9, 1), (4, 1)]);
+        let slots = table(&[7, 9, 4].map(|id| (BackendId(id), 1)));
         let ids: Vec<_> = slots.iter().map(|slot| (slot.backend, slot.alias)).collect();
-        assert_eq!(ids, [(7, 7), (9, 9), (4, 4)]);
+        assert_eq!(ids, [7, 9, 4].map(|id| (BackendId(id), BackendId(id))));
     }
 
     #[test]
@@ -69,8 +69,7 @@ mod tests {
     proptest! {
         #[test]
         fn shares_are_proportional_to_weights(weights in prop::collection::vec(1u16.., 1..200)) {
-            let backends: Vec<_> =
-                weights.iter().enumerate().map(|(id, &weight)| (id as u32, weight)).collect();
+            let backends: Vec<_> = (0..).map(BackendId).zip(weights.iter().copied()).collect();
             let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
             let shares = shares(&table(&backends));
             for (id, weight) in backends {

@@ -11,13 +11,13 @@
 
 use std::mem::offset_of;
 
-use sockline_ebpf::{address::Address, backend::Backend};
+use sockline_ebpf::{address::Address, backend::Backend, id::ServiceId};
 
 use crate::bpf::mmap::{Cell, Field};
 
 const ADDRESS: Field<Backend, Address> =
     Field::new(offset_of!(Backend, address), |backend| &backend.address);
-pub const SERVICE: Field<Backend, u32> =
+pub const SERVICE: Field<Backend, ServiceId> =
     Field::new(offset_of!(Backend, service), |backend| &backend.service);
 const PORT: Field<Backend, u16> = Field::new(offset_of!(Backend, port), |backend| &backend.port);
 const WEIGHT: Field<Backend, u16> =
@@ -30,7 +30,7 @@ pub const CONNECTIONS: Field<Backend, u64> =
 /// Writes an endpoint into a free entry, which no program reads.
 pub fn make(entry: &Cell<'_, Backend>, backend: Backend) {
     let generation = entry.read().generation.wrapping_add(1);
-    entry.write(Backend { service: 0, generation, ..backend });
+    entry.write(Backend { service: ServiceId::NONE, generation, ..backend });
     entry.publish(SERVICE, backend.service);
 }
 
@@ -42,7 +42,7 @@ pub fn change(entry: &Cell<'_, Backend>, scopes: u8, weight: u16) {
 
 /// Clears the owner. Running programs may have read it before.
 pub fn disown(entry: &Cell<'_, Backend>) {
-    entry.withdraw(SERVICE, 0);
+    entry.withdraw(SERVICE, ServiceId::NONE);
 }
 
 /// Frees it.
@@ -82,7 +82,7 @@ mod tests {
 
     const WANTED: Backend = Backend {
         address: Address { words: [1, 2, 3, 4] },
-        service: 5,
+        service: ServiceId(5),
         generation: 0,
         port: 6,
         weight: 7,

@@ -17,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sockline_ebpf::backend::{Backend, Slot};
+use sockline_ebpf::{
+    backend::{Backend, Slot},
+    id::{BackendId, ServiceId, SlotIndex},
+};
 
 use self::{
     range_allocator::RangeAllocator,
@@ -70,9 +73,9 @@ pub struct Allocator {
 
 #[derive(Debug, Clone, Copy)]
 enum PendingFree {
-    Slots { start: u32, count: u32 },
-    Backend { id: u32 },
-    Service { id: u32 },
+    Slots { start: SlotIndex, count: u32 },
+    Backend { id: BackendId },
+    Service { id: ServiceId },
 }
 
 impl Allocator {
@@ -85,10 +88,10 @@ impl Allocator {
         let slot_ids = RangeAllocator::new(slots.limit());
         let mut backend_ids = RangeAllocator::new(backends.limit());
         // Id 0 is never allocated: an empty slot, all zeroes, leads to a backend without an owner.
-        backend_ids.take_at(0, 1);
+        backend_ids.take_at(BackendId::NONE.0, 1);
         // Service 0 is the owner of free backends.
         let mut service_ids = RangeAllocator::new(SERVICE_IDS);
-        service_ids.take_at(0, 1);
+        service_ids.take_at(ServiceId::NONE.0, 1);
         Self {
             slots,
             backends,
@@ -105,44 +108,49 @@ impl Allocator {
     }
 
     /// Marks slots found in the kernel as used; false if they overlap with others.
-    pub fn restore_slots(&mut self, start: u32, count: u32) -> bool {
-        count == 0 || self.slot_ids.take_at(start, count)
+    pub fn restore_slots(&mut self, start: SlotIndex, count: u32) -> bool {
+        count == 0 || self.slot_ids.take_at(start.0, count)
     }
 
-    pub fn restore_backend(&mut self, id: u32) -> bool {
-        self.backend_ids.take_at(id, 1)
+    pub fn restore_backend(&mut self, id: BackendId) -> bool {
+        self.backend_ids.take_at(id.0, 1)
     }
 
     /// Frees every backend entry in the kernel that was not restored: an agent ended while it was
     /// pending.
-    pub fn sweep(&mut self, restored: impl Fn(u32) -> bool) -> Result<(), DataplaneError> {
-        let stale: Vec<u32> = self
+    pub fn sweep(&mut self, restored: impl Fn(BackendId) -> bool) -> Result<(), DataplaneError> {
+        let stale: Vec<BackendId> = self
             .backends
             .indices()
-            .filter(|&id| {
-                !restored(id) && self.backends.read(id).is_some_and(|backend| backend.service != 0)
-            })
+            .map(BackendId)
+            .filter(|&id| !restored(id) && self.is_owned(id))
             .collect();
-        stale.into_iter().try_for_each(|id| self.retire(id))
+        stale.into_iter().try_for_each(|id| self.clear_and_count(id))
     }
 
     /// Searches `count` backends from an id on for entries in use that were never allocated.
     /// Returns them, and where to continue.
-    pub fn stale_backends(&self, from: u32, count: u32) -> (Vec<u32>, Option<u32>) {
+    pub fn stale_backends(
+        &self,
+        from: BackendId,
+        count: u32,
+    ) -> (Vec<BackendId>, Option<BackendId>) {
         let end = self.backends.allocated_to();
-        let to = from.saturating_add(count).min(end);
-        let stale = (from..to)
-            .filter(|&id| {
-                self.backends.read(id).is_some_and(|backend| backend.service != 0)
-                    && self.backend_ids.is_free(id)
-            })
+        let to = from.0.saturating_add(count).min(end);
+        let stale = (from.0..to)
+            .map(BackendId)
+            .filter(|&id| self.is_owned(id) && self.backend_ids.is_free(id.0))
             .collect();
-        (stale, (to < end).then_some(to))
+        (stale, (to < end).then_some(BackendId(to)))
+    }
+
+    fn is_owned(&self, id: BackendId) -> bool {
+        self.backend(id).is_some_and(|backend| backend.service != ServiceId::NONE)
     }
 
     /// Clears an entry that no service owns.
-    pub fn clear_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
-        backend_entry::clear(&self.backends.cell(id)?);
+    pub fn clear_backend(&mut self, id: BackendId) -> Result<(), DataplaneError> {
+        backend_entry::clear(&self.backends.cell(id.0)?);
         Ok(())
     }
 
@@ -161,12 +169,12 @@ impl Allocator {
         self.backends.reader()
     }
 
-    pub fn backend(&self, id: u32) -> Option<Backend> {
-        self.backends.read(id)
+    pub fn backend(&self, id: BackendId) -> Option<Backend> {
+        self.backends.read(id.0)
     }
 
-    pub fn slot(&self, index: u32) -> Option<Slot> {
-        self.slots.read(index)
+    pub fn slot(&self, index: SlotIndex) -> Option<Slot> {
+        self.slots.read(index.0)
     }
 
     /// Ensures room for this many new backends.
@@ -191,30 +199,33 @@ impl Allocator {
 
     /// Writes a new backend and returns its id. Programs use it once its owner is written, which is
     /// last.
-    pub fn add_backend(&mut self, backend: Backend) -> Result<u32, DataplaneError> {
+    pub fn add_backend(&mut self, backend: Backend) -> Result<BackendId, DataplaneError> {
         let full = Full { map: BACKENDS, limit: self.max_backends() };
-        let id = self.backend_ids.take(1).ok_or(full)?;
+        let id = BackendId(self.backend_ids.take(1).ok_or(full)?);
         let written = self.write_backend(id, backend);
         if written.is_err() {
-            self.backend_ids.give(id, 1);
+            self.backend_ids.give(id.0, 1);
         }
         written.map(|()| id)
     }
 
-    fn write_backend(&mut self, id: u32, backend: Backend) -> Result<(), DataplaneError> {
-        backend_entry::make(&self.backends.cell(id)?, backend);
+    fn write_backend(&mut self, id: BackendId, backend: Backend) -> Result<(), DataplaneError> {
+        backend_entry::make(&self.backends.cell(id.0)?, backend);
         Ok(())
     }
 
     /// Rewrites backends that are in use, under the same ids and generations. Until this is done
     /// (about 20 ms for all of them), calls that choose one fail open.
-    pub fn repair_backends(&mut self, wanted: &[(u32, Backend)]) -> Result<(), DataplaneError> {
+    pub fn repair_backends(
+        &mut self,
+        wanted: &[(BackendId, Backend)],
+    ) -> Result<(), DataplaneError> {
         // An entry without an owner counts for no service, so sums wait until it has one again.
         let transfer_lock = self.transfer_lock();
         let _transfer = transfer_lock.lock();
         let mut disowned = Vec::new();
         for (id, backend) in wanted {
-            let entry = self.backends.cell(*id)?;
+            let entry = self.backends.cell(id.0)?;
             if backend_entry::leads_elsewhere(&entry.read(), backend) {
                 backend_entry::disown(&entry);
                 disowned.push((id, backend));
@@ -230,41 +241,41 @@ impl Allocator {
         // worse.
         let waited = self.programs.synchronize_rcu();
         for (id, backend) in disowned {
-            backend_entry::repair(&self.backends.cell(*id)?, backend);
+            backend_entry::repair(&self.backends.cell(id.0)?, backend);
         }
         Ok(waited?)
     }
 
     /// Rewrites a slot that is in use. Whatever a program reads of it leads to a backend of the
     /// service, or to another service's, which the owner check rejects.
-    pub fn rewrite_slot(&mut self, index: u32, slot: Slot) -> Result<(), DataplaneError> {
-        self.slots.cell(index)?.write(slot);
+    pub fn rewrite_slot(&mut self, index: SlotIndex, slot: Slot) -> Result<(), DataplaneError> {
+        self.slots.cell(index.0)?.write(slot);
         Ok(())
     }
 
     /// Changes which frontends may use a backend, and its weight.
     pub fn change_backend(
         &mut self,
-        id: u32,
+        id: BackendId,
         scopes: u8,
         weight: u16,
     ) -> Result<(), DataplaneError> {
-        backend_entry::change(&self.backends.cell(id)?, scopes, weight);
+        backend_entry::change(&self.backends.cell(id.0)?, scopes, weight);
         Ok(())
     }
 
     /// Frees a backend at once that was added and that no frontend leads to: no program can have
     /// seen it.
-    pub fn withdraw_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
+    pub fn withdraw_backend(&mut self, id: BackendId) -> Result<(), DataplaneError> {
         self.clear_backend(id)?;
-        self.backend_ids.give(id, 1);
+        self.backend_ids.give(id.0, 1);
         Ok(())
     }
 
     /// Removes a backend: sockets and clients that remember it choose again from now on. Its count
     /// moves to its service when it is reclaimed.
-    pub fn remove_backend(&mut self, id: u32) -> Result<(), DataplaneError> {
-        let entry = self.backends.cell(id)?;
+    pub fn remove_backend(&mut self, id: BackendId) -> Result<(), DataplaneError> {
+        let entry = self.backends.cell(id.0)?;
         backend_entry::change(&entry, 0, entry.read().weight);
         self.pending_backends += 1;
         self.pending.push_back((Instant::now(), PendingFree::Backend { id }));
@@ -272,26 +283,26 @@ impl Allocator {
     }
 
     /// A new service's id; `None` when there is none left.
-    pub fn add_service(&mut self) -> Option<u32> {
-        let id = self.service_ids.take(1)?;
+    pub fn add_service(&mut self) -> Option<ServiceId> {
+        let id = ServiceId(self.service_ids.take(1)?);
         // An agent that was killed may have left a count for this id.
         self.removed_counts.remove(id);
         Some(id)
     }
 
-    pub fn restore_service(&mut self, id: u32) -> bool {
-        self.service_ids.take_at(id, 1)
+    pub fn restore_service(&mut self, id: ServiceId) -> bool {
+        self.service_ids.take_at(id.0, 1)
     }
 
     /// Removes a service whose backends were removed. Its id is reclaimed after them, so that no
     /// other service gets it while one of them still counts for it.
-    pub fn remove_service(&mut self, id: u32) {
+    pub fn remove_service(&mut self, id: ServiceId) {
         self.pending.push_back((Instant::now(), PendingFree::Service { id }));
     }
 
     /// Frees the id of a service at once that never had a frontend.
-    pub fn withdraw_service(&mut self, id: u32) {
-        self.service_ids.give(id, 1);
+    pub fn withdraw_service(&mut self, id: ServiceId) {
+        self.service_ids.give(id.0, 1);
     }
 
     /// See [`TransferLock`].
@@ -300,10 +311,10 @@ impl Allocator {
     }
 
     /// Clears a backend's entry and adds its count to its service's.
-    fn retire(&mut self, id: u32) -> Result<(), DataplaneError> {
+    fn clear_and_count(&mut self, id: BackendId) -> Result<(), DataplaneError> {
         let transfer_lock = self.transfer_lock();
         let _transfer = transfer_lock.lock();
-        if let Some(backend) = self.backends.read(id) {
+        if let Some(backend) = self.backend(id) {
             self.removed_counts.add(backend.service, backend.connections)?;
         }
         self.clear_backend(id)
@@ -314,19 +325,19 @@ impl Allocator {
         &mut self,
         count: u32,
         wait_policy: WaitPolicy,
-    ) -> Result<u32, DataplaneError> {
+    ) -> Result<SlotIndex, DataplaneError> {
         if count == 0 {
-            return Ok(0);
+            return Ok(SlotIndex::default());
         }
         if let Some(start) = self.slot_ids.take(count) {
-            return Ok(start);
+            return Ok(SlotIndex(start));
         }
         let limit = self.slots.limit();
         let free = |this: &Self| limit.saturating_sub(this.slot_ids.used());
         if count <= free(self).saturating_add(self.pending_slots) {
             self.reclaim_if(wait_policy)?;
         }
-        self.slot_ids.take(count).ok_or_else(|| {
+        self.slot_ids.take(count).map(SlotIndex).ok_or_else(|| {
             if count <= free(self) {
                 DataplaneError::Fragmented { map: SLOTS, wanted: count, limit }
             } else {
@@ -335,18 +346,20 @@ impl Allocator {
         })
     }
 
-    pub fn write_slots(&mut self, start: u32, slots: &[Slot]) -> Result<(), DataplaneError> {
-        slots.iter().zip(start..).try_for_each(|(slot, index)| self.rewrite_slot(index, *slot))
+    pub fn write_slots(&mut self, start: SlotIndex, slots: &[Slot]) -> Result<(), DataplaneError> {
+        (0..)
+            .zip(slots)
+            .try_for_each(|(number, slot)| self.rewrite_slot(start.offset(number), *slot))
     }
 
     /// Frees slots at once that no frontend leads to.
-    pub fn withdraw_slots(&mut self, start: u32, count: u32) {
+    pub fn withdraw_slots(&mut self, start: SlotIndex, count: u32) {
         if count > 0 {
-            self.slot_ids.give(start, count);
+            self.slot_ids.give(start.0, count);
         }
     }
 
-    pub fn remove_slots(&mut self, start: u32, count: u32) {
+    pub fn remove_slots(&mut self, start: SlotIndex, count: u32) {
         if count > 0 {
             self.pending_slots += count;
             self.pending.push_back((Instant::now(), PendingFree::Slots { start, count }));
@@ -384,19 +397,19 @@ impl Allocator {
     fn free(&mut self, pending: PendingFree) -> Result<(), DataplaneError> {
         match pending {
             PendingFree::Slots { start, count } => {
-                self.slot_ids.give(start, count);
+                self.slot_ids.give(start.0, count);
                 self.pending_slots -= count;
                 self.freed = true;
             }
             PendingFree::Backend { id } => {
-                self.retire(id)?;
-                self.backend_ids.give(id, 1);
+                self.clear_and_count(id)?;
+                self.backend_ids.give(id.0, 1);
                 self.pending_backends -= 1;
                 self.freed = true;
             }
             PendingFree::Service { id } => {
                 self.removed_counts.remove(id);
-                self.service_ids.give(id, 1);
+                self.service_ids.give(id.0, 1);
             }
         }
         Ok(())

@@ -3,6 +3,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sockline_ebpf::id::ServiceId;
+
 use crate::{
     bpf::kinds::growable_hash::{GrowableHash, MapUsage},
     dataplane::{error::DataplaneError, maps::REMOVED_BACKENDS, pinning::layout::Pins},
@@ -21,7 +23,7 @@ impl TransferLock {
 
 /// Service id → connections of its removed backends.
 pub struct RemovedBackendCounts {
-    map: GrowableHash<u32, u64>,
+    map: GrowableHash<ServiceId, u64>,
     transfer_lock: TransferLock,
 }
 
@@ -45,11 +47,11 @@ impl RemovedBackendCounts {
         &self.transfer_lock
     }
 
-    pub fn of(&self, service: u32) -> Result<u64, DataplaneError> {
+    pub fn of(&self, service: ServiceId) -> Result<u64, DataplaneError> {
         Ok(self.map.get(&service)?.unwrap_or(0))
     }
 
-    pub fn add(&mut self, service: u32, connections: u64) -> Result<(), DataplaneError> {
+    pub fn add(&mut self, service: ServiceId, connections: u64) -> Result<(), DataplaneError> {
         if connections == 0 {
             return Ok(());
         }
@@ -58,7 +60,7 @@ impl RemovedBackendCounts {
     }
 
     /// Removes a service's count; it has none if no backend of it was ever removed.
-    pub fn remove(&mut self, service: u32) {
+    pub fn remove(&mut self, service: ServiceId) {
         self.map.remove(&service);
     }
 }
