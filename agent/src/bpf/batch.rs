@@ -10,7 +10,7 @@ use aya::{
 };
 use aya_obj::generated::bpf_cmd;
 
-use crate::bpf::syscall::{bpf, zeroed_attr};
+use crate::bpf::syscall::{bpf, os_error, zeroed_attr};
 
 /// A walk through a hash, and where it is (Linux 5.6).
 ///
@@ -69,9 +69,9 @@ impl<K: Pod, V: Pod> HashWalk<K, V> {
             match result {
                 Ok(_) => self.bucket = Some(next),
                 // The last chunk, which may have entries.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.done = true,
+                Err(error) if os_error(&error) == Some(libc::ENOENT) => self.done = true,
                 // A bucket that has more entries than a chunk has room for.
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                Err(error) if os_error(&error) == Some(libc::ENOSPC) => {
                     self.bucket = Some(next);
                     self.per_chunk *= 2;
                     continue;
@@ -136,7 +136,7 @@ mod tests {
     use aya::maps::{HashMap, Map};
 
     use super::*;
-    use crate::bpf::kinds::create;
+    use crate::bpf::{kinds::create, syscall::inject};
 
     fn hash(capacity: u32, entries: u32) -> HashMap<MapData, u32, u64> {
         let map = create::hash::<u32, u64>("WALKED", capacity).unwrap();
@@ -182,6 +182,27 @@ mod tests {
         // As many buckets as entries: some have several.
         let hash = hash(4096, 4096);
         assert_eq!(walk(map(&hash), 1).len(), 4096);
+    }
+
+    #[test]
+    fn a_call_that_fails_within_a_walk_is_an_error_and_the_walk_goes_on_from_there() {
+        let hash = hash(1 << 14, 5000);
+        let mut walk = HashWalk::<u32, u64>::new(512);
+        inject::fail_once(bpf_cmd::BPF_MAP_LOOKUP_BATCH, 2, libc::ENOMEM);
+        let mut keys = Vec::new();
+        let mut errors = Vec::new();
+        loop {
+            match walk.next(map(&hash)) {
+                Ok(Some(chunk)) => keys.extend(chunk.iter().map(|(key, _)| *key)),
+                Ok(None) => break,
+                Err(error) => errors.push((keys.len(), error.to_string())),
+            }
+        }
+        let [(before, error)] = &errors[..] else { panic!("{errors:?}") };
+        assert!((1..5000).contains(before), "{before} entries before the error");
+        assert!(error.starts_with("BPF_MAP_LOOKUP_BATCH: Cannot allocate memory"), "{error}");
+        keys.sort_unstable();
+        assert!(keys.into_iter().eq(0..5000), "each entry once");
     }
 
     #[test]

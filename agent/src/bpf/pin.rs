@@ -56,7 +56,7 @@ pub fn ensure(object: BorrowedFd<'_>, id: Id, path: &Path) -> Result<bool, BpfEr
 /// Nothing at the path, or what cannot be opened as a pin (`bpf_obj_get_user`: EACCES for anything
 /// but a pinned object).
 fn is_not_there(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES))
+    matches!(syscall::os_error(error), Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES))
 }
 
 /// Pins an object at a path, replacing what is there. There is no moment without a pin: the new one is made beside

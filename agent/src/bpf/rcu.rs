@@ -71,7 +71,7 @@ impl CanWait {
     pub fn of(waited: Result<(), &BpfError>) -> Self {
         match waited {
             Ok(()) => Self::Yes,
-            Err(BpfError::Io { source, .. }) if is_transient(source.raw_os_error()) => {
+            Err(BpfError::Io { source, .. }) if is_transient(syscall::os_error(source)) => {
                 Self::Unknown(source.to_string())
             }
             Err(BpfError::Io { source, .. }) => Self::No(source.to_string()),
@@ -88,7 +88,19 @@ const fn is_transient(errno: Option<i32>) -> bool {
 mod tests {
     use std::io;
 
+    use aya_obj::generated::bpf_cmd;
+
     use super::*;
+    use crate::bpf::syscall::inject;
+
+    #[test]
+    fn a_probe_that_the_kernel_has_no_memory_for_is_no_answer_and_the_next_one_is() {
+        let programs = RunningPrograms::new().unwrap();
+        inject::fail_once(bpf_cmd::BPF_MAP_UPDATE_ELEM, 0, libc::ENOMEM);
+        let CanWait::Unknown(why) = programs.probe() else { panic!("it was an answer") };
+        assert!(why.starts_with("BPF_MAP_UPDATE_ELEM: "), "{why}");
+        assert_eq!(programs.probe(), CanWait::Yes);
+    }
 
     #[test]
     fn lack_of_memory_is_no_proof_that_waiting_does_not_work() {

@@ -3,7 +3,7 @@
 
 use std::{
     ffi::CString,
-    io, mem,
+    fmt, io, mem,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -18,7 +18,72 @@ use aya_obj::generated::{
     bpf_map_info, bpf_map_type, bpf_prog_info,
 };
 
+/// A BPF system call that failed: its text begins with the command. [`os_error`] reads the number.
+#[derive(Debug)]
+struct FailedCall {
+    command: bpf_cmd,
+    error: io::Error,
+}
+
+impl fmt::Display for FailedCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.command, self.error)
+    }
+}
+
+// The text has the cause, so it is not the source as well.
+impl std::error::Error for FailedCall {}
+
+fn failed(command: bpf_cmd, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), FailedCall { command, error })
+}
+
+/// The kernel's error number, also of an error of this module.
+pub fn os_error(error: &io::Error) -> Option<i32> {
+    let call = || error.get_ref()?.downcast_ref::<FailedCall>()?.error.raw_os_error();
+    error.raw_os_error().or_else(call)
+}
+
+/// Makes BPF system calls of this thread fail, for tests of what no test can make the kernel do.
+#[cfg(test)]
+pub mod inject {
+    use std::cell::RefCell;
+
+    use super::bpf_cmd;
+
+    struct Injection {
+        command: bpf_cmd,
+        /// Calls of the command that succeed before.
+        calls_before: u32,
+        errno: i32,
+    }
+
+    thread_local! {
+        static INJECTION: RefCell<Option<Injection>> = const { RefCell::new(None) };
+    }
+
+    /// The next call of this command after `calls_before` of them fails with this number, and no other.
+    pub fn fail_once(command: bpf_cmd, calls_before: u32, errno: i32) {
+        INJECTION.set(Some(Injection { command, calls_before, errno }));
+    }
+
+    pub(super) fn take(command: bpf_cmd) -> Option<i32> {
+        INJECTION.with_borrow_mut(|injection| {
+            let planned = injection.as_mut().filter(|planned| planned.command == command)?;
+            if planned.calls_before > 0 {
+                planned.calls_before -= 1;
+                return None;
+            }
+            injection.take().map(|due| due.errno)
+        })
+    }
+}
+
 pub(super) fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+    #[cfg(test)]
+    if let Some(errno) = inject::take(command) {
+        return Err(failed(command, io::Error::from_raw_os_error(errno)));
+    }
     // SAFETY: `attr` is a whole `bpf_attr`, zeroed but for what the command reads; the buffers it
     // points to belong to the caller and outlive the call.
     let result = unsafe {
@@ -30,7 +95,7 @@ pub(super) fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
         )
     };
     if result < 0 {
-        return Err(io::Error::last_os_error());
+        return Err(failed(command, io::Error::last_os_error()));
     }
     i32::try_from(result).map_err(io::Error::other)
 }
@@ -135,7 +200,7 @@ pub fn effective_programs(
         // SAFETY: both members of the union are this integer; the kernel wrote the true count.
         let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize;
         match result {
-            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && count > ids.len() => {
+            Err(error) if os_error(&error) == Some(libc::ENOSPC) && count > ids.len() => {
                 ids.resize(count, 0);
             }
             Err(error) => return Err(error),
@@ -332,6 +397,14 @@ pub fn verify_connect4(instructions: &[u64]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_names_its_call_and_keeps_its_number_and_kind() {
+        let error = open_pinned(Path::new("/nowhere/at-all")).unwrap_err();
+        assert!(error.to_string().starts_with("BPF_OBJ_GET: No such file"), "{error}");
+        assert_eq!(os_error(&error), Some(libc::ENOENT));
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn clock_of_a_time_namespace_is_told_from_the_kernels() {

@@ -32,7 +32,7 @@ fn has(what: &'static str, mut ask: impl FnMut() -> io::Result<()>) -> Result<bo
     loop {
         let Err(source) = ask() else { return Ok(true) };
         tries += 1;
-        match source.raw_os_error() {
+        match syscall::os_error(&source) {
             // The verifier refuses a program by one of the first three.
             Some(
                 libc::EINVAL
