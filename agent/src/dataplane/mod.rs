@@ -56,9 +56,10 @@ pub use self::{
         load::HOOKS,
     },
     reconcile::{
-        Limits, SyncError, SyncReport,
+        Limits,
         drift::{Drift, DriftKind},
         repair::Comparison,
+        report::{SyncError, SyncReport},
         service_port::InstalledPort,
         standalone::{Refused, Standalone},
     },

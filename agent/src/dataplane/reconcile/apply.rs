@@ -12,8 +12,8 @@ use sockline_ebpf::{
 
 use super::{
     Endpoint, InstalledBackend, ObsoleteFrontends, Reconciler, ServicePortState, SlotRange,
-    SyncReport,
     encode::{self, DesiredServicePort},
+    report::SyncReport,
 };
 use crate::{
     bpf::error::Full,
