@@ -54,11 +54,21 @@ impl<T, F> Field<T, F> {
     }
 }
 
+/// What a map is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    /// And to read.
+    Write,
+}
+
 impl<T: Pod> SharedArray<T> {
-    /// Maps an array of `len` records; `writable` needs a map that was opened so.
-    pub fn map(array: BorrowedFd<'_>, len: usize, writable: bool) -> io::Result<Self> {
-        let protection =
-            if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+    /// Maps an array of `len` records; to write, it must have been opened to be written.
+    pub fn map(array: BorrowedFd<'_>, len: usize, access: Access) -> io::Result<Self> {
+        let protection = match access {
+            Access::Read => libc::PROT_READ,
+            Access::Write => libc::PROT_READ | libc::PROT_WRITE,
+        };
         // SAFETY: a new mapping at an address of the kernel's choice.
         let start = unsafe {
             libc::mmap(
@@ -246,7 +256,7 @@ mod tests {
 
     fn array<T: Pod>() -> SharedArray<T> {
         let map = create::array::<T>("SHARED", 4, MMAPABLE).unwrap();
-        SharedArray::map(map.fd().as_fd(), 4, true).unwrap()
+        SharedArray::map(map.fd().as_fd(), 4, Access::Write).unwrap()
     }
 
     #[test]

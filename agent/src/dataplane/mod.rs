@@ -9,6 +9,7 @@
 //! - `maps`: what is in the maps: frontends, slots and backends with their allocator, names, the agent's state.
 //! - `reconcile`: applies a plan to the maps, restores what an earlier agent left, repairs drift.
 //! - `observe`: reads a node: snapshot, counters, usage of the maps, records of sockets.
+//! - `open`, `repair`, `usage`: what [`Dataplane`] does with all of these.
 //!
 //! Invariants: every step leaves a state that [`Dataplane::open`] accepts, so an agent may be killed between any
 //! two. An index in a map keeps its meaning until every program that may use it has ended. What fails for one
@@ -17,15 +18,18 @@
 mod error;
 mod maps;
 mod observe;
+mod open;
 mod pinning;
 mod programs;
 mod reconcile;
+mod repair;
+mod usage;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use sockline_ebpf::id::ServiceId;
@@ -48,6 +52,7 @@ pub use self::{
         snapshot::Snapshot,
         sockets::{Owners, SocketTable, StaleSocket},
     },
+    open::{Options, cleanup},
     pinning::layout::Pins,
     programs::{
         features::{Feature, Features},
@@ -63,14 +68,12 @@ pub use self::{
         service_port::InstalledPort,
         standalone::{Refused, Standalone},
     },
+    usage::Usage,
 };
 use self::{
     maps::{agent_record::RecordWriter, exclusion::ExcludedCgroups},
     observe::sockets::Sockets,
-    pinning::{
-        held_maps::HeldMaps,
-        lock::{Lock, READERS_PATIENCE},
-    },
+    pinning::{held_maps::HeldMaps, lock::Lock},
     programs::{
         kernel_log,
         links::{Attached, Links},
@@ -83,35 +86,11 @@ pub use crate::bpf::{
     kinds::growable_hash::MapUsage,
     rcu::{CanWait, RunningPrograms},
 };
-use crate::{
-    model::{
-        node_addresses::NodePortScope,
-        object::ObjectName,
-        plan::{Plan, ServicePlan},
-        probe_service::{Listeners, ProbeService},
-    },
-    mounts::{bpffs_again, mount_point_of},
+use crate::model::{
+    object::ObjectName,
+    plan::{Plan, ServicePlan},
+    probe_service::{Listeners, ProbeService},
 };
-
-/// How long to wait for the lock on the pins. `sockline status` holds it for an instant, an agent
-/// that ends for some milliseconds, and `sockline check` while it connects if there is no agent.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
-
-/// What a data plane is opened with.
-#[derive(Debug, Clone)]
-pub struct Options {
-    pub cgroup: PathBuf,
-    pub bpffs: PathBuf,
-    pub node: String,
-    pub limits: Limits,
-    /// Kernel features not to use.
-    pub without: Vec<Feature>,
-    /// All calls are bypassed this long after the agent's last heartbeat; `None` is never.
-    pub fail_open_after: Option<Duration>,
-    pub nested: NestedNamespaces,
-    /// At whose addresses the programs look for NodePorts.
-    pub node_ports: NodePortScope,
-}
 
 /// See [`Dataplane::set_mount_bpffs`].
 type MountBpffs = Box<dyn Fn() -> bool + Send>;
@@ -142,54 +121,6 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// Opens the pinned maps, or creates them. If an earlier agent of this layout was serving from
-    /// them, the programs are attached at once; otherwise with the first sync, so that no call sees
-    /// half a plan.
-    pub fn open(options: &Options) -> Result<Self, DataplaneError> {
-        let pins = Pins::in_bpffs(&options.bpffs);
-        let Some(lock) = pins.lock_within(LOCK_PATIENCE)? else {
-            return Err(in_use(&pins));
-        };
-        pins.finish_removal()?;
-        pins.create()?;
-        pins.close_to_others()?;
-        raise_limits();
-        let features = Features::probe_without(&options.without)?;
-        maps::create(&pins, options.limits.affinity)?;
-        let programs = Programs::load(&pins, features, options.node_ports, &maps::PINNED)?;
-        let (node, cgroup) = (&options.node, &options.cgroup);
-        let record = RecordWriter::create(&pins, node, cgroup, features.bits())?;
-        let agent_state = AgentState::open(&pins, options.fail_open_after, options.nested)?;
-        let reconciler = Reconciler::open(&pins, options.limits)?;
-        let exclusion = ExcludedCgroups::open(&pins)?;
-        let sockets = Sockets::open(&pins)?;
-        let kept = HeldMaps::open(&pins, &map_names(), &maps::GROWABLE)?;
-        let mut this = Self {
-            cgroup: options.cgroup.clone(),
-            features,
-            reconciler,
-            exclusion,
-            sockets,
-            programs,
-            links: Links::default(),
-            kept,
-            record,
-            agent_state,
-            attached: false,
-            retain_unconfirmed: false,
-            release_unconfirmed: false,
-            mount_point: mount_point_of(&options.bpffs),
-            mount_bpffs: None,
-            lock,
-            pins,
-        };
-        // Without links, an agent was killed before it had applied its first plan.
-        if !this.reconciler.is_empty() && this.pins.have_links() {
-            this.attach()?;
-        }
-        Ok(this)
-    }
-
     #[must_use]
     pub const fn features(&self) -> Features {
         self.features
@@ -349,95 +280,6 @@ impl Dataplane {
         self.attached
     }
 
-    /// Compares pins and links with what they should be, and repairs drift: a few dozen system
-    /// calls. Maps and links without a pin are held open here, so they serve all the time. Returns
-    /// what was repaired, also if the result is an error.
-    pub fn reconcile_links(&mut self) -> (Drift, Result<(), DataplaneError>) {
-        let mut drift = Drift::default();
-        let pinned = self.repair_directory().and_then(|()| self.repair_pins(&mut drift.pins));
-        // Links are repaired even if nothing can be pinned.
-        let mut attached = Attached::default();
-        let linked = if self.attached {
-            self.links.attach(&self.programs, &self.pins, &self.cgroup, &mut attached)
-        } else {
-            Ok(())
-        };
-        drift.links = attached.made.len() + attached.replaced.len();
-        // A new link was never pinned.
-        drift.pins += attached.pinned.len().saturating_sub(attached.made.len());
-        (drift, pinned.and(linked))
-    }
-
-    fn repair_pins(&self, repaired: &mut usize) -> Result<(), DataplaneError> {
-        let kept = self.kept.repair(&self.pins, repaired);
-        *repaired += self.reconciler.repair_pins()?;
-        kept
-    }
-
-    /// Creates the directory of the pins again if it was removed or its file system unmounted, and
-    /// takes the lock on the new one.
-    fn repair_directory(&mut self) -> Result<(), DataplaneError> {
-        if !self.pins.are_locked_by(&self.lock) {
-            self.mount_again()?;
-            let Some(lock) = self.pins.lock_within(READERS_PATIENCE)? else {
-                return Err(in_use(&self.pins));
-            };
-            self.lock = lock;
-        }
-        self.pins.create()?;
-        // The owner may change the mode. Taking back what belongs to another user is left to the
-        // next agent, which starts with more capabilities. The other repairs go on.
-        if let Err(error) = self.pins.close_to_others() {
-            tracing::warn!("{:#}", anyhow::Error::from(error));
-        }
-        Ok(())
-    }
-
-    /// The agent has no right to mount any more; its helper has.
-    fn mount_again(&self) -> Result<(), DataplaneError> {
-        let Err(error) = bpffs_again(&self.mount_point) else { return Ok(()) };
-        match &self.mount_bpffs {
-            Some(mount_bpffs) if mount_bpffs() => Ok(()),
-            _ => Err(error.into()),
-        }
-    }
-
-    /// Sets what mounts the BPF file system again when the agent itself must not. It logs its errors and
-    /// returns whether it succeeded.
-    pub fn set_mount_bpffs(&mut self, mount_bpffs: impl Fn() -> bool + Send + 'static) {
-        self.mount_bpffs = Some(Box::new(mount_bpffs));
-    }
-
-    /// Compares about `entries` more entries of the maps with what they should be, and repairs
-    /// drift. Returns what was repaired, also if the result is an error.
-    pub fn reconcile_maps(
-        &mut self,
-        comparison: &mut Comparison,
-        entries: usize,
-    ) -> (Drift, Result<(), DataplaneError>) {
-        let (mut drift, repaired) = self.reconciler.reconcile_maps(comparison, entries);
-        if !comparison.is_at_its_end() {
-            return (drift, repaired);
-        }
-        let exclusion = self.exclusion.repair().map(|count| drift.exclusion = count);
-        (drift, repaired.and(exclusion))
-    }
-
-    /// How many entries a full comparison has.
-    #[must_use]
-    pub fn entries_to_compare(&self) -> usize {
-        self.reconciler.entries_to_compare()
-    }
-
-    /// Compares the maps with what they should be, and with a plan. Changes nothing.
-    pub fn compare(&self, plan: &Plan) -> Result<Drift, DataplaneError> {
-        Ok(Drift {
-            services: self.reconciler.pending(plan),
-            exclusion: self.exclusion.drift()?,
-            ..self.reconciler.compare()?
-        })
-    }
-
     /// Sockets whose backend is gone; with an error if the list is incomplete.
     pub fn stale_sockets(&self) -> (Vec<StaleSocket>, Result<(), DataplaneError>) {
         self.sockets.stale_sockets(&self.reconciler)
@@ -501,23 +343,6 @@ impl Dataplane {
         self.reconciler.reclaim_before(time)
     }
 
-    #[must_use]
-    pub fn usage(&self) -> Usage {
-        Usage {
-            services: self.reconciler.services(),
-            frontends: self.reconciler.frontends(),
-            frontends_capacity: self.reconciler.frontends_capacity(),
-            frontends_limit: self.reconciler.frontends_limit(),
-            allocator: self.reconciler.allocator_usage(),
-            names: self.reconciler.names_usage(),
-            removed_counts: self.reconciler.removed_counts_usage(),
-            retained: self.reconciler.retained(),
-            waiting_for_address: self.reconciler.waiting_for_address(),
-            released: self.reconciler.released(),
-            exclusion: self.exclusion.usage(),
-        }
-    }
-
     fn attach(&mut self) -> Result<(), DataplaneError> {
         let mut attached = Attached::default();
         self.links.attach(&self.programs, &self.pins, &self.cgroup, &mut attached)?;
@@ -529,61 +354,5 @@ impl Dataplane {
         );
         self.attached = true;
         Ok(())
-    }
-}
-
-/// How full the maps are.
-#[derive(Debug, Clone, Copy)]
-pub struct Usage {
-    pub services: usize,
-    pub frontends: usize,
-    pub frontends_capacity: u32,
-    pub frontends_limit: u32,
-    pub allocator: AllocatorUsage,
-    pub names: MapUsage,
-    pub removed_counts: MapUsage,
-    /// Service ports that are retained because an object is invalid.
-    pub retained: usize,
-    /// Service ports that lack an address because a retained one has it.
-    pub waiting_for_address: usize,
-    /// Service ports that only the previous agent knew and that are bypassed.
-    pub released: usize,
-    pub exclusion: MapUsage,
-}
-
-/// Removes all pins, which detaches the programs and frees the maps. Fails while an agent is
-/// running. Returns what was removed.
-pub fn cleanup(bpffs: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
-    let pins = Pins::in_bpffs(bpffs);
-    if !pins.root().exists() {
-        return Ok(Vec::new());
-    }
-    let Some(_lock) = pins.lock_within(READERS_PATIENCE)? else {
-        return Err(in_use(&pins));
-    };
-    pins.remove()
-}
-
-/// The error for an agent, of any layout version, that holds the lock.
-fn in_use(pins: &Pins) -> DataplaneError {
-    // In another PID namespace only its record has a process id for it.
-    let recorded = || RecordWriter::read(pins).ok().map(|record| record.pid);
-    DataplaneError::InUse {
-        directory: pins.root().to_owned(),
-        pid: pins.holder().or_else(recorded),
-    }
-}
-
-fn raise_limits() {
-    use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
-    // Before Linux 5.11, maps count against the limit of locked memory.
-    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
-        tracing::debug!(%error, "cannot raise the limit of locked memory");
-    }
-    // Each segment of the large maps is held open: 1,250 for a million backends.
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::debug!(%error, "cannot raise the limit of open files");
     }
 }

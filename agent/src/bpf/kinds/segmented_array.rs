@@ -15,7 +15,7 @@ use super::{
 };
 use crate::bpf::{
     error::{BpfError, Full},
-    mmap::{Cell, SharedArray},
+    mmap::{Access, Cell, SharedArray},
     parallel::in_parallel,
 };
 
@@ -57,12 +57,12 @@ impl<T: Pod> SegmentedArray<T> {
         outer: ArrayOfMaps,
         per_segment: u32,
         limit: u32,
-        writable: bool,
+        access: Access,
     ) -> Result<Self, BpfError> {
         let mut segments = Vec::new();
         for (index, inner) in outer.all()? {
             segments.resize_with(index as usize, || None);
-            let segment = map_segment(name, inner.fd().as_fd(), per_segment, writable)?;
+            let segment = map_segment(name, inner.fd().as_fd(), per_segment, access)?;
             segments.push(Some(Arc::new(segment)));
         }
         let limit = limit.min(outer.len().saturating_mul(per_segment));
@@ -123,7 +123,12 @@ impl<T: Pod> SegmentedArray<T> {
         let mut mapped = Vec::with_capacity(missing.len());
         for &number in &missing {
             let array = new_segment::<T>(self.name, self.per_segment)?;
-            mapped.push(map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?);
+            mapped.push(map_segment(
+                self.name,
+                array.fd().as_fd(),
+                self.per_segment,
+                Access::Write,
+            )?);
             arrays.push((index_of(number), array));
         }
         in_parallel(&arrays, |(number, array)| self.outer.set(*number, array))?;
@@ -161,7 +166,8 @@ impl<T: Pod> SegmentedArray<T> {
         }
         if self.segments[segment].is_none() {
             let array = new_segment::<T>(self.name, self.per_segment)?;
-            let mapped = map_segment(self.name, array.fd().as_fd(), self.per_segment, true)?;
+            let mapped =
+                map_segment(self.name, array.fd().as_fd(), self.per_segment, Access::Write)?;
             self.outer.set(index_of(segment), &array)?;
             // Last, so that nothing is written where no program can see it.
             self.segments[segment] = Some(Arc::new(mapped));
@@ -186,8 +192,8 @@ fn map_segment<T: Pod>(
     name: &'static str,
     array: BorrowedFd<'_>,
     len: u32,
-    writable: bool,
+    access: Access,
 ) -> Result<SharedArray<T>, BpfError> {
-    SharedArray::map(array, len as usize, writable)
+    SharedArray::map(array, len as usize, access)
         .map_err(|error| BpfError::io(format!("map a segment of `{name}`"), error))
 }

@@ -9,7 +9,10 @@ use std::{
 use sockline_ebpf::agent_state::AgentState as Layout;
 
 use crate::{
-    bpf::{mmap::SharedArray, syscall},
+    bpf::{
+        mmap::{Access, SharedArray},
+        syscall,
+    },
     dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
 };
 
@@ -64,7 +67,7 @@ impl AgentState {
         fail_open_after: Option<Duration>,
         nested: NestedNamespaces,
     ) -> Result<Self, DataplaneError> {
-        let words = maps::open_agent_state(pins, true)?;
+        let words = maps::open_agent_state(pins, Access::Write)?;
         words.store(FAIL_OPEN_AFTER, fail_open_after.map_or(0, nanoseconds));
         let own = fail_open_after.filter(|_| pins.have_links()).map(from_now);
         words.store(DEADLINE, first_deadline(words.load(DEADLINE), own));
@@ -142,7 +145,7 @@ pub struct Deadline {
 
 impl Deadline {
     pub(crate) fn read(pins: &Pins) -> Result<Self, DataplaneError> {
-        let read = Self::of(&maps::open_agent_state(pins, false)?);
+        let read = Self::of(&maps::open_agent_state(pins, Access::Read)?);
         // Programs that are not attached bypass nothing. Those of another layout may serve meanwhile.
         Ok(if pins.have_links() { read } else { Self { deadline: 0, ..read } })
     }

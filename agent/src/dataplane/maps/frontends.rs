@@ -19,7 +19,7 @@ use crate::{
             array_of_maps::{ArrayOfMaps, Repaired},
             hash,
         },
-        mmap::SharedArray,
+        mmap::{Access, SharedArray},
     },
     dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
 };
@@ -49,7 +49,7 @@ pub struct Differences {
 impl Frontends {
     /// Opens the pinned maps and reads them.
     pub fn open(pins: &Pins, limit: u32) -> Result<Self, DataplaneError> {
-        let outer = maps::open_frontends(pins, true)?;
+        let outer = maps::open_frontends(pins, Access::Write)?;
         let current = match maps::current_frontends(&outer)? {
             Some(current) => current,
             None => {

@@ -48,7 +48,7 @@ use crate::{
             create, hash,
             segmented_array::{SegmentedArray, new_segment},
         },
-        mmap::SharedArray,
+        mmap::{Access, SharedArray},
         pin,
     },
     dataplane::{error::DataplaneError, pinning::layout::Pins},
@@ -121,7 +121,7 @@ pub fn create(pins: &Pins, max_affinity: u32) -> Result<(), DataplaneError> {
     create::ensure_outer(&pins.map(SLOTS), SLOTS, SLOT_SEGMENTS, slots)?;
     let backends = || new_segment::<Backend>(BACKENDS, BACKEND_SEGMENT);
     create::ensure_outer(&pins.map(BACKENDS), BACKENDS, BACKEND_SEGMENTS, backends)?;
-    let outers = [FRONTENDS, SLOTS, BACKENDS].map(|name| open_outer(pins, name, false));
+    let outers = [FRONTENDS, SLOTS, BACKENDS].map(|name| open_outer(pins, name, Access::Read));
     let outers = outers.into_iter().collect::<Result<Vec<_>, _>>()?;
     array_of_maps::remove_stale(&pins.inner_maps(), &outers)?;
     create::ensure(&pins.map(AGENT_RECORD), AGENT_RECORD, || {
@@ -166,17 +166,17 @@ pub fn new_frontends(capacity: u32) -> Result<MapData, BpfError> {
     create::hash::<FrontendKey, Frontend>(FRONTENDS, capacity)
 }
 
-pub fn open_frontends(pins: &Pins, writable: bool) -> Result<ArrayOfMaps, DataplaneError> {
-    open_outer(pins, FRONTENDS, writable)
+pub fn open_frontends(pins: &Pins, access: Access) -> Result<ArrayOfMaps, DataplaneError> {
+    open_outer(pins, FRONTENDS, access)
 }
 
 fn open_outer(
     pins: &Pins,
     name: &'static str,
-    writable: bool,
+    access: Access,
 ) -> Result<ArrayOfMaps, DataplaneError> {
     let (path, inner) = (pins.map(name), pins.inner_maps());
-    let opened = if writable {
+    let opened = if access == Access::Write {
         ArrayOfMaps::open_to_write(name, &path, inner)
     } else {
         ArrayOfMaps::open(name, &path, inner)
@@ -192,33 +192,33 @@ pub fn current_frontends(outer: &ArrayOfMaps) -> Result<Option<FrontendsHash>, D
 pub fn open_slots(
     pins: &Pins,
     limit: u32,
-    writable: bool,
+    access: Access,
 ) -> Result<SegmentedArray<Slot>, DataplaneError> {
-    let outer = open_outer(pins, SLOTS, writable)?;
-    Ok(SegmentedArray::open(SLOTS, outer, SLOT_SEGMENT, limit, writable)?)
+    let outer = open_outer(pins, SLOTS, access)?;
+    Ok(SegmentedArray::open(SLOTS, outer, SLOT_SEGMENT, limit, access)?)
 }
 
 pub fn open_backends(
     pins: &Pins,
     limit: u32,
-    writable: bool,
+    access: Access,
 ) -> Result<SegmentedArray<Backend>, DataplaneError> {
-    let outer = open_outer(pins, BACKENDS, writable)?;
-    Ok(SegmentedArray::open(BACKENDS, outer, BACKEND_SEGMENT, limit, writable)?)
+    let outer = open_outer(pins, BACKENDS, access)?;
+    Ok(SegmentedArray::open(BACKENDS, outer, BACKEND_SEGMENT, limit, access)?)
 }
 
 pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
-    shared(pins, FILTER, filter::WORDS, true)
+    shared(pins, FILTER, filter::WORDS, Access::Write)
 }
 
 /// The words of the one [`AgentState`].
-pub fn open_agent_state(pins: &Pins, writable: bool) -> Result<SharedArray<u64>, DataplaneError> {
+pub fn open_agent_state(pins: &Pins, access: Access) -> Result<SharedArray<u64>, DataplaneError> {
     let words = size_of::<AgentState>() / size_of::<u64>();
-    shared(pins, AGENT_STATE, u32::try_from(words).unwrap_or(u32::MAX), writable)
+    shared(pins, AGENT_STATE, u32::try_from(words).unwrap_or(u32::MAX), access)
 }
 
 pub fn open_sockets(pins: &Pins) -> Result<SharedArray<SocketSet>, DataplaneError> {
-    shared(pins, SOCKETS, SOCKET_SETS, false)
+    shared(pins, SOCKETS, SOCKET_SETS, Access::Read)
 }
 
 /// What sockets have beyond the table, by their cookies.
@@ -234,7 +234,7 @@ pub const OVERFLOW_PLACES: u32 = HOST + 1;
 /// Its words: programs change each for itself.
 pub fn open_overflow_counts(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
     let words = (size_of::<OverflowCount>() / size_of::<u64>()) as u32;
-    shared(pins, OVERFLOW_COUNTS, OVERFLOW_PLACES * words, true)
+    shared(pins, OVERFLOW_COUNTS, OVERFLOW_PLACES * words, Access::Write)
 }
 
 pub fn open_service_counters(
@@ -298,9 +298,9 @@ fn shared<T: Pod>(
     pins: &Pins,
     name: &'static str,
     len: u32,
-    writable: bool,
+    access: Access,
 ) -> Result<SharedArray<T>, DataplaneError> {
     let map = open(pins, name)?;
-    SharedArray::map(map.fd().as_fd(), len as usize, writable)
+    SharedArray::map(map.fd().as_fd(), len as usize, access)
         .map_err(|error| DataplaneError::io(format!("map `{name}` into memory"), error))
 }

@@ -15,7 +15,10 @@ use sockline_ebpf::{
 
 use super::counters::Counters;
 use crate::{
-    bpf::kinds::{hash, segmented_array::SegmentedArray},
+    bpf::{
+        kinds::{hash, segmented_array::SegmentedArray},
+        mmap::Access,
+    },
     dataplane::{
         error::DataplaneError,
         maps::{
@@ -86,11 +89,11 @@ impl Snapshot {
     /// Every frontend in the maps, in the terms of the plan and in its order. The addresses of a
     /// NodePort are one frontend, as in the plan.
     pub fn frontends(&self) -> Result<Vec<Arc<Frontend>>, DataplaneError> {
-        let outer = maps::open_frontends(&self.pins, false)?;
+        let outer = maps::open_frontends(&self.pins, Access::Read)?;
         let Some(current) = maps::current_frontends(&outer)? else { return Ok(Vec::new()) };
         let names = service_names::read_all(&maps::open_names(&self.pins)?)?;
-        let slots = maps::open_slots(&self.pins, u32::MAX, false)?;
-        let backends = maps::open_backends(&self.pins, u32::MAX, false)?;
+        let slots = maps::open_slots(&self.pins, u32::MAX, Access::Read)?;
+        let backends = maps::open_backends(&self.pins, u32::MAX, Access::Read)?;
         let mut node_ports: BTreeMap<(ServiceKey, Family, u16), Frontend> = BTreeMap::new();
         let mut all = Vec::new();
         for entry in entries(&current)? {
@@ -113,7 +116,7 @@ impl Snapshot {
     /// How many service addresses are in the maps: what `--max-frontends` limits, as the agent counts
     /// them. A NodePort is one at each of the node's addresses.
     pub fn count_frontends(&self) -> Result<usize, DataplaneError> {
-        let outer = maps::open_frontends(&self.pins, false)?;
+        let outer = maps::open_frontends(&self.pins, Access::Read)?;
         let Some(current) = maps::current_frontends(&outer)? else { return Ok(0) };
         let tests: HashSet<ServiceId> = service_names::read_all(&maps::open_names(&self.pins)?)?
             .into_iter()
@@ -126,7 +129,7 @@ impl Snapshot {
     /// connections it was chosen for. Sorted by address; a service without backends is there, too.
     pub fn backends(&self) -> Result<BTreeMap<ServiceKey, Vec<(Backend, u64)>>, DataplaneError> {
         let names = service_names::read_all(&maps::open_names(&self.pins)?)?;
-        let entries = maps::open_backends(&self.pins, u32::MAX, false)?;
+        let entries = maps::open_backends(&self.pins, u32::MAX, Access::Read)?;
         let mut all: BTreeMap<ServiceKey, Vec<(Backend, u64)>> = names
             .values()
             .filter(|key| !is_probe(&key.service))
@@ -152,7 +155,7 @@ impl Snapshot {
     }
 
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
-        let backends = maps::open_backends(&self.pins, u32::MAX, false)?.reader();
+        let backends = maps::open_backends(&self.pins, u32::MAX, Access::Read)?.reader();
         Counters::open(&self.pins, backends, TransferLock::default())
     }
 

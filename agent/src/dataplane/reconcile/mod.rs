@@ -45,7 +45,7 @@ use sockline_ebpf::{
 
 use self::{encode::DesiredServicePort, node_ports::AtNode, retained::Retained};
 use crate::{
-    bpf::{kinds::segmented_array::Reader, rcu::RunningPrograms},
+    bpf::{kinds::segmented_array::Reader, mmap::Access, rcu::RunningPrograms},
     dataplane::{
         error::DataplaneError,
         maps::{
@@ -163,9 +163,9 @@ impl Reconciler {
 
     fn read(pins: &Pins, limits: Limits) -> Result<(Self, HashSet<BackendId>), DataplaneError> {
         let allocator = Allocator::new(
-            maps::open_slots(pins, limits.slots, true)?,
+            maps::open_slots(pins, limits.slots, Access::Write)?,
             // One more, because id 0 is none.
-            maps::open_backends(pins, limits.backends.saturating_add(1), true)?,
+            maps::open_backends(pins, limits.backends.saturating_add(1), Access::Write)?,
             RemovedBackendCounts::open(pins, limits.frontends)?,
             RunningPrograms::new()?,
         );

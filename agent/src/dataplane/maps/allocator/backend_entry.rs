@@ -78,7 +78,10 @@ mod tests {
     use sockline_ebpf::MMAPABLE;
 
     use super::*;
-    use crate::bpf::{kinds::create, mmap::SharedArray};
+    use crate::bpf::{
+        kinds::create,
+        mmap::{Access, SharedArray},
+    };
 
     const WANTED: Backend = Backend {
         address: Address { words: [1, 2, 3, 4] },
@@ -93,7 +96,7 @@ mod tests {
     };
 
     fn mapped(map: &MapData) -> SharedArray<Backend> {
-        SharedArray::map(map.fd().as_fd(), 1, true).unwrap()
+        SharedArray::map(map.fd().as_fd(), 1, Access::Write).unwrap()
     }
 
     #[test]
