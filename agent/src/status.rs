@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    dataplane::{CanWait, Features, MapUsage, ScannedUsage, ServiceKey, Usage},
+    dataplane::{Features, MapUsage, RcuSupport, ScannedUsage, ServiceKey, Usage},
     model::exclusion::Reason,
     sock_destroy::Method,
     source::{SourceStats, WatchState},
@@ -135,12 +135,12 @@ pub enum Reclaim {
     Unsaid,
 }
 
-impl From<CanWait> for Reclaim {
-    fn from(can_wait: CanWait) -> Self {
-        match can_wait {
-            CanWait::Yes => Self::Works,
-            CanWait::No(why) => Self::Fails(why),
-            CanWait::Unknown(why) => Self::CannotTell(why),
+impl From<RcuSupport> for Reclaim {
+    fn from(rcu_support: RcuSupport) -> Self {
+        match rcu_support {
+            RcuSupport::Supported => Self::Works,
+            RcuSupport::Unsupported(why) => Self::Fails(why),
+            RcuSupport::Unknown(why) => Self::CannotTell(why),
         }
     }
 }

@@ -93,7 +93,7 @@ pub struct Config {
     pub fail_open_after: Option<Duration>,
     pub nested: NestedNamespaces,
     /// How often the maps are reconciled.
-    pub repair_interval: Duration,
+    pub reconcile_interval: Duration,
     /// Which pods are excluded, regardless of their labels and annotations.
     pub excluded_pods: Policy,
     /// Which of the node's addresses serve NodePorts.
@@ -113,7 +113,7 @@ impl Config {
 /// # Errors
 /// When maps or programs that were just opened cannot be read, or a task ends with an error.
 pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()> {
-    let Started { config, source, mut dataplane, can_wait, helper, listener, admin } = started;
+    let Started { config, source, mut dataplane, rcu_support, helper, listener, admin } = started;
     dataplane.forward_log();
     if !config.listen.ip().is_loopback() {
         tracing::info!(listen = %config.listen, "the metrics are readable by all clients that reach this address");
@@ -127,12 +127,12 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         dataplane.features(),
         Arc::clone(&stats),
     ));
-    shared.update(|status| status.reclaim = can_wait.into());
+    shared.update(|status| status.reclaim = rcu_support.into());
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats)));
     let nested = Nested::new(config.nested, &dataplane, helper.clone())?;
     let termination = Termination::new(
         helper,
-        config.repair_interval,
+        config.reconcile_interval,
         &dataplane,
         Arc::clone(&shared),
         Arc::clone(&metrics),

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use super::{Config, Source};
 use crate::{
     admin,
-    dataplane::{self, CanWait, Dataplane, NestedNamespaces},
+    dataplane::{self, Dataplane, NestedNamespaces, RcuSupport},
     helper::{Helper, HelperError},
     mounts, privileges,
     source::{self, ClientError},
@@ -21,7 +21,7 @@ pub struct Started {
     pub(super) config: Config,
     pub(super) source: Ready,
     pub(super) dataplane: Dataplane,
-    pub(super) can_wait: CanWait,
+    pub(super) rcu_support: RcuSupport,
     pub(super) helper: Option<Helper>,
     pub(super) listener: TcpListener,
     pub(super) admin: admin::Server,
@@ -55,14 +55,14 @@ pub fn start(config: Config) -> anyhow::Result<Started> {
     let reads_files = !matches!(&config.source, Source::Kubernetes { kubeconfig: None });
     privileges::keep_only(&privileges::of_agent(reads_files))?;
     // With the capabilities that the running agent has.
-    let can_wait = dataplane.running_programs().probe();
-    if let CanWait::No(why) | CanWait::Unknown(why) = &can_wait {
+    let rcu_support = dataplane.rcu().probe();
+    if let RcuSupport::Unsupported(why) | RcuSupport::Unknown(why) = &rcu_support {
         tracing::error!(
             "cannot wait for running programs ({why}): freed map entries are not reclaimed, so the maps \
              fill up"
         );
     }
-    Ok(Started { config, source, dataplane, can_wait, helper, listener, admin })
+    Ok(Started { config, source, dataplane, rcu_support, helper, listener, admin })
 }
 
 impl Ready {

@@ -1,4 +1,4 @@
-//! Waiting until every program that runs has ended.
+//! Waits until all running programs have ended: an RCU grace period.
 //!
 //! A membarrier (`MEMBARRIER_CMD_GLOBAL`) would wait as well, but not everywhere: on a kernel booted with
 //! `nohz_full=` it is EINVAL, and with one CPU online it returns at once, though a program that was
@@ -22,9 +22,9 @@ use crate::bpf::{error::BpfError, kinds::create, syscall};
 /// The name of both maps, as `bpftool map` shows it.
 const NAME: &str = "SOCKLINE_RCU";
 
-/// A handle for any thread: a private array of maps that no program uses.
+/// Waits for RCU grace periods, from any thread: a private array of maps that no program uses.
 #[derive(Debug, Clone)]
-pub struct RunningPrograms {
+pub struct Rcu {
     maps: Arc<Maps>,
 }
 
@@ -34,17 +34,17 @@ struct Maps {
     inner: MapData,
 }
 
-/// Whether waiting works on this kernel.
+/// Whether the agent can wait for running programs on this kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CanWait {
-    Yes,
-    /// Indices that were freed can never be used again.
-    No(String),
+pub enum RcuSupport {
+    Supported,
+    /// Freed indices can never be reused.
+    Unsupported(String),
     /// A transient error, such as ENOMEM: the next attempt may succeed.
     Unknown(String),
 }
 
-impl RunningPrograms {
+impl Rcu {
     pub fn new() -> Result<Self, BpfError> {
         let inner = create::array::<u32>(NAME, 1, 0)?;
         let outer = syscall::create_array_of_maps(NAME, 1, inner.fd().as_fd())
@@ -60,22 +60,22 @@ impl RunningPrograms {
     }
 
     #[must_use]
-    pub fn probe(&self) -> CanWait {
-        CanWait::of(self.synchronize_rcu().as_ref().copied())
+    pub fn probe(&self) -> RcuSupport {
+        RcuSupport::of(self.synchronize_rcu().as_ref().copied())
     }
 }
 
-impl CanWait {
-    /// By how a wait ended.
+impl RcuSupport {
+    /// Derived from the result of a wait.
     #[must_use]
     pub fn of(waited: Result<(), &BpfError>) -> Self {
         match waited {
-            Ok(()) => Self::Yes,
+            Ok(()) => Self::Supported,
             Err(BpfError::Io { source, .. }) if is_transient(syscall::os_error(source)) => {
                 Self::Unknown(source.to_string())
             }
-            Err(BpfError::Io { source, .. }) => Self::No(source.to_string()),
-            Err(other) => Self::No(other.to_string()),
+            Err(BpfError::Io { source, .. }) => Self::Unsupported(source.to_string()),
+            Err(other) => Self::Unsupported(other.to_string()),
         }
     }
 }
@@ -95,22 +95,22 @@ mod tests {
 
     #[test]
     fn a_probe_that_the_kernel_has_no_memory_for_is_no_answer_and_the_next_one_is() {
-        let programs = RunningPrograms::new().unwrap();
+        let programs = Rcu::new().unwrap();
         inject::fail_once(bpf_cmd::BPF_MAP_UPDATE_ELEM, 0, libc::ENOMEM);
-        let CanWait::Unknown(why) = programs.probe() else { panic!("it was an answer") };
+        let RcuSupport::Unknown(why) = programs.probe() else { panic!("it was an answer") };
         assert!(why.starts_with("BPF_MAP_UPDATE_ELEM: "), "{why}");
-        assert_eq!(programs.probe(), CanWait::Yes);
+        assert_eq!(programs.probe(), RcuSupport::Supported);
     }
 
     #[test]
-    fn lack_of_memory_is_no_proof_that_waiting_does_not_work() {
+    fn a_transient_error_does_not_mean_that_waiting_is_unsupported() {
         let failed = |errno| {
             let error = io::Error::from_raw_os_error(errno);
-            CanWait::of(Err(&BpfError::io("wait for running programs", error)))
+            RcuSupport::of(Err(&BpfError::io("wait for running programs", error)))
         };
-        assert!(matches!(failed(libc::ENOMEM), CanWait::Unknown(_)));
-        assert!(matches!(failed(libc::EPERM), CanWait::No(_)));
-        assert!(matches!(failed(libc::EINVAL), CanWait::No(_)));
-        assert_eq!(CanWait::of(Ok(())), CanWait::Yes);
+        assert!(matches!(failed(libc::ENOMEM), RcuSupport::Unknown(_)));
+        assert!(matches!(failed(libc::EPERM), RcuSupport::Unsupported(_)));
+        assert!(matches!(failed(libc::EINVAL), RcuSupport::Unsupported(_)));
+        assert_eq!(RcuSupport::of(Ok(())), RcuSupport::Supported);
     }
 }

@@ -5,7 +5,6 @@
 
 mod agent;
 mod cgroup;
-mod closing;
 mod drift;
 mod kernel;
 mod links;
@@ -16,6 +15,7 @@ mod permissions;
 mod pins;
 mod readiness;
 mod result;
+mod termination;
 
 use std::path::{Path, PathBuf};
 
@@ -88,7 +88,7 @@ pub fn run(view: &Snapshot, options: &Options) -> anyhow::Result<Vec<CheckResult
     results.extend(agent::state(&node));
     results.extend(kernel::check(&node.record));
     results.extend(permissions::check(&node));
-    results.extend(closing::check(&node));
+    results.extend(termination::check(&node));
     results.push(cgroup::check(&node.record.cgroup, options.cgroup.as_deref()));
     results.extend(links::check(&node));
     results.extend(links::foreign(&node));

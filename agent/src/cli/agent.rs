@@ -165,7 +165,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             NestedNamespaces::Translate
         },
         fail_open_after: args.fail_open_after.filter(|after| !after.is_zero()),
-        repair_interval: args.reconcile_interval,
+        reconcile_interval: args.reconcile_interval,
         excluded_pods: Policy {
             namespaces: args.exclude_namespaces.into_iter().collect(),
             pods: args.exclude_pod_selector,

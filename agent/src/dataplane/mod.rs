@@ -84,7 +84,7 @@ use self::{
 pub use crate::bpf::{
     error::{BpfError, Full},
     kinds::growable_hash::MapUsage,
-    rcu::{CanWait, RunningPrograms},
+    rcu::{Rcu, RcuSupport},
 };
 use crate::model::{
     object::ObjectName,
@@ -328,12 +328,12 @@ impl Dataplane {
 
     /// To wait for running programs before freed entries are reclaimed.
     #[must_use]
-    pub fn running_programs(&self) -> RunningPrograms {
-        self.reconciler.programs().clone()
+    pub fn rcu(&self) -> Rcu {
+        self.reconciler.rcu().clone()
     }
 
     /// Whether freed entries can be reclaimed with [`Self::reclaim_before`], after
-    /// [`RunningPrograms::synchronize_rcu`].
+    /// [`Rcu::synchronize_rcu`].
     pub fn has_reclaimable(&self) -> bool {
         self.reconciler.has_reclaimable()
     }

@@ -1,4 +1,4 @@
-//! Handles one request: finds the wanted sockets and closes them.
+//! Handles a request: searches sockets in the network namespaces and closes them.
 
 use std::{collections::HashMap, io};
 
@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use sockline_ebpf::frontend::{TCP, UDP};
 
 use super::{
-    message::{Action, CloseTarget, Coverage, Outcome},
+    message::{Action, CloseTarget, Coverage, Outcome, SearchScope},
     namespaces::{Namespaces, Next},
 };
 use crate::sock_destroy::{
@@ -39,17 +39,17 @@ impl Close for SocketIterators {
     }
 }
 
-/// Closes the wanted sockets in all network namespaces. Returns the outcome of each.
+/// Closes sockets in all network namespaces of `scope`. Returns the outcome of each.
 pub fn close(
-    wanted: &[CloseTarget],
-    threads: bool,
+    targets: &[CloseTarget],
+    scope: SearchScope,
     closer: &mut dyn Close,
 ) -> anyhow::Result<(Vec<Outcome>, Coverage)> {
-    let mut search = Search::new(wanted);
+    let mut search = Search::new(targets);
     let mut namespaces = Namespaces::new().context("opening the helper's network namespace")?;
-    let mut look = || search.look(closer);
-    if namespaces.visit(&mut look)? == Next::Go && threads {
-        namespaces.visit_threads(&mut look)?;
+    let mut visit = || search.search_namespace(closer);
+    if namespaces.visit(&mut visit)? == Next::Continue && scope == SearchScope::Threads {
+        namespaces.visit_threads(&mut visit)?;
     }
     Ok((search.outcomes, namespaces.coverage()))
 }
@@ -57,106 +57,106 @@ pub fn close(
 /// Which network namespaces can be entered, including those of single threads.
 pub fn coverage() -> anyhow::Result<Coverage> {
     let mut namespaces = Namespaces::new().context("opening the helper's network namespace")?;
-    let mut look = || Ok(Next::Go);
-    namespaces.visit(&mut look)?;
-    namespaces.visit_threads(&mut look)?;
+    let mut visit = || Ok(Next::Continue);
+    namespaces.visit(&mut visit)?;
+    namespaces.visit_threads(&mut visit)?;
     Ok(namespaces.coverage())
 }
 
 struct Search<'a> {
-    wanted: &'a [CloseTarget],
-    /// Where a socket is in `wanted`.
+    targets: &'a [CloseTarget],
+    /// Indices into `targets`.
     by_cookie: HashMap<u64, Vec<usize>>,
     outcomes: Vec<Outcome>,
     missing: usize,
 }
 
 impl<'a> Search<'a> {
-    fn new(wanted: &'a [CloseTarget]) -> Self {
+    fn new(targets: &'a [CloseTarget]) -> Self {
         let mut by_cookie: HashMap<u64, Vec<usize>> = HashMap::new();
-        for (place, wanted) in wanted.iter().enumerate() {
-            by_cookie.entry(wanted.cookie).or_default().push(place);
+        for (index, target) in targets.iter().enumerate() {
+            by_cookie.entry(target.cookie).or_default().push(index);
         }
         Self {
-            wanted,
+            targets,
             by_cookie,
-            outcomes: vec![Outcome::Missing; wanted.len()],
-            missing: wanted.len(),
+            outcomes: vec![Outcome::Missing; targets.len()],
+            missing: targets.len(),
         }
     }
 
     /// Searches the network namespace of this thread.
-    fn look(&mut self, closer: &mut dyn Close) -> io::Result<Next> {
+    fn search_namespace(&mut self, closer: &mut dyn Close) -> io::Result<Next> {
         let diag = Diag::open()?;
         for protocol in PROTOCOLS {
-            // The kernel takes milliseconds to go through its table of TCP, however few are in it.
-            if self.wanted.iter().all(|wanted| action(wanted, protocol) != Action::Close) {
+            // The kernel takes milliseconds to walk its TCP table, even if few sockets are in it.
+            if self.targets.iter().all(|target| action(target, protocol) != Action::Close) {
                 continue;
             }
             for family in FAMILIES {
                 if self.missing == 0 {
                     return Ok(Next::Stop);
                 }
-                // A socket without a peer is found too, and kept.
+                // Sockets without a peer are listed too, and kept.
                 let listing = Listing { family, protocol, unconnected: true };
-                let mut targets = Vec::new();
+                let mut found = Vec::new();
                 diag.list(listing, |socket| {
                     if self.is_target(&socket) {
-                        targets.push(socket);
+                        found.push(socket);
                     }
                 })?;
-                for (socket, closed) in targets.iter().zip(closer.close(&diag, &targets)) {
+                for (socket, closed) in found.iter().zip(closer.close(&diag, &found)) {
                     self.closed(socket, &closed);
                 }
             }
         }
-        Ok(if self.missing == 0 { Next::Stop } else { Next::Go })
+        Ok(if self.missing == 0 { Next::Stop } else { Next::Continue })
     }
 
-    /// Whether to close a socket. A wanted socket with another peer is kept.
+    /// Whether to close a socket. A target with another peer is kept.
     fn is_target(&mut self, socket: &DiagSocket) -> bool {
         let mut is_target = false;
-        for place in self.by_cookie.get(&socket.cookie()).cloned().unwrap_or_default() {
-            match action(&self.wanted[place], socket.protocol) {
+        for index in self.by_cookie.get(&socket.cookie()).cloned().unwrap_or_default() {
+            match action(&self.targets[index], socket.protocol) {
                 Action::Ignore => {}
-                Action::Close if self.is_its_peer(place, socket) => is_target = true,
-                Action::Close | Action::Look => self.set(place, Outcome::Kept),
+                Action::Close if self.is_its_peer(index, socket) => is_target = true,
+                Action::Close | Action::Keep => self.set(index, Outcome::Kept),
             }
         }
         is_target
     }
 
     fn closed(&mut self, socket: &DiagSocket, closed: &io::Result<()>) {
-        for place in self.by_cookie.get(&socket.cookie()).cloned().unwrap_or_default() {
-            if action(&self.wanted[place], socket.protocol) == Action::Close
-                && self.is_its_peer(place, socket)
+        for index in self.by_cookie.get(&socket.cookie()).cloned().unwrap_or_default() {
+            if action(&self.targets[index], socket.protocol) == Action::Close
+                && self.is_its_peer(index, socket)
             {
                 let outcome = match closed {
                     Ok(()) if socket.protocol == TCP => Outcome::ClosedTcp,
                     Ok(()) => Outcome::ClosedUdp,
                     Err(error) => Outcome::Failed(error.to_string()),
                 };
-                self.set(place, outcome);
+                self.set(index, outcome);
             }
         }
     }
 
-    fn is_its_peer(&self, place: usize, socket: &DiagSocket) -> bool {
-        let wanted = &self.wanted[place];
-        socket.peer() == Some((wanted.address, wanted.port))
+    fn is_its_peer(&self, index: usize, socket: &DiagSocket) -> bool {
+        let target = &self.targets[index];
+        socket.peer() == Some((target.address, target.port))
     }
 
-    fn set(&mut self, place: usize, outcome: Outcome) {
-        if std::mem::replace(&mut self.outcomes[place], outcome) == Outcome::Missing {
+    fn set(&mut self, index: usize, outcome: Outcome) {
+        if std::mem::replace(&mut self.outcomes[index], outcome) == Outcome::Missing {
             self.missing -= 1;
         }
     }
 }
 
-const fn action(wanted: &CloseTarget, protocol: u8) -> Action {
+const fn action(target: &CloseTarget, protocol: u8) -> Action {
     match protocol {
-        TCP => wanted.tcp,
-        UDP => wanted.udp,
+        TCP => target.tcp,
+        UDP => target.udp,
         _ => Action::Ignore,
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     net::IpAddr,
+    os::unix::net::UnixStream,
     time::Duration,
 };
 
@@ -16,26 +17,31 @@ const MAX_MESSAGE: u32 = 2 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Close these sockets, at most [`MAX_SOCKETS`].
-    Close {
-        sockets: Vec<CloseTarget>,
-        /// Look also at the network namespaces of single threads.
-        threads: bool,
-    },
+    Close { sockets: Vec<CloseTarget>, scope: SearchScope },
     /// Enter all network namespaces, and close nothing.
     Coverage,
-    /// Mount the BPF file system again where it was, if it is not there any more.
+    /// Mount the BPF file system again if it was unmounted.
     Mount,
-    /// Which network namespaces are the node's own or mounted.
+    /// Return the cookies of the node's own network namespace and of those that are mounted.
     Namespaces,
+}
+
+/// Which network namespaces to search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SearchScope {
+    /// The helper's own, those that are mounted, and those of processes.
+    Processes,
+    /// Also those of single threads, which takes a look at every thread of the node.
+    Threads,
 }
 
 /// What to do with a socket of a protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
-    /// It is not a socket of this protocol.
+    /// The socket is not of this protocol.
     Ignore,
-    /// Say whether it is there, where sockets of the protocol are looked at anyway.
-    Look,
+    /// Keep it; report whether it exists, if sockets of the protocol are searched anyway.
+    Keep,
     /// Close it if it is connected to the peer.
     Close,
 }
@@ -51,16 +57,16 @@ pub struct CloseTarget {
     pub tcp: Action,
 }
 
-/// The outcome for a wanted socket.
+/// The outcome for a socket of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     ClosedUdp,
     ClosedTcp,
-    /// It is there and was not touched: it is not connected to that peer, or not to be closed.
+    /// It exists and stays open: it has another peer, or is not to be closed.
     Kept,
-    /// It is in none of the namespaces that were entered.
+    /// No namespace that was entered has it.
     Missing,
-    /// The kernel did not close it, and why.
+    /// The kernel did not close it, for this reason.
     Failed(String),
 }
 
@@ -82,19 +88,19 @@ pub struct Coverage {
 impl Coverage {
     /// Whether all known network namespaces were entered.
     #[must_use]
-    pub const fn is_whole(&self) -> bool {
+    pub const fn is_complete(&self) -> bool {
         self.unseen == 0 && self.hidden == 0
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Answer {
+pub enum Response {
     /// In the order of the request.
     Closed {
         outcomes: Vec<Outcome>,
         coverage: Coverage,
     },
-    Covered(Coverage),
+    Coverage(Coverage),
     Mounted,
     /// Their cookies (`SO_NETNS_COOKIE`).
     Namespaces(Vec<u64>),
@@ -106,7 +112,7 @@ pub fn send(stream: &mut impl Write, message: &impl Serialize) -> io::Result<()>
     let body = serde_json::to_vec(message)?;
     let length = u32::try_from(body.len()).ok().filter(|&length| length <= MAX_MESSAGE);
     let length = length.ok_or_else(|| io::Error::other("a message is too long"))?;
-    // In one write, so that a reader finds a short message whole or not at all.
+    // In one write, so that a reader receives a short message in full or not at all.
     stream.write_all(&[&length.to_ne_bytes()[..], &body].concat())?;
     stream.flush()
 }
@@ -127,35 +133,42 @@ pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<Option
     Ok(Some(serde_json::from_slice(&body)?))
 }
 
+/// Sets the timeouts for messages in both directions.
+pub fn set_timeouts(socket: &UnixStream, time: Duration) -> io::Result<()> {
+    socket.set_read_timeout(Some(time))?;
+    socket.set_write_timeout(Some(time))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_largest_request_and_answer_fit() {
-        let wanted = CloseTarget {
+        let target = CloseTarget {
             cookie: u64::MAX,
             address: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(),
             port: u16::MAX,
             udp: Action::Ignore,
             tcp: Action::Ignore,
         };
-        let request = Request::Close { sockets: vec![wanted; MAX_SOCKETS], threads: false };
+        let request =
+            Request::Close { sockets: vec![target; MAX_SOCKETS], scope: SearchScope::Processes };
         send(&mut Vec::new(), &request).unwrap();
         let outcomes = vec![Outcome::Failed("?".repeat(100)); MAX_SOCKETS];
-        let answer = Answer::Closed { outcomes, coverage: Coverage::default() };
+        let answer = Response::Closed { outcomes, coverage: Coverage::default() };
         send(&mut Vec::new(), &answer).unwrap();
     }
 
     #[test]
-    fn a_message_that_claims_to_be_huge_is_refused_before_it_is_read() {
+    fn a_message_with_a_huge_length_is_rejected_before_it_is_read() {
         let mut bytes = &u32::MAX.to_ne_bytes()[..];
         let error = receive::<Request>(&mut bytes).unwrap_err();
         assert!(error.to_string().contains("too long"), "{error}");
     }
 
     #[test]
-    fn the_other_sides_end_is_no_message() {
+    fn the_end_of_the_stream_is_no_message() {
         assert_eq!(receive::<Request>(&mut &b""[..]).unwrap(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The helper process: answers requests until the agent or the supervisor ends.
+//! The helper process: handles requests until the agent or the supervisor ends.
 
 use std::{
     io,
@@ -17,11 +17,11 @@ use nix::sys::{
 
 use super::{
     close::{self, Close, Destroy},
-    message::{self, Answer, Request},
-    namespaces::{self, Astray},
+    message::{self, Request, Response},
+    namespaces::{self, CannotReturn},
 };
 use crate::{
-    mounts::{bpffs_again, mount_point_of},
+    mounts::{mount_point_of, remount_bpffs},
     privileges,
     sock_destroy::{Method, iterator::SocketIterators},
 };
@@ -31,14 +31,14 @@ use crate::{
 pub struct Setup {
     /// Where the kernel state is pinned.
     pub bpffs: PathBuf,
-    /// None where the kernel has none.
+    /// How to close sockets; `None` if the kernel cannot.
     pub method: Option<Method>,
 }
 
-/// Answers requests on standard input, which is a socket, until that ends.
+/// Handles requests on standard input, which is a socket, until it closes.
 ///
 /// # Errors
-/// When the process cannot be set up, or is where it cannot come back from.
+/// When the process cannot be set up, or cannot return to its own network namespace.
 pub fn serve(setup: &Setup) -> anyhow::Result<()> {
     // This process ends with the supervisor, and when the agent closes the socket. Other signals
     // are blocked.
@@ -58,26 +58,30 @@ pub fn serve(setup: &Setup) -> anyhow::Result<()> {
         let answer = match answer(request, &mount_point, closer.as_mut()) {
             Ok(answer) => answer,
             // Further requests would run in the wrong namespace. A new helper starts fresh.
-            Err(error) if error.is::<Astray>() => return Err(error),
-            Err(error) => Answer::Failed(format!("{error:#}")),
+            Err(error) if error.is::<CannotReturn>() => return Err(error),
+            Err(error) => Response::Failed(format!("{error:#}")),
         };
         message::send(&mut socket, &answer).context("answering")?;
     }
     Ok(())
 }
 
-fn answer(request: Request, mount_point: &Path, closer: &mut dyn Close) -> anyhow::Result<Answer> {
+fn answer(
+    request: Request,
+    mount_point: &Path,
+    closer: &mut dyn Close,
+) -> anyhow::Result<Response> {
     Ok(match request {
         Request::Mount => {
-            bpffs_again(mount_point)?;
-            Answer::Mounted
+            remount_bpffs(mount_point)?;
+            Response::Mounted
         }
-        Request::Namespaces => Answer::Namespaces(namespaces::cookies_of_mounted()?),
-        Request::Close { sockets, threads } => {
+        Request::Namespaces => Response::Namespaces(namespaces::cookies_of_mounted()?),
+        Request::Close { sockets, scope } => {
             anyhow::ensure!(sockets.len() <= message::MAX_SOCKETS, "too many sockets at once");
-            let (outcomes, coverage) = close::close(&sockets, threads, closer)?;
-            Answer::Closed { outcomes, coverage }
+            let (outcomes, coverage) = close::close(&sockets, scope, closer)?;
+            Response::Closed { outcomes, coverage }
         }
-        Request::Coverage => Answer::Covered(close::coverage()?),
+        Request::Coverage => Response::Coverage(close::coverage()?),
     })
 }

@@ -1,7 +1,6 @@
-//! The process between the agent and its helper. It keeps the capabilities that the helper needs at
-//! its start, which the agent gives up, and only starts the helper when the agent asks for it, on a
-//! socket that the agent passes. It reads nothing of what the helper reads, and ends with the
-//! agent.
+//! The supervisor process, between the agent and its helper. It keeps the capabilities that the helper needs at
+//! its start and that the agent drops. It only starts the helper, on the agent's command and on a socket that the
+//! agent passes. It reads none of the helper's input, and ends with the agent.
 
 use std::{
     io::{self, IoSliceMut},
@@ -28,17 +27,16 @@ use serde::{Deserialize, Serialize};
 use super::{message, serve::Setup};
 use crate::privileges;
 
-/// Start the helper on the socket that is passed with this command; a running helper is killed
-/// first.
+/// Kill the helper if it runs, and start a new one on the socket that is passed with this command.
 pub const START: u8 = b'S';
 /// Return the helper's state.
-pub const LOOK: u8 = b'L';
+pub const STATE: u8 = b'L';
 
-/// How long a killed helper may take to end.
-const ENDING: Duration = Duration::from_secs(2);
+/// Timeout for the end of a killed helper.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A command, and the number that its answer carries.
-pub type Numbered = [u8; 1 + size_of::<u64>()];
+pub type NumberedCommand = [u8; 1 + size_of::<u64>()];
 
 /// The answer to the command with this number.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,12 +68,12 @@ pub fn supervise(setup: &Setup) -> anyhow::Result<()> {
     let control: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
     let mut control = UnixStream::from(control);
     let mut helper: Option<Child> = None;
-    while let Some((numbered, socket)) = receive(&control).context("hearing the agent")? {
+    while let Some((numbered, socket)) = receive(&control).context("receiving a command")? {
         let [command, number @ ..] = numbered;
         let report = match (command, socket) {
             (START, Some(socket)) => start(&mut helper, setup, socket)
                 .unwrap_or_else(|error| Report::NotStarted(format!("{error:#}"))),
-            _ => look(helper.as_mut()),
+            _ => state(helper.as_mut()),
         };
         let reply = Reply { number: u64::from_ne_bytes(number), report };
         message::send(&mut control, &reply).context("answering")?;
@@ -101,10 +99,10 @@ fn start(helper: &mut Option<Child>, setup: &Setup, socket: OwnedFd) -> anyhow::
     Ok(Report::Running(helper.insert(child).id()))
 }
 
-/// Kills a helper, which may hang.
+/// Kills the helper and waits until it has ended.
 fn end(helper: &mut Child) -> anyhow::Result<()> {
     helper.kill()?;
-    let deadline = Instant::now() + ENDING;
+    let deadline = Instant::now() + KILL_TIMEOUT;
     while helper.try_wait()?.is_none() {
         anyhow::ensure!(Instant::now() < deadline, "process {} does not end", helper.id());
         thread::sleep(Duration::from_millis(10));
@@ -112,7 +110,7 @@ fn end(helper: &mut Child) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn look(helper: Option<&mut Child>) -> Report {
+fn state(helper: Option<&mut Child>) -> Report {
     let Some(helper) = helper else { return Report::NotStarted("it was not started yet".into()) };
     match helper.try_wait() {
         Ok(None) => Report::Running(helper.id()),
@@ -122,9 +120,9 @@ fn look(helper: Option<&mut Child>) -> Report {
 }
 
 /// A command and the socket that came with it; `None` when the agent has ended.
-fn receive(control: &UnixStream) -> io::Result<Option<(Numbered, Option<OwnedFd>)>> {
-    // The agent sends it in one piece, so it is never received in part.
-    let mut command = Numbered::default();
+fn receive(control: &UnixStream) -> io::Result<Option<(NumberedCommand, Option<OwnedFd>)>> {
+    // The agent sends a command with one call, so it is never received in part.
+    let mut command = NumberedCommand::default();
     let mut space = cmsg_space!([RawFd; 1]);
     let mut into = [IoSliceMut::new(&mut command)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -137,12 +135,12 @@ fn receive(control: &UnixStream) -> io::Result<Option<(Numbered, Option<OwnedFd>
     }
     match received.bytes {
         0 => Ok(None),
-        bytes if bytes == size_of::<Numbered>() => Ok(Some((command, socket))),
+        bytes if bytes == size_of::<NumberedCommand>() => Ok(Some((command, socket))),
         bytes => Err(io::Error::other(format!("a command of {bytes} bytes"))),
     }
 }
 
-#[expect(unsafe_code, reason = "nix gives out received descriptors as numbers")]
+#[expect(unsafe_code, reason = "nix returns received descriptors as numbers")]
 fn owned(fd: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just made this descriptor for us, and nothing else uses it.
     unsafe { OwnedFd::from_raw_fd(fd) }

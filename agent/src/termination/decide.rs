@@ -18,15 +18,15 @@ use crate::{
     model::object::{ObjectName, Protocol},
 };
 
-/// How often a socket is searched. A program writes a socket's record a moment before the kernel
+/// How many times a socket is searched. A program writes a socket's record a moment before the kernel
 /// connects the socket, so one search can be too early.
-const LOOKS: u8 = 3;
-/// How long the annotation of a deleted service is kept if no socket of it is known.
-const REMEMBER: Duration = Duration::from_secs(60);
+const MAX_SEARCHES: u8 = 3;
+/// How long the annotation of a deleted service is kept if it has no known socket.
+const FORMER_TTL: Duration = Duration::from_secs(60);
 
 type At = (IpAddr, u16);
 
-/// What the objects say.
+/// What a decision needs from the objects.
 pub trait Objects {
     /// Where a service port is still served, if known; see [`crate::model::index::Index::serving`].
     fn serving(&self, service: &ServiceKey) -> Option<HashSet<At>>;
@@ -38,8 +38,8 @@ pub trait Objects {
 #[derive(Debug, Default)]
 pub struct Decider {
     /// Since when a backend is known to be gone. Starts again with a restart of the agent.
-    since: HashMap<Departure, Instant>,
-    looks: HashMap<Look, u8>,
+    since: HashMap<RemovedBackend, Instant>,
+    searches: HashMap<SearchKey, u8>,
     /// The last deleted service port by TCP address.
     former: HashMap<At, Former>,
     spared: bool,
@@ -57,7 +57,7 @@ struct Former {
 
 /// A backend of the service at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Departure {
+struct RemovedBackend {
     service: At,
     backend: BackendId,
     generation: u32,
@@ -65,7 +65,7 @@ struct Departure {
 
 /// A socket's record that was searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Look {
+struct SearchKey {
     cookie: u64,
     backend: BackendId,
     generation: u32,
@@ -79,7 +79,14 @@ pub struct Target {
     pub request: CloseTarget,
     /// The service's name, for the log.
     pub service: String,
-    look: Look,
+    search: SearchKey,
+}
+
+/// Whether to search a socket again soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    Yes,
+    No,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -106,27 +113,27 @@ impl Decider {
         self.spared
     }
 
-    /// Decides about all sockets whose backend is gone. `left` is when the first of the backends
-    /// was removed that were there at the last decision.
+    /// Decides about all sockets whose backend is gone. `first_removal` is when the first backend was
+    /// removed since the last decision.
     pub fn decide(
         &mut self,
         sockets: &[StaleSocket],
         owners: &HashMap<At, Owners>,
         objects: &impl Objects,
-        left: Instant,
+        first_removal: Instant,
         now: Instant,
     ) -> Decision {
         let mut decision = Decision::default();
         let mut serving = Serving { objects, known: HashMap::new() };
-        let mut departures = HashMap::new();
-        let mut looks = HashMap::new();
+        let mut removed_backends = HashMap::new();
+        let mut searches = HashMap::new();
         self.spared = false;
         for socket in sockets {
             let (service, backend) = (socket.service(), socket.backend());
             let (id, generation) = (socket.record.backend, socket.record.generation);
-            let departure = Departure { service, backend: id, generation };
-            let since = self.since.get(&departure).copied().unwrap_or(left);
-            departures.insert(departure, since);
+            let removed = RemovedBackend { service, backend: id, generation };
+            let since = self.since.get(&removed).copied().unwrap_or(first_removal);
+            removed_backends.insert(removed, since);
             let owners = owners.get(&service).cloned().unwrap_or_default();
             let after = match &owners.tcp {
                 Some(key) => objects.close_on_removal(&key.service),
@@ -138,10 +145,10 @@ impl Decider {
                 if !may_be {
                     Action::Ignore
                 } else if !may_close {
-                    Action::Look
+                    Action::Keep
                 } else if owner.as_ref().is_some_and(|key| serving.contains(key, backend)) {
                     *spared = true;
-                    Action::Look
+                    Action::Keep
                 } else {
                     Action::Close
                 }
@@ -152,34 +159,34 @@ impl Decider {
                 let due = since + after;
                 if due > now {
                     decision.next = Some(decision.next.map_or(due, |next| next.min(due)));
-                    tcp = Action::Look;
+                    tcp = Action::Keep;
                 }
             }
             if udp != Action::Close && tcp != Action::Close {
                 continue;
             }
             let closes_tcp = tcp == Action::Close;
-            let look = Look { cookie: socket.cookie, backend: id, generation, closes_tcp };
-            let looked = self.looks.get(&look).copied().unwrap_or(0);
+            let search = SearchKey { cookie: socket.cookie, backend: id, generation, closes_tcp };
+            let count = self.searches.get(&search).copied().unwrap_or(0);
             // A socket may be in the table and in the overflow hash.
-            let is_news = looks.insert(look, looked).is_none();
-            if is_news && looked < LOOKS {
+            let is_first = searches.insert(search, count).is_none();
+            if is_first && count < MAX_SEARCHES {
                 let (address, port) = backend;
                 decision.targets.push(Target {
                     socket: *socket,
                     request: CloseTarget { cookie: socket.cookie, address, port, udp, tcp },
                     service: name(&owners, service),
-                    look,
+                    search,
                 });
             }
         }
         self.former.retain(|at, former| {
-            now.duration_since(former.removed) < REMEMBER
-                || departures.keys().any(|departure| programmed(departure.service).contains(at))
+            now.duration_since(former.removed) < FORMER_TTL
+                || removed_backends.keys().any(|removed| programmed(removed.service).contains(at))
         });
-        // Drops what is gone from the maps.
-        self.since = departures;
-        self.looks = looks;
+        // Drops entries that are no longer in the maps.
+        self.since = removed_backends;
+        self.searches = searches;
         decision
     }
 
@@ -193,13 +200,13 @@ impl Decider {
     }
 
     /// Records the outcome for a socket. Returns whether to search it again.
-    pub fn record_outcome(&mut self, target: &Target, outcome: &Outcome) -> bool {
-        let looked = self.looks.entry(target.look).or_default();
-        *looked = match outcome {
-            Outcome::ClosedUdp | Outcome::ClosedTcp => LOOKS,
-            Outcome::Kept | Outcome::Missing | Outcome::Failed(_) => looked.saturating_add(1),
+    pub fn record_outcome(&mut self, target: &Target, outcome: &Outcome) -> Retry {
+        let count = self.searches.entry(target.search).or_default();
+        *count = match outcome {
+            Outcome::ClosedUdp | Outcome::ClosedTcp => MAX_SEARCHES,
+            Outcome::Kept | Outcome::Missing | Outcome::Failed(_) => count.saturating_add(1),
         };
-        *looked < LOOKS
+        if *count < MAX_SEARCHES { Retry::Yes } else { Retry::No }
     }
 }
 

@@ -2,7 +2,7 @@
 //! connections when their service says so.
 //!
 //! Called by the control loop. [`decide`] chooses sockets from the maps and the objects (pure), the helper
-//! process closes them, [`stats`] reports (log, metrics, status), [`throttle`] limits the processor time of
+//! process closes them, [`stats`] publishes results (log, metrics, status), [`throttle`] limits the processor time of
 //! passes, [`backoff`] delays restarts of the helper.
 //!
 //! Invariants: one pass at a time, and the control loop never waits for the helper. Nothing is closed while the
@@ -23,33 +23,43 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use self::{
     backoff::RestartBackoff,
-    decide::{Decider, Target},
+    decide::{Decider, Retry, Target},
     stats::Stats,
     throttle::Throttle,
 };
 use crate::{
     dataplane::{Dataplane, SocketTable, StaleSocket, SyncReport},
-    helper::{Coverage, Helper, HelperError, Outcome, State},
+    helper::{Coverage, Helper, HelperError, Outcome, SearchScope, State},
     model::index::Index,
     status::Shared,
     telemetry::Metrics,
 };
 
-/// Delay of a pass after a change: collects changes that come together, and lets programs end that
+/// Delay of a pass after a change: collects changes that arrive together, and lets programs end that
 /// chose a backend just before it was removed.
-const AFTER: Duration = Duration::from_millis(100);
+const PASS_DELAY: Duration = Duration::from_millis(100);
 /// Delay before sockets that were not as expected are searched again.
-const AGAIN: Duration = Duration::from_secs(1);
-/// After the supervisor of the helper took longer than this to answer, the control loop does not ask it
-/// again in the same turn: each answer may take 5 seconds, and the shortest `--fail-open-after` is 10.
-const PATIENCE: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// If the helper's supervisor took longer than this to answer, the control loop sends it no further command
+/// in the same turn: each answer may take 5 seconds, and the minimum `--fail-open-after` is 10 seconds.
+const MAX_ANSWER_TIME: Duration = Duration::from_secs(1);
+
+/// The helper process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Process {
+    Up,
+    Down {
+        restart_at: Instant,
+    },
+    /// Its supervisor has ended, so it cannot be restarted.
+    Lost,
+}
 
 /// Schedules passes and records their results.
 pub struct Termination {
-    /// `None` when none was started.
+    /// `None` if it could not be started.
     helper: Option<Helper>,
-    /// Set while the helper is down: when to restart it; inner `None` if that is impossible.
-    away: Option<Option<Instant>>,
+    process: Process,
     backoff: RestartBackoff,
     /// The kernel has a method that closes sockets.
     is_possible: bool,
@@ -57,8 +67,8 @@ pub struct Termination {
     decider: Decider,
     due: Option<Instant>,
     throttle: Throttle,
-    /// When the first backend was removed that no pass has seen.
-    left: Option<Instant>,
+    /// When the first backend was removed since the last pass.
+    first_removal: Option<Instant>,
     job: Option<JoinHandle<Job>>,
     stats: Stats,
 }
@@ -84,10 +94,11 @@ struct Cost {
 pub struct Ended(Result<Job, JoinError>);
 
 impl Termination {
-    /// Without a helper and a method, nothing is closed. A pass runs at least once in `every`.
+    /// Without a helper, or without a method of the kernel, nothing is closed. A pass runs at least once in
+    /// `reconcile_interval`.
     pub fn new(
         helper: Option<Helper>,
-        every: Duration,
+        reconcile_interval: Duration,
         dataplane: &Dataplane,
         shared: Arc<Shared>,
         metrics: Arc<Metrics>,
@@ -96,60 +107,60 @@ impl Termination {
         Self {
             stats: Stats::new(helper.as_ref(), shared, metrics),
             helper,
-            away: None,
+            process: Process::Up,
             backoff: RestartBackoff::default(),
             is_possible: dataplane.features().closing().is_some(),
             table: dataplane.socket_table().clone(),
             decider: Decider::default(),
             // For backends that were removed while no agent ran.
             due: Some(now),
-            throttle: Throttle::new(every, now),
-            left: None,
+            throttle: Throttle::new(reconcile_interval, now),
+            first_removal: None,
             job: None,
         }
     }
 
     /// Records the report of a sync.
     pub fn synced(&mut self, report: &SyncReport, index: &mut Index) {
-        let last_words = index.take_last_words();
+        let deleted_annotations = index.take_deleted_annotations();
         for removed in report.removed.iter().filter(|removed| decide::is_tcp(&removed.port)) {
             let service = &removed.port.service;
-            let said = last_words.iter().find(|(deleted, _)| deleted == service);
-            let said = said.map(|(_, after)| *after);
-            if let Some(after) = said.or_else(|| index.close_on_removal(service)) {
+            let deleted = deleted_annotations.iter().find(|(deleted, _)| deleted == service);
+            let deleted = deleted.map(|(_, after)| *after);
+            if let Some(after) = deleted.or_else(|| index.close_on_removal(service)) {
                 let at = |key: &FrontendKey| (key.address.into(), u16::from_be(key.port));
                 self.decider.removed(removed.id, removed.keys.iter().map(at), after);
             }
         }
         if report.backends_removed > 0 {
-            self.left.get_or_insert_with(Instant::now);
-            self.within(AFTER);
+            self.first_removal.get_or_insert_with(Instant::now);
+            self.schedule(PASS_DELAY);
         } else if self.decider.has_spared() {
             // An endpoint that was not in the plan but still served may have stopped.
-            self.within(AFTER);
+            self.schedule(PASS_DELAY);
         }
     }
 
-    /// Schedules a pass within this time.
-    pub fn within(&mut self, time: Duration) {
-        let at = (Instant::now() + time).max(self.throttle.pass());
+    /// Schedules a pass after `delay`, or when the throttle allows it.
+    pub fn schedule(&mut self, delay: Duration) {
+        let at = (Instant::now() + delay).max(self.throttle.pass());
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
     /// When to call [`Self::pass`].
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        // One at a time.
-        let can = self.is_possible && self.helper.is_some() && self.away.is_none();
+        // One pass at a time.
+        let can = self.is_possible && self.helper.is_some() && self.process == Process::Up;
         self.due.filter(|_| can && self.job.is_none())
     }
 
-    /// Starts a pass: finds sockets to close, and asks the helper to close them.
+    /// Starts a pass: finds sockets to close, and sends them to the helper.
     pub fn pass(&mut self, dataplane: &Dataplane, index: &Index) {
         self.due = None;
         // While the source is incomplete, an endpoint may only seem to be gone.
         if !(index.synced() && index.complete()) {
-            return self.within(AGAIN);
+            return self.schedule(RETRY_DELAY);
         }
         let now = Instant::now();
         let (sockets, all) = dataplane.stale_sockets();
@@ -157,14 +168,13 @@ impl Termination {
             self.stats.failed(&format!("{:#}", anyhow::Error::from(error)));
         }
         let owners = dataplane.owners(&sockets);
-        let left = self.left.take().unwrap_or(now);
-        let decision = self.decider.decide(&sockets, &owners, index, left, now);
+        let first_removal = self.first_removal.take().unwrap_or(now);
+        let decision = self.decider.decide(&sockets, &owners, index, first_removal, now);
         if let Some(next) = decision.next {
-            self.within(next.saturating_duration_since(Instant::now()));
+            self.schedule(next.saturating_duration_since(Instant::now()));
         }
         let cost = Cost { began: now, spent: now.elapsed() };
-        // Namespaces that could not be entered may be accessible by now. The check ends the warning
-        // in time.
+        // Namespaces that could not be entered may be accessible by now. This check ends the warning.
         let rechecks = self.stats.has_unseen() && self.throttle.rechecks(now);
         if decision.targets.is_empty() && !rechecks {
             self.throttle.passed(Instant::now(), cost.spent);
@@ -197,7 +207,7 @@ impl Termination {
         let (outcomes, coverage) = match closed {
             Ok(closed) => closed,
             Err(error) => {
-                let again = self.failed(error);
+                let retry = self.failed(error);
                 let now = Instant::now();
                 if targets.is_empty() {
                     self.throttle.rechecked(now, took);
@@ -206,10 +216,11 @@ impl Termination {
                     self.throttle.failed(now, cost.spent + took);
                 }
                 self.passed(cost);
-                // The sockets still have to be closed.
-                return if again {
-                    self.within(AGAIN);
-                };
+                if retry == Retry::Yes {
+                    // The sockets still have to be closed.
+                    self.schedule(RETRY_DELAY);
+                }
+                return;
             }
         };
         if targets.is_empty() || outcomes.contains(&Outcome::Missing) {
@@ -217,10 +228,10 @@ impl Termination {
         }
         let mut again = false;
         for (target, outcome) in targets.iter().zip(&outcomes) {
-            let is_to_be_looked_for = self.decider.record_outcome(target, outcome);
-            again |= is_to_be_looked_for;
-            let is_nowhere = *outcome == Outcome::Missing && coverage.is_whole();
-            if is_nowhere && !is_to_be_looked_for && target.socket.in_overflow {
+            let retry = self.decider.record_outcome(target, outcome);
+            again |= retry == Retry::Yes;
+            let is_gone = *outcome == Outcome::Missing && coverage.is_complete();
+            if is_gone && retry == Retry::No && target.socket.in_overflow {
                 self.forget(dataplane, &target.socket);
             }
         }
@@ -234,7 +245,7 @@ impl Termination {
         self.throttle.passed(Instant::now(), cost.spent + coverage.spent);
         self.passed(cost);
         if again {
-            self.within(AGAIN);
+            self.schedule(RETRY_DELAY);
         }
     }
 
@@ -244,23 +255,23 @@ impl Termination {
         }
     }
 
-    /// To be called after the throttle knows the cost.
+    /// Ends a pass. Call this after the throttle has recorded the cost.
     fn passed(&mut self, cost: Cost) {
         self.stats.passed(cost.began.elapsed());
         self.due = self.due.map(|due| due.max(self.throttle.pass()));
-        self.within(self.throttle.every());
+        self.schedule(self.throttle.every());
     }
 
-    /// Returns whether to try again soon.
-    fn failed(&mut self, error: HelperError) -> bool {
+    /// Returns whether to retry soon.
+    fn failed(&mut self, error: HelperError) -> Retry {
         match error {
-            HelperError::Said(reason) => {
+            HelperError::Failed(reason) => {
                 self.stats.failed(&reason);
-                false
+                Retry::No
             }
             error => {
                 self.helper_ended(&format!("{:#}", anyhow::Error::from(error)));
-                true
+                Retry::Yes
             }
         }
     }
@@ -269,19 +280,19 @@ impl Termination {
     pub fn check_helper(&mut self) {
         let Some(helper) = &self.helper else { return };
         let began = Instant::now();
-        match self.away {
-            // Does not ask the supervisor first. If it is lost, the next check finds that.
-            Some(Some(due)) if due <= began => self.restart_helper(),
-            Some(Some(_)) => {
+        match self.process {
+            // Without the state first: the restart also finds out if the supervisor is lost.
+            Process::Down { restart_at } if restart_at <= began => self.restart_helper(),
+            Process::Down { .. } => {
                 if let State::Lost(how) = helper.state() {
                     self.mark_lost(&how);
                 }
             }
-            Some(None) => {}
-            None => match helper.state() {
+            Process::Lost => {}
+            Process::Up => match helper.state() {
                 State::Silent | State::Running(_) => {}
                 State::Lost(how) => self.mark_lost(&how),
-                State::Ended(how) => self.set_away(&how, began),
+                State::Ended(how) => self.set_down(&how, began),
             },
         }
     }
@@ -291,19 +302,19 @@ impl Termination {
         let began = Instant::now();
         match self.helper.as_ref().map(Helper::state) {
             Some(State::Lost(how)) => self.mark_lost(&how),
-            Some(State::Ended(how)) => self.set_away(&how, began),
-            Some(State::Running(_) | State::Silent) | None => self.set_away(how, began),
+            Some(State::Ended(how)) => self.set_down(&how, began),
+            Some(State::Running(_) | State::Silent) | None => self.set_down(how, began),
         }
     }
 
-    /// The helper has ended: restarts it if its backoff is over and the supervisor, asked at `began`, took
-    /// no more than [`PATIENCE`] to answer. Otherwise [`Self::check_helper`] restarts it later.
-    fn set_away(&mut self, how: &str, began: Instant) {
+    /// The helper has ended: restarts it if its backoff is over and the supervisor, to which a command was
+    /// sent at `began`, answered within [`MAX_ANSWER_TIME`]. Otherwise [`Self::check_helper`] restarts it later.
+    fn set_down(&mut self, how: &str, began: Instant) {
         self.stats.ended(how);
         let now = Instant::now();
-        let due = self.backoff.after_end(now);
-        self.away = Some(Some(due));
-        if due <= now && now.duration_since(began) <= PATIENCE {
+        let restart_at = self.backoff.after_end(now);
+        self.process = Process::Down { restart_at };
+        if restart_at <= now && now.duration_since(began) <= MAX_ANSWER_TIME {
             self.restart_helper();
         }
     }
@@ -312,31 +323,31 @@ impl Termination {
         let Some(helper) = &self.helper else { return };
         let restarted = helper.restart();
         if matches!(restarted, Err(HelperError::NoSupervisor)) {
-            // That is logged already. The next check tries again, and does not wait for it.
+            // The helper's client has logged that. The next check retries without waiting.
             return;
         }
         self.backoff.tried(Instant::now());
         match restarted {
             Ok(pid) => {
-                self.away = None;
+                self.process = Process::Up;
                 self.stats.restarted(pid);
-                self.within(Duration::ZERO);
+                self.schedule(Duration::ZERO);
             }
             Err(error) => {
                 self.stats.not_restarted(&format!("{:#}", anyhow::Error::from(error)));
-                self.away = Some(Some(self.backoff.after_end(Instant::now())));
+                self.process = Process::Down { restart_at: self.backoff.after_end(Instant::now()) };
             }
         }
     }
 
     fn mark_lost(&mut self, how: &str) {
-        self.away = Some(None);
+        self.process = Process::Lost;
         self.stats.lost(how);
     }
 }
 
-/// Asks the helper to close sockets; searches namespaces of single threads only for those that are
-/// nowhere else.
+/// Requests the helper to close sockets. Searches the namespaces of single threads only for sockets that it
+/// found in no other namespace.
 fn close(
     helper: &Helper,
     targets: &[Target],
@@ -346,7 +357,7 @@ fn close(
         return Ok((Vec::new(), helper.coverage()?));
     }
     let requests: Vec<_> = targets.iter().map(|target| target.request).collect();
-    let (mut outcomes, mut coverage) = helper.close(&requests, false)?;
+    let (mut outcomes, mut coverage) = helper.close(&requests, SearchScope::Processes)?;
     let is_there = |target: &Target| {
         target.socket.in_overflow || table.holds(target.socket.cookie, &target.socket.record)
     };
@@ -355,7 +366,7 @@ fn close(
         .collect();
     if !missing.is_empty() {
         let requests: Vec<_> = missing.iter().map(|&place| requests[place]).collect();
-        let (found, further) = helper.close(&requests, true)?;
+        let (found, further) = helper.close(&requests, SearchScope::Threads)?;
         for (place, outcome) in missing.into_iter().zip(found) {
             outcomes[place] = outcome;
         }

@@ -54,10 +54,10 @@ impl Stats {
         let unseen = coverage.why.as_ref().map(|why| unseen(coverage, why));
         match (&self.unseen, &unseen) {
             (None, Some(unseen)) => tracing::warn!(
-                "cannot look into all network namespaces; sockets of dead backends there stay as they \
+                "cannot enter all network namespaces; sockets of removed backends there stay as they \
                  are: {unseen}"
             ),
-            (Some(_), None) => tracing::info!("all network namespaces can be looked into again"),
+            (Some(_), None) => tracing::info!("all network namespaces can be entered again"),
             _ => {}
         }
         self.unseen.clone_from(&unseen);

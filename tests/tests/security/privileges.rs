@@ -369,7 +369,8 @@ fn without_the_right_to_enter_namespaces_status_and_check_say_so() {
     assert!(table.contains(said), "{table}");
     let findings = node.look(&["check", "-o", "json"]);
     let findings: serde_json::Value = serde_json::from_slice(&findings.stdout).unwrap();
-    let finding = findings.as_array().unwrap().iter().find(|one| one["check"] == "sockets.closing");
+    let finding =
+        findings.as_array().unwrap().iter().find(|one| one["check"] == "sockets.termination");
     let finding = finding.unwrap();
     assert_eq!(finding["state"], "warning", "{finding:#}");
     assert!(finding["detail"].as_str().unwrap().contains(said), "{finding:#}");

@@ -419,8 +419,8 @@ fn a_warning_of_namespaces_that_cannot_be_seen_ends_with_its_cause() {
     close(0o755);
     eventually("the warning to go", || holds(unseen().is_null(), unseen()));
     let log = agent.log();
-    assert_eq!(crate::common::lines_with(&log, "cannot look into all network").len(), 1, "{log}");
-    assert_eq!(crate::common::lines_with(&log, "can be looked into again").len(), 1, "{log}");
+    assert_eq!(crate::common::lines_with(&log, "cannot enter all network").len(), 1, "{log}");
+    assert_eq!(crate::common::lines_with(&log, "can be entered again").len(), 1, "{log}");
     assert_eq!(ask(&client), "web-0");
     // `unshare` does not forward signals.
     agent.kill().unwrap();

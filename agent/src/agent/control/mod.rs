@@ -116,9 +116,9 @@ pub async fn run(
     let mut renew = every(heartbeat::INTERVAL);
     let mut tick = every(TICK);
     let mut reclaim = every(RECLAIM_INTERVAL);
-    let mut reconcile_links = every(Reconciler::links_interval(config.repair_interval));
+    let mut reconcile_links = every(Reconciler::links_interval(config.reconcile_interval));
     // The first count follows at once, so that status and metrics have one.
-    let mut count_entries = every(config.repair_interval);
+    let mut count_entries = every(config.reconcile_interval);
     let mut map_usage = BackgroundJob::default();
     loop {
         control.shared.record_turn();
@@ -197,7 +197,7 @@ impl Control {
     ) -> Self {
         let (policy, ranges) = (config.excluded_pods.clone(), config.node_port_addresses.clone());
         let top = dataplane.cgroup();
-        let interval = config.repair_interval;
+        let interval = config.reconcile_interval;
         let control = Self {
             index: Index::new(config.node_name.as_str()).with_node_ports(config.node_ports),
             api_server,

@@ -1,5 +1,5 @@
 //! Makes freed map entries available again, once no running program can use them: see
-//! [`RunningPrograms`](crate::dataplane::RunningPrograms).
+//! [`Rcu`](crate::dataplane::Rcu).
 
 use std::{error::Error, sync::Arc, time::Instant};
 
@@ -7,7 +7,7 @@ use tokio::task::JoinError;
 
 use crate::{
     agent::background_job::BackgroundJob,
-    dataplane::{BpfError, CanWait, Dataplane},
+    dataplane::{BpfError, Dataplane, RcuSupport},
     error_chain::chain,
     log_on_change::LogOnChange,
     status::Shared,
@@ -45,10 +45,10 @@ impl Reclaimer {
 
     /// Starts to wait for the programs that run now.
     pub fn start(&mut self, dataplane: &Dataplane) {
-        let programs = dataplane.running_programs();
+        let rcu = dataplane.rcu();
         self.job.start(move || {
             let began = Instant::now();
-            programs.synchronize_rcu().map(|()| began)
+            rcu.synchronize_rcu().map(|()| began)
         });
     }
 
@@ -72,7 +72,7 @@ impl Reclaimer {
         };
         let result = waited.as_ref().map(|_| ());
         self.log.record(result.map_err(|error| error as &dyn Error));
-        let reclaim = CanWait::of(result).into();
+        let reclaim = RcuSupport::of(result).into();
         self.shared.update(|status| status.reclaim = reclaim);
         let Ok(began) = waited else { return Reclaimed::None };
         if let Err(error) = dataplane.reclaim_before(began) {

@@ -45,7 +45,7 @@ use sockline_ebpf::{
 
 use self::{encode::DesiredServicePort, node_ports::AtNode, retained::Retained};
 use crate::{
-    bpf::{kinds::segmented_array::Reader, mmap::Access, rcu::RunningPrograms},
+    bpf::{kinds::segmented_array::Reader, mmap::Access, rcu::Rcu},
     dataplane::{
         error::DataplaneError,
         maps::{
@@ -167,7 +167,7 @@ impl Reconciler {
             // One more, because id 0 is none.
             maps::open_backends(pins, limits.backends.saturating_add(1), Access::Write)?,
             RemovedBackendCounts::open(pins, limits.frontends)?,
-            RunningPrograms::new()?,
+            Rcu::new()?,
         );
         let mut reconciler = Self {
             frontends: Frontends::open(pins, limits.frontends)?,
@@ -282,8 +282,8 @@ impl Reconciler {
     }
 
     /// See [`Allocator::programs`].
-    pub const fn programs(&self) -> &RunningPrograms {
-        self.allocator.programs()
+    pub const fn rcu(&self) -> &Rcu {
+        self.allocator.rcu()
     }
 
     /// See [`Allocator::has_reclaimable`].

@@ -4,8 +4,9 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 use crate::model::{
-    object::{Endpoint, Family, Protocol, TrafficPolicy},
-    plan::FrontendAddress,
+    event::{Event, Sourced},
+    object::{Endpoint, EndpointSlice, Family, Object, Protocol, TrafficPolicy},
+    plan::{self, FrontendAddress, Plan, ServicePlan},
     planner,
     testing::{endpoint, endpoint_port, ip, node, service, service_port, slice, sourced},
 };

@@ -1,7 +1,11 @@
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::*;
-use crate::model::object::{Namespace, Pod, PodPhase, Redirect};
+use crate::model::event::Event;
+use crate::model::object::{Namespace, Object, Pod, PodPhase, Redirect, TrafficPolicy};
+use crate::model::plan::Plan;
 use crate::model::testing::{endpoint, ip, line, name, node, service, slice, sourced};
 
 /// All kinds listed, nothing there but this node.

@@ -1,8 +1,9 @@
-//! Objects with something wrong in them: the valid part counts at once, as after a restart, and of
-//! what cannot be used at all nothing that is programmed is lost.
+//! Invalid objects: the valid part is used immediately, as after a restart; an object that cannot be used at
+//! all keeps what is programmed.
 
 use super::*;
 use crate::model::{
+    event::{Event, Sourced},
     object::Redirect,
     testing::{endpoint, line, name, node, service, slice, sourced},
 };
@@ -239,7 +240,8 @@ fn an_object_with_another_uid_is_another_object() {
         close_on_removal: after.map(Duration::from_secs),
         ..service("web", "10.96.0.1")
     };
-    // The uid before and after; whether what the first one said of its connections is its last word.
+    // The UID before and after, and whether it is another service, so that the annotation of the first one
+    // still applies to its connections.
     for (before, now, is_another) in [
         (Some("1"), Some("2"), true),
         (Some("1"), Some("1"), false),
@@ -251,9 +253,13 @@ fn an_object_with_another_uid_is_another_object() {
         index.apply(Event::Apply(sourced(of(before, Some(30)))));
         index.plan();
         index.apply(Event::Apply(sourced(of(now, None))));
-        let last_words = index.take_last_words();
+        let deleted_annotations = index.take_deleted_annotations();
         let expected = is_another.then(|| (name("web"), Duration::from_secs(30)));
-        assert_eq!(last_words, expected.into_iter().collect::<Vec<_>>(), "{before:?} {now:?}");
+        assert_eq!(
+            deleted_annotations,
+            expected.into_iter().collect::<Vec<_>>(),
+            "{before:?} {now:?}"
+        );
         assert_eq!(state(&mut index).0, [SERVED]);
         assert_eq!(index.close_on_removal(&name("web")), None);
     }

@@ -136,22 +136,22 @@ fn an_endpoint_that_comes_back_starts_the_time_anew() {
 fn where_both_protocols_have_the_address_only_udp_is_closed() {
     let objects = FixedObjects { udp: true, tcp: true, ..FixedObjects::default() };
     let decided = decide(&mut Decider::default(), &objects, Instant::now());
-    assert_eq!(decided, Some((Action::Close, Action::Look)));
+    assert_eq!(decided, Some((Action::Close, Action::Keep)));
 }
 
 #[test]
 fn a_deleted_services_udp_sockets_are_closed_and_tcp_as_it_last_said() {
     let (gone, now) = (FixedObjects::default(), Instant::now());
     let mut decider = Decider::default();
-    assert_eq!(decide(&mut decider, &gone, now), Some((Action::Close, Action::Look)));
+    assert_eq!(decide(&mut decider, &gone, now), Some((Action::Close, Action::Keep)));
     decider.removed(ServiceId(1), [at(SERVICE, 53)], Duration::from_secs(1));
     let later = now + Duration::from_secs(2);
     assert_eq!(decide(&mut decider, &gone, later), Some((Action::Close, Action::Close)));
     // It is remembered for as long as there are sockets of it.
-    let much_later = now + REMEMBER * 2;
+    let much_later = now + FORMER_TTL * 2;
     assert_eq!(decide(&mut decider, &gone, much_later), Some((Action::Close, Action::Close)));
     decider.decide(&[], &gone.owners(), &gone, much_later, much_later);
-    assert_eq!(decide(&mut decider, &gone, much_later), Some((Action::Close, Action::Look)));
+    assert_eq!(decide(&mut decider, &gone, much_later), Some((Action::Close, Action::Keep)));
 }
 
 /// NodePorts of other nodes are programmed at the unspecified address, and those at 127.0.0.0/8 at
@@ -170,7 +170,7 @@ fn a_deleted_services_word_counts_at_addresses_that_it_is_not_programmed_at() {
         let mut decider = Decider::default();
         decider.removed(ServiceId(1), [at(programmed, 53), at("10.96.0.9", 53)], Duration::ZERO);
         // Also later: it is remembered for as long as there are sockets of it.
-        for now in [now, now + REMEMBER * 2, now + REMEMBER * 4] {
+        for now in [now, now + FORMER_TTL * 2, now + FORMER_TTL * 4] {
             let decision = decider.decide(&[socket], &gone.owners(), &gone, now, now);
             assert_eq!(decision.targets[0].request.tcp, Action::Close, "{dialled}");
         }
@@ -183,7 +183,7 @@ fn another_services_word_about_a_node_port_does_not_count_for_an_address_of_its_
     let (gone, now) = (FixedObjects::default(), Instant::now());
     let mut decider = Decider::default();
     decider.removed(ServiceId(2), [at("0.0.0.0", 53), at("10.96.0.9", 53)], Duration::ZERO);
-    assert_eq!(decide(&mut decider, &gone, now), Some((Action::Close, Action::Look)));
+    assert_eq!(decide(&mut decider, &gone, now), Some((Action::Close, Action::Keep)));
     decider.removed(ServiceId(1), [at("0.0.0.0", 53)], Duration::ZERO);
     assert_eq!(decide(&mut decider, &gone, now), Some((Action::Close, Action::Close)));
 }
@@ -197,10 +197,10 @@ fn a_socket_that_is_not_found_is_looked_for_a_few_times_only() {
         decider.decide(&[socket(7)], &objects.owners(), &objects, now, now).targets.first()
     {
         looks += 1;
-        let again = decider.record_outcome(target, &Outcome::Kept);
-        assert_eq!(again, looks < LOOKS);
+        let retry = decider.record_outcome(target, &Outcome::Kept);
+        assert_eq!(retry == Retry::Yes, looks < MAX_SEARCHES);
     }
-    assert_eq!(looks, LOOKS);
+    assert_eq!(looks, MAX_SEARCHES);
 }
 
 #[test]
@@ -208,7 +208,8 @@ fn a_socket_that_was_closed_is_not_looked_for_again() {
     let objects = FixedObjects { udp: true, ..FixedObjects::default() };
     let (mut decider, now) = (Decider::default(), Instant::now());
     let decision = decider.decide(&[socket(7)], &objects.owners(), &objects, now, now);
-    assert!(!decider.record_outcome(&decision.targets[0], &Outcome::ClosedUdp));
+    let retry = decider.record_outcome(&decision.targets[0], &Outcome::ClosedUdp);
+    assert_eq!(retry, Retry::No);
     assert_eq!(decide(&mut decider, &objects, now), None);
 }
 

@@ -35,7 +35,7 @@ use crate::{
             growable_hash::MapUsage,
             segmented_array::{Reader, SegmentedArray},
         },
-        rcu::RunningPrograms,
+        rcu::Rcu,
     },
     dataplane::error::DataplaneError,
 };
@@ -62,7 +62,7 @@ pub struct Allocator {
     backend_ids: RangeAllocator,
     service_ids: RangeAllocator,
     removed_counts: RemovedBackendCounts,
-    programs: RunningPrograms,
+    rcu: Rcu,
     pending: VecDeque<(Instant, PendingFree)>,
     /// Of these, slots and backends.
     pending_slots: u32,
@@ -83,7 +83,7 @@ impl Allocator {
         slots: SegmentedArray<Slot>,
         backends: SegmentedArray<Backend>,
         removed_counts: RemovedBackendCounts,
-        programs: RunningPrograms,
+        rcu: Rcu,
     ) -> Self {
         let slot_ids = RangeAllocator::new(slots.limit());
         let mut backend_ids = RangeAllocator::new(backends.limit());
@@ -99,7 +99,7 @@ impl Allocator {
             backend_ids,
             service_ids,
             removed_counts,
-            programs,
+            rcu,
             pending: VecDeque::new(),
             pending_slots: 0,
             pending_backends: 0,
@@ -239,7 +239,7 @@ impl Allocator {
         // Without this wait, a program might see the old owner and a part of the new address. If it
         // fails, the entries are written all the same: leaving them without an owner would be
         // worse.
-        let waited = self.programs.synchronize_rcu();
+        let waited = self.rcu.synchronize_rcu();
         for (id, backend) in disowned {
             backend_entry::repair(&self.backends.cell(id.0)?, backend);
         }
@@ -374,8 +374,8 @@ impl Allocator {
     }
 
     /// To wait for running programs before entries are reclaimed.
-    pub const fn programs(&self) -> &RunningPrograms {
-        &self.programs
+    pub const fn rcu(&self) -> &Rcu {
+        &self.rcu
     }
 
     /// Whether an entry's grace period is over.
@@ -426,7 +426,7 @@ impl Allocator {
             return Ok(());
         }
         let now = Instant::now();
-        self.programs.synchronize_rcu()?;
+        self.rcu.synchronize_rcu()?;
         self.reclaim_before(now)
     }
 

@@ -9,7 +9,7 @@ pub fn check(node: &Node<'_>) -> Option<CheckResult> {
 }
 
 fn result(closing: &Closing) -> CheckResult {
-    let check = "sockets.closing";
+    let check = "sockets.termination";
     match (closing.method, &closing.helper, &closing.unseen) {
         (None, ..) => CheckResult::warning(
             check,

@@ -1,4 +1,4 @@
-//! What decides about sockets that are connected to an endpoint which left the plan.
+//! What the termination of sockets needs: where services are still served, and their `close-on-removal`.
 
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
@@ -6,10 +6,10 @@ use super::Index;
 use crate::model::object::{ObjectName, Protocol};
 
 impl Index {
-    /// The addresses and ports at which a service port is still served: by endpoints that are ready,
-    /// wherever they are, and by those that still serve while they terminate. kube-proxy keeps what
-    /// it knows of UDP flows to such endpoints, too (`pkg/proxy/conntrack/cleanup.go`). Nowhere if there
-    /// is no such service; `None` if its objects cannot be used and so do not tell.
+    /// The addresses and ports at which a service port is still served: by ready endpoints of all nodes, and by
+    /// those that serve while they terminate. kube-proxy also keeps the conntrack entries of UDP flows to such
+    /// endpoints (`pkg/proxy/conntrack/cleanup.go`). Empty if the service does not exist; `None` if an
+    /// object of it cannot be used, so that the answer is unknown.
     #[must_use]
     pub fn serving(
         &self,
@@ -38,14 +38,14 @@ impl Index {
         Some(serving)
     }
 
-    /// After which time TCP connections to former endpoints of a service are closed; `None` if never.
+    /// After which time TCP connections to removed endpoints of a service are closed; `None`: never.
     #[must_use]
     pub fn close_on_removal(&self, service: &ObjectName) -> Option<Duration> {
         self.services.get(service)?.service.close_on_removal
     }
 
-    /// What services said of that which were deleted since the last call.
-    pub fn take_last_words(&mut self) -> Vec<(ObjectName, Duration)> {
-        std::mem::take(&mut self.last_words)
+    /// [`Self::close_on_removal`] of the services that were deleted since the last call.
+    pub fn take_deleted_annotations(&mut self) -> Vec<(ObjectName, Duration)> {
+        std::mem::take(&mut self.deleted_annotations)
     }
 }
