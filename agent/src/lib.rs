@@ -1,5 +1,5 @@
-//! Sockline's node agent: loads the kernel programs, keeps their maps in step with Kubernetes
-//! Services and EndpointSlices, and reads back what they count.
+//! Sockline's node agent: loads the kernel programs, keeps their maps up to date with Kubernetes Services and
+//! EndpointSlices, and reads their counters.
 //!
 //! Data flows one way: `source` → `model` → `dataplane`. `telemetry` publishes metrics, `cli` and `admin` are
 //! the interfaces for operators, and `check` tests a node.

@@ -1,4 +1,4 @@
-//! The `sockline` command: reads the command line and hands over to the library.
+//! The `sockline` command: parses the command line and calls the library.
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line with all causes; a backtrace says nothing to a user.
+            // One line with all causes; a backtrace does not help users.
             eprintln!("error: {}", Escaped(format!("{error:#}")));
             ExitCode::FAILURE
         }

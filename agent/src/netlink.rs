@@ -1,4 +1,4 @@
-//! Questions to the kernel over netlink (`netlink(7)`), one at a time on a socket of their own.
+//! Netlink requests (`netlink(7)`), one at a time on each socket.
 
 use std::{
     io,
@@ -19,16 +19,16 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 /// `struct nlmsghdr`.
 const HEADER: usize = 16;
 
-/// What an answer consists of.
+/// A message of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     /// An acknowledgement.
     One,
-    /// A message for each object there is.
+    /// A message for each object.
     Dump,
 }
 
-/// A connection to one part of the kernel, in the network namespace it was made in.
+/// A netlink socket, in the network namespace in which it was created.
 pub struct Netlink(OwnedFd);
 
 impl Netlink {
@@ -51,17 +51,17 @@ impl Netlink {
         message.extend(length.to_ne_bytes());
         message.extend(kind.to_ne_bytes());
         message.extend(flags.to_ne_bytes());
-        // Sequence number and port: one request at a time, on a socket of its own.
+        // Sequence number and port are 0: one request at a time on this socket.
         message.extend([0; 8]);
         message.extend(body);
         send(self.0.as_raw_fd(), &message, MsgFlags::empty())?;
         Ok(())
     }
 
-    /// Calls `each` for the messages up to the end of the answer.
+    /// Calls `each` for each message of the response.
     ///
     /// # Errors
-    /// The kernel's own; `EINTR` when the objects changed while they were listed.
+    /// The kernel's error; `EINTR` if the objects changed while they were listed.
     pub fn receive(&self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         let mut buffer = vec![0; 1 << 16];
         let mut interrupted = false;
@@ -94,7 +94,7 @@ fn truncated(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{what} of netlink is cut off"))
 }
 
-/// The bytes at an offset; zeros where there are none.
+/// The bytes at an offset; zeros beyond the end.
 pub fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut field = [0; N];
     if let Some(found) = bytes.get(at..at + N) {

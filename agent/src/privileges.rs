@@ -1,7 +1,7 @@
-//! Giving up what a process may do and does not need (`capabilities(7)`).
+//! Drops the capabilities that a process does not need (`capabilities(7)`).
 //!
-//! A thread's capabilities are its own: this is called before there is a second thread, so that all
-//! later ones have no more.
+//! Capabilities belong to a thread. Each process drops them before it starts a second thread, so that all threads have
+//! the same ones.
 
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 use nix::{errno::Errno, sys::prctl};
@@ -12,23 +12,35 @@ use crate::sock_destroy::Method;
 pub enum PrivilegeError {
     #[error("cannot {action} capabilities")]
     Capabilities { action: &'static str, source: CapsError },
-    #[error("cannot rule out new privileges (PR_SET_NO_NEW_PRIVS)")]
+    #[error("cannot set PR_SET_NO_NEW_PRIVS")]
     NoNewPrivileges(#[source] Errno),
 }
 
-/// What the running agent does with the kernel: make maps and read them (CAP_BPF), make links anew
-/// (CAP_NET_ADMIN). Files that belong to others are read with the third, where there are such.
+/// What the agent reads its objects from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceKind {
+    /// Manifests, or the API server of a kubeconfig.
+    Files,
+    /// The API server of the cluster that this process runs in.
+    Cluster,
+}
+
+/// The capabilities of the running agent: CAP_BPF to create and read maps, CAP_NET_ADMIN to attach links again, and
+/// CAP_DAC_READ_SEARCH if its source is files that other users may own.
 #[must_use]
-pub fn of_agent(reads_files: bool) -> CapsHashSet {
+pub fn of_agent(source: SourceKind) -> CapsHashSet {
     let mut needed = CapsHashSet::from_iter([Capability::CAP_BPF, Capability::CAP_NET_ADMIN]);
-    if reads_files {
-        needed.insert(Capability::CAP_DAC_READ_SEARCH);
+    match source {
+        SourceKind::Files => {
+            needed.insert(Capability::CAP_DAC_READ_SEARCH);
+        }
+        SourceKind::Cluster => {}
     }
     needed
 }
 
-/// What the helper does: enter network namespaces (CAP_SYS_ADMIN) that it knows by their processes
-/// (CAP_SYS_PTRACE), close sockets (CAP_NET_ADMIN), tell iterators which (CAP_BPF).
+/// The capabilities of the helper: CAP_SYS_ADMIN to enter network namespaces, CAP_SYS_PTRACE to find those of
+/// processes, CAP_NET_ADMIN to close sockets, CAP_BPF to write the map of the socket iterators.
 #[must_use]
 pub fn of_helper() -> CapsHashSet {
     CapsHashSet::from_iter([
@@ -39,8 +51,8 @@ pub fn of_helper() -> CapsHashSet {
     ])
 }
 
-/// What the helper's supervisor keeps: what the helper needs at its start. With iterators, that is to
-/// load them as well (CAP_PERFMON).
+/// The capabilities of the helper's supervisor: those that the helper needs at its start, which include CAP_PERFMON
+/// to load iterators.
 #[must_use]
 pub fn of_supervisor(method: Option<Method>) -> CapsHashSet {
     let mut needed = of_helper();
@@ -50,17 +62,16 @@ pub fn of_supervisor(method: Option<Method>) -> CapsHashSet {
     needed
 }
 
-/// Gives up everything but these capabilities, for good: also what programs that this process starts
-/// could get again.
+/// Drops all other capabilities permanently, also for programs that this process starts.
 ///
 /// # Errors
-/// When the kernel does not let go of something.
+/// When a capability cannot be dropped.
 pub fn keep_only(wanted: &CapsHashSet) -> Result<(), PrivilegeError> {
     let failed = |action| move |source| PrivilegeError::Capabilities { action, source };
     let permitted = caps::read(None, CapSet::Permitted).map_err(failed("read"))?;
     let mut kept: CapsHashSet =
         permitted.iter().copied().filter(|capability| wanted.contains(capability)).collect();
-    // Whoever starts this may not know CAP_BPF yet, which was a part of CAP_SYS_ADMIN.
+    // An old container runtime may not know CAP_BPF, which was a part of CAP_SYS_ADMIN before Linux 5.8.
     if wanted.contains(&Capability::CAP_BPF)
         && !kept.contains(&Capability::CAP_BPF)
         && permitted.contains(&Capability::CAP_SYS_ADMIN)
@@ -68,8 +79,8 @@ pub fn keep_only(wanted: &CapsHashSet) -> Result<(), PrivilegeError> {
         kept.insert(Capability::CAP_SYS_ADMIN);
     }
     caps::clear(None, CapSet::Ambient).map_err(failed("give up ambient"))?;
-    // In a container without CAP_SETPCAP the runtime has set the bounds; then new privileges, which
-    // they are about, are ruled out below all the same.
+    // In a container without CAP_SETPCAP the runtime has set the bounding set. PR_SET_NO_NEW_PRIVS below has the
+    // same effect in any case.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
         for capability in caps::runtime::thread_all_supported() {
             if !kept.contains(&capability) {

@@ -25,7 +25,7 @@ impl<T: Send + 'static> BackgroundJob<T> {
         }
     }
 
-    /// Waits for the job to end; for ever if none runs. Safe to cancel: the job goes on.
+    /// Waits for the job to end; for ever if none runs. Cancel safe: the job continues.
     ///
     /// # Errors
     /// When the job panicked.

@@ -7,12 +7,13 @@ use std::{net::TcpListener, path::PathBuf};
 
 use anyhow::Context as _;
 
-use super::{Config, Source};
+use super::config::{Config, Source};
 use crate::{
     admin,
     dataplane::{self, Dataplane, NestedNamespaces, RcuSupport},
     helper::{Helper, HelperError},
-    mounts, privileges,
+    mounts,
+    privileges::{self, SourceKind},
     source::{self, ClientError},
 };
 
@@ -52,8 +53,11 @@ pub fn start(config: Config) -> anyhow::Result<Started> {
     if let Some(helper) = helper.clone() {
         dataplane.set_mount_bpffs(move || mount_bpffs(&helper));
     }
-    let reads_files = !matches!(&config.source, Source::Kubernetes { kubeconfig: None });
-    privileges::keep_only(&privileges::of_agent(reads_files))?;
+    let kind = match &config.source {
+        Source::Kubernetes { kubeconfig: None } => SourceKind::Cluster,
+        Source::Kubernetes { kubeconfig: Some(_) } | Source::Manifests(_) => SourceKind::Files,
+    };
+    privileges::keep_only(&privileges::of_agent(kind))?;
     // With the capabilities that the running agent has.
     let rcu_support = dataplane.rcu().probe();
     if let RcuSupport::Unsupported(why) | RcuSupport::Unknown(why) = &rcu_support {

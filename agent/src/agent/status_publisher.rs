@@ -192,7 +192,7 @@ impl StatusPublisher {
 
     /// Logs and counts a sync that failed as a whole.
     pub fn sync_failed(&mut self, error: &anyhow::Error) {
-        tracing::error!("cannot bring the plan into the kernel: {error:#}");
+        tracing::error!("cannot write the plan to the maps: {error:#}");
         self.metrics.sync_failed();
         self.errors = vec![format!("{error:#}")];
     }

@@ -1,7 +1,10 @@
-//! Where the kubelet puts pods in the cgroup v2 hierarchy.
+//! Finds the cgroups of pods in the cgroup v2 hierarchy.
 //!
-//! The kubelet makes a pod's cgroup before it makes the sandbox, and everything that ever runs in
-//! the pod is below it, so a pod can be told by that one cgroup from its first process to its last.
+//! The kubelet creates a pod's cgroup before the sandbox, and all processes of the pod are below it. So this one cgroup
+//! identifies the pod from its first process to its last.
+//!
+//! Called by the agent (excluded pods, nested namespaces), `check` and the data plane. Uses only the layouts. Reads
+//! folders and writes nothing.
 
 mod name;
 mod top;

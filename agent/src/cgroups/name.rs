@@ -1,12 +1,12 @@
-//! What the folders of the hierarchy are called.
+//! The names of the hierarchy's folders.
 
-/// What the names of cgroups begin with that `sockline check` makes for a moment.
+/// The prefix of the cgroups that `sockline check` creates.
 pub const OF_CHECKS: &str = "sockline-check-";
 
-/// The shortest uid of a pod: a static pod's is an MD5 hash of 32 digits, the others are UUIDs.
+/// The minimum length of a pod's UID: a static pod's is an MD5 hash of 32 digits, the others are UUIDs.
 const SHORTEST_UID: usize = 32;
 
-/// The uid of the pod whose cgroup has this name, if it is a pod's.
+/// The pod's UID in the name of a cgroup, if it is a pod's cgroup.
 ///
 /// `kubepods-burstable-podUID.slice` with the systemd driver, where the uid's dashes are
 /// underscores; `podUID` with the cgroupfs driver (`pkg/kubelet/cm/cgroup_manager_linux.go`).
@@ -22,15 +22,15 @@ pub(super) fn pod_uid(name: &str) -> Option<String> {
     is_uid.then_some(uid)
 }
 
-/// Whether pods may be somewhere below a folder of this name, which is not a pod's own. Of a
-/// systemd host's other slices and units there can be hundreds.
+/// Whether pods can be below a folder of this name, which is not a pod's own. A systemd host can have hundreds of
+/// other slices and units.
 pub(super) fn may_hold_pods(name: &str) -> bool {
     const UNITS: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
     !matches!(name, "system.slice" | "user.slice" | "machine.slice")
         && !UNITS.iter().any(|suffix| name.ends_with(suffix))
 }
 
-/// Whether a folder of this name is the kubelet's for pods, or a pod's: nothing else of the node is in there.
+/// Whether a folder of this name is a pod's, or the kubelet's for pods: no other processes of the node are in it.
 pub(super) fn is_for_pods(name: &str) -> bool {
     matches!(name, "burstable" | "besteffort")
         || name.contains("kubepods")

@@ -1,11 +1,11 @@
-//! Whether a cgroup is all that a node has, where the hierarchy's root is out of sight.
+//! Whether a cgroup contains all processes of a node, if the hierarchy's root is not visible.
 
 use std::{fs, io, path::Path};
 
 use super::{Tree, name};
 
-/// Whether a node's pods are below `top` and the rest of the node as well: the top of a node that is a
-/// container (kind, k3d, minikube). Where somebody mounted only the pods' part of it, it is not.
+/// Whether both the node's pods and its other processes are below `top`, as in a node that is a container (kind, k3d,
+/// minikube). It is false if only the pods' part of the hierarchy is mounted.
 ///
 /// # Errors
 /// When `top` cannot be read.
@@ -23,7 +23,7 @@ pub fn is_top_of_a_node(top: &Path) -> io::Result<bool> {
         if name::lies_in_a_slice(&file_name) {
             return Ok(false);
         }
-        // A cgroup that hands out controllers has no processes of its own (`cgroup_vet_subtree_control_enable`
+        // A cgroup that enables controllers for its children has no processes itself (`cgroup_vet_subtree_control_enable`
         // in kernel/cgroup/cgroup.c), and the kubelet needs them: the node's own are beside the pods'.
         has_others |= !name::is_for_pods(&file_name);
     }

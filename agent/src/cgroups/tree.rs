@@ -1,4 +1,4 @@
-//! Reading the hierarchy.
+//! Reads the hierarchy.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,23 +18,23 @@ pub const ROOT: u64 = 1;
 /// A pod's cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodCgroup {
-    /// The pod's uid, as its folder's name spells it.
+    /// The pod's UID, as in the folder's name.
     pub uid: String,
     pub id: u64,
-    /// Its level below the hierarchy's root as a bit, or all bits where that cannot be known.
+    /// Its level below the hierarchy's root as a bit, or all bits if the level is unknown.
     pub level: u32,
 }
 
-/// What was found below a cgroup.
+/// The pods below a cgroup.
 #[derive(Debug, Default)]
 pub struct Tree {
     pub pods: Vec<PodCgroup>,
-    /// The folders that pods can be made in, with the ids of the cgroups.
+    /// The folders in which pods can be created, with the ids of their cgroups.
     pub parents: BTreeMap<PathBuf, u64>,
 }
 
 impl Tree {
-    /// Reads what is below `top`. A folder that goes while it is read is no error.
+    /// Reads the folders below `top`. A folder that is removed meanwhile is no error.
     ///
     /// # Errors
     /// When `top` itself cannot be read.
@@ -44,7 +44,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// `level` is that of `folder`; `None` if the hierarchy's root is out of sight.
+    /// `level` is the level of `folder`; `None` if the hierarchy's root is not visible.
     fn descend(&mut self, folder: &Path, id: u64, level: Option<u32>) -> io::Result<()> {
         self.parents.insert(folder.to_owned(), id);
         let level = level.map(|level| level + 1);
@@ -69,7 +69,7 @@ impl Tree {
     }
 }
 
-/// Where cgroups with these ids are below `top`, as far as they can be found.
+/// The paths of the cgroups below `top` with these ids, as far as they exist.
 pub fn paths_of(top: &Path, ids: impl IntoIterator<Item = u64>) -> BTreeMap<u64, PathBuf> {
     let mut wanted: BTreeSet<u64> = ids.into_iter().collect();
     let mut found = BTreeMap::new();
@@ -81,7 +81,7 @@ pub fn paths_of(top: &Path, ids: impl IntoIterator<Item = u64>) -> BTreeMap<u64,
         if wanted.is_empty() {
             break;
         }
-        // One that goes meanwhile is not found.
+        // A folder that is removed meanwhile is skipped.
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
@@ -104,8 +104,8 @@ fn bit(level: Option<u32>) -> u32 {
     }
 }
 
-/// How far a cgroup is below the hierarchy's root. `None` where only a part of the hierarchy is
-/// mounted: in a container that is a node itself.
+/// The level of a cgroup below the hierarchy's root. `None` if only a part of the hierarchy is mounted, as in a
+/// container that is a node itself.
 fn level_of(cgroup: &Path) -> io::Result<Option<u32>> {
     let mut folder = cgroup.canonicalize()?;
     let file_system = fs::metadata(&folder)?.dev();

@@ -1,4 +1,4 @@
-//! Hearing of new cgroups.
+//! Watches for new cgroups (inotify).
 
 use std::{
     collections::BTreeMap,
@@ -11,18 +11,18 @@ use tokio::sync::mpsc;
 
 use super::tree::Tree;
 
-/// Reads the hierarchy, and says when it is worth reading again.
+/// Reads the hierarchy, and reports when to read it again.
 pub struct Watcher {
     top: PathBuf,
     watcher: Option<RecommendedWatcher>,
     /// With the ids of the cgroups.
     watched: BTreeMap<PathBuf, u64>,
-    /// At most one waits: it stands for any number of new cgroups.
+    /// At most one notification is pending, for any number of new cgroups.
     created: mpsc::Receiver<()>,
 }
 
 impl Watcher {
-    /// Watches nothing yet: that begins with the first [`Self::read`].
+    /// Starts to watch with the first [`Self::read`].
     #[must_use]
     pub fn new(top: &Path) -> Self {
         let (sender, created) = mpsc::channel(1);
@@ -35,7 +35,7 @@ impl Watcher {
                 Err(_) => true,
             };
             if is_of_interest {
-                // Full: one is waiting already.
+                // An error means that a notification is pending already.
                 let _ = sender.try_send(());
             }
         };
@@ -45,21 +45,20 @@ impl Watcher {
         Self { top: top.to_owned(), watcher, watched: BTreeMap::new(), created }
     }
 
-    /// Returns once a cgroup was made since the last [`Self::read`]; never, if that cannot be
-    /// watched.
+    /// Returns once a cgroup was created since the last [`Self::read`]; never if cgroups cannot be watched.
     pub async fn created(&mut self) {
         if self.created.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// New cgroups are not heard of: whoever wants to know of them has to read.
+    /// Whether new cgroups are not reported, so that the caller has to poll.
     pub const fn is_blind(&self) -> bool {
         self.watcher.is_none()
     }
 
-    /// Reads the hierarchy, and watches every folder that pods can be made in. What is made after
-    /// the reading is heard of.
+    /// Reads the hierarchy, and watches every folder in which pods can be created. Cgroups that are created
+    /// afterwards are reported.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -67,10 +66,10 @@ impl Watcher {
         loop {
             let tree = Tree::read(&self.top)?;
             let Some(watcher) = &mut self.watcher else { return Ok(tree) };
-            // A folder's watch goes with it, and does not come back with one of the same name.
+            // The watch ends with the folder, also if one of the same name is created.
             let gone = |(folder, id): &(&PathBuf, &u64)| tree.parents.get(*folder) != Some(*id);
             for (folder, _) in self.watched.iter().filter(gone) {
-                // Nothing to do if its removal was heard of.
+                // An error means that the watch has ended already.
                 let _ = watcher.unwatch(folder);
             }
             let is_new = |(folder, id): &(&PathBuf, &u64)| self.watched.get(*folder) != Some(*id);
@@ -95,7 +94,7 @@ impl Watcher {
                 );
                 self.watcher = None;
             }
-            // Pods may have been made in a folder between its reading and its watch.
+            // Pods may have been created in a folder between its reading and its watch.
             self.watched = tree.parents;
         }
     }

@@ -1,4 +1,4 @@
-//! The agent: is it there, does its control loop turn, how old is what it wrote.
+//! The agent: whether it runs, whether its control loop turns, and how old its last sync is.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,10 +8,10 @@ use crate::{
     status::{Reclaim, Unconfirmed},
 };
 
-/// A state that no agent has looked after for this long is old.
+/// State without a running agent is old after this time.
 const OLD: Duration = Duration::from_secs(600);
 
-/// A watch that was cut off is taken up again within a second or two if that is possible.
+/// A watch that was cut off is normally resumed within two seconds.
 const CUT_OFF: Duration = Duration::from_secs(10);
 /// The API server sends a bookmark on an open watch about once a minute.
 const SILENT: Duration = Duration::from_secs(180);
@@ -28,12 +28,12 @@ pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
                     node.record.pid,
                     node.silence.as_deref().unwrap_or("it does not answer"),
                 ),
-                "look at the agent's log; if it was given another --admin-socket, give it here, too",
+                "look at the agent's log; if the agent has another --admin-socket, pass it to this command, too",
             )
         } else {
             CheckResult::warning(
                 check,
-                "not running; the kernel keeps serving what it has, and nothing follows the cluster",
+                "not running; the kernel serves the last known state, and nothing follows the cluster",
                 "start `sockline agent`; in a cluster look at its pod on this node",
             )
         };
@@ -50,7 +50,7 @@ pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
         Some(_) => CheckResult::ok("agent.control-loop", "turns"),
         None => CheckResult::warning(
             "agent.control-loop",
-            format!("an agent of version {} does not say", status.version),
+            format!("an agent of version {} does not report it", status.version),
             format!(
                 "use the `sockline` of the agent, or update the agent to {}",
                 env!("CARGO_PKG_VERSION")
@@ -69,7 +69,7 @@ pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
     results
 }
 
-/// Of an agent with its first full sync: whether it knows of all that is in the kernel.
+/// The state of an agent after its first full sync: whether it confirmed all that is in the kernel.
 fn ready(unconfirmed: &Unconfirmed) -> CheckResult {
     let check = "agent.ready";
     match unconfirmed.in_words() {
@@ -77,12 +77,12 @@ fn ready(unconfirmed: &Unconfirmed) -> CheckResult {
         Some(services) => CheckResult::warning(
             check,
             format!("the first full sync is in the kernel; {services}"),
-            "mend what `sockline status` shows as source errors and problems",
+            "correct what `sockline status` shows as source errors and problems",
         ),
     }
 }
 
-/// Whether all calls are bypassed because nobody looks after the maps.
+/// Whether all calls are bypassed because no agent renews the deadline.
 pub fn fail_open(node: &Node<'_>) -> CheckResult {
     let check = "agent.fail-open";
     let deadline = match node.view.deadline() {
@@ -91,16 +91,16 @@ pub fn fail_open(node: &Node<'_>) -> CheckResult {
             return CheckResult::failed(
                 check,
                 format!("{:#}", anyhow::Error::from(error)),
-                "restart the agent, which makes what is missing",
+                "restart the agent, which creates what is missing",
             );
         }
     };
     if let Some(past) = deadline.bypassed_for() {
         return CheckResult::failed(
             check,
-            format!("all calls are bypassed since {} ago; kube-proxy serves them", seconds(past)),
-            "start `sockline agent`; where it runs, look at its log for why it has not synced, or for where \
-             its control loop is stuck",
+            format!("all calls have been bypassed for {}; kube-proxy serves them", seconds(past)),
+            "start `sockline agent`; if it runs, look at its log for why it has not synced, or where its \
+             control loop is stuck",
         );
     }
     CheckResult::ok(
@@ -115,7 +115,8 @@ pub fn fail_open(node: &Node<'_>) -> CheckResult {
                 "after {} without an agent all calls are bypassed, once an agent has synced",
                 seconds(after)
             ),
-            _ => "off: without an agent, the last known state is served for ever".into(),
+            _ => "off: without an agent, the last known state is served without a limit of time"
+                .into(),
         },
     )
 }
@@ -126,7 +127,7 @@ pub fn state(node: &Node<'_>) -> Vec<CheckResult> {
     let age = match node.record.last_sync {
         None => CheckResult::failed(
             check,
-            "nothing was ever synced",
+            "no agent has synced yet",
             "look at the agent's log; nothing is served before the first full sync",
         ),
         Some(synced) => {
@@ -136,7 +137,7 @@ pub fn state(node: &Node<'_>) -> Vec<CheckResult> {
                 CheckResult::warning(
                     check,
                     format!("{detail}, and no agent follows the cluster"),
-                    "start the agent: endpoints that have gone since are still served",
+                    "start the agent: endpoints that were removed since then are still served",
                 )
             } else {
                 CheckResult::ok(check, detail)
@@ -150,12 +151,12 @@ pub fn state(node: &Node<'_>) -> Vec<CheckResult> {
         CheckResult::warning(
             "state.node-addresses",
             error,
-            "look at the agent's seccomp profile and its limit of open files; it tries again every 5 seconds",
+            "look at the agent's seccomp profile and its limit of open files; it retries every 5 seconds",
         )
     }));
     results.push(reclaim(&status.reclaim));
     results.push(match &status.failures[..] {
-        [] => CheckResult::ok("state.complete", "the last sync left nothing out"),
+        [] => CheckResult::ok("state.complete", "the last sync wrote all of the plan"),
         [first, rest @ ..] => CheckResult::failed(
             "state.complete",
             match rest.len() {
@@ -174,30 +175,30 @@ pub fn state(node: &Node<'_>) -> Vec<CheckResult> {
                 0 => first.clone(),
                 more => format!("{first}, and {more} more"),
             },
-            "mend the objects that `sockline status` names",
+            "correct the objects that `sockline status` names",
         ),
     });
     results
 }
 
-/// Whether what is not used any more in the maps is given out again.
+/// Whether freed map entries are reclaimed.
 fn reclaim(reclaim: &Reclaim) -> CheckResult {
     let check = "state.reclaim";
-    let todo = "look at the agent's capabilities (CAP_BPF) and its seccomp profile (bpf); until then, each \
-                change takes more of the maps, until they are full";
+    let todo = "look at the agent's capabilities (CAP_BPF) and its seccomp profile (bpf); until then, the \
+                maps fill up with each change";
     match reclaim {
-        Reclaim::Works => CheckResult::ok(check, "what is not used any more is given out again"),
+        Reclaim::Works => CheckResult::ok(check, "freed map entries are reclaimed"),
         Reclaim::Fails(why) => {
             CheckResult::failed(check, format!("cannot wait for running programs: {why}"), todo)
         }
         Reclaim::CannotTell(why) => {
-            CheckResult::warning(check, format!("cannot tell, and tries again: {why}"), todo)
+            CheckResult::warning(check, format!("unknown, the agent retries: {why}"), todo)
         }
-        Reclaim::Unsaid => CheckResult::ok(check, "the agent does not say"),
+        Reclaim::Unsaid => CheckResult::ok(check, "the agent does not report it"),
     }
 }
 
-/// How the watches at the API server stand; `None` where the source is a folder.
+/// The state of the watches at the API server; `None` if the source is a folder.
 fn source(watches: &[WatchState]) -> Option<CheckResult> {
     let check = "state.source";
     if watches.is_empty() {
@@ -210,9 +211,9 @@ fn source(watches: &[WatchState]) -> Option<CheckResult> {
         .iter()
         .filter_map(|watch| {
             let limit = if watch.connected { SILENT } else { CUT_OFF };
-            let said = silence(watch);
-            said.is_none_or(|age| age > limit).then(|| {
-                said.map_or_else(
+            let silence = silence(watch);
+            silence.is_none_or(|age| age > limit).then(|| {
+                silence.map_or_else(
                     || format!("{} never", watch.kind),
                     |age| format!("{} for {}", watch.kind, seconds(age)),
                 )
@@ -220,12 +221,12 @@ fn source(watches: &[WatchState]) -> Option<CheckResult> {
         })
         .collect();
     Some(if silent.is_empty() {
-        CheckResult::ok(check, "the API server is heard of all kinds")
+        CheckResult::ok(check, "all watches are connected")
     } else {
         CheckResult::warning(
             check,
-            format!("the API server was not heard of {}", silent.join(", ")),
-            "`sockline status` says why; until it is back, the last known state is served",
+            format!("no event from the API server: {}", silent.join(", ")),
+            "`sockline status` has the error; until the API server is back, the last known state is served",
         )
     })
 }

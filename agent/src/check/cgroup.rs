@@ -1,4 +1,4 @@
-//! The cgroup that the programs are attached to: is it there, and is it the one that should be.
+//! The cgroup that the programs are attached to: whether it exists, and whether it is the right one.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -35,7 +35,7 @@ pub fn check(attached: &Path, given: Option<&Path>) -> CheckResult {
         }
         Err(error) => {
             let error = anyhow::Error::from(error);
-            return CheckResult::failed(check, format!("{error:#}"), "name a cgroup v2 folder");
+            return CheckResult::failed(check, format!("{error:#}"), "pass a cgroup v2 folder");
         }
     };
     let is_wanted = fs::metadata(&wanted).is_ok_and(|metadata| metadata.ino() == id);
@@ -49,7 +49,7 @@ pub fn check(attached: &Path, given: Option<&Path>) -> CheckResult {
     }
     if given.is_none() && id != ROOT {
         if cgroups::is_top_of_a_node(attached).unwrap_or(false) {
-            // More than this is nowhere to be mounted from.
+            // No mount shows more of the hierarchy.
             return CheckResult::ok(
                 check,
                 format!(

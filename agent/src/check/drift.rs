@@ -1,4 +1,4 @@
-//! Whether the maps hold what the agent planned.
+//! Whether the maps match the agent's plan.
 
 use tokio::runtime::Runtime;
 
@@ -29,12 +29,12 @@ fn result(drift: &Drift) -> CheckResult {
     let kinds = [
         (drift.frontends_missing, "frontends missing"),
         (drift.frontends_changed, "frontends changed"),
-        (drift.frontends_foreign, "frontends that nobody planned"),
+        (drift.frontends_foreign, "frontends that are not planned"),
         (drift.backends, "backends changed"),
         (drift.slots, "slots changed"),
         (drift.filter_words, "words of the filter changed"),
         (drift.names, "names changed"),
-        (drift.maps, "maps not where they belong"),
+        (drift.maps, "maps not in their place"),
         (drift.exclusion, "excluded cgroups changed"),
     ];
     let differs: Vec<String> = kinds
@@ -46,8 +46,8 @@ fn result(drift: &Drift) -> CheckResult {
         return CheckResult::failed(
             CHECK,
             differs.join(", "),
-            "the agent mends it at its next comparison (--reconcile-interval); find out who writes into \
-             its maps",
+            "the agent repairs it at its next comparison (--reconcile-interval); find out which process \
+             writes to its maps",
         );
     }
     if drift.services > 0 {
@@ -57,5 +57,5 @@ fn result(drift: &Drift) -> CheckResult {
             "see `state.complete`; until the source can be read in full, services stay as they were",
         );
     }
-    CheckResult::ok(CHECK, "the maps hold the plan")
+    CheckResult::ok(CHECK, "the maps match the plan")
 }

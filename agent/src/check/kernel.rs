@@ -1,4 +1,4 @@
-//! What the running kernel has.
+//! The version and the features of the running kernel.
 
 use sockline_ebpf::agent::{
     COMPARE_AND_SWAP, KERNEL_SOCKETS, MPTCP_SOCK, NETNS_COOKIE, SET_RETVAL, SOCK_DESTROY,
@@ -10,7 +10,7 @@ use crate::dataplane::AgentRecord;
 /// The oldest kernel that the programs load on.
 const OLDEST: (u32, u32) = (5, 10);
 
-/// What each optional feature gives, and since when kernels have it.
+/// The consequence of each missing optional feature, and the first kernel that has it.
 const FEATURES: [(u32, &str); 6] = [
     (COMPARE_AND_SWAP, "sockets are in a hash (Linux 5.12 has compare-and-swap)"),
     (
@@ -28,7 +28,7 @@ pub fn check(record: &AgentRecord) -> Vec<CheckResult> {
     vec![version(&release()), features(record.features)]
 }
 
-/// Whether maps count against the limit of locked memory, as they did before Linux 5.11.
+/// Whether maps count against the limit of locked memory, as before Linux 5.11.
 pub fn locks_memory() -> bool {
     numbers(&release()).is_some_and(|version| version < (5, 11))
 }
@@ -48,7 +48,7 @@ fn version(release: &str) -> CheckResult {
     let Some(version) = numbers(release) else {
         return CheckResult::warning(
             check,
-            format!("{release:?} is no version"),
+            format!("{release:?} is not a version"),
             "look at /proc/sys/kernel/osrelease",
         );
     };
@@ -62,7 +62,7 @@ fn version(release: &str) -> CheckResult {
     CheckResult::ok(check, format!("Linux {release}"))
 }
 
-/// A missing feature costs what it says, and nothing else.
+/// A missing feature is no failure: it only has the named consequence.
 fn features(bits: u32) -> CheckResult {
     let without: Vec<&str> = FEATURES
         .into_iter()

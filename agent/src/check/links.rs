@@ -1,11 +1,11 @@
-//! The hooks: does each lead to our program, on the cgroup as it is now, and who else is there.
+//! The hooks: whether each runs the agent's program on the current cgroup, and which other programs are attached.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CheckResult, Node};
 use crate::dataplane::{self, DataplaneError, HOOKS, HookState};
 
-/// Programs of others that translate service addresses, too, by what their names begin with.
+/// Prefixes of the names of other programs that translate service addresses.
 const OTHERS: [(&str, &str); 8] = [
     ("cil_sock", "Cilium's socket load balancer"),
     ("sock4_", "Cilium's socket load balancer"),
@@ -17,8 +17,8 @@ const OTHERS: [(&str, &str); 8] = [
     ("antrea", "Antrea"),
 ];
 
-/// What is wrong with the links, one line for each kind of damage; nothing if all is well. `programs`:
-/// the ids of the running agent's programs; without them, any of ours will do.
+/// The damage of the links, one line for each kind; empty if there is none. `programs` are the ids of the running
+/// agent's programs; without them, any program of Sockline is accepted.
 pub fn damage(
     cgroup: u64,
     hooks: &[HookState],
@@ -95,7 +95,7 @@ pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
     vec![result]
 }
 
-/// Programs of others on the same hooks.
+/// Other programs on the same hooks.
 pub fn foreign(node: &Node<'_>) -> Vec<CheckResult> {
     let check = "links.foreign";
     let hooks = match dataplane::hooks(node.view.pins(), &node.record.cgroup) {
@@ -108,13 +108,13 @@ pub fn foreign(node: &Node<'_>) -> Vec<CheckResult> {
     for hook in &hooks {
         for id in hook.effective.iter().filter(|&&id| hook.link.is_none_or(|link| link.0 != id)) {
             let name = programs.get(id).map_or("", |program| &program.name);
-            // Ours of another node, agent or time: no danger, but two of them are not one.
+            // A program of another agent, in another cgroup or of an earlier time.
             let owner = if name == hook.program_name {
                 Some("another Sockline")
             } else {
                 OTHERS.iter().find(|(start, _)| name.starts_with(start)).map(|(_, owner)| *owner)
             };
-            // Reading what a program is called takes CAP_SYS_ADMIN.
+            // Reading the name of a program takes CAP_SYS_ADMIN.
             let name = if name.is_empty() { format!("program {id}") } else { name.to_owned() };
             let name = owner.map_or(name.clone(), |owner| format!("{name} ({owner})"));
             found.entry(name).or_default().push(hook.hook);

@@ -1,9 +1,9 @@
-//! How full the maps are.
+//! The usage of the maps.
 
 use super::{CheckResult, Node};
 use crate::status::MapUse;
 
-/// Time to raise a limit.
+/// From this percentage on, an operator should raise the limit.
 const NEARLY_FULL_PERCENT: u64 = 80;
 
 pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
@@ -35,12 +35,12 @@ fn fill(map: &MapUse) -> CheckResult {
         "service-names" | "removed-backends" => "raise --max-frontends, which this limit follows",
         "excluded" => "exclude fewer pods; this limit is fixed",
         "overflow" => {
-            "more sockets are served and not remembered: see who has so many with `sockline status`"
+            "further sockets are served without a record: `sockline status` names the cgroups that have so many"
         }
-        _ => "what has no room is not counted; this limit is fixed",
+        _ => "further entries are not counted; this limit is fixed",
     };
     if map.map == "sockets" {
-        // What has no room there goes to the overflow hash: it costs speed.
+        // When it is full, records go to the overflow hash, which is slower.
         return CheckResult::ok(check, detail);
     }
     if map.entries >= map.limit {

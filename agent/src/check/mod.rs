@@ -1,7 +1,11 @@
-//! Whether this node works: not whether a process runs, but whether a connect to a service goes where
-//! it should, and everything that this needs.
+//! `sockline check`: whether this node works. It connects to a probe service through the hooks, and checks
+//! everything that this needs.
 //!
-//! Each file has one family of checks, which gives its results; [`run`] puts them in order.
+//! Each file has one family of checks and returns their results; [`run`], which the command calls, puts them in order.
+//! The checks read the node through `dataplane` and ask the agent through `admin`. `readiness`, for `/healthz` and
+//! `/readyz`, runs in the agent.
+//!
+//! Invariants: a check changes nothing but the probe service, which it removes. The name of a check is stable.
 
 mod agent;
 mod cgroup;
@@ -37,29 +41,29 @@ pub struct Options {
     pub admin_socket: PathBuf,
     /// The cgroup whose sockets should be served; the root of cgroup v2 if `None`.
     pub cgroup: Option<PathBuf>,
-    /// Only what costs little: the agent and the links.
+    /// Only the cheap checks: the agent and the links.
     pub quick: bool,
 }
 
-/// A node, as far as it can be seen from here.
+/// What all checks use of a node.
 struct Node<'a> {
     view: &'a Snapshot,
     record: AgentRecord,
     admin_socket: &'a Path,
-    /// Somebody holds the lock on the pins.
+    /// Whether a process holds the lock on the pins.
     agent_runs: bool,
-    /// What the agent says; absent when it does not answer, or not in a way that can be understood.
+    /// The agent's status; `None` if it does not answer, or the answer cannot be parsed.
     status: Option<Status>,
-    /// Why it is absent.
+    /// Why there is no status.
     silence: Option<String>,
-    /// Absent also for an agent of an older version.
+    /// `None` also for an agent of an older version.
     info: Option<AgentInfo>,
 }
 
 /// Runs the checks.
 ///
 /// # Errors
-/// When not even a first look at the node is possible.
+/// When the node cannot be read at all.
 pub fn run(view: &Snapshot, options: &Options) -> anyhow::Result<Vec<CheckResult>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let socket = &options.admin_socket;
@@ -78,7 +82,7 @@ pub fn run(view: &Snapshot, options: &Options) -> anyhow::Result<Vec<CheckResult
     };
     let mut results = agent::check(&node);
     let fail_open = agent::fail_open(&node);
-    // Nothing of what the connects prove holds then.
+    // The connects cannot succeed then.
     let is_bypassed = fail_open.state == State::Failed;
     results.push(fail_open);
     if options.quick {

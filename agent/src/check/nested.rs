@@ -8,7 +8,7 @@ pub fn check(node: &Node<'_>) -> Option<CheckResult> {
     let nested = &node.status.as_ref()?.nested_namespaces;
     let pods: Vec<&str> = nested.iter().map(|nested| nested.pod.as_str()).collect();
     Some(if nested.is_empty() {
-        CheckResult::ok(check, "none inside of pods was seen to dial services")
+        CheckResult::ok(check, "none inside a pod connected to a service")
     } else if nested.iter().all(|nested| nested.excluded) {
         CheckResult::ok(check, format!("excluded inside of pods: {}", pods.join(", ")))
     } else {

@@ -22,7 +22,7 @@ type Capability = (u32, &'static str, &'static str);
 
 pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
     let of_agent = PathBuf::from(format!("/proc/{}", node.record.pid));
-    // In another process namespace, the number can be anybody's.
+    // In another PID namespace, the id can be another process's.
     let is_agent =
         fs::read_to_string(of_agent.join("comm")).is_ok_and(|name| name.starts_with("sockline"));
     let (whose, folder) = if is_agent {

@@ -1,4 +1,4 @@
-//! The folder in bpffs: complete, ours alone, and without leftovers.
+//! The pins' folder: complete, writable only by root, and without leftovers.
 
 use std::{
     fs, io,
@@ -9,7 +9,7 @@ use std::{
 use super::CheckResult;
 use crate::dataplane::{self, Pins};
 
-/// Whoever else could write there could put maps and links of their own in place of ours.
+/// Another user with write permission could replace maps and links.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 pub fn check(pins: &Pins) -> Vec<CheckResult> {
@@ -26,7 +26,7 @@ fn complete(pins: &Pins) -> CheckResult {
         CheckResult::failed(
             check,
             format!("missing in {}: {}", pins.maps().display(), missing.join(", ")),
-            "restart the agent, which makes them again",
+            "restart the agent, which creates them again",
         )
     }
 }
@@ -40,7 +40,7 @@ fn permissions(pins: &Pins) -> CheckResult {
         Err(error) => CheckResult::failed(
             check,
             format!("cannot read {}: {error}", pins.directory().display()),
-            "restart the agent, which makes what is missing",
+            "restart the agent, which creates what is missing",
         ),
         Ok(wrong) => {
             let wrong: Vec<String> =
@@ -58,7 +58,7 @@ fn permissions(pins: &Pins) -> CheckResult {
     }
 }
 
-/// The folder, or the first pin in it, that somebody else owns or may write.
+/// The folder, or the first pin in it, that another user owns or can write.
 fn not_only_roots(folder: &Path) -> io::Result<Option<PathBuf>> {
     let wrong = |path: &Path| -> io::Result<bool> {
         let metadata = fs::symlink_metadata(path)?;

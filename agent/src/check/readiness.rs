@@ -1,4 +1,5 @@
-//! The part of the checks that is cheap enough for a probe every few seconds.
+//! Whether the agent is healthy and the node is served, for `/healthz` and `/readyz`: checks that are cheap enough
+//! for a probe every few seconds.
 
 use std::{
     collections::BTreeMap,
@@ -15,15 +16,15 @@ use crate::{
     status::{HelperUnavailable, Shared},
 };
 
-/// How long a look at the links counts, however often somebody asks.
-const FRESH: Duration = Duration::from_secs(2);
+/// How long the state of the links is cached.
+const CACHE_TIME: Duration = Duration::from_secs(2);
 
-/// Whether the node is served, from within the agent.
+/// The health of the agent and of the node, as the agent itself sees it.
 pub struct Readiness {
     shared: Arc<Shared>,
     agent_state: AgentState,
     links: Arc<Links>,
-    /// What was found, and when. Held over the look, so that there is one at a time.
+    /// The cached damage of the links. Locked while the links are read, so that this happens once at a time.
     seen: Mutex<Option<(Instant, Vec<String>)>>,
 }
 
@@ -35,7 +36,7 @@ struct Links {
 
 impl Readiness {
     /// # Errors
-    /// When the kernel does not tell about the loaded programs.
+    /// When the ids of the loaded programs cannot be read.
     pub fn new(shared: Arc<Shared>, dataplane: &Dataplane) -> Result<Self, DataplaneError> {
         let links = Arc::new(Links {
             pins: dataplane.pins().clone(),
@@ -51,8 +52,8 @@ impl Readiness {
         self.shared.is_alive()
     }
 
-    /// Why this process has to be started again; `None` if it has not. Whoever asks may do that: the
-    /// kernel serves meanwhile.
+    /// Why this process must be restarted; `None` if it need not be. The caller may restart it at any time,
+    /// because the kernel keeps serving.
     pub fn why_sick(&self) -> Option<String> {
         if !self.is_alive() {
             return Some("the control loop is stuck".into());
@@ -80,15 +81,15 @@ impl Readiness {
             return bypassed;
         }
         if let Some(why) = self.shared.reclaim_failure() {
-            return Some(format!("what is not used any more in the maps is not reclaimed: {why}"));
+            return Some(format!("freed map entries are not reclaimed: {why}"));
         }
         let mut damage = self.damage().await;
         damage.extend(self.shared.helper_unavailable().map(|helper| helper.to_string()));
         (!damage.is_empty()).then(|| damage.join("; "))
     }
 
-    /// For how long the node has been served from the last known state, without its source; `None` if
-    /// it is not.
+    /// For how long the node has been served from the last known state because the source is away; `None` if
+    /// the source is connected.
     pub fn out_of_touch(&self) -> Option<Duration> {
         self.shared.status().out_of_touch()
     }
@@ -96,14 +97,14 @@ impl Readiness {
     async fn damage(&self) -> Vec<String> {
         let mut seen = self.seen.lock().await;
         if let Some((when, damage)) = &*seen
-            && when.elapsed() < FRESH
+            && when.elapsed() < CACHE_TIME
         {
             return damage.clone();
         }
         let links = Arc::clone(&self.links);
         let damage = tokio::task::spawn_blocking(move || links.damage())
             .await
-            .unwrap_or_else(|error| vec![format!("cannot look at the links: {error}")]);
+            .unwrap_or_else(|error| vec![format!("cannot read the links: {error}")]);
         *seen = Some((Instant::now(), damage.clone()));
         damage
     }

@@ -1,9 +1,9 @@
-//! Whether sockets whose backend is gone are closed.
+//! Whether sockets of removed backends are closed.
 
 use super::{CheckResult, Node};
 use crate::status::{Closing, HelperState};
 
-/// Nothing to say of an agent that does not run.
+/// `None` if no agent runs.
 pub fn check(node: &Node<'_>) -> Option<CheckResult> {
     node.status.as_ref().map(|status| result(&status.closing))
 }

@@ -26,17 +26,16 @@ use crate::{
     },
 };
 
-/// Serve this node's services: load the kernel programs and keep them in step.
+/// Serve this node's services: load the kernel programs and keep their maps up to date.
 ///
-/// Without --manifests, Services and EndpointSlices come from the Kubernetes API. SIGTERM ends the
-/// agent and leaves the kernel state in place, so that connections keep being served; `sockline
-/// cleanup` removes it.
+/// Without --manifests, Services and EndpointSlices come from the Kubernetes API. SIGTERM ends the agent and leaves
+/// the kernel state in place, which keeps serving connections; `sockline cleanup` removes it.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
     /// Read Kubernetes manifests (*.yaml, *.yml, *.json) from this folder and follow its changes
     #[arg(long, value_name = "DIR", env = "SOCKLINE_MANIFESTS", conflicts_with = "kubeconfig")]
     manifests: Option<PathBuf>,
-    /// Reach the API server as this file says, not as a pod of the cluster
+    /// Connect to the API server of this kubeconfig file, not to that of the cluster that this process runs in
     #[arg(long, value_name = "FILE", env = "SOCKLINE_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
     /// Name of this node's Node object [default: $NODE_NAME, else the host name]
@@ -58,35 +57,35 @@ pub struct AgentArgs {
         default_value = "127.0.0.1:9470"
     )]
     metrics_bind_address: SocketAddr,
-    /// Socket that `sockline status` and `sockline check` ask
+    /// Socket for `sockline status` and `sockline check`
     #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
     admin_socket: PathBuf,
-    /// How many service addresses (address, port, protocol) the kernel may hold
+    /// Maximum number of service addresses (address, port, protocol) in the kernel
     #[arg(long, value_name = "N", env = "SOCKLINE_MAX_FRONTENDS", default_value_t = Limits::default().frontends,
           value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     max_frontends: u32,
-    /// How many backends the kernel may hold; a pod counts once for each service port it serves
+    /// Maximum number of backends in the kernel; a pod counts once for each service port that it serves
     #[arg(long, value_name = "N", env = "SOCKLINE_MAX_BACKENDS", default_value_t = Limits::default().backends,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(Limits::default().backends)))]
     max_backends: u32,
-    /// How many slots the kernel may hold: one for each backend of a list that connects are spread
-    /// over, and once more while a list is replaced
+    /// Maximum number of slots in the kernel: one for each backend in the list of a service port, and as many again
+    /// while a list is replaced
     #[arg(long, value_name = "N", env = "SOCKLINE_MAX_SLOTS", default_value_t = Limits::default().slots,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(Limits::default().slots)))]
     max_slots: u32,
-    /// How many session affinities are kept, of a client to a service each; memory for all of them
-    /// (some 100 bytes each) is taken at the start
+    /// Maximum number of session affinities, each of one client to one service; memory for all of them (about 100
+    /// bytes each) is allocated at the start
     #[arg(long, value_name = "N", env = "SOCKLINE_MAX_AFFINITY", default_value_t = Limits::default().affinity,
           value_parser = clap::value_parser!(u32).range(1024..=1 << 22))]
     max_affinity: u32,
-    /// Let all calls go through unchanged when the agent has been gone, or stuck, for this long (as Go
-    /// writes it: 90s, 5m; at least 10s), until an agent has synced again. For clusters in which
-    /// kube-proxy runs too; without kube-proxy, no service can be reached from then on [default: 0,
-    /// never: the last known state is served for ever]
+    /// Bypass all calls when the agent has not run, or has been stuck, for this long (a Go duration: 90s, 5m; at
+    /// least 10s), until an agent has synced again. For clusters in which kube-proxy runs too; without kube-proxy,
+    /// no service can be reached from then on [default: 0, never: the last known state is served without a limit
+    /// of time]
     #[arg(long, value_name = "DURATION", env = "SOCKLINE_FAIL_OPEN_AFTER", value_parser = fail_open_after)]
     fail_open_after: Option<Duration>,
-    /// How often to compare the kernel's maps and links with what they should be, and repair them
-    /// (as Go writes it: 30s, 5m; 1s to 24h)
+    /// How often to compare the kernel's maps and links with the plan, and repair them (a Go duration: 30s, 5m; 1s to
+    /// 24h)
     #[arg(long, value_name = "DURATION", env = "SOCKLINE_RECONCILE_INTERVAL", default_value = "60s",
           value_parser = reconcile_interval)]
     reconcile_interval: Duration,
@@ -101,21 +100,20 @@ pub struct AgentArgs {
     /// Exclude the pods with these labels (as in `kubectl get pods -l`)
     #[arg(long, value_name = "SELECTOR", env = "SOCKLINE_EXCLUDE_POD_SELECTOR")]
     exclude_pod_selector: Option<Selector>,
-    /// Which of the node's addresses NodePorts are at: `all`, `primary` (the Node object's first of
-    /// each family), or ranges such as 192.0.2.0/24. As with kube-proxy, a family without a range has
-    /// all of its own [default: all]
+    /// The node's addresses at which NodePorts are served: `all`, `primary` (the first address of each family in the
+    /// Node object), or ranges such as 192.0.2.0/24. As with kube-proxy, a family without a range is served at all
+    /// of its addresses [default: all]
     #[arg(long, value_name = "RANGE", value_delimiter = ',', env = "SOCKLINE_NODEPORT_ADDRESSES")]
     nodeport_addresses: Vec<AddressRange>,
-    /// Do not redirect connections from network namespaces that were made inside of pods, as those of a
-    /// cluster in a container are (kind, k3s in CI); each connection to a service costs a hash look-up
-    /// more
+    /// Do not redirect connections from network namespaces that were created inside pods, such as those of a cluster
+    /// in a container (kind, k3s in CI); this costs one hash look-up more for each connection to a service
     #[arg(long, env = "SOCKLINE_EXCLUDE_NESTED_NAMESPACES", value_parser = BoolishValueParser::new())]
     exclude_nested_namespaces: bool,
-    /// Serve NodePorts at the addresses of all nodes, not only of this one: for clusters without
-    /// kube-proxy. The agent watches all Nodes then
+    /// Serve NodePorts at the addresses of all nodes, not only of this node: for clusters without kube-proxy. The
+    /// agent then watches all Nodes
     #[arg(long, env = "SOCKLINE_NODEPORTS_OF_ALL_NODES", value_parser = BoolishValueParser::new())]
     nodeports_of_all_nodes: bool,
-    /// Do without these kernel features, as an older kernel would have it; for tests
+    /// Do not use these kernel features, as on an older kernel; for tests
     #[arg(
         long,
         value_enum,
@@ -124,10 +122,10 @@ pub struct AgentArgs {
         env = "SOCKLINE_WITHOUT_FEATURES"
     )]
     without_features: Vec<Feature>,
-    /// What to log: error, warn, info, debug or trace, also by module (sockline::source=debug)
+    /// The log level: error, warn, info, debug or trace, also for a module (sockline::source=debug)
     #[arg(long, value_name = "FILTER", env = "SOCKLINE_LOG_LEVEL", default_value = "info")]
     log_level: String,
-    /// How to log: a line of text or a JSON object for each event
+    /// The format of the log: a line of text or a JSON object for each event
     #[arg(long, value_enum, env = "SOCKLINE_LOG_FORMAT", default_value_t)]
     log_format: LogFormat,
 }
@@ -177,8 +175,8 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             NodePortScope::ThisNode
         },
     };
-    // They wait until somebody asks for them: as process 1 of a container, this one would never hear
-    // of what comes before.
+    // Blocked, signals stay pending until their handlers are installed. As process 1 of a container, this process
+    // would otherwise ignore an earlier signal.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block()?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, source = %config.source, "starting");
@@ -200,11 +198,11 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         });
         agent::run(started, stop).await?;
         tracing::info!(
-            "stopped; the kernel keeps serving what it has (`sockline cleanup` removes it)"
+            "stopped; the kernel keeps serving the last known state (`sockline cleanup` removes it)"
         );
         Ok(())
     });
-    // A question to the helper may still be without an answer, which nobody waits for any more.
+    // Do not wait for a thread that still waits for a response of the helper.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -224,23 +222,22 @@ fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One line for each event, whatever names and answers from outside are in it.
+/// Formats each event as one line, also if it contains text from outside.
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
     let value = Escaped(format_args!("{value:?}"));
     match field.name() {
         "message" => write!(writer, "{value}"),
-        // What `log` records say of themselves, for `tracing` to use.
+        // Metadata of records of the `log` crate.
         name if name.starts_with("log.") => Ok(()),
         name => write!(writer, "{name}={value}"),
     }
 }
 
-/// The agent says once a second that it lives, and must have missed ten of these before the programs
-/// take it for gone.
+/// The agent renews its deadline once a second. The minimum allows for ten missed renewals.
 const SHORTEST_FAIL_OPEN: Duration = Duration::from_secs(10);
 
 fn fail_open_after(text: &str) -> Result<Duration, String> {
-    // An empty variable is one that is not set.
+    // An empty variable counts as not set.
     let after = if text.is_empty() { Duration::ZERO } else { duration::parse(text)? };
     if !after.is_zero() && after < SHORTEST_FAIL_OPEN {
         return Err(format!("{text} is shorter than {}s", SHORTEST_FAIL_OPEN.as_secs()));
@@ -256,7 +253,7 @@ fn reconcile_interval(text: &str) -> Result<Duration, String> {
     Ok(interval)
 }
 
-/// What the maps may grow to.
+/// The maximum sizes of the maps.
 fn limits(args: &AgentArgs) -> anyhow::Result<Limits> {
     let limits = Limits {
         frontends: args.max_frontends,
@@ -274,8 +271,8 @@ fn limits(args: &AgentArgs) -> anyhow::Result<Limits> {
     Ok(limits)
 }
 
-/// The option, else `NODE_NAME` (what a DaemonSet sets from `spec.nodeName`), else the host name,
-/// which kubelet registers its node by, in lower case.
+/// The option, otherwise `NODE_NAME` (which the DaemonSet sets from `spec.nodeName`), otherwise the host name in
+/// lower case, as the kubelet registers its node.
 fn node_name(option: Option<String>) -> anyhow::Result<String> {
     let variable = || std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
     let name = match option.or_else(variable) {

@@ -13,10 +13,9 @@ use crate::model::{
     plan::Backend,
 };
 
-/// Show the backends that connects are spread over now, of all services or of one, and how often
-/// each was chosen.
+/// Show the current backends of all services or of one, and how often each was chosen.
 ///
-/// Read from the pinned maps: works while the agent is down, too.
+/// Reads the pinned maps, so it works without a running agent.
 #[derive(Debug, Args)]
 pub struct BackendsArgs {
     /// Only this service
@@ -37,19 +36,19 @@ struct Service {
     service: ObjectName,
     port_name: String,
     protocol: Protocol,
-    backends: Vec<Counted>,
+    backends: Vec<BackendCount>,
 }
 
 #[derive(Debug, Serialize)]
-struct Counted {
+struct BackendCount {
     #[serde(flatten)]
     backend: Backend,
-    /// Connections that it was chosen for, since it is there.
+    /// Connections that it was chosen for since it was added.
     connections: u64,
 }
 
 /// # Errors
-/// When there is nothing pinned, it cannot be read, or the named service is not there.
+/// When nothing is pinned, the maps cannot be read, or the named service does not exist.
 pub fn run(args: &BackendsArgs) -> anyhow::Result<()> {
     let view = args.node.view()?;
     let services: Vec<Service> = view
@@ -64,7 +63,7 @@ pub fn run(args: &BackendsArgs) -> anyhow::Result<()> {
             protocol: key.protocol,
             backends: backends
                 .into_iter()
-                .map(|(backend, connections)| Counted { backend, connections })
+                .map(|(backend, connections)| BackendCount { backend, connections })
                 .collect(),
         })
         .collect();
@@ -97,7 +96,7 @@ fn render(listing: &Listing) -> String {
         if service.backends.is_empty() {
             table.add_row(row("-".into(), "-".into(), "-".into()));
         }
-        for Counted { backend, connections } in &service.backends {
+        for BackendCount { backend, connections } in &service.backends {
             let address = std::net::SocketAddr::new(backend.address, backend.port);
             let row = row(backend.weight.to_string(), connections.to_string(), address.to_string());
             table.add_row(row);

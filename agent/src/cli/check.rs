@@ -1,4 +1,4 @@
-//! `sockline check`: does this node work.
+//! `sockline check`: whether this node works.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -17,18 +17,17 @@ use crate::{
 /// Prove that this node works: connect to a private probe service through the hooks, from a fresh
 /// cgroup and from the host, over TCP and UDP and both families.
 ///
-/// Checks as well the agent, the age and completeness of the state, the kernel, permissions, the
-/// cgroup, the links (attached, to the live cgroup, by us, and who else is there), the pins, how full
-/// the maps are, and whether they hold what is planned. Each line says ok, warning or failed, and
-/// what to do.
+/// Also checks the agent, the age and completeness of the state, the kernel, permissions, the cgroup, the links
+/// (attached to the live cgroup, and other programs there), the pins, the usage of the maps, and whether they match
+/// the plan. Each line has a state (ok, warning or failed), a detail, and what to do.
 ///
-/// The probe service has an address that nobody uses (198.51.100.0/24, 2001:db8::/32) and lives for as
-/// long as the connects take. It needs root, and the cgroup and BPF file systems of the host.
+/// The probe service has an unused address (198.51.100.0/24, 2001:db8::/32) and exists only while the check
+/// connects. The command needs root, and the cgroup and BPF file systems of the host.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status:\n  \
     0  all is ok, or there are only warnings\n  \
     1  something failed\n  \
-    2  could not check at all: not root, or no agent was ever here")]
+    2  could not check at all: not root, or no agent has run on this node")]
 pub struct CheckArgs {
     #[command(flatten)]
     node: NodeArgs,
@@ -36,12 +35,12 @@ pub struct CheckArgs {
     /// table]
     #[arg(long = "cgroup-root", value_name = "DIR", env = "SOCKLINE_CGROUP_ROOT")]
     cgroup: Option<PathBuf>,
-    /// Only the cheap part, as /readyz does: the agent and the links
+    /// Only the cheap checks, as /readyz: the agent and the links
     #[arg(long)]
     quick: bool,
 }
 
-/// What `sockline check` starts in a cgroup.
+/// Connect from a cgroup; `sockline check` starts this.
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
     /// The cgroup to connect from
@@ -49,7 +48,7 @@ pub struct ProbeArgs {
     cgroup: Option<PathBuf>,
 }
 
-/// Prints what was found; the exit status says how it is.
+/// Prints the results. The exit status is the worst of them.
 pub fn run(args: &CheckArgs) -> ExitCode {
     match gather_and_print(args) {
         Ok(State::Ok | State::Warning) => ExitCode::SUCCESS,

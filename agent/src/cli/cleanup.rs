@@ -1,4 +1,4 @@
-//! `sockline cleanup`: leave the node as it was.
+//! `sockline cleanup`: removes everything from the kernel.
 
 use std::path::PathBuf;
 
@@ -10,13 +10,13 @@ use crate::{dataplane, mounts};
 
 /// Remove everything from the kernel: detach the programs, free the maps.
 ///
-/// Established connections go on; new ones are no longer translated. Fails while an agent runs.
+/// Established connections keep working; new ones are no longer translated. Fails while an agent runs.
 #[derive(Debug, Args)]
 pub struct CleanupArgs {
-    /// Folder in a BPF file system that the agent was given [default: the mounted one]
+    /// The agent's folder in a BPF file system [default: the mounted one]
     #[arg(long = "bpf-root", value_name = "DIR", env = "SOCKLINE_BPF_ROOT")]
     bpffs: Option<PathBuf>,
-    /// Stay until SIGTERM when done, as a pod must that Kubernetes is to count as done with its node
+    /// After the cleanup, block until SIGTERM so that the pod stays ready
     #[arg(long)]
     wait: bool,
 }
@@ -46,8 +46,8 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Blocked, SIGTERM waits for whoever waits for it; the first process of a container would
-/// otherwise not even be ended by it.
+/// Blocks SIGTERM and SIGINT, so that they stay pending until `sigwait`. The first process of a container would
+/// otherwise ignore them.
 fn block_end_signals() -> nix::Result<SigSet> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);

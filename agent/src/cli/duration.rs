@@ -1,4 +1,4 @@
-//! Durations as Go writes them (`time.ParseDuration`), which is how Kubernetes' own commands take them.
+//! Durations in Go's format (`time.ParseDuration`), as in the options of Kubernetes' commands.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const UNITS: [(&str, f64); 8] = [
 /// Reads a duration such as `90s`, `1.5h` or `2h45m`.
 ///
 /// # Errors
-/// When it is something else, or negative; the message has an example.
+/// When the text is not a duration, or negative; the message has an example.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration such as 90s, 5m or 1h30m");
     if text == "0" {

@@ -1,8 +1,8 @@
-//! Environment variables as options: what an empty one means.
+//! Environment variables as options.
 
 use clap::Command;
 
-/// Takes empty variables for ones that are not set, as a manifest with an unfilled value leaves them.
+/// Unsets empty variables, which a manifest with an empty value leaves.
 #[must_use]
 pub fn without_empty(command: Command) -> Command {
     let command = command.mut_args(|option| {

@@ -1,4 +1,4 @@
-//! `sockline helper` and `sockline helper-worker`: what the agent starts beside itself.
+//! `sockline helper` and `sockline helper-worker`: the processes that the agent starts.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::{
     sock_destroy::Method,
 };
 
-/// Start what answers an agent's requests; the agent starts this itself.
+/// Supervise or run the helper process; the agent starts this.
 #[derive(Debug, Args)]
 pub struct HelperArgs {
     /// Folder in a BPF file system where the agent's kernel state is
@@ -26,7 +26,7 @@ impl From<HelperArgs> for Setup {
     }
 }
 
-/// Supervises.
+/// Runs the supervisor.
 ///
 /// # Errors
 /// When the process cannot be set up.
@@ -34,10 +34,10 @@ pub fn supervise(args: HelperArgs) -> anyhow::Result<()> {
     helper::supervise(&args.into())
 }
 
-/// Answers an agent's requests on standard input.
+/// Runs the helper, which receives requests on standard input.
 ///
 /// # Errors
-/// When the process cannot be set up or go on, or the agent writes what is no request.
+/// When the process cannot be set up or cannot continue, or the agent sends an invalid request.
 pub fn work(args: HelperArgs) -> anyhow::Result<()> {
     helper::serve(&args.into())
 }

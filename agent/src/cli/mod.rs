@@ -1,4 +1,9 @@
-//! The command line: one subcommand per file.
+//! The command line: one subcommand for each file.
+//!
+//! `main` parses it and calls the subcommand. A subcommand turns its options into the types of the folder that does the
+//! work (`agent`, `check`, `dataplane`, `source`), and prints the result as a table or as JSON.
+//!
+//! Invariants: text from outside is escaped before it is printed. Nothing below `cli` uses it.
 
 pub mod agent;
 pub mod backends;

@@ -1,4 +1,4 @@
-//! What the commands that look at a node share: where it is.
+//! The options of the commands that read a node.
 
 use std::path::PathBuf;
 
@@ -11,10 +11,10 @@ use crate::{
     mounts,
 };
 
-/// Which node to look at, and how to show it.
+/// Where the node's state is, and how to print it.
 #[derive(Debug, Args)]
 pub struct NodeArgs {
-    /// Folder in a BPF file system that the agent was given [default: the mounted one]
+    /// The agent's folder in a BPF file system [default: the mounted one]
     #[arg(long = "bpf-root", value_name = "DIR", env = "SOCKLINE_BPF_ROOT")]
     pub bpffs: Option<PathBuf>,
     /// The agent's admin socket

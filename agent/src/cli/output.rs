@@ -1,4 +1,4 @@
-//! Printing, for people and for programs.
+//! Printing tables and JSON.
 
 use clap::ValueEnum;
 
@@ -10,7 +10,7 @@ pub enum Output {
     Json,
 }
 
-/// Prints to stdout; a reader that has seen enough (`| head`) is no error.
+/// Prints to stdout. A reader that closes the pipe early (`| head`) is no error.
 pub fn print(text: &str) -> anyhow::Result<()> {
     use std::io::{self, Write as _};
     match io::stdout().lock().write_all(text.as_bytes()) {

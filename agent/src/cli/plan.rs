@@ -1,5 +1,4 @@
-//! `sockline plan`: what a node would do with every service address, from a folder of manifests,
-//! without a cluster.
+//! `sockline plan`: the plan of a node from a folder of manifests, without a cluster.
 
 use std::{
     io::{self, Write},
@@ -35,7 +34,7 @@ pub struct PlanArgs {
     pub output: Output,
 }
 
-/// Prints the plan to stdout and what is wrong with the manifests to stderr.
+/// Prints the plan to stdout, and the errors of the manifests to stderr.
 ///
 /// # Errors
 /// When the folder cannot be read or the output cannot be written.

@@ -1,8 +1,8 @@
-//! Options and variables of version 0.1 that have another name now: an error names the new one.
+//! Options and variables of version 0.1 that were renamed. Using an old name is an error that names the new one.
 
 use std::ffi::OsStr;
 
-/// Before and now.
+/// The old name and the new one.
 const OPTIONS: [(&str, &str); 9] = [
     ("--listen", "--metrics-bind-address"),
     ("--bpffs", "--bpf-root"),
@@ -26,7 +26,7 @@ const VARIABLES: [(&str, &str); 8] = [
     ("SOCKLINE_LEAVE_ALONE_PODS", "SOCKLINE_EXCLUDE_POD_SELECTOR"),
 ];
 
-/// The first option or variable by an old name, as an error. An empty variable is one that is not set.
+/// The error for the first option or variable with an old name. An empty variable counts as not set.
 #[must_use]
 pub fn find<'a>(
     mut arguments: impl Iterator<Item = &'a OsStr>,

@@ -5,9 +5,9 @@ use clap::Args;
 use super::{node::NodeArgs, output::print, plan};
 use crate::model::plan::Plan;
 
-/// Show the service addresses that the kernel serves now, in the terms of `sockline plan`.
+/// Show the service addresses that the kernel serves now, as `sockline plan` shows them.
 ///
-/// Read from the pinned maps: works while the agent is down, too.
+/// Reads the pinned maps, so it works without a running agent.
 #[derive(Debug, Args)]
 pub struct ServicesArgs {
     #[command(flatten)]
@@ -15,7 +15,7 @@ pub struct ServicesArgs {
 }
 
 /// # Errors
-/// When there is nothing pinned, or it cannot be read.
+/// When nothing is pinned, or the maps cannot be read.
 pub fn run(args: &ServicesArgs) -> anyhow::Result<()> {
     let view = args.node.view()?;
     let plan = Plan { node: view.agent()?.node.into(), frontends: view.frontends()? };

@@ -7,7 +7,7 @@ use crate::{
     model::plan::{Action, Backend, Frontend, Plan, Reason},
 };
 
-/// Rows of cells. What is in a cell cannot look like another cell or another row.
+/// Rows of cells. Cells are escaped, so that none looks like another cell or row.
 #[derive(Debug)]
 pub struct Table(comfy_table::Table);
 
@@ -18,19 +18,18 @@ impl Table {
     }
 }
 
-/// Room for one IPv6 address with its port: an address is never broken in two.
+/// The width of an IPv6 address with its port: an address is never wrapped.
 const LAST_COLUMN_MIN: u16 = 48;
 
-/// A table with these column heads. In a terminal the last column wraps, the others never do: what
-/// one selects and pastes stays whole. In a pipe every row is one line, so that `grep` sees all of
-/// it.
+/// A table with these column heads. In a terminal only the last column wraps, so that the others can be copied. In a
+/// pipe every row is one line, for `grep`.
 #[must_use]
 pub fn new(columns: &[&str]) -> Table {
     let mut table = comfy_table::Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(columns.iter().map(|column| Escaped(column).to_string()));
     for column in table.column_iter_mut() {
-        // The gap between columns is on the right only, so the first starts at the margin.
+        // Padding only on the right, so that the first column starts at the margin.
         column.set_padding((0, 2));
         column.set_constraint(ColumnConstraint::ContentWidth);
     }
@@ -102,7 +101,7 @@ fn action(frontend: &Frontend) -> String {
     format!("{action} ({reason})")
 }
 
-/// `3: 10.0.0.1:80, …`; the count first, for it is what one looks for in a long list.
+/// `3: 10.0.0.1:80, …`, with the count first, so that it is visible before a long list.
 fn backends(backends: &[Backend]) -> String {
     if backends.is_empty() {
         return "-".to_owned();

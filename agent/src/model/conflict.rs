@@ -1,11 +1,10 @@
-//! Who keeps an address, port and protocol that several services (or several ports of one service)
-//! claim: a ClusterIP before a NodePort before anything else, then the oldest.
+//! Decides which frontend keeps an address, port and protocol that several services, or several ports of one
+//! service, claim: a ClusterIP before a NodePort before anything else, then the oldest service.
 //!
-//! The API server allocates cluster IPs and node ports so that these do not collide, and nobody chooses
-//! one that another service has. External IPs and load-balancer addresses are whatever a tenant wrote
-//! into an own Service (CVE-2020-8554): age must not let them win over what was allocated. kube-proxy
-//! leaves the winner to chance; here it is always the same one, so that a newcomer cannot take over
-//! another service's address.
+//! The API server allocates cluster IPs and node ports without collisions. External IPs and load balancer addresses
+//! are whatever a tenant writes into a Service (CVE-2020-8554), so they never win over allocated addresses, whatever
+//! their age. With kube-proxy the winner is random; here it is always the same one, so that a new service cannot
+//! take over the address of another one.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,24 +16,24 @@ use super::{
     plan::{Frontend, FrontendAddress, FrontendKind},
 };
 
-/// What a client dials; only one frontend can answer it.
+/// The address that a client connects to. Only one frontend can have it.
 type Claim = (FrontendAddress, Family, u16, Protocol);
 
 fn claim(frontend: &Frontend) -> Claim {
     (frontend.address, frontend.family, frontend.port, frontend.protocol)
 }
 
-/// Whether it is unknown, and seconds since the epoch: an unknown time is newer than any.
+/// Whether the time is unknown, and seconds since the epoch: an unknown time is newer than any other.
 type Created = (bool, i64);
 
-/// How much a claim weighs, the strongest first.
+/// The rank of a claim, the highest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
     /// Allocated by the API server: only one Service can have it.
     ClusterIp,
     /// The port is allocated by the API server, the address is the node's.
     NodePort,
-    /// Whoever may write a Service can claim any address.
+    /// Any user who can write a Service can claim any address.
     Chosen,
 }
 
@@ -49,15 +48,15 @@ impl Rank {
     }
 }
 
-/// Who claims an address, in the order of precedence: the first by rank wins, then by creation time,
-/// then by namespace and name, then by port name.
+/// A service port that claims an address, in the order of precedence: by rank, then by creation time, then by
+/// namespace and name, then by port name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Claimant {
     rank: Rank,
     created: Created,
     service: ObjectName,
     port_name: Arc<str>,
-    /// Nobody claims an address twice under one port name, so it does not decide.
+    /// Not compared: no service claims an address twice under one port name.
     kind: FrontendKind,
 }
 
@@ -90,7 +89,7 @@ impl<'a> Claims<'a> {
         })
     }
 
-    /// A change of endpoints, which nearly every change is, leaves the claims as they are.
+    /// Changes of endpoints, which are the most frequent, do not change the claims.
     fn is_same(self, other: Self) -> bool {
         let keys = |claims: Self| {
             claims.frontends.iter().map(|f| (claim(f), &f.service, &f.port_name, f.kind))
@@ -104,15 +103,15 @@ impl<'a> Claims<'a> {
 /// It depends on the services alone, not on their endpoints.
 #[derive(Debug, Default)]
 pub struct Conflicts {
-    /// Addresses that one frontend claims.
+    /// Addresses with one claim.
     sole: HashMap<Claim, Claimant>,
-    /// Addresses that several do; the first has it.
+    /// Addresses with several claims; the first one wins.
     contested: HashMap<Claim, BTreeSet<Claimant>>,
 }
 
 impl Conflicts {
-    /// Takes in a service's claims in place of those it had before, and returns the other services
-    /// that win or lose an address by it; `None` if nothing about addresses changed.
+    /// Replaces the claims of a service. Returns the other services that win or lose an address; `None` if no
+    /// address changed.
     pub fn update(
         &mut self,
         before: Option<Claims<'_>>,
@@ -183,8 +182,8 @@ impl Conflicts {
         })
     }
 
-    /// One for each frontend that is left out, sorted.
-    pub fn problems(&self) -> Vec<InputError> {
+    /// One error for each frontend that lost its address, sorted.
+    pub fn errors(&self) -> Vec<InputError> {
         let mut problems = Vec::new();
         for (claim, contested) in &self.contested {
             let mut claimants = contested.iter();
@@ -215,7 +214,7 @@ fn problem(claim: &Claim, loser: &Claimant, winner: &Claimant) -> InputError {
     }
 }
 
-/// Why the winner wins.
+/// The reason why the winner wins.
 fn reason(loser: &Claimant, winner: &Claimant) -> &'static str {
     match winner.rank {
         Rank::ClusterIp if loser.rank != Rank::ClusterIp => "its cluster IP",

@@ -18,7 +18,7 @@ use super::{
     plan::Backend,
 };
 
-/// What the choice of endpoints depends on besides the endpoints.
+/// What the choice of endpoints depends on, apart from the endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThisNode<'a> {
     pub name: &'a str,
@@ -64,7 +64,7 @@ impl<'a> Candidate<'a> {
         self.endpoint.node.as_deref() == Some(node.name)
     }
 
-    /// Good enough when nothing is ready: the endpoint still answers while it shuts down.
+    /// Used if no endpoint is ready: the endpoint still serves while it terminates.
     fn is_draining(&self) -> bool {
         self.endpoint.serving && self.endpoint.terminating
     }
@@ -139,8 +139,8 @@ pub fn candidates<'a>(
     found
 }
 
-/// The endpoints that traffic policy Cluster uses: the ready ones, narrowed by the topology hints
-/// where those are complete; if none is ready at all, those that still serve while terminating.
+/// The endpoints for traffic policy Cluster: the ready ones, restricted by topology hints if those are complete.
+/// If none is ready, those that still serve while they terminate.
 ///
 /// Not empty whenever the service has a usable endpoint anywhere.
 #[must_use]
@@ -152,8 +152,8 @@ pub fn cluster(candidates: &[Candidate<'_>], node: ThisNode<'_>) -> Vec<Backend>
     if ready.is_empty() { backends(candidates, Candidate::is_draining) } else { ready }
 }
 
-/// The endpoints that traffic policy Local uses: the ready ones on this node; if there is none,
-/// those on this node that still serve while terminating. Hints do not apply.
+/// The endpoints for traffic policy Local: the ready ones on this node; if there are none, those on this node that
+/// still serve while they terminate. Hints do not apply.
 #[must_use]
 pub fn local(candidates: &[Candidate<'_>], node: ThisNode<'_>) -> Vec<Backend> {
     let ready =
@@ -201,7 +201,7 @@ fn backends<'a>(
     chosen
 }
 
-/// How far traffic stays near, as the hints say.
+/// Where the hints keep traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Topology {
     SameNode,

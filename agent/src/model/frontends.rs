@@ -1,10 +1,10 @@
-//! One service's frontends: its addresses on this node and what a connect to each does.
+//! The frontends of one service: its addresses on this node, and the action for a connect to each.
 //!
 //! The rules are kube-proxy 1.36's as a client on the node sees them (`pkg/proxy/serviceport.go`,
 //! `pkg/proxy/servicechangetracker.go`, `syncProxyRules` in `pkg/proxy/nftables/proxier.go`), with
-//! two wanted differences: where it drops (traffic policy Local without a local endpoint) the call
-//! is refused, so that the client learns at once; and load-balancer addresses with source ranges
-//! are left to it.
+//! two intended differences: where kube-proxy drops packets (traffic policy Local without a local endpoint),
+//! the call is refused, so that the client gets an error immediately; and load balancer addresses with source
+//! ranges are left to kube-proxy.
 
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
@@ -52,7 +52,7 @@ pub fn service_frontends<'a>(
     frontends
 }
 
-/// What is told of a service of which not all ports have room for their backends.
+/// The error if not all ports of a service fit into its limit of backends.
 pub fn too_large(service: &ObjectName, frontends: &[Arc<Frontend>]) -> Option<InputError> {
     let left =
         frontends.iter().filter(|frontend| frontend.reason == Some(Reason::TooLarge)).count();
@@ -68,7 +68,7 @@ pub fn too_large(service: &ObjectName, frontends: &[Arc<Frontend>]) -> Option<In
     })
 }
 
-/// The addresses under which a service port answers, in one family; no address twice.
+/// The addresses of a service port in one family, without duplicates.
 fn addresses(
     service: &Service,
     port: &ServicePort,
@@ -142,8 +142,8 @@ fn frontend(
     }
 }
 
-/// A NodePort at the other nodes' addresses. What a client dials there has left this node, so that
-/// externalTrafficPolicy Local means the endpoints of the node that has the address.
+/// A NodePort at the other nodes' addresses. A connection to one of them is external traffic for that node, so
+/// externalTrafficPolicy Local selects the endpoints of the node that has the address.
 fn at_other_nodes(
     service: &Service,
     port: &ServicePort,
@@ -193,17 +193,17 @@ fn none() -> Arc<[Backend]> {
 /// most of the plan's memory is in them.
 #[derive(Default)]
 struct Choice {
-    /// There are more than the service has room for.
+    /// There are more endpoints than the service's limit.
     too_large: bool,
     cluster: Arc<[Backend]>,
-    /// `Some` when the cluster IP uses only this node's endpoints.
+    /// `Some` if the cluster IP uses only the endpoints of this node.
     internal_local: Option<Arc<[Backend]>>,
-    /// With externalTrafficPolicy Local, the endpoints of each node that has some, this one's too.
+    /// With externalTrafficPolicy Local, the endpoints of each node that has some, including this node.
     by_node: Vec<(Arc<str>, Arc<[Backend]>)>,
 }
 
 impl Choice {
-    /// Takes the backends out of the `room` that the service has.
+    /// Subtracts the backends from `room`, the rest of the service's limit.
     fn of(
         service: &Service,
         port: &ServicePort,
@@ -213,7 +213,7 @@ impl Choice {
         room: &mut usize,
     ) -> Self {
         let slices = slices.with(family, &port.name, port.protocol);
-        // Before they are gone through: that is what costs.
+        // Before the backends are processed, which is the costly part.
         let most = slices.iter().map(|(slice, _)| slice.endpoints.len()).sum();
         let Some(left) = room.checked_sub(most) else {
             return Self { too_large: true, ..Self::default() };

@@ -1,17 +1,16 @@
-//! One allocation for values that are equal: in a large cluster, the names of some thousand nodes
-//! are in a million endpoints.
+//! One allocation for equal values: in a large cluster, a million endpoints have the names of some thousand nodes.
 
 use std::{collections::HashSet, hash::Hash, sync::Arc};
 
-/// The values that were seen. Those that nobody else holds any more go from time to time.
+/// The known values. Unused ones are removed at times.
 #[derive(Debug)]
 pub struct Interner<T: ?Sized + Eq + Hash> {
     values: HashSet<Arc<T>>,
-    /// At this many values the unused ones are looked for.
+    /// At this number of values, unused ones are removed.
     sweep_at: usize,
 }
 
-/// Not worth looking for unused ones before.
+/// With fewer values, unused ones stay.
 const SMALL: usize = 1024;
 
 impl<T: ?Sized + Eq + Hash> Interner<T> {
@@ -19,7 +18,7 @@ impl<T: ?Sized + Eq + Hash> Interner<T> {
         Self { values: HashSet::new(), sweep_at: SMALL }
     }
 
-    /// Puts the first equal value in the place of this one.
+    /// Replaces this value with the first equal one.
     pub fn share(&mut self, value: &mut Arc<T>) {
         if let Some(first) = self.values.get(value) {
             *value = Arc::clone(first);
@@ -47,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_nobody_holds_go() {
+    fn unused_values_are_removed() {
         let mut names = Interner::new();
         let mut kept: Arc<str> = "kept".into();
         names.share(&mut kept);

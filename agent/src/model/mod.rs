@@ -1,10 +1,12 @@
-//! Kubernetes objects in, the desired frontends and backends out. Pure: no I/O, no async, no
-//! kernel, no Kubernetes client.
+//! Plans: from Kubernetes objects to frontends and backends.
 //!
-//! [`index::Index`] holds what a source last said and re-plans only what changed;
-//! [`planner::plan`] plans everything at once. Both are built from
-//! [`frontends::service_frontends`] (one service) and [`conflict`] (who keeps an address that two
-//! services claim).
+//! The control loop applies the events of a source to [`index::Index`], which plans only what changed.
+//! [`planner::plan`] plans everything at once; property tests compare the two. Both use
+//! [`frontends::service_frontends`] (one service, with [`endpoints`]) and [`conflict`] (services that claim the same
+//! address). The data plane writes the resulting [`plan`].
+//!
+//! Invariants: pure (no I/O, no async, no kernel, no Kubernetes client), and it uses no other folder. A value that
+//! exists in [`object`] is valid. The plan depends only on the objects.
 
 pub mod conflict;
 pub mod endpoints;

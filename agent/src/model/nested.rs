@@ -1,25 +1,25 @@
-//! Which network namespaces were made inside pods: those of a cluster in a container, for example.
+//! Finds network namespaces that were created inside pods, such as those of a cluster in a container.
 //!
-//! A pod has the namespace that the container runtime made and mounted for it, or the node's. What else
-//! dials services from within the pod's cgroup was made in there. That is said only of a pod whose own
-//! namespace is among those that can be seen: else its own may be the one that cannot be.
+//! A pod has the namespace that the container runtime created and mounted for it, or the node's. Any other namespace
+//! that connects to services from the pod's cgroup was created inside the pod. This holds only for a pod whose own
+//! namespace is visible: otherwise the other namespace may be the pod's own.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
-/// A namespace that dialled a service.
+/// A namespace that connected to a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dialler {
     /// `SO_NETNS_COOKIE`
     pub cookie: u64,
-    /// The cgroups that its process is below.
+    /// The ancestors of its process's cgroup.
     pub cgroups: Vec<u64>,
 }
 
-/// The nested ones, with the uids of their pods. `pods` are pods' cgroups; `own` are the namespaces of the
-/// node and those that the container runtime has mounted.
+/// Returns the nested namespaces, with the UIDs of their pods. `pods` are the cgroups of pods; `own` are the node's
+/// namespaces and those that the container runtime has mounted.
 #[must_use]
 pub fn nested(
     diallers: &[Dialler],
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn namespace_that_nobody_mounted_is_nested_if_its_pods_own_is_seen() {
+    fn namespace_that_is_not_mounted_is_nested_if_the_pods_own_is_visible() {
         assert_eq!(found(&[(1, &[9, POD, 7]), (2, &[9, POD, 8])], &[1]), [2]);
     }
 
@@ -66,7 +66,7 @@ mod tests {
     fn pod_of_which_no_own_namespace_is_seen_keeps_all_of_them() {
         // A new pod; or a runtime that mounts its namespaces elsewhere.
         assert_eq!(found(&[(2, &[9, POD])], &[1]), [0; 0]);
-        // Another pod's says nothing.
+        // The namespace of another pod does not count.
         assert_eq!(found(&[(1, &[9, OTHER_POD]), (2, &[9, POD])], &[1]), [0; 0]);
     }
 

@@ -1,8 +1,8 @@
-//! The node's own addresses: those that NodePorts are at.
+//! The node's own addresses, at which NodePorts are served.
 //!
 //! The rule is kube-proxy 1.36's (`pkg/proxy/util/nodeport_addresses.go`, and `cmd/kube-proxy/app/server.go`
-//! for `primary`), without addresses that are there for services only: kube-proxy in IPVS mode has all of
-//! them on a device of the node.
+//! for `primary`), without addresses that only services use: kube-proxy in IPVS mode adds all of them
+//! to a device of the node.
 
 use std::{
     collections::BTreeSet,
@@ -18,10 +18,10 @@ use super::object::{Family, Node};
 /// kube-router's, and NodeLocal DNS's (`-interfacename`).
 pub const SERVICE_DEVICES: [&str; 3] = ["kube-ipvs0", "kube-dummy-if", "nodelocaldns"];
 
-/// A NodePort's entry here is for the whole range of a family's loopback addresses.
+/// The entry of a NodePort for all loopback addresses of a family.
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-/// What services have an address for.
+/// How services use an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceUse {
     ClusterIP,
@@ -32,7 +32,7 @@ pub enum ServiceUse {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressRange {
     All,
-    /// The addresses that the Node object has first, one for each family.
+    /// The first address of each family in the Node object.
     Primary,
     Network(IpNet),
 }
@@ -46,7 +46,7 @@ impl FromStr for AddressRange {
 
     fn from_str(text: &str) -> Result<Self, RangeError> {
         match text {
-            // A variable of the environment that is set to nothing.
+            // An empty environment variable.
             "" | "all" => Ok(Self::All),
             "primary" => Ok(Self::Primary),
             network => {
@@ -56,18 +56,18 @@ impl FromStr for AddressRange {
     }
 }
 
-/// Which of the node's addresses NodePorts are at. As with kube-proxy, a family that no range is of
-/// has all of its own.
+/// The node's addresses at which NodePorts are served. As with kube-proxy, a family without a range is served at
+/// all of its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodePortAddresses(pub Vec<AddressRange>);
 
-/// At whose addresses NodePorts are served.
+/// The nodes at whose addresses NodePorts are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NodePortScope {
-    /// This node's. Another node's are left to it.
+    /// Only this node. Connections to another node are handled there.
     #[default]
     ThisNode,
-    /// For clusters without kube-proxy, where nobody answers on the other nodes.
+    /// All nodes, for clusters without kube-proxy, where the other nodes do not serve NodePorts.
     AllNodes,
 }
 
@@ -90,15 +90,15 @@ impl NodePortAddresses {
     }
 }
 
-/// The addresses that NodePorts are at, sorted: those of the node's devices and of its Node object
-/// that `ranges` choose, without link-local ones, and 127.0.0.1 and ::1 where they choose these.
+/// The addresses at which NodePorts are served, sorted: those of the node's devices and of its Node object that
+/// `ranges` select, without link-local ones, and 127.0.0.1 and ::1 if they select these.
 ///
-/// What a service has is the service's. Yet a service may have an address of the node: external IPs
-/// (keepalived), and load balancer addresses (K3s ServiceLB) that the Node object has. There, NodePorts
-/// of all services go on. A load balancer address that only a device has was put there for its
-/// service (kube-vip). External IPs are no reason to leave an address out: anybody may write them.
+/// NodePorts are not served at the address of a service, with exceptions for services that use an address of the
+/// node: external IPs (keepalived), and load balancer addresses (K3s ServiceLB) that the Node object has. A load
+/// balancer address that only a device has was added for its service (kube-vip). External IPs never exclude an
+/// address, because any user who can write a Service can set them.
 ///
-/// The device's kind says nothing: routing daemons have the node's own addresses on a dummy.
+/// The kind of the device does not matter: routing daemons have the node's own addresses on a dummy device.
 pub fn node_addresses(
     ranges: &NodePortAddresses,
     devices: &BTreeSet<IpAddr>,

@@ -187,7 +187,7 @@ pub struct Service {
     /// Disabled: connections to it are bypassed, for all clients.
     pub redirect: Redirect,
     /// `sockline.dev/close-on-removal`: how long TCP connections to an endpoint that was removed may
-    /// go on; for ever if `None`.
+    /// stay open; `None`: without a limit.
     pub close_on_removal: Option<Duration>,
 }
 
@@ -262,7 +262,7 @@ pub enum Redirect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
     pub name: Arc<str>,
-    /// For connections of its pods that do not say otherwise.
+    /// For the connections of its pods without a label or annotation of their own.
     pub redirect: Redirect,
 }
 
@@ -275,7 +275,7 @@ pub struct Pod {
     /// What the kubelet names the pod's cgroup by: `metadata.uid`, or for the mirror of a static
     /// pod the annotation `kubernetes.io/config.hash`.
     pub cgroup_uid: Arc<str>,
-    /// `None` when it says nothing itself.
+    /// `None` without a label and annotation.
     pub redirect: Option<Redirect>,
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     pub phase: PodPhase,

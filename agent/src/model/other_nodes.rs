@@ -1,4 +1,4 @@
-//! The other nodes' addresses, where NodePorts are served at those of all nodes.
+//! The addresses of the other nodes, if NodePorts are served at all nodes' addresses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,7 @@ use std::{
 
 use super::{node_addresses::is_reachable, object::Node};
 
-/// Every node but this one, by name.
+/// All other nodes, by name.
 #[derive(Debug, Default)]
 pub struct OtherNodes {
     addresses: BTreeMap<Arc<str>, Vec<IpAddr>>,
@@ -16,7 +16,7 @@ pub struct OtherNodes {
 }
 
 impl OtherNodes {
-    /// Takes in a node; returns whether that changes anything.
+    /// Adds or updates a node. Returns whether that is a change.
     pub fn put(&mut self, node: &Node) -> bool {
         let addresses: Vec<IpAddr> =
             node.addresses.iter().copied().filter(|ip| is_reachable(*ip)).collect();
@@ -28,20 +28,20 @@ impl OtherNodes {
         is_news
     }
 
-    /// Takes in that a node is gone; returns whether that changes anything.
+    /// Removes a node. Returns whether that is a change.
     pub fn remove(&mut self, name: &str) -> bool {
         let is_news = self.addresses.remove(name).is_some();
         self.version += u64::from(is_news);
         is_news
     }
 
-    /// A node's; none if it is unknown, or this one.
+    /// The addresses of a node; empty if it is unknown, or this node.
     #[must_use]
     pub fn of(&self, name: &str) -> &[IpAddr] {
         self.addresses.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Those of all of them.
+    /// The addresses of all nodes.
     #[must_use]
     pub fn all(&self) -> BTreeSet<IpAddr> {
         self.addresses.values().flatten().copied().collect()
@@ -54,8 +54,8 @@ impl OtherNodes {
     }
 }
 
-/// What stands for a node in the kernel; never 0. Two nodes that share one only share their clients'
-/// session affinity.
+/// The number of a node in the kernel; never 0. Two nodes with the same number only share the session affinity of
+/// their clients.
 #[must_use]
 pub fn number(name: &str) -> u16 {
     // FNV-1a, folded.

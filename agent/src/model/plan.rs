@@ -1,4 +1,4 @@
-//! The plan: every service address of this node and what a connect to it does.
+//! The plan: every service address of this node, and the action for a connect to it.
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
@@ -7,28 +7,28 @@ use serde::{Serialize, Serializer};
 
 use super::object::{Family, ObjectName, Protocol};
 
-/// What one node shall do with every service address, sorted: the planner's whole output.
+/// All frontends of one node, sorted: the output of the planner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
     pub node: Arc<str>,
     pub frontends: Vec<Arc<Frontend>>,
 }
 
-/// The part of a plan that belongs to one service; without frontends if it has none any more.
+/// The part of a plan that belongs to one service; without frontends if the service is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePlan {
     pub service: ObjectName,
     pub frontends: Vec<Arc<Frontend>>,
-    /// What it was changed by, as far as known.
+    /// The known causes of the change.
     pub causes: Vec<Cause>,
 }
 
-/// The reason of a change.
+/// A cause of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cause {
     /// When the source reported it.
     pub arrived: Instant,
-    /// When it happened in the cluster, if the object says so.
+    /// When it happened in the cluster, if the object has that time.
     pub triggered: Option<Timestamp>,
 }
 
@@ -50,21 +50,21 @@ pub struct Frontend {
     /// `sessionAffinity: ClientIP` and its timeout.
     pub affinity_seconds: Option<u32>,
     pub balance: Balance,
-    /// Of a NodePort with the endpoints of one other node alone, what stands for that node
-    /// ([`super::other_nodes::number`]); else 0.
+    /// For a NodePort with only the endpoints of another node, the number of that node
+    /// ([`super::other_nodes::number`]); otherwise 0.
     #[serde(skip)]
     pub of_node: u16,
-    /// What a connect draws from, sorted by address and port, no duplicates; empty unless `action`
-    /// is forward.
+    /// The backends of a connect, sorted by address and port, without duplicates; empty unless `action` is
+    /// `Forward`.
     pub backends: Arc<[Backend]>,
 }
 
-/// The address clients dial.
+/// The address that clients connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrontendAddress {
-    /// Every address of the node itself (a NodePort); one entry per family. Printed as `*`.
+    /// All addresses of this node (a NodePort); one entry for each family. Printed as `*`.
     Node,
-    /// Every address of the other nodes that has no frontend of its own; one entry per family.
+    /// All addresses of the other nodes without a frontend of their own; one entry for each family.
     OtherNodes,
     Ip(IpAddr),
 }
@@ -101,7 +101,7 @@ pub enum Action {
     Forward,
     /// Fail the call with ECONNREFUSED.
     Refuse,
-    /// Leave the call alone, for kube-proxy to serve.
+    /// Bypass: leave the call unchanged, so that kube-proxy serves it.
     Pass,
 }
 
@@ -113,13 +113,13 @@ pub enum Reason {
     NoEndpoints,
     /// Refuse: the traffic policy is Local and no usable endpoint is on this node.
     NoLocalEndpoints,
-    /// Pass: `loadBalancerSourceRanges` needs the source address, which no socket has yet.
+    /// Bypass: `loadBalancerSourceRanges` needs the source address, which no socket has yet.
     SourceRanges,
-    /// Pass: the protocol (SCTP) is not handled.
+    /// Bypass: the protocol (SCTP) is not handled.
     Protocol,
-    /// Pass: the service is annotated `sockline.dev/redirect: disabled`.
+    /// Bypass: the service is annotated `sockline.dev/redirect: disabled`.
     RedirectDisabled,
-    /// Pass: the service has more backends than [`super::limits::BACKENDS`].
+    /// Bypass: the service has more backends than [`super::limits::BACKENDS`].
     TooLarge,
 }
 
@@ -127,7 +127,7 @@ pub enum Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Balance {
-    /// A draw by weight.
+    /// At random, by weight.
     Random,
 }
 

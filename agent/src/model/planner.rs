@@ -13,7 +13,7 @@ use super::{
     plan::{Frontend, Plan},
 };
 
-/// What node `node_name` shall do with every service address, and what is wrong with the objects.
+/// The plan of node `node_name`, and the errors of the objects.
 ///
 /// The order of the objects does not matter. [`super::index::Index`] gives the same plan from a
 /// stream of changes.
@@ -52,14 +52,14 @@ pub fn plan<'a>(
         .values()
         .flat_map(|(_, frontends)| conflicts.survivors(frontends).cloned())
         .collect();
-    let mut problems = conflicts.problems();
+    let mut problems = conflicts.errors();
     problems.extend(planned.iter().filter_map(|(name, (_, frontends))| too_large(name, frontends)));
     problems.extend(node.is_none().then(|| missing_node(node_name)));
     problems.sort();
     (Plan { node: node_name.into(), frontends }, problems)
 }
 
-/// Said once the objects are complete and this node is not among them.
+/// The error if the objects are complete without this node.
 pub(super) fn missing_node(name: &str) -> InputError {
     InputError {
         object: format!("Node {name}"),

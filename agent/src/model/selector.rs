@@ -60,7 +60,7 @@ impl FromStr for Selector {
     }
 }
 
-/// At the commas that are in no parentheses.
+/// Splits at commas outside parentheses.
 fn split(text: &str) -> Vec<&str> {
     let mut depth = 0_i32;
     text.split(|c| {

@@ -135,7 +135,7 @@ fn on_a_healthy_node_everything_is_ok() {
         ("live.host.udp-ipv6", "[2001:db8:"),
         ("live.host.tcp-ipv6", "is translated and shown as the peer"),
         ("live.fresh-cgroup.refusal-ipv4", "is refused"),
-        ("live.service", "placed by the agent"),
+        ("live.service", "added by the agent"),
         ("links.attached", "all 9 hooks"),
         ("agent.running", "process"),
         ("maps.drift", "the maps hold the plan"),
@@ -210,7 +210,7 @@ fn a_hook_that_hides_the_service_behind_its_backend_fails() {
     let report = check(&node);
     report.assert("links.attached", "failed", "getpeername4, recvmsg6 detached");
     for connect in live(&["tcp-ipv4", "udp-ipv4"]) {
-        report.assert(&connect, "failed", "says 127.0.0.1:");
+        report.assert(&connect, "failed", "returns 127.0.0.1:");
     }
     for connect in live(&["udp-ipv6"]) {
         report.assert(&connect, "failed", "recvfrom() says it came from [::1]:");
@@ -336,7 +336,7 @@ fn an_unplanned_frontend_is_reported() {
     let mut foreign = damage.frontend(80);
     foreign.key.port = 81u16.to_be();
     damage.set_frontend(foreign);
-    check(&node).assert("maps.drift", "failed", "1 frontends that nobody planned");
+    check(&node).assert("maps.drift", "failed", "1 frontends that are not planned");
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn without_an_agent_the_connects_are_still_tried() {
     assert_eq!((report.exit, report.all("failed")), (0, vec![]), "{:#?}", report.findings);
     report.assert("agent.running", "warning", "start `sockline agent`");
     report.assert("maps.drift", "warning", "only a running agent has a plan");
-    report.assert("live.service", "ok", "placed by this command");
+    report.assert("live.service", "ok", "added by this command");
     assert_live_works(&report);
     assert_eq!(Damage::of(&node).frontends().keys().count(), 2, "no probe service is left");
     node.assert_served(CART);
@@ -664,7 +664,7 @@ fn the_next_check_removes_what_a_killed_agent_left_of_a_check() {
     let _lease = Lease::take(agent.admin_socket());
     agent.kill().unwrap();
     let report = check(&node);
-    report.assert("live.service", "ok", "placed by this command");
+    report.assert("live.service", "ok", "added by this command");
     assert_live_works(&report);
     assert_eq!(frontends(&node), OWN);
     node.assert_served(CART);

@@ -113,7 +113,10 @@ fn the_state_stays_and_the_error_is_reported_while_the_server_is_away() {
     eventually("the check to tell of the silence", || {
         let checked = finding(&node, "state.source");
         // The watches of the kinds ended at different times.
-        let reported = checked["detail"].as_str().unwrap().contains("not heard of Service for 1");
+        let reported = checked["detail"]
+            .as_str()
+            .unwrap()
+            .contains("no event from the API server: Service for 1");
         holds(reported && checked["state"] == "warning", &checked)
     });
     let status = String::from_utf8(node.look(&["status"]).stdout).unwrap();

@@ -1,5 +1,5 @@
-//! The control loop: the only writer of the maps. It applies events to the index, and brings the kernel to
-//! the plan. It has a thread of its own ([`ControlThread`]), and blocks it.
+//! The control loop: the only writer of the maps. It applies events to the index, and writes the plan
+//! to the maps. It has a thread of its own ([`ControlThread`]), and blocks it.
 //!
 //! The agent's `run` starts it, with the channels that the source and the admin socket write to. What a
 //! sync writes is in `sync` and `next_sync`, when in the loop here, `throttle` and `retry_queue`.
@@ -37,9 +37,9 @@ use self::{
     throttle::Throttle,
 };
 use super::{
-    Config,
     api_server::ApiServer,
     background_job::BackgroundJob,
+    config::Config,
     exclusion::ExcludedPods,
     heartbeat::{self, Heartbeat},
     nested_namespaces::Nested,
@@ -61,8 +61,8 @@ use crate::{
     termination::Termination,
 };
 
-/// How often to look for what nothing reports (the node's addresses, new cgroups, the helper process), and
-/// to retry what failed.
+/// How often to poll what sends no events (the node's addresses, new cgroups, the helper process), and to retry
+/// failed operations.
 const TICK: Duration = Duration::from_secs(5);
 /// How often to reclaim freed map entries, if there are any.
 const RECLAIM_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ const RECLAIM_INTERVAL: Duration = Duration::from_secs(1);
 struct Control {
     dataplane: Dataplane,
     index: Index,
-    /// If the source is one.
+    /// `None` if the source is a folder.
     api_server: Option<ApiServer>,
     probe_services: ProbeServices,
     excluded_pods: ExcludedPods,
@@ -248,7 +248,7 @@ impl Control {
         self.index.apply_arrived(event, at);
     }
 
-    /// Looks for what nothing reports, and retries what failed.
+    /// Polls what sends no events, and retries failed operations.
     fn tick(&mut self) {
         if self.excluded_pods.needs_sync() {
             self.excluded_pods.sync(&mut self.dataplane);

@@ -1,4 +1,4 @@
-//! Brings the kernel to the plan.
+//! Writes the plan to the maps.
 
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ const ANOTHER_LAYOUT: &str = "a source that can be read in full; until then, the
                               agent of another layout left";
 
 impl Control {
-    /// Brings the kernel to the objects, as far as they are known.
+    /// Plans the changes and writes them to the maps.
     pub(super) fn sync(&mut self) {
         self.throttle.wait_until(None);
         self.publisher.mark_dirty();

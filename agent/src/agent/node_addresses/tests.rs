@@ -61,7 +61,7 @@ fn ip(file: &Path, lines: &str) -> Child {
 }
 
 /// As when kube-proxy in IPVS mode has thousands of addresses, one of which goes away between two
-/// datagrams of the list: the kernel goes on at the same place of a list that is shorter now.
+/// datagrams of the list: the kernel continues at the same position of a list that is shorter now.
 #[test]
 fn an_address_that_goes_away_hides_no_other() {
     let in_a_namespace_of_its_own = || {
@@ -78,7 +78,7 @@ fn an_address_that_goes_away_hides_no_other() {
         // A thread is in the network namespace of the one that made it.
         let churn = thread::spawn(move || ip(&file, &flicker.repeat(2_000)).wait());
         while !churn.is_finished() {
-            // What was interrupted again and again is an error, and leaves what is known as it is.
+            // Repeated interruptions are an error, and the known addresses stay.
             if let Ok(read) = read() {
                 let missing: Vec<&IpAddr> = stay.iter().filter(|ip| !read.contains(ip)).collect();
                 assert!(missing.is_empty(), "{missing:?}");

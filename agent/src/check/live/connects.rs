@@ -14,7 +14,7 @@ use crate::model::{
     probe_service::{Listeners, ProbeService},
 };
 
-/// Far longer than loopback takes: a hang is told, not suffered.
+/// Far longer than loopback takes; a connect that hangs is a failed check.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What EPERM means: nothing else refuses a connect to loopback.
@@ -38,7 +38,7 @@ pub struct Outcome {
     pub result: Result<String, String>,
 }
 
-/// Makes all connects, side by side.
+/// Makes all connects in parallel.
 pub fn make(request: &Request) -> Vec<Outcome> {
     type Attempt = fn(&Request, Family) -> Result<String, String>;
     let attempts: [(&str, Attempt); 4] =
@@ -125,7 +125,7 @@ fn tcp_reaches(request: &Request, address: SocketAddr) -> Result<(), String> {
     is_answer(request, &answer, own).map_err(|error| format!("connect() to {address}: {error}"))?;
     match stream.peer_addr() {
         Ok(peer) if peer == address => Ok(()),
-        Ok(peer) => Err(format!("getpeername() after connect() to {address} says {peer}")),
+        Ok(peer) => Err(format!("getpeername() after connect() to {address} returns {peer}")),
         Err(error) => Err(failed(error)),
     }
 }
@@ -141,7 +141,7 @@ fn udp_connected(request: &Request, service: SocketAddr) -> Result<(), String> {
     is_answer(request, &String::from_utf8_lossy(&buffer[..length]), own)?;
     match socket.peer_addr().map_err(io)? {
         peer if peer == service => Ok(()),
-        peer => Err(format!("getpeername() says {peer}")),
+        peer => Err(format!("getpeername() returns {peer}")),
     }
 }
 
@@ -155,7 +155,11 @@ fn udp_unconnected(request: &Request, service: SocketAddr) -> Result<(), String>
     let mut buffer = [0; 128];
     let (length, sender) = socket.recv_from(&mut buffer).map_err(io)?;
     is_answer(request, &String::from_utf8_lossy(&buffer[..length]), own)?;
-    if sender == service { Ok(()) } else { Err(format!("recvfrom() says it came from {sender}")) }
+    if sender == service {
+        Ok(())
+    } else {
+        Err(format!("recvfrom() returns {sender} as the sender"))
+    }
 }
 
 fn udp_socket(service: SocketAddr) -> io::Result<UdpSocket> {
@@ -177,7 +181,7 @@ fn is_answer(request: &Request, answer: &str, own: SocketAddr) -> Result<(), Str
                 Err(format!("the listener saw {seen}, this end is {own}"))
             }
         }
-        _ => Err("somebody else answered".into()),
+        _ => Err("the answer is not from this command's listener".into()),
     }
 }
 

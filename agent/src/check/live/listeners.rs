@@ -1,4 +1,4 @@
-//! What the probe service's connects end at: each answers with a token and the address it was asked from.
+//! The listeners behind the probe service. Each answers with a token and the client's address.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -9,16 +9,16 @@ use std::{
 
 use crate::model::probe_service::Listeners;
 
-/// Bound and answering until the process ends.
+/// Listeners that answer until the process ends.
 pub struct Bound {
     pub listeners: Listeners,
-    /// What only these listeners answer.
+    /// The token that only these listeners know.
     pub token: String,
 }
 
 impl Bound {
     /// # Errors
-    /// When IPv4 cannot be listened on. A node without IPv6 has no listeners for it.
+    /// When listening on IPv4 fails. A node without IPv6 has no listeners for it.
     pub fn open() -> io::Result<Self> {
         let token = format!("{:016x}", RandomState::new().hash_one("sockline check"));
         let v4 = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -39,7 +39,7 @@ fn tcp(address: IpAddr, token: &str) -> io::Result<u16> {
     let token = token.to_owned();
     thread::spawn(move || {
         while let Ok((mut stream, peer)) = listener.accept() {
-            // A client that has gone already is the client's business.
+            // The client may have closed the connection.
             let _ = write!(stream, "{token} {peer}");
         }
     });

@@ -1,8 +1,7 @@
-//! The proof: connects to a private probe service through the hooks.
+//! Connects to the probe service through the hooks.
 //!
-//! The listeners are this process's, on loopback. The connects are made by a child in a fresh cgroup
-//! below the attached one, as a new pod's would be, and by one in the attached cgroup itself, as the
-//! host's would be.
+//! This process has the listeners, on loopback. Two children connect: one in a new cgroup below the attached one, as
+//! a process of a new pod, and one in the attached cgroup itself, as a process of the host.
 
 mod connects;
 mod listeners;
@@ -23,10 +22,11 @@ use self::{
 };
 use super::{CheckResult, Node, cgroup::is_root};
 
-/// What helps where the connect went elsewhere, or nowhere.
-const ASTRAY: &str = "the hooks did not do their part: look at links.attached, links.foreign and \
-                      maps.drift above";
-const REFUSED: &str = "links.foreign above names the programs that are on the hooks, too";
+/// What to do if a connect reached something else, or nothing.
+const NOT_TRANSLATED: &str = "the hooks did not translate the call: look at links.attached, \
+                              links.foreign and maps.drift above";
+/// What to do if a connect was refused.
+const REFUSED: &str = "links.foreign above names the other programs on the hooks";
 
 pub fn check(node: &Node<'_>, runtime: &Runtime) -> Vec<CheckResult> {
     let bound = match Bound::open() {
@@ -49,7 +49,7 @@ pub fn check(node: &Node<'_>, runtime: &Runtime) -> Vec<CheckResult> {
         token: bound.token.clone(),
         set_retval: node.record.features & SET_RETVAL != 0,
     };
-    // Side by side: what gets no answer costs its time once.
+    // In parallel, so that the timeouts of both do not add up.
     let cgroup = &node.record.cgroup;
     let results = thread::scope(|scope| {
         let both = [Place::Fresh, Place::Host]
@@ -69,7 +69,7 @@ pub fn check(node: &Node<'_>, runtime: &Runtime) -> Vec<CheckResult> {
 
 fn results(place: Place, outcome: anyhow::Result<Vec<Outcome>>, cgroup: &Path) -> Vec<CheckResult> {
     match outcome {
-        // With controllers for its children, a cgroup below the root has no processes of its own.
+        // A cgroup below the root that enables controllers for its children has no processes itself.
         Err(error) if place == Place::Host && !is_root(cgroup) => vec![CheckResult::ok(
             format!("live.{}", place.id()),
             format!("skipped: the host is not below {} ({error:#})", cgroup.display()),
@@ -86,7 +86,8 @@ fn results(place: Place, outcome: anyhow::Result<Vec<Outcome>>, cgroup: &Path) -
                 match outcome.result {
                     Ok(detail) => CheckResult::ok(check, detail),
                     Err(error) => {
-                        let todo = if error.contains(REFUSED_BY_HOOK) { REFUSED } else { ASTRAY };
+                        let todo =
+                            if error.contains(REFUSED_BY_HOOK) { REFUSED } else { NOT_TRANSLATED };
                         CheckResult::failed(check, error, todo)
                     }
                 }

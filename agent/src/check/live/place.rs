@@ -1,4 +1,4 @@
-//! Where the connects are made: a child process in a cgroup.
+//! Runs the connects in a child process in a cgroup.
 
 use std::{
     fs,
@@ -16,16 +16,16 @@ use anyhow::Context as _;
 use super::{Outcome, Request, is_root, probe};
 use crate::{cgroups::OF_CHECKS, mounts};
 
-/// A fresh cgroup that is older belongs to a check that was killed.
+/// An older cgroup of a check belongs to one that was killed.
 const STALE: Duration = Duration::from_secs(60);
-/// The kernel lets go of an ended process's cgroup a moment after the process was waited for.
-const EMPTY_WITHIN: Duration = Duration::from_secs(1);
+/// Timeout for removing a cgroup: the kernel detaches an ended process from its cgroup some time after `wait`.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// A new cgroup, as every new pod has.
+    /// A new cgroup, as for a new pod.
     Fresh,
-    /// The attached cgroup itself: on a node that is the root, where the host's processes are below.
+    /// The attached cgroup itself, which on a node is the root.
     Host,
 }
 
@@ -48,23 +48,23 @@ impl Place {
     pub fn run(self, attached: &Path, request: &Request) -> anyhow::Result<Vec<Outcome>> {
         match self {
             Self::Fresh => {
-                // In a cgroup namespace of our own, no process can be moved out of our own cgroup.
+                // In a cgroup namespace, no process can be moved out of the namespace's root cgroup.
                 let within = |parent: &Path| {
                     let fresh = Fresh::within(parent)?;
                     in_cgroup(Some(&fresh.0), request)
                 };
                 within(attached)
                     .or_else(|error| within(&own_cgroup(attached).ok_or(error)?))
-                    .or_else(|error| at_home(attached, request).ok_or(error)?)
+                    .or_else(|error| in_own_cgroup(attached, request).ok_or(error)?)
             }
-            // A cgroup with controllers for its children has no processes of its own.
+            // A cgroup that enables controllers for its children has no processes itself.
             Self::Host => in_cgroup(Some(attached), request)
-                .or_else(|error| at_home(attached, request).ok_or(error)?),
+                .or_else(|error| in_own_cgroup(attached, request).ok_or(error)?),
         }
     }
 }
 
-/// A new cgroup, removed when dropped, when its processes have ended.
+/// A new cgroup. Dropping this removes it once its processes have ended.
 struct Fresh(PathBuf);
 
 impl Fresh {
@@ -74,9 +74,9 @@ impl Fresh {
         let random = RandomState::new().hash_one(process::id());
         let path = parent.join(format!("{OF_CHECKS}{random:016x}"));
         fs::create_dir(&path)
-            .with_context(|| format!("cannot make the cgroup {}", path.display()))?;
+            .with_context(|| format!("cannot create the cgroup {}", path.display()))?;
         let this = Self(path);
-        // Below a threaded cgroup, one of processes is not valid.
+        // Below a threaded cgroup, only threaded ones are valid.
         let kind = fs::read_to_string(parent.join("cgroup.type")).unwrap_or_default();
         if kind.contains("threaded") {
             fs::write(this.0.join("cgroup.type"), "threaded")
@@ -88,7 +88,7 @@ impl Fresh {
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        let deadline = Instant::now() + EMPTY_WITHIN;
+        let deadline = Instant::now() + REMOVAL_TIMEOUT;
         while fs::remove_dir(&self.0).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
             && Instant::now() < deadline
         {
@@ -97,7 +97,7 @@ impl Drop for Fresh {
     }
 }
 
-/// Removes what killed checks left. One with a process in it stays.
+/// Removes the cgroups of killed checks, except those that still have a process.
 fn remove_stale(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let age = || {
@@ -112,9 +112,9 @@ fn remove_stale(parent: &Path) {
     }
 }
 
-/// Makes the connects where this process is, if that is below the attached cgroup: in the agent's own
-/// container, which sees the hierarchy read-only, there is no other place.
-fn at_home(attached: &Path, request: &Request) -> Option<anyhow::Result<Vec<Outcome>>> {
+/// Makes the connects in the cgroup of this process, if that is below the attached cgroup. In the agent's own
+/// container, where the hierarchy is read-only, there is no other place.
+fn in_own_cgroup(attached: &Path, request: &Request) -> Option<anyhow::Result<Vec<Outcome>>> {
     (is_root(attached) || own_cgroup(attached).is_some()).then(|| in_cgroup(None, request))
 }
 
@@ -127,7 +127,7 @@ fn own_cgroup(attached: &Path) -> Option<PathBuf> {
     (own.starts_with(attached) && own.exists()).then_some(own)
 }
 
-/// Makes the connects in a child that moves to a cgroup; or stays in ours.
+/// Makes the connects in a child that moves to a cgroup, or stays in this process's one if `None`.
 fn in_cgroup(cgroup: Option<&Path>, request: &Request) -> anyhow::Result<Vec<Outcome>> {
     let mut command = Command::new("/proc/self/exe");
     command.arg(probe::COMMAND);
@@ -137,13 +137,13 @@ fn in_cgroup(cgroup: Option<&Path>, request: &Request) -> anyhow::Result<Vec<Out
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().context("cannot start /proc/self/exe")?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A child that cannot read any more says why on standard error.
+        // A child that ended early reports the reason on standard error.
         let _ = stdin.write_all(&serde_json::to_vec(request)?);
     }
     let output = child.wait_with_output().context("cannot wait for the child")?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        anyhow::bail!("{}", said.trim().trim_start_matches("error: "));
+        let error = String::from_utf8_lossy(&output.stderr);
+        anyhow::bail!("{}", error.trim().trim_start_matches("error: "));
     }
-    serde_json::from_slice(&output.stdout).context("the child's answer makes no sense")
+    serde_json::from_slice(&output.stdout).context("the child's output cannot be parsed")
 }

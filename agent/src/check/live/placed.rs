@@ -1,4 +1,4 @@
-//! The probe service in the maps: through the agent, or, while there is none, by ourselves.
+//! Adds the probe service to the maps: through the agent, or directly if no agent runs.
 
 use tokio::runtime::Runtime;
 
@@ -15,12 +15,12 @@ const CHECK: &str = "live.service";
 pub enum Placed {
     /// Removed when the connection closes.
     ByAgent(ProbeLease),
-    ByUs(Box<Standalone>, ProbeService),
+    Directly(Box<Standalone>, ProbeService),
 }
 
 impl Placed {
     /// # Errors
-    /// With what to say when it is not possible.
+    /// With the failed check if that is not possible.
     pub fn new(
         node: &Node<'_>,
         runtime: &Runtime,
@@ -34,32 +34,30 @@ impl Placed {
                 .map(Self::ByAgent)
                 .map_err(|error| {
                     failed(
-                        format!(
-                            "no connect was tried: the agent places no probe service: {error:#}"
-                        ),
-                        "look at agent.ready, at how full the maps are, and at the agent's log",
+                        format!("no connect was tried: the agent adds no probe service: {error:#}"),
+                        "look at agent.ready, at the usage of the maps, and at the agent's log",
                     )
                 });
         }
         let why = match Standalone::open(node.view.pins()) {
             Ok(Ok(mut offline)) => match offline.put_probe_service(listeners) {
-                Ok(service) => return Ok(Self::ByUs(Box::new(offline), service)),
+                Ok(service) => return Ok(Self::Directly(Box::new(offline), service)),
                 Err(error) => format!("{:#}", anyhow::Error::from(error)),
             },
             Ok(Err(Refused::Locked)) => "an agent has just started".into(),
-            Ok(Err(Refused::Unsound)) => "the maps hold what no agent wrote as it is".into(),
+            Ok(Err(Refused::Unsound)) => "the maps have entries that no agent wrote".into(),
             Err(error) => format!("{:#}", anyhow::Error::from(error)),
         };
         Err(failed(
             format!("no connect was tried: {why}"),
-            "start the agent, which mends the maps, and check again",
+            "start the agent, which repairs the maps, and check again",
         ))
     }
 
     pub const fn service(&self) -> ProbeService {
         match self {
             Self::ByAgent(lease) => lease.service,
-            Self::ByUs(_, service) => *service,
+            Self::Directly(_, service) => *service,
         }
     }
 
@@ -67,21 +65,21 @@ impl Placed {
         let service = self.service();
         let by = match self {
             Self::ByAgent(_) => "the agent",
-            Self::ByUs(..) => "this command, for want of an agent",
+            Self::Directly(..) => "this command, because no agent runs",
         };
         let detail =
-            format!("probe service at {} and {}, placed by {by}", service.ipv4, service.ipv6);
+            format!("probe service at {} and {}, added by {by}", service.ipv4, service.ipv6);
         CheckResult::ok(CHECK, detail)
     }
 
-    /// Takes it out of the maps again.
+    /// Removes it from the maps.
     pub fn remove(self) -> Option<CheckResult> {
         match self {
             Self::ByAgent(lease) => {
                 drop(lease);
                 None
             }
-            Self::ByUs(mut offline, service) => {
+            Self::Directly(mut offline, service) => {
                 offline.remove_probe_service(&service).err().map(|error| {
                     CheckResult::warning(
                         "live.removed",

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Index, ServiceState, slices::Touched};
+use super::{Index, ServiceState, slices::Touched, unreadable::Existence};
 use crate::model::{
     conflict::Claims,
     event::{Event, Sourced},
@@ -151,8 +151,12 @@ impl Index {
             before.into_iter().chain(service).chain(itself).collect();
         for service in services {
             let services = self.known.get(&Kind::Service);
-            let exists = services.is_some_and(|services| services.contains(&service));
-            if !self.unreadable.update(&service, exists) {
+            let existence = if services.is_some_and(|services| services.contains(&service)) {
+                Existence::Exists
+            } else {
+                Existence::Absent
+            };
+            if !self.unreadable.update(&service, existence) {
                 continue;
             }
             if let Some(state) = self.services.get_mut(&service) {

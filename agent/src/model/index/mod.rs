@@ -173,7 +173,7 @@ impl Index {
         });
         let problems: BTreeSet<InputError> = of_objects
             .chain(self.source_errors.iter().chain(self.oversized.values()).cloned())
-            .chain(self.conflicts.problems())
+            .chain(self.conflicts.errors())
             .chain(missing_node)
             .collect();
         problems.into_iter().collect()

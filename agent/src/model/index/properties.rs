@@ -217,7 +217,7 @@ fn owners<'a>(frontends: impl IntoIterator<Item = &'a Arc<Frontend>>) -> Owners 
 }
 
 /// What the kernel has when parts of a plan are written to it: first what a part has, then what it
-/// has no longer, unless that is somebody else's by then.
+/// has no longer, unless another service has it by then.
 #[derive(Default)]
 struct Kernel {
     parts: BTreeMap<ObjectName, Vec<Arc<Frontend>>>,
@@ -241,7 +241,7 @@ impl Kernel {
         for (claim, service) in leftovers {
             if self.owners.get(&claim) == Some(service) {
                 self.owners.remove(&claim);
-                prop_assert!(!steady.contains_key(&claim), "nobody answers {claim:?}");
+                prop_assert!(!steady.contains_key(&claim), "no service has {claim:?}");
             }
         }
         Ok(())
@@ -360,7 +360,7 @@ proptest! {
     }
 
     #[test]
-    fn whoever_waits_an_address_has_one_owner_at_any_time_and_loses_it_only_for_good(
+    fn an_address_has_one_owner_at_any_time_and_loses_it_for_good_whatever_is_throttled(
         steps in vec((vec(any_event(), 1..4), select(&[0b000, 0b001, 0b010, 0b110, 0b111][..])), 0..30),
     ) {
         let mut index = Index::new("here");

@@ -19,7 +19,7 @@ pub(super) struct ServiceAddresses {
 }
 
 impl ServiceAddresses {
-    /// Takes in a service in place of what it was before.
+    /// Replaces the previous version of a service.
     pub(super) fn update(&mut self, before: Option<&Service>, now: Option<&Service>) {
         let addresses = |service: Option<&Service>| {
             service.map(|s| (s.cluster_ips.clone(), s.load_balancer_ips.clone()))

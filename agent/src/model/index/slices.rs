@@ -40,7 +40,7 @@ impl Slices {
         }
     }
 
-    /// Takes in a slice; returns the services that it was taken from and added to. Nothing if it
+    /// Adds or updates a slice. Returns the services that lose and get it. Nothing if it
     /// is there already as it is.
     pub(super) fn put(&mut self, mut slice: EndpointSlice) -> Vec<Touched> {
         self.share(&mut slice);

@@ -1,14 +1,20 @@
 //! Services of which an object cannot be used at all: what is programmed for them stays.
 //!
-//! Nobody knows what such an object was to say. To take its service away would turn a typo into an
-//! outage; to go on with the object as it was before would make the plan depend on how long this
-//! process runs. So the service has no part in the plan, and the kernel keeps what it has of it, which
-//! a restarted agent finds there as well. A Service that is deleted is deleted, whatever becomes of its
-//! slices.
+//! The content of such an object is unknown. Removing its service would turn a typo into an outage; using the
+//! object's previous version would make the plan depend on how long this process runs. So the service is not
+//! planned, and what is programmed for it stays, which a restarted agent finds in the maps. A Service that is
+//! deleted is removed, also if one of its slices cannot be used.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::model::object::{ObjectName, ObjectRef};
+
+/// Whether the source has a Service object of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existence {
+    Exists,
+    Absent,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Unreadable {
@@ -21,7 +27,7 @@ pub(super) struct Unreadable {
 }
 
 impl Unreadable {
-    /// Takes in that an object stands for a service, or for none; returns the service that it stood for
+    /// Records which service an object belongs to, or that it belongs to none. Returns the service that it belonged to
     /// before. [`Self::update`] is to be called for both.
     pub(super) fn set(
         &mut self,
@@ -46,9 +52,10 @@ impl Unreadable {
         before
     }
 
-    /// Takes in whether a service exists; returns whether it was retained and is no more.
-    pub(super) fn update(&mut self, service: &ObjectName, exists: bool) -> bool {
-        if exists && self.objects.contains_key(service) {
+    /// Retains a service if it exists and has an object that cannot be used. Returns whether it was retained and no
+    /// longer is.
+    pub(super) fn update(&mut self, service: &ObjectName, existence: Existence) -> bool {
+        if existence == Existence::Exists && self.objects.contains_key(service) {
             if !self.services.contains(service) {
                 self.services.insert(service.clone());
             }

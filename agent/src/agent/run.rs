@@ -1,0 +1,160 @@
+//! Runs the agent's tasks: the source, the control loop on its own thread, and the two servers.
+
+use std::{io, net::IpAddr, sync::Arc, time::Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    api_server::ApiServer,
+    config::Source,
+    control::{self, ControlThread, Inputs, Kernel},
+    nested_namespaces::Nested,
+    start::{Ready, Started},
+};
+use crate::{
+    admin,
+    check::Readiness,
+    dataplane::AgentState,
+    source::{
+        self, Arrived, ClientError, ConnectBypass, Connections, ServerAddresses, SourceStats, kube::Watched,
+        manifests,
+    },
+    status::Shared,
+    telemetry::{self, Metrics},
+    termination::Termination,
+};
+
+/// Maximum number of events that are queued for the control loop. The source waits when the queue is full.
+const EVENTS: usize = 4096;
+
+/// Runs until `stop`. The kernel state stays in place afterwards.
+///
+/// # Errors
+/// When maps or programs that were just opened cannot be read, or a task ends with an error.
+pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()> {
+    let Started { config, source, mut dataplane, rcu_support, helper, listener, admin } = started;
+    dataplane.forward_log();
+    if !config.listen.ip().is_loopback() {
+        tracing::info!(listen = %config.listen, "the metrics are readable by all clients that reach this address");
+    }
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+
+    let stats = Arc::new(SourceStats::default());
+    let shared = Arc::new(Shared::new(
+        config.node_name.clone(),
+        config.source.to_string(),
+        dataplane.features(),
+        Arc::clone(&stats),
+    ));
+    shared.update(|status| status.reclaim = rcu_support.into());
+    let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats)));
+    let nested = Nested::new(config.nested, &dataplane, helper.clone())?;
+    let termination = Termination::new(
+        helper,
+        config.reconcile_interval,
+        &dataplane,
+        Arc::clone(&shared),
+        Arc::clone(&metrics),
+    );
+    let readiness = Arc::new(Readiness::new(Arc::clone(&shared), &dataplane)?);
+    let (events, changes) = mpsc::channel(EVENTS);
+    // Unbounded, because there are few: each client of the admin socket waits for its reply.
+    let (commands, asked) = mpsc::unbounded_channel();
+    let state =
+        admin::State { shared: Arc::clone(&shared), commands, programs: dataplane.program_ids()? };
+    let addresses = Arc::new(ServerAddresses::default());
+    if config.source == (Source::Kubernetes { kubeconfig: None })
+        && source::kube::is_at_service_address()
+    {
+        addresses.set_through_service();
+    }
+    let api_server = source
+        .api_server()
+        .map(|configured| ApiServer::new(Arc::clone(&addresses), configured, &dataplane));
+    let connections =
+        Connections { addresses, bypass: Arc::new(BypassPrograms(dataplane.agent_state())) };
+
+    // The end of one of these ends the process: an agent without its source or its metrics would seem to
+    // work.
+    let mut control = {
+        let (config, stop) = (config.clone(), stop.clone());
+        let (shared, metrics) = (Arc::clone(&shared), Arc::clone(&metrics));
+        let kernel = Kernel { dataplane, termination, nested, api_server };
+        let inputs = Inputs { changes, commands: asked };
+        ControlThread::start(move || async move {
+            control::run(kernel, inputs, &config, shared, metrics, stop).await;
+        })?
+    };
+    let ended = tokio::select! {
+        result = source.feed(config.watched(), connections, events, stats, stop.clone()) => {
+            result.map_err(anyhow::Error::from)
+        }
+        () = telemetry::serve(listener, readiness, metrics, stop.clone()) => Ok(()),
+        result = admin.serve(state, stop.clone()) => result,
+        () = stop.cancelled() => Ok(()),
+        () = control.ended() => Ok(()),
+    };
+    // Last: this releases the lock on the pins, and the next agent may start before the file of the admin
+    // socket is removed.
+    stop.cancel();
+    control.join().await.and(ended)
+}
+
+/// Connects without redirection by this agent's programs.
+struct BypassPrograms(AgentState);
+
+impl ConnectBypass for BypassPrograms {
+    fn connect(&self, cookie: u64, connect: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        let _bypass = self.0.bypass(cookie);
+        connect()
+    }
+}
+
+/// Adds the time at which each change of a folder was read; the control loop may receive it later.
+async fn add_arrival_time(
+    mut read: mpsc::Receiver<Vec<source::Event>>,
+    arrived: mpsc::Sender<Arrived>,
+) {
+    while let Some(events) = read.recv().await {
+        if arrived.send(Arrived { events, at: Instant::now() }).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Ready {
+    /// The configured address of the API server: `None` without one, `Some(None)` if it is a name.
+    fn api_server(&self) -> Option<Option<(IpAddr, u16)>> {
+        let Self::Kubernetes(config) = self else { return None };
+        let url = &config.cluster_url;
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let port = url.port_u16().unwrap_or(443);
+        Some(host.parse().ok().map(|address| (address, port)))
+    }
+
+    /// Sends all objects and their changes, until `stop`.
+    async fn feed(
+        self,
+        watched: Watched<'_>,
+        connections: Connections,
+        events: mpsc::Sender<Arrived>,
+        stats: Arc<SourceStats>,
+        stop: CancellationToken,
+    ) -> Result<(), ClientError> {
+        match self {
+            Self::Manifests(folder) => {
+                let (send, read) = mpsc::channel(1);
+                let follow =
+                    manifests::follow::follow(folder, manifests::folder::reader(), send, stop);
+                tokio::join!(follow, add_arrival_time(read, events));
+            }
+            Self::Kubernetes(config) => {
+                let addresses = Arc::clone(&connections.addresses);
+                let client = source::client(*config, connections)?;
+                source::kube::watch((client, addresses), watched, events, stats, stop).await;
+            }
+        }
+        Ok(())
+    }
+}
