@@ -8,7 +8,7 @@ use super::{
     programs::links::Attached,
     reconcile::{drift::Drift, repair::Comparison},
 };
-use crate::{model::plan::Plan, mounts::bpffs_again};
+use crate::{model::plan::Plan, mounts::remount_bpffs};
 
 impl Dataplane {
     /// Compares pins and links with what they should be, and repairs drift: a few dozen system
@@ -57,7 +57,7 @@ impl Dataplane {
 
     /// The agent has no right to mount any more; its helper has.
     fn mount_again(&self) -> Result<(), DataplaneError> {
-        let Err(error) = bpffs_again(&self.mount_point) else { return Ok(()) };
+        let Err(error) = remount_bpffs(&self.mount_point) else { return Ok(()) };
         match &self.mount_bpffs {
             Some(mount_bpffs) if mount_bpffs() => Ok(()),
             _ => Err(error.into()),
