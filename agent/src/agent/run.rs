@@ -17,8 +17,8 @@ use crate::{
     check::Readiness,
     dataplane::AgentState,
     source::{
-        self, Arrived, ClientError, ConnectBypass, Connections, ServerAddresses, SourceStats, kube::Watched,
-        manifests,
+        self, Arrived, ClientError, ConnectBypass, Connections, ServerAddresses, SourceStats,
+        kube::Watched, manifests,
     },
     status::Shared,
     telemetry::{self, Metrics},
