@@ -6,15 +6,18 @@
 
 pub mod admin;
 pub mod agent;
+pub mod api;
 mod bpf;
 pub mod cgroups;
 pub mod check;
 pub mod cli;
 pub mod dataplane;
+pub mod duration;
 pub mod error_chain;
 pub mod escape;
 pub mod helper;
 mod http;
+pub mod log_level;
 pub mod log_on_change;
 mod malloc;
 pub mod model;

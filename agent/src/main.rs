@@ -5,8 +5,8 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use sockline::{
     cli::{
-        Cli, Command, agent, backends, check, cleanup, environment, helper, plan, renamed,
-        services, status,
+        Cli, Command, agent, backends, check, cleanup, environment, helper, log_level, plan,
+        renamed, services, status,
     },
     escape::Escaped,
 };
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::CheckProbe(args) => check::probe(&args),
         Command::Services(args) => services::run(&args),
         Command::Backends(args) => backends::run(&args),
+        Command::LogLevel(args) => log_level::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Helper(args) => helper::supervise(args),
         Command::HelperWorker(args) => helper::work(args),

@@ -53,18 +53,19 @@ fn json_has_exactly_the_documented_fields() {
     let output = plan(MANIFEST, &["-o", "json"]);
     assert!(output.status.success(), "{output:?}");
     let expected = json!({
-        "node": "here",
+        "apiVersion": "sockline.dev/v1",
+        "kind": "Plan",
+        "nodeName": "here",
         "frontends": [{
-            "service": "shop/cart",
-            "port_name": "http",
+            "service": {"namespace": "shop", "name": "cart"},
+            "portName": "http",
             "address": "10.96.0.10",
             "family": "IPv4",
             "port": 80,
             "protocol": "TCP",
             "type": "ClusterIP",
             "action": "forward",
-            "reason": null,
-            "affinity_seconds": 10800,
+            "affinityTimeoutSeconds": 10800,
             "balance": "random",
             "backends": [
                 {"address": "10.244.1.1", "port": 8080, "weight": 1},
@@ -74,7 +75,10 @@ fn json_has_exactly_the_documented_fields() {
     });
     let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(plan, expected);
-    assert!(text(&output.stdout).starts_with("{\n  \"node\": \"here\",\n"), "pretty-printed");
+    assert!(
+        text(&output.stdout).starts_with("{\n  \"apiVersion\": \"sockline.dev/v1\",\n"),
+        "pretty-printed"
+    );
     assert_eq!(text(&output.stderr), "");
 }
 

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::AgentInfo;
+use super::{AgentInfo, LogFilter};
 use crate::{
     dataplane::Drift,
     model::probe_service::{Listeners, ProbeService},
@@ -43,6 +43,23 @@ pub async fn info(socket: &Path) -> anyhow::Result<AgentInfo> {
 /// When no agent answers on the socket, or the reason why the agent cannot compare.
 pub async fn drift(socket: &Path) -> anyhow::Result<Drift> {
     request(socket, Method::GET, "/drift", Vec::new()).await
+}
+
+/// Gets what the running agent logs.
+///
+/// # Errors
+/// When no agent answers on the socket.
+pub async fn log_level(socket: &Path) -> anyhow::Result<LogFilter> {
+    request(socket, Method::GET, "/log-level", Vec::new()).await
+}
+
+/// Changes what the running agent logs.
+///
+/// # Errors
+/// When no agent answers on the socket, or the filter is not one.
+pub async fn set_log_level(socket: &Path, filter: &str) -> anyhow::Result<LogFilter> {
+    let body = serde_json::to_vec(&LogFilter { filter: filter.to_owned() })?;
+    request(socket, Method::PUT, "/log-level", body).await
 }
 
 /// A probe service in the maps. The agent removes it after this is dropped and the connection is closed,

@@ -1,5 +1,5 @@
 //! The admin socket, a UNIX socket of the agent: `GET /status` for `sockline status`; `GET /info`, `GET
-//! /drift` and `POST /probe-service` for `sockline check`.
+//! /drift` and `POST /probe-service` for `sockline check`; `GET` and `PUT /log-level` for `sockline log-level`.
 
 mod client;
 mod command;
@@ -9,7 +9,7 @@ mod server;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    client::{ProbeLease, add_probe_service, drift, info, status},
+    client::{ProbeLease, add_probe_service, drift, info, log_level, set_log_level, status},
     command::Command,
     server::{Server, State},
 };
@@ -19,9 +19,23 @@ pub const DEFAULT_SOCKET: &str = "/run/sockline/admin.sock";
 
 /// What only the process of the agent knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct AgentInfo {
-    /// The kernel's ID of the program for each hook.
-    pub programs: Vec<(String, u32)>,
+    pub programs: Vec<HookProgram>,
     /// The control loop runs. See [`Shared::is_alive`](crate::status::Shared::is_alive).
     pub alive: bool,
+}
+
+/// The program of a hook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookProgram {
+    pub hook: String,
+    /// The kernel's ID.
+    pub id: u32,
+}
+
+/// What the agent logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFilter {
+    pub filter: String,
 }

@@ -27,13 +27,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AgentInfo,
+    AgentInfo, HookProgram, LogFilter,
     command::Command,
     lease::{self, Lease},
 };
 use crate::{
+    api::Document,
     dataplane::Drift,
     http,
+    log_level::LogLevel,
     model::probe_service::Listeners,
     status::{Shared, Status},
 };
@@ -48,6 +50,7 @@ pub struct State {
     pub commands: mpsc::UnboundedSender<Command>,
     /// The kernel's ID of the program for each hook.
     pub programs: Vec<(&'static str, u32)>,
+    pub log_level: LogLevel,
 }
 
 type Refusal = (StatusCode, String);
@@ -101,6 +104,7 @@ impl Server {
             .route("/info", get(info))
             .route("/drift", get(drift))
             .route("/probe-service", post(add_probe_service))
+            .route("/log-level", get(log_level).put(set_log_level))
             .with_state(state);
         let listener = UnixListener::from_std(self.listener).context("using the admin socket")?;
         http::serve(listener, router, stop).await;
@@ -131,19 +135,38 @@ fn remove_old(path: &Path) -> io::Result<()> {
     ))
 }
 
-async fn status(extract::State(state): extract::State<State>) -> Json<Status> {
-    Json(state.shared.status())
+async fn status(extract::State(state): extract::State<State>) -> Json<Document<Status>> {
+    Json(Document::new("AgentStatus", state.shared.status()))
 }
 
-async fn info(extract::State(state): extract::State<State>) -> Json<AgentInfo> {
-    Json(AgentInfo {
-        programs: state.programs.iter().map(|&(hook, id)| (hook.to_owned(), id)).collect(),
+async fn info(extract::State(state): extract::State<State>) -> Json<Document<AgentInfo>> {
+    let programs = state.programs.iter();
+    let info = AgentInfo {
+        programs: programs.map(|&(hook, id)| HookProgram { hook: hook.to_owned(), id }).collect(),
         alive: state.shared.is_alive(),
-    })
+    };
+    Json(Document::new("AgentInfo", info))
 }
 
-async fn drift(extract::State(state): extract::State<State>) -> Result<Json<Drift>, Refusal> {
-    send(&state.commands, |reply| Command::FindDrift { reply }).await.map(Json)
+async fn drift(
+    extract::State(state): extract::State<State>,
+) -> Result<Json<Document<Drift>>, Refusal> {
+    let drift = send(&state.commands, |reply| Command::FindDrift { reply }).await?;
+    Ok(Json(Document::new("Drift", drift)))
+}
+
+async fn log_level(extract::State(state): extract::State<State>) -> Json<Document<LogFilter>> {
+    Json(Document::new("LogLevel", LogFilter { filter: state.log_level.filter() }))
+}
+
+async fn set_log_level(
+    extract::State(state): extract::State<State>,
+    Json(LogFilter { filter }): Json<LogFilter>,
+) -> Result<Json<Document<LogFilter>>, Refusal> {
+    state.log_level.set(&filter).map_err(|error| (StatusCode::BAD_REQUEST, error))?;
+    tracing::info!(filter, "the log level changed");
+    state.shared.update(|status| status.log_level.clone_from(&filter));
+    Ok(Json(Document::new("LogLevel", LogFilter { filter })))
 }
 
 async fn add_probe_service(

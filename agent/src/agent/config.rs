@@ -2,35 +2,16 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+pub use crate::status::Source;
 use crate::{
     dataplane::{Feature, Limits, NestedNamespaces},
+    log_level::LogLevel,
     model::{
         exclusion::Policy,
         node_addresses::{NodePortAddresses, NodePortScope},
     },
     source::kube::Watched,
 };
-
-/// The source of the objects.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// A folder of manifests.
-    Manifests(PathBuf),
-    /// The API server that a kubeconfig file names, or the cluster this process runs in.
-    Kubernetes { kubeconfig: Option<PathBuf> },
-}
-
-impl std::fmt::Display for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Manifests(folder) => write!(f, "manifests in {}", folder.display()),
-            Self::Kubernetes { kubeconfig: Some(file) } => {
-                write!(f, "Kubernetes API of {}", file.display())
-            }
-            Self::Kubernetes { kubeconfig: None } => f.write_str("Kubernetes API of this cluster"),
-        }
-    }
-}
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -55,6 +36,7 @@ pub struct Config {
     pub node_port_addresses: NodePortAddresses,
     /// Which nodes' NodePorts are served.
     pub node_ports: NodePortScope,
+    pub log_level: LogLevel,
 }
 
 impl Config {

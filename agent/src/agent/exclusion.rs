@@ -19,7 +19,7 @@ use crate::{
         exclusion::{ExcludedPod, Policy},
         index::Index,
     },
-    status::{self, Shared},
+    status::{self, ExclusionState, PodRef, Shared},
     telemetry::Metrics,
 };
 
@@ -99,7 +99,7 @@ impl ExcludedPods {
         }
         let pods = self.pods.status();
         self.metrics.excluded_pods(&pods);
-        self.shared.update(|status| status.left_alone = pods);
+        self.shared.update(|status| status.excluded_pods = pods);
     }
 
     /// Waits for new cgroups.
@@ -193,16 +193,17 @@ impl Pods {
 
     /// The entries for the status.
     fn status(&self) -> Vec<status::ExcludedPod> {
-        self.0
-            .values()
-            .map(|excluded| status::ExcludedPod {
-                pod: excluded.pod.pod.to_string(),
-                because: excluded.pod.reason,
-                running: excluded.pod.running,
-                cgroup_found: excluded.found,
-                no_room: excluded.no_room,
-            })
-            .collect()
+        let pods = self.0.iter().map(|(uid, excluded)| status::ExcludedPod {
+            pod: PodRef::new(Some(&excluded.pod.pod), uid),
+            reason: excluded.pod.reason,
+            state: match (excluded.found, excluded.pod.running) {
+                _ if excluded.no_room => ExclusionState::NoRoom,
+                (true, _) => ExclusionState::Excluded,
+                (false, true) => ExclusionState::CgroupNotFound,
+                (false, false) => ExclusionState::Starting,
+            },
+        });
+        pods.collect()
     }
 }
 
@@ -225,10 +226,9 @@ mod tests {
         PodCgroup { uid: format!("uid-{pod}"), id, level: 8 }
     }
 
-    /// The name of each pod, whether it has a cgroup, and whether the map lacks room for one.
-    fn seen(pods: &Pods) -> Vec<(String, bool, bool)> {
+    fn seen(pods: &Pods) -> Vec<(String, ExclusionState)> {
         let status = pods.status().into_iter();
-        status.map(|pod| (pod.pod, pod.cgroup_found, pod.no_room)).collect()
+        status.map(|pod| (pod.pod.to_string(), pod.state)).collect()
     }
 
     #[test]
@@ -237,7 +237,10 @@ mod tests {
         excluded.set(pods(&[("a", true), ("b", true)]));
         let levels = excluded.record_cgroups([cgroup("a", 1), cgroup("a", 2), cgroup("other", 3)]);
         assert_eq!(levels, CgroupLevels::from([(1, 8), (2, 8)]));
-        let expected = [("shop/a".into(), true, false), ("shop/b".into(), false, false)];
+        let expected = [
+            ("shop/a".into(), ExclusionState::Excluded),
+            ("shop/b".into(), ExclusionState::CgroupNotFound),
+        ];
         assert_eq!(seen(&excluded), expected);
     }
 
@@ -248,7 +251,10 @@ mod tests {
         excluded.record_cgroups([cgroup("a", 1), cgroup("b", 2)]);
         excluded.record_no_room(&[1]);
         excluded.set(pods(&[("a", true), ("c", false)]));
-        let expected = [("shop/a".into(), true, true), ("shop/c".into(), false, false)];
+        let expected = [
+            ("shop/a".into(), ExclusionState::NoRoom),
+            ("shop/c".into(), ExclusionState::Starting),
+        ];
         assert_eq!(seen(&excluded), expected);
     }
 
@@ -259,6 +265,6 @@ mod tests {
         excluded.record_cgroups([cgroup("a", 1)]);
         excluded.record_no_room(&[1]);
         excluded.record_no_room(&[]);
-        assert_eq!(seen(&excluded), [("shop/a".into(), true, false)]);
+        assert_eq!(seen(&excluded), [("shop/a".into(), ExclusionState::Excluded)]);
     }
 }

@@ -103,7 +103,7 @@ impl Nested {
         }
         let is_excluded = self.what == NestedNamespaces::Exclude;
         let pods = counts.iter().map(|(uid, &namespaces)| status::NestedNamespaces {
-            pod: index.pod_of(uid).map_or_else(|| format!("uid {uid}"), ToString::to_string),
+            pod: status::PodRef::new(index.pod_of(uid), uid),
             namespaces,
             excluded: is_excluded,
         });

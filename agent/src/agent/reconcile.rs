@@ -83,9 +83,8 @@ impl Reconciler {
         tracing::warn!("the kernel differed from the plan and was repaired: {repaired}");
         self.metrics.repaired(repaired);
         self.shared.update(|status| {
-            status.repairs += repaired.repairs() as u64;
             for (kind, count) in repaired.by_kind().filter(|(_, count)| *count > 0) {
-                *status.repairs_by_kind.entry(kind.to_owned()).or_default() += count as u64;
+                *status.drift_repairs.entry(kind.to_owned()).or_default() += count as u64;
             }
         });
     }

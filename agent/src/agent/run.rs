@@ -43,11 +43,14 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     let stats = Arc::new(SourceStats::default());
     let shared = Arc::new(Shared::new(
         config.node_name.clone(),
-        config.source.to_string(),
+        config.source.clone(),
         dataplane.features(),
         Arc::clone(&stats),
     ));
-    shared.update(|status| status.reclaim = rcu_support.into());
+    shared.update(|status| {
+        status.reclaim = rcu_support.into();
+        status.log_level = config.log_level.filter();
+    });
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats)));
     let nested = Nested::new(config.nested, &dataplane, helper.clone())?;
     let termination = Termination::new(
@@ -61,8 +64,12 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     let (events, changes) = mpsc::channel(EVENTS);
     // Unbounded, because there are few: each client of the admin socket waits for its reply.
     let (commands, asked) = mpsc::unbounded_channel();
-    let state =
-        admin::State { shared: Arc::clone(&shared), commands, programs: dataplane.program_ids()? };
+    let state = admin::State {
+        shared: Arc::clone(&shared),
+        commands,
+        programs: dataplane.program_ids()?,
+        log_level: config.log_level.clone(),
+    };
     let addresses = Arc::new(ServerAddresses::default());
     if config.source == (Source::Kubernetes { kubeconfig: None })
         && source::kube::is_at_service_address()

@@ -55,7 +55,7 @@ pub fn start(config: Config) -> anyhow::Result<Started> {
     }
     let kind = match &config.source {
         Source::Kubernetes { kubeconfig: None } => SourceKind::Cluster,
-        Source::Kubernetes { kubeconfig: Some(_) } | Source::Manifests(_) => SourceKind::Files,
+        Source::Kubernetes { kubeconfig: Some(_) } | Source::Manifests { .. } => SourceKind::Files,
     };
     privileges::keep_only(&privileges::of_agent(kind))?;
     // With the capabilities that the running agent has.
@@ -72,7 +72,7 @@ pub fn start(config: Config) -> anyhow::Result<Started> {
 impl Ready {
     fn of(source: &Source) -> anyhow::Result<Self> {
         Ok(match source {
-            Source::Manifests(folder) => Self::Manifests(folder.clone()),
+            Source::Manifests { folder } => Self::Manifests(folder.clone()),
             Source::Kubernetes { kubeconfig } => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 let config = runtime.block_on(async {

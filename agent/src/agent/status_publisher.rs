@@ -12,7 +12,10 @@ use std::{
 use crate::{
     dataplane::{OverLimit, ScannedUsage, Usage},
     model::{index::Counts, object::InputError},
-    status::{self, Objects, Shared, Unconfirmed, UnsyncedObject},
+    status::{
+        self, FullMap, InvalidObject, Objects, OutOfSync, Shared, UnconfirmedServicePorts,
+        UnsyncedObject,
+    },
     telemetry::Metrics,
 };
 
@@ -44,9 +47,9 @@ pub struct StatusPublisher {
     /// By cgroup, how many sockets have no record, as of the last count.
     refused: BTreeMap<u64, u64>,
     /// What is not in the kernel as planned.
-    errors: Vec<String>,
-    /// Maps that programs write and that are full, with the consequence.
-    full: Vec<String>,
+    errors: Vec<OutOfSync>,
+    /// Maps that programs write and that are full.
+    full: Vec<FullMap>,
     map_usage: Option<ScannedUsage>,
     /// How many services the last sync left as an earlier agent did.
     unconfirmed: usize,
@@ -103,7 +106,7 @@ impl StatusPublisher {
         self.metrics.out_of_sync(ports.iter().map(|unsynced| &unsynced.object));
         self.errors = ports
             .iter()
-            .map(|UnsyncedPort { object, reason }| format!("{object}: {reason}"))
+            .map(|UnsyncedPort { object, reason }| OutOfSync::new(object, reason))
             .collect();
         self.logged_unsynced = ports;
     }
@@ -126,9 +129,10 @@ impl StatusPublisher {
                 counted.counters.limit,
             )
         });
-        for (map, text, names) in
-            [("AFFINITY", affinity, Vec::new()), ("SERVICE_COUNTERS", counters, uncounted)]
-        {
+        for (map, name, text, names) in [
+            ("AFFINITY", "affinity", affinity, Vec::new()),
+            ("SERVICE_COUNTERS", "service-counters", counters, uncounted),
+        ] {
             let with = |text: &str, names: &str| match names {
                 "" => text.to_owned(),
                 names => format!("{text}: {names}"),
@@ -138,7 +142,11 @@ impl StatusPublisher {
                     if self.logged_full.insert(map) {
                         tracing::error!("{}", with(&text, &first_names(&names)));
                     }
-                    self.full.push(with(&text, &names.join(", ")));
+                    self.full.push(FullMap {
+                        name: name.into(),
+                        cgroup: None,
+                        message: with(&text, &names.join(", ")),
+                    });
                 }
                 None => {
                     if self.logged_full.remove(map) {
@@ -162,17 +170,20 @@ impl StatusPublisher {
             self.refused.insert(one.cgroup, one.refused);
             if is_over {
                 let path = one.path.as_ref().map(|path| path.display().to_string());
+                let cgroup = path.unwrap_or_else(|| format!("{} (gone)", one.cgroup));
                 let text = format!(
-                    "sockets of cgroup {} take all the room that they may beyond the socket table ({} \
+                    "sockets of cgroup {cgroup} take all the room that they may beyond the socket table ({} \
                      units): connections are served, but {} were not remembered",
-                    path.unwrap_or_else(|| format!("{} (gone)", one.cgroup)),
-                    one.units,
-                    one.refused
+                    one.units, one.refused
                 );
                 if self.logged_over_limit.insert(one.cgroup) {
                     tracing::warn!("{text}");
                 }
-                self.full.push(text);
+                self.full.push(FullMap {
+                    name: "overflow".into(),
+                    cgroup: Some(cgroup),
+                    message: text,
+                });
             } else if self.logged_over_limit.remove(&one.cgroup) {
                 tracing::info!("sockets of cgroup {} have room again", one.cgroup);
             }
@@ -194,7 +205,11 @@ impl StatusPublisher {
     pub fn sync_failed(&mut self, error: &anyhow::Error) {
         tracing::error!("cannot write the plan to the maps: {error:#}");
         self.metrics.sync_failed();
-        self.errors = vec![format!("{error:#}")];
+        self.errors = vec![OutOfSync {
+            object: "all services".into(),
+            service_port: None,
+            message: format!("{error:#}"),
+        }];
     }
 
     /// Publishes the present state.
@@ -210,14 +225,14 @@ impl StatusPublisher {
                 endpoint_slices: counts.endpoint_slices,
                 endpoints: counts.endpoints,
             };
-            status.unconfirmed = Unconfirmed {
-                held_back: self.unconfirmed,
+            status.unconfirmed_service_ports = UnconfirmedServicePorts {
+                from_last_agent: self.unconfirmed,
                 retained: usage.retained,
                 waiting_for_address: usage.waiting_for_address,
                 released: usage.released,
             };
-            status.failures.clone_from(&self.errors);
-            status.full.clone_from(&self.full);
+            status.out_of_sync.clone_from(&self.errors);
+            status.full_maps.clone_from(&self.full);
             status.maps = maps;
         });
         self.delay = MIN_DELAY.max(began.elapsed() * MAX_SHARE);
@@ -234,8 +249,9 @@ impl StatusPublisher {
         let objects: BTreeSet<&str> =
             problems.iter().map(|problem| problem.object.as_str()).collect();
         self.metrics.invalid_objects(objects.len());
-        self.shared
-            .update(|status| status.problems = problems.iter().map(ToString::to_string).collect());
+        self.shared.update(|status| {
+            status.invalid_objects = problems.iter().map(InvalidObject::from).collect();
+        });
         self.logged_problems = problems;
     }
 }

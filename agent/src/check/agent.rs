@@ -4,8 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use super::{CheckResult, Node};
 use crate::{
+    duration::format_seconds,
     source::stats::WatchState,
-    status::{Reclaim, Unconfirmed},
+    status::{Reclaim, UnconfirmedServicePorts},
 };
 
 /// State without a running agent is old after this time.
@@ -58,7 +59,7 @@ pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
         ),
     });
     results.push(if status.ready {
-        ready(&status.unconfirmed)
+        ready(&status.unconfirmed_service_ports)
     } else {
         CheckResult::failed(
             "agent.ready",
@@ -70,7 +71,7 @@ pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
 }
 
 /// The state of an agent after its first full sync: whether it confirmed all that is in the kernel.
-fn ready(unconfirmed: &Unconfirmed) -> CheckResult {
+fn ready(unconfirmed: &UnconfirmedServicePorts) -> CheckResult {
     let check = "agent.ready";
     match unconfirmed.in_words() {
         None => CheckResult::ok(check, "the first full sync is in the kernel"),
@@ -98,7 +99,10 @@ pub fn fail_open(node: &Node<'_>) -> CheckResult {
     if let Some(past) = deadline.bypassed_for() {
         return CheckResult::failed(
             check,
-            format!("all calls have been bypassed for {}; kube-proxy serves them", seconds(past)),
+            format!(
+                "all calls have been bypassed for {}; kube-proxy serves them",
+                format_seconds(past)
+            ),
             "start `sockline agent`; if it runs, look at its log for why it has not synced, or where its \
              control loop is stuck",
         );
@@ -108,12 +112,12 @@ pub fn fail_open(node: &Node<'_>) -> CheckResult {
         match (deadline.after, deadline.left()) {
             (Some(after), Some(left)) => format!(
                 "after {} without an agent all calls are bypassed; {} are left",
-                seconds(after),
-                seconds(left)
+                format_seconds(after),
+                format_seconds(left)
             ),
             (Some(after), None) => format!(
                 "after {} without an agent all calls are bypassed, once an agent has synced",
-                seconds(after)
+                format_seconds(after)
             ),
             _ => "off: without an agent, the last known state is served without a limit of time"
                 .into(),
@@ -132,7 +136,7 @@ pub fn state(node: &Node<'_>) -> Vec<CheckResult> {
         ),
         Some(synced) => {
             let age = SystemTime::now().duration_since(synced).unwrap_or_default();
-            let detail = format!("last changed {} ago", seconds(age));
+            let detail = format!("last changed {} ago", format_seconds(age));
             if node.status.is_none() && age > OLD {
                 CheckResult::warning(
                     check,
@@ -155,7 +159,7 @@ pub fn state(node: &Node<'_>) -> Vec<CheckResult> {
         )
     }));
     results.push(reclaim(&status.reclaim));
-    results.push(match &status.failures[..] {
+    results.push(match &status.out_of_sync[..] {
         [] => CheckResult::ok("state.complete", "the last sync wrote all of the plan"),
         [first, rest @ ..] => CheckResult::failed(
             "state.complete",
@@ -167,12 +171,12 @@ pub fn state(node: &Node<'_>) -> Vec<CheckResult> {
              --max-backends",
         ),
     });
-    results.push(match &status.problems[..] {
+    results.push(match &status.invalid_objects[..] {
         [] => CheckResult::ok("state.input", "no problems with the objects"),
         [first, rest @ ..] => CheckResult::warning(
             "state.input",
             match rest.len() {
-                0 => first.clone(),
+                0 => first.to_string(),
                 more => format!("{first}, and {more} more"),
             },
             "correct the objects that `sockline status` names",
@@ -194,7 +198,7 @@ fn reclaim(reclaim: &Reclaim) -> CheckResult {
         Reclaim::CannotTell(why) => {
             CheckResult::warning(check, format!("unknown, the agent retries: {why}"), todo)
         }
-        Reclaim::Unsaid => CheckResult::ok(check, "the agent does not report it"),
+        Reclaim::NotTried => CheckResult::ok(check, "nothing was freed yet"),
     }
 }
 
@@ -204,18 +208,15 @@ fn source(watches: &[WatchState]) -> Option<CheckResult> {
     if watches.is_empty() {
         return None;
     }
-    let silence = |watch: &WatchState| {
-        watch.age_seconds.and_then(|age| Duration::try_from_secs_f64(age).ok())
-    };
     let silent: Vec<String> = watches
         .iter()
         .filter_map(|watch| {
             let limit = if watch.connected { SILENT } else { CUT_OFF };
-            let silence = silence(watch);
+            let silence = watch.age();
             silence.is_none_or(|age| age > limit).then(|| {
                 silence.map_or_else(
                     || format!("{} never", watch.kind),
-                    |age| format!("{} for {}", watch.kind, seconds(age)),
+                    |age| format!("{} for {}", watch.kind, format_seconds(age)),
                 )
             })
         })
@@ -229,12 +230,4 @@ fn source(watches: &[WatchState]) -> Option<CheckResult> {
             "`sockline status` has the error; until the API server is back, the last known state is served",
         )
     })
-}
-
-fn seconds(age: Duration) -> String {
-    match age.as_secs() {
-        s @ 0..120 => format!("{s}s"),
-        s @ 120..7200 => format!("{}m", s / 60),
-        s => format!("{}h", s / 3600),
-    }
 }

@@ -68,10 +68,9 @@ pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
     let result = match dataplane::hooks(node.view.pins(), cgroup) {
         Err(error) => unreadable(check, error),
         Ok((id, hooks)) => {
-            let programs = node
-                .info
-                .as_ref()
-                .map(|info| info.programs.iter().map(|(hook, id)| (hook.as_str(), *id)).collect());
+            let programs = node.info.as_ref().map(|info| {
+                info.programs.iter().map(|program| (program.hook.as_str(), program.id)).collect()
+            });
             let damage = damage(id, &hooks, programs.as_ref());
             if damage.is_empty() {
                 CheckResult::ok(

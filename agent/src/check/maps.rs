@@ -24,10 +24,10 @@ pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
 }
 
 fn fill(map: &MapUse) -> CheckResult {
-    let check = format!("maps.{}", map.map);
-    let percent = (map.entries * 100).checked_div(map.limit).unwrap_or(100);
-    let detail = format!("{} of {} ({percent} %)", map.entries, map.limit);
-    let todo = match map.map.as_str() {
+    let check = format!("maps.{}", map.name);
+    let percent = (map.entries * 100).checked_div(map.max_entries).unwrap_or(100);
+    let detail = format!("{} of {} ({percent} %)", map.entries, map.max_entries);
+    let todo = match map.name.as_str() {
         "frontends" => "raise --max-frontends",
         "backends" => "raise --max-backends",
         "slots" => "raise --max-slots",
@@ -39,11 +39,11 @@ fn fill(map: &MapUse) -> CheckResult {
         }
         _ => "further entries are not counted; this limit is fixed",
     };
-    if map.map == "sockets" {
+    if map.name == "sockets" {
         // When it is full, records go to the overflow hash, which is slower.
         return CheckResult::ok(check, detail);
     }
-    if map.entries >= map.limit {
+    if map.entries >= map.max_entries {
         CheckResult::failed(check, format!("full: {detail}"), todo)
     } else if percent >= NEARLY_FULL_PERCENT {
         CheckResult::warning(check, detail, todo)
@@ -66,7 +66,12 @@ mod tests {
             (999, State::Warning),
             (1000, State::Failed),
         ] {
-            let map = MapUse { map: "frontends".into(), entries, capacity: 4096, limit: 1000 };
+            let map = MapUse {
+                name: "frontends".into(),
+                entries,
+                allocated_entries: 4096,
+                max_entries: 1000,
+            };
             assert_eq!(fill(&map).state, state, "{entries}");
         }
     }

@@ -6,7 +6,7 @@ use super::{CheckResult, Node};
 pub fn check(node: &Node<'_>) -> Option<CheckResult> {
     let check = "namespaces.nested";
     let nested = &node.status.as_ref()?.nested_namespaces;
-    let pods: Vec<&str> = nested.iter().map(|nested| nested.pod.as_str()).collect();
+    let pods: Vec<String> = nested.iter().map(|nested| nested.pod.to_string()).collect();
     Some(if nested.is_empty() {
         CheckResult::ok(check, "none inside a pod connected to a service")
     } else if nested.iter().all(|nested| nested.excluded) {

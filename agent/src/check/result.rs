@@ -27,13 +27,15 @@ impl State {
 
 /// The result of one check: one line of the output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct CheckResult {
     /// The name, which is stable across releases: `links.attached`.
     pub check: Cow<'static, str>,
     pub state: State,
+    #[serde(rename = "message")]
     pub detail: String,
     /// What the operator can do; absent if the state is ok.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "remedy", skip_serializing_if = "Option::is_none")]
     pub todo: Option<String>,
 }
 

@@ -1,16 +1,16 @@
 //! Whether sockets of removed backends are closed.
 
 use super::{CheckResult, Node};
-use crate::status::{Closing, HelperState};
+use crate::status::{HelperState, Termination};
 
 /// `None` if no agent runs.
 pub fn check(node: &Node<'_>) -> Option<CheckResult> {
-    node.status.as_ref().map(|status| result(&status.closing))
+    node.status.as_ref().map(|status| result(&status.termination))
 }
 
-fn result(closing: &Closing) -> CheckResult {
+fn result(termination: &Termination) -> CheckResult {
     let check = "sockets.termination";
-    match (closing.method, &closing.helper, &closing.unseen) {
+    match (termination.method, &termination.helper, &termination.unsearched) {
         (None, ..) => CheckResult::warning(
             check,
             "this kernel closes no sockets for others: connected UDP sockets stay with a backend that \
@@ -23,32 +23,33 @@ fn result(closing: &Closing) -> CheckResult {
              is gone",
             "look at the agent's log for why, and restart it",
         ),
-        (_, Some(HelperState::Ended(how)), _) => CheckResult::failed(
+        (_, Some(HelperState::Exited { message: how }), _) => CheckResult::failed(
             check,
             format!(
-                "the helper process has ended ({how}): connected UDP sockets stay with a backend \
+                "the helper process has exited ({how}): connected UDP sockets stay with a backend \
                      that is gone until it is started again"
             ),
             "look at the agent's log for why; it is started again within a minute",
         ),
-        (_, Some(HelperState::Lost(how)), _) => CheckResult::failed(
+        (_, Some(HelperState::Lost { message: how }), _) => CheckResult::failed(
             check,
             format!(
-                "the helper process's supervisor has ended ({how}): connected UDP sockets stay with a \
+                "the helper process's supervisor has exited ({how}): connected UDP sockets stay with a \
                      backend that is gone"
             ),
             "restart the agent; kubelet does, because /healthz says so",
         ),
-        (_, Some(HelperState::Running(_)), Some(unseen)) => CheckResult::warning(
+        (_, Some(HelperState::Running { .. }), Some(unseen)) => CheckResult::warning(
             check,
             format!("not everywhere: {unseen}"),
             "start the agent with the capabilities and mounts of deploy/base",
         ),
-        (Some(method), Some(HelperState::Running(_)), None) => {
-            let Closing { udp, tcp, failed, .. } = closing;
+        (Some(method), Some(HelperState::Running { .. }), None) => {
+            let Termination { udp_sockets_closed: udp, tcp_sockets_closed: tcp, errors, .. } =
+                termination;
             CheckResult::ok(
                 check,
-                format!("by {method}; closed {udp} of UDP, {tcp} of TCP, {failed} failed"),
+                format!("by {method}; closed {udp} of UDP, {tcp} of TCP, {errors} failed"),
             )
         }
     }
@@ -61,17 +62,17 @@ mod tests {
 
     #[test]
     fn a_helper_that_is_gone_is_a_failure_and_one_that_sees_little_a_warning() {
-        let mut closing = Closing {
+        let mut closing = Termination {
             method: Some(Method::SockDestroy),
-            helper: Some(HelperState::Running(1)),
-            ..Closing::default()
+            helper: Some(HelperState::Running { pid: 1 }),
+            ..Termination::default()
         };
         assert_eq!(result(&closing).state, State::Ok);
-        closing.unseen = Some("no right".into());
+        closing.unsearched = Some("no right".into());
         assert_eq!(result(&closing).state, State::Warning);
-        closing.helper = Some(HelperState::Ended("signal: 9".into()));
+        closing.helper = Some(HelperState::Exited { message: "signal: 9".into() });
         assert_eq!(result(&closing).state, State::Failed);
-        closing.helper = Some(HelperState::Lost("signal: 9".into()));
+        closing.helper = Some(HelperState::Lost { message: "signal: 9".into() });
         assert_eq!(result(&closing).state, State::Failed);
         closing.method = None;
         assert_eq!(result(&closing).state, State::Warning);

@@ -12,12 +12,13 @@ use tracing_subscriber::{
     fmt::format::{Writer, debug_fn},
 };
 
-use super::duration;
 use crate::{
     admin,
     agent::{self, Config, Source},
     dataplane::{Feature, Limits, NestedNamespaces},
+    duration,
     escape::Escaped,
+    log_level::{self, LogLevel},
     malloc,
     model::{
         exclusion::Policy,
@@ -26,7 +27,7 @@ use crate::{
     },
 };
 
-/// Serve this node's services: load the kernel programs and keep their maps up to date.
+/// Serve this node's services: load the kernel programs and keep their maps current.
 ///
 /// Without --manifests, Services and EndpointSlices come from the Kubernetes API. SIGTERM ends the agent and leaves
 /// the kernel state in place, which keeps serving connections; `sockline cleanup` removes it.
@@ -35,7 +36,7 @@ pub struct AgentArgs {
     /// Read Kubernetes manifests (*.yaml, *.yml, *.json) from this folder and follow its changes
     #[arg(long, value_name = "DIR", env = "SOCKLINE_MANIFESTS", conflicts_with = "kubeconfig")]
     manifests: Option<PathBuf>,
-    /// Connect to the API server of this kubeconfig file, not to that of the cluster that this process runs in
+    /// kubeconfig file for the API server [default: the configuration of a pod of the cluster]
     #[arg(long, value_name = "FILE", env = "SOCKLINE_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
     /// Name of this node's Node object [default: $NODE_NAME, else the host name]
@@ -57,39 +58,39 @@ pub struct AgentArgs {
         default_value = "127.0.0.1:9470"
     )]
     metrics_bind_address: SocketAddr,
-    /// Socket for `sockline status` and `sockline check`
+    /// UNIX socket that `sockline status`, `check` and `log-level` connect to
     #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
     admin_socket: PathBuf,
     /// Maximum number of service addresses (address, port, protocol) in the kernel
     #[arg(long, value_name = "N", env = "SOCKLINE_MAX_FRONTENDS", default_value_t = Limits::default().frontends,
           value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     max_frontends: u32,
-    /// Maximum number of backends in the kernel; a pod counts once for each service port that it serves
+    /// Maximum number of backends in the kernel; a pod counts once for each service port it serves
     #[arg(long, value_name = "N", env = "SOCKLINE_MAX_BACKENDS", default_value_t = Limits::default().backends,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(Limits::default().backends)))]
     max_backends: u32,
-    /// Maximum number of slots in the kernel: one for each backend in the list of a service port, and as many again
-    /// while a list is replaced
+    /// Maximum number of slots in the kernel: one for each backend of a service port, and a second one
+    /// while its list of backends is replaced
     #[arg(long, value_name = "N", env = "SOCKLINE_MAX_SLOTS", default_value_t = Limits::default().slots,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(Limits::default().slots)))]
     max_slots: u32,
-    /// Maximum number of session affinities, each of one client to one service; memory for all of them (about 100
-    /// bytes each) is allocated at the start
+    /// Maximum number of session affinities, one for each client and service. The agent allocates memory
+    /// for all of them at the start, about 100 bytes each
     #[arg(long, value_name = "N", env = "SOCKLINE_MAX_AFFINITY", default_value_t = Limits::default().affinity,
           value_parser = clap::value_parser!(u32).range(1024..=1 << 22))]
     max_affinity: u32,
-    /// Bypass all calls when the agent has not run, or has been stuck, for this long (a Go duration: 90s, 5m; at
-    /// least 10s), until an agent has synced again. For clusters in which kube-proxy runs too; without kube-proxy,
-    /// no service can be reached from then on [default: 0, never: the last known state is served without a limit
-    /// of time]
+    /// Bypass all calls when the agent has been gone or stuck for this long (such as 90s, 5m; at least
+    /// 10s), until an agent has synced again. For clusters that also run kube-proxy; without kube-proxy,
+    /// no service is reachable from then on [default: 0, never: the kernel keeps serving the last known
+    /// state]
     #[arg(long, value_name = "DURATION", env = "SOCKLINE_FAIL_OPEN_AFTER", value_parser = fail_open_after)]
     fail_open_after: Option<Duration>,
-    /// How often to compare the kernel's maps and links with the plan, and repair them (a Go duration: 30s, 5m; 1s to
-    /// 24h)
+    /// How often to compare the kernel's maps and links with the plan, and repair them (such as 30s, 5m;
+    /// 1s to 24h)
     #[arg(long, value_name = "DURATION", env = "SOCKLINE_RECONCILE_INTERVAL", default_value = "60s",
           value_parser = reconcile_interval)]
     reconcile_interval: Duration,
-    /// Exclude the pods of these namespaces: their connections are not redirected
+    /// Exclude the pods of these namespaces: their connections are not translated
     #[arg(
         long,
         value_name = "NAMESPACE",
@@ -100,17 +101,18 @@ pub struct AgentArgs {
     /// Exclude the pods with these labels (as in `kubectl get pods -l`)
     #[arg(long, value_name = "SELECTOR", env = "SOCKLINE_EXCLUDE_POD_SELECTOR")]
     exclude_pod_selector: Option<Selector>,
-    /// The node's addresses at which NodePorts are served: `all`, `primary` (the first address of each family in the
-    /// Node object), or ranges such as 192.0.2.0/24. As with kube-proxy, a family without a range is served at all
-    /// of its addresses [default: all]
+    /// Addresses of the node that serve NodePorts: `all`, `primary` (the first of each family in the Node
+    /// object), or ranges such as 192.0.2.0/24. As with kube-proxy, all addresses of a family without a
+    /// range serve them [default: all]
     #[arg(long, value_name = "RANGE", value_delimiter = ',', env = "SOCKLINE_NODEPORT_ADDRESSES")]
     nodeport_addresses: Vec<AddressRange>,
-    /// Do not redirect connections from network namespaces that were created inside pods, such as those of a cluster
-    /// in a container (kind, k3s in CI); this costs one hash look-up more for each connection to a service
+    /// Do not translate connections from network namespaces that were created inside pods, such as those
+    /// of a cluster in a container (kind, k3s in CI). Costs one more hash look-up for each connection to
+    /// a service
     #[arg(long, env = "SOCKLINE_EXCLUDE_NESTED_NAMESPACES", value_parser = BoolishValueParser::new())]
     exclude_nested_namespaces: bool,
-    /// Serve NodePorts at the addresses of all nodes, not only of this node: for clusters without kube-proxy. The
-    /// agent then watches all Nodes
+    /// Serve NodePorts at the addresses of all nodes, not only of this one. For clusters without
+    /// kube-proxy. The agent then watches all Nodes
     #[arg(long, env = "SOCKLINE_NODEPORTS_OF_ALL_NODES", value_parser = BoolishValueParser::new())]
     nodeports_of_all_nodes: bool,
     /// Do not use these kernel features, as on an older kernel; for tests
@@ -122,10 +124,11 @@ pub struct AgentArgs {
         env = "SOCKLINE_WITHOUT_FEATURES"
     )]
     without_features: Vec<Feature>,
-    /// The log level: error, warn, info, debug or trace, also for a module (sockline::source=debug)
+    /// What to log: off, error, warn, info, debug or trace, also by module
+    /// (info,sockline::source=debug). `sockline log-level` changes it while the agent runs
     #[arg(long, value_name = "FILTER", env = "SOCKLINE_LOG_LEVEL", default_value = "info")]
     log_level: String,
-    /// The format of the log: a line of text or a JSON object for each event
+    /// Format of the log: a line of text or a JSON object for each event
     #[arg(long, value_enum, env = "SOCKLINE_LOG_FORMAT", default_value_t)]
     log_format: LogFormat,
 }
@@ -143,12 +146,12 @@ pub enum LogFormat {
 /// # Errors
 /// When it cannot start.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
-    init_log(&args.log_level, args.log_format)?;
+    let log_level = init_log(&args.log_level, args.log_format)?;
     malloc::use_one_arena();
     let config = Config {
         limits: limits(&args)?,
         source: match args.manifests {
-            Some(folder) => Source::Manifests(folder),
+            Some(folder) => Source::Manifests { folder },
             None => Source::Kubernetes { kubeconfig: args.kubeconfig },
         },
         node_name: node_name(args.node_name)?,
@@ -174,9 +177,10 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         } else {
             NodePortScope::ThisNode
         },
+        log_level,
     };
-    // Blocked, signals stay pending until their handlers are installed. As process 1 of a container, this process
-    // would otherwise ignore an earlier signal.
+    // Blocked until the runtime handles them: the kernel drops signals without a handler that are sent to
+    // process 1 of a container.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block()?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, source = %config.source, "starting");
@@ -207,19 +211,31 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     result
 }
 
-fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+/// Starts to log to standard error.
+fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<LogLevel> {
     use std::io::IsTerminal as _;
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| anyhow::anyhow!("--log-level {filter}: {error}"))?;
+    let parsed =
+        log_level::parse(filter).map_err(|error| anyhow::anyhow!("--log-level: {error}"))?;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(parsed)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Json => builder.json().init(),
-        LogFormat::Text => builder.fmt_fields(debug_fn(field).delimited(" ")).init(),
-    }
-    Ok(())
+    // The types of the handles differ.
+    Ok(match format {
+        LogFormat::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            LogLevel::new(filter, move |filter| handle.reload(filter))
+        }
+        LogFormat::Text => {
+            let builder =
+                builder.fmt_fields(debug_fn(field).delimited(" ")).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            LogLevel::new(filter, move |filter| handle.reload(filter))
+        }
+    })
 }
 
 /// Formats each event as one line, also if it contains text from outside.
@@ -233,7 +249,8 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) ->
     }
 }
 
-/// The agent renews its deadline once a second. The minimum allows for ten missed renewals.
+/// The agent renews its deadline once a second. At this minimum, the programs bypass calls only after ten
+/// missed renewals.
 const SHORTEST_FAIL_OPEN: Duration = Duration::from_secs(10);
 
 fn fail_open_after(text: &str) -> Result<Duration, String> {

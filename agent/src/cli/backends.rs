@@ -5,17 +5,19 @@ use serde::Serialize;
 
 use super::{
     node::NodeArgs,
-    output::{Output, print},
-    table,
+    output::{Output, print, table},
 };
-use crate::model::{
-    object::{ObjectName, Protocol},
-    plan::Backend,
+use crate::{
+    api::Document,
+    model::{
+        object::{ObjectName, Protocol},
+        plan::Backend,
+    },
 };
 
-/// Show the current backends of all services or of one, and how often each was chosen.
+/// Show the backends of all services or of one, and how many connections each was chosen for.
 ///
-/// Reads the pinned maps, so it works without a running agent.
+/// Reads the pinned maps, so it also works while the agent is down.
 #[derive(Debug, Args)]
 pub struct BackendsArgs {
     /// Only this service
@@ -26,13 +28,15 @@ pub struct BackendsArgs {
 }
 
 #[derive(Debug, Serialize)]
-struct Listing {
-    node: String,
-    services: Vec<Service>,
+#[serde(rename_all = "camelCase")]
+struct BackendList {
+    node_name: String,
+    items: Vec<ServicePort>,
 }
 
 #[derive(Debug, Serialize)]
-struct Service {
+#[serde(rename_all = "camelCase")]
+struct ServicePort {
     service: ObjectName,
     port_name: String,
     protocol: Protocol,
@@ -50,14 +54,14 @@ struct BackendCount {
 /// # Errors
 /// When nothing is pinned, the maps cannot be read, or the named service does not exist.
 pub fn run(args: &BackendsArgs) -> anyhow::Result<()> {
-    let view = args.node.view()?;
-    let services: Vec<Service> = view
+    let snapshot = args.node.snapshot()?;
+    let items: Vec<ServicePort> = snapshot
         .backends()?
         .into_iter()
         .filter(|(key, _)| {
             args.service.as_ref().is_none_or(|name| *name == key.service.to_string())
         })
-        .map(|(key, backends)| Service {
+        .map(|(key, backends)| ServicePort {
             service: key.service,
             port_name: key.port_name.to_string(),
             protocol: key.protocol,
@@ -68,21 +72,21 @@ pub fn run(args: &BackendsArgs) -> anyhow::Result<()> {
         })
         .collect();
     if let Some(name) = &args.service
-        && services.is_empty()
+        && items.is_empty()
     {
         anyhow::bail!("the kernel serves no service {name} (`sockline services` lists them)");
     }
-    let listing = Listing { node: view.agent()?.node, services };
+    let list = BackendList { node_name: snapshot.agent()?.node, items };
     print(&match args.node.output {
-        Output::Json => serde_json::to_string_pretty(&listing)? + "\n",
-        Output::Table => render(&listing),
+        Output::Json => Document::new("BackendList", &list).to_text()?,
+        Output::Table => render(&list),
     })
 }
 
-fn render(listing: &Listing) -> String {
+fn render(list: &BackendList) -> String {
     let mut table =
         table::new(&["SERVICE", "PORT", "PROTOCOL", "WEIGHT", "CONNECTIONS", "BACKEND"]);
-    for service in &listing.services {
+    for service in &list.items {
         let row = |weight: String, connections: String, backend: String| {
             [
                 service.service.to_string(),

@@ -3,13 +3,14 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use serde::Serialize;
 
 use super::{
     node::NodeArgs,
-    output::{Output, print},
-    table,
+    output::{Output, print, table},
 };
 use crate::{
+    api::Document,
     check::{self, CheckResult, Options, State},
     escape::Escaped,
 };
@@ -27,15 +28,15 @@ use crate::{
 #[command(after_help = "Exit status:\n  \
     0  all is ok, or there are only warnings\n  \
     1  something failed\n  \
-    2  could not check at all: not root, or no agent has run on this node")]
+    2  cannot check: not root, or no agent has run here")]
 pub struct CheckArgs {
     #[command(flatten)]
     node: NodeArgs,
-    /// The cgroup whose sockets should be served [default: the root of cgroup v2, found in the mount
+    /// cgroup whose sockets should be served [default: the root of cgroup v2, found in the mount
     /// table]
     #[arg(long = "cgroup-root", value_name = "DIR", env = "SOCKLINE_CGROUP_ROOT")]
     cgroup: Option<PathBuf>,
-    /// Only the cheap checks, as /readyz: the agent and the links
+    /// Check only the agent and the links, as /readyz does
     #[arg(long)]
     quick: bool,
 }
@@ -71,7 +72,7 @@ fn gather_and_print(args: &CheckArgs) -> anyhow::Result<State> {
         nix::unistd::geteuid().is_root(),
         "sockline check must run as root: it reads pinned maps and moves processes between cgroups"
     );
-    let view = args.node.view()?;
+    let view = args.node.snapshot()?;
     let options = Options {
         admin_socket: args.node.admin_socket.clone(),
         cgroup: args.cgroup.clone(),
@@ -79,10 +80,20 @@ fn gather_and_print(args: &CheckArgs) -> anyhow::Result<State> {
     };
     let results = check::run(&view, &options)?;
     print(&match args.node.output {
-        Output::Json => serde_json::to_string_pretty(&results)? + "\n",
+        Output::Json => {
+            let report = CheckReport { node_name: view.agent()?.node, results: &results };
+            Document::new("CheckReport", report).to_text()?
+        }
         Output::Table => render(&results),
     })?;
     Ok(results.iter().map(|result| result.state).max().unwrap_or(State::Ok))
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CheckReport<'a> {
+    node_name: String,
+    results: &'a [CheckResult],
 }
 
 fn render(results: &[CheckResult]) -> String {

@@ -10,13 +10,13 @@ use crate::{dataplane, mounts};
 
 /// Remove everything from the kernel: detach the programs, free the maps.
 ///
-/// Established connections keep working; new ones are no longer translated. Fails while an agent runs.
+/// Established connections continue; new ones are no longer translated. Fails while an agent runs.
 #[derive(Debug, Args)]
 pub struct CleanupArgs {
     /// The agent's folder in a BPF file system [default: the mounted one]
     #[arg(long = "bpf-root", value_name = "DIR", env = "SOCKLINE_BPF_ROOT")]
     bpffs: Option<PathBuf>,
-    /// After the cleanup, block until SIGTERM so that the pod stays ready
+    /// After cleanup, block until SIGTERM so that the pod stays ready
     #[arg(long)]
     wait: bool,
 }

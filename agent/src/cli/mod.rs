@@ -9,16 +9,15 @@ pub mod agent;
 pub mod backends;
 pub mod check;
 pub mod cleanup;
-pub mod duration;
 pub mod environment;
 pub mod helper;
+pub mod log_level;
 mod node;
 pub mod output;
 pub mod plan;
 pub mod renamed;
 pub mod services;
 pub mod status;
-pub mod table;
 
 use clap::{Parser, Subcommand};
 
@@ -40,6 +39,7 @@ pub enum Command {
     CheckProbe(check::ProbeArgs),
     Services(services::ServicesArgs),
     Backends(backends::BackendsArgs),
+    LogLevel(log_level::LogLevelArgs),
     Cleanup(cleanup::CleanupArgs),
     #[command(hide = true)]
     Helper(helper::HelperArgs),

@@ -20,14 +20,14 @@ pub struct NodeArgs {
     /// The agent's admin socket
     #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
     pub admin_socket: PathBuf,
-    /// How to print it
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 }
 
 impl NodeArgs {
     /// Opens the kernel state, whether an agent runs or not.
-    pub fn view(&self) -> anyhow::Result<Snapshot> {
+    pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let bpffs = mounts::bpffs_for_reading(self.bpffs.as_deref())?;
         Ok(Snapshot::open(Pins::in_bpffs(&bpffs))?)
     }

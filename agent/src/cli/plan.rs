@@ -3,17 +3,17 @@
 use std::{
     io::{self, Write},
     path::PathBuf,
+    sync::Arc,
 };
 
 use clap::Args;
+use serde::Serialize;
 
-use super::{
-    output::{Output, print},
-    table,
-};
+use super::output::{Output, print, table};
 use crate::{
+    api::Document,
     escape::Escaped,
-    model::{index::Index, node_addresses::NodePortScope, plan::Plan},
+    model::{index::Index, node_addresses::NodePortScope, plan::Frontend},
     source::manifests::folder::read_folder,
 };
 
@@ -26,10 +26,10 @@ pub struct PlanArgs {
     /// The node to plan for
     #[arg(long, value_name = "NAME")]
     pub node_name: String,
-    /// Plan NodePorts at the addresses of all nodes, as the agent's option has it
+    /// Plan NodePorts at the addresses of all nodes, as with the agent's option
     #[arg(long)]
     pub nodeports_of_all_nodes: bool,
-    /// How to print the plan
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 }
@@ -50,13 +50,18 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     for problem in index.problems() {
         writeln!(warnings, "warning: {}", Escaped(problem))?;
     }
-    let text = render(&plan, args.output)?;
-    print(&text)
+    print(&match args.output {
+        Output::Json => {
+            let frontends = &plan.frontends;
+            Document::new("Plan", PlanReport { node_name: &args.node_name, frontends }).to_text()?
+        }
+        Output::Table => table::frontends(&plan.frontends),
+    })
 }
 
-pub(super) fn render(plan: &Plan, output: Output) -> serde_json::Result<String> {
-    match output {
-        Output::Table => Ok(table::plan(plan)),
-        Output::Json => Ok(serde_json::to_string_pretty(plan)? + "\n"),
-    }
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PlanReport<'a> {
+    node_name: &'a str,
+    frontends: &'a [Arc<Frontend>],
 }

@@ -46,7 +46,7 @@ pub use self::{
         service_names::ServiceKey,
     },
     observe::{
-        counters::{Counters, Counts},
+        counters::{Counters, Counts, fault_name},
         map_usage::{MapScan, ScannedUsage},
         overflow::OverLimit,
         snapshot::Snapshot,

@@ -13,10 +13,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 /// Namespace and name of an object; the namespace of a Node or a Namespace is empty.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ObjectName {
     pub namespace: Arc<str>,
     pub name: Arc<str>,
@@ -36,12 +36,6 @@ impl fmt::Display for ObjectName {
         } else {
             write!(f, "{}/{}", self.namespace, self.name)
         }
-    }
-}
-
-impl Serialize for ObjectName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use super::object::{Family, ObjectName, Protocol};
 
 /// All frontends of one node, sorted: the output of the planner.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub node: Arc<str>,
     pub frontends: Vec<Arc<Frontend>>,
@@ -34,6 +34,7 @@ pub struct Cause {
 
 /// One service address, port and protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Frontend {
     pub service: ObjectName,
     /// Empty for an unnamed port.
@@ -46,8 +47,10 @@ pub struct Frontend {
     pub kind: FrontendKind,
     pub action: Action,
     /// Why `action` is not forward.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// `sessionAffinity: ClientIP` and its timeout.
+    #[serde(rename = "affinityTimeoutSeconds", skip_serializing_if = "Option::is_none")]
     pub affinity_seconds: Option<u32>,
     pub balance: Balance,
     /// For a NodePort with only the endpoints of another node, the number of that node
@@ -101,7 +104,8 @@ pub enum Action {
     Forward,
     /// Fail the call with ECONNREFUSED.
     Refuse,
-    /// Bypass: leave the call unchanged, so that kube-proxy serves it.
+    /// Leave the call unchanged, so that kube-proxy serves it.
+    #[serde(rename = "bypass")]
     Pass,
 }
 

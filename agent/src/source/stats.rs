@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::object::Kind;
@@ -35,14 +36,25 @@ pub struct KindStats {
 }
 
 /// The state of one kind's watch.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct WatchState {
     pub kind: String,
     /// A watch is open.
     pub connected: bool,
-    /// Time since the API server last sent an event, a bookmark or a page of a list of this kind, which it does at least
-    /// once a minute. `None` before the first.
-    pub age_seconds: Option<f64>,
+    /// When the API server last sent something about this kind: an event, a bookmark, a page of a list. It
+    /// does at least once a minute. `None` before the first.
+    pub last_event_time: Option<Timestamp>,
+}
+
+impl WatchState {
+    /// Since the last event.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        let age = Timestamp::now().duration_since(self.last_event_time?);
+        // The clock may have been set back.
+        Some(age.try_into().unwrap_or_default())
+    }
 }
 
 impl SourceStats {
@@ -72,7 +84,9 @@ impl SourceStats {
                 WatchState {
                     kind: kind.as_str().to_owned(),
                     connected: stats.connected.load(Relaxed),
-                    age_seconds: stats.age().map(|age| age.as_secs_f64()),
+                    last_event_time: stats
+                        .age()
+                        .and_then(|age| Timestamp::now().checked_sub(age).ok()),
                 }
             })
             .collect()

@@ -15,7 +15,7 @@ use super::{
     labels::{LabelValue, Labels, Value, label_values, labels},
 };
 use crate::{
-    dataplane::Drift,
+    dataplane::{Drift, fault_name},
     model::object::{Kind, Protocol},
 };
 
@@ -313,27 +313,33 @@ impl LabelValue for Protocol {
 impl LabelValue for Fault {
     const VALUES: &'static [Value] = &[
         Value {
-            name: "stale-entry",
+            name: fault_name(Fault::StaleEntry),
             meaning: "an entry changed while it was read, and the second look-up succeeded",
         },
         Value {
-            name: "owner-mismatch",
+            name: fault_name(Fault::OwnerMismatch),
             meaning: "the second look-up failed too, and the call was not translated",
         },
         Value {
-            name: "not-remembered",
+            name: fault_name(Fault::NotRemembered),
             meaning: "no record of a socket could be kept: `getpeername()` returns the endpoint's address",
         },
-        Value { name: "affinity-full", meaning: "no room for a client's session affinity" },
-        Value { name: "counters-full", meaning: "no room for a service port's counters" },
         Value {
-            name: "socket-limit",
+            name: fault_name(Fault::AffinityFull),
+            meaning: "no room for a client's session affinity",
+        },
+        Value {
+            name: fault_name(Fault::CountersFull),
+            meaning: "no room for a service port's counters",
+        },
+        Value {
+            name: fault_name(Fault::SocketLimit),
             meaning: "a cgroup, or all together, have as many records of sockets as allowed",
         },
     ];
 
     fn to_label(&self) -> String {
-        Self::VALUES[*self as usize].name.to_owned()
+        fault_name(*self).to_owned()
     }
 }
 

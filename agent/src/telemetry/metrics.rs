@@ -23,7 +23,7 @@ use crate::{
         plan::Cause,
     },
     source::{Event, SourceStats},
-    status::{ExcludedPod, MapUse, UnsyncedObject},
+    status::{ExcludedPod, ExclusionState, MapUse, UnsyncedObject},
 };
 
 /// How many service ports are named as out of sync: the number of series must be limited.
@@ -155,19 +155,21 @@ impl Metrics {
         families.backends.set((), usage.allocator.backends.into());
         let by_map = |value: fn(&MapUse) -> u64| {
             maps.iter()
-                .map(move |map| (MapLabels { map: map.map.as_str().into() }, value(map) as f64))
+                .map(move |map| (MapLabels { map: map.name.as_str().into() }, value(map) as f64))
         };
         families.bpf_map_entries.replace(by_map(|map| map.entries));
-        families.bpf_map_allocated_entries.replace(by_map(|map| map.capacity));
-        families.bpf_map_max_entries.replace(by_map(|map| map.limit));
+        families.bpf_map_allocated_entries.replace(by_map(|map| map.allocated_entries));
+        families.bpf_map_max_entries.replace(by_map(|map| map.max_entries));
     }
 
     pub fn excluded_pods(&self, pods: &[ExcludedPod]) {
-        let found = pods.iter().filter(|pod| pod.cgroup_found && !pod.no_room).count();
-        let missing =
-            pods.iter().filter(|pod| pod.no_room || pod.running && !pod.cgroup_found).count();
+        let count =
+            |is: fn(ExclusionState) -> bool| pods.iter().filter(|pod| is(pod.state)).count();
+        let found = count(|state| state == ExclusionState::Excluded);
+        let unresolved =
+            count(|state| matches!(state, ExclusionState::CgroupNotFound | ExclusionState::NoRoom));
         self.families.excluded_pods.set((), found as f64);
-        self.families.excluded_pods_unresolved.set((), missing as f64);
+        self.families.excluded_pods_unresolved.set((), unresolved as f64);
     }
 
     pub fn invalid_objects(&self, count: usize) {

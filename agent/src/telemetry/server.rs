@@ -19,7 +19,7 @@ use crate::{check::Readiness, http};
 struct Context {
     readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
-    /// Reading the kernel's counters takes time: whoever asks much waits for itself.
+    /// Reading the kernel's counters takes time, so requests for them run one at a time.
     one_at_a_time: Arc<Mutex<()>>,
 }
 
@@ -46,7 +46,7 @@ async fn text(State(context): State<Context>) -> Response {
     }
 }
 
-/// The process works: its control loop turns, and nothing is gone that only another process can get.
+/// The process works: its control loop runs, and nothing is lost that only a new process can get.
 async fn healthy(State(context): State<Context>) -> (StatusCode, String) {
     match context.readiness.why_sick() {
         None => (StatusCode::OK, "ok\n".into()),
@@ -54,9 +54,9 @@ async fn healthy(State(context): State<Context>) -> (StatusCode, String) {
     }
 }
 
-/// The node is served, as far as can be seen at little cost: the plan is in the kernel, the hooks lead
-/// to our programs, and the control loop turns. That goes on without the source: an API server that is
-/// away must not make every node of the cluster unready.
+/// The node is served, as far as cheap checks show: the plan is in the kernel, the hooks run our programs,
+/// and the control loop runs. A missing source does not matter: an API server that is away must not make
+/// every node of the cluster unready.
 async fn ready(State(context): State<Context>) -> (StatusCode, String) {
     match context.readiness.why_not().await {
         None => match context.readiness.out_of_touch() {

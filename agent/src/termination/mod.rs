@@ -51,7 +51,7 @@ enum Process {
     Down {
         restart_at: Instant,
     },
-    /// Its supervisor has ended, so it cannot be restarted.
+    /// Its supervisor has exited, so it cannot be restarted.
     Lost,
 }
 

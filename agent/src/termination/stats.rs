@@ -33,15 +33,17 @@ impl Stats {
         let helper = helper.map(|helper| match helper.state() {
             State::Running(pid) => {
                 metrics.helper_started();
-                HelperState::Running(pid)
+                HelperState::Running { pid }
             }
-            State::Silent => HelperState::Ended("its supervisor does not answer".into()),
-            State::Ended(how) => HelperState::Ended(how),
-            State::Lost(how) => HelperState::Lost(how),
+            State::Silent => {
+                HelperState::Exited { message: "its supervisor does not answer".into() }
+            }
+            State::Ended(message) => HelperState::Exited { message },
+            State::Lost(message) => HelperState::Lost { message },
         });
         shared.update(|status| {
-            status.closing.helper = helper;
-            status.closing.unseen = is_confined.then(|| CONFINED.to_owned());
+            status.termination.helper = helper;
+            status.termination.unsearched = is_confined.then(|| CONFINED.to_owned());
         });
         Self { shared, metrics, is_confined, unseen: None }
     }
@@ -61,7 +63,7 @@ impl Stats {
             _ => {}
         }
         self.unseen.clone_from(&unseen);
-        self.shared.update(|status| status.closing.unseen = unseen);
+        self.shared.update(|status| status.termination.unsearched = unseen);
     }
 
     /// Whether some namespaces could not be entered in the last pass that tried.
@@ -114,9 +116,9 @@ impl Stats {
             );
         }
         self.shared.update(|status| {
-            status.closing.udp += udp as u64;
-            status.closing.tcp += tcp as u64;
-            status.closing.failed += failed.len() as u64;
+            status.termination.udp_sockets_closed += udp as u64;
+            status.termination.tcp_sockets_closed += tcp as u64;
+            status.termination.errors += failed.len() as u64;
         });
     }
 
@@ -128,46 +130,46 @@ impl Stats {
     pub fn failed(&self, reason: &str) {
         tracing::warn!("cannot look for sockets whose backend is gone: {reason}");
         self.metrics.socket_close_errors(1);
-        self.shared.update(|status| status.closing.failed += 1);
+        self.shared.update(|status| status.termination.errors += 1);
     }
 
     /// The helper has ended, and will be restarted.
     pub fn ended(&self, how: &str) {
         tracing::error!(
-            "the helper process has ended ({how}): sockets of dead backends stay as they are until it \
+            "the helper process has exited ({how}): sockets of dead backends stay as they are until it \
              is started again"
         );
         self.metrics.helper_exited();
-        self.is(HelperState::Ended(how.to_owned()));
+        self.is(HelperState::Exited { message: how.to_owned() });
     }
 
     /// The restart failed.
     pub fn not_restarted(&self, why: &str) {
         tracing::error!("{why}");
-        self.is(HelperState::Ended(why.to_owned()));
+        self.is(HelperState::Exited { message: why.to_owned() });
     }
 
-    /// The supervisor has ended, so the helper cannot be restarted.
+    /// The supervisor has exited, so the helper cannot be restarted.
     pub fn lost(&self, how: &str) {
         tracing::error!(
-            "the helper process's supervisor has ended ({how}): sockets of dead backends stay as they \
+            "the helper process's supervisor has exited ({how}): sockets of dead backends stay as they \
              are until the agent is restarted, and /healthz asks for that"
         );
         self.metrics.helper_exited();
-        self.is(HelperState::Lost(how.to_owned()));
+        self.is(HelperState::Lost { message: how.to_owned() });
     }
 
     pub fn restarted(&self, pid: u32) {
         tracing::info!(pid, "the helper process was started again");
         self.metrics.helper_started();
         self.shared.update(|status| {
-            status.closing.restarts += 1;
-            status.closing.helper = Some(HelperState::Running(pid));
+            status.termination.helper_restarts += 1;
+            status.termination.helper = Some(HelperState::Running { pid });
         });
     }
 
     fn is(&self, state: HelperState) {
-        self.shared.update(|status| status.closing.helper = Some(state));
+        self.shared.update(|status| status.termination.helper = Some(state));
     }
 }
 

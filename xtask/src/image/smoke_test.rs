@@ -207,11 +207,12 @@ impl SmokeTest {
         let args =
             ["exec", name, "/sockline", "check", "--cgroup-root", "/host/cgroup", "-o", "json"];
         let output = self.podman.command()?.args(args).output().context("starting podman")?;
-        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).with_context(|| {
+        let report: Value = serde_json::from_slice(&output.stdout).with_context(|| {
             format!("sockline check: {}", String::from_utf8_lossy(&output.stderr).trim())
         })?;
+        let findings = report["results"].as_array().context("a report without results")?;
         let (mut ok, mut wrong) = (0, Vec::new());
-        for finding in &findings {
+        for finding in findings {
             let of_place =
                 finding["check"].as_str().is_some_and(|check| check.starts_with("live."));
             if finding["state"] == "ok" {

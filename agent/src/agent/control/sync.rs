@@ -23,6 +23,7 @@ const ANOTHER_LAYOUT: &str = "a source that can be read in full; until then, the
 impl Control {
     /// Plans the changes and writes them to the maps.
     pub(super) fn sync(&mut self) {
+        let _span = tracing::debug_span!("sync").entered();
         self.throttle.wait_until(None);
         self.publisher.mark_dirty();
         if !self.index.synced() {
@@ -69,6 +70,7 @@ impl Control {
 
     /// Tries the services of the retry queue again.
     pub(super) fn retry(&mut self) {
+        let _span = tracing::debug_span!("retry").entered();
         let began = Instant::now();
         self.sync_other_nodes();
         let mut services: Vec<ServicePlan> = self
@@ -226,8 +228,8 @@ impl Control {
         let took = began.elapsed();
         self.metrics.synced(took);
         self.shared.update(|status| {
-            status.last_sync = Some(Timestamp::now());
-            status.last_sync_seconds = took.as_secs_f64();
+            status.last_sync_time = Some(Timestamp::now());
+            status.last_sync_duration = Some(took);
             status.syncs += 1;
         });
         if self.shared.is_ready() {

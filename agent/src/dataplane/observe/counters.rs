@@ -37,6 +37,19 @@ pub struct Counts {
     pub bypassed_stale: u64,
 }
 
+/// The name of a fault in metrics and JSON.
+#[must_use]
+pub const fn fault_name(fault: Fault) -> &'static str {
+    match fault {
+        Fault::StaleEntry => "stale-entry",
+        Fault::OwnerMismatch => "owner-mismatch",
+        Fault::NotRemembered => "not-remembered",
+        Fault::AffinityFull => "affinity-full",
+        Fault::CountersFull => "counters-full",
+        Fault::SocketLimit => "socket-limit",
+    }
+}
+
 /// The kernel's counters, kept open.
 pub struct Counters {
     pins: Pins,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// How many entries of the maps, maps and links differ.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Drift {
     pub frontends_missing: usize,
     pub frontends_changed: usize,

@@ -49,17 +49,22 @@ impl RunningAgent {
         Ok(Self { agent, _server: server, cluster, node, options, started, ready })
     }
 
-    pub(super) fn first_sync(&self, size: &Size) -> Result<Vec<Vec<String>>> {
+    fn last_sync(&self) -> Result<Duration> {
         let status: serde_json::Value =
             serde_json::from_str(&self.agent.cli(&["status", "-o", "json"])?)?;
-        let took = status["agent"]["last_sync_seconds"].as_f64().context("no last_sync_seconds")?;
+        let took = status["agent"]["lastSyncDuration"].as_str().context("no lastSyncDuration")?;
+        go_duration(took).with_context(|| format!("{took:?} is not a duration"))
+    }
+
+    pub(super) fn first_sync(&self, size: &Size) -> Result<Vec<Vec<String>>> {
+        let took = self.last_sync()?;
         let row = |what: &str, measured: Duration, budget: Option<Duration>| {
             let budget = budget.map_or_else(String::new, term::seconds);
             vec![size.to_string(), what.to_owned(), term::seconds(measured), budget]
         };
         Ok(vec![
             row("start of the agent to ready", self.ready, None),
-            row("first full sync", Duration::from_secs_f64(took), size.first_sync),
+            row("first full sync", took, size.first_sync),
         ])
     }
 
@@ -168,16 +173,11 @@ impl RunningAgent {
             after <= before,
             "{after} backends instead of {before}: the new agent gave them other ids"
         );
-        let status: serde_json::Value =
-            serde_json::from_str(&self.agent.cli(&["status", "-o", "json"])?)?;
-        let took = status["agent"]["last_sync_seconds"].as_f64().context("no last_sync_seconds")?;
+        let took = self.last_sync()?;
         let row = |what: &str, measured: Duration| {
             vec![self.cluster.to_string(), what.to_owned(), term::seconds(measured), String::new()]
         };
-        Ok(vec![
-            row("restart: start to ready", ready),
-            row("restart: first full sync", Duration::from_secs_f64(took)),
-        ])
+        Ok(vec![row("restart: start to ready", ready), row("restart: first full sync", took)])
     }
 
     pub(super) fn memory(&self, size: &Size) -> Result<Vec<String>> {
@@ -232,4 +232,24 @@ impl RunningAgent {
 struct Reading {
     metrics: Metrics,
     usage: Usage,
+}
+
+/// Reads a duration as Go writes it: `250.5ms`, `1m2s`.
+fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let (number, unit) = rest.split_at(rest.find(|c: char| c.is_alphabetic())?);
+        let end = unit.find(|c: char| c.is_ascii_digit()).unwrap_or(unit.len());
+        let scale = match &unit[..end] {
+            "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            _ => return None,
+        };
+        sum += Duration::try_from_secs_f64(number.parse::<f64>().ok()? * scale).ok()?;
+        rest = &unit[end..];
+    }
+    Some(sum)
 }

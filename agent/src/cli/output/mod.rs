@@ -1,5 +1,7 @@
 //! Printing tables and JSON.
 
+pub mod table;
+
 use clap::ValueEnum;
 
 /// How to print something.

@@ -1,10 +1,12 @@
 //! Tables for people: aligned columns without borders.
 
+use std::sync::Arc;
+
 use comfy_table::{ColumnConstraint, ContentArrangement, Width, presets};
 
 use crate::{
     escape::Escaped,
-    model::plan::{Action, Backend, Frontend, Plan, Reason},
+    model::plan::{Action, Backend, Frontend, Reason},
 };
 
 /// Rows of cells. Cells are escaped, so that none looks like another cell or row.
@@ -45,9 +47,9 @@ pub fn render(table: &Table) -> String {
     table.0.trim_fmt() + "\n"
 }
 
-/// The plan, one row per frontend.
+/// One row for each frontend.
 #[must_use]
-pub fn plan(plan: &Plan) -> String {
+pub fn frontends(frontends: &[Arc<Frontend>]) -> String {
     let mut table = new(&[
         "SERVICE",
         "PORT NAME",
@@ -59,7 +61,7 @@ pub fn plan(plan: &Plan) -> String {
         "AFFINITY",
         "BACKENDS",
     ]);
-    for frontend in &plan.frontends {
+    for frontend in frontends {
         table.add_row(row(frontend));
     }
     render(&table)
@@ -87,7 +89,7 @@ fn action(frontend: &Frontend) -> String {
     let action = match frontend.action {
         Action::Forward => "forward",
         Action::Refuse => "refuse",
-        Action::Pass => "pass",
+        Action::Pass => "bypass",
     };
     let reason = match frontend.reason {
         None => return action.to_owned(),

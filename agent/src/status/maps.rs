@@ -1,0 +1,61 @@
+//! How full the maps are.
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataplane::{MapUsage, ScannedUsage, Usage};
+
+/// The usage of a map.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapUse {
+    pub name: String,
+    pub entries: u64,
+    /// Entries that have memory now.
+    pub allocated_entries: u64,
+    pub max_entries: u64,
+}
+
+/// A map that the programs write and that is full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FullMap {
+    pub name: String,
+    /// The cgroup whose share of the map is full; absent if all of it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// The consequence.
+    pub message: String,
+}
+
+/// The maps' fill levels, in the terms of metrics and status. Those that programs write are as of the
+/// last scan.
+pub fn maps(usage: &Usage, counted: Option<&ScannedUsage>) -> Vec<MapUse> {
+    let pool = &usage.allocator;
+    let fill = |entries: u64, capacity: u32, limit: u32| MapUsage {
+        entries,
+        capacity: capacity.into(),
+        limit: limit.into(),
+    };
+    let frontends = usage.frontends as u64;
+    let mut maps = vec![
+        ("frontends", fill(frontends, usage.frontends_capacity, usage.frontends_limit)),
+        ("slots", fill(pool.slots.into(), pool.slots_allocated, pool.slots_limit)),
+        ("backends", fill(pool.backends.into(), pool.backends_allocated, pool.backends_limit)),
+        ("service-names", usage.names),
+        ("removed-backends", usage.removed_counts),
+        ("excluded", usage.exclusion),
+    ];
+    if let Some(counted) = counted {
+        maps.push(("affinity", counted.affinity));
+        maps.push(("service-counters", counted.counters));
+        maps.extend(counted.sockets.map(|sockets| ("sockets", sockets)));
+        maps.push(("overflow", counted.overflow));
+    }
+    maps.into_iter()
+        .map(|(name, MapUsage { entries, capacity, limit })| MapUse {
+            name: name.into(),
+            entries,
+            allocated_entries: capacity,
+            max_entries: limit,
+        })
+        .collect()
+}
