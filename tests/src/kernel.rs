@@ -26,17 +26,17 @@ impl KernelFeatures {
     ///
     /// # Errors When it has none, because no agent runs.
     pub fn of_status(status: &Value) -> Result<Self> {
-        let features = &status["agent"]["features"];
+        let features = &status["agent"]["kernelFeatures"];
         let has = |name: &str| {
             let value = features[name].as_bool();
             value.with_context(|| format!("`sockline status` does not say {name}: {features}"))
         };
         Ok(Self {
-            set_retval: has("set_retval")?,
-            netns_cookie: has("netns_cookie")?,
-            mptcp_sock: has("mptcp_sock")?,
-            kernel_sockets: has("kernel_sockets")?,
-            compare_and_swap: has("compare_and_swap")?,
+            set_retval: has("setRetval")?,
+            netns_cookie: has("netnsCookie")?,
+            mptcp_sock: has("mptcpSock")?,
+            kernel_sockets: has("kernelSockets")?,
+            compare_and_swap: has("compareAndSwap")?,
         })
     }
 

@@ -247,7 +247,7 @@ impl Races {
     fn chosen(&self) -> Vec<Vec<u64>> {
         let listing = self.cluster.agent().cli(&["backends", "-o", "json"]).unwrap();
         let listing: Value = serde_json::from_str(&listing).unwrap();
-        let services = listing["services"].as_array().unwrap();
+        let services = listing["items"].as_array().unwrap();
         let counts = |service: &Value| {
             let backends = service["backends"].as_array().unwrap();
             backends.iter().map(|one| one["connections"].as_u64().unwrap()).collect()

@@ -26,7 +26,10 @@ use std::{
 use sockline_testbed::AgentOptions;
 
 pub use self::{
-    output::{assert_logged_once, error_of, lines_with, series, strings, translated},
+    output::{
+        assert_logged_once, condition, error_of, lines_with, messages, results, series, service_of,
+        strings, texts, translated,
+    },
     wait::{DEADLINE, eventually, holds},
     web_node::{EHOSTUNREACH, Web, WebNode, untouched},
 };

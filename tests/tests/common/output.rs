@@ -13,6 +13,49 @@ pub fn strings(list: &Value) -> Vec<String> {
 }
 
 /// The standard error of a command.
+/// `namespace/name` of the service of an item of a list.
+pub fn service_of(item: &Value) -> String {
+    let part = |name: &str| item["service"][name].as_str().unwrap().to_owned();
+    format!("{}/{}", part("namespace"), part("name"))
+}
+
+/// Entries of a list as `sockline status` prints them: `OBJECT: FIELD: MESSAGE`, or a text.
+pub fn texts(list: &Value) -> Vec<String> {
+    let list = list.as_array().unwrap_or_else(|| panic!("no list but {list}"));
+    let text = |entry: &Value| {
+        if let Some(text) = entry.as_str() {
+            return text.to_owned();
+        }
+        let parts = ["object", "field", "message"].iter().filter_map(|part| entry[*part].as_str());
+        parts.collect::<Vec<_>>().join(": ")
+    };
+    list.iter().map(text).collect()
+}
+
+/// The messages of the entries of a list.
+pub fn messages(list: &Value) -> Vec<String> {
+    let list = list.as_array().unwrap_or_else(|| panic!("no list but {list}"));
+    list.iter().map(|entry| entry["message"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The status of a condition in what `sockline status` prints.
+pub fn condition(report: &Value, kind: &str) -> String {
+    let conditions = report["conditions"].as_array().unwrap();
+    let found = conditions.iter().find(|condition| condition["type"] == kind);
+    found.unwrap_or_else(|| panic!("no {kind} in {report:#}"))["status"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+/// The results that `sockline check -o json` printed.
+pub fn results(output: &Output) -> Vec<Value> {
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", error_of(output)));
+    assert_eq!(report["kind"], "CheckReport");
+    report["results"].as_array().unwrap().clone()
+}
+
 pub fn error_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

@@ -15,7 +15,7 @@ use sockline_testbed::{
     Agent, KernelFeatures, Node, Ns, Pod, TcpServer, UdpClient, UdpServer, objects, sockline_binary,
 };
 
-use super::{error_of, eventually, holds, ip, options, strings};
+use super::{condition, error_of, eventually, holds, ip, options, service_of, texts};
 
 /// A pod that answers TCP at 8080 and UDP at 8053 with its name.
 pub struct Web {
@@ -198,17 +198,23 @@ impl WebNode {
         self.json(&["status"])
     }
 
-    /// The agent's lists of what is wrong: `problems` or `failures`.
+    /// The status of a condition of the node: `True`, `False` or `Unknown`.
+    #[track_caller]
+    pub fn condition(&self, kind: &str) -> String {
+        condition(&self.status(), kind)
+    }
+
+    /// The agent's lists of what is wrong: `invalidObjects`, `outOfSync` or `reconcileErrors`.
     #[track_caller]
     pub fn wrong(&self, list: &str) -> Vec<String> {
-        strings(&self.status()["agent"][list])
+        texts(&self.status()["agent"][list])
     }
 
     /// Waits until the status has exactly these problems.
     #[track_caller]
     pub fn eventually_problems(&self, expected: &[&str]) {
         eventually(&format!("the problems {expected:?}"), || {
-            let seen = self.wrong("problems");
+            let seen = self.wrong("invalidObjects");
             holds(seen == expected, format!("{seen:#?}"))
         });
     }
@@ -221,8 +227,8 @@ impl WebNode {
     #[track_caller]
     pub fn backends(&self, service: &str, port: &str) -> Vec<String> {
         let listing = self.json(&["backends", &format!("{}/{service}", objects::NAMESPACE)]);
-        let services = listing["services"].as_array().unwrap();
-        let found = services.iter().find(|entry| entry["port_name"] == port).unwrap();
+        let services = listing["items"].as_array().unwrap();
+        let found = services.iter().find(|entry| entry["portName"] == port).unwrap();
         let backends = found["backends"].as_array().unwrap();
         backends.iter().map(|backend| backend["address"].as_str().unwrap().to_owned()).collect()
     }
@@ -231,10 +237,9 @@ impl WebNode {
     #[track_caller]
     pub fn services(&self) -> Vec<String> {
         let listing = self.json(&["services"]);
-        let frontends = listing["frontends"].as_array().unwrap();
-        let names = frontends.iter().map(|frontend| frontend["service"].as_str().unwrap());
-        let names: BTreeSet<&str> = names.collect();
-        names.into_iter().map(ToOwned::to_owned).collect()
+        let frontends = listing["items"].as_array().unwrap();
+        let names: BTreeSet<String> = frontends.iter().map(service_of).collect();
+        names.into_iter().collect()
     }
 }
 

@@ -84,21 +84,29 @@ impl Nested {
     }
 
     fn found(&self) -> Value {
-        self.node.status()["agent"]["nested_namespaces"].clone()
+        self.node.status()["agent"]["nestedNamespaces"].clone()
     }
 
     fn finding(&self) -> Value {
         let output = self.node.look(&["check", "-o", "json"]);
-        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let findings = crate::common::results(&output);
         findings.into_iter().find(|finding| finding["check"] == "namespaces.nested").unwrap()
     }
+}
+
+/// The status's list with the pod alone.
+fn reported(mut entry: Value) -> Value {
+    entry["namespace"] = "shop".into();
+    entry["name"] = "ci".into();
+    entry["uid"] = UID.into();
+    json!([entry])
 }
 
 #[test]
 fn nested_namespace_is_translated_by_default_and_named_with_its_pod() {
     let nested = Nested::new();
     let _agent = nested.node.start_agent();
-    let expected = json!([{"pod": "shop/ci", "namespaces": 1, "excluded": false}]);
+    let expected = reported(json!({"namespaces": 1, "excluded": false}));
     eventually("the pod to be named", || {
         // The agent samples some of many calls.
         assert_eq!(nested.ask_own(), Ok("web-0".into()));
@@ -108,8 +116,8 @@ fn nested_namespace_is_translated_by_default_and_named_with_its_pod() {
     });
     let finding = nested.finding();
     assert_eq!(finding["state"], "warning", "{finding:#}");
-    assert!(finding["detail"].as_str().unwrap().ends_with(": shop/ci"), "{finding:#}");
-    assert!(finding["todo"].as_str().unwrap().contains("sockline.dev/redirect"), "{finding:#}");
+    assert!(finding["message"].as_str().unwrap().ends_with(": shop/ci"), "{finding:#}");
+    assert!(finding["remedy"].as_str().unwrap().contains("sockline.dev/redirect"), "{finding:#}");
 }
 
 #[test]
@@ -134,7 +142,7 @@ fn excluded_nested_namespace_reaches_what_is_there_and_pods_never_wait_for_that(
     assert!(second.tcp_ask(web()).is_err());
     eventually("status to say so", || {
         let found = nested.found();
-        holds(found == json!([{"pod": "shop/ci", "namespaces": 2, "excluded": true}]), found)
+        holds(found == reported(json!({"namespaces": 2, "excluded": true})), found)
     });
     assert_eq!(nested.finding()["state"], "ok");
     assert_eq!(container.tcp_ask(web()).unwrap().who, "web-0", "it was never mounted");

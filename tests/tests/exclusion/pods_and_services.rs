@@ -76,8 +76,8 @@ fn node() -> WebNode {
 fn eventually_left_alone(node: &WebNode, count: usize) {
     eventually(&format!("{count} pods to be left alone"), || {
         let status = node.status();
-        let pods = status["agent"]["left_alone"].as_array().unwrap();
-        let found = pods.iter().filter(|pod| pod["cgroup_found"] == true).count();
+        let pods = status["agent"]["excludedPods"].as_array().unwrap();
+        let found = pods.iter().filter(|pod| pod["state"] == "excluded").count();
         holds(found == count && pods.len() == count, format!("{pods:?}"))
     });
 }
@@ -180,10 +180,10 @@ fn an_excluded_service_is_left_to_kube_proxy() {
     node.put("web.yaml", &[service, objects::slice("web", &node.web_addresses())]);
     node.eventually_untouched(WEB);
     let listing = node.json(&["services"]);
-    let frontends = listing["frontends"].as_array().unwrap();
+    let frontends = listing["items"].as_array().unwrap();
     assert!(!frontends.is_empty());
     for frontend in frontends {
-        assert_eq!(frontend["action"], "pass", "{frontend}");
+        assert_eq!(frontend["action"], "bypass", "{frontend}");
         assert_eq!(frontend["reason"], "redirect-disabled", "{frontend}");
     }
     node.put_service("web", WEB);
@@ -351,7 +351,7 @@ fn a_running_pod_without_a_cgroup_is_reported_once() {
     let metrics = agent.metrics().unwrap();
     assert_eq!(series(&metrics, "sockline_excluded_pods_unresolved"), Some(1.0), "{metrics}");
     let status = String::from_utf8(node.look(&["status"]).stdout).unwrap();
-    assert!(status.contains("NOT found: it is redirected"), "{status}");
+    assert!(status.contains("NOT found: its connections are translated"), "{status}");
     let _cgroup = node.pod_cgroup(UID).unwrap();
     eventually_left_alone(&node, 1);
 }

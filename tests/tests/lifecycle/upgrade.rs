@@ -80,10 +80,9 @@ fn json_of(agent: &Agent, args: &[&str]) -> Value {
 fn assert_sound(node: &WebNode, agent: &Agent, layout: &str) {
     assert_eq!(layouts(node), set(&[layout]));
     let listing = json_of(agent, &["services"]);
-    let frontends = listing["frontends"].as_array().unwrap();
-    let names: BTreeSet<&str> =
-        frontends.iter().map(|frontend| frontend["service"].as_str().unwrap()).collect();
-    assert_eq!(names, BTreeSet::from(["shop/cart", "shop/ship"]));
+    let frontends = listing["items"].as_array().unwrap();
+    let names: BTreeSet<String> = frontends.iter().map(crate::common::service_of).collect();
+    assert_eq!(names, BTreeSet::from(["shop/cart", "shop/ship"].map(ToOwned::to_owned)));
     for service in [CART, SHIP] {
         assert_eq!(node.spread(service, 40).len(), 3, "not all pods of {service} get connects");
     }
@@ -232,15 +231,15 @@ fn the_fail_open_deadline_begins_when_the_layouts_programs_are_attached() {
     node.put_text("broken.yaml", "---\nkind: Service\nmetadata: {name: [\n");
     let args = ["--fail-open-after", "10s"];
     let mut agent = waiting_as(&node, options(&args));
-    let fail_open = |agent: &Agent| json_of(agent, &["status"])["fail_open"].take();
+    let fail_open = |agent: &Agent| json_of(agent, &["status"])["failOpen"].take();
     let seen = fail_open(&agent);
-    assert_eq!(seen["after_seconds"], 10.0, "{seen}");
-    assert!(seen["seconds_left"].is_null(), "{seen}");
-    assert!(seen["bypassed_since"].is_null(), "{seen}");
+    assert_eq!(seen["after"], "10s", "{seen}");
+    assert!(seen["remaining"].is_null(), "{seen}");
+    assert!(seen["bypassedSince"].is_null(), "{seen}");
     node.remove("broken.yaml");
     agent.wait_until_ready(crate::common::DEADLINE).unwrap();
     let seen = fail_open(&agent);
-    assert!(seen["seconds_left"].is_number(), "{seen}");
+    assert!(seen["remaining"].is_string(), "{seen}");
     hammer.assert_nothing_failed();
 }
 

@@ -17,7 +17,7 @@ fn backends_that_do_not_fit_are_reported_and_the_others_are_used() {
     node.assert_served(&address(1));
     node.assert_untouched(&address(2));
     assert_eq!(
-        node.wrong("failures"),
+        node.wrong("outOfSync"),
         ["shop/s02:web/TCP: map `BACKENDS` is full: its limit is 4 entries"]
     );
     assert_eq!(not_in_sync(&agent), Some(1.0));

@@ -18,10 +18,10 @@ fn services_that_do_not_fit_are_reported_and_the_others_are_served() {
     let failures = ["s10", "s11"].map(|name| {
         format!("shop/{name}:web/TCP: map `FRONTENDS` is full: its limit is 10 entries")
     });
-    assert_eq!(node.wrong("failures"), failures);
+    assert_eq!(node.wrong("outOfSync"), failures);
     assert_eq!(not_in_sync(&agent), Some(2.0));
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
-    assert!(table.contains(&format!("NOT IN THE KERNEL\n  {}\n", failures[0])), "{table}");
+    assert!(table.contains(&format!("OUT OF SYNC\n  {}\n", failures[0])), "{table}");
     let log = agent.log();
     let lines = common::lines_with(&log, "map `FRONTENDS` is full");
     assert_eq!(lines.len(), 1, "not one line: {log}");
@@ -74,7 +74,7 @@ fn a_lower_limit_after_a_restart_removes_nothing() {
     agent.stop().unwrap();
     let _next = node.start_agent_with(&["--max-frontends", "5", "--max-backends", "5"]);
     assert_eq!(served(&node), 12);
-    assert_eq!(node.wrong("failures"), [""; 0]);
+    assert_eq!(node.wrong("outOfSync"), [""; 0]);
     // And goes on working below the limits again.
     for number in 0..10 {
         node.remove(&format!("{}.yaml", name(number)));

@@ -83,7 +83,7 @@ pub fn eventually_not_in_sync(agent: &Agent, count: f64) {
 #[track_caller]
 pub fn eventually_failures(node: &WebNode, expected: &[&str]) {
     eventually(&format!("the failures {expected:?}"), || {
-        let seen = node.wrong("failures");
+        let seen = node.wrong("outOfSync");
         holds(seen == expected, format!("{seen:#?}"))
     });
 }

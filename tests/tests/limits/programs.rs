@@ -49,7 +49,7 @@ fn add_affinities(node: &WebNode, count: u64) {
 
 /// The full maps in the status.
 fn full(node: &WebNode) -> Vec<String> {
-    common::strings(&node.status()["agent"]["full"])
+    common::messages(&node.status()["agent"]["fullMaps"])
 }
 
 #[track_caller]
@@ -179,7 +179,7 @@ fn pods_that_do_not_fit_are_reported_and_excluded_later() {
     let text = "these excluded pods are redirected: shop/meshed";
     eventually("the pod to be reported", || holds(agent.log().contains(text), agent.log()));
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
-    assert!(table.contains("NO ROOM for it: it is redirected"), "{table}");
+    assert!(table.contains("NO ROOM for it: its connections are translated"), "{table}");
     let metrics = agent.metrics().unwrap();
     assert_eq!(series(&metrics, "sockline_excluded_pods_unresolved"), Some(1.0), "{metrics}");
     for number in 0..CGROUPS {

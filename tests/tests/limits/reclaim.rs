@@ -36,7 +36,7 @@ fn deny_membarrier() -> io::Result<()> {
 
 fn entries(status: &Value, map: &str) -> u64 {
     let maps = status["agent"]["maps"].as_array().unwrap();
-    let map = maps.iter().find(|entry| entry["map"] == map).unwrap();
+    let map = maps.iter().find(|entry| entry["name"] == map).unwrap();
     map["entries"].as_u64().unwrap()
 }
 
@@ -63,7 +63,7 @@ fn assert_reclaims(node: &WebNode) {
     let status = node.status();
     assert_eq!(status["agent"]["reclaim"]["state"], "works", "{:#}", status["agent"]["reclaim"]);
     let output = node.look(&["check", "-o", "json"]);
-    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = crate::common::results(&output);
     let reclaim = findings.iter().find(|finding| finding["check"] == "state.reclaim").unwrap();
     assert_eq!(reclaim["state"], "ok", "{reclaim:#}");
 }

@@ -97,7 +97,7 @@ impl Clients {
     }
 
     fn full(&self) -> Vec<String> {
-        crate::common::strings(&self.cluster.status().unwrap()["agent"]["full"])
+        crate::common::messages(&self.cluster.status().unwrap()["agent"]["fullMaps"])
     }
 }
 
@@ -122,7 +122,7 @@ fn a_cgroup_has_a_limit_of_sockets_and_those_beyond_are_served() {
         })
         .collect();
     assert_eq!((setup.units(), setup.entries()), (CGROUP_UNITS, SOCKETS as usize));
-    assert_eq!(setup.faults("SocketLimit"), BEYOND);
+    assert_eq!(setup.faults("socket-limit"), BEYOND);
     assert_eq!(sockets[0].peer().unwrap(), at(DNS));
     let direct = SocketAddr::new(setup.web.addresses()[0], 5353);
     assert_eq!(sockets.last().unwrap().peer().unwrap(), direct);
@@ -154,7 +154,7 @@ fn all_cgroups_together_have_a_limit() {
     counts.set(WHOLE, whole, 0).unwrap();
     let client = setup.clients[0].run(|| UdpClient::connected(at(DNS)).unwrap());
     assert_eq!((client.ask("x").unwrap().who.as_str(), setup.entries()), ("web", 0));
-    assert_eq!(setup.faults("SocketLimit"), 1);
+    assert_eq!(setup.faults("socket-limit"), 1);
     whole.units = 0;
     counts.set(WHOLE, whole, 0).unwrap();
 }

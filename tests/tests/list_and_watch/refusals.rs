@@ -171,7 +171,7 @@ async fn the_silence_of_a_server_without_bookmarks_is_no_error() {
 async fn the_state_of_the_watches_is_reported() {
     let (api, mut watched) = watching().await;
     let watches = watched.stats.watches();
-    assert!(watches.iter().all(|watch| watch.connected && watch.age_seconds.is_some()));
+    assert!(watches.iter().all(|watch| watch.connected && watch.last_event_time.is_some()));
     api.fault(Resource::Nodes, Fault::Refuse(Refusal::unavailable()));
     api.cut(Resource::Nodes, Cut::Between);
     watched.until_trouble("watch of nodes").await;

@@ -449,7 +449,7 @@ fn an_agent_that_cannot_read_the_interfaces_serves_cluster_ips_and_keeps_node_po
     setup.assert_served(OWN, NODE_PORT);
     assert_eq!(setup.cluster.agent().log().matches(TOLD).count(), 1, "once in the log");
     let status = setup.cluster.status().unwrap();
-    let error = status["agent"]["node_addresses_error"].as_str().unwrap_or_default();
+    let error = status["agent"]["nodeAddressesError"].as_str().unwrap_or_default();
     assert!(error.contains(TOLD), "{error:?}");
 }
 

@@ -39,15 +39,14 @@ struct Report {
 
 impl Report {
     fn of(output: &Output) -> Self {
-        let list: Vec<Value> = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|_| panic!("{}", error_of(output)));
+        let list = crate::common::results(output);
         let text = |finding: &Value, field: &str| {
             finding.get(field).map_or(String::new(), |text| text.as_str().unwrap().to_owned())
         };
         let findings = list
             .iter()
             .map(|finding| {
-                let words = format!("{} → {}", text(finding, "detail"), text(finding, "todo"));
+                let words = format!("{} → {}", text(finding, "message"), text(finding, "remedy"));
                 (text(finding, "check"), (text(finding, "state"), words))
             })
             .collect();
@@ -138,7 +137,7 @@ fn on_a_healthy_node_everything_is_ok() {
         ("live.service", "added by the agent"),
         ("links.attached", "all 9 hooks"),
         ("agent.running", "process"),
-        ("maps.drift", "the maps hold the plan"),
+        ("maps.drift", "the maps match the plan"),
         ("permissions.capabilities", "the agent has CAP_NET_ADMIN"),
     ] {
         report.assert(check, "ok", words);
@@ -164,12 +163,12 @@ fn the_json_has_stable_fields() {
     let agent = node.start_agent();
     Damage::of(&node).detach("recvmsg4");
     let output = run(&node, &["-o", "json"]);
-    let list: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let list = crate::common::results(&output);
     for finding in &list {
         let fields: Vec<&str> = finding.as_object().unwrap().keys().map(String::as_str).collect();
         match finding["state"].as_str().unwrap() {
-            "ok" => assert_eq!(fields, ["check", "detail", "state"]),
-            "warning" | "failed" => assert_eq!(fields, ["check", "detail", "state", "todo"]),
+            "ok" => assert_eq!(fields, ["check", "message", "state"]),
+            "warning" | "failed" => assert_eq!(fields, ["check", "message", "remedy", "state"]),
             other => panic!("{other}"),
         }
     }
@@ -213,7 +212,7 @@ fn a_hook_that_hides_the_service_behind_its_backend_fails() {
         report.assert(&connect, "failed", "returns 127.0.0.1:");
     }
     for connect in live(&["udp-ipv6"]) {
-        report.assert(&connect, "failed", "recvfrom() says it came from [::1]:");
+        report.assert(&connect, "failed", "recvfrom() returns [::1]:");
     }
 }
 
@@ -365,7 +364,7 @@ fn without_an_agent_the_check_does_not_change_damaged_maps() {
     damage.clear_slot(entry.slot_start);
     let report = check(&node);
     assert_eq!(report.exit, 1);
-    report.assert("live.service", "failed", "the maps hold what no agent wrote as it is");
+    report.assert("live.service", "failed", "the maps have entries that no agent wrote");
     assert_eq!(damage.frontend(80), entry);
     let owned = damage.change_backends(|_| {});
     assert_eq!(owned, 2, "no backend was freed");
@@ -531,14 +530,12 @@ fn the_help_documents_the_exit_status() {
         .output()
         .unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    for words in
-        ["--quick", "[env: SOCKLINE_CGROUP_ROOT=", "Exit status:", "2  could not check at all"]
-    {
+    for words in ["--quick", "[env: SOCKLINE_CGROUP_ROOT=", "Exit status:", "2  cannot check"] {
         assert!(help.contains(words), "{words}: {help}");
     }
     let all = Command::new(sockline_binary().unwrap()).arg("--help").output().unwrap();
     let all = String::from_utf8(all.stdout).unwrap();
-    assert!(!all.lines().any(|line| line.starts_with("  probe")), "a hidden command: {all}");
+    assert!(!all.lines().any(|line| line.starts_with("  check-probe")), "a hidden command: {all}");
 }
 
 /// A client of the admin socket that has a probe service, as a check that hangs would.

@@ -99,7 +99,7 @@ fn each_backend_shows_how_often_it_was_chosen() {
     setup.tcp("10.96.0.1:80", 7);
     let listing = setup.cluster.agent().cli(&["backends", "default/good", "-o", "json"]).unwrap();
     let listing: serde_json::Value = serde_json::from_str(&listing).unwrap();
-    let chosen = |port: usize| &listing["services"][port]["backends"][0]["connections"];
+    let chosen = |port: usize| &listing["items"][port]["backends"][0]["connections"];
     assert_eq!((chosen(0).as_u64(), chosen(1).as_u64()), (Some(7), Some(0)), "{listing:#}");
 }
 

@@ -197,19 +197,19 @@ fn the_kernel_holds_the_plan_of_every_recorded_feature() {
     assert!(output.status.success(), "{}", error_of(&output));
     let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
     let kernel = node.json(&["services"]);
-    let (planned, held) = (by_address(&plan), by_address(&kernel));
+    let (planned, held) = (by_address(&plan["frontends"]), by_address(&kernel["items"]));
     for (address, frontend) in &planned {
         assert_eq!(held.get(address), Some(frontend), "{address:?}");
     }
     // No more, and in the same order.
-    assert_eq!(kernel, plan);
+    assert_eq!(kernel["items"], plan["frontends"]);
     let actions: BTreeSet<&str> =
         planned.values().map(|frontend| frontend["action"].as_str().unwrap()).collect();
-    assert_eq!(actions, BTreeSet::from(["forward", "pass", "refuse"]), "the fixture shows all");
+    assert_eq!(actions, BTreeSet::from(["bypass", "forward", "refuse"]), "the fixture shows all");
 }
 
-fn by_address(plan: &Value) -> BTreeMap<[String; 4], Value> {
-    let frontends = plan["frontends"].as_array().unwrap();
+fn by_address(frontends: &Value) -> BTreeMap<[String; 4], Value> {
+    let frontends = frontends.as_array().unwrap();
     let key = |frontend: &Value| {
         ["address", "family", "port", "protocol"].map(|field| frontend[field].to_string())
     };
@@ -223,7 +223,7 @@ fn the_backends_of_one_service_can_be_listed() {
     node.eventually_served(SHIP);
     let mut listing = node.json(&["backends", "shop/cart"]);
     // Another test covers how often each was chosen.
-    for backend in listing.pointer_mut("/services").and_then(Value::as_array_mut).unwrap() {
+    for backend in listing.pointer_mut("/items").and_then(Value::as_array_mut).unwrap() {
         for backend in backend["backends"].as_array_mut().unwrap() {
             assert!(backend.as_object_mut().unwrap().remove("connections").unwrap().is_u64());
         }
@@ -236,14 +236,20 @@ fn the_backends_of_one_service_can_be_listed() {
     };
     let service = |name: &str, protocol: &str, port: u16| {
         json!({
-            "service": "shop/cart",
-            "port_name": name,
+            "service": {"namespace": "shop", "name": "cart"},
+            "portName": name,
             "protocol": protocol,
             "backends": backends(port),
         })
     };
     let expected = [service("dns", "UDP", 8053), service("web", "TCP", 8080)];
-    assert_eq!(listing, json!({"node": "node-a", "services": expected}));
+    let expected = json!({
+        "apiVersion": "sockline.dev/v1",
+        "kind": "BackendList",
+        "nodeName": "node-a",
+        "items": expected,
+    });
+    assert_eq!(listing, expected);
 }
 
 #[test]
@@ -324,13 +330,13 @@ fn by_environment(node: &WebNode, more: &[(&str, &str)]) -> (Running, Value) {
 #[test]
 fn an_agent_that_has_ended_is_not_shown_as_running_while_another_command_reads() {
     let (node, mut agent) = serving();
-    assert_eq!(node.status()["agent_running"], true);
+    assert_eq!(node.condition("AgentRunning"), "True");
     agent.stop().unwrap();
     // As another `sockline status` holds it while it looks for another holder.
     let root = File::open(Pins::in_bpffs(node.bpffs()).root()).unwrap();
     let _other =
         Flock::lock(root, FlockArg::LockSharedNonblock).map_err(|(_, error)| error).unwrap();
-    assert_eq!(node.status()["agent_running"], false);
+    assert_eq!(node.condition("AgentRunning"), "False");
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("not running"), "{table}");
 }
@@ -386,7 +392,7 @@ fn status_has_one_count_of_frontends() {
     eventually("the NodePort to be counted once for each address", || {
         let status = node.status();
         let maps = status["agent"]["maps"].as_array().unwrap();
-        let of_map = maps.iter().find(|map| map["map"] == "frontends").unwrap();
+        let of_map = maps.iter().find(|map| map["name"] == "frontends").unwrap();
         let metric = series(&agent.metrics().unwrap(), "sockline_frontends");
         let counts = [status["frontends"].as_f64(), of_map["entries"].as_f64(), metric];
         holds(
@@ -402,9 +408,10 @@ fn options_can_be_given_by_the_environment() {
     node.put_service("cart", CART);
     let (_running, status) = by_environment(&node, &[("SOCKLINE_NODE_NAME", "node-e")]);
     node.assert_served(CART);
-    assert_eq!(status["node"], "node-e");
+    assert_eq!(status["nodeName"], "node-e");
     let maps = status["agent"]["maps"].as_array().unwrap();
-    let limit = |name: &str| maps.iter().find(|map| map["map"] == name).unwrap()["limit"].clone();
+    let limit =
+        |name: &str| maps.iter().find(|map| map["name"] == name).unwrap()["maxEntries"].clone();
     assert_eq!((limit("frontends"), limit("backends")), (json!(77), json!(99)));
 }
 
@@ -412,7 +419,7 @@ fn options_can_be_given_by_the_environment() {
 fn the_node_name_comes_from_node_name_as_in_a_daemon_set() {
     let node = WebNode::new(0);
     let (_running, status) = by_environment(&node, &[("NODE_NAME", "from-the-pod-spec")]);
-    assert_eq!(status["node"], "from-the-pod-spec");
+    assert_eq!(status["nodeName"], "from-the-pod-spec");
 }
 
 #[test]
@@ -420,5 +427,69 @@ fn the_option_wins_over_node_name() {
     let node = WebNode::new(0);
     let both = [("NODE_NAME", "from-the-pod-spec"), ("SOCKLINE_NODE_NAME", "own")];
     let (_running, status) = by_environment(&node, &both);
-    assert_eq!(status["node"], "own");
+    assert_eq!(status["nodeName"], "own");
+}
+
+#[test]
+fn the_log_level_changes_while_the_agent_runs() {
+    let (node, agent) = serving();
+    let socket = node.node.temp().join("admin.sock");
+    let log_level = |filter: &[&str]| {
+        let own = ["log-level", "--admin-socket", socket.to_str().unwrap()];
+        node.sockline(&[&own[..], filter].concat())
+    };
+    assert_eq!(String::from_utf8(log_level(&[]).stdout).unwrap(), "info\n");
+    assert!(!agent.log().contains("DEBUG"), "{}", agent.log());
+    let output = log_level(&["verbose"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error_of(&output).contains("\"verbose\" is not a level"), "{}", error_of(&output));
+    assert_eq!(node.status()["agent"]["logLevel"], "info");
+    let filter = "info,sockline::agent=debug";
+    assert!(log_level(&[filter]).status.success());
+    assert_eq!(node.status()["agent"]["logLevel"], filter);
+    node.put_service("ship", SHIP);
+    eventually("a debug line of a sync", || {
+        let log = agent.log();
+        let is_there = log.lines().any(|line| line.contains("DEBUG") && line.contains("synced"));
+        holds(is_there, log)
+    });
+    assert!(log_level(&["off"]).status.success());
+    let before = agent.log();
+    node.remove("ship.yaml");
+    node.eventually_untouched(SHIP);
+    assert_eq!(agent.log(), before);
+}
+
+/// Keys in lowerCamelCase, at any depth.
+fn assert_keys(value: &Value, within: &str) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let is_camel = key.chars().all(|c| c.is_ascii_alphanumeric())
+                    && key.starts_with(|c: char| c.is_ascii_lowercase());
+                assert!(is_camel, "{key} in {within}");
+                assert_keys(value, &format!("{within}.{key}"));
+            }
+        }
+        Value::Array(entries) => entries.iter().for_each(|entry| assert_keys(entry, within)),
+        _ => {}
+    }
+}
+
+#[test]
+fn json_has_the_form_of_the_kubernetes_api() {
+    let (node, _agent) = serving();
+    for (command, kind) in [
+        ("status", "StatusReport"),
+        ("check", "CheckReport"),
+        ("services", "FrontendList"),
+        ("backends", "BackendList"),
+    ] {
+        let output = node.look(&[command, "-o", "json"]);
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(document["apiVersion"], "sockline.dev/v1", "{command}");
+        assert_eq!(document["kind"], kind, "{command}");
+        assert_eq!(document["nodeName"], node.status()["nodeName"], "{command}");
+        assert_keys(&document, command);
+    }
 }

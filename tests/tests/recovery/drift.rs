@@ -152,7 +152,7 @@ fn backends_that_were_changed_while_the_agent_was_down_are_corrected_by_the_firs
     damage.change_backends(|backend| backend.service.0 += 1000);
     let next = node.start_agent();
     node.assert_served(CART);
-    assert_eq!(node.wrong("failures"), [""; 0], "{}", next.log());
+    assert_eq!(node.wrong("outOfSync"), [""; 0], "{}", next.log());
 }
 
 /// A slot may refer to it for a moment after its removal.
@@ -188,8 +188,7 @@ fn repairs_are_in_the_status_and_in_the_log() {
     damage.remove_frontend(&damage.frontend(80).key);
     eventually_repaired(&agent, "frontend", 1);
     let status = node.status();
-    assert_eq!(status["agent"]["repairs"], 1);
-    assert_eq!(status["agent"]["repairs_by_kind"], json!({"frontend": 1}));
+    assert_eq!(status["agent"]["driftRepairs"], json!({"frontend": 1}));
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("1 frontend since its start"), "{table}");
     let log = agent.log();
@@ -278,7 +277,7 @@ fn a_segment_that_is_missing_at_the_start_is_recreated() {
     damage.take_out("BACKENDS");
     let next = node.start_agent();
     node.assert_served(CART);
-    assert_eq!(node.wrong("failures"), [""; 0], "{}", next.log());
+    assert_eq!(node.wrong("outOfSync"), [""; 0], "{}", next.log());
 }
 
 fn link_ids(damage: &Damage) -> Vec<u32> {
@@ -310,7 +309,7 @@ fn links_that_lost_their_pins_stay_attached_and_are_pinned_again() {
     });
     assert_eq!(link_ids(&damage), before);
     assert_eq!(repairs(&agent, "link"), 0);
-    assert_eq!(node.status()["attached"], true);
+    assert_eq!(node.condition("HooksAttached"), "True");
 }
 
 #[test]
@@ -427,7 +426,7 @@ fn a_failed_reconciliation_is_reported_once_and_shown_until_it_succeeds() {
     );
     without_a_gap(&node, || {
         eventually("the error", || {
-            let seen = node.wrong("reconcile_errors");
+            let seen = node.wrong("reconcileErrors");
             holds(seen == [failure.as_str()], format!("{seen:?}"))
         });
     });
@@ -436,7 +435,7 @@ fn a_failed_reconciliation_is_reported_once_and_shown_until_it_succeeds() {
     fs::remove_file(&links).unwrap();
     fs::rename(&away, &links).unwrap();
     eventually("no error", || {
-        let seen = node.wrong("reconcile_errors");
+        let seen = node.wrong("reconcileErrors");
         holds(seen.is_empty(), format!("{seen:?}"))
     });
     let log = agent.log();
@@ -453,7 +452,7 @@ fn a_recreated_link_counts_even_if_it_cannot_be_pinned() {
     crate::common::bpf::detach(std::os::fd::AsFd::as_fd(&link)).unwrap();
     eventually("the hook to be served again", || node.ask(CART));
     eventually_repaired(&agent, "link", 1);
-    let failure = node.wrong("reconcile_errors");
+    let failure = node.wrong("reconcileErrors");
     assert!(
         failure.iter().any(|failure| failure.contains("cannot make the folder")),
         "{failure:?}"
@@ -470,7 +469,7 @@ fn a_frontend_that_cannot_be_removed_is_reported_until_it_is_gone() {
     damage.freeze_frontends();
     node.remove("ship.yaml");
     let failed = || {
-        let failures = node.wrong("failures");
+        let failures = node.wrong("outOfSync");
         let of_ship = failures.iter().filter(|failure| failure.starts_with("shop/ship:"));
         holds(of_ship.count() == 2, format!("{failures:?}"))
     };
@@ -518,7 +517,7 @@ fn a_stale_link_of_a_killed_agent_is_detached_by_the_next() {
     fs::rename(damage.pins().link("connect4"), &stale).unwrap();
     let mut next = node.start_agent();
     assert!(!stale.exists(), "the stale pin is still there");
-    assert_eq!(node.status()["attached"], true);
+    assert_eq!(node.condition("HooksAttached"), "True");
     node.assert_served(CART);
     next.stop().unwrap();
     fs::remove_file(damage.pins().link("connect4")).unwrap();
@@ -561,7 +560,7 @@ fn a_helper_that_does_not_mount_the_file_system_is_replaced_and_delays_the_agent
     let status =
         node.sockline(&["status", "--bpf-root", path, "--admin-socket", &socket, "-o", "json"]);
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
-    let helper = status["agent"]["closing"]["helper"]["running"].as_i64().unwrap();
+    let helper = status["agent"]["termination"]["helper"]["pid"].as_i64().unwrap();
     let helper = nix::unistd::Pid::from_raw(helper.try_into().unwrap());
     nix::sys::signal::kill(helper, nix::sys::signal::Signal::SIGSTOP).unwrap();
     nix::mount::umount2(bpffs.path(), MntFlags::MNT_DETACH).unwrap();
@@ -647,7 +646,7 @@ fn an_agent_with_another_cgroup_attaches_there_and_detaches_from_the_first() {
     inner.ask(&node, CART).unwrap();
     node.assert_untouched(CART);
     assert_eq!(node.status()["cgroup"], inner.0.to_str().unwrap());
-    assert_eq!(node.status()["attached"], true);
+    assert_eq!(node.condition("HooksAttached"), "True");
 }
 
 #[test]
@@ -660,10 +659,10 @@ fn a_recreated_cgroup_gets_new_links() {
     inner.remove();
     eventually("the status to tell", || {
         let hooks = node.status()["hooks"].clone();
-        holds(hooks[0]["state"] == "on another cgroup", hooks)
+        holds(hooks[0]["state"] == "on-another-cgroup", hooks)
     });
     inner.create();
     eventually_repaired(&agent, "link", 9);
     inner.ask(&node, CART).unwrap();
-    assert_eq!(node.status()["attached"], true);
+    assert_eq!(node.condition("HooksAttached"), "True");
 }

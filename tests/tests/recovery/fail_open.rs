@@ -137,7 +137,7 @@ fn agent_without_source(node: &WebNode) -> Agent {
 
 fn finding(node: &WebNode, check: &str) -> Value {
     let output = node.look(&["check", "-o", "json"]);
-    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = crate::common::results(&output);
     findings.into_iter().find(|finding| finding["check"] == check).unwrap()
 }
 
@@ -162,9 +162,9 @@ fn calls_are_bypassed_and_counted_from_the_deadline_until_an_agent_has_synced() 
     assert_eq!(error.raw_os_error(), Some(EHOSTUNREACH), "{error}");
     assert_eq!(before.peer_addr().unwrap(), at_80(CART));
     let reported = node.status();
-    assert_eq!(reported["agent_running"], false);
-    assert!(reported["fail_open"]["bypassed_since"].is_string(), "{reported:#}");
-    assert!(reported["fail_open"]["calls"].as_u64().unwrap() >= 4, "{reported:#}");
+    assert_eq!(crate::common::condition(&reported, "AgentRunning"), "False");
+    assert!(reported["failOpen"]["bypassedSince"].is_string(), "{reported:#}");
+    assert!(reported["failOpen"]["bypassedCalls"].as_u64().unwrap() >= 4, "{reported:#}");
     assert_eq!(finding(&node, "agent.fail-open")["state"], "failed");
 
     // The age of the state in the maps does not change.
@@ -175,7 +175,7 @@ fn calls_are_bypassed_and_counted_from_the_deadline_until_an_agent_has_synced() 
     let agent = node.start_agent_with(&FAIL_OPEN);
     node.assert_served(CART);
     assert_eq!(node.ask(TWICE).unwrap(), "web-0");
-    assert!(node.status()["fail_open"]["bypassed_since"].is_null());
+    assert!(node.status()["failOpen"]["bypassedSince"].is_null());
     let name = "sockline_connections_bypassed_total{namespace=\"shop\",service=\"twice\",\
                 protocol=\"TCP\",reason=\"agent-gone\"}";
     assert_eq!(series(&agent.metrics().unwrap(), name), Some(1.0));
@@ -202,8 +202,8 @@ fn partly_unreadable() -> (WebNode, Agent) {
 
 /// How many service ports are not as in the objects: held back, retained, and released. Each service has two.
 fn unconfirmed(node: &WebNode) -> [u64; 3] {
-    let unconfirmed = &node.status()["agent"]["unconfirmed"];
-    ["held_back", "retained", "released"].map(|what| unconfirmed[what].as_u64().unwrap())
+    let unconfirmed = &node.status()["agent"]["unconfirmedServicePorts"];
+    ["fromLastAgent", "retained", "released"].map(|what| unconfirmed[what].as_u64().unwrap())
 }
 
 #[track_caller]
@@ -259,8 +259,8 @@ fn retained_services_are_served_until_the_deadline_and_nothing_else_is_bypassed(
     }
     eventually_unconfirmed(&node, [0, 0, 4]);
     let status = node.status();
-    assert_eq!(status["fail_open"]["calls"], 0, "{status:#}");
-    assert!(status["fail_open"]["bypassed_since"].is_null(), "{status:#}");
+    assert_eq!(status["failOpen"]["bypassedCalls"], 0, "{status:#}");
+    assert!(status["failOpen"]["bypassedSince"].is_null(), "{status:#}");
     assert_eq!(agent.get("/readyz").unwrap().status, 200);
     // A released service is served again when its endpoints are there.
     node.put("cut-slice.yaml", &[objects::slice("cut", &node.web_addresses())]);
@@ -338,7 +338,7 @@ fn an_agent_back_before_the_deadline_releases_unconfirmed_services_at_the_deadli
     put_unusable(&node, "cart", CART);
     eventually_unconfirmed(&node, [0, 2, 0]);
     let waiting_for_address =
-        || node.status()["agent"]["unconfirmed"]["waiting_for_address"].as_u64().unwrap();
+        || node.status()["agent"]["unconfirmedServicePorts"]["waitingForAddress"].as_u64().unwrap();
     assert_eq!(waiting_for_address(), 2);
     assert_eq!(node.ask(CART).unwrap(), "web-0");
     agent.kill().unwrap();
@@ -352,7 +352,7 @@ fn an_agent_back_before_the_deadline_releases_unconfirmed_services_at_the_deadli
     eventually_unconfirmed(&node, [0, 0, 2]);
     assert_eq!(waiting_for_address(), 0);
     let status = node.status();
-    assert_eq!(status["fail_open"]["calls"], 0, "{status:#}");
+    assert_eq!(status["failOpen"]["bypassedCalls"], 0, "{status:#}");
     assert_eq!(agent.get("/readyz").unwrap().status, 200);
 }
 
@@ -472,7 +472,7 @@ fn an_agent_that_changes_nothing_still_renews_the_deadline() {
         holds(deadline() > later, deadline())
     });
     let status = node.status();
-    assert_eq!(status["fail_open"]["calls"], 0, "{status:#}");
+    assert_eq!(status["failOpen"]["bypassedCalls"], 0, "{status:#}");
 }
 
 #[test]

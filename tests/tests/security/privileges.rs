@@ -58,7 +58,7 @@ fn threads(pid: u32) -> Vec<PathBuf> {
 /// The helper's process id in the status.
 fn helper(node: &WebNode) -> u32 {
     let status = node.status();
-    let pid = status["agent"]["closing"]["helper"]["running"].as_u64();
+    let pid = status["agent"]["termination"]["helper"]["pid"].as_u64();
     let pid = pid.unwrap_or_else(|| panic!("no helper runs: {status:#}"));
     pid.try_into().unwrap()
 }
@@ -154,14 +154,14 @@ fn maps_still_grow() {
     node.put("many.yaml", &all);
     let capacity = |map: &str| {
         let maps = node.status()["agent"]["maps"].clone();
-        let found = maps.as_array().unwrap().iter().find(|one| one["map"] == map).cloned();
-        found.unwrap()["capacity"].as_u64().unwrap()
+        let found = maps.as_array().unwrap().iter().find(|one| one["name"] == map).cloned();
+        found.unwrap()["allocatedEntries"].as_u64().unwrap()
     };
     eventually("the maps to have grown", || {
         let (frontends, backends) = (capacity("frontends"), capacity("backends"));
         holds(frontends > 4096 && backends > 1024, format!("{frontends} and {backends}, {before}"))
     });
-    assert_eq!(node.status()["agent"]["failures"], json!([]), "{}", agent.log());
+    assert_eq!(node.status()["agent"]["outOfSync"], json!([]), "{}", agent.log());
     node.assert_served("10.98.5.19");
 }
 
@@ -193,8 +193,8 @@ fn end(pid: u32) {
 #[track_caller]
 fn eventually_another_helper(node: &WebNode, before: u32) -> u32 {
     eventually("another helper to run", || {
-        let closing = node.status()["agent"]["closing"].clone();
-        let pid = closing["helper"]["running"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        let closing = node.status()["agent"]["termination"].clone();
+        let pid = closing["helper"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
         pid.filter(|pid| *pid != before).ok_or(closing)
     })
 }
@@ -207,12 +207,12 @@ fn a_helper_that_ends_is_restarted_and_that_is_reported() {
     let first = helper(&node);
     end(first);
     let second = eventually_another_helper(&node, first);
-    assert_eq!(node.status()["agent"]["closing"]["restarts"], 1);
+    assert_eq!(node.status()["agent"]["termination"]["helperRestarts"], 1);
     let metrics = agent.metrics().unwrap();
     assert_eq!(series(&metrics, "sockline_helper_exits_total"), Some(1.0));
     assert_eq!(series(&metrics, "sockline_helper_running"), Some(1.0));
     let log = agent.log();
-    let ended = "the helper process has ended (signal: 9 (SIGKILL))";
+    let ended = "the helper process has exited (signal: 9 (SIGKILL))";
     assert_eq!(crate::common::lines_with(&log, ended).len(), 1, "{log}");
     assert_eq!(
         crate::common::lines_with(&log, "the helper process was started again").len(),
@@ -220,7 +220,7 @@ fn a_helper_that_ends_is_restarted_and_that_is_reported() {
         "{log}"
     );
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
-    assert!(table.contains("helper process started again 1 times"), "{table}");
+    assert!(table.contains("restarted the helper process 1 times"), "{table}");
     let seen = privileges(&PathBuf::from(format!("/proc/{second}")));
     assert_eq!(seen, only(SYS_ADMIN | SYS_PTRACE | NET_ADMIN | BPF), "{seen:x?}");
     assert_eq!(agent.get("/readyz").unwrap().status, 200);
@@ -240,7 +240,7 @@ fn a_helper_that_keeps_ending_is_restarted_with_backoff_and_shown_as_unavailable
     end(pid);
     eventually("readyz to say so", || {
         let reply = agent.get("/readyz").unwrap();
-        let said = reply.body.starts_with("the helper process has ended (signal: 9 (SIGKILL))");
+        let said = reply.body.starts_with("the helper process has exited (signal: 9 (SIGKILL))");
         holds(reply.status == 503 && said, reply.body)
     });
     assert_eq!(agent.get("/healthz").unwrap().status, 200);
@@ -267,7 +267,7 @@ fn an_agent_that_cannot_start_a_helper_fails_its_liveness_probe_and_keeps_servin
     for path in ["/healthz", "/readyz"] {
         eventually("it to be reported", || {
             let reply = agent.get(path).unwrap();
-            let said = reply.body.contains("supervisor has ended (signal: 9 (SIGKILL))");
+            let said = reply.body.contains("supervisor has exited (signal: 9 (SIGKILL))");
             holds(reply.status == 503 && said, format!("{path}: {}", reply.body))
         });
     }
@@ -319,12 +319,12 @@ fn a_supervisor_that_answers_slowly_restarts_the_helper_while_the_agent_stays_al
     end(first);
     eventually("another helper to run", || {
         node.assert_served(CART);
-        let pid = node.status()["agent"]["closing"]["helper"]["running"].as_u64();
+        let pid = node.status()["agent"]["termination"]["helper"]["pid"].as_u64();
         holds(pid.is_some_and(|pid| pid != u64::from(first)), format!("{pid:?}"))
     });
     drop(slow);
     let status = node.status();
-    assert_eq!(status["fail_open"]["calls"], 0, "{status:#}");
+    assert_eq!(status["failOpen"]["bypassedCalls"], 0, "{status:#}");
 }
 
 #[test]
@@ -368,10 +368,9 @@ fn without_the_right_to_enter_namespaces_status_and_check_say_so() {
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains(said), "{table}");
     let findings = node.look(&["check", "-o", "json"]);
-    let findings: serde_json::Value = serde_json::from_slice(&findings.stdout).unwrap();
-    let finding =
-        findings.as_array().unwrap().iter().find(|one| one["check"] == "sockets.termination");
+    let findings = crate::common::results(&findings);
+    let finding = findings.iter().find(|one| one["check"] == "sockets.termination");
     let finding = finding.unwrap();
     assert_eq!(finding["state"], "warning", "{finding:#}");
-    assert!(finding["detail"].as_str().unwrap().contains(said), "{finding:#}");
+    assert!(finding["message"].as_str().unwrap().contains(said), "{finding:#}");
 }

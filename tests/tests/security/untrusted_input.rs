@@ -79,7 +79,7 @@ fn the_ports_of_a_service_are_limited() {
     assert_ship_is_served_and_changes(&node);
     node.put_text("cart.json", &with_ports(100_000).to_string());
     node.eventually_problems(&[
-        "Service shop/cart: larger than an API server takes; what is programmed for it stays",
+        "Service shop/cart: larger than an API server accepts; what is programmed for it stays",
     ]);
     assert_ship_is_served_and_changes(&node);
     assert!(peak(&agent) < IDLE + 300, "{} MiB", peak(&agent));
@@ -150,7 +150,7 @@ fn a_document_that_expands_or_nests_without_bound_costs_only_itself() {
         }
     });
     eventually("every bomb to be reported", || {
-        let problems = node.wrong("problems");
+        let problems = node.wrong("invalidObjects");
         let reported = |file: &str| {
             problems.iter().any(|problem| problem.starts_with(&format!("file {file}, ")))
         };
@@ -178,7 +178,7 @@ fn a_name_cannot_forge_a_log_line_or_a_row_of_a_table() {
         let file = format!("{}.yaml", FORGED.replace('/', "_"));
         fs::write(node.manifests().join(file), "kind: [").unwrap();
     });
-    let problems = || node.wrong("problems").len();
+    let problems = || node.wrong("invalidObjects").len();
     eventually("the problems", || holds(problems() >= 4, problems()));
     let printed = |args: &[&str]| String::from_utf8(node.look(args).stdout).unwrap();
     let reported = [
@@ -197,7 +197,7 @@ fn a_name_cannot_forge_a_log_line_or_a_row_of_a_table() {
         assert_eq!(forged, None, "{text}");
     }
     // Programs get the original name.
-    let json = node.wrong("problems").concat();
+    let json = node.wrong("invalidObjects").concat();
     assert!(json.contains("all is lost"), "{json}");
     assert_ship_is_served_and_changes(&node);
 }

@@ -162,7 +162,7 @@ impl NodeWithApiServer {
     #[track_caller]
     fn leads_to(&self) -> Vec<String> {
         let listing = self.node.json(&["backends", "default/kubernetes"]);
-        let services = listing["services"].as_array().unwrap();
+        let services = listing["items"].as_array().unwrap();
         let backends = services.iter().flat_map(|service| service["backends"].as_array().unwrap());
         backends
             .map(|backend| format!("{}:{}", backend["address"].as_str().unwrap(), backend["port"]))
@@ -216,7 +216,7 @@ fn after_a_graceful_restart(kube_proxy: KubeProxy) {
     let reported = "Service default/kubernetes: no endpoint is listed, as when the only API server shuts \
                 down; the last ones stay until new ones are listed: 192.0.2.10:6443";
     eventually("it to be reported", || {
-        let problems = cluster.node.wrong("problems");
+        let problems = cluster.node.wrong("invalidObjects");
         holds(problems.iter().any(|problem| problem == reported), format!("{problems:#?}"))
     });
     assert_logged_once(&agent, reported);

@@ -57,7 +57,7 @@ fn a_file_that_is_not_yaml_costs_only_itself() {
     let node = node(1);
     node.put_text("bad.yaml", "kind: Service\nmetadata: {name: [\n");
     let agent = node.start_agent();
-    let problem = eventually("a problem", || node.wrong("problems").pop().ok_or("none yet"));
+    let problem = eventually("a problem", || node.wrong("invalidObjects").pop().ok_or("none yet"));
     assert!(problem.starts_with("file bad.yaml, document 1: does not parse: "), "{problem}");
     assert!(!problem.contains('\n'), "more than one line: {problem}");
     assert_told(&node, &agent, &[&problem]);
@@ -82,7 +82,7 @@ fn a_file_that_becomes_broken_keeps_its_services() {
     node.put_text("cart.yaml", "kind: [\n");
     let kept = "file cart.yaml: is not whole; 2 of its objects are kept as they were";
     eventually("the problem", || {
-        let problems = node.wrong("problems");
+        let problems = node.wrong("invalidObjects");
         holds(problems.iter().any(|problem| problem == kept), format!("{problems:#?}"))
     });
     assert_logged_once(&agent, kept);
@@ -228,7 +228,7 @@ fn an_unusable_service_keeps_the_addresses_that_others_claim() {
     let who = || node.spread(CART, 10).into_keys().collect::<Vec<_>>();
     let is_reported = || {
         eventually("the problem of z-old", || {
-            let problems = node.wrong("problems");
+            let problems = node.wrong("invalidObjects");
             let reported = |problem: &String| {
                 problem.contains("z-old") && problem.ends_with("what is programmed for it stays")
             };
@@ -249,7 +249,7 @@ fn an_unusable_service_keeps_the_addresses_that_others_claim() {
     // Once it is valid it has its address; once it is deleted the other one has it.
     node.put_text("old.yaml", &good);
     eventually("z-old to be valid", || {
-        let problems = node.wrong("problems");
+        let problems = node.wrong("invalidObjects");
         holds(problems.len() == 1 && problems[0].contains("a-new"), format!("{problems:?}"))
     });
     assert_eq!(who(), ["web-0"]);
@@ -283,7 +283,7 @@ fn a_partly_unreadable_recreated_service_has_nothing_of_the_deleted_one() {
         if is_retained_before {
             node.put("cart.yaml", &[of("1", CART), bad.clone()]);
             eventually("the problem", || {
-                let problems = node.wrong("problems");
+                let problems = node.wrong("invalidObjects");
                 let reported = problems.iter().any(|problem| problem.ends_with(stays));
                 holds(reported, format!("{problems:?}"))
             });
@@ -302,7 +302,7 @@ fn a_partly_unreadable_recreated_service_has_nothing_of_the_deleted_one() {
 
 /// How many service ports lack an address that a retained port has.
 fn waiting_for_address(node: &WebNode) -> u64 {
-    node.status()["agent"]["unconfirmed"]["waiting_for_address"].as_u64().unwrap()
+    node.status()["agent"]["unconfirmedServicePorts"]["waitingForAddress"].as_u64().unwrap()
 }
 
 /// A tenant's external IP, before the API server allocates that address to another service.
@@ -321,7 +321,7 @@ fn a_cluster_ip_belongs_to_its_service_although_an_unreadable_service_has_it_as_
     assert_eq!(node.ask(TAKEN).unwrap(), "web-0");
     node.put("cart.yaml", &[bad, slice.clone()]);
     eventually("the problem", || {
-        let problems = node.wrong("problems");
+        let problems = node.wrong("invalidObjects");
         let stays = "what is programmed for it stays";
         let reported = problems.iter().any(|problem| problem.ends_with(stays));
         holds(reported, format!("{problems:?}"))
@@ -370,7 +370,7 @@ fn a_deleted_service_is_removed_although_an_unusable_slice_of_it_stays() {
     let _agent = node.start_agent();
     node.put("cart.yaml", &[cart(), bad.clone()]);
     eventually("the problem", || {
-        let problems = node.wrong("problems");
+        let problems = node.wrong("invalidObjects");
         let stays = "what is programmed for Service shop/cart stays";
         let reported = problems.iter().any(|problem| problem.ends_with(stays));
         holds(reported, format!("{problems:?}"))

@@ -94,7 +94,7 @@ fn the_state_stays_and_the_error_is_reported_while_the_server_is_away() {
     let port = server.address().port();
     drop(server);
     let problems = eventually("an error of every watch", || {
-        let problems = node.wrong("problems");
+        let problems = node.wrong("invalidObjects");
         if problems.len() == Resource::ALL.len() {
             Ok(problems)
         } else {
@@ -113,14 +113,14 @@ fn the_state_stays_and_the_error_is_reported_while_the_server_is_away() {
     eventually("the check to tell of the silence", || {
         let checked = finding(&node, "state.source");
         // The watches of the kinds ended at different times.
-        let reported = checked["detail"]
+        let reported = checked["message"]
             .as_str()
             .unwrap()
             .contains("no event from the API server: Service for 1");
         holds(reported && checked["state"] == "warning", &checked)
     });
     let status = String::from_utf8(node.look(&["status"]).stdout).unwrap();
-    assert!(status.contains("NOT connected for Service (last word"), "{status}");
+    assert!(status.contains("NOT connected for Service (last event"), "{status}");
     let metrics = Metrics::parse(&agent.metrics().unwrap());
     for kind in ["Service", "EndpointSlice", "Node", "Namespace", "Pod"] {
         let labels = [("kind", kind)];
@@ -144,7 +144,7 @@ fn the_state_stays_and_the_error_is_reported_while_the_server_is_away() {
 fn finding(node: &WebNode, check: &str) -> Value {
     let cgroup = node.cgroup().to_str().unwrap();
     let output = node.look(&["check", "--cgroup-root", cgroup, "-o", "json"]);
-    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = crate::common::results(&output);
     findings.into_iter().find(|finding| finding["check"] == check).unwrap()
 }
 
@@ -239,7 +239,7 @@ fn the_last_sync_is_reported_while_large_services_change_continuously() {
         let reported = metrics.sum("sockline_sync_duration_seconds_count", &[]);
         (comparisons as u64, reported as u64)
     };
-    let last = || node.status()["agent"]["last_sync"].clone();
+    let last = || node.status()["agent"]["lastSyncTime"].clone();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -279,7 +279,7 @@ fn an_agent_that_starts_without_its_server_keeps_what_it_found() {
     waiting.until_ready = false;
     let _next = node.agent(&waiting).unwrap();
     eventually("an error", || {
-        let problems = node.wrong("problems");
+        let problems = node.wrong("invalidObjects");
         holds(problems.len() == Resource::ALL.len(), format!("{problems:#?}"))
     });
     node.assert_served(CART);

@@ -407,7 +407,7 @@ fn a_warning_of_namespaces_that_cannot_be_seen_ends_with_its_cause() {
     let record = SocketRecord { generation: u32::MAX, ..SocketRecord::default() };
     let stale = OverflowEntry { owner: 1 << 60, record, ..OverflowEntry::default() };
     overflow.insert(stale.owner, stale, 0).unwrap();
-    let unseen = || node.status()["agent"]["closing"]["unseen"].clone();
+    let unseen = || node.status()["agent"]["termination"]["unsearched"].clone();
     eventually("the warning", || {
         let seen = unseen();
         let text = seen.as_str().unwrap_or_default();
@@ -671,7 +671,7 @@ fn a_broken_annotation_is_one_problem_and_costs_only_itself() {
                    \"soon\" is not a duration of 0s to 24h like 30s or 1m30s; it is ignored";
     eventually("the problem to be shown", || {
         let status = setup.cluster.status().unwrap();
-        let problems = crate::common::strings(&status["agent"]["problems"]);
+        let problems = crate::common::texts(&status["agent"]["invalidObjects"]);
         let of_service: Vec<&String> =
             problems.iter().filter(|problem| problem.contains("default/dns")).collect();
         holds(of_service == [problem], format!("{problems:?}"))
@@ -709,11 +709,11 @@ fn connections_of_a_deleted_service_are_closed_even_if_the_sync_fails_afterwards
     let agent = node.start_agent_with(&REPAIRS);
     let (mut open, _) = stream(&node.client, at("10.96.0.1:80"));
     // A complete sync records its time in this map.
-    crate::common::damage::Damage::of(&node).freeze("AGENT_STATE");
+    crate::common::damage::Damage::of(&node).freeze("AGENT_RECORD");
     node.remove("cart.yaml");
     eventually_aborted(&mut open);
-    let failures = node.wrong("failures");
-    assert!(failures.iter().any(|failure| failure.contains("AGENT_STATE")), "{failures:?}");
+    let failures = node.wrong("outOfSync");
+    assert!(failures.iter().any(|failure| failure.contains("AGENT_RECORD")), "{failures:?}");
     assert!(series(&agent.metrics().unwrap(), "sockline_sync_errors_total") > Some(0.0));
 }
 
@@ -743,12 +743,12 @@ fn status_and_the_log_say_what_was_closed() {
     setup.remove("dns-0");
     eventually_closed(&client);
     let closing = eventually("status to count it", || {
-        let closing = setup.cluster.status().unwrap()["agent"]["closing"].clone();
-        if closing["udp"] == 1 { Ok(closing) } else { Err(closing) }
+        let closing = setup.cluster.status().unwrap()["agent"]["termination"].clone();
+        if closing["udpSocketsClosed"] == 1 { Ok(closing) } else { Err(closing) }
     });
     assert_eq!(closing["method"], "sock-destroy", "{closing:#}");
-    assert!(closing["helper"]["running"].is_u64(), "{closing:#}");
-    assert_eq!(closing["unseen"], Value::Null, "{closing:#}");
+    assert!(closing["helper"]["pid"].is_u64(), "{closing:#}");
+    assert_eq!(closing["unsearched"], Value::Null, "{closing:#}");
     let log = setup.cluster.agent().log();
     assert_eq!(crate::common::lines_with(&log, "default/dns (1)").len(), 1, "{log}");
 }
@@ -756,7 +756,7 @@ fn status_and_the_log_say_what_was_closed() {
 #[test]
 fn without_sock_destroy_iterators_close_them() {
     let mut setup = DnsPods::new(2, &["--without-features", "sock-destroy"]);
-    let closing = setup.cluster.status().unwrap()["agent"]["closing"].clone();
+    let closing = setup.cluster.status().unwrap()["agent"]["termination"].clone();
     // `bpf_sock_destroy` exists since Linux 6.5.
     let method = if kernel_version().unwrap() >= (6, 5) { "iterator".into() } else { Value::Null };
     assert_eq!(closing["method"], method, "{closing:#}");
@@ -792,7 +792,7 @@ fn without_both_ways_to_close_sockets_stay_open_and_that_is_reported() {
     let (client, first) = connected(&setup.client, at(V4));
     setup.remove(&first);
     let status = setup.cluster.status().unwrap();
-    assert_eq!(status["agent"]["closing"]["method"], Value::Null, "{status:#}");
+    assert_eq!(status["agent"]["termination"]["method"], Value::Null, "{status:#}");
     let table = setup.cluster.agent().cli(&["status"]).unwrap();
     assert!(table.contains("NOT possible with this kernel"), "{table}");
     let log = setup.cluster.agent().log();
