@@ -1,19 +1,23 @@
-//! The pages of `deploy/docs` that are written from the code: the command line, the metrics, and the
-//! labels and annotations. `cargo xtask docs` writes them; these tests fail where they differ, and where a
+//! What is written from the code: of `deploy/docs`, the command line, the metrics, and the labels and
+//! annotations; of `deploy/components`, the alerts for the Prometheus operator. `cargo xtask docs` writes them; these tests fail where they differ, and where a
 //! document mentions what does not exist.
 
 mod annotations;
 mod cli;
 mod mentions;
 mod metrics;
+mod rules;
 
-use std::{env, fs, path::Path};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 /// Set: the pages are written and not compared.
 const WRITE: &str = "SOCKLINE_WRITE_DOCUMENTS";
 
 fn assert_current(page: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/docs").join(page);
+    let path = in_deploy(page);
     if env::var_os(WRITE).is_some() {
         fs::write(&path, text).expect("the page can be written");
         return;
@@ -22,8 +26,12 @@ fn assert_current(page: &str, text: &str) {
     let differing = there.lines().zip(text.lines()).find(|(old, new)| old != new);
     assert!(
         there == text,
-        "deploy/docs/{page} is not current: run `cargo xtask docs`; first difference: {differing:?}"
+        "deploy/{page} is not current: run `cargo xtask docs`; first difference: {differing:?}"
     );
+}
+
+fn in_deploy(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file)
 }
 
 /// The head of a page. `source` is where what it says is defined.
@@ -47,15 +55,20 @@ fn row(cells: &[&str]) -> String {
 
 #[test]
 fn page_of_the_command_line_is_current() {
-    assert_current("cli.md", &cli::page());
+    assert_current("docs/cli.md", &cli::page());
 }
 
 #[test]
 fn page_of_the_metrics_is_current() {
-    assert_current("metrics.md", &metrics::page());
+    assert_current("docs/metrics.md", &metrics::page());
 }
 
 #[test]
 fn page_of_the_annotations_is_current() {
-    assert_current("annotations.md", &annotations::page());
+    assert_current("docs/annotations.md", &annotations::page());
+}
+
+#[test]
+fn rules_for_the_prometheus_operator_are_current() {
+    assert_current("components/prometheus-operator/prometheus-rule.yaml", &rules::object());
 }
