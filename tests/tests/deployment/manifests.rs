@@ -117,8 +117,8 @@ fn unknown_fields(object: &Value) -> Vec<String> {
         "ServiceAccount" => read_back::<ServiceAccount>(object),
         "ClusterRole" => read_back::<ClusterRole>(object),
         "ClusterRoleBinding" => read_back::<ClusterRoleBinding>(object),
-        // A kind of the Prometheus operator, which has no type here.
-        "PodMonitor" => object.clone(),
+        // The operator's own kinds, for which there are no types here.
+        "PodMonitor" | "PrometheusRule" => object.clone(),
         kind => panic!("no type for the kind {kind}"),
     };
     let mut missing = Vec::new();

@@ -33,12 +33,13 @@ struct Need {
     install: fn(&Args) -> Result<String>,
 }
 
-const NEEDS: [Need; 5] = [
+const NEEDS: [Need; 6] = [
     Need { name: "rustfmt, clippy", find: tools::find_components, install: tools::add_components },
     Need { name: "rust-src", find: rust_src::find, install: rust_src::install },
     Need { name: "bpf-linker", find: linker::find, install: linker::install },
     Need { name: "iproute2", find: tools::find_ip, install: tools::install_ip },
     Need { name: "strace", find: tools::find_strace, install: tools::install_strace },
+    Need { name: "prometheus", find: tools::find_prometheus, install: tools::install_prometheus },
 ];
 
 pub(crate) fn run(args: &Args) -> Result<()> {

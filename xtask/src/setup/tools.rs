@@ -1,9 +1,14 @@
-//! Ready-made tools: rustfmt and clippy from rustup, `ip` from the distribution.
+//! Ready-made tools: rustfmt and clippy from rustup, the others from the distribution.
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use super::{Args, root};
-use crate::{apt::Apt, cargo, process, repo};
+use crate::{
+    apt::{self, Apt},
+    cargo, process, repo,
+};
 
 pub(super) fn find_components(_: &Args) -> Result<Option<String>> {
     // Asks cargo, because rustup's proxies exist even without their components.
@@ -48,6 +53,27 @@ pub(super) fn find_strace(_: &Args) -> Result<Option<String>> {
 pub(super) fn install_strace(_: &Args) -> Result<String> {
     install_packages(&["strace"]).context("install the package strace by hand")?;
     Ok("apt-get install strace".to_owned())
+}
+
+/// Tests of the alerts and dashboards run it. It is not installed, because the package starts a server.
+pub(super) fn find_prometheus(_: &Args) -> Result<Option<String>> {
+    let unpacked = prometheus_folder().join("usr/bin/prometheus");
+    let program = if unpacked.is_file() { unpacked.as_path() } else { Path::new("prometheus") };
+    let mut prometheus = repo::command(&program.display().to_string())?;
+    let version = process::output(prometheus.arg("--version")).ok();
+    // "prometheus, version 2.42.0+ds (branch: …"
+    let version = version.as_deref().and_then(|text| text.lines().next()?.split(' ').nth(2));
+    Ok(version.map(ToOwned::to_owned))
+}
+
+pub(super) fn install_prometheus(_: &Args) -> Result<String> {
+    apt::unpack_own("prometheus", &prometheus_folder())
+        .context("install the package prometheus by hand")?;
+    Ok(format!("the package prometheus, unpacked to {}", prometheus_folder().display()))
+}
+
+fn prometheus_folder() -> PathBuf {
+    repo::target_dir().join("tools/prometheus")
 }
 
 /// Installs packages of the distribution.

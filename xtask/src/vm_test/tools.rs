@@ -51,17 +51,7 @@ pub(super) fn busybox(folder: &Path) -> Result<PathBuf> {
     }
     term::doing("busybox", "downloading the package busybox-static");
     let scratch = tempfile::tempdir_in(folder).context("making a temporary folder")?;
-    let download = || {
-        let mut apt = repo::command("apt-get")?;
-        apt.args(["-o", "APT::Sandbox::User=root", "download", "busybox-static"]);
-        process::output(apt.current_dir(scratch.path()))
-    };
-    // A new container image has no package lists yet.
-    download().or_else(|_| setup::update_package_lists().and_then(|()| download()))?;
-    let entries = fs::read_dir(scratch.path()).context("reading the download folder")?;
-    let package = entries.flatten().map(|entry| entry.path()).next();
-    let package = package.context("`apt-get download` did not leave a package busybox-static")?;
-    crate::apt::unpack(&package, scratch.path())?;
+    crate::apt::unpack_own("busybox-static", scratch.path())?;
     let found = ["bin/busybox", "usr/bin/busybox"]
         .map(|path| scratch.path().join(path))
         .into_iter()
