@@ -1,6 +1,8 @@
 //! The alerts as an object of the Prometheus operator, and their runbooks.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
+
+use sockline::telemetry::definitions;
 
 use crate::in_deploy;
 
@@ -64,5 +66,23 @@ fn each_alert_has_a_unit_test() {
         let is_tested = tests.contains(&format!("alertname: {alert}\n"))
             || tests.contains(&format!("alertname=\"{alert}\""));
         assert!(is_tested, "sockline.rules.test.yml has no test of {alert}");
+    }
+}
+
+#[test]
+fn every_metric_in_the_alerts_and_their_tests_is_one_of_the_agent() {
+    let tests = fs::read_to_string(in_deploy("monitoring/sockline.rules.test.yml"))
+        .expect("the unit tests can be read");
+    let text = rules() + &tests;
+    let is_of_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    let mentioned: BTreeSet<&str> = text
+        .match_indices("sockline_")
+        .map(|(at, _)| text[at..].split(|c| !is_of_name(c)).next().unwrap_or_default())
+        .collect();
+    assert!(mentioned.len() > 10, "{mentioned:?}");
+    for name in mentioned {
+        let family = name.strip_suffix("_bucket").unwrap_or(name);
+        let is_there = definitions::ALL.iter().any(|metric| metric.name == family);
+        assert!(is_there, "there is no metric {name}");
     }
 }

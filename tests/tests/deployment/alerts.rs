@@ -46,7 +46,7 @@ fn alerts_fire_and_resolve_with_what_happens_on_a_node() {
     let node = WebNode::new(1);
     node.put_service("cart", CART);
     let mut agent = node.start_agent();
-    let prometheus = Prometheus::start(node.node.outside(), &rules_in_seconds()).unwrap();
+    let prometheus = Prometheus::start(node.outside(), &rules_in_seconds()).unwrap();
     prometheus.set_targets(&[(NODE, agent.listen())]).unwrap();
 
     eventually("Prometheus to evaluate every rule", || {
