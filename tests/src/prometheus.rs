@@ -39,11 +39,16 @@ impl<'a> Prometheus<'a> {
         });
         // What is JSON is YAML.
         let files = [("prometheus.yml", config.to_string()), ("targets.json", "[]".to_owned())];
-        for (name, text) in files.iter().map(|(name, text)| (*name, text.as_str())).chain([("rules.yml", rules)]) {
+        for (name, text) in
+            files.iter().map(|(name, text)| (*name, text.as_str())).chain([("rules.yml", rules)])
+        {
             fs::write(folder.path().join(name), text).with_context(|| format!("writing {name}"))?;
         }
         let listen = ns
-            .run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()))
+            .run(|| {
+                TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+                    .and_then(|listener| listener.local_addr())
+            })
             .context("finding a free port")?;
         let log = File::create(folder.path().join("log")).context("creating Prometheus' log")?;
         let mut command = Command::new(program("prometheus")?);
@@ -81,7 +86,8 @@ impl<'a> Prometheus<'a> {
             })
             .collect();
         // Prometheus reads a file when it is renamed to its name, never half of it.
-        let (new, current) = (self.folder.path().join("new"), self.folder.path().join("targets.json"));
+        let (new, current) =
+            (self.folder.path().join("new"), self.folder.path().join("targets.json"));
         fs::write(&new, Value::from(groups).to_string()).context("writing the targets")?;
         fs::rename(new, current).context("replacing the targets")
     }
@@ -93,8 +99,8 @@ impl<'a> Prometheus<'a> {
     pub fn api(&self, path: &str) -> Result<Value> {
         let path = format!("/api/v1/{path}");
         let reply = self.ns.run(|| http_get(self.listen, &path))?;
-        let mut answer: Value = serde_json::from_str(&reply.body)
-            .with_context(|| format!("{path}: {}", reply.body))?;
+        let mut answer: Value =
+            serde_json::from_str(&reply.body).with_context(|| format!("{path}: {}", reply.body))?;
         ensure!(answer["status"] == "success", "{path}: {answer}");
         Ok(answer["data"].take())
     }

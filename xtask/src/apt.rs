@@ -154,7 +154,8 @@ pub(crate) fn unpack_own(package: &str, into: &Path) -> Result<()> {
     download().or_else(|_| setup::update_package_lists().and_then(|()| download()))?;
     let entries = fs::read_dir(scratch.path()).context("reading the download folder")?;
     let file = entries.flatten().map(|entry| entry.path()).next();
-    let file = file.with_context(|| format!("`apt-get download` did not leave a package {package}"))?;
+    let file =
+        file.with_context(|| format!("`apt-get download` did not leave a package {package}"))?;
     unpack(&file, into)
 }
 
