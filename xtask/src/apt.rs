@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{process, repo, setup};
+use crate::{process, repo};
 
 /// Settings of all calls: only the list of packages, without translations and descriptions of desktop programs.
 const SETTINGS: [&str; 4] = [
@@ -139,24 +139,6 @@ impl Apt {
 pub(crate) fn unpack(package: &Path, into: &Path) -> Result<()> {
     fs::create_dir_all(into).with_context(|| format!("creating {}", into.display()))?;
     process::output(repo::command("dpkg")?.arg("-x").arg(package).arg(into)).map(drop)
-}
-
-/// Downloads a package of this machine's own release and unpacks it into a folder that exists, without
-/// installing it.
-pub(crate) fn unpack_own(package: &str, into: &Path) -> Result<()> {
-    let scratch = tempfile::tempdir().context("making a temporary folder")?;
-    let download = || {
-        let mut apt = repo::command("apt-get")?;
-        apt.args(["-o", "APT::Sandbox::User=root", "download", package]);
-        process::output(apt.current_dir(scratch.path()))
-    };
-    // A new container image has no package lists yet.
-    download().or_else(|_| setup::update_package_lists().and_then(|()| download()))?;
-    let entries = fs::read_dir(scratch.path()).context("reading the download folder")?;
-    let file = entries.flatten().map(|entry| entry.path()).next();
-    let file =
-        file.with_context(|| format!("`apt-get download` did not leave a package {package}"))?;
-    unpack(&file, into)
 }
 
 /// The Debian archives that this machine installs from.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::tools::{install_from, install_packages, update_package_lists};
+pub(crate) use self::tools::{install_from, install_packages, unpack_package};
 use crate::term;
 
 #[derive(clap::Args, Default)]

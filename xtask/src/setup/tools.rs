@@ -1,6 +1,9 @@
 //! Ready-made tools: rustfmt and clippy from rustup, the others from the distribution.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
@@ -67,7 +70,7 @@ pub(super) fn find_prometheus(_: &Args) -> Result<Option<String>> {
 }
 
 pub(super) fn install_prometheus(_: &Args) -> Result<String> {
-    apt::unpack_own("prometheus", &prometheus_folder())
+    unpack_package("prometheus", &prometheus_folder())
         .context("install the package prometheus by hand")?;
     Ok(format!("the package prometheus, unpacked to {}", prometheus_folder().display()))
 }
@@ -98,4 +101,22 @@ pub(crate) fn install_from(apt: &Apt, suite: &str, packages: &[&str]) -> Result<
 /// Updates the package lists of the machine's own sources.
 pub(crate) fn update_package_lists() -> Result<()> {
     process::output(&mut root::command("apt-get", &["update"])?).map(drop)
+}
+
+/// Downloads a package of this machine's own release and unpacks it into a folder that exists, without
+/// installing it.
+pub(crate) fn unpack_package(package: &str, into: &Path) -> Result<()> {
+    let scratch = tempfile::tempdir().context("making a temporary folder")?;
+    let download = || {
+        let mut apt = repo::command("apt-get")?;
+        apt.args(["-o", "APT::Sandbox::User=root", "download", package]);
+        process::output(apt.current_dir(scratch.path()))
+    };
+    // A new container image has no package lists yet.
+    download().or_else(|_| update_package_lists().and_then(|()| download()))?;
+    let entries = fs::read_dir(scratch.path()).context("reading the download folder")?;
+    let file = entries.flatten().map(|entry| entry.path()).next();
+    let file =
+        file.with_context(|| format!("`apt-get download` did not leave a package {package}"))?;
+    apt::unpack(&file, into)
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use super::qemu;
 use crate::{
     apt::{Apt, Machine},
-    process, repo, setup, term,
+    setup, term,
 };
 
 const PACKAGE: &str = "qemu-system-x86";
@@ -51,7 +51,7 @@ pub(super) fn busybox(folder: &Path) -> Result<PathBuf> {
     }
     term::doing("busybox", "downloading the package busybox-static");
     let scratch = tempfile::tempdir_in(folder).context("making a temporary folder")?;
-    crate::apt::unpack_own("busybox-static", scratch.path())?;
+    setup::unpack_package("busybox-static", scratch.path())?;
     let found = ["bin/busybox", "usr/bin/busybox"]
         .map(|path| scratch.path().join(path))
         .into_iter()
