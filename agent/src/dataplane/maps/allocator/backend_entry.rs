@@ -70,7 +70,7 @@ pub fn repair(entry: &Cell<'_, Backend>, wanted: &Backend) {
 mod tests {
     use std::{
         os::fd::AsFd as _,
-        sync::atomic::{AtomicBool, Ordering},
+        sync::atomic::{AtomicBool, AtomicU64, Ordering},
         thread,
     };
 
@@ -102,29 +102,33 @@ mod tests {
     #[test]
     fn a_repair_loses_no_connection_that_is_counted_meanwhile() {
         const CONNECTIONS_MADE: u64 = 300_000;
+        // However the two threads are scheduled: as many repairs happen during the additions.
+        const REPAIRS: u64 = 100;
         let map = create::array::<Backend>("REPAIRED", 1, MMAPABLE).unwrap();
         let agent = mapped(&map);
         make(&agent.cell(0), WANTED);
         let program = mapped(&map);
-        let done = AtomicBool::new(false);
-        let repairs = thread::scope(|scope| {
-            scope.spawn(|| {
-                for _ in 0..CONNECTIONS_MADE {
+        let (done, repairs) = (AtomicBool::new(false), AtomicU64::new(0));
+        let made = thread::scope(|scope| {
+            let adding = scope.spawn(|| {
+                let mut made = 0;
+                while made < CONNECTIONS_MADE || repairs.load(Ordering::Relaxed) < REPAIRS {
                     program.cell(0).add(CONNECTIONS, 1);
+                    made += 1;
                 }
                 done.store(true, Ordering::Release);
+                made
             });
-            let mut repairs = 0;
             while !done.load(Ordering::Acquire) {
                 disown(&agent.cell(0));
                 repair(&agent.cell(0), &WANTED);
-                repairs += 1;
+                repairs.fetch_add(1, Ordering::Relaxed);
             }
-            repairs
+            adding.join().unwrap()
         });
-        assert!(repairs > 0);
+        let repairs = repairs.into_inner();
         let entry = agent.read(0);
-        assert_eq!(entry.connections, CONNECTIONS_MADE, "after {repairs} repairs");
-        assert_eq!(entry, Backend { generation: 1, connections: CONNECTIONS_MADE, ..WANTED });
+        assert_eq!(entry.connections, made, "after {repairs} repairs");
+        assert_eq!(entry, Backend { generation: 1, connections: made, ..WANTED });
     }
 }
