@@ -83,8 +83,8 @@ pub fn find(key: &mut FrontendKey) -> Option<&'static Frontend> {
 #[inline(always)]
 fn look_up(key: &FrontendKey) -> Option<&'static Frontend> {
     let current = FRONTENDS.get(CURRENT)?;
-    // SAFETY: the element may be reused for another key while it is looked at; whoever reads it
-    // compares its copy of the key afterwards (`balance::choose`).
+    // SAFETY: the element may be reused for another key while it is looked at; the caller
+    // compares its copy of the key afterwards (`translate::decide`).
     let found = unsafe { current.get(key) }?;
     // SAFETY: the memory itself stays a frontend of this map until the program ends (RCU).
     Some(unsafe { &*core::ptr::from_ref(found) })

@@ -130,7 +130,7 @@ impl Summary {
         self.line(
             "Sockets",
             report.sockets.map_or_else(
-                || "not counted: before Linux 5.12 they are in socket storage".into(),
+                || "not counted: before Linux 5.12 they are in the overflow".into(),
                 |sockets| format!("{sockets} translated"),
             ),
         );
