@@ -126,7 +126,7 @@ pub struct AgentArgs {
     without_features: Vec<Feature>,
     /// What to log: off, error, warn, info, debug or trace, also by module
     /// (info,sockline::source=debug). `sockline log-level` changes it while the agent runs
-    #[arg(long, value_name = "FILTER", env = "SOCKLINE_LOG_LEVEL", default_value = "info")]
+    #[arg(long, value_name = "FILTER", env = "SOCKLINE_LOG_LEVEL", default_value = DEFAULT_LOG_LEVEL)]
     log_level: String,
     /// Format of the log: a line of text or a JSON object for each event
     #[arg(long, value_enum, env = "SOCKLINE_LOG_FORMAT", default_value_t)]
@@ -211,9 +211,13 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     result
 }
 
+const DEFAULT_LOG_LEVEL: &str = "info";
+
 /// Starts to log to standard error.
 fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<LogLevel> {
     use std::io::IsTerminal as _;
+    // An empty variable counts as not set.
+    let filter = if filter.is_empty() { DEFAULT_LOG_LEVEL } else { filter };
     let parsed =
         log_level::parse(filter).map_err(|error| anyhow::anyhow!("--log-level: {error}"))?;
     let builder = tracing_subscriber::fmt()

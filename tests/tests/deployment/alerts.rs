@@ -22,7 +22,7 @@ fn rules_in_seconds() -> String {
         let digits = rest[at..].find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len() - at);
         let (before, after) = rest.split_at(at + digits);
         seconds += before;
-        let is_minutes = after.starts_with("m]") || after.starts_with("m\n");
+        let is_minutes = ["m]", "m)", "m\n"].iter().any(|end| after.starts_with(end));
         seconds += if is_minutes { "s" } else { "" };
         rest = if is_minutes { &after[1..] } else { after };
     }

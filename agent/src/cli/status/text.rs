@@ -24,6 +24,7 @@ pub(super) fn render(report: &StatusReport) -> String {
     if let Some(agent) = &report.agent {
         text += &maps(agent);
         text += &excluded_pods(agent);
+        text += &list("SOURCE ERRORS", &agent.source_errors);
         text += &list("INVALID OBJECTS", &agent.invalid_objects);
         text += &list("OUT OF SYNC", &agent.out_of_sync);
         text += &list("FULL MAPS", agent.full_maps.iter().map(|full| &full.message));

@@ -228,10 +228,12 @@ fn identity(metadata: &fs::Metadata) -> Identity {
 /// The mount points of network namespaces. If the mount table cannot be read, the namespaces of processes
 /// are still visited.
 fn mounted() -> Vec<PathBuf> {
-    let mounts = table::read().unwrap_or_default().into_iter();
-    let of_networks =
-        mounts.filter(|mount| mount.kind == "nsfs" && mount.root.starts_with("net:["));
-    of_networks.map(|mount| mount.path).collect()
+    network_namespaces(table::read().unwrap_or_default())
+}
+
+fn network_namespaces(mounts: Vec<table::Mount>) -> Vec<PathBuf> {
+    let is_one = |mount: &table::Mount| mount.kind == "nsfs" && mount.root.starts_with("net:[");
+    mounts.into_iter().filter(is_one).map(|mount| mount.path).collect()
 }
 
 fn numbered(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {

@@ -75,3 +75,17 @@ fn a_visitor_that_cannot_return_visits_no_other_namespace() {
     );
     assert_eq!(visits, 1);
 }
+
+#[test]
+fn only_mounts_of_network_namespaces_are_taken() {
+    let mounts = table::parse(
+        "\
+22 28 0:21 / /proc rw shared:13 - proc proc rw
+88 25 0:4 net:[4026532201] /run/netns/cni-1 rw shared:44 - nsfs nsfs rw
+89 25 0:4 mnt:[4026532202] /run/mnt/x rw - nsfs nsfs rw
+90 25 0:4 net:[4026532203] /run/netns/with\\040blank rw - nsfs nsfs rw
+",
+    );
+    let expected = ["/run/netns/cni-1", "/run/netns/with blank"].map(PathBuf::from);
+    assert_eq!(network_namespaces(mounts), expected);
+}
