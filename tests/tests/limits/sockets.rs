@@ -62,12 +62,17 @@ impl Clients {
     /// The units that all sockets have taken, which must be the sum over all cgroups.
     #[track_caller]
     fn units(&self) -> u64 {
+        self.try_units().unwrap()
+    }
+
+    /// An error if the sum over all cgroups differs: the counts are not read at one moment, while sockets are closed.
+    fn try_units(&self) -> Result<u64, String> {
         let counts = self.counts();
         let units = |place: u32| counts.get(&place, 0).unwrap().units;
         let whole = units(WHOLE);
-        let others = (0..counts.len()).filter(|&place| place != WHOLE);
-        assert_eq!(others.map(units).sum::<u64>(), whole);
-        whole
+        let sum: u64 = (0..counts.len()).filter(|&place| place != WHOLE).map(units).sum();
+        holds(sum == whole, format!("{sum} of all cgroups, {whole} of all sockets"))?;
+        Ok(whole)
     }
 
     /// As if sockets of the clients' cgroup had taken these.
@@ -84,7 +89,7 @@ impl Clients {
     #[track_caller]
     fn eventually_units(&self, wanted: u64) {
         eventually(&format!("{wanted} units to be taken"), || {
-            let units = self.units();
+            let units = self.try_units()?;
             holds(units == wanted, units)
         });
     }
