@@ -39,6 +39,8 @@ impl LogLevel {
     pub fn set(&self, filter: &str) -> Result<(), String> {
         let parsed = parse(filter)?;
         let mut current = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the change: the new filter may leave this line out.
+        tracing::info!(filter, "the log level changes");
         (self.reload)(parsed).map_err(|error| error.to_string())?;
         filter.clone_into(&mut current);
         Ok(())

@@ -38,9 +38,9 @@ impl<'a> Prometheus<'a> {
             }],
         });
         // What is JSON is YAML.
-        let files = [("prometheus.yml", config.to_string()), ("targets.json", "[]".to_owned())];
+        let config = config.to_string();
         for (name, text) in
-            files.iter().map(|(name, text)| (*name, text.as_str())).chain([("rules.yml", rules)])
+            [("prometheus.yml", config.as_str()), ("targets.json", "[]"), ("rules.yml", rules)]
         {
             fs::write(folder.path().join(name), text).with_context(|| format!("writing {name}"))?;
         }
