@@ -62,6 +62,24 @@ pub fn format_age(then: Timestamp) -> String {
     format_seconds(age.unwrap_or_default())
 }
 
+/// The schema of a duration in JSON, for `#[schemars(with = "…")]`.
+#[derive(Debug)]
+pub struct Text;
+
+impl schemars::JsonSchema for Text {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "format": "duration-as-in-go" })
+    }
+}
+
 /// For `#[serde(with = "…")]`.
 pub mod as_text {
     use std::time::Duration;

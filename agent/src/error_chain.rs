@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-/// Joins an error and its causes with `: `. A cause that its error already names is left out.
+/// Joins an error and its causes with `: `. A cause that its error already names is skipped.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

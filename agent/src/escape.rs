@@ -14,6 +14,24 @@ impl<T: Display> Display for Escaped<T> {
     }
 }
 
+/// JSON with the characters that [`Escaped`] escapes as `\uXXXX`, which does not change its value. `serde_json` writes
+/// those beyond ASCII as they are.
+#[must_use]
+pub fn json(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        // ASCII has the syntax, and is escaped in strings up to U+001F.
+        if c.is_ascii() && c != '\u{7f}' || c.escape_debug().len() == 1 {
+            escaped.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(escaped, "\\u{unit:04x}");
+        }
+    }
+    escaped
+}
+
 /// Escapes what is written through it.
 struct Escaping<'a, W>(&'a mut W);
 
@@ -46,6 +64,16 @@ mod tests {
         ] {
             assert_eq!(Escaped(text).to_string(), shown);
         }
+    }
+
+    #[test]
+    fn escaped_json_has_the_same_value() {
+        let text = "a\n\u{7f}\u{9b}2J\u{202e}\u{e0041} Grüße, 世界 \"\\\u{1b}";
+        let plain = serde_json::to_string_pretty(&[text, "b"]).unwrap();
+        let escaped = json(&plain);
+        let shown = r#""a\n\u007f\u009b2J\u202e\udb40\udc41 Grüße, 世界 \"\\\u001b""#;
+        assert_eq!(escaped, format!("[\n  {shown},\n  \"b\"\n]"));
+        assert_eq!(serde_json::from_str::<Vec<String>>(&escaped).unwrap(), [text, "b"]);
     }
 
     #[test]

@@ -2,11 +2,18 @@
 //!
 //! Connections are limited in number, size and duration. At the maximum number, a new connection closes the
 //! oldest one: a client that opens many closes its own, and a normal request ends long before its connection
-//! is the oldest.
+//! is the oldest. `hyper-util`'s `GracefulShutdown` cannot close the oldest connection. A handler can exempt its
+//! connection from both limits ([`Exemption`]), and limits the number of those itself.
 
-use std::{collections::VecDeque, io, pin::pin, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use axum::{Router, extract::DefaultBodyLimit};
+use axum::{Extension, Router, extract::DefaultBodyLimit};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -21,12 +28,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
-/// Maximum number of connections.
+/// Maximum number of connections without an exemption.
 const MAX_CONNECTIONS: usize = 32;
+/// Maximum duration of a connection without an exemption. A request that runs then may still end.
+const MAX_DURATION: Duration = Duration::from_secs(30);
 /// Timeout for the head of a request, also between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum duration of a connection. A request that runs then may still end.
-const MAX_DURATION: Duration = Duration::from_secs(30);
 /// Timeout for the last request, in case the client does not read its response.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum bytes of the head of a request: its line and its headers.
@@ -75,11 +82,32 @@ impl Listener for UnixListener {
     }
 }
 
+/// Exempts the connection of a request from the limits of number and duration. Handlers get it as an [`Extension`].
+#[derive(Debug, Clone, Default)]
+pub struct Exemption(Arc<OnceLock<CancellationToken>>);
+
+impl Exemption {
+    /// The exemption lasts until `end`. A connection gets one only.
+    pub fn until(&self, end: CancellationToken) {
+        let _ = self.0.set(end);
+    }
+
+    fn is_valid(&self) -> bool {
+        self.0.get().is_some_and(|end| !end.is_cancelled())
+    }
+
+    async fn over(&self) {
+        if let Some(end) = self.0.get() {
+            end.cancelled().await;
+        }
+    }
+}
+
 /// Serves until `stop`.
 pub async fn serve<L: Listener>(listener: L, router: Router, stop: CancellationToken) {
     let router = router.layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     let mut tasks = JoinSet::new();
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    let mut open: VecDeque<(AbortHandle, Exemption)> = VecDeque::new();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -95,14 +123,18 @@ pub async fn serve<L: Listener>(listener: L, router: Router, stop: CancellationT
                 continue;
             }
         };
-        open.retain(|task| !task.is_finished());
-        if open.len() >= MAX_CONNECTIONS
-            && let Some(oldest) = open.pop_front()
+        open.retain(|(task, _)| !task.is_finished());
+        let limited = open.iter().enumerate().filter(|(_, (_, exemption))| !exemption.is_valid());
+        let limited: Vec<usize> = limited.map(|(place, _)| place).collect();
+        if limited.len() >= MAX_CONNECTIONS
+            && let Some((oldest, _)) = open.remove(limited[0])
         {
             oldest.abort();
         }
-        let connection = serve_connection(stream, router.clone(), stop.clone());
-        open.push_back(tasks.spawn(connection.instrument(span)));
+        let exemption = Exemption::default();
+        let router = router.clone().layer(Extension(exemption.clone()));
+        let connection = serve_connection(stream, router, exemption.clone(), stop.clone());
+        open.push_back((tasks.spawn(connection.instrument(span)), exemption));
     }
     // Requests that run may end.
     let _ = timeout(END_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await;
@@ -111,6 +143,7 @@ pub async fn serve<L: Listener>(listener: L, router: Router, stop: CancellationT
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
+    exemption: Exemption,
     stop: CancellationToken,
 ) {
     let connection = http1::Builder::new()
@@ -123,7 +156,10 @@ async fn serve_connection(
     let is_over = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = stop.cancelled() => None,
-        () = sleep(MAX_DURATION) => None,
+        () = async {
+            sleep(MAX_DURATION).await;
+            exemption.over().await;
+        } => None,
     };
     let ended = match is_over {
         Some(ended) => Ok(ended),

@@ -29,3 +29,4 @@ pub mod source;
 pub mod status;
 pub mod telemetry;
 pub mod termination;
+pub mod watch;

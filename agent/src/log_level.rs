@@ -1,29 +1,40 @@
 //! The filter of the log, which can change while the agent runs.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing_subscriber::{EnvFilter, reload};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, Registry,
+    filter::{FilterExt as _, FilterFn, combinator::Or},
+    reload,
+};
 
 /// The longest filter: enough for a level for each module.
 const MAX_LENGTH: usize = 4096;
 
+/// What is logged: the events of the filter, and every error span. Code opens an error span for what all its log
+/// lines must name, such as the kind of a watch, and keeps it for as long as it runs. A span that the filter skipped
+/// when it was opened would be missing in all lines after a change of the filter.
+type Filter = Or<EnvFilter, FilterFn, Registry>;
+
+/// The layer that filters the log.
+pub type FilterLayer = reload::Layer<Filter, Registry>;
+
 /// Clones change the same log.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct LogLevel {
     filter: Arc<Mutex<String>>,
-    reload: Arc<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
+    handle: reload::Handle<Filter, Registry>,
 }
 
 impl LogLevel {
-    /// `filter` is in effect; `reload` puts another one in its place.
-    pub fn new(
-        filter: &str,
-        reload: impl Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync + 'static,
-    ) -> Self {
-        Self { filter: Arc::new(Mutex::new(filter.to_owned())), reload: Arc::new(reload) }
+    /// Also returns the layer, with this filter in effect.
+    ///
+    /// # Errors
+    /// When it is not a filter; the message says what.
+    pub fn new(filter: &str) -> Result<(Self, FilterLayer), String> {
+        let (layer, handle) = reload::Layer::new(with_error_spans(parse(filter)?));
+        Ok((Self { filter: Arc::new(Mutex::new(filter.to_owned())), handle }, layer))
     }
 
     /// The filter that is in effect.
@@ -41,23 +52,22 @@ impl LogLevel {
         let mut current = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the change: the new filter may leave this line out.
         tracing::info!(filter, "the log level changes");
-        (self.reload)(parsed).map_err(|error| error.to_string())?;
+        self.handle.reload(with_error_spans(parsed)).map_err(|error| error.to_string())?;
         filter.clone_into(&mut current);
         Ok(())
     }
 }
 
-impl fmt::Debug for LogLevel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("LogLevel").field(&self.filter()).finish()
-    }
+fn with_error_spans(filter: EnvFilter) -> Filter {
+    let is_error_span = |item: &Metadata<'_>| item.is_span() && *item.level() == Level::ERROR;
+    filter.or(FilterFn::new(is_error_span as fn(&Metadata<'_>) -> bool))
 }
 
 /// Reads a filter: a level, or levels by module such as `info,sockline::source=debug`.
 ///
 /// # Errors
 /// When it is something else; the message says what.
-pub fn parse(filter: &str) -> Result<EnvFilter, String> {
+fn parse(filter: &str) -> Result<EnvFilter, String> {
     if filter.len() > MAX_LENGTH {
         return Err(format!("the filter is longer than {MAX_LENGTH} bytes"));
     }
@@ -80,6 +90,11 @@ pub fn parse(filter: &str) -> Result<EnvFilter, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use tracing::subscriber::set_default;
+    use tracing_subscriber::{Layer as _, layer::SubscriberExt as _};
+
     use super::*;
 
     #[test]
@@ -95,10 +110,41 @@ mod tests {
 
     #[test]
     fn a_wrong_filter_leaves_the_one_in_effect() {
-        let level = LogLevel::new("info", |_| Ok(()));
+        let (level, _layer) = LogLevel::new("info").unwrap();
         level.set("nonsense").unwrap_err();
         assert_eq!(level.filter(), "info");
         level.set("debug").unwrap();
         assert_eq!(level.filter(), "debug");
+    }
+
+    /// What is logged in a test.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(text)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_span_that_was_opened_while_nothing_was_logged_is_in_the_lines_after_a_change() {
+        let (level, layer) = LogLevel::new("off").unwrap();
+        let log = Log::default();
+        let writer = log.clone();
+        let lines = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+        let _guard = set_default(tracing_subscriber::registry().with(lines.with_filter(layer)));
+        let _span = tracing::error_span!("watch", kind = "Service").entered();
+        tracing::error!("before");
+        level.set("info").unwrap();
+        tracing::info!("after");
+        tracing::debug!("not at this level");
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("after") && text.contains("Service"), "{text}");
     }
 }

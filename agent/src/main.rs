@@ -5,8 +5,8 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use sockline::{
     cli::{
-        Cli, Command, agent, backends, check, cleanup, environment, helper, log_level, plan,
-        renamed, services, status,
+        Cli, Command, agent, backends, check, cleanup, environment, helper, log_level,
+        output::print_error, plan, renamed, services, status, top, trace, watch,
     },
     escape::Escaped,
 };
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     if let Some(error) = renamed::find(arguments.iter().map(OsString::as_os_str), is_set) {
-        eprintln!("error: {error}");
+        print_error(format_args!("error: {error}"));
         return ExitCode::from(2);
     }
     let matches = environment::without_empty(Cli::command()).get_matches();
@@ -28,6 +28,9 @@ fn main() -> ExitCode {
         Command::CheckProbe(args) => check::probe(&args),
         Command::Services(args) => services::run(&args),
         Command::Backends(args) => backends::run(&args),
+        Command::Top(args) => top::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Watch(args) => watch::run(args),
         Command::LogLevel(args) => log_level::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Helper(args) => helper::supervise(args),
@@ -37,7 +40,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line with all causes; a backtrace does not help users.
-            eprintln!("error: {}", Escaped(format!("{error:#}")));
+            print_error(format_args!("error: {}", Escaped(format!("{error:#}"))));
             ExitCode::FAILURE
         }
     }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/received.rs"]
+mod received;
 #[path = "support/world.rs"]
 mod world;
 
@@ -110,12 +112,12 @@ impl Followed {
         self.world.until(&what, |world| Self::marks(world) == expected).await;
     }
 
-    async fn until_trouble(&mut self, about: &str) {
-        self.world.until(about, |world| world.trouble().contains(about)).await;
+    async fn until_source_error(&mut self, about: &str) {
+        self.world.until(about, |world| world.error_text().contains(about)).await;
     }
 
     async fn quiet(&mut self) {
-        self.world.until("end of the trouble", |world| world.trouble.is_empty()).await;
+        self.world.until("end of the errors", |world| world.errors.is_empty()).await;
     }
 }
 
@@ -142,9 +144,9 @@ async fn a_list_that_is_not_whole_is_said_to_be_so_before_it_and_no_more_after_t
 }
 
 #[tokio::test]
-async fn a_missing_folder_is_told_and_nothing_is_listed_until_it_is_there() {
+async fn a_missing_folder_is_reported_and_nothing_is_listed_until_it_is_there() {
     let mut followed = Followed::missing();
-    followed.until_trouble("manifests: cannot be read").await;
+    followed.until_source_error("manifests: cannot be read").await;
     assert!(followed.world.listed.is_empty(), "{:?}", followed.world.log);
     fs::create_dir(&followed.dir).unwrap();
     followed.world.until_listed().await;
@@ -176,11 +178,11 @@ async fn a_file_renamed_over_another_is_one_change() {
 #[tokio::test]
 async fn all_that_changed_in_a_file_is_sent_together() {
     let mut followed = Followed::with(&[("a.yaml", "cart 1\nweb 1\ndb 1")]).await;
-    let before = followed.world.received;
+    let before = followed.world.changes;
     followed.write("a.yaml.swp", "cart 2\nweb 2\ncache 1");
     fs::rename(followed.dir.join("a.yaml.swp"), followed.dir.join("a.yaml")).unwrap();
     followed.until(&["cache 1", "cart 2", "web 2"]).await;
-    assert_eq!(followed.world.received, before + 1, "{:?}", followed.world.log);
+    assert_eq!(followed.world.changes, before + 1, "{:?}", followed.world.log);
 }
 
 #[tokio::test]
@@ -199,7 +201,7 @@ async fn a_broken_file_keeps_its_objects_until_it_is_whole() {
     fs::write(&broken, "!\nweb 2").unwrap();
     fs::rename(broken, followed.dir.join("a.yaml")).unwrap();
     followed.until(&["cart 1", "web 2"]).await;
-    followed.until_trouble("file a.yaml: is not whole; 1 of its objects").await;
+    followed.until_source_error("file a.yaml: is not whole; 1 of its objects").await;
     followed.write("a.yaml", "web 3");
     followed.until(&["web 3"]).await;
     followed.quiet().await;
@@ -212,7 +214,7 @@ async fn an_unreadable_file_keeps_its_objects() {
     let (link, path) = (followed.dir.join("a.yaml.new"), followed.dir.join("a.yaml"));
     symlink("a.yaml", &link).unwrap();
     fs::rename(link, &path).unwrap();
-    followed.until_trouble("file a.yaml: is not whole; 1 of its objects").await;
+    followed.until_source_error("file a.yaml: is not whole; 1 of its objects").await;
     assert_eq!(Followed::marks(&followed.world), ["cart 1"]);
     fs::remove_file(&path).unwrap();
     followed.until(&[]).await;
@@ -224,8 +226,8 @@ async fn a_folder_that_disappears_takes_nothing_with_it_and_is_followed_again() 
     let mut followed = Followed::with(&[("a.yaml", "cart 1\nweb 1")]).await;
     let away = followed.dir.with_extension("away");
     fs::rename(&followed.dir, &away).unwrap();
-    followed.until_trouble("its 2 objects stay").await;
-    assert_eq!(followed.world.trouble.len(), 1, "{}", followed.world.trouble());
+    followed.until_source_error("its 2 objects stay").await;
+    assert_eq!(followed.world.errors.len(), 1, "{}", followed.world.error_text());
     assert_eq!(Followed::marks(&followed.world), ["cart 1", "web 1"]);
 
     fs::write(away.join("a.yaml"), "cart 2").unwrap();
@@ -240,7 +242,7 @@ async fn a_folder_that_disappears_takes_nothing_with_it_and_is_followed_again() 
 async fn a_folder_removed_file_by_file_takes_nothing_with_it() {
     let mut followed = Followed::with(&[("a.yaml", "cart 1"), ("b.yaml", "web 1")]).await;
     fs::remove_dir_all(&followed.dir).unwrap();
-    followed.until_trouble("its 2 objects stay").await;
+    followed.until_source_error("its 2 objects stay").await;
     assert_eq!(Followed::marks(&followed.world), ["cart 1", "web 1"]);
 }
 

@@ -46,7 +46,7 @@ fn index(name: &str, node: &str) -> Index {
     index
 }
 
-/// What Sockline shall do where kube-proxy does `entry`.
+/// What Sockline should do where kube-proxy does `entry`.
 fn expected(entry: &Value) -> (Key, Outcome) {
     let text = |field: &str| entry[field].as_str().expect("text").to_owned();
     let key = (
@@ -87,8 +87,8 @@ fn actual(frontend: &Frontend) -> (Key, Outcome) {
         (Action::Forward, None) => "forward",
         (Action::Refuse, Some(Reason::NoEndpoints)) => "refuse: no endpoints",
         (Action::Refuse, Some(Reason::NoLocalEndpoints)) => "refuse: no local endpoints",
-        (Action::Pass, Some(Reason::SourceRanges)) => "pass: source ranges",
-        (Action::Pass, Some(Reason::Protocol)) => "pass: protocol",
+        (Action::Bypass, Some(Reason::SourceRanges)) => "pass: source ranges",
+        (Action::Bypass, Some(Reason::Protocol)) => "pass: protocol",
         other => panic!("{other:?} of {key:?}"),
     };
     let endpoint = |b: &Backend| SocketAddr::new(b.address, b.port).to_string();

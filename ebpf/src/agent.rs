@@ -1,4 +1,4 @@
-//! What the agent notes about itself, for whoever reads the node while it is down.
+//! The agent's record of itself, for reading the node while the agent is down.
 
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -8,8 +8,8 @@ pub struct AgentRecord {
     /// Of the last full sync; nanoseconds since the epoch, 0 is never.
     pub last_sync: u64,
     pub pid: u32,
-    /// Bits of [`SET_RETVAL`] and so on: what the running kernel has.
-    pub features: u32,
+    /// What the running kernel has.
+    pub features: FeatureSet,
     /// UTF-8, filled up with NUL.
     pub node: [u8; 256],
     pub version: [u8; 32],
@@ -17,13 +17,21 @@ pub struct AgentRecord {
     pub cgroup: [u8; 512],
 }
 
-/// Kernel features, probed once at start.
-pub const SET_RETVAL: u32 = 1;
-pub const NETNS_COOKIE: u32 = 1 << 1;
-pub const MPTCP_SOCK: u32 = 1 << 2;
-pub const COMPARE_AND_SWAP: u32 = 1 << 3;
-pub const SOCK_DESTROY: u32 = 1 << 4;
-pub const KERNEL_SOCKETS: u32 = 1 << 5;
+bitflags::bitflags! {
+    /// Kernel features that have a fallback. The agent's table of features says what each is.
+    #[repr(transparent)]
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct FeatureSet: u32 {
+        const SET_RETVAL = 1;
+        const NETNS_COOKIE = 1 << 1;
+        const MPTCP_SOCK = 1 << 2;
+        const COMPARE_AND_SWAP = 1 << 3;
+        const SOCK_DESTROY = 1 << 4;
+        const KERNEL_SOCKETS = 1 << 5;
+        const SOCK_ITERATOR = 1 << 6;
+        const SOCKET_FIELDS = 1 << 7;
+    }
+}
 
 // SAFETY: integers only, no padding.
 #[cfg(feature = "user")]

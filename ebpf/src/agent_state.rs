@@ -17,9 +17,14 @@ pub struct AgentState {
     /// agent is down.
     pub fail_open_after: u64,
     /// 1: calls from network namespaces inside of pods go through unchanged
-    /// ([`crate::namespaces::Namespace::excluded`]), and every namespace that dials a service is noted.
+    /// ([`crate::namespaces::Namespace::excluded`]), and every namespace that dials a service is recorded.
     pub exclude_nested: u64,
-    pub reserved: [u64; 3],
+    /// The service id that was given out last: the next one is above it, since sockets may remember that of a
+    /// service which was deleted. For the next agent.
+    pub last_service: u64,
+    /// `CLOCK_MONOTONIC` in nanoseconds: until then, programs write events ([`crate::event`]). 0 is off.
+    pub events_until: u64,
+    pub reserved: [u64; 1],
 }
 
 // SAFETY: integers only, no padding.

@@ -3,6 +3,7 @@
 use crate::{
     address::Address,
     id::{BackendId, ServiceId},
+    telemetry::ConnectionCounts,
 };
 
 /// One place of an alias table (M. D. Vose, 1991): a draw that lands here takes `backend` when its
@@ -21,7 +22,7 @@ pub struct Slot {
     pub padding: u32,
 }
 
-/// An endpoint of a service: one cache line.
+/// An endpoint of a service: two cache lines. Choosing it, and a connection that ends well, need the first only.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Backend {
@@ -38,27 +39,33 @@ pub struct Backend {
     /// Network byte order.
     pub port: u16,
     pub weight: u16,
-    /// The frontends that may use this backend now, see [`INTERNAL_SCOPE`] and
-    /// [`EXTERNAL_SCOPE`].
-    pub scopes: u8,
+    /// The frontends that may use this backend now.
+    pub scopes: Scopes,
     pub padding: [u8; 3],
-    /// Connections that this endpoint was chosen for: live state, written by the programs. It lies
-    /// here because a connect has this cache line anyway; a hash of per-CPU counters cost 60 ns.
-    pub connections: u64,
+    /// Live state, written by the programs. What each connection counts lies in the cache line that a connect
+    /// has anyway; a hash of per-CPU counters cost 60 ns.
+    pub counts: ConnectionCounts,
     /// More live state to come.
-    pub reserved: [u64; 3],
+    pub reserved: u64,
 }
 
-/// A backend of the ClusterIP frontends (`internalTrafficPolicy`).
-pub const INTERNAL_SCOPE: u8 = 1;
-/// A backend of the ExternalIP, LoadBalancer and NodePort frontends (`externalTrafficPolicy`).
-pub const EXTERNAL_SCOPE: u8 = 2;
+bitflags::bitflags! {
+    /// Frontends, by the traffic policy that chooses their backends.
+    #[repr(transparent)]
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Scopes: u8 {
+        /// ClusterIP frontends (`internalTrafficPolicy`).
+        const INTERNAL = 1;
+        /// ExternalIP, LoadBalancer and NodePort frontends (`externalTrafficPolicy`).
+        const EXTERNAL = 1 << 1;
+    }
+}
 
 /// Slots per segment (64 KiB) and segments at most: 16 million slots.
 pub const SLOT_SEGMENT: u32 = 4096;
 pub const SLOT_SEGMENTS: u32 = 4096;
 
-/// Backends per segment (64 KiB) and segments at most: 4 million backends.
+/// Backends per segment (128 KiB) and segments at most: 4 million backends.
 pub const BACKEND_SEGMENT: u32 = 1024;
 pub const BACKEND_SEGMENTS: u32 = 4096;
 
@@ -68,6 +75,9 @@ unsafe impl aya::Pod for Slot {}
 // SAFETY: integers only, the padding is a field.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Backend {}
+// SAFETY: one integer.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Scopes {}
 
 const _: () = assert!(size_of::<Slot>() == 16);
-const _: () = assert!(size_of::<Backend>() == 64);
+const _: () = assert!(size_of::<Backend>() == 128);

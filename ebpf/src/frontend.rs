@@ -2,6 +2,8 @@
 
 use crate::{
     address::Address,
+    backend::Scopes,
+    byte_enum::byte_enum,
     id::{ServiceId, SlotIndex},
 };
 
@@ -12,7 +14,7 @@ pub struct FrontendKey {
     pub address: Address,
     /// Network byte order.
     pub port: u16,
-    /// [`TCP`], [`UDP`] or [`SCTP`].
+    /// A [`Protocol`].
     pub protocol: u8,
     pub padding: u8,
 }
@@ -44,10 +46,14 @@ impl FrontendKey {
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for FrontendKey {}
 
-/// IP protocol numbers.
-pub const TCP: u8 = 6;
-pub const UDP: u8 = 17;
-pub const SCTP: u8 = 132;
+byte_enum! {
+    /// The protocols of a Service's ports, by their IP protocol numbers.
+    pub enum Protocol {
+        Tcp = 6,
+        Udp = 17,
+        Sctp = 132,
+    }
+}
 
 /// Value of the frontends hash.
 #[repr(C)]
@@ -65,16 +71,16 @@ pub struct Frontend {
     pub slot_count: u32,
     /// Session affinity timeout; 0 is none.
     pub affinity_seconds: u32,
-    /// [`FORWARD`], [`REFUSE`] or [`BYPASS`].
+    /// An [`Action`].
     pub action: u8,
-    /// Index into [`crate::counters::ServiceCounters::refused`] and the plan's reasons.
+    /// A [`Reason`], unless the action is to forward.
     pub reason: u8,
-    /// Where the address comes from: 0 ClusterIP, 1 ExternalIP, 2 LoadBalancer, 3 NodePort.
+    /// A [`FrontendKind`].
     pub kind: u8,
-    /// How a backend is chosen: 0 random by weight.
+    /// A [`Balance`].
     pub balance: u8,
-    /// The bit in [`crate::backend::Backend::scopes`] of the backends that belong to this frontend.
-    pub scope: u8,
+    /// Which of [`crate::backend::Backend::scopes`] the backends of this frontend have.
+    pub scope: Scopes,
     pub padding: u8,
     /// Of a NodePort with the endpoints of one other node alone: a number that stands for the node, so
     /// that session affinity is one for each node, as it is on the nodes. Else 0.
@@ -85,9 +91,47 @@ pub struct Frontend {
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Frontend {}
 
-pub const FORWARD: u8 = 0;
-pub const REFUSE: u8 = 1;
-pub const BYPASS: u8 = 2;
+byte_enum! {
+    /// What becomes of a call to a frontend.
+    pub enum Action {
+        /// It goes to a backend.
+        Forward = 0,
+        /// It fails with ECONNREFUSED.
+        Refuse = 1,
+        /// It goes through unchanged.
+        Bypass = 2,
+    }
+}
+
+byte_enum! {
+    /// Why a frontend does not forward. The first [`crate::counters::REFUSALS`] are those of refusals.
+    pub enum Reason {
+        NoEndpoints = 0,
+        NoLocalEndpoints = 1,
+        SourceRanges = 2,
+        Protocol = 3,
+        RedirectDisabled = 4,
+        TooLarge = 5,
+    }
+}
+
+byte_enum! {
+    /// Where the address comes from in the Service.
+    pub enum FrontendKind {
+        ClusterIp = 0,
+        ExternalIp = 1,
+        LoadBalancer = 2,
+        NodePort = 3,
+    }
+}
+
+byte_enum! {
+    /// How a backend is chosen.
+    pub enum Balance {
+        /// At random, by weight.
+        Random = 0,
+    }
+}
 
 /// The first and only index of the outer map that holds the current frontends hash.
 pub const CURRENT: u32 = 0;

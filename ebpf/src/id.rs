@@ -29,7 +29,7 @@ impl BackendId {
 pub struct SlotIndex(pub u32);
 
 impl SlotIndex {
-    /// The slot that lies so many behind this one.
+    /// The slot at this offset.
     #[inline(always)]
     #[must_use]
     pub const fn offset(self, slots: u32) -> Self {

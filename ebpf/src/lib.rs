@@ -9,7 +9,9 @@ pub mod address;
 pub mod agent;
 pub mod agent_state;
 pub mod backend;
+mod byte_enum;
 pub mod counters;
+pub mod event;
 pub mod exclusion;
 pub mod filter;
 pub mod frontend;
@@ -17,13 +19,14 @@ pub mod id;
 pub mod name;
 pub mod namespaces;
 pub mod socket;
+pub mod telemetry;
 
 /// The version of all layouts together. It names the pin directory, so that agents of different
 /// layouts never open each other's maps.
 ///
 /// The feature `test-layout` makes another layout of the same contents, for tests of upgrades:
-/// fields lie elsewhere, so that whoever reads the other layout's maps would see nonsense.
-pub const LAYOUT_VERSION: u32 = 3 + if cfg!(feature = "test-layout") { 1000 } else { 0 };
+/// fields lie elsewhere, so that reading the other layout's maps gives nonsense.
+pub const LAYOUT_VERSION: u32 = 4 + if cfg!(feature = "test-layout") { 1000 } else { 0 };
 
 /// `BPF_F_NO_PREALLOC`: hash entries are allocated when they are made, so that memory follows use.
 pub const NO_PREALLOC: usize = 1;

@@ -1,14 +1,14 @@
-//! Network namespaces that have dialled services, and whose they are.
+//! Network namespaces that called Services, and the cgroups of the first caller.
 
-/// Namespaces that are remembered; of more, the least recently used are dropped, and noted again when they
-/// dial. Memory for all of them, some 600 KB, is there from the start.
+/// Namespaces that the map holds. The least recently used are dropped, and recorded again at their next
+/// call. Memory for all of them, some 600 KB, is there from the start.
 pub const NAMESPACES: u32 = 4096;
 
-/// The levels of the cgroup hierarchy that are noted: 1 and so many. A kubelet's pods are at 2 and 3, and
+/// Levels of the cgroup hierarchy that are recorded: 1 and those below. A kubelet's pods are at 2 and 3, and
 /// some deeper where a node is a container itself.
 pub const LEVELS: usize = 8;
 
-/// Unless nested namespaces are excluded, only calls in one of so many ticks of the kernel are noted.
+/// Unless nested namespaces are excluded, only calls in one of this number of kernel ticks are recorded.
 pub const SAMPLED_TICKS: u64 = 64;
 
 /// By the cookie of the namespace.

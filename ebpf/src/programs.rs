@@ -12,7 +12,7 @@ use aya_ebpf::{
 
 use crate::kernel::{
     hook_context::{HookContext, V4, V6},
-    sockets, translate,
+    release, translate,
 };
 
 /// Lets the call go on.
@@ -41,7 +41,7 @@ pub fn sockline_sendmsg6(ctx: SockAddrContext) -> i32 {
     translate::send::<V6>(&HookContext::new(&ctx))
 }
 
-/// `recvfrom()` and `recvmsg()` of UDP sockets: the sender shall be who the socket wrote to.
+/// `recvfrom()` and `recvmsg()` of UDP sockets: returns the address that the socket sent to.
 /// Linux 5.2. The return value must be 1.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn sockline_recvmsg4(ctx: SockAddrContext) -> i32 {
@@ -71,6 +71,6 @@ pub fn sockline_getpeername6(ctx: SockAddrContext) -> i32 {
 /// The last `close()` of a socket. Linux 5.9.
 #[cgroup_sock(sock_release)]
 pub fn sockline_sock_release(ctx: SockContext) -> i32 {
-    sockets::release(&ctx);
+    release::release(&ctx);
     ALLOW
 }

@@ -3,6 +3,7 @@
 use crate::{
     address::Address,
     backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS},
+    frontend::Protocol,
     id::{BackendId, ServiceId},
 };
 
@@ -27,8 +28,64 @@ pub struct SocketRecord {
     pub generation: u32,
     /// In jiffies since boot (`bpf_jiffies64`).
     pub since: u64,
-    /// TCP or UDP; 0 in what programs from before this field wrote.
-    pub protocol: u64,
+    pub about: About,
+}
+
+impl SocketRecord {
+    /// `None` in what no program wrote.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol(&self) -> Option<Protocol> {
+        self.about.protocol()
+    }
+}
+
+/// The protocol, whether the end is seen, and the client's cgroup, in one word: a record is copied word by word right
+/// after it was made, and a load waits if what it loads was stored in parts.
+///
+/// From the lowest bit: 8 of the protocol, 1 that is set if no hook sees the socket's end, 7 that are free, 48 of the
+/// cgroup's id. The upper bits of that are 0 until the kernel has used up all numbers of 32 bits 65,536 times (`kernfs`).
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct About(pub u64);
+
+impl About {
+    const UNTRACKED: u64 = 1 << 8;
+    const CGROUP: u32 = 16;
+
+    /// Of a connection whose end is seen; the protocol is a byte of [`Protocol`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(protocol: u8, cgroup: u64) -> Self {
+        Self(protocol as u64 | cgroup << Self::CGROUP)
+    }
+
+    /// No hook sees the socket's end, so that the connection counts as untracked.
+    #[inline(always)]
+    #[must_use]
+    pub const fn untracked(self) -> Self {
+        Self(self.0 | Self::UNTRACKED)
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_untracked(self) -> bool {
+        self.0 & Self::UNTRACKED != 0
+    }
+
+    /// `None` in what no program wrote.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol(self) -> Option<Protocol> {
+        Protocol::from_byte(self.0 as u8)
+    }
+
+    /// 0 if it is not known: to ask for it takes 40 ns, so that is done only while events are written.
+    #[inline(always)]
+    #[must_use]
+    pub const fn cgroup(self) -> u64 {
+        self.0 >> Self::CGROUP
+    }
 }
 
 /// A cookie that no socket has: of a record that is being written.
@@ -62,7 +119,7 @@ pub struct OverflowEntry {
     /// The socket's cookie, or 1 in socket storage; 0 is free, see also [`CLAIMED`].
     pub owner: u64,
     pub record: SocketRecord,
-    /// The cgroup of the process that made it: what it took is given back to it, whoever closes it.
+    /// The cgroup of the process that made it, to which its units return when any process closes it.
     pub cgroup: u64,
     /// In the unit of [`OVERFLOW_UNITS`]; 0 is nothing yet.
     pub units: u64,
@@ -198,7 +255,7 @@ impl Choice {
     }
 }
 
-/// Clients × services whose affinity is kept unless the agent is told otherwise; the least recently
+/// Clients × services whose affinity is kept by default (`--max-affinity`); the least recently
 /// used are dropped. There is memory for all of them from the start, some 100 bytes each.
 pub const AFFINITY_ENTRIES: u32 = 32_768;
 
@@ -239,6 +296,17 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_word_has_the_protocol_the_cgroup_and_whether_the_end_is_seen() {
+        for cgroup in [0, 1, 77, (1 << 48) - 1] {
+            let about = About::new(Protocol::Udp.byte(), cgroup);
+            assert_eq!((about.protocol(), about.cgroup()), (Some(Protocol::Udp), cgroup));
+            assert!(!about.is_untracked() && about.untracked().is_untracked());
+            assert_eq!(about.untracked().cgroup(), cgroup);
+        }
+        assert_eq!(About::default().protocol(), None);
+    }
 
     #[test]
     fn a_choice_keeps_its_backend_and_the_time_of_its_last_use() {

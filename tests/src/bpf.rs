@@ -11,6 +11,8 @@ use std::{
     path::Path,
 };
 
+use memmap2::MmapOptions;
+
 /// A kind of object that has ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Object {
@@ -250,6 +252,26 @@ impl RawMap {
         }
         let key = self.checked(key)?;
         self.element(command::MAP_UPDATE_ELEM, key, value.as_ptr() as u64).map(drop)
+    }
+
+    /// Writes bytes into one value of an array that can be mapped, and leaves the rest of it as it is: programs may
+    /// be counting there, and [`RawMap::set`] would put back what they counted since the value was read.
+    ///
+    /// # Errors
+    /// Those of `mmap`, and `InvalidInput` for a place outside the array.
+    pub fn overwrite(&self, index: u32, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        let (size, values) = (self.info.value_size as usize, self.info.max_entries as usize);
+        if index as usize >= values || offset + bytes.len() > size {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // The kernel's arrays have their values at multiples of 8 bytes.
+        let size = size.next_multiple_of(8);
+        let memory = MmapOptions::new().len(values * size).map_raw(&self.fd)?;
+        for (byte, at) in bytes.iter().zip(index as usize * size + offset..) {
+            // SAFETY: within the mapping. Programs and agents use the same memory, with atomic and whole accesses.
+            unsafe { memory.as_mut_ptr().add(at).write_volatile(*byte) };
+        }
+        Ok(())
     }
 
     /// # Errors

@@ -8,6 +8,7 @@
 use std::{
     fs::File,
     io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     os::{fd::AsRawFd, linux::fs::MetadataExt},
     panic, process,
     process::{Child, Command, Output},
@@ -127,6 +128,16 @@ impl Ns {
     /// # Errors When it cannot be read.
     pub fn inode(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.st_ino())
+    }
+
+    /// A TCP port of 127.0.0.1 in here that was free a moment ago, for a process that cannot choose one itself.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn free_port(&self) -> Result<SocketAddr> {
+        self.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()).with_context(|| {
+            format!("finding a free port in the network namespace of {}", self.name)
+        })
     }
 
     /// Runs a closure in here on a thread of its own and returns its result. A panic inside (a failed

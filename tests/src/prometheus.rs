@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -44,12 +44,7 @@ impl<'a> Prometheus<'a> {
         {
             fs::write(folder.path().join(name), text).with_context(|| format!("writing {name}"))?;
         }
-        let listen = ns
-            .run(|| {
-                TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-                    .and_then(|listener| listener.local_addr())
-            })
-            .context("finding a free port")?;
+        let listen = ns.free_port()?;
         let log = File::create(folder.path().join("log")).context("creating Prometheus' log")?;
         let mut command = Command::new(program("prometheus")?);
         command
@@ -111,6 +106,27 @@ impl<'a> Prometheus<'a> {
     /// As [`Self::api`], which includes an expression that Prometheus cannot parse.
     pub fn query(&self, expression: &str) -> Result<Vec<Value>> {
         let mut answer = self.api(&format!("query?query={}", percent_encoded(expression)))?;
+        match answer["result"].take() {
+            Value::Array(series) => Ok(series),
+            other => bail!("{expression}: not a list of series: {other}"),
+        }
+    }
+
+    /// The series that a PromQL expression evaluates to between two times, each step. In seconds, the times since the
+    /// epoch.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    pub fn query_range(
+        &self,
+        expression: &str,
+        start: f64,
+        end: f64,
+        step: f64,
+    ) -> Result<Vec<Value>> {
+        let expression = percent_encoded(expression);
+        let mut answer = self
+            .api(&format!("query_range?query={expression}&start={start}&end={end}&step={step}"))?;
         match answer["result"].take() {
             Value::Array(series) => Ok(series),
             other => bail!("{expression}: not a list of series: {other}"),

@@ -169,6 +169,14 @@ impl AsRawFd for Socket {
     }
 }
 
+/// The address and port of a text such as `10.96.0.1:80` or `[fd00:96::1]:80`.
+///
+/// # Panics
+/// When it is another text.
+pub fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
 /// The IPv4-mapped form (`::ffff:a.b.c.d`) of an IPv4 address.
 ///
 /// # Panics

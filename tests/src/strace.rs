@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_numbered_by_thread_and_those_that_read_are_left_out() {
+    fn calls_are_numbered_by_thread_and_those_that_read_are_skipped() {
         let log = tempfile::NamedTempFile::new().unwrap();
         let text = "7 bpf(BPF_MAP_CREATE, {…}, 80) = 3\n\
                     8 bpf(BPF_MAP_LOOKUP_ELEM, {…} <unfinished ...>\n\

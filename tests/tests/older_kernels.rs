@@ -3,36 +3,36 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
-use std::{io::ErrorKind, net::SocketAddr, path::Path};
+use std::{
+    fs,
+    io::ErrorKind,
+    net::SocketAddr,
+    os::{
+        fd::AsRawFd as _,
+        unix::{fs::MetadataExt as _, process::CommandExt as _},
+    },
+    path::Path,
+    process::Command,
+};
 
+use nix::sys::socket::SockaddrStorage;
+use sockline_ebpf::socket::ROOT_CGROUP;
 use sockline_testbed::{
-    Cluster, Ns, Pod, Protocol, Service, Socket, TcpServer, UdpClient, UdpServer, kernel_version,
+    Cluster, Ns, Protocol, Service, Socket, UdpClient, WebAndEmptyService, at, kernel_version,
     mapped,
 };
 
-const V4: &str = "10.96.0.1:80";
-const V6: &str = "[fd00:96::1]:80";
-const REFUSING: &str = "10.96.0.2:80";
+#[path = "common/wait.rs"]
+mod wait;
 
-/// A service of both families and protocols with one pod, one without any, and a client.
-struct WebAndEmptyService {
-    _servers: (TcpServer, UdpServer),
-    client: Pod,
-    cluster: Cluster,
-}
+use self::wait::{eventually, holds};
+
+const V4: &str = WebAndEmptyService::V4;
+const V6: &str = WebAndEmptyService::V6;
+const REFUSING: &str = WebAndEmptyService::EMPTY;
 
 fn without(features: &str) -> WebAndEmptyService {
-    let mut cluster = Cluster::with_agent_args(&["--without-features", features]).unwrap();
-    let (web, client) = (cluster.pod("web").unwrap(), cluster.pod("client").unwrap());
-    let servers = (web.tcp_server(8080).unwrap(), web.udp_server(8080).unwrap());
-    let both = |name: &str| Service::new(name).tcp(80).to(8080).udp(80).to(8080);
-    let service = both("web").ip("10.96.0.1").ip("fd00:96::1").endpoints([&web]);
-    cluster.apply([service, both("nobody").ip("10.96.0.2")]).unwrap();
-    WebAndEmptyService { _servers: servers, client, cluster }
-}
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
+    WebAndEmptyService::with_agent_args(&["--without-features", features]).unwrap()
 }
 
 /// TCP, connected and unconnected UDP, each for both families and the mapped form.
@@ -152,6 +152,47 @@ fn without_kernel_btf_records_of_tcp_sockets_are_in_socket_storage() {
         }
     });
     setup.cluster.wait_for_sockets(0).unwrap();
+}
+
+/// Threads of the kernel are there, whose sockets end unseen, and which cannot be told from processes.
+#[test]
+fn without_kernel_btf_connections_of_the_root_cgroup_are_untracked() {
+    let setup = without("mptcp-sock,kernel-sockets");
+    let untracked = || {
+        let metrics = setup.cluster.metrics().unwrap();
+        let of = |name: &str| {
+            let of_service = [("service", "web"), ("protocol", "TCP")];
+            metrics.sum(&format!("sockline_connections_{name}"), &of_service)
+        };
+        ["opened_total", "active", "closed_total", "untracked_total"].map(of)
+    };
+    let socket = setup.client.run(|| Socket::tcp(libc::AF_INET)).unwrap();
+    connect_in_root_cgroup(&socket, setup.cluster.node().cgroup(), at(V4));
+    assert_eq!(socket.peer().unwrap(), at(V4));
+    assert_eq!(untracked(), [1.0, 0.0, 0.0, 1.0]);
+    drop(socket);
+    assert_eq!(untracked(), [1.0, 0.0, 0.0, 1.0]);
+    // Others are counted to their end.
+    setup.client.tcp_ask(at(V4)).unwrap();
+    eventually("the end to be counted", || {
+        let counts = untracked();
+        holds(counts == [2.0, 0.0, 1.0, 1.0], format!("{counts:?}"))
+    });
+}
+
+/// Connects a socket by a process in the root of a cgroup's hierarchy.
+fn connect_in_root_cgroup(socket: &Socket, cgroup: &Path, to: SocketAddr) {
+    let is_root = |path: &&Path| path.metadata().is_ok_and(|found| found.ino() == ROOT_CGROUP);
+    let processes = cgroup.ancestors().find(is_root).unwrap().join("cgroup.procs");
+    let (fd, to) = (socket.as_raw_fd(), SockaddrStorage::from(to));
+    let mut command = Command::new("true");
+    let connect = move || {
+        fs::write(&processes, "0")?;
+        Ok(nix::sys::socket::connect(fd, &to)?)
+    };
+    // SAFETY: the child has a copy of this process's memory, and no other thread has a lock of what it calls.
+    unsafe { command.pre_exec(connect) };
+    assert!(command.status().unwrap().success());
 }
 
 #[test]

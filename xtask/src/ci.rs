@@ -63,8 +63,8 @@ const STEPS: [Step; 13] = [
     // The clients mostly wait.
     step_with("chaos", run_chaos, fuzz::build_in_background),
     step("fuzz", |_| {
-        fuzz::run(&fuzz::Args::for_a_minute())?;
-        Ok(Extent::Part("one minute; `cargo xtask fuzz --seconds N` runs longer"))
+        fuzz::run(&fuzz::Args::for_20_seconds())?;
+        Ok(Extent::Part("20 seconds; `cargo xtask fuzz --seconds N` runs longer"))
     }),
     step("image", |_| whole(image::run(&image::Args::with_smoke_test()))),
     step("kernels", try_kernels),

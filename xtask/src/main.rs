@@ -7,6 +7,7 @@ mod build;
 mod cargo;
 mod chaos;
 mod ci;
+mod dashboards;
 mod demo;
 mod docs;
 mod fuzz;
@@ -58,6 +59,8 @@ enum Task {
     Demo(demo::Args),
     /// Write the pages of deploy/docs that are generated: command line, metrics, annotations
     Docs(docs::Args),
+    /// Draw the Grafana dashboards as pictures, from a real Prometheus and a node at work (needs root)
+    Dashboards(dashboards::Args),
     /// Run the fuzz targets under libFuzzer
     Fuzz(fuzz::Args),
     /// Build the container image, as an OCI archive
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Task::Audit(args) => audit::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Docs(args) => docs::run(&args),
+        Task::Dashboards(args) => dashboards::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Image(args) => image::run(&args),
     };

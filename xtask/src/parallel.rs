@@ -14,7 +14,7 @@ pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Works on each item, on so many threads at a time. Starts the items in their order, and returns the results
+/// Works on each item, on this many threads at a time. Starts the items in their order, and returns the results
 /// in it. A thread that gets an error starts no more items.
 pub(crate) fn each<'a, T: Sync, R: Send>(
     items: &'a [T],

@@ -10,10 +10,14 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::{AgentInfo, LogFilter};
+use super::{AgentInfo, LogFilter, Subject};
 use crate::{
+    api::{self, Document, Kind},
     dataplane::Drift,
-    model::probe_service::{Listeners, ProbeService},
+    model::{
+        explain::Explanation,
+        probe_service::{Listeners, ProbeService},
+    },
     status::Status,
 };
 
@@ -45,6 +49,15 @@ pub async fn drift(socket: &Path) -> anyhow::Result<Drift> {
     request(socket, Method::GET, "/drift", Vec::new()).await
 }
 
+/// Has the running agent explain how it serves a service, or one port of it, and why.
+///
+/// # Errors
+/// When no agent answers on the socket, one of another version, or the reason why the agent cannot tell yet.
+pub async fn explain(socket: &Path, subject: &Subject) -> anyhow::Result<Explanation> {
+    let body = serde_json::to_vec(&Document::new(subject))?;
+    request(socket, Method::POST, "/explain", body).await
+}
+
 /// Gets what the running agent logs.
 ///
 /// # Errors
@@ -58,7 +71,7 @@ pub async fn log_level(socket: &Path) -> anyhow::Result<LogFilter> {
 /// # Errors
 /// When no agent answers on the socket, or the filter is not one.
 pub async fn set_log_level(socket: &Path, filter: &str) -> anyhow::Result<LogFilter> {
-    let body = serde_json::to_vec(&LogFilter { filter: filter.to_owned() })?;
+    let body = serde_json::to_vec(&Document::new(LogFilter { filter: filter.to_owned() }))?;
     request(socket, Method::PUT, "/log-level", body).await
 }
 
@@ -74,19 +87,17 @@ pub struct ProbeLease {
 /// # Errors
 /// When no agent answers on the socket, or the reason why the agent cannot add it.
 pub async fn add_probe_service(socket: &Path, listeners: Listeners) -> anyhow::Result<ProbeLease> {
-    let request = serde_json::to_vec(&listeners)?;
+    let request = serde_json::to_vec(&Document::new(listeners))?;
     let answer = async {
         let mut body = send(socket, Method::POST, "/probe-service", request).await?.into_body();
         let first = body.frame().await.context("the agent's answer is empty")??;
         let service = first.into_data().ok().context("the agent's answer has no data")?;
-        let service =
-            serde_json::from_slice(&service).context("the agent's answer cannot be parsed")?;
-        Ok(ProbeLease { service, _body: body })
+        Ok(ProbeLease { service: read(&service)?, _body: body })
     };
     with_timeout(socket, answer).await
 }
 
-async fn request<T: DeserializeOwned>(
+async fn request<T: Kind + DeserializeOwned>(
     socket: &Path,
     method: Method,
     path: &str,
@@ -94,12 +105,17 @@ async fn request<T: DeserializeOwned>(
 ) -> anyhow::Result<T> {
     let answer = async {
         let body = send(socket, method, path, body).await?.into_body().collect().await?.to_bytes();
-        serde_json::from_slice(&body).context("the agent's answer cannot be parsed")
+        read(&body)
     };
     with_timeout(socket, answer).await
 }
 
-async fn with_timeout<T>(
+/// Reads the document of an answer.
+fn read<T: Kind + DeserializeOwned>(body: &[u8]) -> anyhow::Result<T> {
+    api::read(body).context("the agent's answer cannot be read")
+}
+
+pub(super) async fn with_timeout<T>(
     socket: &Path,
     answer: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
@@ -109,7 +125,7 @@ async fn with_timeout<T>(
 }
 
 /// Sends a request. A response whose status is not a success is an error.
-async fn send(
+pub(super) async fn send(
     socket: &Path,
     method: Method,
     path: &str,

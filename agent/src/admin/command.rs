@@ -1,11 +1,27 @@
 //! Commands from the admin socket to the control loop, which is the only writer of the maps.
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::{
     dataplane::Drift,
-    model::probe_service::{Listeners, ProbeService},
+    model::{
+        explain::Explanation,
+        object::ObjectName,
+        probe_service::{Listeners, ProbeService},
+    },
+    watch::PodQuery,
 };
+
+/// Which service to explain. A field that this build does not know might restrict it, so there must be none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subject {
+    pub service: ObjectName,
+    /// The name or a number of one of its ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+}
 
 /// A command. The reply is a result or the reason for a refusal.
 #[derive(Debug)]
@@ -17,8 +33,30 @@ pub enum Command {
         reply: oneshot::Sender<Result<ProbeService, String>>,
     },
     RemoveProbeService(ProbeService),
+    /// Names the pods of this node.
+    FindPods(PodQuery),
     /// Compares the plan with the maps, and changes nothing.
     FindDrift {
         reply: oneshot::Sender<Result<Drift, String>>,
     },
+    /// Explains how a service is served.
+    Explain {
+        subject: Subject,
+        reply: oneshot::Sender<Result<Explanation, String>>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_with_a_field_that_this_build_does_not_know_is_refused() {
+        let read = |text: &str| serde_json::from_str::<Subject>(text).map_err(|e| e.to_string());
+        let service = r#""service": {"namespace": "shop", "name": "cart"}"#;
+        assert!(read(&format!("{{{service}}}")).is_ok());
+        assert!(read(&format!("{{{service}, \"port\": \"web\"}}")).is_ok());
+        let error = read(&format!("{{{service}, \"family\": \"IPv6\"}}")).unwrap_err();
+        assert!(error.contains("unknown field `family`"), "{error}");
+    }
 }

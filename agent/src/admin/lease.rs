@@ -8,7 +8,7 @@ use futures::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 
 use super::command::Command;
-use crate::model::probe_service::ProbeService;
+use crate::{api::Document, model::probe_service::ProbeService};
 
 /// How long a client may keep a probe service.
 const MAX_DURATION: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ impl Drop for Lease {
 /// A response body with the service, which ends after [`MAX_DURATION`]. The service is removed then, or when
 /// the client closes the connection.
 pub fn body(lease: Lease) -> Body {
-    let mut line = serde_json::to_vec(&lease.service).unwrap_or_default();
+    let mut line = serde_json::to_vec(&Document::new(lease.service)).unwrap_or_default();
     line.push(b'\n');
     let wait = async move {
         tokio::time::sleep(MAX_DURATION).await;

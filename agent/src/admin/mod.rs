@@ -1,16 +1,32 @@
 //! The admin socket, a UNIX socket of the agent: `GET /status` for `sockline status`; `GET /info`, `GET
-//! /drift` and `POST /probe-service` for `sockline check`; `GET` and `PUT /log-level` for `sockline log-level`.
+//! /drift` and `POST /probe-service` for `sockline check`; `GET` and `PUT /log-level` for `sockline log-level`; `POST
+//! /explain` for `sockline trace`; `POST /events` for `sockline watch`.
 
 mod client;
 mod command;
+mod events;
 mod lease;
 mod server;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    api::Kind,
+    dataplane::Drift,
+    model::{
+        explain::Explanation,
+        probe_service::{Listeners, ProbeService},
+    },
+    status::Status,
+};
+
 pub use self::{
-    client::{ProbeLease, add_probe_service, drift, info, log_level, set_log_level, status},
-    command::Command,
+    client::{
+        ProbeLease, add_probe_service, drift, explain, info, log_level, set_log_level, status,
+    },
+    command::{Command, Subject},
+    events::{EventStream, Watched, watch},
     server::{Server, State},
 };
 
@@ -35,7 +51,40 @@ pub struct HookProgram {
 }
 
 /// What the agent logs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogFilter {
+    /// A level, or levels by module, as `--log-level` takes them.
     pub filter: String,
+}
+
+impl Kind for Subject {
+    const KIND: &'static str = "ExplanationSubject";
+}
+
+impl Kind for Explanation {
+    const KIND: &'static str = "Explanation";
+}
+
+impl Kind for Status {
+    const KIND: &'static str = "AgentStatus";
+}
+
+impl Kind for AgentInfo {
+    const KIND: &'static str = "AgentInfo";
+}
+
+impl Kind for Drift {
+    const KIND: &'static str = "Drift";
+}
+
+impl Kind for LogFilter {
+    const KIND: &'static str = "LogLevel";
+}
+
+impl Kind for Listeners {
+    const KIND: &'static str = "ProbeListeners";
+}
+
+impl Kind for ProbeService {
+    const KIND: &'static str = "ProbeService";
 }

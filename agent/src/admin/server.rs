@@ -13,13 +13,15 @@ use std::{
 
 use anyhow::Context as _;
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Body,
     extract,
     http::StatusCode,
     routing::{get, post},
 };
+use bytes::Bytes;
 use nix::sys::stat::{Mode, umask};
+use serde::de::DeserializeOwned;
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot},
@@ -27,17 +29,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AgentInfo, HookProgram, LogFilter,
+    AgentInfo, HookProgram, LogFilter, Subject,
     command::Command,
     lease::{self, Lease},
 };
 use crate::{
-    api::Document,
+    api::{self, Document, Kind},
     dataplane::Drift,
-    http,
-    log_level::LogLevel,
-    model::probe_service::Listeners,
+    http::{self, Exemption},
+    model::{explain::Explanation, probe_service::Listeners},
     status::{Shared, Status},
+    watch::{EventFilter, SubscribeError, Subscription, Watchers},
 };
 
 /// Timeout of a command to the control loop.
@@ -50,7 +52,7 @@ pub struct State {
     pub commands: mpsc::UnboundedSender<Command>,
     /// The kernel's ID of the program for each hook.
     pub programs: Vec<(&'static str, u32)>,
-    pub log_level: LogLevel,
+    pub watchers: Watchers,
 }
 
 type Refusal = (StatusCode, String);
@@ -104,6 +106,8 @@ impl Server {
             .route("/info", get(info))
             .route("/drift", get(drift))
             .route("/probe-service", post(add_probe_service))
+            .route("/explain", post(explain))
+            .route("/events", post(events))
             .route("/log-level", get(log_level).put(set_log_level))
             .with_state(state);
         let listener = UnixListener::from_std(self.listener).context("using the admin socket")?;
@@ -135,8 +139,15 @@ fn remove_old(path: &Path) -> io::Result<()> {
     ))
 }
 
+/// Reads the document of a request.
+fn read<T: Kind + DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    api::read(body).map_err(|error| {
+        (StatusCode::BAD_REQUEST, format!("the agent cannot read the request: {error}"))
+    })
+}
+
 async fn status(extract::State(state): extract::State<State>) -> Json<Document<Status>> {
-    Json(Document::new("AgentStatus", state.shared.status()))
+    Json(Document::new(state.shared.status()))
 }
 
 async fn info(extract::State(state): extract::State<State>) -> Json<Document<AgentInfo>> {
@@ -145,33 +156,57 @@ async fn info(extract::State(state): extract::State<State>) -> Json<Document<Age
         programs: programs.map(|&(hook, id)| HookProgram { hook: hook.to_owned(), id }).collect(),
         alive: state.shared.is_alive(),
     };
-    Json(Document::new("AgentInfo", info))
+    Json(Document::new(info))
 }
 
 async fn drift(
     extract::State(state): extract::State<State>,
 ) -> Result<Json<Document<Drift>>, Refusal> {
     let drift = send(&state.commands, |reply| Command::FindDrift { reply }).await?;
-    Ok(Json(Document::new("Drift", drift)))
+    Ok(Json(Document::new(drift)))
+}
+
+async fn explain(
+    extract::State(state): extract::State<State>,
+    body: Bytes,
+) -> Result<Json<Document<Explanation>>, Refusal> {
+    let subject: Subject = read(&body)?;
+    let explanation = send(&state.commands, |reply| Command::Explain { subject, reply }).await?;
+    Ok(Json(Document::new(explanation)))
 }
 
 async fn log_level(extract::State(state): extract::State<State>) -> Json<Document<LogFilter>> {
-    Json(Document::new("LogLevel", LogFilter { filter: state.log_level.filter() }))
+    Json(Document::new(LogFilter { filter: state.shared.log_level().filter() }))
 }
 
 async fn set_log_level(
     extract::State(state): extract::State<State>,
-    Json(LogFilter { filter }): Json<LogFilter>,
+    body: Bytes,
 ) -> Result<Json<Document<LogFilter>>, Refusal> {
-    state.log_level.set(&filter).map_err(|error| (StatusCode::BAD_REQUEST, error))?;
-    state.shared.update(|status| status.log_level.clone_from(&filter));
-    Ok(Json(Document::new("LogLevel", LogFilter { filter })))
+    let LogFilter { filter } = read(&body)?;
+    state.shared.log_level().set(&filter).map_err(|error| (StatusCode::BAD_REQUEST, error))?;
+    Ok(Json(Document::new(LogFilter { filter })))
+}
+
+/// Documents, one on each line, until the client disconnects or the agent ends.
+async fn events(
+    extract::State(state): extract::State<State>,
+    Extension(exemption): Extension<Exemption>,
+    body: Bytes,
+) -> Result<Body, Refusal> {
+    let filter: EventFilter = read(&body)?;
+    let unavailable = |error: SubscribeError| (StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+    let Subscription { lines, end } =
+        state.watchers.subscribe(filter).await.map_err(unavailable)?;
+    exemption.until(end);
+    Ok(Body::from_stream(lines))
 }
 
 async fn add_probe_service(
     extract::State(state): extract::State<State>,
-    Json(listeners): Json<Listeners>,
+    body: Bytes,
 ) -> Result<Body, Refusal> {
+    let listeners: Listeners = read(&body)?;
     add_leased(state.commands, listeners).await.map(lease::body)
 }
 

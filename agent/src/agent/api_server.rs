@@ -44,9 +44,9 @@ impl ApiServer {
         dataplane: &Dataplane,
     ) -> Self {
         let name = ObjectName::new("default", "kubernetes");
-        let adopted = dataplane.installed(&name);
-        let this = Self { name, addresses, configured, last: last_of(&adopted), kept: Vec::new() };
-        for port in &adopted {
+        let restored = dataplane.installed(&name);
+        let this = Self { name, addresses, configured, last: last_of(&restored), kept: Vec::new() };
+        for port in &restored {
             this.check_addresses(port.addresses.iter().copied());
         }
         this.update_addresses();
@@ -132,9 +132,9 @@ fn port_of(frontend: &Frontend) -> Port {
 }
 
 /// The endpoints in the maps, by port.
-fn last_of(adopted: &[InstalledPort]) -> BTreeMap<Port, Arc<[Backend]>> {
+fn last_of(restored: &[InstalledPort]) -> BTreeMap<Port, Arc<[Backend]>> {
     let mut last = BTreeMap::new();
-    for port in adopted {
+    for port in restored {
         for family in Family::ALL {
             let of_family = port.backends.iter().copied();
             let backends: Arc<[Backend]> =

@@ -25,7 +25,7 @@ impl<T: Send + 'static> BackgroundJob<T> {
         }
     }
 
-    /// Waits for the job to end; for ever if none runs. Cancel safe: the job continues.
+    /// Waits for the job to end; forever if none runs. Cancel safe: the job continues.
     ///
     /// # Errors
     /// When the job panicked.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use crate::status::Source;
 use crate::{
-    dataplane::{Feature, Limits, NestedNamespaces},
+    dataplane::{FeatureSet, Limits, NestedNamespaces, Telemetry},
     log_level::LogLevel,
     model::{
         exclusion::Policy,
@@ -17,14 +17,14 @@ use crate::{
 pub struct Config {
     pub source: Source,
     pub node_name: String,
-    pub cgroup: Option<PathBuf>,
-    pub bpffs: Option<PathBuf>,
-    /// Metrics and health.
-    pub listen: SocketAddr,
+    pub cgroup_root: Option<PathBuf>,
+    pub bpf_root: Option<PathBuf>,
+    /// Where metrics and health are served.
+    pub metrics_bind_address: SocketAddr,
     pub admin_socket: PathBuf,
     pub limits: Limits,
     /// Kernel features that are not used.
-    pub without: Vec<Feature>,
+    pub without: FeatureSet,
     /// How long after the agent last renewed its deadline all calls are bypassed; `None` is never.
     pub fail_open_after: Option<Duration>,
     pub nested: NestedNamespaces,
@@ -36,6 +36,7 @@ pub struct Config {
     pub node_port_addresses: NodePortAddresses,
     /// Which nodes' NodePorts are served.
     pub node_ports: NodePortScope,
+    pub telemetry: Telemetry,
     pub log_level: LogLevel,
 }
 

@@ -41,7 +41,7 @@ pub struct Nested {
 
 /// The state of a search; a search blocks.
 struct Search {
-    noted: NetworkNamespaces,
+    recorded: NetworkNamespaces,
     helper: Helper,
     /// The cgroup that pods are below.
     top: PathBuf,
@@ -59,10 +59,10 @@ impl Nested {
         dataplane: &Dataplane,
         helper: Option<Helper>,
     ) -> Result<Self, DataplaneError> {
-        let noted = dataplane.network_namespaces()?;
+        let recorded = dataplane.network_namespaces()?;
         let top = dataplane.cgroup().to_owned();
         let search = helper
-            .map(|helper| Search { noted, helper, top, known: HashSet::new(), ended: None })
+            .map(|helper| Search { recorded, helper, top, known: HashSet::new(), ended: None })
             .map(|search| Arc::new(Mutex::new(search)));
         Ok(Self {
             what,
@@ -83,7 +83,7 @@ impl Nested {
         });
     }
 
-    /// Waits for the search to end; for ever if none runs.
+    /// Waits for the search to end; forever if none runs.
     pub async fn search_ended(&mut self) -> SearchResult {
         SearchResult(self.job.ended().await)
     }
@@ -123,8 +123,8 @@ impl Search {
     /// `None` if nothing can have changed since the last search.
     fn run(&mut self) -> anyhow::Result<Option<Found>> {
         // In this order: a pod's namespace is mounted before any process in it connects.
-        let noted = self.noted.read()?;
-        let cookies: HashSet<u64> = noted.iter().map(|(cookie, _)| *cookie).collect();
+        let recorded = self.recorded.read()?;
+        let cookies: HashSet<u64> = recorded.iter().map(|(cookie, _)| *cookie).collect();
         let is_fresh = self.ended.is_some_and(|ended| ended.elapsed() < MAX_AGE);
         if is_fresh && cookies == self.known {
             return Ok(None);
@@ -133,7 +133,7 @@ impl Search {
         let pods: HashMap<u64, Arc<str>> =
             tree.pods.into_iter().map(|pod| (pod.id, pod.uid.into())).collect();
         let own = self.helper.namespaces()?.into_iter().collect();
-        let diallers: Vec<Dialler> = noted
+        let diallers: Vec<Dialler> = recorded
             .iter()
             .map(|(cookie, namespace)| Dialler {
                 cookie: *cookie,
@@ -141,10 +141,10 @@ impl Search {
             })
             .collect();
         let found = nested(&diallers, &pods, &own);
-        for (cookie, namespace) in noted {
+        for (cookie, namespace) in recorded {
             let excluded = u64::from(found.contains_key(&cookie));
             if namespace.excluded != excluded {
-                self.noted.set_excluded(cookie, namespace, excluded)?;
+                self.recorded.set_excluded(cookie, namespace, excluded)?;
             }
         }
         self.known = cookies;

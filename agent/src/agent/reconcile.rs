@@ -17,7 +17,7 @@ use crate::{
 /// Map entries in one step, which takes about two milliseconds.
 const STEP: usize = 4096;
 
-pub struct Reconciler {
+pub struct ReconcileSchedule {
     interval: Duration,
     comparison: Comparison,
     due: Instant,
@@ -27,7 +27,7 @@ pub struct Reconciler {
     metrics: Arc<Metrics>,
 }
 
-impl Reconciler {
+impl ReconcileSchedule {
     /// The maps are first reconciled after one interval: what was just written needs no check.
     pub fn new(interval: Duration, shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
         Self {

@@ -1,7 +1,13 @@
 //! Runs the agent's tasks: the source, the control loop on its own thread, and the two servers.
 
-use std::{io, net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use futures::{FutureExt as _, future::FusedFuture as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +21,7 @@ use super::{
 use crate::{
     admin,
     check::Readiness,
-    dataplane::AgentState,
+    dataplane::{AgentState, FeatureSet, Telemetry},
     source::{
         self, Arrived, ClientError, ConnectBypass, Connections, ServerAddresses, SourceStats,
         kube::Watched, manifests,
@@ -23,10 +29,13 @@ use crate::{
     status::Shared,
     telemetry::{self, Metrics},
     termination::Termination,
+    watch::{Ends, Hub},
 };
 
 /// Maximum number of events that are queued for the control loop. The source waits when the queue is full.
 const EVENTS: usize = 4096;
+/// How long the end waits for clients of the admin socket to read that the agent ends.
+const CLIENTS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Runs until `stop`. The kernel state stays in place afterwards.
 ///
@@ -35,8 +44,8 @@ const EVENTS: usize = 4096;
 pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()> {
     let Started { config, source, mut dataplane, rcu_support, helper, listener, admin } = started;
     dataplane.forward_log();
-    if !config.listen.ip().is_loopback() {
-        tracing::info!(listen = %config.listen, "the metrics are readable by all clients that reach this address");
+    if !config.metrics_bind_address.ip().is_loopback() {
+        tracing::info!(metrics_bind_address = %config.metrics_bind_address, "the metrics are readable by all clients that reach this address");
     }
     let listener = tokio::net::TcpListener::from_std(listener)?;
 
@@ -46,10 +55,11 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         config.source.clone(),
         dataplane.features(),
         Arc::clone(&stats),
+        config.log_level.clone(),
     ));
     shared.update(|status| {
         status.reclaim = rcu_support.into();
-        status.log_level = config.log_level.filter();
+        status.telemetry = Some(config.telemetry);
     });
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats)));
     let nested = Nested::new(config.nested, &dataplane, helper.clone())?;
@@ -64,11 +74,23 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     let (events, changes) = mpsc::channel(EVENTS);
     // Unbounded, because there are few: each client of the admin socket waits for its reply.
     let (commands, asked) = mpsc::unbounded_channel();
+    let find_pods = commands.clone();
+    let (hub, watchers) = Hub::new(
+        dataplane.events()?,
+        match config.telemetry {
+            Telemetry::On if dataplane.features().has(FeatureSet::SOCKET_FIELDS) => Ends::Read,
+            Telemetry::On | Telemetry::Off => Ends::Unread,
+        },
+        dataplane.cgroup().to_owned(),
+        // If the control loop has ended, pods have no names.
+        Box::new(move |query| drop(find_pods.send(admin::Command::FindPods(query)))),
+        Arc::clone(&metrics),
+    );
     let state = admin::State {
         shared: Arc::clone(&shared),
         commands,
         programs: dataplane.program_ids()?,
-        log_level: config.log_level.clone(),
+        watchers,
     };
     let addresses = Arc::new(ServerAddresses::default());
     if config.source == (Source::Kubernetes { kubeconfig: None })
@@ -93,18 +115,30 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
             control::run(kernel, inputs, &config, shared, metrics, stop).await;
         })?
     };
+    // A task of its own, so that changes of the cluster do not wait for events of connections.
+    let mut hub = tokio::spawn(hub.run(stop.clone()));
+    let mut admin = Box::pin(admin.serve(state, stop.clone()).fuse());
     let ended = tokio::select! {
         result = source.feed(config.watched(), connections, events, stats, stop.clone()) => {
             result.map_err(anyhow::Error::from)
         }
         () = telemetry::serve(listener, readiness, metrics, stop.clone()) => Ok(()),
-        result = admin.serve(state, stop.clone()) => result,
+        result = &mut admin => result,
+        ended = &mut hub => ended.map_err(anyhow::Error::from),
         () = stop.cancelled() => Ok(()),
         () = control.ended() => Ok(()),
     };
-    // Last: this releases the lock on the pins, and the next agent may start before the file of the admin
-    // socket is removed.
     stop.cancel();
+    if !hub.is_finished() {
+        // It switches events off, and watches end.
+        let _ = hub.await;
+    }
+    if !admin.is_terminated() {
+        let _ = tokio::time::timeout(CLIENTS_TIMEOUT, &mut admin).await;
+    }
+    // Removes the file of the admin socket.
+    drop(admin);
+    // Last: this releases the lock on the pins, and the next agent may start then.
     control.join().await.and(ended)
 }
 

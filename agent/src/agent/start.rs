@@ -6,11 +6,12 @@
 use std::{net::TcpListener, path::PathBuf};
 
 use anyhow::Context as _;
+use tracing::Level;
 
 use super::config::{Config, Source};
 use crate::{
     admin,
-    dataplane::{self, Dataplane, NestedNamespaces, RcuSupport},
+    dataplane::{self, Dataplane, NestedNamespaces, RcuSupport, missing_features},
     helper::{Helper, HelperError},
     mounts,
     privileges::{self, SourceKind},
@@ -45,9 +46,11 @@ pub fn start(config: Config) -> anyhow::Result<Started> {
     // First, because it can fail: nothing in the kernel is changed then.
     let source = Ready::of(&config.source)?;
     let mut dataplane = open(&config)?;
-    let listener = TcpListener::bind(config.listen)
+    let listener = TcpListener::bind(config.metrics_bind_address)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-        .with_context(|| format!("cannot listen on {} (--metrics-bind-address)", config.listen))?;
+        .with_context(|| {
+            format!("cannot listen on {} (--metrics-bind-address)", config.metrics_bind_address)
+        })?;
     let admin = admin::Server::bind(&config.admin_socket)?;
     let helper = start_helper(&config, &dataplane)?;
     if let Some(helper) = helper.clone() {
@@ -98,12 +101,13 @@ fn must_be_root() -> anyhow::Result<()> {
 
 fn open(config: &Config) -> anyhow::Result<Dataplane> {
     let options = dataplane::Options {
-        cgroup: mounts::cgroup(config.cgroup.as_deref())?,
-        bpffs: mounts::bpffs(config.bpffs.as_deref())?,
+        cgroup: mounts::cgroup(config.cgroup_root.as_deref())?,
+        bpffs: mounts::bpffs(config.bpf_root.as_deref())?,
         node: config.node_name.clone(),
         limits: config.limits,
-        without: config.without.clone(),
+        without: config.without,
         node_ports: config.node_ports,
+        telemetry: config.telemetry,
         fail_open_after: config.fail_open_after,
         nested: config.nested,
     };
@@ -115,37 +119,17 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
         );
     }
     let features = dataplane.features();
-    if !features.set_retval {
-        tracing::warn!("this kernel has no bpf_set_retval (Linux 5.18): refusals are EPERM");
-    }
-    if !features.compare_and_swap {
-        tracing::info!(
-            "this kernel's programs cannot compare and swap (Linux 5.12): the records of sockets are in \
-             a hash, which costs more per connection"
-        );
-    }
-    if features.kernel_sockets.is_none() {
-        tracing::info!(
-            "programs cannot recognize kernel sockets (kernel BTF, CAP_PERFMON): the records of TCP \
-             sockets are in socket storage, which costs more per connection and cannot be searched, so \
-             sockline.dev/close-on-removal closes none"
-        );
-    }
-    if features.netns_cookie.is_none() {
-        tracing::info!(
-            "this kernel has no SO_NETNS_COOKIE (Linux 5.14): loopback NodePorts are served to the \
-             initial network namespace"
-        );
+    for (feature, consequence) in missing_features(features.set) {
+        let what = feature.what;
+        if feature.level == Level::WARN {
+            tracing::warn!("this kernel lacks {what}: {consequence}");
+        } else {
+            tracing::info!("this kernel lacks {what}: {consequence}");
+        }
     }
     if features.netns_cookie.is_none() && config.nested == NestedNamespaces::Exclude {
         tracing::warn!(
             "--exclude-nested-namespaces has no effect: this kernel has no SO_NETNS_COOKIE (Linux 5.14)"
-        );
-    }
-    if !features.mptcp_sock {
-        tracing::info!(
-            "this kernel has no bpf_skc_to_mptcp_sock (Linux 6.0 with BTF): the peer name of MPTCP \
-             sockets is the backend's"
         );
     }
     Ok(dataplane)
@@ -153,14 +137,14 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
 
 /// Starts the process that keeps the capabilities that the agent drops.
 fn start_helper(config: &Config, dataplane: &Dataplane) -> anyhow::Result<Option<Helper>> {
-    let method = dataplane.features().closing();
+    let method = dataplane.features().termination_method();
     if method.is_none() {
         tracing::warn!(
             "this kernel closes no sockets of other processes (SOCK_DESTROY, bpf_sock_destroy): connected \
              UDP sockets stay with a removed backend"
         );
     }
-    let bpffs = mounts::bpffs(config.bpffs.as_deref())?;
+    let bpffs = mounts::bpffs(config.bpf_root.as_deref())?;
     Ok(Helper::start(&bpffs, method)
         .inspect_err(|error| {
             let causes = std::error::Error::source(error).map(ToString::to_string);

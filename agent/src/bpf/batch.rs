@@ -97,7 +97,7 @@ impl<K: Pod, V: Pod> Chunk<'_, K, V> {
     pub fn iter(&self) -> impl Iterator<Item = (&K, &[V])> {
         self.keys[..self.len].iter().zip(self.values.chunks(self.values_per_key)).map(
             |(key, values)| {
-                // SAFETY: the kernel wrote so many keys, each with all of its values, whose sizes
+                // SAFETY: the kernel wrote this many keys, each with all of its values, whose sizes
                 // were compared with the map's; any bits are a valid K and V (Pod).
                 unsafe {
                     (

@@ -1,6 +1,7 @@
 //! Array maps in the agent's memory, which running programs read and write at the same time.
 //!
-//! No reference to that memory is ever created, because the memory changes. Every access is an atomic one of an
+//! No reference to that memory is ever created, because the memory changes: `memmap2` maps it as `MmapRaw`, since its
+//! slices would be such references. Every access is an atomic one of an
 //! aligned integer. Programs count with atomic instructions and read with plain loads of aligned integers, so they
 //! see no integer half-written. Only the processor and the compiler order their loads; `backend_entry` says what
 //! follows from that.
@@ -10,24 +11,21 @@ use std::{
     io,
     marker::PhantomData,
     mem::MaybeUninit,
-    os::fd::{AsRawFd as _, BorrowedFd},
-    ptr::{self, NonNull},
+    os::fd::BorrowedFd,
+    ptr,
     sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence},
 };
 
 use aya::Pod;
+use memmap2::{MmapOptions, MmapRaw};
 
 /// An array map's memory (`BPF_F_MMAPABLE`, Linux 5.5). The owner makes sure that there is one writer.
 #[derive(Debug)]
 pub struct SharedArray<T> {
-    start: NonNull<T>,
+    memory: MmapRaw,
     len: usize,
+    record: PhantomData<fn() -> T>,
 }
-
-// SAFETY: plain memory of `Pod` records, and all access to it is atomic.
-unsafe impl<T: Send> Send for SharedArray<T> {}
-// SAFETY: as above.
-unsafe impl<T: Sync> Sync for SharedArray<T> {}
 
 /// A field of the records of an array.
 #[derive(Debug)]
@@ -65,26 +63,13 @@ pub enum Access {
 impl<T: Pod> SharedArray<T> {
     /// Maps an array of `len` records; to write, it must have been opened to be written.
     pub fn map(array: BorrowedFd<'_>, len: usize, access: Access) -> io::Result<Self> {
-        let protection = match access {
-            Access::Read => libc::PROT_READ,
-            Access::Write => libc::PROT_READ | libc::PROT_WRITE,
-        };
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let start = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len * size_of::<T>(),
-                protection,
-                libc::MAP_SHARED,
-                array.as_raw_fd(),
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { start, len })
+        let mut options = MmapOptions::new();
+        options.len(len * size_of::<T>());
+        let memory = match access {
+            Access::Read => options.map_raw_read_only(&array),
+            Access::Write => options.map_raw(&array),
+        }?;
+        Ok(Self { memory, len, record: PhantomData })
     }
 
     pub const fn len(&self) -> usize {
@@ -95,7 +80,7 @@ impl<T: Pod> SharedArray<T> {
     pub fn cell(&self, index: usize) -> Cell<'_, T> {
         assert!(index < self.len, "index {index} of a shared array of {}", self.len);
         // SAFETY: within the mapping, which lives as long as self.
-        let start = unsafe { self.start.add(index) };
+        let start = unsafe { self.memory.as_mut_ptr().cast::<T>().add(index) };
         Cell { start, array: PhantomData }
     }
 
@@ -122,21 +107,14 @@ impl SharedArray<u64> {
 
     fn word(&self, index: usize) -> &AtomicU64 {
         // SAFETY: in bounds, aligned, and alive as long as self; everybody accesses it by whole words.
-        unsafe { AtomicU64::from_ptr(self.cell(index).start.as_ptr()) }
-    }
-}
-
-impl<T> Drop for SharedArray<T> {
-    fn drop(&mut self) {
-        // SAFETY: exactly the mapping that was made.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len * size_of::<T>()) };
+        unsafe { AtomicU64::from_ptr(self.cell(index).start) }
     }
 }
 
 /// A record of a [`SharedArray`]. Only one that was mapped writable can be written.
 #[derive(Debug)]
 pub struct Cell<'a, T> {
-    start: NonNull<T>,
+    start: *mut T,
     array: PhantomData<&'a SharedArray<T>>,
 }
 
@@ -144,24 +122,24 @@ impl<T: Pod> Cell<'_, T> {
     /// See [`SharedArray::read`].
     pub fn read(&self) -> T {
         // SAFETY: of the array, aligned as in `SharedArray::map` (mappings are page-aligned).
-        unsafe { load(self.start.as_ptr()) }
+        unsafe { load(self.start) }
     }
 
     /// Writes a record that no program looks at.
     pub fn write(&self, value: T) {
         // SAFETY: as in `read`, and mapped writable.
-        unsafe { store(self.start.as_ptr(), value) };
+        unsafe { store(self.start, value) };
     }
 
     pub fn get<F: Pod>(&self, field: Field<T, F>) -> F {
         // SAFETY: as in `read`; `Field::new` saw that it lies within the record and is aligned.
-        unsafe { load(self.start.as_ptr().byte_add(field.offset).cast()) }
+        unsafe { load(self.start.byte_add(field.offset).cast()) }
     }
 
     /// Changes a field: a single integer at once, others word by word.
     pub fn set<F: Pod>(&self, field: Field<T, F>, value: F) {
         // SAFETY: as in `get`, and mapped writable.
-        unsafe { store(self.start.as_ptr().byte_add(field.offset).cast(), value) };
+        unsafe { store(self.start.byte_add(field.offset).cast(), value) };
     }
 
     /// As [`Self::set`], and what was written before, also to other arrays, is visible to programs
@@ -183,8 +161,7 @@ impl<T: Pod> Cell<'_, T> {
     /// Counts as programs do.
     pub fn add(&self, field: Field<T, u64>, more: u64) {
         // SAFETY: as in `set`.
-        let count =
-            unsafe { AtomicU64::from_ptr(self.start.as_ptr().byte_add(field.offset).cast()) };
+        let count = unsafe { AtomicU64::from_ptr(self.start.byte_add(field.offset).cast()) };
         count.fetch_add(more, Ordering::Relaxed);
     }
 }
@@ -247,7 +224,7 @@ mod tests {
     use sockline_ebpf::{
         MMAPABLE,
         address::Address,
-        backend::{Backend, Slot},
+        backend::{Backend, Scopes, Slot},
         id::{BackendId, ServiceId},
     };
 
@@ -265,20 +242,23 @@ mod tests {
             Field::new(offset_of!(Backend, address), |backend| &backend.address);
         const PORT: Field<Backend, u16> =
             Field::new(offset_of!(Backend, port), |backend| &backend.port);
-        const SCOPES: Field<Backend, u8> =
+        const SCOPES: Field<Backend, Scopes> =
             Field::new(offset_of!(Backend, scopes), |backend| &backend.scopes);
         let array = array::<Backend>();
         let address = Address { words: [1, 2, 3, 4] };
         let mut backend =
             Backend { address, service: ServiceId(5), port: 6, weight: 7, ..Backend::default() };
-        backend.connections = u64::MAX - 1;
+        backend.counts.opened = u64::MAX - 1;
         array.cell(2).write(backend);
         assert_eq!(array.read(2), backend);
         let other = Address { words: [8, 9, 10, 11] };
         array.cell(2).set(ADDRESS, other);
         array.cell(2).publish(PORT, 12);
-        array.cell(2).withdraw(SCOPES, 3);
-        assert_eq!(array.read(2), Backend { address: other, port: 12, scopes: 3, ..backend });
+        array.cell(2).withdraw(SCOPES, Scopes::all());
+        assert_eq!(
+            array.read(2),
+            Backend { address: other, port: 12, scopes: Scopes::all(), ..backend }
+        );
         assert_eq!(array.cell(2).get(ADDRESS), other);
         assert_eq!(array.read(1), Backend::default());
         assert_eq!(array.read(3), Backend::default());

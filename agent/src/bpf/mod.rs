@@ -1,7 +1,7 @@
 //! BPF system calls, and maps built on them. Nothing in here knows what Sockline keeps in its maps.
 //!
 //! Used by [`crate::dataplane`], and by [`crate::sock_destroy`], which loads BPF iterators in the helper
-//! process. It is beside `dataplane` and not in it because of that: the helper does not use the data plane.
+//! process. The helper does not use the data plane, so this folder is beside `dataplane`.
 //!
 //! - [`syscall`]: the system calls for which aya has no safe wrapper. `unsafe` ends here.
 //! - [`mmap`]: array maps in the agent's memory; [`batch`]: hashes read in batches.

@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn all_wait_at_the_same_time() {
         let barrier = Barrier::new(THREADS);
-        // One after the other, the first would wait for ever.
+        // One after the other, the first would wait forever.
         in_parallel(&[(); THREADS], |()| {
             barrier.wait();
             Ok(())

@@ -1,5 +1,7 @@
 //! The names of the hierarchy's folders.
 
+use std::path::Path;
+
 /// The prefix of the cgroups that `sockline check` creates.
 pub const OF_CHECKS: &str = "sockline-check-";
 
@@ -20,6 +22,12 @@ pub(super) fn pod_uid(name: &str) -> Option<String> {
     let is_uid = uid.len() >= SHORTEST_UID
         && uid.chars().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase() || c == '-');
     is_uid.then_some(uid)
+}
+
+/// The UID of the pod that a cgroup belongs to, by its path: it is the pod's own, or below that.
+#[must_use]
+pub fn pod_of(path: &Path) -> Option<String> {
+    path.iter().find_map(|folder| pod_uid(folder.to_str()?))
 }
 
 /// Whether pods can be below a folder of this name, which is not a pod's own. A systemd host can have hundreds of
@@ -62,6 +70,15 @@ mod tests {
         let hash = "5f2ad9b27b4d4c2f9d8a6f0e1c3b5a7d";
         let static_pod = format!("kubepods-burstable-pod{hash}.slice");
         assert_eq!(pod_uid(&static_pod).as_deref(), Some(hash));
+    }
+
+    #[test]
+    fn whatever_is_below_a_pods_cgroup_belongs_to_the_pod() {
+        let pod = format!("/kubepods/burstable/pod{UUID}");
+        for path in [pod.clone(), format!("{pod}/container/nested")] {
+            assert_eq!(pod_of(Path::new(&path)).as_deref(), Some(UUID), "{path}");
+        }
+        assert_eq!(pod_of(Path::new("/system.slice/kubelet.service")), None);
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn ready(unconfirmed: &UnconfirmedServicePorts) -> CheckResult {
 /// Whether all calls are bypassed because no agent renews the deadline.
 pub fn fail_open(node: &Node<'_>) -> CheckResult {
     let check = "agent.fail-open";
-    let deadline = match node.view.deadline() {
+    let deadline = match node.snapshot.deadline() {
         Ok(deadline) => deadline,
         Err(error) => {
             return CheckResult::failed(
@@ -136,15 +136,15 @@ pub fn state(node: &Node<'_>) -> Vec<CheckResult> {
         ),
         Some(synced) => {
             let age = SystemTime::now().duration_since(synced).unwrap_or_default();
-            let detail = format!("last changed {} ago", format_seconds(age));
+            let message = format!("last changed {} ago", format_seconds(age));
             if node.status.is_none() && age > OLD {
                 CheckResult::warning(
                     check,
-                    format!("{detail}, and no agent follows the cluster"),
+                    format!("{message}, and no agent follows the cluster"),
                     "start the agent: endpoints that were removed since then are still served",
                 )
             } else {
-                CheckResult::ok(check, detail)
+                CheckResult::ok(check, message)
             }
         }
     };
@@ -188,15 +188,15 @@ pub fn state(node: &Node<'_>) -> Vec<CheckResult> {
 /// Whether freed map entries are reclaimed.
 fn reclaim(reclaim: &Reclaim) -> CheckResult {
     let check = "state.reclaim";
-    let todo = "look at the agent's capabilities (CAP_BPF) and its seccomp profile (bpf); until then, the \
+    let remedy = "look at the agent's capabilities (CAP_BPF) and its seccomp profile (bpf); until then, the \
                 maps fill up with each change";
     match reclaim {
         Reclaim::Works => CheckResult::ok(check, "freed map entries are reclaimed"),
-        Reclaim::Fails(why) => {
-            CheckResult::failed(check, format!("cannot wait for running programs: {why}"), todo)
+        Reclaim::Fails { message: why } => {
+            CheckResult::failed(check, format!("cannot wait for running programs: {why}"), remedy)
         }
-        Reclaim::CannotTell(why) => {
-            CheckResult::warning(check, format!("unknown, the agent retries: {why}"), todo)
+        Reclaim::CannotTell { message: why } => {
+            CheckResult::warning(check, format!("unknown, the agent retries: {why}"), remedy)
         }
         Reclaim::NotTried => CheckResult::ok(check, "nothing was freed yet"),
     }

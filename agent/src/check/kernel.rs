@@ -1,28 +1,10 @@
 //! The version and the features of the running kernel.
 
-use sockline_ebpf::agent::{
-    COMPARE_AND_SWAP, KERNEL_SOCKETS, MPTCP_SOCK, NETNS_COOKIE, SET_RETVAL, SOCK_DESTROY,
-};
-
 use super::CheckResult;
-use crate::dataplane::AgentRecord;
+use crate::dataplane::{AgentRecord, FeatureSet, missing_features};
 
 /// The oldest kernel that the programs load on.
 const OLDEST: (u32, u32) = (5, 10);
-
-/// The consequence of each missing optional feature, and the first kernel that has it.
-const FEATURES: [(u32, &str); 6] = [
-    (COMPARE_AND_SWAP, "sockets are in a hash (Linux 5.12 has compare-and-swap)"),
-    (
-        KERNEL_SOCKETS,
-        "TCP sockets are in socket storage, and none is closed on removal of its backend (needs \
-         /sys/kernel/btf/vmlinux and CAP_PERFMON)",
-    ),
-    (NETNS_COOKIE, "loopback NodePorts are the initial network namespace's (Linux 5.14)"),
-    (SET_RETVAL, "refusals are EPERM (Linux 5.18 has bpf_set_retval)"),
-    (SOCK_DESTROY, "no sockets are closed over netlink (CONFIG_INET_DIAG_DESTROY)"),
-    (MPTCP_SOCK, "the peer name of MPTCP sockets is the backend's (Linux 6.0 with BTF)"),
-];
 
 pub fn check(record: &AgentRecord) -> Vec<CheckResult> {
     vec![version(&release()), features(record.features)]
@@ -63,16 +45,12 @@ fn version(release: &str) -> CheckResult {
 }
 
 /// A missing feature is no failure: it only has the named consequence.
-fn features(bits: u32) -> CheckResult {
-    let without: Vec<&str> = FEATURES
-        .into_iter()
-        .filter(|(bit, _)| bits & bit == 0)
-        .map(|(_, consequence)| consequence)
+fn features(found: FeatureSet) -> CheckResult {
+    let without: Vec<String> = missing_features(found)
+        .map(|(feature, consequence)| format!("without {}: {consequence}", feature.what))
         .collect();
-    CheckResult::ok(
-        "kernel.features",
-        if without.is_empty() { "all that are made use of".into() } else { without.join(", ") },
-    )
+    let message = if without.is_empty() { "all that are used".into() } else { without.join("; ") };
+    CheckResult::ok("kernel.features", message)
 }
 
 #[cfg(test)]
@@ -95,7 +73,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_its_consequence() {
-        let detail = features(!SET_RETVAL).detail;
-        assert_eq!(detail, "refusals are EPERM (Linux 5.18 has bpf_set_retval)");
+        let message = features(FeatureSet::all() - FeatureSet::SET_RETVAL).message;
+        assert_eq!(
+            message,
+            "without bpf_set_retval (Linux 5.18): refusals are EPERM instead of ECONNREFUSED"
+        );
     }
 }

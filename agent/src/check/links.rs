@@ -65,7 +65,7 @@ pub fn damage(
 pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
     let check = "links.attached";
     let cgroup = &node.record.cgroup;
-    let result = match dataplane::hooks(node.view.pins(), cgroup) {
+    let result = match dataplane::hooks(node.snapshot.pins(), cgroup) {
         Err(error) => unreadable(check, error),
         Ok((id, hooks)) => {
             let programs = node.info.as_ref().map(|info| {
@@ -97,7 +97,7 @@ pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
 /// Other programs on the same hooks.
 pub fn foreign(node: &Node<'_>) -> Vec<CheckResult> {
     let check = "links.foreign";
-    let hooks = match dataplane::hooks(node.view.pins(), &node.record.cgroup) {
+    let hooks = match dataplane::hooks(node.snapshot.pins(), &node.record.cgroup) {
         Err(error) => return vec![unreadable(check, error)],
         Ok((_, hooks)) => hooks,
     };

@@ -1,14 +1,18 @@
 //! The usage of the maps.
 
 use super::{CheckResult, Node};
-use crate::status::MapUse;
+use crate::{dataplane::Limits, status::MapUse};
 
 /// From this percentage on, an operator should raise the limit.
 const NEARLY_FULL_PERCENT: u64 = 80;
 
+/// The defaults of these two limits are their maximum.
+const AT_MAXIMUM: &str = "this limit is at its maximum: remove Services or endpoints, or exclude Services \
+                          (`sockline.dev/redirect=disabled`)";
+
 pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
     let Some(status) = &node.status else {
-        return vec![match node.view.count_frontends() {
+        return vec![match node.snapshot.count_frontends() {
             Ok(frontends) => CheckResult::ok(
                 "maps.readable",
                 format!("{frontends} frontends; the limits are the running agent's"),
@@ -26,9 +30,11 @@ pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
 fn fill(map: &MapUse) -> CheckResult {
     let check = format!("maps.{}", map.name);
     let percent = (map.entries * 100).checked_div(map.max_entries).unwrap_or(100);
-    let detail = format!("{} of {} ({percent} %)", map.entries, map.max_entries);
-    let todo = match map.name.as_str() {
+    let message = format!("{} of {} ({percent} %)", map.entries, map.max_entries);
+    let remedy = match map.name.as_str() {
         "frontends" => "raise --max-frontends",
+        "backends" if u64::from(Limits::default().backends) <= map.max_entries => AT_MAXIMUM,
+        "slots" if u64::from(Limits::default().slots) <= map.max_entries => AT_MAXIMUM,
         "backends" => "raise --max-backends",
         "slots" => "raise --max-slots",
         "affinity" => "raise --max-affinity",
@@ -41,14 +47,14 @@ fn fill(map: &MapUse) -> CheckResult {
     };
     if map.name == "sockets" {
         // When it is full, records go to the overflow hash, which is slower.
-        return CheckResult::ok(check, detail);
+        return CheckResult::ok(check, message);
     }
     if map.entries >= map.max_entries {
-        CheckResult::failed(check, format!("full: {detail}"), todo)
+        CheckResult::failed(check, format!("full: {message}"), remedy)
     } else if percent >= NEARLY_FULL_PERCENT {
-        CheckResult::warning(check, detail, todo)
+        CheckResult::warning(check, message, remedy)
     } else {
-        CheckResult::ok(check, detail)
+        CheckResult::ok(check, message)
     }
 }
 
@@ -73,6 +79,25 @@ mod tests {
                 max_entries: 1000,
             };
             assert_eq!(fill(&map).state, state, "{entries}");
+        }
+    }
+
+    #[test]
+    fn a_limit_at_its_maximum_is_not_to_be_raised() {
+        let full = |name: &str, limit: u32| {
+            let limit = u64::from(limit);
+            fill(&MapUse {
+                name: name.into(),
+                entries: limit,
+                allocated_entries: limit,
+                max_entries: limit,
+            })
+        };
+        let maximum = Limits::default();
+        for (name, limit) in [("backends", maximum.backends), ("slots", maximum.slots)] {
+            let (at_maximum, below) = (full(name, limit), full(name, limit - 1));
+            assert!(format!("{at_maximum:?}").contains("at its maximum"), "{at_maximum:?}");
+            assert!(format!("{below:?}").contains(&format!("raise --max-{name}")), "{below:?}");
         }
     }
 }

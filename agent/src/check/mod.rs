@@ -24,7 +24,7 @@ mod termination;
 use std::path::{Path, PathBuf};
 
 pub use self::{
-    live::probe,
+    live::{is_below, probe},
     readiness::Readiness,
     result::{CheckResult, State},
 };
@@ -47,7 +47,7 @@ pub struct Options {
 
 /// What all checks use of a node.
 struct Node<'a> {
-    view: &'a Snapshot,
+    snapshot: &'a Snapshot,
     record: AgentRecord,
     admin_socket: &'a Path,
     /// Whether a process holds the lock on the pins.
@@ -64,7 +64,7 @@ struct Node<'a> {
 ///
 /// # Errors
 /// When the node cannot be read at all.
-pub fn run(view: &Snapshot, options: &Options) -> anyhow::Result<Vec<CheckResult>> {
+pub fn run(snapshot: &Snapshot, options: &Options) -> anyhow::Result<Vec<CheckResult>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let socket = &options.admin_socket;
     let (status, silence) = match runtime.block_on(admin::status(socket)) {
@@ -72,11 +72,11 @@ pub fn run(view: &Snapshot, options: &Options) -> anyhow::Result<Vec<CheckResult
         Err(error) => (None, Some(Escaped(format!("{error:#}")).to_string())),
     };
     let node = Node {
-        view,
-        record: view.agent()?,
+        snapshot,
+        record: snapshot.agent()?,
         admin_socket: socket,
         silence,
-        agent_runs: view.agent_runs()?,
+        agent_runs: snapshot.agent_runs()?,
         status,
         info: runtime.block_on(admin::info(socket)).ok(),
     };
@@ -97,7 +97,7 @@ pub fn run(view: &Snapshot, options: &Options) -> anyhow::Result<Vec<CheckResult
     results.extend(links::check(&node));
     results.extend(links::foreign(&node));
     results.extend(nested::check(&node));
-    results.extend(pins::check(view.pins()));
+    results.extend(pins::check(snapshot.pins()));
     results.extend(maps::check(&node));
     results.push(drift::check(&node, &runtime));
     if !is_bypassed {

@@ -103,7 +103,7 @@ mod tests {
         // A container's default set.
         let few = capabilities("x", "CapEff:\t00000000a80425fb\n", &NEEDED);
         assert_eq!(few.state, State::Failed);
-        assert!(few.detail.contains("CAP_BPF (load programs and make maps)"), "{few:?}");
+        assert!(few.message.contains("CAP_BPF (load programs and make maps)"), "{few:?}");
     }
 
     #[test]
@@ -111,9 +111,9 @@ mod tests {
         let needed = [&NEEDED[..], &[FOR_LOCKED_MEMORY]].concat();
         let seen = capabilities("x", "CapEff:\t000000c000001000\n", &needed);
         assert_eq!(seen.state, State::Failed);
-        assert!(seen.detail.starts_with("x lacks CAP_SYS_RESOURCE (raise the limit"), "{seen:?}");
+        assert!(seen.message.starts_with("x lacks CAP_SYS_RESOURCE (raise the limit"), "{seen:?}");
         assert!(
-            seen.todo.as_ref().is_some_and(|todo| todo.contains("CAP_SYS_RESOURCE")),
+            seen.remedy.as_ref().is_some_and(|remedy| remedy.contains("CAP_SYS_RESOURCE")),
             "{seen:?}"
         );
     }

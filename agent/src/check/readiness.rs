@@ -1,5 +1,8 @@
 //! Whether the agent is healthy and the node is served, for `/healthz` and `/readyz`: checks that are cheap enough
 //! for a probe every few seconds.
+//!
+//! Each request evaluates the state. Guards that tasks drop once they are ready would not do: readiness can be lost again
+//! (links, the fail-open deadline, reclaiming, the helper).
 
 use std::{
     collections::BTreeMap,

@@ -1,24 +1,34 @@
 //! `sockline agent`: serve this node.
+//!
+//! `tokio::signal`, which is built on `signal-hook`, handles signals here. In the helper they stay blocked: it ends with its
+//! socket.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum, builder::BoolishValueParser};
+use anyhow::Context as _;
+use clap::{
+    Args, ValueEnum,
+    builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser},
+};
 use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::field::Field;
 use tracing_subscriber::{
+    Layer as _,
     field::MakeExt as _,
     fmt::format::{Writer, debug_fn},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 use crate::{
     admin,
     agent::{self, Config, Source},
-    dataplane::{Feature, Limits, NestedNamespaces},
+    dataplane::{FEATURES, FeatureSet, Limits, NestedNamespaces, Telemetry},
     duration,
     escape::Escaped,
-    log_level::{self, LogLevel},
+    log_level::LogLevel,
     malloc,
     model::{
         exclusion::Policy,
@@ -115,15 +125,18 @@ pub struct AgentArgs {
     /// kube-proxy. The agent then watches all Nodes
     #[arg(long, env = "SOCKLINE_NODEPORTS_OF_ALL_NODES", value_parser = BoolishValueParser::new())]
     nodeports_of_all_nodes: bool,
+    /// Record how each connection ended (bytes, round-trip time, failures) when its socket is closed
+    #[arg(long, value_enum, value_name = "MODE", env = "SOCKLINE_TELEMETRY", default_value_t)]
+    telemetry: Telemetry,
     /// Do not use these kernel features, as on an older kernel; for tests
     #[arg(
         long,
-        value_enum,
         value_name = "FEATURE",
+        value_parser = feature_parser(),
         value_delimiter = ',',
         env = "SOCKLINE_WITHOUT_FEATURES"
     )]
-    without_features: Vec<Feature>,
+    without_features: Vec<FeatureSet>,
     /// What to log: off, error, warn, info, debug or trace, also by module
     /// (info,sockline::source=debug). `sockline log-level` changes it while the agent runs
     #[arg(long, value_name = "FILTER", env = "SOCKLINE_LOG_LEVEL", default_value = DEFAULT_LOG_LEVEL)]
@@ -155,11 +168,11 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             None => Source::Kubernetes { kubeconfig: args.kubeconfig },
         },
         node_name: node_name(args.node_name)?,
-        cgroup: args.cgroup_root,
-        bpffs: args.bpf_root,
-        listen: args.metrics_bind_address,
+        cgroup_root: args.cgroup_root,
+        bpf_root: args.bpf_root,
+        metrics_bind_address: args.metrics_bind_address,
         admin_socket: args.admin_socket,
-        without: args.without_features,
+        without: args.without_features.into_iter().collect(),
         nested: if args.exclude_nested_namespaces {
             NestedNamespaces::Exclude
         } else {
@@ -177,21 +190,22 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         } else {
             NodePortScope::ThisNode
         },
+        telemetry: args.telemetry,
         log_level,
     };
     // Blocked until the runtime handles them: the kernel drops signals without a handler that are sent to
     // process 1 of a container.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
-    signals.thread_block()?;
+    signals.thread_block().context("blocking SIGTERM and SIGINT")?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, source = %config.source, "starting");
     let started = agent::start(config)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        signals.thread_unblock()?;
+        let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
+        signals.thread_unblock().context("unblocking SIGTERM and SIGINT")?;
         let stopper = stop.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -218,28 +232,19 @@ fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<LogLevel> {
     use std::io::IsTerminal as _;
     // An empty variable counts as not set.
     let filter = if filter.is_empty() { DEFAULT_LOG_LEVEL } else { filter };
-    let parsed =
-        log_level::parse(filter).map_err(|error| anyhow::anyhow!("--log-level: {error}"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(parsed)
+    let (level, filter) =
+        LogLevel::new(filter).map_err(|error| anyhow::anyhow!("--log-level: {error}"))?;
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    // The types of the handles differ.
-    Ok(match format {
-        LogFormat::Json => {
-            let builder = builder.json().with_filter_reloading();
-            let handle = builder.reload_handle();
-            builder.init();
-            LogLevel::new(filter, move |filter| handle.reload(filter))
-        }
+    let lines = match format {
+        LogFormat::Json => lines.json().with_filter(filter).boxed(),
         LogFormat::Text => {
-            let builder =
-                builder.fmt_fields(debug_fn(field).delimited(" ")).with_filter_reloading();
-            let handle = builder.reload_handle();
-            builder.init();
-            LogLevel::new(filter, move |filter| handle.reload(filter))
+            lines.fmt_fields(debug_fn(field).delimited(" ")).with_filter(filter).boxed()
         }
-    })
+    };
+    tracing_subscriber::registry().with(lines).init();
+    Ok(level)
 }
 
 /// Formats each event as one line, also if it contains text from outside.
@@ -298,11 +303,21 @@ fn node_name(option: Option<String>) -> anyhow::Result<String> {
     let variable = || std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
     let name = match option.or_else(variable) {
         Some(name) => name,
-        None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+        None => {
+            let host =
+                nix::unistd::gethostname().context("gethostname (--node-name is not set)")?;
+            host.to_string_lossy().to_lowercase()
+        }
     };
     anyhow::ensure!(
         !name.is_empty() && name.len() <= 253,
         "--node-name {name:?}: the name of a Node has 1 to 253 characters"
     );
     Ok(name)
+}
+/// Takes the names of [`FEATURES`].
+fn feature_parser() -> impl TypedValueParser<Value = FeatureSet> {
+    PossibleValuesParser::new(FEATURES.iter().map(|feature| feature.name)).map(|name| {
+        FEATURES.iter().filter(|feature| feature.name == name).map(|feature| feature.flag).collect()
+    })
 }

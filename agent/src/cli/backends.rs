@@ -1,14 +1,15 @@
 //! `sockline backends`: the backends of the services that the kernel serves.
 
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
     node::NodeArgs,
-    output::{Output, print, table},
+    output::{Output, live::ConnectionsOfBackend, print, table},
 };
 use crate::{
-    api::Document,
+    api::{Document, Kind},
     model::{
         object::{ObjectName, Protocol},
         plan::Backend,
@@ -27,28 +28,39 @@ pub struct BackendsArgs {
     node: NodeArgs,
 }
 
-#[derive(Debug, Serialize)]
+/// The backends of the services that the kernel serves now.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct BackendList {
+pub(super) struct BackendList {
+    /// The name of this node's Node object, as the last agent had it.
     node_name: String,
+    /// The service ports, sorted by Service, port name and protocol.
     items: Vec<ServicePort>,
 }
 
-#[derive(Debug, Serialize)]
+impl Kind for BackendList {
+    const KIND: &'static str = "BackendList";
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct ServicePort {
+    /// The Service.
     service: ObjectName,
+    /// The name of the Service's port; empty if it has none.
     port_name: String,
+    /// The protocol.
     protocol: Protocol,
+    /// The backends that a connect chooses from; empty if the service port has none.
     backends: Vec<BackendCount>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct BackendCount {
     #[serde(flatten)]
     backend: Backend,
-    /// Connections that it was chosen for since it was added.
-    connections: u64,
+    #[serde(flatten)]
+    counts: ConnectionsOfBackend,
 }
 
 /// # Errors
@@ -67,7 +79,7 @@ pub fn run(args: &BackendsArgs) -> anyhow::Result<()> {
             protocol: key.protocol,
             backends: backends
                 .into_iter()
-                .map(|(backend, connections)| BackendCount { backend, connections })
+                .map(|(backend, counts)| BackendCount { backend, counts: counts.into() })
                 .collect(),
         })
         .collect();
@@ -78,32 +90,48 @@ pub fn run(args: &BackendsArgs) -> anyhow::Result<()> {
     }
     let list = BackendList { node_name: snapshot.agent()?.node, items };
     print(&match args.node.output {
-        Output::Json => Document::new("BackendList", &list).to_text()?,
-        Output::Table => render(&list),
+        Output::Json => Document::new(&list).to_text()?,
+        Output::Table => render(&list, Columns::Usual),
+        Output::Wide => render(&list, Columns::All),
     })
 }
 
-fn render(list: &BackendList) -> String {
-    let mut table =
-        table::new(&["SERVICE", "PORT", "PROTOCOL", "WEIGHT", "CONNECTIONS", "BACKEND"]);
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Columns {
+    Usual,
+    All,
+}
+
+fn render(list: &BackendList, columns: Columns) -> String {
+    let live = if columns == Columns::All { ConnectionsOfBackend::COLUMNS } else { &[] };
+    let before = ["SERVICE", "PORT", "PROTOCOL", "WEIGHT", "CONNECTIONS"];
+    let mut table = table::new(&[&before[..], live, &["BACKEND"]].concat());
     for service in &list.items {
-        let row = |weight: String, connections: String, backend: String| {
-            [
+        let row = |weight: String, connections: String, live: Vec<String>, backend: String| {
+            let mut row = vec![
                 service.service.to_string(),
                 if service.port_name.is_empty() { "-".into() } else { service.port_name.clone() },
                 service.protocol.to_string(),
                 weight,
                 connections,
-                backend,
-            ]
+            ];
+            row.extend(live);
+            row.push(backend);
+            row
         };
         if service.backends.is_empty() {
-            table.add_row(row("-".into(), "-".into(), "-".into()));
+            table.add_row(row("-".into(), "-".into(), vec!["-".into(); live.len()], "-".into()));
         }
-        for BackendCount { backend, connections } in &service.backends {
+        for BackendCount { backend, counts } in &service.backends {
             let address = std::net::SocketAddr::new(backend.address, backend.port);
-            let row = row(backend.weight.to_string(), connections.to_string(), address.to_string());
-            table.add_row(row);
+            let mut cells = counts.cells();
+            cells.truncate(live.len());
+            table.add_row(row(
+                backend.weight.to_string(),
+                counts.connections.to_string(),
+                cells,
+                address.to_string(),
+            ));
         }
     }
     table::render(&table)

@@ -3,14 +3,15 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
     node::NodeArgs,
-    output::{Output, print, table},
+    output::{Output, print, print_error, table},
 };
 use crate::{
-    api::Document,
+    api::{Document, Kind},
     check::{self, CheckResult, Options, State},
     escape::Escaped,
 };
@@ -55,7 +56,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         Ok(State::Ok | State::Warning) => ExitCode::SUCCESS,
         Ok(State::Failed) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("error: {}", Escaped(format!("{error:#}")));
+            print_error(format_args!("error: {}", Escaped(format!("{error:#}"))));
             ExitCode::from(2)
         }
     }
@@ -82,26 +83,33 @@ fn gather_and_print(args: &CheckArgs) -> anyhow::Result<State> {
     print(&match args.node.output {
         Output::Json => {
             let report = CheckReport { node_name: view.agent()?.node, results: &results };
-            Document::new("CheckReport", report).to_text()?
+            Document::new(report).to_text()?
         }
-        Output::Table => render(&results),
+        Output::Table | Output::Wide => render(&results),
     })?;
     Ok(results.iter().map(|result| result.state).max().unwrap_or(State::Ok))
 }
 
-#[derive(Debug, Serialize)]
+/// The results of `sockline check`.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct CheckReport<'a> {
+pub(super) struct CheckReport<'a> {
+    /// The name of this node's Node object, as the last agent had it.
     node_name: String,
+    /// The result of each check, in the order of the table. The exit status is 1 if one of them failed.
     results: &'a [CheckResult],
+}
+
+impl Kind for CheckReport<'_> {
+    const KIND: &'static str = "CheckReport";
 }
 
 fn render(results: &[CheckResult]) -> String {
     let mut lines = table::new(&["STATE", "CHECK", "DETAIL"]);
     for result in results {
-        lines.add_row([result.state.as_str(), &result.check, &result.detail]);
-        if let Some(todo) = &result.todo {
-            lines.add_row(["", "", &format!("→ {todo}")]);
+        lines.add_row([result.state.as_str(), &result.check, &result.message]);
+        if let Some(remedy) = &result.remedy {
+            lines.add_row(["", "", &format!("→ {remedy}")]);
         }
     }
     let count = |state| results.iter().filter(|result| result.state == state).count();

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
 
@@ -14,8 +15,8 @@ use crate::{dataplane, mounts};
 #[derive(Debug, Args)]
 pub struct CleanupArgs {
     /// The agent's folder in a BPF file system [default: the mounted one]
-    #[arg(long = "bpf-root", value_name = "DIR", env = "SOCKLINE_BPF_ROOT")]
-    bpffs: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", env = "SOCKLINE_BPF_ROOT")]
+    bpf_root: Option<PathBuf>,
     /// After cleanup, block until SIGTERM so that the pod stays ready
     #[arg(long)]
     wait: bool,
@@ -24,8 +25,9 @@ pub struct CleanupArgs {
 /// # Errors
 /// When an agent runs, or something cannot be removed.
 pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
-    let end = args.wait.then(block_end_signals).transpose()?;
-    let bpffs = mounts::bpffs_for_reading(args.bpffs.as_deref())?;
+    let end =
+        args.wait.then(block_end_signals).transpose().context("blocking SIGTERM and SIGINT")?;
+    let bpffs = mounts::bpffs_for_reading(args.bpf_root.as_deref())?;
     let removed = dataplane::cleanup(&bpffs)?;
     let links = removed
         .iter()
@@ -41,7 +43,7 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         )
     })?;
     if let Some(end) = end {
-        end.wait()?;
+        end.wait().context("waiting for SIGTERM or SIGINT")?;
     }
     Ok(())
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::output::print;
-use crate::admin;
+use super::output::{Output, print};
+use crate::{admin, api::Document};
 
 /// Show or change what the running agent logs.
 ///
@@ -19,6 +19,9 @@ pub struct LogLevelArgs {
     /// The agent's admin socket
     #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
     admin_socket: PathBuf,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// # Errors
@@ -31,5 +34,8 @@ pub fn run(args: &LogLevelArgs) -> anyhow::Result<()> {
             None => admin::log_level(&args.admin_socket).await,
         }
     })?;
-    print(&format!("{}\n", level.filter))
+    print(&match args.output {
+        Output::Json => Document::new(level).to_text()?,
+        Output::Table | Output::Wide => format!("{}\n", level.filter),
+    })
 }

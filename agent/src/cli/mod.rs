@@ -9,6 +9,7 @@ pub mod agent;
 pub mod backends;
 pub mod check;
 pub mod cleanup;
+pub mod documents;
 pub mod environment;
 pub mod helper;
 pub mod log_level;
@@ -18,6 +19,9 @@ pub mod plan;
 pub mod renamed;
 pub mod services;
 pub mod status;
+pub mod top;
+pub mod trace;
+pub mod watch;
 
 use clap::{Parser, Subcommand};
 
@@ -39,6 +43,9 @@ pub enum Command {
     CheckProbe(check::ProbeArgs),
     Services(services::ServicesArgs),
     Backends(backends::BackendsArgs),
+    Top(top::TopArgs),
+    Trace(trace::TraceArgs),
+    Watch(watch::WatchArgs),
     LogLevel(log_level::LogLevelArgs),
     Cleanup(cleanup::CleanupArgs),
     #[command(hide = true)]

@@ -1,6 +1,6 @@
 //! The options of the commands that read a node.
 
-use std::path::PathBuf;
+use std::{ops::Deref, path::PathBuf};
 
 use clap::Args;
 
@@ -11,24 +11,39 @@ use crate::{
     mounts,
 };
 
-/// Where the node's state is, and how to print it.
-#[derive(Debug, Args)]
-pub struct NodeArgs {
+/// Where the node's state is.
+#[derive(Debug, Clone, Args)]
+pub struct StateArgs {
     /// The agent's folder in a BPF file system [default: the mounted one]
-    #[arg(long = "bpf-root", value_name = "DIR", env = "SOCKLINE_BPF_ROOT")]
-    pub bpffs: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", env = "SOCKLINE_BPF_ROOT")]
+    pub bpf_root: Option<PathBuf>,
     /// The agent's admin socket
     #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
     pub admin_socket: PathBuf,
+}
+
+/// Where the node's state is, and how to print it.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    #[command(flatten)]
+    state: StateArgs,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 }
 
-impl NodeArgs {
+impl Deref for NodeArgs {
+    type Target = StateArgs;
+
+    fn deref(&self) -> &StateArgs {
+        &self.state
+    }
+}
+
+impl StateArgs {
     /// Opens the kernel state, whether an agent runs or not.
     pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
-        let bpffs = mounts::bpffs_for_reading(self.bpffs.as_deref())?;
+        let bpffs = mounts::bpffs_for_reading(self.bpf_root.as_deref())?;
         Ok(Snapshot::open(Pins::in_bpffs(&bpffs))?)
     }
 }

@@ -7,11 +7,12 @@ use std::{
 };
 
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::output::{Output, print, table};
 use crate::{
-    api::Document,
+    api::{Document, Kind},
     escape::Escaped,
     model::{index::Index, node_addresses::NodePortScope, plan::Frontend},
     source::manifests::folder::read_folder,
@@ -53,15 +54,22 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     print(&match args.output {
         Output::Json => {
             let frontends = &plan.frontends;
-            Document::new("Plan", PlanReport { node_name: &args.node_name, frontends }).to_text()?
+            Document::new(PlanReport { node_name: &args.node_name, frontends }).to_text()?
         }
-        Output::Table => table::frontends(&plan.frontends),
+        Output::Table | Output::Wide => table::frontends(&plan.frontends),
     })
 }
 
-#[derive(Debug, Serialize)]
+/// What a node does with every service address.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct PlanReport<'a> {
+pub(super) struct PlanReport<'a> {
+    /// The node that the plan is for.
     node_name: &'a str,
+    /// The service addresses, sorted by Service, port name, family, address, port and protocol.
     frontends: &'a [Arc<Frontend>],
+}
+
+impl Kind for PlanReport<'_> {
+    const KIND: &'static str = "Plan";
 }

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
     node::NodeArgs,
-    output::{Output, print, table},
+    output::{Output, live, print, table},
 };
-use crate::{api::Document, model::plan::Frontend};
+use crate::{
+    api::{Document, Kind},
+    model::plan::Frontend,
+};
 
-/// Show the service addresses that the kernel serves now, in the form of `sockline plan`.
+/// List the service addresses in the kernel, in the format of `sockline plan`.
 ///
 /// Reads the pinned maps, so it also works while the agent is down.
 #[derive(Debug, Args)]
@@ -20,11 +24,18 @@ pub struct ServicesArgs {
     node: NodeArgs,
 }
 
-#[derive(Debug, Serialize)]
+/// The service addresses that the kernel serves now, in the form of a `Plan`.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct FrontendList {
+pub(super) struct FrontendList {
+    /// The name of this node's Node object, as the last agent had it.
     node_name: String,
+    /// The service addresses, sorted by Service, port name, family, address, port and protocol.
     items: Vec<Arc<Frontend>>,
+}
+
+impl Kind for FrontendList {
+    const KIND: &'static str = "FrontendList";
 }
 
 /// # Errors
@@ -33,7 +44,8 @@ pub fn run(args: &ServicesArgs) -> anyhow::Result<()> {
     let snapshot = args.node.snapshot()?;
     let list = FrontendList { node_name: snapshot.agent()?.node, items: snapshot.frontends()? };
     print(&match args.node.output {
-        Output::Json => Document::new("FrontendList", &list).to_text()?,
+        Output::Json => Document::new(&list).to_text()?,
         Output::Table => table::frontends(&list.items),
+        Output::Wide => live::frontends(&list.items, &snapshot.counters()?.services()?),
     })
 }

@@ -16,19 +16,21 @@ use super::{
         map_names,
     },
     observe::sockets::Sockets,
-    pinning::{held_maps::HeldMaps, layout::Pins, lock::READERS_PATIENCE},
+    pinning::{held_maps::HeldMaps, layout::Pins, lock::READERS_TIMEOUT},
     programs::{
-        features::{Feature, Features},
+        features::{FeatureSet, Features},
         links::Links,
         load::Programs,
+        telemetry::{self, Telemetry},
     },
     reconcile::{Limits, Reconciler},
+    retention::{RestoredState, UnconfirmedPolicy},
 };
 use crate::{model::node_addresses::NodePortScope, mounts::mount_point_of};
 
 /// How long to wait for the lock on the pins. `sockline status` holds it for an instant, an agent
 /// that ends for some milliseconds, and `sockline check` while it connects if there is no agent.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a data plane is opened with.
 #[derive(Debug, Clone)]
@@ -38,12 +40,13 @@ pub struct Options {
     pub node: String,
     pub limits: Limits,
     /// Kernel features not to use.
-    pub without: Vec<Feature>,
+    pub without: FeatureSet,
     /// All calls are bypassed this long after the agent's last heartbeat; `None` is never.
     pub fail_open_after: Option<Duration>,
     pub nested: NestedNamespaces,
     /// At whose addresses the programs look for NodePorts.
     pub node_ports: NodePortScope,
+    pub telemetry: Telemetry,
 }
 
 impl Dataplane {
@@ -52,18 +55,20 @@ impl Dataplane {
     /// half a plan.
     pub fn open(options: &Options) -> Result<Self, DataplaneError> {
         let pins = Pins::in_bpffs(&options.bpffs);
-        let Some(lock) = pins.lock_within(LOCK_PATIENCE)? else {
+        let Some(lock) = pins.lock_within(LOCK_TIMEOUT)? else {
             return Err(in_use(&pins));
         };
         pins.finish_removal()?;
         pins.create()?;
         pins.close_to_others()?;
         raise_limits();
-        let features = Features::probe_without(&options.without)?;
+        let features = Features::probe_without(options.without)?;
+        let telemetry = telemetry::Settings::new(features.socket_fields, options.telemetry)?;
         maps::create(&pins, options.limits.affinity)?;
-        let programs = Programs::load(&pins, features, options.node_ports, &maps::PINNED)?;
+        let programs =
+            Programs::load(&pins, features, &telemetry, options.node_ports, &maps::PINNED)?;
         let (node, cgroup) = (&options.node, &options.cgroup);
-        let record = RecordWriter::create(&pins, node, cgroup, features.bits())?;
+        let record = RecordWriter::create(&pins, node, cgroup, features.set)?;
         let agent_state = AgentState::open(&pins, options.fail_open_after, options.nested)?;
         let reconciler = Reconciler::open(&pins, options.limits)?;
         let exclusion = ExcludedCgroups::open(&pins)?;
@@ -81,8 +86,8 @@ impl Dataplane {
             record,
             agent_state,
             attached: false,
-            retain_unconfirmed: false,
-            release_unconfirmed: false,
+            unconfirmed: UnconfirmedPolicy::default(),
+            restored: RestoredState::default(),
             mount_point: mount_point_of(&options.bpffs),
             mount_bpffs: None,
             lock,
@@ -117,7 +122,7 @@ pub fn cleanup(bpffs: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
     if !pins.root().exists() {
         return Ok(Vec::new());
     }
-    let Some(_lock) = pins.lock_within(READERS_PATIENCE)? else {
+    let Some(_lock) = pins.lock_within(READERS_TIMEOUT)? else {
         return Err(in_use(&pins));
     };
     pins.remove()

@@ -4,7 +4,7 @@ use super::{
     Dataplane,
     error::DataplaneError,
     open::in_use,
-    pinning::lock::READERS_PATIENCE,
+    pinning::lock::READERS_TIMEOUT,
     programs::links::Attached,
     reconcile::{drift::Drift, repair::Comparison},
 };
@@ -41,7 +41,7 @@ impl Dataplane {
     fn repair_directory(&mut self) -> Result<(), DataplaneError> {
         if !self.pins.are_locked_by(&self.lock) {
             self.mount_again()?;
-            let Some(lock) = self.pins.lock_within(READERS_PATIENCE)? else {
+            let Some(lock) = self.pins.lock_within(READERS_TIMEOUT)? else {
                 return Err(in_use(&self.pins));
             };
             self.lock = lock;

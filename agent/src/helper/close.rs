@@ -4,7 +4,7 @@ use std::{collections::HashMap, io};
 
 use anyhow::Context as _;
 
-use sockline_ebpf::frontend::{TCP, UDP};
+use sockline_ebpf::frontend::Protocol;
 
 use super::{
     message::{Action, CloseTarget, Coverage, Outcome, SearchScope},
@@ -132,7 +132,7 @@ impl<'a> Search<'a> {
                 && self.is_its_peer(index, socket)
             {
                 let outcome = match closed {
-                    Ok(()) if socket.protocol == TCP => Outcome::ClosedTcp,
+                    Ok(()) if socket.protocol == Protocol::Tcp => Outcome::ClosedTcp,
                     Ok(()) => Outcome::ClosedUdp,
                     Err(error) => Outcome::Failed(error.to_string()),
                 };
@@ -153,10 +153,10 @@ impl<'a> Search<'a> {
     }
 }
 
-const fn action(target: &CloseTarget, protocol: u8) -> Action {
+const fn action(target: &CloseTarget, protocol: Protocol) -> Action {
     match protocol {
-        TCP => target.tcp,
-        UDP => target.udp,
-        _ => Action::Ignore,
+        Protocol::Tcp => target.tcp,
+        Protocol::Udp => target.udp,
+        Protocol::Sctp => Action::Ignore,
     }
 }

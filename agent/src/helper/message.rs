@@ -1,4 +1,5 @@
-//! Requests of the agent and answers of the helper: length-prefixed JSON over a stream socket.
+//! Requests of the agent and answers of the helper: length-prefixed JSON over a stream socket. Not with
+//! `tokio_util::codec`: the helper has one thread and no runtime.
 
 use std::{
     io::{self, Read, Write},

@@ -51,6 +51,59 @@ async fn a_greedy_client_does_not_keep_others_from_an_answer() {
     assert_eq!(until_closed(&mut held[0]).await, "");
 }
 
+/// A server whose `/watch` is exempted until the token is cancelled.
+async fn server_with_exemption() -> (SocketAddr, CancellationToken) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let end = CancellationToken::new();
+    let until = end.clone();
+    let watch = async |Extension(exemption): Extension<Exemption>| {
+        exemption.until(until);
+        let never = futures::stream::pending::<Result<axum::body::Bytes, io::Error>>();
+        axum::body::Body::from_stream(never)
+    };
+    let router = Router::new().route("/status", get(async || "fine\n")).route("/watch", get(watch));
+    tokio::spawn(serve(listener, router, CancellationToken::new()));
+    (address, end)
+}
+
+/// Begins to watch: the head of the response has come.
+async fn watch(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /watch HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
+    stream
+}
+
+#[tokio::test]
+async fn an_exempted_connection_does_not_make_room_for_others() {
+    let (address, _end) = server_with_exemption().await;
+    let mut watching = watch(address).await;
+    let mut held = Vec::new();
+    for _ in 0..2 * MAX_CONNECTIONS {
+        held.push(TcpStream::connect(address).await.unwrap());
+    }
+    assert!(ask(address, STATUS).await.ends_with("fine\n"));
+    assert_eq!(until_closed(&mut held[0]).await, "");
+    let mut rest = Vec::new();
+    let closed = timeout(Duration::ZERO, watching.read_to_end(&mut rest)).await;
+    assert!(closed.is_err(), "it is closed: {}", String::from_utf8_lossy(&rest));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exempted_connection_lasts_until_its_end_and_no_longer() {
+    let (address, end) = server_with_exemption().await;
+    let mut watching = watch(address).await;
+    sleep(100 * MAX_DURATION).await;
+    let mut rest = Vec::new();
+    let closed = timeout(MAX_DURATION, watching.read_to_end(&mut rest)).await;
+    assert!(closed.is_err(), "it is closed: {}", String::from_utf8_lossy(&rest));
+    end.cancel();
+    until_closed(&mut watching).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_ends_its_request_is_cut_off() {
     let address = server().await;

@@ -172,14 +172,17 @@ impl Conflicts {
         &'a self,
         frontends: &'a [Arc<Frontend>],
     ) -> impl Iterator<Item = &'a Arc<Frontend>> {
-        frontends.iter().filter(|frontend| {
-            self.contested.is_empty()
-                || self.contested.get(&claim(frontend)).and_then(BTreeSet::first).is_none_or(
-                    |winner| {
-                        winner.service == frontend.service && winner.port_name == frontend.port_name
-                    },
-                )
-        })
+        frontends.iter().filter(|frontend| self.winner_over(frontend).is_none())
+    }
+
+    /// The service port that has the address of a frontend in place of the frontend's own, if there is one.
+    pub fn winner_over(&self, frontend: &Frontend) -> Option<(&ObjectName, &Arc<str>)> {
+        if self.contested.is_empty() {
+            return None;
+        }
+        let winner = self.contested.get(&claim(frontend))?.first()?;
+        (winner.service != frontend.service || winner.port_name != frontend.port_name)
+            .then_some((&winner.service, &winner.port_name))
     }
 
     /// One error for each frontend that lost its address, sorted.
@@ -206,7 +209,7 @@ fn problem(claim: &Claim, loser: &Claimant, winner: &Claimant) -> InputError {
         object: format!("Service {}", loser.service),
         field: field(loser),
         message: format!(
-            "{family} {address} belongs to {} of Service {} ({}); left out here",
+            "{family} {address} belongs to {} of Service {} ({}); skipped here",
             port_label(&winner.port_name),
             winner.service,
             reason(loser, winner),

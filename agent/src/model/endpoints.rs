@@ -14,8 +14,8 @@ use std::{
 use foldhash::HashMap;
 
 use super::{
-    object::{Endpoint, EndpointPort, EndpointSlice, Family, Hints, Protocol},
-    plan::Backend,
+    object::{Endpoint, EndpointPort, EndpointSlice, Family, Hints, Protocol, TrafficPolicy},
+    plan::{Backend, EndpointReason},
 };
 
 /// What the choice of endpoints depends on, apart from the endpoints.
@@ -55,19 +55,15 @@ impl<'a> Candidate<'a> {
             terminating: Reverse(self.endpoint.terminating),
             ready: self.endpoint.ready,
             serving: self.endpoint.serving,
-            local: self.is_local(node),
+            local: Topology::ThisNode.admits(self.endpoint, node),
             hints: self.endpoint.hints.as_deref(),
         }
     }
+}
 
-    fn is_local(&self, node: ThisNode<'_>) -> bool {
-        self.endpoint.node.as_deref() == Some(node.name)
-    }
-
-    /// Used if no endpoint is ready: the endpoint still serves while it terminates.
-    fn is_draining(&self) -> bool {
-        self.endpoint.serving && self.endpoint.terminating
-    }
+#[cfg(test)]
+std::thread_local! {
+    static PORTS_READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// The ports of a service's slices: a service may have thousands of ports, and its slices as many.
@@ -82,11 +78,19 @@ impl<'a> SlicePorts<'a> {
     pub fn of(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Self {
         let mut by_name: HashMap<_, Vec<_>> = HashMap::default();
         for slice in slices {
+            #[cfg(test)]
+            PORTS_READ.set(PORTS_READ.get() + slice.ports.len());
             for port in &slice.ports {
                 by_name.entry(&*port.name).or_default().push((slice, port));
             }
         }
         Self { by_name }
+    }
+
+    /// How many ports of slices this thread has read.
+    #[cfg(test)]
+    pub fn ports_read() -> usize {
+        PORTS_READ.get()
     }
 
     /// The slices in which a service port is, and its number there. Both its name and its protocol must
@@ -139,33 +143,79 @@ pub fn candidates<'a>(
     found
 }
 
-/// The endpoints for traffic policy Cluster: the ready ones, restricted by topology hints if those are complete.
-/// If none is ready, those that still serve while they terminate.
-///
-/// Not empty whenever the service has a usable endpoint anywhere.
-#[must_use]
-pub fn cluster(candidates: &[Candidate<'_>], node: ThisNode<'_>) -> Vec<Backend> {
-    let topology = Topology::from_hints(candidates, node);
-    let ready = backends(candidates, |candidate| {
-        candidate.endpoint.ready && topology.admits(candidate.endpoint, node)
-    });
-    if ready.is_empty() { backends(candidates, Candidate::is_draining) } else { ready }
+/// How endpoints are chosen from a service port's candidates: the planner's choice, and the reasons for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Selection<'a> {
+    node: ThisNode<'a>,
+    topology: Topology,
+    /// Some endpoint is ready where the topology keeps traffic. Otherwise those are used that still serve while
+    /// they terminate.
+    some_ready: bool,
 }
 
-/// The endpoints for traffic policy Local: the ready ones on this node; if there are none, those on this node that
-/// still serve while they terminate. Hints do not apply.
-#[must_use]
-pub fn local(candidates: &[Candidate<'_>], node: ThisNode<'_>) -> Vec<Backend> {
-    let ready =
-        backends(candidates, |candidate| candidate.is_local(node) && candidate.endpoint.ready);
-    if ready.is_empty() {
-        backends(candidates, |candidate| candidate.is_local(node) && candidate.is_draining())
-    } else {
-        ready
+impl<'a> Selection<'a> {
+    /// With policy Cluster, the ready endpoints, restricted by topology hints if those are complete. With policy
+    /// Local, the ready ones on this node; hints do not apply. If none of them is ready, those that still serve while
+    /// they terminate.
+    ///
+    /// With Cluster it is not empty whenever the service has a usable endpoint anywhere.
+    #[must_use]
+    pub fn new(policy: TrafficPolicy, candidates: &[Candidate<'_>], node: ThisNode<'a>) -> Self {
+        let topology = match policy {
+            TrafficPolicy::Cluster => Topology::from_hints(candidates, node),
+            TrafficPolicy::Local => Topology::ThisNode,
+        };
+        let is_usable = |candidate: &Candidate<'_>| {
+            candidate.endpoint.ready && topology.admits(candidate.endpoint, node)
+        };
+        Self { node, topology, some_ready: candidates.iter().any(is_usable) }
+    }
+
+    /// Why one of the candidates is chosen or not.
+    #[must_use]
+    pub fn reason(&self, candidate: &Candidate<'_>) -> EndpointReason {
+        let endpoint = candidate.endpoint;
+        let is_admitted = self.topology.admits(endpoint, self.node);
+        if self.topology == Topology::ThisNode && !is_admitted {
+            return EndpointReason::NotOnThisNode;
+        }
+        match (endpoint.ready, self.topology) {
+            (true, _) if is_admitted => EndpointReason::Ready,
+            (true, Topology::SameNode) => EndpointReason::HintedForOtherNodes,
+            (true, _) => EndpointReason::HintedForOtherZones,
+            (false, _) if !endpoint.terminating => EndpointReason::NotReady,
+            (false, _) if !endpoint.serving => EndpointReason::Terminating,
+            (false, _) if self.some_ready => EndpointReason::OthersAreReady,
+            (false, _) => EndpointReason::ServingWhileTerminating,
+        }
+    }
+
+    fn backends(&self, candidates: &[Candidate<'_>]) -> Vec<Backend> {
+        let mut chosen: Vec<Backend> = candidates
+            .iter()
+            .filter(|candidate| self.reason(candidate).is_chosen())
+            .map(|candidate| Backend {
+                address: candidate.endpoint.address,
+                port: candidate.port,
+                weight: 1,
+            })
+            .collect();
+        chosen.sort_unstable();
+        chosen
     }
 }
 
-/// As [`local`], for every node that has any.
+/// The endpoints for a traffic policy, see [`Selection::new`].
+#[must_use]
+pub fn chosen(
+    policy: TrafficPolicy,
+    candidates: &[Candidate<'_>],
+    node: ThisNode<'_>,
+) -> Vec<Backend> {
+    Selection::new(policy, candidates, node).backends(candidates)
+}
+
+/// [`chosen`] with policy Local, for every node that has any.
 #[must_use]
 pub fn by_node(candidates: &[Candidate<'_>]) -> Vec<(Arc<str>, Arc<[Backend]>)> {
     let mut of_node: BTreeMap<&Arc<str>, Vec<Candidate<'_>>> = BTreeMap::new();
@@ -177,34 +227,22 @@ pub fn by_node(candidates: &[Candidate<'_>]) -> Vec<(Arc<str>, Arc<[Backend]>)> 
     of_node
         .into_iter()
         .map(|(name, candidates)| {
-            let backends = local(&candidates, ThisNode { name, zone: None });
+            let node = ThisNode { name, zone: None };
+            let backends = chosen(TrafficPolicy::Local, &candidates, node);
             (Arc::clone(name), backends.into())
         })
         .filter(|(_, backends): &(_, Arc<[Backend]>)| !backends.is_empty())
         .collect()
 }
 
-fn backends<'a>(
-    candidates: &[Candidate<'a>],
-    wanted: impl Fn(&Candidate<'a>) -> bool,
-) -> Vec<Backend> {
-    let mut chosen: Vec<Backend> = candidates
-        .iter()
-        .filter(|candidate| wanted(candidate))
-        .map(|candidate| Backend {
-            address: candidate.endpoint.address,
-            port: candidate.port,
-            weight: 1,
-        })
-        .collect();
-    chosen.sort_unstable();
-    chosen
-}
-
-/// Where the hints keep traffic.
+/// Where the traffic policy or the hints keep traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Topology {
+    /// Traffic policy Local.
+    ThisNode,
+    /// Hints name nodes.
     SameNode,
+    /// Hints name zones.
     SameZone,
     Anywhere,
 }
@@ -228,12 +266,13 @@ impl Topology {
         match self {
             Self::SameNode => endpoint.hints.as_ref().is_some_and(|hints| !hints.nodes.is_empty()),
             Self::SameZone => endpoint.hints.as_ref().is_some_and(|hints| !hints.zones.is_empty()),
-            Self::Anywhere => true,
+            Self::ThisNode | Self::Anywhere => true,
         }
     }
 
     fn admits(self, endpoint: &Endpoint, node: ThisNode<'_>) -> bool {
         match self {
+            Self::ThisNode => endpoint.node.as_deref() == Some(node.name),
             Self::SameNode => {
                 endpoint.hints.as_ref().is_some_and(|hints| hints.nodes.contains(node.name))
             }

@@ -99,6 +99,19 @@ fn addresses(
     addresses
 }
 
+/// The traffic policy of an address, for a client on this node.
+///
+/// External addresses always use the Cluster endpoints: for clients on the node kube-proxy short-circuits
+/// externalTrafficPolicy Local, as if they had left and come back through a load balancer.
+pub const fn traffic_policy(service: &Service, kind: FrontendKind) -> TrafficPolicy {
+    match kind {
+        FrontendKind::ClusterIP => service.internal_traffic_policy,
+        FrontendKind::ExternalIP | FrontendKind::LoadBalancer | FrontendKind::NodePort => {
+            TrafficPolicy::Cluster
+        }
+    }
+}
+
 fn restricted(service: &Service, family: Family) -> bool {
     service.source_ranges[family as usize]
 }
@@ -112,13 +125,13 @@ fn frontend(
     choice: &Choice,
 ) -> Frontend {
     let (action, reason, backends) = if service.redirect == Redirect::Disabled {
-        (Action::Pass, Some(Reason::RedirectDisabled), none())
+        (Action::Bypass, Some(Reason::RedirectDisabled), none())
     } else if port.protocol == Protocol::Sctp {
-        (Action::Pass, Some(Reason::Protocol), none())
+        (Action::Bypass, Some(Reason::Protocol), none())
     } else if kind == FrontendKind::LoadBalancer && restricted(service, family) {
-        (Action::Pass, Some(Reason::SourceRanges), none())
+        (Action::Bypass, Some(Reason::SourceRanges), none())
     } else {
-        choice.verdict(kind)
+        choice.verdict(traffic_policy(service, kind))
     };
     Frontend {
         service: service.name.clone(),
@@ -179,7 +192,7 @@ fn at_other_nodes(
         (everywhere.action, everywhere.reason) = (Action::Refuse, Some(Reason::NoLocalEndpoints));
     } else {
         frontends.clear();
-        (everywhere.action, everywhere.reason) = (Action::Pass, Some(Reason::TooLarge));
+        (everywhere.action, everywhere.reason) = (Action::Bypass, Some(Reason::TooLarge));
     }
     frontends.push(everywhere);
     frontends
@@ -197,7 +210,7 @@ struct Choice {
     too_large: bool,
     cluster: Arc<[Backend]>,
     /// `Some` if the cluster IP uses only the endpoints of this node.
-    internal_local: Option<Arc<[Backend]>>,
+    local: Option<Arc<[Backend]>>,
     /// With externalTrafficPolicy Local, the endpoints of each node that has some, including this node.
     by_node: Vec<(Arc<str>, Arc<[Backend]>)>,
 }
@@ -230,21 +243,18 @@ impl Choice {
         Self {
             by_node,
             too_large: false,
-            cluster: endpoints::cluster(&candidates, node).into(),
-            internal_local: (service.internal_traffic_policy == TrafficPolicy::Local)
-                .then(|| endpoints::local(&candidates, node).into()),
+            cluster: endpoints::chosen(TrafficPolicy::Cluster, &candidates, node).into(),
+            local: (service.internal_traffic_policy == TrafficPolicy::Local)
+                .then(|| endpoints::chosen(TrafficPolicy::Local, &candidates, node).into()),
         }
     }
 
-    /// External addresses always use the Cluster endpoints: for clients on the node kube-proxy
-    /// short-circuits externalTrafficPolicy Local, as if they had left and come back through a
-    /// load balancer.
-    fn verdict(&self, kind: FrontendKind) -> (Action, Option<Reason>, Arc<[Backend]>) {
+    fn verdict(&self, policy: TrafficPolicy) -> (Action, Option<Reason>, Arc<[Backend]>) {
         if self.too_large {
-            return (Action::Pass, Some(Reason::TooLarge), none());
+            return (Action::Bypass, Some(Reason::TooLarge), none());
         }
-        let backends = match (kind, &self.internal_local) {
-            (FrontendKind::ClusterIP, Some(local)) => local,
+        let backends = match (policy, &self.local) {
+            (TrafficPolicy::Local, Some(local)) => local,
             _ => &self.cluster,
         };
         if !backends.is_empty() {

@@ -3,7 +3,8 @@
 //! The control loop applies the events of a source to [`index::Index`], which plans only what changed.
 //! [`planner::plan`] plans everything at once; property tests compare the two. Both use
 //! [`frontends::service_frontends`] (one service, with [`endpoints`]) and [`conflict`] (services that claim the same
-//! address). The data plane writes the resulting [`plan`].
+//! address). The data plane writes the resulting [`plan`]. [`explain`] says for each endpoint why it is chosen or not
+//! (`sockline trace`); [`exclusion`] and [`nested`] decide which pods and network namespaces are excluded.
 //!
 //! Invariants: pure (no I/O, no async, no kernel, no Kubernetes client), and it uses no other folder. A value that
 //! exists in [`object`] is valid. The plan depends only on the objects.
@@ -12,6 +13,7 @@ pub mod conflict;
 pub mod endpoints;
 pub mod event;
 pub mod exclusion;
+pub mod explain;
 pub mod frontends;
 pub mod index;
 mod intern;

@@ -3,7 +3,8 @@
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::object::{Family, ObjectName, Protocol};
 
@@ -33,32 +34,42 @@ pub struct Cause {
 }
 
 /// One service address, port and protocol.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Frontend {
+    /// The Service.
     pub service: ObjectName,
-    /// Empty for an unnamed port.
+    /// The name of the Service's port; empty if it has none.
     pub port_name: Arc<str>,
+    /// The address that clients connect to: an IP address; `*` for all addresses of this node (a NodePort); or
+    /// `other-nodes` for all addresses of other nodes that have no entry of their own.
+    #[schemars(with = "String")]
     pub address: FrontendAddress,
+    /// The address family.
     pub family: Family,
+    /// The port that clients connect to.
     pub port: u16,
+    /// The protocol.
     pub protocol: Protocol,
+    /// Where the address comes from in the Service.
     #[serde(rename = "type")]
     pub kind: FrontendKind,
+    /// What happens to a connect.
     pub action: Action,
-    /// Why `action` is not forward.
+    /// Why the action is not `forward`; absent if it is `forward`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    /// `sessionAffinity: ClientIP` and its timeout.
+    /// The timeout of `sessionAffinity: ClientIP`, in seconds; absent without session affinity.
     #[serde(rename = "affinityTimeoutSeconds", skip_serializing_if = "Option::is_none")]
     pub affinity_seconds: Option<u32>,
+    /// How a connect chooses among the backends.
     pub balance: Balance,
     /// For a NodePort with only the endpoints of another node, the number of that node
     /// ([`super::other_nodes::number`]); otherwise 0.
     #[serde(skip)]
     pub of_node: u16,
-    /// The backends of a connect, sorted by address and port, without duplicates; empty unless `action` is
-    /// `Forward`.
+    /// The backends that a connect chooses from, sorted by address and port, without duplicates; empty unless the
+    /// action is `forward`.
     pub backends: Arc<[Backend]>,
 }
 
@@ -89,7 +100,9 @@ impl Serialize for FrontendAddress {
 }
 
 /// Where the address comes from in the Service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub enum FrontendKind {
     ClusterIP,
     ExternalIP,
@@ -97,38 +110,79 @@ pub enum FrontendKind {
     NodePort,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+/// What the programs do with a connect to a frontend.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// Replace the address with one of the backends.
+    /// It goes to one of the backends.
     Forward,
-    /// Fail the call with ECONNREFUSED.
+    /// It fails with ECONNREFUSED (EPERM before Linux 5.18).
     Refuse,
-    /// Leave the call unchanged, so that kube-proxy serves it.
-    #[serde(rename = "bypass")]
-    Pass,
+    /// It stays unchanged, so that kube-proxy serves it.
+    Bypass,
 }
 
 /// Why a frontend does not forward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// Refuse: the service has no usable endpoint anywhere.
+    /// The Service has no usable endpoint anywhere (refused).
     NoEndpoints,
-    /// Refuse: the traffic policy is Local and no usable endpoint is on this node.
+    /// The traffic policy is `Local`, and no usable endpoint is on this node (refused).
     NoLocalEndpoints,
-    /// Bypass: `loadBalancerSourceRanges` needs the source address, which no socket has yet.
+    /// `loadBalancerSourceRanges` needs the source address, which no socket has yet (bypassed).
     SourceRanges,
-    /// Bypass: the protocol (SCTP) is not handled.
+    /// Sockline does not serve SCTP (bypassed).
     Protocol,
-    /// Bypass: the service is annotated `sockline.dev/redirect: disabled`.
+    /// The Service is annotated `sockline.dev/redirect: disabled` (bypassed).
     RedirectDisabled,
-    /// Bypass: the service has more backends than [`super::limits::BACKENDS`].
+    /// The Service has more backends than it [may have](limits.md#objects) (bypassed).
     TooLarge,
 }
 
+/// Why an endpoint is among the backends that a connect chooses from, or why it is not.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndpointReason {
+    /// Chosen: it is ready.
+    Ready,
+    /// Chosen: it still serves while it terminates, and no endpoint is ready.
+    ServingWhileTerminating,
+    /// Not chosen: it is not ready.
+    NotReady,
+    /// Not chosen: it terminates and serves no more.
+    Terminating,
+    /// Not chosen: it terminates, and others are ready.
+    OthersAreReady,
+    /// Not chosen: the traffic policy is `Local`, and it is on another node.
+    NotOnThisNode,
+    /// Not chosen: its topology hints name other nodes than this one.
+    HintedForOtherNodes,
+    /// Not chosen: its topology hints name other zones than that of this node.
+    HintedForOtherZones,
+    /// Not chosen: another endpoint has the same address and port, and that one counts.
+    Duplicate,
+    /// Not chosen: its EndpointSlice does not have the port.
+    NoSuchPort,
+    /// Not chosen: the Service has no ClusterIP of its address family.
+    OtherFamily,
+}
+
+impl EndpointReason {
+    #[must_use]
+    pub const fn is_chosen(self) -> bool {
+        matches!(self, Self::Ready | Self::ServingWhileTerminating)
+    }
+}
+
 /// How a connect chooses among the backends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Balance {
     /// At random, by weight.
@@ -136,11 +190,13 @@ pub enum Balance {
 }
 
 /// One endpoint of a frontend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 pub struct Backend {
+    /// The endpoint's IP address.
     pub address: IpAddr,
+    /// The endpoint's port.
     pub port: u16,
-    /// Relative share, at least 1.
+    /// The share of connects relative to the other backends, at least 1.
     pub weight: u16,
 }
 

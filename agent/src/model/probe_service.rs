@@ -26,6 +26,7 @@ const IPV6_NET: [u16; 4] = [0x2001, 0xdb8, 0x736f, 0x636b];
 
 /// The ports of the service's listeners on 127.0.0.1 and ::1; `None`: there is no listener.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Listeners {
     pub tcp4: Option<u16>,
     pub udp4: Option<u16>,
@@ -35,6 +36,7 @@ pub struct Listeners {
 
 /// The addresses and ports of a probe service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ProbeService {
     pub number: u64,
     pub ipv4: Ipv4Addr,

@@ -1,7 +1,7 @@
 //! The kernel's socket monitoring over netlink (`sock_diag(7)`): which sockets a network namespace
 //! has, and closing one of them.
 //!
-//! What is needed of it is three structures (`linux/inet_diag.h`).
+//! Uses three structures of `linux/inet_diag.h`.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use nix::sys::socket::SockProtocol;
-use sockline_ebpf::frontend::{TCP, UDP};
+use sockline_ebpf::frontend::Protocol;
 
 use crate::netlink::{Netlink, Request, field};
 
@@ -30,7 +30,7 @@ const NEW_SYN_RECV: u8 = 12;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiagSocket {
     pub family: u8,
-    pub protocol: u8,
+    pub protocol: Protocol,
     pub state: u8,
     /// What the kernel finds it by, cookie included (`struct inet_diag_sockid`).
     id: [u8; ID],
@@ -46,7 +46,7 @@ impl DiagSocket {
     /// The peer's address (IPv4 also for a mapped one) and port; `None` if it is not connected.
     pub fn peer(&self) -> Option<(IpAddr, u16)> {
         let port = u16::from_be_bytes(field(&self.id, 2));
-        let has_peer = port != 0 && (self.protocol != UDP || self.state == ESTABLISHED);
+        let has_peer = port != 0 && (self.protocol != Protocol::Udp || self.state == ESTABLISHED);
         let address = if i32::from(self.family) == libc::AF_INET {
             Ipv4Addr::from(field::<4>(&self.id, 20)).into()
         } else {
@@ -62,8 +62,8 @@ impl DiagSocket {
 pub struct Listing {
     /// `AF_INET` or `AF_INET6`.
     pub family: i32,
-    /// [`TCP`] or [`UDP`].
-    pub protocol: u8,
+    /// TCP or UDP.
+    pub protocol: Protocol,
     /// Also sockets without a peer.
     pub unconnected: bool,
 }
@@ -80,8 +80,8 @@ impl Diag {
     /// Calls `each` for the sockets of this namespace.
     pub fn list(&self, listing: Listing, mut each: impl FnMut(DiagSocket)) -> io::Result<()> {
         let states = match (listing.protocol, listing.unconnected) {
-            (UDP, false) => 1 << ESTABLISHED,
-            (UDP, true) => 1 << ESTABLISHED | 1 << CLOSE,
+            (Protocol::Udp, false) => 1 << ESTABLISHED,
+            (Protocol::Udp, true) => 1 << ESTABLISHED | 1 << CLOSE,
             // All that an application may still hold and that leads to a peer.
             _ => !(1 << LISTEN | 1 << CLOSE | 1 << TIME_WAIT | 1 << NEW_SYN_RECV),
         };
@@ -101,14 +101,14 @@ impl Diag {
 }
 
 /// `struct inet_diag_req_v2`.
-fn request(family: i32, protocol: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
-    let mut body = vec![u8::try_from(family).unwrap_or(0), protocol, 0, 0];
+fn request(family: i32, protocol: Protocol, states: u32, id: &[u8; ID]) -> Vec<u8> {
+    let mut body = vec![u8::try_from(family).unwrap_or(0), protocol.byte(), 0, 0];
     body.extend(states.to_ne_bytes());
     body.extend(id);
     body
 }
 
-fn seen(protocol: u8, body: &[u8]) -> DiagSocket {
+fn seen(protocol: Protocol, body: &[u8]) -> DiagSocket {
     DiagSocket {
         family: body.first().copied().unwrap_or(0),
         state: body.get(1).copied().unwrap_or(0),
@@ -131,7 +131,7 @@ pub fn probe_destroy() -> bool {
         // INET_DIAG_NOCOOKIE: no other socket has these addresses.
         id[40..48].fill(0xff);
         let family = u8::try_from(libc::AF_INET).unwrap_or(0);
-        let own = DiagSocket { family, protocol: UDP, state: ESTABLISHED, id };
+        let own = DiagSocket { family, protocol: Protocol::Udp, state: ESTABLISHED, id };
         Diag::open()?.destroy(&own)
     };
     match tried() {
@@ -144,7 +144,7 @@ pub fn probe_destroy() -> bool {
 }
 
 /// What is listed. The order has no meaning.
-pub const PROTOCOLS: [u8; 2] = [UDP, TCP];
+pub const PROTOCOLS: [Protocol; 2] = [Protocol::Udp, Protocol::Tcp];
 pub const FAMILIES: [i32; 2] = [libc::AF_INET, libc::AF_INET6];
 
 #[cfg(test)]
@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn listing(family: i32) -> Listing {
-        Listing { family, protocol: UDP, unconnected: true }
+        Listing { family, protocol: Protocol::Udp, unconnected: true }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Closes sockets in BPF iterators, for kernels that do not close them over netlink.
 //!
-//! The programs are assembled here, as the probes in [`sys`] are: neither aya nor bpf-linker can call
+//! The programs are assembled here, as those of [`crate::bpf::probes`] are: neither aya nor bpf-linker can call
 //! `bpf_sock_destroy`, which is a function of the kernel and not a helper.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya_obj::btf::{Btf, BtfKind};
-use sockline_ebpf::frontend::{TCP, UDP};
+use sockline_ebpf::frontend::Protocol;
 
 use crate::bpf::{error::BpfError, kinds::create, probes::instruction, syscall};
 
@@ -59,7 +59,7 @@ impl SocketIterators {
 
     /// Closes the sockets of a protocol that have these cookies and are in the network namespace of
     /// this thread; one result for each.
-    pub fn close(&mut self, protocol: u8, cookies: &[u64]) -> Vec<io::Result<()>> {
+    pub fn close(&mut self, protocol: Protocol, cookies: &[u64]) -> Vec<io::Result<()>> {
         cookies
             .chunks(MAX_TARGETS as usize)
             .flat_map(|cookies| match self.run(protocol, cookies) {
@@ -72,11 +72,11 @@ impl SocketIterators {
             .collect()
     }
 
-    fn run(&mut self, protocol: u8, cookies: &[u64]) -> io::Result<Vec<io::Result<()>>> {
+    fn run(&mut self, protocol: Protocol, cookies: &[u64]) -> io::Result<Vec<io::Result<()>>> {
         let link = match protocol {
-            TCP => &self.tcp,
-            UDP => &self.udp,
-            other => return Err(io::Error::other(format!("protocol {other} has no iterator"))),
+            Protocol::Tcp => &self.tcp,
+            Protocol::Udp => &self.udp,
+            Protocol::Sctp => return Err(io::Error::other("SCTP has no iterator")),
         };
         for cookie in cookies {
             self.targets.insert(cookie, NOT_FOUND, 0).map_err(io::Error::other)?;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::object::Kind;
@@ -36,14 +37,15 @@ pub struct KindStats {
 }
 
 /// The state of one kind's watch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WatchState {
+    /// The kind of the objects, as the Kubernetes API spells it.
     pub kind: String,
-    /// A watch is open.
+    /// Whether the watch is open.
     pub connected: bool,
-    /// When the API server last sent something about this kind: an event, a bookmark, a page of a list. It
-    /// does at least once a minute. `None` before the first.
+    /// When the API server last sent something about this kind: an event, a bookmark, a page of a list. It does so at
+    /// least once a minute. Null before the first time.
     pub last_event_time: Option<Timestamp>,
 }
 
@@ -109,8 +111,12 @@ impl KindStats {
         *self.last_received.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    pub(super) fn set_connected(&self, connected: bool) {
-        self.connected.store(connected, Relaxed);
+    pub(super) fn connected(&self) {
+        self.connected.store(true, Relaxed);
+    }
+
+    pub(super) fn disconnected(&self) {
+        self.connected.store(false, Relaxed);
     }
 }
 

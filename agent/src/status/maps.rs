@@ -1,23 +1,28 @@
 //! How full the maps are.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dataplane::{MapUsage, ScannedUsage, Usage};
 
 /// The usage of a map.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MapUse {
+    /// The map, by its name in [limits](limits.md#maps).
     pub name: String,
+    /// Entries in use.
     pub entries: u64,
-    /// Entries that have memory now.
+    /// Entries that have memory now. Maps grow up to their maximum.
     pub allocated_entries: u64,
+    /// Maximum number of entries.
     pub max_entries: u64,
 }
 
 /// A map that the programs write and that is full.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FullMap {
+    /// The map, by its name in [limits](limits.md#maps).
     pub name: String,
     /// The cgroup whose share of the map is full; absent if all of it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,7 +34,7 @@ pub struct FullMap {
 /// The maps' fill levels, in the terms of metrics and status. Those that programs write are as of the
 /// last scan.
 pub fn maps(usage: &Usage, counted: Option<&ScannedUsage>) -> Vec<MapUse> {
-    let pool = &usage.allocator;
+    let allocator = &usage.allocator;
     let fill = |entries: u64, capacity: u32, limit: u32| MapUsage {
         entries,
         capacity: capacity.into(),
@@ -38,8 +43,11 @@ pub fn maps(usage: &Usage, counted: Option<&ScannedUsage>) -> Vec<MapUse> {
     let frontends = usage.frontends as u64;
     let mut maps = vec![
         ("frontends", fill(frontends, usage.frontends_capacity, usage.frontends_limit)),
-        ("slots", fill(pool.slots.into(), pool.slots_allocated, pool.slots_limit)),
-        ("backends", fill(pool.backends.into(), pool.backends_allocated, pool.backends_limit)),
+        ("slots", fill(allocator.slots.into(), allocator.slots_allocated, allocator.slots_limit)),
+        (
+            "backends",
+            fill(allocator.backends.into(), allocator.backends_allocated, allocator.backends_limit),
+        ),
         ("service-names", usage.names),
         ("removed-backends", usage.removed_counts),
         ("excluded", usage.exclusion),

@@ -13,6 +13,7 @@ mod termination;
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -23,48 +24,67 @@ pub use self::{
     shared::Shared,
     termination::{HelperState, HelperUnavailable, Termination},
 };
-use crate::{duration, source::WatchState};
+use crate::{dataplane::Telemetry, duration, source::WatchState};
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// What a running agent says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
+    /// The agent's version.
     pub version: String,
+    /// The agent's process ID, in its own PID namespace.
     pub pid: u32,
+    /// The name of this node's Node object.
     pub node_name: String,
+    /// Where Services and EndpointSlices come from.
     pub source: Source,
-    /// The state of each watch; empty if the source is a folder.
+    /// The watch of each kind; empty if the source is a folder.
     pub watches: Vec<WatchState>,
-    /// Why the source cannot be read.
+    /// Why the source cannot be read; empty if it can.
     pub source_errors: Vec<String>,
-    /// Why the node's addresses cannot be read: NodePorts stay at those known before.
+    /// Why the node's addresses cannot be read, so that NodePorts stay at those known before; absent if they can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_addresses_error: Option<String>,
+    /// When the agent started.
     pub start_time: Timestamp,
-    /// The filter of the log.
+    /// What the agent logs: a level, or levels by module.
     pub log_level: String,
-    /// The first full sync is in the kernel.
+    /// Whether the first full sync is in the kernel.
     pub ready: bool,
-    /// What it waits for before it is ready.
+    /// What the agent waits for before it is ready; of no meaning once it is.
     pub waiting_for: String,
+    /// When the last sync ended; null before the first.
     pub last_sync_time: Option<Timestamp>,
+    /// How long the last sync took; null before the first.
     #[serde(with = "duration::as_text")]
+    #[schemars(with = "Option<duration::Text>")]
     pub last_sync_duration: Option<Duration>,
+    /// Syncs since the agent started.
     pub syncs: u64,
+    /// The optional features of the kernel that the agent found and uses, see [kernels](kernels.md).
     pub kernel_features: KernelFeatures,
+    /// Whether connections are counted in detail (`--telemetry`); absent from an older agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<Telemetry>,
+    /// How many objects there are.
     pub objects: Objects,
+    /// The usage of the maps; of those that the programs write, as of the last scan.
     pub maps: Vec<MapUse>,
-    /// Entries, maps, pins and links that reconciling has repaired, by kind; without kinds that have none.
+    /// Entries, maps, pins and links that the agent repaired since it started, by kind; without kinds that have none.
     pub drift_repairs: BTreeMap<String, u64>,
-    /// Why pins and links, or maps, cannot be reconciled.
+    /// Why pins and links, or maps, cannot be reconciled; empty if they can.
     pub reconcile_errors: Vec<String>,
-    /// Service ports that differ from the objects, because not all objects can be read.
+    /// How many service ports differ from the objects because not all objects can be read, by what they are instead.
     pub unconfirmed_service_ports: UnconfirmedServicePorts,
+    /// Fields of objects that cannot be used.
     pub invalid_objects: Vec<InvalidObject>,
     /// What is not in the kernel as planned.
     pub out_of_sync: Vec<OutOfSync>,
     /// Maps that the programs write and that are full.
     pub full_maps: Vec<FullMap>,
+    /// Pods of this node whose connections are not translated.
     pub excluded_pods: Vec<ExcludedPod>,
+    /// How sockets of removed backends are closed, and how many were.
     pub termination: Termination,
     /// Whether freed map entries can be reclaimed.
     pub reclaim: Reclaim,

@@ -2,27 +2,32 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{dataplane::ServiceKey, model::object::InputError};
 
 /// How many there are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Objects {
+    /// Services.
     pub services: usize,
+    /// EndpointSlices.
     pub endpoint_slices: usize,
+    /// Endpoints in the EndpointSlices.
     pub endpoints: usize,
 }
 
 /// A field of an object that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InvalidObject {
-    /// `Service shop/cart`, or `file web.yaml, document 3`.
+    /// The object for people: `Service shop/cart`, or `file web.yaml, document 3`.
     pub object: String,
-    /// The path in the object; absent if it concerns all of it.
+    /// The path of the field in the object; absent if all of the object cannot be used.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub field: String,
+    /// Why it cannot be used.
     pub message: String,
 }
 
@@ -64,24 +69,28 @@ impl fmt::Display for UnsyncedObject {
 }
 
 /// Something that is not in the kernel as planned, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OutOfSync {
-    /// For people: `shop/cart:web/TCP`.
+    /// What it is, for people: `shop/cart:web/TCP`.
     pub object: String,
-    /// Absent if it is no service port.
+    /// The same for programs; absent if it is no service port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_port: Option<ServicePort>,
+    /// Why.
     pub message: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServicePort {
+    /// The Service's namespace.
     pub namespace: String,
+    /// The Service's name.
     pub name: String,
-    /// Empty for an unnamed port.
+    /// The name of the Service's port; empty if it has none.
     pub port_name: String,
+    /// The protocol, as in the Service.
     pub protocol: String,
 }
 
@@ -108,7 +117,7 @@ impl fmt::Display for OutOfSync {
 }
 
 /// Service ports that differ from the objects, by what they are instead.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UnconfirmedServicePorts {
     /// As the last agent left them, until the source can be read in full.

@@ -15,7 +15,7 @@ use super::{
     HelperState, HelperUnavailable, Objects, Reclaim, Source, Status, Termination,
     UnconfirmedServicePorts, first_sync,
 };
-use crate::{dataplane::Features, source::SourceStats};
+use crate::{dataplane::Features, log_level::LogLevel, source::SourceStats};
 
 /// The control loop is not alive if its last turn is older than this.
 const LIVENESS_TIMEOUT: Duration = Duration::from_secs(60);
@@ -23,6 +23,7 @@ const LIVENESS_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Shared {
     status: Mutex<Status>,
     stats: Arc<SourceStats>,
+    log_level: LogLevel,
     ready: AtomicBool,
     last_turn: Mutex<Instant>,
 }
@@ -34,6 +35,7 @@ impl Shared {
         source: Source,
         features: Features,
         stats: Arc<SourceStats>,
+        log_level: LogLevel,
     ) -> Self {
         let status = Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -51,6 +53,7 @@ impl Shared {
             last_sync_duration: None,
             syncs: 0,
             kernel_features: features.into(),
+            telemetry: None,
             objects: Objects::default(),
             maps: Vec::new(),
             drift_repairs: BTreeMap::new(),
@@ -60,20 +63,32 @@ impl Shared {
             out_of_sync: Vec::new(),
             full_maps: Vec::new(),
             excluded_pods: Vec::new(),
-            termination: Termination { method: features.closing(), ..Termination::default() },
+            termination: Termination {
+                method: features.termination_method(),
+                ..Termination::default()
+            },
             reclaim: Reclaim::default(),
             nested_namespaces: Vec::new(),
         };
         Self {
             status: Mutex::new(status),
             stats,
+            log_level,
             ready: AtomicBool::new(false),
             last_turn: Mutex::new(Instant::now()),
         }
     }
 
     pub fn status(&self) -> Status {
-        Status { watches: self.stats.watches(), ..lock(&self.status).clone() }
+        Status {
+            watches: self.stats.watches(),
+            log_level: self.log_level.filter(),
+            ..lock(&self.status).clone()
+        }
+    }
+
+    pub const fn log_level(&self) -> &LogLevel {
+        &self.log_level
     }
 
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
@@ -114,7 +129,7 @@ impl Shared {
     /// Why freed map entries cannot be reclaimed; `None` if they can.
     pub fn reclaim_failure(&self) -> Option<String> {
         match &lock(&self.status).reclaim {
-            Reclaim::Fails(why) => Some(why.clone()),
+            Reclaim::Fails { message: why } => Some(why.clone()),
             _ => None,
         }
     }

@@ -1,41 +1,48 @@
 //! The termination of sockets whose backend was removed, and the helper process that does it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sock_destroy::Method;
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Termination {
-    /// How sockets are closed; absent if the kernel cannot.
+    /// How sockets are closed; absent if the kernel has no way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
-    /// The process that closes them; absent if none was started.
+    /// The helper process, which closes them; absent if none was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub helper: Option<HelperState>,
     /// How often the helper was restarted since the agent started.
     pub helper_restarts: u64,
-    /// Sockets closed since the agent started.
+    /// UDP sockets closed since the agent started.
     pub udp_sockets_closed: u64,
+    /// TCP connections closed since the agent started (`sockline.dev/close-on-removal`).
     pub tcp_sockets_closed: u64,
+    /// Sockets that could not be closed, and searches that failed, since the agent started.
     pub errors: u64,
     /// Why some network namespaces could not be searched, as of the last search of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsearched: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum HelperState {
+    /// It runs.
     Running {
+        /// Its process ID, in the agent's PID namespace.
         pid: u32,
     },
-    /// It is restarted. The message says how it exited.
+    /// It has exited; the agent restarts it.
     Exited {
+        /// How it exited.
         message: String,
     },
-    /// Its supervisor has exited as well. Only a restart of the agent starts both again.
+    /// Its supervisor has exited as well; only a restart of the agent starts both again.
     Lost {
+        /// How it exited.
         message: String,
     },
 }

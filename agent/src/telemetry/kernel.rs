@@ -1,13 +1,19 @@
 //! The kernel's counters as metrics, read at each scrape. Services that are gone have no series.
 
 use std::{
-    collections::BTreeMap,
     error::Error,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use super::definitions::{
-    BypassLabels, BypassReason, Families, FaultLabels, RefusalLabels, RefusalReason, ServiceLabels,
+use super::{
+    connections::{self, UnknownEnds},
+    definitions::{
+        BypassLabels, BypassReason, Families, FaultLabels, LossLabels, LossReason, RefusalLabels,
+        RefusalReason, ServicePortLabels,
+    },
 };
 use crate::{
     dataplane::{Counters, Counts},
@@ -20,21 +26,27 @@ pub struct KernelCounters {
     /// A scrape comes every few seconds.
     services_log: Mutex<LogOnChange>,
     faults_log: Mutex<LogOnChange>,
+    unknown_ends: Mutex<UnknownEnds>,
+    events_log: Mutex<LogOnChange>,
+    dropped_events: AtomicU64,
 }
 
 impl KernelCounters {
-    pub const fn new(counters: Counters) -> Self {
+    pub fn new(counters: Counters) -> Self {
         Self {
             counters,
             services_log: Mutex::new(LogOnChange::new("cannot read the services' counters")),
             faults_log: Mutex::new(LogOnChange::new("cannot read the kernel programs' faults")),
+            unknown_ends: Mutex::default(),
+            events_log: Mutex::new(LogOnChange::new("cannot read the counts of events")),
+            dropped_events: AtomicU64::default(),
         }
     }
 
     /// Writes the families one after the other, since there may be 100,000 services, and the metrics of a
     /// family take several times the memory of their text.
     pub fn write(&self, families: &Families, text: &mut String) -> prometheus::Result<()> {
-        let services = self.by_service();
+        let services = self.services();
         let of = |value: fn(&Counts) -> u64| {
             services.iter().map(move |(labels, counts)| (labels.clone(), value(counts) as f64))
         };
@@ -44,7 +56,10 @@ impl KernelCounters {
         let bypassed = |reason, value| {
             of(value).map(move |(labels, count)| ((labels, BypassLabels { reason }), count))
         };
-        families.connections_translated.write(of(|counts| counts.translated), text)?;
+        families.connections_translated.write(of(|counts| counts.connections.opened), text)?;
+        let mut unknown = self.unknown_ends.lock().unwrap_or_else(PoisonError::into_inner);
+        unknown.update(&services);
+        connections::write(families, &services, &unknown, text)?;
         families.connections_refused.write(
             refused(RefusalReason::NoEndpoints, |counts| counts.refused_no_endpoints).chain(
                 refused(RefusalReason::NoLocalEndpoints, |counts| {
@@ -61,27 +76,36 @@ impl KernelCounters {
         families.connections_failed_open.write(of(|counts| counts.failed_open), text)?;
         let faults = read(&self.faults_log, self.counters.faults());
         let faults = faults.into_iter().map(|(fault, count)| (FaultLabels { fault }, count as f64));
-        families.kernel_faults.write(faults, text)
+        families.kernel_faults.write(faults, text)?;
+        let events = read(&self.events_log, self.counters.events());
+        families.events_written.write([((), events.written as f64)], text)?;
+        let dropped = self.dropped_events.load(Ordering::Relaxed);
+        let lost = [
+            (LossReason::RingFull, events.lost),
+            (LossReason::Sampled, events.sampled),
+            (LossReason::SlowReader, dropped),
+        ];
+        let lost = lost.map(|(reason, count)| (LossLabels { reason }, count as f64));
+        families.events_lost.write(lost, text)
     }
 
-    /// Sums over the ports of a service.
-    fn by_service(&self) -> BTreeMap<ServiceLabels, Counts> {
-        let mut all: BTreeMap<_, Counts> = BTreeMap::new();
-        for (key, counts) in read(&self.services_log, self.counters.services()) {
-            let labels = ServiceLabels {
+    /// Counts events that a client did not read in time.
+    pub fn events_dropped(&self, count: u64) {
+        self.dropped_events.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn services(&self) -> Vec<(ServicePortLabels, Counts)> {
+        let services = read(&self.services_log, self.counters.services());
+        let labels = services.into_iter().map(|(key, counts)| {
+            let labels = ServicePortLabels {
                 namespace: Arc::clone(&key.service.namespace),
                 service: Arc::clone(&key.service.name),
+                port: Arc::clone(&key.port_name),
                 protocol: key.protocol,
             };
-            let sum = all.entry(labels).or_default();
-            sum.translated += counts.translated;
-            sum.refused_no_endpoints += counts.refused_no_endpoints;
-            sum.refused_no_local_endpoints += counts.refused_no_local_endpoints;
-            sum.bypassed += counts.bypassed;
-            sum.failed_open += counts.failed_open;
-            sum.bypassed_stale += counts.bypassed_stale;
-        }
-        all
+            (labels, counts)
+        });
+        labels.collect()
     }
 }
 

@@ -75,6 +75,7 @@ impl Metrics {
             &families.excluded_pods,
             &families.excluded_pods_unresolved,
             &families.helper_running,
+            &families.event_watchers,
         ] {
             gauge.with(());
         }
@@ -205,6 +206,16 @@ impl Metrics {
     pub fn helper_exited(&self) {
         self.families.helper_running.set((), 0.0);
         self.families.helper_exits.with(()).inc();
+    }
+
+    /// Records how many clients watch events.
+    pub fn watchers(&self, count: usize) {
+        self.families.event_watchers.set((), count as f64);
+    }
+
+    /// Counts events that a client did not read in time.
+    pub fn events_dropped(&self, count: u64) {
+        self.kernel.events_dropped(count);
     }
 
     /// The text format of Prometheus.

@@ -8,7 +8,7 @@ use std::{
 
 use sockline_ebpf::{
     address::Address,
-    frontend::{TCP, UDP},
+    frontend,
     id::{BackendId, ServiceId},
 };
 
@@ -222,9 +222,9 @@ fn programmed((address, port): At) -> [At; 2] {
 /// Whether a socket may be TCP, and whether it may be UDP. If its record is too old to tell, the
 /// owners of the service address do, unless it has both or none.
 fn protocols(socket: &StaleSocket, owners: &Owners) -> (bool, bool) {
-    match (u8::try_from(socket.record.protocol), &owners.tcp, &owners.udp) {
-        (Ok(TCP), ..) => (true, false),
-        (Ok(UDP), ..) => (false, true),
+    match (socket.record.protocol(), &owners.tcp, &owners.udp) {
+        (Some(frontend::Protocol::Tcp), ..) => (true, false),
+        (Some(frontend::Protocol::Udp), ..) => (false, true),
         (_, Some(_), None) => (true, false),
         (_, None, Some(_)) => (false, true),
         (_, _, _) => (true, true),

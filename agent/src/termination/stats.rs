@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_unseen_is_told_in_namespaces_and_what_is_hidden_in_processes() {
+    fn what_is_unseen_is_reported_in_namespaces_and_what_is_hidden_in_processes() {
         for (unseen, hidden, expected) in [
             (1, 0, "/x: no (1 network namespace)"),
             (0, 12, "/x: no (those of 12 processes or mounts)"),

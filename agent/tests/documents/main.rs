@@ -1,11 +1,14 @@
-//! What is written from the code: of `deploy/docs`, the command line, the metrics, and the labels and
-//! annotations; of `deploy/components`, the alerts for the Prometheus operator. `cargo xtask docs` writes them; these tests fail where they differ, and where a
-//! document mentions what does not exist.
+//! What is written from the code: of `deploy/docs`, the command line, its JSON, the metrics, and the labels and
+//! annotations, and a picture of `sockline top`; of `deploy/components`, the alerts for the Prometheus operator; of `deploy/monitoring`, the dashboards.
+//! `cargo xtask docs` writes them; these tests fail where they differ, and where a document mentions what does not exist.
 
 mod annotations;
 mod cli;
+mod dashboards;
+mod json;
 mod mentions;
 mod metrics;
+mod picture;
 mod rules;
 
 use std::{
@@ -45,8 +48,15 @@ fn cell(text: &str) -> String {
         .collect::<Vec<_>>()
         .join(" ")
         .replace('|', "\\|")
-        .replace('<', "&lt;")
-        .replace('*', "\\*")
+        .split('`')
+        .enumerate()
+        // In code every other character stands for itself.
+        .map(|(place, text)| match place % 2 {
+            0 => text.replace('<', "&lt;").replace('*', "\\*"),
+            _ => text.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join("`")
 }
 
 fn row(cells: &[&str]) -> String {
@@ -56,6 +66,11 @@ fn row(cells: &[&str]) -> String {
 #[test]
 fn page_of_the_command_line_is_current() {
     assert_current("docs/cli.md", &cli::page());
+}
+
+#[test]
+fn page_of_the_json_is_current() {
+    assert_current("docs/json.md", &json::page());
 }
 
 #[test]
@@ -71,4 +86,16 @@ fn page_of_the_annotations_is_current() {
 #[test]
 fn rules_for_the_prometheus_operator_are_current() {
     assert_current("components/prometheus-operator/prometheus-rule.yaml", &rules::object());
+}
+
+#[test]
+fn picture_of_top_is_current() {
+    assert_current("docs/pictures/top.svg", &picture::svg());
+}
+
+#[test]
+fn dashboards_are_current() {
+    for (file, text) in dashboards::files() {
+        assert_current(&file, &text);
+    }
 }

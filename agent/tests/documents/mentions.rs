@@ -9,7 +9,8 @@ use std::{
 
 use clap::CommandFactory as _;
 use sockline::{
-    cli::Cli, dataplane::map_names, source::decode::convert::annotations, telemetry::definitions,
+    api, cli::Cli, dataplane::map_names, source::decode::convert::annotations,
+    telemetry::definitions,
 };
 
 /// Variables of the tests.
@@ -69,7 +70,10 @@ fn every_metric_is_one_of_the_agent() {
 
 #[test]
 fn every_label_and_annotation_is_one_that_is_read() {
-    let there = annotations::ALL.iter().map(|key| key.name.to_owned()).collect();
+    // The label of a Node is read by the DaemonSets' affinity, not by the agent.
+    let there =
+        annotations::ALL.iter().map(|key| key.name).chain([api::VERSION, "sockline.dev/agent"]);
+    let there = there.map(ToOwned::to_owned).collect();
     let of_key = |c: char| c.is_ascii_alphanumeric() || "-./".contains(c);
     assert_all(&words("sockline.dev/", of_key), &there);
 }

@@ -1,4 +1,4 @@
-//! `metrics.md`, from `agent/src/telemetry/definitions.rs`.
+//! `metrics.md`, from `agent/src/telemetry/definitions/`.
 
 use sockline::telemetry::{
     definitions::ALL,
@@ -9,7 +9,7 @@ use sockline::telemetry::{
 use crate::{cell, head, row};
 
 pub fn page() -> String {
-    let mut page = head("Metrics", "agent/src/telemetry/definitions.rs");
+    let mut page = head("Metrics", "agent/src/telemetry/definitions/");
     page += "The agent serves metrics at `/metrics`, by default at http://127.0.0.1:9470/metrics. No metric \
              has labels by pod or address. The series of a deleted Service disappear.\n\n";
     page += &row(&["metric", "type", "labels", "meaning"]);

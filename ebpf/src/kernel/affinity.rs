@@ -71,7 +71,7 @@ pub fn choose<F: Family>(hook: &HookContext<'_, F>, frontend: &Frontend) -> Opti
 fn find(key: &AffinityKey) -> Option<(*mut u64, Choice)> {
     let entry = AFFINITY.get_ptr_mut(key)?;
     // SAFETY: the entry stays memory of this map until the program ends. It may be given to another
-    // client meanwhile: then its key, which is written first, is another one.
+    // client meanwhile: then its key, which is written first, differs.
     let (choice, owner) = unsafe {
         let choice = (&raw mut (*entry).choice).cast::<u64>();
         (choice, &raw const (*entry).key)
@@ -88,7 +88,7 @@ fn kept(choice: Choice, frontend: &Frontend) -> Option<Chosen> {
 
 #[inline(always)]
 fn choice(chosen: &Chosen, now: u64) -> Choice {
-    Choice::new(chosen.id, chosen.backend().generation, now)
+    Choice::new(chosen.id, chosen.generation, now)
 }
 
 /// Changes a choice if it still is what was seen; else returns what it is.

@@ -25,6 +25,14 @@ pub enum Standing {
     Nested,
 }
 
+/// Until when events are written, in nanoseconds; 0 if none are.
+#[inline(always)]
+pub fn events_until() -> u64 {
+    let Some(state) = AGENT_STATE.get_ptr(0) else { return 0 };
+    // SAFETY: a live map value, whose words the agent writes: hence volatile.
+    unsafe { (&raw const (*state).events_until).read_volatile() }
+}
+
 /// Costs one load of an array as long as the options are off and the agent is not connecting.
 #[inline(always)]
 pub fn standing<F: Family>(hook: &HookContext<'_, F>) -> Standing {
@@ -45,7 +53,7 @@ pub fn standing<F: Family>(hook: &HookContext<'_, F>) -> Standing {
     if deadline != 0 && helpers::coarse_now() > deadline {
         return Standing::Stale;
     }
-    if exclude_nested != 0 && namespaces::is_excluded(hook.netns()) {
+    if exclude_nested != 0 && namespaces::record_and_is_excluded(hook.netns()) {
         return Standing::Nested;
     }
     Standing::Served

@@ -29,6 +29,8 @@ static BACKENDS: ArrayOfMaps<
 pub struct Chosen {
     pub id: BackendId,
     pub entry: *mut Backend,
+    /// Of the backend, and not of what may follow it in the entry.
+    pub generation: u32,
 }
 
 impl Chosen {
@@ -51,13 +53,26 @@ pub fn select_weighted(frontend: &Frontend) -> Option<Chosen> {
     by_id(id, frontend)
 }
 
+/// The entry of a backend, regardless of its current owner.
+#[inline(always)]
+pub fn entry(id: BackendId) -> Option<*mut Backend> {
+    BACKENDS.get_value_ptr_mut(id.0 / BACKEND_SEGMENT, &(id.0 % BACKEND_SEGMENT))
+}
+
 /// A backend by its id, if it belongs to the frontend's service and may be used by the frontend.
 #[inline(always)]
 fn by_id(id: BackendId, frontend: &Frontend) -> Option<Chosen> {
-    let entry = BACKENDS.get_value_ptr_mut(id.0 / BACKEND_SEGMENT, &(id.0 % BACKEND_SEGMENT))?;
-    let chosen = Chosen { id, entry };
-    let backend = chosen.backend();
-    (backend.service == frontend.service && backend.scopes & frontend.scope != 0).then_some(chosen)
+    let entry = entry(id)?;
+    // The agent takes the scopes away before it changes the generation, so the generation is read before the scopes:
+    // what is remembered of a removed backend never fits its entry any more, and its end counts for the service.
+    // SAFETY: live map values, which the agent writes: hence volatile.
+    let (generation, scopes) = unsafe {
+        let generation = (&raw const (*entry).generation).read_volatile();
+        (generation, (&raw const (*entry).scopes).read_volatile())
+    };
+    let chosen = Chosen { id, entry, generation };
+    (chosen.backend().service == frontend.service && scopes.intersects(frontend.scope))
+        .then_some(chosen)
 }
 
 /// A backend that was chosen earlier, if it still is that endpoint, which its generation tells, and may
@@ -68,5 +83,5 @@ pub fn revalidate(
     is_generation: impl Fn(u32) -> bool,
     frontend: &Frontend,
 ) -> Option<Chosen> {
-    by_id(id, frontend).filter(|chosen| is_generation(chosen.backend().generation))
+    by_id(id, frontend).filter(|chosen| is_generation(chosen.generation))
 }

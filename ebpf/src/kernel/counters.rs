@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use sockline_ebpf::{
     NO_PREALLOC,
-    counters::{COUNTED_SERVICES, Fault, MAX_FAULTS, REASONS, ServiceCounters},
+    counters::{COUNTED_SERVICES, Fault, MAX_FAULTS, REFUSALS, ServiceCounters},
     id::ServiceId,
 };
 
@@ -24,7 +24,7 @@ static SERVICE_COUNTERS: PerCpuHashMap<
 static FAULTS: PerCpuArray<u64, { MAX_FAULTS as usize }> = PerCpuArray::new();
 
 const NONE: ServiceCounters =
-    ServiceCounters { refused: [0; REASONS], bypassed: 0, failed_open: 0, bypassed_stale: 0 };
+    ServiceCounters { refused: [0; REFUSALS], bypassed: 0, failed_open: 0, bypassed_stale: 0 };
 
 #[inline(always)]
 fn of(service: ServiceId) -> Option<*mut ServiceCounters> {
@@ -44,13 +44,13 @@ fn of(service: ServiceId) -> Option<*mut ServiceCounters> {
 #[inline(always)]
 pub fn translated(chosen: &Chosen) {
     // SAFETY: a live map value.
-    unsafe { helpers::add(&raw mut (*chosen.entry).connections, 1) };
+    unsafe { helpers::add(&raw mut (*chosen.entry).counts.opened, 1) };
 }
 
 #[inline(always)]
 pub fn refused(service: ServiceId, reason: u8) {
     if let Some(counters) = of(service) {
-        let reason = reason as usize & (REASONS - 1);
+        let reason = usize::from(reason) & (REFUSALS - 1);
         // SAFETY: a live map value, and an index within it.
         unsafe { helpers::add((&raw mut (*counters).refused).cast::<u64>().add(reason), 1) };
     }

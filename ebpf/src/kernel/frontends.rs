@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use sockline_ebpf::{
     MMAPABLE, NO_PREALLOC, filter,
-    frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
+    frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey, Protocol},
 };
 
 use super::{
@@ -31,13 +31,13 @@ static FRONTENDS: ArrayOfMaps<
 /// NodePorts there). A socket that is bound to one of them keeps it as its source, and would never
 /// get an answer from a pod.
 #[inline(always)]
-pub fn key_of<F: Family>(hook: &HookContext<'_, F>, protocol: u8) -> Option<FrontendKey> {
+pub fn key_of<F: Family>(hook: &HookContext<'_, F>, protocol: Protocol) -> Option<FrontendKey> {
     let (mut address, port) = (hook.address(), hook.port());
     let loopback = address.as_loopback();
     if let Some(canonical) = loopback {
         address = canonical;
     }
-    let key = FrontendKey { address, port, protocol, padding: 0 };
+    let key = FrontendKey { address, port, protocol: protocol.byte(), padding: 0 };
     if !may_be(&key)? {
         if config::node_ports_of_all_nodes() && loopback.is_none() {
             return at_all_nodes(&key);

@@ -9,10 +9,12 @@ use core::{
 use aya_ebpf::{
     EbpfContext,
     helpers::generated::{
-        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
-        bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_jiffies64, bpf_ktime_get_coarse_ns,
-        bpf_ktime_get_ns, bpf_set_retval,
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
+        bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie,
+        bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_ringbuf_reserve,
+        bpf_ringbuf_submit, bpf_set_retval,
     },
+    maps::RingBuf,
 };
 
 const ECONNREFUSED: i32 = 111;
@@ -79,6 +81,39 @@ pub fn current_cgroup() -> u64 {
     unsafe { bpf_get_current_cgroup_id() }
 }
 
+/// The current process, in the initial PID namespace. Linux 5.7 here.
+#[inline(always)]
+pub fn current_process() -> u32 {
+    // SAFETY: takes nothing and has no preconditions.
+    (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
+}
+
+/// Writes the name of the current task, filled up with NUL. Linux 5.7 here.
+///
+/// # Safety
+///
+/// `name` must point to memory that this program may write.
+#[inline(always)]
+pub unsafe fn current_name(name: *mut [u8; 16]) {
+    // SAFETY: the caller's promise.
+    unsafe { bpf_get_current_comm(name.cast(), size_of::<[u8; 16]>() as u32) };
+}
+
+/// Room for a record in a ring buffer, or null. It must be submitted. Linux 5.8.
+#[inline(always)]
+pub fn ring_reserve<T>(ring: &RingBuf) -> *mut T {
+    let ring = core::ptr::from_ref(ring).cast_mut().cast();
+    // SAFETY: the definition of a ring buffer.
+    unsafe { bpf_ringbuf_reserve(ring, size_of::<T>() as u64, 0).cast() }
+}
+
+/// Hands a record to the reader.
+#[inline(always)]
+pub fn ring_submit<T>(record: *mut T, flags: u64) {
+    // SAFETY: the verifier accepts only what was reserved.
+    unsafe { bpf_ringbuf_submit(record.cast(), flags) };
+}
+
 /// The id of the cgroup v2 at this level above the current task's own, or its own; the root is at
 /// level 0. 0 when the task's cgroup is not as deep. Linux 5.7 here.
 #[inline(always)]
@@ -104,6 +139,20 @@ pub fn fail_with_connection_refused() {
 pub unsafe fn add(counter: *mut u64, n: u64) {
     // SAFETY: the caller's promise. The result is unused, which makes it a plain BPF_XADD.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, n) };
+}
+
+/// As [`add`], to one of several counters. `MASK` is the least that covers all indices, and what verifiers go by:
+/// before Linux 6.8 they do not follow a comparison of two registers, which compilers make of one with a constant.
+///
+/// # Safety
+///
+/// `first` must point to the first of them in a live map value that has `MASK + 1` words from there on.
+#[inline(always)]
+pub unsafe fn add_at<const MASK: usize>(first: *mut u64, mut index: usize) {
+    // SAFETY: a plain AND, which the compiler would leave out where it knows that the index is below.
+    unsafe { asm!("{0} &= {1}", inout(reg) index, const MASK, options(pure, nomem, nostack)) };
+    // SAFETY: the caller's promise.
+    unsafe { add(first.add(index), 1) };
 }
 
 /// Sets `*word` from `old` to `new` if it still is `old`; else returns what it is. Linux 5.12: before

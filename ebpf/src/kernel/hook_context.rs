@@ -10,18 +10,18 @@ use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
     programs::SockAddrContext,
 };
-use sockline_ebpf::{
-    address::Address,
-    frontend::{TCP, UDP},
-};
+use sockline_ebpf::{address::Address, frontend::Protocol};
 
 use super::{config, helpers};
 
 /// MPTCP's protocol number (RFC 8684): a TCP client, as far as services are concerned.
 pub const MPTCP: u32 = 262;
+pub const TCP: u32 = Protocol::Tcp as u32;
+pub const UDP: u32 = Protocol::Udp as u32;
 
 /// How addresses are laid out in a hook's context and socket.
 pub trait Family {
+    const IS_V6: bool;
     fn address(ctx: *mut bpf_sock_addr) -> Address;
     fn set_address(ctx: *mut bpf_sock_addr, address: &Address);
     /// The socket's source address; unspecified if it has none yet.
@@ -38,6 +38,8 @@ pub struct V6;
 // Volatile accesses, since the verifier allows only certain widths in these structures and the
 // compiler must not merge or split them.
 impl Family for V4 {
+    const IS_V6: bool = false;
+
     #[inline(always)]
     fn address(ctx: *mut bpf_sock_addr) -> Address {
         // SAFETY: the context is valid while the program runs.
@@ -68,6 +70,8 @@ impl Family for V4 {
 }
 
 impl Family for V6 {
+    const IS_V6: bool = true;
+
     #[inline(always)]
     fn address(ctx: *mut bpf_sock_addr) -> Address {
         // SAFETY: the context is valid while the program runs.
@@ -136,13 +140,13 @@ impl<'a, F: Family> HookContext<'a, F> {
         self.ctx
     }
 
-    /// [`TCP`] or [`UDP`]; `None` for a socket that services have nothing to do with.
+    /// TCP or UDP; `None` for a socket that services have nothing to do with.
     #[inline(always)]
-    pub fn protocol(&self) -> Option<u8> {
+    pub fn protocol(&self) -> Option<Protocol> {
         match protocol_of(self.ctx) {
-            MPTCP => Some(TCP),
-            protocol if protocol == u32::from(TCP) => Some(TCP),
-            protocol if protocol == u32::from(UDP) => Some(UDP),
+            MPTCP => Some(Protocol::Tcp),
+            TCP => Some(Protocol::Tcp),
+            UDP => Some(Protocol::Udp),
             _ => None,
         }
     }
@@ -151,6 +155,18 @@ impl<'a, F: Family> HookContext<'a, F> {
     #[inline(always)]
     pub fn address(&self) -> Address {
         F::address(self.ctx.sock_addr)
+    }
+
+    /// The address that is asked for, as the socket remembers it: not always that of the frontend, since NodePorts
+    /// have one for all addresses of the local host, and one for those of all nodes. `connect(0.0.0.0)` means the
+    /// local host, and that is what `getpeername` would say.
+    #[inline(always)]
+    pub fn dialled(&self) -> Address {
+        let dialled = self.address();
+        match dialled.as_loopback() {
+            Some(loopback) if dialled.is_unspecified() => loopback,
+            _ => dialled,
+        }
     }
 
     /// The other side's port in network byte order.

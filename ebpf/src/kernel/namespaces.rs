@@ -8,19 +8,19 @@ use super::helpers;
 #[btf_map]
 static NETWORK_NAMESPACES: LruHashMap<u64, Namespace, { NAMESPACES as usize }> = LruHashMap::new();
 
-/// Notes the namespace if this is one of the ticks in which that is done. The record has the time already, so
-/// that all other calls pay one comparison.
+/// Records the namespace if this is one of the ticks of the sample. The time is known already, so all other calls pay
+/// one comparison.
 #[inline(always)]
 pub fn sample(jiffies: u64, netns: impl FnOnce() -> u64) {
     if jiffies & (SAMPLED_TICKS - 1) == 0 {
-        is_excluded(netns());
+        record_and_is_excluded(netns());
     }
 }
 
-/// Notes the namespace, and says whether the agent has found it to be one of those inside of a pod. One
-/// that is seen for the first time is not: a new pod does not wait for the agent.
+/// Records the namespace, and returns whether the agent excluded it as one that was created inside a pod. One that is
+/// seen for the first time is not excluded: a new pod does not wait for the agent.
 #[inline(never)]
-pub fn is_excluded(netns: u64) -> bool {
+pub fn record_and_is_excluded(netns: u64) -> bool {
     if let Some(known) = NETWORK_NAMESPACES.get_ptr_mut(netns) {
         // SAFETY: a live map value, which the agent writes: hence volatile. If it is reused for another
         // namespace meanwhile, this one call may be treated as one from there.

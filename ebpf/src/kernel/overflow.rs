@@ -1,9 +1,9 @@
-//! Records of sockets that found no room in the table: a hash by cookie, whose entries end with their
-//! sockets, and the accounts of who took how much.
+//! Records that do not fit into the socket table: a hash by cookie, whose entries end with their sockets, and the
+//! number of units that each cgroup uses.
 //!
 //! The memory is charged to the agent's container, which made the maps, and any pod can open sockets: so
-//! there is a limit for all together and one for each cgroup. Beyond it a connection is served, and not
-//! remembered.
+//! there is a limit for all together and one for each cgroup. Beyond it a connection is served without a
+//! record.
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
@@ -40,11 +40,11 @@ pub fn is_in_use() -> bool {
     }
 }
 
-/// Takes note that there is storage that nobody counts.
+/// Records that there is socket storage whose units are not counted.
 #[inline(always)]
-pub fn is_uncounted() {
+pub fn mark_uncounted() {
     if let Some(all) = OVERFLOW_COUNTS.get_ptr_mut(WHOLE) {
-        // SAFETY: a live map value; whoever writes it writes the same.
+        // SAFETY: a live map value; all programs write the same value.
         unsafe { (&raw mut (*all).uncounted).write_volatile(1) };
     }
 }
@@ -72,16 +72,18 @@ pub fn make(cookie: u64, record: &SocketRecord) -> Result<Option<()>, Fault> {
     }
 }
 
-/// Ends a socket's entry, and gives back all that it was charged for.
+/// Ends a socket's entry, and gives back all that it was charged for. Returns whether it was there: the agent may
+/// have removed it, and then has counted its connection as untracked.
 #[inline(always)]
-pub fn release(cookie: u64) {
-    let Some(entry) = find(cookie) else { return };
+pub fn release(cookie: u64) -> bool {
+    let Some(entry) = find(cookie) else { return false };
     // SAFETY: a live map value. Only this socket's calls change it, and this is the last.
     let (cgroup, units) = unsafe { ((*entry).cgroup, (*entry).units) };
-    // The agent may have been first.
-    if OVERFLOW.remove(cookie).is_ok() {
-        give_back(cgroup, units);
+    if OVERFLOW.remove(cookie).is_err() {
+        return false;
     }
+    give_back(cgroup, units);
+    true
 }
 
 /// Charges a cgroup, unless that would be beyond a limit. Calls at the same time on other CPUs may each

@@ -21,6 +21,23 @@ use super::helpers;
 /// The owner word of a free entry.
 const FREE: u64 = 0;
 
+/// What a translation is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Connect,
+    /// A datagram of a socket that has another peer, or none.
+    Send,
+}
+
+/// What came of a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// A hook will see the socket's end.
+    UntilEnd,
+    /// There is none, or it ends unseen.
+    Untracked,
+}
+
 /// A record in a map, and the owner word that says whose it is.
 #[derive(Clone, Copy)]
 pub struct RecordEntry {
@@ -55,11 +72,6 @@ impl RecordEntry {
     pub fn in_overflow(entry: *mut OverflowEntry) -> Self {
         // SAFETY: a live map value.
         unsafe { Self { owner: &raw mut (*entry).owner, record: &raw mut (*entry).record } }
-    }
-
-    #[inline(always)]
-    pub fn is_owned_by(self, owner: u64) -> bool {
-        self.owner() == owner
     }
 
     #[inline(always)]
@@ -106,18 +118,21 @@ impl RecordEntry {
         }
     }
 
+    /// Marks a record that this call has written: no hook sees its socket's end.
+    #[inline(always)]
+    pub fn set_untracked(self) {
+        // SAFETY: a live map value, which only this call writes.
+        unsafe {
+            let about = &raw mut (*self.record).about;
+            ptr::write_volatile(about, ptr::read_volatile(about).untracked());
+        }
+    }
+
     #[inline(always)]
     pub fn free(self) {
         // SAFETY: a live map value.
         unsafe { ptr::write_volatile(self.owner, FREE) };
     }
-}
-
-/// Whether two records of one socket exclude each other: the same service, or the same backend.
-#[inline(always)]
-pub fn exclude_each_other(one: &SocketRecord, other: &SocketRecord) -> bool {
-    (one.service_port == other.service_port && one.service_address == other.service_address)
-        || is_with(one, &other.backend_address, other.backend_port)
 }
 
 /// Whether a record is of a conversation with this address and port (network byte order).

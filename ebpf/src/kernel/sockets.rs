@@ -1,4 +1,4 @@
-//! What is remembered about sockets: `remember`, `recall`, `forget`, and `release` at the end.
+//! The records of sockets: `remember`, `recall_service`, `recall_backend`, `forget`; the end is in `release`.
 //!
 //! A translation lies in a set-associative table that the socket's cookie indexes: finding and
 //! making a record are a few memory accesses, where socket storage costs an allocation (660 ns
@@ -8,59 +8,44 @@
 //!
 //! Within a socket, a record is found by the service that it is for, or by the backend that an
 //! answer comes from. Both are unique but for one case: a connected UDP socket that connects again
-//! keeps the record of its peer until the next call, since the kernel may refuse the new one.
+//! keeps the record of its peer, since the kernel may refuse the new one. The next call for the same service
+//! or backend ends it, or the socket's end: until then the flow to an earlier peer counts as active.
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    btf_maps::Array,
-    helpers::generated::bpf_skc_to_mptcp_sock,
-    macros::btf_map,
-    programs::{SockAddrContext, SockContext},
-};
+use aya_ebpf::{helpers::generated::bpf_skc_to_mptcp_sock, programs::SockAddrContext};
 use sockline_ebpf::{
-    MMAPABLE,
     address::Address,
     counters::Fault,
-    frontend::{TCP, UDP},
+    frontend::Protocol,
     id::BackendId,
     socket::{
-        OverflowEntry, RECORD_UNITS, ROOT_CGROUP, SOCKET_SETS, STORAGE_RECORDS, STORAGE_UNITS,
-        SocketRecord, SocketSet, WAYS,
+        OverflowEntry, RECORD_UNITS, ROOT_CGROUP, STORAGE_RECORDS, STORAGE_UNITS, SocketRecord,
+        SocketSet, WAYS,
     },
 };
 
 use super::{
-    config, helpers,
-    hook_context::{self, Family, HookContext, MPTCP},
+    config, flows, helpers,
+    hook_context::{self, Family, HookContext, MPTCP, TCP},
     kernel_types::{self, TcpSocket},
     overflow,
-    record::{RecordEntry, exclude_each_other, is_with},
+    record::{Kept, Purpose, RecordEntry, is_with},
+    release,
+    socket_table::set_of,
     storage::{self, IN_USE},
 };
-
-/// Mapped into memory only to be aligned to cache lines; the agent just counts the records.
-#[btf_map]
-static SOCKETS: Array<SocketSet, { SOCKET_SETS as usize }, MMAPABLE> = Array::new();
-
-/// What a translation is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    Connect,
-    /// A datagram of a socket that has another peer, or none.
-    Send,
-}
 
 /// Keeps a translation for as long as the socket lives; `Err` says why it could not. It is called
 /// before the call has its new destination, while the socket's own can be asked for.
 #[inline(always)]
 pub fn remember<F: Family>(
     hook: &HookContext<'_, F>,
-    protocol: u8,
+    protocol: Protocol,
     purpose: Purpose,
     record: &SocketRecord,
-) -> Result<(), Fault> {
-    if protocol == TCP {
+) -> Result<Kept, Fault> {
+    if protocol == Protocol::Tcp {
         remember_connection(hook.context(), record)
     } else {
         remember_conversation(hook, purpose, record)
@@ -69,40 +54,37 @@ pub fn remember<F: Family>(
 
 /// A TCP socket has one peer at a time.
 #[inline(always)]
-fn remember_connection(ctx: &SockAddrContext, record: &SocketRecord) -> Result<(), Fault> {
+fn remember_connection(ctx: &SockAddrContext, record: &SocketRecord) -> Result<Kept, Fault> {
     let is_new = match kernel_types::tcp_socket(ctx) {
         TcpSocket::New => true,
         TcpSocket::Old => false,
         TcpSocket::OfKernel => {
             return match mptcp_connection(ctx) {
                 Some(connection) if !kernel_types::is_established(connection) => {
-                    storage::keep_of_connection(connection, record)
+                    storage::keep_of_connection(ctx, connection, record)
                 }
                 // Nobody asks for the peer name of the kernel's own sockets.
-                _ => Ok(()),
+                _ => Ok(Kept::Untracked),
             };
         }
         TcpSocket::Unknown => {
             let connection = mptcp_connection(ctx).unwrap_or_else(|| hook_context::socket(ctx));
-            return storage::keep_of_connection(connection, record);
+            return storage::keep_of_connection(ctx, connection, record);
         }
     };
     let cookie = helpers::socket_cookie(ctx);
-    if let Some(set) = set_of(cookie) {
-        if !is_new && replace(set, cookie, record, |_| true) {
-            return Ok(());
-        }
-        if add(set, cookie, record) {
-            if !is_new && overflow::is_in_use() {
-                overflow::release(cookie);
-            }
-            return Ok(());
-        }
+    if !is_new {
+        release::release_attempt(ctx, cookie);
+    }
+    if let Some(set) = set_of(cookie)
+        && add(set, cookie, record)
+    {
+        return Ok(Kept::UntilEnd);
     }
     if let Some(entry) = entry_of(cookie, record)? {
         RecordEntry::in_overflow(entry).write(record, cookie);
     }
-    Ok(())
+    Ok(Kept::UntilEnd)
 }
 
 /// A UDP socket may talk to several services.
@@ -111,42 +93,24 @@ fn remember_conversation<F: Family>(
     hook: &HookContext<'_, F>,
     purpose: Purpose,
     record: &SocketRecord,
-) -> Result<(), Fault> {
+) -> Result<Kept, Fault> {
     let ctx = hook.context();
-    // A connect that fails later leaves the socket with the peer that it has.
-    let peer = if purpose == Purpose::Connect { hook.peer() } else { None };
-    let excludes = |kept: &SocketRecord| {
-        let stays = match &peer {
-            Some((address, port)) => {
-                is_with(kept, address, *port)
-                    && !is_with(kept, &record.backend_address, record.backend_port)
-            }
-            None => false,
-        };
-        !stays && exclude_each_other(kept, record)
-    };
-    let is_released_with_a_hook = is_of_user();
     let cookie = helpers::socket_cookie(ctx);
+    flows::end_excluded(hook, cookie, record.backend, purpose);
+    if !is_of_user() {
+        overflow::mark_uncounted();
+        return storage::keep_of_udp(ctx, record, Kept::Untracked).map(|()| Kept::Untracked);
+    }
     if let Some(set) = set_of(cookie)
-        && (replace(set, cookie, record, excludes)
-            || (is_released_with_a_hook && add(set, cookie, record)))
+        && add(set, cookie, record)
     {
-        if overflow::is_in_use()
-            && let Some(entry) = overflow::find(cookie)
-        {
-            clear(entry, cookie, excludes);
-        }
-        return Ok(());
+        return Ok(Kept::UntilEnd);
     }
-    if !is_released_with_a_hook {
-        overflow::is_uncounted();
-        return storage::keep_of_udp(hook_context::socket(ctx), record, excludes);
-    }
-    let Some(entry) = entry_of(cookie, record)? else { return Ok(()) };
+    let Some(entry) = entry_of(cookie, record)? else { return Ok(Kept::UntilEnd) };
     let candidate = RecordEntry::in_overflow(entry);
-    if candidate.record_of(cookie).is_none_or(excludes) {
+    if candidate.record_of(cookie).is_none() {
         candidate.write(record, cookie);
-        return Ok(());
+        return Ok(Kept::UntilEnd);
     }
     // SAFETY: a live map value.
     let (cgroup, units) = unsafe { ((*entry).cgroup, (*entry).units) };
@@ -155,7 +119,7 @@ fn remember_conversation<F: Family>(
         // SAFETY: as above; the kernel holds the socket's lock.
         unsafe { (*entry).units = RECORD_UNITS + STORAGE_UNITS };
     }
-    storage::keep_of_udp(hook_context::socket(ctx), record, excludes)
+    storage::keep_of_udp(ctx, record, Kept::UntilEnd).map(|()| Kept::UntilEnd)
 }
 
 /// The entry that a socket has beyond the table; `None` if it was made, with this record.
@@ -168,43 +132,6 @@ fn entry_of(cookie: u64, record: &SocketRecord) -> Result<Option<*mut OverflowEn
         return Ok(None);
     }
     overflow::find(cookie).map(Some).ok_or(Fault::NotRemembered)
-}
-
-/// Takes away a record beyond the table that one in the table excludes.
-#[inline(always)]
-fn clear(entry: *mut OverflowEntry, cookie: u64, excludes: impl Fn(&SocketRecord) -> bool) {
-    let candidate = RecordEntry::in_overflow(entry);
-    if candidate.record_of(cookie).is_some_and(excludes) {
-        // SAFETY: a live map value.
-        if unsafe { (*entry).units } == RECORD_UNITS {
-            overflow::release(cookie);
-        } else {
-            candidate.free();
-        }
-    }
-}
-
-/// Writes a record in place of those of the same socket that it excludes.
-#[inline(always)]
-fn replace(
-    set: *mut SocketSet,
-    cookie: u64,
-    record: &SocketRecord,
-    excludes: impl Fn(&SocketRecord) -> bool,
-) -> bool {
-    let mut done = false;
-    for way in 0..WAYS {
-        let candidate = RecordEntry::in_table(set, way);
-        if candidate.record_of(cookie).is_some_and(&excludes) {
-            if done {
-                candidate.free();
-            } else {
-                candidate.write(record, cookie);
-                done = true;
-            }
-        }
-    }
-    done
 }
 
 /// Writes a record where there is room.
@@ -258,11 +185,12 @@ pub fn recall_service(
 /// A TCP socket without a cookie, which is nearly every one, has nothing to forget. (Whether it has
 /// a destination says nothing: `tcp_v4_connect` sets it only when there is a route.)
 #[inline(always)]
-pub fn forget(ctx: &SockAddrContext, protocol: u8, address: &Address, port: u16) {
-    if protocol == TCP {
+pub fn forget<F: Family>(hook: &HookContext<'_, F>, protocol: Protocol) {
+    let ctx = hook.context();
+    if protocol == Protocol::Tcp {
         match kernel_types::tcp_socket(ctx) {
-            TcpSocket::New => return,
-            TcpSocket::Old => {}
+            TcpSocket::New => {}
+            TcpSocket::Old => release::release_attempt(ctx, helpers::socket_cookie(ctx)),
             TcpSocket::OfKernel | TcpSocket::Unknown => {
                 let connection = match mptcp_connection(ctx) {
                     // A further subflow: the connection's peer is that of the first one.
@@ -271,60 +199,13 @@ pub fn forget(ctx: &SockAddrContext, protocol: u8, address: &Address, port: u16)
                     None => hook_context::socket(ctx),
                 };
                 if let Some(entry) = storage::of_connection(connection) {
-                    RecordEntry::in_overflow(entry).free();
+                    storage::release_attempt(ctx, entry);
                 }
-                return;
             }
         }
-    }
-    let dialled = |kept: &SocketRecord| is_with(kept, address, port);
-    let cookie = helpers::socket_cookie(ctx);
-    if let Some(set) = set_of(cookie) {
-        for way in 0..WAYS {
-            let candidate = RecordEntry::in_table(set, way);
-            if candidate.record_of(cookie).is_some_and(dialled) {
-                candidate.free();
-            }
-        }
-    }
-    if !overflow::is_in_use() {
         return;
     }
-    if let Some(entry) = overflow::find(cookie) {
-        clear(entry, cookie, dialled);
-    }
-    if protocol == UDP
-        && let Some(stored) = storage::of_udp(hook_context::socket(ctx))
-    {
-        for index in 0..STORAGE_RECORDS {
-            let candidate = RecordEntry::in_storage(stored, index);
-            if candidate.record_of(IN_USE).is_some_and(dialled) {
-                candidate.free();
-            }
-        }
-    }
-}
-
-/// Frees the records of a socket that is being closed.
-#[inline(always)]
-pub fn release(ctx: &SockContext) {
-    let cookie = helpers::socket_cookie(ctx);
-    if let Some(set) = set_of(cookie) {
-        for way in 0..WAYS {
-            let candidate = RecordEntry::in_table(set, way);
-            if candidate.is_owned_by(cookie) {
-                candidate.free();
-            }
-        }
-    }
-    if overflow::is_in_use() {
-        overflow::release(cookie);
-        // SAFETY: the context is valid while the program runs.
-        let protocol = unsafe { core::ptr::read_volatile(&raw const (*ctx.sock).protocol) };
-        if protocol == MPTCP || (protocol == u32::from(TCP) && !config::can_tell_kernel_sockets()) {
-            storage::release_connection(ctx.sock.cast());
-        }
-    }
+    flows::end_dialled(hook, helpers::socket_cookie(ctx));
 }
 
 #[inline(always)]
@@ -333,7 +214,7 @@ fn find(
     wanted: impl Fn(&SocketRecord) -> bool,
 ) -> Option<&'static SocketRecord> {
     let protocol = hook_context::protocol_of(ctx);
-    let is_tcp = protocol == u32::from(TCP);
+    let is_tcp = protocol == TCP;
     if protocol == MPTCP || (is_tcp && !config::can_tell_kernel_sockets()) {
         let entry = storage::of_connection(hook_context::socket(ctx))?;
         return RecordEntry::in_overflow(entry).record_of(IN_USE).filter(|kept| wanted(kept));
@@ -371,17 +252,8 @@ fn find(
     None
 }
 
-#[inline(always)]
-fn set_of(cookie: u64) -> Option<*mut SocketSet> {
-    // The table needs compare-and-swap to be shared.
-    if !crate::HAS_COMPARE_AND_SWAP {
-        return None;
-    }
-    SOCKETS.get_ptr_mut(cookie as u32 & (SOCKET_SETS - 1))
-}
-
 /// Whether a UDP socket is closed with a hook. The kernel's own are used by its threads, which are in the
-/// root cgroup; on hosts whose processes are all there (cgroup v1), those are told by the task.
+/// root cgroup; on hosts whose processes are all there (cgroup v1), the task tells them apart.
 #[inline(always)]
 fn is_of_user() -> bool {
     helpers::current_cgroup() != ROOT_CGROUP || kernel_types::is_kernel_thread() == Some(false)

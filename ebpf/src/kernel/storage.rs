@@ -1,11 +1,11 @@
-//! Records in socket storage: of sockets whose end no hook sees, since it ends with its socket by itself,
-//! and of UDP sockets that need more than one beyond the table.
+//! Records in socket storage: of sockets whose close no hook sees, because the kernel frees socket storage with the
+//! socket, and of UDP sockets that need more than one beyond the table.
 
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE, btf_maps::SkStorage,
-    helpers::generated::bpf_sk_storage_get, macros::btf_map,
+    helpers::generated::bpf_sk_storage_get, macros::btf_map, programs::SockAddrContext,
 };
 use sockline_ebpf::{
     counters::Fault,
@@ -14,7 +14,11 @@ use sockline_ebpf::{
     },
 };
 
-use super::{config, helpers, overflow, record::RecordEntry};
+use super::{
+    config, helpers, hook_context, overflow,
+    record::{Kept, RecordEntry},
+    telemetry::{self, Ended},
+};
 
 /// Of UDP sockets.
 #[btf_map]
@@ -41,13 +45,10 @@ pub fn of_udp(socket: *mut c_void) -> Option<*mut StorageRecords> {
     (!stored.is_null()).then_some(stored.cast())
 }
 
-/// Keeps a record of a UDP socket, in place of those that `excludes` says, or of the oldest.
+/// Keeps a record of a UDP socket, if need be in place of the oldest.
 #[inline(always)]
-pub fn keep_of_udp(
-    socket: *mut c_void,
-    record: &SocketRecord,
-    excludes: impl Fn(&SocketRecord) -> bool,
-) -> Result<(), Fault> {
+pub fn keep_of_udp(ctx: &SockAddrContext, record: &SocketRecord, kept: Kept) -> Result<(), Fault> {
+    let socket = hook_context::socket(ctx);
     if socket.is_null() {
         return Err(Fault::NotRemembered);
     }
@@ -63,10 +64,6 @@ pub fn keep_of_udp(
     for index in 0..STORAGE_RECORDS {
         let candidate = RecordEntry::in_storage(stored, index);
         let since = match candidate.record_of(IN_USE) {
-            Some(kept) if excludes(kept) => {
-                candidate.free();
-                0
-            }
             Some(kept) => kept.since,
             None => 0,
         };
@@ -75,7 +72,14 @@ pub fn keep_of_udp(
             best = index;
         }
     }
-    RecordEntry::in_storage(stored, best & (STORAGE_RECORDS - 1)).write(record, IN_USE);
+    let entry = RecordEntry::in_storage(stored, best & (STORAGE_RECORDS - 1));
+    if let Some(oldest) = entry.record_of(IN_USE) {
+        telemetry::flow_dropped(oldest);
+    }
+    entry.write(record, IN_USE);
+    if matches!(kept, Kept::Untracked) {
+        entry.set_untracked();
+    }
     Ok(())
 }
 
@@ -92,14 +96,28 @@ pub fn of_connection(socket: *mut c_void) -> Option<*mut OverflowEntry> {
 }
 
 /// Keeps the record of a connection, in place of the one that it has.
+///
+/// One that was not charged for may be of a thread of the kernel, whose sockets end unseen.
 #[inline(always)]
-pub fn keep_of_connection(socket: *mut c_void, record: &SocketRecord) -> Result<(), Fault> {
+pub fn keep_of_connection(
+    ctx: &SockAddrContext,
+    socket: *mut c_void,
+    record: &SocketRecord,
+) -> Result<Kept, Fault> {
     let entry = match of_connection(socket) {
-        Some(entry) => entry,
+        Some(entry) => {
+            release_attempt(ctx, entry);
+            entry
+        }
         None => make(socket)?,
     };
     RecordEntry::in_overflow(entry).write(record, IN_USE);
-    Ok(())
+    // SAFETY: a live map value.
+    if !config::can_tell_kernel_sockets() && unsafe { (*entry).units } == 0 {
+        RecordEntry::in_overflow(entry).set_untracked();
+        return Ok(Kept::Untracked);
+    }
+    Ok(Kept::UntilEnd)
 }
 
 #[inline(always)]
@@ -135,10 +153,18 @@ fn make(socket: *mut c_void) -> Result<*mut OverflowEntry, Fault> {
 
 /// Gives back what a connection was charged for, whose storage the kernel is about to free.
 #[inline(always)]
-pub fn release_connection(socket: *mut c_void) {
-    if let Some(entry) = of_connection(socket) {
-        // SAFETY: a live map value; this is the socket's last call.
-        let (cgroup, units) = unsafe { ((*entry).cgroup, (*entry).units) };
-        overflow::give_back(cgroup, units);
+pub fn give_back(entry: *mut OverflowEntry) {
+    // SAFETY: a live map value; this is the socket's last call.
+    let (cgroup, units) = unsafe { ((*entry).cgroup, (*entry).units) };
+    overflow::give_back(cgroup, units);
+}
+
+/// Frees the record of a connection in socket storage whose socket connects again.
+#[inline(always)]
+pub fn release_attempt(ctx: &SockAddrContext, entry: *mut OverflowEntry) {
+    let candidate = RecordEntry::in_overflow(entry);
+    if let Some(record) = candidate.record_of(IN_USE) {
+        Ended::of(record).attempt_ended(ctx.sock_addr);
+        candidate.free();
     }
 }

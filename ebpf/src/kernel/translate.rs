@@ -2,11 +2,10 @@
 
 use aya_log_ebpf::warn;
 use sockline_ebpf::{
-    address::Address,
     counters::Fault,
-    frontend::{BYPASS, FORWARD, FrontendKey, UDP},
+    frontend::{Action, FrontendKey, Protocol},
     id::ServiceId,
-    socket::SocketRecord,
+    socket::{About, SocketRecord},
 };
 
 use super::{
@@ -16,7 +15,8 @@ use super::{
     config, counters, exclusion, frontends, helpers,
     hook_context::{Family, HookContext},
     namespaces,
-    sockets::{self, Purpose},
+    record::{Kept, Purpose},
+    sockets, telemetry,
 };
 
 /// Lets the call go on, with the address that is in the context now.
@@ -57,7 +57,7 @@ pub fn send<F: Family>(hook: &HookContext<'_, F>) -> i32 {
     if hook.is_to_peer() {
         return ALLOW;
     }
-    let Some(key) = frontends::key_of(hook, UDP) else {
+    let Some(key) = frontends::key_of(hook, Protocol::Udp) else {
         return sent_directly(hook);
     };
     match decide(hook, key, Keep::BackendOfSocket) {
@@ -69,7 +69,7 @@ pub fn send<F: Family>(hook: &HookContext<'_, F>) -> i32 {
             ALLOW
         }
         Decision::Use { service, chosen, kept: false } => {
-            redirect(hook, UDP, Purpose::Send, service, &chosen);
+            redirect(hook, Protocol::Udp, Purpose::Send, service, &chosen);
             ALLOW
         }
     }
@@ -78,15 +78,15 @@ pub fn send<F: Family>(hook: &HookContext<'_, F>) -> i32 {
 /// `connect()` to an address that is no service. If the socket had that address as a backend before,
 /// it must not be shown as the service from now on.
 #[inline(always)]
-fn connected_directly<F: Family>(hook: &HookContext<'_, F>, protocol: u8) -> i32 {
-    sockets::forget(hook.context(), protocol, &hook.address(), hook.port());
+fn connected_directly<F: Family>(hook: &HookContext<'_, F>, protocol: Protocol) -> i32 {
+    sockets::forget(hook, protocol);
     ALLOW
 }
 
-/// A datagram to an address that is no service: the answer shall come from there.
+/// A datagram to an address that is no service: the answer must come from there.
 #[inline(always)]
 fn sent_directly<F: Family>(hook: &HookContext<'_, F>) -> i32 {
-    sockets::forget(hook.context(), UDP, &hook.address(), hook.port());
+    sockets::forget(hook, Protocol::Udp);
     ALLOW
 }
 
@@ -140,21 +140,24 @@ fn decide<F: Family>(hook: &HookContext<'_, F>, mut key: FrontendKey, keep: Keep
             }
         }
         let (action, reason) = (frontend.action, frontend.reason);
-        if action != FORWARD {
+        if action != Action::Forward.byte() {
             if frontend.key != key {
                 counters::fault(Fault::StaleEntry);
                 continue;
             }
-            if action == BYPASS {
+            if action == Action::Bypass.byte() {
                 counters::bypassed(service);
                 return Decision::Bypass;
             }
             counters::refused(service, reason);
+            if telemetry::is_watched() {
+                telemetry::refused(hook, key.protocol, service, reason);
+            }
             return Decision::Refuse;
         }
         if keep == Keep::BackendOfSocket
             && let Some((id, generation)) =
-                sockets::recall_backend(hook, &dialled(hook), hook.port())
+                sockets::recall_backend(hook, &hook.dialled(), hook.port())
             && let Some(chosen) = balance::revalidate(id, |now| now == generation, frontend)
         {
             return Decision::Use { service, chosen, kept: true };
@@ -182,39 +185,39 @@ fn decide<F: Family>(hook: &HookContext<'_, F>, mut key: FrontendKey, keep: Keep
 #[inline(always)]
 fn redirect<F: Family>(
     hook: &HookContext<'_, F>,
-    protocol: u8,
+    protocol: Protocol,
     purpose: Purpose,
     service: ServiceId,
     chosen: &Chosen,
 ) {
+    let cgroup = if telemetry::is_watched() { helpers::current_cgroup() } else { 0 };
     let record = SocketRecord {
-        service_address: dialled(hook),
+        service_address: hook.dialled(),
         backend_address: chosen.backend().address,
         service_port: hook.port(),
         backend_port: chosen.backend().port,
         service,
         backend: chosen.id,
-        generation: chosen.backend().generation,
+        generation: chosen.generation,
         since: helpers::jiffies(),
-        protocol: protocol.into(),
+        about: About::new(protocol.byte(), cgroup),
     };
     namespaces::sample(record.since, || hook.netns());
+    let kept = match sockets::remember(hook, protocol, purpose, &record) {
+        Ok(kept) => kept,
+        Err(fault) => {
+            counters::fault(fault);
+            Kept::Untracked
+        }
+    };
+    if kept == Kept::Untracked {
+        telemetry::untracked(chosen);
+    }
+    // Asked once more: to keep the answer would take room on the stack.
+    if telemetry::is_watched() {
+        telemetry::opened(hook, &record, kept);
+    }
     hook.redirect(&record.backend_address, record.backend_port);
-    if let Err(fault) = sockets::remember(hook, protocol, purpose, &record) {
-        counters::fault(fault);
-    }
-}
-
-/// The address that is asked for, as the socket remembers it: not always that of the frontend, since
-/// NodePorts have one for all addresses of the local host, and one for those of all nodes. `connect(0.0.0.0)` means the local host, and
-/// that is what `getpeername` would say.
-#[inline(always)]
-fn dialled<F: Family>(hook: &HookContext<'_, F>) -> Address {
-    let dialled = hook.address();
-    match dialled.as_loopback() {
-        Some(loopback) if dialled.is_unspecified() => loopback,
-        _ => dialled,
-    }
 }
 
 #[inline(always)]

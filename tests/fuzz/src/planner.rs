@@ -144,7 +144,7 @@ fn object(u: &mut Unstructured<'_>) -> Result<Object> {
         Kind::EndpointSlice => Object::EndpointSlice(slice(u, name)?),
         _ => Object::Node(Node {
             name: name.name,
-            zone: Option::<bool>::arbitrary(u)?.map(zone),
+            zone: if u.arbitrary()? { Some(zone(u)?) } else { None },
             addresses: Vec::new(),
         }),
     })
@@ -179,8 +179,8 @@ fn policy(u: &mut Unstructured<'_>) -> Result<TrafficPolicy> {
     Ok(if bool::arbitrary(u)? { TrafficPolicy::Local } else { TrafficPolicy::Cluster })
 }
 
-fn zone(first: bool) -> Arc<str> {
-    Arc::from(if first { "z1" } else { "z2" })
+fn zone(u: &mut Unstructured<'_>) -> Result<Arc<str>> {
+    Ok(Arc::from(*u.choose(&["z1", "z2"])?))
 }
 
 fn service(u: &mut Unstructured<'_>, name: ObjectName) -> Result<Service> {
@@ -235,7 +235,7 @@ fn slice(u: &mut Unstructured<'_>, name: ObjectName) -> Result<EndpointSlice> {
 
 fn endpoint(u: &mut Unstructured<'_>, family: Family) -> Result<Endpoint> {
     let hints = Hints {
-        zones: several(u, 2, |u| bool::arbitrary(u).map(zone))?.into_iter().collect(),
+        zones: several(u, 2, zone)?.into_iter().collect(),
         nodes: several(u, 1, |u| short(u).map(Arc::from))?.into_iter().collect(),
     };
     Ok(Endpoint {

@@ -5,7 +5,7 @@ mod options;
 
 use std::{
     fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -54,7 +54,7 @@ impl Agent {
         let number = node.agents.fetch_add(1, Ordering::Relaxed) + 1;
         let log = node.temp().join(format!("agent-{number}.log"));
         let admin_socket = node.temp().join("admin.sock");
-        let listen = free_port(node)?;
+        let listen = node.outside().free_port()?;
         let output = File::create(&log).context("creating the agent's log")?;
         let source = match (&options.kubeconfig, &options.manifests) {
             (Some(kubeconfig), _) => ["--kubeconfig".into(), kubeconfig.clone()],
@@ -265,11 +265,4 @@ impl Drop for Agent {
             eprintln!("testbed: {error:#}");
         }
     }
-}
-
-/// A port of the node's 127.0.0.1 that was free a moment ago; nothing else there chooses ports.
-fn free_port(node: &node::Shared) -> Result<SocketAddr> {
-    node.outside()
-        .run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr())
-        .context("finding a free port in the node's network namespace")
 }

@@ -139,9 +139,14 @@ impl Api {
         });
     }
 
-    /// Holds or releases the events of a resource: while held, open and new watches send nothing.
-    pub fn hold(&self, resource: Resource, held: bool) {
-        self.change(|state| state.faults.entry(resource).or_default().held = held);
+    /// Holds the events of a resource: open and new watches send nothing until [`Self::release`].
+    pub fn hold(&self, resource: Resource) {
+        self.change(|state| state.faults.entry(resource).or_default().held = true);
+    }
+
+    /// Sends the events of a resource again, first those that were held.
+    pub fn release(&self, resource: Resource) {
+        self.change(|state| state.faults.entry(resource).or_default().held = false);
     }
 
     /// Sends these lines on the open watches of a resource, after their pending events.

@@ -32,7 +32,7 @@ pub(super) struct Change {
     pub(super) after: Option<Arc<Value>>,
 }
 
-/// A watch cache holds so many events of a resource, at least.
+/// A watch cache holds this many events of a resource, at least.
 const HISTORY: usize = 10_000;
 
 impl Store {

@@ -144,7 +144,7 @@ impl Watch {
                     watch.queue.truncate(watch.queue.len().div_ceil(2));
                     watch.end = Some(Step::Break);
                 }
-                _ => watch.queue.push_back(watch.mark(true)),
+                _ => watch.queue.push_back(watch.end_of_list()),
             }
         } else {
             let text = asked.get("resourceVersion");
@@ -251,10 +251,10 @@ impl Watch {
         let due = now >= self.last_bookmark + BOOKMARKS || faults.bookmarks > self.bookmarks;
         if due && !silent {
             (self.last_bookmark, self.bookmarks) = (now, faults.bookmarks);
-            self.queue.push_back(self.mark(false));
+            self.queue.push_back(self.bookmark());
         }
         if storms && !self.queue.is_empty() {
-            self.queue.extend(std::iter::repeat_n(self.mark(false), STORM));
+            self.queue.extend(std::iter::repeat_n(self.bookmark(), STORM));
         }
         if now >= self.ends_at {
             self.end = Some(Step::End);
@@ -275,7 +275,7 @@ impl Watch {
             Some(Cut::Between) => self.end = Some(Step::Break),
             Some(Cut::Within) => {
                 if !self.scripted {
-                    let line = lost.map_or_else(|| self.mark(false), |(_, line)| line);
+                    let line = lost.map_or_else(|| self.bookmark(), |(_, line)| line);
                     self.queue.push_back(line[..line.len() / 2].to_owned());
                 }
                 self.end = Some(Step::Break);
@@ -295,14 +295,23 @@ impl Watch {
         }
     }
 
-    /// A bookmark: at the end of a streaming list, or at the watch's version.
-    fn mark(&self, ends_list: bool) -> String {
+    /// A bookmark at the watch's version.
+    fn bookmark(&self) -> String {
+        event("BOOKMARK", &self.position_object())
+    }
+
+    /// The bookmark at the end of a streaming list.
+    fn end_of_list(&self) -> String {
+        let mut object = self.position_object();
+        object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        event("BOOKMARK", &object)
+    }
+
+    /// An object of which only the version counts.
+    fn position_object(&self) -> Value {
         let (api_version, kind) = self.resource.kind();
-        let mut metadata = json!({"resourceVersion": self.position.to_string()});
-        if ends_list {
-            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
-        }
-        event("BOOKMARK", &json!({"kind": kind, "apiVersion": api_version, "metadata": metadata}))
+        let metadata = json!({"resourceVersion": self.position.to_string()});
+        json!({"kind": kind, "apiVersion": api_version, "metadata": metadata})
     }
 }
 

@@ -4,6 +4,7 @@
 //! functions return plain JSON of the namespace [`NAMESPACE`], for tests that change single fields or write the
 //! objects to a folder or a stand-in API server. [`mod@file`] writes manifests.
 
+mod family;
 pub mod file;
 mod service;
 

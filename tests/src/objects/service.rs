@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::endpoint_slice;
+use super::{endpoint_slice, family::Family};
 use crate::{Pod, Protocol};
 
 const NAMESPACE: &str = "default";
@@ -25,8 +25,8 @@ pub struct Service {
     source_ranges: Vec<String>,
     ports: Vec<Port>,
     affinity_seconds: Option<u32>,
-    internal_policy_local: bool,
-    external_policy_local: bool,
+    internal_policy: Policy,
+    external_policy: Policy,
     endpoints: Vec<Endpoint>,
     annotations: Map<String, Value>,
 }
@@ -99,8 +99,8 @@ impl Service {
             source_ranges: Vec::new(),
             ports: Vec::new(),
             affinity_seconds: None,
-            internal_policy_local: false,
-            external_policy_local: false,
+            internal_policy: Policy::Cluster,
+            external_policy: Policy::Cluster,
             endpoints: Vec::new(),
             annotations: Map::new(),
         }
@@ -188,14 +188,14 @@ impl Service {
     /// `internalTrafficPolicy: Local`.
     #[must_use]
     pub fn internal_local(mut self) -> Self {
-        self.internal_policy_local = true;
+        self.internal_policy = Policy::Local;
         self
     }
 
     /// `externalTrafficPolicy: Local`.
     #[must_use]
     pub fn external_local(mut self) -> Self {
-        self.external_policy_local = true;
+        self.external_policy = Policy::Local;
         self
     }
 
@@ -216,9 +216,9 @@ impl Service {
     /// family.
     pub fn objects(&self) -> Vec<Value> {
         let mut objects = vec![self.service()];
-        for (suffix, is_v6, kind) in [("v4", false, "IPv4"), ("v6", true, "IPv6")] {
-            if self.cluster_ips.iter().any(|ip| ip.contains(':') == is_v6) {
-                objects.push(self.slice(suffix, kind, is_v6));
+        for family in Family::ALL {
+            if self.cluster_ips.iter().any(|ip| Family::of_text(ip) == family) {
+                objects.push(self.slice(family));
             }
         }
         objects
@@ -250,11 +250,11 @@ impl Service {
             "ports": ports,
             "externalIPs": self.external_ips,
             "loadBalancerSourceRanges": self.source_ranges,
-            "internalTrafficPolicy": policy(self.internal_policy_local),
+            "internalTrafficPolicy": self.internal_policy.as_str(),
             "sessionAffinity": "None",
         });
         if kind != "ClusterIP" {
-            spec["externalTrafficPolicy"] = policy(self.external_policy_local).into();
+            spec["externalTrafficPolicy"] = self.external_policy.as_str().into();
         }
         if let Some(seconds) = self.affinity_seconds {
             spec["sessionAffinity"] = "ClientIP".into();
@@ -275,7 +275,7 @@ impl Service {
         })
     }
 
-    fn slice(&self, suffix: &str, kind: &str, is_v6: bool) -> Value {
+    fn slice(&self, family: Family) -> Value {
         let ports: Vec<Value> = self
             .ports
             .iter()
@@ -289,7 +289,7 @@ impl Service {
             .collect();
         let mut endpoints = Vec::new();
         for endpoint in &self.endpoints {
-            for address in endpoint.addresses.iter().filter(|ip| ip.is_ipv6() == is_v6) {
+            for address in endpoint.addresses.iter().filter(|&&ip| Family::of(ip) == family) {
                 endpoints.push(json!({
                     "addresses": [address.to_string()],
                     "nodeName": endpoint.node,
@@ -301,8 +301,8 @@ impl Service {
                 }));
             }
         }
-        let mut slice = endpoint_slice(NAMESPACE, &self.name, kind);
-        slice["metadata"]["name"] = format!("{}-{suffix}", self.name).into();
+        let mut slice = endpoint_slice(NAMESPACE, &self.name, family.as_str());
+        slice["metadata"]["name"] = format!("{}-{}", self.name, family.suffix()).into();
         slice["ports"] = ports.into();
         slice["endpoints"] = endpoints.into();
         slice
@@ -315,6 +315,18 @@ impl Port {
     }
 }
 
-fn policy(local: bool) -> &'static str {
-    if local { "Local" } else { "Cluster" }
+/// `internalTrafficPolicy`, `externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug)]
+enum Policy {
+    Cluster,
+    Local,
+}
+
+impl Policy {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "Cluster",
+            Self::Local => "Local",
+        }
+    }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 use sockline_testbed::{
-    Cluster, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer, repetitions,
+    Cluster, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer, at, repetitions,
     wait_until,
 };
 
@@ -54,10 +54,6 @@ impl StickyService {
 fn web() -> Service {
     let service = Service::new("web").ip("10.96.0.1").ip("fd00:96::1");
     service.udp(80).to(8080).node_port(30_080).tcp(80).to(8080).node_port(30_080)
-}
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
 }
 
 /// Who answers a fresh UDP socket.

@@ -5,4 +5,5 @@
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails like a test")]
 
 mod affinity;
+mod changes;
 mod spread;

@@ -15,6 +15,7 @@ use sockline_ebpf::{
     frontend::{CURRENT, Frontend, FrontendKey},
     id::{ServiceId, SlotIndex},
     name::{CHUNK, NameKey},
+    telemetry::RemovedBackends,
 };
 
 use super::WebNode;
@@ -85,6 +86,13 @@ impl Damage {
 
     pub fn set_backend(&self, id: u32, backend: Backend) {
         self.backends().set(id, backend, 0).unwrap();
+    }
+
+    /// What a service has of removed backends.
+    pub fn set_removed(&self, service: ServiceId, removed: RemovedBackends) {
+        let mut map: HashMap<MapData, ServiceId, RemovedBackends> =
+            Map::HashMap(self.open("REMOVED_BACKENDS")).try_into().unwrap();
+        map.insert(service, removed, 0).unwrap();
     }
 
     /// Removes the first chunk of every name.

@@ -10,7 +10,6 @@ pub const REFUSE: &[u64] = &[0xb7, 0x95];
 pub const REDIRECT: &[u64] = &[0x0200_007f_0000_02b7, 0x0004_2163, 0x1_0000_00b7, 0x95];
 /// `mov r0, 1; exit`
 pub const ALLOW: &[u64] = &[0x1_0000_00b7, 0x95];
-
 const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
 const CGROUP_SOCK_ADDR: u32 = 18;

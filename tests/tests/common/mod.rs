@@ -31,7 +31,7 @@ pub use self::{
         strings, texts, translated,
     },
     wait::{DEADLINE, eventually, holds},
-    web_node::{EHOSTUNREACH, Web, WebNode, untouched},
+    web_node::{CART, EHOSTUNREACH, Web, WebNode, untouched},
 };
 
 pub fn ip(text: &str) -> IpAddr {

@@ -66,12 +66,13 @@ pub fn series(metrics: &str, name: &str) -> Option<f64> {
     Some(value.parse().unwrap())
 }
 
-/// The series of connections that were translated to a service.
+/// The series of connections that were translated to a service of `objects::web_service`.
 pub fn translated(service: &str, protocol: &str) -> String {
     let namespace = objects::NAMESPACE;
+    let port = if protocol == "TCP" { "web" } else { "dns" };
     format!(
         "sockline_connections_translated_total{{namespace=\"{namespace}\",service=\"{service}\",\
-         protocol=\"{protocol}\"}}"
+         port=\"{port}\",protocol=\"{protocol}\"}}"
     )
 }
 

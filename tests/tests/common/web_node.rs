@@ -24,6 +24,9 @@ pub struct Web {
     pub udp: UdpServer,
 }
 
+/// The address of the service of [`WebNode::serving`].
+pub const CART: &str = "10.96.0.1";
+
 /// A node with web pods `web-0` … at 10.244.1.1 … and a client pod. It has no agent yet.
 ///
 /// Dereferences to its [`Node`].
@@ -63,6 +66,14 @@ impl WebNode {
         let this = Self { client, webs, node };
         this.put("node.yaml", &[objects::node()]);
         this
+    }
+
+    /// A node with the service `cart` at [`CART`], and a ready agent with these arguments.
+    pub fn serving(webs: usize, args: &[&str]) -> (Self, Agent) {
+        let node = Self::new(webs);
+        node.put_service("cart", CART);
+        let agent = node.start_agent_with(args);
+        (node, agent)
     }
 
     /// The addresses of all web pods.

@@ -4,9 +4,8 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use sockline_testbed::{Prometheus, objects, promtool};
 
-use crate::common::{WebNode, eventually, holds};
+use crate::common::{CART, WebNode, eventually, holds};
 
-const CART: &str = "10.96.0.1";
 const NODE: &str = "node-a";
 
 fn folder() -> PathBuf {

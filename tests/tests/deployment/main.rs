@@ -6,5 +6,6 @@
 mod common;
 
 mod alerts;
+mod dashboards;
 mod manifests;
 mod transcripts;

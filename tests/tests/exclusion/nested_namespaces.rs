@@ -159,7 +159,7 @@ fn excluded_calls_are_counted_as_bypassed() {
     let agent = nested.node.start_agent_with(&EXCLUDE);
     let bypassed = format!(
         "sockline_connections_bypassed_total\
-         {{namespace=\"{}\",service=\"web\",protocol=\"TCP\",reason=\"planned\"}}",
+         {{namespace=\"{}\",service=\"web\",port=\"web\",protocol=\"TCP\",reason=\"planned\"}}",
         objects::NAMESPACE
     );
     assert_eq!(nested.ask_own(), Ok("web-0".into()));

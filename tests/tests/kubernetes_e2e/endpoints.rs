@@ -10,8 +10,12 @@ use crate::{
     reach::{assert_reaches, assert_refused},
 };
 
-fn publish_not_ready(publish: bool) -> impl FnOnce(&mut Value) {
-    move |service| service["spec"]["publishNotReadyAddresses"] = publish.into()
+pub fn publish_not_ready(service: &mut Value) {
+    service["spec"]["publishNotReadyAddresses"] = true.into();
+}
+
+pub fn publish_only_ready(service: &mut Value) {
+    service["spec"]["publishNotReadyAddresses"] = false.into();
 }
 
 /// should create endpoints for unready pods
@@ -20,26 +24,26 @@ fn should_create_endpoints_for_unready_pods() {
     let mut cluster = KubernetesCluster::new();
     let client = cluster.client(0);
     let mut tolerant = service("tolerate-unready");
-    publish_not_ready(true)(&mut tolerant);
+    publish_not_ready(&mut tolerant);
     cluster.create(tolerant);
     let to = cluster.at("tolerate-unready", 80);
     let pod = "slow-terminating-unready-pod";
     cluster.start(Server::new(pod, "tolerate-unready").tcp(80).unready());
     assert_reaches(&client, to, Tcp, &[pod]);
     cluster.terminate(pod);
-    cluster.update("tolerate-unready", publish_not_ready(false));
+    cluster.update("tolerate-unready", publish_only_ready);
     assert_refused(&client, to, Tcp);
-    cluster.update("tolerate-unready", publish_not_ready(true));
+    cluster.update("tolerate-unready", publish_not_ready);
     assert_reaches(&client, to, Tcp, &[pod]);
     cluster.stop(pod);
     assert_refused(&client, to, Tcp);
 }
 
 /// A NodePort service with a pod on node 0 that is terminating and not ready any more.
-fn unready_and_terminating(publish: bool) -> KubernetesCluster {
+fn unready_and_terminating(publish: fn(&mut Value)) -> KubernetesCluster {
     let mut cluster = KubernetesCluster::of_two_nodes();
     let mut service = service_of_type("NodePort", "svc-unready");
-    publish_not_ready(publish)(&mut service);
+    publish(&mut service);
     cluster.create(service);
     cluster.start(Server::new("webserver-pod", "svc-unready").tcp(80));
     let client = cluster.client(1);
@@ -52,7 +56,7 @@ fn unready_and_terminating(publish: bool) -> KubernetesCluster {
 /// true
 #[test]
 fn should_be_able_to_connect_to_terminating_and_unready_endpoints_if_published() {
-    let mut cluster = unready_and_terminating(true);
+    let mut cluster = unready_and_terminating(publish_not_ready);
     let client = cluster.client(1);
     for to in [cluster.at("svc-unready", 80), cluster.at_node(1, "svc-unready", 80)] {
         assert_reaches(&client, to, Tcp, &["webserver-pod"]);
@@ -63,7 +67,7 @@ fn should_be_able_to_connect_to_terminating_and_unready_endpoints_if_published()
 /// is false
 #[test]
 fn should_not_be_able_to_connect_to_terminating_and_unready_endpoints_if_not_published() {
-    let mut cluster = unready_and_terminating(false);
+    let mut cluster = unready_and_terminating(publish_only_ready);
     let client = cluster.client(1);
     let number = cluster.node_port("svc-unready", 80);
     let _own = cluster.host(1).tcp_server(number).unwrap();

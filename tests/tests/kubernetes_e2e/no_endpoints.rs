@@ -2,10 +2,11 @@
 //!
 //! The suite asks for the cluster IP from a pod; here every way in is asked for.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sockline_testbed::Protocol::{Tcp, Udp};
 
 use crate::{
+    endpoints::{publish_not_ready, publish_only_ready},
     kubernetes_cluster::{KubernetesCluster, port, service_of_type},
     pods::Server,
     reach::{assert_reaches, assert_refused},
@@ -22,11 +23,12 @@ fn assert_everything_refused(cluster: &mut KubernetesCluster, name: &str) {
     }
 }
 
-fn stage_with(name: &str, publish_not_ready: bool) -> KubernetesCluster {
+/// A cluster with a NodePort service without endpoints.
+fn cluster_with_empty_service(name: &str, publish: fn(&mut Value)) -> KubernetesCluster {
     let mut cluster = KubernetesCluster::new();
     let mut empty = service_of_type("NodePort", name);
     empty["spec"]["ports"] = json!([port("tcp", "TCP", 80, 80), port("udp", "UDP", 80, 80)]);
-    empty["spec"]["publishNotReadyAddresses"] = publish_not_ready.into();
+    publish(&mut empty);
     cluster.create(empty);
     cluster
 }
@@ -34,7 +36,7 @@ fn stage_with(name: &str, publish_not_ready: bool) -> KubernetesCluster {
 /// should be rejected when no endpoints exist
 #[test]
 fn should_be_rejected_when_no_endpoints_exist() {
-    let mut cluster = stage_with("no-pods", false);
+    let mut cluster = cluster_with_empty_service("no-pods", publish_only_ready);
     // Without these the node itself would refuse the node port.
     let number = cluster.node_port("no-pods", 80);
     let _own =
@@ -45,7 +47,7 @@ fn should_be_rejected_when_no_endpoints_exist() {
 /// should be rejected for evicted pods (no endpoints exist)
 #[test]
 fn should_be_rejected_for_evicted_pods() {
-    let mut cluster = stage_with("evicted-pods", true);
+    let mut cluster = cluster_with_empty_service("evicted-pods", publish_not_ready);
     let number = cluster.node_port("evicted-pods", 80);
     let _own =
         (cluster.host(0).tcp_server(number).unwrap(), cluster.host(0).udp_server(number).unwrap());

@@ -6,17 +6,7 @@ use std::{
     process::Output,
 };
 
-use crate::common::{WebNode, error_of, ip};
-use sockline_testbed::Agent;
-
-const CART: &str = "10.96.0.1";
-
-fn serving() -> (WebNode, Agent) {
-    let node = WebNode::new(1);
-    node.put_service("cart", CART);
-    let agent = node.start_agent();
-    (node, agent)
-}
+use crate::common::{CART, WebNode, error_of, ip};
 
 fn cleanup(node: &WebNode) -> Output {
     node.sockline(&["cleanup", "--bpf-root", node.bpffs().to_str().unwrap()])
@@ -28,7 +18,7 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn cleanup_removes_everything_and_connects_are_not_translated() {
-    let (node, mut agent) = serving();
+    let (node, mut agent) = WebNode::serving(1, &[]);
     node.assert_served(CART);
     agent.stop().unwrap();
     let output = cleanup(&node);
@@ -36,7 +26,7 @@ fn cleanup_removes_everything_and_connects_are_not_translated() {
     assert!(output.status.success(), "{}", error_of(&output));
     assert_eq!(
         said(&output),
-        format!("removed {}: 9 programs detached, 23 maps freed\n", folder.display())
+        format!("removed {}: 9 programs detached, 26 maps freed\n", folder.display())
     );
     assert!(!folder.exists(), "{} is still there", folder.display());
     node.assert_untouched(CART);
@@ -44,7 +34,7 @@ fn cleanup_removes_everything_and_connects_are_not_translated() {
 
 #[test]
 fn established_connections_survive_cleanup() {
-    let (node, mut agent) = serving();
+    let (node, mut agent) = WebNode::serving(1, &[]);
     let mut open = node.client.run(|| TcpStream::connect((ip(CART), 80)).unwrap());
     agent.stop().unwrap();
     assert!(cleanup(&node).status.success());
@@ -56,7 +46,7 @@ fn established_connections_survive_cleanup() {
 
 #[test]
 fn cleanup_is_refused_while_an_agent_runs() {
-    let (node, agent) = serving();
+    let (node, agent) = WebNode::serving(1, &[]);
     let output = cleanup(&node);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
@@ -73,7 +63,7 @@ fn cleanup_is_refused_while_an_agent_runs() {
 
 #[test]
 fn a_second_cleanup_finds_nothing() {
-    let (node, mut agent) = serving();
+    let (node, mut agent) = WebNode::serving(1, &[]);
     agent.stop().unwrap();
     assert!(cleanup(&node).status.success());
     let output = cleanup(&node);
@@ -84,7 +74,7 @@ fn a_second_cleanup_finds_nothing() {
 
 #[test]
 fn an_agent_starts_again_after_cleanup() {
-    let (node, mut agent) = serving();
+    let (node, mut agent) = WebNode::serving(1, &[]);
     agent.kill().unwrap();
     assert!(cleanup(&node).status.success());
     let _next = node.start_agent();

@@ -45,7 +45,7 @@ fn complaint(node: &Node, command: &mut Command) -> String {
     let output = node.outside().output(command).unwrap();
     let said = error_of(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    let is_usual = |line: &&str| line.contains(" INFO ") || line.contains("this kernel has no ");
+    let is_usual = |line: &&str| line.contains(" INFO ") || line.contains("this kernel lacks ");
     let lines: Vec<&str> = said.lines().filter(|line| !is_usual(line)).collect();
     assert_eq!(lines.len(), 1, "not one line: {said}");
     lines[0].to_owned()

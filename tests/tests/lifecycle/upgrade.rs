@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{WebNode, eventually, hammer::Hammer, holds, ip, options};
+use crate::common::{CART, WebNode, eventually, hammer::Hammer, holds, ip, options};
 use serde_json::Value;
-use sockline_testbed::{Agent, AgentOptions, Build, objects};
+use sockline_testbed::{Agent, AgentOptions, Build, UdpClient, objects};
 
-const CART: &str = "10.96.0.1";
 const SHIP: &str = "10.96.0.2";
 
 fn at_80(service: &str) -> SocketAddr {
@@ -90,8 +89,8 @@ fn assert_sound(node: &WebNode, agent: &Agent, layout: &str) {
     agent.cli(&["check", "--cgroup-root", cgroup]).unwrap();
 }
 
-const OWN: &str = "v3";
-const OTHER: &str = "v1003";
+const OWN: &str = "v4";
+const OTHER: &str = "v1004";
 
 #[test]
 fn no_connect_fails_during_an_upgrade_to_another_layout_and_a_rollback() {
@@ -115,6 +114,7 @@ fn no_connect_fails_during_an_upgrade_to_another_layout_and_a_rollback() {
 fn no_connect_fails_during_an_upgrade_to_another_build_and_a_rollback() {
     let (node, mut agent) = serving(Build::This);
     let talkers = node.udp_talkers(CART, 8);
+    let mut open = open_connection(&node);
     let hammer = hammer(&node);
     for next in [Build::OtherPrograms, Build::This] {
         agent.stop().unwrap();
@@ -126,6 +126,54 @@ fn no_connect_fails_during_an_upgrade_to_another_build_and_a_rollback() {
     for (socket, before) in &talkers {
         assert_eq!(node.ask_udp(socket, CART), *before, "another backend after the upgrade");
     }
+    assert_echo(&mut open);
+    assert_eq!(open.peer_addr().unwrap(), at_80(CART));
+}
+
+/// A UDP socket that is connected to a service, and the pod that answers.
+fn connected_udp(node: &WebNode) -> (UdpClient, String) {
+    let to = SocketAddr::new(ip(CART), 53);
+    let client = node.client.run(|| UdpClient::connected(to).unwrap());
+    let who = client.ask("?").unwrap().who;
+    (client, who)
+}
+
+/// The table under "Roll back" of `deploy/README.md`, where the layouts differ.
+#[test]
+fn sockets_from_before_a_change_of_layout_keep_working_without_their_records() {
+    let (node, mut agent) = serving(Build::This);
+    let pods = node.web_addresses();
+    let mut open = open_connection(&node);
+    let (connected, backend) = connected_udp(&node);
+    let (unconnected, _) = node.udp_talkers(CART, 1).remove(0);
+    agent.stop().unwrap();
+    agent = node.agent(&build(Build::OtherLayout)).unwrap();
+
+    assert_echo(&mut open);
+    let peer = open.peer_addr().unwrap();
+    assert!(pods.contains(&peer.ip()), "{peer}");
+    let reply = connected.ask("?").unwrap();
+    assert_eq!(reply.who, backend);
+    assert!(pods.contains(&reply.from.ip()), "{}", reply.from);
+    let reply = node.client.run(|| unconnected.ask_to(SocketAddr::new(ip(CART), 53), "?").unwrap());
+    assert_eq!(reply.from.ip(), ip(CART));
+
+    // Only a socket of the new layout is closed when its backend is removed.
+    let (newer, _) = loop {
+        let newer = connected_udp(&node);
+        if newer.1 == backend {
+            break newer;
+        }
+    };
+    let index: usize = backend.strip_prefix("web-").unwrap().parse().unwrap();
+    let rest: Vec<_> = pods.iter().copied().filter(|pod| *pod != pods[index]).collect();
+    node.put("cart.yaml", &[objects::service("cart", CART), objects::slice("cart", &rest)]);
+    eventually("the newer socket to be closed", || match newer.ask("?") {
+        Ok(reply) => Err(format!("{} still answers", reply.who)),
+        Err(_) => Ok(()),
+    });
+    assert_eq!(connected.ask("?").unwrap().who, backend);
+    agent.stop().unwrap();
 }
 
 #[test]

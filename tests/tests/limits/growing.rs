@@ -147,8 +147,8 @@ fn the_names_of_many_services_outgrow_their_map_and_survive_a_restart() {
     // Refused calls of a service whose name came last are counted under its name, by the same agent.
     node.eventually_refused(&far_address(2199));
     let refused = format!(
-        "sockline_connections_refused_total{{namespace=\"shop\",service=\"{}\",protocol=\"TCP\",\
-         reason=\"no-endpoints\"}}",
+        "sockline_connections_refused_total{{namespace=\"shop\",service=\"{}\",port=\"web\",\
+         protocol=\"TCP\",reason=\"no-endpoints\"}}",
         long_name(2199)
     );
     let count = series(&agent.metrics().unwrap(), &refused);

@@ -9,11 +9,10 @@ use serde_json::json;
 use sockline_testbed::objects;
 
 use super::{
-    common::{self, WebNode, eventually, holds, series},
+    common::{self, CART, WebNode, eventually, holds, series},
     eventually_failures, not_in_sync,
 };
 
-const CART: &str = "10.96.0.1";
 const SHIP: &str = "10.96.0.2";
 const NODE_PORT: u16 = 30_080;
 const LIMIT: u8 = 20;

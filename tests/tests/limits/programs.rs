@@ -185,7 +185,7 @@ fn pods_that_do_not_fit_are_reported_and_excluded_later() {
     for number in 0..CGROUPS {
         cgroups.remove(&foreign(number)).unwrap();
     }
-    eventually("the pod to be left alone", || common::untouched(&container, &address(0)));
+    eventually("the pod to be excluded", || common::untouched(&container, &address(0)));
     let log = agent.log();
     assert_eq!(common::lines_with(&log, text).len(), 1, "{log}");
 }

@@ -2,11 +2,9 @@
 
 use std::{io, os::unix::process::CommandExt as _, process::Command};
 
-use crate::common::{WebNode, eventually, holds, ip, options};
+use crate::common::{CART, WebNode, eventually, holds, ip, options};
 use serde_json::Value;
 use sockline_testbed::{AgentOptions, objects};
-
-const CART: &str = "10.96.0.1";
 
 /// As on a kernel that was booted with `nohz_full=`: the system call exists and returns EINVAL.
 fn without_membarrier(command: &mut Command) {

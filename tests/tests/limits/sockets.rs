@@ -16,13 +16,9 @@ use sockline_ebpf::socket::{
     CGROUP_UNITS, CONNECTION_UNITS, OVERFLOW_UNITS, OverflowCount, OverflowEntry, RECORD_UNITS,
     STORAGE_UNITS, WAYS, WHOLE, place_of,
 };
-use sockline_testbed::{Cluster, Pod, Service, Socket, UdpClient, UdpServer};
+use sockline_testbed::{Cluster, Pod, Service, Socket, UdpClient, UdpServer, at};
 
 const DNS: &str = "10.96.0.10:53";
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
 
 /// A service of one pod, and clients of it.
 struct Clients {

@@ -104,11 +104,11 @@ async fn an_event_that_cannot_be_parsed_leads_to_a_new_list() {
     let api = objects::cluster(&["cart"]);
     let mut watched = Watched::start(&api);
     watched.settle(&api).await;
-    api.hold(Resource::Services, true);
+    api.hold(Resource::Services);
     api.apply(&objects::service("web"));
     api.cut(Resource::Services, Cut::Corrupt);
-    api.hold(Resource::Services, false);
-    watched.until_trouble("not a list or watch of the Kubernetes API").await;
+    api.release(Resource::Services);
+    watched.until_source_error("not a list or watch of the Kubernetes API").await;
     watched.until("second list", |watched| watched.replaced(Kind::Service).len() == 2).await;
     watched.settle(&api).await;
 }

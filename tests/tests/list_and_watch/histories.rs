@@ -183,19 +183,23 @@ impl History {
                 // A busy connection that is cut loses the events in transit.
                 let (cut, lost) = (CUTS[self.rng.usize(..CUTS.len())], self.rng.u8(1..5));
                 self.note(&format!("{resource:?} cut: {cut:?}, with events on their way"));
-                self.api.hold(resource, true);
+                self.api.hold(resource);
                 for _ in 0..lost {
                     let change = random::change(&mut self.rng, Allow::Anything);
                     self.note(&format!("{} {}", self.api.version() + 1, brief(&change)));
                     apply(&self.api, &change);
                 }
                 self.api.cut(resource, cut);
-                self.api.hold(resource, false);
+                self.api.release(resource);
             }
             93 => {
                 let held = self.rng.bool();
                 self.note(&format!("{resource:?} held: {held}"));
-                self.api.hold(resource, held);
+                if held {
+                    self.api.hold(resource);
+                } else {
+                    self.api.release(resource);
+                }
             }
             94..96 => {
                 self.note("compact");

@@ -46,7 +46,7 @@ async fn without_streaming_lists_the_first_list_is_what_the_server_has_in_memory
     assert_eq!(asked[1].get("resourceVersion"), "0", "{asked:?}");
     assert_eq!(asked[1].get("limit"), "", "{asked:?}");
     assert!(asked[2].is_watch() && !asked[2].is_first_of_list(), "{asked:?}");
-    watched.never_troubled();
+    watched.never_failed();
     // The source remembers that. A list that replaces another must be the most recent, and has pages.
     api.compact();
     api.cut(Resource::Services, Cut::Expired);
@@ -106,7 +106,7 @@ async fn a_bad_continue_token_starts_the_list_again() {
     api.fault_once(Resource::Services, Fault::NoStreamingLists);
     api.script(Resource::Services, Scripted::Whole(200, page.to_string()));
     let mut watched = Watched::start(&api);
-    watched.until_trouble("illegal base64 data").await;
+    watched.until_source_error("illegal base64 data").await;
     watched.settle(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [["cart", "web"]]);
     assert_eq!(api.asked(Resource::Services)[2].get("continue"), "abcd.");
@@ -120,7 +120,7 @@ async fn a_streaming_list_that_does_not_end_is_replaced_by_pages() {
     let mut watched = Watched::start(&api);
     watched.settle(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [["cart", "web"]]);
-    watched.never_troubled();
+    watched.never_failed();
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,7 +169,7 @@ async fn a_list_that_arrives_slowly_is_read_in_full() {
     let mut watched = Watched::start(&api);
     watched.settle(&api).await;
     assert_eq!(api.lists(Resource::Services), 1);
-    watched.never_troubled();
+    watched.never_failed();
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,7 +185,7 @@ async fn a_server_without_the_field_selector_is_asked_without_it() {
     let asked = api.asked(Resource::Services);
     assert_eq!(asked[1].get("fieldSelector"), "", "{asked:?}");
     assert_eq!(asked[1].get("labelSelector"), asked[0].get("labelSelector"), "{asked:?}");
-    watched.never_troubled();
+    watched.never_failed();
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,7 +58,7 @@ async fn each_line_of_a_watch_names_its_kind() {
     watched.settle(&api).await;
     api.fault(Resource::EndpointSlices, Fault::Close);
     api.cut(Resource::EndpointSlices, Cut::Between);
-    watched.until_trouble("watch of endpointslices").await;
+    watched.until_source_error("watch of endpointslices").await;
     api.lift(Resource::EndpointSlices);
     watched.settle(&api).await;
     watched.until_quiet().await;

@@ -20,6 +20,8 @@ mod pace;
 mod proxy;
 mod random;
 mod real;
+#[path = "../../../agent/tests/support/received.rs"]
+mod received;
 mod recorded;
 mod refusals;
 mod resuming;

@@ -62,13 +62,13 @@ async fn a_connection_that_breaks_anywhere_is_resumed() {
         let server = serve(&api, 0);
         let mut watched = watch(&server).await;
         watched.settle(&api).await;
-        api.hold(Resource::Services, true);
+        api.hold(Resource::Services);
         api.delete(&objects::service("web"));
         api.cut(Resource::Services, cut);
-        api.hold(Resource::Services, false);
+        api.release(Resource::Services);
         watched.settle(&api).await;
         assert_eq!(api.lists(Resource::Services), 1, "{cut:?}");
-        watched.never_troubled();
+        watched.never_failed();
     }
 }
 
@@ -112,7 +112,7 @@ async fn a_server_that_restarts_is_resumed_without_a_list() {
     watched.settle(&api).await;
     drop(server);
     api.delete(&objects::service("web"));
-    watched.until_trouble("watch of services").await;
+    watched.until_source_error("watch of services").await;
     assert_eq!(watched.services().len(), 2);
     let _server = serve(&api, port);
     watched.settle(&api).await;

@@ -28,7 +28,7 @@ async fn a_quiet_hour_costs_a_watch_every_five_to_ten_minutes_and_no_list() {
         assert!((6..=13).contains(&asked.len()), "{} of {resource:?}", asked.len());
         assert!(asked[1..].iter().all(|asked| asked.is_watch() && !asked.is_first_of_list()));
     }
-    watched.never_troubled();
+    watched.never_failed();
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,7 +84,7 @@ async fn the_backoff_grows_while_watches_are_cut() {
     let line = sockline_testbed::api::Scripted::Lines(String::new(), Some(Cut::Between));
     api.fault(Resource::Services, Fault::Scripted(line));
     api.cut(Resource::Services, Cut::Between);
-    watched.until_trouble("the connection broke").await;
+    watched.until_source_error("the connection broke").await;
     watched.pass(Duration::from_secs(300)).await;
     assert!(api.asked(Resource::Services).len() < 30, "{:?}", waits(&api));
     api.lift(Resource::Services);

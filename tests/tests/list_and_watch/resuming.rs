@@ -41,16 +41,16 @@ async fn a_watch_that_is_cut_in_any_way_resumes_after_the_last_complete_event() 
         api.apply(&objects::service("seen"));
         watched.settle(&api).await;
         let last = api.version().to_string();
-        api.hold(Resource::Services, true);
+        api.hold(Resource::Services);
         api.apply(&objects::service("missed"));
         api.delete(&objects::service("web"));
         api.cut(Resource::Services, cut);
-        api.hold(Resource::Services, false);
+        api.release(Resource::Services);
         watched.settle(&api).await;
         let asked = api.asked(Resource::Services);
         assert_eq!(asked[1].get("resourceVersion"), last, "{cut:?}");
         assert_listed_once(&api);
-        watched.never_troubled();
+        watched.never_failed();
     }
 }
 
@@ -86,29 +86,29 @@ async fn many_bookmarks_change_nothing() {
 #[tokio::test(start_paused = true)]
 async fn an_expiry_in_mid_watch_leads_to_a_new_list() {
     let (api, mut watched) = watching(&["cart", "web"]).await;
-    api.hold(Resource::Services, true);
+    api.hold(Resource::Services);
     api.delete(&objects::service("web"));
     api.compact();
     api.cut(Resource::Services, Cut::Expired);
-    api.hold(Resource::Services, false);
+    api.release(Resource::Services);
     watched.settle(&api).await;
     // Two lists and nothing else: no empty state in between, and no deletion.
     assert_eq!(watched.replaced(Kind::Service), [vec!["cart", "web"], vec!["cart"]]);
-    watched.never_troubled();
+    watched.never_failed();
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_expiry_in_an_event_of_a_resumed_watch_leads_to_a_new_list() {
     let (api, mut watched) = watching(&["cart", "web"]).await;
-    api.hold(Resource::Services, true);
+    api.hold(Resource::Services);
     api.delete(&objects::service("web"));
     api.compact();
     api.cut(Resource::Services, Cut::Between);
-    api.hold(Resource::Services, false);
+    api.release(Resource::Services);
     watched.settle(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [vec!["cart", "web"], vec!["cart"]]);
     assert_eq!(api.lists(Resource::Services), 2);
-    watched.never_troubled();
+    watched.never_failed();
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,7 +118,7 @@ async fn an_expiry_in_the_http_status_leads_to_a_new_list() {
     api.cut(Resource::Services, Cut::Between);
     watched.until("second list", |watched| watched.replaced(Kind::Service).len() == 2).await;
     watched.settle(&api).await;
-    watched.never_troubled();
+    watched.never_failed();
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,7 +147,7 @@ async fn an_object_deleted_during_an_outage_is_removed_after_it() {
     api.fault(Resource::Services, Fault::Close);
     api.cut(Resource::Services, Cut::Between);
     api.delete(&objects::service("web"));
-    watched.until_trouble("watch of services").await;
+    watched.until_source_error("watch of services").await;
     assert_eq!(watched.services().len(), 2, "the last state is kept");
     api.lift(Resource::Services);
     watched.settle(&api).await;
@@ -158,13 +158,13 @@ async fn an_object_deleted_during_an_outage_is_removed_after_it() {
 #[tokio::test(start_paused = true)]
 async fn an_object_deleted_and_recreated_during_an_outage_is_the_new_one() {
     let (api, mut watched) = watching(&["cart"]).await;
-    api.hold(Resource::Services, true);
+    api.hold(Resource::Services);
     api.delete(&objects::service("cart"));
     let mut again = objects::service("cart");
     again["spec"]["ports"][0]["port"] = json!(8080);
     api.apply(&again);
     api.cut(Resource::Services, Cut::Between);
-    api.hold(Resource::Services, false);
+    api.release(Resource::Services);
     watched.settle(&api).await;
     assert_eq!(watched.index.plan().frontends[0].port, 8080);
 }
@@ -189,14 +189,14 @@ async fn repeated_events_change_nothing() {
 async fn kinds_in_any_order_make_the_same_plan() {
     for held in Resource::ALL {
         let (api, mut watched) = watching(&["cart"]).await;
-        api.hold(held, true);
+        api.hold(held);
         api.apply(&objects::service("web"));
         api.apply(&objects::slice("web", &["10.244.1.2"]));
         api.apply(&objects::pod("p", "node-a"));
         api.delete(&objects::service("cart"));
         api.delete(&objects::slice("cart", &[]));
         watched.pass(Duration::from_secs(30)).await;
-        api.hold(held, false);
+        api.release(held);
         watched.settle(&api).await;
         assert_listed_once(&api);
     }

@@ -1,17 +1,13 @@
 //! A running source, and the state that an agent would have from it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 
 use sockline::{
     model::{
         exclusion::{ExcludedPod, Policy},
         index::Index,
         node_addresses::NodePortScope,
-        object::{InputError, Kind},
+        object::Kind,
     },
     source::{
         Arrived, Event, SourceStats, Sourced,
@@ -25,26 +21,29 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{expected::Expected, in_process};
+use super::{expected::Expected, in_process, received::Received};
 
 pub(crate) const NODE: &str = "node-a";
 /// Longer than any wait of the source: a server that does not answer, then the longest backoff. Of
 /// tokio's time, which a test does not wait for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(400);
 
+/// Dereferences to what was [`Received`].
 pub(crate) struct Watched {
     pub(crate) stats: Arc<SourceStats>,
     events: mpsc::Receiver<Arrived>,
     pub(crate) stop: Option<DropGuard>,
     pub(crate) index: Index,
     excluded_pods: BTreeMap<Arc<str>, ExcludedPod>,
-    /// By `Kind namespace/name`.
-    pub(crate) objects: BTreeMap<String, Sourced>,
-    /// The kinds a `Replace` came for.
-    pub(crate) listed: BTreeSet<Kind>,
-    pub(crate) errors: Vec<InputError>,
-    /// All events, in order.
-    pub(crate) log: Vec<Event>,
+    received: Received,
+}
+
+impl Deref for Watched {
+    type Target = Received;
+
+    fn deref(&self) -> &Received {
+        &self.received
+    }
 }
 
 impl Watched {
@@ -66,10 +65,7 @@ impl Watched {
             stop: Some(stop.drop_guard()),
             index: Index::new(NODE),
             excluded_pods: BTreeMap::new(),
-            objects: BTreeMap::new(),
-            listed: BTreeSet::new(),
-            errors: Vec::new(),
-            log: Vec::new(),
+            received: Received::nothing(),
         }
     }
 
@@ -89,10 +85,10 @@ impl Watched {
     }
 
     pub(crate) async fn until_listed(&mut self) {
-        self.until("list of every kind", |watched| watched.listed.len() == Kind::ALL.len()).await;
+        self.until("list of every kind", |watched| watched.has_all_lists()).await;
     }
 
-    pub(crate) async fn until_trouble(&mut self, about: &str) {
+    pub(crate) async fn until_source_error(&mut self, about: &str) {
         self.until(about, |watched| watched.error_text().contains(about)).await;
     }
 
@@ -166,10 +162,6 @@ impl Watched {
         names.filter(|name| name.starts_with("Service ")).collect()
     }
 
-    pub(crate) fn error_text(&self) -> String {
-        self.errors.iter().map(|problem| format!("{problem}\n")).collect()
-    }
-
     /// The names in each complete list of a kind, sorted.
     pub(crate) fn replaced(&self, kind: Kind) -> Vec<Vec<String>> {
         let lists = self.log.iter().filter_map(|event| match event {
@@ -185,33 +177,16 @@ impl Watched {
         lists.map(names).collect()
     }
 
-    pub(crate) fn never_troubled(&self) {
-        let troubled = self.log.iter().any(|event| matches!(event, Event::SourceErrors(_)));
-        assert!(!troubled, "{:?}", self.log);
+    pub(crate) fn never_failed(&self) {
+        let failed = self.log.iter().any(|event| matches!(event, Event::SourceErrors(_)));
+        assert!(!failed, "{:?}", self.log);
     }
 
     fn take(&mut self, Arrived { events, .. }: Arrived) {
-        events.into_iter().for_each(|event| self.take_event(event));
-    }
-
-    fn take_event(&mut self, event: Event) {
-        match event.clone() {
-            Event::Replace(kind, objects) => {
-                self.objects.retain(|_, object| object.reference.kind != kind);
-                self.objects.extend(objects.into_iter().map(|o| (o.reference.to_string(), o)));
-                self.listed.insert(kind);
-            }
-            Event::Apply(object) => {
-                self.objects.insert(object.reference.to_string(), object);
-            }
-            Event::Delete(reference) => {
-                self.objects.remove(&reference.to_string());
-            }
-            Event::SourceErrors(problems) => self.errors = problems,
-            Event::Complete(_) => {}
+        for event in events {
+            self.index.apply(event.clone());
+            self.received.apply(event);
         }
-        self.index.apply(event.clone());
-        self.log.push(event);
     }
 
     fn seen(&self) -> String {

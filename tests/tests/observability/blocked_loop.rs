@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::common::{REPAIRS, WebNode, eventually, holds, options};
+use crate::common::{CART, REPAIRS, WebNode, eventually, holds, options};
 use sockline_testbed::{
     AgentOptions, Metrics,
     api::{Api, Server},
@@ -13,8 +13,6 @@ use sockline_testbed::{
     strace::HeldUp,
     wait_ok,
 };
-
-const CART: &str = "10.96.0.1";
 
 /// Far longer than the minute after which the agent reports a stuck loop.
 const FOR_GOOD: Duration = Duration::from_secs(600);

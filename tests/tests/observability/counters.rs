@@ -1,9 +1,9 @@
 //! The counters in `/metrics` are exactly the number of calls.
 
-use std::{fs, net::SocketAddr};
+use std::fs;
 
 use sockline::dataplane::Pins;
-use sockline_testbed::{Cluster, Counts, Endpoint, Pod, Protocol, Service, Socket, UdpClient};
+use sockline_testbed::{Cluster, Counts, Endpoint, Pod, Protocol, Service, Socket, UdpClient, at};
 
 struct CountedServices {
     client: Pod,
@@ -70,10 +70,6 @@ impl CountedServices {
         assert_eq!(self.cluster.counts(service, Protocol::Tcp).unwrap(), tcp, "{service} TCP");
         assert_eq!(self.cluster.counts(service, Protocol::Udp).unwrap(), udp, "{service} UDP");
     }
-}
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
 }
 
 const NONE: Counts =

@@ -9,3 +9,8 @@ mod blocked_loop;
 mod check;
 mod counters;
 mod interfaces;
+mod json;
+mod schema;
+mod telemetry;
+mod top;
+mod trace;

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::common::{WebNode, eventually, hammer::Hammer, ip, options};
+use crate::common::{CART, WebNode, eventually, hammer::Hammer, ip, options};
 use serde_json::Value;
 use sockline_testbed::{
     Agent, AgentOptions, Build,
@@ -18,7 +18,6 @@ use sockline_testbed::{
     strace::{self, KillAt},
 };
 
-const CART: &str = "10.96.0.1";
 const SHIP: &str = "10.96.0.2";
 
 /// Chosen of each kind of call.

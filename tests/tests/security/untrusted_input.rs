@@ -12,13 +12,12 @@ use std::{
     process::Command,
 };
 
-use crate::common::{REPAIRS, WebNode, error_of, eventually, holds, lines_with};
+use crate::common::{CART, REPAIRS, WebNode, error_of, eventually, holds, lines_with};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use serde_json::{Value, json};
 use sockline::dataplane::Pins;
 use sockline_testbed::{Agent, objects};
 
-const CART: &str = "10.96.0.1";
 const SHIP: &str = "10.96.0.2";
 
 /// In MiB, the most memory that the agent ever had.
@@ -106,7 +105,7 @@ fn a_list_is_never_in_memory_as_a_whole() {
 fn a_file_that_is_too_large_is_reported() {
     let (node, agent) = node(|node| node.put_text("large.yaml", &"# x\n".repeat(9 << 20)));
     node.eventually_problems(&[
-        "file large.yaml: cannot be read: larger than 32 MiB; it is left out",
+        "file large.yaml: cannot be read: larger than 32 MiB; it is skipped",
     ]);
     assert_ship_is_served_and_changes(&node);
     assert!(peak(&agent) < IDLE + 100, "{} MiB", peak(&agent));
@@ -122,7 +121,7 @@ fn a_special_file_does_not_block_the_folder() {
         fs::create_dir(folder.join("folder.yaml")).unwrap();
     });
     let loops = "file loop.yaml: cannot be read: Too many levels of symbolic links (os error 40); it \
-                 is left out";
+                 is skipped";
     node.eventually_problems(&[loops]);
     assert_ship_is_served_and_changes(&node);
 }

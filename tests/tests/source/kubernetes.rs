@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::common::{WebNode, assert_logged_once, eventually, holds, lines_with, options};
+use crate::common::{CART, WebNode, assert_logged_once, eventually, holds, lines_with, options};
 use serde_json::{Value, json};
 use sockline_testbed::{
     Agent, AgentOptions, Metrics,
@@ -15,7 +15,6 @@ use sockline_testbed::{
     objects,
 };
 
-const CART: &str = "10.96.0.1";
 const SHIP: &str = "10.96.0.2";
 
 /// A cluster with the service `cart` on the first web pod.

@@ -4,7 +4,7 @@
 use std::{io, net::SocketAddr};
 
 use sockline_testbed::{
-    Counts, Endpoint, Pod, Protocol, Service, Socket, UdpClient, WebCluster, mapped,
+    Counts, Endpoint, Pod, Protocol, Service, Socket, UdpClient, WebCluster, at, mapped,
 };
 
 const V4: &str = "10.96.0.1:80";
@@ -40,10 +40,6 @@ fn counts(cluster: &WebCluster, protocol: Protocol) -> Counts {
 
 fn web() -> Service {
     Service::new("web").ip("10.96.0.1").ip("fd00:96::1").tcp(80).udp(80)
-}
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
 }
 
 fn connect(kind: fn(i32) -> io::Result<Socket>, to: SocketAddr) -> io::Result<()> {

@@ -9,7 +9,9 @@ use std::{
 };
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use sockline_testbed::{Cluster, Protocol, Service, Socket, WebCluster, mapped, tcp_ask, wait_ok};
+use sockline_testbed::{
+    Cluster, Protocol, Service, Socket, WebCluster, at, mapped, tcp_ask, wait_ok,
+};
 
 const V4: &str = "10.96.0.1:80";
 const V6: &str = "[fd00:96::1]:80";
@@ -18,10 +20,6 @@ const V6: &str = "[fd00:96::1]:80";
 fn cluster() -> WebCluster {
     let service = Service::new("web").ip("10.96.0.1").ip("fd00:96::1").tcp(80);
     WebCluster::with(service.to(WebCluster::PORT)).unwrap()
-}
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
 }
 
 /// Reads the name that a server sends first.

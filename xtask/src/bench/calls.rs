@@ -22,6 +22,8 @@ pub(super) enum Call {
     TcpConnect,
     TcpConnectElsewhere,
     TcpWhole,
+    TcpClose,
+    TcpCloseElsewhere,
     UdpConnect,
     UdpSend,
     UdpConnectRandom,
@@ -84,7 +86,7 @@ pub(super) fn round(
         .map(|service| SocketAddr::new(service.ip(), service.port() + 1))
         .collect();
     let (bare_targets, our_targets): (&[SocketAddr], &[SocketAddr]) = match call {
-        Call::TcpConnectElsewhere => (&direct, &direct),
+        Call::TcpConnectElsewhere | Call::TcpCloseElsewhere => (&direct, &direct),
         Call::UdpConnectRandom => (&elsewhere, &targets.all),
         _ => (&direct, &one),
     };
@@ -132,6 +134,14 @@ fn calls(call: Call, targets: &[SocketAddr]) -> io::Result<Vec<i64>> {
                 let socket = fresh(SockType::Stream)?;
                 abort_on_close(&socket)?;
                 connect(socket.as_raw_fd(), address)?;
+                drop(socket);
+                began.elapsed()
+            }
+            Call::TcpClose | Call::TcpCloseElsewhere => {
+                let socket = fresh(SockType::Stream)?;
+                abort_on_close(&socket)?;
+                connect(socket.as_raw_fd(), address)?;
+                let began = Instant::now();
                 drop(socket);
                 began.elapsed()
             }

@@ -1,8 +1,13 @@
 //! The measured services. Each has one endpoint, the node itself.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    path::Path,
+};
 
-use serde_json::{Value, json};
+use serde_json::Value;
+use sockline_testbed::objects::{self, Endpoint, Service};
 
 pub(super) const SERVICE_PORT: u16 = 80;
 /// Contains all service addresses.
@@ -15,42 +20,30 @@ pub(super) fn service_address(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 200, 0, 1)) + number)
 }
 
-/// A `List` of services, TCP and UDP, with their slices.
-pub(super) fn services(count: u32) -> Value {
-    let items: Vec<Value> =
-        (0..count).flat_map(|number| [service(number), slice(number)]).collect();
-    json!({ "apiVersion": "v1", "kind": "List", "items": items })
+/// Services of a file: the agent skips files of more than 32 MiB.
+const SERVICES_PER_FILE: usize = 10_000;
+
+/// Writes services, TCP and UDP, with their slices.
+pub(super) fn write(folder: &Path, count: u32) -> io::Result<()> {
+    let numbers: Vec<u32> = (0..count).collect();
+    for (file, numbers) in numbers.chunks(SERVICES_PER_FILE).enumerate() {
+        let objects: Vec<Value> =
+            numbers.iter().flat_map(|&number| service(number).objects()).collect();
+        objects::file::put(
+            folder,
+            &format!("services-{file}.json"),
+            &objects::file::list(&objects),
+        )?;
+    }
+    Ok(())
 }
 
-fn service(number: u32) -> Value {
-    let address = service_address(number).to_string();
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": { "name": format!("s{number}"), "namespace": "bench" },
-        "spec": {
-            "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"],
-            "ports": [
-                { "name": "t", "port": SERVICE_PORT, "protocol": "TCP" },
-                { "name": "u", "port": SERVICE_PORT, "protocol": "UDP" },
-            ],
-        },
-    })
-}
-
-fn slice(number: u32) -> Value {
-    json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": format!("s{number}"), "namespace": "bench",
-            "labels": { "kubernetes.io/service-name": format!("s{number}") },
-        },
-        "addressType": "IPv4",
-        "endpoints": [{ "addresses": [BACKEND.ip().to_string()], "conditions": { "ready": true } }],
-        "ports": [
-            { "name": "t", "port": BACKEND.port(), "protocol": "TCP" },
-            { "name": "u", "port": BACKEND.port(), "protocol": "UDP" },
-        ],
-    })
+fn service(number: u32) -> Service {
+    Service::new(&format!("s{number}"))
+        .ip(&service_address(number).to_string())
+        .tcp(SERVICE_PORT)
+        .to(BACKEND.port())
+        .udp(SERVICE_PORT)
+        .to(BACKEND.port())
+        .endpoints([Endpoint::at(&[BACKEND.ip()])])
 }

@@ -10,10 +10,17 @@ mod sync;
 
 pub(crate) use self::sync::process::Usage;
 
-use std::{fs, net::SocketAddr, process::Command, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
-use sockline_testbed::{AgentOptions, Node};
+use serde_json::Value;
+use sockline_testbed::{Agent, AgentOptions, Metrics, Node};
 
 use self::calls::{Call, Samples};
 use crate::{
@@ -50,7 +57,7 @@ struct Budget {
     nanoseconds: i64,
 }
 
-const BUDGETS: [Budget; 6] = [
+const BUDGETS: [Budget; 8] = [
     Budget {
         call: Call::TcpConnect,
         name: "TCP connect(), fresh socket, service",
@@ -66,6 +73,8 @@ const BUDGETS: [Budget; 6] = [
         name: "TCP socket + connect + close, service",
         nanoseconds: 500,
     },
+    Budget { call: Call::TcpClose, name: "TCP close(), service", nanoseconds: 200 },
+    Budget { call: Call::TcpCloseElsewhere, name: "TCP close(), not a service", nanoseconds: 60 },
     Budget {
         call: Call::UdpConnect,
         name: "UDP connect(), same socket, service",
@@ -79,6 +88,55 @@ const BUDGETS: [Budget; 6] = [
     },
 ];
 
+/// What the programs count and report.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Telemetry {
+    On,
+    Off,
+    /// On, and `sockline watch` runs.
+    Watched,
+}
+
+impl fmt::Display for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Off => "off",
+            Self::Watched => "watched",
+        })
+    }
+}
+
+/// A running `sockline watch`, whose output is dropped.
+struct Watcher(Child);
+
+impl Watcher {
+    fn start(agent: &Agent) -> Result<Self> {
+        const TIMEOUT: Duration = Duration::from_secs(10);
+        let child = Command::new(agent.binary())
+            .args(["watch", "--admin-socket"])
+            .arg(agent.admin_socket())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting `sockline watch`")?;
+        let this = Self(child);
+        let started = Instant::now();
+        while Metrics::parse(&agent.metrics()?).sum("sockline_event_watchers", &[]) == 0.0 {
+            ensure!(started.elapsed() < TIMEOUT, "the agent knows no watcher after {TIMEOUT:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(What::Sync(args)) = &args.what {
         return sync::run(args);
@@ -88,23 +146,51 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut rows = Vec::new();
     let small: Vec<&Budget> =
         BUDGETS.iter().filter(|budget| !matches!(budget.call, Call::UdpConnectRandom)).collect();
-    rows.extend(measure(args.services, args.rounds, &small)?);
-    rows.extend(measure(args.many, args.rounds, &[&BUDGETS[5]])?);
+    for telemetry in [Telemetry::On, Telemetry::Off, Telemetry::Watched] {
+        rows.extend(measure(args.services, args.rounds, telemetry, &small)?);
+    }
+    rows.extend(measure(args.many, args.rounds, Telemetry::On, &[&BUDGETS[7]])?);
     println!();
     term::table(
-        &["call", "services", "bare ns", "Sockline ns", "extra ns", "quartiles", "ratio", "budget"],
+        &[
+            "call",
+            "telemetry",
+            "services",
+            "bare ns",
+            "Sockline ns",
+            "extra ns",
+            "quartiles",
+            "ratio",
+            "budget",
+        ],
         &rows,
     );
     Ok(())
 }
 
-fn measure(services: u32, rounds: usize, budgets: &[&Budget]) -> Result<Vec<Vec<String>>> {
+fn measure(
+    services: u32,
+    rounds: usize,
+    telemetry: Telemetry,
+    budgets: &[&Budget],
+) -> Result<Vec<Vec<String>>> {
     let node = Node::new()?;
-    fs::write(node.manifests().join("services.json"), manifests::services(services).to_string())?;
-    term::doing("agent", &format!("{services} services"));
-    let options =
-        AgentOptions { ready_within: Duration::from_secs(120), ..AgentOptions::default() };
-    let _agent = node.agent(&options).context("starting the agent")?;
+    manifests::write(&node.manifests(), services).context("writing manifests")?;
+    term::doing("agent", &format!("{services} services, telemetry {telemetry}"));
+    let options = AgentOptions {
+        ready_within: Duration::from_secs(120),
+        args: vec![
+            "--telemetry".to_owned(),
+            if telemetry == Telemetry::Off { "off" } else { "on" }.to_owned(),
+        ],
+        ..AgentOptions::default()
+    };
+    let agent = node.agent(&options).context("starting the agent")?;
+    // A call to an address that is not served would cost little.
+    let status: Value = serde_json::from_str(&agent.cli(&["status", "-o", "json"])?)?;
+    let served = status["frontends"].as_u64().context("`sockline status` has no `frontends`")?;
+    ensure!(served == 2 * u64::from(services), "{served} frontends:\n{}", agent.log());
+    let _watcher = (telemetry == Telemetry::Watched).then(|| Watcher::start(&agent)).transpose()?;
     // The bare side calls as many destinations that are not services: they must be reachable.
     let route = ["route", "add", manifests::NETWORK, "dev", "lo"];
     let added = node.outside().output(Command::new("ip").args(route))?;
@@ -128,11 +214,11 @@ fn measure(services: u32, rounds: usize, budgets: &[&Budget]) -> Result<Vec<Vec<
     Ok(budgets
         .iter()
         .zip(samples)
-        .map(|(budget, samples)| row(budget, services, &samples))
+        .map(|(budget, samples)| row(budget, telemetry, services, &samples))
         .collect())
 }
 
-fn row(budget: &Budget, services: u32, samples: &Samples) -> Vec<String> {
+fn row(budget: &Budget, telemetry: Telemetry, services: u32, samples: &Samples) -> Vec<String> {
     let (bare, ours) = (calls::median(&samples.bare), calls::median(&samples.ours));
     let mut extra: Vec<i64> =
         samples.ours.iter().zip(&samples.bare).map(|(ours, bare)| ours - bare).collect();
@@ -140,6 +226,7 @@ fn row(budget: &Budget, services: u32, samples: &Samples) -> Vec<String> {
     let quartile = |part: usize| extra[(extra.len() - 1) * part / 4];
     vec![
         budget.name.to_owned(),
+        telemetry.to_string(),
         services.to_string(),
         bare.to_string(),
         ours.to_string(),

@@ -24,9 +24,9 @@ const REMOVED_AFTER: Duration = Duration::from_millis(300);
 const DOWNTIME: Duration = Duration::from_secs(1);
 /// How many pods may be ending or dead at a time.
 const LEAVING: usize = 3;
-/// One in so many steps ends a pod.
+/// One in this many steps ends a pod.
 const LEAVES: u32 = 40;
-/// One in so many changes removes all endpoints of a service.
+/// One in this many changes removes all endpoints of a service.
 const EMPTIED: u32 = 25;
 
 /// The thread that changes endpoints.

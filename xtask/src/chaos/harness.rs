@@ -191,6 +191,24 @@ impl Harness {
         Ok(Metrics::parse(&self.agent()?.metrics()?).sum(name, labels))
     }
 
+    /// Services whose connections are not all active, closed or untracked. (Those that were closed while a fault had
+    /// detached the programs are active forever.)
+    pub(super) fn counts_that_do_not_add_up(&mut self) -> Result<Vec<String>> {
+        let metrics = Metrics::parse(&self.agent()?.metrics()?);
+        let names = metrics.label_values("sockline_connections_opened_total", "service");
+        let wrong = names.into_iter().filter_map(|service| {
+            let of = |what: &str| {
+                let name = format!("sockline_connections_{what}");
+                metrics.sum(&name, &[("service", service)])
+            };
+            let (opened, active) = (of("opened_total"), of("active"));
+            let (closed, untracked) = (of("closed_total"), of("untracked_total"));
+            let adds_up = opened == active + closed + untracked;
+            (!adds_up).then(|| format!("{service}: {opened} opened, {active} active, {closed} closed, {untracked} untracked"))
+        });
+        Ok(wrong.collect())
+    }
+
     /// The number of sockets in the agent's table.
     pub(super) fn socket_count(&mut self) -> Result<u64> {
         let status: Value = serde_json::from_str(&self.agent()?.cli(&["status", "-o", "json"])?)?;
@@ -218,7 +236,7 @@ impl Harness {
     /// The folder with the pins of the agent's layout.
     pub(super) fn pins(&self) -> Result<PathBuf> {
         let root = self.node.bpffs().join("sockline");
-        let version = if self.build == Build::OtherLayout { "v1003" } else { "v3" };
+        let version = if self.build == Build::OtherLayout { "v1004" } else { "v4" };
         let pins = root.join(version);
         if !pins.is_dir() {
             bail!("{} does not exist", pins.display());

@@ -78,6 +78,9 @@ pub(crate) struct Args {
     /// Only kill the agent at each system call of its start; takes half an hour
     #[arg(long, conflicts_with_all = ["only", "without", "pressure", "seconds", "seed"])]
     every_call: bool,
+    /// Show all faults and what each does
+    #[arg(long, exclusive = true)]
+    list: bool,
     /// The agents are built already.
     #[arg(skip)]
     is_built: bool,
@@ -94,6 +97,7 @@ impl Args {
             sockets: None,
             pressure: false,
             every_call: false,
+            list: false,
             is_built: true,
         }
     }
@@ -105,6 +109,11 @@ const FILES: u64 = 8_192;
 const LONG: Duration = Duration::from_secs(300);
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.list {
+        let row = |fault: &Fault| vec![fault.name.to_owned(), fault.what.to_owned()];
+        term::table(&["fault", "what happens"], &faults::ALL.iter().map(row).collect::<Vec<_>>());
+        return Ok(());
+    }
     let faults = chosen_faults(args);
     setup::ensure()?;
     // With SOCKLINE_BIN, the variants beside that binary are used as they are.
@@ -220,6 +229,9 @@ impl Run {
         thread::sleep(Duration::from_secs(2));
         self.context.stop.store(true, Ordering::Relaxed);
         self.clients.into_iter().for_each(Task::join);
+        for service in self.harness.counts_that_do_not_add_up()? {
+            self.results.violation("services whose connections do not add up", &service);
+        }
         let log = self.harness.log_tail();
         let mut namespaces = BTreeSet::from([self.node.outside().inode()?]);
         let machines = self.harness.control_plane.machines();

@@ -24,17 +24,17 @@ pub(super) fn fixtures() -> PathBuf {
 }
 
 /// Fields are dropped in this order: the agent before its node.
-pub(super) struct Cluster {
-    pub(super) agent: Option<Agent>,
-    pub(super) shop: Shop,
-    pub(super) manifests: Manifests,
+pub(crate) struct Cluster {
+    pub(crate) agent: Option<Agent>,
+    pub(crate) shop: Shop,
+    pub(crate) manifests: Manifests,
     /// Counts the packets at the client's device, from before the first connection.
     pub(super) client_capture: Capture,
     /// Counts the packets at all devices of the node.
     pub(super) node_capture: Capture,
-    pub(super) client: Pod,
+    pub(crate) client: Pod,
     pub(super) pods: BTreeMap<String, ShopPod>,
-    pub(super) node: Node,
+    pub(crate) node: Node,
 }
 
 pub(super) struct ShopPod {
@@ -55,7 +55,7 @@ impl ShopPod {
 }
 
 impl Cluster {
-    pub(super) fn build(interrupt: &Interrupt) -> Result<Self> {
+    pub(crate) fn build(interrupt: &Interrupt) -> Result<Self> {
         let start = Instant::now();
         let node = Node::new()?;
         let manifests =
@@ -97,13 +97,13 @@ impl Cluster {
         Ok(Self { agent: None, shop, manifests, client_capture, node_capture, client, pods, node })
     }
 
-    pub(super) fn start_agent(&mut self, options: &AgentOptions) -> Result<()> {
+    pub(crate) fn start_agent(&mut self, options: &AgentOptions) -> Result<()> {
         self.agent = Some(self.node.agent(options)?);
         Ok(())
     }
 
     /// Asks a frontend from a new socket of the client.
-    pub(super) fn ask(&self, frontend: &Frontend) -> io::Result<Reply> {
+    pub(crate) fn ask(&self, frontend: &Frontend) -> io::Result<Reply> {
         self.client.run(|| ask(frontend))
     }
 

@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicI32, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -23,14 +24,14 @@ static NOTICE: AtomicI32 = AtomicI32::new(-1);
 /// Set by the first SIGINT or SIGTERM. A second one ends the process at once; the next test or demo then removes what
 /// it left behind.
 #[derive(Clone)]
-pub(super) struct Interrupt {
+pub(crate) struct Interrupt {
     shared: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Interrupt {
     /// Handles both signals. Uses a handler instead of blocked signals and a thread: child processes would inherit
     /// the mask, and the agent must get SIGTERM.
-    pub(super) fn install() -> Result<Self> {
+    pub(crate) fn install() -> Result<Self> {
         let (mut notices, notice) = UnixStream::pair().context("making a pair of sockets")?;
         NOTICE.store(notice.into_raw_fd(), Ordering::Relaxed);
         // SA_RESTART: no other thread's system call fails with EINTR.
@@ -55,11 +56,18 @@ impl Interrupt {
     }
 
     /// Fails if a signal has come.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if *self.flag() {
             bail!("interrupted");
         }
         Ok(())
+    }
+
+    /// Waits for this long. Fails at once if a signal comes.
+    pub(crate) fn wait(&self, duration: Duration) -> Result<()> {
+        let (_, changed) = &*self.shared;
+        drop(changed.wait_timeout_while(self.flag(), duration, |stop| !*stop));
+        self.check()
     }
 
     /// Waits for a signal, or for a line on standard input if there is one.

@@ -13,7 +13,7 @@ const PODS: &str = "pods.yaml";
 const FILES: [&str; 3] = ["nodes.yaml", "services.yaml", SLICES];
 
 /// The folder the agent reads.
-pub(super) struct Manifests {
+pub(crate) struct Manifests {
     dir: PathBuf,
     /// New contents are written here and then renamed, so that the agent never reads an incomplete file. Not in the
     /// agent's folder.
@@ -44,7 +44,7 @@ impl Manifests {
 
     /// Removes the endpoints with an address (all if `None`) from a service's slices. Returns the former slices, for
     /// [`Manifests::put_back`].
-    pub(super) fn remove_endpoints(
+    pub(crate) fn remove_endpoints(
         &self,
         service: &str,
         address: Option<&str>,
@@ -72,7 +72,7 @@ impl Manifests {
     }
 
     /// Writes all slices in one step.
-    pub(super) fn put_back(&self, slices: &[Value]) -> Result<()> {
+    pub(crate) fn put_back(&self, slices: &[Value]) -> Result<()> {
         self.write(SLICES, slices)
     }
 

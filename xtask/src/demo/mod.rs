@@ -15,7 +15,8 @@ use std::{env, time::Instant};
 use anyhow::{Result, bail};
 use sockline_testbed::AgentOptions;
 
-use self::{checks::Checks, cluster::Cluster, interrupt::Interrupt};
+use self::checks::Checks;
+pub(crate) use self::{cluster::Cluster, interrupt::Interrupt};
 use crate::{build, term};
 
 #[derive(clap::Args)]

@@ -13,9 +13,9 @@ use super::manifests::{Manifests, service_of};
 
 /// An address, port and protocol of a service.
 #[derive(Clone, Debug)]
-pub(super) struct Frontend {
+pub(crate) struct Frontend {
     pub(super) service: String,
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     pub(super) protocol: Protocol,
     /// The pods behind it.
     pub(super) pods: BTreeSet<String>,
@@ -32,8 +32,8 @@ pub(super) struct PodSpec {
 }
 
 #[derive(Debug)]
-pub(super) struct Shop {
-    pub(super) frontends: Vec<Frontend>,
+pub(crate) struct Shop {
+    pub(crate) frontends: Vec<Frontend>,
     pub(super) pods: Vec<PodSpec>,
 }
 

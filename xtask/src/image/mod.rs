@@ -1,4 +1,7 @@
 //! `cargo xtask image`: the agent as a container image, in an archive. Needs no daemon.
+//!
+//! `binary` builds, `archive` writes the image, `provenance` makes it the same for the same sources, and `smoke_test` runs it
+//! with `podman` and the rights that `deployment` takes from deploy/. `ci` calls it.
 
 mod archive;
 mod binary;

@@ -1,4 +1,7 @@
 //! `cargo xtask setup`: finds or installs what building and testing need. Can be repeated.
+//!
+//! Every task that needs a tool calls [`ensure`] or `install_packages`. Only what is missing is installed; `root` is the one
+//! place that asks for more rights.
 
 mod debian;
 mod linker;

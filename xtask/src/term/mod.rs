@@ -1,4 +1,6 @@
 //! Output for people: colours if standard output is a terminal, tables, bars, progress.
+//!
+//! All tasks print through it. It knows no task.
 
 mod bars;
 mod progress;

@@ -60,7 +60,13 @@ mod tests {
 
     use super::*;
 
-    fn artifact(kind: &str, is_test: bool, executable: Option<&str>) -> Artifact {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Profile {
+        Dev,
+        Test,
+    }
+
+    fn artifact(kind: &str, profile: Profile, executable: Option<&str>) -> Artifact {
         let message = json!({
             "package_id": "path+file:///w/tests#0.1.0", "manifest_path": "/w/tests/Cargo.toml",
             "target": {
@@ -69,7 +75,7 @@ mod tests {
             },
             "profile": {
                 "opt_level": "0", "debuginfo": "line-tables-only", "debug_assertions": true,
-                "overflow_checks": true, "test": is_test,
+                "overflow_checks": true, "test": profile == Profile::Test,
             },
             "features": [], "filenames": [], "executable": executable, "fresh": true,
         });
@@ -78,12 +84,14 @@ mod tests {
 
     #[test]
     fn only_tests_are_test_binaries() {
-        let test = Binary::of(artifact("test", true, Some("/w/target/debug/deps/udp-1"))).unwrap();
+        let test = Binary::of(artifact("test", Profile::Test, Some("/w/target/debug/deps/udp-1")))
+            .unwrap();
         assert_eq!((test.name.as_str(), test.is_integration), ("udp", true));
         assert_eq!(test.package, Path::new("/w/tests"));
-        let unit = Binary::of(artifact("lib", true, Some("/w/target/debug/deps/udp-2"))).unwrap();
+        let unit =
+            Binary::of(artifact("lib", Profile::Test, Some("/w/target/debug/deps/udp-2"))).unwrap();
         assert!(!unit.is_integration);
-        assert!(Binary::of(artifact("bin", false, Some("/w/target/debug/udp"))).is_none());
-        assert!(Binary::of(artifact("lib", true, None)).is_none());
+        assert!(Binary::of(artifact("bin", Profile::Dev, Some("/w/target/debug/udp"))).is_none());
+        assert!(Binary::of(artifact("lib", Profile::Test, None)).is_none());
     }
 }

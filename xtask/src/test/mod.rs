@@ -1,4 +1,6 @@
 //! `cargo xtask test`: all tests; the end-to-end ones on the real kernel.
+//!
+//! `binaries` asks cargo for the test binaries; here they run, one for each core, and their results are printed.
 
 pub(crate) mod binaries;
 
@@ -31,9 +33,9 @@ pub(crate) struct Args {
 /// libtest's variable for its number of threads.
 const THREADS: &str = "RUST_TEST_THREADS";
 
-/// End-to-end tests mostly wait, so two run for each core. A binary takes as long as its slowest test, so a binary
+/// End-to-end tests mostly wait, so three run for each core. A binary takes as long as its slowest test, so a binary
 /// runs on each core.
-const THREADS_PER_BINARY: &str = "2";
+const THREADS_PER_BINARY: &str = "3";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !Uid::effective().is_root() {

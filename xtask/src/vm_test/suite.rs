@@ -10,65 +10,73 @@ use crate::{
     test::binaries::{self, Binary},
 };
 
+/// Where a group of tests may have another result than on other kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Differs {
+    /// Nowhere more than others.
+    Little,
+    /// From kernel to kernel: what most of them test is a feature that a kernel has or lacks.
+    WithTheKernel,
+    /// With `nohz_full=`: they wait for running programs, and it changes how that works.
+    WithNohzFull,
+}
+use Differs::{Little, WithNohzFull, WithTheKernel};
+
 /// The data path's tests: those that create sockets, load programs or read maps. The others (plans, the Kubernetes
 /// source, manifests of deploy/) do not depend on the kernel. Each is a test binary or a module of one, and has a
 /// time limit of its own.
-const DATA_PATH: [&str; 33] = [
-    "balancing::affinity",
-    "balancing::spread",
-    "exclusion::nested_namespaces",
-    "exclusion::pods_and_services",
-    "lifecycle::cleanup",
-    "lifecycle::restart",
-    "lifecycle::startup",
-    "limits::backends",
-    "limits::beside",
-    "limits::frontends",
-    "limits::growing",
-    "limits::options",
-    "limits::other_nodes",
-    "limits::programs",
-    "limits::reclaim",
-    "limits::slots",
-    "limits::sockets",
-    "limits::whole",
-    "node_ports::reachability",
-    "observability::check",
-    "observability::counters",
-    "older_kernels",
-    "recovery::drift",
-    "recovery::fail_open",
-    "source::invalid_objects",
-    "source::kubernetes",
-    "termination",
-    "translation::addresses",
-    "translation::owner_check",
-    "translation::refusal",
-    "translation::special_sockets",
-    "translation::tcp",
-    "translation::udp",
+const DATA_PATH: [(&str, Differs); 42] = [
+    ("balancing::affinity", Little),
+    ("balancing::changes", Little),
+    ("balancing::spread", Little),
+    ("exclusion::nested_namespaces", Little),
+    ("exclusion::pods_and_services", Little),
+    ("lifecycle::cleanup", Little),
+    ("lifecycle::restart", WithNohzFull),
+    ("lifecycle::startup", Little),
+    ("limits::backends", WithNohzFull),
+    ("limits::beside", WithNohzFull),
+    ("limits::frontends", WithNohzFull),
+    ("limits::growing", WithNohzFull),
+    ("limits::options", WithNohzFull),
+    ("limits::other_nodes", WithNohzFull),
+    ("limits::programs", WithNohzFull),
+    ("limits::reclaim", WithNohzFull),
+    ("limits::slots", WithNohzFull),
+    ("limits::sockets", Little),
+    ("limits::whole", WithNohzFull),
+    ("node_ports::reachability", Little),
+    ("observability::check", WithNohzFull),
+    ("observability::counters", Little),
+    ("observability::telemetry::at_once", Little),
+    ("observability::telemetry::failures", WithTheKernel),
+    ("observability::telemetry::kept", Little),
+    ("observability::telemetry::outcomes", WithTheKernel),
+    ("observability::telemetry::udp", Little),
+    ("observability::telemetry::watch::clients", Little),
+    ("observability::telemetry::watch::kinds", WithTheKernel),
+    ("observability::telemetry::watch::switch", Little),
+    ("older_kernels", WithTheKernel),
+    ("recovery::drift", WithNohzFull),
+    ("recovery::fail_open", Little),
+    ("source::invalid_objects", Little),
+    ("source::kubernetes", Little),
+    ("termination", WithTheKernel),
+    ("translation::addresses", Little),
+    ("translation::owner_check", Little),
+    ("translation::refusal", WithTheKernel),
+    ("translation::special_sockets", WithTheKernel),
+    ("translation::tcp", Little),
+    ("translation::udp", Little),
 ];
 
-/// The tests in which kernels differ most.
-const SHORT: [&str; 4] =
-    ["older_kernels", "termination", "translation::refusal", "translation::special_sockets"];
+fn all() -> impl Iterator<Item = &'static str> {
+    DATA_PATH.into_iter().map(|(name, _)| name)
+}
 
-/// The tests that wait for running programs: `nohz_full=` changes how that works.
-const WAITING: [&str; 13] = [
-    "lifecycle::restart",
-    "limits::backends",
-    "limits::beside",
-    "limits::frontends",
-    "limits::growing",
-    "limits::options",
-    "limits::other_nodes",
-    "limits::programs",
-    "limits::reclaim",
-    "limits::slots",
-    "limits::whole",
-    "observability::check",
-    "recovery::drift",
-];
+fn differs(name: &str) -> Option<Differs> {
+    DATA_PATH.iter().find(|(known, _)| *known == name).map(|(_, differs)| *differs)
+}
 
 /// Tests of one binary that run in one process.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,7 +116,7 @@ fn binary_of(name: &str) -> &str {
 pub(super) fn for_shape(shape: Shape, groups: &[Group]) -> Vec<&Group> {
     let is_new = |group: &&Group| match shape {
         Shape::Plain => true,
-        Shape::NohzFull => WAITING.contains(&group.name.as_str()),
+        Shape::NohzFull => differs(&group.name) == Some(WithNohzFull),
     };
     groups.iter().filter(is_new).collect()
 }
@@ -153,14 +161,15 @@ pub(super) fn is_flag(arg: &str) -> bool {
 
 /// The groups in which kernels differ most.
 pub(super) fn short() -> Vec<String> {
-    SHORT.map(ToOwned::to_owned).to_vec()
+    let varying = all().filter(|name| differs(name) == Some(WithTheKernel));
+    varying.map(ToOwned::to_owned).collect()
 }
 
 /// The groups with these names; all without names. A name selects a binary, a module by its path or by its last part, or what is
 /// inside of a module.
 pub(super) fn select(names: &[String]) -> Result<Vec<String>> {
     if names.is_empty() {
-        return Ok(DATA_PATH.map(ToOwned::to_owned).to_vec());
+        return Ok(all().map(ToOwned::to_owned).collect());
     }
     let mut selected: Vec<String> = Vec::new();
     for name in names {
@@ -170,12 +179,13 @@ pub(super) fn select(names: &[String]) -> Result<Vec<String>> {
         let is_named = |group: &str| {
             group == name || is_inside(group, name) || group.rsplit("::").next() == Some(name)
         };
-        let mut found: Vec<&str> = DATA_PATH.into_iter().filter(|group| is_named(group)).collect();
-        if found.is_empty() && DATA_PATH.iter().any(|group| is_inside(name, group)) {
+        let mut found: Vec<&str> = all().filter(|group| is_named(group)).collect();
+        if found.is_empty() && all().any(|group| is_inside(name, group)) {
             found.push(name);
         }
         if found.is_empty() {
-            bail!("there is no data path test {name:?}; the tests are {}", DATA_PATH.join(", "));
+            let known: Vec<&str> = all().collect();
+            bail!("there is no data path test {name:?}; the tests are {}", known.join(", "));
         }
         for group in found {
             if !selected.iter().any(|selected| selected == group) {
@@ -199,13 +209,12 @@ mod tests {
     #[test]
     fn each_group_is_a_binary_or_a_module_of_one() {
         let folder = repo::root().join("tests/tests");
-        for name in DATA_PATH {
+        for name in all() {
             let path = folder.join(name.replace("::", "/"));
-            let is_there = path.with_extension("rs").is_file() || path.join("main.rs").is_file();
+            let is_there = path.with_extension("rs").is_file()
+                || path.join("mod.rs").is_file()
+                || path.join("main.rs").is_file();
             assert!(is_there, "{name} is no file of {}", folder.display());
-        }
-        for name in SHORT.iter().chain(&WAITING) {
-            assert!(DATA_PATH.contains(name), "{name}");
         }
     }
 
@@ -214,7 +223,10 @@ mod tests {
         let lifecycle = ["lifecycle::cleanup", "lifecycle::restart", "lifecycle::startup"];
         assert_eq!(selected(&["lifecycle"]), lifecycle);
         assert_eq!(selected(&["translation::tcp"]), ["translation::tcp"]);
-        assert_eq!(selected(&["tcp", "udp", "tcp"]), ["translation::tcp", "translation::udp"]);
+        assert_eq!(
+            selected(&["tcp", "addresses", "tcp"]),
+            ["translation::tcp", "translation::addresses"]
+        );
         assert_eq!(selected(&["translation::tcp::a"]), ["translation::tcp::a"]);
         assert!(select(&["lifecycle::upgrade".to_owned()]).is_err());
         assert!(select(&["transl".to_owned()]).is_err());

@@ -1,11 +1,15 @@
 //! Handles the commands of the admin socket.
 
-use super::Control;
+use super::{ApiServer, Control};
 use crate::{
-    admin::Command,
+    admin::{Command, Subject},
     dataplane::Drift,
     error_chain::chain,
-    model::probe_service::{Listeners, ProbeService},
+    model::{
+        explain::Explanation,
+        probe_service::{Listeners, ProbeService},
+    },
+    watch::PodQuery,
 };
 
 impl Control {
@@ -20,10 +24,21 @@ impl Control {
             Command::RemoveProbeService(service) => {
                 self.probe_services.remove(&mut self.dataplane, &service);
             }
-            // The client has disconnected. A comparison would delay changes.
+            Command::FindPods(PodQuery { uids, reply }) => {
+                let names = uids.into_iter().filter_map(|uid| {
+                    let name = self.index.pod_of(&uid)?.clone();
+                    Some((uid, name))
+                });
+                let _ = reply.send(names.collect());
+            }
+            // The client has disconnected. An answer would delay changes.
             Command::FindDrift { reply } if reply.is_closed() => {}
+            Command::Explain { reply, .. } if reply.is_closed() => {}
             Command::FindDrift { reply } => {
                 let _ = reply.send(self.find_drift());
+            }
+            Command::Explain { subject, reply } => {
+                let _ = reply.send(self.explain(&subject));
             }
         }
     }
@@ -38,6 +53,15 @@ impl Control {
         let mut plan = self.index.planned();
         self.complete(&mut plan);
         self.dataplane.compare(&plan).map_err(|error| chain(&error))
+    }
+
+    fn explain(&self, Subject { service, port }: &Subject) -> Result<Explanation, String> {
+        self.require_first_sync()?;
+        let mut explanation = self.index.explain(service, port.as_deref());
+        let kept =
+            self.api_server.as_ref().filter(|of| of.is(service)).and_then(ApiServer::problem);
+        explanation.problems.extend(kept.map(|problem| problem.to_string()));
+        Ok(explanation)
     }
 
     fn require_first_sync(&self) -> Result<(), String> {

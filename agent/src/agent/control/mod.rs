@@ -1,8 +1,8 @@
 //! The control loop: the only writer of the maps. It applies events to the index, and writes the plan
 //! to the maps. It has a thread of its own ([`ControlThread`]), and blocks it.
 //!
-//! The agent's `run` starts it, with the channels that the source and the admin socket write to. What a
-//! sync writes is in `sync` and `next_sync`, when in the loop here, `throttle` and `retry_queue`.
+//! The agent's `run` starts it, with the channels that the source and the admin socket write to. `next_sync`
+//! decides what a sync writes, `sync` writes it; `throttle`, `retry_queue` and the loop here decide when.
 //!
 //! Each branch of the loop that changes the maps ends in a state that the next agent can restore.
 
@@ -44,7 +44,7 @@ use super::{
     heartbeat::{self, Heartbeat},
     nested_namespaces::Nested,
     node_addresses::NodeAddresses,
-    reconcile::Reconciler,
+    reconcile::ReconcileSchedule,
     status_publisher::StatusPublisher,
 };
 use crate::{
@@ -78,7 +78,7 @@ struct Control {
     next_sync: NextSync,
     throttle: Throttle,
     retry_queue: RetryQueue,
-    reconciler: Reconciler,
+    reconciler: ReconcileSchedule,
     reclaimer: Reclaimer,
     heartbeat: Heartbeat,
     termination: Termination,
@@ -116,7 +116,7 @@ pub async fn run(
     let mut renew = every(heartbeat::INTERVAL);
     let mut tick = every(TICK);
     let mut reclaim = every(RECLAIM_INTERVAL);
-    let mut reconcile_links = every(Reconciler::links_interval(config.reconcile_interval));
+    let mut reconcile_links = every(ReconcileSchedule::links_interval(config.reconcile_interval));
     // The first count follows at once, so that status and metrics have one.
     let mut count_entries = every(config.reconcile_interval);
     let mut map_usage = BackgroundJob::default();
@@ -212,7 +212,7 @@ impl Control {
             next_sync: NextSync::Unconfirmed,
             throttle: Throttle::default(),
             retry_queue: RetryQueue::default(),
-            reconciler: Reconciler::new(interval, Arc::clone(&shared), Arc::clone(&metrics)),
+            reconciler: ReconcileSchedule::new(interval, Arc::clone(&shared), Arc::clone(&metrics)),
             reclaimer: Reclaimer::new(Arc::clone(&shared)),
             heartbeat: Heartbeat::new(dataplane.agent_state()),
             termination,

@@ -52,7 +52,7 @@ impl Reclaimer {
         });
     }
 
-    /// Waits for the end of the wait; for ever if none is under way.
+    /// Waits for the end of the wait; forever if none is under way.
     pub async fn ended(&mut self) -> Result<Waited, JoinError> {
         self.job.ended().await
     }

@@ -10,7 +10,7 @@ use super::{
     throttle,
 };
 use crate::{
-    dataplane::{SyncReport, Synced},
+    dataplane::{RestoredState, SyncReport, Synced, UnconfirmedPolicy},
     model::plan::{Plan, ServicePlan},
     telemetry::SyncScope,
 };
@@ -29,10 +29,18 @@ impl Control {
         if !self.index.synced() {
             return;
         }
-        self.dataplane.retain_unconfirmed(!self.index.complete());
+        self.dataplane.set_unconfirmed_policy(if self.index.complete() {
+            UnconfirmedPolicy::Remove
+        } else {
+            UnconfirmedPolicy::Retain
+        });
         self.dataplane.mark_deleted(&self.index.take_deleted());
         self.dataplane.retain(self.index.retained());
-        self.dataplane.release_unconfirmed(self.heartbeat.is_overdue());
+        self.dataplane.set_restored_state(if self.heartbeat.is_overdue() {
+            RestoredState::Stale
+        } else {
+            RestoredState::Current
+        });
         // First, so that programs that are attached now redirect no excluded pod.
         self.excluded_pods.update(&mut self.index, &mut self.dataplane);
         let began = Instant::now();

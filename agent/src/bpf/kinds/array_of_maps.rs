@@ -3,6 +3,9 @@
 //! A look-up in an array of maps returns the id of an inner map. Opening a map by its id takes CAP_SYS_ADMIN,
 //! opening a pin does not. So that the agent can run without that capability, every inner map is pinned as
 //! `maps/inner/ID` before it is put into its array, and unpinned after it was replaced.
+//!
+//! A system call puts maps in, not aya's `ArrayOfMaps::set`: that takes `&mut self`, and several threads put segments at
+//! once; tests also inject faults into the call.
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -8,14 +8,15 @@ use aya::{
     maps::{HashMap, IterableMap, Map, MapData, MapError},
 };
 
-use super::{create, hash};
+use super::{
+    create,
+    hash::{self, NEW},
+};
 use crate::bpf::{
     error::BpfError,
     pin::{self, Id},
 };
 
-/// `BPF_NOEXIST`: only a new entry.
-const NEW: u64 = 1;
 /// `BPF_EXIST`: only an entry that is there.
 const KNOWN: u64 = 2;
 

@@ -1,5 +1,7 @@
 //! Writing and reading hashes.
 
+use std::os::fd::AsFd as _;
+
 use aya::{
     Pod,
     maps::{HashMap, IterableMap, MapData, MapError},
@@ -8,7 +10,11 @@ use aya::{
 use crate::bpf::{
     batch::HashWalk,
     error::{BpfError, is_out_of_memory},
+    syscall,
 };
+
+/// `BPF_NOEXIST`: only a new entry.
+pub const NEW: u64 = 1;
 
 /// Attempts of a write before ENOMEM is returned.
 const TRIES: usize = 8;
@@ -32,6 +38,23 @@ pub fn insert<K: Pod, V: Pod>(
         }
     }
     result
+}
+
+/// Removes an entry and returns it: in one step since Linux 5.14, so that nobody else has changed it in between.
+pub fn take<K: Pod, V: Pod>(
+    hash: &mut HashMap<MapData, K, V>,
+    key: &K,
+) -> Result<Option<V>, MapError> {
+    let taken = syscall::take_entry(hash.map().fd().as_fd(), key);
+    if let Ok(taken) = taken {
+        return Ok(taken);
+    }
+    let entry = hash.get(key, 0);
+    match entry.and_then(|entry| hash.remove(key).map(|()| entry)) {
+        Ok(entry) => Ok(Some(entry)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Entries that are read with one system call.

@@ -43,6 +43,15 @@ impl<T: Pod> Reader<T> {
     pub fn segments(&self) -> Vec<Arc<SharedArray<T>>> {
         lock(&self.0).iter().flatten().cloned().collect()
     }
+
+    /// The record at an index; `None` if there is no segment for it.
+    pub fn read(&self, index: u32) -> Option<T> {
+        let segments = lock(&self.0);
+        // All have the same length.
+        let length = segments.iter().flatten().next()?.len();
+        let segment = segments.get(index as usize / length)?.as_ref()?;
+        Some(segment.read(index as usize % length))
+    }
 }
 
 /// Segments are inserted whole, so the list is consistent after a panic.

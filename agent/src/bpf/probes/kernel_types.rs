@@ -1,8 +1,8 @@
 //! Where the running kernel has some fields of its structures, by its own description of its types (BTF,
 //! `Documentation/bpf/btf.rst`).
 //!
-//! aya's reader keeps what it reads to itself and takes 20 MB for it; four members of three
-//! structures are found in one pass over the bytes.
+//! aya's BTF reader does not expose member offsets, and takes 20 MB; a few members of a few structures are found
+//! in one pass over the bytes.
 
 /// The kernel's description.
 pub const PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -44,14 +44,30 @@ fn whole(bits: u32) -> Option<u32> {
     bits.is_multiple_of(8).then_some(bits / 8)
 }
 
+/// A member of one of the kernel's structures, by the names of both. The structure's nameless members count as
+/// its own.
+pub type Member = (&'static str, &'static str);
+
+/// Where these members are in their structures, in bytes; `None` if one is not there.
+pub fn offsets<const N: usize>(btf: &[u8], wanted: [Member; N]) -> Option<[u32; N]> {
+    let mut offsets = Btf::open(btf)?.members(wanted)?;
+    for offset in &mut offsets {
+        *offset = whole(*offset)?;
+    }
+    Some(offsets)
+}
+
 /// The two sections of a description.
 struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
+    /// Where each type is in its section, by its number.
+    positions: Vec<u32>,
 }
 
 /// Kinds of types, by their numbers.
 const STRUCT: u32 = 4;
+const UNION: u32 = 5;
 
 impl<'a> Btf<'a> {
     fn open(bytes: &'a [u8]) -> Option<Self> {
@@ -64,41 +80,62 @@ impl<'a> Btf<'a> {
             let start = header.checked_add(word(bytes, at)? as usize)?;
             bytes.get(start..start.checked_add(word(bytes, at + 4)? as usize)?)
         };
-        Some(Self { types: section(8)?, strings: section(16)? })
+        let (types, strings) = (section(8)?, section(16)?);
+        // Number 0 is `void`.
+        let mut positions = vec![u32::MAX];
+        let mut at = 0;
+        while at < types.len() {
+            positions.push(u32::try_from(at).ok()?);
+            let info = word(types, at + 4)?;
+            at += 12 + size_of_rest(info >> 24 & 0x1f, (info & 0xffff) as usize)?;
+        }
+        Some(Self { types, strings, positions })
     }
 
     /// Where members are in their structures, in bits.
     fn members<const N: usize>(&self, wanted: [(&str, &str); N]) -> Option<[u32; N]> {
         let mut found = [None; N];
-        let mut at = 0;
-        while at < self.types.len() {
+        for &at in self.positions.get(1..)? {
+            let at = at as usize;
             let (name, info) = (word(self.types, at)?, word(self.types, at + 4)?);
-            let (kind, count) = (info >> 24 & 0x1f, info & 0xffff);
-            at += 12;
-            if kind == STRUCT {
-                for (place, (structure, member)) in found.iter_mut().zip(wanted) {
-                    if self.is_named(name, structure) {
-                        *place = place.or_else(|| self.member(at, count, info >> 31, member));
-                    }
+            if info >> 24 & 0x1f != STRUCT {
+                continue;
+            }
+            for (place, (structure, member)) in found.iter_mut().zip(wanted) {
+                if self.is_named(name, structure) {
+                    *place = place.or_else(|| self.member(at, member, 0));
                 }
             }
-            at += size_of_rest(kind, count as usize)?;
         }
-        let mut desired_frontends = [0; N];
-        for (place, found) in desired_frontends.iter_mut().zip(found) {
-            *place = found?;
+        let mut offsets = [0; N];
+        for (offset, found) in offsets.iter_mut().zip(found) {
+            *offset = found?;
         }
-        Some(desired_frontends)
+        Some(offsets)
     }
 
-    fn member(&self, at: usize, count: u32, has_bit_fields: u32, name: &str) -> Option<u32> {
-        let all = (0..count as usize).map(|number| at + number * 12);
-        let found = all
-            .into_iter()
-            .find(|&at| word(self.types, at).is_some_and(|offset| self.is_named(offset, name)))?;
-        let offset = word(self.types, found + 8)?;
-        // With bit fields, the upper eight bits are the size of one.
-        Some(if has_bit_fields == 1 { offset & 0x00ff_ffff } else { offset })
+    /// A member of the structure or union that is there, or of one of those without a name in it.
+    fn member(&self, at: usize, name: &str, depth: u32) -> Option<u32> {
+        const DEEPEST: u32 = 8;
+        let info = word(self.types, at + 4)?;
+        (0..(info & 0xffff) as usize).find_map(|number| {
+            let at = at + 12 + number * 12;
+            let (own_name, kind) = (word(self.types, at)?, word(self.types, at + 4)?);
+            let offset = word(self.types, at + 8)?;
+            // With bit fields, the upper eight bits are the size of one.
+            let offset = if info >> 31 == 1 { offset & 0x00ff_ffff } else { offset };
+            if self.is_named(own_name, name) {
+                return Some(offset);
+            }
+            let inner = *self.positions.get(kind as usize)? as usize;
+            let is_nameless = self.is_named(own_name, "") && depth < DEEPEST;
+            let is_composite =
+                is_nameless && matches!(word(self.types, inner + 4)? >> 24 & 0x1f, STRUCT | UNION);
+            is_composite
+                .then(|| self.member(inner, name, depth + 1))
+                .flatten()
+                .map(|at| offset + at)
+        })
     }
 
     fn is_named(&self, offset: u32, name: &str) -> bool {
@@ -139,6 +176,14 @@ mod tests {
         let types = KernelTypes::find(&btf).unwrap();
         assert!(types.kernel_socket.0 > types.cookie, "{types:?}");
         assert!(types.state > 0 && types.task_flags > 0, "{types:?}");
+    }
+
+    #[test]
+    fn members_of_nameless_unions_and_structures_are_found() {
+        let Ok(btf) = std::fs::read(PATH) else { return };
+        let wanted = [("sock_common", "skc_daddr"), ("sock_common", "skc_rcv_saddr")];
+        assert_eq!(offsets(&btf, wanted), Some([0, 4]), "the two are behind two levels");
+        assert_eq!(offsets(&btf, [("sock_common", "skc_nothing")]), None);
     }
 
     #[test]

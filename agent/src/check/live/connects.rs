@@ -15,7 +15,7 @@ use crate::model::{
 };
 
 /// Far longer than loopback takes; a connect that hangs is a failed check.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What EPERM means: nothing else refuses a connect to loopback.
 pub const REFUSED_BY_HOOK: &str = "a program on the hook refuses it";
@@ -95,7 +95,7 @@ fn untouched(request: &Request, family: Family) -> Result<String, String> {
 fn refusal(request: &Request, family: Family) -> Result<String, String> {
     let address = SocketAddr::new(request.service.address(family), request.service.refused_port);
     let expected = if request.set_retval { libc::ECONNREFUSED } else { libc::EPERM };
-    match TcpStream::connect_timeout(&address, PATIENCE) {
+    match TcpStream::connect_timeout(&address, TIMEOUT) {
         Err(error) if error.raw_os_error() == Some(expected) => {
             Ok(format!("{address}, a service without endpoints, is refused"))
         }
@@ -117,8 +117,8 @@ fn udp(request: &Request, family: Family) -> Result<String, String> {
 
 fn tcp_reaches(request: &Request, address: SocketAddr) -> Result<(), String> {
     let failed = |error: io::Error| format!("connect() to {address}: {}", in_words(&error));
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(failed)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(failed)?;
+    stream.set_read_timeout(Some(TIMEOUT)).map_err(failed)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(failed)?;
     let own = stream.local_addr().map_err(failed)?;
@@ -149,7 +149,7 @@ fn udp_unconnected(request: &Request, service: SocketAddr) -> Result<(), String>
     let io = |error: io::Error| in_words(&error);
     let socket = udp_socket(service).map_err(io)?;
     socket.send_to(b"?", service).map_err(io)?;
-    // Its port is known now; its address is that of whom it was sent to, as far as it is seen.
+    // Sending has bound the socket to a port. The server sees it with the loopback address.
     let own =
         SocketAddr::new(loopback(family_of(service)), socket.local_addr().map_err(io)?.port());
     let mut buffer = [0; 128];
@@ -167,7 +167,7 @@ fn udp_socket(service: SocketAddr) -> io::Result<UdpSocket> {
         Family::IPv4 => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
         Family::IPv6 => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
     }?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     Ok(socket)
 }
 
@@ -188,7 +188,7 @@ fn is_answer(request: &Request, answer: &str, own: SocketAddr) -> Result<(), Str
 fn in_words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
-            format!("no answer within {PATIENCE:?}")
+            format!("no answer within {TIMEOUT:?}")
         }
         io::ErrorKind::PermissionDenied => format!("{error}: {REFUSED_BY_HOOK}"),
         _ => error.to_string(),

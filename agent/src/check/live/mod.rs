@@ -11,9 +11,9 @@ pub mod probe;
 
 use std::{path::Path, thread};
 
-use sockline_ebpf::agent::SET_RETVAL;
 use tokio::runtime::Runtime;
 
+pub use self::place::is_below;
 use self::{
     connects::{Outcome, REFUSED_BY_HOOK, Request},
     listeners::Bound,
@@ -21,6 +21,7 @@ use self::{
     placed::Placed,
 };
 use super::{CheckResult, Node, cgroup::is_root};
+use crate::dataplane::FeatureSet;
 
 /// What to do if a connect reached something else, or nothing.
 const NOT_TRANSLATED: &str = "the hooks did not translate the call: look at links.attached, \
@@ -47,7 +48,7 @@ pub fn check(node: &Node<'_>, runtime: &Runtime) -> Vec<CheckResult> {
         service: placed.service(),
         listeners: bound.listeners,
         token: bound.token.clone(),
-        set_retval: node.record.features & SET_RETVAL != 0,
+        set_retval: node.record.features.contains(FeatureSet::SET_RETVAL),
     };
     // In parallel, so that the timeouts of both do not add up.
     let cgroup = &node.record.cgroup;
@@ -84,11 +85,11 @@ fn results(place: Place, outcome: anyhow::Result<Vec<Outcome>>, cgroup: &Path) -
             .map(|outcome| {
                 let check = format!("live.{}.{}", place.id(), outcome.what);
                 match outcome.result {
-                    Ok(detail) => CheckResult::ok(check, detail),
+                    Ok(message) => CheckResult::ok(check, message),
                     Err(error) => {
-                        let todo =
+                        let remedy =
                             if error.contains(REFUSED_BY_HOOK) { REFUSED } else { NOT_TRANSLATED };
-                        CheckResult::failed(check, error, todo)
+                        CheckResult::failed(check, error, remedy)
                     }
                 }
             })

@@ -115,7 +115,13 @@ fn remove_stale(parent: &Path) {
 /// Makes the connects in the cgroup of this process, if that is below the attached cgroup. In the agent's own
 /// container, where the hierarchy is read-only, there is no other place.
 fn in_own_cgroup(attached: &Path, request: &Request) -> Option<anyhow::Result<Vec<Outcome>>> {
-    (is_root(attached) || own_cgroup(attached).is_some()).then(|| in_cgroup(None, request))
+    is_below(attached).then(|| in_cgroup(None, request))
+}
+
+/// Whether this process is in the attached cgroup or below it.
+#[must_use]
+pub fn is_below(attached: &Path) -> bool {
+    is_root(attached) || own_cgroup(attached).is_some()
 }
 
 /// The cgroup of this process, if it is the attached one or below it.

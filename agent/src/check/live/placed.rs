@@ -27,7 +27,7 @@ impl Placed {
         listeners: Listeners,
     ) -> Result<Self, Box<CheckResult>> {
         let failed =
-            |detail: String, todo: &str| Box::new(CheckResult::failed(CHECK, detail, todo));
+            |message: String, remedy: &str| Box::new(CheckResult::failed(CHECK, message, remedy));
         if node.agent_runs {
             return runtime
                 .block_on(admin::add_probe_service(node.admin_socket, listeners))
@@ -39,9 +39,9 @@ impl Placed {
                     )
                 });
         }
-        let why = match Standalone::open(node.view.pins()) {
-            Ok(Ok(mut offline)) => match offline.put_probe_service(listeners) {
-                Ok(service) => return Ok(Self::Directly(Box::new(offline), service)),
+        let why = match Standalone::open(node.snapshot.pins()) {
+            Ok(Ok(mut standalone)) => match standalone.put_probe_service(listeners) {
+                Ok(service) => return Ok(Self::Directly(Box::new(standalone), service)),
                 Err(error) => format!("{:#}", anyhow::Error::from(error)),
             },
             Ok(Err(Refused::Locked)) => "an agent has just started".into(),
@@ -67,9 +67,9 @@ impl Placed {
             Self::ByAgent(_) => "the agent",
             Self::Directly(..) => "this command, because no agent runs",
         };
-        let detail =
+        let message =
             format!("probe service at {} and {}, added by {by}", service.ipv4, service.ipv6);
-        CheckResult::ok(CHECK, detail)
+        CheckResult::ok(CHECK, message)
     }
 
     /// Removes it from the maps.
@@ -79,8 +79,8 @@ impl Placed {
                 drop(lease);
                 None
             }
-            Self::Directly(mut offline, service) => {
-                offline.remove_probe_service(&service).err().map(|error| {
+            Self::Directly(mut standalone, service) => {
+                standalone.remove_probe_service(&service).err().map(|error| {
                     CheckResult::warning(
                         "live.removed",
                         format!("the probe service stays: {:#}", anyhow::Error::from(error)),

@@ -1,6 +1,13 @@
 //! Printing tables and JSON.
+//!
+//! All subcommands print through it. [`units`] and [`live`] know no subcommand; [`table`] replaces control characters in
+//! every cell, because names come from other sources.
 
+pub mod live;
 pub mod table;
+pub mod units;
+
+use std::fmt::Display;
 
 use clap::ValueEnum;
 
@@ -9,7 +16,16 @@ use clap::ValueEnum;
 pub enum Output {
     #[default]
     Table,
+    /// A table with more columns, where there are any
+    Wide,
     Json,
+}
+
+/// Prints a line to stderr. Unlike `eprintln!` it does not panic if stderr is closed (`2>&1 | head`).
+pub fn print_error(line: impl Display) {
+    use std::io::{self, Write as _};
+    // There is no other place to report it.
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Prints to stdout. A reader that closes the pipe early (`| head`) is no error.

@@ -50,24 +50,21 @@ pub fn render(table: &Table) -> String {
 /// One row for each frontend.
 #[must_use]
 pub fn frontends(frontends: &[Arc<Frontend>]) -> String {
-    let mut table = new(&[
-        "SERVICE",
-        "PORT NAME",
-        "TYPE",
-        "ADDRESS",
-        "FAMILY",
-        "PORT",
-        "ACTION",
-        "AFFINITY",
-        "BACKENDS",
-    ]);
+    let mut table = new(&[&FRONTEND_COLUMNS[..], &["BACKENDS"]].concat());
     for frontend in frontends {
-        table.add_row(row(frontend));
+        let mut row = frontend_cells(frontend);
+        row.push(backends(&frontend.backends));
+        table.add_row(row);
     }
     render(&table)
 }
 
-fn row(frontend: &Frontend) -> Vec<String> {
+/// The columns of a frontend, without its backends.
+pub const FRONTEND_COLUMNS: [&str; 8] =
+    ["SERVICE", "PORT NAME", "TYPE", "ADDRESS", "FAMILY", "PORT", "ACTION", "AFFINITY"];
+
+/// The cells of [`FRONTEND_COLUMNS`].
+pub fn frontend_cells(frontend: &Frontend) -> Vec<String> {
     vec![
         frontend.service.to_string(),
         or_dash(frontend.port_name.to_string()),
@@ -77,7 +74,6 @@ fn row(frontend: &Frontend) -> Vec<String> {
         format!("{}/{}", frontend.port, frontend.protocol),
         action(frontend),
         frontend.affinity_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds}s")),
-        backends(&frontend.backends),
     ]
 }
 
@@ -86,21 +82,29 @@ fn or_dash(text: String) -> String {
 }
 
 fn action(frontend: &Frontend) -> String {
-    let action = match frontend.action {
+    action_and_reason(frontend.action, frontend.reason)
+}
+
+/// `refuse (no-endpoints)`
+pub fn action_and_reason(action: Action, why: Option<Reason>) -> String {
+    let action = match action {
         Action::Forward => "forward",
         Action::Refuse => "refuse",
-        Action::Pass => "bypass",
+        Action::Bypass => "bypass",
     };
-    let reason = match frontend.reason {
-        None => return action.to_owned(),
-        Some(Reason::NoEndpoints) => "no-endpoints",
-        Some(Reason::NoLocalEndpoints) => "no-local-endpoints",
-        Some(Reason::SourceRanges) => "source-ranges",
-        Some(Reason::Protocol) => "protocol",
-        Some(Reason::RedirectDisabled) => "redirect-disabled",
-        Some(Reason::TooLarge) => "too-large",
-    };
-    format!("{action} ({reason})")
+    why.map_or_else(|| action.to_owned(), |why| format!("{action} ({})", reason(why)))
+}
+
+/// The name of a reason, as in JSON.
+pub const fn reason(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoEndpoints => "no-endpoints",
+        Reason::NoLocalEndpoints => "no-local-endpoints",
+        Reason::SourceRanges => "source-ranges",
+        Reason::Protocol => "protocol",
+        Reason::RedirectDisabled => "redirect-disabled",
+        Reason::TooLarge => "too-large",
+    }
 }
 
 /// `3: 10.0.0.1:80, …`, with the count first, so that it is visible before a long list.

@@ -1,11 +1,14 @@
 //! `sockline status`: whether this node is served, and how full the maps are.
+//!
+//! [`report`] reads the pinned maps and, if an agent answers on its admin socket, what only the agent knows; `text` makes
+//! tables of it.
 
 mod report;
 mod text;
 
 use clap::Args;
 
-use self::report::StatusReport;
+pub(super) use self::report::StatusReport;
 use super::{
     node::NodeArgs,
     output::{Output, print},
@@ -29,7 +32,7 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
     let agent = runtime.block_on(admin::status(&args.node.admin_socket));
     let report = StatusReport::gather(&snapshot, agent)?;
     print(&match args.node.output {
-        Output::Json => Document::new("StatusReport", &report).to_text()?,
-        Output::Table => text::render(&report),
+        Output::Json => Document::new(&report).to_text()?,
+        Output::Table | Output::Wide => text::render(&report),
     })
 }

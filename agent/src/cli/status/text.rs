@@ -2,9 +2,10 @@
 
 use jiff::Unit;
 
-use super::report::{Condition, ConditionStatus, ConditionType, FailOpen, StatusReport};
+use super::report::{Condition, ConditionStatus, ConditionType, FailOpen, Reason, StatusReport};
 use crate::{
     cli::output::table::{self, Table},
+    dataplane::Telemetry,
     duration::{format_age, format_seconds},
     escape::Escaped,
     sock_destroy::Method,
@@ -65,6 +66,12 @@ impl Summary {
             );
             self.line_if_any("Ready", report.condition(ConditionType::Ready).map(ready));
             self.line_if_any("Unconfirmed", agent.unconfirmed_service_ports.in_words());
+            if agent.telemetry == Some(Telemetry::Off) {
+                self.line(
+                    "Telemetry",
+                    "off: connections are only counted when they are opened and closed",
+                );
+            }
             self.line("Log level", &agent.log_level);
         }
         let took = report.agent.as_ref().and_then(|agent| agent.last_sync_duration);
@@ -147,7 +154,7 @@ impl Summary {
 
 fn running(condition: &Condition) -> String {
     match (condition.status, condition.reason) {
-        (ConditionStatus::True, "Running") => format!("running, {}", condition.message),
+        (ConditionStatus::True, Reason::Running) => format!("running, {}", condition.message),
         (ConditionStatus::True, _) => format!("running, but {}", condition.message),
         _ => format!("not running; {}", condition.message),
     }
@@ -163,7 +170,8 @@ fn ready(condition: &Condition) -> String {
 
 fn kernel(features: KernelFeatures) -> String {
     format!(
-        "refusals are {}, sockets in {}, loopback NodePorts for {}, MPTCP peer names {}",
+        "refusals are {}, sockets in {}, loopback NodePorts for {}, MPTCP peer names {}, \
+         connections counted {}",
         if features.set_retval { "ECONNREFUSED" } else { "EPERM" },
         match (features.compare_and_swap, features.kernel_sockets) {
             (true, true) => "a table",
@@ -177,6 +185,7 @@ fn kernel(features: KernelFeatures) -> String {
             "the initial network namespace"
         },
         if features.mptcp_sock { "translated" } else { "not translated" },
+        if features.socket_fields { "with how they went" } else { "when opened and closed only" },
     )
 }
 
@@ -221,10 +230,10 @@ fn list<T: std::fmt::Display>(title: &str, entries: impl IntoIterator<Item = T>)
 fn reclaim(reclaim: &Reclaim) -> Option<String> {
     match reclaim {
         Reclaim::Works | Reclaim::NotTried => None,
-        Reclaim::Fails(why) => Some(format!(
+        Reclaim::Fails { message: why } => Some(format!(
             "NOT possible: the maps fill up, since the agent cannot wait for running programs: {why}"
         )),
-        Reclaim::CannotTell(why) => Some(format!("did NOT work the last time: {why}")),
+        Reclaim::CannotTell { message: why } => Some(format!("did NOT work the last time: {why}")),
     }
 }
 
@@ -232,12 +241,12 @@ fn reclaim(reclaim: &Reclaim) -> Option<String> {
 fn fail_open(fail_open: &FailOpen) -> Option<String> {
     let mut text = match fail_open {
         FailOpen { bypassed_since: Some(since), .. } => format!(
-            "calls are BYPASSED since {} ({} ago), until an agent has synced and lives",
+            "calls are BYPASSED since {} ({} ago), until an agent has synced",
             since.round(Unit::Second).unwrap_or(*since),
             format_age(*since)
         ),
         FailOpen { after: Some(after), remaining: Some(remaining), .. } => format!(
-            "in {} unless the agent lives ({} without it)",
+            "in {} if the agent does not renew its deadline (timeout {})",
             format_seconds(*remaining),
             format_seconds(*after)
         ),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use aya::maps::{Array, MapData};
-use sockline_ebpf::agent::AgentRecord as Layout;
+use sockline_ebpf::agent::{AgentRecord as Layout, FeatureSet};
 
 use super::AGENT_RECORD;
 use crate::dataplane::{error::DataplaneError, maps, pinning::layout::Pins};
@@ -24,7 +24,7 @@ pub struct AgentRecord {
     pub version: String,
     pub cgroup: PathBuf,
     pub pid: u32,
-    pub features: u32,
+    pub features: FeatureSet,
     pub started: SystemTime,
     pub last_sync: Option<SystemTime>,
 }
@@ -35,7 +35,7 @@ impl RecordWriter {
         pins: &Pins,
         node: &str,
         cgroup: &Path,
-        features: u32,
+        features: FeatureSet,
     ) -> Result<Self, DataplaneError> {
         let map = maps::open_agent(pins)?;
         let last_sync = map.get(&0, 0).map_or(0, |before| before.last_sync);

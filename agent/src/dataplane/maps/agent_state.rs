@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use sockline_ebpf::agent_state::AgentState as Layout;
+use sockline_ebpf::{agent_state::AgentState as Layout, id::ServiceId};
 
 use crate::{
     bpf::{
@@ -20,6 +20,8 @@ const DEADLINE: usize = offset_of!(Layout, fail_open_deadline) / size_of::<u64>(
 const FAIL_OPEN_AFTER: usize = offset_of!(Layout, fail_open_after) / size_of::<u64>();
 const EXCLUDE_NESTED: usize = offset_of!(Layout, exclude_nested) / size_of::<u64>();
 const BYPASS_COOKIE: usize = offset_of!(Layout, bypass_cookie) / size_of::<u64>();
+const LAST_SERVICE: usize = offset_of!(Layout, last_service) / size_of::<u64>();
+const EVENTS_UNTIL: usize = offset_of!(Layout, events_until) / size_of::<u64>();
 const OWN_CALLS: usize = offset_of!(Layout, own_calls) / size_of::<u64>();
 
 /// What to do with calls from network namespaces that were made inside of pods.
@@ -28,6 +30,27 @@ pub enum NestedNamespaces {
     Translate,
     /// Leave them unchanged.
     Exclude,
+}
+
+/// The service id that was given out last, in the same map: it outlives the agent.
+#[derive(Debug)]
+pub struct LastService {
+    words: SharedArray<u64>,
+}
+
+impl LastService {
+    pub(crate) fn open(pins: &Pins) -> Result<Self, DataplaneError> {
+        Ok(Self { words: maps::open_agent_state(pins, Access::Write)? })
+    }
+
+    /// `None` if what is there was never a service's.
+    pub(super) fn get(&self, limit: u32) -> Option<ServiceId> {
+        u32::try_from(self.words.load(LAST_SERVICE)).ok().filter(|&id| id < limit).map(ServiceId)
+    }
+
+    pub(super) fn set(&self, id: ServiceId) {
+        self.words.store(LAST_SERVICE, id.0.into());
+    }
 }
 
 /// A handle on the map, for any thread. It is the same map for the programs that an earlier agent left
@@ -72,8 +95,9 @@ impl AgentState {
         let own = fail_open_after.filter(|_| pins.have_links()).map(from_now);
         words.store(DEADLINE, first_deadline(words.load(DEADLINE), own));
         words.store(EXCLUDE_NESTED, u64::from(nested == NestedNamespaces::Exclude));
-        // An earlier agent may have ended while it connected.
+        // An earlier agent may have ended while it connected, or while a client watched.
         words.store(BYPASS_COOKIE, 0);
+        words.store(EVENTS_UNTIL, 0);
         let shared = Shared { words, fail_open_after, connecting: Mutex::new(()) };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -122,6 +146,12 @@ impl AgentState {
         let connecting = self.shared.connecting.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.words.store(BYPASS_COOKIE, cookie);
         Bypass { words: &self.shared.words, _connecting: connecting }
+    }
+
+    /// Has the programs write events for this long; zero ends it.
+    pub(crate) fn write_events_for(&self, time: Duration) {
+        let until = if time.is_zero() { 0 } else { from_now(time) };
+        self.shared.words.store(EVENTS_UNTIL, until);
     }
 
     /// Calls to a service address that were bypassed because of [`Self::bypass`], including those

@@ -10,7 +10,7 @@ use crate::{
         error::Full,
         kinds::{growable_hash::MapUsage, hash},
     },
-    dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
+    dataplane::{error::DataplaneError, maps, pinning::layout::Pins, retention::UnconfirmedPolicy},
 };
 
 /// The only element of the array of levels.
@@ -30,7 +30,7 @@ pub struct ExcludedCgroups {
     known: CgroupLevels,
     /// Of that, what an earlier agent left and no sync of this one had yet.
     restored: CgroupLevels,
-    retain_unconfirmed: bool,
+    unconfirmed: UnconfirmedPolicy,
 }
 
 impl ExcludedCgroups {
@@ -47,7 +47,7 @@ impl ExcludedCgroups {
             wanted: CgroupLevels::new(),
             known: CgroupLevels::new(),
             restored: CgroupLevels::new(),
-            retain_unconfirmed: false,
+            unconfirmed: UnconfirmedPolicy::default(),
         };
         this.known = this.read()?;
         this.restored.clone_from(&this.known);
@@ -57,9 +57,9 @@ impl ExcludedCgroups {
         Ok(this)
     }
 
-    /// While set, restored cgroups that were in no sync yet are not removed.
-    pub const fn retain_unconfirmed(&mut self, retain_unconfirmed: bool) {
-        self.retain_unconfirmed = retain_unconfirmed;
+    /// What happens to restored cgroups that were in no sync yet.
+    pub const fn set_unconfirmed_policy(&mut self, policy: UnconfirmedPolicy) {
+        self.unconfirmed = policy;
     }
 
     /// Whether restored cgroups that were in no sync yet are still excluded.
@@ -70,7 +70,7 @@ impl ExcludedCgroups {
     /// Excludes exactly these cgroups, and retained ones. Returns those that do not fit. After an
     /// error, a part may be done.
     pub fn sync(&mut self, wanted: &CgroupLevels) -> Result<Vec<u64>, DataplaneError> {
-        self.restored.retain(|id, _| self.retain_unconfirmed && !wanted.contains_key(id));
+        self.restored.retain(|id, _| self.unconfirmed.retains() && !wanted.contains_key(id));
         self.wanted.clone_from(&self.restored);
         self.wanted.extend(wanted);
         let unfit = self.write()?;
@@ -191,7 +191,7 @@ mod tests {
             wanted: CgroupLevels::new(),
             known: CgroupLevels::new(),
             restored: CgroupLevels::new(),
-            retain_unconfirmed: false,
+            unconfirmed: UnconfirmedPolicy::default(),
         };
         assert_eq!(this.sync(wanted).unwrap(), Vec::<u64>::new());
         this

@@ -132,11 +132,11 @@ impl Frontends {
         let is_new = known.is_none();
         if is_new {
             self.reserve(1)?;
-            self.count_bit(&frontend.key, true);
+            self.set_bit(&frontend.key);
         }
         if let Err(error) = hash::insert(&mut self.current, &frontend.key, &frontend, 0) {
             if is_new {
-                self.count_bit(&frontend.key, false);
+                self.clear_bit(&frontend.key);
             }
             return Err(DataplaneError::write(FRONTENDS, self.capacity, error));
         }
@@ -153,7 +153,7 @@ impl Frontends {
             Err(error) => return Err(DataplaneError::map(FRONTENDS, "write", error)),
         }
         self.entries.remove(key);
-        self.count_bit(key, false);
+        self.clear_bit(key);
         Ok(())
     }
 
@@ -256,21 +256,31 @@ impl Frontends {
         Ok(())
     }
 
-    fn count_bit(&mut self, key: &FrontendKey, more: bool) {
+    /// Counts one more frontend for its bit, and sets the bit with the first.
+    fn set_bit(&mut self, key: &FrontendKey) {
         // Programs look these up without the bitmap.
         if key.is_node_mark() {
             return;
         }
         let (word, mask) = filter::bit(&key.address, key.port);
         let count = self.bits.entry((word, mask)).or_default();
-        *count = if more { *count + 1 } else { count.saturating_sub(1) };
-        match (more, *count) {
-            (true, 1) => self.change_filter(word as usize, |word| word | mask),
-            (false, 0) => {
-                self.bits.remove(&(word, mask));
-                self.change_filter(word as usize, |word| word & !mask);
-            }
-            _ => {}
+        *count += 1;
+        if *count == 1 {
+            self.change_filter(word as usize, |word| word | mask);
+        }
+    }
+
+    /// Counts one frontend less for its bit, and clears the bit with the last.
+    fn clear_bit(&mut self, key: &FrontendKey) {
+        if key.is_node_mark() {
+            return;
+        }
+        let (word, mask) = filter::bit(&key.address, key.port);
+        let count = self.bits.entry((word, mask)).or_default();
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            self.bits.remove(&(word, mask));
+            self.change_filter(word as usize, |word| word & !mask);
         }
     }
 

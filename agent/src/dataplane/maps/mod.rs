@@ -25,19 +25,23 @@ use std::{os::fd::AsFd as _, path::Path};
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
+    maps::{
+        Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf,
+    },
 };
 use sockline_ebpf::{
     agent::AgentRecord,
     agent_state::AgentState,
     backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS, Backend, SLOT_SEGMENT, SLOT_SEGMENTS, Slot},
     counters::ServiceCounters,
+    event::EventCounts,
     filter,
     frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
     id::ServiceId,
     name::{CHUNK, FIRST_NAMES, NameKey},
     namespaces::Namespace,
     socket::{Affinity, AffinityKey, HOST, OverflowCount, OverflowEntry, SOCKET_SETS, SocketSet},
+    telemetry::{RemovedBackends, ServiceStats},
 };
 
 use crate::{
@@ -55,7 +59,7 @@ use crate::{
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
-pub const PINNED: [&str; 17] = [
+pub const PINNED: [&str; 20] = [
     FILTER,
     FRONTENDS,
     SLOTS,
@@ -67,12 +71,15 @@ pub const PINNED: [&str; 17] = [
     OVERFLOW_COUNTS,
     AFFINITY,
     SERVICE_COUNTERS,
+    SERVICE_STATS,
     FAULTS,
     LOGS,
     EXCLUDED,
     EXCLUDED_LEVELS,
     AGENT_STATE,
     NETWORK_NAMESPACES,
+    EVENTS,
+    EVENT_COUNTS,
 ];
 pub const FILTER: &str = "FILTER";
 pub const FRONTENDS: &str = "FRONTENDS";
@@ -85,18 +92,21 @@ pub const OVERFLOW: &str = "OVERFLOW";
 pub const OVERFLOW_COUNTS: &str = "OVERFLOW_COUNTS";
 pub const AFFINITY: &str = "AFFINITY";
 pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+pub const SERVICE_STATS: &str = "SERVICE_STATS";
 pub const FAULTS: &str = "FAULTS";
 pub const LOGS: &str = "AYA_LOGS";
 pub const EXCLUDED: &str = "EXCLUDED";
 pub const EXCLUDED_LEVELS: &str = "EXCLUDED_LEVELS";
 pub const AGENT_STATE: &str = "AGENT_STATE";
 pub const NETWORK_NAMESPACES: &str = "NETWORK_NAMESPACES";
+pub const EVENTS: &str = "EVENTS";
+pub const EVENT_COUNTS: &str = "EVENT_COUNTS";
 /// These are the agent's own: no program reads them.
 pub const SERVICE_NAMES: &str = "SERVICE_NAMES";
 pub const AGENT_RECORD: &str = "AGENT_RECORD";
 pub const REMOVED_BACKENDS: &str = "REMOVED_BACKENDS";
 
-/// Maps that are replaced by larger ones as they grow. Their owners look after their pins.
+/// Maps that are replaced by larger ones as they grow. The code that grows them updates their pins.
 pub const GROWABLE: [&str; 2] = [SERVICE_NAMES, REMOVED_BACKENDS];
 
 /// All maps that are pinned.
@@ -105,10 +115,10 @@ pub fn map_names() -> Vec<&'static str> {
 }
 
 pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
-/// Who keeps which backend.
+/// Client and service → backend.
 pub type AffinityHash = HashMap<MapData, AffinityKey, Affinity>;
 
-/// Entries that the map of removed_counts connections has room for at first.
+/// Entries that `REMOVED_BACKENDS` has room for at first.
 const FIRST_REMOVED_BACKENDS: u32 = 1024;
 
 /// Makes and pins what aya does not make: the maps that hold other maps, the one whose size is an
@@ -131,7 +141,7 @@ pub fn create(pins: &Pins, max_affinity: u32) -> Result<(), DataplaneError> {
         create::hash::<NameKey, [u8; CHUNK]>(SERVICE_NAMES, FIRST_NAMES)
     })?;
     create::ensure(&pins.map(REMOVED_BACKENDS), REMOVED_BACKENDS, || {
-        create::hash::<ServiceId, u64>(REMOVED_BACKENDS, FIRST_REMOVED_BACKENDS)
+        create::hash::<ServiceId, RemovedBackends>(REMOVED_BACKENDS, FIRST_REMOVED_BACKENDS)
     })?;
     let affinity = || create::lru::<AffinityKey, Affinity>(AFFINITY, max_affinity);
     create::ensure(&pins.map(AFFINITY), AFFINITY, affinity)?;
@@ -243,8 +253,23 @@ pub fn open_service_counters(
     typed(SERVICE_COUNTERS, Map::PerCpuHashMap(open(pins, SERVICE_COUNTERS)?))
 }
 
+pub fn open_service_stats(
+    pins: &Pins,
+) -> Result<PerCpuHashMap<MapData, ServiceId, ServiceStats>, DataplaneError> {
+    typed(SERVICE_STATS, Map::PerCpuHashMap(open(pins, SERVICE_STATS)?))
+}
+
 pub fn open_faults(pins: &Pins) -> Result<PerCpuArray<MapData, u64>, DataplaneError> {
     typed(FAULTS, Map::PerCpuArray(open(pins, FAULTS)?))
+}
+
+/// To be read by one process at a time.
+pub fn open_events(pins: &Pins) -> Result<RingBuf<MapData>, DataplaneError> {
+    typed(EVENTS, Map::RingBuf(open(pins, EVENTS)?))
+}
+
+pub fn open_event_counts(pins: &Pins) -> Result<PerCpuArray<MapData, EventCounts>, DataplaneError> {
+    typed(EVENT_COUNTS, Map::PerCpuArray(open(pins, EVENT_COUNTS)?))
 }
 
 /// To be read; opened each time, because the agent may have put a larger one in its place.
@@ -255,7 +280,7 @@ pub fn open_names(pins: &Pins) -> Result<HashMap<MapData, NameKey, [u8; CHUNK]>,
 /// As [`open_names`].
 pub fn open_removed_backends(
     pins: &Pins,
-) -> Result<HashMap<MapData, ServiceId, u64>, DataplaneError> {
+) -> Result<HashMap<MapData, ServiceId, RemovedBackends>, DataplaneError> {
     typed(REMOVED_BACKENDS, Map::HashMap(open(pins, REMOVED_BACKENDS)?))
 }
 

@@ -32,11 +32,11 @@ impl NetworkNamespaces {
     pub fn set_excluded(
         &mut self,
         cookie: u64,
-        noted: Namespace,
+        recorded: Namespace,
         excluded: u64,
     ) -> Result<(), DataplaneError> {
         const BPF_EXIST: u64 = 2;
-        let value = Namespace { excluded, ..noted };
+        let value = Namespace { excluded, ..recorded };
         match self.map.insert(cookie, value, BPF_EXIST) {
             Err(error) if error_is_missing(&error) => Ok(()),
             result => {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap as StdHashMap;
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::{HashMap, MapData, MapError};
 use sockline_ebpf::{
     id::ServiceId,
     name::{CHUNK, NameKey},
@@ -120,7 +120,23 @@ pub fn remove(names: &mut Names, service: ServiceId, key: &ServiceKey) {
     }
 }
 
-/// All names. Entries that make no name are left out.
+/// The name of one service port; `None` if it has none, or it is just being written.
+pub fn read(
+    names: &HashMap<MapData, NameKey, [u8; CHUNK]>,
+    service: ServiceId,
+) -> Result<Option<ServiceKey>, DataplaneError> {
+    let mut bytes = Vec::new();
+    for chunk in 0.. {
+        match names.get(&NameKey { service, chunk }, 0) {
+            Ok(part) => bytes.extend(part),
+            Err(MapError::KeyNotFound) => break,
+            Err(error) => return Err(DataplaneError::map(SERVICE_NAMES, "read", error)),
+        }
+    }
+    Ok(ServiceKey::decode(&bytes))
+}
+
+/// All names. Entries that make no name are skipped.
 pub fn read_all(
     names: &HashMap<MapData, NameKey, [u8; CHUNK]>,
 ) -> Result<StdHashMap<ServiceId, ServiceKey>, DataplaneError> {

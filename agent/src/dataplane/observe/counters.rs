@@ -1,14 +1,18 @@
-//! The programs' counters: connections, refusals and faults, summed over all CPUs.
+//! The programs' counters: connections and how they ended, refusals and faults, summed over all CPUs.
 
 use std::collections::{BTreeMap, HashMap};
 
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use sockline_ebpf::{
     backend::Backend,
-    counters::{self, Fault, ServiceCounters},
+    counters::{Fault, ServiceCounters},
+    event::EventCounts,
+    frontend::Reason,
     id::ServiceId,
+    telemetry::{ConnectionCounts, RemovedBackends, ServiceStats},
 };
 
+use super::events;
 use crate::{
     bpf::kinds::{hash, segmented_array::Reader},
     dataplane::{
@@ -16,7 +20,7 @@ use crate::{
         maps::{
             self,
             allocator::{
-                backend_entry::{CONNECTIONS, SERVICE},
+                backend_entry::{COUNTS, SERVICE},
                 removed_backend_counts::TransferLock,
             },
             service_names::{self, ServiceKey},
@@ -27,9 +31,12 @@ use crate::{
 };
 
 /// Counts of one service port, summed over all CPUs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
-    pub translated: u64,
+    /// Of its backends, and of former ones.
+    pub connections: ConnectionCounts,
+    /// How they ended; `None` if none has.
+    pub ends: Option<Box<ServiceStats>>,
     pub refused_no_endpoints: u64,
     pub refused_no_local_endpoints: u64,
     pub bypassed: u64,
@@ -54,7 +61,9 @@ pub const fn fault_name(fault: Fault) -> &'static str {
 pub struct Counters {
     pins: Pins,
     services: PerCpuHashMap<MapData, ServiceId, ServiceCounters>,
+    stats: PerCpuHashMap<MapData, ServiceId, ServiceStats>,
     faults: PerCpuArray<MapData, u64>,
+    events: PerCpuArray<MapData, EventCounts>,
     backends: Reader<Backend>,
     transfer_lock: TransferLock,
 }
@@ -68,7 +77,9 @@ impl Counters {
         Ok(Self {
             pins: pins.clone(),
             services: maps::open_service_counters(pins)?,
+            stats: maps::open_service_stats(pins)?,
             faults: maps::open_faults(pins)?,
+            events: maps::open_event_counts(pins)?,
             backends,
             transfer_lock,
         })
@@ -76,7 +87,9 @@ impl Counters {
 
     /// Every service port that has a name; those that were never used count zero.
     pub fn services(&self) -> Result<BTreeMap<ServiceKey, Counts>, DataplaneError> {
-        let mut translated = self.translated()?;
+        // First the connections: what ends meanwhile is known and not closed yet, and never closed and unknown.
+        let mut connections = self.connections()?;
+        let mut ends = self.ends()?;
         let mut counted: HashMap<ServiceId, Counts> = HashMap::new();
         hash::for_each(maps::SERVICE_COUNTERS, &self.services, |&id, per_cpu| {
             counted.insert(id, sum(per_cpu));
@@ -87,15 +100,30 @@ impl Counters {
                 continue;
             }
             let mut counts = counted.remove(&id).unwrap_or_default();
-            counts.translated = translated.remove(&id).unwrap_or_default();
+            counts.connections = connections.remove(&id).unwrap_or_default();
+            counts.ends = ends.remove(&id);
+            if let Some(ends) = &counts.ends {
+                counts.connections.add(&ends.of_removed);
+            }
             all.insert(key, counts);
         }
         Ok(all)
     }
 
-    /// Connections by service id: those of its backends, and of former ones.
-    fn translated(&self) -> Result<HashMap<ServiceId, u64>, DataplaneError> {
-        let mut all: HashMap<ServiceId, u64> = HashMap::new();
+    /// How connections ended, by service id.
+    fn ends(&self) -> Result<HashMap<ServiceId, Box<ServiceStats>>, DataplaneError> {
+        let mut all = HashMap::new();
+        hash::for_each(maps::SERVICE_STATS, &self.stats, |&id, per_cpu: &[ServiceStats]| {
+            let mut sum = Box::new(ServiceStats::NONE);
+            per_cpu.iter().for_each(|one| sum.add(one));
+            all.insert(id, sum);
+        })?;
+        Ok(all)
+    }
+
+    /// Connections by service id: those of its backends, and those of former ones that ended before.
+    fn connections(&self) -> Result<HashMap<ServiceId, ConnectionCounts>, DataplaneError> {
+        let mut all: HashMap<ServiceId, ConnectionCounts> = HashMap::new();
         // A segment that is created after this has no count that was ever shown.
         let segments = self.backends.segments();
         // The control loop waits for this lock. It covers one system call for each few thousand
@@ -104,14 +132,22 @@ impl Counters {
         // Opened each time, because a larger one may be in its place, and under the lock, because it may be
         // put there while a count moves: the old one would lack that count.
         let removed_counts = maps::open_removed_backends(&self.pins)?;
-        hash::for_each(maps::REMOVED_BACKENDS, &removed_counts, |&id, connections: &[u64]| {
-            all.insert(id, connections.iter().sum());
-        })?;
+        hash::for_each(
+            maps::REMOVED_BACKENDS,
+            &removed_counts,
+            |&id, removed: &[RemovedBackends]| {
+                let of_service: &mut ConnectionCounts = all.entry(id).or_default();
+                removed.iter().for_each(|one| of_service.add(&one.counts));
+            },
+        )?;
         for segment in segments {
             for entry in (0..segment.len()).map(|index| segment.cell(index)) {
                 let service = entry.get(SERVICE);
                 if service != ServiceId::NONE {
-                    *all.entry(service).or_default() += entry.get(CONNECTIONS);
+                    let counts = entry.get(COUNTS);
+                    if counts != ConnectionCounts::NONE {
+                        all.entry(service).or_default().add(&counts);
+                    }
                 }
             }
         }
@@ -125,6 +161,11 @@ impl Counters {
             all += sum(per_cpu).bypassed_stale;
         })?;
         Ok(all)
+    }
+
+    /// What became of events, on all CPUs.
+    pub fn events(&self) -> Result<EventCounts, DataplaneError> {
+        events::counts(&self.events)
     }
 
     pub fn faults(&self) -> Result<Vec<(Fault, u64)>, DataplaneError> {
@@ -144,8 +185,8 @@ impl Counters {
 fn sum(per_cpu: &[ServiceCounters]) -> Counts {
     let mut total = Counts::default();
     for one in per_cpu {
-        total.refused_no_endpoints += one.refused[counters::NO_ENDPOINTS as usize];
-        total.refused_no_local_endpoints += one.refused[counters::NO_LOCAL_ENDPOINTS as usize];
+        total.refused_no_endpoints += one.refused[Reason::NoEndpoints as usize];
+        total.refused_no_local_endpoints += one.refused[Reason::NoLocalEndpoints as usize];
         total.bypassed += one.bypassed;
         total.failed_open += one.failed_open;
         total.bypassed_stale += one.bypassed_stale;

@@ -13,7 +13,7 @@ use sockline_ebpf::{
     socket::{SocketSet, WAYS},
 };
 
-use super::overflow::{Accounts, OverLimit};
+use super::overflow::{OverLimit, OverflowUsage};
 use crate::{
     bpf::{
         kinds::{growable_hash::MapUsage, hash},
@@ -23,6 +23,7 @@ use crate::{
         error::DataplaneError,
         maps::{self, SERVICE_COUNTERS, affinity_gc::AffinityGc},
         pinning::layout::Pins,
+        programs::features::{FeatureSet, Features},
     },
 };
 
@@ -32,7 +33,7 @@ pub struct MapScan {
     affinity: AffinityGc,
     counters: PerCpuHashMap<MapData, ServiceId, ServiceCounters>,
     sockets: Option<SharedArray<SocketSet>>,
-    accounts: Accounts,
+    overflow_usage: OverflowUsage,
     cgroup: PathBuf,
 }
 
@@ -57,14 +58,18 @@ impl MapScan {
     pub(crate) fn new(
         pins: &Pins,
         cgroup: &Path,
-        has_socket_table: bool,
+        features: Features,
         frontends: &HashMap<FrontendKey, Frontend>,
     ) -> Result<Self, DataplaneError> {
         Ok(Self {
             affinity: AffinityGc::new(pins, frontends)?,
             counters: maps::open_service_counters(pins)?,
-            sockets: has_socket_table.then(|| maps::open_sockets(pins)).transpose()?,
-            accounts: Accounts::open(pins)?,
+            // Before Linux 5.12 no program uses the table.
+            sockets: features
+                .has(FeatureSet::COMPARE_AND_SWAP)
+                .then(|| maps::open_sockets(pins))
+                .transpose()?,
+            overflow_usage: OverflowUsage::open(pins)?,
             cgroup: cgroup.to_owned(),
         })
     }
@@ -78,8 +83,8 @@ impl MapScan {
         counted.affinity_full = affinity.is_full;
         counted.expired = affinity.expired;
         self.count_counters(&mut counted)?;
-        counted.overflow = self.accounts.usage();
-        counted.over_limit = self.accounts.over_limit(&self.cgroup);
+        counted.overflow = self.overflow_usage.usage();
+        counted.over_limit = self.overflow_usage.over_limit(&self.cgroup);
         counted.sockets = self.sockets.map(|table| {
             let in_use =
                 |set| table.read(set).cookies.iter().filter(|&&cookie| cookie != 0).count();

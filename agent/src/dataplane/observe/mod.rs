@@ -1,10 +1,13 @@
 //! Reads of a node: frontends, backends, counters, usage of the maps, records of sockets.
 //!
-//! [`snapshot`] reads the pinned maps with or without a running agent. [`counters`], [`map_usage`] (a scan of the
-//! maps that programs write), [`overflow`] and [`sockets`] run beside the control loop, the only writer.
+//! [`snapshot`] reads the pinned maps with or without a running agent, [`translation`] the record of one socket.
+//! [`counters`], [`map_usage`] (a scan of the maps that programs write), [`overflow`] and [`sockets`] run beside the
+//! control loop, the only writer.
 
 pub mod counters;
+pub mod events;
 pub mod map_usage;
 pub mod overflow;
 pub mod snapshot;
 pub mod sockets;
+pub mod translation;

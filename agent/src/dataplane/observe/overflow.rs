@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The counts by cgroup, mapped into memory.
-pub struct Accounts {
+pub struct OverflowUsage {
     words: SharedArray<u64>,
 }
 
@@ -36,7 +36,7 @@ impl OverLimit {
     }
 }
 
-impl Accounts {
+impl OverflowUsage {
     pub fn open(pins: &Pins) -> Result<Self, DataplaneError> {
         Ok(Self { words: maps::open_overflow_counts(pins)? })
     }

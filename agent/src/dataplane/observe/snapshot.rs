@@ -1,16 +1,17 @@
 //! Reads a node from its pinned maps, with or without a running agent.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
 use sockline_ebpf::{
-    agent::COMPARE_AND_SWAP,
+    agent::FeatureSet,
     backend::{Backend as BackendEntry, Slot},
     frontend::{Frontend as FrontendEntry, FrontendKey},
     id::ServiceId,
+    telemetry::ConnectionCounts,
 };
 
 use super::counters::Counters;
@@ -36,8 +37,8 @@ use crate::{
         reconcile::encode,
     },
     model::{
-        object::{Family, ObjectName, Protocol},
-        plan::{Backend, Frontend, FrontendAddress, FrontendKind},
+        object::{Family, ObjectName},
+        plan::{Action, Backend, Frontend, FrontendAddress, FrontendKind},
         probe_service::is_probe,
     },
 };
@@ -89,6 +90,24 @@ impl Snapshot {
     /// Every frontend in the maps, in the terms of the plan and in its order. The addresses of a
     /// NodePort are one frontend, as in the plan.
     pub fn frontends(&self) -> Result<Vec<Arc<Frontend>>, DataplaneError> {
+        self.frontends_if(|_| true)
+    }
+
+    /// As [`Self::frontends`], of one service.
+    pub fn frontends_of(&self, service: &ObjectName) -> Result<Vec<Arc<Frontend>>, DataplaneError> {
+        self.frontends_if(|key| key.service == *service)
+    }
+
+    /// The names of all services in the maps, sorted.
+    pub fn services(&self) -> Result<BTreeSet<ObjectName>, DataplaneError> {
+        let names = service_names::read_all(&maps::open_names(&self.pins)?)?;
+        Ok(names.into_values().map(|key| key.service).filter(|name| !is_probe(name)).collect())
+    }
+
+    fn frontends_if(
+        &self,
+        is_wanted: impl Fn(&ServiceKey) -> bool,
+    ) -> Result<Vec<Arc<Frontend>>, DataplaneError> {
         let outer = maps::open_frontends(&self.pins, Access::Read)?;
         let Some(current) = maps::current_frontends(&outer)? else { return Ok(Vec::new()) };
         let names = service_names::read_all(&maps::open_names(&self.pins)?)?;
@@ -97,11 +116,13 @@ impl Snapshot {
         let mut node_ports: BTreeMap<(ServiceKey, Family, u16), Frontend> = BTreeMap::new();
         let mut all = Vec::new();
         for entry in entries(&current)? {
-            let key = names.get(&entry.service).cloned().unwrap_or_else(|| nameless(&entry));
-            if is_probe(&key.service) {
+            let Some(key) = names.get(&entry.service).cloned().or_else(|| nameless(&entry)) else {
+                continue;
+            };
+            if is_probe(&key.service) || !is_wanted(&key) {
                 continue;
             }
-            let frontend = frontend(&entry, &key, &slots, &backends);
+            let Some(frontend) = frontend(&entry, &key, &slots, &backends) else { continue };
             if frontend.address == FrontendAddress::Node {
                 node_ports.insert((key, frontend.family, frontend.port), frontend);
             } else {
@@ -125,26 +146,28 @@ impl Snapshot {
         Ok(entries(&current)?.iter().filter(|entry| !tests.contains(&entry.service)).count())
     }
 
-    /// The backends that connects are spread over, by service port, each with the number of
-    /// connections it was chosen for. Sorted by address; a service without backends is there, too.
-    pub fn backends(&self) -> Result<BTreeMap<ServiceKey, Vec<(Backend, u64)>>, DataplaneError> {
+    /// The backends that connects are spread over, by service port, each with the
+    /// counts of its connections. Sorted by address; a service without backends is there, too.
+    pub fn backends(
+        &self,
+    ) -> Result<BTreeMap<ServiceKey, Vec<(Backend, ConnectionCounts)>>, DataplaneError> {
         let names = service_names::read_all(&maps::open_names(&self.pins)?)?;
         let entries = maps::open_backends(&self.pins, u32::MAX, Access::Read)?;
-        let mut all: BTreeMap<ServiceKey, Vec<(Backend, u64)>> = names
+        let mut all: BTreeMap<ServiceKey, Vec<(Backend, ConnectionCounts)>> = names
             .values()
             .filter(|key| !is_probe(&key.service))
             .map(|key| (key.clone(), Vec::new()))
             .collect();
         for entry in entries.indices().filter_map(|id| entries.read(id)) {
             // Without a set it is on its way out.
-            if entry.scopes != 0
+            if !entry.scopes.is_empty()
                 && let Some(list) = names.get(&entry.service).and_then(|key| all.get_mut(key))
             {
-                list.push((backend(&entry), entry.connections));
+                list.push((backend(&entry), entry.counts));
             }
         }
         for list in all.values_mut() {
-            list.sort_unstable();
+            list.sort_unstable_by_key(|&(backend, _)| backend);
         }
         Ok(all)
     }
@@ -162,7 +185,7 @@ impl Snapshot {
     /// Sockets that are translated now, as far as they are in the socket table; `None` where the
     /// table is not used (see [`super::Features::compare_and_swap`]).
     pub fn sockets(&self) -> Result<Option<usize>, DataplaneError> {
-        if self.agent()?.features & COMPARE_AND_SWAP == 0 {
+        if !self.agent()?.features.contains(FeatureSet::COMPARE_AND_SWAP) {
             return Ok(None);
         }
         let table = maps::open_sockets(&self.pins)?;
@@ -182,55 +205,52 @@ fn entries(current: &maps::FrontendsHash) -> Result<Vec<FrontendEntry>, Dataplan
 }
 
 /// The address in the terms of the plan.
-fn address_of(entry: &FrontendEntry) -> FrontendAddress {
+fn address_of(entry: &FrontendEntry, kind: FrontendKind) -> FrontendAddress {
     let address = entry.key.address;
-    match encode::kind_of(entry.kind) {
+    match kind {
         FrontendKind::NodePort if address.is_unspecified() => FrontendAddress::OtherNodes,
         FrontendKind::NodePort if entry.node == 0 => FrontendAddress::Node,
         _ => FrontendAddress::Ip(address.into()),
     }
 }
 
-fn nameless(entry: &FrontendEntry) -> ServiceKey {
-    ServiceKey {
+fn nameless(entry: &FrontendEntry) -> Option<ServiceKey> {
+    Some(ServiceKey {
         service: ObjectName::new("", format!("service {}", entry.service)),
         port_name: "".into(),
-        protocol: protocol(entry.key.protocol),
-    }
+        protocol: encode::protocol_of(entry.key.protocol)?,
+    })
 }
 
-const fn protocol(number: u8) -> Protocol {
-    match number {
-        sockline_ebpf::frontend::UDP => Protocol::Udp,
-        sockline_ebpf::frontend::SCTP => Protocol::Sctp,
-        _ => Protocol::Tcp,
-    }
-}
-
+/// `None` for a corrupt entry, which `sockline check` reports as drift and the agent repairs.
 fn frontend(
     entry: &FrontendEntry,
     key: &ServiceKey,
     slots: &SegmentedArray<Slot>,
     backends: &SegmentedArray<BackendEntry>,
-) -> Frontend {
+) -> Option<Frontend> {
     let address: IpAddr = entry.key.address.into();
-    let kind = encode::kind_of(entry.kind);
-    let action = encode::action_of(entry.action);
-    Frontend {
+    let kind = encode::kind_of(entry.kind)?;
+    let action = encode::action_of(entry.action)?;
+    let reason = match action {
+        Action::Forward => None,
+        Action::Refuse | Action::Bypass => Some(encode::reason_of(entry.reason)?),
+    };
+    Some(Frontend {
         service: key.service.clone(),
         port_name: key.port_name.clone(),
-        address: address_of(entry),
+        address: address_of(entry, kind),
         family: Family::of(address),
         port: u16::from_be(entry.key.port),
         protocol: key.protocol,
         kind,
         action,
-        reason: encode::reason_of(action, entry.reason),
+        reason,
         affinity_seconds: (entry.affinity_seconds != 0).then_some(entry.affinity_seconds),
-        balance: encode::balance_of(entry.balance),
+        balance: encode::balance_of(entry.balance)?,
         of_node: entry.node,
         backends: members(entry, slots, backends).into(),
-    }
+    })
 }
 
 fn backend(entry: &BackendEntry) -> Backend {

@@ -15,12 +15,12 @@ use std::{
 use aya::maps::MapError;
 use sockline_ebpf::{
     backend::Backend,
-    frontend::{FrontendKey, TCP, UDP},
+    frontend::{FrontendKey, Protocol},
     id::ServiceId,
-    socket::{CLAIMED, OverflowEntry, SocketRecord, SocketSet, WAYS},
+    socket::{CLAIMED, OverflowEntry, RECORD_UNITS, SocketRecord, SocketSet, WAYS},
 };
 
-use super::overflow::Accounts;
+use super::overflow::OverflowUsage;
 use crate::{
     bpf::{kinds::hash, mmap::SharedArray},
     dataplane::{
@@ -45,9 +45,18 @@ impl SocketTable {
     /// Whether a socket's record is still what was read before.
     #[must_use]
     pub fn holds(&self, cookie: u64, record: &SocketRecord) -> bool {
-        let set = usize::try_from(cookie).unwrap_or(0) % self.sets.len().max(1);
-        let seen = self.sets.read(set);
+        let seen = self.sets.read(self.set_of(cookie));
         (0..WAYS).any(|way| seen.cookies[way] == cookie && seen.records[way] == *record)
+    }
+
+    /// The record of an open socket that has finished its connect.
+    pub(crate) fn record(&self, cookie: u64) -> Option<SocketRecord> {
+        let seen = self.sets.read(self.set_of(cookie));
+        (0..WAYS).find(|&way| seen.cookies[way] == cookie).map(|way| seen.records[way])
+    }
+
+    fn set_of(&self, cookie: u64) -> usize {
+        usize::try_from(cookie).unwrap_or(0) % self.sets.len().max(1)
     }
 
     fn records(&self) -> impl Iterator<Item = (u64, SocketRecord)> + '_ {
@@ -104,7 +113,7 @@ pub struct Owners {
 pub(crate) struct Sockets {
     table: SocketTable,
     overflow: OverflowHash,
-    accounts: Accounts,
+    overflow_usage: OverflowUsage,
 }
 
 impl Sockets {
@@ -112,7 +121,7 @@ impl Sockets {
         Ok(Self {
             table: SocketTable::open(pins)?,
             overflow: maps::open_overflow(pins)?,
-            accounts: Accounts::open(pins)?,
+            overflow_usage: OverflowUsage::open(pins)?,
         })
     }
 
@@ -144,7 +153,7 @@ impl Sockets {
         &self,
         mut each: impl FnMut(u64, &SocketRecord),
     ) -> Result<(), DataplaneError> {
-        if self.accounts.usage().entries == 0 {
+        if self.overflow_usage.usage().entries == 0 {
             return Ok(());
         }
         hash::for_each(
@@ -160,28 +169,40 @@ impl Sockets {
 
     /// Removes the overflow entry of a socket that exists no more, unless it changed meanwhile.
     /// Closing a socket removes its entry; this is for sockets that were closed while programs of
-    /// an older agent were attached.
-    pub(crate) fn forget(&mut self, socket: &StaleSocket) -> Result<(), DataplaneError> {
-        let entry = match self.overflow.get(&socket.cookie, 0) {
-            Ok(entry) if entry.record == socket.record => entry,
-            Ok(_) | Err(MapError::KeyNotFound) => return Ok(()),
+    /// an older agent were attached. A TCP socket that was reset is not found either while its application
+    /// has it open.
+    ///
+    /// Returns the service of a connection whose end nobody counts from now on. A program that ends the entry
+    /// first counts it.
+    pub(crate) fn forget(
+        &mut self,
+        socket: &StaleSocket,
+    ) -> Result<Option<ServiceId>, DataplaneError> {
+        match self.overflow.get(&socket.cookie, 0) {
+            // One with more has flows in socket storage, which only programs see: they end with the socket.
+            Ok(entry) if entry.record == socket.record && entry.units <= RECORD_UNITS => {}
+            Ok(_) | Err(MapError::KeyNotFound) => return Ok(None),
             Err(error) => return Err(DataplaneError::map(maps::OVERFLOW, "read", error)),
-        };
-        match self.overflow.remove(&socket.cookie) {
-            Ok(()) => {
-                self.accounts.give_back(entry.cgroup, entry.units);
-                Ok(())
-            }
-            Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(DataplaneError::map(maps::OVERFLOW, "write", error)),
         }
+        let taken = hash::take(&mut self.overflow, &socket.cookie)
+            .map_err(|error| DataplaneError::map(maps::OVERFLOW, "write", error))?;
+        let Some(entry) = taken else { return Ok(None) };
+        if entry.record != socket.record
+            && hash::insert(&mut self.overflow, &socket.cookie, &entry, hash::NEW).is_ok()
+        {
+            // The socket connected again in between.
+            return Ok(None);
+        }
+        self.overflow_usage.give_back(entry.cgroup, entry.units);
+        let is_counted = entry.owner == socket.cookie && !entry.record.about.is_untracked();
+        Ok(is_counted.then_some(entry.record.service))
     }
 }
 
 /// Whether a record's backend is gone or its entry reused.
 fn is_stale(record: &SocketRecord, backend: Option<Backend>) -> bool {
     backend.is_none_or(|backend| {
-        backend.scopes == 0
+        backend.scopes.is_empty()
             || backend.generation != record.generation
             || backend.service != record.service
     })
@@ -192,15 +213,18 @@ impl Reconciler {
     /// of an address that no other one has since: it may still exist.
     pub(crate) fn owners(&self, stale_sockets: &[StaleSocket]) -> HashMap<(IpAddr, u16), Owners> {
         let services = self.keys_by_id();
-        let owner =
-            |record: &SocketRecord, protocol: u8| match self.owner_of_record(record, protocol) {
-                Some(id) => services.get(&id).map(|&key| key.clone()),
-                None => self.released_owner(record, protocol).cloned(),
-            };
+        let owner = |record: &SocketRecord, protocol: Protocol| match self
+            .owner_of_record(record, protocol)
+        {
+            Some(id) => services.get(&id).map(|&key| key.clone()),
+            None => self.released_owner(record, protocol).cloned(),
+        };
         let mut all: HashMap<(IpAddr, u16), Owners> = HashMap::new();
         for socket in stale_sockets {
             let owners = all.entry(socket.service()).or_default();
-            for (found, protocol) in [(&mut owners.tcp, TCP), (&mut owners.udp, UDP)] {
+            for (found, protocol) in
+                [(&mut owners.tcp, Protocol::Tcp), (&mut owners.udp, Protocol::Udp)]
+            {
                 if found.is_none() {
                     *found = owner(&socket.record, protocol);
                 }
@@ -211,7 +235,7 @@ impl Reconciler {
 
     /// The id of the service port that has the address of a record, looked up as the programs do
     /// (`frontends.rs` of the kernel side).
-    fn owner_of_record(&self, record: &SocketRecord, protocol: u8) -> Option<ServiceId> {
+    fn owner_of_record(&self, record: &SocketRecord, protocol: Protocol) -> Option<ServiceId> {
         let key = key_of(record, protocol);
         self.owner_of(&key).or_else(|| {
             let owner = self.owner_of(&key.at_all_nodes())?;
@@ -223,7 +247,7 @@ impl Reconciler {
     }
 
     /// The released service port that had the address of a record.
-    fn released_owner(&self, record: &SocketRecord, protocol: u8) -> Option<&ServiceKey> {
+    fn released_owner(&self, record: &SocketRecord, protocol: Protocol) -> Option<&ServiceKey> {
         let key = key_of(record, protocol);
         self.released_from(&key).or_else(|| {
             let owner = self.released_from(&key.at_all_nodes())?;
@@ -233,16 +257,16 @@ impl Reconciler {
 }
 
 /// The frontend key that the programs look for with a record's service address.
-fn key_of(record: &SocketRecord, protocol: u8) -> FrontendKey {
+fn key_of(record: &SocketRecord, protocol: Protocol) -> FrontendKey {
     let (dialled, port) = (record.service_address, record.service_port);
     // The programs look for all addresses of the local host at one.
     let address = dialled.as_loopback().unwrap_or(dialled);
-    FrontendKey { address, port, protocol, padding: 0 }
+    FrontendKey { address, port, protocol: protocol.byte(), padding: 0 }
 }
 
 #[cfg(test)]
 mod tests {
-    use sockline_ebpf::id::BackendId;
+    use sockline_ebpf::{backend::Scopes, id::BackendId};
 
     use super::*;
 
@@ -254,10 +278,17 @@ mod tests {
             generation: 2,
             ..Default::default()
         };
-        let alive =
-            Backend { service: ServiceId(3), generation: 2, scopes: 1, ..Backend::default() };
+        let alive = Backend {
+            service: ServiceId(3),
+            generation: 2,
+            scopes: Scopes::INTERNAL,
+            ..Backend::default()
+        };
         assert!(!is_stale(&record, Some(alive)));
-        assert!(is_stale(&record, Some(Backend { scopes: 0, ..alive })), "on its way out");
+        assert!(
+            is_stale(&record, Some(Backend { scopes: Scopes::empty(), ..alive })),
+            "on its way out"
+        );
         assert!(is_stale(&record, Some(Backend { generation: 3, ..alive })), "given away");
         assert!(is_stale(&record, Some(Backend { service: ServiceId::NONE, ..alive })), "free");
         assert!(is_stale(&record, None), "no such entry");

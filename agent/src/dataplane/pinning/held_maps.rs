@@ -27,7 +27,7 @@ struct Map {
 
 impl HeldMaps {
     /// Opens every map of these names, and removes what else is pinned among them. Maps that grow are replaced
-    /// by larger ones, so their owners look after their pins.
+    /// by larger ones; the code that grows them updates their pins.
     pub fn open(
         pins: &Pins,
         names: &[&'static str],

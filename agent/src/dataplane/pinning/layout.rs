@@ -1,14 +1,14 @@
 //! The directory in bpffs that keeps the kernel state over restarts.
 //!
 //! ```text
-//! BPFFS/sockline/v3/maps/NAME       the maps
-//! BPFFS/sockline/v3/maps/inner/ID   the maps in those that hold maps
-//! BPFFS/sockline/v3/links/HOOK      the attachments
+//! BPFFS/sockline/v4/maps/NAME       the maps
+//! BPFFS/sockline/v4/maps/inner/ID   the maps in those that hold maps
+//! BPFFS/sockline/v4/links/HOOK      the attachments
 //! BPFFS/sockline/removed_v1         what is being removed
 //! ```
 //!
-//! `v2` is the layout version: agents of different layouts have nothing to do with each other's
-//! maps, but a newer one takes over the links of an older one.
+//! `v4` is the layout version. Agents of different layouts do not use each other's maps, but a newer one takes over
+//! the links of an older one.
 
 use std::{
     fs,

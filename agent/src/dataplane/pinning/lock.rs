@@ -15,7 +15,7 @@ use super::layout::Pins;
 use crate::{bpf::error::BpfError, dataplane::error::DataplaneError};
 
 /// How long a writer waits for readers, which hold the lock for microseconds.
-pub const READERS_PATIENCE: Duration = Duration::from_millis(200);
+pub const READERS_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The exclusive lock on the pins' folder. The kernel releases it when the process ends, however it
 /// ends.
@@ -53,10 +53,10 @@ impl Pins {
         }
     }
 
-    /// Creates the directory if needed and takes the lock; retries until `patience` is over while
+    /// Creates the directory if needed and takes the lock; retries until `timeout` is over while
     /// another process holds it. Blocks the thread.
-    pub fn lock_within(&self, wait_policy: Duration) -> Result<Option<Lock>, DataplaneError> {
-        let deadline = Instant::now() + wait_policy;
+    pub fn lock_within(&self, timeout: Duration) -> Result<Option<Lock>, DataplaneError> {
+        let deadline = Instant::now() + timeout;
         loop {
             self.create_root()?;
             match self.lock() {
@@ -79,7 +79,8 @@ impl Pins {
         there.is_ok_and(|there| fstat(&*lock.directory).map(id) == Ok(there))
     }
 
-    /// The process that holds the lock, if it is visible in this PID namespace (proc_locks(5)).
+    /// The process that holds the lock, if it is visible in this PID namespace (proc_locks(5)). `procfs` 0.18 drops the
+    /// `->` that marks a waiting process, and a file that it cannot parse (`<none>:0`) is an error for all lines.
     #[must_use]
     pub fn holder(&self) -> Option<u32> {
         let root = nix::sys::stat::stat(&self.root).ok()?;

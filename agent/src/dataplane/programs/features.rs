@@ -1,9 +1,9 @@
 //! The kernel features that programs are loaded for, probed once at the start.
 
-use sockline_ebpf::agent::{
-    COMPARE_AND_SWAP, KERNEL_SOCKETS, MPTCP_SOCK, NETNS_COOKIE, SET_RETVAL, SOCK_DESTROY,
-};
+pub use sockline_ebpf::agent::FeatureSet;
+use tracing::Level;
 
+use super::telemetry::SocketFields;
 use crate::{
     bpf::probes::{
         self,
@@ -14,41 +14,104 @@ use crate::{
 };
 
 /// A kernel feature that has a fallback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Feature {
-    SetRetval,
-    NetnsCookie,
-    MptcpSock,
-    KernelSockets,
-    CompareAndSwap,
-    SockDestroy,
-    SockIterator,
+#[derive(Debug)]
+pub struct Feature {
+    pub flag: FeatureSet,
+    /// The value of `--without-features`.
+    pub name: &'static str,
+    /// What the kernel has or lacks, and since when.
+    pub what: &'static str,
+    /// The consequence where it is missing. `None` if that alone has none.
+    pub without: Option<&'static str>,
+    /// The level of the message about it.
+    pub level: Level,
 }
 
-/// Kernel features that the programs are set up by.
+/// All of them: what the log, `check` and `--without-features` say.
+pub const FEATURES: [Feature; 8] = [
+    Feature {
+        flag: FeatureSet::SET_RETVAL,
+        name: "set-retval",
+        what: "bpf_set_retval (Linux 5.18)",
+        without: Some("refusals are EPERM instead of ECONNREFUSED"),
+        level: Level::WARN,
+    },
+    Feature {
+        flag: FeatureSet::NETNS_COOKIE,
+        name: "netns-cookie",
+        what: "SO_NETNS_COOKIE (Linux 5.14)",
+        without: Some("loopback NodePorts are served to the initial network namespace only"),
+        level: Level::INFO,
+    },
+    Feature {
+        flag: FeatureSet::MPTCP_SOCK,
+        name: "mptcp-sock",
+        what: "bpf_skc_to_mptcp_sock (Linux 6.0 with kernel BTF)",
+        without: Some("the peer name of MPTCP sockets is the backend's"),
+        level: Level::INFO,
+    },
+    Feature {
+        flag: FeatureSet::KERNEL_SOCKETS,
+        name: "kernel-sockets",
+        what: "fields of its own sockets that programs may read (kernel BTF, CAP_PERFMON)",
+        // Some 1,200 ns for each connection.
+        without: Some(
+            "the records of TCP sockets are in socket storage, which costs more for each connection \
+             and cannot be searched, so sockline.dev/close-on-removal closes none",
+        ),
+        level: Level::INFO,
+    },
+    Feature {
+        flag: FeatureSet::COMPARE_AND_SWAP,
+        name: "compare-and-swap",
+        what: "compare-and-swap in programs (Linux 5.12)",
+        // Some 300 ns for each connection.
+        without: Some("the records of sockets are in a hash, which costs more for each connection"),
+        level: Level::INFO,
+    },
+    Feature {
+        flag: FeatureSet::SOCK_DESTROY,
+        name: "sock-destroy",
+        what: "SOCK_DESTROY over netlink (Linux 4.9 with CONFIG_INET_DIAG_DESTROY)",
+        without: Some("sockets of removed backends are closed by BPF iterators, if at all"),
+        level: Level::INFO,
+    },
+    Feature {
+        flag: FeatureSet::SOCK_ITERATOR,
+        name: "sock-iterator",
+        what: "bpf_sock_destroy in BPF iterators (Linux 6.5)",
+        // Only looked for where SOCK_DESTROY is missing.
+        without: None,
+        level: Level::INFO,
+    },
+    Feature {
+        flag: FeatureSet::SOCKET_FIELDS,
+        name: "socket-fields",
+        what: "fields of sockets that programs may read when these are closed (kernel BTF, CAP_PERFMON)",
+        without: Some("connections are only counted when they are opened and closed"),
+        level: Level::WARN,
+    },
+];
+
+/// The features that `set` lacks and that have a consequence: the feature, and what follows.
+pub fn missing(set: FeatureSet) -> impl Iterator<Item = (&'static Feature, &'static str)> {
+    FEATURES
+        .iter()
+        .filter(move |feature| !set.contains(feature.flag))
+        .filter_map(|feature| Some((feature, feature.without?)))
+}
+
+/// What the programs are set up by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Features {
-    /// Refusals are ECONNREFUSED and not EPERM (`bpf_set_retval`, Linux 5.18).
-    pub set_retval: bool,
-    /// The cookie of this network namespace (`SO_NETNS_COOKIE`, Linux 5.14); without it, NodePorts
-    /// on loopback are served to the initial network namespace.
+    pub set: FeatureSet,
+    /// The cookie of this network namespace, see [`FeatureSet::NETNS_COOKIE`].
     pub netns_cookie: Option<u64>,
-    /// The connection of an MPTCP subflow can be found (`bpf_skc_to_mptcp_sock`, Linux 6.0 with
-    /// kernel BTF); without it, the peer name of MPTCP sockets is the backend's.
-    pub mptcp_sock: bool,
-    /// Where the kernel says of a socket that it made it itself, which programs may read with kernel
-    /// BTF: those are closed without a hook. Without it, TCP sockets are remembered in socket storage,
-    /// which ends by itself, costs about 1,200 ns more per connection and cannot be searched.
-    pub kernel_sockets: Option<KernelTypes>,
-    /// Programs may compare and swap (Linux 5.12); without it, sockets are remembered in the overflow
-    /// hash only, which costs some 300 ns more per connection.
-    pub compare_and_swap: bool,
-    /// Sockets can be closed over netlink (`SOCK_DESTROY` of TCP and UDP: Linux 4.9 with
-    /// CONFIG_INET_DIAG_DESTROY); without it, BPF iterators do so.
-    pub sock_destroy: bool,
-    /// BPF iterators can close sockets (`bpf_sock_destroy`, Linux 6.5). Only looked for where
-    /// `sock_destroy` is missing; without either, sockets stay with a backend that is gone.
-    pub sock_iterator: bool,
+    /// Where programs read fields of sockets, see [`FeatureSet::KERNEL_SOCKETS`]. The kernel closes its own
+    /// sockets without a hook.
+    pub kernel_types: Option<KernelTypes>,
+    /// Where programs read how a connection went, see [`FeatureSet::SOCKET_FIELDS`].
+    pub socket_fields: Option<SocketFields>,
     /// The kernel describes its own types (`/sys/kernel/btf/vmlinux`).
     pub kernel_btf: bool,
 }
@@ -58,74 +121,69 @@ impl Features {
     ///
     /// # Errors
     /// When the kernel's answer to a question was neither yes nor no.
-    pub fn probe_without(unwanted: &[Feature]) -> Result<Self, DataplaneError> {
-        let mut features = Self {
-            set_retval: probes::set_retval()?,
-            netns_cookie: probes::netns_cookie()?,
-            mptcp_sock: probes::mptcp_sock()?,
-            kernel_sockets: probes::kernel_sockets()?,
-            compare_and_swap: probes::compare_and_swap()?,
-            sock_destroy: diag::probe_destroy(),
-            sock_iterator: false,
-            kernel_btf: std::path::Path::new(kernel_types::PATH).exists(),
-        };
-        for feature in unwanted {
-            match feature {
-                Feature::SetRetval => features.set_retval = false,
-                Feature::NetnsCookie => features.netns_cookie = None,
-                Feature::MptcpSock => features.mptcp_sock = false,
-                Feature::KernelSockets => features.kernel_sockets = None,
-                Feature::CompareAndSwap => features.compare_and_swap = false,
-                Feature::SockDestroy => features.sock_destroy = false,
-                Feature::SockIterator => {}
-            }
-        }
-        if !features.sock_destroy && !unwanted.contains(&Feature::SockIterator) {
-            features.sock_iterator = match SocketIterators::load() {
-                Ok(_) => true,
-                Err(error) => {
-                    tracing::debug!("{:#}", anyhow::Error::from(error));
-                    false
-                }
-            };
-        }
-        Ok(features)
+    pub fn probe_without(unwanted: FeatureSet) -> Result<Self, DataplaneError> {
+        let is_wanted = |flag| !unwanted.contains(flag);
+        let netns_cookie = probes::netns_cookie()?.filter(|_| is_wanted(FeatureSet::NETNS_COOKIE));
+        let kernel_types =
+            probes::kernel_sockets()?.filter(|_| is_wanted(FeatureSet::KERNEL_SOCKETS));
+        let socket_fields = SocketFields::probe()?.filter(|_| is_wanted(FeatureSet::SOCKET_FIELDS));
+        let sock_destroy = is_wanted(FeatureSet::SOCK_DESTROY) && diag::probe_destroy();
+        let found = [
+            (FeatureSet::SET_RETVAL, probes::set_retval()?),
+            (FeatureSet::NETNS_COOKIE, netns_cookie.is_some()),
+            (FeatureSet::MPTCP_SOCK, probes::mptcp_sock()?),
+            (FeatureSet::KERNEL_SOCKETS, kernel_types.is_some()),
+            (FeatureSet::COMPARE_AND_SWAP, probes::compare_and_swap()?),
+            (FeatureSet::SOCK_DESTROY, sock_destroy),
+            (FeatureSet::SOCKET_FIELDS, socket_fields.is_some()),
+            (
+                FeatureSet::SOCK_ITERATOR,
+                !sock_destroy && is_wanted(FeatureSet::SOCK_ITERATOR) && has_sock_iterator(),
+            ),
+        ];
+        let set: FeatureSet =
+            found.into_iter().filter(|(_, has)| *has).map(|(flag, _)| flag).collect();
+        let kernel_btf = std::path::Path::new(kernel_types::PATH).exists();
+        Ok(Self { set: set - unwanted, netns_cookie, kernel_types, socket_fields, kernel_btf })
+    }
+
+    #[must_use]
+    pub const fn has(&self, flag: FeatureSet) -> bool {
+        self.set.contains(flag)
     }
 
     /// How sockets whose backend is gone can be closed.
     #[must_use]
-    pub const fn closing(self) -> Option<Method> {
-        if self.sock_destroy {
+    pub const fn termination_method(&self) -> Option<Method> {
+        if self.has(FeatureSet::SOCK_DESTROY) {
             Some(Method::SockDestroy)
-        } else if self.sock_iterator {
+        } else if self.has(FeatureSet::SOCK_ITERATOR) {
             Some(Method::Iterator)
         } else {
             None
         }
     }
+}
 
-    /// As in the agent's record.
-    #[must_use]
-    pub const fn bits(self) -> u32 {
-        let mut bits = 0;
-        if self.set_retval {
-            bits |= SET_RETVAL;
+fn has_sock_iterator() -> bool {
+    match SocketIterators::load() {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::debug!("{:#}", anyhow::Error::from(error));
+            false
         }
-        if self.netns_cookie.is_some() {
-            bits |= NETNS_COOKIE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_feature_has_one_row() {
+        for flag in FeatureSet::all() {
+            let rows = FEATURES.iter().filter(|feature| feature.flag == flag).count();
+            assert_eq!(rows, 1, "{flag:?}");
         }
-        if self.mptcp_sock {
-            bits |= MPTCP_SOCK;
-        }
-        if self.kernel_sockets.is_some() {
-            bits |= KERNEL_SOCKETS;
-        }
-        if self.compare_and_swap {
-            bits |= COMPARE_AND_SWAP;
-        }
-        if self.sock_destroy {
-            bits |= SOCK_DESTROY;
-        }
-        bits
     }
 }

@@ -33,7 +33,7 @@ pub struct Links {
 /// Which hooks had to be changed, in which way.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Attached {
-    /// A link was made anew: there was none, or it was on another cgroup, or one that is gone.
+    /// A link was created: there was none, or it was on another cgroup, or one that is gone.
     pub made: Vec<&'static str>,
     /// Another program was in the link.
     pub replaced: Vec<&'static str>,

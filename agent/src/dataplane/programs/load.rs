@@ -1,5 +1,8 @@
 //! Loading the kernel programs.
 
+#[cfg(test)]
+mod stack;
+
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::{
@@ -12,7 +15,10 @@ use aya_obj::generated::bpf_attach_type::{
     BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG, BPF_CGROUP_UDP6_SENDMSG,
 };
 
-use super::features::Features;
+use super::{
+    features::{FeatureSet, Features},
+    telemetry,
+};
 use crate::{
     dataplane::{error::DataplaneError, pinning::layout::Pins},
     model::node_addresses::NodePortScope,
@@ -20,7 +26,7 @@ use crate::{
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockline-kernel"));
 /// The same for kernels before 5.12, see `ebpf/src/main_5_10.rs`.
-static LEGACY_OBJECT: &[u8] =
+static OBJECT_5_10: &[u8] =
     include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockline-kernel-5-10"));
 
 /// A kernel program: the name of its pin, of its function, and where it is attached.
@@ -57,14 +63,15 @@ impl Programs {
     pub fn load(
         pins: &Pins,
         features: Features,
+        telemetry: &telemetry::Settings,
         node_ports: NodePortScope,
         maps: &[&str],
     ) -> Result<Self, DataplaneError> {
         let mut loader = EbpfLoader::new();
-        let set_retval = u8::from(features.set_retval);
-        let mptcp_sock = u8::from(features.mptcp_sock);
+        let set_retval = u8::from(features.has(FeatureSet::SET_RETVAL));
+        let mptcp_sock = u8::from(features.has(FeatureSet::MPTCP_SOCK));
         let of_all_nodes = u8::from(node_ports == NodePortScope::AllNodes);
-        let types = features.kernel_sockets;
+        let types = features.kernel_types;
         let [kernel_socket, cookie, state, task_flags] = types.map_or([0; 4], |types| {
             let (byte, mask) = types.kernel_socket;
             let kernel_socket = u64::from(byte) | u64::from(mask) << 32;
@@ -80,10 +87,11 @@ impl Programs {
             .override_global("COOKIE_OFFSET", &cookie, true)
             .override_global("STATE_OFFSET", &state, true)
             .override_global("TASK_FLAGS_OFFSET", &task_flags, true);
+        telemetry.set(&mut loader);
         for name in maps {
             loader.map_pin_path(name, pins.map(name));
         }
-        let object = if features.compare_and_swap { OBJECT } else { LEGACY_OBJECT };
+        let object = if features.has(FeatureSet::COMPARE_AND_SWAP) { OBJECT } else { OBJECT_5_10 };
         let mut ebpf =
             loader.load(object).map_err(|error| DataplaneError::Load(Box::new(error)))?;
         for hook in &HOOKS {

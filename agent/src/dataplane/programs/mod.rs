@@ -11,3 +11,4 @@ pub mod hook_state;
 pub mod kernel_log;
 pub mod links;
 pub mod load;
+pub mod telemetry;

@@ -4,9 +4,10 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-/// How many entries of the maps, maps and links differ.
+/// How many entries of the maps, maps and links differ. A reader must know all fields: with one that it does not know,
+/// or without one, it would take maps with drift for sound.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Drift {
     pub frontends_missing: usize,
     pub frontends_changed: usize,

@@ -3,12 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use sockline_ebpf::{
-    address::Address,
-    backend::{EXTERNAL_SCOPE, INTERNAL_SCOPE},
-    counters, frontend,
-    frontend::FrontendKey,
-};
+use sockline_ebpf::{address::Address, backend::Scopes, frontend, frontend::FrontendKey};
 
 use crate::{
     dataplane::maps::service_names::ServiceKey,
@@ -72,7 +67,7 @@ pub fn node_addresses<'a>(
 ) -> BTreeSet<IpAddr> {
     entries
         .into_iter()
-        .filter(|entry| kind_of(entry.kind) == FrontendKind::NodePort && entry.node == 0)
+        .filter(|entry| kind_of(entry.kind) == Some(FrontendKind::NodePort) && entry.node == 0)
         .filter(|entry| entry.key.address.as_loopback().is_none())
         .map(|entry| entry.key.address.into())
         .collect()
@@ -90,25 +85,25 @@ pub fn key(frontend: &Frontend, address: Address) -> FrontendKey {
     FrontendKey {
         address,
         port: frontend.port.to_be(),
-        protocol: protocol_number(frontend.protocol),
+        protocol: protocol(frontend.protocol).byte(),
         padding: 0,
     }
 }
 
 /// Which frontends of a service share their backends: those for clients inside the cluster follow
 /// one traffic policy, those for others the other.
-pub const fn scope(kind: FrontendKind) -> u8 {
+pub const fn scope(kind: FrontendKind) -> Scopes {
     match kind {
-        FrontendKind::ClusterIP => INTERNAL_SCOPE,
+        FrontendKind::ClusterIP => Scopes::INTERNAL,
         FrontendKind::ExternalIP | FrontendKind::LoadBalancer | FrontendKind::NodePort => {
-            EXTERNAL_SCOPE
+            Scopes::EXTERNAL
         }
     }
 }
 
 /// The lists of backends of a service port, each once, with the scopes it is in.
-pub fn lists<'a>(service_port: &DesiredServicePort<'a>) -> Vec<(&'a Arc<[Backend]>, u8)> {
-    let mut lists: Vec<(&Arc<[Backend]>, u8)> = Vec::new();
+pub fn lists<'a>(service_port: &DesiredServicePort<'a>) -> Vec<(&'a Arc<[Backend]>, Scopes)> {
+    let mut lists: Vec<(&Arc<[Backend]>, Scopes)> = Vec::new();
     for frontend in &service_port.frontends {
         let scope = scope(frontend.kind);
         // Frontends of one traffic policy share their list.
@@ -120,79 +115,131 @@ pub fn lists<'a>(service_port: &DesiredServicePort<'a>) -> Vec<(&'a Arc<[Backend
     lists
 }
 
-pub const fn protocol_number(protocol: Protocol) -> u8 {
+pub const fn protocol(protocol: Protocol) -> frontend::Protocol {
     match protocol {
-        Protocol::Tcp => frontend::TCP,
-        Protocol::Udp => frontend::UDP,
-        Protocol::Sctp => frontend::SCTP,
+        Protocol::Tcp => frontend::Protocol::Tcp,
+        Protocol::Udp => frontend::Protocol::Udp,
+        Protocol::Sctp => frontend::Protocol::Sctp,
     }
 }
 
-pub const fn action_number(action: Action) -> u8 {
+/// `None` for a byte that no agent writes, as the other functions that read an entry.
+pub fn protocol_of(byte: u8) -> Option<Protocol> {
+    frontend::Protocol::from_byte(byte).map(|protocol| match protocol {
+        frontend::Protocol::Udp => Protocol::Udp,
+        frontend::Protocol::Sctp => Protocol::Sctp,
+        frontend::Protocol::Tcp => Protocol::Tcp,
+    })
+}
+
+pub const fn action(action: Action) -> frontend::Action {
     match action {
-        Action::Forward => frontend::FORWARD,
-        Action::Refuse => frontend::REFUSE,
-        Action::Pass => frontend::BYPASS,
+        Action::Forward => frontend::Action::Forward,
+        Action::Refuse => frontend::Action::Refuse,
+        Action::Bypass => frontend::Action::Bypass,
     }
 }
 
-pub const fn action_of(number: u8) -> Action {
-    match number {
-        frontend::FORWARD => Action::Forward,
-        frontend::BYPASS => Action::Pass,
-        _ => Action::Refuse,
-    }
+pub fn action_of(byte: u8) -> Option<Action> {
+    frontend::Action::from_byte(byte).map(|action| match action {
+        frontend::Action::Forward => Action::Forward,
+        frontend::Action::Bypass => Action::Bypass,
+        frontend::Action::Refuse => Action::Refuse,
+    })
 }
 
-pub const fn reason_number(reason: Option<Reason>) -> u8 {
+pub const fn reason(reason: Reason) -> frontend::Reason {
     match reason {
-        None | Some(Reason::NoEndpoints) => counters::NO_ENDPOINTS,
-        Some(Reason::NoLocalEndpoints) => counters::NO_LOCAL_ENDPOINTS,
-        Some(Reason::SourceRanges) => counters::SOURCE_RANGES,
-        Some(Reason::Protocol) => counters::PROTOCOL,
-        Some(Reason::RedirectDisabled) => counters::REDIRECT_DISABLED,
-        Some(Reason::TooLarge) => counters::TOO_LARGE,
+        Reason::NoEndpoints => frontend::Reason::NoEndpoints,
+        Reason::NoLocalEndpoints => frontend::Reason::NoLocalEndpoints,
+        Reason::SourceRanges => frontend::Reason::SourceRanges,
+        Reason::Protocol => frontend::Reason::Protocol,
+        Reason::RedirectDisabled => frontend::Reason::RedirectDisabled,
+        Reason::TooLarge => frontend::Reason::TooLarge,
     }
 }
 
-pub const fn reason_of(action: Action, number: u8) -> Option<Reason> {
-    match action {
-        Action::Forward => None,
-        Action::Refuse | Action::Pass => Some(match number {
-            counters::NO_LOCAL_ENDPOINTS => Reason::NoLocalEndpoints,
-            counters::SOURCE_RANGES => Reason::SourceRanges,
-            counters::PROTOCOL => Reason::Protocol,
-            counters::REDIRECT_DISABLED => Reason::RedirectDisabled,
-            counters::TOO_LARGE => Reason::TooLarge,
-            _ => Reason::NoEndpoints,
-        }),
-    }
+/// The reason of an action that is not to forward.
+pub fn reason_of(byte: u8) -> Option<Reason> {
+    frontend::Reason::from_byte(byte).map(|reason| match reason {
+        frontend::Reason::NoEndpoints => Reason::NoEndpoints,
+        frontend::Reason::NoLocalEndpoints => Reason::NoLocalEndpoints,
+        frontend::Reason::SourceRanges => Reason::SourceRanges,
+        frontend::Reason::Protocol => Reason::Protocol,
+        frontend::Reason::RedirectDisabled => Reason::RedirectDisabled,
+        frontend::Reason::TooLarge => Reason::TooLarge,
+    })
 }
 
-pub const fn kind_number(kind: FrontendKind) -> u8 {
+pub const fn kind(kind: FrontendKind) -> frontend::FrontendKind {
     match kind {
-        FrontendKind::ClusterIP => 0,
-        FrontendKind::ExternalIP => 1,
-        FrontendKind::LoadBalancer => 2,
-        FrontendKind::NodePort => 3,
+        FrontendKind::ClusterIP => frontend::FrontendKind::ClusterIp,
+        FrontendKind::ExternalIP => frontend::FrontendKind::ExternalIp,
+        FrontendKind::LoadBalancer => frontend::FrontendKind::LoadBalancer,
+        FrontendKind::NodePort => frontend::FrontendKind::NodePort,
     }
 }
 
-pub const fn kind_of(number: u8) -> FrontendKind {
-    match number {
-        1 => FrontendKind::ExternalIP,
-        2 => FrontendKind::LoadBalancer,
-        3 => FrontendKind::NodePort,
-        _ => FrontendKind::ClusterIP,
-    }
+pub fn kind_of(byte: u8) -> Option<FrontendKind> {
+    frontend::FrontendKind::from_byte(byte).map(|kind| match kind {
+        frontend::FrontendKind::ClusterIp => FrontendKind::ClusterIP,
+        frontend::FrontendKind::ExternalIp => FrontendKind::ExternalIP,
+        frontend::FrontendKind::LoadBalancer => FrontendKind::LoadBalancer,
+        frontend::FrontendKind::NodePort => FrontendKind::NodePort,
+    })
 }
 
-pub const fn balance_number(balance: Balance) -> u8 {
+pub const fn balance(balance: Balance) -> frontend::Balance {
     match balance {
-        Balance::Random => 0,
+        Balance::Random => frontend::Balance::Random,
     }
 }
 
-pub const fn balance_of(_number: u8) -> Balance {
-    Balance::Random
+pub fn balance_of(byte: u8) -> Option<Balance> {
+    frontend::Balance::from_byte(byte).map(|balance| match balance {
+        frontend::Balance::Random => Balance::Random,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_read_as_what_was_written() {
+        for one in [Action::Forward, Action::Refuse, Action::Bypass] {
+            assert_eq!(action_of(action(one).byte()), Some(one));
+        }
+        for one in [
+            Reason::NoEndpoints,
+            Reason::NoLocalEndpoints,
+            Reason::SourceRanges,
+            Reason::Protocol,
+            Reason::RedirectDisabled,
+            Reason::TooLarge,
+        ] {
+            assert_eq!(reason_of(reason(one).byte()), Some(one));
+        }
+        for one in [
+            FrontendKind::ClusterIP,
+            FrontendKind::ExternalIP,
+            FrontendKind::LoadBalancer,
+            FrontendKind::NodePort,
+        ] {
+            assert_eq!(kind_of(kind(one).byte()), Some(one));
+        }
+        for one in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+            assert_eq!(protocol_of(protocol(one).byte()), Some(one));
+        }
+        assert_eq!(balance_of(balance(Balance::Random).byte()), Some(Balance::Random));
+    }
+
+    #[test]
+    fn a_byte_that_no_agent_writes_is_not_taken_for_another_value() {
+        assert_eq!(action_of(0xff), None);
+        assert_eq!(reason_of(0xff), None);
+        assert_eq!(kind_of(0xff), None);
+        assert_eq!(protocol_of(0xff), None);
+        assert_eq!(balance_of(0xff), None);
+    }
 }

@@ -1,8 +1,8 @@
 //! Brings the maps from what they hold to what a plan says.
 //!
 //! Called by [`super::Dataplane`]; calls `maps`. `encode` turns a plan into service ports, [`Reconciler`] knows
-//! what is in the maps, `sync` applies a plan and `apply` one service port of it, `restore` reads back what an earlier agent left,
-//! `repair` finds and repairs drift, `retained` keeps services whose objects cannot be used, `node_ports` decides
+//! what is in the maps, `sync` applies a plan and `apply` one service port of it, `restore` reads back what an
+//! earlier agent left, `repair` finds and repairs drift, `retained` keeps services whose objects cannot be used, `node_ports` decides
 //! between NodePorts and services at the node's addresses, `probe_service` and `standalone` serve
 //! `sockline check`.
 //!
@@ -36,11 +36,12 @@ use std::{
 use aya::maps::{MapData, PerCpuHashMap};
 use sockline_ebpf::{
     address::Address,
-    backend::Backend,
+    backend::{Backend, Scopes},
     counters::ServiceCounters,
-    frontend::{self, FrontendKey},
+    frontend::{Frontend, FrontendKey, Protocol},
     id::{BackendId, ServiceId, SlotIndex},
     socket::AFFINITY_ENTRIES,
+    telemetry::ServiceStats,
 };
 
 use self::{encode::DesiredServicePort, node_ports::AtNode, retained::Retained};
@@ -50,6 +51,7 @@ use crate::{
         error::DataplaneError,
         maps::{
             self,
+            agent_state::LastService,
             allocator::{
                 Allocator,
                 removed_backend_counts::{RemovedBackendCounts, TransferLock},
@@ -58,6 +60,7 @@ use crate::{
             service_names::{self, Names, ServiceKey},
         },
         pinning::layout::Pins,
+        retention::{RestoredState, UnconfirmedPolicy},
     },
     model::{object::ObjectName, plan, probe_service::is_probe},
 };
@@ -95,13 +98,12 @@ pub struct Reconciler {
     allocator: Allocator,
     names: Names,
     counters: PerCpuHashMap<MapData, ServiceId, ServiceCounters>,
+    stats: PerCpuHashMap<MapData, ServiceId, ServiceStats>,
     installed: BTreeMap<ServiceKey, ServicePortState>,
     at_node: AtNode,
-    /// See [`Reconciler::retain_unconfirmed`].
-    retain_unconfirmed: bool,
+    unconfirmed: UnconfirmedPolicy,
     retained: Retained,
-    /// See [`Reconciler::release_unconfirmed`].
-    release_unconfirmed: bool,
+    restored: RestoredState,
     /// Service ports that were released: bypassed until a plan has endpoints for them, or is
     /// complete. With the addresses that they had.
     released: BTreeMap<ServiceKey, BTreeSet<FrontendKey>>,
@@ -130,8 +132,10 @@ struct ServicePortState {
 #[derive(Debug, Clone, Copy)]
 struct InstalledBackend {
     id: BackendId,
-    scopes: u8,
+    scopes: Scopes,
     weight: u16,
+    /// See [`Backend::generation`].
+    generation: u32,
 }
 
 /// Slots for one list of backends.
@@ -166,6 +170,7 @@ impl Reconciler {
             maps::open_slots(pins, limits.slots, Access::Write)?,
             // One more, because id 0 is none.
             maps::open_backends(pins, limits.backends.saturating_add(1), Access::Write)?,
+            LastService::open(pins)?,
             RemovedBackendCounts::open(pins, limits.frontends)?,
             Rcu::new()?,
         );
@@ -174,11 +179,12 @@ impl Reconciler {
             allocator,
             names: service_names::open(pins, limits.frontends)?,
             counters: maps::open_service_counters(pins)?,
+            stats: maps::open_service_stats(pins)?,
             installed: BTreeMap::new(),
             at_node: AtNode::default(),
-            retain_unconfirmed: false,
+            unconfirmed: UnconfirmedPolicy::default(),
             retained: Retained::default(),
-            release_unconfirmed: false,
+            restored: RestoredState::default(),
             released: BTreeMap::new(),
             frontends_freed: false,
         };
@@ -206,17 +212,23 @@ impl Reconciler {
             + usize::from(self.allocator.repair_pin_of_removed_counts()?))
     }
 
-    pub const fn frontend_entries(&self) -> &HashMap<FrontendKey, frontend::Frontend> {
+    pub const fn frontend_entries(&self) -> &HashMap<FrontendKey, Frontend> {
         self.frontends.entries()
     }
 
     /// Whether an address and port is a frontend's, of any protocol.
     pub fn is_taken(&self, address: IpAddr, port: u16) -> bool {
         let address = Address::from(address);
-        [frontend::TCP, frontend::UDP, frontend::SCTP].into_iter().any(|protocol| {
-            let key = FrontendKey { address, port: port.to_be(), protocol, padding: 0 };
+        Protocol::ALL.into_iter().any(|protocol| {
+            let key =
+                FrontendKey { address, port: port.to_be(), protocol: protocol.byte(), padding: 0 };
             self.frontends.entries().contains_key(&key)
         })
+    }
+
+    /// See [`Allocator::count_untracked`].
+    pub(super) fn count_untracked(&mut self, service: ServiceId) -> Result<(), DataplaneError> {
+        self.allocator.count_untracked(service)
     }
 
     pub(super) fn backend(&self, id: BackendId) -> Option<Backend> {
@@ -265,18 +277,18 @@ impl Reconciler {
             .collect()
     }
 
-    /// While set, restored service ports that were in no plan yet are not removed.
-    pub const fn retain_unconfirmed(&mut self, retain_unconfirmed: bool) {
-        self.retain_unconfirmed = retain_unconfirmed;
+    /// What happens to restored service ports that were in no plan yet.
+    pub const fn set_unconfirmed_policy(&mut self, policy: UnconfirmedPolicy) {
+        self.unconfirmed = policy;
     }
 
-    /// While set, service ports that would stay as an earlier agent left them are removed and
-    /// bypassed instead: that agent was gone for so long that kube-proxy knows better.
-    pub const fn release_unconfirmed(&mut self, release: bool) {
-        self.release_unconfirmed = release;
+    /// With [`RestoredState::Stale`], service ports that would stay as an earlier agent left them are
+    /// released.
+    pub const fn set_restored_state(&mut self, state: RestoredState) {
+        self.restored = state;
     }
 
-    /// Service ports that were released, see [`Self::release_unconfirmed`].
+    /// Service ports that were released, see [`RestoredState::Stale`].
     pub fn released(&self) -> usize {
         self.released.len()
     }

@@ -1,9 +1,8 @@
 //! NodePorts at the node's addresses, and services that have one of these addresses themselves.
 //!
-//! The node's addresses are the node's, and a NodePort is given to one service by the API server,
-//! while anybody who may make a Service may write any address into its external IPs. So the NodePort
-//! keeps the address and port. Everything else at an address of the node is its service's alone, and
-//! what changes there concerns no other.
+//! The API server allocates a NodePort to one Service, but any user who can create Services can set any external IP.
+//! So at the node's addresses the NodePort wins. Everything else at an address of the node belongs to its own Service,
+//! and a change there concerns no other.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -12,6 +11,7 @@ use std::{
 
 use sockline_ebpf::{
     address::Address,
+    backend::Scopes,
     frontend::{self, FrontendKey},
     id::{ServiceId, SlotIndex},
 };
@@ -219,7 +219,7 @@ impl Reconciler {
             addresses.iter().map(|ip| FrontendKey::node_mark((*ip).into())).collect();
         // First, to make room for the others. While the source is incomplete, a node may only seem
         // to be gone.
-        if !self.retain_unconfirmed {
+        if !self.unconfirmed.retains() {
             let gone: Vec<FrontendKey> = self.at_node.marks.difference(&wanted).copied().collect();
             for key in gone {
                 self.frontends.remove(&key)?;
@@ -244,11 +244,11 @@ const fn mark(key: FrontendKey) -> frontend::Frontend {
         slot_start: SlotIndex(0),
         slot_count: 0,
         affinity_seconds: 0,
-        action: frontend::FORWARD,
+        action: frontend::Action::Forward.byte(),
         reason: 0,
         kind: 0,
         balance: 0,
-        scope: 0,
+        scope: Scopes::empty(),
         padding: 0,
         node: 0,
     }

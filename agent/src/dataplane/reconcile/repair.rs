@@ -2,8 +2,9 @@
 //!
 //! A full comparison runs in steps, so that no change has to wait for it.
 
-use std::ops::Bound;
+use std::{collections::HashSet, ops::Bound};
 
+use aya::maps::MapError;
 use sockline_ebpf::{
     address::Address,
     backend::{Backend, Slot},
@@ -16,6 +17,7 @@ use crate::{
     dataplane::{
         error::DataplaneError,
         maps::{
+            SERVICE_STATS,
             allocator::alias,
             frontends,
             service_names::{self, ServiceKey},
@@ -100,8 +102,28 @@ impl Reconciler {
                 }
                 Err(error) => result = result.and(Err(error)),
             }
+            result = result.and(self.remove_stats_of_removed_services());
         }
         (drift, result)
+    }
+
+    /// A connection may end after its service was removed, and its end makes the entry again.
+    fn remove_stats_of_removed_services(&mut self) -> Result<(), DataplaneError> {
+        let installed: HashSet<ServiceId> = self.installed.values().map(|known| known.id).collect();
+        let mut removed = Vec::new();
+        for id in self.stats.keys() {
+            let id = id.map_err(|error| DataplaneError::map(SERVICE_STATS, "read", error))?;
+            if !installed.contains(&id) {
+                removed.push(id);
+            }
+        }
+        for id in removed {
+            match self.stats.remove(&id) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(DataplaneError::map(SERVICE_STATS, "write", error)),
+            }
+        }
+        Ok(())
     }
 
     fn compare_next_of(
@@ -194,6 +216,7 @@ impl Reconciler {
                 port: port.to_be(),
                 weight: known.weight,
                 scopes: known.scopes,
+                generation: known.generation,
                 ..Backend::default()
             };
             let found = self.allocator.backend(known.id);
@@ -203,6 +226,7 @@ impl Reconciler {
                     && backend.service == wanted.service
                     && backend.scopes == wanted.scopes
                     && backend.weight == wanted.weight
+                    && backend.generation == wanted.generation
             });
             if !sound {
                 tracing::debug!(service = %key, backend = %known.id, "backend entry differs");
@@ -240,7 +264,7 @@ impl Reconciler {
             repaired.frontends_foreign = all.frontends_foreign;
             repaired.filter_words = all.filter_words;
         });
-        let stale = differences.stale.iter().try_for_each(|&id| self.allocator.clear_backend(id));
+        let stale = self.allocator.free_stale(&differences.stale);
         let backends = backends.and(stale).map(|()| repaired.backends = all.backends);
         let names = (differences.names.iter())
             .try_for_each(|(id, key)| service_names::write(&mut self.names, *id, key))

@@ -21,10 +21,10 @@ pub struct SyncError {
 pub struct SyncReport {
     pub services_changed: usize,
     pub services_removed: usize,
-    /// Services that stay as an earlier agent left them: [`crate::dataplane::Dataplane::retain_unconfirmed`].
+    /// Services that stay as an earlier agent left them: [`crate::dataplane::UnconfirmedPolicy::Retain`].
     pub services_unconfirmed: usize,
     /// Services that were removed because what an earlier agent left is too old:
-    /// [`crate::dataplane::Dataplane::release_unconfirmed`].
+    /// [`crate::dataplane::RestoredState::Stale`].
     pub services_released: usize,
     /// Services that did not fit or could not be written; they keep what they had.
     pub errors: Vec<SyncError>,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use sockline_ebpf::{
+    backend::Backend,
     frontend::Frontend,
     id::{BackendId, ServiceId, SlotIndex},
 };
@@ -123,7 +124,8 @@ impl Reconciler {
             }
             if restored.insert(id) {
                 self.allocator.restore_backend(id);
-                let known = InstalledBackend { id, scopes: backend.scopes, weight: backend.weight };
+                let Backend { scopes, weight, generation, .. } = backend;
+                let known = InstalledBackend { id, scopes, weight, generation };
                 installed.backends.insert((address, port), known);
             }
             list.push(plan::Backend { address, port, weight: backend.weight });

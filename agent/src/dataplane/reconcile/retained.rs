@@ -123,7 +123,8 @@ impl Reconciler {
     pub(super) fn is_address_retained(&self, frontend: &plan::Frontend, key: &FrontendKey) -> bool {
         self.retained_owner(key).is_some()
             && self.frontends.entries().get(key).is_some_and(|entry| {
-                Rank::of(encode::kind_of(entry.kind)) <= Rank::of(frontend.kind)
+                encode::kind_of(entry.kind)
+                    .is_some_and(|kind| Rank::of(kind) <= Rank::of(frontend.kind))
             })
     }
 

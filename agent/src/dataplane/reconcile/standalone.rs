@@ -6,8 +6,9 @@ use crate::{
         error::DataplaneError,
         pinning::{
             layout::Pins,
-            lock::{Lock, READERS_PATIENCE},
+            lock::{Lock, READERS_TIMEOUT},
         },
+        retention::UnconfirmedPolicy,
     },
     model::probe_service::{Listeners, ProbeService},
 };
@@ -31,14 +32,14 @@ pub enum Refused {
 impl Standalone {
     /// Opens the maps. Removes the probe services of a check that was killed.
     pub fn open(pins: &Pins) -> Result<Result<Self, Refused>, DataplaneError> {
-        let Some(lock) = pins.lock_within(READERS_PATIENCE)? else {
+        let Some(lock) = pins.lock_within(READERS_TIMEOUT)? else {
             return Ok(Err(Refused::Locked));
         };
         let Some(mut reconciler) = Reconciler::open_if_sound(pins, Limits::default())? else {
             return Ok(Err(Refused::Unsound));
         };
         // There is no plan here, so nothing else may be removed.
-        reconciler.retain_unconfirmed(true);
+        reconciler.set_unconfirmed_policy(UnconfirmedPolicy::Retain);
         for service in reconciler.probe_services() {
             probe_service::remove(&mut reconciler, service)?;
         }

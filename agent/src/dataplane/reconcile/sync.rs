@@ -34,14 +34,14 @@ use crate::{
 impl Reconciler {
     /// Whether a service port is removed instead of staying unchanged.
     pub(super) fn is_to_be_released(&self, key: &ServiceKey) -> bool {
-        self.release_unconfirmed && self.installed.get(key).is_some_and(|known| !known.confirmed)
+        self.restored.is_stale() && self.installed.get(key).is_some_and(|known| !known.confirmed)
     }
 
     /// Whether a service port was released, and would now be refused although it may have
     /// endpoints.
     pub(super) fn is_released(&self, service_port: &DesiredServicePort<'_>) -> bool {
         self.released.contains_key(&service_port.key)
-            && (self.retain_unconfirmed || self.retained.contains(&service_port.key.service))
+            && (self.unconfirmed.retains() || self.retained.contains(&service_port.key.service))
             && service_port.frontends.iter().any(|frontend| frontend.action == plan::Action::Refuse)
     }
 
@@ -72,9 +72,9 @@ impl Reconciler {
         let wanted: HashSet<&ServiceKey> =
             service_ports.iter().map(|service_port| &service_port.key).collect();
         let readable: HashSet<&ObjectName> = wanted.iter().map(|key| &key.service).collect();
-        let (retained, retain_unconfirmed) = (&self.retained, self.retain_unconfirmed);
+        let (retained, unconfirmed) = (&self.retained, self.unconfirmed);
         self.released.retain(|key, _| {
-            let may_lack = retain_unconfirmed || retained.contains(&key.service);
+            let may_lack = unconfirmed.retains() || retained.contains(&key.service);
             // If the Service itself can be read, its ports are known.
             let may_exist = wanted.contains(key) || !readable.contains(&key.service);
             !planned(&key.service) || (may_lack && may_exist)
@@ -150,7 +150,7 @@ impl Reconciler {
                 continue;
             }
             let is_retained = self.is_retained(&service_port.key);
-            if is_retained || (self.retain_unconfirmed && self.would_cut_off(service_port)) {
+            if is_retained || (self.unconfirmed.retains() && self.would_cut_off(service_port)) {
                 if self.is_to_be_released(&service_port.key) {
                     released.push(service_port.key.clone());
                 } else if !is_retained {
@@ -167,7 +167,7 @@ impl Reconciler {
         }
         let (stay, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|key| {
             self.is_retained(key)
-                || (self.retain_unconfirmed
+                || (self.unconfirmed.retains()
                     && !is_probe(&key.service)
                     && self.installed.get(key).is_some_and(|known| !known.confirmed))
         });
@@ -254,6 +254,7 @@ impl Reconciler {
             service_names::remove(&mut self.names, installed.id, key);
             // Absent if the service was never used.
             let _ = self.counters.remove(&installed.id);
+            let _ = self.stats.remove(&installed.id);
             self.allocator.remove_service(installed.id);
         }
     }

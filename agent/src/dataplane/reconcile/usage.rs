@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use sockline_ebpf::{frontend, id::ServiceId};
+use sockline_ebpf::{frontend::Action, id::ServiceId};
 
 use super::{Reconciler, ServicePortState};
 use crate::{
@@ -58,7 +58,9 @@ impl Reconciler {
             .frontends
             .entries()
             .values()
-            .filter(|entry| entry.action != frontend::FORWARD && !counted.contains(&entry.service))
+            .filter(|entry| {
+                entry.action != Action::Forward.byte() && !counted.contains(&entry.service)
+            })
             .map(|entry| entry.service)
             .collect();
         let installed = self.installed.iter();

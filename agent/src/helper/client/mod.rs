@@ -1,4 +1,9 @@
 //! The agent's side: starts and restarts the helper, and sends it requests.
+//!
+//! `termination/`, the search of nested namespaces and the mount of the BPF file system call [`Helper`]. `supervisor` holds
+//! the process that starts the helper again.
+//!
+//! Invariant: a helper that does not answer costs its caller a timeout, not more.
 
 mod supervisor;
 

@@ -26,7 +26,8 @@ fn planned(endpoints: &[Endpoint]) -> Chosen {
 fn chosen(slices: &[EndpointSlice]) -> Chosen {
     let ports = SlicePorts::of(slices);
     let candidates = candidates(&ports.with(Family::IPv4, "http", Protocol::Tcp), HERE);
-    [cluster, local].map(|choose| texts(&choose(&candidates, HERE)))
+    [TrafficPolicy::Cluster, TrafficPolicy::Local]
+        .map(|policy| texts(&super::chosen(policy, &candidates, HERE)))
 }
 
 /// `addEndpoints` of kube-proxy 1.36 on endpoints in this order: a copy replaces the one before if it is

@@ -1,16 +1,18 @@
-use super::*;
+use super::{
+    TrafficPolicy::{Cluster, Local},
+    *,
+};
 use crate::model::testing::{endpoint, endpoint_port, slice, texts};
 
 const HERE: ThisNode<'_> = ThisNode { name: "here", zone: Some("zone-1") };
 
-fn chosen(
-    endpoints: &[Endpoint],
-    node: ThisNode<'_>,
-    choose: fn(&[Candidate<'_>], ThisNode<'_>) -> Vec<Backend>,
-) -> Vec<String> {
+fn chosen(endpoints: &[Endpoint], node: ThisNode<'_>, policy: TrafficPolicy) -> Vec<String> {
     let candidates: Vec<_> =
         endpoints.iter().map(|endpoint| Candidate { endpoint, port: 1 }).collect();
-    texts(&choose(&candidates, node)).iter().map(|text| text.replace(":1", "")).collect()
+    texts(&super::chosen(policy, &candidates, node))
+        .iter()
+        .map(|text| text.replace(":1", ""))
+        .collect()
 }
 
 /// `a` to `e` are 10.0.0.10 to 10.0.0.14.
@@ -113,7 +115,7 @@ fn cluster_policy_uses_what_kube_proxy_uses() {
         ),
     ];
     for (rule, endpoints, expected) in cases {
-        assert_eq!(letters(&chosen(endpoints, HERE, cluster)), *expected, "{rule}");
+        assert_eq!(letters(&chosen(endpoints, HERE, Cluster)), *expected, "{rule}");
     }
 }
 
@@ -121,7 +123,7 @@ fn cluster_policy_uses_what_kube_proxy_uses() {
 fn zone_hints_do_not_apply_on_a_node_without_zone() {
     let node = ThisNode { zone: None, ..HERE };
     let endpoints = [e('a').for_zones(&["zone-1"]), e('b').for_zones(&[""])];
-    assert_eq!(letters(&chosen(&endpoints, node, cluster)), "ab");
+    assert_eq!(letters(&chosen(&endpoints, node, Cluster)), "ab");
 }
 
 #[test]
@@ -150,7 +152,7 @@ fn local_policy_uses_what_kube_proxy_uses() {
         ),
     ];
     for (rule, endpoints, expected) in cases {
-        assert_eq!(letters(&chosen(endpoints, HERE, local)), *expected, "{rule}");
+        assert_eq!(letters(&chosen(endpoints, HERE, Local)), *expected, "{rule}");
     }
 }
 
@@ -163,7 +165,10 @@ fn same_address_on_two_ports_is_two_endpoints() {
     let mut second = slice("s-2", "web", vec![e('a')]);
     second.ports = vec![endpoint_port("http", Protocol::Tcp, 9090)];
     let slices = [slice("s-1", "web", vec![e('a')]), second];
-    assert_eq!(texts(&cluster(&merged(&slices), HERE)), ["10.0.0.0:8080", "10.0.0.0:9090"]);
+    assert_eq!(
+        texts(&super::chosen(Cluster, &merged(&slices), HERE)),
+        ["10.0.0.0:8080", "10.0.0.0:9090"]
+    );
 }
 
 #[test]
@@ -190,7 +195,7 @@ fn five_thousand_endpoints_are_all_used_in_address_order() {
             slice(&format!("s-{i}"), "web", endpoints)
         })
         .collect();
-    let backends = cluster(&merged(&slices), HERE);
+    let backends = super::chosen(Cluster, &merged(&slices), HERE);
     assert_eq!(backends.len(), 5000);
     assert!(backends.is_sorted());
 }

@@ -78,9 +78,9 @@ fn external_policy_local_does_not_bind_clients_on_the_node() {
 fn source_ranges_leave_only_load_balancer_addresses_of_their_family_to_kube_proxy() {
     let mut service = exposed();
     service.source_ranges[Family::IPv4 as usize] = true;
-    let passed: Vec<_> =
-        lines(&service, &elsewhere()).into_iter().filter(|line| line.contains("Pass")).collect();
-    assert_eq!(passed, ["LoadBalancer 203.0.113.1 80/TCP Pass SourceRanges []"]);
+    let bypassed: Vec<_> =
+        lines(&service, &elsewhere()).into_iter().filter(|line| line.contains("Bypass")).collect();
+    assert_eq!(bypassed, ["LoadBalancer 203.0.113.1 80/TCP Bypass SourceRanges []"]);
 
     service.source_ranges = [false, true];
     assert!(lines(&service, &elsewhere()).iter().all(|line| line.contains("Forward")));
@@ -96,7 +96,7 @@ fn source_ranges_of_each_family_count_for_that_family() {
         for frontend in service_frontends(&service, &[], HERE, None) {
             let expected =
                 frontend.kind == FrontendKind::LoadBalancer && frontend.family == restricted;
-            assert_eq!(frontend.action == Action::Pass, expected, "{}", line(&frontend));
+            assert_eq!(frontend.action == Action::Bypass, expected, "{}", line(&frontend));
         }
     }
 }
@@ -108,7 +108,7 @@ fn source_ranges_hold_for_an_address_that_is_an_external_ip_as_well() {
     service.source_ranges[Family::IPv4 as usize] = true;
     let lines = lines(&service, &elsewhere());
     assert_eq!(lines.len(), 3, "{lines:#?}");
-    assert_eq!(lines[2], "LoadBalancer 203.0.113.1 80/TCP Pass SourceRanges []");
+    assert_eq!(lines[2], "LoadBalancer 203.0.113.1 80/TCP Bypass SourceRanges []");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn sctp_is_left_to_kube_proxy_on_every_address_and_tcp_beside_it_is_not() {
     let mut slice = elsewhere();
     slice[0].ports.push(endpoint_port("sig", Protocol::Sctp, 3868));
     for line in lines(&service, &slice) {
-        let expected = if line.contains("/SCTP") { "Pass Protocol []" } else { "Forward [" };
+        let expected = if line.contains("/SCTP") { "Bypass Protocol []" } else { "Forward [" };
         assert!(line.contains(expected), "{line}");
     }
 }
@@ -155,7 +155,7 @@ fn each_family_of_a_dual_stack_service_uses_its_own_endpoints() {
 }
 
 #[test]
-fn affinity_is_told_only_where_the_call_is_forwarded() {
+fn affinity_is_set_only_where_the_call_is_forwarded() {
     let mut service = exposed();
     service.affinity_seconds = Some(60);
     service.source_ranges = [true; 2];
@@ -187,16 +187,16 @@ fn addresses_are_in_numeric_order() {
 }
 
 #[test]
-fn a_service_with_redirect_disabled_is_passed_at_every_address() {
+fn a_service_with_redirect_disabled_is_bypassed_at_every_address() {
     let mut service = exposed();
     service.redirect = Redirect::Disabled;
     for line in lines(&service, &elsewhere()) {
-        assert!(line.ends_with("Pass RedirectDisabled []"), "{line}");
+        assert!(line.ends_with("Bypass RedirectDisabled []"), "{line}");
     }
 }
 
 #[test]
-fn ports_that_a_service_has_no_backends_left_for_are_passed_and_told() {
+fn ports_that_a_service_has_no_backends_left_for_are_bypassed_and_reported() {
     let mut service = service("web", "10.96.0.1");
     let number = |n: u16| format!("p{n:03}");
     service.ports = (1..=300).map(|n| service_port(&number(n), Protocol::Tcp, n)).collect();
@@ -207,8 +207,8 @@ fn ports_that_a_service_has_no_backends_left_for_are_passed_and_told() {
         service_frontends(&service, [&slice], HERE, None).into_iter().map(Arc::new).collect();
     let forwarded = frontends.iter().filter(|f| f.backends.len() == 1000).count();
     assert_eq!(forwarded, limits::BACKENDS / 1000);
-    let passed = frontends.iter().filter(|f| f.reason == Some(Reason::TooLarge)).count();
-    assert_eq!((passed, frontends.len()), (300 - forwarded, 300));
+    let bypassed = frontends.iter().filter(|f| f.reason == Some(Reason::TooLarge)).count();
+    assert_eq!((bypassed, frontends.len()), (300 - forwarded, 300));
     let problem = too_large(&service.name, &frontends).expect("told").to_string();
     let expected = "Service ns/web: spec.ports: more than 262144 backends, counted once for each port; \
                     38 of its 300 addresses are left to kube-proxy";
@@ -243,7 +243,8 @@ fn a_node_port_at_other_nodes_is_one_frontend_with_any_endpoint() {
     disabled.external_traffic_policy = TrafficPolicy::Local;
     assert_eq!(
         at_all_nodes(&disabled, &elsewhere()),
-        ["*", "other-nodes"].map(|at| format!("NodePort {at} 30080/TCP Pass RedirectDisabled []"))
+        ["*", "other-nodes"]
+            .map(|at| format!("NodePort {at} 30080/TCP Bypass RedirectDisabled []"))
     );
 }
 

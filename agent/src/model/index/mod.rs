@@ -1,7 +1,8 @@
 //! Holds the objects as last reported, and plans only the services that a change concerns.
 //!
 //! The control loop applies events ([`Index::apply`], in `events`) and takes the changes of the plan
-//! ([`Index::changes`], in `planning`). `removal` has what the termination of sockets needs. The other files are
+//! ([`Index::changes`], in `planning`). `removal` has what the termination of sockets needs, `explain` what
+//! `sockline trace` shows. The other files are
 //! parts of the index.
 //!
 //! References: an EndpointSlice names its Service (same namespace); a Service refers to nothing; every Service
@@ -11,6 +12,7 @@
 //! Invariant: the plan depends only on the objects, not on the order of the events.
 
 mod events;
+mod explain;
 mod planning;
 mod pods;
 mod removal;

@@ -26,7 +26,7 @@ pub(super) struct Slices {
 /// A service whose slices changed.
 pub(super) struct Touched {
     pub(super) service: ObjectName,
-    /// The time that the slice names, if it is another one than before.
+    /// The time that the slice names, if it has changed.
     pub(super) triggered: Option<Timestamp>,
 }
 

@@ -69,6 +69,11 @@ impl Unreadable {
         self.service_of.get(object).filter(|service| self.services.contains(*service))
     }
 
+    /// The objects that stand for a service.
+    pub(super) fn objects_of(&self, service: &ObjectName) -> impl Iterator<Item = &ObjectRef> {
+        self.service_of.iter().filter(move |(_, of)| *of == service).map(|(object, _)| object)
+    }
+
     pub(super) const fn services(&self) -> &BTreeSet<ObjectName> {
         &self.services
     }

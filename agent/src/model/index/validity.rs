@@ -18,7 +18,7 @@ fn started_with(objects: &[Sourced]) -> Index {
     index
 }
 
-/// The plan, what stays whatever is planned, and what is told.
+/// The plan, what stays in any plan, and the errors.
 fn state(index: &mut Index) -> (Vec<String>, Vec<String>, Vec<String>) {
     let plan = index.plan().frontends.iter().map(|frontend| line(frontend)).collect();
     let retained = index.retained().iter().map(ToString::to_string).collect();
@@ -62,7 +62,7 @@ fn an_update_with_something_wrong_does_what_a_start_with_it_does() {
         Case {
             what: "with redirect: disabled",
             update: sourced(disabled).with_problem("spec.ports[1].port"),
-            plan: &["ClusterIP 10.96.0.1 80/TCP Pass RedirectDisabled []"],
+            plan: &["ClusterIP 10.96.0.1 80/TCP Bypass RedirectDisabled []"],
             retained: &[],
             told: "spec.ports[1].port: wrong",
         },
@@ -127,11 +127,11 @@ fn owned(texts: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn the_consequence_that_is_told_is_what_happens() {
+fn the_consequence_in_the_error_is_what_happens() {
     let mut index = started_with(&good());
     let mut unusable =
         sourced(service("web", "10.96.0.7")).with_problem("spec.ports[0].port").unusable();
-    unusable.problems[0].message = "0 is not a port; 1 is; the port is left out".to_owned();
+    unusable.problems[0].message = "0 is not a port; 1 is; the port is skipped".to_owned();
     index.apply(Event::Apply(unusable));
     let (_, _, problems) = state(&mut index);
     let told = "Service ns/web: spec.ports[0].port: 0 is not a port; 1 is; what is programmed for it stays";
@@ -165,7 +165,7 @@ fn a_service_that_is_deleted_while_it_cannot_be_used_is_retained_no_more_and_amo
     assert!(changes[0].service == name("web") && changes[0].frontends.is_empty());
 }
 
-/// The slice of a deleted service that cannot be used may stay for ever: nobody collects it where there
+/// The slice of a deleted service that cannot be used may stay forever: nobody collects it where there
 /// is no owner.
 #[test]
 fn a_service_that_is_deleted_is_not_retained_by_a_slice_that_cannot_be_used() {
@@ -267,7 +267,7 @@ fn an_object_with_another_uid_is_another_object() {
 
 /// What is programmed of the first one is not to stay, though the second one is retained.
 #[test]
-fn a_service_that_is_made_anew_is_told_as_deleted_though_there_is_one_of_its_name() {
+fn a_service_that_is_created_again_is_reported_as_deleted_though_there_is_one_of_its_name() {
     let bad = || sourced(slice("web-1", "web", vec![])).with_problem("addressType").unusable();
     let of = |uid: &str, address: &str| {
         sourced(Service { uid: Some(uid.into()), ..service("web", address) })

@@ -110,7 +110,7 @@ fn an_address_that_a_service_uses_is_the_services() {
 }
 
 #[test]
-fn what_is_no_range_is_told() {
+fn what_is_no_range_is_an_error() {
     assert_eq!("".parse(), Ok(AddressRange::All), "an empty variable");
     for text in ["eth0", "192.0.2.0/33", "192.0.2.1", "Primary"] {
         let error = text.parse::<AddressRange>().unwrap_err().to_string();

@@ -30,11 +30,11 @@ pub(super) fn deserialize<T: DeserializeOwned>(value: &Value) -> (Option<T>, Vec
         };
         let path = error.path();
         let element = ListElement::holding(path);
-        let left_out = element.as_ref().map_or("the object", |_| "this element");
+        let skipped = element.as_ref().map_or("the object", |_| "this element");
         let wrong = WrongType {
             field: if path.iter().len() == 0 { String::new() } else { path.to_string() },
             element: element.as_ref().map_or_else(String::new, |element| element.path.clone()),
-            message: format!("{}; {left_out} is left out", error.inner()),
+            message: format!("{}; {skipped} is skipped", error.inner()),
         };
         // An empty object did not fit either, so this is a list of strings.
         let retry = found.last().is_some_and(|last| last.element == wrong.element);

@@ -34,7 +34,7 @@ impl Budget {
         Self { values: MAX_VALUES, bytes: MAX_BYTES, is_cut: false }
     }
 
-    /// Takes so many values and bytes; returns whether there were enough.
+    /// Takes this many values and bytes; returns whether there were enough.
     fn take(&mut self, values: usize, bytes: usize) -> bool {
         let left = self.values.checked_sub(values).zip(self.bytes.checked_sub(bytes));
         match left {

@@ -98,7 +98,7 @@ fn unreadable(kind: Kind, text: &RawValue, error: &serde_json::Error) -> Receive
     let problem = InputError {
         object: shorten(reference.to_string()),
         field: String::new(),
-        message: format!("{error}; the object is left out"),
+        message: format!("{error}; the object is skipped"),
     };
     let sourced = unusable(reference.clone(), None, vec![problem]);
     Received { reference, version: metadata.resource_version, sourced: Some(sourced) }
@@ -142,7 +142,7 @@ pub fn too_large(kind: Kind, value: &Value) -> Sourced {
     let problem = InputError {
         object: shorten(reference.to_string()),
         field: String::new(),
-        message: "larger than an API server accepts; the object is left out".to_owned(),
+        message: "larger than an API server accepts; the object is skipped".to_owned(),
     };
     unusable(reference, Some(value), vec![problem])
 }

@@ -33,10 +33,8 @@ impl Validator {
 
     pub(super) fn finish(mut self, object: Option<Object>) -> Sourced {
         if self.unreported > 0 {
-            let message = format!(
-                "and {} more of such problems; what they name is left out",
-                self.unreported
-            );
+            let message =
+                format!("and {} more of such problems; what they name is skipped", self.unreported);
             self.problems.push(InputError {
                 object: label(&self.reference),
                 field: String::new(),
@@ -77,15 +75,15 @@ impl Validator {
 
     fn name_is_valid(&mut self, field: &str, name: &str) -> bool {
         if name.is_empty() {
-            self.problem(field, "missing; the object is left out");
+            self.problem(field, "missing; the object is skipped");
         } else if name.chars().count() > MAX_NAME {
             let length = name.chars().count();
             self.problem(
                 field,
-                format!("{length} characters long, at most {MAX_NAME} are allowed; the object is left out"),
+                format!("{length} characters long, at most {MAX_NAME} are allowed; the object is skipped"),
             );
         } else if !name.chars().all(is_of_a_name) {
-            self.problem(field, format!("{name:?} is not a name; the object is left out"));
+            self.problem(field, format!("{name:?} is not a name; the object is skipped"));
         } else {
             return true;
         }
@@ -98,12 +96,12 @@ impl Validator {
         if length > MAX_PORT_NAME {
             self.problem(
                 field,
-                format!("{length} characters long, at most {MAX_PORT_NAME} are allowed; the port is left out"),
+                format!("{length} characters long, at most {MAX_PORT_NAME} are allowed; the port is skipped"),
             );
             return None;
         }
         if !name.chars().all(is_of_a_name) {
-            self.problem(field, format!("{name:?} is not a name; the port is left out"));
+            self.problem(field, format!("{name:?} is not a name; the port is skipped"));
             return None;
         }
         Some(name)
@@ -114,7 +112,7 @@ impl Validator {
         if valid.is_none() {
             self.problem(
                 field,
-                format!("{port} is not a port number (1 to 65535); the port is left out"),
+                format!("{port} is not a port number (1 to 65535); the port is skipped"),
             );
         }
         valid
@@ -129,7 +127,7 @@ impl Validator {
             Some(other) => {
                 self.problem(
                     field,
-                    format!("{other:?} is not TCP, UDP or SCTP; the port is left out"),
+                    format!("{other:?} is not TCP, UDP or SCTP; the port is skipped"),
                 );
                 None
             }
@@ -164,7 +162,7 @@ impl Validator {
         } else {
             return Some(ip);
         };
-        self.problem(field, format!("{text:?}: {wrong}; it is left out"));
+        self.problem(field, format!("{text:?}: {wrong}; it is skipped"));
         None
     }
 
@@ -185,7 +183,7 @@ impl Validator {
                 _ => return Some(ip),
             },
         };
-        self.problem(field, format!("{text:?}: {wrong}; it is left out"));
+        self.problem(field, format!("{text:?}: {wrong}; it is skipped"));
         None
     }
 }

@@ -29,7 +29,7 @@ pub(super) enum Start {
 #[derive(Debug)]
 pub(super) struct Attempt {
     began: Instant,
-    /// How long the server shall keep the watch open.
+    /// How long the server should keep the watch open.
     pub(super) watch_seconds: u32,
     pub(super) start: Start,
     pub(super) phase: Phase,

@@ -43,7 +43,7 @@ pub(super) fn spread() -> Duration {
     SPREAD.mul_f64(fastrand::f64())
 }
 
-/// How long the server shall keep a watch open: client-go's range, so wide that watches that began together do not end
+/// How long the server should keep a watch open: client-go's range, so wide that watches that began together do not end
 /// together.
 pub(super) fn watch_seconds() -> u32 {
     fastrand::u32(300..600)

@@ -18,7 +18,7 @@
 //!   (<https://github.com/kube-rs/kube/pull/1945>). Here it is 100 seconds, because bookmarks come once a minute.
 //! - A version that is gone: when a resumed watch is refused with HTTP 410, WATCHER requests the same version again
 //!   (`State::InitListed`; <https://github.com/kube-rs/kube/issues/1042>). kube-apiserver sends an ERROR event in an open
-//!   watch, which WATCHER handles, but what is in front of it need not.
+//!   watch, which WATCHER handles, but a proxy in front of it may not.
 //! - An error that is no event: a `Status` on a line of its own is a decoding error
 //!   (<https://github.com/kube-rs/kube/issues/1986>). Here it is the error that the server sent.
 //! - The newest state: WATCHER starts a streaming list at version 0, which may be older than what the agent restored from

@@ -1,7 +1,8 @@
 //! One request to the API server, and its response: a page, or the lines of a watch.
 //!
 //! kube's `Api` is not used: it decodes a whole page or event into one type, so that one bad object costs all of it, and
-//! its errors have no headers.
+//! its errors have no headers. Lines are split here and not by `tokio_util`'s `LinesCodec`: what follows the last line end
+//! is half an event, which `LinesCodec` returns as a line.
 
 use std::{
     future::Future,
@@ -100,8 +101,8 @@ async fn send(
     Err(WatchError::Refused { status: Box::new(Status { code, ..status }), retry_after: asked_for })
 }
 
-async fn within<T>(patience: Duration, answer: impl Future<Output = T>) -> Result<T, WatchError> {
-    timeout(patience, answer).await.map_err(|_| WatchError::Silent(patience))
+async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Result<T, WatchError> {
+    timeout(limit, answer).await.map_err(|_| WatchError::Silent(limit))
 }
 
 /// In seconds, as API servers and API Priority and Fairness write it.
@@ -133,10 +134,10 @@ impl Lines {
         self.arrived
     }
 
-    /// The next line within `patience`, or how the watch ended. What follows the last line end is half an event, which
+    /// The next line within `limit`, or how the watch ended. What follows the last line end is half an event, which
     /// comes again when the watch is resumed; `tokio_util`'s `LinesCodec` would return it as a line.
-    pub(super) async fn next(&mut self, patience: Duration) -> Result<&[u8], WatchError> {
-        within(patience, self.line()).await?
+    pub(super) async fn next(&mut self, limit: Duration) -> Result<&[u8], WatchError> {
+        within(limit, self.line()).await?
     }
 
     async fn line(&mut self) -> Result<&[u8], WatchError> {

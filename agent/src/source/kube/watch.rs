@@ -123,7 +123,7 @@ impl<'a> Watch<'a> {
                     Err(End::Failed(error)) => error,
                     Err(End::Closed) => return,
                 };
-                self.stats().set_connected(false);
+                self.stats().disconnected();
                 if self.retries.ended_in_order(&attempt, &error, self.bookmarks) {
                     continue;
                 }
@@ -256,7 +256,7 @@ impl<'a> Watch<'a> {
         }
         attempt.is_working = true;
         self.stats().received();
-        self.stats().set_connected(true);
+        self.stats().connected();
         if std::mem::replace(&mut self.health, Health::Good) != Health::Good {
             tracing::info!("the watch works again");
             self.shared.reached.notify_waiters();

@@ -87,7 +87,7 @@ impl Take for Reader<'_> {
             Err(why) => {
                 self.manifest.incomplete = true;
                 let why = shorten(why);
-                self.problem(place, "", &format!("does not parse: {why}; it is left out"));
+                self.problem(place, "", &format!("does not parse: {why}; it is skipped"));
             }
         }
     }
@@ -115,7 +115,7 @@ impl Reader<'_> {
             return false;
         }
         let Some(object) = value.as_object() else {
-            self.problem(place, "", "not a Kubernetes object; it is left out");
+            self.problem(place, "", "not a Kubernetes object; it is skipped");
             return false;
         };
         let text = |field| object.get(field).and_then(Value::as_str);
@@ -125,7 +125,7 @@ impl Reader<'_> {
                 return false;
             }
             (_, None, None) => {
-                self.problem(place, "kind", "missing; it is left out");
+                self.problem(place, "kind", "missing; it is skipped");
                 return false;
             }
             // A list of one kind in that kind's API group.
@@ -134,7 +134,7 @@ impl Reader<'_> {
                 return false;
             }
             (None, Some(_), _) => {
-                self.problem(place, "apiVersion", "missing; it is left out");
+                self.problem(place, "apiVersion", "missing; it is skipped");
                 return false;
             }
             (Some(version), Some(kind), _) => (version, kind),
@@ -161,7 +161,7 @@ impl Reader<'_> {
                     self.read(&content, Place { item: Some(i), ..place }, kind);
                 }
             }
-            Some(_) => self.problem(place, "items", "not a list; it is left out"),
+            Some(_) => self.problem(place, "items", "not a list; it is skipped"),
         }
     }
 

@@ -160,8 +160,13 @@ mod tests {
         }
     }
 
-    fn file(name: &str, objects: Vec<Sourced>, incomplete: bool) -> File {
-        let manifest = Manifest { objects, problems: vec![], incomplete };
+    fn file(name: &str, objects: Vec<Sourced>) -> File {
+        let manifest = Manifest { objects, problems: vec![], incomplete: false };
+        File { name: name.into(), manifest }
+    }
+
+    fn broken_file(name: &str, objects: Vec<Sourced>) -> File {
+        let manifest = Manifest { objects, problems: vec![], incomplete: true };
         File { name: name.into(), manifest }
     }
 
@@ -174,10 +179,10 @@ mod tests {
     #[test]
     fn an_object_that_moves_out_of_a_broken_file_is_the_whole_files() {
         let mut file_states =
-            file_states(vec![file("a", vec![object(Kind::Service, "cart", "old")], false)]);
+            file_states(vec![file("a", vec![object(Kind::Service, "cart", "old")])]);
         let moved = object(Kind::Service, "cart", "new");
         let update = file_states.update(FolderContents {
-            files: vec![file("a", vec![], true), file("b", vec![moved.clone()], false)],
+            files: vec![broken_file("a", vec![]), file("b", vec![moved.clone()])],
         });
         let events = vec![Event::Apply(moved)];
         assert_eq!(update, Update { events, problems: vec![], complete: false });
@@ -186,25 +191,24 @@ mod tests {
     #[test]
     fn what_a_broken_file_kept_survives_until_it_is_whole() {
         let cart = object(Kind::Service, "cart", "");
-        let mut file_states = file_states(vec![file("a", vec![cart.clone()], false)]);
+        let mut file_states = file_states(vec![file("a", vec![cart.clone()])]);
         for _ in 0..2 {
             let update =
-                file_states.update(FolderContents { files: vec![file("a", vec![], true)] });
+                file_states.update(FolderContents { files: vec![broken_file("a", vec![])] });
             assert_eq!(update.events, []);
             assert_eq!(update.problems.len(), 1, "{:?}", update.problems);
         }
-        let update = file_states.update(FolderContents { files: vec![file("a", vec![], false)] });
+        let update = file_states.update(FolderContents { files: vec![file("a", vec![])] });
         assert_eq!(update.events, [Event::Delete(cart.reference)]);
     }
 
     #[test]
     fn the_first_of_two_files_with_the_same_object_counts_and_the_second_takes_over() {
         let (first, second) = (object(Kind::Node, "n", "first"), object(Kind::Node, "n", "second"));
-        let b = file("b", vec![second.clone()], false);
+        let b = file("b", vec![second.clone()]);
         let mut file_states = FileStates::default();
-        let update = file_states.update(FolderContents {
-            files: vec![file("a", vec![first.clone()], false), b.clone()],
-        });
+        let update = file_states
+            .update(FolderContents { files: vec![file("a", vec![first.clone()]), b.clone()] });
         assert!(update.events.contains(&Event::Replace(Kind::Node, vec![first])));
         assert_eq!(
             update.problems[0].to_string(),
@@ -218,12 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_is_twice_in_one_file_is_told() {
+    fn an_object_that_is_twice_in_one_file_is_reported() {
         let (first, second) =
             (object(Kind::Service, "cart", "first"), object(Kind::Service, "cart", "second"));
         let mut file_states = FileStates::default();
         let update = file_states
-            .update(FolderContents { files: vec![file("a", vec![first.clone(), second], false)] });
+            .update(FolderContents { files: vec![file("a", vec![first.clone(), second])] });
         assert!(update.events.contains(&Event::Replace(Kind::Service, vec![first])));
         let told: Vec<_> = update.problems.iter().map(ToString::to_string).collect();
         assert_eq!(told, ["Service shop/cart: twice in file a; only the first counts"]);
@@ -235,9 +239,10 @@ mod tests {
         let lost = object(Kind::Node, "n", "Node n");
         let good =
             Sourced { object: Some(Object::Node(node("n"))), problems: vec![], ..lost.clone() };
-        let mut file_states = file_states(vec![file("a", vec![good.clone()], false)]);
+        let mut file_states = file_states(vec![file("a", vec![good.clone()])]);
         for _ in 0..2 {
-            file_states.update(FolderContents { files: vec![file("a", vec![lost.clone()], true)] });
+            file_states
+                .update(FolderContents { files: vec![broken_file("a", vec![lost.clone()])] });
             let sent = file_states.sent.as_ref().unwrap().values().next().unwrap();
             assert_eq!(sent.object, good.object);
             assert_eq!(sent.problems[0].message, "; it stays as it was");
@@ -248,7 +253,7 @@ mod tests {
     fn endpoints_come_before_their_service_and_go_after_it() {
         let service = object(Kind::Service, "cart", "");
         let slice = object(Kind::EndpointSlice, "cart-1", "");
-        let whole = file("a", vec![service.clone(), slice.clone()], false);
+        let whole = file("a", vec![service.clone(), slice.clone()]);
         let mut file_states = file_states(vec![]);
         let came = file_states.update(FolderContents { files: vec![whole] });
         assert_eq!(came.events, [Event::Apply(slice.clone()), Event::Apply(service.clone())]);

@@ -148,7 +148,7 @@ fn unreadable(name: &str, error: &io::Error) -> Manifest {
     let problem = InputError {
         object: format!("file {name}"),
         field: String::new(),
-        message: format!("cannot be read: {error}; it is left out"),
+        message: format!("cannot be read: {error}; it is skipped"),
     };
     Manifest { objects: Vec::new(), problems: vec![problem], incomplete: true }
 }
@@ -159,25 +159,25 @@ impl FolderContents {
     /// Of an object that exists more than once, the first counts, in the order of file names.
     #[must_use]
     pub fn into_events(self) -> Vec<Event> {
-        let mut trouble = Vec::new();
+        let mut errors = Vec::new();
         let mut objects: HashMap<Kind, Vec<Sourced>> = HashMap::new();
         let mut origin: HashMap<ObjectRef, String> = HashMap::new();
         for File { name, manifest } in self.files {
-            trouble.extend(manifest.problems);
+            errors.extend(manifest.problems);
             for sourced in manifest.objects {
                 if let Some(first) = origin.get(&sourced.reference) {
-                    trouble.push(duplicate(&sourced.reference, first, &name));
+                    errors.push(duplicate(&sourced.reference, first, &name));
                 } else {
                     origin.insert(sourced.reference.clone(), name.clone());
                     objects.entry(sourced.reference.kind).or_default().push(sourced);
                 }
             }
         }
-        trouble.sort();
+        errors.sort();
         Kind::ALL
             .into_iter()
             .map(|kind| Event::Replace(kind, objects.remove(&kind).unwrap_or_default()))
-            .chain([Event::SourceErrors(trouble)])
+            .chain([Event::SourceErrors(errors)])
             .collect()
     }
 }

@@ -27,7 +27,7 @@ use crate::{model::object::InputError, source::Event};
 /// many events.
 const QUIET: Duration = Duration::from_millis(20);
 /// The longest wait for that.
-const PATIENCE: Duration = Duration::from_millis(200);
+const MAX_WAIT: Duration = Duration::from_millis(200);
 /// How often to compare the files' fingerprints, for changes without an inotify event: the queue overflowed,
 /// the user has no inotify instance left, or it is a network or overlay file system.
 const RESCAN: Duration = Duration::from_secs(3);
@@ -58,7 +58,7 @@ pub async fn follow<R>(
         read: Some(read),
         changes,
         file_states: FileStates::default(),
-        trouble: Vec::new(),
+        errors: Vec::new(),
         complete: true,
         seen: None,
     };
@@ -73,7 +73,7 @@ struct Follower<R> {
     changes: mpsc::Sender<Vec<Event>>,
     file_states: FileStates,
     /// As last sent.
-    trouble: Vec<InputError>,
+    errors: Vec<InputError>,
     /// As last sent; `true` before anything was sent.
     complete: bool,
     /// The files of the last contents; `None` while the folder is missing.
@@ -100,13 +100,13 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
 
     /// Waits until no more events come, for a limited time.
     async fn wait_for_quiet(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         while Instant::now() < deadline && timeout(QUIET, self.inotify.changed()).await.is_ok() {}
     }
 
     /// Scans the folder and sends the changes.
     async fn sync(&mut self) -> Result<(), Closed> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         loop {
             // Before the scan, so that later changes cause an event. Each time, because a folder that was
             // replaced may have its predecessor's inode.
@@ -160,8 +160,8 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
             field: String::new(),
             message: format!("cannot be read ({error}); {kept}"),
         };
-        let trouble = self.trouble(vec![problem]);
-        self.send(trouble.into_iter().collect()).await
+        let errors = self.source_errors(vec![problem]);
+        self.send(errors.into_iter().collect()).await
     }
 
     async fn send(&self, change: Vec<Event>) -> Result<(), Closed> {
@@ -177,28 +177,29 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
         // `Complete(false)` goes before incomplete contents, and `Complete(true)` after complete ones: until then
         // the receiver must not remove an object because it is missing.
         if !complete {
-            events.splice(..0, self.completeness(false));
+            events.splice(..0, self.set_complete(false));
         }
-        events.extend(self.trouble(problems));
+        events.extend(self.source_errors(problems));
         if complete {
-            events.extend(self.completeness(true));
+            events.extend(self.set_complete(true));
         }
         events
     }
 
-    fn completeness(&mut self, complete: bool) -> Option<Event> {
+    /// Returns the event, if it is another than before.
+    fn set_complete(&mut self, complete: bool) -> Option<Event> {
         let was = std::mem::replace(&mut self.complete, complete);
         (was != complete).then_some(Event::Complete(complete))
     }
 
-    fn trouble(&mut self, problems: Vec<InputError>) -> Option<Event> {
-        if problems == self.trouble {
+    fn source_errors(&mut self, problems: Vec<InputError>) -> Option<Event> {
+        if problems == self.errors {
             return None;
         }
         if problems.is_empty() {
             tracing::info!(folder = %self.dir.display(), "all manifests can be read again");
         }
-        self.trouble.clone_from(&problems);
+        self.errors.clone_from(&problems);
         Some(Event::SourceErrors(problems))
     }
 }

@@ -1,4 +1,4 @@
-use sockline_ebpf::socket::SocketRecord;
+use sockline_ebpf::socket::{About, SocketRecord};
 
 use super::*;
 
@@ -120,7 +120,7 @@ fn tcp_is_closed_when_its_time_is_over_and_not_before() {
 }
 
 #[test]
-fn an_endpoint_that_comes_back_starts_the_time_anew() {
+fn an_endpoint_that_comes_back_starts_the_time_again() {
     let after = Duration::from_secs(30);
     let objects = FixedObjects { tcp: true, after: Some(after), ..FixedObjects::default() };
     let (mut decider, left) = (Decider::default(), Instant::now());
@@ -222,14 +222,15 @@ fn what_a_record_says_of_the_protocol_counts() {
         ..FixedObjects::default()
     };
     let now = Instant::now();
-    for (protocol, actions) in
-        [(TCP, (Action::Ignore, Action::Close)), (UDP, (Action::Close, Action::Ignore))]
-    {
+    for (protocol, actions) in [
+        (frontend::Protocol::Tcp, (Action::Ignore, Action::Close)),
+        (frontend::Protocol::Udp, (Action::Close, Action::Ignore)),
+    ] {
         let mut socket = socket(7);
-        socket.record.protocol = protocol.into();
+        socket.record.about = About::new(protocol.byte(), 0);
         let decision = Decider::default().decide(&[socket], &objects.owners(), &objects, now, now);
         let request = decision.targets[0].request;
-        assert_eq!((request.udp, request.tcp), actions, "protocol {protocol}");
+        assert_eq!((request.udp, request.tcp), actions, "{protocol:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, net::Ipv4Addr, time::SystemTime};
 
 use serde_json::{Value, json};
-use sockline_testbed::api::Api;
+use sockline_testbed::{api::Api, objects};
 
 /// The endpoint-slice controller's limit for one slice.
 const PER_SLICE: u32 = 100;
@@ -26,7 +26,7 @@ impl std::fmt::Display for Cluster {
 
 impl Cluster {
     pub(super) fn fill(api: Api, services: u32, endpoints: u32) -> Self {
-        api.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}}));
+        api.apply(&objects::node());
         for namespace in ["default", "bench"] {
             api.apply(&json!({
                 "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace},
@@ -94,7 +94,7 @@ fn service(number: u32) -> Value {
     })
 }
 
-/// As the endpoint-slice controller writes it.
+/// As the endpoint-slice controller writes it, with the fields that no test needs: the agent reads them, too.
 fn slice(service: u32, part: u32, addresses: impl Iterator<Item = Ipv4Addr>) -> Value {
     let endpoints: Vec<Value> = addresses
         .map(|address| {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{ClientContext, Target, observed, short_lived};
+use super::{ClientContext, Target, UdpMode, observed, short_lived};
 use crate::chaos::{
     oracle::{Observed, PodId, Verdict},
     results::Kind,
@@ -17,7 +17,7 @@ use crate::chaos::{
 const SOCKETS: usize = 48;
 /// Between two messages of a thread.
 const PAUSE: Duration = Duration::from_millis(6);
-/// One in so many messages is the last one of its socket.
+/// One in this many messages is the last one of its socket.
 const LAST: u32 = 150;
 
 struct OpenSocket<T> {
@@ -27,7 +27,16 @@ struct OpenSocket<T> {
     opened: Instant,
     /// When the last exchange began.
     used: Instant,
-    connected: bool,
+    /// Of a TCP socket: connected.
+    mode: UdpMode,
+}
+
+/// When an exchange of messages was.
+struct Exchange {
+    began: Instant,
+    ended: Instant,
+    /// All faults had ended before it began.
+    after_faults: bool,
 }
 
 pub(super) fn tcp(context: &ClientContext, mut random: fastrand::Rng) {
@@ -68,7 +77,7 @@ fn open_tcp(context: &ClientContext, target: &Target) -> Option<OpenSocket<TcpSt
     }
     context.results.count("long-lived sockets opened");
     let (target, used) = (target.clone(), opened);
-    Some(OpenSocket { socket, target, pod, opened, used, connected: true })
+    Some(OpenSocket { socket, target, pod, opened, used, mode: UdpMode::Connected })
 }
 
 /// Sends something and returns the answer.
@@ -112,8 +121,8 @@ pub(super) fn udp(context: &ClientContext, mut random: fastrand::Rng) {
     while context.continues() {
         thread::sleep(PAUSE);
         if open.len() < SOCKETS {
-            let connected = random.bool();
-            open.extend(open_udp(context, context.any_target(&mut random), connected));
+            let mode = UdpMode::any(&mut random);
+            open.extend(open_udp(context, context.any_target(&mut random), mode));
             continue;
         }
         let index = random.usize(..open.len());
@@ -129,14 +138,14 @@ pub(super) fn udp(context: &ClientContext, mut random: fastrand::Rng) {
 fn open_udp(
     context: &ClientContext,
     target: &Target,
-    connected: bool,
+    mode: UdpMode,
 ) -> Option<OpenSocket<UdpSocket>> {
     let opened = Instant::now();
     let opened_socket = short_lived::udp_socket(target.udp.ip()).and_then(|socket| {
-        if connected {
+        if mode == UdpMode::Connected {
             socket.connect(target.udp)?;
         }
-        let (answer, _) = short_lived::talk(&socket, target.udp, connected, "z")?;
+        let (answer, _) = short_lived::talk(&socket, target.udp, mode, "z")?;
         Ok((answer, socket))
     });
     let (answer, socket) = match opened_socket {
@@ -146,7 +155,7 @@ fn open_udp(
     let got = observed(answer);
     let now = Instant::now();
     let verdict = context.oracle.classify(target.service, opened, now, &got);
-    let kind = if connected { Kind::UdpConnected } else { Kind::UdpUnconnected };
+    let kind = mode.kind();
     context.results.record(kind, &verdict);
     let (Observed::Answer { pod, .. }, Some(socket)) = (got, socket) else { return None };
     // A socket from such a time would excuse later failures.
@@ -154,17 +163,18 @@ fn open_udp(
         return None;
     }
     context.results.count("long-lived sockets opened");
-    Some(OpenSocket { socket, target: target.clone(), pod, opened, used: opened, connected })
+    Some(OpenSocket { socket, target: target.clone(), pod, opened, used: opened, mode })
 }
 
 fn talk_udp(context: &ClientContext, open: &mut OpenSocket<UdpSocket>) -> bool {
-    let faults_had_ended = context.oracle.faults_have_ended();
+    let after_faults = context.oracle.faults_have_ended();
     let began = Instant::now();
-    let answer = short_lived::talk(&open.socket, open.target.udp, open.connected, "z");
+    let answer = short_lived::talk(&open.socket, open.target.udp, open.mode, "z");
     let now = Instant::now();
     let got = observed(answer.map(|(answer, _)| answer));
-    if open.connected {
-        return check_connected(context, open, &got, faults_had_ended, (began, now));
+    if open.mode == UdpMode::Connected {
+        let exchange = Exchange { began, ended: now, after_faults };
+        return check_connected(context, open, &got, &exchange);
     }
     let (pod, service) = (open.pod, open.target.service);
     let verdict = context.oracle.classify(service, began, now, &got);
@@ -192,17 +202,16 @@ fn check_connected(
     context: &ClientContext,
     open: &OpenSocket<UdpSocket>,
     got: &Observed,
-    faults_had_ended: bool,
-    (began, now): (Instant, Instant),
+    &Exchange { began, ended, after_faults }: &Exchange,
 ) -> bool {
     let (pod, service) = (open.pod, open.target.service);
-    let removed = !context.oracle.was_always_endpoint(service, pod, open.opened, now);
+    let removed = !context.oracle.was_always_endpoint(service, pod, open.opened, ended);
     let (verdict, continues) = match got {
         Observed::Answer { pod: who, service: what } if (*who, *what) == (pod, service) => {
-            if !context.oracle.may_be_endpoint(service, pod, began, now) {
+            if !context.oracle.may_be_endpoint(service, pod, began, ended) {
                 let what = "connected UDP sockets answered by a removed endpoint";
                 // A change of layout loses the records of sockets, so the agent cannot find them.
-                if faults_had_ended && !context.oracle.layout_changed(open.opened, now) {
+                if after_faults && !context.oracle.layout_changed(open.opened, ended) {
                     let detail = format!(
                         "service {service}, pod {pod}, after the end of all faults; {:.1?} old",
                         open.opened.elapsed()
@@ -214,7 +223,7 @@ fn check_connected(
             }
             (Verdict::Correct, true)
         }
-        Observed::Error(_) if context.oracle.was_dead(pod, open.opened, now) => {
+        Observed::Error(_) if context.oracle.was_dead(pod, open.opened, ended) => {
             (Verdict::EndpointDead, false)
         }
         // The agent closes the sockets of removed endpoints.

@@ -1,4 +1,6 @@
 //! The clients: threads in pods that call services, on short-lived and on long-lived sockets.
+//!
+//! `chaos` starts them in each client's pod. They ask the oracle whether what they got is allowed at that time.
 
 mod long_lived;
 mod short_lived;
@@ -20,7 +22,7 @@ use sockline_testbed::{Pod, Task};
 
 use super::{
     oracle::{Observed, Oracle, ServiceId},
-    results::Results,
+    results::{Kind, Results},
     servers::parse_who,
 };
 
@@ -35,6 +37,27 @@ pub(super) struct Target {
     pub(super) udp: SocketAddr,
     /// Whether the service has session affinity.
     pub(super) is_sticky: bool,
+}
+
+/// Whether a UDP socket is connected to the address that it calls.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum UdpMode {
+    Connected,
+    Unconnected,
+}
+
+impl UdpMode {
+    fn any(random: &mut fastrand::Rng) -> Self {
+        if random.bool() { Self::Connected } else { Self::Unconnected }
+    }
+
+    /// What its first call counts as.
+    const fn kind(self) -> Kind {
+        match self {
+            Self::Connected => Kind::UdpConnected,
+            Self::Unconnected => Kind::UdpUnconnected,
+        }
+    }
 }
 
 /// Shared by all clients.

@@ -10,7 +10,7 @@ use std::{
 
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 
-use super::{ClientContext, TIMEOUT, Target, observed};
+use super::{ClientContext, TIMEOUT, Target, UdpMode, observed};
 use crate::chaos::{
     oracle::{Observed, PodId},
     results::Kind,
@@ -49,21 +49,22 @@ pub(super) fn tcp(context: &ClientContext, mut random: fastrand::Rng) {
 pub(super) fn udp(context: &ClientContext, mut random: fastrand::Rng) {
     while context.continues() {
         let target = context.any_target(&mut random);
-        let connected = random.bool();
-        let kind = if connected { Kind::UdpConnected } else { Kind::UdpUnconnected };
+        let mode = UdpMode::any(&mut random);
         let from = Instant::now();
         let answer = udp_socket(target.udp.ip()).and_then(|socket| {
-            if connected {
+            if mode == UdpMode::Connected {
                 socket.connect(target.udp)?;
             }
-            talk(&socket, target.udp, connected, "x")
+            talk(&socket, target.udp, mode, "x")
         });
         let until = Instant::now();
         if let Ok((answer, peer)) = &answer {
             check_peer(context, "UDP", target.udp, *peer, answer, (from, until));
         }
         let got = observed(answer.map(|(answer, _)| answer));
-        context.results.record(kind, &context.oracle.classify(target.service, from, until, &got));
+        context
+            .results
+            .record(mode.kind(), &context.oracle.classify(target.service, from, until, &got));
         thread::sleep(PAUSE);
     }
 }
@@ -142,14 +143,13 @@ pub(in crate::chaos) fn udp_socket(like: IpAddr) -> io::Result<UdpSocket> {
 pub(in crate::chaos) fn talk(
     socket: &UdpSocket,
     to: SocketAddr,
-    connected: bool,
+    mode: UdpMode,
     payload: &str,
 ) -> io::Result<(String, SocketAddr)> {
-    if connected {
-        socket.send(payload.as_bytes())?;
-    } else {
-        socket.send_to(payload.as_bytes(), to)?;
-    }
+    match mode {
+        UdpMode::Connected => socket.send(payload.as_bytes())?,
+        UdpMode::Unconnected => socket.send_to(payload.as_bytes(), to)?,
+    };
     let mut buffer = [0; 512];
     let (length, from) = socket.recv_from(&mut buffer)?;
     Ok((String::from_utf8_lossy(&buffer[..length]).into_owned(), from))

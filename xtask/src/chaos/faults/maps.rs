@@ -21,28 +21,42 @@ enum Corruption {
     Copied,
 }
 
+/// Where a map has its entries.
+#[derive(Clone, Copy)]
+enum Layout {
+    Flat,
+    /// In the maps that it holds.
+    ArrayOfMaps,
+    /// As that, and only the first bytes of an entry say what it is. Behind them the programs count, and what is
+    /// written over there is lost: nobody else has it.
+    Backends,
+}
+
+/// What says which endpoint a backend is: of an entry of 128 bytes, a cache line has counts behind it.
+const IDENTITY: usize = 32;
+
 const OF_HASHES: &[Corruption] = &[Corruption::Removed, Corruption::Flipped, Corruption::Copied];
 const OF_ARRAYS: &[Corruption] = &[Corruption::Zeroed, Corruption::Flipped, Corruption::Copied];
 
 pub(super) fn frontends(harness: &mut Harness) -> Result<()> {
-    corrupt(harness, "FRONTENDS", true, OF_HASHES)
+    corrupt(harness, "FRONTENDS", Layout::ArrayOfMaps, OF_HASHES)
 }
 
 pub(super) fn slots(harness: &mut Harness) -> Result<()> {
-    corrupt(harness, "SLOTS", true, OF_ARRAYS)
+    corrupt(harness, "SLOTS", Layout::ArrayOfMaps, OF_ARRAYS)
 }
 
 pub(super) fn backends(harness: &mut Harness) -> Result<()> {
-    corrupt(harness, "BACKENDS", true, OF_ARRAYS)
+    corrupt(harness, "BACKENDS", Layout::Backends, OF_ARRAYS)
 }
 
 pub(super) fn filter(harness: &mut Harness) -> Result<()> {
-    corrupt(harness, "FILTER", false, OF_ARRAYS)
+    corrupt(harness, "FILTER", Layout::Flat, OF_ARRAYS)
 }
 
 /// No program reads the names, so no call may fail. The next agent must cope with the corrupt ones.
 pub(super) fn names(harness: &mut Harness) -> Result<()> {
-    corrupt(harness, "SERVICE_NAMES", false, OF_HASHES)?;
+    corrupt(harness, "SERVICE_NAMES", Layout::Flat, OF_HASHES)?;
     harness.kill()?;
     harness.start(harness.build())
 }
@@ -53,16 +67,17 @@ const ENTRIES: usize = 5;
 fn corrupt(
     harness: &mut Harness,
     name: &'static str,
-    is_array_of_maps: bool,
+    layout: Layout,
     kinds: &[Corruption],
 ) -> Result<()> {
     let pin = harness.pins()?.join("maps").join(name);
     let map = RawMap::pinned(&pin).with_context(|| format!("opening {}", pin.display()))?;
-    let map = if is_array_of_maps {
-        let inner = harness.random.choice(map.inner_ids()?);
-        RawMap::with_id(inner.with_context(|| format!("{name} holds no maps"))?)?
-    } else {
-        map
+    let map = match layout {
+        Layout::Flat => map,
+        Layout::ArrayOfMaps | Layout::Backends => {
+            let inner = harness.random.choice(map.inner_ids()?);
+            RawMap::with_id(inner.with_context(|| format!("{name} holds no maps"))?)?
+        }
     };
     let mut used = Vec::new();
     for key in map.keys()? {
@@ -76,6 +91,8 @@ fn corrupt(
     harness.oracle.damage_begins();
     for (key, value) in chosen {
         let how = kinds[harness.random.usize(..kinds.len())];
+        let part = if matches!(layout, Layout::Backends) { IDENTITY } else { value.len() };
+        let value = value[..part].to_vec();
         let mut changed = value.clone();
         match how {
             Corruption::Removed => {}
@@ -84,13 +101,19 @@ fn corrupt(
                 let place = harness.random.usize(..changed.len());
                 changed[place] ^= harness.random.u8(1..);
             }
-            Corruption::Copied => changed = used[harness.random.usize(..used.len())].1.clone(),
+            Corruption::Copied => {
+                changed = used[harness.random.usize(..used.len())].1[..part].to_vec();
+            }
         }
         harness
             .results
             .event(format!("{name}[{key:02x?}] is {how:?}: {value:02x?} to {changed:02x?}"));
         let written = if matches!(how, Corruption::Removed) {
             map.remove(&key)
+        } else if let (Layout::Backends, Ok(index)) = (layout, key.as_slice().try_into()) {
+            map.overwrite(u32::from_ne_bytes(index), 0, &changed)
+                .context("writing into the array")?;
+            Ok(())
         } else {
             map.set(&key, &changed)
         };

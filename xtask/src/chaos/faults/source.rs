@@ -32,11 +32,11 @@ pub(super) fn hang(harness: &mut Harness) -> Result<()> {
         Resource::ALL.into_iter().filter(|_| harness.random.bool()).collect();
     harness.results.event(format!("these watches hang: {hanging:?}"));
     for &resource in &hanging {
-        harness.cluster.api.hold(resource, true);
+        harness.cluster.api.hold(resource);
     }
     pause(harness, AWAY);
     for &resource in &hanging {
-        harness.cluster.api.hold(resource, false);
+        harness.cluster.api.release(resource);
     }
     harness.results.event("no watch hangs any more");
     harness.confirm()

@@ -16,7 +16,7 @@ use nix::sys::socket::{setsockopt, sockopt::Linger};
 use sockline_testbed::{Endpoint, Service, Task, api::Api};
 
 use crate::chaos::{
-    clients::{self, Target},
+    clients::{self, Target, UdpMode},
     cluster::{Cluster, has_endpoints},
 };
 
@@ -226,7 +226,7 @@ impl OpenSockets {
     pub(super) fn test(&mut self) -> usize {
         let tcp = self.tcp.iter().filter(|stream| clients::echo(stream).is_err()).count();
         let udp = self.udp.iter().filter(|socket| {
-            let talked = clients::talk(socket, ([0, 0, 0, 0], 0).into(), true, "p");
+            let talked = clients::talk(socket, ([0, 0, 0, 0], 0).into(), UdpMode::Connected, "p");
             talked.is_err()
         });
         tcp + udp.count()

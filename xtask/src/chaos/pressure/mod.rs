@@ -72,17 +72,17 @@ pub(super) fn run(seconds: u64, seed: u64) -> Result<()> {
     let rate = connects.made as f64 / minutes;
     let growth = samples.growth();
     let mut rows = Rows::default();
-    rows.add("connects a minute", format!("{rate:.0}"), rate >= 0.95 * f64::from(CONNECTS * 60));
-    rows.add("connects that failed", connects.failed.to_string(), connects.failed == 0);
+    rows.check("connects a minute", format!("{rate:.0}"), rate >= 0.95 * f64::from(CONNECTS * 60));
+    rows.check("connects that failed", connects.failed.to_string(), connects.failed == 0);
     rows.info("the first failure", connects.first_failure.unwrap_or_default());
-    rows.add("open sockets", format!("{OPEN} ({sockets} in the table)"), true);
-    rows.add("open sockets lost", lost.to_string(), lost == 0);
+    rows.info("open sockets", format!("{OPEN} ({sockets} in the table)"));
+    rows.check("open sockets lost", lost.to_string(), lost == 0);
     rows.info("in the table at the end", at_the_end.to_string());
     let rate = sent as f64 / time.as_secs_f64();
-    rows.add("changes a second", format!("{rate:.0}"), rate >= 0.95 * f64::from(CHANGES));
+    rows.check("changes a second", format!("{rate:.0}"), rate >= 0.95 * f64::from(CHANGES));
     rows.info("changes made", sent.to_string());
     let events = after.events - before.events;
-    rows.add("events counted by the agent", events.to_string(), events == sent);
+    rows.check("events counted by the agent", events.to_string(), events == sent);
     rows.info("changes written to the kernel", (after.programmed - before.programmed).to_string());
     rows.info("lists of slices", (after.lists - before.lists).to_string());
     rows.info("sync errors", (after.sync_errors - before.sync_errors).to_string());
@@ -93,9 +93,9 @@ pub(super) fn run(seconds: u64, seed: u64) -> Result<()> {
             format!("{:.1} MB", median / 1e6),
         );
     }
-    rows.add("growth of memory", format!("{:+.1} %", growth * 100.0), growth <= GROWTH);
+    rows.check("growth of memory", format!("{:+.1} %", growth * 100.0), growth <= GROWTH);
     rows.info("CPU, of one core", format!("{:.0} %", samples.cpu_share() * 100.0));
-    rows.add(
+    rows.check(
         "sockline check at the end",
         checked.as_ref().map_or_else(|error| format!("{error:#}"), |()| "ok".to_owned()),
         checked.is_ok(),
@@ -131,9 +131,10 @@ impl Rows {
         }
     }
 
-    fn add(&mut self, what: &str, measured: String, good: bool) {
-        self.bad += usize::from(!good);
-        let verdict = if good { "" } else { "OUT OF BOUNDS" };
+    /// A value with a bound. `is_within` is as the condition of an `assert!`.
+    fn check(&mut self, what: &str, measured: String, is_within: bool) {
+        self.bad += usize::from(!is_within);
+        let verdict = if is_within { "" } else { "OUT OF BOUNDS" };
         self.rows.push(vec![what.to_owned(), measured, verdict.to_owned()]);
     }
 }

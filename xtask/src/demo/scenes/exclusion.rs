@@ -22,8 +22,8 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     let first = cgroup.container(&demo.cluster.client, "first")?;
     demo.cluster.manifests.set_pods(&[pod(&json!({}))])?;
     let mut rows = Vec::new();
-    let served = |container: &Ns| wait_for(demo, container, &frontend, true);
-    let excluded = |container: &Ns| wait_for(demo, container, &frontend, false);
+    let served = |container: &Ns| wait_for(demo, container, &frontend, Result::is_ok);
+    let excluded = |container: &Ns| wait_for(demo, container, &frontend, Result::is_err);
 
     let before = served(&first);
     rows.push(row("before", "first", &before));
@@ -37,7 +37,7 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     let restarted = restarted.map_err(|error| error.to_string());
     rows.push(row("a container restarts", "second", &restarted));
     demo.cluster.manifests.set_pods(&[pod(&json!({}))])?;
-    let after = wait_for(demo, &second, &frontend, true);
+    let after = wait_for(demo, &second, &frontend, Result::is_ok);
     rows.push(row("the label is removed", "second", &after));
     demo.cluster.manifests.set_pods(&[])?;
 
@@ -64,12 +64,12 @@ fn pod(labels: &Value) -> Value {
     })
 }
 
-/// Asks until the service answers, or until it does not. Returns the last answer.
+/// Asks until the answer, or the error, is the expected one. Returns the last answer.
 fn wait_for(
     demo: &Demo,
     container: &Ns,
     frontend: &Frontend,
-    answered: bool,
+    is_expected: fn(&Result<String, String>) -> bool,
 ) -> Result<String, String> {
     let mut last = Err("not asked".to_owned());
     // The caller shows and checks the last answer.
@@ -77,7 +77,7 @@ fn wait_for(
         demo.interrupt.check().map_err(|error| error.to_string())?;
         let answer = container.run(|| tcp_ask(frontend.address));
         last = answer.map(|reply| reply.who).map_err(|error| error.to_string());
-        if last.is_ok() == answered { Ok(()) } else { Err(format!("{last:?}")) }
+        if is_expected(&last) { Ok(()) } else { Err(format!("{last:?}")) }
     });
     last
 }

@@ -1,4 +1,6 @@
 //! The scenes of the demo, one promise each.
+//!
+//! `demo` calls them in order, on one cluster. A scene fails if what it shows is not so.
 
 pub(super) mod commands;
 pub(super) mod connect;

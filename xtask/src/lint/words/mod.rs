@@ -8,10 +8,7 @@ use std::fs;
 
 use anyhow::{Result, bail};
 
-use self::{
-    list::{Kind, List},
-    text::Text,
-};
+use self::{list::List, text::Text};
 use crate::{process, repo, term};
 
 /// Not read: the list itself, history, recorded objects and what is no text of ours.
@@ -28,7 +25,6 @@ pub(super) fn run() -> Result<()> {
     let list = List::parse(include_str!("words.txt"), "xtask/src/lint/words/words.txt")?;
     let files = process::output(repo::command("git")?.args(["ls-files", "--cached"]))?;
     let mut problems = Vec::new();
-    let mut turns: Vec<(String, String)> = Vec::new();
     let mut count = 0;
     for file in
         files.lines().filter(|file| !SKIPPED.iter().any(|skipped| file.starts_with(skipped)))
@@ -44,20 +40,15 @@ pub(super) fn run() -> Result<()> {
                     } else {
                         format!("{file}:{}", line + found)
                     };
-                    let message =
-                        format!("{place}: {}: write {}", entry.pattern, entry.replacement);
-                    match entry.kind {
-                        Kind::Gone => problems.push(message),
-                        Kind::Turn => turns.push((file.to_owned(), message)),
-                    }
+                    problems
+                        .push(format!("{place}: {}: write {}", entry.pattern, entry.replacement));
                 }
             }
         }
     }
-    problems.extend(list.judge(&turns));
     if problems.is_empty() {
         let words = list.entries.len();
-        term::ok("words", &format!("none of {words} words in {count} files{}", list.rest(&turns)));
+        term::ok("words", &format!("none of {words} words in {count} files"));
         return Ok(());
     }
     problems.iter().for_each(|problem| println!("{problem}"));

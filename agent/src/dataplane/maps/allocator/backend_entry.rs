@@ -1,7 +1,7 @@
 //! Writing a backend's entry while programs use it.
 //!
 //! A program compares the entry's owner with its service first and reads the rest after that. So what a
-//! program may not see half-written is written while the entry has no owner. Only programs write the count of
+//! program may not see half-written is written while the entry has no owner. Only programs write the counts of
 //! connections.
 //!
 //! Programs read with plain loads. The compiler has those of the address behind the comparison; x86 keeps that
@@ -11,7 +11,12 @@
 
 use std::mem::offset_of;
 
-use sockline_ebpf::{address::Address, backend::Backend, id::ServiceId};
+use sockline_ebpf::{
+    address::Address,
+    backend::{Backend, Scopes},
+    id::ServiceId,
+    telemetry::ConnectionCounts,
+};
 
 use crate::bpf::mmap::{Cell, Field};
 
@@ -22,22 +27,33 @@ pub const SERVICE: Field<Backend, ServiceId> =
 const PORT: Field<Backend, u16> = Field::new(offset_of!(Backend, port), |backend| &backend.port);
 const WEIGHT: Field<Backend, u16> =
     Field::new(offset_of!(Backend, weight), |backend| &backend.weight);
-const SCOPES: Field<Backend, u8> =
+const SCOPES: Field<Backend, Scopes> =
     Field::new(offset_of!(Backend, scopes), |backend| &backend.scopes);
-pub const CONNECTIONS: Field<Backend, u64> =
-    Field::new(offset_of!(Backend, connections), |backend| &backend.connections);
+const GENERATION: Field<Backend, u32> =
+    Field::new(offset_of!(Backend, generation), |backend| &backend.generation);
+pub const COUNTS: Field<Backend, ConnectionCounts> =
+    Field::new(offset_of!(Backend, counts), |backend| &backend.counts);
 
-/// Writes an endpoint into a free entry, which no program reads.
-pub fn make(entry: &Cell<'_, Backend>, backend: Backend) {
+/// Writes an endpoint into a free entry, which no program reads. Returns its generation.
+pub fn make(entry: &Cell<'_, Backend>, backend: Backend) -> u32 {
     let generation = entry.read().generation.wrapping_add(1);
     entry.write(Backend { service: ServiceId::NONE, generation, ..backend });
     entry.publish(SERVICE, backend.service);
+    generation
 }
 
 /// Which frontends may use it from now on, and its weight.
-pub fn change(entry: &Cell<'_, Backend>, scopes: u8, weight: u16) {
+pub fn change(entry: &Cell<'_, Backend>, scopes: Scopes, weight: u16) {
     entry.publish(SCOPES, scopes);
     entry.publish(WEIGHT, weight);
+}
+
+/// No frontend may use it any more, and what was remembered of it does not fit any more: connections that end from
+/// now on count for its service. Running programs may have seen it before. `known` is its generation; what the entry
+/// has may have been changed, and sockets may remember either.
+pub fn retire(entry: &Cell<'_, Backend>, known: u32) {
+    entry.withdraw(SCOPES, Scopes::empty());
+    entry.publish(GENERATION, entry.get(GENERATION).max(known).wrapping_add(1));
 }
 
 /// Clears the owner. Running programs may have read it before.
@@ -48,19 +64,26 @@ pub fn disown(entry: &Cell<'_, Backend>) {
 /// Frees it.
 pub fn clear(entry: &Cell<'_, Backend>) {
     disown(entry);
-    entry.publish(SCOPES, 0);
+    entry.publish(SCOPES, Scopes::empty());
 }
 
-/// Whether programs could connect to a wrong address by it; [`change`] repairs all else.
+/// Whether programs could connect to a wrong address by it; [`correct`] repairs all else.
 pub fn leads_elsewhere(entry: &Backend, wanted: &Backend) -> bool {
     (entry.address, entry.port, entry.service) != (wanted.address, wanted.port, wanted.service)
 }
 
-/// Writes what an entry should be that was [`disown`]ed, under the same generation and with the same
-/// count. Every program that ran when it was must have ended. Exact on x86: see above.
+/// Writes what programs may see change while they run.
+pub fn correct(entry: &Cell<'_, Backend>, wanted: &Backend) {
+    change(entry, wanted.scopes, wanted.weight);
+    entry.publish(GENERATION, wanted.generation);
+}
+
+/// Writes what an entry should be that was [`disown`]ed, with the same counts. Every program that ran at that time
+/// must have ended. Exact on x86: see above.
 pub fn repair(entry: &Cell<'_, Backend>, wanted: &Backend) {
     entry.set(ADDRESS, wanted.address);
     entry.set(PORT, wanted.port);
+    entry.set(GENERATION, wanted.generation);
     entry.set(WEIGHT, wanted.weight);
     entry.set(SCOPES, wanted.scopes);
     entry.publish(SERVICE, wanted.service);
@@ -89,11 +112,14 @@ mod tests {
         generation: 0,
         port: 6,
         weight: 7,
-        scopes: 3,
+        scopes: Scopes::all(),
         padding: [0; 3],
-        connections: 0,
-        reserved: [0; 3],
+        counts: ConnectionCounts::NONE,
+        reserved: 0,
     };
+
+    const OPENED: Field<Backend, u64> =
+        Field::new(offset_of!(Backend, counts.opened), |backend| &backend.counts.opened);
 
     fn mapped(map: &MapData) -> SharedArray<Backend> {
         SharedArray::map(map.fd().as_fd(), 1, Access::Write).unwrap()
@@ -106,14 +132,14 @@ mod tests {
         const REPAIRS: u64 = 100;
         let map = create::array::<Backend>("REPAIRED", 1, MMAPABLE).unwrap();
         let agent = mapped(&map);
-        make(&agent.cell(0), WANTED);
+        let generation = make(&agent.cell(0), WANTED);
         let program = mapped(&map);
         let (done, repairs) = (AtomicBool::new(false), AtomicU64::new(0));
         let made = thread::scope(|scope| {
             let adding = scope.spawn(|| {
                 let mut made = 0;
                 while made < CONNECTIONS_MADE || repairs.load(Ordering::Relaxed) < REPAIRS {
-                    program.cell(0).add(CONNECTIONS, 1);
+                    program.cell(0).add(OPENED, 1);
                     made += 1;
                 }
                 done.store(true, Ordering::Release);
@@ -121,14 +147,15 @@ mod tests {
             });
             while !done.load(Ordering::Acquire) {
                 disown(&agent.cell(0));
-                repair(&agent.cell(0), &WANTED);
+                repair(&agent.cell(0), &Backend { generation, ..WANTED });
                 repairs.fetch_add(1, Ordering::Relaxed);
             }
             adding.join().unwrap()
         });
         let repairs = repairs.into_inner();
         let entry = agent.read(0);
-        assert_eq!(entry.connections, made, "after {repairs} repairs");
-        assert_eq!(entry, Backend { generation: 1, connections: made, ..WANTED });
+        assert_eq!(entry.counts.opened, made, "after {repairs} repairs");
+        let counts = ConnectionCounts { opened: made, ..ConnectionCounts::NONE };
+        assert_eq!(entry, Backend { generation: 1, counts, ..WANTED });
     }
 }

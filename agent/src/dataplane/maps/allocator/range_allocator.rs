@@ -39,6 +39,22 @@ impl RangeAllocator {
         Some(start)
     }
 
+    /// Allocates the lowest free index from this one on; when there is none, the lowest of all.
+    pub fn take_next(&mut self, from: u32) -> Option<u32> {
+        let within = self.free.range(..=from).next_back().filter(|&(&start, &length)| {
+            let free = start..start.saturating_add(length);
+            free.contains(&from)
+        });
+        let start = match within {
+            Some(_) => Some(from),
+            None => self.free.range(from..).next().map(|(&start, _)| start),
+        };
+        match start.filter(|&start| start < self.limit) {
+            Some(start) => self.take_at(start, 1).then_some(start),
+            None => self.take(1),
+        }
+    }
+
     /// Whether an index is free.
     #[must_use]
     pub fn is_free(&self, index: u32) -> bool {
@@ -100,6 +116,17 @@ mod tests {
         ranges.give(6, 4);
         ranges.give(3, 3);
         assert_eq!(ranges.take(10), Some(0), "the three neighbours are one range again");
+    }
+
+    #[test]
+    fn the_next_index_comes_again_only_after_all_others() {
+        let mut ranges = RangeAllocator::new(4);
+        assert_eq!(ranges.take_next(1), Some(1));
+        ranges.give(1, 1);
+        assert_eq!(ranges.take_next(2), Some(2));
+        assert_eq!(ranges.take_next(2), Some(3), "2 is taken");
+        assert_eq!(ranges.take_next(4), Some(0), "there is none behind 3");
+        assert_eq!((ranges.take_next(1), ranges.take_next(2)), (Some(1), None));
     }
 
     #[test]

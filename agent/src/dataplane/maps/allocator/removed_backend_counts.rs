@@ -1,9 +1,13 @@
-//! Connection counts of removed backends: they stay with their service, so that its total never
-//! decreases.
+//! Connection counts of removed backends: they stay with their service, so that its totals never
+//! decrease.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sockline_ebpf::id::ServiceId;
+use sockline_ebpf::{
+    backend::Backend,
+    id::{BackendId, ServiceId},
+    telemetry::{ConnectionCounts, RemovedBackends},
+};
 
 use crate::{
     bpf::kinds::growable_hash::{GrowableHash, MapUsage},
@@ -21,9 +25,9 @@ impl TransferLock {
     }
 }
 
-/// Service id → connections of its removed backends.
+/// Service id → connections of its removed backends, as far as they had ended before.
 pub struct RemovedBackendCounts {
-    map: GrowableHash<ServiceId, u64>,
+    map: GrowableHash<ServiceId, RemovedBackends>,
     transfer_lock: TransferLock,
 }
 
@@ -47,20 +51,44 @@ impl RemovedBackendCounts {
         &self.transfer_lock
     }
 
-    pub fn of(&self, service: ServiceId) -> Result<u64, DataplaneError> {
-        Ok(self.map.get(&service)?.unwrap_or(0))
+    fn of(&self, service: ServiceId) -> Result<RemovedBackends, DataplaneError> {
+        Ok(self.map.get(&service)?.unwrap_or_default())
     }
 
-    pub fn add(&mut self, service: ServiceId, connections: u64) -> Result<(), DataplaneError> {
-        if connections == 0 {
+    /// Whether a backend's counts were added. An agent may be killed before it has cleared the entry.
+    pub fn has(&self, id: BackendId, backend: &Backend) -> Result<bool, DataplaneError> {
+        Ok(is_last(&self.of(backend.service)?, id, backend))
+    }
+
+    /// Adds the counts of a backend, unless that was done. One write says both, so an agent that is killed at any time
+    /// leaves the one or the other.
+    pub fn add(&mut self, id: BackendId, backend: &Backend) -> Result<(), DataplaneError> {
+        if backend.counts == ConnectionCounts::NONE {
             return Ok(());
         }
-        let total = self.of(service)? + connections;
-        Ok(self.map.insert(&service, &total)?)
+        let mut removed = self.of(backend.service)?;
+        if is_last(&removed, id, backend) {
+            return Ok(());
+        }
+        removed.counts.add(&backend.counts);
+        (removed.last, removed.last_generation) = (id, backend.generation);
+        Ok(self.map.insert(&backend.service, &removed)?)
+    }
+
+    /// Adds a connection whose end will not be seen.
+    pub fn add_untracked(&mut self, service: ServiceId) -> Result<(), DataplaneError> {
+        let mut removed = self.of(service)?;
+        removed.counts.untracked += 1;
+        Ok(self.map.insert(&service, &removed)?)
     }
 
     /// Removes a service's count; it has none if no backend of it was ever removed.
     pub fn remove(&mut self, service: ServiceId) {
         self.map.remove(&service);
     }
+}
+
+/// Whether a backend's counts are the last that were added.
+fn is_last(removed: &RemovedBackends, id: BackendId, backend: &Backend) -> bool {
+    (removed.last, removed.last_generation) == (id, backend.generation)
 }

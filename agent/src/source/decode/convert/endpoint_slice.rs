@@ -35,7 +35,7 @@ pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
         other => {
             validator.problem(
                 "addressType",
-                format!("{other:?} is not IPv4, IPv6 or FQDN; the slice is left out"),
+                format!("{other:?} is not IPv4, IPv6 or FQDN; the slice is skipped"),
             );
             return unusable(validator);
         }
@@ -83,7 +83,7 @@ fn convert_port(
     let protocol = validator.protocol(&format!("ports[{i}].protocol"), port.protocol.as_deref())?;
     let Some(number) = port.port else {
         // In the API it means all ports; kube-proxy does not use such a port either.
-        validator.problem(format!("ports[{i}].port"), "missing; the port is left out");
+        validator.problem(format!("ports[{i}].port"), "missing; the port is skipped");
         return None;
     };
     let port = validator.port(&format!("ports[{i}].port"), number)?;
@@ -97,7 +97,7 @@ fn convert_endpoint(
     family: Family,
 ) -> Option<Endpoint> {
     let Some(address) = endpoint.addresses.first() else {
-        validator.problem(format!("endpoints[{i}].addresses"), "empty; the endpoint is left out");
+        validator.problem(format!("endpoints[{i}].addresses"), "empty; the endpoint is skipped");
         return None;
     };
     let field = format!("endpoints[{i}].addresses[0]");

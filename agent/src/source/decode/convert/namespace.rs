@@ -1,4 +1,4 @@
-//! Namespace: whether its pods are left alone.
+//! Namespace: whether its pods are excluded.
 
 use k8s_openapi::api::core::v1 as api;
 

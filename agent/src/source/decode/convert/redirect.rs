@@ -1,4 +1,4 @@
-//! `sockline.dev/redirect`, the key by which pods, namespaces and services are left alone.
+//! `sockline.dev/redirect`, the key by which pods, namespaces and services are excluded.
 
 use std::collections::BTreeMap;
 

@@ -79,7 +79,7 @@ fn cluster_ips(validator: &mut Validator, spec: &api::ServiceSpec) -> Vec<IpAddr
                 let family = Family::of(ip);
                 if found.iter().any(|other| Family::of(*other) == family) {
                     validator
-                        .problem(field, format!("{ip}: a second {family} address; it is left out"));
+                        .problem(field, format!("{ip}: a second {family} address; it is skipped"));
                 } else {
                     found.push(ip);
                 }
@@ -91,7 +91,7 @@ fn cluster_ips(validator: &mut Validator, spec: &api::ServiceSpec) -> Vec<IpAddr
         }
     }
     if found.is_empty() {
-        validator.problem("spec.clusterIPs", "no valid address; the service is left out");
+        validator.problem("spec.clusterIPs", "no valid address; the service is skipped");
     }
     found
 }
@@ -109,12 +109,12 @@ fn ports(validator: &mut Validator, spec: &api::ServiceSpec, places: usize) -> V
         } else {
             validator.problem(
                 format!("spec.ports[{i}].name"),
-                format!("{:?} is the name of an earlier port; the port is left out", &*port.name),
+                format!("{:?} is the name of an earlier port; the port is skipped", &*port.name),
             );
         }
     }
     if ports.is_empty() {
-        validator.problem("spec.ports", "no valid port; the service is left out");
+        validator.problem("spec.ports", "no valid port; the service is skipped");
     }
     ports
 }

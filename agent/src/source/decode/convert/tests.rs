@@ -227,7 +227,7 @@ fn as_pod(sourced: Sourced) -> object::Pod {
 }
 
 #[test]
-fn a_pod_asks_to_be_left_alone_by_label_or_annotation() {
+fn a_pod_asks_to_be_excluded_by_label_or_annotation() {
     use object::Redirect::{Disabled, Enabled};
     for (label, annotation, expected) in [
         (None, None, None),
@@ -248,7 +248,7 @@ fn a_pod_asks_to_be_left_alone_by_label_or_annotation() {
 }
 
 #[test]
-fn a_redirect_that_is_neither_enabled_nor_disabled_is_told_and_ignored() {
+fn a_redirect_that_is_neither_enabled_nor_disabled_is_reported_and_ignored() {
     let metadata = json!({"metadata": {"annotations": {"sockline.dev/redirect": "off"}}});
     let sourced = pod(metadata.clone());
     assert_eq!(fields(&sourced), ["metadata.annotations[sockline.dev/redirect]"]);
@@ -259,7 +259,7 @@ fn a_redirect_that_is_neither_enabled_nor_disabled_is_told_and_ignored() {
 }
 
 #[test]
-fn a_service_is_left_alone_by_annotation_only() {
+fn a_service_is_excluded_by_annotation_only() {
     let annotated = json!({"metadata": {"annotations": {"sockline.dev/redirect": "disabled"}}});
     assert_eq!(as_service(service(annotated)).redirect, object::Redirect::Disabled);
     let labelled = json!({"metadata": {"labels": {"sockline.dev/redirect": "disabled"}}});
@@ -276,7 +276,7 @@ fn the_mirror_of_a_static_pod_has_its_cgroup_under_the_config_hash() {
 }
 
 #[test]
-fn a_namespace_carries_only_whether_its_pods_are_left_alone() {
+fn a_namespace_carries_only_whether_its_pods_are_excluded() {
     let metadata = json!({"name": "mesh", "labels": {"sockline.dev/redirect": "disabled"}});
     let sourced = decode(Kind::Namespace, &json!({"metadata": metadata})).expect("ours");
     let Some(Object::Namespace(namespace)) = sourced.object else { panic!("no namespace") };

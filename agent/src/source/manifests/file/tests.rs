@@ -113,7 +113,7 @@ fn a_broken_item_costs_only_itself_and_is_named() {
 }
 
 #[test]
-fn kinds_that_are_not_read_are_told_once_per_file() {
+fn kinds_that_are_not_read_are_reported_once_per_file() {
     let other = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n";
     let knative = "---\napiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: fn}\n";
     let manifest = parse("m.yaml", &format!("{other}{other}---\n{SERVICE}{knative}"));

@@ -22,7 +22,7 @@ fn file_names(contents: &FolderContents) -> Vec<&str> {
     contents.files.iter().map(|file| file.name.as_str()).collect()
 }
 
-fn trouble(events: &[Event]) -> Vec<String> {
+fn source_errors(events: &[Event]) -> Vec<String> {
     match events.last() {
         Some(Event::SourceErrors(problems)) => problems.iter().map(ToString::to_string).collect(),
         other => panic!("{other:?}"),
@@ -65,9 +65,9 @@ fn a_file_that_cannot_be_read_costs_only_itself() {
     assert_eq!(file_names(&contents), ["b.yaml", "c.yaml"]);
     assert!(contents.files[1].manifest.incomplete);
     let events = contents.into_events();
-    let trouble = trouble(&events);
-    assert_eq!(trouble.len(), 1, "{trouble:#?}");
-    assert!(trouble[0].starts_with("file c.yaml: cannot be read"), "{trouble:#?}");
+    let errors = source_errors(&events);
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    assert!(errors[0].starts_with("file c.yaml: cannot be read"), "{errors:#?}");
     assert!(matches!(&events[2], Event::Replace(Kind::Node, nodes) if nodes.len() == 1));
 }
 
@@ -78,9 +78,9 @@ fn a_link_to_nothing_is_a_file_that_cannot_be_read() {
     let contents = read_folder(folder.path()).unwrap();
     assert_eq!(file_names(&contents), ["a.yaml", "b.yaml"]);
     assert!(contents.files[0].manifest.incomplete);
-    let trouble = trouble(&contents.into_events());
-    assert_eq!(trouble.len(), 1, "{trouble:#?}");
-    assert!(trouble[0].starts_with("file a.yaml: cannot be read"), "{trouble:#?}");
+    let errors = source_errors(&contents.into_events());
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    assert!(errors[0].starts_with("file a.yaml: cannot be read"), "{errors:#?}");
 }
 
 #[test]
@@ -106,8 +106,8 @@ fn of_an_object_in_two_files_the_first_counts() {
     assert_eq!(nodes.len(), 1);
     let Some(Object::Node(node)) = &nodes[0].object else { panic!("{nodes:?}") };
     assert_eq!(node.zone.as_deref(), Some("first"));
-    let trouble = trouble(&events);
+    let errors = source_errors(&events);
     for part in ["Node here", "a.yaml", "b.yaml"] {
-        assert!(trouble[0].contains(part), "{part} in {trouble:?}");
+        assert!(errors[0].contains(part), "{part} in {errors:?}");
     }
 }

@@ -100,7 +100,7 @@ fn addresses_that_are_no_services_are_refused_as_external_ips_and_load_balancer_
             assert_eq!(fields(&sourced), [field], "{address}");
             let told = sourced.problems[0].to_string();
             assert!(told.starts_with(&format!("Service ns/web: {field}: {address:?}: ")), "{told}");
-            assert!(told.ends_with("; it is left out"), "{told}");
+            assert!(told.ends_with("; it is skipped"), "{told}");
             let service = as_service(Some(sourced));
             let left = service.external_ips.len() + service.load_balancer_ips.len();
             assert_eq!((left, service.ports.len()), (1, 1), "{address}");
@@ -243,7 +243,7 @@ fn many_problems_of_one_object_are_counted_and_not_all_told() {
     let sourced = service(json!({"spec": {"externalIPs": addresses}})).expect("ours");
     assert_eq!(sourced.problems.len(), 21);
     let last = sourced.problems[20].to_string();
-    assert_eq!(last, "Service ns/web: and 180 more of such problems; what they name is left out");
+    assert_eq!(last, "Service ns/web: and 180 more of such problems; what they name is skipped");
 }
 
 #[test]

@@ -1,0 +1,171 @@
+//! The values of labels that have a fixed set of them. The comment of a variant is its line in the documentation.
+
+use sockline_ebpf::counters::Fault;
+
+use crate::{
+    dataplane::{Drift, fault_name},
+    model::object::{Kind, Protocol},
+    telemetry::labels::{LabelValue, Value, label_values},
+};
+
+label_values! {
+    pub enum RefusalReason {
+        /// no endpoint is ready
+        NoEndpoints = "no-endpoints",
+        /// none on this node, and the traffic policy is `Local`
+        NoLocalEndpoints = "no-local-endpoints",
+    }
+
+    pub enum How {
+        /// the client closed it first, or both sides had closed it. Always this for UDP
+        Client = "client",
+        /// the server closed it first
+        Server = "server",
+        /// the client reset it: it closed with unread data, also after the server had ended, or with `SO_LINGER` of 0
+        ClientReset = "client-reset",
+        /// the server reset it, or the agent closed it (`sockline.dev/close-on-removal`)
+        ServerReset = "server-reset",
+        /// nothing answered any more
+        Lost = "lost",
+        /// it was not established, see `sockline_connections_failed_total`
+        Failed = "failed",
+        /// the programs do not read sockets (`--telemetry=off`, or the kernel does not let them), or had no room
+        Unknown = "unknown",
+    }
+
+    pub enum FailureReason {
+        /// the endpoint refused it; of UDP: an ICMP error said so before the socket was closed
+        Refused = "refused",
+        /// nothing answered, or an error came after a SYN was sent again
+        TimedOut = "timed-out",
+        /// there is no way to the endpoint
+        Unreachable = "unreachable",
+        /// the client closed the socket before there was an answer
+        GivenUp = "given-up",
+    }
+
+    pub enum BypassReason {
+        /// `sockline services` shows the address with the action `bypass`
+        Planned = "planned",
+        /// the agent had been gone for `--fail-open-after`
+        AgentGone = "agent-gone",
+    }
+
+    pub enum Since {
+        /// the agent received it
+        Arrival = "arrival",
+        /// it was made in the cluster, where the object has the time (`endpoints.kubernetes.io/last-change-trigger-time`)
+        Trigger = "trigger",
+    }
+
+    pub enum SyncScope {
+        /// all services
+        Full = "full",
+        /// services that changed
+        Changes = "changes",
+        /// services that were out of sync
+        Retry = "retry",
+    }
+
+    pub enum EventType {
+        /// a list of all objects of the kind
+        Replace = "replace",
+        /// added or changed
+        Apply = "apply",
+        /// deleted
+        Delete = "delete",
+    }
+
+    pub enum LossReason {
+        /// the agent did not read the ring buffer in time
+        RingFull = "ring-full",
+        /// a CPU wrote 1,024 events within 67 ms; further ones are counted only
+        Sampled = "sampled",
+        /// a client did not read in time
+        SlowReader = "slow-reader",
+    }
+
+    pub enum CloseReason {
+        /// UDP: the endpoint was removed
+        BackendGone = "backend-gone",
+        /// TCP: the Service has the annotation `sockline.dev/close-on-removal`
+        CloseOnRemoval = "close-on-removal",
+    }
+}
+
+impl LabelValue for Kind {
+    const VALUES: &'static [Value] = &[
+        Value { name: "Service", meaning: "" },
+        Value { name: "EndpointSlice", meaning: "" },
+        Value { name: "Node", meaning: "" },
+        Value { name: "Namespace", meaning: "" },
+        Value { name: "Pod", meaning: "" },
+    ];
+
+    fn to_label(&self) -> String {
+        self.as_str().to_owned()
+    }
+}
+
+/// SCTP is not translated, so no series has it.
+impl LabelValue for Protocol {
+    const VALUES: &'static [Value] =
+        &[Value { name: "TCP", meaning: "" }, Value { name: "UDP", meaning: "" }];
+
+    fn to_label(&self) -> String {
+        self.as_str().to_owned()
+    }
+}
+
+impl LabelValue for Fault {
+    const VALUES: &'static [Value] = &[
+        Value {
+            name: fault_name(Fault::StaleEntry),
+            meaning: "an entry changed while it was read; each failed look-up counts",
+        },
+        Value {
+            name: fault_name(Fault::OwnerMismatch),
+            meaning: "the second look-up failed too, and the call was not translated",
+        },
+        Value {
+            name: fault_name(Fault::NotRemembered),
+            meaning: "no record of a socket could be kept: `getpeername()` returns the endpoint's address",
+        },
+        Value {
+            name: fault_name(Fault::AffinityFull),
+            meaning: "no room for a client's session affinity",
+        },
+        Value {
+            name: fault_name(Fault::CountersFull),
+            meaning: "no room for a service port's counters",
+        },
+        Value {
+            name: fault_name(Fault::SocketLimit),
+            meaning: "a cgroup, or all together, have as many records of sockets as allowed",
+        },
+    ];
+
+    fn to_label(&self) -> String {
+        fault_name(*self).to_owned()
+    }
+}
+
+/// One of [`Drift::KINDS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DriftKind(pub &'static str);
+
+impl LabelValue for DriftKind {
+    const VALUES: &'static [Value] = &{
+        let mut values = [Value { name: "", meaning: "" }; Drift::KINDS.len()];
+        let mut at = 0;
+        while at < values.len() {
+            values[at].name = Drift::KINDS[at].name;
+            at += 1;
+        }
+        values
+    };
+
+    fn to_label(&self) -> String {
+        self.0.to_owned()
+    }
+}

@@ -1,0 +1,38 @@
+//! Panels that several dashboards have. `of` adds a dashboard's labels to a metric.
+
+use super::grafana::{
+    Kind::{Areas, Lines},
+    Panel,
+    Unit::{BytesPerSecond, PerSecond},
+    rate,
+};
+
+type Of = fn(&str) -> String;
+
+pub fn sum_of_rate(of: Of, metric: &str) -> String {
+    format!("sum(rate({}[$__rate_interval]))", of(metric))
+}
+
+pub fn not_established(of: Of, description: &'static str) -> Panel {
+    Panel::new(Lines, PerSecond, "Not established", description)
+        .query("{{reason}}", rate("reason", &of("sockline_connections_failed_total")))
+        .query("refused: {{reason}}", rate("reason", &of("sockline_connections_refused_total")))
+}
+
+pub fn ended(of: Of) -> Panel {
+    Panel::new(Areas, PerSecond, "Ended", "How connections ended.")
+        .query("{{how}}", rate("how", &of("sockline_connections_closed_total")))
+}
+
+pub fn bytes(of: Of) -> Panel {
+    Panel::new(Lines, BytesPerSecond, "Bytes", "Of TCP connections, counted when they end.")
+        .query("sent by clients", sum_of_rate(of, "sockline_sent_bytes_total"))
+        .query("received by clients", sum_of_rate(of, "sockline_received_bytes_total"))
+}
+
+/// `failed_open` is the rate of calls that failed open.
+pub fn not_translated(of: Of, description: &'static str, failed_open: String) -> Panel {
+    Panel::new(Lines, PerSecond, "Not translated", description)
+        .query("{{reason}}", rate("reason", &of("sockline_connections_bypassed_total")))
+        .query("failed open", failed_open)
+}

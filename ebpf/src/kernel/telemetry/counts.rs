@@ -1,0 +1,138 @@
+//! Adds up how connections ended: at the backend while its entry belongs to it, else at the service.
+
+use core::ptr;
+
+use aya_ebpf::{Global, btf_maps::PerCpuHashMap, macros::btf_map};
+use sockline_ebpf::{
+    NO_PREALLOC,
+    backend::Backend,
+    counters::{COUNTED_SERVICES, Fault},
+    id::{BackendId, ServiceId},
+    telemetry::{
+        ConnectionCounts, End, LIFETIME_SHIFT, ServiceStats, lifetime_bucket, round_trip_bucket,
+    },
+};
+
+use super::socket::{self, Outcome};
+use crate::kernel::{
+    balance::{self, Chosen},
+    counters, helpers,
+};
+
+#[btf_map]
+static SERVICE_STATS: PerCpuHashMap<
+    ServiceId,
+    ServiceStats,
+    { COUNTED_SERVICES as usize },
+    NO_PREALLOC,
+> = PerCpuHashMap::new();
+
+static NONE: ServiceStats = ServiceStats::NONE;
+
+/// Nanoseconds of a jiffy.
+#[unsafe(no_mangle)]
+static TICK_NANOSECONDS: Global<u64> = Global::new(0);
+
+/// Counts a connection whose end will not be seen, at the backend that was just chosen for it.
+#[inline(always)]
+pub fn untracked(chosen: &Chosen) {
+    // SAFETY: a live map value.
+    unsafe { helpers::add(&raw mut (*chosen.entry).counts.untracked, 1) };
+}
+
+/// Counts an end. The backend is its id in the lower half and its generation in the upper.
+#[inline(always)]
+pub fn ended(backend: u64, service: u32, since: u64, outcome: &Outcome) {
+    let service = ServiceId(service);
+    let entry = entry_of(backend, service);
+    let stats = if socket::are_read() || entry.is_null() { of(service) } else { ptr::null_mut() };
+    if !entry.is_null() {
+        // SAFETY: a live map value.
+        unsafe { add(&raw mut (*entry).counts, outcome) };
+    } else if !stats.is_null() {
+        // SAFETY: a live map value.
+        unsafe { add(&raw mut (*stats).of_removed, outcome) };
+    }
+    let place = outcome.end as usize;
+    if place < End::ESTABLISHED && !stats.is_null() {
+        let age = (helpers::jiffies() - since) * TICK_NANOSECONDS.load();
+        let lifetime = age >> LIFETIME_SHIFT;
+        // SAFETY: a live map value, and indices within it.
+        unsafe {
+            helpers::add_at::<7>((&raw mut (*stats).closed).cast(), place);
+            let lifetimes = &raw mut (*stats).lifetimes;
+            helpers::add(&raw mut (*lifetimes).sum, lifetime);
+            let bucket = lifetime_bucket(lifetime);
+            helpers::add_at::<15>((&raw mut (*lifetimes).buckets).cast(), bucket);
+            if outcome.round_trip != 0 {
+                let round_trips = &raw mut (*stats).round_trips;
+                helpers::add(&raw mut (*round_trips).sum, outcome.round_trip.into());
+                let bucket = round_trip_bucket(outcome.round_trip);
+                helpers::add_at::<31>((&raw mut (*round_trips).buckets).cast(), bucket);
+            }
+        }
+    }
+}
+
+/// The backend's entry, if it belongs to it still; else null.
+///
+/// No `Option` here and below: the compiler may read what is in one before it looks whether there is something, and
+/// before Linux 6.3 the verifier does not let it read what nobody wrote.
+#[inline(always)]
+fn entry_of(backend: u64, service: ServiceId) -> *mut Backend {
+    let Some(entry) = balance::entry(BackendId(backend as u32)) else { return ptr::null_mut() };
+    // SAFETY: a live map value. The agent changes the generation when it removes the backend, and reads the
+    // counts once every program has ended that may have seen the old one.
+    let found: &Backend = unsafe { &*entry };
+    if found.service == service && found.generation == (backend >> 32) as u32 {
+        entry
+    } else {
+        ptr::null_mut()
+    }
+}
+
+/// # Safety
+///
+/// `counts` must point into a live map value.
+#[inline(always)]
+unsafe fn add(counts: *mut ConnectionCounts, outcome: &Outcome) {
+    // SAFETY: the caller's promise, and an index within it.
+    unsafe {
+        if outcome.end as u32 == End::Untracked as u32 {
+            helpers::add(&raw mut (*counts).untracked, 1);
+            return;
+        }
+        helpers::add(&raw mut (*counts).closed, 1);
+        if outcome.sent != 0 {
+            helpers::add(&raw mut (*counts).sent, outcome.sent);
+        }
+        if outcome.received != 0 {
+            helpers::add(&raw mut (*counts).received, outcome.received);
+        }
+        if outcome.retransmitted != 0 {
+            helpers::add(&raw mut (*counts).retransmitted, outcome.retransmitted.into());
+        }
+        let reason = (outcome.end as usize).wrapping_sub(End::ESTABLISHED);
+        if reason < End::FAILURES {
+            helpers::add_at::<3>((&raw mut (*counts).failed).cast(), reason);
+        } else if outcome.sent != 0 && outcome.received == 0 {
+            helpers::add(&raw mut (*counts).unanswered, 1);
+        }
+    }
+}
+
+#[inline(always)]
+fn of(service: ServiceId) -> *mut ServiceStats {
+    if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
+        return stats;
+    }
+    // The first end of the service. Another CPU may be first: its entry is as good.
+    // By reference: it is too large for the stack.
+    let none: &ServiceStats = &NONE;
+    let _ = SERVICE_STATS.insert(service, none, 0);
+    if let Some(made) = SERVICE_STATS.get_ptr_mut(service) {
+        return made;
+    }
+    counters::fault(Fault::CountersFull);
+    ptr::null_mut()
+}

@@ -1,0 +1,179 @@
+//! What is counted of connections and flows when they end.
+//!
+//! [`socket`] reads from a socket how its connection went, [`counts`] adds that up by backend and service, and
+//! [`events`] writes it for those who watch.
+//!
+//! All of it is in BPF functions of their own with global names, which the verifier checks once and not for each path
+//! that leads to a call, and which cost those paths nothing that do not take it. Before Linux 5.13 such a function
+//! takes numbers and the program's context only, so a record is handed over as numbers.
+
+mod counts;
+mod events;
+mod socket;
+
+use core::ptr;
+
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
+use sockline_ebpf::{
+    socket::{About, SocketRecord},
+    telemetry::End,
+};
+
+pub use self::{
+    counts::untracked,
+    events::{is_watched, opened, refused},
+};
+
+/// A record, in numbers: a copy of what is counted, for when its entry is gone. Few, for there is little room on the
+/// stack.
+pub struct Ended {
+    /// The backend's id in the lower half, its generation in the upper.
+    backend: u64,
+    since: u64,
+    /// The service's id in the lower half, and [`Self::UNTRACKED`].
+    service: u64,
+    about: About,
+}
+
+impl Ended {
+    /// The record is untracked, see [`SocketRecord`].
+    const UNTRACKED: u64 = 1 << 32;
+
+    /// Counts nothing.
+    pub const NOTHING: Self =
+        Self { backend: 0, since: 0, service: Self::UNTRACKED, about: About(0) };
+
+    #[inline(always)]
+    pub fn of(record: &SocketRecord) -> Self {
+        Self {
+            backend: u64::from(record.backend.0) | u64::from(record.generation) << 32,
+            since: record.since,
+            service: u64::from(record.service.0) | u64::from(record.about.is_untracked()) << 32,
+            about: record.about,
+        }
+    }
+
+    #[inline(always)]
+    const fn is_untracked(service: u64) -> bool {
+        service & Self::UNTRACKED != 0
+    }
+
+    /// The socket is being closed.
+    #[inline(always)]
+    pub fn socket_closed(&self, ctx: *mut bpf_sock) {
+        sockline_socket_closed(ctx, self.backend, self.service, self.since, self.about.0);
+    }
+
+    /// The socket connects again, after an attempt that failed.
+    #[inline(always)]
+    pub fn attempt_ended(&self, ctx: *mut bpf_sock_addr) {
+        sockline_attempt_ended(ctx, self.backend, self.service, self.since, self.about.0);
+    }
+
+    /// A UDP socket has another backend now.
+    #[inline(always)]
+    pub fn flow_ended(&self) {
+        sockline_flow_ended(self.backend, self.service, self.since);
+    }
+}
+
+/// Writes the event of a flow that ends: before [`Ended::flow_ended`], and not within, since what calls that leaves 32
+/// bytes of the stack. It reads the record for itself, hence volatile: what is kept over a call takes room as well.
+#[inline(always)]
+pub fn flow_event(record: &SocketRecord, end: End) {
+    let record = ptr::from_ref(record);
+    // SAFETY: the fields of a live record.
+    let (backend, generation, service, since, about) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*record).backend),
+            ptr::read_volatile(&raw const (*record).generation),
+            ptr::read_volatile(&raw const (*record).service),
+            ptr::read_volatile(&raw const (*record).since),
+            ptr::read_volatile(&raw const (*record).about),
+        )
+    };
+    let backend = u64::from(backend.0) | u64::from(generation) << 32;
+    sockline_flow_event(backend, service.0, since, about.0 | (end as u64) << END_SHIFT);
+}
+
+/// Where [`sockline_flow_event`] has the end: in the free bits of [`About`].
+const END_SHIFT: u32 = 9;
+const END_MASK: u8 = 0x7f;
+
+/// The record of a flow is dropped, though it goes on.
+#[inline(always)]
+pub fn flow_dropped(record: &SocketRecord) {
+    flow_event(record, End::Untracked);
+    let ended = Ended::of(record);
+    sockline_flow_dropped(ended.backend, ended.service);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sockline_socket_closed(
+    ctx: *mut bpf_sock,
+    backend: u64,
+    service: u64,
+    since: u64,
+    about: u64,
+) -> u32 {
+    if !ctx.is_null() && !Ended::is_untracked(service) {
+        // SAFETY: the context is valid while the program runs.
+        let state = unsafe { ptr::read_volatile(&raw const (*ctx).state) };
+        // SAFETY: as above.
+        let protocol = unsafe { ptr::read_volatile(&raw const (*ctx).protocol) };
+        let end = socket::outcome(ctx.cast(), state, protocol);
+        counts::ended(backend, service as u32, since, &end);
+        events::ended(backend, service as u32, since, About(about), &end);
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sockline_attempt_ended(
+    ctx: *mut bpf_sock_addr,
+    backend: u64,
+    service: u64,
+    since: u64,
+    about: u64,
+) -> u32 {
+    if !ctx.is_null() && !Ended::is_untracked(service) {
+        // SAFETY: the context is valid while the program runs.
+        let sock = unsafe { (*ctx).__bindgen_anon_1.sk };
+        // The hook runs for a socket that is not connected only (`__inet_stream_connect`).
+        let end = socket::outcome_of_attempt(sock.cast());
+        counts::ended(backend, service as u32, since, &end);
+        events::ended(backend, service as u32, since, About(about), &end);
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sockline_flow_ended(backend: u64, service: u64, since: u64) -> u32 {
+    if !Ended::is_untracked(service) {
+        counts::ended(backend, service as u32, since, &socket::Outcome::of(End::Client));
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sockline_flow_dropped(backend: u64, service: u64) -> u32 {
+    if !Ended::is_untracked(service) {
+        counts::ended(backend, service as u32, 0, &socket::Outcome::of(End::Untracked));
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sockline_flow_event(backend: u64, service: u32, since: u64, about: u64) -> u32 {
+    let end = (about >> END_SHIFT) as u8 & END_MASK;
+    let about = About(about);
+    if !about.is_untracked() {
+        events::flow_ended(backend, service, since, about, end);
+    }
+    0
+}

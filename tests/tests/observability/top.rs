@@ -1,0 +1,300 @@
+//! `sockline top`: one frame under traffic, and the screen in a pseudo-terminal.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::json;
+use sockline_testbed::{objects, sockline_binary};
+
+use crate::common::{CART, WebNode, error_of, eventually, holds, ip};
+
+const SHIP: &str = "10.96.0.2";
+
+/// The cells of the row of a service port.
+fn row(frame: &str, name: &str) -> Vec<String> {
+    let line = frame.lines().find(|line| line.starts_with(name));
+    let line = line.unwrap_or_else(|| panic!("{name} is not in\n{frame}"));
+    line.split_whitespace().skip(1).map(ToOwned::to_owned).collect()
+}
+
+fn number(cell: &str) -> f64 {
+    let (digits, unit) = match cell.strip_suffix('k') {
+        Some(digits) => (digits, 1e3),
+        None => (cell, 1.0),
+    };
+    digits.parse::<f64>().unwrap_or_else(|error| panic!("{cell}: {error}")) * unit
+}
+
+#[test]
+fn one_frame_has_the_numbers_of_the_traffic() {
+    let (node, _agent) = WebNode::serving(2, &[]);
+    // Its only endpoint has no server.
+    let _silent = node.pod("silent", &[ip("10.244.1.77")]).unwrap();
+    let slice = objects::slice("ship", &[ip("10.244.1.77")]);
+    node.put("ship.yaml", &[objects::web_service("ship", SHIP), slice]);
+    node.put("none.yaml", &[objects::web_service("none", "10.96.0.3")]);
+    eventually("the services to be there", || {
+        let services = node.services();
+        holds(services.len() == 3, format!("{services:?}"))
+    });
+    let cart = SocketAddr::new(ip(CART), 80);
+    let open: Vec<_> =
+        (0..3).map(|_| node.client.run(|| std::net::TcpStream::connect(cart)).unwrap()).collect();
+    let mut top = Command::new(sockline_binary().unwrap());
+    top.args(["top", "--once", "--interval", "1s"]).arg("--bpf-root").arg(node.bpffs());
+    top.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut top = node.outside().child(&mut top).unwrap();
+    let mut made = 0.0;
+    while top.try_wait().unwrap().is_none() {
+        made += 1.0;
+        node.ask(CART).unwrap();
+        node.ask(SHIP).unwrap_err();
+        node.ask("10.96.0.3").unwrap_err();
+    }
+    let output = top.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", error_of(&output));
+    let frame = String::from_utf8(output.stdout).unwrap();
+    let [cart, ship, none, dns] = [
+        row(&frame, "shop/cart:web/TCP"),
+        row(&frame, "shop/ship:web/TCP"),
+        row(&frame, "shop/none:web/TCP"),
+        row(&frame, "shop/cart:dns/UDP"),
+    ];
+    // All of them were made in more than the interval.
+    let rate = number(&cart[0]);
+    // From 1,000 on, two that are rounded to hundreds may be that much further apart.
+    let rounding = |rate: f64| if rate < 1000.0 { 0.0 } else { 100.0 };
+    assert!(rate > 0.0 && rate <= made + rounding(rate), "{made} were made\n{frame}");
+    let held = number(&cart[1]);
+    // A child process that another test is starting may hold the latest ones a moment longer.
+    assert!((3.0..=6.0).contains(&held), "3 are open, and some may be on their way\n{frame}");
+    assert_eq!(cart[2], "0", "{frame}");
+    assert!(cart[3].starts_with('<') && cart[4].starts_with('<'), "round-trip times\n{frame}");
+    // Each answer is the pod's name and a line end.
+    let received = number(&cart[6].replace('K', "k"));
+    let tolerance = 1.0 + 12.0 / rate;
+    assert!((received / rate - 6.0).abs() < tolerance, "6 bytes each\n{frame}");
+    // Of one moment: between them at most one connection began.
+    let (opened, failed) = (number(&ship[0]), number(&ship[2]));
+    assert!((opened - failed).abs() <= 1.5 + rounding(opened), "all of them fail\n{frame}");
+    assert!(number(&ship[2]) > 0.0, "{frame}");
+    assert_eq!(none[0], "0", "a refused call opens no connection\n{frame}");
+    assert!(number(&none[2]) > 0.0, "it is a failure\n{frame}");
+    assert_eq!(dns[..3], ["0", "0", "0"], "{frame}");
+    assert!(frame.starts_with("node-a  4 service ports, every 1s\n"), "{frame}");
+    drop(open);
+}
+
+#[test]
+fn without_telemetry_and_without_an_agent_it_says_so() {
+    let (node, mut agent) = WebNode::serving(1, &["--telemetry", "off"]);
+    let frame = |node: &WebNode| {
+        let output = node.look(&["top", "--once", "--interval", "100ms"]);
+        assert!(output.status.success(), "{}", error_of(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let off = frame(&node);
+    assert!(off.contains("telemetry is off (--telemetry): no failures"), "{off}");
+    assert_eq!(node.status()["agent"]["telemetry"], json!("off"));
+    let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
+    assert!(table.contains("Telemetry    off: "), "{table}");
+    agent.stop().unwrap();
+    let away = frame(&node);
+    assert!(away.contains("no agent runs") && away.contains("shop/cart:web/TCP"), "{away}");
+}
+
+#[test]
+fn wrong_intervals_and_a_pipe_are_errors() {
+    let (node, _agent) = WebNode::serving(1, &[]);
+    let pipe = node.look(&["top"]);
+    assert_eq!(pipe.status.code(), Some(1));
+    let said = "standard output is not a terminal; --once prints one frame as text";
+    assert!(error_of(&pipe).contains(said), "{}", error_of(&pipe));
+    let short = node.look(&["top", "--interval", "1ms"]);
+    assert_eq!(short.status.code(), Some(2));
+    assert!(error_of(&short).contains("it must be at least 100ms"), "{}", error_of(&short));
+}
+
+/// `sockline top` in a pseudo-terminal of 80 columns and 24 lines, which util-linux's `script` makes.
+struct Session {
+    child: Child,
+    keys: ChildStdin,
+    output: Arc<Mutex<Vec<u8>>>,
+    folder: PathBuf,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            // The file is missing if the test failed before the command began.
+            if let Some(pid) = self.pid() {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+impl Session {
+    fn start(node: &WebNode) -> Self {
+        let folder = node.temp().join("top");
+        fs::create_dir_all(&folder).unwrap();
+        let binary = sockline_binary().unwrap();
+        // The shell's process becomes the command's.
+        let shell = format!(
+            "stty rows 24 cols 80; stty -g >before; sh -c 'echo $$ >pid; exec {} top --interval 200ms'; \
+             echo \"status $?\"; stty -g >after; echo over",
+            binary.display()
+        );
+        let mut command = Command::new("script");
+        command
+            .args(["--quiet", "--flush", "--command", &shell, "/dev/null"])
+            .current_dir(&folder)
+            .env("TERM", "xterm-256color")
+            .env("SOCKLINE_BPF_ROOT", node.bpffs())
+            .env("SOCKLINE_ADMIN_SOCKET", node.temp().join("admin.sock"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = node.outside().child(&mut command).unwrap();
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let (mut stdout, read) = (child.stdout.take().unwrap(), Arc::clone(&output));
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = stdout.read(&mut buffer) {
+                read.lock().unwrap().extend_from_slice(&buffer[..length]);
+            }
+        });
+        Self { keys: child.stdin.take().unwrap(), child, output, folder }
+    }
+
+    fn raw(&self) -> String {
+        String::from_utf8_lossy(&self.output.lock().unwrap()).into_owned()
+    }
+
+    /// What was drawn since a place in the output, without escape sequences and blanks: gaps are jumped over.
+    fn drawn_since(&self, start: usize) -> String {
+        let raw = self.output.lock().unwrap()[start..].to_vec();
+        let raw = String::from_utf8_lossy(&raw).into_owned();
+        let mut characters = raw.chars().filter(|character| !character.is_whitespace());
+        let mut drawn = String::new();
+        while let Some(character) = characters.next() {
+            if character == '\u{1b}' {
+                let _ = characters.by_ref().skip(1).find(char::is_ascii_alphabetic);
+            } else {
+                drawn.push(character);
+            }
+        }
+        drawn
+    }
+
+    /// Sends keys and waits until all of this is drawn.
+    fn press(&mut self, keys: &str, expected: &[&str]) {
+        let start = self.output.lock().unwrap().len();
+        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.keys.flush().unwrap();
+        self.wait_for(start, expected);
+    }
+
+    fn wait_for(&self, start: usize, expected: &[&str]) {
+        eventually(&format!("{expected:?} to be drawn"), || {
+            let drawn = self.drawn_since(start);
+            holds(expected.iter().all(|part| drawn.contains(part)), drawn.clone())
+        });
+    }
+
+    /// Fails unless the command has ended with this status and left the terminal as it was.
+    fn assert_restored(mut self, status: i32) {
+        self.wait_for(0, &["over"]);
+        self.child.wait().unwrap();
+        let raw = self.raw();
+        assert!(raw.contains(&format!("status {status}")), "{raw}");
+        let modes =
+            ["before", "after"].map(|name| fs::read_to_string(self.folder.join(name)).unwrap());
+        assert_eq!(modes[0], modes[1], "the terminal's modes");
+        // The alternate screen is left, and the cursor shown, after both were changed.
+        for (set, unset) in [("\u{1b}[?1049h", "\u{1b}[?1049l"), ("\u{1b}[?25l", "\u{1b}[?25h")] {
+            let places = [raw.rfind(set), raw.rfind(unset)];
+            assert!(places[0].is_some() && places[0] < places[1], "{unset:?}: {places:?}");
+        }
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        let pid = fs::read_to_string(self.folder.join("pid")).ok()?;
+        pid.trim().parse().ok().map(Pid::from_raw)
+    }
+}
+
+#[test]
+fn keys_open_backends_help_and_a_filter_and_q_restores_the_terminal() {
+    let (node, _agent) = WebNode::serving(2, &[]);
+    node.put_service("ship", SHIP);
+    node.eventually_served(SHIP);
+    let mut session = Session::start(&node);
+    session.wait_for(0, &["shop/cart:web/TCP", "shop/ship:dns/UDP", "4serviceports", "FAIL/S"]);
+    session.press("?", &["anykeygoesback", "Ctrl-L"]);
+    session.press("x", &["shop/cart:web/TCP", "qquit?help"]);
+    session.press("/ship:w", &["filter:"]);
+    session.press("\r", &["Enterbackends"]);
+    // The screen is drawn again.
+    session.press("\u{c}", &["shop/ship:web/TCP", "1of4serviceports", "filter:ship:w"]);
+    session.press("\r", &["backendsofshop/ship:web/TCP", "10.244.1.1:8080", "10.244.1.2:8080"]);
+    session.press(" ", &["paused"]);
+    session.press("q", &["status0"]);
+    session.assert_restored(0);
+}
+
+#[test]
+fn a_signal_ends_it_and_restores_the_terminal() {
+    let (node, _agent) = WebNode::serving(1, &[]);
+    for (signal, status) in [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let session = Session::start(&node);
+        session.wait_for(0, &["shop/cart:web/TCP"]);
+        let pid = eventually("the command to begin", || session.pid().ok_or("no process"));
+        kill(pid, signal).unwrap();
+        session.assert_restored(status);
+    }
+    let mut session = Session::start(&node);
+    session.wait_for(0, &["shop/cart:web/TCP"]);
+    session.press("\u{3}", &["status0"]);
+    session.assert_restored(0);
+}
+
+/// The maps disappear, and come back with another agent.
+#[test]
+fn it_goes_on_when_the_maps_are_removed_and_made_again() {
+    let (node, mut agent) = WebNode::serving(1, &[]);
+    let mut session = Session::start(&node);
+    session.wait_for(0, &["shop/cart:web/TCP"]);
+    agent.stop().unwrap();
+    session.press("\u{c}", &["noagentruns"]);
+    agent.cli(&["cleanup"]).unwrap();
+    session.press("\u{c}", &["cannotreadthecounters:", "shop/cart:web/TCP"]);
+    let start = session.output.lock().unwrap().len();
+    let _agent = node.start_agent();
+    eventually("the error to be gone", || {
+        session.keys.write_all(b"\x0c").unwrap();
+        let drawn = session.drawn_since(start);
+        let last = drawn.rsplit("node-a").next().unwrap_or_default().to_owned();
+        holds(
+            last.contains("conn/s")
+                && !last.contains("cannotread")
+                && !last.contains("noagentruns"),
+            last,
+        )
+    });
+    session.press("q", &["status0"]);
+    session.assert_restored(0);
+}
