@@ -10,6 +10,7 @@ pub mod agent;
 pub mod agent_state;
 pub mod backend;
 mod byte_enum;
+pub mod client;
 pub mod counters;
 pub mod event;
 pub mod exclusion;

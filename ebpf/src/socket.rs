@@ -80,7 +80,7 @@ impl About {
         Protocol::from_byte(self.0 as u8)
     }
 
-    /// 0 if it is not known: to ask for it takes 40 ns, so that is done only while events are written.
+    /// 0 if it is not known.
     #[inline(always)]
     #[must_use]
     pub const fn cgroup(self) -> u64 {

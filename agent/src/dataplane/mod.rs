@@ -47,6 +47,7 @@ pub use self::{
         service_names::ServiceKey,
     },
     observe::{
+        clients::{ClientConnections, Clients},
         counters::{Counters, Counts, fault_name},
         events::{
             Events,
@@ -138,6 +139,11 @@ impl Dataplane {
     /// The kernel's counters, to be read while this writes.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         Counters::open(&self.pins, self.reconciler.backends(), self.reconciler.transfer_lock())
+    }
+
+    /// Connections by client and service port, to be read while this writes.
+    pub fn clients(&self) -> Result<Clients, DataplaneError> {
+        Clients::open(&self.pins, self.features.set)
     }
 
     /// What happens to connections, while a client watches.

@@ -1,9 +1,10 @@
 //! Reads of a node: frontends, backends, counters, usage of the maps, records of sockets.
 //!
 //! [`snapshot`] reads the pinned maps with or without a running agent, [`translation`] the record of one socket.
-//! [`counters`], [`map_usage`] (a scan of the maps that programs write), [`overflow`] and [`sockets`] run beside the
-//! control loop, the only writer.
+//! [`counters`], [`clients`], [`map_usage`] (a scan of the maps that programs write), [`overflow`] and [`sockets`] run
+//! beside the control loop, the only writer.
 
+pub mod clients;
 pub mod counters;
 pub mod events;
 pub mod map_usage;

@@ -14,7 +14,7 @@ use sockline_ebpf::{
     telemetry::ConnectionCounts,
 };
 
-use super::counters::Counters;
+use super::{clients::Clients, counters::Counters};
 use crate::{
     bpf::{
         kinds::{hash, segmented_array::SegmentedArray},
@@ -180,6 +180,11 @@ impl Snapshot {
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         let backends = maps::open_backends(&self.pins, u32::MAX, Access::Read)?.reader();
         Counters::open(&self.pins, backends, TransferLock::default())
+    }
+
+    /// Connections by client and service port.
+    pub fn clients(&self) -> Result<Clients, DataplaneError> {
+        Clients::open(&self.pins, self.agent()?.features)
     }
 
     /// Sockets that are translated now, as far as they are in the socket table; `None` where the

@@ -59,7 +59,7 @@ impl SocketTable {
         usize::try_from(cookie).unwrap_or(0) % self.sets.len().max(1)
     }
 
-    fn records(&self) -> impl Iterator<Item = (u64, SocketRecord)> + '_ {
+    pub(super) fn records(&self) -> impl Iterator<Item = (u64, SocketRecord)> + '_ {
         (0..self.sets.len()).flat_map(|index| {
             let first = self.sets.read(index);
             let is_held = |cookie: &u64| !matches!(*cookie, 0 | CLAIMED);
@@ -149,7 +149,7 @@ impl Sockets {
         (stale_sockets, all)
     }
 
-    fn for_each_overflow(
+    pub(super) fn for_each_overflow(
         &self,
         mut each: impl FnMut(u64, &SocketRecord),
     ) -> Result<(), DataplaneError> {

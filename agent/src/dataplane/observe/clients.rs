@@ -1,0 +1,80 @@
+//! Connections by client and service port.
+//!
+//! A client is a cgroup, by its id: [`crate::cgroups`] tells whose it is.
+
+use std::collections::HashMap;
+
+use sockline_ebpf::{agent::FeatureSet, client::ClientCounts, id::ServiceId, socket::SocketRecord};
+
+use super::sockets::Sockets;
+use crate::{
+    dataplane::{
+        error::DataplaneError,
+        maps::{
+            self,
+            service_names::{self, ServiceKey},
+        },
+        pinning::layout::Pins,
+    },
+    model::probe_service::is_probe,
+};
+
+/// The connections of one client to one service port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientConnections {
+    /// The id of the client's cgroup; 0 if it is not known.
+    pub cgroup: u64,
+    pub id: ServiceId,
+    pub service: ServiceKey,
+    /// Those that are open now, or being opened, as far as their records can be read: those in socket storage (MPTCP,
+    /// and further flows of one UDP socket) cannot.
+    pub active: u64,
+    /// Those that ended.
+    pub ended: ClientCounts,
+}
+
+impl ClientConnections {
+    /// Those that were opened, but for those that ended while this was read.
+    #[must_use]
+    pub const fn opened(&self) -> u64 {
+        self.active + self.ended.closed
+    }
+}
+
+/// The connections of all clients, kept open for reading.
+pub struct Clients {
+    pins: Pins,
+    features: FeatureSet,
+    sockets: Sockets,
+}
+
+impl Clients {
+    pub(crate) fn open(pins: &Pins, features: FeatureSet) -> Result<Self, DataplaneError> {
+        Ok(Self { pins: pins.clone(), features, sockets: Sockets::open(pins)? })
+    }
+
+    /// All clients of all service ports that have a name, in no order. Takes some milliseconds.
+    // First version: `ended` is not counted yet.
+    pub fn connections(&self) -> Result<Vec<ClientConnections>, DataplaneError> {
+        let mut all: HashMap<(u64, ServiceId), (u64, ClientCounts)> = HashMap::new();
+        self.for_each_record(|record| {
+            if !record.about.is_untracked() {
+                all.entry((record.about.cgroup(), record.service)).or_default().0 += 1;
+            }
+        })?;
+        let names = service_names::read_all(&maps::open_names(&self.pins)?)?;
+        let named = all.into_iter().filter_map(|((cgroup, id), (active, ended))| {
+            let service = names.get(&id).filter(|key| !is_probe(&key.service))?.clone();
+            Some(ClientConnections { cgroup, id, service, active, ended })
+        });
+        Ok(named.collect())
+    }
+
+    fn for_each_record(&self, mut each: impl FnMut(&SocketRecord)) -> Result<(), DataplaneError> {
+        // Before Linux 5.12 no program uses the table.
+        if self.features.contains(FeatureSet::COMPARE_AND_SWAP) {
+            self.sockets.table().records().for_each(|(_, record)| each(&record));
+        }
+        self.sockets.for_each_overflow(|_, record| each(record))
+    }
+}
