@@ -9,15 +9,11 @@ use std::{
     path::{Path, PathBuf},
     process,
     sync::Mutex,
-    time::Duration,
 };
 
 use anyhow::{Context, Result};
 
-use crate::{mounts, owner, wait_ok};
-
-/// `join` returns a moment before the kernel removes the thread from its cgroup.
-const EMPTY_WITHIN: Duration = Duration::from_secs(5);
+use crate::{DEADLINE, mounts, owner, wait_ok};
 
 /// One node's cgroup; removed when dropped, which needs its threads to have ended.
 pub(crate) struct NodeCgroup {
@@ -120,11 +116,12 @@ fn move_process(cgroup: &Path) -> Result<()> {
     })
 }
 
-/// Removes a cgroup as soon as it is empty. Processes that are still in it (a child that another test is
+/// Removes a cgroup as soon as it is empty: `join` returns a moment before the kernel removes the thread from its
+/// cgroup. Processes that are still in it (a child that another test is
 /// starting, a shell in a pod of `demo --keep`) move to `refuge`.
 pub(crate) fn remove(cgroup: &Path, refuge: Option<&Path>) -> Result<()> {
     let what = format!("cgroup {} to be empty and removed", cgroup.display());
-    wait_ok(EMPTY_WITHIN, &what, || match fs::remove_dir(cgroup) {
+    wait_ok(DEADLINE, &what, || match fs::remove_dir(cgroup) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => {
             if let Some(refuge) = refuge {

@@ -4,13 +4,12 @@
 use std::{
     io::{self, BufRead, BufReader, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket},
-    time::Duration,
 };
 
-use crate::{Ns, wait::patience};
-
-/// All servers are on this machine: no answer for this long is a failure.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::{
+    Ns,
+    wait::{ANSWER_TIMEOUT, patience},
+};
 
 /// What a TCP client saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,11 +26,11 @@ pub struct Reply {
 /// too, so that no packet of it comes later.
 ///
 /// # Errors
-/// Those of `connect` and `read`, with their OS error kept; `TimedOut` or `WouldBlock` after a few
-/// seconds of silence.
+/// Those of `connect` and `read`, with their OS error kept; `TimedOut` or `WouldBlock` after
+/// [`ANSWER_TIMEOUT`] of silence.
 pub fn tcp_ask(address: SocketAddr) -> io::Result<Reply> {
-    let stream = TcpStream::connect_timeout(&address, patience(PATIENCE))?;
-    stream.set_read_timeout(Some(patience(PATIENCE)))?;
+    let stream = TcpStream::connect_timeout(&address, patience(ANSWER_TIMEOUT))?;
+    stream.set_read_timeout(Some(patience(ANSWER_TIMEOUT)))?;
     let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
     let mut who = String::new();
     let mut reader = BufReader::new(&stream);
@@ -74,7 +73,7 @@ impl UdpClient {
             IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         };
         let socket = UdpSocket::bind((any, 0))?;
-        socket.set_read_timeout(Some(patience(PATIENCE)))?;
+        socket.set_read_timeout(Some(patience(ANSWER_TIMEOUT)))?;
         Ok(Self { socket })
     }
 
@@ -91,7 +90,7 @@ impl UdpClient {
     /// Sends with `sendto` and waits for one answer.
     ///
     /// # Errors
-    /// Those of `sendto` and `recvfrom`; `WouldBlock` after a few seconds of silence.
+    /// Those of `sendto` and `recvfrom`; `WouldBlock` after [`ANSWER_TIMEOUT`] of silence.
     pub fn ask_to(&self, address: SocketAddr, payload: &str) -> io::Result<UdpReply> {
         self.socket.send_to(payload.as_bytes(), address)?;
         self.receive()
@@ -100,7 +99,7 @@ impl UdpClient {
     /// Sends with `send` on a connected socket and waits for one answer.
     ///
     /// # Errors
-    /// Those of `send` and `recvfrom`; `WouldBlock` after a few seconds of silence.
+    /// Those of `send` and `recvfrom`; `WouldBlock` after [`ANSWER_TIMEOUT`] of silence.
     pub fn ask(&self, payload: &str) -> io::Result<UdpReply> {
         self.socket.send(payload.as_bytes())?;
         self.receive()

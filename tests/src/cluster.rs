@@ -1,19 +1,15 @@
 //! A node with its agent, and the objects of the cluster that it is in.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    Agent, AgentOptions, Metrics, Node, Pod, Protocol, Service,
+    Agent, AgentOptions, DEADLINE, Metrics, Node, Pod, Protocol, Service,
     objects::{self, file},
     wait_ok,
 };
-
-/// How long a change may take from its file to the kernel: far more than it needs, because other tests share
-/// the machine.
-const IN_KERNEL_WITHIN: Duration = Duration::from_secs(20);
 
 const SYNCS: &str = "sockline_sync_duration_seconds_count";
 
@@ -226,7 +222,7 @@ impl Cluster {
             return Ok(());
         }
         let what = format!("the table to have {wanted} sockets");
-        wait_ok(Duration::from_secs(10), &what, || match self.sockets()? {
+        wait_ok(DEADLINE, &what, || match self.sockets()? {
             count if count == wanted => Ok(()),
             count => Err(anyhow::anyhow!("{count} sockets")),
         })
@@ -250,7 +246,7 @@ impl Cluster {
         self.tell()?;
         let before = self.metrics()?.sum(SYNCS, &[]);
         self.tell()?;
-        wait_ok(IN_KERNEL_WITHIN, "the agent to sync", || {
+        wait_ok(DEADLINE, "the agent to sync", || {
             let now = self.metrics()?.sum(SYNCS, &[]);
             if now > before { Ok(()) } else { Err(anyhow::anyhow!("{now} syncs, as before")) }
         })
@@ -264,7 +260,7 @@ impl Cluster {
         self.writes += 1;
         self.write()?;
         let nodes_gone = [("kind", "Node"), ("event", "delete")];
-        wait_ok(IN_KERNEL_WITHIN, "the agent to hear of the new manifests", || {
+        wait_ok(DEADLINE, "the agent to hear of the new manifests", || {
             let heard = self.metrics()?.sum("sockline_source_events_total", &nodes_gone) as u32;
             let written = self.writes;
             if heard == written {

@@ -3,10 +3,9 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
-    time::Duration,
 };
 
-use crate::wait::patience;
+use crate::wait::{ANSWER_TIMEOUT, patience};
 
 /// A response, its body as text.
 #[derive(Clone, Debug)]
@@ -20,7 +19,7 @@ pub struct HttpReply {
 /// # Errors
 /// Those of the connection, and `InvalidData` for what is not HTTP.
 pub fn http_get(address: SocketAddr, path: &str) -> io::Result<HttpReply> {
-    let patience = patience(Duration::from_secs(5));
+    let patience = patience(ANSWER_TIMEOUT);
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
     // HTTP/1.0 keeps the server from answering in chunks.

@@ -5,15 +5,11 @@ use std::{
     io::Write,
     net::Ipv6Addr,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::{Ns, wait_ok};
-
-/// For what the kernel does asynchronously.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::{DEADLINE, Ns, wait_ok};
 
 /// Runs the lines of an `ip` batch inside a namespace; the first line that fails ends it.
 pub(crate) fn batch(ns: &Ns, lines: &str) -> Result<()> {
@@ -43,7 +39,7 @@ impl Ns {
     ///
     /// # Errors When that does not happen in time.
     pub fn wait_for_carrier(&self, device: &str) -> Result<()> {
-        wait_ok(PATIENCE, &format!("{device} to have a carrier"), || {
+        wait_ok(DEADLINE, &format!("{device} to have a carrier"), || {
             let shown = self.output(Command::new("ip").args(["-o", "link", "show", device]))?;
             let line = String::from_utf8_lossy(&shown.stdout).into_owned();
             if line.contains(" state UP ") { Ok(()) } else { Err(anyhow::anyhow!(line)) }
@@ -60,7 +56,7 @@ const LOCAL: u32 = 0x8000_0000;
 /// duplicate address detection (`nodad`). Until then packets are dropped.
 pub(crate) fn wait_for_local_route(ns: &Ns, address: Ipv6Addr) -> Result<()> {
     let hex: String = address.octets().iter().map(|octet| format!("{octet:02x}")).collect();
-    wait_ok(PATIENCE, &format!("the local route of {address}"), || {
+    wait_ok(DEADLINE, &format!("the local route of {address}"), || {
         let routes = ns.run(|| fs::read_to_string("/proc/thread-self/net/ipv6_route"))?;
         let is_there = routes.lines().filter(|line| line.starts_with(&hex)).any(|line| {
             let flags = line.split_whitespace().nth(8);

@@ -63,4 +63,4 @@ pub use pod_cgroup::PodCgroup;
 pub use prometheus::{Prometheus, promtool};
 pub use server::{TcpServer, UdpServer};
 pub use socket::{Socket, at, mapped, to_std};
-pub use wait::{patience, repetitions, wait_ok, wait_until};
+pub use wait::{ANSWER_TIMEOUT, DEADLINE, patience, repetitions, wait_ok, wait_until};

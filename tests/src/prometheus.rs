@@ -5,14 +5,13 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Ns, http_get, wait_ok};
+use crate::{DEADLINE, Ns, http_get, wait_ok};
 
 /// A running Prometheus with a scrape and an evaluation each second. Ends when it is dropped.
 pub struct Prometheus<'a> {
@@ -26,7 +25,7 @@ impl<'a> Prometheus<'a> {
     /// Starts it in a namespace with this rule file, without targets, and waits until it answers.
     ///
     /// # Errors
-    /// When it is not installed, or does not answer within half a minute; the message has its log.
+    /// When it is not installed, or does not answer in time; the message has its log.
     pub fn start(ns: &'a Ns, rules: &str) -> Result<Self> {
         let folder = tempfile::tempdir().context("making a folder for Prometheus")?;
         let config = json!({
@@ -57,7 +56,7 @@ impl<'a> Prometheus<'a> {
             .stderr(log);
         let child = ns.child(&mut command).context("starting prometheus")?;
         let mut prometheus = Self { ns, child, listen, folder };
-        let ready = wait_ok(Duration::from_secs(30), "Prometheus to be ready", || {
+        let ready = wait_ok(DEADLINE, "Prometheus to be ready", || {
             if let Some(status) = prometheus.child.try_wait()? {
                 bail!("it ended, {status}");
             }

@@ -6,7 +6,6 @@ use std::{
     net::{IpAddr, SocketAddr, SocketAddrV6},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     path::Path,
-    time::Duration,
 };
 
 use nix::{
@@ -20,10 +19,7 @@ use nix::{
     },
 };
 
-use crate::wait::patience;
-
-/// No answer for this long is a failure.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::wait::{ANSWER_TIMEOUT, patience};
 
 /// A socket of any family and protocol, with one method per system call.
 pub struct Socket(OwnedFd);
@@ -60,7 +56,7 @@ impl Socket {
         Self::open(family, libc::SOCK_DGRAM, libc::IPPROTO_UDP)
     }
 
-    /// Any socket; reads on it end with `WouldBlock` after a few seconds of silence.
+    /// Any socket; reads on it end with `WouldBlock` after [`ANSWER_TIMEOUT`] of silence.
     ///
     /// # Errors
     /// Those of `socket`.
@@ -69,7 +65,7 @@ impl Socket {
         let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
         // SAFETY: a descriptor that the kernel has just made for us.
         let socket = Self(unsafe { OwnedFd::from_raw_fd(Errno::result(fd)?) });
-        let patience = patience(PATIENCE).as_secs() as libc::time_t;
+        let patience = patience(ANSWER_TIMEOUT).as_secs() as libc::time_t;
         socket.set(ReceiveTimeout, &TimeVal::new(patience, 0))?;
         Ok(socket)
     }

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{Agent, Build, wait_ok};
+use crate::{Agent, Build, DEADLINE, wait_ok};
 
 /// A system call, by its name and the number of calls of this name that its thread has made.
 #[derive(Clone, Copy, Debug)]
@@ -65,13 +65,16 @@ impl HeldUp {
             .with_context(|| format!("the agent has no thread {thread}"))?;
         let id = task.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let held_up = Self::attach(&id, "bpf", time)?;
-        // A call that is not delayed ends between two samples.
+        // The tracer may be late with a call that is not delayed: only those of `bpf` count.
         let mut stopped = 0;
-        wait_ok(Duration::from_secs(30), &format!("the thread {thread} to be held up"), || {
+        let delayed = format!("{} ", libc::SYS_bpf);
+        wait_ok(DEADLINE, &format!("the thread {thread} to be held up"), || {
             let stat = fs::read_to_string(task.join("stat")).context("reading its state")?;
             let state = stat.rsplit(") ").next().unwrap_or_default().chars().next();
-            stopped = if state == Some('t') { stopped + 1 } else { 0 };
-            anyhow::ensure!(stopped > 20, "it is in the state {state:?}");
+            let call = fs::read_to_string(task.join("syscall")).context("reading its call")?;
+            let is_delayed = state == Some('t') && call.starts_with(&delayed);
+            stopped = if is_delayed { stopped + 1 } else { 0 };
+            anyhow::ensure!(stopped > 20, "it is in the state {state:?}, in the call {call}");
             Ok(())
         })?;
         Ok(held_up)
@@ -85,7 +88,7 @@ impl HeldUp {
     pub fn process(pid: u32, call: &str, time: Duration) -> Result<Self> {
         let held_up = Self::attach(&pid.to_string(), call, time)?;
         let file = format!("/proc/{pid}/status");
-        wait_ok(Duration::from_secs(30), &format!("process {pid} to be traced"), || {
+        wait_ok(DEADLINE, &format!("process {pid} to be traced"), || {
             let status = fs::read_to_string(&file).with_context(|| format!("reading {file}"))?;
             let tracer = status.lines().find(|line| line.starts_with("TracerPid:"));
             anyhow::ensure!(tracer != Some("TracerPid:\t0"), "{tracer:?}");

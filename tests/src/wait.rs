@@ -10,6 +10,14 @@ use std::{
 
 use anyhow::{Result, bail};
 
+/// Far longer than anything that a test waits for takes, also on a machine that is ten times slower and busy with
+/// other tests: only a failing test waits this long.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A socket that hears nothing for this long gets no answer: all servers are on this machine. Shorter than
+/// [`DEADLINE`], because a lost datagram is asked for again.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Short enough for the demo's measurements, long enough not to compete for a core.
 const PAUSE: Duration = Duration::from_millis(2);
 

@@ -9,10 +9,9 @@ use std::{
     os::unix::fs::MetadataExt,
     path::Path,
     process::Command,
-    time::Duration,
 };
 
-use sockline_testbed::{Node, Pod, Protocol, UdpClient, wait_until};
+use sockline_testbed::{DEADLINE, Node, Pod, Protocol, UdpClient, wait_until};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -202,7 +201,7 @@ fn everything_is_gone_after_drop_and_after_a_panic() {
             assert!(!path.exists(), "{} is still there", path.display());
         }
         for inode in namespaces {
-            wait_until(Duration::from_secs(5), "no thread to be in the namespace", || {
+            wait_until(DEADLINE, "no thread to be in the namespace", || {
                 (!namespace_in_use(inode)).then_some(())
             })
             .unwrap();

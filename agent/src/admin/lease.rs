@@ -11,7 +11,7 @@ use super::command::Command;
 use crate::{api::Document, model::probe_service::ProbeService};
 
 /// How long a client may keep a probe service.
-const MAX_DURATION: Duration = Duration::from_secs(10);
+const MAX_DURATION: Duration = Duration::from_secs(30);
 
 /// Removes the service when dropped.
 #[derive(Debug)]

@@ -134,12 +134,18 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         let _ = hub.await;
     }
     if !admin.is_terminated() {
-        let _ = tokio::time::timeout(CLIENTS_TIMEOUT, &mut admin).await;
+        wait_for_clients(&mut admin).await;
     }
     // Removes the file of the admin socket.
     drop(admin);
     // Last: this releases the lock on the pins, and the next agent may start then.
     control.join().await.and(ended)
+}
+
+/// Waits until the server of the admin socket has ended, which its clients delay until they have read its last answer.
+/// One that does not read delays the agent's end no longer than [`CLIENTS_TIMEOUT`].
+async fn wait_for_clients<T>(server: impl Future<Output = T>) {
+    let _ = tokio::time::timeout(CLIENTS_TIMEOUT, server).await;
 }
 
 /// Connects without redirection by this agent's programs.
@@ -197,5 +203,28 @@ impl Ready {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_clients_that_read() {
+        let (began, reading) = (Instant::now(), CLIENTS_TIMEOUT / 2);
+        wait_for_clients(sleep(reading)).await;
+        assert_eq!(began.elapsed(), reading);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_reads_delays_the_end_for_half_a_second_at_most() {
+        let began = Instant::now();
+        wait_for_clients(pending::<()>()).await;
+        assert!(began.elapsed() <= Duration::from_millis(501), "{:?}", began.elapsed());
     }
 }

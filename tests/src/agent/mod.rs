@@ -24,7 +24,7 @@ pub use self::{
     binary::{Build, sockline_binary},
     options::{AgentOptions, Place},
 };
-use crate::{http::HttpReply, http_get, node, wait_ok, wait_until};
+use crate::{DEADLINE, http::HttpReply, http_get, node, wait_ok, wait_until};
 
 /// A running agent. Dropping the newest agent of a node stops it and removes its kernel state;
 /// [`Agent::stop`] and [`Agent::kill`] leave the kernel state for the next one.
@@ -204,13 +204,13 @@ impl Agent {
     /// when it has ended already.
     ///
     /// # Errors
-    /// When it does not end within a few seconds; it is killed then.
+    /// When it does not end in time; it is killed then.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         if let Some(status) = self.child.try_wait()? {
             return Ok(status);
         }
         kill(self.process_id()?, Signal::SIGTERM).context("sending SIGTERM to the agent")?;
-        let ended = wait_until(Duration::from_secs(10), "the agent to end after SIGTERM", || {
+        let ended = wait_until(DEADLINE, "the agent to end after SIGTERM", || {
             self.child.try_wait().ok().flatten()
         });
         ended.or_else(|error| {

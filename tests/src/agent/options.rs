@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
+use crate::DEADLINE;
+
 /// The cgroup of an agent's own sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Place {
@@ -54,7 +56,7 @@ impl Default for AgentOptions {
             env: Vec::new(),
             prepare: None,
             until_ready: true,
-            ready_within: Duration::from_secs(20),
+            ready_within: DEADLINE,
         }
     }
 }

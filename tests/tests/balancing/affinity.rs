@@ -12,8 +12,8 @@ use std::{
 
 use serde_json::Value;
 use sockline_testbed::{
-    Cluster, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer, at, repetitions,
-    wait_until,
+    Cluster, DEADLINE, Endpoint, Ns, Pod, Service, Socket, TcpServer, UdpClient, UdpServer, at,
+    repetitions, wait_until,
 };
 
 const V4: &str = "10.96.0.1:80";
@@ -145,7 +145,7 @@ fn changes_of_other_endpoints_keep_the_backend() {
 fn idle(time: Duration) {
     let since = Instant::now();
     let over = || (since.elapsed() >= time).then_some(());
-    wait_until(time * 2, "time to pass", over).unwrap();
+    wait_until(DEADLINE, "time to pass", over).unwrap();
 }
 
 #[test]
@@ -164,11 +164,21 @@ fn a_client_that_was_idle_for_the_timeout_may_get_another_backend() {
 #[test]
 fn a_client_that_is_never_idle_for_the_timeout_keeps_its_backend() {
     let setup = StickyService::new(2);
-    let first = udp(&setup.client, V4);
-    let since = Instant::now();
+    let mut last = (Instant::now(), udp(&setup.client, V4));
+    let since = last.0;
     while since.elapsed() < Duration::from_secs(5) {
-        assert_eq!(udp(&setup.client, V4), first, "after {:?}", since.elapsed());
         idle(Duration::from_millis(100));
+        let now = (Instant::now(), udp(&setup.client, V4));
+        // A busy machine may have paused for as long as the timeout.
+        let is_idle = last.0.elapsed() >= Duration::from_secs(2);
+        assert!(
+            is_idle || now.1 == last.1,
+            "{}, then {} after {:?}",
+            last.1,
+            now.1,
+            since.elapsed()
+        );
+        last = now;
     }
 }
 
@@ -265,10 +275,11 @@ fn threads_that_connect_for_the_first_time_at_once_get_the_same_backend() {
 
 #[test]
 fn threads_that_reconnect_at_once_after_the_timeout_get_the_same_backend() {
-    let races = Races::new(1);
+    // Longer than a busy machine delays one of two threads that connect at once.
+    let races = Races::new(3);
     races.run();
     let before = races.chosen();
-    idle(Duration::from_millis(1300));
+    idle(Duration::from_millis(3300));
     races.run();
     let after = races.chosen();
     let mut moved = 0;

@@ -15,7 +15,7 @@ use std::{
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
-use sockline_testbed::{Ns, Task, patience, wait_until};
+use sockline_testbed::{ANSWER_TIMEOUT, DEADLINE, Ns, Task, patience, wait_until};
 
 /// Runs until its result is read.
 pub struct Hammer {
@@ -67,7 +67,7 @@ impl Hammer {
     pub fn wait_for(&self, more: usize) {
         let goal = self.connects() + more;
         let enough = || (self.connects() >= goal).then_some(());
-        wait_until(Duration::from_secs(30), "more connects", enough).unwrap();
+        wait_until(DEADLINE, "more connects", enough).unwrap();
     }
 
     /// Stops it, and fails if a connect failed.
@@ -99,8 +99,8 @@ impl Drop for Hammer {
 }
 
 fn connect(address: SocketAddr) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&address, patience(Duration::from_secs(10)))?;
-    stream.set_read_timeout(Some(patience(Duration::from_secs(10))))?;
+    let mut stream = TcpStream::connect_timeout(&address, patience(ANSWER_TIMEOUT))?;
+    stream.set_read_timeout(Some(patience(ANSWER_TIMEOUT)))?;
     stream.read_exact(&mut [0])?;
     // Closed with a reset: thousands of sockets in TIME_WAIT would use up the ports.
     let at_once = libc::linger { l_onoff: 1, l_linger: 0 };

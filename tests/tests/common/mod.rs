@@ -13,6 +13,7 @@ pub mod bpf;
 pub mod damage;
 pub mod foreign;
 pub mod hammer;
+mod lines;
 mod output;
 mod wait;
 mod web_node;
@@ -20,15 +21,15 @@ mod web_node;
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use sockline_testbed::AgentOptions;
 
 pub use self::{
+    lines::{Lines, end_of},
     output::{
-        assert_logged_once, condition, error_of, lines_with, messages, results, series, service_of,
-        strings, texts, translated,
+        assert_logged_once, condition, error_of, eventually_logged, lines_with, messages, results,
+        series, service_of, strings, texts, translated,
     },
     wait::{DEADLINE, eventually, holds},
     web_node::{CART, EHOSTUNREACH, Web, WebNode, untouched},
@@ -42,12 +43,7 @@ pub fn ip(text: &str) -> IpAddr {
 pub const REPAIRS: [&str; 2] = ["--reconcile-interval", "1s"];
 
 pub fn options(args: &[&str]) -> AgentOptions {
-    AgentOptions {
-        args: args.iter().map(ToString::to_string).collect(),
-        // Loading the programs takes a while on a machine that is busy with a build.
-        ready_within: Duration::from_secs(60),
-        ..Default::default()
-    }
+    AgentOptions { args: args.iter().map(ToString::to_string).collect(), ..Default::default() }
 }
 
 /// Fixtures recorded from a real cluster.

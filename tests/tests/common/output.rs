@@ -7,6 +7,8 @@ use std::process::Output;
 use serde_json::Value;
 use sockline_testbed::{Agent, objects};
 
+use super::{eventually, holds};
+
 pub fn strings(list: &Value) -> Vec<String> {
     let list = list.as_array().unwrap_or_else(|| panic!("no list but {list}"));
     list.iter().map(|entry| entry.as_str().unwrap().to_owned()).collect()
@@ -81,9 +83,19 @@ pub fn lines_with(log: &str, text: &str) -> Vec<String> {
     log.lines().filter(|line| line.contains(text)).map(ToOwned::to_owned).collect()
 }
 
-/// Fails unless a problem was logged as exactly one warning.
+/// Waits until a text is in this many lines of the log, which may follow what status and metrics say.
+#[track_caller]
+pub fn eventually_logged(agent: &Agent, text: &str, count: usize) {
+    eventually(&format!("{count} lines of the log with {text:?}"), || {
+        let log = agent.log();
+        holds(lines_with(&log, text).len() >= count, log)
+    });
+}
+
+/// Fails unless a problem is logged as exactly one warning.
 #[track_caller]
 pub fn assert_logged_once(agent: &Agent, problem: &str) {
+    eventually_logged(agent, problem, 1);
     let log = agent.log();
     let lines = lines_with(&log, problem);
     assert_eq!(lines.len(), 1, "{problem:?} is not in the log exactly once: {log}");

@@ -1,11 +1,9 @@
 //! Waiting for a state, with a deadline.
 
-use std::{fmt::Display, time::Duration};
+use std::fmt::Display;
 
+pub use sockline_testbed::DEADLINE;
 use sockline_testbed::wait_ok;
-
-/// Far longer than anything here takes, also beside other tests on a slow machine; only a failing test waits this long.
-pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Waits until `probe` returns a value; fails with its last error.
 #[track_caller]

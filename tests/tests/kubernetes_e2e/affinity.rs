@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use sockline_testbed::{Ns, Protocol::Tcp, wait_until};
+use sockline_testbed::{DEADLINE, Ns, Protocol::Tcp, wait_until};
 
 use crate::{
     kubernetes_cluster::{KubernetesCluster, service_of_type},
@@ -79,7 +79,7 @@ fn assert_times_out(cluster: &mut KubernetesCluster, to: SocketAddr) {
     let moved = (0..20).any(|_| {
         let since = Instant::now();
         let over = || (since.elapsed() > TIMEOUT + Duration::from_millis(50)).then_some(());
-        wait_until(TIMEOUT * 2, "the timeout to pass", over).unwrap();
+        wait_until(DEADLINE, "the timeout to pass", over).unwrap();
         who(&client, to) != previous
     });
     assert!(moved, "session is sticky after reaching the timeout");

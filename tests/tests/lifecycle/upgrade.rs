@@ -11,7 +11,7 @@ use std::{
 
 use crate::common::{CART, WebNode, eventually, hammer::Hammer, holds, ip, options};
 use serde_json::Value;
-use sockline_testbed::{Agent, AgentOptions, Build, UdpClient, objects};
+use sockline_testbed::{ANSWER_TIMEOUT, Agent, AgentOptions, Build, UdpClient, objects, patience};
 
 const SHIP: &str = "10.96.0.2";
 
@@ -52,7 +52,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 fn open_connection(node: &WebNode) -> TcpStream {
     node.client.run(|| {
         let mut stream = TcpStream::connect(at_80(CART)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_read_timeout(Some(patience(ANSWER_TIMEOUT))).unwrap();
         stream.read_exact(&mut [0; "web-0\n".len()]).unwrap();
         stream
     })
@@ -258,6 +258,7 @@ fn a_service_in_a_file_that_is_broken_is_served_after_a_change_of_layout() {
     let mut agent = waiting(&node);
     node.assert_served(CART);
     node.assert_served(SHIP);
+    crate::common::eventually_logged(&agent, "waiting for a source", 1);
     let log = agent.log();
     assert_eq!(crate::common::lines_with(&log, "waiting for a source").len(), 1, "{log}");
     node.put_service("ship", SHIP);
@@ -277,11 +278,11 @@ fn the_fail_open_deadline_begins_when_the_layouts_programs_are_attached() {
     let hammer = hammer(&node);
     agent.stop().unwrap();
     node.put_text("broken.yaml", "---\nkind: Service\nmetadata: {name: [\n");
-    let args = ["--fail-open-after", "10s"];
+    let args = ["--fail-open-after", "1h"];
     let mut agent = waiting_as(&node, options(&args));
     let fail_open = |agent: &Agent| json_of(agent, &["status"])["failOpen"].take();
     let seen = fail_open(&agent);
-    assert_eq!(seen["after"], "10s", "{seen}");
+    assert_eq!(seen["after"], "1h0m0s", "{seen}");
     assert!(seen["remaining"].is_null(), "{seen}");
     assert!(seen["bypassedSince"].is_null(), "{seen}");
     node.remove("broken.yaml");
@@ -297,7 +298,7 @@ fn a_broken_file_delays_a_change_of_layout_until_the_deadline() {
     let (node, mut agent) = serving(Build::OtherLayout);
     agent.stop().unwrap();
     node.put_text("ship.yaml", "---\nkind: Service\nmetadata: {name: [\n");
-    let mut agent = waiting_as(&node, options(&["--fail-open-after", "10s"]));
+    let mut agent = waiting_as(&node, options(&["--fail-open-after", "20s"]));
     node.assert_served(SHIP);
     agent.wait_until_ready(crate::common::DEADLINE).unwrap();
     node.assert_served(CART);

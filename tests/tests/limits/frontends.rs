@@ -6,7 +6,7 @@ use sockline_testbed::objects;
 use super::{
     address,
     common::{self, WebNode, eventually, holds, series},
-    name, not_in_sync, put_services, served,
+    eventually_not_in_sync, name, not_in_sync, put_services, served,
 };
 
 #[test]
@@ -98,7 +98,7 @@ fn a_deleted_service_makes_room_for_a_reported_one() {
     node.assert_untouched(&address(10));
     node.remove("s03.yaml");
     node.eventually_served(&address(10));
-    assert_eq!(not_in_sync(&agent), Some(0.0));
+    eventually_not_in_sync(&agent, 0.0);
     node.assert_untouched(&address(3));
 }
 

@@ -58,6 +58,7 @@ fn eventually_full(node: &WebNode, agent: &Agent, text: &str) {
         let full = full(node);
         holds(full.iter().any(|line| line.contains(text)), format!("{full:?}: {}", agent.log()))
     });
+    common::eventually_logged(agent, text, 1);
     let log = agent.log();
     assert_eq!(common::lines_with(&log, text).len(), 1, "not reported once: {log}");
 }
@@ -178,8 +179,10 @@ fn pods_that_do_not_fit_are_reported_and_excluded_later() {
     node.put("pod.yaml", &[pod]);
     let text = "these excluded pods are redirected: shop/meshed";
     eventually("the pod to be reported", || holds(agent.log().contains(text), agent.log()));
-    let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
-    assert!(table.contains("NO ROOM for it: its connections are translated"), "{table}");
+    eventually("the status to say so", || {
+        let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
+        holds(table.contains("NO ROOM for it: its connections are translated"), table)
+    });
     let metrics = agent.metrics().unwrap();
     assert_eq!(series(&metrics, "sockline_excluded_pods_unresolved"), Some(1.0), "{metrics}");
     for number in 0..CGROUPS {

@@ -5,12 +5,12 @@ use std::{
     io::{ErrorKind, Read},
     net::{IpAddr, SocketAddr, TcpStream},
     os::fd::AsRawFd,
-    time::Duration,
 };
 
 use nix::sys::socket::{SockaddrStorage, bind};
 use sockline_testbed::{
-    Cluster, Counts, Ns, Protocol, Service, Socket, UdpClient, WebCluster, mapped, wait_ok,
+    ANSWER_TIMEOUT, Cluster, Counts, DEADLINE, Ns, Protocol, Service, Socket, UdpClient,
+    WebCluster, mapped, wait_ok,
 };
 
 const TCP: u16 = 30_080;
@@ -160,7 +160,8 @@ fn dial_bound(cluster: &WebCluster, own: &str, to: SocketAddr) -> std::io::Resul
         let family = if own.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
         let socket = Socket::tcp(family).unwrap();
         // A connect that hangs ends with EINPROGRESS after the send timeout.
-        socket.set(nix::sys::socket::sockopt::SendTimeout, &nix::sys::time::TimeVal::new(3, 0))?;
+        let longest = nix::sys::time::TimeVal::new(ANSWER_TIMEOUT.as_secs() as i64, 0);
+        socket.set(nix::sys::socket::sockopt::SendTimeout, &longest)?;
         bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(own, 0))).unwrap();
         socket.connect(to)?;
         socket.peer()
@@ -269,7 +270,7 @@ fn an_address_that_the_node_gets_later_is_served() {
         cluster.node().outside().output(ip.args("addr add 192.0.2.77/32 dev lo".split(' ')));
     assert!(added.unwrap().status.success());
     // The agent reads the interfaces every five seconds.
-    let reply = wait_ok(Duration::from_secs(20), "the new address to be served", || {
+    let reply = wait_ok(DEADLINE, "the new address to be served", || {
         cluster.client.tcp_ask(at("192.0.2.77", TCP))
     });
     let reply = reply.unwrap();

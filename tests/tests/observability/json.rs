@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    common::{CART, WebNode, error_of, eventually, fixtures, holds, series},
+    common::{CART, Lines, WebNode, error_of, eventually, fixtures, holds, series},
     schema,
 };
 use serde::Serialize;
@@ -192,8 +192,7 @@ fn watched(node: &WebNode, agent: &Agent) -> Output {
         holds(series(&metrics, "sockline_event_watchers") == Some(1.0), "nobody")
     });
     node.assert_served(CART);
-    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let closed = lines.find(|line| line.contains("\"closed\"")).unwrap();
+    let closed = Lines::of(watch.stdout.take().unwrap()).find("\"closed\"");
     watch.kill().unwrap();
     Output { stdout: closed.into_bytes(), ..watch.wait_with_output().unwrap() }
 }

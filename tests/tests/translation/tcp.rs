@@ -5,12 +5,11 @@ use std::{
     net::{IpAddr, Shutdown, SocketAddr, TcpStream},
     os::fd::AsFd,
     process::Command,
-    time::Duration,
 };
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use sockline_testbed::{
-    Cluster, Protocol, Service, Socket, WebCluster, at, mapped, tcp_ask, wait_ok,
+    Cluster, DEADLINE, Protocol, Service, Socket, WebCluster, at, mapped, tcp_ask, wait_ok,
 };
 
 const V4: &str = "10.96.0.1:80";
@@ -105,7 +104,7 @@ fn a_non_blocking_connect_is_translated_before_it_returns() {
             if let Err(error) = socket.connect(at(to)) {
                 assert_eq!(error.raw_os_error(), Some(libc::EINPROGRESS), "{error}");
             }
-            let peer = wait_ok(Duration::from_secs(10), "the peer's name", || socket.peer());
+            let peer = wait_ok(DEADLINE, "the peer's name", || socket.peer());
             // Some programs call connect again to ask whether the first one has completed.
             let again = socket.connect(at(to)).map_err(|error| error.raw_os_error());
             fcntl(socket.as_fd(), FcntlArg::F_SETFL(OFlag::empty())).unwrap();
@@ -154,7 +153,7 @@ fn a_socket_bound_to_the_pods_address_keeps_its_address_and_port() {
         assert_eq!(socket.local().unwrap(), own);
         assert_eq!(socket.peer().unwrap(), at(V4));
     });
-    wait_ok(Duration::from_secs(10), "the server to accept", || {
+    wait_ok(DEADLINE, "the server to accept", || {
         let peers = cluster.tcp.peers();
         if peers == [own] { Ok(()) } else { Err(format!("{peers:?}")) }
     })

@@ -9,7 +9,6 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,13 +18,11 @@ use nix::{
     unistd::Uid,
 };
 use serde_json::Value;
-use sockline_testbed::{Node, Pod, TcpServer, UdpClient, http_get, objects, wait_ok};
+use sockline_testbed::{DEADLINE, Node, Pod, TcpServer, UdpClient, http_get, objects, wait_ok};
 
 use super::{deployment::Container, podman::Podman};
 use crate::term;
 
-/// Far longer than any wait here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
 const SERVICE: &str = "10.96.0.1:80";
 const UDP_SERVICE: &str = "10.96.0.1:53";
 const WEB: &str = "10.244.1.1";
@@ -124,14 +121,14 @@ impl SmokeTest {
         let to: SocketAddr = UDP_SERVICE.parse()?;
         let socket = self.client.run(|| -> Result<UdpClient> { Ok(UdpClient::connected(to)?) })?;
         put_shop(&self.node, &[])?;
-        wait_ok(PATIENCE, "a connected UDP socket to be closed", || {
+        wait_ok(DEADLINE, "a connected UDP socket to be closed", || {
             match socket.socket().send(b"?") {
                 Err(error) if error.raw_os_error() == Some(EDESTADDRREQ) => Ok(()),
                 other => Err(format!("send() says {other:?}: {}", self.said("first"))),
             }
         })?;
         put_shop(&self.node, &[WEB.parse()?])?;
-        wait_ok(PATIENCE, "the service to be served again", || self.ask())?;
+        wait_ok(DEADLINE, "the service to be served again", || self.ask())?;
         Ok(())
     }
 
@@ -173,7 +170,7 @@ impl SmokeTest {
         ];
         let mut child = self.spawn(name, &Container::agent()?, &environment)?;
         let listen: SocketAddr = LISTEN.parse()?;
-        let ready = wait_ok(PATIENCE, "the container's /readyz to answer 200", || {
+        let ready = wait_ok(DEADLINE, "the container's /readyz to answer 200", || {
             if child.try_wait()?.is_some() {
                 return Ok(false);
             }

@@ -14,8 +14,8 @@ use crate::model::{
     probe_service::{Listeners, ProbeService},
 };
 
-/// Far longer than loopback takes; a connect that hangs is a failed check.
-const TIMEOUT: Duration = Duration::from_secs(1);
+/// Far longer than loopback takes, also on a node without a free processor; a connect that hangs is a failed check.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What EPERM means: nothing else refuses a connect to loopback.
 pub const REFUSED_BY_HOOK: &str = "a program on the hook refuses it";

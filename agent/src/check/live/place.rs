@@ -19,7 +19,7 @@ use crate::{cgroups::OF_CHECKS, mounts};
 /// An older cgroup of a check belongs to one that was killed.
 const STALE: Duration = Duration::from_secs(60);
 /// Timeout for removing a cgroup: the kernel detaches an ended process from its cgroup some time after `wait`.
-const REMOVAL_TIMEOUT: Duration = Duration::from_secs(1);
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {

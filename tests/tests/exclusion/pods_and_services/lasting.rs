@@ -171,10 +171,12 @@ fn a_running_pod_without_a_cgroup_is_reported_once() {
         &agent,
         "Pod shop/meshed: it is excluded, but its connections are redirected",
     );
+    eventually("the status to say so", || {
+        let status = String::from_utf8(node.look(&["status"]).stdout).unwrap();
+        holds(status.contains("NOT found: its connections are translated"), status)
+    });
     let metrics = agent.metrics().unwrap();
     assert_eq!(series(&metrics, "sockline_excluded_pods_unresolved"), Some(1.0), "{metrics}");
-    let status = String::from_utf8(node.look(&["status"]).stdout).unwrap();
-    assert!(status.contains("NOT found: its connections are translated"), "{status}");
     let _cgroup = node.pod_cgroup(UID).unwrap();
     eventually_excluded(&node, 1);
 }

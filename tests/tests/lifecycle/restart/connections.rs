@@ -3,11 +3,10 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    time::Duration,
 };
 
 use serde_json::json;
-use sockline_testbed::{Agent, objects, patience};
+use sockline_testbed::{ANSWER_TIMEOUT, Agent, objects, patience};
 
 use super::cart_at_80;
 use crate::common::{CART, WebNode, hammer::Hammer, series, translated};
@@ -23,7 +22,7 @@ fn echo(stream: &mut TcpStream, text: &str) -> String {
 fn open_connection(node: &WebNode) -> TcpStream {
     node.client.run(|| {
         let mut stream = TcpStream::connect(cart_at_80()).unwrap();
-        stream.set_read_timeout(Some(patience(Duration::from_secs(5)))).unwrap();
+        stream.set_read_timeout(Some(patience(ANSWER_TIMEOUT))).unwrap();
         stream.read_exact(&mut [0; "web-0\n".len()]).unwrap();
         stream
     })

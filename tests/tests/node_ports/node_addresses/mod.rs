@@ -9,7 +9,6 @@ use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
     process::Command,
-    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -17,9 +16,6 @@ use sockline_testbed::{Cluster, Node, Pod, Service, TcpServer, WebCluster};
 
 const NODE_PORT: u16 = 30_080;
 const OWN: &str = "192.0.2.10";
-
-/// How long the agent may take to notice a change of the interfaces, which it reads every five seconds.
-const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 
 fn at(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)

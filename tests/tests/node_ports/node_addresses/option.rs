@@ -2,9 +2,9 @@
 
 use std::io::ErrorKind;
 
-use sockline_testbed::{AgentOptions, Node, Service, WebCluster, wait_ok};
+use sockline_testbed::{AgentOptions, DEADLINE, Node, Service, WebCluster, wait_ok};
 
-use super::{NODE_PORT, NOTICED_WITHIN, NodeWithPodAndClient, OWN, ip, own_node, web};
+use super::{NODE_PORT, NodeWithPodAndClient, OWN, ip, own_node, web};
 
 #[test]
 fn with_primary_node_ports_are_at_the_first_internal_address() {
@@ -64,9 +64,8 @@ fn an_invalid_address_range_is_a_clear_error() {
                 ..Default::default()
             })
             .unwrap();
-        let status = wait_ok(NOTICED_WITHIN, "the agent to end", || {
-            agent.try_wait().unwrap().ok_or("it runs")
-        });
+        let status =
+            wait_ok(DEADLINE, "the agent to end", || agent.try_wait().unwrap().ok_or("it runs"));
         assert_eq!(status.unwrap().code(), Some(2), "{}", agent.log());
         let log = agent.log();
         assert!(log.contains("--nodeport-addresses") && log.contains(reported), "{log}");

@@ -2,12 +2,9 @@
 
 use std::{fmt::Write as _, io::ErrorKind, net::Ipv4Addr};
 
-use sockline_testbed::{Cluster, Node, Service, WebCluster, wait_ok};
+use sockline_testbed::{Cluster, DEADLINE, Node, Service, WebCluster, wait_ok};
 
-use super::{
-    NODE_PORT, NOTICED_WITHIN, NodeWithPodAndClient, OWN, at, ip, own_node, syncs_and_frontends,
-    web,
-};
+use super::{NODE_PORT, NodeWithPodAndClient, OWN, at, ip, own_node, syncs_and_frontends, web};
 
 /// A device like kube-proxy's `kube-ipvs0`, which has no traffic. The kernel of the tests may have no `dummy`
 /// devices.
@@ -108,7 +105,7 @@ fn a_service_with_the_nodes_addresses_keeps_node_ports_and_causes_no_full_syncs(
     setup.assert_served("192.0.2.20", NODE_PORT);
     // Of `web` a cluster IP, two addresses and loopback; of the other its three. The gauge comes later
     // than the change.
-    let before = wait_ok(NOTICED_WITHIN, "the gauge of frontends", || {
+    let before = wait_ok(DEADLINE, "the gauge of frontends", || {
         let (syncs, frontends) = setup.syncs_and_frontends();
         if (frontends - 7.0).abs() < 0.5 { Ok((syncs, frontends)) } else { Err(frontends) }
     });
@@ -165,7 +162,7 @@ fn the_node_port_of_a_deleted_service_that_did_not_fit_is_free() {
     // `web` takes three.
     let mut setup = NodeWithPodAndClient::with(&["--max-frontends", "5"], []);
     setup.cluster.apply([big]).unwrap();
-    let unfit = wait_ok(NOTICED_WITHIN, "the service not to fit", || {
+    let unfit = wait_ok(DEADLINE, "the service not to fit", || {
         let metrics = setup.cluster.metrics().unwrap();
         let unfit = metrics.sum("sockline_service_ports_out_of_sync", &[]);
         if (unfit - 1.0).abs() < 0.5 { Ok(()) } else { Err(unfit) }

@@ -3,9 +3,9 @@
 use std::{io, os::unix::process::CommandExt as _};
 
 use nix::sys::resource::{Resource, rlim_t};
-use sockline_testbed::{AgentOptions, Cluster, Service, WebCluster, wait_ok};
+use sockline_testbed::{AgentOptions, Cluster, DEADLINE, Service, WebCluster, wait_ok};
 
-use super::{NODE_PORT, NOTICED_WITHIN, NodeWithPodAndClient, OWN, at, web};
+use super::{NODE_PORT, NodeWithPodAndClient, OWN, at, web};
 
 /// Sets how many files the agent may have open.
 fn limit_files(pid: u32, files: rlim_t) -> rlim_t {
@@ -33,13 +33,13 @@ fn node_ports_stay_while_the_interfaces_cannot_be_read() {
     // The agent can open no files any more, and so no netlink socket.
     let before = limit_files(agent.pid(), 1);
     let reported = || agent.log().matches(TOLD).count();
-    wait_ok(NOTICED_WITHIN, "the agent to say that it cannot read them", || {
+    wait_ok(DEADLINE, "the agent to say that it cannot read them", || {
         if reported() > 0 { Ok(()) } else { Err("it does not") }
     })
     .unwrap();
     setup.assert_served(OWN, NODE_PORT);
     limit_files(agent.pid(), before);
-    wait_ok(NOTICED_WITHIN, "the agent to read them again", || {
+    wait_ok(DEADLINE, "the agent to read them again", || {
         if agent.log().contains("solved: cannot read the addresses") {
             Ok(())
         } else {

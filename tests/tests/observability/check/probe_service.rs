@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use sockline_testbed::sockline_binary;
+use sockline_testbed::{DEADLINE, patience, sockline_binary};
 
 use super::{Report, SHIP, assert_live_works, check, serving};
 use crate::common::{CART, REPAIRS, WebNode, damage::Damage, eventually, holds, series};
@@ -42,6 +42,7 @@ struct Lease(BufReader<UnixStream>);
 impl Lease {
     fn take(socket: &Path) -> Self {
         let mut stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(patience(DEADLINE))).unwrap();
         let body = r#"{"apiVersion": "sockline.dev/v1", "kind": "ProbeListeners",
             "tcp4": 1, "udp4": 2, "tcp6": 3, "udp6": 4}"#;
         let length = body.len();

@@ -6,6 +6,10 @@ use std::{
     thread,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use sockline::dataplane::Pins;
 use sockline_ebpf::{
     agent_state::AgentState,
@@ -162,14 +166,15 @@ fn what_ends_after_its_service_was_deleted_takes_no_memory_for_long() {
     let (client, _server) = web.connection(at(super::V4));
     web.cluster.remove("web").unwrap();
     let pin = Pins::in_bpffs(web.cluster.node().bpffs()).map("SERVICE_STATS");
-    let is_empty = || {
-        let keys = RawMap::pinned(&pin).unwrap().keys().unwrap();
-        holds(keys.is_empty(), format!("{keys:?}"))
-    };
-    eventually("the entry of the deleted service to go", is_empty);
-    // Its end makes the entry again.
+    let entries = || RawMap::pinned(&pin).unwrap().keys().unwrap().len();
+    eventually("the entry of the deleted service to go", || holds(entries() == 0, entries()));
+    // Its end makes the entry again. The agent is stopped until then, so that the entry can be seen.
+    let agent = Pid::from_raw(web.cluster.agent().pid() as i32);
+    kill(agent, Signal::SIGSTOP).unwrap();
     drop(client);
-    eventually("the entry to go again", is_empty);
+    eventually("the entry to come back", || holds(entries() == 1, entries()));
+    kill(agent, Signal::SIGCONT).unwrap();
+    eventually("the entry to go again", || holds(entries() == 0, entries()));
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! After a change of the layout of the maps.
 
-use std::time::Duration;
-
 use sockline_testbed::Build;
 
 use super::{CountedWeb, Seen, at, ended, transfer};
@@ -13,7 +11,6 @@ fn after_a_change_of_the_layout_connections_are_counted_again() {
     web.cluster
         .restart(|options| {
             options.binary = Some(Build::OtherLayout.binary().unwrap());
-            options.ready_within = Duration::from_secs(60);
         })
         .unwrap();
     let (mut client, mut server) = web.connection(at(super::V4));

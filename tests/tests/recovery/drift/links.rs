@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, fs};
 
 use sockline::dataplane;
 
-use super::{eventually_repaired, link_ids, repairs, serving, without_a_gap};
-use crate::common::{CART, eventually};
+use super::{eventually_repaired, link_ids, repairs, serving, until_untouched, without_a_gap};
+use crate::common::{CART, eventually, holds};
 
 #[test]
 fn links_that_lost_their_pins_stay_attached_and_are_pinned_again() {
@@ -25,9 +25,8 @@ fn links_that_lost_their_pins_stay_attached_and_are_pinned_again() {
 #[test]
 fn a_detached_link_is_recreated() {
     let (node, agent, damage) = serving();
-    damage.detach("connect4");
-    node.assert_untouched(CART);
-    eventually_repaired(&agent, "link", 1);
+    let times = until_untouched(&node, || damage.detach("connect4"));
+    eventually_repaired(&agent, "link", times);
     node.assert_served(CART);
 }
 
@@ -92,11 +91,11 @@ fn a_recreated_link_counts_even_if_it_cannot_be_pinned() {
     crate::common::bpf::detach(std::os::fd::AsFd::as_fd(&link)).unwrap();
     eventually("the hook to be served again", || node.ask(CART));
     eventually_repaired(&agent, "link", 1);
-    let failure = node.wrong("reconcileErrors");
-    assert!(
-        failure.iter().any(|failure| failure.contains("cannot make the folder")),
-        "{failure:?}"
-    );
+    eventually("the error", || {
+        let failure = node.wrong("reconcileErrors");
+        let is_reported = failure.iter().any(|failure| failure.contains("cannot make the folder"));
+        holds(is_reported, format!("{failure:?}"))
+    });
     fs::remove_file(&links).unwrap();
     fs::rename(&away, &links).unwrap();
 }

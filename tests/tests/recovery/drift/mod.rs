@@ -33,6 +33,19 @@ fn eventually_repaired(agent: &Agent, object: &str, count: usize) {
     });
 }
 
+/// Damages the node until a connect to the service shows it; returns how often. The agent may repair it at any moment,
+/// also before that connect.
+#[track_caller]
+fn until_untouched(node: &WebNode, mut damage: impl FnMut()) -> usize {
+    let mut times = 0;
+    eventually("the damage to be seen", || {
+        damage();
+        times += 1;
+        node.untouched(CART)
+    });
+    times
+}
+
 fn link_ids(damage: &Damage) -> Vec<u32> {
     let links = fs::read_dir(damage.pins().links()).unwrap();
     let mut ids: Vec<u32> =

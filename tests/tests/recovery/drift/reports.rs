@@ -13,8 +13,10 @@ fn repairs_are_in_the_status_and_in_the_log() {
     let (node, agent, damage) = serving();
     damage.remove_frontend(&damage.frontend(80).key);
     eventually_repaired(&agent, "frontend", 1);
-    let status = node.status();
-    assert_eq!(status["agent"]["driftRepairs"], json!({"frontend": 1}));
+    eventually("the status to count it", || {
+        let counted = node.status()["agent"]["driftRepairs"].clone();
+        holds(counted == json!({"frontend": 1}), counted)
+    });
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("1 frontend since its start"), "{table}");
     let log = agent.log();
@@ -61,6 +63,7 @@ fn a_failed_reconciliation_is_reported_once_and_shown_until_it_succeeds() {
         let seen = node.wrong("reconcileErrors");
         holds(seen.is_empty(), format!("{seen:?}"))
     });
+    crate::common::eventually_logged(&agent, &failure, 2);
     let log = agent.log();
     assert_eq!(crate::common::lines_with(&log, &failure).len(), 2, "once, and once solved: {log}");
 }

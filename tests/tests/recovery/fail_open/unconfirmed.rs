@@ -11,6 +11,8 @@ use crate::common::{CART, REPAIRS, WebNode, eventually, holds, ip, series};
 
 /// A service whose endpoints are in a separate file.
 const CUT: &str = "10.96.0.4";
+/// The next agent must be ready before the deadline that the last one set, also on a slow machine.
+const LATER: [&str; 2] = ["--fail-open-after", "30s"];
 const BROKEN: &str = "---\nkind: Service\nmetadata: {name: [\n";
 
 /// Three services that an agent served before it was killed. Now the source may lack the second one, and the
@@ -21,7 +23,7 @@ fn partly_unreadable() -> (WebNode, Agent) {
     node.put_service("twice", TWICE);
     node.put("cut.yaml", &[objects::service("cut", CUT)]);
     node.put("cut-slice.yaml", &[objects::slice("cut", &node.web_addresses())]);
-    let mut agent = node.start_agent_with(&FAIL_OPEN);
+    let mut agent = node.start_agent_with(&LATER);
     agent.kill().unwrap();
     node.remove("twice.yaml");
     node.put_text("cut-slice.yaml", BROKEN);
@@ -75,7 +77,7 @@ fn unconfirmed_services_older_than_the_deadline_are_released_and_the_others_serv
 #[test]
 fn retained_services_are_served_until_the_deadline_and_nothing_else_is_bypassed() {
     let (node, _killed) = partly_unreadable();
-    let agent = node.start_agent_with(&FAIL_OPEN);
+    let agent = node.start_agent_with(&LATER);
     for service in [CART, TWICE, CUT] {
         node.assert_served(service);
     }
@@ -162,7 +164,7 @@ fn an_agent_back_before_the_deadline_releases_unconfirmed_services_at_the_deadli
     let mut later = objects::service("later", CART);
     later["metadata"]["creationTimestamp"] = json!("2026-02-01T00:00:00Z");
     node.put("later.yaml", &[later, objects::slice("later", &[second])]);
-    let mut agent = node.start_agent_with(&FAIL_OPEN);
+    let mut agent = node.start_agent_with(&LATER);
     assert_eq!(node.ask(CART).unwrap(), "web-0");
     put_unusable(&node, "cart", CART);
     eventually_unconfirmed(&node, [0, 2, 0]);
@@ -171,7 +173,7 @@ fn an_agent_back_before_the_deadline_releases_unconfirmed_services_at_the_deadli
     assert_eq!(waiting_for_address(), 2);
     assert_eq!(node.ask(CART).unwrap(), "web-0");
     agent.kill().unwrap();
-    let agent = node.start_agent_with(&FAIL_OPEN);
+    let agent = node.start_agent_with(&LATER);
     // The addresses that it kept then belong to the others, although nothing else changes.
     eventually("the other service to have the address", || {
         node.assert_served(EMPTY);

@@ -9,7 +9,7 @@ use nix::{
 use sockline_testbed::{Agent, UdpClient, objects, strace::HeldUp};
 
 use super::{BPF, NET_ADMIN, SYS_ADMIN, SYS_PTRACE, helper, only, privileges};
-use crate::common::{CART, REPAIRS, WebNode, eventually, holds, series};
+use crate::common::{CART, REPAIRS, WebNode, eventually, eventually_logged, holds, series};
 
 /// The parent of a process.
 fn parent(pid: u32) -> u32 {
@@ -40,17 +40,21 @@ fn a_helper_that_ends_is_restarted_and_that_is_reported() {
     end(first);
     let second = eventually_another_helper(&node, first);
     assert_eq!(node.status()["agent"]["termination"]["helperRestarts"], 1);
-    let metrics = agent.metrics().unwrap();
-    assert_eq!(series(&metrics, "sockline_helper_exits_total"), Some(1.0));
-    assert_eq!(series(&metrics, "sockline_helper_running"), Some(1.0));
-    let log = agent.log();
-    let ended = "the helper process has exited (signal: 9 (SIGKILL))";
-    assert_eq!(crate::common::lines_with(&log, ended).len(), 1, "{log}");
-    assert_eq!(
-        crate::common::lines_with(&log, "the helper process was started again").len(),
-        1,
-        "{log}"
-    );
+    // Log, status and metrics follow each other.
+    eventually("the metrics to say so", || {
+        let metrics = agent.metrics().unwrap();
+        let names = ["sockline_helper_exits_total", "sockline_helper_running"];
+        let seen = names.map(|name| series(&metrics, name));
+        holds(seen == [Some(1.0); 2], format!("{seen:?}"))
+    });
+    for said in [
+        "the helper process has exited (signal: 9 (SIGKILL))",
+        "the helper process was started again",
+    ] {
+        eventually_logged(&agent, said, 1);
+        let log = agent.log();
+        assert_eq!(crate::common::lines_with(&log, said).len(), 1, "{log}");
+    }
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("restarted the helper process 1 times"), "{table}");
     let seen = privileges(&PathBuf::from(format!("/proc/{second}")));
@@ -76,10 +80,10 @@ fn a_helper_that_keeps_ending_is_restarted_with_backoff_and_shown_as_unavailable
         holds(reply.status == 503 && said, reply.body)
     });
     assert_eq!(agent.get("/healthz").unwrap().status, 200);
-    let metrics = agent.metrics().unwrap();
-    if series(&metrics, "sockline_helper_running") == Some(0.0) {
-        assert_eq!(series(&metrics, "sockline_helper_exits_total"), Some(3.0));
-    }
+    eventually("three exits to be counted", || {
+        let exits = series(&agent.metrics().unwrap(), "sockline_helper_exits_total");
+        holds(exits == Some(3.0), format!("{exits:?}"))
+    });
     eventually_another_helper(&node, pid);
     eventually("readyz to be well", || {
         let reply = agent.get("/readyz").unwrap();
@@ -139,7 +143,7 @@ fn a_supervisor_that_answers_late_does_not_block_the_agent() {
     assert_eq!(agent.get("/readyz").unwrap().status, 200);
 }
 
-/// Each answer takes nearly as long as the agent waits for it, and its control loop waits as well. If it
+/// Each answer takes nearly the five seconds that the agent waits for it, and its control loop waits as well. If it
 /// waited for three of them in a row, the programs would fail open.
 #[test]
 fn a_supervisor_that_answers_slowly_restarts_the_helper_while_the_agent_stays_alive() {
@@ -147,7 +151,7 @@ fn a_supervisor_that_answers_slowly_restarts_the_helper_while_the_agent_stays_al
     node.put_service("cart", CART);
     let _agent = node.start_agent_with(&["--fail-open-after", "10s"]);
     let first = helper(&node);
-    let slow = HeldUp::process(parent(first), "write,sendto", Duration::from_millis(4500)).unwrap();
+    let slow = HeldUp::process(parent(first), "write,sendto", Duration::from_secs(4)).unwrap();
     end(first);
     eventually("another helper to run", || {
         node.assert_served(CART);

@@ -8,14 +8,13 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     process::Command,
-    time::Duration,
 };
 
 use serde_json::{Value, json};
 use sockline_testbed::{
-    Agent, AgentOptions, Place,
+    ANSWER_TIMEOUT, Agent, AgentOptions, Place,
     api::{Api, Server},
-    at, objects, wait_ok,
+    at, objects, patience,
 };
 
 use crate::common::{WebNode, error_of, eventually, holds, options};
@@ -113,14 +112,10 @@ impl NodeWithApiServer {
     fn serves(&self, web: &str) {
         let number = usize::from(web == "web-1");
         self.api.apply(&objects::slice("cart", &self.node.web_addresses()[number..=number]));
-        // The longest backoff is half a minute.
-        let served = wait_ok(Duration::from_secs(60), &format!("{web} to serve"), || {
+        eventually(&format!("{web} to serve"), || {
             let who = self.node.ask(CART).map_err(|error| error.to_string())?;
             holds(who == web, who)
         });
-        if let Err(error) = served {
-            panic!("{error:#}");
-        }
     }
 
     fn options(&self) -> AgentOptions {
@@ -172,7 +167,7 @@ impl NodeWithApiServer {
 /// The first line of the API server's answer. It does not close connections.
 fn list_nodes(address: SocketAddr) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(patience(ANSWER_TIMEOUT)))?;
     write!(stream, "GET /api/v1/nodes HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;

@@ -11,13 +11,12 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
-    time::Duration,
 };
 
 use aya::maps::{HashMap, Map, MapData};
 use sockline::dataplane::Pins;
 use sockline_ebpf::socket::OverflowEntry;
-use sockline_testbed::{DnsPods, Endpoint, Ns, Service, UdpClient};
+use sockline_testbed::{ANSWER_TIMEOUT, DnsPods, Endpoint, Ns, Service, UdpClient, patience};
 
 use crate::common::{REPAIRS, eventually, holds};
 
@@ -113,7 +112,7 @@ fn eventually_closed(client: &UdpClient) {
 fn stream(ns: &Ns, to: SocketAddr) -> (TcpStream, String) {
     ns.run(|| {
         let mut stream = TcpStream::connect(to).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(patience(ANSWER_TIMEOUT))).unwrap();
         let mut who = Vec::new();
         while who.last() != Some(&b'\n') {
             let mut byte = [0];

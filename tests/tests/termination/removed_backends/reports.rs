@@ -10,7 +10,7 @@ use super::{
     CLOSE_ON_REMOVAL, Closing as _, V4, V6, ask, connected, echo, eventually_aborted,
     eventually_closed, overflow, stream, with_service,
 };
-use crate::common::{REPAIRS, WebNode, eventually, holds, options};
+use crate::common::{REPAIRS, WebNode, eventually, eventually_logged, holds, options};
 
 #[test]
 fn a_warning_of_namespaces_that_cannot_be_seen_ends_with_its_cause() {
@@ -55,6 +55,7 @@ fn a_warning_of_namespaces_that_cannot_be_seen_ends_with_its_cause() {
     assert_eq!(overflow.keys().count(), 2, "not forgotten, as it may be there");
     close(0o755);
     eventually("the warning to go", || holds(unseen().is_null(), unseen()));
+    eventually_logged(&agent, "can be entered again", 1);
     let log = agent.log();
     assert_eq!(crate::common::lines_with(&log, "cannot enter all network").len(), 1, "{log}");
     assert_eq!(crate::common::lines_with(&log, "can be entered again").len(), 1, "{log}");
@@ -76,6 +77,7 @@ fn status_and_the_log_say_what_was_closed() {
     assert_eq!(closing["method"], "sock-destroy", "{closing:#}");
     assert!(closing["helper"]["pid"].is_u64(), "{closing:#}");
     assert_eq!(closing["unsearched"], Value::Null, "{closing:#}");
+    eventually_logged(setup.cluster.agent(), "default/dns (1)", 1);
     let log = setup.cluster.agent().log();
     assert_eq!(crate::common::lines_with(&log, "default/dns (1)").len(), 1, "{log}");
 }

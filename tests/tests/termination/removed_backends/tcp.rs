@@ -61,7 +61,8 @@ fn a_connect_that_hangs_on_a_removed_endpoint_is_closed() {
 #[test]
 fn an_endpoint_that_comes_back_in_time_keeps_its_connections() {
     let mut setup = with_service(2, &[]);
-    let service = || DnsPods::service().annotate(CLOSE_ON_REMOVAL, "2s");
+    // Longer than two changes take on a slow machine.
+    let service = || DnsPods::service().annotate(CLOSE_ON_REMOVAL, "10s");
     setup.cluster.apply([service().endpoints(&setup.pods)]).unwrap();
     let to = |wanted: &str| loop {
         let (open, who) = stream(&setup.client, at(V4));

@@ -5,11 +5,12 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
     process::Command,
-    time::Duration,
 };
 
 use nix::sys::socket::{Backlog, SockaddrStorage, bind, listen};
-use sockline_testbed::{Ns, Protocol, Service, Socket, WebAndEmptyService, at, wait_until};
+use sockline_testbed::{
+    DEADLINE, Ns, Protocol, Service, Socket, WebAndEmptyService, at, wait_until,
+};
 
 use super::{EMPTY, backend, count, family, forms, refusal, talk, translated};
 
@@ -81,7 +82,7 @@ fn further_subflows_leave_the_peer(added: Added) {
         socket.into_std()
     });
     let (server, _) = listener.accept().unwrap();
-    wait_until(Duration::from_secs(10), "a second subflow", || {
+    wait_until(DEADLINE, "a second subflow", || {
         // The kernel adds one once data has gone both ways.
         (&client).write_all(b"x").unwrap();
         (&server).write_all(b"x").unwrap();

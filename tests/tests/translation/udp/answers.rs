@@ -5,11 +5,10 @@ use std::{
     io::{IoSlice, IoSliceMut},
     net::SocketAddr,
     os::fd::AsRawFd,
-    time::Duration,
 };
 
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
-use sockline_testbed::{Protocol, Socket, UdpClient, at, to_std, wait_ok};
+use sockline_testbed::{DEADLINE, Protocol, Socket, UdpClient, at, to_std, wait_ok};
 
 use super::{V4, V6, ask, numbered, one_service, service_per_pod, unconnected};
 
@@ -87,7 +86,7 @@ fn each_message_of_one_call_goes_to_its_service_and_is_answered_from_it() {
         assert_eq!(sent.count(), COUNT);
 
         let mut got = BTreeMap::new();
-        wait_ok(Duration::from_secs(10), "all answers", || {
+        wait_ok(DEADLINE, "all answers", || {
             let mut buffers = [[0_u8; 64]; COUNT];
             let mut slices: Vec<_> = buffers.iter_mut().map(|b| [IoSliceMut::new(b)]).collect();
             let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(COUNT, None);

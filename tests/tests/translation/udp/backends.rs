@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sockline_testbed::{DnsPods, Endpoint, Pod, Protocol, Service, UdpClient, at, wait_ok};
+use sockline_testbed::{
+    DEADLINE, DnsPods, Endpoint, Pod, Protocol, Service, UdpClient, at, wait_ok,
+};
 
 use super::{V4, ask, one_service, unconnected};
 
@@ -68,7 +70,7 @@ fn sockets_of_a_removed_backend_spread_over_the_others() {
     setup.cluster.apply([DnsPods::service().endpoints(&setup.pods[1..])]).unwrap();
     // The first sync after a second reclaims its index, and the next one reuses it.
     let since = Instant::now();
-    wait_ok(Duration::from_secs(5), "time to pass", || {
+    wait_ok(DEADLINE, "time to pass", || {
         let gone = since.elapsed();
         if gone > Duration::from_millis(1200) { Ok(()) } else { Err(format!("{gone:?}")) }
     })

@@ -4,10 +4,12 @@ use std::{
     collections::BTreeSet,
     net::{SocketAddr, UdpSocket},
     process::Command,
-    time::Duration,
 };
 
-use sockline_testbed::{Cluster, DnsPods, Endpoint, Pod, Service, Socket, UdpClient, at, wait_ok};
+use sockline_testbed::{
+    ANSWER_TIMEOUT, Cluster, DEADLINE, DnsPods, Endpoint, Pod, Service, Socket, UdpClient, at,
+    patience, wait_ok,
+};
 
 use super::{V4, V6, numbered, one_service, service_per_pod};
 
@@ -96,7 +98,7 @@ fn a_socket_connected_to_one_service_can_send_to_another() {
         // The kernel lets only the connected peer answer.
         assert_eq!(client.ask("y").unwrap().from, numbered(0));
     });
-    wait_ok(Duration::from_secs(10), "the other service's pod to hear of it", || {
+    wait_ok(DEADLINE, "the other service's pod to hear of it", || {
         let hits = setup.servers[1].0.hits();
         if hits == 1 { Ok(()) } else { Err(hits) }
     })
@@ -149,7 +151,7 @@ fn a_connect_that_fails_leaves_the_connection_with_its_peer_name() {
         cluster.apply([DnsPods::service().endpoints(endpoints)]).unwrap();
         client.run(|| {
             let socket: UdpSocket = Socket::udp(libc::AF_INET).unwrap().into_std();
-            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            socket.set_read_timeout(Some(patience(ANSWER_TIMEOUT))).unwrap();
             let (mut connected, mut failed) = (false, 0);
             // Each outcome of a connect has a chance of one in two: not 20 of one kind in a row.
             for _ in 0..100 {

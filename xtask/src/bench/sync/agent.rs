@@ -219,12 +219,16 @@ impl RunningAgent {
         };
         let wanted = count(before) + f64::from(sent);
         let usage = self.read()?.usage;
-        sockline_testbed::wait_ok(Duration::from_secs(30), "all changes to be programmed", || {
-            let reading = self.read()?;
-            let seen = count(&reading);
-            ensure!(seen >= wanted, "{seen} of {wanted} changes");
-            Ok(Reading { usage: usage.clone(), ..reading })
-        })
+        sockline_testbed::wait_ok(
+            sockline_testbed::DEADLINE,
+            "all changes to be programmed",
+            || {
+                let reading = self.read()?;
+                let seen = count(&reading);
+                ensure!(seen >= wanted, "{seen} of {wanted} changes");
+                Ok(Reading { usage: usage.clone(), ..reading })
+            },
+        )
         .with_context(|| format!("{:.0} s after the start", self.started.elapsed().as_secs_f64()))
     }
 }

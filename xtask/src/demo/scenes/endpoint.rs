@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use sockline_testbed::Protocol;
+use sockline_testbed::{DEADLINE, Protocol};
 
 use crate::{
     demo::{Demo, shop::Frontend},
@@ -13,8 +13,6 @@ use crate::{
 /// How many connections in a row must not reach an endpoint before it counts as gone. With two others left, chance
 /// does that once in ten million times.
 const IN_A_ROW: u32 = 40;
-
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     let frontend = demo.cluster.shop.frontend("frontend", Protocol::Tcp)?.clone();
@@ -68,7 +66,7 @@ struct Seen {
     changed: bool,
 }
 
-/// Connects until the change is seen, or [`PATIENCE`] is over.
+/// Connects until the change is seen, or [`DEADLINE`] is over.
 fn watch(
     demo: &Demo,
     frontend: &Frontend,
@@ -77,7 +75,7 @@ fn watch(
 ) -> Result<Seen> {
     let start = Instant::now();
     let mut seen = Seen::default();
-    while start.elapsed() < PATIENCE && !seen.changed {
+    while start.elapsed() < DEADLINE && !seen.changed {
         demo.interrupt.check()?;
         seen.connections += 1;
         match demo.cluster.ask(frontend) {

@@ -1,10 +1,8 @@
 //! A pod gets the exclusion label and loses it again, while its containers connect.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use serde_json::{Value, json};
-use sockline_testbed::{Ns, Protocol, tcp_ask, wait_ok};
+use sockline_testbed::{DEADLINE, Ns, Protocol, tcp_ask, wait_ok};
 
 use crate::{
     demo::{Demo, shop::Frontend},
@@ -13,7 +11,6 @@ use crate::{
 
 const UID: &str = "5b1f7c62-0e0a-4b1f-9a57-2f6d1c9e4d10";
 const LABEL: &str = "sockline.dev/redirect: disabled";
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     let frontend = demo.cluster.shop.frontend("frontend", Protocol::Tcp)?.clone();
@@ -73,7 +70,7 @@ fn wait_for(
 ) -> Result<String, String> {
     let mut last = Err("not asked".to_owned());
     // The caller shows and checks the last answer.
-    let _ = wait_ok(PATIENCE, "the pod's connects to change", || {
+    let _ = wait_ok(DEADLINE, "the pod's connects to change", || {
         demo.interrupt.check().map_err(|error| error.to_string())?;
         let answer = container.run(|| tcp_ask(frontend.address));
         last = answer.map(|reply| reply.who).map_err(|error| error.to_string());

@@ -6,11 +6,9 @@ use std::{
 };
 
 use anyhow::Result;
-use sockline_testbed::{Protocol, wait_ok};
+use sockline_testbed::{DEADLINE, Protocol, wait_ok};
 
 use crate::{demo::Demo, term};
-
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Far longer than a system call, far shorter than a timeout of TCP.
 const AT_ONCE: Duration = Duration::from_millis(50);
@@ -19,7 +17,7 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     let frontend = demo.cluster.shop.frontend("adservice", Protocol::Tcp)?.clone();
     println!("  all endpoints of `adservice` are removed");
     let before = demo.cluster.manifests.remove_endpoints("adservice", None)?;
-    let refused = wait_ok(PATIENCE, "adservice to refuse", || {
+    let refused = wait_ok(DEADLINE, "adservice to refuse", || {
         demo.interrupt.check().map_err(|error| error.to_string()).and_then(|()| {
             match demo.cluster.ask(&frontend) {
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
@@ -50,7 +48,7 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     demo.checks.claim(took < AT_ONCE && packets == 0, "at once, and without a packet");
 
     demo.cluster.manifests.put_back(&before)?;
-    let works = wait_ok(PATIENCE, "adservice to answer again", || {
+    let works = wait_ok(DEADLINE, "adservice to answer again", || {
         demo.cluster.ask(&frontend).map(drop).map_err(|error| error.to_string())
     });
     demo.checks.claim(works.is_ok(), "with its endpoints back, it answers again");

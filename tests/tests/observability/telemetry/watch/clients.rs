@@ -18,11 +18,13 @@ use crate::common::{eventually, holds};
 
 const UID: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
 
-fn pod(name: &str) -> Value {
+const OTHER_UID: &str = "7d1f6a52-2f0b-4b7c-9a57-0c1f4d7f2b20";
+
+fn pod(name: &str, uid: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": "shop", "uid": UID},
+        "metadata": {"name": name, "namespace": "shop", "uid": uid},
         "spec": {"nodeName": "node-a"},
         "status": {"phase": "Running"},
     })
@@ -31,9 +33,12 @@ fn pod(name: &str) -> Value {
 #[test]
 fn a_pod_is_shown_by_its_name_also_at_the_end_of_what_it_opened() {
     let mut web = CountedWeb::new();
-    web.cluster.apply_objects(vec![pod("frontend")]).unwrap();
+    let pods = vec![pod("frontend", UID), pod("other", OTHER_UID)];
+    web.cluster.apply_objects(pods).unwrap();
     let cgroup = web.cluster.node().pod_cgroup(UID).unwrap();
     let container = cgroup.container(&web.client, "app").unwrap();
+    let other_cgroup = web.cluster.node().pod_cgroup(OTHER_UID).unwrap();
+    let other_container = other_cgroup.container(&web.client, "other").unwrap();
     let before = container.run(|| TcpStream::connect(at(V4)).unwrap());
     let _accepted = web.listener.accept().unwrap();
     let all = Watch::start(web.cluster.agent(), &[]);
@@ -49,7 +54,13 @@ fn a_pod_is_shown_by_its_name_also_at_the_end_of_what_it_opened() {
         let expected = json!({"namespace": "shop", "name": "frontend", "uid": UID});
         assert_eq!(event["client"]["pod"], expected, "{event:#}");
     }
-    other.expect(0);
+    // The first events of the other pod are its own, which come last.
+    drop(other_container.run(|| TcpStream::connect(at(V4)).unwrap()));
+    for event in other.expect(2) {
+        assert_eq!(event["client"]["pod"]["name"], "other", "{event:#}");
+    }
+    all.expect(7);
+    assert_eq!(own.events().len(), 2, "{:#?}", own.events());
 }
 
 #[test]
@@ -76,7 +87,14 @@ fn a_filter_shows_one_service_only() {
     }
     let failed = Watch::start(web.cluster.agent(), &["--failed"]);
     drop(web.connection(at(V4)));
-    failed.expect(0);
+    // Nothing listens there. This comes after the connection that did not fail.
+    let dead = Service::new("dead").ip("10.96.0.3").tcp(80).to(9999).endpoints([&web.web]);
+    web.cluster.apply([dead]).unwrap();
+    web.client.run(|| TcpStream::connect(at("10.96.0.3:80"))).unwrap_err();
+    let events = failed.expect(1);
+    assert_eq!(events[0]["service"]["name"], "dead", "{events:#?}");
+    // And that is none of the other service.
+    assert_eq!(watch.events().len(), 2, "{:#?}", watch.events());
 }
 
 #[test]
@@ -126,5 +144,11 @@ fn a_connection_whose_service_and_endpoint_were_removed_still_has_its_names() {
         let untouched = web.client.run(|| TcpStream::connect(at(V4)));
         holds(untouched.is_err(), format!("{untouched:?}"))
     });
-    watch.expect(2);
+    // The next events are those of another service.
+    let heir = Service::new("heir").ip("10.96.0.2").tcp(80).to(8080).endpoints([&web.web]);
+    web.cluster.apply([heir]).unwrap();
+    drop(web.connection(at("10.96.0.2:80")));
+    for event in &watch.expect(4)[2..] {
+        assert_eq!(event["service"]["name"], "heir", "{event:#}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     os::unix::net::{UnixListener, UnixStream},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use nix::sys::signal::Signal;
@@ -11,9 +11,9 @@ use sockline_testbed::sockline_binary;
 
 use super::{
     super::{CountedWeb, V4, at, transfer},
-    Watch, command, watchers,
+    Watch, command, lost, watchers,
 };
-use crate::common::{error_of, eventually, holds};
+use crate::common::{Lines, end_of, error_of, eventually, holds};
 
 /// A watch with a table; its lines are still to be read.
 fn with_table(web: &CountedWeb, args: &[&str]) -> Child {
@@ -32,17 +32,12 @@ fn nobody_watches(web: &CountedWeb) {
     });
 }
 
-/// Waits until it has ended.
-fn end_of(child: &mut Child) -> ExitStatus {
-    eventually("it to end", || child.try_wait().unwrap().ok_or("it runs"))
-}
-
 #[test]
 fn the_table_has_a_line_for_each_event_under_its_columns() {
     let web = CountedWeb::new();
     let mut child = with_table(&web, &[]);
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let head = lines.next().unwrap();
+    let lines = Lines::of(child.stdout.take().unwrap());
+    let head = lines.next();
     let (mut client, mut server) = web.connection(at(V4));
     transfer(&mut client, &mut server, 2048);
     drop(client);
@@ -50,7 +45,7 @@ fn the_table_has_a_line_for_each_event_under_its_columns() {
         let start = head.find(name).unwrap();
         line[start..].split_whitespace().next().unwrap_or_default().to_owned()
     };
-    let (opened, closed) = (lines.next().unwrap(), lines.next().unwrap());
+    let (opened, closed) = (lines.next(), lines.next());
     for (line, event, reason, sent) in
         [(&opened, "opened", "-", "-"), (&closed, "closed", "client", "2.0K")]
     {
@@ -62,7 +57,7 @@ fn the_table_has_a_line_for_each_event_under_its_columns() {
     // The socket may be closed last by a child process that another test is starting.
     assert!(column(&opened, "CLIENT").contains(&format!("[{}]", std::process::id())), "{opened}");
     child.kill().unwrap();
-    child.wait().unwrap();
+    end_of(&mut child);
 }
 
 #[test]
@@ -192,17 +187,40 @@ fn a_closed_standard_error_does_not_end_it() {
     drop(reader);
     // It has something to say at once: that ends are not known.
     let mut child = command(web.cluster.agent(), &["-o", "json"]).stderr(closed).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let lines = Lines::of(child.stdout.take().unwrap());
     eventually("the agent to know the watcher", || {
         let count = watchers(web.cluster.agent());
         holds(count == 1, count)
     });
     drop(web.connection(at(V4)));
-    assert!(lines.next().unwrap().unwrap().contains("opened"));
+    assert!(lines.next().contains("opened"));
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
     nix::sys::signal::kill(pid, Signal::SIGINT).unwrap();
-    let status = child.wait().unwrap();
+    let status = end_of(&mut child);
     assert!(status.success(), "{status}");
+}
+
+/// `SIGTERM`, and the next agent, while a client has not read for so long that its events are lost.
+#[test]
+fn a_client_that_does_not_read_does_not_keep_the_agent_from_ending() {
+    let mut web = CountedWeb::new();
+    let mut stuck = UnixStream::connect(web.cluster.agent().admin_socket()).unwrap();
+    let filter = "{\"apiVersion\": \"sockline.dev/v1\", \"kind\": \"EventFilter\"}";
+    write!(
+        stuck,
+        "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{filter}",
+        filter.len()
+    )
+    .unwrap();
+    eventually("its queue to be full", || {
+        for _ in 0..50 {
+            drop(web.connection(at(V4)));
+        }
+        let lost = lost(web.cluster.agent(), "slow-reader");
+        holds(lost > 0, format!("{lost} lost, {} watch", watchers(web.cluster.agent())))
+    });
+    web.cluster.restart(|_| {}).unwrap();
+    drop(stuck);
 }
 
 #[test]

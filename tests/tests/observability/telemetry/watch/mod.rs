@@ -20,7 +20,7 @@ use nix::{
 use serde_json::Value;
 use sockline_testbed::{Agent, Metrics, sockline_binary};
 
-use crate::common::{eventually, holds};
+use crate::common::{end_of, eventually, holds};
 
 /// A running `sockline watch -o json`, whose output is read.
 struct Watch {
@@ -57,7 +57,8 @@ impl Watch {
         self.events.lock().unwrap().clone()
     }
 
-    /// Waits for this many events, and fails if there are more.
+    /// Waits for this many events, and fails if there are more by then. That there will be none proves only an event
+    /// that happened later.
     #[track_caller]
     fn expect(&self, count: usize) -> Vec<Value> {
         eventually(&format!("{count} events"), || {
@@ -74,10 +75,11 @@ impl Watch {
 
     fn end(mut self, signal: Signal) -> (ExitStatus, String, Vec<Value>) {
         self.signal(signal);
+        let status = end_of(&mut self.child);
         self.reader.take().unwrap().join().unwrap();
         let mut said = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        (self.child.wait().unwrap(), said, self.events())
+        (status, said, self.events())
     }
 
     fn signal(&self, signal: Signal) {

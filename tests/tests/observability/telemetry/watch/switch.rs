@@ -29,10 +29,21 @@ fn now() -> u64 {
     now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
-fn connections(web: &CountedWeb) {
+fn connect_and_close(web: &CountedWeb) {
     for _ in 0..10 {
         drop(web.connection(at(V4)));
     }
+}
+
+/// Makes ten connections, and waits until all that were made have ended: each of the sockets may exist a moment longer
+/// in a child process that another test is starting.
+fn connections(web: &CountedWeb) {
+    let before = web.seen().opened;
+    connect_and_close(web);
+    eventually("the connections to end", || {
+        let seen = web.seen();
+        holds((seen.opened, seen.active) == (before + 10, 0), format!("{seen:?}"))
+    });
 }
 
 #[test]
@@ -74,7 +85,7 @@ fn an_agent_that_is_killed_leaves_nothing_switched_on() {
         let (now, until) = (now(), until(web.cluster.node()));
         holds(until < now, format!("{until} is not before {now}"))
     });
-    connections(&web);
+    connect_and_close(&web);
     web.cluster.restart(|_| {}).unwrap();
     assert_eq!((written(web.cluster.agent()), until(web.cluster.node())), (20, 0));
 }
