@@ -7,6 +7,7 @@ mod build;
 mod cargo;
 mod chaos;
 mod ci;
+mod compare_counts;
 mod dashboards;
 mod demo;
 mod docs;
@@ -49,6 +50,8 @@ enum Task {
     Chaos(chaos::Args),
     #[command(hide = true)]
     HoldSockets(chaos::hold_sockets::Args),
+    /// Hold what Sockline counts against what nginx, redis, PostgreSQL and dnsmasq count (needs root)
+    CompareCounts(compare_counts::Args),
     /// Run what continuous integration runs
     Ci,
     /// Check rules of this repository that compiler and clippy do not know
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Chaos(args) => chaos::run(&args),
         Task::HoldSockets(args) => chaos::hold_sockets::run(&args),
+        Task::CompareCounts(args) => compare_counts::run(&args),
         Task::Ci => ci::run(),
         Task::Lint(args) => lint::run(&args),
         Task::Audit(args) => audit::run(&args),

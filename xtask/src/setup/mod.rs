@@ -13,7 +13,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::tools::{install_from, install_packages, unpack_package};
+pub(crate) use self::tools::{
+    install_from, install_packages, unpack_package, update_package_lists,
+};
 use crate::term;
 
 #[derive(clap::Args, Default)]
