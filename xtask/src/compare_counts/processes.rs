@@ -68,7 +68,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts it in a pod, and waits until a connection of the pod to the port is accepted if there is a port.
+    /// Starts it in a pod, and waits until it is ready.
     pub(super) fn start(
         ns: &Ns,
         command: &mut Command,
