@@ -13,7 +13,7 @@ use super::{
         Row, settled,
     },
     processes::Server,
-    wrk::{self, CONNECTIONS, Reuse, TRIALS},
+    wrk::{self, CONNECTIONS, PROBES, Reuse},
 };
 
 const PORT: u16 = 8080;
@@ -122,7 +122,7 @@ pub(super) fn kept_alive(bed: &mut Bed) -> Result<Vec<Row>> {
     let nginx = Nginx::start(bed, name)?;
     let [v4, _] = bed.serve(name, port, 80, &[&nginx.pod])?;
     let wrk = wrk::run(bed, v4, Reuse::KeepAlive, REQUESTS)?;
-    let opened = Exactly(CONNECTIONS + TRIALS);
+    let opened = Exactly(CONNECTIONS + PROBES);
     settled(|| {
         let (sockline, counts) = (bed.counted(name, Protocol::Tcp)?, nginx.counts()?);
         let mut rows = vec![
@@ -145,7 +145,7 @@ pub(super) fn closed(bed: &mut Bed) -> Result<Vec<Row>> {
     let nginx = Nginx::start(bed, name)?;
     let [_, v6] = bed.serve(name, port, 80, &[&nginx.pod])?;
     let wrk = wrk::run(bed, v6, Reuse::Close, REQUESTS)?;
-    let idle = CONNECTIONS + TRIALS;
+    let idle = CONNECTIONS + PROBES;
     let opened = Exactly(wrk.requests + idle);
     settled(|| {
         let (sockline, counts) = (bed.counted(name, Protocol::Tcp)?, nginx.counts()?);

@@ -9,7 +9,7 @@ use super::{Bed, Client};
 const THREADS: u64 = 2;
 pub(super) const CONNECTIONS: u64 = 20;
 /// Before its run, wrk connects to see whether the address is served.
-pub(super) const TRIALS: u64 = 1;
+pub(super) const PROBES: u64 = 1;
 
 /// The counter is one of each thread. `done` runs when all have ended.
 const SCRIPT: &str = r#"
@@ -52,7 +52,7 @@ pub(super) fn run(bed: &Bed, to: SocketAddr, reuse: Reuse, requests: u64) -> Res
     let each = (requests / THREADS).to_string();
     fs::write(&script, SCRIPT.replace("REQUESTS", &each)).context("writing wrk's script")?;
     let mut refused = 0;
-    // It ends when its trial is refused.
+    // It ends when its first connection is refused.
     let text = loop {
         let mut wrk = bed.programs.command("wrk")?;
         wrk.args(["--threads", &THREADS.to_string(), "--connections", &CONNECTIONS.to_string()]);
