@@ -32,7 +32,7 @@ impl LogOnChange {
         }
         match &error {
             Some(error) => tracing::error!("{error}"),
-            None => tracing::info!("solved: {}", self.error.as_deref().unwrap_or_default()),
+            None => tracing::info!("resolved: {}", self.error.as_deref().unwrap_or_default()),
         }
         self.error = error;
         true

@@ -43,8 +43,8 @@ fn read(dir: &Path) -> FolderContents {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(_) => (vec![], true),
         };
-        let problems = if broken { vec![problem(&format!("file {name}"))] } else { vec![] };
-        files.push(File { name, manifest: Manifest { objects, problems, incomplete: broken } });
+        let input_errors = if broken { vec![input_error(&format!("file {name}"))] } else { vec![] };
+        files.push(File { name, manifest: Manifest { objects, input_errors, incomplete: broken } });
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     FolderContents { files }
@@ -55,12 +55,12 @@ fn parse(text: &str) -> (Vec<Sourced>, bool) {
     let objects = whole.map(|line| {
         let (name, mark) = line.split_once(' ').unwrap();
         let reference = ObjectRef { kind: Kind::Service, name: ObjectName::new("shop", name) };
-        Sourced { reference, object: None, service: None, problems: vec![problem(mark)] }
+        Sourced { reference, object: None, service: None, input_errors: vec![input_error(mark)] }
     });
     (objects.collect(), text.lines().any(|line| line == "!"))
 }
 
-fn problem(object: &str) -> InputError {
+fn input_error(object: &str) -> InputError {
     InputError { object: object.into(), field: String::new(), message: String::new() }
 }
 
@@ -102,7 +102,7 @@ impl Followed {
     }
 
     fn marks(world: &World) -> Vec<String> {
-        let mark = |object: &Sourced| object.problems[0].object.clone();
+        let mark = |object: &Sourced| object.input_errors[0].object.clone();
         let of = |object: &Sourced| format!("{} {}", object.reference.name.name, mark(object));
         world.objects.values().map(of).collect()
     }

@@ -109,7 +109,7 @@ fn the_table_has_one_line_per_frontend_when_piped() {
 }
 
 #[test]
-fn problems_go_to_stderr_one_line_each_and_are_no_failure() {
+fn input_errors_go_to_stderr_one_line_each_and_are_no_failure() {
     let broken =
         format!("{MANIFEST}---\nkind: [\n---\n{}", MANIFEST.replace("port: 80}", "port: 0}"));
     let output = plan(&broken.replace("name: here", "name: there"), &[]);

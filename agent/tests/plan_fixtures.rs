@@ -127,14 +127,14 @@ fn every_service_feature_is_planned_as_kube_proxy_programmed_it() {
 }
 
 #[test]
-fn recorded_objects_have_no_problems() {
+fn recorded_objects_have_no_input_errors() {
     for name in ["boutique", "features"] {
-        let problems: Vec<_> = index(name, "node-a")
-            .problems()
+        let input_errors: Vec<_> = index(name, "node-a")
+            .input_errors()
             .into_iter()
-            .filter(|problem| !problem.object.starts_with("file kube-proxy.json"))
+            .filter(|input_error| !input_error.object.starts_with("file kube-proxy.json"))
             .collect();
-        assert!(problems.is_empty(), "{name}: {problems:#?}");
+        assert!(input_errors.is_empty(), "{name}: {input_errors:#?}");
     }
 }
 

@@ -53,7 +53,7 @@ const _: () = {
 pub const MAX_FAULTS: u32 = 8;
 
 /// Entries that the counters hash may have: one per service port that refused or bypassed a call, or
-/// failed open. What is there takes memory; that there may be so many takes 2 MiB (16 bytes each).
+/// failed open. Entries take memory when used; the table of buckets takes 2 MiB (16 bytes each).
 pub const COUNTED_SERVICES: u32 = 131_072;
 
 // SAFETY: integers only, no padding.

@@ -66,7 +66,7 @@ pub struct Frontend {
     pub service: ServiceId,
     #[cfg(feature = "test-layout")]
     pub key: FrontendKey,
-    /// Index of the first slot of the extent.
+    /// Index of the first slot of the range.
     pub slot_start: SlotIndex,
     pub slot_count: u32,
     /// Session affinity timeout; 0 is none.
@@ -133,7 +133,7 @@ byte_enum! {
     }
 }
 
-/// The first and only index of the outer map that holds the current frontends hash.
+/// The first and only index of the array of maps that holds the current frontends hash.
 pub const CURRENT: u32 = 0;
 
 /// Entries that the first frontends hash has room for; the agent replaces it by a larger one

@@ -15,7 +15,7 @@ use crate::kernel::{
     release, translate,
 };
 
-/// Lets the call go on.
+/// Lets the call proceed.
 const ALLOW: i32 = 1;
 
 /// `connect()` of TCP and UDP sockets, MPTCP and TCP Fast Open included. Linux 4.17.

@@ -148,7 +148,7 @@ pub struct OverflowCount {
     /// Of the latest of them.
     pub cgroup: u64,
     /// Of all: 1 once there is socket storage of the kernel's own sockets, which nobody counts.
-    pub uncounted: u64,
+    pub has_kernel_storage: u64,
 }
 
 /// Places for cgroups, by the lower bits of their ids: those are numbers in a row, so that two cgroups

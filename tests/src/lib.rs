@@ -35,6 +35,7 @@ pub mod kustomize;
 mod metrics;
 mod mounts;
 mod node;
+mod node_parts;
 mod ns;
 pub mod objects;
 mod owner;

@@ -5,32 +5,24 @@ use std::{
     net::IpAddr,
     ops::Deref,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU32},
 };
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
-use tempfile::TempDir;
 
 use crate::{
-    Agent, AgentOptions, Ns, Pod, PodCgroup, bpffs::BpffsDir, cgroup, cgroup::NodeCgroup, iproute,
+    Agent, AgentOptions, Ns, Pod, PodCgroup,
+    bpffs::BpffsDir,
+    cgroup,
+    cgroup::NodeCgroup,
+    iproute,
+    node_parts::{QUIET_IPV6, Shared},
     owner, requirements,
 };
 
 /// The addresses of `node-a` in the recorded fixtures.
 const ADDRESSES: [&str; 2] = ["192.0.2.10", "2001:db8::a"];
-
-/// Settings that every namespace needs before it has devices: addresses are usable at once, and there is no
-/// autoconfiguration.
-pub(crate) const QUIET_IPV6: [(&str, &str); 4] = [
-    ("ipv6/conf/all/accept_dad", "0"),
-    ("ipv6/conf/default/accept_dad", "0"),
-    ("ipv6/conf/all/accept_ra", "0"),
-    ("ipv6/conf/default/accept_ra", "0"),
-];
 
 /// A private node. Dereferences to its host network namespace, inside its cgroup: threads there correspond to
 /// a pod with `hostNetwork: true` on a real node.
@@ -38,19 +30,6 @@ pub(crate) const QUIET_IPV6: [(&str, &str); 4] = [
 /// Pods and agents keep their node alive; it is removed when the last of them is dropped.
 pub struct Node {
     shared: Arc<Shared>,
-}
-
-/// Fields are dropped in this order: threads leave the cgroup before it is removed.
-pub(crate) struct Shared {
-    inside: Ns,
-    outside: Ns,
-    cgroup: NodeCgroup,
-    bpffs: BpffsDir,
-    temp: TempDir,
-    addresses: Vec<IpAddr>,
-    next_pod: AtomicU32,
-    /// Counts agents: only the newest one's handle removes the kernel state.
-    pub(crate) agents: AtomicU32,
 }
 
 impl Node {
@@ -189,41 +168,5 @@ impl Deref for Node {
 
     fn deref(&self) -> &Ns {
         &self.shared.inside
-    }
-}
-
-impl Shared {
-    pub(crate) fn inside(&self) -> &Ns {
-        &self.inside
-    }
-
-    pub(crate) fn outside(&self) -> &Ns {
-        &self.outside
-    }
-
-    pub(crate) fn cgroup(&self) -> &Path {
-        self.cgroup.path()
-    }
-
-    pub(crate) fn bpffs(&self) -> &Path {
-        self.bpffs.path()
-    }
-
-    pub(crate) fn temp(&self) -> &Path {
-        self.temp.path()
-    }
-
-    pub(crate) fn manifests(&self) -> PathBuf {
-        self.temp().join("manifests")
-    }
-
-    /// Numbers that name the node's end of each pod's veth pair.
-    pub(crate) fn next_pod(&self) -> u32 {
-        self.next_pod.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// The address the node sends from, of the same family as `other`.
-    pub(crate) fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|address| address.is_ipv4() == other.is_ipv4())
     }
 }

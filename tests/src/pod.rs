@@ -4,7 +4,10 @@ use std::{fmt::Write, net::IpAddr, ops::Deref, sync::Arc};
 
 use anyhow::{Context, Result};
 
-use crate::{Ns, iproute, node, node::QUIET_IPV6};
+use crate::{
+    Ns, iproute,
+    node_parts::{QUIET_IPV6, Shared},
+};
 
 /// The gateway of every pod for IPv6: neighbour discovery answers only for addresses of the very
 /// device, so each node end of a pair has this one. (For IPv4 any address of the node is answered.)
@@ -21,15 +24,11 @@ pub struct Pod {
     ns: Ns,
     addresses: Vec<IpAddr>,
     /// The node must outlive the pod: the pod's threads are in its cgroup.
-    _node: Arc<node::Shared>,
+    _node: Arc<Shared>,
 }
 
 impl Pod {
-    pub(crate) fn create(
-        node: &Arc<node::Shared>,
-        name: &str,
-        addresses: &[IpAddr],
-    ) -> Result<Self> {
+    pub(crate) fn create(node: &Arc<Shared>, name: &str, addresses: &[IpAddr]) -> Result<Self> {
         let ns = Ns::unshared(name, Some(node.inside()))?;
         iproute::sysctl(&ns, &QUIET_IPV6)?;
 

@@ -111,7 +111,7 @@ impl HeldUp {
 
 impl Drop for HeldUp {
     fn drop(&mut self) {
-        // The thread goes on when its tracer is gone.
+        // The thread continues when its tracer is gone.
         let _ = self.strace.kill();
         let _ = self.strace.wait();
     }

@@ -60,7 +60,7 @@ enum Task {
     Audit(audit::Args),
     /// Show Sockline at work on a shop of services and pods on this machine (needs root)
     Demo(demo::Args),
-    /// Write the pages of deploy/docs that are generated: command line, metrics, annotations
+    /// Write the pages of deploy/docs that are generated: command line, metrics, annotations, JSON, alerts, dashboards
     Docs(docs::Args),
     /// Draw the Grafana dashboards as pictures, from a real Prometheus and a node at work (needs root)
     Dashboards(dashboards::Args),

@@ -90,8 +90,8 @@ impl ApiServer {
         self.update_addresses();
     }
 
-    /// The problem to report while the last endpoints are kept.
-    pub fn problem(&self) -> Option<InputError> {
+    /// The input error to report while the last endpoints are kept.
+    pub fn input_error(&self) -> Option<InputError> {
         let mut endpoints: Vec<SocketAddr> =
             self.kept.iter().flat_map(|frontend| addresses(&frontend.backends)).collect();
         if endpoints.is_empty() {

@@ -163,7 +163,7 @@ impl Pods {
                 && !std::mem::replace(&mut excluded.logged, true)
             {
                 tracing::warn!(
-                    "Pod {}: it is excluded, but its connections are redirected, because it has no \
+                    "Pod {}: it is excluded, but its connections are translated, because it has no \
                      cgroup in the v2 hierarchy (uid {uid})",
                     excluded.pod.pod
                 );
@@ -185,7 +185,7 @@ impl Pods {
         }
         if !new.is_empty() {
             tracing::error!(
-                "map `EXCLUDED` is full; the connections of these excluded pods are redirected: {}",
+                "map `EXCLUDED` is full; the connections of these excluded pods are translated: {}",
                 super::status_publisher::first_names(&new)
             );
         }

@@ -15,6 +15,7 @@ use super::{
     api_server::ApiServer,
     config::Source,
     control::{self, ControlThread, Inputs, Kernel},
+    metrics_server,
     nested_namespaces::Nested,
     start::{Ready, Started},
 };
@@ -27,7 +28,7 @@ use crate::{
         kube::Watched, manifests,
     },
     status::Shared,
-    telemetry::{self, Metrics},
+    telemetry::Metrics,
     termination::Termination,
     watch::{Ends, Hub},
 };
@@ -122,7 +123,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         result = source.feed(config.watched(), connections, events, stats, stop.clone()) => {
             result.map_err(anyhow::Error::from)
         }
-        () = telemetry::serve(listener, readiness, metrics, stop.clone()) => Ok(()),
+        () = metrics_server::serve(listener, readiness, metrics, stop.clone()) => Ok(()),
         result = &mut admin => result,
         ended = &mut hub => ended.map_err(anyhow::Error::from),
         () = stop.cancelled() => Ok(()),

@@ -38,7 +38,7 @@ pub struct StatusPublisher {
     metrics: Arc<Metrics>,
     due: Option<Instant>,
     delay: Duration,
-    logged_problems: BTreeSet<InputError>,
+    logged_input_errors: BTreeSet<InputError>,
     logged_unsynced: BTreeSet<UnsyncedPort>,
     /// Names of maps that were logged as full.
     logged_full: BTreeSet<&'static str>,
@@ -62,7 +62,7 @@ impl StatusPublisher {
             metrics,
             due: None,
             delay: MIN_DELAY,
-            logged_problems: BTreeSet::new(),
+            logged_input_errors: BTreeSet::new(),
             logged_unsynced: BTreeSet::new(),
             logged_full: BTreeSet::new(),
             logged_over_limit: BTreeSet::new(),
@@ -113,7 +113,7 @@ impl StatusPublisher {
 
     /// Records the usage of the maps that programs write, and which services have no counters. Logs a map
     /// that has become full, and one that has room again.
-    pub fn map_usage(&mut self, counted: &ScannedUsage, uncounted: Vec<String>) {
+    pub fn map_usage(&mut self, counted: &ScannedUsage, without_counters: Vec<String>) {
         self.full.clear();
         let affinity = counted.affinity_full.then(|| {
             format!(
@@ -122,7 +122,7 @@ impl StatusPublisher {
                 counted.affinity.limit
             )
         });
-        let counters = (!uncounted.is_empty()).then(|| {
+        let counters = (!without_counters.is_empty()).then(|| {
             format!(
                 "map `SERVICE_COUNTERS` is full ({} entries): what these service ports refuse or bypass is not \
                  counted",
@@ -131,7 +131,7 @@ impl StatusPublisher {
         });
         for (map, name, text, names) in [
             ("AFFINITY", "affinity", affinity, Vec::new()),
-            ("SERVICE_COUNTERS", "service-counters", counters, uncounted),
+            ("SERVICE_COUNTERS", "service-counters", counters, without_counters),
         ] {
             let with = |text: &str, names: &str| match names {
                 "" => text.to_owned(),
@@ -213,10 +213,10 @@ impl StatusPublisher {
     }
 
     /// Publishes the present state.
-    pub fn publish(&mut self, problems: BTreeSet<InputError>, counts: Counts, usage: &Usage) {
+    pub fn publish(&mut self, input_errors: BTreeSet<InputError>, counts: Counts, usage: &Usage) {
         let began = Instant::now();
         self.due = None;
-        self.problems(problems);
+        self.input_errors(input_errors);
         let maps = status::maps(usage, self.map_usage.as_ref());
         self.metrics.usage(usage, &maps);
         self.shared.update(|status| {
@@ -238,21 +238,21 @@ impl StatusPublisher {
         self.delay = MIN_DELAY.max(began.elapsed() * MAX_SHARE);
     }
 
-    /// Logs each problem when it appears and when it is solved.
-    fn problems(&mut self, problems: BTreeSet<InputError>) {
-        for new in problems.difference(&self.logged_problems) {
+    /// Logs each input error when it appears and when it is resolved.
+    fn input_errors(&mut self, input_errors: BTreeSet<InputError>) {
+        for new in input_errors.difference(&self.logged_input_errors) {
             tracing::warn!("{new}");
         }
-        for solved in self.logged_problems.difference(&problems) {
-            tracing::info!("solved: {solved}");
+        for resolved in self.logged_input_errors.difference(&input_errors) {
+            tracing::info!("resolved: {resolved}");
         }
         let objects: BTreeSet<&str> =
-            problems.iter().map(|problem| problem.object.as_str()).collect();
+            input_errors.iter().map(|input_error| input_error.object.as_str()).collect();
         self.metrics.invalid_objects(objects.len());
         self.shared.update(|status| {
-            status.invalid_objects = problems.iter().map(InvalidObject::from).collect();
+            status.invalid_objects = input_errors.iter().map(InvalidObject::from).collect();
         });
-        self.logged_problems = problems;
+        self.logged_input_errors = input_errors;
     }
 }
 

@@ -1,4 +1,4 @@
-//! BPF system calls, and maps built on them. Nothing in here knows what Sockline keeps in its maps.
+//! BPF system calls, and maps built on them. It does not know what Sockline keeps in its maps.
 //!
 //! Used by [`crate::dataplane`], and by [`crate::sock_destroy`], which loads BPF iterators in the helper
 //! process. The helper does not use the data plane, so this folder is beside `dataplane`.

@@ -30,7 +30,7 @@ pub struct Rcu {
 
 #[derive(Debug)]
 struct Maps {
-    outer: OwnedFd,
+    array: OwnedFd,
     inner: MapData,
 }
 
@@ -47,15 +47,15 @@ pub enum RcuSupport {
 impl Rcu {
     pub fn new() -> Result<Self, BpfError> {
         let inner = create::array::<u32>(NAME, 1, 0)?;
-        let outer = syscall::create_array_of_maps(NAME, 1, inner.fd().as_fd())
+        let array = syscall::create_array_of_maps(NAME, 1, inner.fd().as_fd())
             .map_err(|error| BpfError::io(format!("create map `{NAME}`"), error))?;
-        Ok(Self { maps: Arc::new(Maps { outer, inner }) })
+        Ok(Self { maps: Arc::new(Maps { array, inner }) })
     }
 
     /// Waits until every program that runs at the call has ended, which takes some 20 ms.
     pub fn synchronize_rcu(&self) -> Result<(), BpfError> {
-        let Maps { outer, inner } = &*self.maps;
-        syscall::put_map(outer.as_fd(), 0, inner.fd().as_fd())
+        let Maps { array, inner } = &*self.maps;
+        syscall::put_map(array.as_fd(), 0, inner.fd().as_fd())
             .map_err(|error| BpfError::io("wait for running programs", error))
     }
 

@@ -78,7 +78,7 @@ fn ready(unconfirmed: &UnconfirmedServicePorts) -> CheckResult {
         Some(services) => CheckResult::warning(
             check,
             format!("the first full sync is in the kernel; {services}"),
-            "correct what `sockline status` shows as source errors and problems",
+            "correct what `sockline status` lists under SOURCE ERRORS and INVALID OBJECTS",
         ),
     }
 }
@@ -172,7 +172,7 @@ pub fn state(node: &Node<'_>) -> Vec<CheckResult> {
         ),
     });
     results.push(match &status.invalid_objects[..] {
-        [] => CheckResult::ok("state.input", "no problems with the objects"),
+        [] => CheckResult::ok("state.input", "all objects are valid"),
         [first, rest @ ..] => CheckResult::warning(
             "state.input",
             match rest.len() {

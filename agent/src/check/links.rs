@@ -127,7 +127,7 @@ pub fn foreign(node: &Node<'_>) -> Vec<CheckResult> {
     vec![CheckResult::warning(
         check,
         found.join("; "),
-        "see below whether connects still work; if they balance services, too, switch that off",
+        "the live.* checks show whether connects work; if such a program balances Services, disable that",
     )]
 }
 

@@ -62,19 +62,19 @@ mod tests {
 
     #[test]
     fn a_helper_that_is_gone_is_a_failure_and_one_that_sees_little_a_warning() {
-        let mut closing = Termination {
+        let mut termination = Termination {
             method: Some(Method::SockDestroy),
             helper: Some(HelperState::Running { pid: 1 }),
             ..Termination::default()
         };
-        assert_eq!(result(&closing).state, State::Ok);
-        closing.unsearched = Some("no right".into());
-        assert_eq!(result(&closing).state, State::Warning);
-        closing.helper = Some(HelperState::Exited { message: "signal: 9".into() });
-        assert_eq!(result(&closing).state, State::Failed);
-        closing.helper = Some(HelperState::Lost { message: "signal: 9".into() });
-        assert_eq!(result(&closing).state, State::Failed);
-        closing.method = None;
-        assert_eq!(result(&closing).state, State::Warning);
+        assert_eq!(result(&termination).state, State::Ok);
+        termination.unsearched = Some("no right".into());
+        assert_eq!(result(&termination).state, State::Warning);
+        termination.helper = Some(HelperState::Exited { message: "signal: 9".into() });
+        assert_eq!(result(&termination).state, State::Failed);
+        termination.helper = Some(HelperState::Lost { message: "signal: 9".into() });
+        assert_eq!(result(&termination).state, State::Failed);
+        termination.method = None;
+        assert_eq!(result(&termination).state, State::Warning);
     }
 }

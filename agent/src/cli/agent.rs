@@ -68,7 +68,7 @@ pub struct AgentArgs {
         default_value = "127.0.0.1:9470"
     )]
     metrics_bind_address: SocketAddr,
-    /// UNIX socket that `sockline status`, `check` and `log-level` connect to
+    /// UNIX socket that the other commands connect to, such as `sockline status` and `sockline watch`
     #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
     admin_socket: PathBuf,
     /// Maximum number of service addresses (address, port, protocol) in the kernel

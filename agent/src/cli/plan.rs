@@ -48,8 +48,8 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     }
     let plan = index.plan();
     let mut warnings = io::stderr().lock();
-    for problem in index.problems() {
-        writeln!(warnings, "warning: {}", Escaped(problem))?;
+    for input_error in index.input_errors() {
+        writeln!(warnings, "warning: {}", Escaped(input_error))?;
     }
     print(&match args.output {
         Output::Json => {

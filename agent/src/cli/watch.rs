@@ -166,7 +166,7 @@ async fn warn_if_unknown(socket: PathBuf, service: ObjectName) {
     let subject = Subject { service, port: Some("-".to_owned()) };
     let explained = admin::explain(&socket, &subject).await;
     // A Service that cannot be read has an error.
-    if explained.is_ok_and(|found| found.service.is_none() && found.problems.is_empty()) {
+    if explained.is_ok_and(|found| found.service.is_none() && found.input_errors.is_empty()) {
         print_error(format!(
             "Service {}: not known to this node's agent; events will be shown once it exists",
             subject.service

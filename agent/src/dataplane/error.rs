@@ -1,4 +1,4 @@
-//! What can fail between the agent and the kernel. No I/O in here: callers hand over what they know.
+//! What can fail between the agent and the kernel. This module does no I/O: callers pass what they know.
 
 use std::{io, path::PathBuf};
 

@@ -48,7 +48,7 @@ impl Dataplane {
         }
         self.pins.create()?;
         // The owner may change the mode. Taking back what belongs to another user is left to the
-        // next agent, which starts with more capabilities. The other repairs go on.
+        // next agent, which starts with more capabilities. The other repairs continue.
         if let Err(error) = self.pins.close_to_others() {
             tracing::warn!("{:#}", anyhow::Error::from(error));
         }

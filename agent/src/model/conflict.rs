@@ -187,18 +187,18 @@ impl Conflicts {
 
     /// One error for each frontend that lost its address, sorted.
     pub fn errors(&self) -> Vec<InputError> {
-        let mut problems = Vec::new();
+        let mut input_errors = Vec::new();
         for (claim, contested) in &self.contested {
             let mut claimants = contested.iter();
             let Some(winner) = claimants.next() else { continue };
-            problems.extend(claimants.map(|loser| problem(claim, loser, winner)));
+            input_errors.extend(claimants.map(|loser| input_error(claim, loser, winner)));
         }
-        problems.sort();
-        problems
+        input_errors.sort();
+        input_errors
     }
 }
 
-fn problem(claim: &Claim, loser: &Claimant, winner: &Claimant) -> InputError {
+fn input_error(claim: &Claim, loser: &Claimant, winner: &Claimant) -> InputError {
     let (address, family, port, protocol) = claim;
     let address = match address {
         FrontendAddress::Node => format!("node port {port}/{protocol}"),

@@ -27,11 +27,11 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sourced {
     pub reference: ObjectRef,
-    /// `None`: nothing of it can be used; `problems` has the reason.
+    /// `None`: nothing of it can be used; `input_errors` has the reason.
     pub object: Option<Object>,
     /// The service that an EndpointSlice names, if nothing else of it can be used.
     pub service: Option<Arc<str>>,
-    pub problems: Vec<InputError>,
+    pub input_errors: Vec<InputError>,
 }
 
 impl Sourced {

@@ -32,7 +32,7 @@ pub struct Explanation {
     /// The zone of this node.
     pub zone: Option<Arc<str>>,
     /// What is wrong with its objects.
-    pub problems: Vec<String>,
+    pub input_errors: Vec<String>,
     /// It changed, and the change is not in the maps yet.
     pub is_waiting: bool,
 }

@@ -52,11 +52,12 @@ pub fn plan<'a>(
         .values()
         .flat_map(|(_, frontends)| conflicts.survivors(frontends).cloned())
         .collect();
-    let mut problems = conflicts.errors();
-    problems.extend(planned.iter().filter_map(|(name, (_, frontends))| too_large(name, frontends)));
-    problems.extend(node.is_none().then(|| missing_node(node_name)));
-    problems.sort();
-    (Plan { node: node_name.into(), frontends }, problems)
+    let mut input_errors = conflicts.errors();
+    input_errors
+        .extend(planned.iter().filter_map(|(name, (_, frontends))| too_large(name, frontends)));
+    input_errors.extend(node.is_none().then(|| missing_node(node_name)));
+    input_errors.sort();
+    (Plan { node: node_name.into(), frontends }, input_errors)
 }
 
 /// The error if the objects are complete without this node.

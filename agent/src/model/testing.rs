@@ -108,15 +108,20 @@ pub(super) fn node(name: &str, zone: Option<&str>) -> Node {
     Node { name: name.into(), zone: zone.map(Into::into), addresses: vec![] }
 }
 
-/// Without problems.
+/// Without input errors.
 pub(super) fn sourced(object: impl Into<Object>) -> Sourced {
     let object = object.into();
-    Sourced { reference: object.reference(), object: Some(object), service: None, problems: vec![] }
+    Sourced {
+        reference: object.reference(),
+        object: Some(object),
+        service: None,
+        input_errors: vec![],
+    }
 }
 
 impl Sourced {
-    pub(super) fn with_problem(mut self, field: &str) -> Self {
-        self.problems.push(InputError {
+    pub(super) fn with_input_error(mut self, field: &str) -> Self {
+        self.input_errors.push(InputError {
             object: self.reference.to_string(),
             field: field.to_owned(),
             message: "wrong".to_owned(),

@@ -1,7 +1,8 @@
-//! Metrics and health, over HTTP.
+//! Metrics: their definitions, their values, and their text.
 //!
 //! [`definitions`] has the table of all families. [`family`] and [`labels`] wrap the `prometheus` crate so that
-//! the labels of a family are typed. [`Metrics`] is what the agent counts with.
+//! the labels of a family are typed. [`Metrics`] is what the agent counts with, and writes the text of a scrape: `connections` and `kernel` read the kernel's
+//! counters for it, `process` the agent's own usage. `agent/metrics_server.rs` serves it.
 
 mod connections;
 pub mod definitions;
@@ -10,6 +11,5 @@ mod kernel;
 pub mod labels;
 mod metrics;
 mod process;
-mod server;
 
-pub use self::{definitions::SyncScope, metrics::Metrics, server::serve};
+pub use self::{definitions::SyncScope, metrics::Metrics};

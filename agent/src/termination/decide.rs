@@ -139,22 +139,25 @@ impl Decider {
                 Some(key) => objects.close_on_removal(&key.service),
                 None => self.former_of(socket),
             };
-            let (may_be_tcp, may_be_udp) = protocols(socket, &owners);
+            let protocols = protocols(socket, &owners);
             let spared = &mut self.spared;
-            let mut action = |may_be: bool, owner: &Option<ServiceKey>, may_close: bool| {
-                if !may_be {
-                    Action::Ignore
-                } else if !may_close {
-                    Action::Keep
-                } else if owner.as_ref().is_some_and(|key| serving.contains(key, backend)) {
+            let mut close_unless_served = |owner: &Option<ServiceKey>| {
+                if owner.as_ref().is_some_and(|key| serving.contains(key, backend)) {
                     *spared = true;
                     Action::Keep
                 } else {
                     Action::Close
                 }
             };
-            let udp = action(may_be_udp, &owners.udp, true);
-            let mut tcp = action(may_be_tcp, &owners.tcp, after.is_some());
+            let udp = match protocols {
+                Protocols::Tcp => Action::Ignore,
+                Protocols::Udp | Protocols::Either => close_unless_served(&owners.udp),
+            };
+            let mut tcp = match protocols {
+                Protocols::Udp => Action::Ignore,
+                Protocols::Tcp | Protocols::Either if after.is_none() => Action::Keep,
+                Protocols::Tcp | Protocols::Either => close_unless_served(&owners.tcp),
+            };
             if let (Action::Close, Some(after)) = (tcp, after) {
                 let due = since + after;
                 if due > now {
@@ -219,22 +222,26 @@ fn programmed((address, port): At) -> [At; 2] {
     [own, own.to_unspecified()].map(|address| (address.into(), port))
 }
 
-/// Whether a socket may be TCP, and whether it may be UDP. If its record is too old to tell, the
-/// owners of the service address do, unless it has both or none.
-fn protocols(socket: &StaleSocket, owners: &Owners) -> (bool, bool) {
+/// What a socket may be.
+enum Protocols {
+    Tcp,
+    Udp,
+    Either,
+}
+
+/// If the socket's record is too old to tell, the owners of the service address do, unless it has both or none.
+fn protocols(socket: &StaleSocket, owners: &Owners) -> Protocols {
     match (socket.record.protocol(), &owners.tcp, &owners.udp) {
-        (Some(frontend::Protocol::Tcp), ..) => (true, false),
-        (Some(frontend::Protocol::Udp), ..) => (false, true),
-        (_, Some(_), None) => (true, false),
-        (_, None, Some(_)) => (false, true),
-        (_, _, _) => (true, true),
+        (Some(frontend::Protocol::Tcp), ..) | (_, Some(_), None) => Protocols::Tcp,
+        (Some(frontend::Protocol::Udp), ..) | (_, None, Some(_)) => Protocols::Udp,
+        (_, _, _) => Protocols::Either,
     }
 }
 
 fn name(owners: &Owners, (address, port): At) -> String {
     match owners.udp.as_ref().or(owners.tcp.as_ref()) {
         Some(key) => key.service.to_string(),
-        None => format!("a former service at {}", std::net::SocketAddr::new(address, port)),
+        None => format!("a removed service at {}", std::net::SocketAddr::new(address, port)),
     }
 }
 

@@ -47,7 +47,7 @@ pub struct ConnectionEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventType {
-    /// An endpoint was chosen, and the connect goes on.
+    /// An endpoint was chosen, and the connect proceeds.
     Opened,
     /// The connection ended.
     Closed,
@@ -55,7 +55,7 @@ pub enum EventType {
     Failed,
     /// The Service has no endpoint, so the call was refused.
     Refused,
-    /// A flow goes on, and its end will not be seen.
+    /// A flow continues, but its end is not observed.
     Untracked,
 }
 

@@ -30,7 +30,7 @@ const BATCH: usize = 8192;
 /// Events after which other tasks of the runtime's thread get their turn.
 const EVENTS_BETWEEN_YIELDS: usize = 256;
 
-/// Reads events while anybody watches.
+/// Reads events while there is a watcher.
 pub struct Hub {
     events: Events,
     names: Names,
@@ -81,7 +81,7 @@ impl Hub {
         }
     }
 
-    /// Until nobody watches any more.
+    /// Until there is no watcher any more.
     async fn serve(&mut self) {
         let mut poll = interval(POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -40,7 +40,7 @@ pub struct Watchers {
 pub enum SubscribeError {
     #[error("the agent is about to end")]
     Ended,
-    #[error("{MAX_WATCHERS} clients watch already, and the agent has no more at once")]
+    #[error("too many watchers: at most {MAX_WATCHERS} at a time")]
     TooMany,
 }
 
@@ -343,10 +343,7 @@ mod tests {
             all.push(watchers.subscribe(EventFilter::default()).await.unwrap());
         }
         let refused = watchers.subscribe(EventFilter::default()).await.err().unwrap();
-        assert_eq!(
-            refused.to_string(),
-            "8 clients watch already, and the agent has no more at once"
-        );
+        assert_eq!(refused.to_string(), "too many watchers: at most 8 at a time");
         let end = all.pop().unwrap().end;
         assert!(end.is_cancelled());
         watchers.subscribe(EventFilter::default()).await.map(drop).unwrap();

@@ -9,7 +9,7 @@ pub fn page() -> String {
     let mut sockline = Cli::command();
     sockline.build();
     let mut page = head("Command line", "agent/src/cli/");
-    page += "An option's variable counts where the option is not given. An empty variable is the same as one \
+    page += "If an option is not given, its variable is used. An empty variable is the same as one \
              that is not set. Boolean variables take 1, true, yes, 0, false, no. `sockline COMMAND --help` \
              prints the same.\n\n";
     let commands = || sockline.get_subcommands().filter(|command| !command.is_hide_set());

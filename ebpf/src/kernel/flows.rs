@@ -100,7 +100,7 @@ fn excluded<F: Family>(ctx: *mut bpf_sock_addr, cookie: u64, backend: BackendId,
     let chosen: &Backend = unsafe { &*entry };
     let (service, service_port) = (hook.dialled(), hook.port());
     // No `Option` from here on: the compiler reads what is in one without looking first whether there is something,
-    // and before Linux 6.3 the verifier does not let it read what nobody wrote.
+    // and before Linux 6.3 the verifier rejects reads of uninitialised stack.
     let peer = if purpose == Purpose::Connect as u32 { hook.peer() } else { None };
     let (peer_address, peer_port) = peer.unwrap_or_default();
     end_where(&ctx, cookie, |kept| {

@@ -18,7 +18,7 @@ use super::{
 #[btf_map]
 static FILTER: Array<u64, { filter::WORDS as usize }, MMAPABLE> = Array::new();
 
-/// The hash lies in an outer map so that the agent can put a larger one in its place.
+/// The hash lies in an array of maps so that the agent can put a larger one in its place.
 #[btf_map]
 static FRONTENDS: ArrayOfMaps<
     HashMap<FrontendKey, Frontend, { FIRST_CAPACITY as usize }, NO_PREALLOC>,

@@ -35,17 +35,18 @@ pub fn is_in_use() -> bool {
     let Some(all) = OVERFLOW_COUNTS.get_ptr_mut(WHOLE) else { return false };
     // SAFETY: a live map value, which other CPUs write: hence volatile.
     unsafe {
-        ((&raw const (*all).units).read_volatile() | (&raw const (*all).uncounted).read_volatile())
+        ((&raw const (*all).units).read_volatile()
+            | (&raw const (*all).has_kernel_storage).read_volatile())
             != 0
     }
 }
 
 /// Records that there is socket storage whose units are not counted.
 #[inline(always)]
-pub fn mark_uncounted() {
+pub fn mark_kernel_storage() {
     if let Some(all) = OVERFLOW_COUNTS.get_ptr_mut(WHOLE) {
         // SAFETY: a live map value; all programs write the same value.
-        unsafe { (&raw mut (*all).uncounted).write_volatile(1) };
+        unsafe { (&raw mut (*all).has_kernel_storage).write_volatile(1) };
     }
 }
 

@@ -98,7 +98,7 @@ fn remember_conversation<F: Family>(
     let cookie = helpers::socket_cookie(ctx);
     flows::end_excluded(hook, cookie, record.backend, purpose);
     if !is_of_user() {
-        overflow::mark_uncounted();
+        overflow::mark_kernel_storage();
         return storage::keep_of_udp(ctx, record, Kept::Untracked).map(|()| Kept::Untracked);
     }
     if let Some(set) = set_of(cookie)

@@ -19,7 +19,7 @@ use super::{
     sockets, telemetry,
 };
 
-/// Lets the call go on, with the address that is in the context now.
+/// Lets the call proceed, with the address that is in the context now.
 const ALLOW: i32 = 1;
 /// How often a call looks up its entry. Once more than needed in the build that upgrades are tested
 /// with: something must be different in its programs.

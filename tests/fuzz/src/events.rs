@@ -43,7 +43,7 @@ pub fn run(data: &[u8]) {
         }
     }
     invariants::plan(&index.plan());
-    invariants::problems(&index.problems());
+    invariants::input_errors(&index.input_errors());
 }
 
 fn check(kind: Kind, received: &Received) {

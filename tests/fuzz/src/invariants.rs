@@ -1,4 +1,4 @@
-//! What holds of every plan and of every problem.
+//! What holds of every plan and of every input error.
 
 use std::collections::HashSet;
 
@@ -51,7 +51,7 @@ fn frontend(frontend: &Frontend) {
 
 /// An object that is used has the name that it is known by, and one that can be printed.
 pub fn sourced(sourced: &Sourced) {
-    problems(&sourced.problems);
+    input_errors(&sourced.input_errors);
     if let Some(object) = &sourced.object {
         assert_eq!(object.reference(), sourced.reference);
         let name = sourced.reference.to_string();
@@ -63,10 +63,10 @@ pub fn sourced(sourced: &Sourced) {
 }
 
 /// Problems are few and short, however large what they are about.
-pub fn problems(problems: &[InputError]) {
-    for problem in problems {
-        let length = problem.to_string().chars().count();
-        assert!(length < 2000, "a problem of {length} characters");
-        assert!(!problem.message.is_empty());
+pub fn input_errors(input_errors: &[InputError]) {
+    for input_error in input_errors {
+        let length = input_error.to_string().chars().count();
+        assert!(length < 2000, "an input error of {length} characters");
+        assert!(!input_error.message.is_empty());
     }
 }

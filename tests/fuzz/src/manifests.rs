@@ -15,8 +15,8 @@ use crate::{fixture, invariants};
 pub fn run(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     for name in ["fuzz.yaml", "fuzz.json"] {
-        let Manifest { objects, problems, .. } = file::parse(name, &text);
-        invariants::problems(&problems);
+        let Manifest { objects, input_errors, .. } = file::parse(name, &text);
+        invariants::input_errors(&input_errors);
         let mut index = Index::new("node-a");
         for object in objects {
             invariants::sourced(&object);
@@ -26,7 +26,7 @@ pub fn run(data: &[u8]) {
             index.apply(Event::Apply(object));
         }
         invariants::plan(&index.plan());
-        invariants::problems(&index.problems());
+        invariants::input_errors(&index.input_errors());
     }
 }
 

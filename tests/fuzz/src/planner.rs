@@ -76,7 +76,7 @@ fn play(u: &mut Unstructured<'_>) -> Result<()> {
     assert_eq!(grouped(&planned), given_out, "the changes given out add up to another plan");
     let plan = index.plan();
     invariants::plan(&plan);
-    invariants::problems(&index.problems());
+    invariants::input_errors(&index.input_errors());
     assert_eq!(plan, planned);
     assert_eq!(plan, at_once(&objects), "another plan than that of all objects at once");
     // Backwards is as far from the order of the input as it gets.
@@ -118,7 +118,7 @@ fn at_once(objects: &BTreeMap<ObjectRef, Object>) -> Plan {
 
 fn sourced(object: Object) -> Sourced {
     let reference = object.reference();
-    Sourced { reference, object: Some(object), service: None, problems: Vec::new() }
+    Sourced { reference, object: Some(object), service: None, input_errors: Vec::new() }
 }
 
 fn kind(u: &mut Unstructured<'_>) -> Result<Kind> {

@@ -15,16 +15,16 @@ fn go_through(target: &str, run: fn(&[u8]), seeds: &[Vec<u8>]) {
 }
 
 #[test]
-fn of_the_manifest_reader() {
+fn known_inputs_of_the_manifest_reader_still_pass() {
     go_through("manifests", manifests::run, &manifests::seeds());
 }
 
 #[test]
-fn of_the_planner() {
+fn known_inputs_of_the_planner_still_pass() {
     go_through("planner", planner::run, &planner::seeds());
 }
 
 #[test]
-fn of_the_event_decoder() {
+fn known_inputs_of_the_event_decoder_still_pass() {
     go_through("events", events::run, &events::seeds());
 }

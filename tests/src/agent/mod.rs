@@ -24,12 +24,12 @@ pub use self::{
     binary::{Build, sockline_binary},
     options::{AgentOptions, Place},
 };
-use crate::{DEADLINE, http::HttpReply, http_get, node, wait_ok, wait_until};
+use crate::{DEADLINE, http::HttpReply, http_get, node_parts::Shared, wait_ok, wait_until};
 
 /// A running agent. Dropping the newest agent of a node stops it and removes its kernel state;
 /// [`Agent::stop`] and [`Agent::kill`] leave the kernel state for the next one.
 pub struct Agent {
-    node: Arc<node::Shared>,
+    node: Arc<Shared>,
     binary: PathBuf,
     child: Child,
     number: u32,
@@ -39,14 +39,14 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn start(node: &Arc<node::Shared>, options: &AgentOptions) -> Result<Self> {
+    pub(crate) fn start(node: &Arc<Shared>, options: &AgentOptions) -> Result<Self> {
         let mut agent = Self::spawn(node, options)?;
         let path = if options.until_ready { "/readyz" } else { "/healthz" };
         agent.wait_for(path, options.ready_within)?;
         Ok(agent)
     }
 
-    pub(crate) fn spawn(node: &Arc<node::Shared>, options: &AgentOptions) -> Result<Self> {
+    pub(crate) fn spawn(node: &Arc<Shared>, options: &AgentOptions) -> Result<Self> {
         let binary = match &options.binary {
             Some(binary) => binary.clone(),
             None => sockline_binary()?,

@@ -92,12 +92,12 @@ pub fn eventually_logged(agent: &Agent, text: &str, count: usize) {
     });
 }
 
-/// Fails unless a problem is logged as exactly one warning.
+/// Fails unless an input error is logged as exactly one warning.
 #[track_caller]
-pub fn assert_logged_once(agent: &Agent, problem: &str) {
-    eventually_logged(agent, problem, 1);
+pub fn assert_logged_once(agent: &Agent, input_error: &str) {
+    eventually_logged(agent, input_error, 1);
     let log = agent.log();
-    let lines = lines_with(&log, problem);
-    assert_eq!(lines.len(), 1, "{problem:?} is not in the log exactly once: {log}");
+    let lines = lines_with(&log, input_error);
+    assert_eq!(lines.len(), 1, "{input_error:?} is not in the log exactly once: {log}");
     assert!(lines[0].contains("WARN"), "{}", lines[0]);
 }

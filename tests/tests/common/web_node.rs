@@ -221,17 +221,17 @@ impl WebNode {
         texts(&self.status()["agent"][list])
     }
 
-    /// Waits until the status has exactly these problems.
+    /// Waits until the status has exactly these input errors.
     #[track_caller]
-    pub fn eventually_problems(&self, expected: &[&str]) {
-        eventually(&format!("the problems {expected:?}"), || {
+    pub fn eventually_input_errors(&self, expected: &[&str]) {
+        eventually(&format!("the input errors {expected:?}"), || {
             let seen = self.wrong("invalidObjects");
             holds(seen == expected, format!("{seen:#?}"))
         });
     }
 
-    pub fn eventually_no_problems(&self) {
-        self.eventually_problems(&[]);
+    pub fn eventually_no_input_errors(&self) {
+        self.eventually_input_errors(&[]);
     }
 
     /// The backends that the kernel spreads a service's port over.

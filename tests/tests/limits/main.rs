@@ -6,17 +6,17 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod atomic_change;
 mod backends;
-mod beside;
 mod frontends;
 mod growing;
 mod options;
 mod other_nodes;
+mod other_services;
 mod programs;
 mod reclaim;
 mod slots;
 mod sockets;
-mod whole;
 
 use common::{EHOSTUNREACH, WebNode, eventually, holds, series};
 use serde_json::json;

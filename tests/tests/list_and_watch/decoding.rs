@@ -17,11 +17,11 @@ async fn a_bad_object_in_a_streaming_list_is_reported_and_the_others_are_used() 
     let api = objects::cluster(&["cart", "web"]);
     api.apply(&broken("bad"));
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
-    let problems = watched.index.problems();
-    assert_eq!(problems.len(), 1, "{problems:#?}");
-    assert_eq!(problems[0].object, "Service shop/bad");
-    assert_eq!(problems[0].field, "spec.ports");
+    watched.catch_up(&api).await;
+    let input_errors = watched.index.input_errors();
+    assert_eq!(input_errors.len(), 1, "{input_errors:#?}");
+    assert_eq!(input_errors[0].object, "Service shop/bad");
+    assert_eq!(input_errors[0].field, "spec.ports");
     assert_eq!(watched.index.plan().frontends.len(), 2);
     assert_eq!(api.lists(Resource::Services), 1);
 }
@@ -32,8 +32,8 @@ async fn a_bad_object_in_a_page_is_reported_and_the_others_are_used() {
     api.fault(Resource::Services, Fault::NoStreamingLists);
     api.apply(&broken("bad"));
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
-    assert_eq!(watched.index.problems()[0].object, "Service shop/bad");
+    watched.catch_up(&api).await;
+    assert_eq!(watched.index.input_errors()[0].object, "Service shop/bad");
     assert_eq!(watched.replaced(Kind::Service).len(), 1);
 }
 
@@ -41,13 +41,13 @@ async fn a_bad_object_in_a_page_is_reported_and_the_others_are_used() {
 async fn an_object_that_becomes_bad_is_reported_until_it_is_fixed() {
     let api = objects::cluster(&["cart"]);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     api.apply(&broken("bad"));
-    watched.settle(&api).await;
-    assert_eq!(watched.index.problems().len(), 1);
+    watched.catch_up(&api).await;
+    assert_eq!(watched.index.input_errors().len(), 1);
     api.apply(&objects::service("bad"));
-    watched.settle(&api).await;
-    assert_eq!(watched.index.problems(), []);
+    watched.catch_up(&api).await;
+    assert_eq!(watched.index.input_errors(), []);
     assert_eq!(watched.index.plan().frontends.len(), 2);
     assert_eq!(api.lists(Resource::Services), 1);
 }
@@ -57,10 +57,10 @@ async fn a_deleted_bad_object_is_not_reported_any_more() {
     let api = objects::cluster(&["cart"]);
     api.apply(&broken("bad"));
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     api.delete(&broken("bad"));
-    watched.settle(&api).await;
-    assert_eq!(watched.index.problems(), []);
+    watched.catch_up(&api).await;
+    assert_eq!(watched.index.input_errors(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,9 +70,9 @@ async fn a_bad_endpoint_costs_only_itself() {
     slice["endpoints"][0]["addresses"] = json!("10.244.1.1");
     api.apply(&slice);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.index.plan().frontends[0].backends.len(), 1);
-    assert_eq!(watched.index.problems()[0].field, "endpoints[0].addresses");
+    assert_eq!(watched.index.input_errors()[0].field, "endpoints[0].addresses");
 }
 
 #[tokio::test(start_paused = true)]
@@ -87,10 +87,10 @@ async fn an_object_that_is_nested_too_deeply_costs_only_itself() {
     let text =
         object.to_string().replace("[1]", &format!("{}1{}", "[".repeat(100), "]".repeat(100)));
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     api.say(Resource::Services, &format!("{{\"type\":\"ADDED\",\"object\":{text}}}\n"));
     watched
-        .until("problem of the object", |watched| {
+        .until("input error of the object", |watched| {
             watched.objects.get("Service shop/deep").is_some_and(|o| o.object.is_none())
         })
         .await;
@@ -103,14 +103,14 @@ async fn an_object_that_is_nested_too_deeply_costs_only_itself() {
 async fn an_event_that_cannot_be_parsed_leads_to_a_new_list() {
     let api = objects::cluster(&["cart"]);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     api.hold(Resource::Services);
     api.apply(&objects::service("web"));
     api.cut(Resource::Services, Cut::Corrupt);
     api.release(Resource::Services);
     watched.until_source_error("not a list or watch of the Kubernetes API").await;
     watched.until("second list", |watched| watched.replaced(Kind::Service).len() == 2).await;
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,8 +127,8 @@ async fn pages_of_large_objects_are_requested_in_smaller_parts() {
         api.apply(&objects::slice(&name, &["10.244.1.1"]));
     }
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
-    assert_eq!(watched.index.problems(), []);
+    watched.catch_up(&api).await;
+    assert_eq!(watched.index.input_errors(), []);
     let listed: Vec<usize> = watched.replaced(Kind::Service).iter().map(Vec::len).collect();
     assert_eq!(listed, [40]);
     let plan = watched.index.plan();

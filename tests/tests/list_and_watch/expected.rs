@@ -21,7 +21,7 @@ use super::watched::NODE;
 #[derive(Debug)]
 pub(crate) struct Expected {
     plan: Plan,
-    problems: Vec<InputError>,
+    input_errors: Vec<InputError>,
     excluded_pods: BTreeMap<Arc<str>, ExcludedPod>,
 }
 
@@ -61,7 +61,7 @@ impl Expected {
         index.plan();
         Self {
             plan: planner::plan(&services, &slices, &nodes, NODE).0,
-            problems: index.problems(),
+            input_errors: index.input_errors(),
             excluded_pods: index.excluded_pods(&Policy::default()).unwrap_or_default(),
         }
     }
@@ -81,15 +81,15 @@ impl Expected {
     pub(crate) fn difference(
         &self,
         plan: &Plan,
-        problems: &[InputError],
+        input_errors: &[InputError],
         excluded_pods: &BTreeMap<Arc<str>, ExcludedPod>,
     ) -> Option<String> {
         let difference = self.plan_difference(plan);
         if difference.is_some() {
             return difference;
         }
-        if self.problems != problems {
-            return Some(format!("expected {:#?}\nfound {problems:#?}", self.problems));
+        if self.input_errors != input_errors {
+            return Some(format!("expected {:#?}\nfound {input_errors:#?}", self.input_errors));
         }
         (self.excluded_pods != *excluded_pods)
             .then(|| format!("expected {:#?}\nfound {excluded_pods:#?}", self.excluded_pods))

@@ -38,7 +38,7 @@ async fn without_streaming_lists_the_first_list_is_what_the_server_has_in_memory
     let api = objects::cluster(&names.iter().map(String::as_str).collect::<Vec<_>>());
     api.fault(Resource::Services, Fault::NoStreamingLists);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [names]);
     let asked = api.asked(Resource::Services);
     assert!(!asked[1].is_watch(), "{asked:?}");
@@ -81,7 +81,7 @@ async fn objects_that_come_while_pages_are_read_are_not_lost() {
     let (api, mut watched, names) = between_pages().await;
     api.apply(&objects::service("a-new-one"));
     api.delete(&objects::service("s0599"));
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [names]);
 }
 
@@ -90,7 +90,7 @@ async fn a_page_that_has_expired_starts_the_list_again() {
     let (api, mut watched, names) = between_pages().await;
     api.apply(&objects::pod("p", "node-a"));
     api.compact();
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [names]);
     assert_eq!(api.lists(Resource::Services), 3, "the refused one, and two in pages");
 }
@@ -107,7 +107,7 @@ async fn a_bad_continue_token_starts_the_list_again() {
     api.script(Resource::Services, Scripted::Whole(200, page.to_string()));
     let mut watched = Watched::start(&api);
     watched.until_source_error("illegal base64 data").await;
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [["cart", "web"]]);
     assert_eq!(api.asked(Resource::Services)[2].get("continue"), "abcd.");
     assert_eq!(api.asked(Resource::Services)[3].get("continue"), "");
@@ -118,7 +118,7 @@ async fn a_streaming_list_that_does_not_end_is_replaced_by_pages() {
     let api = objects::cluster(&["cart", "web"]);
     api.fault(Resource::Services, Fault::EndlessList);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [["cart", "web"]]);
     watched.never_failed();
 }
@@ -128,7 +128,7 @@ async fn a_streaming_list_is_tried_again_after_one_that_did_not_end() {
     let api = objects::cluster(&["cart"]);
     api.fault_once(Resource::Services, Fault::EndlessList);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     api.compact();
     api.cut(Resource::Services, Cut::Expired);
     watched.until("second list", |watched| watched.replaced(Kind::Service).len() == 2).await;
@@ -141,7 +141,7 @@ async fn an_interrupted_list_is_not_sent() {
     let api = objects::cluster(&["cart", "web"]);
     api.fault_once(Resource::Services, Fault::BrokenList);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [["cart", "web"]]);
 }
 
@@ -155,7 +155,7 @@ async fn a_change_within_a_streaming_list_is_part_of_it() {
     api.apply(&objects::service("new"));
     api.fault_once(Resource::Services, Fault::CatchingUp(behind));
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [["cart", "new", "web"]]);
     assert_eq!(api.lists(Resource::Services), 1);
 }
@@ -167,7 +167,7 @@ async fn a_list_that_arrives_slowly_is_read_in_full() {
         api.fault(resource, Fault::Trickle);
     }
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(api.lists(Resource::Services), 1);
     watched.never_failed();
 }
@@ -180,7 +180,7 @@ async fn a_server_without_the_field_selector_is_asked_without_it() {
     api.apply(&headless);
     api.fault(Resource::Services, Fault::NoFieldSelector);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.services(), ["Service shop/cart"]);
     let asked = api.asked(Resource::Services);
     assert_eq!(asked[1].get("fieldSelector"), "", "{asked:?}");
@@ -196,7 +196,7 @@ async fn a_watch_catches_up_after_a_list_of_an_older_state() {
     api.delete(&objects::service("cart"));
     api.fault_once(Resource::Services, Fault::Stale(old));
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [["cart"]]);
     assert_eq!(watched.services(), ["Service shop/web"]);
 }
@@ -211,7 +211,7 @@ async fn nothing_is_synced_before_every_kind_was_listed() {
         assert!(!watched.index.synced(), "without {late:?}");
         assert_eq!(watched.listed.len(), Resource::ALL.len() - 1);
         api.lift(late);
-        watched.settle(&api).await;
+        watched.catch_up(&api).await;
     }
 }
 
@@ -219,7 +219,7 @@ async fn nothing_is_synced_before_every_kind_was_listed() {
 async fn a_list_counts_as_one() {
     let api = objects::cluster(&["cart"]);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.stats.kind(Kind::Service).relisted.load(Relaxed), 1);
     assert_eq!(watched.stats.kind(Kind::Service).applied.load(Relaxed), 0);
 }

@@ -55,12 +55,12 @@ async fn each_line_of_a_watch_names_its_kind() {
     let (log, _guard) = Log::start();
     let api = objects::cluster(&["cart"]);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     api.fault(Resource::EndpointSlices, Fault::Close);
     api.cut(Resource::EndpointSlices, Cut::Between);
     watched.until_source_error("watch of endpointslices").await;
     api.lift(Resource::EndpointSlices);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     watched.until_quiet().await;
 
     let lines = log.lines();

@@ -47,10 +47,10 @@ async fn lists_and_changes_arrive() {
     let api = objects::cluster(&["cart", "web"]);
     let server = serve(&api, 0);
     let mut watched = watch(&server).await;
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     api.delete(&objects::service("web"));
     api.apply(&objects::service("mail"));
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     let agent = &api.asked(Resource::Services)[0].agent;
     assert_eq!(*agent, format!("sockline/{}", env!("CARGO_PKG_VERSION")));
 }
@@ -61,12 +61,12 @@ async fn a_connection_that_breaks_anywhere_is_resumed() {
         let api = objects::cluster(&["cart", "web"]);
         let server = serve(&api, 0);
         let mut watched = watch(&server).await;
-        watched.settle(&api).await;
+        watched.catch_up(&api).await;
         api.hold(Resource::Services);
         api.delete(&objects::service("web"));
         api.cut(Resource::Services, cut);
         api.release(Resource::Services);
-        watched.settle(&api).await;
+        watched.catch_up(&api).await;
         assert_eq!(api.lists(Resource::Services), 1, "{cut:?}");
         watched.never_failed();
     }
@@ -82,7 +82,7 @@ async fn pages_come_over_one_connection() {
     api.limit_pages(500);
     let server = serve(&api, 0);
     let mut watched = watch(&server).await;
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [names]);
 }
 
@@ -100,7 +100,7 @@ async fn a_server_that_is_down_at_start_is_waited_for() {
     assert!(watched.error_text().contains("refused"), "{}", watched.error_text());
     assert!(watched.listed.is_empty(), "{:?}", watched.log);
     let _server = serve(&api, address.port());
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
 }
 
 #[tokio::test]
@@ -109,12 +109,12 @@ async fn a_server_that_restarts_is_resumed_without_a_list() {
     let server = serve(&api, 0);
     let port = server.address().port();
     let mut watched = watch(&server).await;
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     drop(server);
     api.delete(&objects::service("web"));
     watched.until_source_error("watch of services").await;
     assert_eq!(watched.services().len(), 2);
     let _server = serve(&api, port);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(api.lists(Resource::Services), 1);
 }

@@ -99,7 +99,7 @@ async fn the_watch_resumed_after_the_list_ends_as_recorded() {
 async fn the_expiry_leads_to_a_new_list() {
     let api = super::objects::cluster(&["cart"]);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     api.script(
         Resource::Services,
         Scripted::Lines(recorded("watch-expired.jsonl"), Some(Cut::End)),

@@ -10,7 +10,7 @@ use super::{objects, watched::Watched};
 async fn watching() -> (Api, Watched) {
     let api = objects::cluster(&["cart"]);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     (api, watched)
 }
 
@@ -28,7 +28,7 @@ async fn goes_on(api: &Api, mut watched: Watched) {
     api.delete(&objects::service("cart"));
     api.apply(&objects::service("web"));
     api.lift(Resource::Services);
-    watched.settle(api).await;
+    watched.catch_up(api).await;
     assert_eq!(api.lists(Resource::Services), 1, "{:#?}", api.asked(Resource::Services));
 }
 
@@ -42,7 +42,7 @@ async fn a_refusal_names_the_missing_right_and_ends_when_it_is_granted() {
     let mut watched = Watched::start(&api);
     watched.until_source_error("verbs list and watch on endpointslices.discovery.k8s.io").await;
     assert!(watched.error_text().contains(words), "{}", watched.error_text());
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     watched.until_quiet().await;
     assert_eq!(watched.stats.kind(Kind::EndpointSlice).errors.load(Relaxed), 1);
 }
@@ -109,7 +109,7 @@ async fn a_server_that_does_not_answer_at_the_start_is_reported() {
     for resource in Resource::ALL {
         api.lift(resource);
     }
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,7 +125,7 @@ async fn a_silent_watch_is_detected_and_resumed() {
     assert!(!watched.errors.is_empty());
     assert!(!watched.stats.kind(Kind::Service).is_connected());
     api.release(Resource::Services);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     watched.until_quiet().await;
     assert!(watched.stats.kind(Kind::Service).is_connected());
     assert_eq!(api.lists(Resource::Services), 1);
@@ -136,7 +136,7 @@ async fn a_connection_whose_peer_is_gone_is_detected() {
     let (api, mut watched) = watching().await;
     api.cut(Resource::Services, Cut::Silence);
     api.apply(&objects::service("web"));
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(api.lists(Resource::Services), 1);
 }
 
@@ -148,7 +148,7 @@ async fn a_resource_version_that_a_restored_server_does_not_have_is_given_up() {
     api.hold(Resource::Services);
     watched.pass(Duration::from_secs(500)).await;
     api.release(Resource::Services);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.replaced(Kind::Service).len(), 2);
 }
 
@@ -161,7 +161,7 @@ async fn the_silence_of_a_server_without_bookmarks_is_no_error() {
         api.fault(resource, Fault::NoBookmarks);
     }
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     watched.pass(Duration::from_secs(3_000)).await;
     watched.never_failed();
     assert_eq!(watched.replaced(Kind::Service).len(), 1);

@@ -12,7 +12,7 @@ use super::{objects, watched::Watched};
 async fn watching(services: &[&str]) -> (Api, Watched) {
     let api = objects::cluster(services);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     (api, watched)
 }
 
@@ -29,7 +29,7 @@ async fn changes_come_as_they_happen() {
     api.apply(&objects::service("new"));
     api.apply(&objects::slice("cart", &["10.244.1.7", "10.244.1.8"]));
     api.delete(&objects::service("web"));
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.services(), ["Service shop/cart", "Service shop/new"]);
     assert_listed_once(&api);
 }
@@ -39,14 +39,14 @@ async fn a_watch_that_is_cut_in_any_way_resumes_after_the_last_complete_event() 
     for cut in [Cut::End, Cut::Between, Cut::Within] {
         let (api, mut watched) = watching(&["cart", "web"]).await;
         api.apply(&objects::service("seen"));
-        watched.settle(&api).await;
+        watched.catch_up(&api).await;
         let last = api.version().to_string();
         api.hold(Resource::Services);
         api.apply(&objects::service("missed"));
         api.delete(&objects::service("web"));
         api.cut(Resource::Services, cut);
         api.release(Resource::Services);
-        watched.settle(&api).await;
+        watched.catch_up(&api).await;
         let asked = api.asked(Resource::Services);
         assert_eq!(asked[1].get("resourceVersion"), last, "{cut:?}");
         assert_listed_once(&api);
@@ -64,7 +64,7 @@ async fn a_bookmark_advances_the_resource_version() {
     api.compact();
     api.cut(Resource::Services, Cut::Between);
     api.apply(&objects::service("web"));
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(api.lists(Resource::Services), 1, "the bookmarked version had not expired");
 }
 
@@ -75,11 +75,11 @@ async fn many_bookmarks_change_nothing() {
         api.fault(resource, Fault::BookmarkStorm);
     }
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     for name in ["a", "b", "c"] {
         api.apply(&objects::service(name));
     }
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_listed_once(&api);
 }
 
@@ -91,7 +91,7 @@ async fn an_expiry_in_mid_watch_leads_to_a_new_list() {
     api.compact();
     api.cut(Resource::Services, Cut::Expired);
     api.release(Resource::Services);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     // Two lists and nothing else: no empty state in between, and no deletion.
     assert_eq!(watched.replaced(Kind::Service), [vec!["cart", "web"], vec!["cart"]]);
     watched.never_failed();
@@ -105,7 +105,7 @@ async fn an_expiry_in_an_event_of_a_resumed_watch_leads_to_a_new_list() {
     api.compact();
     api.cut(Resource::Services, Cut::Between);
     api.release(Resource::Services);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.replaced(Kind::Service), [vec!["cart", "web"], vec!["cart"]]);
     assert_eq!(api.lists(Resource::Services), 2);
     watched.never_failed();
@@ -117,7 +117,7 @@ async fn an_expiry_in_the_http_status_leads_to_a_new_list() {
     api.fault(Resource::Services, Fault::Gone);
     api.cut(Resource::Services, Cut::Between);
     watched.until("second list", |watched| watched.replaced(Kind::Service).len() == 2).await;
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     watched.never_failed();
 }
 
@@ -136,7 +136,7 @@ async fn a_list_with_fewer_objects_removes_the_others() {
     for resource in Resource::ALL {
         api.lift(resource);
     }
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.services(), ["Service shop/d"]);
     assert_eq!(watched.index.counts().endpoint_slices, 1);
 }
@@ -150,7 +150,7 @@ async fn an_object_deleted_during_an_outage_is_removed_after_it() {
     watched.until_source_error("watch of services").await;
     assert_eq!(watched.services().len(), 2, "the last state is kept");
     api.lift(Resource::Services);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.services(), ["Service shop/cart"]);
     assert_listed_once(&api);
 }
@@ -165,7 +165,7 @@ async fn an_object_deleted_and_recreated_during_an_outage_is_the_new_one() {
     api.apply(&again);
     api.cut(Resource::Services, Cut::Between);
     api.release(Resource::Services);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.index.plan().frontends[0].port, 8080);
 }
 
@@ -175,12 +175,12 @@ async fn repeated_events_change_nothing() {
     api.apply(&objects::service("web"));
     api.delete(&objects::service("web"));
     api.apply(&objects::service("mail"));
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     for _ in 0..3 {
         api.repeat(Resource::Services, 3);
         watched.pass(Duration::from_secs(1)).await;
     }
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert!(watched.log.iter().filter(|event| matches!(event, Event::Delete(_))).count() > 2);
     assert_listed_once(&api);
 }
@@ -197,7 +197,7 @@ async fn kinds_in_any_order_make_the_same_plan() {
         api.delete(&objects::slice("cart", &[]));
         watched.pass(Duration::from_secs(30)).await;
         api.release(held);
-        watched.settle(&api).await;
+        watched.catch_up(&api).await;
         assert_listed_once(&api);
     }
 }
@@ -208,10 +208,10 @@ async fn an_object_that_leaves_the_selection_is_deleted_and_can_return() {
     let mut foreign = objects::service("web");
     foreign["metadata"]["labels"] = json!({"service.kubernetes.io/service-proxy-name": "other"});
     api.apply(&foreign);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.services(), ["Service shop/cart"]);
     api.apply(&objects::service("web"));
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     assert_eq!(watched.services().len(), 2);
 }
 
@@ -236,7 +236,7 @@ async fn errors_in_every_resumed_watch_lead_to_a_new_list() {
     api.cut(Resource::Services, Cut::Between);
     watched.until("second list", |watched| watched.replaced(Kind::Service).len() == 2).await;
     watched.until_quiet().await;
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
 }
 
 #[tokio::test(start_paused = true)]

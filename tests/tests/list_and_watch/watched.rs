@@ -137,7 +137,7 @@ impl Watched {
     }
 
     /// Waits until the state is that of the server, and every watch is open.
-    pub(crate) async fn settle(&mut self, api: &Api) {
+    pub(crate) async fn catch_up(&mut self, api: &Api) {
         if let Err(difference) = self.reach(&Expected::of(api)).await {
             panic!("{difference}\n{}", self.seen());
         }
@@ -154,7 +154,7 @@ impl Watched {
         if !self.index.synced() {
             return Some(format!("not synced: only {:?} were listed", self.listed));
         }
-        expected.difference(&self.index.plan(), &self.index.problems(), &self.excluded_pods)
+        expected.difference(&self.index.plan(), &self.index.input_errors(), &self.excluded_pods)
     }
 
     pub(crate) fn services(&self) -> Vec<&str> {

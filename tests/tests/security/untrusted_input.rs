@@ -70,14 +70,14 @@ fn the_ports_of_a_service_are_limited() {
         // As JSON: a debug build needs long to parse as much YAML.
         node.put_text("cart.json", &with_ports(20_000).to_string());
     });
-    node.eventually_problems(&[
+    node.eventually_input_errors(&[
         "Service shop/cart: spec.ports: 20000 of them; only the first 16384 are used",
     ]);
     let of_cart = node.services().iter().filter(|name| *name == "shop/cart").count();
     assert!(of_cart > 0, "{:?}", node.services().len());
     assert_ship_is_served_and_changes(&node);
     node.put_text("cart.json", &with_ports(100_000).to_string());
-    node.eventually_problems(&[
+    node.eventually_input_errors(&[
         "Service shop/cart: larger than an API server accepts; what is programmed for it stays",
     ]);
     assert_ship_is_served_and_changes(&node);
@@ -93,7 +93,7 @@ fn a_list_is_never_in_memory_as_a_whole() {
     });
     let list = json!({"apiVersion": "v1", "kind": "List", "items": vec![pod; 100_000]});
     let (node, agent) = node(|node| node.put_text("list.json", &list.to_string()));
-    node.eventually_problems(&[
+    node.eventually_input_errors(&[
         "file list.json, document 1: items[0].kind: Deployment (apps/v1) is not used here; ignored",
     ]);
     assert_ship_is_served_and_changes(&node);
@@ -104,7 +104,7 @@ fn a_list_is_never_in_memory_as_a_whole() {
 #[test]
 fn a_file_that_is_too_large_is_reported() {
     let (node, agent) = node(|node| node.put_text("large.yaml", &"# x\n".repeat(9 << 20)));
-    node.eventually_problems(&[
+    node.eventually_input_errors(&[
         "file large.yaml: cannot be read: larger than 32 MiB; it is skipped",
     ]);
     assert_ship_is_served_and_changes(&node);
@@ -122,7 +122,7 @@ fn a_special_file_does_not_block_the_folder() {
     });
     let loops = "file loop.yaml: cannot be read: Too many levels of symbolic links (os error 40); it \
                  is skipped";
-    node.eventually_problems(&[loops]);
+    node.eventually_input_errors(&[loops]);
     assert_ship_is_served_and_changes(&node);
 }
 
@@ -149,13 +149,15 @@ fn a_document_that_expands_or_nests_without_bound_costs_only_itself() {
         }
     });
     eventually("every bomb to be reported", || {
-        let problems = node.wrong("invalidObjects");
+        let input_errors = node.wrong("invalidObjects");
         let reported = |file: &str| {
-            problems.iter().any(|problem| problem.starts_with(&format!("file {file}, ")))
+            input_errors
+                .iter()
+                .any(|input_error| input_error.starts_with(&format!("file {file}, ")))
         };
         let untold: Vec<_> =
             bombs().into_iter().map(|(file, _)| file).filter(|file| !reported(file)).collect();
-        holds(untold.is_empty(), format!("{untold:?} of {problems:#?}"))
+        holds(untold.is_empty(), format!("{untold:?} of {input_errors:#?}"))
     });
     assert_ship_is_served_and_changes(&node);
     assert!(peak(&agent) < IDLE + 200, "{} MiB", peak(&agent));
@@ -177,8 +179,8 @@ fn a_name_cannot_forge_a_log_line_or_a_row_of_a_table() {
         let file = format!("{}.yaml", FORGED.replace('/', "_"));
         fs::write(node.manifests().join(file), "kind: [").unwrap();
     });
-    let problems = || node.wrong("invalidObjects").len();
-    eventually("the problems", || holds(problems() >= 4, problems()));
+    let input_errors = || node.wrong("invalidObjects").len();
+    eventually("the input errors", || holds(input_errors() >= 4, input_errors()));
     let printed = |args: &[&str]| String::from_utf8(node.look(args).stdout).unwrap();
     let reported = [
         agent.log(),

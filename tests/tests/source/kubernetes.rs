@@ -52,7 +52,7 @@ fn serving() -> (WebNode, Api, Server, Agent) {
 fn the_services_of_the_api_server_are_served() {
     let (node, _cluster, _server, _agent) = serving();
     assert_eq!(node.ask(CART).unwrap(), "web-0");
-    node.eventually_no_problems();
+    node.eventually_no_input_errors();
 }
 
 #[test]
@@ -95,19 +95,19 @@ fn the_state_stays_and_the_error_is_reported_while_the_server_is_away() {
     let (node, cluster, server, agent) = serving();
     let port = server.address().port();
     drop(server);
-    let problems = eventually("an error of every watch", || {
-        let problems = node.wrong("invalidObjects");
-        if problems.len() == Resource::ALL.len() {
-            Ok(problems)
+    let input_errors = eventually("an error of every watch", || {
+        let input_errors = node.wrong("invalidObjects");
+        if input_errors.len() == Resource::ALL.len() {
+            Ok(input_errors)
         } else {
-            Err(format!("{problems:#?}"))
+            Err(format!("{input_errors:#?}"))
         }
     });
-    for problem in &problems {
-        assert!(problem.starts_with("watch of "), "{problem}");
-        assert!(problem.contains("Connection refused"), "{problem}");
-        assert!(problem.ends_with("; known objects stay as they are"), "{problem}");
-        assert_logged_once(&agent, problem);
+    for input_error in &input_errors {
+        assert!(input_error.starts_with("watch of "), "{input_error}");
+        assert!(input_error.contains("Connection refused"), "{input_error}");
+        assert!(input_error.ends_with("; known objects stay as they are"), "{input_error}");
+        assert_logged_once(&agent, input_error);
     }
     // The source logs it; its HTTP client does not log it again.
     assert_eq!(lines_with(&agent.log(), "ERROR"), [""; 0]);
@@ -134,7 +134,7 @@ fn the_state_stays_and_the_error_is_reported_while_the_server_is_away() {
 
     cluster.apply(&objects::slice("cart", &node.web_addresses()[1..]));
     let _back = serve(&node, &cluster, port);
-    node.eventually_no_problems();
+    node.eventually_no_input_errors();
     eventually("web-1 to answer", || {
         let who = node.ask(CART).map_err(|error| error.to_string())?;
         holds(who == "web-1", who)
@@ -284,8 +284,8 @@ fn an_agent_that_starts_without_its_server_keeps_what_it_found() {
     waiting.until_ready = false;
     let _next = node.agent(&waiting).unwrap();
     eventually("an error", || {
-        let problems = node.wrong("invalidObjects");
-        holds(problems.len() == Resource::ALL.len(), format!("{problems:#?}"))
+        let input_errors = node.wrong("invalidObjects");
+        holds(input_errors.len() == Resource::ALL.len(), format!("{input_errors:#?}"))
     });
     node.assert_served(CART);
     let _back = serve(&node, &cluster, port);

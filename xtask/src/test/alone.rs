@@ -1,6 +1,6 @@
 //! Runs tests that failed once more, each alone.
 //!
-//! Some 900 tests run side by side, with real sockets, and the machine may be busy with other work. A test that fails
+//! Some 900 tests run in parallel, with real sockets, and the machine may be busy with other work. A test that fails
 //! alone as well is broken. One that passes alone is flaky: it is named at the end, and does not fail the run.
 
 use anyhow::{Result, bail};

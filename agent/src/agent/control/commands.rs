@@ -59,8 +59,8 @@ impl Control {
         self.require_first_sync()?;
         let mut explanation = self.index.explain(service, port.as_deref());
         let kept =
-            self.api_server.as_ref().filter(|of| of.is(service)).and_then(ApiServer::problem);
-        explanation.problems.extend(kept.map(|problem| problem.to_string()));
+            self.api_server.as_ref().filter(|of| of.is(service)).and_then(ApiServer::input_error);
+        explanation.input_errors.extend(kept.map(|input_error| input_error.to_string()));
         Ok(explanation)
     }
 

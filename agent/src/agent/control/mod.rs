@@ -2,7 +2,9 @@
 //! to the maps. It has a thread of its own ([`ControlThread`]), and blocks it.
 //!
 //! The agent's `run` starts it, with the channels that the source and the admin socket write to. `next_sync`
-//! decides what a sync writes, `sync` writes it; `throttle`, `retry_queue` and the loop here decide when.
+//! decides what a sync writes, `sync` writes it; `throttle`, `retry_queue` and the loop here decide when. `commands` answers
+//! the admin socket, `probe_services` keeps the Services of `sockline check`, `reclaimer` frees what the grace period has
+//! passed for.
 //!
 //! Each branch of the loop that changes the maps ends in a state that the next agent can restore.
 
@@ -44,7 +46,7 @@ use super::{
     heartbeat::{self, Heartbeat},
     nested_namespaces::Nested,
     node_addresses::NodeAddresses,
-    reconcile::ReconcileSchedule,
+    reconcile_schedule::ReconcileSchedule,
     status_publisher::StatusPublisher,
 };
 use crate::{
@@ -241,8 +243,8 @@ impl Control {
         if is_of_this_node {
             self.next_sync.require(NextSync::CheckAddresses);
         }
-        if let Event::SourceErrors(problems) = &event {
-            let errors = problems.iter().map(InputError::to_string).collect();
+        if let Event::SourceErrors(input_errors) = &event {
+            let errors = input_errors.iter().map(InputError::to_string).collect();
             self.shared.update(|status| status.source_errors = errors);
         }
         self.index.apply_arrived(event, at);
@@ -277,9 +279,9 @@ impl Control {
     }
 
     fn publish(&mut self) {
-        let of_api_server = self.api_server.as_ref().and_then(ApiServer::problem);
-        let problems = self.index.problems().into_iter().chain(of_api_server).collect();
-        self.publisher.publish(problems, self.index.counts(), &self.dataplane.usage());
+        let of_api_server = self.api_server.as_ref().and_then(ApiServer::input_error);
+        let input_errors = self.index.input_errors().into_iter().chain(of_api_server).collect();
+        self.publisher.publish(input_errors, self.index.counts(), &self.dataplane.usage());
     }
 
     fn publish_map_usage(
@@ -288,9 +290,9 @@ impl Control {
     ) {
         match counted {
             Ok(Ok(counted)) => {
-                let uncounted =
+                let without_counters =
                     counted.counted.as_ref().map(|ids| self.dataplane.without_counters(ids));
-                self.publisher.map_usage(&counted, uncounted.unwrap_or_default());
+                self.publisher.map_usage(&counted, without_counters.unwrap_or_default());
             }
             Ok(Err(error)) => tracing::warn!("cannot count what is in the maps: {}", chain(&error)),
             Err(error) => tracing::warn!("counting what is in the maps: {error}"),

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_record_services_services_says_nothing_of_the_others() {
+    fn a_sync_of_some_services_keeps_the_errors_of_the_others() {
         let mut queue = RetryQueue::default();
         queue.record_full(&[error("a"), error("b")]);
         queue.record_services(&[plan("b"), plan("c")], &[error("c")]);

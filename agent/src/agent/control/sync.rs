@@ -222,7 +222,7 @@ impl Control {
         if report.services_released > 0 {
             tracing::warn!(
                 services = report.services_released,
-                "services that stayed as the last agent left them for --fail-open-after are bypassed \
+                "no agent has confirmed these services within --fail-open-after: calls to them are bypassed \
                  until their objects can be read"
             );
         }

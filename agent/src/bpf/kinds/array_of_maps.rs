@@ -184,10 +184,10 @@ impl ArrayOfMaps {
 
 /// Removes the pins of inner maps that are in no array: an agent was killed between two steps of
 /// [`ArrayOfMaps::set`].
-pub fn remove_stale(folder: &Path, outers: &[ArrayOfMaps]) -> Result<(), BpfError> {
+pub fn remove_stale(folder: &Path, arrays: &[ArrayOfMaps]) -> Result<(), BpfError> {
     let mut used = HashSet::new();
-    for outer in outers {
-        used.extend(outer.ids()?.into_iter().map(|(_, id)| pin_of(folder, id)));
+    for array in arrays {
+        used.extend(array.ids()?.into_iter().map(|(_, id)| pin_of(folder, id)));
     }
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if !used.contains(&entry.path()) {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn start_took_minutes_on_linux_6_1_where_each_reading_waits_for_all_programs() {
+    fn a_scan_waits_for_programs_once_on_linux_6_1() {
         let used: Vec<u32> = (0..40).collect();
         let (found, readings) = read(&used);
         assert_eq!(found, used);

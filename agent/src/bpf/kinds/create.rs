@@ -41,16 +41,16 @@ pub fn ensure(
 /// Pins an array of maps like the one that `inner` makes, unless there is a pin already. aya would create it with
 /// an inner map that carries BTF types; Linux 5.15 to 6.1 then refuses inner maps without them, which the agent
 /// puts in (`timer_off` in `bpf_map_meta_equal`). So the template comes from where all inner maps come from.
-pub fn ensure_outer(
+pub fn ensure_array_of_maps(
     path: &Path,
     name: &'static str,
     entries: u32,
     inner: impl FnOnce() -> Result<MapData, BpfError>,
 ) -> Result<(), BpfError> {
     ensure(path, name, || {
-        let outer = syscall::create_array_of_maps(name, entries, inner()?.fd().as_fd())
+        let array = syscall::create_array_of_maps(name, entries, inner()?.fd().as_fd())
             .map_err(|error| BpfError::io(format!("create map `{name}`"), error))?;
-        MapData::from_fd(outer).map_err(|error| BpfError::map(name, "open", error))
+        MapData::from_fd(array).map_err(|error| BpfError::map(name, "open", error))
     })
 }
 

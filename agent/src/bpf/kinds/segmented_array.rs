@@ -22,7 +22,7 @@ use crate::bpf::{
 /// A segmented array that the agent writes.
 pub struct SegmentedArray<T: Pod> {
     name: &'static str,
-    outer: ArrayOfMaps,
+    array_of_maps: ArrayOfMaps,
     per_segment: u32,
     segments: Vec<Segment<T>>,
     limit: u32,
@@ -63,20 +63,20 @@ impl<T: Pod> SegmentedArray<T> {
     /// Opens the array with all segments that exist. `limit` is the number of indices allowed.
     pub fn open(
         name: &'static str,
-        outer: ArrayOfMaps,
+        array_of_maps: ArrayOfMaps,
         per_segment: u32,
         limit: u32,
         access: Access,
     ) -> Result<Self, BpfError> {
         let mut segments = Vec::new();
-        for (index, inner) in outer.all()? {
+        for (index, inner) in array_of_maps.all()? {
             segments.resize_with(index as usize, || None);
             let segment = map_segment(name, inner.fd().as_fd(), per_segment, access)?;
             segments.push(Some(Arc::new(segment)));
         }
-        let limit = limit.min(outer.len().saturating_mul(per_segment));
+        let limit = limit.min(array_of_maps.len().saturating_mul(per_segment));
         let shared = Arc::new(Mutex::new(segments.clone()));
-        Ok(Self { name, outer, per_segment, segments, limit, shared })
+        Ok(Self { name, array_of_maps, per_segment, segments, limit, shared })
     }
 
     pub fn reader(&self) -> Reader<T> {
@@ -140,7 +140,7 @@ impl<T: Pod> SegmentedArray<T> {
             )?);
             arrays.push((index_of(number), array));
         }
-        in_parallel(&arrays, |(number, array)| self.outer.set(*number, array))?;
+        in_parallel(&arrays, |(number, array)| self.array_of_maps.set(*number, array))?;
         self.segments.resize_with(self.segments.len().max(wanted), || None);
         for (number, mapped) in missing.into_iter().zip(mapped) {
             self.segments[number] = Some(Arc::new(mapped));
@@ -151,12 +151,12 @@ impl<T: Pod> SegmentedArray<T> {
 
     /// See [`ArrayOfMaps::repair`].
     pub fn repair(&self) -> Result<Repaired, BpfError> {
-        self.outer.repair()
+        self.array_of_maps.repair()
     }
 
     /// See [`ArrayOfMaps::displaced`].
     pub fn displaced(&self) -> Result<usize, BpfError> {
-        self.outer.displaced()
+        self.array_of_maps.displaced()
     }
 
     const fn split(&self, index: u32) -> (usize, usize) {
@@ -177,7 +177,7 @@ impl<T: Pod> SegmentedArray<T> {
             let array = new_segment::<T>(self.name, self.per_segment)?;
             let mapped =
                 map_segment(self.name, array.fd().as_fd(), self.per_segment, Access::Write)?;
-            self.outer.set(index_of(segment), &array)?;
+            self.array_of_maps.set(index_of(segment), &array)?;
             // Last, so that nothing is written where no program can see it.
             self.segments[segment] = Some(Arc::new(mapped));
             lock(&self.shared).clone_from(&self.segments);

@@ -162,7 +162,7 @@ pub fn kernel_btf() -> Result<Option<Vec<u8>>, CannotTell> {
     }
 }
 
-/// r1 = ctx->sk; if it is none, goes on behind this many instructions.
+/// r1 = ctx->sk; if it is null, jumps over this many instructions.
 const fn with_socket(skipped: i16) -> [u64; 2] {
     /// Offset of `sk` in `struct bpf_sock_addr` (`include/uapi/linux/bpf.h`).
     const SOCKET: i16 = 64;

@@ -38,9 +38,9 @@ pub fn create_array_of_maps(name: &str, entries: u32, like: BorrowedFd<'_>) -> i
 }
 
 /// The id of the map at an index of an array of maps (Linux 4.14).
-pub fn inner_map_id(outer: BorrowedFd<'_>, index: u32) -> io::Result<Option<u32>> {
+pub fn inner_map_id(array: BorrowedFd<'_>, index: u32) -> io::Result<Option<u32>> {
     let mut id = 0u32;
-    let mut attr = element(outer, &index, ptr::from_mut(&mut id) as u64);
+    let mut attr = element(array, &index, ptr::from_mut(&mut id) as u64);
     match bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) {
         Ok(_) => Ok(Some(id)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -49,9 +49,9 @@ pub fn inner_map_id(outer: BorrowedFd<'_>, index: u32) -> io::Result<Option<u32>
 }
 
 /// Puts a map into an array of maps (Linux 4.12), in place of what was at that index.
-pub fn put_map(outer: BorrowedFd<'_>, index: u32, map: BorrowedFd<'_>) -> io::Result<()> {
+pub fn put_map(array: BorrowedFd<'_>, index: u32, map: BorrowedFd<'_>) -> io::Result<()> {
     let fd = map.as_raw_fd();
-    let mut attr = element(outer, &index, ptr::from_ref(&fd) as u64);
+    let mut attr = element(array, &index, ptr::from_ref(&fd) as u64);
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 

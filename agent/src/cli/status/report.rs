@@ -1,4 +1,4 @@
-//! What is known of this node, from the kernel and from the agent.
+//! The status report of a node, from the kernel and from the agent.
 
 use std::time::Duration;
 

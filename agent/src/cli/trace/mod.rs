@@ -76,12 +76,12 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<()> {
     let subject = Subject { service: service.clone(), port: args.target.port.clone() };
     let source = source(args, &snapshot, &subject)?;
     let frontends = snapshot.frontends_of(service)?;
-    let problems = match &source {
-        Source::Agent(explanation) => &explanation.problems[..],
+    let input_errors = match &source {
+        Source::Agent(explanation) => &explanation.input_errors[..],
         Source::Maps { .. } => &[],
     };
     if frontends.is_empty() && !source.knows_the_service() {
-        anyhow::bail!("{}", unknown(&snapshot, service, problems)?);
+        anyhow::bail!("{}", unknown(&snapshot, service, input_errors)?);
     }
     let mut report = TraceReport::new(record.node.clone(), subject, source, &frontends)?;
     if !args.no_connect {
@@ -112,16 +112,16 @@ fn source(args: &TraceArgs, snapshot: &Snapshot, subject: &Subject) -> anyhow::R
 fn unknown(
     snapshot: &Snapshot,
     service: &ObjectName,
-    problems: &[String],
+    input_errors: &[String],
 ) -> anyhow::Result<String> {
     let mut message = format!("this node serves no Service {service}");
-    if !problems.is_empty() {
-        message += &format!(": {}", problems.join("; "));
+    if !input_errors.is_empty() {
+        message += &format!(": {}", input_errors.join("; "));
     }
     let similar = target::similar(service, &snapshot.services()?);
     if !similar.is_empty() {
         message += &format!("; similar names: {}", similar.join(", "));
-    } else if problems.is_empty() {
+    } else if input_errors.is_empty() {
         message += " (`sockline services` lists those that it serves; headless and ExternalName Services, and those \
                     of other proxies, are not among them)";
     }

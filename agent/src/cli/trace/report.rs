@@ -99,7 +99,7 @@ impl TraceReport {
         wanted: Option<&str>,
     ) {
         self.zone = explanation.zone;
-        self.messages.extend(explanation.problems);
+        self.messages.extend(explanation.input_errors);
         if explanation.is_waiting {
             let message = "the Service changed, and the change is not in the maps yet";
             self.messages.push(message.to_owned());

@@ -26,7 +26,7 @@ use crate::{
 
 /// The frontends in the kernel, and a copy of them here.
 pub struct Frontends {
-    outer: ArrayOfMaps,
+    array: ArrayOfMaps,
     current: FrontendsHash,
     capacity: u32,
     limit: u32,
@@ -49,12 +49,12 @@ pub struct Differences {
 impl Frontends {
     /// Opens the pinned maps and reads them.
     pub fn open(pins: &Pins, limit: u32) -> Result<Self, DataplaneError> {
-        let outer = maps::open_frontends(pins, Access::Write)?;
-        let current = match maps::current_frontends(&outer)? {
+        let array = maps::open_frontends(pins, Access::Write)?;
+        let current = match maps::current_frontends(&array)? {
             Some(current) => current,
             None => {
                 let first = maps::new_frontends(FIRST_CAPACITY.min(limit.max(1)))?;
-                outer.set(CURRENT, &first)?;
+                array.set(CURRENT, &first)?;
                 typed(first)?
             }
         };
@@ -64,7 +64,7 @@ impl Frontends {
             entries.extend(values.iter().map(|value| (*key, *value)));
         })?;
         let mut this = Self {
-            outer,
+            array,
             current,
             capacity,
             limit,
@@ -212,12 +212,12 @@ impl Frontends {
 
     /// See [`ArrayOfMaps::repair`].
     pub fn repair_arrays(&self) -> Result<Repaired, DataplaneError> {
-        Ok(self.outer.repair()?)
+        Ok(self.array.repair()?)
     }
 
     /// See [`ArrayOfMaps::displaced`].
     pub fn displaced(&self) -> Result<usize, DataplaneError> {
-        Ok(self.outer.displaced()?)
+        Ok(self.array.displaced()?)
     }
 
     /// Makes room for this many more entries.
@@ -250,7 +250,7 @@ impl Frontends {
             hash::insert(&mut copy, key, value, 0)
                 .map_err(|error| DataplaneError::map(FRONTENDS, "copy to a larger", error))?;
         }
-        self.outer.set(CURRENT, &larger)?;
+        self.array.set(CURRENT, &larger)?;
         self.current = copy;
         self.capacity = capacity;
         Ok(())

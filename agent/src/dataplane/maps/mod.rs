@@ -124,16 +124,17 @@ const FIRST_REMOVED_BACKENDS: u32 = 1024;
 /// Makes and pins what aya does not make: the maps that hold other maps, the one whose size is an
 /// option, and the agent's own.
 pub fn create(pins: &Pins, max_affinity: u32) -> Result<(), DataplaneError> {
-    create::ensure_outer(&pins.map(FRONTENDS), FRONTENDS, CURRENT + 1, || {
+    create::ensure_array_of_maps(&pins.map(FRONTENDS), FRONTENDS, CURRENT + 1, || {
         new_frontends(FIRST_CAPACITY)
     })?;
     let slots = || new_segment::<Slot>(SLOTS, SLOT_SEGMENT);
-    create::ensure_outer(&pins.map(SLOTS), SLOTS, SLOT_SEGMENTS, slots)?;
+    create::ensure_array_of_maps(&pins.map(SLOTS), SLOTS, SLOT_SEGMENTS, slots)?;
     let backends = || new_segment::<Backend>(BACKENDS, BACKEND_SEGMENT);
-    create::ensure_outer(&pins.map(BACKENDS), BACKENDS, BACKEND_SEGMENTS, backends)?;
-    let outers = [FRONTENDS, SLOTS, BACKENDS].map(|name| open_outer(pins, name, Access::Read));
-    let outers = outers.into_iter().collect::<Result<Vec<_>, _>>()?;
-    array_of_maps::remove_stale(&pins.inner_maps(), &outers)?;
+    create::ensure_array_of_maps(&pins.map(BACKENDS), BACKENDS, BACKEND_SEGMENTS, backends)?;
+    let arrays =
+        [FRONTENDS, SLOTS, BACKENDS].map(|name| open_array_of_maps(pins, name, Access::Read));
+    let arrays = arrays.into_iter().collect::<Result<Vec<_>, _>>()?;
+    array_of_maps::remove_stale(&pins.inner_maps(), &arrays)?;
     create::ensure(&pins.map(AGENT_RECORD), AGENT_RECORD, || {
         create::array::<AgentRecord>(AGENT_RECORD, 1, 0)
     })?;
@@ -177,10 +178,10 @@ pub fn new_frontends(capacity: u32) -> Result<MapData, BpfError> {
 }
 
 pub fn open_frontends(pins: &Pins, access: Access) -> Result<ArrayOfMaps, DataplaneError> {
-    open_outer(pins, FRONTENDS, access)
+    open_array_of_maps(pins, FRONTENDS, access)
 }
 
-fn open_outer(
+fn open_array_of_maps(
     pins: &Pins,
     name: &'static str,
     access: Access,
@@ -195,8 +196,8 @@ fn open_outer(
 }
 
 /// The frontends hash that the programs use now; `None` before the first sync.
-pub fn current_frontends(outer: &ArrayOfMaps) -> Result<Option<FrontendsHash>, DataplaneError> {
-    outer.get(CURRENT)?.map(|inner| typed(FRONTENDS, Map::HashMap(inner))).transpose()
+pub fn current_frontends(array: &ArrayOfMaps) -> Result<Option<FrontendsHash>, DataplaneError> {
+    array.get(CURRENT)?.map(|inner| typed(FRONTENDS, Map::HashMap(inner))).transpose()
 }
 
 pub fn open_slots(
@@ -204,8 +205,8 @@ pub fn open_slots(
     limit: u32,
     access: Access,
 ) -> Result<SegmentedArray<Slot>, DataplaneError> {
-    let outer = open_outer(pins, SLOTS, access)?;
-    Ok(SegmentedArray::open(SLOTS, outer, SLOT_SEGMENT, limit, access)?)
+    let array = open_array_of_maps(pins, SLOTS, access)?;
+    Ok(SegmentedArray::open(SLOTS, array, SLOT_SEGMENT, limit, access)?)
 }
 
 pub fn open_backends(
@@ -213,8 +214,8 @@ pub fn open_backends(
     limit: u32,
     access: Access,
 ) -> Result<SegmentedArray<Backend>, DataplaneError> {
-    let outer = open_outer(pins, BACKENDS, access)?;
-    Ok(SegmentedArray::open(BACKENDS, outer, BACKEND_SEGMENT, limit, access)?)
+    let array = open_array_of_maps(pins, BACKENDS, access)?;
+    Ok(SegmentedArray::open(BACKENDS, array, BACKEND_SEGMENT, limit, access)?)
 }
 
 pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {

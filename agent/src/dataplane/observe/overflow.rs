@@ -43,7 +43,12 @@ impl OverflowUsage {
 
     fn of(&self, place: u32) -> OverflowCount {
         let word = |number: usize| self.words.load(first_word(place) + number);
-        OverflowCount { units: word(0), refused: word(1), cgroup: word(2), uncounted: word(3) }
+        OverflowCount {
+            units: word(0),
+            refused: word(1),
+            cgroup: word(2),
+            has_kernel_storage: word(3),
+        }
     }
 
     /// Of what all sockets together may take.

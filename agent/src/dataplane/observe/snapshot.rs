@@ -108,8 +108,8 @@ impl Snapshot {
         &self,
         is_wanted: impl Fn(&ServiceKey) -> bool,
     ) -> Result<Vec<Arc<Frontend>>, DataplaneError> {
-        let outer = maps::open_frontends(&self.pins, Access::Read)?;
-        let Some(current) = maps::current_frontends(&outer)? else { return Ok(Vec::new()) };
+        let array = maps::open_frontends(&self.pins, Access::Read)?;
+        let Some(current) = maps::current_frontends(&array)? else { return Ok(Vec::new()) };
         let names = service_names::read_all(&maps::open_names(&self.pins)?)?;
         let slots = maps::open_slots(&self.pins, u32::MAX, Access::Read)?;
         let backends = maps::open_backends(&self.pins, u32::MAX, Access::Read)?;
@@ -137,8 +137,8 @@ impl Snapshot {
     /// How many service addresses are in the maps: what `--max-frontends` limits, as the agent counts
     /// them. A NodePort is one at each of the node's addresses.
     pub fn count_frontends(&self) -> Result<usize, DataplaneError> {
-        let outer = maps::open_frontends(&self.pins, Access::Read)?;
-        let Some(current) = maps::current_frontends(&outer)? else { return Ok(0) };
+        let array = maps::open_frontends(&self.pins, Access::Read)?;
+        let Some(current) = maps::current_frontends(&array)? else { return Ok(0) };
         let tests: HashSet<ServiceId> = service_names::read_all(&maps::open_names(&self.pins)?)?
             .into_iter()
             .filter_map(|(id, key)| is_probe(&key.service).then_some(id))

@@ -2,7 +2,8 @@
 //! cgroup.
 //!
 //! [`features`] has one field for each kernel feature with a fallback, [`load`] the table of hooks, [`links`]
-//! the pinned links, [`hook_state`] what readers see of a hook, [`kernel_log`] what the programs log.
+//! the pinned links, [`hook_state`] what readers see of a hook, [`kernel_log`] what the programs log,
+//! `telemetry` where the fields of a socket are in this kernel, which the programs get as globals.
 //!
 //! Invariant: a program is replaced inside its link, so there is no moment without one.
 

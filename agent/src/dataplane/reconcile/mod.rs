@@ -4,7 +4,8 @@
 //! what is in the maps, `sync` applies a plan and `apply` one service port of it, `restore` reads back what an
 //! earlier agent left, `repair` finds and repairs drift, `retained` keeps services whose objects cannot be used, `node_ports` decides
 //! between NodePorts and services at the node's addresses, `probe_service` and `standalone` serve
-//! `sockline check`.
+//! `sockline check`. `service_port` is what the maps have of one service port, `report` what a sync returns, `usage` how
+//! full the maps are.
 //!
 //! Invariants: an update of a service port is copy-on-write. New backends and slots are written first, where no
 //! program reads; then each frontend is replaced in one atomic step; then what nothing refers to is freed. Room
@@ -99,7 +100,7 @@ pub struct Reconciler {
     names: Names,
     counters: PerCpuHashMap<MapData, ServiceId, ServiceCounters>,
     stats: PerCpuHashMap<MapData, ServiceId, ServiceStats>,
-    installed: BTreeMap<ServiceKey, ServicePortState>,
+    service_ports: BTreeMap<ServiceKey, ServicePortState>,
     at_node: AtNode,
     unconfirmed: UnconfirmedPolicy,
     retained: Retained,
@@ -180,7 +181,7 @@ impl Reconciler {
             names: service_names::open(pins, limits.frontends)?,
             counters: maps::open_service_counters(pins)?,
             stats: maps::open_service_stats(pins)?,
-            installed: BTreeMap::new(),
+            service_ports: BTreeMap::new(),
             at_node: AtNode::default(),
             unconfirmed: UnconfirmedPolicy::default(),
             retained: Retained::default(),
@@ -237,7 +238,7 @@ impl Reconciler {
 
     /// The service ports, by their ids.
     pub(super) fn keys_by_id(&self) -> HashMap<ServiceId, &ServiceKey> {
-        self.installed.iter().map(|(key, installed)| (installed.id, key)).collect()
+        self.service_ports.iter().map(|(key, installed)| (installed.id, key)).collect()
     }
 
     /// The released service port that had an address.
@@ -256,7 +257,7 @@ impl Reconciler {
         let wanted: HashSet<&ServiceKey> =
             service_ports.iter().map(|service_port| &service_port.key).collect();
         let gone = self
-            .installed
+            .service_ports
             .keys()
             .filter(|key| !wanted.contains(key) && !self.is_retained(key))
             .count();
@@ -270,7 +271,7 @@ impl Reconciler {
 
     /// The probe services in the maps.
     pub fn probe_services(&self) -> BTreeSet<ObjectName> {
-        self.installed
+        self.service_ports
             .keys()
             .filter(|key| is_probe(&key.service))
             .map(|key| key.service.clone())

@@ -197,7 +197,7 @@ impl Reconciler {
             .collect();
         self.at_node.lost = before.lost.intersection(&lost).copied().collect();
         let moved = before.addresses != self.at_node.addresses;
-        for installed in self.installed.values_mut() {
+        for installed in self.service_ports.values_mut() {
             let is_concerned = installed.source.iter().any(|frontend| {
                 moved && frontend.address == FrontendAddress::Node
                     || before.is_lost(frontend) != self.at_node.is_lost(frontend)

@@ -109,7 +109,8 @@ impl Reconciler {
 
     /// A connection may end after its service was removed, and its end makes the entry again.
     fn remove_stats_of_removed_services(&mut self) -> Result<(), DataplaneError> {
-        let installed: HashSet<ServiceId> = self.installed.values().map(|known| known.id).collect();
+        let installed: HashSet<ServiceId> =
+            self.service_ports.values().map(|known| known.id).collect();
         let mut removed = Vec::new();
         for id in self.stats.keys() {
             let id = id.map_err(|error| DataplaneError::map(SERVICE_STATS, "read", error))?;
@@ -189,7 +190,8 @@ impl Reconciler {
         after: Bound<&ServiceKey>,
         differences: &mut Differences,
     ) -> Result<(Stage, usize), DataplaneError> {
-        let Some((key, installed)) = self.installed.range((after, Bound::Unbounded)).next() else {
+        let Some((key, installed)) = self.service_ports.range((after, Bound::Unbounded)).next()
+        else {
             return Ok((Stage::Stale(BackendId::NONE), 1));
         };
         self.compare_service(key, installed, differences)?;

@@ -49,7 +49,7 @@ impl Reconciler {
         }
         let mut restored = HashSet::new();
         for (id, frontends) in by_service {
-            let named = names.remove(&id).filter(|key| !self.installed.contains_key(key));
+            let named = names.remove(&id).filter(|key| !self.service_ports.contains_key(key));
             let key = named.unwrap_or_else(|| nameless(id));
             self.allocator.restore_service(id);
             let mut installed = ServicePortState { id, ..ServicePortState::default() };
@@ -57,7 +57,7 @@ impl Reconciler {
                 installed.keys.insert(frontend.key);
                 self.restore_slot_range(&mut installed, &frontend, &mut restored);
             }
-            self.installed.insert(key, installed);
+            self.service_ports.insert(key, installed);
         }
         // Names of services without a frontend: an agent was killed between two steps.
         for (id, key) in names {
@@ -69,13 +69,13 @@ impl Reconciler {
     /// Whether everything in the maps could be restored.
     pub(super) fn is_sound(&self) -> bool {
         let slot_ranges: HashSet<(ServiceId, SlotIndex)> = self
-            .installed
+            .service_ports
             .values()
             .flat_map(|installed| {
                 installed.slot_ranges.iter().map(|slot_range| (installed.id, slot_range.start))
             })
             .collect();
-        !self.installed.keys().any(is_nameless)
+        !self.service_ports.keys().any(is_nameless)
             && self.frontends.entries().values().all(|frontend| {
                 frontend.slot_count == 0
                     || slot_ranges.contains(&(frontend.service, frontend.slot_start))

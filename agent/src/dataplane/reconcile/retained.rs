@@ -55,7 +55,7 @@ impl Reconciler {
             was_retained |= self.retained.contains(service);
             let keys: Vec<ServiceKey> = self.ports_of(service).cloned().collect();
             for key in keys {
-                if let Some(installed) = self.installed.get_mut(&key) {
+                if let Some(installed) = self.service_ports.get_mut(&key) {
                     installed.is_deleted = true;
                     installed.source.clear();
                 }
@@ -73,7 +73,7 @@ impl Reconciler {
     /// still retained.
     fn retry_waiting_for_address(&mut self) {
         for key in &self.retained.waiting_for_address {
-            if let Some(installed) = self.installed.get_mut(key) {
+            if let Some(installed) = self.service_ports.get_mut(key) {
                 installed.source.clear();
                 self.retained.ended = true;
             }
@@ -83,7 +83,7 @@ impl Reconciler {
     /// Whether a service port is in the maps and retained.
     pub(super) fn is_retained(&self, key: &ServiceKey) -> bool {
         self.retained.contains(&key.service)
-            && self.installed.get(key).is_some_and(|installed| !installed.is_deleted)
+            && self.service_ports.get(key).is_some_and(|installed| !installed.is_deleted)
     }
 
     /// Service ports that are retained, see [`Self::retain`].
@@ -99,7 +99,7 @@ impl Reconciler {
     /// Whether a retained service port was in no plan of this process yet.
     pub fn has_unconfirmed_retained(&self) -> bool {
         self.retained_ports()
-            .any(|key| self.installed.get(key).is_some_and(|known| !known.confirmed))
+            .any(|key| self.service_ports.get(key).is_some_and(|known| !known.confirmed))
     }
 
     fn retained_ports(&self) -> impl Iterator<Item = &ServiceKey> {
@@ -111,7 +111,7 @@ impl Reconciler {
     pub(super) fn update_retained_ids(&mut self) {
         let (released, stay): (Vec<_>, Vec<_>) =
             self.retained_ports().partition(|key| self.is_to_be_released(key));
-        let ids = stay.into_iter().filter_map(|key| self.installed.get(key));
+        let ids = stay.into_iter().filter_map(|key| self.service_ports.get(key));
         let (ids, releases) = (ids.map(|known| known.id).collect(), !released.is_empty());
         self.retained.ids = ids;
         if releases {
@@ -160,7 +160,7 @@ impl Reconciler {
     /// Records that retained service ports lost these addresses to another one.
     pub(super) fn take_from_retained(&mut self, taken: &[(FrontendKey, ServiceId)]) {
         for &(key, owner) in taken {
-            let owner = self.installed.iter_mut().find(|(_, installed)| installed.id == owner);
+            let owner = self.service_ports.iter_mut().find(|(_, installed)| installed.id == owner);
             let Some((port, installed)) = owner else { continue };
             installed.keys.remove(&key);
             // It is not what was applied last.

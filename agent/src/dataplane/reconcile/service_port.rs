@@ -23,7 +23,7 @@ pub struct InstalledPort {
 impl Reconciler {
     /// The ports of a service.
     pub fn installed(&self, service: &ObjectName) -> Vec<InstalledPort> {
-        let ports = self.installed.iter().filter(|(key, _)| key.service == *service);
+        let ports = self.service_ports.iter().filter(|(key, _)| key.service == *service);
         ports
             .map(|(key, installed)| {
                 let addresses = installed.keys.iter();

@@ -34,7 +34,8 @@ use crate::{
 impl Reconciler {
     /// Whether a service port is removed instead of staying unchanged.
     pub(super) fn is_to_be_released(&self, key: &ServiceKey) -> bool {
-        self.restored.is_stale() && self.installed.get(key).is_some_and(|known| !known.confirmed)
+        self.restored.is_stale()
+            && self.service_ports.get(key).is_some_and(|known| !known.confirmed)
     }
 
     /// Whether a service port was released, and would now be refused although it may have
@@ -52,7 +53,7 @@ impl Reconciler {
         let service_ports = encode::service_ports(&plan.frontends);
         let wanted: HashSet<&ServiceKey> =
             service_ports.iter().map(|service_port| &service_port.key).collect();
-        let gone = self.installed.keys().filter(|key| !wanted.contains(key)).cloned().collect();
+        let gone = self.service_ports.keys().filter(|key| !wanted.contains(key)).cloned().collect();
         let report = self.apply_all(&service_ports, gone, WaitPolicy::Wait);
         self.retained.ended = false;
         self.prune_released(&service_ports, |_| true);
@@ -122,7 +123,7 @@ impl Reconciler {
     pub(super) fn ports_of(&self, service: &ObjectName) -> impl Iterator<Item = &ServiceKey> {
         let first =
             ServiceKey { service: service.clone(), port_name: "".into(), protocol: Protocol::Tcp };
-        self.installed
+        self.service_ports
             .range(first..)
             .map(|(key, _)| key)
             .take_while(move |key| key.service == *service)
@@ -169,7 +170,7 @@ impl Reconciler {
             self.is_retained(key)
                 || (self.unconfirmed.retains()
                     && !is_probe(&key.service)
-                    && self.installed.get(key).is_some_and(|known| !known.confirmed))
+                    && self.service_ports.get(key).is_some_and(|known| !known.confirmed))
         });
         for key in stay {
             if self.is_to_be_released(&key) {
@@ -179,7 +180,7 @@ impl Reconciler {
             }
         }
         for key in &gone {
-            let id = self.installed.get(key).map_or(ServiceId::NONE, |installed| installed.id);
+            let id = self.service_ports.get(key).map_or(ServiceId::NONE, |installed| installed.id);
             let keys = self.take_keys(key, &mut obsolete);
             report.removed.push(Removed { port: key.clone(), id, keys });
         }
@@ -216,7 +217,7 @@ impl Reconciler {
             self.drop_if_unseen(&service_port.key);
         }
         for key in gone {
-            if self.installed.get(&key).is_some_and(|known| known.keys.is_empty()) {
+            if self.service_ports.get(&key).is_some_and(|known| known.keys.is_empty()) {
                 self.drop(&key);
                 report.services_removed += 1;
             }
@@ -227,7 +228,7 @@ impl Reconciler {
             }
         }
         for (key, keys) in released {
-            if self.installed.get(&key).is_some_and(|known| known.keys.is_empty()) {
+            if self.service_ports.get(&key).is_some_and(|known| known.keys.is_empty()) {
                 self.drop(&key);
                 report.services_released += 1;
                 self.released.insert(key, keys);
@@ -242,7 +243,7 @@ impl Reconciler {
         key: &ServiceKey,
         obsolete: &mut ObsoleteFrontends,
     ) -> BTreeSet<FrontendKey> {
-        let Some(installed) = self.installed.get_mut(key) else { return BTreeSet::new() };
+        let Some(installed) = self.service_ports.get_mut(key) else { return BTreeSet::new() };
         obsolete.extend(installed.keys.iter().map(|key| (*key, installed.id)));
         std::mem::take(&mut installed.keys)
     }
@@ -250,7 +251,7 @@ impl Reconciler {
     /// Removes a service port whose backends and slots were freed.
     fn drop(&mut self, key: &ServiceKey) {
         self.retained.waiting_for_address.remove(key);
-        if let Some(installed) = self.installed.remove(key) {
+        if let Some(installed) = self.service_ports.remove(key) {
             service_names::remove(&mut self.names, installed.id, key);
             // Absent if the service was never used.
             let _ = self.counters.remove(&installed.id);
@@ -262,7 +263,7 @@ impl Reconciler {
     /// A new service port that did not fit must not keep anything.
     fn drop_if_unseen(&mut self, key: &ServiceKey) {
         let is_unseen = |known: &ServicePortState| known.keys.is_empty() && known.source.is_empty();
-        if self.installed.get(key).is_some_and(is_unseen) {
+        if self.service_ports.get(key).is_some_and(is_unseen) {
             self.drop(key);
         }
     }
@@ -292,7 +293,7 @@ impl Reconciler {
         report: &mut SyncReport,
     ) {
         let Some((name, installed)) =
-            self.installed.iter_mut().find(|(_, installed)| installed.id == service)
+            self.service_ports.iter_mut().find(|(_, installed)| installed.id == service)
         else {
             let object = format!("service {service}");
             report.errors.push(SyncError { object, port: None, error });
@@ -312,7 +313,8 @@ impl Reconciler {
             // The lists of one service port are mostly the same one.
             let longest =
                 service_port.frontends.iter().map(|frontend| frontend.backends.len()).max();
-            let (longest, known) = (longest.unwrap_or(0), self.installed.get(&service_port.key));
+            let (longest, known) =
+                (longest.unwrap_or(0), self.service_ports.get(&service_port.key));
             // Restored services mostly match the plan; one that does not asks for room by itself.
             let restored = |slot_range: &SlotRange| slot_range.members.len() == longest;
             if !known

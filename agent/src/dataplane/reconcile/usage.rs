@@ -13,8 +13,8 @@ use crate::{
 impl Reconciler {
     /// Without those of probe services, as in everything that is counted.
     pub fn frontends(&self) -> usize {
-        let of_tests: usize = self.tests().map(|installed| installed.keys.len()).sum();
-        self.frontends.entries().len().saturating_sub(of_tests + self.at_node.marks.len())
+        let of_probes: usize = self.probe_ports().map(|port| port.keys.len()).sum();
+        self.frontends.entries().len().saturating_sub(of_probes + self.at_node.marks.len())
     }
 
     pub const fn frontends_capacity(&self) -> u32 {
@@ -27,18 +27,18 @@ impl Reconciler {
 
     /// Service ports in the maps.
     pub fn services(&self) -> usize {
-        self.installed
+        self.service_ports
             .iter()
-            .filter(|(key, installed)| !installed.keys.is_empty() && !is_probe(&key.service))
+            .filter(|(key, port)| !port.keys.is_empty() && !is_probe(&key.service))
             .count()
     }
 
     pub fn allocator_usage(&self) -> AllocatorUsage {
         let mut usage = self.allocator.usage();
-        for test in self.tests() {
+        for probe in self.probe_ports() {
             let slots: usize =
-                test.slot_ranges.iter().map(|slot_range| slot_range.members.len()).sum();
-            usage.backends = less(usage.backends, test.backends.len());
+                probe.slot_ranges.iter().map(|slot_range| slot_range.members.len()).sum();
+            usage.backends = less(usage.backends, probe.backends.len());
             usage.slots = less(usage.slots, slots);
         }
         usage
@@ -63,22 +63,19 @@ impl Reconciler {
             })
             .map(|entry| entry.service)
             .collect();
-        let installed = self.installed.iter();
-        installed
-            .filter(|(key, known)| without.contains(&known.id) && !is_probe(&key.service))
+        let service_ports = self.service_ports.iter();
+        service_ports
+            .filter(|(key, port)| without.contains(&port.id) && !is_probe(&key.service))
             .map(|(key, _)| key.to_string())
             .collect()
     }
 
     /// The service ports of `sockline check`.
-    fn tests(&self) -> impl Iterator<Item = &ServicePortState> {
-        self.installed
-            .iter()
-            .filter(|(key, _)| is_probe(&key.service))
-            .map(|(_, installed)| installed)
+    fn probe_ports(&self) -> impl Iterator<Item = &ServicePortState> {
+        self.service_ports.iter().filter(|(key, _)| is_probe(&key.service)).map(|(_, port)| port)
     }
 }
 
-fn less(count: u32, tests: usize) -> u32 {
-    count.saturating_sub(u32::try_from(tests).unwrap_or(u32::MAX))
+fn less(count: u32, probes: usize) -> u32 {
+    count.saturating_sub(u32::try_from(probes).unwrap_or(u32::MAX))
 }

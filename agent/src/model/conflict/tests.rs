@@ -7,13 +7,13 @@ use crate::model::{
 
 /// Who answers what, and what is said.
 fn planned(services: &[Service]) -> (Vec<String>, Vec<String>) {
-    let (plan, problems) = planner::plan(services, &[], &[node("here", None)], "here");
+    let (plan, input_errors) = planner::plan(services, &[], &[node("here", None)], "here");
     let owners = plan
         .frontends
         .iter()
         .map(|f| format!("{} {} {}:{}", f.service, f.port_name, f.address, f.port))
         .collect();
-    (owners, problems.iter().map(ToString::to_string).collect())
+    (owners, input_errors.iter().map(ToString::to_string).collect())
 }
 
 fn created(name: &str, created: Option<i64>) -> Service {
@@ -29,9 +29,9 @@ fn the_oldest_service_keeps_a_contested_address() {
         ("no age twice: by name", [created("b", None), created("a", None)], "ns/a"),
     ];
     for (rule, services, winner) in cases {
-        let (owners, problems) = planned(services);
+        let (owners, input_errors) = planned(services);
         assert_eq!(owners, [format!("{winner} http 10.96.0.1:80")], "{rule}");
-        assert_eq!(problems.len(), 1, "{rule}: {problems:#?}");
+        assert_eq!(input_errors.len(), 1, "{rule}: {input_errors:#?}");
     }
 }
 
@@ -48,11 +48,11 @@ fn a_cluster_ip_wins_over_every_other_kind_of_address_however_old() {
             let tenant = Service { created: tenant_created, ..tenant.clone() };
             let allocated = created("b", created_later);
             for services in [[tenant.clone(), allocated.clone()], [allocated, tenant]] {
-                let (owners, problems) = planned(&services);
+                let (owners, input_errors) = planned(&services);
                 assert_eq!(owners, ["ns/a http 10.96.0.9:80", "ns/b http 10.96.0.1:80"], "{field}");
-                assert_eq!(problems.len(), 1, "{problems:#?}");
+                assert_eq!(input_errors.len(), 1, "{input_errors:#?}");
                 for part in ["Service ns/a", field, "belongs to port \"http\" of Service ns/b"] {
-                    assert!(problems[0].contains(part), "{part} in {problems:?}");
+                    assert!(input_errors[0].contains(part), "{part} in {input_errors:?}");
                 }
             }
         }
@@ -65,20 +65,20 @@ fn of_external_ips_and_load_balancer_addresses_the_oldest_service_keeps_a_contes
     older.load_balancer_ips = vec![ip("198.51.100.1")];
     let mut newer = Service { created: Some(2), ..service("a", "10.96.0.2") };
     newer.external_ips = vec![ip("198.51.100.1")];
-    let (owners, problems) = planned(&[newer, older]);
+    let (owners, input_errors) = planned(&[newer, older]);
     assert!(owners.contains(&"ns/b http 198.51.100.1:80".to_owned()), "{owners:#?}");
     assert_eq!(owners.len(), 3, "{owners:#?}");
-    assert!(problems[0].contains("of Service ns/b (it is older)"), "{problems:#?}");
+    assert!(input_errors[0].contains("of Service ns/b (it is older)"), "{input_errors:#?}");
 }
 
 #[test]
-fn the_problem_names_both_services_the_address_and_the_field() {
+fn the_input_error_names_both_services_the_address_and_the_field() {
     let mut newer = service("newer", "10.96.0.2");
     newer.external_ips = vec![ip("10.96.0.1")];
     newer.created = Some(9);
-    let (_, problems) = planned(&[service("older", "10.96.0.1"), newer]);
+    let (_, input_errors) = planned(&[service("older", "10.96.0.1"), newer]);
     for part in ["ns/newer", "ns/older", "10.96.0.1", "80/TCP", "spec.externalIPs"] {
-        assert!(problems[0].contains(part), "{part} in {problems:?}");
+        assert!(input_errors[0].contains(part), "{part} in {input_errors:?}");
     }
 }
 
@@ -87,9 +87,9 @@ fn other_ports_and_protocols_of_the_same_address_are_no_conflict() {
     let mut other = service("b", "10.96.0.1");
     other.ports =
         vec![service_port("http", Protocol::Tcp, 81), service_port("udp", Protocol::Udp, 80)];
-    let (owners, problems) = planned(&[service("a", "10.96.0.1"), other]);
+    let (owners, input_errors) = planned(&[service("a", "10.96.0.1"), other]);
     assert_eq!(owners.len(), 3, "{owners:#?}");
-    assert!(problems.is_empty(), "{problems:#?}");
+    assert!(input_errors.is_empty(), "{input_errors:#?}");
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn node_ports_conflict_within_a_family_only() {
     let a = with_node_port("a", "10.96.0.1");
     let b = with_node_port("b", "10.96.0.2");
     let c = with_node_port("c", "fd00::3");
-    let (plan, problems) = planner::plan([&a, &b, &c], &[], &[node("here", None)], "here");
+    let (plan, input_errors) = planner::plan([&a, &b, &c], &[], &[node("here", None)], "here");
     let node_ports: Vec<_> = plan
         .frontends
         .iter()
@@ -111,8 +111,8 @@ fn node_ports_conflict_within_a_family_only() {
         .collect();
     let expected = [("ns/a".to_owned(), Family::IPv4), ("ns/c".to_owned(), Family::IPv6)];
     assert_eq!(node_ports, expected);
-    assert_eq!(problems.len(), 1, "{problems:#?}");
-    assert_eq!(problems[0].field, "spec.ports[name=\"http\"].nodePort");
+    assert_eq!(input_errors.len(), 1, "{input_errors:#?}");
+    assert_eq!(input_errors[0].field, "spec.ports[name=\"http\"].nodePort");
 }
 
 #[test]
@@ -120,9 +120,9 @@ fn two_ports_of_one_service_conflict_by_port_name() {
     let mut service = service("a", "10.96.0.1");
     service.ports =
         vec![service_port("z", Protocol::Tcp, 80), service_port("b", Protocol::Tcp, 80)];
-    let (owners, problems) = planned(&[service]);
+    let (owners, input_errors) = planned(&[service]);
     assert_eq!(owners, ["ns/a b 10.96.0.1:80"]);
-    assert!(problems[0].contains("port \"b\" of Service ns/a"), "{problems:#?}");
+    assert!(input_errors[0].contains("port \"b\" of Service ns/a"), "{input_errors:#?}");
 }
 
 #[test]

@@ -209,10 +209,10 @@ fn ports_that_a_service_has_no_backends_left_for_are_bypassed_and_reported() {
     assert_eq!(forwarded, limits::BACKENDS / 1000);
     let bypassed = frontends.iter().filter(|f| f.reason == Some(Reason::TooLarge)).count();
     assert_eq!((bypassed, frontends.len()), (300 - forwarded, 300));
-    let problem = too_large(&service.name, &frontends).expect("told").to_string();
+    let input_error = too_large(&service.name, &frontends).expect("told").to_string();
     let expected = "Service ns/web: spec.ports: more than 262144 backends, counted once for each port; \
                     38 of its 300 addresses are left to kube-proxy";
-    assert_eq!(problem, expected);
+    assert_eq!(input_error, expected);
 }
 
 fn others() -> OtherNodes {

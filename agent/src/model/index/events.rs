@@ -62,7 +62,7 @@ impl Index {
 
     fn put(&mut self, sourced: Sourced) {
         let retained = sourced.retains();
-        let Sourced { reference, object, problems, .. } = sourced;
+        let Sourced { reference, object, input_errors, .. } = sourced;
         // The valid part is used immediately: the plan depends only on the current objects.
         match object {
             Some(Object::Service(service)) => self.put_service(service),
@@ -74,10 +74,10 @@ impl Index {
         }
         self.known.entry(reference.kind).or_default().insert(reference.name.clone());
         self.retain(&reference, retained);
-        if problems.is_empty() {
+        if input_errors.is_empty() {
             self.object_errors.remove(&reference);
         } else {
-            self.object_errors.insert(reference, problems);
+            self.object_errors.insert(reference, input_errors);
         }
     }
 

@@ -21,14 +21,14 @@ impl Index {
         });
         Explanation {
             service: explained,
-            problems: self.problems_of(service),
+            input_errors: self.input_errors_of(service),
             is_waiting: self.is_waiting(service),
             zone,
         }
     }
 
     /// What is wrong with a service and its slices.
-    fn problems_of(&self, service: &ObjectName) -> Vec<String> {
+    fn input_errors_of(&self, service: &ObjectName) -> Vec<String> {
         let own = ObjectRef { kind: Kind::Service, name: service.clone() };
         let of_slice = |name: &ObjectName| {
             ObjectRef { kind: Kind::EndpointSlice, name: name.clone() }.to_string()
@@ -36,10 +36,10 @@ impl Index {
         let usable = self.slices.of(service).map(|slice| of_slice(&slice.name));
         let unusable = self.unreadable.objects_of(service).map(ToString::to_string);
         let objects: HashSet<String> = usable.chain(unusable).chain([own.to_string()]).collect();
-        let problems = self.problems().into_iter();
-        problems
-            .filter(|problem| objects.contains(&problem.object))
-            .map(|problem| problem.to_string())
+        let input_errors = self.input_errors().into_iter();
+        input_errors
+            .filter(|input_error| objects.contains(&input_error.object))
+            .map(|input_error| input_error.to_string())
             .collect()
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! The control loop applies events ([`Index::apply`], in `events`) and takes the changes of the plan
 //! ([`Index::changes`], in `planning`). `removal` has what the termination of sockets needs, `explain` what
-//! `sockline trace` shows. The other files are
-//! parts of the index.
+//! `sockline trace` shows. Parts of the index: `slices` (of each Service), `service_addresses` (which Service has one),
+//! `pods` (which are excluded), `validity` and `unreadable` (objects that cannot be used, and what depends on them).
 //!
 //! References: an EndpointSlice names its Service (same namespace); a Service refers to nothing; every Service
 //! depends on the zone of this node's Node. A slice may arrive before its Service and is kept until then. A Pod
@@ -157,28 +157,28 @@ impl Index {
 
     /// All current errors, sorted and without duplicates. Conflicts of services that claim one address are
     /// among them once the services are planned.
-    pub fn problems(&self) -> Vec<InputError> {
+    pub fn input_errors(&self) -> Vec<InputError> {
         let missing_node =
             (self.synced() && self.node.is_none()).then(|| missing_node(&self.node_name));
-        let of_objects = self.object_errors.iter().flat_map(|(object, problems)| {
+        let of_objects = self.object_errors.iter().flat_map(|(object, input_errors)| {
             let retained = self.unreadable.retained_by(object);
             let consequence = retained.map(|service| match object.kind {
                 Kind::Service => "what is programmed for it stays".to_owned(),
                 _ => format!("what is programmed for Service {service} stays"),
             });
-            problems.iter().cloned().map(move |mut problem| {
+            input_errors.iter().cloned().map(move |mut input_error| {
                 if let Some(consequence) = &consequence {
-                    problem.set_consequence(consequence);
+                    input_error.set_consequence(consequence);
                 }
-                problem
+                input_error
             })
         });
-        let problems: BTreeSet<InputError> = of_objects
+        let input_errors: BTreeSet<InputError> = of_objects
             .chain(self.source_errors.iter().chain(self.oversized.values()).cloned())
             .chain(self.conflicts.errors())
             .chain(missing_node)
             .collect();
-        problems.into_iter().collect()
+        input_errors.into_iter().collect()
     }
 
     /// The pod with this UID in the name of its cgroup.

@@ -31,9 +31,9 @@ fn lines(index: &mut Index) -> Vec<String> {
     index.plan().frontends.iter().map(|frontend| line(frontend)).collect()
 }
 
-fn problems(index: &mut Index) -> Vec<String> {
+fn input_errors(index: &mut Index) -> Vec<String> {
     index.plan();
-    index.problems().iter().map(ToString::to_string).collect()
+    index.input_errors().iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -82,10 +82,12 @@ fn a_slice_that_changes_its_service_leaves_the_old_one() {
 #[test]
 fn a_replace_removes_what_it_does_not_name() {
     let mut index = serving();
-    index.apply(Event::Apply(sourced(service("bad", "10.96.0.9")).with_problem("spec").unusable()));
+    index.apply(Event::Apply(
+        sourced(service("bad", "10.96.0.9")).with_input_error("spec").unusable(),
+    ));
     index.apply(Event::Replace(Kind::Service, vec![sourced(service("new", "10.96.0.3"))]));
     assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.3 80/TCP Refuse NoEndpoints []"]);
-    assert!(problems(&mut index).is_empty(), "{:?}", index.problems());
+    assert!(input_errors(&mut index).is_empty(), "{:?}", index.input_errors());
 }
 
 #[test]
@@ -131,26 +133,26 @@ fn node_ports_of_policy_local_follow_the_addresses_of_other_nodes() {
 }
 
 #[test]
-fn a_missing_node_is_a_problem_only_once_synced() {
+fn a_missing_node_is_a_input_error_only_once_synced() {
     let mut index = Index::new("here");
     index.apply(Event::Replace(Kind::Node, vec![sourced(node("there", None))]));
     for kind in [Kind::Service, Kind::Namespace, Kind::Pod] {
         index.apply(Event::Replace(kind, vec![]));
     }
-    assert!(problems(&mut index).is_empty());
+    assert!(input_errors(&mut index).is_empty());
     index.apply(Event::Replace(Kind::EndpointSlice, vec![]));
-    let problems = problems(&mut index);
-    assert_eq!(problems.len(), 1);
-    assert!(problems[0].starts_with("Node here: "), "{problems:?}");
+    let input_errors = input_errors(&mut index);
+    assert_eq!(input_errors.len(), 1);
+    assert!(input_errors[0].starts_with("Node here: "), "{input_errors:?}");
 }
 
 #[test]
-fn a_corrected_service_takes_effect_and_its_problem_goes() {
+fn a_corrected_service_takes_effect_and_its_input_error_goes() {
     let mut index = serving();
-    index.apply(Event::Apply(sourced(service("web", "10.96.0.7")).with_problem("spec")));
+    index.apply(Event::Apply(sourced(service("web", "10.96.0.7")).with_input_error("spec")));
     index.apply(Event::Apply(sourced(service("web", "10.96.0.8"))));
     assert_eq!(lines(&mut index), ["ClusterIP 10.96.0.8 80/TCP Forward [10.0.0.1:8080]"]);
-    assert!(problems(&mut index).is_empty());
+    assert!(input_errors(&mut index).is_empty());
 }
 
 #[test]
@@ -182,10 +184,10 @@ fn the_loser_gets_the_address_when_the_winner_goes() {
     let mut index = serving();
     index.apply(Event::Apply(sourced(Service { created: None, ..service("late", "10.96.0.1") })));
     assert_eq!(index.plan().frontends[0].service, name("web"));
-    assert_eq!(problems(&mut index).len(), 1);
+    assert_eq!(input_errors(&mut index).len(), 1);
     index.apply(Event::Delete(ObjectRef { kind: Kind::Service, name: name("web") }));
     assert_eq!(index.plan().frontends[0].service, name("late"));
-    assert!(problems(&mut index).is_empty());
+    assert!(input_errors(&mut index).is_empty());
 }
 
 #[test]
@@ -197,13 +199,13 @@ fn errors_of_the_source_replace_the_earlier_ones() {
     };
     let mut index = synced();
     index.apply(Event::SourceErrors(vec![error("b"), error("a"), error("a")]));
-    assert_eq!(problems(&mut index), ["file a: broken", "file b: broken"]);
+    assert_eq!(input_errors(&mut index), ["file a: broken", "file b: broken"]);
     index.apply(Event::SourceErrors(vec![]));
-    assert!(problems(&mut index).is_empty());
+    assert!(input_errors(&mut index).is_empty());
 }
 
 #[test]
-fn counts_what_is_held() {
+fn objects_of_each_kind_are_counted() {
     let mut index = serving();
     let two = vec![endpoint("10.0.0.1"), endpoint("10.0.0.2")];
     index.apply(Event::Apply(sourced(slice("orphan-1", "orphan", two))));
@@ -275,7 +277,7 @@ fn excluded_pods_follow_their_namespace_in_any_order() {
 }
 
 #[test]
-fn a_service_that_must_wait_stays_unplanned_and_comes_with_all_its_causes_later() {
+fn a_throttled_service_stays_unplanned_and_is_planned_later_with_all_its_causes() {
     let mut index = synced();
     for name in ["big", "web"] {
         let ip = if name == "big" { "10.96.0.1" } else { "10.96.0.2" };

@@ -22,8 +22,8 @@ fn started_with(objects: &[Sourced]) -> Index {
 fn state(index: &mut Index) -> (Vec<String>, Vec<String>, Vec<String>) {
     let plan = index.plan().frontends.iter().map(|frontend| line(frontend)).collect();
     let retained = index.retained().iter().map(ToString::to_string).collect();
-    let problems = index.problems().iter().map(ToString::to_string).collect();
-    (plan, retained, problems)
+    let input_errors = index.input_errors().iter().map(ToString::to_string).collect();
+    (plan, retained, input_errors)
 }
 
 fn good() -> [Sourced; 3] {
@@ -41,7 +41,7 @@ struct Case {
     update: Sourced,
     plan: &'static [&'static str],
     retained: &'static [&'static str],
-    /// The end of a problem.
+    /// The end of an input error.
     told: &'static str,
 }
 
@@ -54,49 +54,49 @@ fn an_update_with_something_wrong_does_what_a_start_with_it_does() {
     let cases = [
         Case {
             what: "the valid part of a service",
-            update: moved().with_problem("spec.ports[1].port"),
+            update: moved().with_input_error("spec.ports[1].port"),
             plan: &["ClusterIP 10.96.0.7 80/TCP Forward [10.0.0.1:8080]"],
             retained: &[],
             told: "spec.ports[1].port: wrong",
         },
         Case {
             what: "with redirect: disabled",
-            update: sourced(disabled).with_problem("spec.ports[1].port"),
+            update: sourced(disabled).with_input_error("spec.ports[1].port"),
             plan: &["ClusterIP 10.96.0.1 80/TCP Bypass RedirectDisabled []"],
             retained: &[],
             told: "spec.ports[1].port: wrong",
         },
         Case {
             what: "a wrong annotation",
-            update: moved().with_problem("metadata.annotations[x]"),
+            update: moved().with_input_error("metadata.annotations[x]"),
             plan: &["ClusterIP 10.96.0.7 80/TCP Forward [10.0.0.1:8080]"],
             retained: &[],
             told: "metadata.annotations[x]: wrong",
         },
         Case {
             what: "the valid part of a slice",
-            update: endpoints().with_problem("endpoints[1]"),
+            update: endpoints().with_input_error("endpoints[1]"),
             plan: &["ClusterIP 10.96.0.1 80/TCP Forward [10.0.0.2:8080]"],
             retained: &[],
             told: "endpoints[1]: wrong",
         },
         Case {
             what: "a service of which nothing can be used",
-            update: moved().with_problem("spec.ports").unusable(),
+            update: moved().with_input_error("spec.ports").unusable(),
             plan: &[],
             retained: &["ns/web"],
             told: "spec.ports: wrong; what is programmed for it stays",
         },
         Case {
             what: "a slice of which nothing can be used",
-            update: endpoints().with_problem("addressType").unusable(),
+            update: endpoints().with_input_error("addressType").unusable(),
             plan: &["ClusterIP 10.96.0.1 80/TCP Refuse NoEndpoints []"],
             retained: &["ns/web"],
             told: "addressType: wrong; what is programmed for Service ns/web stays",
         },
         Case {
             what: "a node of which nothing can be used",
-            update: sourced(node("here", None)).with_problem("metadata").unusable(),
+            update: sourced(node("here", None)).with_input_error("metadata").unusable(),
             plan: &[SERVED],
             retained: &[],
             told: "metadata: wrong",
@@ -117,7 +117,11 @@ fn an_update_with_something_wrong_does_what_a_start_with_it_does() {
             let seen = state(&mut running);
             assert_eq!(seen, state(&mut restarted), "{what}: other than after a restart");
             assert_eq!((&*seen.0, &*seen.1), (&*owned(plan), &*owned(retained)), "{what}");
-            assert!(seen.2.iter().any(|problem| problem.ends_with(told)), "{what}: {:?}", seen.2);
+            assert!(
+                seen.2.iter().any(|input_error| input_error.ends_with(told)),
+                "{what}: {:?}",
+                seen.2
+            );
         }
     }
 }
@@ -130,32 +134,32 @@ fn owned(texts: &[&str]) -> Vec<String> {
 fn the_consequence_in_the_error_is_what_happens() {
     let mut index = started_with(&good());
     let mut unusable =
-        sourced(service("web", "10.96.0.7")).with_problem("spec.ports[0].port").unusable();
-    unusable.problems[0].message = "0 is not a port; 1 is; the port is skipped".to_owned();
+        sourced(service("web", "10.96.0.7")).with_input_error("spec.ports[0].port").unusable();
+    unusable.input_errors[0].message = "0 is not a port; 1 is; the port is skipped".to_owned();
     index.apply(Event::Apply(unusable));
-    let (_, _, problems) = state(&mut index);
+    let (_, _, input_errors) = state(&mut index);
     let told = "Service ns/web: spec.ports[0].port: 0 is not a port; 1 is; what is programmed for it stays";
-    assert_eq!(problems, [told]);
+    assert_eq!(input_errors, [told]);
 }
 
 #[test]
-fn a_corrected_service_takes_effect_and_its_problem_goes() {
+fn a_corrected_service_takes_effect_and_its_input_error_goes() {
     for unusable in [false, true] {
         let mut index = started_with(&good());
-        let wrong = sourced(service("web", "10.96.0.7")).with_problem("spec");
+        let wrong = sourced(service("web", "10.96.0.7")).with_input_error("spec");
         index.apply(Event::Apply(if unusable { wrong.unusable() } else { wrong }));
         index.plan();
         index.apply(Event::Apply(sourced(service("web", "10.96.0.8"))));
-        let (plan, retained, problems) = state(&mut index);
+        let (plan, retained, input_errors) = state(&mut index);
         assert_eq!(plan, ["ClusterIP 10.96.0.8 80/TCP Forward [10.0.0.1:8080]"]);
-        assert!(retained.is_empty() && problems.is_empty(), "{retained:?} {problems:?}");
+        assert!(retained.is_empty() && input_errors.is_empty(), "{retained:?} {input_errors:?}");
     }
 }
 
 #[test]
 fn a_service_that_is_deleted_while_it_cannot_be_used_is_retained_no_more_and_among_the_changes() {
     let mut index = started_with(&good());
-    let unusable = sourced(service("web", "10.96.0.7")).with_problem("spec").unusable();
+    let unusable = sourced(service("web", "10.96.0.7")).with_input_error("spec").unusable();
     index.apply(Event::Apply(unusable.clone()));
     index.changes();
     index.apply(Event::Delete(unusable.reference));
@@ -169,7 +173,8 @@ fn a_service_that_is_deleted_while_it_cannot_be_used_is_retained_no_more_and_amo
 /// is no owner.
 #[test]
 fn a_service_that_is_deleted_is_not_retained_by_a_slice_that_cannot_be_used() {
-    let slice = || sourced(slice("web-1", "web", vec![])).with_problem("addressType").unusable();
+    let slice =
+        || sourced(slice("web-1", "web", vec![])).with_input_error("addressType").unusable();
     let reference = ObjectRef { kind: Kind::Service, name: name("web") };
     let port =
         |index: &Index| index.serving(&name("web"), "http", crate::model::object::Protocol::Tcp);
@@ -186,8 +191,8 @@ fn a_service_that_is_deleted_is_not_retained_by_a_slice_that_cannot_be_used() {
             changes.iter().any(|part| part.service == name("web") && part.frontends.is_empty()),
             "{changes:#?}"
         );
-        let problems = state(&mut index).2;
-        assert_eq!(problems, ["EndpointSlice ns/web-1: addressType: wrong"]);
+        let input_errors = state(&mut index).2;
+        assert_eq!(input_errors, ["EndpointSlice ns/web-1: addressType: wrong"]);
         // It is made again, and of its endpoints nothing can be said.
         index.apply(Event::Apply(sourced(service("web", "10.96.0.1"))));
         assert_eq!(state(&mut index).1, ["ns/web"]);
@@ -197,7 +202,7 @@ fn a_service_that_is_deleted_is_not_retained_by_a_slice_that_cannot_be_used() {
 /// What changed while it was retained was not brought to the kernel.
 #[test]
 fn a_service_that_is_retained_no_more_is_among_the_changes_though_its_plan_is_the_same() {
-    let bad = || sourced(slice("web-2", "web", vec![])).with_problem("addressType").unusable();
+    let bad = || sourced(slice("web-2", "web", vec![])).with_input_error("addressType").unusable();
     let mut index = started_with(&good());
     index.apply(Event::Apply(bad()));
     index.apply(Event::Apply(sourced(slice("web-1", "web", vec![endpoint("10.0.0.2")]))));
@@ -220,7 +225,7 @@ fn a_service_that_is_retained_no_more_is_among_the_changes_though_its_plan_is_th
 #[test]
 fn a_service_of_two_slices_is_retained_until_both_can_be_used() {
     let bad =
-        |name: &str| sourced(slice(name, "web", vec![])).with_problem("addressType").unusable();
+        |name: &str| sourced(slice(name, "web", vec![])).with_input_error("addressType").unusable();
     let mut index = started_with(&good());
     index.apply(Event::Apply(bad("web-2")));
     index.apply(Event::Apply(bad("web-3")));
@@ -268,11 +273,11 @@ fn an_object_with_another_uid_is_another_object() {
 /// What is programmed of the first one is not to stay, though the second one is retained.
 #[test]
 fn a_service_that_is_created_again_is_reported_as_deleted_though_there_is_one_of_its_name() {
-    let bad = || sourced(slice("web-1", "web", vec![])).with_problem("addressType").unusable();
+    let bad = || sourced(slice("web-1", "web", vec![])).with_input_error("addressType").unusable();
     let of = |uid: &str, address: &str| {
         sourced(Service { uid: Some(uid.into()), ..service("web", address) })
     };
-    let unusable = || of("?", "10.96.0.1").with_problem("spec.ports").unusable();
+    let unusable = || of("?", "10.96.0.1").with_input_error("spec.ports").unusable();
     let delete = || Event::Delete(unusable().reference);
     let now = || Event::Apply(of("2", "10.96.0.2"));
     for (what, events, is_deleted) in [

@@ -75,7 +75,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Which object an event or a problem is about.
+/// Which object an event or an input error is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
     pub kind: Kind,

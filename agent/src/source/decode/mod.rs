@@ -95,12 +95,12 @@ fn receive_as<T: Convert + DeserializeOwned>(text: &RawValue) -> Received {
 fn unreadable(kind: Kind, text: &RawValue, error: &serde_json::Error) -> Received {
     let metadata = Metadata::of(text).unwrap_or_default();
     let reference = metadata.reference(kind);
-    let problem = InputError {
+    let input_error = InputError {
         object: shorten(reference.to_string()),
         field: String::new(),
         message: format!("{error}; the object is skipped"),
     };
-    let sourced = unusable(reference.clone(), None, vec![problem]);
+    let sourced = unusable(reference.clone(), None, vec![input_error]);
     Received { reference, version: metadata.resource_version, sourced: Some(sourced) }
 }
 
@@ -139,24 +139,24 @@ impl Metadata {
 #[must_use]
 pub fn too_large(kind: Kind, value: &Value) -> Sourced {
     let reference = reference(kind, value);
-    let problem = InputError {
+    let input_error = InputError {
         object: shorten(reference.to_string()),
         field: String::new(),
         message: "larger than an API server accepts; the object is skipped".to_owned(),
     };
-    unusable(reference, Some(value), vec![problem])
+    unusable(reference, Some(value), vec![input_error])
 }
 
 /// An object that cannot be used, except perhaps its label.
-fn unusable(reference: ObjectRef, value: Option<&Value>, problems: Vec<InputError>) -> Sourced {
+fn unusable(reference: ObjectRef, value: Option<&Value>, input_errors: Vec<InputError>) -> Sourced {
     let labels = value.and_then(|value| value.pointer("/metadata/labels"));
     let service = labels.and_then(|labels| labels.get(SERVICE_LABEL)?.as_str());
     let service = service.filter(|_| reference.kind == Kind::EndpointSlice).map(Into::into);
-    Sourced { reference, object: None, service, problems }
+    Sourced { reference, object: None, service, input_errors }
 }
 
 fn decode_as<T: Convert + DeserializeOwned>(value: &Value) -> Option<Sourced> {
-    let (object, problems) = lenient::deserialize::<T>(value);
+    let (object, input_errors) = lenient::deserialize::<T>(value);
     let mut sourced = match object {
         Some(object) => object.convert()?,
         None => {
@@ -165,15 +165,16 @@ fn decode_as<T: Convert + DeserializeOwned>(value: &Value) -> Option<Sourced> {
         }
     };
     // An element that was replaced is reported already; errors in its replacement mean nothing.
-    let is_reported = |field: &str| problems.iter().any(|wrong| field.starts_with(&wrong.element));
-    sourced.problems.retain(|problem| !is_reported(&problem.field));
+    let is_reported =
+        |field: &str| input_errors.iter().any(|wrong| field.starts_with(&wrong.element));
+    sourced.input_errors.retain(|input_error| !is_reported(&input_error.field));
     let object = shorten(sourced.reference.to_string());
-    let problems = problems.into_iter().map(|wrong| InputError {
+    let input_errors = input_errors.into_iter().map(|wrong| InputError {
         object: object.clone(),
         field: shorten(wrong.field),
         message: shorten(wrong.message),
     });
-    sourced.problems.splice(..0, problems);
+    sourced.input_errors.splice(..0, input_errors);
     Some(sourced)
 }
 

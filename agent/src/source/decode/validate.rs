@@ -17,14 +17,14 @@ const MAX_PORT_NAME: usize = 63;
 /// Collects what is wrong with one object while it is converted.
 pub(super) struct Validator {
     reference: ObjectRef,
-    problems: Vec<InputError>,
+    input_errors: Vec<InputError>,
     /// Problems beyond [`MAX_PROBLEMS`].
     unreported: usize,
 }
 
 impl Validator {
     pub(super) fn new(reference: ObjectRef) -> Self {
-        Self { reference, problems: Vec::new(), unreported: 0 }
+        Self { reference, input_errors: Vec::new(), unreported: 0 }
     }
 
     pub(super) fn reference(&self) -> &ObjectRef {
@@ -34,22 +34,27 @@ impl Validator {
     pub(super) fn finish(mut self, object: Option<Object>) -> Sourced {
         if self.unreported > 0 {
             let message =
-                format!("and {} more of such problems; what they name is skipped", self.unreported);
-            self.problems.push(InputError {
+                format!("{} more errors of this kind; those fields are skipped", self.unreported);
+            self.input_errors.push(InputError {
                 object: label(&self.reference),
                 field: String::new(),
                 message,
             });
         }
-        Sourced { reference: self.reference, object, service: None, problems: self.problems }
+        Sourced {
+            reference: self.reference,
+            object,
+            service: None,
+            input_errors: self.input_errors,
+        }
     }
 
-    pub(super) fn problem(&mut self, field: impl Into<String>, message: impl Into<String>) {
-        if self.problems.len() >= MAX_PROBLEMS {
+    pub(super) fn error(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        if self.input_errors.len() >= MAX_PROBLEMS {
             self.unreported += 1;
             return;
         }
-        self.problems.push(InputError {
+        self.input_errors.push(InputError {
             object: label(&self.reference),
             field: field.into(),
             message: shorten(message.into()),
@@ -61,7 +66,7 @@ impl Validator {
         if all.len() <= most {
             return all;
         }
-        self.problem(field, format!("{} of them; only the first {most} are used", all.len()));
+        self.error(field, format!("{} of them; only the first {most} are used", all.len()));
         &all[..most]
     }
 
@@ -75,15 +80,15 @@ impl Validator {
 
     fn name_is_valid(&mut self, field: &str, name: &str) -> bool {
         if name.is_empty() {
-            self.problem(field, "missing; the object is skipped");
+            self.error(field, "missing; the object is skipped");
         } else if name.chars().count() > MAX_NAME {
             let length = name.chars().count();
-            self.problem(
+            self.error(
                 field,
                 format!("{length} characters long, at most {MAX_NAME} are allowed; the object is skipped"),
             );
         } else if !name.chars().all(is_of_a_name) {
-            self.problem(field, format!("{name:?} is not a name; the object is skipped"));
+            self.error(field, format!("{name:?} is not a name; the object is skipped"));
         } else {
             return true;
         }
@@ -94,14 +99,14 @@ impl Validator {
         let name = name.unwrap_or("");
         let length = name.chars().count();
         if length > MAX_PORT_NAME {
-            self.problem(
+            self.error(
                 field,
                 format!("{length} characters long, at most {MAX_PORT_NAME} are allowed; the port is skipped"),
             );
             return None;
         }
         if !name.chars().all(is_of_a_name) {
-            self.problem(field, format!("{name:?} is not a name; the port is skipped"));
+            self.error(field, format!("{name:?} is not a name; the port is skipped"));
             return None;
         }
         Some(name)
@@ -110,7 +115,7 @@ impl Validator {
     pub(super) fn port(&mut self, field: &str, port: i32) -> Option<u16> {
         let valid = u16::try_from(port).ok().filter(|port| *port != 0);
         if valid.is_none() {
-            self.problem(
+            self.error(
                 field,
                 format!("{port} is not a port number (1 to 65535); the port is skipped"),
             );
@@ -125,7 +130,7 @@ impl Validator {
             Some("UDP") => Some(Protocol::Udp),
             Some("SCTP") => Some(Protocol::Sctp),
             Some(other) => {
-                self.problem(
+                self.error(
                     field,
                     format!("{other:?} is not TCP, UDP or SCTP; the port is skipped"),
                 );
@@ -139,7 +144,7 @@ impl Validator {
             None | Some("" | "Cluster") => TrafficPolicy::Cluster,
             Some("Local") => TrafficPolicy::Local,
             Some(other) => {
-                self.problem(field, format!("{other:?} is not Cluster or Local; taken as Cluster"));
+                self.error(field, format!("{other:?} is not Cluster or Local; taken as Cluster"));
                 TrafficPolicy::Cluster
             }
         }
@@ -162,7 +167,7 @@ impl Validator {
         } else {
             return Some(ip);
         };
-        self.problem(field, format!("{text:?}: {wrong}; it is skipped"));
+        self.error(field, format!("{text:?}: {wrong}; it is skipped"));
         None
     }
 
@@ -183,7 +188,7 @@ impl Validator {
                 _ => return Some(ip),
             },
         };
-        self.problem(field, format!("{text:?}: {wrong}; it is skipped"));
+        self.error(field, format!("{text:?}: {wrong}; it is skipped"));
         None
     }
 }

@@ -30,16 +30,16 @@ impl CurrentErrors {
     pub async fn set(
         &self,
         kind: Kind,
-        problems: Vec<InputError>,
+        input_errors: Vec<InputError>,
     ) -> Result<(), mpsc::error::SendError<Arrived>> {
         let mut by_kind = self.by_kind.lock().await;
-        if by_kind.get(&kind).map_or(&[][..], Vec::as_slice) == problems {
+        if by_kind.get(&kind).map_or(&[][..], Vec::as_slice) == input_errors {
             return Ok(());
         }
-        if problems.is_empty() {
+        if input_errors.is_empty() {
             by_kind.remove(&kind);
         } else {
-            by_kind.insert(kind, problems);
+            by_kind.insert(kind, input_errors);
         }
         let all = by_kind.values().flatten().cloned().collect();
         self.events.send(Arrived::now(Event::SourceErrors(all))).await
@@ -51,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    fn problem(message: &str) -> Vec<InputError> {
+    fn input_error(message: &str) -> Vec<InputError> {
         let (object, field) = (String::new(), String::new());
         vec![InputError { object, field, message: message.into() }]
     }
@@ -61,16 +61,16 @@ mod tests {
         let (sender, mut events) = mpsc::channel(8);
         let errors = CurrentErrors::new(sender);
         errors.set(Kind::Node, vec![]).await.unwrap();
-        errors.set(Kind::Node, problem("n")).await.unwrap();
-        errors.set(Kind::Node, problem("n")).await.unwrap();
-        errors.set(Kind::Service, problem("s")).await.unwrap();
+        errors.set(Kind::Node, input_error("n")).await.unwrap();
+        errors.set(Kind::Node, input_error("n")).await.unwrap();
+        errors.set(Kind::Service, input_error("s")).await.unwrap();
         errors.set(Kind::Node, vec![]).await.unwrap();
         drop(errors);
         let mut sent = Vec::new();
         while let Some(Arrived { events, .. }) = events.recv().await {
             sent.extend(events);
         }
-        let both = [problem("s"), problem("n")].concat();
-        assert_eq!(sent, [problem("n"), both, problem("s")].map(Event::SourceErrors));
+        let both = [input_error("s"), input_error("n")].concat();
+        assert_eq!(sent, [input_error("n"), both, input_error("s")].map(Event::SourceErrors));
     }
 }

@@ -312,10 +312,10 @@ impl<'a> Watch<'a> {
             WatchError::Silent(_) => Health::Silent,
             _ => Health::Failing,
         };
-        let problem = error.problem(self.kind(), self.hint(error));
+        let input_error = error.input_error(self.kind(), self.hint(error));
         // The control loop logs a change of the current errors; this shows each attempt.
-        tracing::debug!(?wait, "{problem}");
-        self.shared.errors.set(self.kind(), vec![problem]).await?;
+        tracing::debug!(?wait, "{input_error}");
+        self.shared.errors.set(self.kind(), vec![input_error]).await?;
         if error.is_of_reach() {
             // Another kind's watch may reach the server before this wait ends.
             tokio::select! {

@@ -125,7 +125,7 @@ impl WatchError {
     }
 
     /// The message: what failed, the server's message, and what would help.
-    pub(super) fn problem(&self, kind: Kind, hint: Option<&str>) -> InputError {
+    pub(super) fn input_error(&self, kind: Kind, hint: Option<&str>) -> InputError {
         let resource = resource(kind);
         let group = api_group(kind).map(|group| format!(".{group}")).unwrap_or_default();
         let message = match self {

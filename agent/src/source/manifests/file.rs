@@ -22,7 +22,7 @@ pub struct Manifest {
     /// In the order of the file. The same object may be in it twice.
     pub objects: Vec<Sourced>,
     /// What is wrong with the file rather than with one of its objects.
-    pub problems: Vec<InputError>,
+    pub input_errors: Vec<InputError>,
     /// A document did not parse, or an object has no name: the file may have more objects than `objects`.
     pub incomplete: bool,
 }
@@ -81,26 +81,26 @@ impl Take for Reader<'_> {
             Ok(content) => {
                 if self.read(&content, place, None) {
                     self.manifest.objects.extend(taken.objects);
-                    self.manifest.problems.extend(taken.problems);
+                    self.manifest.input_errors.extend(taken.input_errors);
                 }
             }
             Err(why) => {
                 self.manifest.incomplete = true;
                 let why = shorten(why);
-                self.problem(place, "", &format!("does not parse: {why}; it is skipped"));
+                self.input_error(place, "", &format!("does not parse: {why}; it is skipped"));
             }
         }
     }
 }
 
 impl Reader<'_> {
-    fn problem(&mut self, place: Place, field: &str, message: &str) {
+    fn input_error(&mut self, place: Place, field: &str, message: &str) {
         let field = match (place.item, field) {
             (Some(item), "") => format!("items[{item}]"),
             (Some(item), field) => format!("items[{item}].{field}"),
             (None, field) => field.to_owned(),
         };
-        self.manifest.problems.push(InputError {
+        self.manifest.input_errors.push(InputError {
             object: format!("file {}, document {}", self.file, place.document),
             field,
             message: shorten(message.to_owned()),
@@ -115,7 +115,7 @@ impl Reader<'_> {
             return false;
         }
         let Some(object) = value.as_object() else {
-            self.problem(place, "", "not a Kubernetes object; it is skipped");
+            self.input_error(place, "", "not a Kubernetes object; it is skipped");
             return false;
         };
         let text = |field| object.get(field).and_then(Value::as_str);
@@ -125,7 +125,7 @@ impl Reader<'_> {
                 return false;
             }
             (_, None, None) => {
-                self.problem(place, "kind", "missing; it is skipped");
+                self.input_error(place, "kind", "missing; it is skipped");
                 return false;
             }
             // A list of one kind in that kind's API group.
@@ -134,7 +134,7 @@ impl Reader<'_> {
                 return false;
             }
             (None, Some(_), _) => {
-                self.problem(place, "apiVersion", "missing; it is skipped");
+                self.input_error(place, "apiVersion", "missing; it is skipped");
                 return false;
             }
             (Some(version), Some(kind), _) => (version, kind),
@@ -161,7 +161,7 @@ impl Reader<'_> {
                     self.read(&content, Place { item: Some(i), ..place }, kind);
                 }
             }
-            Some(_) => self.problem(place, "items", "not a list; it is skipped"),
+            Some(_) => self.input_error(place, "items", "not a list; it is skipped"),
         }
     }
 
@@ -176,9 +176,13 @@ impl Reader<'_> {
         if sourced.reference.name.name.is_empty() {
             // Without a name it could be any object, so the error belongs to the file.
             self.manifest.incomplete = true;
-            for problem in &sourced.problems {
-                let field = problem.field.as_str();
-                self.problem(place, field, &format!("{kind} without a name: {}", problem.message));
+            for input_error in &sourced.input_errors {
+                let field = input_error.field.as_str();
+                self.input_error(
+                    place,
+                    field,
+                    &format!("{kind} without a name: {}", input_error.message),
+                );
             }
         } else {
             self.manifest.incomplete |= sourced.is_lost();
@@ -189,7 +193,7 @@ impl Reader<'_> {
     fn ignore(&mut self, api_version: &str, kind: &str, place: Place) {
         let name = format!("{kind} ({api_version})");
         if self.ignored.insert(name.clone()) {
-            self.problem(place, "kind", &format!("{name} is not used here; ignored"));
+            self.input_error(place, "kind", &format!("{name} is not used here; ignored"));
         }
     }
 }

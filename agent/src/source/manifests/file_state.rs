@@ -22,7 +22,7 @@ pub(super) struct FileStates {
 #[derive(Debug, PartialEq)]
 pub(super) struct Update {
     pub(super) events: Vec<Event>,
-    pub(super) problems: Vec<InputError>,
+    pub(super) input_errors: Vec<InputError>,
     /// Every file could be read in full.
     pub(super) complete: bool,
 }
@@ -38,7 +38,7 @@ impl FileStates {
     }
 
     pub(super) fn update(&mut self, contents: FolderContents) -> Update {
-        let mut problems = Vec::new();
+        let mut input_errors = Vec::new();
         let complete = contents.files.iter().all(|file| !file.manifest.incomplete);
         let mut files = BTreeMap::new();
         let mut current = BTreeMap::new();
@@ -47,15 +47,17 @@ impl FileStates {
 
         for file in contents.files {
             let File { name, manifest } = file;
-            let Manifest { objects, problems: file_problems, incomplete } = manifest;
-            problems.extend(file_problems);
+            let Manifest { objects, input_errors: file_input_errors, incomplete } = manifest;
+            input_errors.extend(file_input_errors);
             let mut own = BTreeMap::new();
             for object in objects {
                 match own.entry(object.reference.clone()) {
                     Entry::Vacant(entry) => {
                         entry.insert(object);
                     }
-                    Entry::Occupied(entry) => problems.push(duplicate(entry.key(), &name, &name)),
+                    Entry::Occupied(entry) => {
+                        input_errors.push(duplicate(entry.key(), &name, &name));
+                    }
                 }
             }
             if incomplete && let Some(before) = self.files.get(&name) {
@@ -63,7 +65,7 @@ impl FileStates {
             }
             for (reference, object) in &own {
                 if let Some(first) = owners.get(reference) {
-                    problems.push(duplicate(reference, first, &name));
+                    input_errors.push(duplicate(reference, first, &name));
                     continue;
                 }
                 owners.insert(reference.clone(), name.clone());
@@ -83,7 +85,7 @@ impl FileStates {
                 .filter(|(reference, _)| !owners.contains_key(reference))
                 .collect();
             if !missing.is_empty() {
-                problems.push(InputError {
+                input_errors.push(InputError {
                     object: format!("file {name}"),
                     field: String::new(),
                     message: format!(
@@ -105,7 +107,7 @@ impl FileStates {
             Some(sent) => difference(sent, &current),
         };
         self.sent = Some(current);
-        Update { events, problems, complete }
+        Update { events, input_errors, complete }
     }
 }
 
@@ -116,9 +118,9 @@ fn keep(object: &mut Sourced, before: &BTreeMap<ObjectRef, Sourced>) {
         object.object.clone_from(&known.object);
         object.service.clone_from(&known.service);
         object
-            .problems
+            .input_errors
             .iter_mut()
-            .for_each(|problem| problem.set_consequence("it stays as it was"));
+            .for_each(|input_error| input_error.set_consequence("it stays as it was"));
     }
 }
 
@@ -150,23 +152,23 @@ mod tests {
     use crate::model::object::{Node, Object, ObjectName};
 
     fn object(kind: Kind, name: &str, mark: &str) -> Sourced {
-        let problem =
+        let input_error =
             InputError { object: mark.into(), field: String::new(), message: String::new() };
         Sourced {
             reference: ObjectRef { kind, name: ObjectName::new("shop", name) },
             object: None,
             service: None,
-            problems: vec![problem],
+            input_errors: vec![input_error],
         }
     }
 
     fn file(name: &str, objects: Vec<Sourced>) -> File {
-        let manifest = Manifest { objects, problems: vec![], incomplete: false };
+        let manifest = Manifest { objects, input_errors: vec![], incomplete: false };
         File { name: name.into(), manifest }
     }
 
     fn broken_file(name: &str, objects: Vec<Sourced>) -> File {
-        let manifest = Manifest { objects, problems: vec![], incomplete: true };
+        let manifest = Manifest { objects, input_errors: vec![], incomplete: true };
         File { name: name.into(), manifest }
     }
 
@@ -185,7 +187,7 @@ mod tests {
             files: vec![broken_file("a", vec![]), file("b", vec![moved.clone()])],
         });
         let events = vec![Event::Apply(moved)];
-        assert_eq!(update, Update { events, problems: vec![], complete: false });
+        assert_eq!(update, Update { events, input_errors: vec![], complete: false });
     }
 
     #[test]
@@ -196,7 +198,7 @@ mod tests {
             let update =
                 file_states.update(FolderContents { files: vec![broken_file("a", vec![])] });
             assert_eq!(update.events, []);
-            assert_eq!(update.problems.len(), 1, "{:?}", update.problems);
+            assert_eq!(update.input_errors.len(), 1, "{:?}", update.input_errors);
         }
         let update = file_states.update(FolderContents { files: vec![file("a", vec![])] });
         assert_eq!(update.events, [Event::Delete(cart.reference)]);
@@ -211,13 +213,13 @@ mod tests {
             .update(FolderContents { files: vec![file("a", vec![first.clone()]), b.clone()] });
         assert!(update.events.contains(&Event::Replace(Kind::Node, vec![first])));
         assert_eq!(
-            update.problems[0].to_string(),
+            update.input_errors[0].to_string(),
             "Node shop/n: in file a and again in file b; only the first counts"
         );
         let update = file_states.update(FolderContents { files: vec![b] });
         assert_eq!(
             update,
-            Update { events: vec![Event::Apply(second)], problems: vec![], complete: true }
+            Update { events: vec![Event::Apply(second)], input_errors: vec![], complete: true }
         );
     }
 
@@ -229,7 +231,7 @@ mod tests {
         let update = file_states
             .update(FolderContents { files: vec![file("a", vec![first.clone(), second])] });
         assert!(update.events.contains(&Event::Replace(Kind::Service, vec![first])));
-        let told: Vec<_> = update.problems.iter().map(ToString::to_string).collect();
+        let told: Vec<_> = update.input_errors.iter().map(ToString::to_string).collect();
         assert_eq!(told, ["Service shop/cart: twice in file a; only the first counts"]);
     }
 
@@ -238,14 +240,14 @@ mod tests {
         let node = |name: &str| Node { name: name.into(), zone: None, addresses: vec![] };
         let lost = object(Kind::Node, "n", "Node n");
         let good =
-            Sourced { object: Some(Object::Node(node("n"))), problems: vec![], ..lost.clone() };
+            Sourced { object: Some(Object::Node(node("n"))), input_errors: vec![], ..lost.clone() };
         let mut file_states = file_states(vec![file("a", vec![good.clone()])]);
         for _ in 0..2 {
             file_states
                 .update(FolderContents { files: vec![broken_file("a", vec![lost.clone()])] });
             let sent = file_states.sent.as_ref().unwrap().values().next().unwrap();
             assert_eq!(sent.object, good.object);
-            assert_eq!(sent.problems[0].message, "; it stays as it was");
+            assert_eq!(sent.input_errors[0].message, "; it stays as it was");
         }
     }
 

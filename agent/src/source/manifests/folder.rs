@@ -47,7 +47,7 @@ pub struct FolderContents {
 /// swapped as a whole.
 ///
 /// # Errors
-/// When the folder cannot be listed. A file that cannot be read is a problem of that file.
+/// When the folder cannot be listed. A file that cannot be read is an input error of that file.
 pub fn read_folder(path: &Path) -> Result<FolderContents, FolderError> {
     Reader::default().read(path)
 }
@@ -145,16 +145,16 @@ fn read_file(path: &Path) -> io::Result<Option<String>> {
 }
 
 fn unreadable(name: &str, error: &io::Error) -> Manifest {
-    let problem = InputError {
+    let input_error = InputError {
         object: format!("file {name}"),
         field: String::new(),
         message: format!("cannot be read: {error}; it is skipped"),
     };
-    Manifest { objects: Vec::new(), problems: vec![problem], incomplete: true }
+    Manifest { objects: Vec::new(), input_errors: vec![input_error], incomplete: true }
 }
 
 impl FolderContents {
-    /// One `Replace` for each kind, then the files' own problems as `SourceErrors`.
+    /// One `Replace` for each kind, then the files' own input errors as `SourceErrors`.
     ///
     /// Of an object that exists more than once, the first counts, in the order of file names.
     #[must_use]
@@ -163,7 +163,7 @@ impl FolderContents {
         let mut objects: HashMap<Kind, Vec<Sourced>> = HashMap::new();
         let mut origin: HashMap<ObjectRef, String> = HashMap::new();
         for File { name, manifest } in self.files {
-            errors.extend(manifest.problems);
+            errors.extend(manifest.input_errors);
             for sourced in manifest.objects {
                 if let Some(first) = origin.get(&sourced.reference) {
                     errors.push(duplicate(&sourced.reference, first, &name));

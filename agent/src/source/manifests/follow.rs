@@ -155,12 +155,12 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
         } else {
             format!("its {} objects stay as they were until it is back", self.file_states.len())
         };
-        let problem = InputError {
+        let input_error = InputError {
             object: format!("folder {}", self.dir.display()),
             field: String::new(),
             message: format!("cannot be read ({error}); {kept}"),
         };
-        let errors = self.source_errors(vec![problem]);
+        let errors = self.source_errors(vec![input_error]);
         self.send(errors.into_iter().collect()).await
     }
 
@@ -173,13 +173,13 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
 
     /// What is different in this contents, in the order in which it is to be applied.
     fn change(&mut self, contents: FolderContents) -> Vec<Event> {
-        let Update { mut events, problems, complete } = self.file_states.update(contents);
+        let Update { mut events, input_errors, complete } = self.file_states.update(contents);
         // `Complete(false)` goes before incomplete contents, and `Complete(true)` after complete ones: until then
         // the receiver must not remove an object because it is missing.
         if !complete {
             events.splice(..0, self.set_complete(false));
         }
-        events.extend(self.source_errors(problems));
+        events.extend(self.source_errors(input_errors));
         if complete {
             events.extend(self.set_complete(true));
         }
@@ -192,14 +192,14 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
         (was != complete).then_some(Event::Complete(complete))
     }
 
-    fn source_errors(&mut self, problems: Vec<InputError>) -> Option<Event> {
-        if problems == self.errors {
+    fn source_errors(&mut self, input_errors: Vec<InputError>) -> Option<Event> {
+        if input_errors == self.errors {
             return None;
         }
-        if problems.is_empty() {
+        if input_errors.is_empty() {
             tracing::info!(folder = %self.dir.display(), "all manifests can be read again");
         }
-        self.errors.clone_from(&problems);
-        Some(Event::SourceErrors(problems))
+        self.errors.clone_from(&input_errors);
+        Some(Event::SourceErrors(input_errors))
     }
 }

@@ -100,7 +100,7 @@ pub fn flow_event(record: &SocketRecord, end: End) {
 const END_SHIFT: u32 = 9;
 const END_MASK: u8 = 0x7f;
 
-/// The record of a flow is dropped, though it goes on.
+/// The record of a flow is dropped, though the flow continues.
 #[inline(always)]
 pub fn flow_dropped(record: &SocketRecord) {
     flow_event(record, End::Untracked);

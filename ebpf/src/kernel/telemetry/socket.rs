@@ -184,7 +184,7 @@ pub fn outcome_of_attempt(socket: *mut c_void) -> Outcome {
     if !are_read() || socket.is_null() {
         return Outcome::of(End::Unknown);
     }
-    // The verifier lets nobody calculate with the address of the context's socket.
+    // The verifier rejects arithmetic on the address of the context's socket.
     // SAFETY: a socket that the kernel gave us.
     let socket = unsafe { bpf_skc_to_tcp_sock(socket) }.cast::<c_void>().cast_const();
     if socket.is_null() {

@@ -1,7 +1,7 @@
 //! Excluded pods and services: by label, annotation, namespace and the agent's options.
 
-mod choice;
-mod lasting;
+mod persistence;
+mod selection;
 
 use std::net::SocketAddr;
 

@@ -30,7 +30,7 @@ fn an_agent_without_its_manifests_folder_keeps_serving_what_it_found() {
     waiting.manifests = Some(folder.clone());
     waiting.until_ready = false;
     let next = node.agent(&waiting).unwrap();
-    node.eventually_problems(&[&format!(
+    node.eventually_input_errors(&[&format!(
         "folder {}: cannot be read (No such file or directory (os error 2)); waiting for it",
         folder.display()
     )]);

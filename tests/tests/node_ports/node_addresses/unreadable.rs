@@ -40,14 +40,14 @@ fn node_ports_stay_while_the_interfaces_cannot_be_read() {
     setup.assert_served(OWN, NODE_PORT);
     limit_files(agent.pid(), before);
     wait_ok(DEADLINE, "the agent to read them again", || {
-        if agent.log().contains("solved: cannot read the addresses") {
+        if agent.log().contains("resolved: cannot read the addresses") {
             Ok(())
         } else {
             Err("it does not")
         }
     })
     .unwrap();
-    assert_eq!(reported(), 2, "once, and once that it is solved: {}", agent.log());
+    assert_eq!(reported(), 2, "once, and once that it is resolved: {}", agent.log());
     setup.assert_served(OWN, NODE_PORT);
 }
 

@@ -1,10 +1,10 @@
 //! What is counted of connections equals what the applications saw.
 
-mod at_once;
+mod concurrency;
 mod failures;
-mod kept;
 mod layout;
 mod outcomes;
+mod persistence;
 mod udp;
 mod watch;
 

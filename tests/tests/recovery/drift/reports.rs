@@ -65,7 +65,11 @@ fn a_failed_reconciliation_is_reported_once_and_shown_until_it_succeeds() {
     });
     crate::common::eventually_logged(&agent, &failure, 2);
     let log = agent.log();
-    assert_eq!(crate::common::lines_with(&log, &failure).len(), 2, "once, and once solved: {log}");
+    assert_eq!(
+        crate::common::lines_with(&log, &failure).len(),
+        2,
+        "once, and once resolved: {log}"
+    );
 }
 
 #[test]

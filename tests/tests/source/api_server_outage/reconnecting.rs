@@ -12,14 +12,17 @@ fn after_a_graceful_restart(kube_proxy: KubeProxy) {
     let reported = "Service default/kubernetes: no endpoint is listed, as when the only API server shuts \
                 down; the last ones stay until new ones are listed: 192.0.2.10:6443";
     eventually("it to be reported", || {
-        let problems = cluster.node.wrong("invalidObjects");
-        holds(problems.iter().any(|problem| problem == reported), format!("{problems:#?}"))
+        let input_errors = cluster.node.wrong("invalidObjects");
+        holds(
+            input_errors.iter().any(|input_error| input_error == reported),
+            format!("{input_errors:#?}"),
+        )
     });
     assert_logged_once(&agent, reported);
     cluster.start(SERVER);
     cluster.serves("web-1");
     cluster.pods_reach_it();
-    cluster.node.eventually_no_problems();
+    cluster.node.eventually_no_input_errors();
 }
 
 #[test]

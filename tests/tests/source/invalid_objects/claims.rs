@@ -29,9 +29,9 @@ fn rivals() -> (WebNode, Agent) {
 fn the_older_of_two_services_at_one_address_has_it_and_the_other_is_reported() {
     let (node, agent) = rivals();
     assert_eq!(node.spread(CART, 10).into_keys().collect::<Vec<_>>(), ["web-0"]);
-    let problem = "Service shop/a-new: spec.clusterIPs (port \"web\"): IPv4 address 10.96.0.1, \
+    let input_error = "Service shop/a-new: spec.clusterIPs (port \"web\"): IPv4 address 10.96.0.1, \
                    port 80/TCP belongs to port \"web\" of Service shop/z-old (it is older); skipped here";
-    assert_told(&node, &agent, &[problem]);
+    assert_told(&node, &agent, &[input_error]);
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn when_the_older_service_is_deleted_the_other_takes_over_without_a_gap() {
     });
     hammer.wait_for(20);
     hammer.assert_nothing_failed();
-    node.eventually_no_problems();
+    node.eventually_no_input_errors();
 }
 
 /// An address of z-old, which is unusable, and which a-new claims as well.
@@ -58,12 +58,13 @@ fn an_unusable_service_keeps_the_addresses_that_others_claim() {
     assert_ne!(bad, good);
     let who = || node.spread(CART, 10).into_keys().collect::<Vec<_>>();
     let is_reported = || {
-        eventually("the problem of z-old", || {
-            let problems = node.wrong("invalidObjects");
-            let reported = |problem: &String| {
-                problem.contains("z-old") && problem.ends_with("what is programmed for it stays")
+        eventually("the input error of z-old", || {
+            let input_errors = node.wrong("invalidObjects");
+            let reported = |input_error: &String| {
+                input_error.contains("z-old")
+                    && input_error.ends_with("what is programmed for it stays")
             };
-            holds(problems.iter().any(reported), format!("{problems:?}"))
+            holds(input_errors.iter().any(reported), format!("{input_errors:?}"))
         });
     };
     node.put_text("old.yaml", &bad);
@@ -80,8 +81,11 @@ fn an_unusable_service_keeps_the_addresses_that_others_claim() {
     // Once it is valid it has its address; once it is deleted the other one has it.
     node.put_text("old.yaml", &good);
     eventually("z-old to be valid", || {
-        let problems = node.wrong("invalidObjects");
-        holds(problems.len() == 1 && problems[0].contains("a-new"), format!("{problems:?}"))
+        let input_errors = node.wrong("invalidObjects");
+        holds(
+            input_errors.len() == 1 && input_errors[0].contains("a-new"),
+            format!("{input_errors:?}"),
+        )
     });
     assert_eq!(who(), ["web-0"]);
     node.put_text("old.yaml", &bad);
@@ -91,7 +95,7 @@ fn an_unusable_service_keeps_the_addresses_that_others_claim() {
         let who = node.ask(CART).map_err(|error| error.to_string())?;
         holds(who == "web-1", who)
     });
-    node.eventually_no_problems();
+    node.eventually_no_input_errors();
 }
 
 /// The file is read once after the service was deleted and another one was made.
@@ -113,10 +117,10 @@ fn a_partly_unreadable_recreated_service_has_nothing_of_the_deleted_one() {
         node.assert_served(CART);
         if is_retained_before {
             node.put("cart.yaml", &[of("1", CART), bad.clone()]);
-            eventually("the problem", || {
-                let problems = node.wrong("invalidObjects");
-                let reported = problems.iter().any(|problem| problem.ends_with(stays));
-                holds(reported, format!("{problems:?}"))
+            eventually("the input error", || {
+                let input_errors = node.wrong("invalidObjects");
+                let reported = input_errors.iter().any(|input_error| input_error.ends_with(stays));
+                holds(reported, format!("{input_errors:?}"))
             });
             node.assert_served(CART);
         }
@@ -151,11 +155,11 @@ fn a_cluster_ip_belongs_to_its_service_although_an_unreadable_service_has_it_as_
     let mut agent = node.start_agent();
     assert_eq!(node.ask(TAKEN).unwrap(), "web-0");
     node.put("cart.yaml", &[bad, slice.clone()]);
-    eventually("the problem", || {
-        let problems = node.wrong("invalidObjects");
+    eventually("the input error", || {
+        let input_errors = node.wrong("invalidObjects");
         let stays = "what is programmed for it stays";
-        let reported = problems.iter().any(|problem| problem.ends_with(stays));
-        holds(reported, format!("{problems:?}"))
+        let reported = input_errors.iter().any(|input_error| input_error.ends_with(stays));
+        holds(reported, format!("{input_errors:?}"))
     });
     let owner = [objects::web_service("owner", TAKEN), objects::slice("owner", &[second])];
     node.put("owner.yaml", &owner);
@@ -200,11 +204,11 @@ fn a_deleted_service_is_removed_although_an_unusable_slice_of_it_stays() {
     node.put("cart.yaml", &service);
     let _agent = node.start_agent();
     node.put("cart.yaml", &[cart(), bad.clone()]);
-    eventually("the problem", || {
-        let problems = node.wrong("invalidObjects");
+    eventually("the input error", || {
+        let input_errors = node.wrong("invalidObjects");
         let stays = "what is programmed for Service shop/cart stays";
-        let reported = problems.iter().any(|problem| problem.ends_with(stays));
-        holds(reported, format!("{problems:?}"))
+        let reported = input_errors.iter().any(|input_error| input_error.ends_with(stays));
+        holds(reported, format!("{input_errors:?}"))
     });
     node.assert_served(CART);
     node.put("cart.yaml", &[bad]);

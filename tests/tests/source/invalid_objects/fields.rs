@@ -11,9 +11,9 @@ fn port_0_is_reported_and_the_other_ports_are_served() {
     let mut service = cart();
     let ports = service["spec"]["ports"].as_array_mut().unwrap();
     ports.push(json!({"name": "none", "port": 0}));
-    let problem = "Service shop/cart: spec.ports[1].port: 0 is not a port number (1 to 65535); the port is \
+    let input_error = "Service shop/cart: spec.ports[1].port: 0 is not a port number (1 to 65535); the port is \
                    skipped";
-    let (node, _agent) = with_cart(&[service, cart_slice()], &[problem]);
+    let (node, _agent) = with_cart(&[service, cart_slice()], &[input_error]);
     node.assert_served(CART);
 }
 
@@ -22,9 +22,9 @@ fn port_70000_is_reported_and_the_other_ports_are_served() {
     let mut service = cart();
     let ports = service["spec"]["ports"].as_array_mut().unwrap();
     ports.push(json!({"name": "high", "port": 70000}));
-    let problem = "Service shop/cart: spec.ports[1].port: 70000 is not a port number (1 to 65535); the port \
+    let input_error = "Service shop/cart: spec.ports[1].port: 70000 is not a port number (1 to 65535); the port \
                    is skipped";
-    let (node, _agent) = with_cart(&[service, cart_slice()], &[problem]);
+    let (node, _agent) = with_cart(&[service, cart_slice()], &[input_error]);
     node.assert_served(CART);
 }
 
@@ -39,9 +39,9 @@ fn the_valid_part_of_an_update_is_applied_at_once() {
     ports.push(json!({"name": "high", "port": 70000}));
     node.put("cart.yaml", &[service.clone(), cart_slice()]);
     node.eventually_untouched(CART);
-    let problem = "Service shop/cart: spec.ports[1].port: 70000 is not a port number (1 to 65535); the port \
+    let input_error = "Service shop/cart: spec.ports[1].port: 70000 is not a port number (1 to 65535); the port \
                    is skipped";
-    assert_told(&node, &agent, &[problem]);
+    assert_told(&node, &agent, &[input_error]);
     service["metadata"]["annotations"] = json!({});
     node.put("cart.yaml", &[service, cart_slice()]);
     node.eventually_served(CART);
@@ -55,10 +55,10 @@ fn a_service_whose_only_port_becomes_invalid_stays_as_it_was() {
     let mut service = cart();
     service["spec"]["ports"][0]["port"] = json!(0);
     node.put("cart.yaml", &[service, cart_slice()]);
-    let problem = "Service shop/cart: spec.ports[0].port: 0 is not a port number (1 to 65535); \
+    let input_error = "Service shop/cart: spec.ports[0].port: 0 is not a port number (1 to 65535); \
                    what is programmed for it stays";
     let left = "Service shop/cart: spec.ports: no valid port; what is programmed for it stays";
-    assert_told(&node, &agent, &[left, problem]);
+    assert_told(&node, &agent, &[left, input_error]);
     node.assert_served(CART);
 }
 
@@ -67,9 +67,9 @@ fn an_ipv6_address_in_an_ipv4_slice_is_reported_and_the_other_endpoints_are_used
     let mut slice = cart_slice();
     let endpoints = slice["endpoints"].as_array_mut().unwrap();
     endpoints.insert(0, json!({"addresses": ["fd00::1"]}));
-    let problem = "EndpointSlice shop/cart-1: endpoints[0].addresses[0]: \"fd00::1\": an IPv6 address, \
+    let input_error = "EndpointSlice shop/cart-1: endpoints[0].addresses[0]: \"fd00::1\": an IPv6 address, \
                    but IPv4 is declared; it is skipped";
-    let (node, _agent) = with_cart(&[cart(), slice], &[problem]);
+    let (node, _agent) = with_cart(&[cart(), slice], &[input_error]);
     assert_eq!(node.backends("cart", "web"), ["10.244.1.1"]);
 }
 

@@ -11,10 +11,14 @@ fn a_file_that_is_not_yaml_costs_only_itself() {
     let node = node(1);
     node.put_text("bad.yaml", "kind: Service\nmetadata: {name: [\n");
     let agent = node.start_agent();
-    let problem = eventually("a problem", || node.wrong("invalidObjects").pop().ok_or("none yet"));
-    assert!(problem.starts_with("file bad.yaml, document 1: does not parse: "), "{problem}");
-    assert!(!problem.contains('\n'), "more than one line: {problem}");
-    assert_told(&node, &agent, &[&problem]);
+    let input_error =
+        eventually("an input error", || node.wrong("invalidObjects").pop().ok_or("none yet"));
+    assert!(
+        input_error.starts_with("file bad.yaml, document 1: does not parse: "),
+        "{input_error}"
+    );
+    assert!(!input_error.contains('\n'), "more than one line: {input_error}");
+    assert_told(&node, &agent, &[&input_error]);
 }
 
 #[test]
@@ -35,14 +39,17 @@ fn a_file_that_becomes_broken_keeps_its_services() {
     let agent = node.start_agent();
     node.put_text("cart.yaml", "kind: [\n");
     let kept = "file cart.yaml: is not whole; 2 of its objects are kept as they were";
-    eventually("the problem", || {
-        let problems = node.wrong("invalidObjects");
-        holds(problems.iter().any(|problem| problem == kept), format!("{problems:#?}"))
+    eventually("the input error", || {
+        let input_errors = node.wrong("invalidObjects");
+        holds(
+            input_errors.iter().any(|input_error| input_error == kept),
+            format!("{input_errors:#?}"),
+        )
     });
     assert_logged_once(&agent, kept);
     node.assert_served(CART);
     node.put("cart.yaml", &[cart(), cart_slice()]);
-    node.eventually_no_problems();
+    node.eventually_no_input_errors();
     node.assert_served(CART);
 }
 

@@ -85,14 +85,14 @@ fn services_stay_while_the_folder_is_missing() {
     let agent = node.start_agent();
     let (folder, away) = (node.manifests(), node.temp().join("away"));
     fs::rename(&folder, &away).unwrap();
-    let problem = format!(
+    let input_error = format!(
         "folder {}: cannot be read (No such file or directory (os error 2)); its 3 objects stay \
          as they were until it is back",
         folder.display()
     );
-    assert_told(&node, &agent, &[&problem]);
+    assert_told(&node, &agent, &[&input_error]);
     fs::rename(&away, &folder).unwrap();
-    node.eventually_no_problems();
+    node.eventually_no_input_errors();
     node.put_service("cart", CART);
     node.eventually_served(CART);
 }
@@ -151,5 +151,5 @@ fn a_new_version_of_a_config_map_is_used() {
         let who = node.ask(CART).map_err(|error| error.to_string())?;
         holds(who == "web-1", who)
     });
-    node.eventually_no_problems();
+    node.eventually_no_input_errors();
 }

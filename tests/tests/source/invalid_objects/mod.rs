@@ -19,23 +19,23 @@ fn node(webs: usize) -> WebNode {
     node
 }
 
-/// Waits for these problems, then checks that each is in the log once and that `ship` is served.
+/// Waits for these input errors, then checks that each is in the log once and that `ship` is served.
 #[track_caller]
-fn assert_told(node: &WebNode, agent: &Agent, problems: &[&str]) {
-    node.eventually_problems(problems);
-    for problem in problems {
-        assert_logged_once(agent, problem);
+fn assert_told(node: &WebNode, agent: &Agent, input_errors: &[&str]) {
+    node.eventually_input_errors(input_errors);
+    for input_error in input_errors {
+        assert_logged_once(agent, input_error);
     }
     node.assert_served(SHIP);
 }
 
-/// Starts an agent with these objects in `cart.yaml` and expects these problems.
+/// Starts an agent with these objects in `cart.yaml` and expects these input errors.
 #[track_caller]
-fn with_cart(cart: &[Value], problems: &[&str]) -> (WebNode, Agent) {
+fn with_cart(cart: &[Value], input_errors: &[&str]) -> (WebNode, Agent) {
     let node = node(1);
     node.put("cart.yaml", cart);
     let agent = node.start_agent();
-    assert_told(&node, &agent, problems);
+    assert_told(&node, &agent, input_errors);
     (node, agent)
 }
 

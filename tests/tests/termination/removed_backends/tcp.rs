@@ -79,19 +79,19 @@ fn an_endpoint_that_comes_back_in_time_keeps_its_connections() {
 }
 
 #[test]
-fn a_broken_annotation_is_one_problem_and_costs_only_itself() {
+fn a_broken_annotation_is_one_input_error_and_costs_only_itself() {
     let mut setup = with_service(1, &[]);
     let service = DnsPods::service().annotate(CLOSE_ON_REMOVAL, "soon").endpoints(&setup.pods);
     setup.cluster.apply([service]).unwrap();
     let (mut open, _) = stream(&setup.client, at(V4));
-    let problem = "Service default/dns: metadata.annotations[sockline.dev/close-on-removal]: \
+    let input_error = "Service default/dns: metadata.annotations[sockline.dev/close-on-removal]: \
                    \"soon\" is not a duration of 0s to 24h like 30s or 1m30s; it is ignored";
-    eventually("the problem to be shown", || {
+    eventually("the input error to be shown", || {
         let status = setup.cluster.status().unwrap();
-        let problems = crate::common::texts(&status["agent"]["invalidObjects"]);
+        let input_errors = crate::common::texts(&status["agent"]["invalidObjects"]);
         let of_service: Vec<&String> =
-            problems.iter().filter(|problem| problem.contains("default/dns")).collect();
-        holds(of_service == [problem], format!("{problems:?}"))
+            input_errors.iter().filter(|input_error| input_error.contains("default/dns")).collect();
+        holds(of_service == [input_error], format!("{input_errors:?}"))
     });
     assert_logged_once(setup.cluster.agent(), "close-on-removal");
     let (sign, _) = connected(&setup.client, at(V4));

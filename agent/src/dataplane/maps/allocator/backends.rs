@@ -38,7 +38,7 @@ impl Allocator {
         if stale.is_empty() {
             return Ok(());
         }
-        let mut uncounted = Vec::new();
+        let mut not_counted_yet = Vec::new();
         for &id in stale {
             let entry = self.backends.cell(id.0)?;
             let backend = entry.read();
@@ -49,11 +49,11 @@ impl Allocator {
             } else {
                 // Programs may be counting here.
                 backend_entry::retire(&entry, backend.generation);
-                uncounted.push(id);
+                not_counted_yet.push(id);
             }
         }
         self.rcu.synchronize_rcu()?;
-        uncounted.into_iter().try_for_each(|id| self.clear_and_count(id))
+        not_counted_yet.into_iter().try_for_each(|id| self.clear_and_count(id))
     }
 
     /// Searches `count` backends from an id on for entries in use that were never allocated.

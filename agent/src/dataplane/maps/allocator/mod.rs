@@ -4,7 +4,7 @@
 //! `services.rs`. `reclaim.rs` decides when a freed index may be used again. They use `range_allocator.rs`, which knows
 //! which indices are free, [`backend_entry`], which writes a backend while programs read it, and
 //! [`removed_backend_counts`], which keeps the connection counts of backends that were removed. [`alias`] makes the
-//! slots of a list of backends.
+//! slots of a list of backends, `usage` says how much is in use.
 //!
 //! Invariant: an index is used again only when the grace period has passed and every program that ran when it was freed
 //! has ended (RCU). So no running program sees an index change its meaning.

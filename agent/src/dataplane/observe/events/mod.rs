@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// How long programs go on without [`Events::renew`].
+/// How long programs write events without [`Events::renew`].
 const SWITCHED_ON_FOR: Duration = Duration::from_secs(15);
 
 /// The reader of the ring buffer, and its switch. Dropping it switches events off.

@@ -2,7 +2,7 @@
 //!
 //! Called by `sync`; calls `maps`. [`Reconciler::apply`] in here has the order of the steps:
 //! `addition.rs` takes room and writes backends and slots, `entry.rs` makes the entries of frontends, and once
-//! frontends that nobody wants are removed, `release.rs` frees what no frontend refers to.
+//! frontends that are no longer in the plan are removed, `release.rs` frees what no frontend refers to.
 //!
 //! Invariants: a service port changes in full or not at all, because room for all of it is taken before the first
 //! frontend changes. Backends and slots are written before a frontend leads to them.
@@ -36,7 +36,7 @@ use crate::{
 
 impl Reconciler {
     pub(super) fn is_current(&self, service_port: &DesiredServicePort<'_>) -> bool {
-        self.installed.get(&service_port.key).is_some_and(|installed| {
+        self.service_ports.get(&service_port.key).is_some_and(|installed| {
             installed.source.len() == service_port.frontends.len()
                 && installed
                     .source
@@ -50,7 +50,7 @@ impl Reconciler {
     /// yet, would now be refused because it has no endpoints.
     pub(super) fn would_cut_off(&self, service_port: &DesiredServicePort<'_>) -> bool {
         let Some(installed) =
-            self.installed.get(&service_port.key).filter(|known| !known.confirmed)
+            self.service_ports.get(&service_port.key).filter(|known| !known.confirmed)
         else {
             return false;
         };
@@ -77,7 +77,7 @@ impl Reconciler {
         obsolete: &mut ObsoleteFrontends,
         wait_policy: WaitPolicy,
     ) -> Result<(), DataplaneError> {
-        if let Some(installed) = self.installed.get_mut(&service_port.key) {
+        if let Some(installed) = self.service_ports.get_mut(&service_port.key) {
             installed.source.clear();
             installed.confirmed = true;
         }
@@ -92,16 +92,16 @@ impl Reconciler {
         self.frontends.reserve(more)?;
         let addition = Addition::take(
             &mut self.allocator,
-            self.installed.get(&service_port.key),
+            self.service_ports.get(&service_port.key),
             service_port,
             wait_policy,
         )?;
-        if !self.installed.contains_key(&service_port.key) {
+        if !self.service_ports.contains_key(&service_port.key) {
             match self.new_id(&service_port.key) {
                 Ok(id) => {
                     let new =
                         ServicePortState { id, confirmed: true, ..ServicePortState::default() };
-                    self.installed.insert(service_port.key.clone(), new);
+                    self.service_ports.insert(service_port.key.clone(), new);
                 }
                 Err(error) => {
                     addition.give_back(&mut self.allocator);
@@ -109,7 +109,7 @@ impl Reconciler {
                 }
             }
         }
-        let Some(installed) = self.installed.get_mut(&service_port.key) else { return Ok(()) };
+        let Some(installed) = self.service_ports.get_mut(&service_port.key) else { return Ok(()) };
         let written = addition.write(&mut self.allocator, installed).and_then(|()| {
             let entries =
                 desired_frontends.iter().map(|(frontend, key)| entry(installed, frontend, *key));

@@ -19,7 +19,7 @@ impl Reconciler {
         key: &ServiceKey,
         report: &mut SyncReport,
     ) -> Result<(), DataplaneError> {
-        let Some(installed) = self.installed.get_mut(key) else { return Ok(()) };
+        let Some(installed) = self.service_ports.get_mut(key) else { return Ok(()) };
         let entries = self.frontends.entries();
         let mut scopes_of_slot_ranges: HashMap<SlotIndex, Scopes> = HashMap::new();
         for key in &installed.keys {

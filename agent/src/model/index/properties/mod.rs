@@ -33,8 +33,8 @@ proptest! {
             prop_assert_eq!(index.retained(), &held.retained());
         }
         let conflicts: Vec<_> = held.plan().1.into_iter().filter(|p| p.object.starts_with("Service")).collect();
-        let problems = index.problems();
-        prop_assert!(conflicts.iter().all(|p| problems.contains(p)), "{problems:#?}");
+        let input_errors = index.input_errors();
+        prop_assert!(conflicts.iter().all(|p| input_errors.contains(p)), "{input_errors:#?}");
     }
 
     /// Whatever happened before, and in whatever order slices, endpoints and ports are.
@@ -75,7 +75,7 @@ proptest! {
         let mut fresh = held.start(scope, &numbers);
         prop_assert_eq!(plan, fresh.plan());
         prop_assert_eq!(index.retained(), fresh.retained());
-        prop_assert_eq!(index.problems(), fresh.problems());
+        prop_assert_eq!(index.input_errors(), fresh.input_errors());
         prop_assert_eq!(&index.excluded_pods(&Policy::default()), &fresh.excluded_pods(&Policy::default()));
         for service in ["a", "b", "c"].map(|service| ObjectName::new("ns", service)) {
             let serving = |index: &Index| index.serving(&service, "http", Protocol::Tcp);
@@ -95,7 +95,7 @@ proptest! {
             lazy.apply(event);
         }
         prop_assert_eq!(eager.plan(), lazy.plan());
-        prop_assert_eq!(eager.problems(), lazy.problems());
+        prop_assert_eq!(eager.input_errors(), lazy.input_errors());
     }
 
     #[test]

@@ -121,8 +121,8 @@ pub(super) fn any_object() -> impl Strategy<Value = Object> {
 
 fn any_sourced() -> impl Strategy<Value = Sourced> {
     (any_object(), 0..8).prop_map(|(object, state)| match state {
-        0 => sourced(object).with_problem("spec"),
-        1 => sourced(object).with_problem("spec").unusable(),
+        0 => sourced(object).with_input_error("spec"),
+        1 => sourced(object).with_input_error("spec").unusable(),
         _ => sourced(object),
     })
 }

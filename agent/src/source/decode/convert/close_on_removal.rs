@@ -20,7 +20,7 @@ pub(super) fn of_service(validator: &mut Validator, metadata: &ObjectMeta) -> Op
     let duration = duration::parse(value).ok().filter(|duration| *duration <= LONGEST);
     if duration.is_none() {
         let start: String = value.chars().take(REPEATED).collect();
-        validator.problem(
+        validator.error(
             format!("metadata.annotations[{KEY}]"),
             format!("{start:?} is not a duration of 0s to 24h like 30s or 1m30s; it is ignored"),
         );

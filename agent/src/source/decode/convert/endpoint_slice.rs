@@ -33,7 +33,7 @@ pub(super) fn convert(slice: &api::EndpointSlice) -> Option<Sourced> {
         "IPv4" => Family::IPv4,
         "IPv6" => Family::IPv6,
         other => {
-            validator.problem(
+            validator.error(
                 "addressType",
                 format!("{other:?} is not IPv4, IPv6 or FQDN; the slice is skipped"),
             );
@@ -69,7 +69,7 @@ fn triggered(validator: &mut Validator, slice: &api::EndpointSlice) -> Option<Ti
     text.parse()
         .inspect_err(|_| {
             let message = format!("{text:?} is not a time (RFC 3339); it is ignored");
-            validator.problem(format!("metadata.annotations[{TRIGGER_ANNOTATION}]"), message);
+            validator.error(format!("metadata.annotations[{TRIGGER_ANNOTATION}]"), message);
         })
         .ok()
 }
@@ -83,7 +83,7 @@ fn convert_port(
     let protocol = validator.protocol(&format!("ports[{i}].protocol"), port.protocol.as_deref())?;
     let Some(number) = port.port else {
         // In the API it means all ports; kube-proxy does not use such a port either.
-        validator.problem(format!("ports[{i}].port"), "missing; the port is skipped");
+        validator.error(format!("ports[{i}].port"), "missing; the port is skipped");
         return None;
     };
     let port = validator.port(&format!("ports[{i}].port"), number)?;
@@ -97,7 +97,7 @@ fn convert_endpoint(
     family: Family,
 ) -> Option<Endpoint> {
     let Some(address) = endpoint.addresses.first() else {
-        validator.problem(format!("endpoints[{i}].addresses"), "empty; the endpoint is skipped");
+        validator.error(format!("endpoints[{i}].addresses"), "empty; the endpoint is skipped");
         return None;
     };
     let field = format!("endpoints[{i}].addresses[0]");

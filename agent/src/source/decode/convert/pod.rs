@@ -24,7 +24,7 @@ pub(super) fn convert(pod: &api::Pod) -> Option<Sourced> {
     let hash = metadata.annotations.as_ref().and_then(|annotations| annotations.get(CONFIG_HASH));
     let uid = hash.or(metadata.uid.as_ref()).filter(|uid| !uid.is_empty());
     let Some(uid) = uid else {
-        validator.problem("metadata.uid", "missing; the pod cannot be identified and is skipped");
+        validator.error("metadata.uid", "missing; the pod cannot be identified and is skipped");
         return Some(validator.finish(None));
     };
     let redirect = redirect::of_clients(&mut validator, metadata);

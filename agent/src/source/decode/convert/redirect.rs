@@ -38,7 +38,7 @@ fn parse(
         "disabled" => Some(Redirect::Disabled),
         other => {
             let message = format!("{other:?} is neither enabled nor disabled; it is ignored");
-            validator.problem(format!("{map}[{KEY}]"), message);
+            validator.error(format!("{map}[{KEY}]"), message);
             None
         }
     }

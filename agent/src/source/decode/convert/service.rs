@@ -79,7 +79,7 @@ fn cluster_ips(validator: &mut Validator, spec: &api::ServiceSpec) -> Vec<IpAddr
                 let family = Family::of(ip);
                 if found.iter().any(|other| Family::of(*other) == family) {
                     validator
-                        .problem(field, format!("{ip}: a second {family} address; it is skipped"));
+                        .error(field, format!("{ip}: a second {family} address; it is skipped"));
                 } else {
                     found.push(ip);
                 }
@@ -91,7 +91,7 @@ fn cluster_ips(validator: &mut Validator, spec: &api::ServiceSpec) -> Vec<IpAddr
         }
     }
     if found.is_empty() {
-        validator.problem("spec.clusterIPs", "no valid address; the service is skipped");
+        validator.error("spec.clusterIPs", "no valid address; the service is skipped");
     }
     found
 }
@@ -107,14 +107,14 @@ fn ports(validator: &mut Validator, spec: &api::ServiceSpec, places: usize) -> V
         if names.insert((port.name.clone(), port.protocol)) {
             ports.push(port);
         } else {
-            validator.problem(
+            validator.error(
                 format!("spec.ports[{i}].name"),
                 format!("{:?} is the name of an earlier port; the port is skipped", &*port.name),
             );
         }
     }
     if ports.is_empty() {
-        validator.problem("spec.ports", "no valid port; the service is skipped");
+        validator.error("spec.ports", "no valid port; the service is skipped");
     }
     ports
 }
@@ -171,7 +171,7 @@ fn source_ranges(validator: &mut Validator, spec: &api::ServiceSpec) -> [bool; 2
             Ok(range) => families[Family::of(range.addr()) as usize] = true,
             Err(_) => {
                 families = [true; 2];
-                validator.problem(
+                validator.error(
                     format!("spec.loadBalancerSourceRanges[{i}]"),
                     format!(
                         "{text:?} is not an address range; \
@@ -189,7 +189,7 @@ fn affinity_seconds(validator: &mut Validator, spec: &api::ServiceSpec) -> Optio
         None | Some("" | "None") => return None,
         Some("ClientIP") => {}
         Some(other) => {
-            validator.problem(
+            validator.error(
                 "spec.sessionAffinity",
                 format!("{other:?} is not None or ClientIP; taken as None"),
             );
@@ -201,7 +201,7 @@ fn affinity_seconds(validator: &mut Validator, spec: &api::ServiceSpec) -> Optio
     let Some(timeout) = timeout else { return Some(DEFAULT_AFFINITY_SECONDS) };
     let valid = u32::try_from(timeout).ok().filter(|t| (1..=MAX_AFFINITY_SECONDS).contains(t));
     if valid.is_none() {
-        validator.problem(
+        validator.error(
             "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
             format!(
                 "{timeout} is not 1 to {MAX_AFFINITY_SECONDS}; \

@@ -79,7 +79,7 @@ fn as_slice(sourced: Option<Sourced>) -> object::EndpointSlice {
 }
 
 fn fields(sourced: &Sourced) -> Vec<&str> {
-    sourced.problems.iter().map(|problem| problem.field.as_str()).collect()
+    sourced.input_errors.iter().map(|input_error| input_error.field.as_str()).collect()
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_value_of_the_wrong_type_is_named_and_costs_only_its_element() {
             ["spec.ports[0].port", "spec.ports[2]", "spec.ports[3].port"],
             "{ports}"
         );
-        assert_eq!(sourced.problems[0].object, "Service ns/web", "{ports}");
+        assert_eq!(sourced.input_errors[0].object, "Service ns/web", "{ports}");
         assert_eq!(as_service(Some(sourced)).ports.len(), 1, "{ports}");
     }
     let sourced = service(json!({"spec": {"externalIPs": [1, "1.2.3.4", {}]}})).expect("ours");
@@ -150,7 +150,7 @@ fn a_value_of_the_wrong_type_outside_a_list_costs_the_object() {
     ] {
         let sourced = service(patch.clone()).expect("told");
         assert_eq!((&sourced.object, fields(&sourced)), (&None, vec![field]), "{patch}");
-        assert_eq!(sourced.problems[0].object, "Service ns/web", "{patch}");
+        assert_eq!(sourced.input_errors[0].object, "Service ns/web", "{patch}");
     }
 }
 
@@ -159,7 +159,7 @@ fn an_object_that_is_wrong_throughout_is_given_up() {
     let ports = vec![json!({"port": "abc"}); 1000];
     let sourced = service(json!({"spec": {"ports": ports}})).expect("ours");
     assert_eq!(sourced.object, None);
-    assert!(sourced.problems.len() < 100, "{} problems", sourced.problems.len());
+    assert!(sourced.input_errors.len() < 100, "{} input errors", sourced.input_errors.len());
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn names_of_253_characters_are_fine_and_longer_ones_are_not() {
             slice(json!({"metadata": metadata.clone()})).expect("ours"),
         ] {
             assert_eq!(sourced.object.is_some(), valid, "{metadata}");
-            assert_eq!(sourced.problems.is_empty(), valid, "{metadata}");
+            assert_eq!(sourced.input_errors.is_empty(), valid, "{metadata}");
         }
     }
     let sourced = node(json!({"metadata": {"name": "n".repeat(254)}})).expect("ours");
@@ -242,7 +242,7 @@ fn a_pod_asks_to_be_excluded_by_label_or_annotation() {
             "labels": {"sockline.dev/redirect": label},
             "annotations": {"sockline.dev/redirect": annotation},
         }}));
-        assert_eq!(sourced.problems, [], "{label:?} {annotation:?}");
+        assert_eq!(sourced.input_errors, [], "{label:?} {annotation:?}");
         assert_eq!(as_pod(sourced).redirect, expected, "{label:?} {annotation:?}");
     }
 }
@@ -254,7 +254,7 @@ fn a_redirect_that_is_neither_enabled_nor_disabled_is_reported_and_ignored() {
     assert_eq!(fields(&sourced), ["metadata.annotations[sockline.dev/redirect]"]);
     assert_eq!(as_pod(sourced).redirect, None);
     let sourced = service(metadata).expect("ours");
-    assert!(sourced.problems[0].message.starts_with("\"off\" is neither"), "{sourced:?}");
+    assert!(sourced.input_errors[0].message.starts_with("\"off\" is neither"), "{sourced:?}");
     assert_eq!(as_service(Some(sourced)).redirect, object::Redirect::Enabled);
 }
 

@@ -15,8 +15,8 @@ fn names(manifest: &Manifest) -> Vec<String> {
     manifest.objects.iter().map(|sourced| sourced.reference.to_string()).collect()
 }
 
-fn problems(manifest: &Manifest) -> Vec<String> {
-    manifest.problems.iter().map(ToString::to_string).collect()
+fn input_errors(manifest: &Manifest) -> Vec<String> {
+    manifest.input_errors.iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -26,15 +26,15 @@ fn a_broken_document_costs_only_itself_and_names_its_line() {
         let manifest = parse("web.yaml", &text);
         assert_eq!(names(&manifest).len(), 2, "{broken:?}: {manifest:#?}");
         assert!(manifest.incomplete, "{broken:?}");
-        let problems = problems(&manifest);
-        assert_eq!(problems.len(), 1, "{broken:?}: {problems:#?}");
-        assert!(problems[0].starts_with("file web.yaml, document 2: "), "{problems:?}");
-        assert!(!problems[0].contains('\n'), "{problems:?}");
+        let input_errors = input_errors(&manifest);
+        assert_eq!(input_errors.len(), 1, "{broken:?}: {input_errors:#?}");
+        assert!(input_errors[0].starts_with("file web.yaml, document 2: "), "{input_errors:?}");
+        assert!(!input_errors[0].contains('\n'), "{input_errors:?}");
         // The broken document's first line is the 10th of the file, its comment.
-        let line = problems[0].split("line ").nth(1).and_then(|rest| {
+        let line = input_errors[0].split("line ").nth(1).and_then(|rest| {
             rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok()
         });
-        assert!(line.is_some_and(|line| (10..=13).contains(&line)), "{broken:?}: {problems:?}");
+        assert!(line.is_some_and(|line| (10..=13).contains(&line)), "{broken:?}: {input_errors:?}");
     }
 }
 
@@ -51,7 +51,7 @@ fn documents_are_separated_in_every_way_yaml_allows() {
     for text in cases {
         let manifest = parse("web.yaml", &text);
         assert_eq!(names(&manifest).len(), 2, "{text:?}: {manifest:#?}");
-        assert!(manifest.problems.is_empty(), "{text:?}: {manifest:#?}");
+        assert!(manifest.input_errors.is_empty(), "{text:?}: {manifest:#?}");
     }
 }
 
@@ -83,7 +83,7 @@ fn lists_hold_their_items() {
     for text in cases {
         let manifest = parse("l.yaml", &text);
         assert_eq!(names(&manifest), ["Service default/web"], "{text}: {manifest:#?}");
-        assert!(manifest.problems.is_empty(), "{text}: {manifest:#?}");
+        assert!(manifest.input_errors.is_empty(), "{text}: {manifest:#?}");
     }
     for text in [
         "{apiVersion: discovery.k8s.io/v1, kind: EndpointSliceList, items: null}",
@@ -104,7 +104,8 @@ fn a_broken_item_costs_only_itself_and_is_named() {
     ]}"#;
     let manifest = parse("l.json", text);
     assert_eq!(names(&manifest), ["Node here"]);
-    let fields: Vec<_> = manifest.problems.iter().map(|problem| problem.field.as_str()).collect();
+    let fields: Vec<_> =
+        manifest.input_errors.iter().map(|input_error| input_error.field.as_str()).collect();
     assert_eq!(
         fields,
         ["items[0]", "items[2].apiVersion", "items[3].kind", "items[4].metadata.name"],
@@ -118,10 +119,12 @@ fn kinds_that_are_not_read_are_reported_once_per_file() {
     let knative = "---\napiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: fn}\n";
     let manifest = parse("m.yaml", &format!("{other}{other}---\n{SERVICE}{knative}"));
     assert_eq!(names(&manifest), ["Service default/web"]);
-    let problems = problems(&manifest);
-    assert_eq!(problems.len(), 2, "{problems:#?}");
-    assert!(problems[0].contains("Deployment (apps/v1)") && problems[0].contains("ignored"));
-    assert!(problems[1].contains("Service (serving.knative.dev/v1)"), "{problems:#?}");
+    let input_errors = input_errors(&manifest);
+    assert_eq!(input_errors.len(), 2, "{input_errors:#?}");
+    assert!(
+        input_errors[0].contains("Deployment (apps/v1)") && input_errors[0].contains("ignored")
+    );
+    assert!(input_errors[1].contains("Service (serving.knative.dev/v1)"), "{input_errors:#?}");
     assert!(!manifest.incomplete);
 }
 
@@ -134,8 +137,8 @@ fn a_wrong_type_costs_its_object_and_names_object_and_field() {
         assert_eq!(names(&manifest).len(), 2);
         let broken = &manifest.objects[1];
         assert_eq!(broken.object, None, "{port}");
-        assert_eq!(broken.problems[0].object, "Service default/web", "{port}");
-        assert_eq!(broken.problems[0].field, "spec.ports[0].port", "{port}");
+        assert_eq!(broken.input_errors[0].object, "Service default/web", "{port}");
+        assert_eq!(broken.input_errors[0].field, "spec.ports[0].port", "{port}");
     }
 }
 
@@ -145,7 +148,7 @@ fn a_port_out_of_range_costs_only_that_port() {
         let text = format!("{SERVICE}  - port: {port}\n    name: b\n");
         let manifest = parse("web.yaml", &text);
         let sourced = &manifest.objects[0];
-        assert_eq!(sourced.problems[0].field, "spec.ports[1].port", "{port}");
+        assert_eq!(sourced.input_errors[0].field, "spec.ports[1].port", "{port}");
         let Some(Object::Service(service)) = &sourced.object else { panic!("{sourced:?}") };
         assert_eq!(service.ports.len(), 1, "{port}");
     }
@@ -158,7 +161,7 @@ fn json_may_hold_several_values_and_stops_at_an_error() {
     let manifest = parse("n.json", &format!("{}\n{}\n{{", node("a"), node("b")));
     assert_eq!(names(&manifest), ["Node a", "Node b"]);
     assert!(manifest.incomplete);
-    assert!(problems(&manifest)[0].starts_with("file n.json, document 3: "), "{manifest:#?}");
+    assert!(input_errors(&manifest)[0].starts_with("file n.json, document 3: "), "{manifest:#?}");
 }
 
 #[test]
@@ -171,7 +174,7 @@ fn json_in_a_yaml_file_is_read() {
 fn a_name_like_a_number_is_an_error_of_the_file_not_a_nameless_object() {
     let manifest = parse("n.yaml", "apiVersion: v1\nkind: Node\nmetadata: {name: 1}\n");
     assert!(manifest.objects.is_empty());
-    assert_eq!(manifest.problems[0].field, "metadata.name", "{manifest:#?}");
+    assert_eq!(manifest.input_errors[0].field, "metadata.name", "{manifest:#?}");
 }
 
 /// More than the YAML parser's default limits allow.
@@ -191,7 +194,7 @@ fn a_list_of_five_thousand_slices_in_one_document_is_read() {
         }
     }
     let manifest = parse("large.yaml", &text);
-    assert_eq!(manifest.problems, []);
+    assert_eq!(manifest.input_errors, []);
     assert_eq!(manifest.objects.len(), 5_000);
 }
 
@@ -203,7 +206,7 @@ fn a_small_text_that_aliases_blow_up_is_refused() {
         text.push_str(&format!("a{i}: &a{i} [{of}]\n"));
     }
     let manifest = parse("bomb.yaml", &text);
-    assert!(manifest.incomplete, "{:?}", manifest.problems);
+    assert!(manifest.incomplete, "{:?}", manifest.input_errors);
 }
 
 /// In one document, as an item of a list, in YAML and in JSON.
@@ -224,11 +227,15 @@ fn an_object_with_more_text_or_more_values_than_etcd_takes_costs_only_itself() {
             ("a.json", json),
         ] {
             let manifest = parse(file, &text);
-            assert_eq!(problems(&manifest), [""; 0], "{file}");
+            assert_eq!(input_errors(&manifest), [""; 0], "{file}");
             let [large, others @ ..] = &manifest.objects[..] else { panic!("{file}: no objects") };
             assert_eq!(large.reference.name.name.as_ref(), "large", "{file}");
             assert_eq!(large.object, None, "{file}");
-            assert!(large.problems[0].message.contains("larger than"), "{:?}", large.problems);
+            assert!(
+                large.input_errors[0].message.contains("larger than"),
+                "{:?}",
+                large.input_errors
+            );
             assert_eq!(others.len(), usize::from(file != "a.json"), "{file}");
             assert!(others.iter().all(|sourced| sourced.object.is_some()), "{file}: {others:?}");
         }
@@ -253,10 +260,10 @@ proptest::proptest! {
         for file in ["a.yaml", "a.json"] {
             let manifest = parse(file, &text);
             if manifest.incomplete {
-                proptest::prop_assert!(!manifest.problems.is_empty());
+                proptest::prop_assert!(!manifest.input_errors.is_empty());
             }
-            for problem in &manifest.problems {
-                proptest::prop_assert!(!problem.to_string().contains('\n'), "{problem}");
+            for input_error in &manifest.input_errors {
+                proptest::prop_assert!(!input_error.to_string().contains('\n'), "{input_error}");
             }
         }
     }

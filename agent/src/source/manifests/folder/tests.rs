@@ -24,7 +24,9 @@ fn file_names(contents: &FolderContents) -> Vec<&str> {
 
 fn source_errors(events: &[Event]) -> Vec<String> {
     match events.last() {
-        Some(Event::SourceErrors(problems)) => problems.iter().map(ToString::to_string).collect(),
+        Some(Event::SourceErrors(input_errors)) => {
+            input_errors.iter().map(ToString::to_string).collect()
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -230,10 +230,7 @@ fn there_is_a_limit_of_watchers_and_other_connections_do_not_end_them() {
     let all: Vec<Watch> = (0..8).map(|_| Watch::start(agent, &[])).collect();
     let refused = command(agent, &[]).output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
-    assert_eq!(
-        error_of(&refused),
-        "error: 8 clients watch already, and the agent has no more at once\n"
-    );
+    assert_eq!(error_of(&refused), "error: too many watchers: at most 8 at a time\n");
     // More than all connections that the agent has at once.
     let held: Vec<UnixStream> =
         (0..40).map(|_| UnixStream::connect(agent.admin_socket()).unwrap()).collect();

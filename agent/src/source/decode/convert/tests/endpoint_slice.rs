@@ -36,18 +36,21 @@ fn a_slice_of_an_unknown_address_type_is_unusable() {
 fn a_slice_without_ports_or_endpoints_is_valid() {
     for patch in [json!({"endpoints": null}), json!({"ports": null}), json!({"endpoints": []})] {
         let sourced = slice(patch.clone()).expect("ours");
-        assert!(sourced.problems.is_empty() && sourced.object.is_some(), "{patch}: {sourced:?}");
+        assert!(
+            sourced.input_errors.is_empty() && sourced.object.is_some(),
+            "{patch}: {sourced:?}"
+        );
     }
     let nulls = json!({
         "metadata": {"name": "s", "namespace": "ns", "labels": {"kubernetes.io/service-name": "web"}},
         "addressType": "IPv4", "ports": null, "endpoints": null,
     });
     let sourced = decode(Kind::EndpointSlice, &nulls).expect("ours");
-    assert!(sourced.problems.is_empty() && sourced.object.is_some(), "{sourced:?}");
+    assert!(sourced.input_errors.is_empty() && sourced.object.is_some(), "{sourced:?}");
 }
 
 #[test]
-fn loopback_endpoints_are_accepted_for_local_trials() {
+fn loopback_endpoints_are_accepted_for_local_tests() {
     let slice = as_slice(slice(json!({"endpoints": [{"addresses": ["127.0.0.1"]}]})));
     assert!(slice.endpoints[0].address.is_loopback());
 }
@@ -87,6 +90,6 @@ fn a_slice_has_no_more_endpoints_than_the_api_allows() {
     let endpoints = vec![json!({"addresses": ["10.0.0.1"]}); 1001];
     let sourced = slice(json!({"endpoints": endpoints})).expect("ours");
     let told = "EndpointSlice ns/web-1: endpoints: 1001 of them; only the first 1000 are used";
-    assert_eq!(sourced.problems[0].to_string(), told);
+    assert_eq!(sourced.input_errors[0].to_string(), told);
     assert_eq!(as_slice(Some(sourced)).endpoints.len(), 1000);
 }

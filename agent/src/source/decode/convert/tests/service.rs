@@ -58,7 +58,7 @@ fn a_wrong_field_of_a_service_is_named_and_costs_only_its_element() {
     for (spec, field, left) in cases {
         let sourced = service(json!({"spec": spec.clone()})).expect("ours");
         assert_eq!(fields(&sourced), [field], "{spec}");
-        assert_eq!(sourced.problems[0].object, "Service ns/web", "{spec}");
+        assert_eq!(sourced.input_errors[0].object, "Service ns/web", "{spec}");
         let s = as_service(Some(sourced));
         let sizes =
             (s.ports.len(), s.cluster_ips.len(), s.external_ips.len(), s.load_balancer_ips.len());
@@ -98,7 +98,7 @@ fn addresses_that_are_no_services_are_refused_as_external_ips_and_load_balancer_
         {
             let sourced = service(patch).expect("ours");
             assert_eq!(fields(&sourced), [field], "{address}");
-            let told = sourced.problems[0].to_string();
+            let told = sourced.input_errors[0].to_string();
             assert!(told.starts_with(&format!("Service ns/web: {field}: {address:?}: ")), "{told}");
             assert!(told.ends_with("; it is skipped"), "{told}");
             let service = as_service(Some(sourced));
@@ -113,7 +113,7 @@ fn addresses_that_only_look_special_are_served() {
     let ordinary =
         ["128.0.0.1", "169.253.0.1", "240.0.0.1", "255.255.255.254", "fec0::1", "fd00::1"];
     let sourced = service(json!({"spec": {"externalIPs": ordinary}})).expect("ours");
-    assert_eq!(sourced.problems, []);
+    assert_eq!(sourced.input_errors, []);
     assert_eq!(as_service(Some(sourced)).external_ips.len(), ordinary.len());
 }
 
@@ -129,7 +129,7 @@ fn a_service_without_anything_valid_to_serve_is_unusable() {
     for (spec, field) in cases {
         let sourced = service(json!({"spec": spec.clone()})).expect("ours");
         assert_eq!(sourced.object, None, "{spec}");
-        assert!(fields(&sourced).contains(&field), "{spec}: {:?}", sourced.problems);
+        assert!(fields(&sourced).contains(&field), "{spec}: {:?}", sourced.input_errors);
     }
 }
 
@@ -145,9 +145,9 @@ fn affinity_has_the_apis_default_and_limits() {
         (affinity(86_401), Some(10_800), 1),
         (affinity(-1), Some(10_800), 1),
     ];
-    for (spec, expected, problems) in cases {
+    for (spec, expected, input_errors) in cases {
         let sourced = service(json!({"spec": spec.clone()})).expect("ours");
-        assert_eq!(sourced.problems.len(), problems, "{spec}");
+        assert_eq!(sourced.input_errors.len(), input_errors, "{spec}");
         assert_eq!(as_service(Some(sourced)).affinity_seconds, expected, "{spec}");
     }
 }
@@ -231,25 +231,25 @@ fn a_service_has_no_more_addresses_than_a_service_may_have() {
         (json!({"ports": ports, "externalIPs": externals}), (63, 256)),
     ] {
         let sourced = service(json!({"spec": spec})).expect("ours");
-        assert!(fields(&sourced).contains(&"spec.ports"), "{:?}", sourced.problems);
+        assert!(fields(&sourced).contains(&"spec.ports"), "{:?}", sourced.input_errors);
         let service = as_service(Some(sourced));
         assert_eq!((service.ports.len(), service.external_ips.len()), expected);
     }
 }
 
 #[test]
-fn many_problems_of_one_object_are_counted_and_not_all_told() {
+fn only_the_first_input_errors_of_an_object_are_reported_and_the_others_counted() {
     let addresses = vec!["nowhere"; 200];
     let sourced = service(json!({"spec": {"externalIPs": addresses}})).expect("ours");
-    assert_eq!(sourced.problems.len(), 21);
-    let last = sourced.problems[20].to_string();
-    assert_eq!(last, "Service ns/web: and 180 more of such problems; what they name is skipped");
+    assert_eq!(sourced.input_errors.len(), 21);
+    let last = sourced.input_errors[20].to_string();
+    assert_eq!(last, "Service ns/web: 180 more errors of this kind; those fields are skipped");
 }
 
 #[test]
 fn a_long_value_is_not_told_in_full() {
     let sourced = service(json!({"spec": {"sessionAffinity": "x".repeat(1 << 20)}})).expect("ours");
-    let told = sourced.problems[0].to_string();
+    let told = sourced.input_errors[0].to_string();
     assert!(told.chars().count() < 600, "{}", told.len());
     assert!(told.ends_with("; taken as None"), "{told}");
 }

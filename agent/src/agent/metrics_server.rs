@@ -12,8 +12,7 @@ use axum::{
 use tokio::{net::TcpListener, sync::Mutex, task::block_in_place};
 use tokio_util::sync::CancellationToken;
 
-use super::Metrics;
-use crate::{check::Readiness, http};
+use crate::{check::Readiness, http, telemetry::Metrics};
 
 #[derive(Clone)]
 struct Context {

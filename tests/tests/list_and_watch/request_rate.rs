@@ -9,7 +9,7 @@ use super::{objects, watched::Watched};
 async fn watching() -> (Api, Watched) {
     let api = objects::cluster(&["cart"]);
     let mut watched = Watched::start(&api);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     (api, watched)
 }
 
@@ -62,7 +62,7 @@ async fn many_nodes_that_lose_the_server_at_once_reconnect_at_different_times() 
     let api = objects::cluster(&["cart"]);
     let mut nodes: Vec<Watched> = (0..100).map(|_| Watched::start(&api)).collect();
     for node in &mut nodes {
-        node.settle(&api).await;
+        node.catch_up(&api).await;
     }
     let before = api.asked(Resource::Services).len();
     api.cut(Resource::Services, Cut::Between);
@@ -88,7 +88,7 @@ async fn the_backoff_grows_while_watches_are_cut() {
     watched.pass(Duration::from_secs(300)).await;
     assert!(api.asked(Resource::Services).len() < 30, "{:?}", waits(&api));
     api.lift(Resource::Services);
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
 }
 
 /// A real server that restarts answers with an empty watch cache: every version is gone.
@@ -115,6 +115,6 @@ async fn when_one_watch_reconnects_the_others_follow_within_seconds() {
         let after = lists[0].at - first;
         assert!(after < Duration::from_secs(4), "{resource:?} is listed {after:?} later");
     }
-    watched.settle(&api).await;
+    watched.catch_up(&api).await;
     watched.until_quiet().await;
 }

@@ -163,13 +163,13 @@ fn a_running_pod_without_a_cgroup_is_reported_once() {
     eventually("the missing cgroup to be reported", || {
         let log = agent.log();
         holds(
-            log.contains("Pod shop/meshed: it is excluded, but its connections are redirected"),
+            log.contains("Pod shop/meshed: it is excluded, but its connections are translated"),
             &log,
         )
     });
     assert_logged_once(
         &agent,
-        "Pod shop/meshed: it is excluded, but its connections are redirected",
+        "Pod shop/meshed: it is excluded, but its connections are translated",
     );
     eventually("the status to say so", || {
         let status = String::from_utf8(node.look(&["status"]).stdout).unwrap();
