@@ -2,6 +2,27 @@
 //!
 //! A client is a cgroup: a container of a pod, or a process of the node.
 
+use crate::id::ServiceId;
+
+/// A client of a service port.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ClientKey {
+    /// The id of the cgroup that the client was in when it connected; 0 if that is not known.
+    pub cgroup: u64,
+    pub service: ServiceId,
+    /// 0: the kernel compares all bytes of a key.
+    pub padding: u32,
+}
+
+impl ClientKey {
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(cgroup: u64, service: ServiceId) -> Self {
+        Self { cgroup, service, padding: 0 }
+    }
+}
+
 /// Connections and flows that ended.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -35,8 +56,28 @@ impl ClientCounts {
     }
 }
 
+/// Of all clients: the only entry of its map.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClientTotals {
+    /// Entries that programs made, without those that the agent removed. What the map has less was evicted.
+    pub made: u64,
+}
+
+/// Clients × services that are counted by default (`--max-clients`); of those beyond, the least recently used are
+/// dropped. There is memory for all of them from the start, some 130 bytes each.
+pub const CLIENT_ENTRIES: u32 = 16_384;
+
+// SAFETY: integers only, no padding.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for ClientKey {}
 // SAFETY: integers only, no padding.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for ClientCounts {}
+// SAFETY: integers only, no padding.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for ClientTotals {}
 
+const _: () = assert!(size_of::<ClientKey>() == 16);
+const _: () = assert!(size_of::<ClientTotals>() == 8);
 const _: () = assert!(size_of::<ClientCounts>() == 48);

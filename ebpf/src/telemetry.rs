@@ -61,16 +61,18 @@ impl End {
         if number < Self::ESTABLISHED { Some(number) } else { None }
     }
 
+    /// Whether the connection was never established.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_failure(self) -> bool {
+        (self as usize).wrapping_sub(Self::ESTABLISHED) < Self::FAILURES
+    }
+
     /// Its place in [`ConnectionCounts::failed`], if it is a failure.
     #[inline(always)]
     #[must_use]
     pub const fn as_failure(self) -> Option<usize> {
-        let number = self as usize;
-        if number >= Self::ESTABLISHED && number < Self::ESTABLISHED + Self::FAILURES {
-            Some(number - Self::ESTABLISHED)
-        } else {
-            None
-        }
+        if self.is_failure() { Some(self as usize - Self::ESTABLISHED) } else { None }
     }
 }
 

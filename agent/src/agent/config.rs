@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use crate::status::Source;
 use crate::{
-    dataplane::{FeatureSet, Limits, NestedNamespaces, Telemetry},
+    dataplane::{ClientCounting, FeatureSet, Limits, NestedNamespaces, Telemetry},
     log_level::LogLevel,
     model::{
         exclusion::Policy,
@@ -37,6 +37,7 @@ pub struct Config {
     /// Which nodes' NodePorts are served.
     pub node_ports: NodePortScope,
     pub telemetry: Telemetry,
+    pub client_counts: ClientCounting,
     pub log_level: LogLevel,
 }
 

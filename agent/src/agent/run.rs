@@ -61,6 +61,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     shared.update(|status| {
         status.reclaim = rcu_support.into();
         status.telemetry = Some(config.telemetry);
+        status.client_counts = Some(config.client_counts);
     });
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats)));
     let nested = Nested::new(config.nested, &dataplane, helper.clone())?;

@@ -108,6 +108,7 @@ fn open(config: &Config) -> anyhow::Result<Dataplane> {
         without: config.without,
         node_ports: config.node_ports,
         telemetry: config.telemetry,
+        client_counts: config.client_counts,
         fail_open_after: config.fail_open_after,
         nested: config.nested,
     };

@@ -155,6 +155,7 @@ impl StatusPublisher {
                 }
             }
         }
+        self.metrics.clients_evicted(counted.clients.evicted);
         self.over_limit(&counted.over_limit);
         self.map_usage = Some(ScannedUsage { counted: None, ..counted.clone() });
         self.mark_dirty();

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use clap::{
-    Args, ValueEnum,
+    ArgAction, Args, ValueEnum,
     builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser},
 };
 use nix::sys::signal::{SigSet, Signal};
@@ -25,7 +25,7 @@ use tracing_subscriber::{
 use crate::{
     admin,
     agent::{self, Config, Source},
-    dataplane::{FEATURES, FeatureSet, Limits, NestedNamespaces, Telemetry},
+    dataplane::{ClientCounting, FEATURES, FeatureSet, Limits, NestedNamespaces, Telemetry},
     duration,
     escape::Escaped,
     log_level::LogLevel,
@@ -89,6 +89,11 @@ pub struct AgentArgs {
     #[arg(long, value_name = "N", env = "SOCKLINE_MAX_AFFINITY", default_value_t = Limits::default().affinity,
           value_parser = clap::value_parser!(u32).range(1024..=1 << 22))]
     max_affinity: u32,
+    /// Maximum number of counts of connections by client and service port; those that changed least recently
+    /// are dropped. The agent allocates memory for all of them at the start, about 130 bytes each
+    #[arg(long, value_name = "N", env = "SOCKLINE_MAX_CLIENTS", default_value_t = Limits::default().clients,
+          value_parser = clap::value_parser!(u32).range(1024..=1 << 22))]
+    max_clients: u32,
     /// Bypass all calls when the agent has been gone or stuck for this long (such as 90s, 5m; at least
     /// 10s), until an agent has synced again. For clusters that also run kube-proxy; without kube-proxy,
     /// no service is reachable from then on [default: 0, never: the kernel keeps serving the last known
@@ -128,6 +133,10 @@ pub struct AgentArgs {
     /// Record how each connection ended (bytes, round-trip time, failures) when its socket is closed
     #[arg(long, value_enum, value_name = "MODE", env = "SOCKLINE_TELEMETRY", default_value_t)]
     telemetry: Telemetry,
+    /// Count connections by client (cgroup) and service port, beside those by service port
+    #[arg(long, value_name = "BOOL", env = "SOCKLINE_CLIENT_COUNTS", action = ArgAction::Set,
+          default_value = "true", value_parser = BoolishValueParser::new())]
+    client_counts: bool,
     /// Do not use these kernel features, as on an older kernel; for tests
     #[arg(
         long,
@@ -191,6 +200,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             NodePortScope::ThisNode
         },
         telemetry: args.telemetry,
+        client_counts: if args.client_counts { ClientCounting::On } else { ClientCounting::Off },
         log_level,
     };
     // Blocked until the runtime handles them: the kernel drops signals without a handler that are sent to
@@ -286,6 +296,7 @@ fn limits(args: &AgentArgs) -> anyhow::Result<Limits> {
         slots: args.max_slots,
         backends: args.max_backends,
         affinity: args.max_affinity,
+        clients: args.max_clients,
     };
     anyhow::ensure!(
         limits.slots >= limits.backends,

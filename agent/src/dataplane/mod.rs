@@ -66,7 +66,7 @@ pub use self::{
         hook_state::{HookState, LoadedProgram, hooks, programs_by_id},
         links::Attachment,
         load::HOOKS,
-        telemetry::Telemetry,
+        telemetry::{ClientCounting, Telemetry},
     },
     reconcile::{
         Limits,

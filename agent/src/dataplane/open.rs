@@ -12,6 +12,7 @@ use super::{
         self,
         agent_record::RecordWriter,
         agent_state::{AgentState, NestedNamespaces},
+        client_gc::ClientGc,
         exclusion::ExcludedCgroups,
         map_names,
     },
@@ -21,7 +22,7 @@ use super::{
         features::{FeatureSet, Features},
         links::Links,
         load::Programs,
-        telemetry::{self, Telemetry},
+        telemetry::{self, ClientCounting, Telemetry},
     },
     reconcile::{Limits, Reconciler},
     retention::{RestoredState, UnconfirmedPolicy},
@@ -47,6 +48,7 @@ pub struct Options {
     /// At whose addresses the programs look for NodePorts.
     pub node_ports: NodePortScope,
     pub telemetry: Telemetry,
+    pub client_counts: ClientCounting,
 }
 
 impl Dataplane {
@@ -63,14 +65,21 @@ impl Dataplane {
         pins.close_to_others()?;
         raise_limits();
         let features = Features::probe_without(options.without)?;
-        let telemetry = telemetry::Settings::new(features.socket_fields, options.telemetry)?;
-        maps::create(&pins, options.limits.affinity)?;
+        let telemetry = telemetry::Settings::new(
+            features.socket_fields,
+            options.telemetry,
+            options.client_counts,
+        )?;
+        let Limits { affinity, clients, .. } = options.limits;
+        maps::create(&pins, maps::Sizes { affinity, clients })?;
         let programs =
             Programs::load(&pins, features, &telemetry, options.node_ports, &maps::PINNED)?;
         let (node, cgroup) = (&options.node, &options.cgroup);
         let record = RecordWriter::create(&pins, node, cgroup, features.set)?;
         let agent_state = AgentState::open(&pins, options.fail_open_after, options.nested)?;
         let reconciler = Reconciler::open(&pins, options.limits)?;
+        // Before any service gets an id.
+        ClientGc::open(&pins)?.run()?;
         let exclusion = ExcludedCgroups::open(&pins)?;
         let sockets = Sockets::open(&pins)?;
         let kept = HeldMaps::open(&pins, &map_names(), &maps::GROWABLE)?;

@@ -54,6 +54,7 @@ pub fn maps(usage: &Usage, counted: Option<&ScannedUsage>) -> Vec<MapUse> {
     ];
     if let Some(counted) = counted {
         maps.push(("affinity", counted.affinity));
+        maps.push(("clients", counted.clients.usage));
         maps.push(("service-counters", counted.counters));
         maps.extend(counted.sockets.map(|sockets| ("sockets", sockets)));
         maps.push(("overflow", counted.overflow));

@@ -24,7 +24,11 @@ pub use self::{
     shared::Shared,
     termination::{HelperState, HelperUnavailable, Termination},
 };
-use crate::{dataplane::Telemetry, duration, source::WatchState};
+use crate::{
+    dataplane::{ClientCounting, Telemetry},
+    duration,
+    source::WatchState,
+};
 
 /// What a running agent says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -66,6 +70,9 @@ pub struct Status {
     /// Whether connections are counted in detail (`--telemetry`); absent from an older agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub telemetry: Option<Telemetry>,
+    /// Whether connections are counted by client (`--client-counts`); absent from an older agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_counts: Option<ClientCounting>,
     /// How many objects there are.
     pub objects: Objects,
     /// The usage of the maps; of those that the programs write, as of the last scan.

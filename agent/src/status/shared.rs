@@ -54,6 +54,7 @@ impl Shared {
             syncs: 0,
             kernel_features: features.into(),
             telemetry: None,
+            client_counts: None,
             objects: Objects::default(),
             maps: Vec::new(),
             drift_repairs: BTreeMap::new(),

@@ -214,6 +214,12 @@ impl Metrics {
     }
 
     /// Counts events that a client did not read in time.
+    /// Counts what the map of clients has dropped, since it was created.
+    pub fn clients_evicted(&self, all: u64) {
+        let evicted = self.families.clients_evicted.with(());
+        evicted.inc_by(all.saturating_sub(evicted.get()));
+    }
+
     pub fn events_dropped(&self, count: u64) {
         self.kernel.events_dropped(count);
     }

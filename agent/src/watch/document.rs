@@ -129,8 +129,8 @@ impl Why {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Client {
-    /// The pod; absent for processes of the node, for pods whose cgroup is gone, and at the end of a connection that was
-    /// opened before anything watched.
+    /// The pod; absent for processes of the node, for pods whose cgroup is gone, and with `--client-counts=false` at the
+    /// end of a connection that was opened before anything watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodRef>,
     /// The process that made the call: that connected, or that closed the socket.

@@ -190,6 +190,7 @@ fn redirect<F: Family>(
     service: ServiceId,
     chosen: &Chosen,
 ) {
+    let cgroup = if telemetry::needs_client() { helpers::current_cgroup() } else { 0 };
     let record = SocketRecord {
         service_address: hook.dialled(),
         backend_address: chosen.backend().address,
@@ -199,7 +200,7 @@ fn redirect<F: Family>(
         backend: chosen.id,
         generation: chosen.generation,
         since: helpers::jiffies(),
-        about: About::new(protocol.byte(), helpers::current_cgroup()),
+        about: About::new(protocol.byte(), cgroup),
     };
     namespaces::sample(record.since, || hook.netns());
     let kept = match sockets::remember(hook, protocol, purpose, &record) {

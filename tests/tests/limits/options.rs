@@ -31,6 +31,7 @@ fn an_impossible_limit_is_an_error_that_names_the_range() {
         ("--max-backends", "4194304", "4194303"),
         ("--max-slots", "16777217", "16777216"),
         ("--max-affinity", "4194305", "4194304"),
+        ("--max-clients", "4194305", "4194304"),
     ] {
         let output = node.sockline(&["agent", option, value]);
         let error = error_of(&output);

@@ -93,6 +93,8 @@ const BUDGETS: [Budget; 8] = [
 enum Telemetry {
     On,
     Off,
+    /// On, without counts of clients.
+    WithoutClients,
     /// On, and `sockline watch` runs.
     Watched,
 }
@@ -102,6 +104,7 @@ impl fmt::Display for Telemetry {
         f.write_str(match self {
             Self::On => "on",
             Self::Off => "off",
+            Self::WithoutClients => "on, --client-counts=false",
             Self::Watched => "watched",
         })
     }
@@ -146,7 +149,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut rows = Vec::new();
     let small: Vec<&Budget> =
         BUDGETS.iter().filter(|budget| !matches!(budget.call, Call::UdpConnectRandom)).collect();
-    for telemetry in [Telemetry::On, Telemetry::Off, Telemetry::Watched] {
+    for telemetry in [Telemetry::On, Telemetry::WithoutClients, Telemetry::Off, Telemetry::Watched]
+    {
         rows.extend(measure(args.services, args.rounds, telemetry, &small)?);
     }
     rows.extend(measure(args.many, args.rounds, Telemetry::On, &[&BUDGETS[7]])?);
@@ -182,6 +186,7 @@ fn measure(
         args: vec![
             "--telemetry".to_owned(),
             if telemetry == Telemetry::Off { "off" } else { "on" }.to_owned(),
+            format!("--client-counts={}", telemetry != Telemetry::WithoutClients),
         ],
         ..AgentOptions::default()
     };

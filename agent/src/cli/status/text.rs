@@ -5,7 +5,7 @@ use jiff::Unit;
 use super::report::{Condition, ConditionStatus, ConditionType, FailOpen, Reason, StatusReport};
 use crate::{
     cli::output::table::{self, Table},
-    dataplane::Telemetry,
+    dataplane::{ClientCounting, Telemetry},
     duration::{format_age, format_seconds},
     escape::Escaped,
     sock_destroy::Method,
@@ -71,6 +71,9 @@ impl Summary {
                     "Telemetry",
                     "off: connections are only counted when they are opened and closed",
                 );
+            }
+            if agent.client_counts == Some(ClientCounting::Off) {
+                self.line("Clients", "connections are not counted by client");
             }
             self.line("Log level", &agent.log_level);
         }

@@ -7,7 +7,8 @@
 //! - [`service_names`]: service id → name of the service port.
 //! - [`exclusion`]: cgroups of excluded pods.
 //! - [`agent_state`], [`agent_record`]: what the programs, and other commands, know of the agent.
-//! - [`affinity_gc`]: removes expired session affinities.
+//! - [`affinity_gc`]: removes expired session affinities. [`client_gc`]: removes clients of services that are gone.
+//! - [`lru`]: maps whose size an option sets.
 //! - [`namespaces`]: network namespaces that called services.
 //!
 //! Invariant: only the agent that holds the lock writes; programs see each entry change in one step.
@@ -16,8 +17,10 @@ pub mod affinity_gc;
 pub mod agent_record;
 pub mod agent_state;
 pub mod allocator;
+pub mod client_gc;
 pub mod exclusion;
 pub mod frontends;
+mod lru;
 pub mod namespaces;
 pub mod service_names;
 
@@ -25,14 +28,13 @@ use std::{os::fd::AsFd as _, path::Path};
 
 use aya::{
     Pod,
-    maps::{
-        Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf,
-    },
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use sockline_ebpf::{
     agent::AgentRecord,
     agent_state::AgentState,
     backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS, Backend, SLOT_SEGMENT, SLOT_SEGMENTS, Slot},
+    client::{ClientCounts, ClientKey},
     counters::ServiceCounters,
     event::EventCounts,
     filter,
@@ -49,17 +51,16 @@ use crate::{
         error::BpfError,
         kinds::{
             array_of_maps::{self, ArrayOfMaps},
-            create, hash,
+            create,
             segmented_array::{SegmentedArray, new_segment},
         },
         mmap::{Access, SharedArray},
-        pin,
     },
     dataplane::{error::DataplaneError, pinning::layout::Pins},
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
-pub const PINNED: [&str; 20] = [
+pub const PINNED: [&str; 22] = [
     FILTER,
     FRONTENDS,
     SLOTS,
@@ -72,6 +73,8 @@ pub const PINNED: [&str; 20] = [
     AFFINITY,
     SERVICE_COUNTERS,
     SERVICE_STATS,
+    CLIENTS,
+    CLIENT_TOTALS,
     FAULTS,
     LOGS,
     EXCLUDED,
@@ -93,6 +96,8 @@ pub const OVERFLOW_COUNTS: &str = "OVERFLOW_COUNTS";
 pub const AFFINITY: &str = "AFFINITY";
 pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
 pub const SERVICE_STATS: &str = "SERVICE_STATS";
+pub const CLIENTS: &str = "CLIENTS";
+pub const CLIENT_TOTALS: &str = "CLIENT_TOTALS";
 pub const FAULTS: &str = "FAULTS";
 pub const LOGS: &str = "AYA_LOGS";
 pub const EXCLUDED: &str = "EXCLUDED";
@@ -117,13 +122,22 @@ pub fn map_names() -> Vec<&'static str> {
 pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
 /// Client and service → backend.
 pub type AffinityHash = HashMap<MapData, AffinityKey, Affinity>;
+/// Client and service → how their connections ended.
+pub type ClientHash = HashMap<MapData, ClientKey, ClientCounts>;
 
 /// Entries that `REMOVED_BACKENDS` has room for at first.
 const FIRST_REMOVED_BACKENDS: u32 = 1024;
 
-/// Makes and pins what aya does not make: the maps that hold other maps, the one whose size is an
+/// How many entries the maps have that an option sets the size of.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    pub affinity: u32,
+    pub clients: u32,
+}
+
+/// Makes and pins what aya does not make: the maps that hold other maps, those whose size is an
 /// option, and the agent's own.
-pub fn create(pins: &Pins, max_affinity: u32) -> Result<(), DataplaneError> {
+pub fn create(pins: &Pins, sizes: Sizes) -> Result<(), DataplaneError> {
     create::ensure_array_of_maps(&pins.map(FRONTENDS), FRONTENDS, CURRENT + 1, || {
         new_frontends(FIRST_CAPACITY)
     })?;
@@ -144,32 +158,8 @@ pub fn create(pins: &Pins, max_affinity: u32) -> Result<(), DataplaneError> {
     create::ensure(&pins.map(REMOVED_BACKENDS), REMOVED_BACKENDS, || {
         create::hash::<ServiceId, RemovedBackends>(REMOVED_BACKENDS, FIRST_REMOVED_BACKENDS)
     })?;
-    let affinity = || create::lru::<AffinityKey, Affinity>(AFFINITY, max_affinity);
-    create::ensure(&pins.map(AFFINITY), AFFINITY, affinity)?;
-    resize_affinity(pins, max_affinity)
-}
-
-/// Gives the map of affinities another size, if it is to have one. Programs that run keep the old one
-/// until they are replaced: a client that is new in between may get another backend once.
-fn resize_affinity(pins: &Pins, entries: u32) -> Result<(), DataplaneError> {
-    let before = open(pins, AFFINITY)?;
-    let failed = |error| DataplaneError::map(AFFINITY, "resize", error);
-    if before.info().map_err(failed)?.max_entries() == entries {
-        return Ok(());
-    }
-    let before: AffinityHash = typed(AFFINITY, Map::LruHashMap(before))?;
-    let resized = create::lru::<AffinityKey, Affinity>(AFFINITY, entries)?;
-    let mut copy: AffinityHash = typed(AFFINITY, Map::LruHashMap(resized))?;
-    let mut result = Ok(());
-    hash::for_each(AFFINITY, &before, |key: &AffinityKey, values: &[Affinity]| {
-        for value in values {
-            if result.is_ok() {
-                result = hash::insert(&mut copy, key, value, 0);
-            }
-        }
-    })?;
-    result.map_err(failed)?;
-    Ok(pin::pin_over(copy.map().fd().as_fd(), &pins.map(AFFINITY))?)
+    lru::ensure::<AffinityKey, Affinity>(pins, AFFINITY, sizes.affinity)?;
+    lru::ensure::<ClientKey, ClientCounts>(pins, CLIENTS, sizes.clients)
 }
 
 /// An inner map of [`FRONTENDS`].
@@ -258,6 +248,15 @@ pub fn open_service_stats(
     pins: &Pins,
 ) -> Result<PerCpuHashMap<MapData, ServiceId, ServiceStats>, DataplaneError> {
     typed(SERVICE_STATS, Map::PerCpuHashMap(open(pins, SERVICE_STATS)?))
+}
+
+pub fn open_clients(pins: &Pins) -> Result<ClientHash, DataplaneError> {
+    typed(CLIENTS, Map::LruHashMap(open(pins, CLIENTS)?))
+}
+
+/// The word of the one [`sockline_ebpf::client::ClientTotals`].
+pub fn open_client_totals(pins: &Pins, access: Access) -> Result<SharedArray<u64>, DataplaneError> {
+    shared(pins, CLIENT_TOTALS, 1, access)
 }
 
 pub fn open_faults(pins: &Pins) -> Result<PerCpuArray<MapData, u64>, DataplaneError> {

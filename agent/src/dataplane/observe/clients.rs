@@ -4,14 +4,20 @@
 
 use std::collections::HashMap;
 
-use sockline_ebpf::{agent::FeatureSet, client::ClientCounts, id::ServiceId, socket::SocketRecord};
+use sockline_ebpf::{
+    agent::FeatureSet,
+    client::{ClientCounts, ClientKey},
+    id::ServiceId,
+    socket::SocketRecord,
+};
 
 use super::sockets::Sockets;
 use crate::{
+    bpf::kinds::hash,
     dataplane::{
         error::DataplaneError,
         maps::{
-            self,
+            self, ClientHash,
             service_names::{self, ServiceKey},
         },
         pinning::layout::Pins,
@@ -46,21 +52,33 @@ pub struct Clients {
     pins: Pins,
     features: FeatureSet,
     sockets: Sockets,
+    ended: ClientHash,
 }
 
 impl Clients {
     pub(crate) fn open(pins: &Pins, features: FeatureSet) -> Result<Self, DataplaneError> {
-        Ok(Self { pins: pins.clone(), features, sockets: Sockets::open(pins)? })
+        Ok(Self {
+            pins: pins.clone(),
+            features,
+            sockets: Sockets::open(pins)?,
+            ended: maps::open_clients(pins)?,
+        })
     }
 
     /// All clients of all service ports that have a name, in no order. Takes some milliseconds.
-    // First version: `ended` is not counted yet.
+    ///
+    /// A connection that ends meanwhile may be both active and ended. A client's entry may be dropped when there are
+    /// more than `--max-clients`; then its counts begin at 0 again.
     pub fn connections(&self) -> Result<Vec<ClientConnections>, DataplaneError> {
         let mut all: HashMap<(u64, ServiceId), (u64, ClientCounts)> = HashMap::new();
         self.for_each_record(|record| {
             if !record.about.is_untracked() {
                 all.entry((record.about.cgroup(), record.service)).or_default().0 += 1;
             }
+        })?;
+        hash::for_each(maps::CLIENTS, &self.ended, |key: &ClientKey, counts: &[ClientCounts]| {
+            let ended = &mut all.entry((key.cgroup, key.service)).or_default().1;
+            counts.iter().for_each(|one| ended.add(one));
         })?;
         let names = service_names::read_all(&maps::open_names(&self.pins)?)?;
         let named = all.into_iter().filter_map(|((cgroup, id), (active, ended))| {

@@ -21,7 +21,11 @@ use crate::{
     },
     dataplane::{
         error::DataplaneError,
-        maps::{self, SERVICE_COUNTERS, affinity_gc::AffinityGc},
+        maps::{
+            self, SERVICE_COUNTERS,
+            affinity_gc::AffinityGc,
+            client_gc::{ClientGc, ClientUsage},
+        },
         pinning::layout::Pins,
         programs::features::{FeatureSet, Features},
     },
@@ -31,6 +35,7 @@ use crate::{
 /// lock.
 pub struct MapScan {
     affinity: AffinityGc,
+    clients: ClientGc,
     counters: PerCpuHashMap<MapData, ServiceId, ServiceCounters>,
     sockets: Option<SharedArray<SocketSet>>,
     overflow_usage: OverflowUsage,
@@ -45,6 +50,7 @@ pub struct ScannedUsage {
     pub affinity_full: bool,
     /// Expired affinities that were removed.
     pub expired: usize,
+    pub clients: ClientUsage,
     pub counters: MapUsage,
     /// The ids of the services with counters, if that map is full.
     pub counted: Option<HashSet<ServiceId>>,
@@ -63,6 +69,7 @@ impl MapScan {
     ) -> Result<Self, DataplaneError> {
         Ok(Self {
             affinity: AffinityGc::new(pins, frontends)?,
+            clients: ClientGc::open(pins)?,
             counters: maps::open_service_counters(pins)?,
             // Before Linux 5.12 no program uses the table.
             sockets: features
@@ -75,13 +82,14 @@ impl MapScan {
     }
 
     /// Counts entries, and removes expired affinities: the kernel evicts them only when the map is
-    /// full, and until then they would count as used.
+    /// full, and until then they would count as used. Removes clients of services that are gone, too.
     pub fn run(mut self) -> Result<ScannedUsage, DataplaneError> {
         let mut counted = ScannedUsage::default();
         let affinity = self.affinity.run()?;
         counted.affinity = affinity.usage;
         counted.affinity_full = affinity.is_full;
         counted.expired = affinity.expired;
+        counted.clients = self.clients.run()?;
         self.count_counters(&mut counted)?;
         counted.overflow = self.overflow_usage.usage();
         counted.over_limit = self.overflow_usage.over_limit(&self.cgroup);

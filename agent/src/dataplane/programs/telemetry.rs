@@ -29,6 +29,19 @@ pub enum Telemetry {
     Off,
 }
 
+/// Whether connections are counted by client.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientCounting {
+    /// For each client and service
+    #[default]
+    On,
+    /// Not
+    Off,
+}
+
 /// The constants of the programs, and the fields whose offsets they are.
 const FIELDS: [(&str, Member); 15] = [
     ("SK_STATE", ("sock_common", "skc_state")),
@@ -68,12 +81,17 @@ pub struct Settings {
     fields: Option<SocketFields>,
     tick_nanoseconds: u64,
     reads_sockets: u8,
+    counts_clients: u8,
 }
 
 impl Settings {
     /// # Errors
     /// When the kernel does not tell the length of a clock tick.
-    pub fn new(fields: Option<SocketFields>, telemetry: Telemetry) -> Result<Self, DataplaneError> {
+    pub fn new(
+        fields: Option<SocketFields>,
+        telemetry: Telemetry,
+        clients: ClientCounting,
+    ) -> Result<Self, DataplaneError> {
         let fields = fields.filter(|_| telemetry == Telemetry::On);
         let failed =
             |error| DataplaneError::io("ask for the length of a clock tick".to_owned(), error);
@@ -81,16 +99,16 @@ impl Settings {
             fields,
             tick_nanoseconds: tick_nanoseconds().map_err(failed)?,
             reads_sockets: fields.is_some().into(),
+            counts_clients: (clients == ClientCounting::On).into(),
         })
     }
 
     /// Sets the constants of the programs.
     pub fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
-        loader.override_global("TICK_NANOSECONDS", &self.tick_nanoseconds, true).override_global(
-            "READS_SOCKETS",
-            &self.reads_sockets,
-            true,
-        );
+        loader
+            .override_global("TICK_NANOSECONDS", &self.tick_nanoseconds, true)
+            .override_global("READS_SOCKETS", &self.reads_sockets, true)
+            .override_global("COUNTS_CLIENTS", &self.counts_clients, true);
         if let Some(fields) = &self.fields {
             for ((name, _), offset) in FIELDS.iter().zip(&fields.offsets) {
                 loader.override_global(name, offset, true);

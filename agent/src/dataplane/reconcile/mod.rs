@@ -38,6 +38,7 @@ use aya::maps::{MapData, PerCpuHashMap};
 use sockline_ebpf::{
     address::Address,
     backend::{Backend, Scopes},
+    client::CLIENT_ENTRIES,
     counters::ServiceCounters,
     frontend::{Frontend, FrontendKey, Protocol},
     id::{BackendId, ServiceId, SlotIndex},
@@ -74,6 +75,8 @@ pub struct Limits {
     pub backends: u32,
     /// Clients × services with affinity. Memory for all of them is allocated at the start.
     pub affinity: u32,
+    /// Clients × services that are counted; memory as for `affinity`.
+    pub clients: u32,
 }
 
 impl Default for Limits {
@@ -84,6 +87,7 @@ impl Default for Limits {
             // One id, 0, is none.
             backends: (1 << 22) - 1,
             affinity: AFFINITY_ENTRIES,
+            clients: CLIENT_ENTRIES,
         }
     }
 }

@@ -119,6 +119,9 @@ families! {
         bpf_map_max_entries: Gauge<MapLabels> =
             "sockline_bpf_map_max_entries",
             "Maximum number of entries.";
+        clients_evicted: Counter<()> =
+            "sockline_clients_evicted_total",
+            "Clients × service ports whose counts were dropped because `--max-clients` was reached.";
         sync_duration: Histogram<()> =
             "sockline_sync_duration_seconds",
             "Duration of a sync: planning and map writes, without the time that changes waited for it.",

@@ -1,12 +1,13 @@
 //! What is counted of connections and flows when they end.
 //!
-//! [`socket`] reads from a socket how its connection went, [`counts`] adds that up by backend and service, and
-//! [`events`] writes it for those who watch.
+//! [`socket`] reads from a socket how its connection went, [`counts`] adds that up by backend and service, [`clients`] by
+//! client and service, and [`events`] writes it for those who watch.
 //!
 //! All of it is in BPF functions of their own with global names, which the verifier checks once and not for each path
 //! that leads to a call, and which cost those paths nothing that do not take it. Before Linux 5.13 such a function
 //! takes numbers and the program's context only, so a record is handed over as numbers.
 
+mod clients;
 mod counts;
 mod events;
 mod socket;
@@ -23,6 +24,12 @@ pub use self::{
     counts::untracked,
     events::{is_watched, opened, refused},
 };
+
+/// Whether records must have the client's cgroup.
+#[inline(always)]
+pub fn needs_client() -> bool {
+    clients::are_counted() || is_watched()
+}
 
 /// A record, in numbers: a copy of what is counted, for when its entry is gone. Few, for there is little room on the
 /// stack.
@@ -73,7 +80,7 @@ impl Ended {
     /// A UDP socket has another backend now.
     #[inline(always)]
     pub fn flow_ended(&self) {
-        sockline_flow_ended(self.backend, self.service, self.since);
+        sockline_flow_ended(self.backend, self.service, self.since, self.about.0);
     }
 }
 
@@ -124,6 +131,7 @@ extern "C" fn sockline_socket_closed(
         let protocol = unsafe { ptr::read_volatile(&raw const (*ctx).protocol) };
         let end = socket::outcome(ctx.cast(), state, protocol);
         counts::ended(backend, service as u32, since, &end);
+        clients::ended(service as u32, About(about), &end);
         events::ended(backend, service as u32, since, About(about), &end);
     }
     0
@@ -144,6 +152,7 @@ extern "C" fn sockline_attempt_ended(
         // The hook runs for a socket that is not connected only (`__inet_stream_connect`).
         let end = socket::outcome_of_attempt(sock.cast());
         counts::ended(backend, service as u32, since, &end);
+        clients::ended(service as u32, About(about), &end);
         events::ended(backend, service as u32, since, About(about), &end);
     }
     0
@@ -151,9 +160,12 @@ extern "C" fn sockline_attempt_ended(
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sockline_flow_ended(backend: u64, service: u64, since: u64) -> u32 {
+extern "C" fn sockline_flow_ended(backend: u64, service: u64, since: u64, about: u64) -> u32 {
     if !Ended::is_untracked(service) {
-        counts::ended(backend, service as u32, since, &socket::Outcome::of(End::Client));
+        let end = socket::Outcome::of(End::Client);
+        // In this order it takes 32 bytes of the stack.
+        clients::ended(service as u32, About(about), &end);
+        counts::ended(backend, service as u32, since, &end);
     }
     0
 }

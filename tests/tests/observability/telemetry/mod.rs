@@ -1,5 +1,6 @@
 //! What is counted of connections equals what the applications saw.
 
+mod by_client;
 mod concurrency;
 mod failures;
 mod layout;
