@@ -10,12 +10,13 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::{AgentInfo, LogFilter, Subject};
+use super::{AgentInfo, LogFilter, PodLookup, PodSubject, Subject};
 use crate::{
     api::{self, Document, Kind},
     dataplane::Drift,
     model::{
         explain::Explanation,
+        object::ObjectName,
         probe_service::{Listeners, ProbeService},
     },
     status::Status,
@@ -56,6 +57,15 @@ pub async fn drift(socket: &Path) -> anyhow::Result<Drift> {
 pub async fn explain(socket: &Path, subject: &Subject) -> anyhow::Result<Explanation> {
     let body = serde_json::to_vec(&Document::new(subject))?;
     request(socket, Method::POST, "/explain", body).await
+}
+
+/// Has the running agent look up a pod.
+///
+/// # Errors
+/// When no agent answers on the socket, one of another version, or the reason why the agent cannot tell yet.
+pub async fn look_up_pod(socket: &Path, pod: ObjectName) -> anyhow::Result<PodLookup> {
+    let body = serde_json::to_vec(&Document::new(PodSubject { pod }))?;
+    request(socket, Method::POST, "/pod", body).await
 }
 
 /// Gets what the running agent logs.

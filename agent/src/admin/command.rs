@@ -23,6 +23,20 @@ pub struct Subject {
     pub port: Option<String>,
 }
 
+/// Which pod to look up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodSubject {
+    pub pod: ObjectName,
+}
+
+/// What the source has of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodLookup {
+    pub on_this_node: bool,
+}
+
 /// A command. The reply is a result or the reason for a refusal.
 #[derive(Debug)]
 pub enum Command {
@@ -35,6 +49,11 @@ pub enum Command {
     RemoveProbeService(ProbeService),
     /// Names the pods of this node.
     FindPods(PodQuery),
+    /// Looks up whether a pod is on this node.
+    LookUpPod {
+        pod: ObjectName,
+        reply: oneshot::Sender<Result<PodLookup, String>>,
+    },
     /// Compares the plan with the maps, and changes nothing.
     FindDrift {
         reply: oneshot::Sender<Result<Drift, String>>,

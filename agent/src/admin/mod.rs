@@ -1,6 +1,6 @@
 //! The admin socket, a UNIX socket of the agent: `GET /status` for `sockline status`; `GET /info`, `GET
 //! /drift` and `POST /probe-service` for `sockline check`; `GET` and `PUT /log-level` for `sockline log-level`; `POST
-//! /explain` for `sockline trace`; `POST /events` for `sockline watch`.
+//! /explain` for `sockline trace`; `POST /events` and `POST /pod` for `sockline watch`.
 
 mod client;
 mod command;
@@ -23,9 +23,10 @@ use crate::{
 
 pub use self::{
     client::{
-        ProbeLease, add_probe_service, drift, explain, info, log_level, set_log_level, status,
+        ProbeLease, add_probe_service, drift, explain, info, log_level, look_up_pod, set_log_level,
+        status,
     },
-    command::{Command, Subject},
+    command::{Command, PodLookup, PodSubject, Subject},
     events::{EventStream, Watched, watch},
     server::{Server, State},
 };
@@ -59,6 +60,14 @@ pub struct LogFilter {
 
 impl Kind for Subject {
     const KIND: &'static str = "ExplanationSubject";
+}
+
+impl Kind for PodSubject {
+    const KIND: &'static str = "PodSubject";
+}
+
+impl Kind for PodLookup {
+    const KIND: &'static str = "PodLookup";
 }
 
 impl Kind for Explanation {

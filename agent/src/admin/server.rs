@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AgentInfo, HookProgram, LogFilter, Subject,
+    AgentInfo, HookProgram, LogFilter, PodLookup, PodSubject, Subject,
     command::Command,
     lease::{self, Lease},
 };
@@ -107,6 +107,7 @@ impl Server {
             .route("/drift", get(drift))
             .route("/probe-service", post(add_probe_service))
             .route("/explain", post(explain))
+            .route("/pod", post(look_up_pod))
             .route("/events", post(events))
             .route("/log-level", get(log_level).put(set_log_level))
             .with_state(state);
@@ -173,6 +174,15 @@ async fn explain(
     let subject: Subject = read(&body)?;
     let explanation = send(&state.commands, |reply| Command::Explain { subject, reply }).await?;
     Ok(Json(Document::new(explanation)))
+}
+
+async fn look_up_pod(
+    extract::State(state): extract::State<State>,
+    body: Bytes,
+) -> Result<Json<Document<PodLookup>>, Refusal> {
+    let PodSubject { pod } = read(&body)?;
+    let found = send(&state.commands, |reply| Command::LookUpPod { pod, reply }).await?;
+    Ok(Json(Document::new(found)))
 }
 
 async fn log_level(extract::State(state): extract::State<State>) -> Json<Document<LogFilter>> {

@@ -109,6 +109,9 @@ async fn watch(
         // At the same time, so that no event waits for it.
         tokio::spawn(warn_if_unknown(socket.to_owned(), service));
     }
+    if let Some(pod) = filter.pod.clone() {
+        tokio::spawn(warn_if_elsewhere(socket.to_owned(), pod));
+    }
     let mut begun = false;
     loop {
         let documents = tokio::select! {
@@ -170,6 +173,17 @@ async fn warn_if_unknown(socket: PathBuf, service: ObjectName) {
         print_error(format!(
             "Service {}: not known to this node's agent; events will be shown once it exists",
             subject.service
+        ));
+    }
+}
+
+/// The same for a pod: connections of one on another node are watched there.
+async fn warn_if_elsewhere(socket: PathBuf, pod: ObjectName) {
+    let found = admin::look_up_pod(&socket, pod.clone()).await;
+    if found.is_ok_and(|found| !found.on_this_node) {
+        print_error(format!(
+            "Pod {pod}: not known to this node's agent, which sees connections of this node's pods; events will be \
+             shown once it runs here"
         ));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    error::Error,
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
@@ -14,6 +15,7 @@ use tokio::sync::oneshot;
 use crate::{
     cgroups,
     dataplane::{Event, Events, ServiceKey, What},
+    log_on_change::LogOnChange,
     model::object::ObjectName,
     status::PodRef,
 };
@@ -42,10 +44,38 @@ pub struct Names {
     top: Arc<PathBuf>,
     ask_pods: AskPods,
     services: HashMap<ServiceId, (Option<ServiceKey>, Instant)>,
+    service_names: ServiceNames,
     /// By the id of a client's cgroup. The kernel does not use an id again.
     clients: HashMap<u64, Client>,
     /// Addresses of backends, by id and generation: an event of one that was removed has none.
     backends: HashMap<(BackendId, u32), SocketAddr>,
+}
+
+/// Reads the name of a service port from an open map.
+type ReadName = Box<dyn Fn(ServiceId) -> Option<ServiceKey> + Send + Sync>;
+
+/// The map of names that was opened last. While it cannot be opened again, such as after its pin was removed and before
+/// the agent has pinned it again, that one is read: an event without a name would hide its service, and show a probe of
+/// `sockline check`.
+struct ServiceNames {
+    last: Option<ReadName>,
+    log: LogOnChange,
+}
+
+impl Default for ServiceNames {
+    fn default() -> Self {
+        Self { last: None, log: LogOnChange::new("cannot read the names of services for events") }
+    }
+}
+
+impl ServiceNames {
+    fn latest(&mut self, opened: Result<ReadName, impl Error + 'static>) -> Option<&ReadName> {
+        self.log.record(opened.as_ref().map(drop).map_err(|error| error as &dyn Error));
+        if let Ok(opened) = opened {
+            self.last = Some(opened);
+        }
+        self.last.as_ref()
+    }
 }
 
 struct Client {
@@ -60,6 +90,7 @@ impl Names {
             top: Arc::new(top),
             ask_pods,
             services: HashMap::new(),
+            service_names: ServiceNames::default(),
             clients: HashMap::new(),
             backends: HashMap::new(),
         }
@@ -112,7 +143,8 @@ impl Names {
         if wanted.is_empty() {
             return;
         }
-        let Ok(read) = source.service_names() else { return };
+        let opened = source.service_names().map(|read| Box::new(read) as ReadName);
+        let Some(read) = self.service_names.latest(opened) else { return };
         for service in wanted {
             let before = self.services.remove(&service).and_then(|(key, _)| key);
             // The end of a connection may come after its service was deleted.
@@ -178,5 +210,32 @@ impl Names {
             Ok(Ok(names)) => names,
             _ => HashMap::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn names_stay_while_their_map_cannot_be_opened() {
+        let key = |name: &str| ServiceKey {
+            service: ObjectName::new("shop", name),
+            port_name: "web".into(),
+            protocol: crate::model::object::Protocol::Tcp,
+        };
+        let opened = |name: &'static str| -> Result<ReadName, io::Error> {
+            Ok(Box::new(move |_| Some(key(name))))
+        };
+        let failed = || Err(io::Error::other("its pin is gone"));
+        let mut names = ServiceNames::default();
+        let mut read = |opened| names.latest(opened).and_then(|read| read(ServiceId(1)));
+        assert_eq!(read(failed()), None);
+        assert_eq!(read(opened("cart")), Some(key("cart")));
+        assert_eq!(read(failed()), Some(key("cart")));
+        assert_eq!(read(opened("ship")), Some(key("ship")));
+        assert_eq!(names.log.error(), None);
     }
 }

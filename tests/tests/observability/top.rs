@@ -149,6 +149,13 @@ impl Drop for Session {
 
 impl Session {
     fn start(node: &WebNode) -> Self {
+        let mut this = Self::unread(node);
+        this.read();
+        this
+    }
+
+    /// A terminal that takes output only as long as it fits into buffers.
+    fn unread(node: &WebNode) -> Self {
         let folder = node.temp().join("top");
         fs::create_dir_all(&folder).unwrap();
         let binary = sockline_binary().unwrap();
@@ -169,15 +176,33 @@ impl Session {
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
         let mut child = node.outside().child(&mut command).unwrap();
-        let output = Arc::new(Mutex::new(Vec::new()));
-        let (mut stdout, read) = (child.stdout.take().unwrap(), Arc::clone(&output));
+        Self { keys: child.stdin.take().unwrap(), child, output: Arc::default(), folder }
+    }
+
+    fn read(&mut self) {
+        let (mut stdout, read) = (self.child.stdout.take().unwrap(), Arc::clone(&self.output));
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(length @ 1..) = stdout.read(&mut buffer) {
                 read.lock().unwrap().extend_from_slice(&buffer[..length]);
             }
         });
-        Self { keys: child.stdin.take().unwrap(), child, output, folder }
+    }
+
+    /// Has it draw until it is blocked in that.
+    fn fill(&mut self) {
+        let mut waits = 0;
+        eventually("it to wait for the terminal", || {
+            // Each has the screen drawn as a whole.
+            self.keys.write_all(b"\x0c").unwrap();
+            let pid = self.pid().ok_or("no process")?;
+            let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+            // Standard output is the terminal.
+            let is_writing = call.starts_with(&format!("{} 0x1 ", libc::SYS_write));
+            waits = if is_writing { waits + 1 } else { 0 };
+            // A write that does not wait ends between two samples.
+            holds(waits > 50, call)
+        });
     }
 
     fn raw(&self) -> String {
@@ -270,6 +295,24 @@ fn a_signal_ends_it_and_restores_the_terminal() {
     session.wait_for(0, &["shop/cart:web/TCP"]);
     session.press("\u{3}", &["status0"]);
     session.assert_restored(0);
+}
+
+/// As on a terminal that is stopped, or whose connection hangs.
+#[test]
+fn a_signal_ends_it_also_while_the_terminal_takes_no_output() {
+    let (node, _agent) = WebNode::serving(2, &[]);
+    for (signal, status) in [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129), (Signal::SIGINT, 130)] {
+        let mut session = Session::unread(&node);
+        session.fill();
+        let pid = session.pid().unwrap();
+        kill(pid, signal).unwrap();
+        eventually("the command to end", || {
+            // Its shell reaps it.
+            holds(kill(pid, None).is_err(), "it runs")
+        });
+        session.read();
+        session.assert_restored(status);
+    }
 }
 
 /// The maps disappear, and come back with another agent.

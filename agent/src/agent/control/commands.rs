@@ -1,12 +1,17 @@
 //! Handles the commands of the admin socket.
 
+#[cfg(test)]
+mod tests;
+
 use super::{ApiServer, Control};
 use crate::{
-    admin::{Command, Subject},
+    admin::{Command, PodLookup, Subject},
     dataplane::Drift,
     error_chain::chain,
     model::{
         explain::Explanation,
+        index::Index,
+        object::ObjectName,
         probe_service::{Listeners, ProbeService},
     },
     watch::PodQuery,
@@ -14,61 +19,91 @@ use crate::{
 
 impl Control {
     pub(super) fn handle_command(&mut self, command: Command) {
-        match command {
-            Command::AddProbeService { listeners, reply } => {
-                // The client may have disconnected meanwhile.
-                if let Err(Ok(service)) = reply.send(self.add_probe_service(listeners)) {
-                    self.probe_services.remove(&mut self.dataplane, &service);
-                }
-            }
-            Command::RemoveProbeService(service) => {
-                self.probe_services.remove(&mut self.dataplane, &service);
-            }
-            Command::FindPods(PodQuery { uids, reply }) => {
-                let names = uids.into_iter().filter_map(|uid| {
-                    let name = self.index.pod_of(&uid)?.clone();
-                    Some((uid, name))
-                });
-                let _ = reply.send(names.collect());
-            }
-            // The client has disconnected. An answer would delay changes.
-            Command::FindDrift { reply } if reply.is_closed() => {}
-            Command::Explain { reply, .. } if reply.is_closed() => {}
-            Command::FindDrift { reply } => {
-                let _ = reply.send(self.find_drift());
-            }
-            Command::Explain { subject, reply } => {
-                let _ = reply.send(self.explain(&subject));
-            }
-        }
+        handle(self, command);
+    }
+}
+
+/// What commands use of the control loop.
+trait Node {
+    fn index(&self) -> &Index;
+    /// The first full sync is in the kernel.
+    fn is_synced(&self) -> bool;
+    fn add_probe_service(&mut self, listeners: Listeners) -> Result<ProbeService, String>;
+    fn remove_probe_service(&mut self, service: &ProbeService);
+    /// Compares the plan with the maps.
+    fn compare(&mut self) -> Result<Drift, String>;
+    /// What is wrong with a service that no object of it has.
+    fn further_input_error(&self, service: &ObjectName) -> Option<String>;
+}
+
+impl Node for Control {
+    fn index(&self) -> &Index {
+        &self.index
+    }
+
+    fn is_synced(&self) -> bool {
+        self.shared.is_ready()
     }
 
     fn add_probe_service(&mut self, listeners: Listeners) -> Result<ProbeService, String> {
-        self.require_first_sync()?;
         self.probe_services.add(&mut self.dataplane, listeners)
     }
 
-    fn find_drift(&mut self) -> Result<Drift, String> {
-        self.require_first_sync()?;
+    fn remove_probe_service(&mut self, service: &ProbeService) {
+        self.probe_services.remove(&mut self.dataplane, service);
+    }
+
+    fn compare(&mut self) -> Result<Drift, String> {
         let mut plan = self.index.planned();
         self.complete(&mut plan);
         self.dataplane.compare(&plan).map_err(|error| chain(&error))
     }
 
-    fn explain(&self, Subject { service, port }: &Subject) -> Result<Explanation, String> {
-        self.require_first_sync()?;
-        let mut explanation = self.index.explain(service, port.as_deref());
-        let kept =
-            self.api_server.as_ref().filter(|of| of.is(service)).and_then(ApiServer::input_error);
-        explanation.input_errors.extend(kept.map(|input_error| input_error.to_string()));
-        Ok(explanation)
+    fn further_input_error(&self, service: &ObjectName) -> Option<String> {
+        let kept = self.api_server.as_ref().filter(|of| of.is(service));
+        kept.and_then(ApiServer::input_error).map(|input_error| input_error.to_string())
     }
+}
 
-    fn require_first_sync(&self) -> Result<(), String> {
-        if self.shared.is_ready() {
-            Ok(())
-        } else {
-            Err("the agent waits for its first full sync".into())
+fn handle(node: &mut impl Node, command: Command) {
+    match command {
+        Command::AddProbeService { listeners, reply } => {
+            let added = require_first_sync(node).and_then(|()| node.add_probe_service(listeners));
+            // The client may have disconnected meanwhile.
+            if let Err(Ok(service)) = reply.send(added) {
+                node.remove_probe_service(&service);
+            }
+        }
+        Command::RemoveProbeService(service) => node.remove_probe_service(&service),
+        Command::FindPods(PodQuery { uids, reply }) => {
+            let names = uids.into_iter().filter_map(|uid| {
+                let name = node.index().pod_of(&uid)?.clone();
+                Some((uid, name))
+            });
+            let _ = reply.send(names.collect());
+        }
+        Command::LookUpPod { pod, reply } => {
+            let answer = || PodLookup { on_this_node: node.index().is_on_this_node(&pod) };
+            let _ = reply.send(require_first_sync(node).map(|()| answer()));
+        }
+        // The client has disconnected. An answer would delay changes.
+        Command::FindDrift { reply } if reply.is_closed() => {}
+        Command::Explain { reply, .. } if reply.is_closed() => {}
+        Command::FindDrift { reply } => {
+            let _ = reply.send(require_first_sync(node).and_then(|()| node.compare()));
+        }
+        Command::Explain { subject, reply } => {
+            let _ = reply.send(require_first_sync(node).map(|()| explain(node, &subject)));
         }
     }
+}
+
+fn explain(node: &impl Node, Subject { service, port }: &Subject) -> Explanation {
+    let mut explanation = node.index().explain(service, port.as_deref());
+    explanation.input_errors.extend(node.further_input_error(service));
+    explanation
+}
+
+fn require_first_sync(node: &impl Node) -> Result<(), String> {
+    if node.is_synced() { Ok(()) } else { Err("the agent waits for its first full sync".into()) }
 }

@@ -3,12 +3,22 @@
 use std::{
     io::{self, Stdout, stdout},
     panic,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+    thread,
+    time::Duration,
 };
 
 use anyhow::Context as _;
-use nix::sys::{
-    signal::{SigSet, Signal, raise},
-    signalfd::{SfdFlags, SignalFd},
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{SigSet, Signal, raise},
+        signalfd::{SfdFlags, SignalFd},
+        termios::{FlushArg, SetArg, tcflush, tcgetattr, tcsetattr},
+    },
 };
 use ratatui::{
     Terminal,
@@ -61,10 +71,20 @@ fn restore() {
     let _ = disable_raw_mode();
 }
 
+/// How long the loop may take to end after a signal: it is blocked while the terminal takes no output.
+const END_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often output that the terminal does not take is dropped, and how long the loop may take to end each time.
+const DROPS: u32 = 5;
+const DROP_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Signals that end the command. They are blocked while this exists, in all threads that start meanwhile.
+///
+/// A thread receives them. The loop ends the command, and restores the terminal first. If it does not, because a stopped
+/// terminal or a hanging connection takes no output, the thread does both, as far as it can.
 pub struct EndSignals {
     blocked: SigSet,
-    received: SignalFd,
+    /// The number of the signal that has arrived; 0 before.
+    arrived: Arc<AtomicI32>,
 }
 
 impl EndSignals {
@@ -75,15 +95,21 @@ impl EndSignals {
             blocked.add(signal);
         }
         blocked.thread_block().context("cannot block signals")?;
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let received = SignalFd::with_flags(&blocked, flags).context("cannot receive signals")?;
-        Ok(Self { blocked, received })
+        let received = SignalFd::with_flags(&blocked, SfdFlags::SFD_CLOEXEC)
+            .context("cannot receive signals")?;
+        let arrived = Arc::new(AtomicI32::new(0));
+        let signals = Self { blocked, arrived: Arc::clone(&arrived) };
+        // It ends with the process.
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || end_after_signal(&received, Self { blocked, arrived }))
+            .context("cannot start a thread")?;
+        Ok(signals)
     }
 
     /// A signal that has arrived.
     pub fn arrived(&self) -> Option<Signal> {
-        let signal = self.received.read_signal().ok().flatten()?;
-        i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok())
+        Signal::try_from(self.arrived.load(Ordering::Acquire)).ok()
     }
 
     /// Ends this process as the signal does by default. Returns only if it does not.
@@ -91,5 +117,38 @@ impl EndSignals {
         self.blocked.thread_unblock()?;
         raise(signal)?;
         Ok(())
+    }
+}
+
+/// Waits for a signal, and then for the loop, which ends the process; ends it after [`END_TIMEOUT`] in its place.
+fn end_after_signal(received: &SignalFd, signals: EndSignals) {
+    let signal = loop {
+        match received.read_signal() {
+            Ok(Some(signal)) => {
+                let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
+                if let Ok(signal) = Signal::try_from(number) {
+                    break signal;
+                }
+            }
+            Ok(None) | Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+    };
+    signals.arrived.store(signal as i32, Ordering::Release);
+    thread::sleep(END_TIMEOUT);
+    let _ = disable_raw_mode();
+    for _ in 0..DROPS {
+        drop_output();
+        thread::sleep(DROP_INTERVAL);
+    }
+    let _ = signals.die_of(signal);
+}
+
+/// Drops what the terminal has not taken. Setting its modes again wakes the thread that waits to write, so that the loop
+/// may still end as it should (`n_tty_set_termios` in the kernel's drivers/tty/n_tty.c).
+fn drop_output() {
+    let _ = tcflush(stdout(), FlushArg::TCOFLUSH);
+    if let Ok(modes) = tcgetattr(stdout()) {
+        let _ = tcsetattr(stdout(), SetArg::TCSANOW, &modes);
     }
 }

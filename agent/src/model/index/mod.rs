@@ -187,6 +187,12 @@ impl Index {
         self.pods.of_uid(uid)
     }
 
+    /// Whether a pod is on this node.
+    #[must_use]
+    pub fn is_on_this_node(&self, pod: &ObjectName) -> bool {
+        self.pods.node_of(pod) == Some(&*self.node_name)
+    }
+
     /// The excluded pods of this node, by the UID in the name of their cgroup; `None` if nothing that
     /// they depend on changed since the last call.
     pub fn excluded_pods(&mut self, policy: &Policy) -> Option<BTreeMap<Arc<str>, ExcludedPod>> {

@@ -43,6 +43,11 @@ impl Pods {
         self.pods.values().find(|pod| &*pod.cgroup_uid == uid).map(|pod| &pod.name)
     }
 
+    /// The name of the node that a pod is on; `None` without a pod of this name, and before it is scheduled.
+    pub(super) fn node_of(&self, pod: &ObjectName) -> Option<&str> {
+        self.pods.get(pod)?.node.as_deref()
+    }
+
     /// The excluded pods of a node, by the UID in the name of their cgroup; `None` if nothing changed
     /// since the last call.
     pub(super) fn excluded_pods(

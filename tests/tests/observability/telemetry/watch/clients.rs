@@ -14,7 +14,7 @@ use super::{
     super::{CountedWeb, V4, at},
     Watch,
 };
-use crate::common::{eventually, holds};
+use crate::common::{Lines, eventually, holds};
 
 const UID: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
 
@@ -60,7 +60,7 @@ fn a_pod_is_shown_by_its_name_also_at_the_end_of_what_it_opened() {
         assert_eq!(event["client"]["pod"]["name"], "other", "{event:#}");
     }
     all.expect(7);
-    assert_eq!(own.events().len(), 2, "{:#?}", own.events());
+    assert_eq!(own.events().len(), 3, "{:#?}", own.events());
 }
 
 #[test]
@@ -95,6 +95,31 @@ fn a_filter_shows_one_service_only() {
     assert_eq!(events[0]["service"]["name"], "dead", "{events:#?}");
     // And that is none of the other service.
     assert_eq!(watch.events().len(), 2, "{:#?}", watch.events());
+}
+
+#[test]
+fn a_pod_that_is_not_on_this_node_is_reported_and_shown_once_it_is() {
+    let mut web = CountedWeb::new();
+    let far = |node: &str| {
+        let mut far = pod("far", OTHER_UID);
+        far["spec"]["nodeName"] = node.into();
+        vec![pod("frontend", UID), far]
+    };
+    web.cluster.apply_objects(far("node-b")).unwrap();
+    let known = Watch::start(web.cluster.agent(), &["--pod", "shop/frontend"]);
+    let mut later = Watch::start(web.cluster.agent(), &["--pod", "shop/far"]);
+    let expected = "Pod shop/far: not known to this node's agent, which sees connections of this node's pods; events will be shown once it runs here";
+    let said = Lines::of(later.child.stderr.take().unwrap());
+    assert_eq!(said.next(), expected);
+    web.cluster.apply_objects(far("node-a")).unwrap();
+    for uid in [UID, OTHER_UID] {
+        let cgroup = web.cluster.node().pod_cgroup(uid).unwrap();
+        let container = cgroup.container(&web.client, "app").unwrap();
+        drop(container.run(|| TcpStream::connect(at(V4)).unwrap()));
+    }
+    later.expect(2);
+    known.expect(2);
+    assert_eq!(known.interrupt().1, "");
 }
 
 #[test]

@@ -1,0 +1,196 @@
+//! The result of each command in each state of the agent.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::{
+    model::object::{Object, Pod, PodPhase, Redirect},
+    source::{Event, Sourced},
+};
+
+const WAITS: &str = "the agent waits for its first full sync";
+const FULL: &str = "map `FRONTENDS` is full";
+
+/// A node whose data plane records what it was asked for.
+struct Fake {
+    index: Index,
+    synced: bool,
+    /// The error of the data plane.
+    broken: Option<String>,
+    probes: Vec<u64>,
+    comparisons: usize,
+}
+
+impl Fake {
+    /// With the pod `shop/web` on this node, and `shop/far` on another one.
+    fn new() -> Self {
+        let mut index = Index::new("node-a");
+        for (name, node) in [("web", "node-a"), ("far", "node-b")] {
+            index.apply_arrived(Event::Apply(sourced(pod(name, node))), Instant::now());
+        }
+        Self { index, synced: true, broken: None, probes: Vec::new(), comparisons: 0 }
+    }
+
+    fn before_the_first_sync() -> Self {
+        Self { synced: false, ..Self::new() }
+    }
+
+    fn with_a_failing_data_plane() -> Self {
+        Self { broken: Some(FULL.to_owned()), ..Self::new() }
+    }
+
+    fn ask<T>(&mut self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> T {
+        let (reply, mut received) = oneshot::channel();
+        handle(self, command(reply));
+        received.try_recv().expect("a command is answered at once")
+    }
+
+    /// As [`Self::ask`], for a client that has disconnected.
+    fn ask_in_vain<T>(&mut self, command: impl FnOnce(oneshot::Sender<T>) -> Command) {
+        let (reply, received) = oneshot::channel();
+        drop(received);
+        handle(self, command(reply));
+    }
+
+    fn probe(&mut self) -> Result<ProbeService, String> {
+        self.ask(|reply| Command::AddProbeService { listeners: Listeners::default(), reply })
+    }
+
+    fn drift(&mut self) -> Result<Drift, String> {
+        self.ask(|reply| Command::FindDrift { reply })
+    }
+
+    fn explain(&mut self, service: &str) -> Result<Explanation, String> {
+        self.ask(|reply| Command::Explain { subject: subject(service), reply })
+    }
+
+    fn look_up(&mut self, pod: &str) -> Result<bool, String> {
+        let pod = ObjectName::new("shop", pod);
+        self.ask(|reply| Command::LookUpPod { pod, reply }).map(|found| found.on_this_node)
+    }
+
+    fn names(&mut self) -> Vec<String> {
+        let uids = ["uid-of-web", "uid-of-far", "uid-of-none"].map(ToOwned::to_owned).to_vec();
+        let found = self.ask(|reply| Command::FindPods(PodQuery { uids, reply }));
+        let mut names: Vec<String> = found.values().map(ToString::to_string).collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+impl Node for Fake {
+    fn index(&self) -> &Index {
+        &self.index
+    }
+
+    fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    fn add_probe_service(&mut self, _: Listeners) -> Result<ProbeService, String> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
+        let number = self.probes.len() as u64 + 1;
+        self.probes.push(number);
+        Ok(ProbeService::new(number, 7))
+    }
+
+    fn remove_probe_service(&mut self, service: &ProbeService) {
+        self.probes.retain(|number| *number != service.number);
+    }
+
+    fn compare(&mut self) -> Result<Drift, String> {
+        self.comparisons += 1;
+        let drift = Drift { frontends_missing: 3, ..Drift::default() };
+        self.broken.clone().map_or(Ok(drift), Err)
+    }
+
+    fn further_input_error(&self, service: &ObjectName) -> Option<String> {
+        (&*service.name == "kubernetes").then(|| "no endpoint is listed".to_owned())
+    }
+}
+
+fn pod(name: &str, node: &str) -> Pod {
+    Pod {
+        name: ObjectName::new("shop", name),
+        node: Some(node.into()),
+        cgroup_uid: format!("uid-of-{name}").into(),
+        redirect: None,
+        labels: BTreeMap::new(),
+        phase: PodPhase::Running,
+    }
+}
+
+fn sourced(pod: Pod) -> Sourced {
+    let object = Object::Pod(pod);
+    Sourced {
+        reference: object.reference(),
+        object: Some(object),
+        service: None,
+        input_errors: Vec::new(),
+    }
+}
+
+fn subject(service: &str) -> Subject {
+    Subject { service: ObjectName::new("shop", service), port: None }
+}
+
+#[test]
+fn before_the_first_full_sync_commands_are_refused_and_the_data_plane_is_left_alone() {
+    let mut node = Fake::before_the_first_sync();
+    assert_eq!(node.probe(), Err(WAITS.to_owned()));
+    assert_eq!(node.drift(), Err(WAITS.to_owned()));
+    assert_eq!(node.explain("cart"), Err(WAITS.to_owned()));
+    assert_eq!(node.look_up("web"), Err(WAITS.to_owned()));
+    assert_eq!((node.probes.len(), node.comparisons), (0, 0));
+    // Events of connections have the names that are known by then.
+    assert_eq!(node.names(), ["shop/far", "shop/web"]);
+}
+
+#[test]
+fn a_synced_agent_answers_each_command() {
+    let mut node = Fake::new();
+    let probe = node.probe().unwrap();
+    assert_eq!(node.probes, [probe.number]);
+    assert_eq!(node.drift().unwrap().frontends_missing, 3);
+    assert_eq!(node.explain("cart"), Ok(Explanation::default()));
+    assert_eq!(node.explain("kubernetes").unwrap().input_errors, ["no endpoint is listed"]);
+    assert_eq!(
+        ["web", "far", "none"].map(|pod| node.look_up(pod)),
+        [Ok(true), Ok(false), Ok(false)]
+    );
+    assert_eq!(node.names(), ["shop/far", "shop/web"]);
+    handle(&mut node, Command::RemoveProbeService(probe));
+    assert_eq!(node.probes, [0; 0]);
+}
+
+#[test]
+fn the_error_of_a_failing_data_plane_is_the_answer_and_what_needs_none_is_answered() {
+    let mut node = Fake::with_a_failing_data_plane();
+    assert_eq!(node.probe(), Err(FULL.to_owned()));
+    assert_eq!(node.drift(), Err(FULL.to_owned()));
+    assert_eq!(node.explain("cart"), Ok(Explanation::default()));
+    assert_eq!(node.look_up("web"), Ok(true));
+    assert_eq!(node.names(), ["shop/far", "shop/web"]);
+}
+
+#[test]
+fn an_excluded_pod_is_found_like_another() {
+    let mut node = Fake::new();
+    let excluded = Pod { redirect: Some(Redirect::Disabled), ..pod("web", "node-a") };
+    node.index.apply_arrived(Event::Apply(sourced(excluded)), Instant::now());
+    assert_eq!(node.look_up("web"), Ok(true));
+    assert_eq!(node.names(), ["shop/far", "shop/web"]);
+}
+
+#[test]
+fn for_a_client_that_has_disconnected_nothing_is_compared_and_no_probe_service_stays() {
+    let mut node = Fake::new();
+    node.ask_in_vain(|reply| Command::AddProbeService { listeners: Listeners::default(), reply });
+    node.ask_in_vain(|reply| Command::FindDrift { reply });
+    node.ask_in_vain(|reply| Command::Explain { subject: subject("cart"), reply });
+    assert_eq!((node.probes.len(), node.comparisons), (0, 0));
+}
