@@ -139,7 +139,7 @@ fn subject(service: &str) -> Subject {
 }
 
 #[test]
-fn before_the_first_full_sync_commands_are_refused_and_the_data_plane_is_left_alone() {
+fn before_the_first_full_sync_commands_are_refused_and_nothing_is_asked_of_the_data_plane() {
     let mut node = Fake::before_the_first_sync();
     assert_eq!(node.probe(), Err(WAITS.to_owned()));
     assert_eq!(node.drift(), Err(WAITS.to_owned()));
