@@ -65,6 +65,8 @@ static READS_SOCKETS: Global<u8> = Global::new(0);
 const WINDOW: usize = 46;
 /// Of an attempt that failed, few fields are needed, and `connect()` has little room on its stack.
 const NONE: usize = 0;
+/// How often that part is read again.
+const ATTEMPTS: usize = 2;
 
 // `include/net/tcp_states.h`.
 const SYN_SENT: u32 = 2;
@@ -120,6 +122,45 @@ impl<const WORDS: usize> Window<WORDS> {
                     self.socket.byte_add(TCP_WINDOW.load() as usize),
                 );
             }
+        }
+    }
+
+    /// Reads the flags, and the part again where it does not belong together: packets may come while it is read, since
+    /// the socket is not locked.
+    #[inline(always)]
+    fn settled_flags(&mut self) -> u64 {
+        let mut flags = self.read(&SK_FLAGS);
+        if WORDS > 0 {
+            for _ in 0..ATTEMPTS {
+                if self.belongs_together(flags) {
+                    break;
+                }
+                self.fill();
+                flags = self.read(&SK_FLAGS);
+            }
+        }
+        flags
+    }
+
+    /// Whether no acknowledgement came between the two fields that it changes (`tcp_snd_una_update`): then the first
+    /// of them, as they lie in memory, has not changed since. And whether the part has the FIN if the flags, which were
+    /// read after it, have: nothing comes after a FIN.
+    #[inline(always)]
+    fn belongs_together(&mut self, flags: u64) -> bool {
+        let first = if TCP_BYTES_ACKED.load() < TCP_SND_UNA.load() {
+            &TCP_BYTES_ACKED
+        } else {
+            &TCP_SND_UNA
+        };
+        if self.read::<u32>(first) != self.get::<u32>(first) {
+            return false;
+        }
+        let next = self.get::<u32>(&TCP_RCV_NXT);
+        if flags & SOCK_DONE != 0 {
+            self.read::<u32>(&TCP_RCV_NXT) == next
+        } else {
+            // The kernel counts the FIN a moment before it sets the flag. It may also be data that nobody has read.
+            next == self.get::<u32>(&TCP_COPIED_SEQ)
         }
     }
 
@@ -206,13 +247,13 @@ fn of_connection<const WORDS: usize>(
     if state == SYN_SENT || state == SYN_RECV {
         return outcome;
     }
-    // The SYN counts as a byte, and so do the FINs.
-    let acknowledged: u64 = window.get(&TCP_BYTES_ACKED);
-    if acknowledged == 0 && state == CLOSE {
+    if state == CLOSE && window.get::<u64>(&TCP_BYTES_ACKED) == 0 {
         outcome.end = why_failed(window);
         return outcome;
     }
-    let flags: u64 = window.read(&SK_FLAGS);
+    let flags = window.settled_flags();
+    // The SYN counts as a byte, and so do the FINs.
+    let acknowledged: u64 = window.get(&TCP_BYTES_ACKED);
     let waiting = window.get::<u32>(&TCP_WRITE_SEQ).wrapping_sub(window.get::<u32>(&TCP_SND_UNA));
     let is_fin_received = flags & SOCK_DONE != 0;
     let mut is_fin_sent = is_one_of(subflow, &[FIN_WAIT1, FIN_WAIT2, CLOSING, LAST_ACK]);
