@@ -53,6 +53,7 @@ const DATA_PATH: [(&str, Differs); 43] = [
     ("observability::telemetry::failures", WithTheKernel),
     ("observability::telemetry::persistence", Little),
     ("observability::telemetry::outcomes", WithTheKernel),
+    ("observability::telemetry::ten_thousand", WithTheKernel),
     ("observability::telemetry::udp", Little),
     ("observability::telemetry::watch::clients", Little),
     ("observability::telemetry::watch::kinds", WithTheKernel),

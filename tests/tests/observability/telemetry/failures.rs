@@ -3,7 +3,6 @@
 use std::{
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd as _,
     process::Command,
 };
 
@@ -130,22 +129,11 @@ fn full(web: &CountedWeb) -> Full {
 
 #[test]
 fn a_connection_whose_syns_are_dropped_times_out() {
-    /// Two SYNs: three seconds.
-    static SYNS: libc::c_int = 1;
     let web = with_dead();
     let _full = full(&web);
     let socket = web.socket(at(DEAD));
-    // SAFETY: the pointer is to a live number of the size that is given.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_SYNCNT,
-            (&raw const SYNS).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    assert_eq!(set, 0);
+    // Two SYNs: three seconds.
+    super::set_syn_count(&socket, 1);
     let error = web.client.run(|| socket.connect(at(DEAD))).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
     drop(socket);

@@ -6,6 +6,7 @@ mod failures;
 mod layout;
 mod outcomes;
 mod persistence;
+mod ten_thousand;
 mod udp;
 mod watch;
 
@@ -202,6 +203,21 @@ fn wait_for_state(socket: &impl AsRawFd, wanted: u8) {
         state if state == wanted => Ok(()),
         state => Err(state),
     });
+}
+
+/// Limits how often a socket sends its SYN again.
+fn set_syn_count(socket: &Socket, count: libc::c_int) {
+    // SAFETY: the pointer is to a live number of the size that is given.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_SYNCNT,
+            (&raw const count).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(set, 0);
 }
 
 /// Writes this many bytes at one end and reads them at the other.

@@ -23,7 +23,7 @@ use sockline_testbed::{Agent, Metrics, sockline_binary};
 use crate::common::{end_of, eventually, holds};
 
 /// A running `sockline watch -o json`, whose output is read.
-struct Watch {
+pub(super) struct Watch {
     child: Child,
     events: Arc<Mutex<Vec<Value>>>,
     reader: Option<JoinHandle<()>>,
@@ -31,7 +31,7 @@ struct Watch {
 
 impl Watch {
     /// Starts it, and waits until programs write events.
-    fn start(agent: &Agent, args: &[&str]) -> Self {
+    pub(super) fn start(agent: &Agent, args: &[&str]) -> Self {
         let mut this = Self::unread(agent, args);
         this.read();
         this
@@ -53,7 +53,7 @@ impl Watch {
         self.reader = Some(std::thread::spawn(move || read(output, &events)));
     }
 
-    fn events(&self) -> Vec<Value> {
+    pub(super) fn events(&self) -> Vec<Value> {
         self.events.lock().unwrap().clone()
     }
 
@@ -121,6 +121,6 @@ fn written(agent: &Agent) -> u64 {
     metric(agent, "events_written_total", &[])
 }
 
-fn lost(agent: &Agent, reason: &str) -> u64 {
+pub(super) fn lost(agent: &Agent, reason: &str) -> u64 {
     metric(agent, "events_lost_total", &[("reason", reason)])
 }

@@ -1,0 +1,245 @@
+//! Ten thousand connections of all kinds in one run, from several threads and processes: each counter equals what the
+//! applications counted on both sides, for each service and for each backend.
+//!
+//! [`clients`] make connections, each of a [`Way`] that it asks the server for; [`servers`] answer, and count by
+//! backend; [`ledger`] says what each way adds to the counters; [`others`] are the connections that need more than that.
+
+mod clients;
+mod ledger;
+mod others;
+mod servers;
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+use sockline_testbed::{Cluster, Pod, Protocol, Service, repetitions};
+
+use self::{
+    ledger::{Ledger, Way},
+    servers::{OfBackend, Servers},
+};
+use super::{
+    Seen,
+    watch::{Watch, lost},
+};
+use crate::common::{eventually, holds};
+
+/// A service, and the number in its addresses.
+const WEB: &str = "web";
+const WEB_NUMBER: u8 = 1;
+/// Both sides close at the same time: which is first is not known.
+const RACE: &str = "race";
+const RACE_NUMBER: u8 = 2;
+/// Nothing listens there.
+const DEAD: &str = "dead";
+const DEAD_NUMBER: u8 = 3;
+/// The kernel drops each SYN.
+const FULL: &str = "full";
+const FULL_NUMBER: u8 = 4;
+const LARGE: &str = "large";
+const LARGE_NUMBER: u8 = 5;
+/// Over UDP.
+const DNS: &str = "dns";
+const DNS_NUMBER: u8 = 6;
+
+const WEB_PORT: u16 = 8080;
+const RACE_PORT: u16 = 8081;
+const LARGE_PORT: u16 = 8082;
+const DNS_PORT: u16 = 8053;
+
+const THREADS: usize = 6;
+const PROCESSES: usize = 2;
+/// Of each thread and process. All of them make 10,000 connections.
+const ROUNDS: usize = 84;
+
+/// For the process that is a client: how many rounds it makes.
+const ROUNDS_OF_PROCESS: &str = "SOCKLINE_TEST_ROUNDS";
+const PROCESS: &str = "telemetry::ten_thousand::a_client_in_a_process_of_its_own";
+
+/// The pods and services. Fields are dropped in this order.
+struct Mix {
+    client: Pod,
+    servers: Servers,
+    dead: Vec<Pod>,
+    full: Pod,
+    cluster: Cluster,
+}
+
+impl Mix {
+    fn new() -> Self {
+        let mut cluster = Cluster::new().unwrap();
+        let pods = cluster.pods("web", 2).unwrap();
+        let dead = cluster.pods("dead", 2).unwrap();
+        let full = cluster.pod("full").unwrap();
+        let client = cluster.pod("client").unwrap();
+        let named = |name: &str, number: u8| {
+            Service::new(name).ip(&format!("10.96.0.{number}")).ip(&format!("fd00:96::{number}"))
+        };
+        cluster
+            .apply([
+                named(WEB, WEB_NUMBER).tcp(80).to(WEB_PORT).endpoints(&pods),
+                named(RACE, RACE_NUMBER).tcp(80).to(RACE_PORT).endpoints(&pods),
+                named(DEAD, DEAD_NUMBER).tcp(80).to(9999).udp(80).to(9999).endpoints(&dead),
+                named(FULL, FULL_NUMBER).tcp(80).to(9999).endpoints([&full]),
+                named(LARGE, LARGE_NUMBER).tcp(80).to(LARGE_PORT).endpoints(&pods),
+                named(DNS, DNS_NUMBER).udp(80).to(DNS_PORT).endpoints(&pods),
+            ])
+            .unwrap();
+        let servers = Servers::start(pods, &[WEB_PORT, RACE_PORT, LARGE_PORT], DNS_PORT);
+        Self { client, servers, dead, full, cluster }
+    }
+
+    /// This binary as a process of its own in the client's pod, which makes connections.
+    fn process(&self, rounds: usize) -> Child {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", PROCESS, "--ignored"]).env(ROUNDS_OF_PROCESS, rounds.to_string());
+        self.client.child(command.stdin(Stdio::null()).stdout(Stdio::null())).unwrap()
+    }
+
+    /// The counts of each service.
+    fn assert_services(&self, ledger: &Ledger) {
+        for (service, protocol, expected) in ledger.all() {
+            let sides = |seen: &Seen| {
+                let mut seen = seen.clone();
+                // Either may be first.
+                if service == RACE {
+                    let by_client = seen.closed.remove("client").unwrap_or(0);
+                    *seen.closed.entry("server".to_owned()).or_default() += by_client;
+                }
+                seen
+            };
+            eventually(&format!("{service}, {protocol}: {expected:?}"), || {
+                let seen = Seen::of(&self.cluster, service, protocol);
+                holds(sides(&seen) == *expected, format!("{seen:?}"))
+            });
+        }
+    }
+
+    /// The counts of each backend, which its server has as well.
+    fn assert_backends(&self) {
+        for service in [WEB, RACE, LARGE] {
+            eventually(
+                &format!("the backends of {service} to have what the servers count"),
+                || {
+                    let counted: BTreeMap<_, _> = self.backends(service, Protocol::Tcp).collect();
+                    let mut servers = self.servers.counts();
+                    servers.retain(|backend, _| counted.contains_key(backend));
+                    let of_sockline =
+                        counted.iter().map(|(backend, (counts, _))| (*backend, *counts));
+                    let of_sockline: BTreeMap<_, _> =
+                        of_sockline.filter(|(_, counts)| counts.connections > 0).collect();
+                    holds(
+                        servers == of_sockline && !servers.is_empty(),
+                        format!("{of_sockline:?} and not {servers:?}"),
+                    )
+                },
+            );
+        }
+        for (addresses, hits) in self.servers.datagrams() {
+            let flows = self.backends(DNS, Protocol::Udp);
+            let flows = flows.filter(|(backend, _)| addresses.contains(&backend.ip()));
+            assert_eq!(flows.map(|(_, (counts, _))| counts.connections).sum::<u64>(), hits);
+        }
+        for pod in &self.dead {
+            let refused = self.backends(DEAD, Protocol::Tcp);
+            let refused = refused.filter(|(backend, _)| pod.addresses().contains(&backend.ip()));
+            assert_eq!(refused.map(|(_, (_, refused))| refused).sum::<u64>(), resets(pod));
+        }
+    }
+
+    /// The backends of a service, with what is counted, and how many connections they refused.
+    fn backends(
+        &self,
+        service: &str,
+        protocol: Protocol,
+    ) -> impl Iterator<Item = (SocketAddr, (OfBackend, u64))> {
+        let name = format!("default/{service}");
+        let text = self.cluster.agent().cli(&["backends", &name, "-o", "json"]).unwrap();
+        let listing: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let items = listing["items"].as_array().unwrap().clone();
+        let ports = items.into_iter().filter(move |item| item["protocol"] == protocol.to_string());
+        let backends = ports.flat_map(|port| port["backends"].as_array().unwrap().clone());
+        backends.map(|backend| {
+            let number = |name: &str| backend[name].as_u64().unwrap();
+            let counts = OfBackend {
+                connections: number("connections"),
+                unanswered: number("unanswered"),
+                sent: number("sentBytes"),
+                received: number("receivedBytes"),
+            };
+            let address = backend["address"].as_str().unwrap().parse().unwrap();
+            let address = SocketAddr::new(address, number("port") as u16);
+            (address, (counts, backend["failed"]["refused"].as_u64().unwrap()))
+        })
+    }
+}
+
+/// The resets that a pod's kernel has sent: one for each SYN to a port at which nothing listens.
+fn resets(pod: &Pod) -> u64 {
+    let text = pod.run(|| fs::read_to_string("/proc/thread-self/net/snmp")).unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let place = names.split(' ').position(|name| name == "OutRsts").unwrap();
+    values.split(' ').nth(place).unwrap().parse().unwrap()
+}
+
+/// No test: the process that the test below starts.
+#[test]
+#[ignore = "the test of ten thousand connections starts it"]
+fn a_client_in_a_process_of_its_own() {
+    clients::make(env::var(ROUNDS_OF_PROCESS).unwrap().parse().unwrap());
+}
+
+#[test]
+fn ten_thousand_connections_of_all_kinds_are_counted_as_both_sides_do() {
+    let mix = Mix::new();
+    let watch = Watch::start(mix.cluster.agent(), &[]);
+    let rounds = repetitions(ROUNDS);
+    let mut total = Ledger::of_rounds(rounds * (THREADS + PROCESSES));
+    others::add_to(&mut total);
+    let held = others::open(&mix);
+    let full = others::full(&mix);
+
+    let processes: Vec<_> = (0..PROCESSES).map(|_| mix.process(rounds)).collect();
+    let over_mptcp = thread::scope(|scope| {
+        let client = &mix.client;
+        for _ in 0..THREADS {
+            scope.spawn(move || client.run(|| clients::make(rounds)));
+        }
+        scope.spawn(|| others::time_out(client));
+        scope.spawn(|| others::large_transfer(client));
+        others::killed(&mix);
+        others::given_up(&mix);
+        others::refused_datagrams(&mix);
+        others::mptcp(&mix)
+    });
+    for mut process in processes {
+        assert!(process.wait().unwrap().success(), "a client in a process of its own failed");
+    }
+    drop(full);
+    total.add(WEB, Protocol::Tcp, &Way::ClientCloses.seen(over_mptcp));
+
+    // All but one have ended.
+    let mut with_held = total.clone();
+    with_held.add(WEB, Protocol::Tcp, &Seen { opened: 1, active: 1, ..Seen::default() });
+    mix.assert_services(&with_held);
+    drop(held);
+    total.add(WEB, Protocol::Tcp, &Way::ClientCloses.seen(1));
+    mix.assert_services(&total);
+    mix.assert_backends();
+
+    let made: u64 = total.all().map(|(_, _, seen)| seen.opened).sum();
+    assert!(rounds < ROUNDS || made >= 10_000, "{made} connections");
+    eventually("each event to be seen or counted as lost", || {
+        let unseen = ["ring-full", "sampled", "slow-reader"];
+        let unseen = unseen.map(|reason| lost(mix.cluster.agent(), reason));
+        let seen = watch.events().len() as u64;
+        let sum = seen + unseen.iter().sum::<u64>();
+        holds(sum == 2 * made, format!("{seen} seen, {unseen:?} lost, {made} connections"))
+    });
+}
