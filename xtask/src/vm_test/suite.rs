@@ -25,7 +25,7 @@ use Differs::{Little, WithNohzFull, WithTheKernel};
 /// The data path's tests: those that create sockets, load programs or read maps. The others (plans, the Kubernetes
 /// source, manifests of deploy/) do not depend on the kernel. Each is a test binary or a module of one, and has a
 /// time limit of its own.
-const DATA_PATH: [(&str, Differs); 44] = [
+const DATA_PATH: [(&str, Differs); 43] = [
     ("balancing::affinity", Little),
     ("balancing::changes", Little),
     ("balancing::spread", Little),
@@ -48,7 +48,6 @@ const DATA_PATH: [(&str, Differs); 44] = [
     ("node_ports::reachability", Little),
     ("observability::check", WithNohzFull),
     ("observability::counters", Little),
-    ("observability::telemetry::by_client", WithTheKernel),
     ("observability::telemetry::concurrency", Little),
     ("observability::telemetry::failures", WithTheKernel),
     ("observability::telemetry::persistence", Little),
