@@ -30,3 +30,4 @@ pub mod status;
 pub mod telemetry;
 pub mod termination;
 pub mod watch;
+pub mod workloads;

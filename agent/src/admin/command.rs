@@ -10,7 +10,7 @@ use crate::{
         object::ObjectName,
         probe_service::{Listeners, ProbeService},
     },
-    watch::PodQuery,
+    workloads::PodQuery,
 };
 
 /// Which service to explain. A field that this build does not know might restrict it, so there must be none.

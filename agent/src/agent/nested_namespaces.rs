@@ -103,7 +103,7 @@ impl Nested {
         }
         let is_excluded = self.what == NestedNamespaces::Exclude;
         let pods = counts.iter().map(|(uid, &namespaces)| status::NestedNamespaces {
-            pod: status::PodRef::new(index.pod_of(uid), uid),
+            pod: status::PodRef::new(index.pod_of(uid).map(|pod| &pod.name), uid),
             namespaces,
             excluded: is_excluded,
         });

@@ -85,7 +85,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         },
         dataplane.cgroup().to_owned(),
         // If the control loop has ended, pods have no names.
-        Box::new(move |query| drop(find_pods.send(admin::Command::FindPods(query)))),
+        Arc::new(move |query| drop(find_pods.send(admin::Command::FindPods(query)))),
         Arc::clone(&metrics),
     );
     let state = admin::State {

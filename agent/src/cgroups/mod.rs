@@ -15,7 +15,7 @@ mod tree;
 mod watch;
 
 pub use self::{
-    name::{OF_CHECKS, pod_of},
+    name::{OF_CHECKS, pod_of, service_of},
     top::is_top_of_a_node,
     tree::{PodCgroup, ROOT, Tree, paths_of},
     watch::Watcher,

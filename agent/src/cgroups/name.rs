@@ -30,6 +30,15 @@ pub fn pod_of(path: &Path) -> Option<String> {
     path.iter().find_map(|folder| pod_uid(folder.to_str()?))
 }
 
+/// The service of systemd that a cgroup belongs to, by its path: the innermost one.
+#[must_use]
+pub fn service_of(path: &Path) -> Option<String> {
+    let folders = path.iter().filter_map(|folder| folder.to_str());
+    let is_service =
+        |folder: &&str| folder.strip_suffix(".service").is_some_and(|unit| !unit.is_empty());
+    folders.rev().find(is_service).map(ToOwned::to_owned)
+}
+
 /// Whether pods can be below a folder of this name, which is not a pod's own. A systemd host can have hundreds of
 /// other slices and units.
 pub(super) fn may_hold_pods(name: &str) -> bool {
@@ -79,6 +88,17 @@ mod tests {
             assert_eq!(pod_of(Path::new(&path)).as_deref(), Some(UUID), "{path}");
         }
         assert_eq!(pod_of(Path::new("/system.slice/kubelet.service")), None);
+    }
+
+    #[test]
+    fn processes_of_a_service_are_below_its_cgroup() {
+        let of = |path: &str| service_of(Path::new(path));
+        assert_eq!(of("/system.slice/kubelet.service").as_deref(), Some("kubelet.service"));
+        let nested = "/user.slice/user-1.slice/user@1.service/app.slice/a.service/below";
+        assert_eq!(of(nested).as_deref(), Some("a.service"));
+        for other in ["/", "/user.slice/session-3.scope", "/.service"] {
+            assert_eq!(of(other), None, "{other}");
+        }
     }
 
     #[test]

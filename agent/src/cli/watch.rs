@@ -197,14 +197,14 @@ fn begin(text: &mut String, first: EventLosses, output: Output) {
     }
     if output != Output::Json {
         text.push_str(&columns(&[
-            "TIME", "EVENT", "REASON", "PROTOCOL", "CLIENT", "SERVICE", "ENDPOINT", "DURATION",
-            "SENT", "RECEIVED", "RTT",
+            "TIME", "EVENT", "REASON", "PROTOCOL", "CLIENT", "WORKLOAD", "SERVICE", "ENDPOINT",
+            "DURATION", "SENT", "RECEIVED", "RTT",
         ]));
     }
 }
 
 /// In the order of the columns. The last one has no width.
-const WIDTHS: [usize; 11] = [13, 9, 12, 8, 32, 28, 22, 9, 8, 8, 0];
+const WIDTHS: [usize; 12] = [13, 9, 12, 8, 32, 24, 28, 22, 9, 8, 8, 0];
 
 /// A line of the table. A cell that is too long moves the others, and nothing is cut off.
 fn columns<T: AsRef<str>>(cells: &[T; WIDTHS.len()]) -> String {
@@ -236,6 +236,7 @@ fn line_of(event: &ConnectionEvent) -> String {
         event.reason.map_or_else(dash, |reason| reason.as_str().to_owned()),
         event.protocol.to_string(),
         client(&event.client),
+        event.client.workload.as_ref().map_or_else(dash, ToString::to_string),
         service,
         endpoint.unwrap_or_else(dash),
         end.map_or_else(dash, |end| duration(end.duration_seconds)),

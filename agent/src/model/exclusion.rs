@@ -102,6 +102,7 @@ fn reason(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::object::Workload;
 
     fn pod(redirect: Option<Redirect>, phase: PodPhase) -> Pod {
         Pod {
@@ -111,6 +112,7 @@ mod tests {
             redirect,
             labels: BTreeMap::from([("app".into(), "web".into())]),
             phase,
+            workload: Workload::new("Pod", "p"),
         }
     }
 

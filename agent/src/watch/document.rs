@@ -10,6 +10,7 @@ use crate::{
     api::Kind,
     model::object::{ObjectName, Protocol},
     status::PodRef,
+    workloads::WorkloadRef,
 };
 
 /// What happened to a connection, or to a flow of a UDP socket.
@@ -133,6 +134,10 @@ pub struct Client {
     /// end of a connection that was opened before anything watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodRef>,
+    /// What it is a part of; absent for pods that the source does not have, and wherever the pod is absent for one of the
+    /// last two reasons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadRef>,
     /// The process that made the call: that connected, or that closed the socket.
     pub process: Process,
 }
@@ -275,7 +280,11 @@ pub(super) mod tests {
             event,
             reason: None,
             protocol: Protocol::Tcp,
-            client: Client { pod, process: Process { name: "curl".into(), pid: 7 } },
+            client: Client {
+                pod,
+                workload: None,
+                process: Process { name: "curl".into(), pid: 7 },
+            },
             service: Some(ObjectName::new("shop", service)),
             port_name: "http".into(),
             dialled: None,

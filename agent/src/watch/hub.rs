@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     document::{Client, ConnectionEnd, ConnectionEvent, EventType, Process, Why},
-    names::{AskPods, Names},
+    names::Names,
     watcher::{Ends, Watcher, Watchers, line},
 };
 use crate::{
     dataplane::{Ended, Event, Events, What},
     model::{object::Protocol, probe_service::is_probe},
     telemetry::Metrics,
+    workloads::{self, AskPods},
 };
 
 /// How often the ring buffer is read. Waking the agent for each event would cost the programs more.
@@ -137,6 +138,7 @@ impl Hub {
     /// `None` for connections of `sockline check`.
     fn document(&mut self, event: Event) -> Option<ConnectionEvent> {
         let endpoint = self.names.backend(&self.events, &event).map(Into::into);
+        let workloads::Client { pod, workload } = self.names.client(event.cgroup);
         let service = self.names.service(event.service);
         if service.is_some_and(|key| is_probe(&key.service)) {
             return None;
@@ -163,7 +165,8 @@ impl Hub {
                 KernelProtocol::Sctp => Protocol::Sctp,
             },
             client: Client {
-                pod: self.names.pod(event.cgroup),
+                pod,
+                workload,
                 process: Process { name: event.process, pid: event.pid },
             },
             service: service.map(|key| key.service.clone()),

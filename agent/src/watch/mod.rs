@@ -6,7 +6,7 @@
 //! - `document`: the documents, and which events a client wants.
 //! - `hub`: the task. It switches events on while there is a watcher, and sends each watcher what it wants.
 //! - `watcher`: the queue of one watcher, of limited size.
-//! - `names`: which service port, and which pod, an event is about.
+//! - `names`: which service port, and which client, an event is about.
 //!
 //! Invariants: a watcher that does not read delays no other one. What it loses is counted, and it is disconnected
 //! after a time, with the reason if its connection still accepts data. Without watchers, programs write no events.
@@ -22,6 +22,5 @@ pub use self::{
         EventType, Process, WatchEnd, Why,
     },
     hub::Hub,
-    names::PodQuery,
     watcher::{Ends, READ_TIMEOUT, SubscribeError, Subscription, Watchers},
 };

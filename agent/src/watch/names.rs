@@ -5,48 +5,27 @@ use std::{
     error::Error,
     net::SocketAddr,
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use sockline_ebpf::id::{BackendId, ServiceId};
-use tokio::sync::oneshot;
 
 use crate::{
-    cgroups,
     dataplane::{Event, Events, ServiceKey, What},
     log_on_change::LogOnChange,
-    model::object::ObjectName,
-    status::PodRef,
+    workloads::{AskPods, Client, Resolver},
 };
 
 /// How long a name of a service is used: its id may get another one.
 const MAX_AGE: Duration = Duration::from_secs(1);
-/// How long a cgroup without a pod, or a pod without a name, is not looked up again.
-const UNKNOWN_FOR: Duration = Duration::from_secs(2);
-/// How long to wait for the control loop: less than events stay switched on, and more than a full sync takes.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// Entries of each cache; it starts again then.
 const MAX_ENTRIES: usize = 1 << 16;
 
-/// Asks the control loop for the names of pods by their UIDs.
-#[derive(Debug)]
-pub struct PodQuery {
-    pub uids: Vec<String>,
-    pub reply: oneshot::Sender<HashMap<String, ObjectName>>,
-}
-
-pub type AskPods = Box<dyn Fn(PodQuery) + Send + Sync>;
-
 /// Names that were looked up, for as long as they are valid.
 pub struct Names {
-    /// The cgroup that all pods are below.
-    top: Arc<PathBuf>,
-    ask_pods: AskPods,
     services: HashMap<ServiceId, (Option<ServiceKey>, Instant)>,
     service_names: ServiceNames,
-    /// By the id of a client's cgroup. The kernel does not use an id again.
-    clients: HashMap<u64, Client>,
+    clients: Resolver,
     /// Addresses of backends, by id and generation: an event of one that was removed has none.
     backends: HashMap<(BackendId, u32), SocketAddr>,
 }
@@ -78,20 +57,13 @@ impl ServiceNames {
     }
 }
 
-struct Client {
-    pod: Option<PodRef>,
-    /// When to look it up again; `None` if all is known.
-    expires: Option<Instant>,
-}
-
 impl Names {
+    /// `top` is the cgroup that all pods are below.
     pub fn new(top: PathBuf, ask_pods: AskPods) -> Self {
         Self {
-            top: Arc::new(top),
-            ask_pods,
             services: HashMap::new(),
             service_names: ServiceNames::default(),
-            clients: HashMap::new(),
+            clients: Resolver::new(top, ask_pods),
             backends: HashMap::new(),
         }
     }
@@ -105,15 +77,16 @@ impl Names {
     /// Looks up what these events need.
     pub async fn prepare(&mut self, source: &Events, events: &[Event]) {
         self.find_services(source, events);
-        self.find_clients(events).await;
+        self.clients.prepare(events.iter().map(|event| event.cgroup)).await;
     }
 
     pub fn service(&self, service: ServiceId) -> Option<&ServiceKey> {
         self.services.get(&service)?.0.as_ref()
     }
 
-    pub fn pod(&self, cgroup: u64) -> Option<PodRef> {
-        self.clients.get(&cgroup)?.pod.clone()
+    /// What is known of the client in this cgroup.
+    pub fn client(&self, cgroup: u64) -> Client {
+        self.clients.client(cgroup).cloned().unwrap_or_default()
     }
 
     /// The address of the event's backend.
@@ -152,65 +125,6 @@ impl Names {
             self.services.insert(service, (key, Instant::now()));
         }
     }
-
-    async fn find_clients(&mut self, events: &[Event]) {
-        if self.clients.len() >= MAX_ENTRIES {
-            self.clients.clear();
-        }
-        let now = Instant::now();
-        let is_known = |cgroup: &u64| {
-            let client = self.clients.get(cgroup);
-            client.is_some_and(|client| client.expires.is_none_or(|expires| expires > now))
-        };
-        let wanted: HashSet<u64> = events
-            .iter()
-            .map(|event| event.cgroup)
-            .filter(|cgroup| *cgroup != 0 && !is_known(cgroup))
-            .collect();
-        if wanted.is_empty() {
-            return;
-        }
-        let (top, ids) = (Arc::clone(&self.top), wanted.clone());
-        let paths = tokio::task::spawn_blocking(move || cgroups::paths_of(&top, ids));
-        let paths = paths.await.unwrap_or_default();
-        let uids: HashMap<u64, Option<String>> =
-            paths.iter().map(|(&id, path)| (id, cgroups::pod_of(path))).collect();
-        let names = self.pod_names(uids.values().flatten().cloned().collect()).await;
-        for cgroup in wanted {
-            let later = Some(now + UNKNOWN_FOR);
-            let client = match uids.get(&cgroup) {
-                // It has been removed, or is not below the top.
-                None => Client { pod: None, expires: later },
-                Some(None) => Client { pod: None, expires: None },
-                Some(Some(uid)) => {
-                    let name = names.get(uid);
-                    let expires = if name.is_some() { None } else { later };
-                    Client { pod: Some(PodRef::new(name, uid)), expires }
-                }
-            };
-            // What was known of a pod stays when it has ended.
-            match self.clients.get_mut(&cgroup) {
-                Some(known) if known.pod.is_some() && client.pod.is_none() => {
-                    known.expires = later;
-                }
-                _ => {
-                    self.clients.insert(cgroup, client);
-                }
-            }
-        }
-    }
-
-    async fn pod_names(&self, uids: HashSet<String>) -> HashMap<String, ObjectName> {
-        if uids.is_empty() {
-            return HashMap::new();
-        }
-        let (reply, received) = oneshot::channel();
-        (self.ask_pods)(PodQuery { uids: uids.into_iter().collect(), reply });
-        match tokio::time::timeout(TIMEOUT, received).await {
-            Ok(Ok(names)) => names,
-            _ => HashMap::new(),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -218,6 +132,7 @@ mod tests {
     use std::io;
 
     use super::*;
+    use crate::model::object::ObjectName;
 
     #[test]
     fn names_stay_while_their_map_cannot_be_opened() {

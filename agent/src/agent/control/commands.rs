@@ -14,7 +14,7 @@ use crate::{
         object::ObjectName,
         probe_service::{Listeners, ProbeService},
     },
-    watch::PodQuery,
+    workloads::{NamedPod, PodQuery},
 };
 
 impl Control {
@@ -76,11 +76,12 @@ fn handle(node: &mut impl Node, command: Command) {
         }
         Command::RemoveProbeService(service) => node.remove_probe_service(&service),
         Command::FindPods(PodQuery { uids, reply }) => {
-            let names = uids.into_iter().filter_map(|uid| {
-                let name = node.index().pod_of(&uid)?.clone();
-                Some((uid, name))
+            let pods = uids.into_iter().filter_map(|uid| {
+                let pod = node.index().pod_of(&uid)?;
+                let (name, workload) = (pod.name.clone(), pod.workload.clone());
+                Some((uid, NamedPod { name, workload }))
             });
-            let _ = reply.send(names.collect());
+            let _ = reply.send(pods.collect());
         }
         Command::LookUpPod { pod, reply } => {
             let answer = || PodLookup { on_this_node: node.index().is_on_this_node(&pod) };

@@ -7,7 +7,7 @@
 //!
 //! References: an EndpointSlice names its Service (same namespace); a Service refers to nothing; every Service
 //! depends on the zone of this node's Node. A slice may arrive before its Service and is kept until then. A Pod
-//! depends on its Namespace; both only determine which pods are excluded.
+//! depends on its Namespace; both only determine which pods are excluded, and how clients are named.
 //!
 //! Invariant: the plan depends only on the objects, not on the order of the events.
 
@@ -35,7 +35,7 @@ use super::{
     conflict::Conflicts,
     exclusion::{ExcludedPod, Policy},
     node_addresses::{NodePortScope, ServiceUse},
-    object::{InputError, Kind, Node, ObjectName, ObjectRef, Service},
+    object::{InputError, Kind, Node, ObjectName, ObjectRef, Pod, Service},
     other_nodes::OtherNodes,
     plan::{Cause, Frontend},
     planner::missing_node,
@@ -183,7 +183,7 @@ impl Index {
 
     /// The pod with this UID in the name of its cgroup.
     #[must_use]
-    pub fn pod_of(&self, uid: &str) -> Option<&ObjectName> {
+    pub fn pod_of(&self, uid: &str) -> Option<&Pod> {
         self.pods.of_uid(uid)
     }
 

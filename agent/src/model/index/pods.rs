@@ -39,8 +39,8 @@ impl Pods {
     }
 
     /// The pod with this UID in the name of its cgroup.
-    pub(super) fn of_uid(&self, uid: &str) -> Option<&ObjectName> {
-        self.pods.values().find(|pod| &*pod.cgroup_uid == uid).map(|pod| &pod.name)
+    pub(super) fn of_uid(&self, uid: &str) -> Option<&Pod> {
+        self.pods.values().find(|pod| &*pod.cgroup_uid == uid)
     }
 
     /// The name of the node that a pod is on; `None` without a pod of this name, and before it is scheduled.

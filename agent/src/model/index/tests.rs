@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::model::event::Event;
-use crate::model::object::{Namespace, Object, Pod, PodPhase, Redirect, TrafficPolicy};
+use crate::model::object::{Namespace, Object, Pod, PodPhase, Redirect, TrafficPolicy, Workload};
 use crate::model::plan::Plan;
 use crate::model::testing::{endpoint, ip, line, name, node, service, slice, sourced};
 
@@ -247,6 +247,7 @@ fn pod(name: &str) -> Object {
         redirect: None,
         labels: BTreeMap::new(),
         phase: PodPhase::Running,
+        workload: Workload::new("Pod", name),
     })
 }
 

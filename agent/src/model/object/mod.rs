@@ -15,6 +15,7 @@ mod protocol;
 mod redirect;
 mod reference;
 mod service;
+mod workload;
 
 pub use self::{
     endpoint_slice::{Endpoint, EndpointPort, EndpointSlice, Hints},
@@ -26,6 +27,7 @@ pub use self::{
     redirect::Redirect,
     reference::{Kind, ObjectName, ObjectRef},
     service::{Service, ServicePort, TrafficPolicy},
+    workload::Workload,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{redirect::Redirect, reference::ObjectName};
+use super::{redirect::Redirect, reference::ObjectName, workload::Workload};
 
-/// A Pod, as far as it matters to leave it alone.
+/// A Pod, as far as it matters to exclude it, or to name it as a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
     pub name: ObjectName,
@@ -17,6 +17,7 @@ pub struct Pod {
     pub redirect: Option<Redirect>,
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     pub phase: PodPhase,
+    pub workload: Workload,
 }
 
 /// `status.phase`, cut down.

@@ -193,6 +193,11 @@ impl Validator {
     }
 }
 
+/// Whether the API could have an object of this name.
+pub(super) fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_of_a_name)
+}
+
 /// The API allows lower-case letters, digits, `-` and, in some names, `.` (`IsDNS1123Subdomain` and its like
 /// in apimachinery's `pkg/util/validation`). Names are printed everywhere.
 const fn is_of_a_name(c: char) -> bool {

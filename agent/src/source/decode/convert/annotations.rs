@@ -72,7 +72,22 @@ pub const CONFIG_HASH: Key = Key {
     effect: "The UID that the kubelet runs a static pod under, which names its cgroup.",
 };
 
-pub const ALL: [&Key; 8] = [
+pub const POD_TEMPLATE_HASH: Key = Key {
+    name: "pod-template-hash",
+    on: "Pod: label",
+    values: "a hash",
+    effect: "A ReplicaSet that owns the Pod and whose name ends with it belongs to the Deployment that has the rest of the name: \
+             the client's workload in `sockline watch`.",
+};
+
+pub const ROLLOUTS_POD_TEMPLATE_HASH: Key = Key {
+    name: "rollouts-pod-template-hash",
+    on: "Pod: label",
+    values: "a hash",
+    effect: "The same for a Rollout of Argo Rollouts.",
+};
+
+pub const ALL: [&Key; 10] = [
     &REDIRECT,
     &CLOSE_ON_REMOVAL,
     &PROXY_NAME,
@@ -81,4 +96,6 @@ pub const ALL: [&Key; 8] = [
     &TRIGGER_TIME,
     &ZONE,
     &CONFIG_HASH,
+    &POD_TEMPLATE_HASH,
+    &ROLLOUTS_POD_TEMPLATE_HASH,
 ];

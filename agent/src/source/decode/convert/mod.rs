@@ -11,6 +11,7 @@ mod node;
 mod pod;
 mod redirect;
 mod service;
+mod workload;
 
 use k8s_openapi::{
     api::{

@@ -1,10 +1,10 @@
-//! Pod: whether it is excluded, and how its cgroup is named.
+//! Pod: whether it is excluded, how its cgroup is named, and what it is a part of.
 
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as api;
 
-use super::{Convert, annotations, redirect};
+use super::{Convert, annotations, redirect, workload};
 use crate::source::decode::validate::Validator;
 use crate::{
     model::object::{Object, Pod, PodPhase},
@@ -44,6 +44,7 @@ pub(super) fn convert(pod: &api::Pod) -> Option<Sourced> {
             // Unknown is not set since Kubernetes 1.5; it would be a pod that may still run.
             _ => PodPhase::Pending,
         },
+        workload: workload::of_pod(metadata),
     };
     Some(validator.finish(Some(Object::Pod(object))))
 }

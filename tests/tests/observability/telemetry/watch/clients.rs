@@ -20,11 +20,18 @@ const UID: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
 
 const OTHER_UID: &str = "7d1f6a52-2f0b-4b7c-9a57-0c1f4d7f2b20";
 
+/// A pod of a Deployment.
 fn pod(name: &str, uid: &str) -> Value {
+    let owner = json!({
+        "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "frontend-7d4b9c", "uid": "1", "controller": true,
+    });
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": "shop", "uid": uid},
+        "metadata": {
+            "name": name, "namespace": "shop", "uid": uid,
+            "labels": {"pod-template-hash": "7d4b9c"}, "ownerReferences": [owner],
+        },
         "spec": {"nodeName": "node-a"},
         "status": {"phase": "Running"},
     })
@@ -53,6 +60,8 @@ fn a_pod_is_shown_by_its_name_also_at_the_end_of_what_it_opened() {
     for event in own.expect(3) {
         let expected = json!({"namespace": "shop", "name": "frontend", "uid": UID});
         assert_eq!(event["client"]["pod"], expected, "{event:#}");
+        let expected = json!({"namespace": "shop", "kind": "Deployment", "name": "frontend"});
+        assert_eq!(event["client"]["workload"], expected, "{event:#}");
     }
     // The first events of the other pod are its own, which come last.
     drop(other_container.run(|| TcpStream::connect(at(V4)).unwrap()));
@@ -70,7 +79,15 @@ fn a_pod_that_the_source_does_not_have_is_shown_by_its_uid() {
     let container = cgroup.container(&web.client, "app").unwrap();
     let watch = Watch::start(web.cluster.agent(), &[]);
     let _client = container.run(|| TcpStream::connect(at(V4)).unwrap());
-    assert_eq!(watch.expect(1)[0]["client"]["pod"], json!({"uid": UID}));
+    let event = watch.expect(1).remove(0);
+    assert_eq!(event["client"]["pod"], json!({"uid": UID}));
+    assert_eq!(event["client"]["workload"], Value::Null);
+    let _client = web.client.run(|| TcpStream::connect(at(V4)).unwrap());
+    let event = watch.expect(2).remove(1);
+    assert_eq!(event["client"]["pod"], Value::Null);
+    // The test's own process, wherever it runs.
+    let kind = event["client"]["workload"]["kind"].as_str().unwrap();
+    assert!(["SystemdService", "Node"].contains(&kind), "{event:#}");
 }
 
 #[test]

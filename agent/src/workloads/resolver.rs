@@ -1,0 +1,130 @@
+//! Names of client cgroups, for as long as they are asked for.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::client::Client;
+use crate::{
+    cgroups,
+    model::object::{ObjectName, Workload},
+};
+
+/// How long a cgroup that was not found, or a pod without a name, is not looked up again.
+const UNKNOWN_FOR: Duration = Duration::from_secs(2);
+/// How long to wait for the control loop: less than events stay switched on, and more than a full sync takes.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Entries at most; all are looked up again then.
+const MAX_ENTRIES: usize = 1 << 16;
+
+/// A pod as the source has it.
+#[derive(Debug, Clone)]
+pub struct NamedPod {
+    pub name: ObjectName,
+    pub workload: Workload,
+}
+
+/// Asks the control loop for pods by their UIDs.
+#[derive(Debug)]
+pub struct PodQuery {
+    pub uids: Vec<String>,
+    pub reply: oneshot::Sender<HashMap<String, NamedPod>>,
+}
+
+pub type AskPods = Arc<dyn Fn(PodQuery) + Send + Sync>;
+
+/// Looks up clients by the ids of their cgroups, and keeps what it found.
+pub struct Resolver {
+    /// The cgroup that all pods are below.
+    top: Arc<PathBuf>,
+    ask_pods: AskPods,
+    known: HashMap<u64, Known>,
+}
+
+struct Known {
+    client: Client,
+    /// When to look it up again; `None` if all is known.
+    expires: Option<Instant>,
+}
+
+impl Resolver {
+    pub fn new(top: PathBuf, ask_pods: AskPods) -> Self {
+        Self { top: Arc::new(top), ask_pods, known: HashMap::new() }
+    }
+
+    pub fn clear(&mut self) {
+        self.known.clear();
+    }
+
+    /// Forgets all clients but these.
+    pub fn retain(&mut self, keep: impl Fn(u64) -> bool) {
+        self.known.retain(|&cgroup, _| keep(cgroup));
+    }
+
+    /// What is known of the client in this cgroup. Id 0 is no cgroup.
+    pub fn client(&self, cgroup: u64) -> Option<&Client> {
+        self.known.get(&cgroup).map(|known| &known.client)
+    }
+
+    /// Looks up the clients in these cgroups.
+    pub async fn prepare(&mut self, cgroups: impl IntoIterator<Item = u64>) {
+        if self.known.len() >= MAX_ENTRIES {
+            self.known.clear();
+        }
+        let now = Instant::now();
+        let is_known = |cgroup: &u64| {
+            let known = self.known.get(cgroup);
+            known.is_some_and(|known| known.expires.is_none_or(|expires| expires > now))
+        };
+        let wanted: HashSet<u64> =
+            cgroups.into_iter().filter(|cgroup| *cgroup != 0 && !is_known(cgroup)).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let (top, ids) = (Arc::clone(&self.top), wanted.clone());
+        let paths = tokio::task::spawn_blocking(move || cgroups::paths_of(&top, ids));
+        let paths = paths.await.unwrap_or_default();
+        let uids: HashMap<u64, Option<String>> =
+            paths.iter().map(|(&id, path)| (id, cgroups::pod_of(path))).collect();
+        let pods = self.pods(uids.values().flatten().cloned().collect()).await;
+        for cgroup in wanted {
+            let later = Some(now + UNKNOWN_FOR);
+            let (client, expires) = match (paths.get(&cgroup), uids.get(&cgroup)) {
+                (Some(path), Some(None)) => (Client::of_node(path), None),
+                (_, Some(Some(uid))) => {
+                    let pod = pods.get(uid);
+                    let name = pod.map(|pod| (&pod.name, &pod.workload));
+                    (Client::of_pod(uid, name), if name.is_some() { None } else { later })
+                }
+                // It has been removed, or is not below the top.
+                _ => (Client::default(), later),
+            };
+            // What was known of a pod stays when it has ended.
+            match self.known.get_mut(&cgroup) {
+                Some(known) if known.client.pod.is_some() && client.pod.is_none() => {
+                    known.expires = later;
+                }
+                _ => {
+                    self.known.insert(cgroup, Known { client, expires });
+                }
+            }
+        }
+    }
+
+    async fn pods(&self, uids: HashSet<String>) -> HashMap<String, NamedPod> {
+        if uids.is_empty() {
+            return HashMap::new();
+        }
+        let (reply, received) = oneshot::channel();
+        (self.ask_pods)(PodQuery { uids: uids.into_iter().collect(), reply });
+        match tokio::time::timeout(TIMEOUT, received).await {
+            Ok(Ok(pods)) => pods,
+            _ => HashMap::new(),
+        }
+    }
+}
