@@ -5,7 +5,7 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use sockline::{
     cli::{
-        Cli, Command, agent, backends, check, cleanup, environment, helper, log_level,
+        Cli, Command, agent, backends, check, cleanup, environment, helper, log_level, map,
         output::print_error, plan, renamed, services, status, top, trace, watch,
     },
     escape::Escaped,
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Services(args) => services::run(&args),
         Command::Backends(args) => backends::run(&args),
         Command::Top(args) => top::run(&args),
+        Command::Map(args) => map::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Watch(args) => watch::run(args),
         Command::LogLevel(args) => log_level::run(&args),

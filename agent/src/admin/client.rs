@@ -1,6 +1,6 @@
 //! The client of the admin socket, for the command line.
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -20,11 +20,15 @@ use crate::{
         probe_service::{Listeners, ProbeService},
     },
     status::Status,
+    workloads::{Client, ClientNames, ClientQuery},
 };
 
 /// Timeout of a request. Longer than the agent waits for its control loop, so that the agent's own error
 /// comes first.
 const TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How many clients are named by one request, whose body is limited to 64 KiB: an id has up to 20 digits.
+const MAX_CLIENTS: usize = 2500;
 
 /// Gets the status of the running agent.
 ///
@@ -66,6 +70,21 @@ pub async fn explain(socket: &Path, subject: &Subject) -> anyhow::Result<Explana
 pub async fn look_up_pod(socket: &Path, pod: ObjectName) -> anyhow::Result<PodLookup> {
     let body = serde_json::to_vec(&Document::new(PodSubject { pod }))?;
     request(socket, Method::POST, "/pod", body).await
+}
+
+/// Gets what the running agent knows of the clients in these cgroups.
+///
+/// # Errors
+/// When no agent answers on the socket, or one of another version.
+pub async fn clients(socket: &Path, cgroups: Vec<u64>) -> anyhow::Result<HashMap<u64, Client>> {
+    let mut all = HashMap::new();
+    for cgroups in cgroups.chunks(MAX_CLIENTS) {
+        let query = ClientQuery { cgroups: cgroups.to_vec() };
+        let body = serde_json::to_vec(&Document::new(query))?;
+        let names: ClientNames = request(socket, Method::POST, "/clients", body).await?;
+        all.extend(names.clients.into_iter().map(|client| (client.cgroup, client.into())));
+    }
+    Ok(all)
 }
 
 /// Gets what the running agent logs.

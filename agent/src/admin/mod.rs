@@ -1,6 +1,7 @@
 //! The admin socket, a UNIX socket of the agent: `GET /status` for `sockline status`; `GET /info`, `GET
 //! /drift` and `POST /probe-service` for `sockline check`; `GET` and `PUT /log-level` for `sockline log-level`; `POST
-//! /explain` for `sockline trace`; `POST /events` and `POST /pod` for `sockline watch`.
+//! /explain` for `sockline trace`; `POST /events` and `POST /pod` for `sockline watch`; `POST
+//! /clients` for `sockline map` and `top`.
 
 mod client;
 mod command;
@@ -23,7 +24,7 @@ use crate::{
 
 pub use self::{
     client::{
-        ProbeLease, add_probe_service, drift, explain, info, log_level, look_up_pod, set_log_level,
+        ProbeLease, add_probe_service, clients, drift, explain, info, log_level, look_up_pod, set_log_level,
         status,
     },
     command::{Command, PodLookup, PodSubject, Subject},

@@ -40,6 +40,7 @@ use crate::{
     model::{explain::Explanation, probe_service::Listeners},
     status::{Shared, Status},
     watch::{EventFilter, SubscribeError, Subscription, Watchers},
+    workloads::{ClientNames, ClientQuery, SharedResolver},
 };
 
 /// Timeout of a command to the control loop.
@@ -53,6 +54,8 @@ pub struct State {
     /// The kernel's ID of the program for each hook.
     pub programs: Vec<(&'static str, u32)>,
     pub watchers: Watchers,
+    /// Names clients.
+    pub names: SharedResolver,
 }
 
 type Refusal = (StatusCode, String);
@@ -109,6 +112,7 @@ impl Server {
             .route("/explain", post(explain))
             .route("/pod", post(look_up_pod))
             .route("/events", post(events))
+            .route("/clients", post(clients))
             .route("/log-level", get(log_level).put(set_log_level))
             .with_state(state);
         let listener = UnixListener::from_std(self.listener).context("using the admin socket")?;
@@ -183,6 +187,15 @@ async fn look_up_pod(
     let PodSubject { pod } = read(&body)?;
     let found = send(&state.commands, |reply| Command::LookUpPod { pod, reply }).await?;
     Ok(Json(Document::new(found)))
+}
+
+async fn clients(
+    extract::State(state): extract::State<State>,
+    body: Bytes,
+) -> Result<Json<Document<ClientNames>>, Refusal> {
+    let ClientQuery { cgroups } = read(&body)?;
+    let names = state.names.lock().await.names(&cgroups).await;
+    Ok(Json(Document::new(names)))
 }
 
 async fn log_level(extract::State(state): extract::State<State>) -> Json<Document<LogFilter>> {

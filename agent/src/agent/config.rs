@@ -11,6 +11,7 @@ use crate::{
         node_addresses::{NodePortAddresses, NodePortScope},
     },
     source::kube::Watched,
+    telemetry::ClientFamilies,
 };
 
 #[derive(Debug, Clone)]
@@ -38,6 +39,8 @@ pub struct Config {
     pub node_ports: NodePortScope,
     pub telemetry: Telemetry,
     pub client_counts: ClientCounting,
+    /// Which metrics of client workloads there are.
+    pub client_families: ClientFamilies,
     pub log_level: LogLevel,
 }
 

@@ -8,7 +8,10 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::FusedFuture as _};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::{MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -28,15 +31,18 @@ use crate::{
         kube::Watched, manifests,
     },
     status::Shared,
-    telemetry::Metrics,
+    telemetry::{ClientMetrics, Metrics},
     termination::Termination,
     watch::{Ends, Hub},
+    workloads::{AskPods, Resolver},
 };
 
 /// Maximum number of events that are queued for the control loop. The source waits when the queue is full.
 const EVENTS: usize = 4096;
 /// How long the end waits for clients of the admin socket to read that the agent ends.
 const CLIENTS_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often the connections of clients are read for their metrics, if there are any.
+const CLIENTS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs until `stop`. The kernel state stays in place afterwards.
 ///
@@ -63,7 +69,20 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         status.telemetry = Some(config.telemetry);
         status.client_counts = Some(config.client_counts);
     });
-    let metrics = Arc::new(Metrics::new(dataplane.counters()?, Arc::clone(&stats)));
+    // Unbounded, because there are few: each client of the admin socket waits for its reply.
+    let (commands, asked) = mpsc::unbounded_channel();
+    let find_pods = commands.clone();
+    // If the control loop has ended, pods have no names.
+    let ask_pods: AskPods =
+        Arc::new(move |query| drop(find_pods.send(admin::Command::FindPods(query))));
+    let top = dataplane.cgroup().to_owned();
+    let names = Arc::new(Mutex::new(Resolver::new(top.clone(), Arc::clone(&ask_pods))));
+    let clients = if config.client_families.are_any() {
+        Some(ClientMetrics::new(config.client_families, dataplane.clients()?, Arc::clone(&names))?)
+    } else {
+        None
+    };
+    let metrics = Arc::new(Metrics::new(dataplane.counters()?, clients, Arc::clone(&stats)));
     let nested = Nested::new(config.nested, &dataplane, helper.clone())?;
     let termination = Termination::new(
         helper,
@@ -74,18 +93,14 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     );
     let readiness = Arc::new(Readiness::new(Arc::clone(&shared), &dataplane)?);
     let (events, changes) = mpsc::channel(EVENTS);
-    // Unbounded, because there are few: each client of the admin socket waits for its reply.
-    let (commands, asked) = mpsc::unbounded_channel();
-    let find_pods = commands.clone();
     let (hub, watchers) = Hub::new(
         dataplane.events()?,
         match config.telemetry {
             Telemetry::On if dataplane.features().has(FeatureSet::SOCKET_FIELDS) => Ends::Read,
             Telemetry::On | Telemetry::Off => Ends::Unread,
         },
-        dataplane.cgroup().to_owned(),
-        // If the control loop has ended, pods have no names.
-        Arc::new(move |query| drop(find_pods.send(admin::Command::FindPods(query)))),
+        top,
+        ask_pods,
         Arc::clone(&metrics),
     );
     let state = admin::State {
@@ -93,6 +108,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         commands,
         programs: dataplane.program_ids()?,
         watchers,
+        names,
     };
     let addresses = Arc::new(ServerAddresses::default());
     if config.source == (Source::Kubernetes { kubeconfig: None })
@@ -119,6 +135,9 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     };
     // A task of its own, so that changes of the cluster do not wait for events of connections.
     let mut hub = tokio::spawn(hub.run(stop.clone()));
+    if config.client_families.are_any() {
+        tokio::spawn(read_clients(Arc::clone(&metrics), stop.clone()));
+    }
     let mut admin = Box::pin(admin.serve(state, stop.clone()).fuse());
     let ended = tokio::select! {
         result = source.feed(config.watched(), connections, events, stats, stop.clone()) => {
@@ -157,6 +176,18 @@ impl ConnectBypass for BypassPrograms {
     fn connect(&self, cookie: u64, connect: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
         let _bypass = self.0.bypass(cookie);
         connect()
+    }
+}
+
+/// Reads the connections of clients also between scrapes: a client may be gone at the next one.
+async fn read_clients(metrics: Arc<Metrics>, stop: CancellationToken) {
+    let mut turn = interval(CLIENTS_INTERVAL);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = turn.tick() => metrics.update_clients().await,
+        }
     }
 }
 

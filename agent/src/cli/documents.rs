@@ -7,8 +7,8 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde_json::json;
 
 use super::{
-    backends::BackendList, check::CheckReport, plan::PlanReport, services::FrontendList,
-    status::StatusReport, trace::TraceReport,
+    backends::BackendList, check::CheckReport, map::TrafficMap, plan::PlanReport,
+    services::FrontendList, status::StatusReport, trace::TraceReport,
 };
 use crate::{
     admin::LogFilter,
@@ -27,7 +27,7 @@ pub struct Described {
 
 /// The documents of all commands.
 #[must_use]
-pub fn all() -> [Described; 8] {
+pub fn all() -> [Described; 9] {
     [
         described::<StatusReport>("status"),
         described::<CheckReport<'_>>("check"),
@@ -37,6 +37,7 @@ pub fn all() -> [Described; 8] {
         described::<TraceReport>("trace"),
         described::<LogFilter>("log-level"),
         described::<ConnectionEvent>("watch"),
+        described::<TrafficMap>("map"),
     ]
 }
 

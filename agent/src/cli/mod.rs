@@ -13,6 +13,7 @@ pub mod documents;
 pub mod environment;
 pub mod helper;
 pub mod log_level;
+pub mod map;
 mod node;
 pub mod output;
 pub mod plan;
@@ -44,6 +45,7 @@ pub enum Command {
     Services(services::ServicesArgs),
     Backends(backends::BackendsArgs),
     Top(top::TopArgs),
+    Map(map::MapArgs),
     Trace(trace::TraceArgs),
     Watch(watch::WatchArgs),
     LogLevel(log_level::LogLevelArgs),

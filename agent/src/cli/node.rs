@@ -8,6 +8,7 @@ use super::output::Output;
 use crate::{
     admin,
     dataplane::{Pins, Snapshot},
+    model::object::ObjectName,
     mounts,
 };
 
@@ -45,5 +46,28 @@ impl StateArgs {
     pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let bpffs = mounts::bpffs_for_reading(self.bpf_root.as_deref())?;
         Ok(Snapshot::open(Pins::in_bpffs(&bpffs))?)
+    }
+}
+
+/// Parses the name of an object with its namespace.
+pub fn object_name(text: &str) -> Result<ObjectName, String> {
+    match text.split('/').collect::<Vec<_>>()[..] {
+        [namespace, name] if !namespace.is_empty() && !name.is_empty() => {
+            Ok(ObjectName::new(namespace, name))
+        }
+        _ => Err("it must be NAMESPACE/NAME".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_a_namespace() {
+        assert_eq!(object_name("shop/cart"), Ok(ObjectName::new("shop", "cart")));
+        for wrong in ["cart", "/cart", "shop/", "a/b/c", ""] {
+            object_name(wrong).unwrap_err();
+        }
     }
 }

@@ -12,7 +12,10 @@ use clap::Args;
 use jiff::tz::TimeZone;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::output::{Output, print_error, units};
+use super::{
+    node::object_name,
+    output::{Output, print_error, units},
+};
 use crate::{
     admin::{self, Subject, Watched},
     escape::{self, Escaped},
@@ -27,10 +30,10 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct WatchArgs {
     /// Only connections to this service
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = name)]
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
     service: Option<ObjectName>,
     /// Only connections of this pod
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = name)]
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
     pod: Option<ObjectName>,
     /// Only connections that were not established, and refused calls
     #[arg(long)]
@@ -41,15 +44,6 @@ pub struct WatchArgs {
     /// Output format; JSON is a document for each line
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
-}
-
-fn name(text: &str) -> Result<ObjectName, String> {
-    match text.split('/').collect::<Vec<_>>()[..] {
-        [namespace, name] if !namespace.is_empty() && !name.is_empty() => {
-            Ok(ObjectName::new(namespace, name))
-        }
-        _ => Err("it must be NAMESPACE/NAME".to_owned()),
-    }
 }
 
 /// # Errors
@@ -281,14 +275,6 @@ fn lines_of(losses: &EventLosses) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_has_a_namespace() {
-        assert_eq!(name("shop/cart"), Ok(ObjectName::new("shop", "cart")));
-        for wrong in ["cart", "/cart", "shop/", "a/b/c", ""] {
-            name(wrong).unwrap_err();
-        }
-    }
 
     #[test]
     fn durations_are_short() {

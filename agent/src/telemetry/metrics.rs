@@ -8,6 +8,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
+    clients::ClientMetrics,
     definitions::{
         BuildLabels, CloseReason, ClosedLabels, DriftKind, DriftLabels, EventLabels, EventType,
         Families, KindLabels, MapLabels, ProgrammingLabels, ServicePortLabels, Since, SyncLabels,
@@ -37,11 +38,17 @@ const CLOSED_TCP: ClosedLabels =
 pub struct Metrics {
     families: Families,
     kernel: KernelCounters,
+    /// `None` if no option asks for them.
+    clients: Option<ClientMetrics>,
     stats: Arc<SourceStats>,
 }
 
 impl Metrics {
-    pub fn new(counters: Counters, stats: Arc<SourceStats>) -> Self {
+    pub fn new(
+        counters: Counters,
+        clients: Option<ClientMetrics>,
+        stats: Arc<SourceStats>,
+    ) -> Self {
         let families = Families::default();
         families.build_info.set(BuildLabels { version: env!("CARGO_PKG_VERSION") }, 1.0);
         // A series that begins at 0 shows its first increase.
@@ -79,7 +86,7 @@ impl Metrics {
         ] {
             gauge.with(());
         }
-        Self { families, kernel: KernelCounters::new(counters), stats }
+        Self { families, kernel: KernelCounters::new(counters), clients, stats }
     }
 
     pub fn source_event(&self, event: &Event) {
@@ -224,6 +231,13 @@ impl Metrics {
         self.kernel.events_dropped(count);
     }
 
+    /// Reads the connections of clients, if they have metrics. Needs a runtime with several threads.
+    pub async fn update_clients(&self) {
+        if let Some(clients) = &self.clients {
+            clients.update().await;
+        }
+    }
+
     /// The text format of Prometheus.
     ///
     /// # Errors
@@ -234,6 +248,9 @@ impl Metrics {
         self.write_source(&mut text)?;
         process::write(&self.families, &mut text)?;
         self.kernel.write(&self.families, &mut text)?;
+        if let Some(clients) = &self.clients {
+            clients.write(&self.families, &mut text)?;
+        }
         Ok(text)
     }
 

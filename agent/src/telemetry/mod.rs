@@ -2,8 +2,9 @@
 //!
 //! [`definitions`] has the table of all families. [`family`] and [`labels`] wrap the `prometheus` crate so that
 //! the labels of a family are typed. [`Metrics`] is what the agent counts with, and writes the text of a scrape: `connections` and `kernel` read the kernel's
-//! counters for it, `process` the agent's own usage. `agent/metrics_server.rs` serves it.
+//! counters for it, `clients` those of client workloads, `process` the agent's own usage. `agent/metrics_server.rs` serves it.
 
+mod clients;
 mod connections;
 pub mod definitions;
 pub mod family;
@@ -12,4 +13,8 @@ pub mod labels;
 mod metrics;
 mod process;
 
-pub use self::{definitions::SyncScope, metrics::Metrics};
+pub use self::{
+    clients::{ClientFamilies, ClientMetrics, Dialect, SourceWorkloads},
+    definitions::SyncScope,
+    metrics::Metrics,
+};

@@ -48,6 +48,17 @@ impl WorkloadRef {
     }
 }
 
+impl WorkloadRef {
+    /// Namespace and name; the name of what has no namespace.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("{namespace}/{}", self.name),
+            None => self.name.clone(),
+        }
+    }
+}
+
 impl fmt::Display for WorkloadRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.kind, self.name)
@@ -64,6 +75,17 @@ pub struct Client {
 }
 
 impl Client {
+    /// Its name, and the kind of its workload; no kind if the name says it.
+    #[must_use]
+    pub fn label(&self) -> (String, &str) {
+        match (&self.workload, &self.pod) {
+            (Some(workload), _) if workload.kind == "Node" => (workload.name.clone(), ""),
+            (Some(workload), _) => (workload.full_name(), &workload.kind),
+            (None, Some(pod)) => (format!("pod uid {}", pod.uid), ""),
+            (None, None) => ("unknown".to_owned(), ""),
+        }
+    }
+
     pub(super) fn of_pod(uid: &str, name: Option<(&ObjectName, &Workload)>) -> Self {
         Self {
             pod: Some(PodRef::new(name.map(|(name, _)| name), uid)),

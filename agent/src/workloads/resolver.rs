@@ -7,9 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 
-use super::client::Client;
+use super::{
+    client::Client,
+    names::{ClientNames, NamedClient},
+};
 use crate::{
     cgroups,
     model::object::{ObjectName, Workload},
@@ -19,7 +22,7 @@ use crate::{
 const UNKNOWN_FOR: Duration = Duration::from_secs(2);
 /// How long to wait for the control loop: less than events stay switched on, and more than a full sync takes.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Entries at most; all are looked up again then.
+/// Entries at most; those that were not asked for last are forgotten then.
 const MAX_ENTRIES: usize = 1 << 16;
 
 /// A pod as the source has it.
@@ -37,6 +40,9 @@ pub struct PodQuery {
 }
 
 pub type AskPods = Arc<dyn Fn(PodQuery) + Send + Sync>;
+
+/// For several tasks: one looks up at a time.
+pub type SharedResolver = Arc<Mutex<Resolver>>;
 
 /// Looks up clients by the ids of their cgroups, and keeps what it found.
 pub struct Resolver {
@@ -61,9 +67,15 @@ impl Resolver {
         self.known.clear();
     }
 
-    /// Forgets all clients but these.
-    pub fn retain(&mut self, keep: impl Fn(u64) -> bool) {
-        self.known.retain(|&cgroup, _| keep(cgroup));
+    /// Looks up the clients in these cgroups, and returns those that something is known of.
+    pub async fn names(&mut self, cgroups: &[u64]) -> ClientNames {
+        self.prepare(cgroups.iter().copied()).await;
+        let known = cgroups.iter().filter_map(|&cgroup| {
+            let Client { pod, workload } = self.client(cgroup)?.clone();
+            let is_known = pod.is_some() || workload.is_some();
+            is_known.then_some(NamedClient { cgroup, pod, workload })
+        });
+        ClientNames { clients: known.collect() }
     }
 
     /// What is known of the client in this cgroup. Id 0 is no cgroup.
@@ -73,8 +85,9 @@ impl Resolver {
 
     /// Looks up the clients in these cgroups.
     pub async fn prepare(&mut self, cgroups: impl IntoIterator<Item = u64>) {
+        let cgroups: HashSet<u64> = cgroups.into_iter().collect();
         if self.known.len() >= MAX_ENTRIES {
-            self.known.clear();
+            self.known.retain(|cgroup, _| cgroups.contains(cgroup));
         }
         let now = Instant::now();
         let is_known = |cgroup: &u64| {

@@ -1,11 +1,12 @@
 //! What is written from the code: of `deploy/docs`, the command line, its JSON, the metrics, and the labels and
-//! annotations, and a picture of `sockline top`; of `deploy/components`, the alerts for the Prometheus operator; of `deploy/monitoring`, the dashboards.
+//! annotations, and pictures of `sockline top` and `sockline map`; of `deploy/components`, the alerts for the Prometheus operator; of `deploy/monitoring`, the dashboards.
 //! `cargo xtask docs` writes them; these tests fail where they differ, and where a document mentions what does not exist.
 
 mod annotations;
 mod cli;
 mod dashboards;
 mod json;
+mod map;
 mod mentions;
 mod metrics;
 mod picture;
@@ -91,6 +92,11 @@ fn rules_for_the_prometheus_operator_are_current() {
 #[test]
 fn picture_of_top_is_current() {
     assert_current("docs/pictures/top.svg", &picture::svg());
+}
+
+#[test]
+fn picture_of_the_map_is_current() {
+    assert_current("docs/pictures/map.svg", &map::svg());
 }
 
 #[test]

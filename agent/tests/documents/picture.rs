@@ -72,7 +72,7 @@ fn sample(number: u64, totals: &mut [Totals]) -> Sample {
         at: Duration::from_secs(2 * number),
         node: Node { name: "node-a".to_owned(), agent_runs: true, detail: Detail::All },
         services: Some(services.collect()),
-        backends: None,
+        opened: None,
     }
 }
 

@@ -228,6 +228,8 @@ fn the_json_of_each_command_is_what_its_page_says() {
     };
     let mut documents: Vec<Value> = printed(&agent).iter().map(documented).collect();
     documents.push(documented(&watched(&node, &agent)));
+    let map = ["map", "-o", "json", "--interval", "100ms"];
+    documents.push(documented(&node.look(&map)));
     let kinds: Vec<&str> =
         documents.iter().map(|document| document["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, documents::all().map(|described| described.kind));

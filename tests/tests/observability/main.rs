@@ -10,6 +10,7 @@ mod check;
 mod counters;
 mod interfaces;
 mod json;
+mod map;
 mod schema;
 mod telemetry;
 mod top;

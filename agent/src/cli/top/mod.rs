@@ -34,10 +34,10 @@ use crate::duration;
 
 /// Watch the services of this node: connections per second, failures, round-trip times and bytes.
 ///
-/// Each row is a service port. Enter shows its backends, `?` the keys and the meaning of the columns. A connection's
+/// Each row is a service port. Enter shows its backends and its clients, `?` the keys and the meaning of the columns. A connection's
 /// round-trip time and bytes are counted when it ends.
 ///
-/// Reads the pinned maps, so it also works while the agent is down.
+/// Reads the pinned maps, so it also works while the agent is down; clients have no names then.
 #[derive(Debug, Args)]
 pub struct TopArgs {
     /// How often to read the counters

@@ -18,7 +18,16 @@ pub struct Sample {
     /// Of each service port; `None` if only backends were read.
     pub services: Option<Vec<(ServiceKey, Totals)>>,
     /// Of one service port, if it was asked for.
-    pub backends: Option<(ServiceKey, Vec<(SocketAddr, Totals)>)>,
+    pub opened: Option<Opened>,
+}
+
+/// The backends and clients of a service port.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Opened {
+    pub key: ServiceKey,
+    pub backends: Vec<(SocketAddr, Totals)>,
+    /// By the name of their workload.
+    pub clients: Vec<(String, Totals)>,
 }
 
 /// What the counters depend on.

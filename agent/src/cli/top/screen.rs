@@ -105,7 +105,7 @@ impl Sampling {
         loop {
             let sample = match woken.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(()) => match self.wanted() {
-                    Some(key) => self.reader.read_backends(&key),
+                    Some(key) => self.reader.read_opened(&key),
                     None => continue,
                 },
                 Err(RecvTimeoutError::Timeout) => {

@@ -6,7 +6,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::{
     sample::{Node, Sample},
-    table::{Arrangement, Direction, Table},
+    table::{Arrangement, Direction, Subject, Table},
 };
 use crate::dataplane::ServiceKey;
 
@@ -52,7 +52,7 @@ pub struct State {
     pub motion: Motion,
     pub arrangement: Arrangement,
     services: Table,
-    /// The service port whose backends are shown, with them.
+    /// The service port whose backends and clients are shown, with them.
     opened: Option<(ServiceKey, Table)>,
 }
 
@@ -78,17 +78,23 @@ impl State {
         self.error = None;
         self.node = Some(sample.node);
         if let Some(services) = sample.services {
-            let rows =
-                services.into_iter().map(|(key, totals)| (key.to_string(), Some(key), totals));
+            let rows = services
+                .into_iter()
+                .map(|(key, totals)| (key.to_string(), Subject::Service(key), totals));
             self.services.update(rows, sample.at, &self.arrangement);
         }
         // Those that were asked for may be of a service that was left meanwhile.
-        if let Some((key, backends)) = sample.backends
+        if let Some(read) = sample.opened
             && let Some((opened, table)) = &mut self.opened
-            && key == *opened
+            && read.key == *opened
         {
-            let rows =
-                backends.into_iter().map(|(address, totals)| (address.to_string(), None, totals));
+            let backends = read.backends.into_iter();
+            let backends =
+                backends.map(|(address, totals)| (address.to_string(), Subject::Backend, totals));
+            let clients = read.clients.into_iter();
+            let clients =
+                clients.map(|(name, totals)| (format!("from {name}"), Subject::Client, totals));
+            let rows = backends.chain(clients);
             // The filter is for services.
             let arrangement = Arrangement { filter: String::new(), ..self.arrangement.clone() };
             table.update(rows, sample.at, &arrangement);
@@ -199,10 +205,10 @@ impl State {
         }
     }
 
-    /// Shows the backends of the selected service port.
+    /// Shows the backends and clients of the selected service port.
     fn open(&mut self) -> Reaction {
-        let key = self.table().selected().and_then(|row| row.key.clone());
-        let Some(key) = key else { return Reaction::None };
+        let subject = self.table().selected().map(|row| row.subject.clone());
+        let Some(Subject::Service(key)) = subject else { return Reaction::None };
         self.opened = Some((key, Table::default()));
         // Otherwise nothing would be shown.
         self.motion = Motion::Live;

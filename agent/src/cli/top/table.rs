@@ -58,18 +58,33 @@ const fn growth(before: u64, now: u64) -> u64 {
     if now >= before { now - before } else { now }
 }
 
-/// A service port or a backend.
+/// What a row is about, in the order of rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    Service(ServiceKey),
+    Backend,
+    /// A client of the same service port: its connections are those of backends, too.
+    Client,
+}
+
+/// A service port, a backend or a client.
 #[derive(Debug, Clone)]
 pub struct Row {
     pub name: String,
-    /// `None` for a backend.
-    pub key: Option<ServiceKey>,
+    pub subject: Subject,
     pub active: u64,
     /// `None` until there are two samples.
     pub rates: Option<Rates>,
     /// The latest rates of connections, the newest last.
     pub trend: VecDeque<f64>,
     totals: Totals,
+}
+
+impl Row {
+    #[must_use]
+    pub fn is_client(&self) -> bool {
+        self.subject == Subject::Client
+    }
 }
 
 /// What rows are ordered by.
@@ -143,7 +158,7 @@ impl Table {
     /// first one.
     pub fn update(
         &mut self,
-        now: impl IntoIterator<Item = (String, Option<ServiceKey>, Totals)>,
+        now: impl IntoIterator<Item = (String, Subject, Totals)>,
         at: Duration,
         arrangement: &Arrangement,
     ) {
@@ -153,7 +168,7 @@ impl Table {
             std::mem::take(&mut self.rows).into_iter().map(|row| (row.name.clone(), row)).collect();
         self.rows = now
             .into_iter()
-            .map(|(name, key, totals)| {
+            .map(|(name, subject, totals)| {
                 let known = before.remove(&name);
                 // What was not there in the sample before has counted all since then.
                 let (earlier, mut trend) =
@@ -166,7 +181,7 @@ impl Table {
                 if trend.len() > TREND {
                     trend.pop_front();
                 }
-                Row { name, key, active: totals.active, rates, trend, totals }
+                Row { name, subject, active: totals.active, rates, trend, totals }
             })
             .collect();
         self.at = Some(at);
@@ -187,7 +202,9 @@ impl Table {
         self.shown.sort_by(|&a, &b| {
             let (a, b) = (&rows[a], &rows[b]);
             let order = arrangement.sort.compare(a, b).then_with(|| a.name.cmp(&b.name));
-            if arrangement.direction == Direction::Reverse { order.reverse() } else { order }
+            let is_reversed = arrangement.direction == Direction::Reverse;
+            let order = if is_reversed { order.reverse() } else { order };
+            a.is_client().cmp(&b.is_client()).then(order)
         });
         // At the first place, what is there is selected, whichever it is.
         let same = selected
@@ -218,10 +235,16 @@ impl Table {
         self.shown.iter().map(|&place| &self.rows[place])
     }
 
-    /// How many rows there are, with those that the filter hides.
+    /// How many rows there are, with those that the filter hides and without clients.
     #[must_use]
-    pub const fn len(&self) -> usize {
-        self.rows.len()
+    pub fn len(&self) -> usize {
+        self.rows.iter().filter(|row| !row.is_client()).count()
+    }
+
+    /// How many of them are shown.
+    #[must_use]
+    pub fn shown_len(&self) -> usize {
+        self.shown().filter(|row| !row.is_client()).count()
     }
 
     #[must_use]
@@ -229,12 +252,12 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The sums of the rows that are shown.
+    /// The sums of the rows that are shown, without clients.
     #[must_use]
     pub fn sums(&self) -> (u64, Option<Rates>) {
-        let active = self.shown().map(|row| row.active).sum();
+        let active = self.shown().filter(|row| !row.is_client()).map(|row| row.active).sum();
         let mut sum: Option<Rates> = None;
-        for rates in self.shown().filter_map(|row| row.rates) {
+        for rates in self.shown().filter(|row| !row.is_client()).filter_map(|row| row.rates) {
             sum.get_or_insert_default().add(&rates);
         }
         (active, sum)

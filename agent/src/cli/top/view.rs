@@ -118,7 +118,7 @@ impl Canvas<'_> {
 fn head(state: &State, palette: &Palette) -> Vec<Line<'static>> {
     let Some(node) = &state.node else { return vec![Line::from("reading the counters …")] };
     let table = state.table();
-    let (shown, all) = (table.shown().len(), table.len());
+    let (shown, all) = (table.shown_len(), table.len());
     let what = if state.opened().is_some() { "backends" } else { "service ports" };
     let count =
         if shown == all { format!("{all} {what}") } else { format!("{shown} of {all} {what}") };
@@ -147,7 +147,10 @@ fn head(state: &State, palette: &Palette) -> Vec<Line<'static>> {
     let mut lines = vec![Line::from(first), Line::from(sums)];
     if let Some(key) = state.opened() {
         let key = Escaped(key).to_string();
-        lines.push(Line::from(vec![Span::from("backends of "), Span::styled(key, palette.head)]));
+        lines.push(Line::from(vec![
+            Span::from("backends and clients of "),
+            Span::styled(key, palette.head),
+        ]));
     }
     let missing = match node.detail {
         Detail::All => None,
@@ -226,7 +229,7 @@ fn footer(state: &State) -> &'static str {
         (Mode::EditFilter, _) => "type a part of the name  Enter keep it  Esc show all",
         (Mode::Browse, true) => "q quit  ? help  Esc services  s sort  r reverse  Space pause",
         (Mode::Browse, false) => {
-            "q quit  ? help  Enter backends  / filter  s sort  r reverse  Space pause"
+            "q quit  ? help  Enter open  / filter  s sort  r reverse  Space pause"
         }
     }
 }
@@ -234,7 +237,7 @@ fn footer(state: &State) -> &'static str {
 fn help(state: &State) -> Vec<String> {
     const KEYS: [(&str, &str); 9] = [
         ("↑ ↓ PgUp PgDn", "select a row (also k j, Home End, g G)"),
-        ("Enter", "show the backends of the service port"),
+        ("Enter", "show the backends and the clients (from …) of the service port"),
         ("Esc", "go back to the services, or remove the filter"),
         ("s, r", "sort by the next column, reverse the order"),
         ("/", "show only names with a part of this text"),

@@ -5,8 +5,8 @@ use sockline_ebpf::telemetry;
 
 use super::label_sets::{
     BuildLabels, BypassLabels, ClosedLabels, DriftLabels, EndLabels, EventLabels, FailureLabels,
-    FaultLabels, KindLabels, LossLabels, MapLabels, ProgrammingLabels, RefusalLabels,
-    ServicePortLabels, SyncLabels,
+    FaultLabels, IstioLabels, KindLabels, LossLabels, MapLabels, ProgrammingLabels, RefusalLabels,
+    ServicePortLabels, SourceLabels, SyncLabels,
 };
 use crate::telemetry::{
     family::{
@@ -89,6 +89,37 @@ families! {
             "sockline_connection_lifetime_seconds",
             "Time from `connect()` to the end of connections that were established, and of UDP flows. The sum is in steps of 1 ms.",
             &LIFETIME_BOUNDS;
+        client_connections_opened: ScrapedCounter<(SourceLabels, ServicePortLabels)> =
+            "sockline_client_connections_opened_total",
+            "With `--metrics-source-workload`: connections of a client workload that got a backend, since the agent began. \
+             Series of workloads that are gone disappear.";
+        client_connections_active: ScrapedGauge<(SourceLabels, ServicePortLabels)> =
+            "sockline_client_connections_active",
+            "With `--metrics-source-workload`: those that are open, or being opened.";
+        client_connections_closed: ScrapedCounter<(SourceLabels, ServicePortLabels)> =
+            "sockline_client_connections_closed_total",
+            "With `--metrics-source-workload`: those that ended, since the agent began.";
+        client_connections_failed: ScrapedCounter<(SourceLabels, ServicePortLabels)> =
+            "sockline_client_connections_failed_total",
+            "With `--metrics-source-workload`: those of them that were not established.";
+        client_sent_bytes: ScrapedCounter<(SourceLabels, ServicePortLabels)> =
+            "sockline_client_sent_bytes_total",
+            "With `--metrics-source-workload`: bytes that clients wrote, counted when a connection ends.";
+        client_received_bytes: ScrapedCounter<(SourceLabels, ServicePortLabels)> =
+            "sockline_client_received_bytes_total",
+            "With `--metrics-source-workload`: bytes that backends sent, counted when a connection ends.";
+        istio_connections_opened: ScrapedCounter<IstioLabels> =
+            "istio_tcp_connections_opened_total",
+            "With `--metrics-dialect=istio`: TCP connections of a client workload that got a backend, since the agent began.";
+        istio_connections_closed: ScrapedCounter<IstioLabels> =
+            "istio_tcp_connections_closed_total",
+            "With `--metrics-dialect=istio`: those that ended. Those that were not established have `response_flags=\"UF\"`.";
+        istio_sent_bytes: ScrapedCounter<IstioLabels> =
+            "istio_tcp_sent_bytes_total",
+            "With `--metrics-dialect=istio`: bytes of answers, which backends sent, counted when a connection ends.";
+        istio_received_bytes: ScrapedCounter<IstioLabels> =
+            "istio_tcp_received_bytes_total",
+            "With `--metrics-dialect=istio`: bytes of requests, which clients sent, counted when a connection ends.";
         connections_refused: ScrapedCounter<(ServicePortLabels, RefusalLabels)> =
             "sockline_connections_refused_total",
             "Calls refused because the Service has no endpoint.";

@@ -45,6 +45,64 @@ labels! {
         protocol: Protocol,
     }
 
+    pub struct SourceLabels {
+        /// of the client's pod; absent for processes of the node
+        source_workload_namespace: Arc<str>,
+        /// `Deployment` or another kind that owns pods, `Pod`, `SystemdService`, `Node`; `unknown` and `other` as the name
+        source_workload_kind: Arc<str>,
+        /// name of the client's workload; `unknown` if the pod is not known, `other` beyond 1,000 pairs with a service port
+        source_workload: Arc<str>,
+    }
+
+    pub struct IstioLabels {
+        /// always `source`
+        reporter: &'static str,
+        /// name of the client's workload, as in Sockline's own metrics
+        source_workload: Arc<str>,
+        /// of the client's pod; `unknown` for processes of the node
+        source_workload_namespace: Arc<str>,
+        /// always `unknown`
+        source_principal: &'static str,
+        /// always `unknown`
+        source_app: &'static str,
+        /// always `unknown`
+        source_version: &'static str,
+        /// always `unknown`
+        source_cluster: &'static str,
+        /// always `unknown`
+        source_canonical_service: &'static str,
+        /// always `unknown`
+        source_canonical_revision: &'static str,
+        /// always `unknown`
+        destination_workload: &'static str,
+        /// always `unknown`
+        destination_workload_namespace: &'static str,
+        /// always `unknown`
+        destination_principal: &'static str,
+        /// always `unknown`
+        destination_app: &'static str,
+        /// always `unknown`
+        destination_version: &'static str,
+        /// always `unknown`
+        destination_cluster: &'static str,
+        /// always `unknown`
+        destination_canonical_service: &'static str,
+        /// always `unknown`
+        destination_canonical_revision: &'static str,
+        /// host name of the Service, in the domain `cluster.local`
+        destination_service: Arc<str>,
+        /// name of the Service
+        destination_service_name: Arc<str>,
+        /// of the Service
+        destination_service_namespace: Arc<str>,
+        /// always `tcp`
+        request_protocol: &'static str,
+        /// `UF` of connections that were not established, `-` of the others
+        response_flags: &'static str,
+        /// always `none`: Sockline changes nothing of a connection's content
+        connection_security_policy: &'static str,
+    }
+
     pub struct FaultLabels {
         /// what happened
         fault: Fault,

@@ -9,7 +9,8 @@
 //!   enum, it stays the only one, and its names are in the documentation as they are there.
 //!
 //! Invariants, each with a test in `tests.rs`: names follow Prometheus' rules, and values are kebab-case or words of
-//! Kubernetes. No label has a pod or an address, because series live as long as the agent.
+//! Kubernetes. No label has a pod or an address, because series live as long as the agent; but a pod
+//! that nothing owns is a client workload, in series that are limited and disappear.
 
 mod families;
 mod label_sets;
@@ -21,8 +22,8 @@ pub use self::{
     families::{ALL, Families, LIFETIME_BOUNDS, ROUND_TRIP_BOUNDS},
     label_sets::{
         BuildLabels, BypassLabels, ClosedLabels, DriftLabels, EndLabels, EventLabels,
-        FailureLabels, FaultLabels, KindLabels, LossLabels, MapLabels, ProgrammingLabels,
-        RefusalLabels, ServicePortLabels, SyncLabels,
+        FailureLabels, FaultLabels, IstioLabels, KindLabels, LossLabels, MapLabels,
+        ProgrammingLabels, RefusalLabels, ServicePortLabels, SourceLabels, SyncLabels,
     },
     label_values::{
         BypassReason, CloseReason, DriftKind, EventType, FailureReason, How, LossReason,

@@ -27,7 +27,8 @@ fn names_follow_the_rules_of_prometheus() {
     for family in ALL {
         let name = family.name;
         assert!(names.insert(name), "{name} is there twice");
-        assert!(name.starts_with("sockline_") || name.starts_with("process_"), "{name}");
+        let prefixes = ["sockline_", "process_", "istio_tcp_"];
+        assert!(prefixes.iter().any(|prefix| name.starts_with(prefix)), "{name}");
         let is_total = name.ends_with("_total");
         assert_eq!(is_total, family.kind == MetricKind::Counter, "{name}");
         assert_eq!(family.buckets.is_empty(), family.kind != MetricKind::Histogram, "{name}");

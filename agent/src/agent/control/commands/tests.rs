@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    model::object::{Object, Pod, PodPhase, Redirect},
+    model::object::{Object, Pod, PodPhase, Redirect, Workload},
     source::{Event, Sourced},
 };
 
@@ -74,7 +74,7 @@ impl Fake {
     fn names(&mut self) -> Vec<String> {
         let uids = ["uid-of-web", "uid-of-far", "uid-of-none"].map(ToOwned::to_owned).to_vec();
         let found = self.ask(|reply| Command::FindPods(PodQuery { uids, reply }));
-        let mut names: Vec<String> = found.values().map(ToString::to_string).collect();
+        let mut names: Vec<String> = found.values().map(|pod| pod.name.to_string()).collect();
         names.sort_unstable();
         names
     }
@@ -121,6 +121,7 @@ fn pod(name: &str, node: &str) -> Pod {
         redirect: None,
         labels: BTreeMap::new(),
         phase: PodPhase::Running,
+        workload: Workload::new("Pod", name),
     }
 }
 

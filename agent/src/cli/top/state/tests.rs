@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    cli::top::sample::{Detail, Totals},
+    cli::top::sample::{Detail, Opened, Totals},
     model::object::{ObjectName, Protocol},
 };
 
@@ -20,7 +20,7 @@ fn sample(seconds: u64, services: &[(&str, u64)]) -> Sample {
         services: Some(
             services.iter().map(|(name, opened)| (key(name), totals(*opened))).collect(),
         ),
-        backends: None,
+        opened: None,
     }
 }
 
@@ -57,7 +57,11 @@ fn enter_opens_the_selected_service_and_esc_goes_back() {
     assert_eq!(state.opened(), Some(&key("ship")));
     let backends = |of: &str, address: &str| Sample {
         services: None,
-        backends: Some((key(of), vec![(address.parse().unwrap(), Totals::default())])),
+        opened: Some(Opened {
+            key: key(of),
+            backends: vec![(address.parse().unwrap(), Totals::default())],
+            clients: vec![],
+        }),
         ..sample(3, &[])
     };
     state.apply(backends("ship", "10.0.0.1:80"));
@@ -67,6 +71,29 @@ fn enter_opens_the_selected_service_and_esc_goes_back() {
     assert_eq!(press(&mut state, "\n"), Reaction::None, "a backend cannot be opened");
     assert_eq!(press(&mut state, "\u{1b}"), Reaction::Clear);
     assert_eq!(names(&state), ["shop/cart:web/TCP", "shop/ship:web/TCP"]);
+}
+
+#[test]
+fn clients_follow_the_backends_and_do_not_count_in_the_sums() {
+    let mut state = state();
+    press(&mut state, "\n");
+    let totals = |opened| Totals { opened, active: 1, ..Totals::default() };
+    for seconds in [0, 2] {
+        let opened = Opened {
+            key: key("cart"),
+            backends: vec![("10.0.0.1:80".parse().unwrap(), totals(3 * seconds))],
+            clients: vec![
+                ("a".to_owned(), totals(seconds)),
+                ("z (Deployment)".to_owned(), totals(2 * seconds)),
+            ],
+        };
+        state.apply(Sample { services: None, opened: Some(opened), ..sample(seconds, &[]) });
+    }
+    assert_eq!(names(&state), ["10.0.0.1:80", "from z (Deployment)", "from a"]);
+    let (active, rates) = state.table().sums();
+    assert_eq!((active, rates.unwrap().opened, state.table().len()), (1, 3.0, 1));
+    press(&mut state, "r");
+    assert_eq!(names(&state), ["10.0.0.1:80", "from a", "from z (Deployment)"]);
 }
 
 #[test]

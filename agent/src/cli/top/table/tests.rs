@@ -5,7 +5,7 @@ fn totals(opened: u64, active: u64) -> Totals {
     Totals { opened, active, ..Totals::default() }
 }
 
-type Measured = (String, Option<ServiceKey>, Totals);
+type Measured = (String, Subject, Totals);
 
 fn of(name: &str, totals: Totals) -> Measured {
     let key = ServiceKey {
@@ -13,7 +13,7 @@ fn of(name: &str, totals: Totals) -> Measured {
         port_name: "web".into(),
         protocol: Protocol::Tcp,
     };
-    (name.to_owned(), Some(key), totals)
+    (name.to_owned(), Subject::Service(key), totals)
 }
 
 /// A table of these samples, two seconds apart.

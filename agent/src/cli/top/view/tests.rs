@@ -45,7 +45,7 @@ fn sample(seconds: u64, services: usize) -> Sample {
         at: Duration::from_secs(seconds),
         node: Node { name: "node-a".to_owned(), agent_runs: true, detail: Detail::All },
         services: Some((0..services).map(|number| (key(number), totals(number))).collect()),
-        backends: None,
+        opened: None,
     }
 }
 

@@ -1,0 +1,154 @@
+//! How much the counts of clients grew between two readings.
+//!
+//! An entry of the kernel's map may be dropped, be made again and begin at 0, and readings run beside the programs. What
+//! grew is added to sums that never fall.
+
+use std::collections::HashMap;
+
+use sockline_ebpf::{client::ClientCounts, id::ServiceId};
+
+use crate::dataplane::ClientConnections;
+
+/// What was counted since the last reading.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Growth {
+    pub opened: u64,
+    pub closed: u64,
+    /// Of those that were closed.
+    pub failed: u64,
+    /// The others of them.
+    pub established: u64,
+    pub sent: u64,
+    pub received: u64,
+}
+
+impl Growth {
+    pub const fn add(&mut self, other: &Self) {
+        self.opened += other.opened;
+        self.closed += other.closed;
+        self.failed += other.failed;
+        self.established += other.established;
+        self.sent += other.sent;
+        self.received += other.received;
+    }
+}
+
+/// The latest reading of each client and service port.
+#[derive(Debug, Default)]
+pub struct Readings(HashMap<(u64, ServiceId), Entry>);
+
+#[derive(Debug, Default)]
+struct Entry {
+    last: ClientCounts,
+    /// Connections that were open before the first reading.
+    active_before: u64,
+    /// What was reported up to now.
+    sum: Growth,
+}
+
+impl Readings {
+    /// Counts begin after this reading.
+    #[must_use]
+    pub fn after(read: &[ClientConnections]) -> Self {
+        let entries = read.iter().map(|client| {
+            let entry =
+                Entry { last: client.ended, active_before: client.active, sum: Growth::default() };
+            ((client.cgroup, client.id), entry)
+        });
+        Self(entries.collect())
+    }
+
+    /// The growth of each client since the last reading, in their order. What is not read any more is forgotten.
+    pub fn update(&mut self, read: &[ClientConnections]) -> Vec<Growth> {
+        let mut before = std::mem::take(&mut self.0);
+        let growths = read.iter().map(|client| {
+            let key = (client.cgroup, client.id);
+            let mut entry = before.remove(&key).unwrap_or_default();
+            let growth = entry.update(client);
+            self.0.insert(key, entry);
+            growth
+        });
+        growths.collect()
+    }
+}
+
+impl Entry {
+    fn update(&mut self, client: &ClientConnections) -> Growth {
+        let (last, now) = (std::mem::replace(&mut self.last, client.ended), client.ended);
+        // It was dropped, and made again.
+        let last = if now.closed < last.closed { ClientCounts::NONE } else { last };
+        let mut growth = Growth {
+            closed: now.closed.saturating_sub(last.closed),
+            failed: now.failed.saturating_sub(last.failed),
+            sent: now.sent.saturating_sub(last.sent),
+            received: now.received.saturating_sub(last.received),
+            ..Growth::default()
+        };
+        // A difference of counts that programs change while they are read may fall.
+        let closed = self.sum.closed + growth.closed;
+        let failed = self.sum.failed + growth.failed;
+        let opened = (closed + client.active).saturating_sub(self.active_before);
+        growth.opened = opened.saturating_sub(self.sum.opened);
+        growth.established = closed.saturating_sub(failed).saturating_sub(self.sum.established);
+        self.sum.add(&growth);
+        growth
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        dataplane::ServiceKey,
+        model::object::{ObjectName, Protocol},
+    };
+
+    fn client(active: u64, closed: u64, failed: u64) -> ClientConnections {
+        let service = ServiceKey {
+            service: ObjectName::new("shop", "cart"),
+            port_name: "".into(),
+            protocol: Protocol::Tcp,
+        };
+        let ended = ClientCounts { closed, failed, sent: 10 * closed, ..ClientCounts::NONE };
+        ClientConnections { cgroup: 7, id: ServiceId(1), service, active, ended }
+    }
+
+    fn sums(readings: &mut Readings, steps: &[(u64, u64, u64)]) -> Growth {
+        let mut sum = Growth::default();
+        for &(active, closed, failed) in steps {
+            sum.add(&readings.update(&[client(active, closed, failed)])[0]);
+        }
+        sum
+    }
+
+    #[test]
+    fn what_was_there_at_the_beginning_does_not_count() {
+        let mut readings = Readings::after(&[client(2, 100, 10)]);
+        let sum = sums(&mut readings, &[(2, 100, 10), (1, 101, 10), (3, 103, 11)]);
+        // Three ended, of which two were open at the beginning or one at each time: 103 + 3 - 102.
+        let expected =
+            Growth { opened: 4, closed: 3, failed: 1, established: 2, sent: 30, received: 0 };
+        assert_eq!(sum, expected);
+    }
+
+    #[test]
+    fn an_entry_that_was_dropped_and_made_again_adds_what_it_has() {
+        let mut readings = Readings::default();
+        let sum = sums(&mut readings, &[(0, 5, 1), (1, 2, 0)]);
+        assert_eq!((sum.opened, sum.closed, sum.failed, sum.sent), (8, 7, 1, 70));
+        readings.update(&[]);
+        let sum = sums(&mut readings, &[(0, 3, 0)]);
+        assert_eq!((sum.opened, sum.closed), (3, 3), "it was forgotten");
+    }
+
+    #[test]
+    fn no_sum_falls_when_counts_are_read_while_they_change() {
+        let mut readings = Readings::default();
+        // Closed before it is failed; then a connection that is neither active nor closed for a moment.
+        let sum = sums(
+            &mut readings,
+            &[(1, 4, 3), (0, 5, 3), (0, 5, 4), (3, 5, 4), (2, 5, 4), (2, 6, 4)],
+        );
+        assert_eq!((sum.opened, sum.closed, sum.failed, sum.established), (8, 6, 4, 2));
+    }
+}
