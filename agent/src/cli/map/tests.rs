@@ -110,7 +110,7 @@ fn map() -> TrafficMap {
 fn clients_are_grouped_by_workload_and_rates_are_what_was_counted_in_between() {
     let map = map();
     let cart = &map.services[0];
-    assert_eq!((map.services.len(), &*cart.service.name), (2, "cart"), "idle is left out");
+    assert_eq!((map.services.len(), &*cart.service.name), (2, "cart"), "idle is omitted");
     let frontend = &cart.clients[1];
     assert_eq!(frontend.workload, deployment("frontend").workload);
     // One of its pods was not there before.
