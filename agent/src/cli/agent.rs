@@ -22,6 +22,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+use super::client_metrics::ClientMetricsArgs;
 use crate::{
     admin,
     agent::{self, Config, Source},
@@ -35,7 +36,6 @@ use crate::{
         node_addresses::{AddressRange, NodePortAddresses, NodePortScope},
         selector::Selector,
     },
-    telemetry::{ClientFamilies, Dialect, SourceWorkloads},
 };
 
 /// Serve this node's services: load the kernel programs and keep their maps current.
@@ -138,21 +138,8 @@ pub struct AgentArgs {
     #[arg(long, value_name = "BOOL", env = "SOCKLINE_CLIENT_COUNTS", action = ArgAction::Set,
           default_value = "true", value_parser = BoolishValueParser::new())]
     client_counts: bool,
-    /// Metrics of connections by client workload: the Deployment or other owner of the client's pod, or its service
-    /// of systemd. At most 1,000 pairs of workload and service port have series of their own; the others count as
-    /// the workload `other`
-    #[arg(long, env = "SOCKLINE_METRICS_SOURCE_WORKLOAD", value_parser = BoolishValueParser::new())]
-    metrics_source_workload: bool,
-    /// Names of the metrics of connections; `istio` adds Istio's TCP metrics by client workload, within the same
-    /// limit
-    #[arg(
-        long,
-        value_enum,
-        value_name = "DIALECT",
-        env = "SOCKLINE_METRICS_DIALECT",
-        default_value_t
-    )]
-    metrics_dialect: Dialect,
+    #[command(flatten)]
+    client_metrics: ClientMetricsArgs,
     /// Do not use these kernel features, as on an older kernel; for tests
     #[arg(
         long,
@@ -217,14 +204,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         },
         telemetry: args.telemetry,
         client_counts: if args.client_counts { ClientCounting::On } else { ClientCounting::Off },
-        client_families: ClientFamilies {
-            source_workloads: if args.metrics_source_workload {
-                SourceWorkloads::Shown
-            } else {
-                SourceWorkloads::Omitted
-            },
-            dialect: args.metrics_dialect,
-        },
+        client_families: args.client_metrics.into(),
         log_level,
     };
     // Blocked until the runtime handles them: the kernel drops signals without a handler that are sent to

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod backends;
 pub mod check;
 pub mod cleanup;
+mod client_metrics;
 pub mod documents;
 pub mod environment;
 pub mod helper;

@@ -2,6 +2,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fs,
+    os::unix::fs::MetadataExt as _,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -54,6 +56,8 @@ pub struct Resolver {
 
 struct Known {
     client: Client,
+    /// Where the cgroup is, or was; `None` if it was not found.
+    path: Option<PathBuf>,
     /// When to look it up again; `None` if all is known.
     expires: Option<Instant>,
 }
@@ -65,6 +69,14 @@ impl Resolver {
 
     pub fn clear(&mut self) {
         self.known.clear();
+    }
+
+    /// Whether a client that was looked up has no cgroup any more. Id 0 is no cgroup.
+    pub fn is_gone(&self, cgroup: u64) -> bool {
+        self.known.get(&cgroup).is_some_and(|known| match &known.path {
+            Some(path) => fs::metadata(path).map_or(true, |found| found.ino() != cgroup),
+            None => true,
+        })
     }
 
     /// Looks up the clients in these cgroups, and returns those that something is known of.
@@ -123,7 +135,9 @@ impl Resolver {
                     known.expires = later;
                 }
                 _ => {
-                    self.known.insert(cgroup, Known { client, expires });
+                    let below = paths.get(&cgroup).and_then(|path| path.strip_prefix("/").ok());
+                    let path = below.map(|below| self.top.join(below));
+                    self.known.insert(cgroup, Known { client, path, expires });
                 }
             }
         }

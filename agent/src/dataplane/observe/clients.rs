@@ -67,18 +67,19 @@ impl Clients {
 
     /// All clients of all service ports that have a name, in no order. Takes some milliseconds.
     ///
-    /// A connection that ends meanwhile may be both active and ended. A client's entry may be dropped when there are
+    /// A connection that ends meanwhile may be neither active nor ended. A client's entry may be dropped when there are
     /// more than `--max-clients`; then its counts begin at 0 again.
     pub fn connections(&self) -> Result<Vec<ClientConnections>, DataplaneError> {
         let mut all: HashMap<(u64, ServiceId), (u64, ClientCounts)> = HashMap::new();
+        // First those that ended: no counter of opened connections may be ahead of them.
+        hash::for_each(maps::CLIENTS, &self.ended, |key: &ClientKey, counts: &[ClientCounts]| {
+            let ended = &mut all.entry((key.cgroup, key.service)).or_default().1;
+            counts.iter().for_each(|one| ended.add(one));
+        })?;
         self.for_each_record(|record| {
             if !record.about.is_untracked() {
                 all.entry((record.about.cgroup(), record.service)).or_default().0 += 1;
             }
-        })?;
-        hash::for_each(maps::CLIENTS, &self.ended, |key: &ClientKey, counts: &[ClientCounts]| {
-            let ended = &mut all.entry((key.cgroup, key.service)).or_default().1;
-            counts.iter().for_each(|one| ended.add(one));
         })?;
         let names = service_names::read_all(&maps::open_names(&self.pins)?)?;
         let named = all.into_iter().filter_map(|((cgroup, id), (active, ended))| {

@@ -85,7 +85,10 @@ impl ClientMetrics {
         let mut names = self.names.lock().await;
         names.prepare(read.iter().map(|client| client.cgroup)).await;
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        series.update(&read, |cgroup| names.client(cgroup)?.workload.clone());
+        block_in_place(|| {
+            let workload_of = |cgroup| names.client(cgroup)?.workload.clone();
+            series.update(&read, workload_of, |cgroup| names.is_gone(cgroup));
+        });
     }
 
     fn read(&self) -> Option<Vec<ClientConnections>> {

@@ -44,11 +44,13 @@ impl Series {
         self.series.iter()
     }
 
-    /// Adds what was counted since the last reading. Series of which nothing is read any more are removed.
+    /// Adds what was counted since the last reading. Series of which nothing is left are removed: the map keeps counts of
+    /// clients that are gone.
     pub fn update(
         &mut self,
         read: &[ClientConnections],
         workload_of: impl Fn(u64) -> Option<WorkloadRef>,
+        is_gone: impl Fn(u64) -> bool,
     ) {
         let growths = self.readings.update(read);
         self.series.values_mut().for_each(|sums| sums.active = 0);
@@ -56,11 +58,15 @@ impl Series {
         let others = self.series.keys().filter(|(source, _)| is_other(source)).count();
         let mut own = self.series.len() - others;
         for (client, growth) in read.iter().zip(growths) {
+            let is_idle = client.active == 0 && growth == Growth::default();
+            if is_idle && is_gone(client.cgroup) {
+                continue;
+            }
             let service = service_port(client);
             let mut labels = (source(workload_of(client.cgroup)), service.clone());
             let is_known = self.series.contains_key(&labels);
             // What was not used since the agent began has no series.
-            if !is_known && client.active == 0 && growth == Growth::default() {
+            if !is_known && is_idle {
                 let other = (other(), service);
                 if self.series.contains_key(&other) {
                     seen.insert(other);
@@ -160,19 +166,29 @@ mod tests {
     #[test]
     fn pods_of_a_workload_are_summed_up_from_the_agents_start() {
         let mut series = Series::after(&[client(1, 1, 0, 50), client(3, 1, 0, 9)]);
-        series.update(&[client(1, 1, 0, 50), client(3, 1, 0, 9)], workload);
+        series.update(&[client(1, 1, 0, 50), client(3, 1, 0, 9)], workload, |_| false);
         assert!(shown(&series).is_empty(), "nothing was used since");
-        series.update(&[client(1, 1, 1, 52), client(2, 1, 0, 3), client(0, 2, 0, 4)], workload);
+        series.update(
+            &[client(1, 1, 1, 52), client(2, 1, 0, 3), client(0, 2, 0, 4)],
+            workload,
+            |_| false,
+        );
         assert_eq!(shown(&series), ["unknown s2: 4 4 0", "web s1: 6 5 1"]);
     }
 
     #[test]
     fn a_counter_does_not_fall_when_a_pod_is_gone_and_a_workload_that_is_gone_has_none() {
         let mut series = Series::after(&[]);
-        series.update(&[client(1, 1, 0, 5), client(2, 1, 0, 7), client(100, 1, 1, 0)], workload);
-        series.update(&[client(2, 1, 0, 8)], workload);
+        series.update(
+            &[client(1, 1, 0, 5), client(2, 1, 0, 7), client(100, 1, 1, 0)],
+            workload,
+            |_| false,
+        );
+        series.update(&[client(2, 1, 0, 8)], workload, |_| false);
         assert_eq!(shown(&series), ["web s1: 13 13 0"]);
-        series.update(&[], workload);
+        series.update(&[client(2, 1, 0, 9)], workload, |_| true);
+        assert_eq!(shown(&series), ["web s1: 14 14 0"], "its last connections count");
+        series.update(&[client(2, 1, 0, 9)], workload, |_| true);
         assert!(shown(&series).is_empty());
     }
 
@@ -181,13 +197,13 @@ mod tests {
         let mut series = Series::after(&[]);
         series.limit = 2;
         let all = |closed| [1, 100, 101, 102].map(|cgroup| client(cgroup, 1, 0, closed));
-        series.update(&all(1), workload);
+        series.update(&all(1), workload, |_| false);
         assert_eq!(shown(&series), ["other s1: 2 2 0", "w100 s1: 1 1 0", "web s1: 1 1 0"]);
-        series.update(&all(1), workload);
+        series.update(&all(1), workload, |_| false);
         assert_eq!(shown(&series).len(), 3, "it stays though nothing happens");
         // A series that is gone makes room; what was counted as other stays there.
-        series.update(&all(3)[1..], workload);
-        series.update(&all(4)[1..], workload);
+        series.update(&all(3)[1..], workload, |_| false);
+        series.update(&all(4)[1..], workload, |_| false);
         let expected = ["other s1: 7 7 0", "w100 s1: 4 4 0", "w101 s1: 1 1 0"];
         assert_eq!(shown(&series), expected);
     }
