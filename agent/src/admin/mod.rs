@@ -24,8 +24,8 @@ use crate::{
 
 pub use self::{
     client::{
-        ProbeLease, add_probe_service, clients, drift, explain, info, log_level, look_up_pod, set_log_level,
-        status,
+        ProbeLease, add_probe_service, clients, drift, explain, info, log_level, look_up_pod,
+        set_log_level, status,
     },
     command::{Command, PodLookup, PodSubject, Subject},
     events::{EventStream, Watched, watch},
