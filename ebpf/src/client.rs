@@ -1,6 +1,7 @@
 //! What is counted of the connections of one client to one service port, when they end.
 //!
-//! A client is a cgroup: a container of a pod, or a process of the node.
+//! A client is a cgroup: a container of a pod, or a unit or session of the node (systemd). A container that makes cgroups of
+//! its own is several.
 
 use crate::id::ServiceId;
 

@@ -100,9 +100,10 @@ impl SharedArray<u64> {
         self.word(index).store(value, Ordering::SeqCst);
     }
 
-    /// Takes from a word that programs add to.
+    /// Takes from a word that programs add to. It does not go below 0.
     pub fn subtract(&self, index: usize, count: u64) {
-        self.word(index).fetch_sub(count, Ordering::SeqCst);
+        let less = |word: u64| Some(word.saturating_sub(count));
+        let _ = self.word(index).fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {

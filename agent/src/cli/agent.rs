@@ -134,7 +134,8 @@ pub struct AgentArgs {
     /// Record how each connection ended (bytes, round-trip time, failures) when its socket is closed
     #[arg(long, value_enum, value_name = "MODE", env = "SOCKLINE_TELEMETRY", default_value_t)]
     telemetry: Telemetry,
-    /// Count connections by client (cgroup) and service port, beside those by service port
+    /// Count connections by client (cgroup) and service port, beside those by service port. Needs
+    /// `--telemetry=on`
     #[arg(long, value_name = "BOOL", env = "SOCKLINE_CLIENT_COUNTS", action = ArgAction::Set,
           default_value = "true", value_parser = BoolishValueParser::new())]
     client_counts: bool,

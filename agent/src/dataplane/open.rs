@@ -78,8 +78,10 @@ impl Dataplane {
         let record = RecordWriter::create(&pins, node, cgroup, features.set)?;
         let agent_state = AgentState::open(&pins, options.fail_open_after, options.nested)?;
         let reconciler = Reconciler::open(&pins, options.limits)?;
-        // Before any service gets an id.
-        ClientGc::open(&pins)?.run()?;
+        // Before any service gets an id. Without it, services are served all the same.
+        if let Err(error) = ClientGc::open(&pins).and_then(|mut gc| gc.run()) {
+            tracing::warn!("counts of clients may be those of deleted services: {error}");
+        }
         let exclusion = ExcludedCgroups::open(&pins)?;
         let sockets = Sockets::open(&pins)?;
         let kept = HeldMaps::open(&pins, &map_names(), &maps::GROWABLE)?;

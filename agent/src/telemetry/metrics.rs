@@ -220,13 +220,13 @@ impl Metrics {
         self.families.event_watchers.set((), count as f64);
     }
 
-    /// Counts events that a client did not read in time.
     /// Counts what the map of clients has dropped, since it was created.
     pub fn clients_evicted(&self, all: u64) {
         let evicted = self.families.clients_evicted.with(());
         evicted.inc_by(all.saturating_sub(evicted.get()));
     }
 
+    /// Counts events that a client did not read in time.
     pub fn events_dropped(&self, count: u64) {
         self.kernel.events_dropped(count);
     }

@@ -12,7 +12,7 @@ use sockline_ebpf::{
     name::{CHUNK, NameKey},
 };
 
-use super::{CLIENTS, ClientHash, SERVICE_NAMES};
+use super::{CLIENTS, ClientHash, SERVICE_NAMES, lru};
 use crate::{
     bpf::{
         kinds::{growable_hash::MapUsage, hash},
@@ -62,14 +62,18 @@ impl ClientGc {
         let mut removed = 0;
         for key in keys.iter().filter(|key| !named.contains(&key.service)) {
             match self.clients.remove(key) {
-                Ok(()) => removed += 1,
+                Ok(()) => {
+                    removed += 1;
+                    // Each at once: an agent that is killed has counted all that it removed but one.
+                    self.totals.subtract(MADE, 1);
+                }
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(DataplaneError::map(CLIENTS, "write", error)),
             }
         }
-        self.totals.subtract(MADE, removed);
         let failed = |error| DataplaneError::map(CLIENTS, "read", error);
-        let capacity = self.clients.map().info().map_err(failed)?.max_entries().into();
+        let size = self.clients.map().info().map_err(failed)?.max_entries();
+        let capacity = size.saturating_sub(lru::reserve()?).into();
         let entries = (keys.len() as u64).saturating_sub(removed);
         let evicted = made.saturating_sub(removed).saturating_sub(entries);
         Ok(ClientUsage { usage: MapUsage { entries, capacity, limit: capacity }, evicted })

@@ -16,6 +16,17 @@ use crate::{
     dataplane::{error::DataplaneError, pinning::layout::Pins},
 };
 
+/// Entries that each CPU keeps for itself: before Linux 6.16, it takes this many free ones at once (`LOCAL_FREE_TARGET`,
+/// kernel/bpf/bpf_lru_list.c), and the kernel evicts when the other CPUs find none.
+const OF_EACH_CPU: u32 = 128;
+
+/// What a map needs beyond the entries that it is to hold, on this machine.
+pub fn reserve() -> Result<u32, DataplaneError> {
+    let cpus =
+        aya::util::nr_cpus().map_err(|(what, error)| DataplaneError::io(what.to_owned(), error))?;
+    Ok(u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(OF_EACH_CPU))
+}
+
 /// Makes and pins the map, or gives it this size.
 pub fn ensure<K: Pod, V: Pod>(
     pins: &Pins,
@@ -35,9 +46,11 @@ fn resize<K: Pod, V: Pod>(
 ) -> Result<(), DataplaneError> {
     let before = open(pins, name)?;
     let failed = |error| DataplaneError::map(name, "resize", error);
-    if before.info().map_err(failed)?.max_entries() == entries {
+    let now = before.info().map_err(failed)?.max_entries();
+    if now == entries {
         return Ok(());
     }
+    tracing::info!(map = name, before = now, now = entries, "the map gets another size");
     let before: HashMap<MapData, K, V> = typed(name, Map::LruHashMap(before))?;
     let resized = create::lru::<K, V>(name, entries)?;
     let mut copy: HashMap<MapData, K, V> = typed(name, Map::LruHashMap(resized))?;

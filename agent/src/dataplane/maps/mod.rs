@@ -159,7 +159,8 @@ pub fn create(pins: &Pins, sizes: Sizes) -> Result<(), DataplaneError> {
         create::hash::<ServiceId, RemovedBackends>(REMOVED_BACKENDS, FIRST_REMOVED_BACKENDS)
     })?;
     lru::ensure::<AffinityKey, Affinity>(pins, AFFINITY, sizes.affinity)?;
-    lru::ensure::<ClientKey, ClientCounts>(pins, CLIENTS, sizes.clients)
+    let clients = sizes.clients.saturating_add(lru::reserve()?);
+    lru::ensure::<ClientKey, ClientCounts>(pins, CLIENTS, clients)
 }
 
 /// An inner map of [`FRONTENDS`].

@@ -41,8 +41,9 @@ pub fn are_counted() -> bool {
 
 /// Counts an end.
 ///
-/// While the map is full, the kernel may give an entry to another client between the look-up and the additions: then
-/// that one has counts of this one. It evicts the least recently used, so that takes a map that is far too small.
+/// The kernel reuses an entry at once that it evicted, or that the agent removed because its service is gone. If that
+/// happens between the look-up and the additions, another client has counts of this one. It evicts the least recently
+/// used, so that takes a map that is far too small.
 #[inline(always)]
 pub fn ended(service: u32, about: About, outcome: &Outcome) {
     if !are_counted() {

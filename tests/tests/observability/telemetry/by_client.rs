@@ -80,6 +80,8 @@ fn of(node: &Node, client: &Ns, service: &str, protocol: Protocol) -> (u64, Clie
     });
     found.fold((0, ClientCounts::NONE), |(active, mut ended), one| {
         ended.add(&one.ended);
+        // A busy machine may be late with an acknowledgement.
+        ended.retransmitted = 0;
         (active + one.active, ended)
     })
 }
