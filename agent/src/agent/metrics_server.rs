@@ -39,7 +39,6 @@ pub async fn serve(
 
 async fn text(State(context): State<Context>) -> Response {
     let _turn = context.one_at_a_time.lock().await;
-    context.metrics.update_clients().await;
     match block_in_place(|| context.metrics.text()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -208,6 +208,13 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         client_families: args.client_metrics.into(),
         log_level,
     };
+    if config.client_families.are_any()
+        && (config.client_counts == ClientCounting::Off || config.telemetry == Telemetry::Off)
+    {
+        anyhow::bail!(
+            "--metrics-source-workload and --metrics-dialect=istio need --client-counts=true and --telemetry=on"
+        );
+    }
     // Blocked until the runtime handles them: the kernel drops signals without a handler that are sent to
     // process 1 of a container.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);

@@ -9,7 +9,7 @@ use crate::telemetry::{ClientFamilies, Dialect, SourceWorkloads};
 pub struct ClientMetricsArgs {
     /// Metrics of connections by client workload: the Deployment or other owner of the client's pod, or its service
     /// of systemd. At most 1,000 pairs of workload and service port have series of their own; the others count as
-    /// the workload `other`
+    /// the workload `other`. Needs `--client-counts=true` and `--telemetry=on`
     #[arg(long, env = "SOCKLINE_METRICS_SOURCE_WORKLOAD", value_parser = BoolishValueParser::new())]
     metrics_source_workload: bool,
     /// Names of the metrics of connections; `istio` adds Istio's TCP metrics by client workload, within the same

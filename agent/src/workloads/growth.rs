@@ -44,6 +44,8 @@ struct Entry {
     active_before: u64,
     /// What was reported up to now.
     sum: Growth,
+    /// It was not in the last reading.
+    is_missing: bool,
 }
 
 impl Readings {
@@ -52,23 +54,31 @@ impl Readings {
     pub fn after(read: &[ClientConnections]) -> Self {
         let entries = read.iter().map(|client| {
             let entry =
-                Entry { last: client.ended, active_before: client.active, sum: Growth::default() };
+                Entry { last: client.ended, active_before: client.active, ..Entry::default() };
             ((client.cgroup, client.id), entry)
         });
         Self(entries.collect())
     }
 
-    /// The growth of each client since the last reading, in their order. What is not read any more is forgotten.
+    /// The growth of each client since the last reading, in their order. What is in none of two readings is forgotten: a
+    /// connection that ends during a reading may be missing in it.
     pub fn update(&mut self, read: &[ClientConnections]) -> Vec<Growth> {
         let mut before = std::mem::take(&mut self.0);
         let growths = read.iter().map(|client| {
             let key = (client.cgroup, client.id);
             let mut entry = before.remove(&key).unwrap_or_default();
             let growth = entry.update(client);
+            entry.is_missing = false;
             self.0.insert(key, entry);
             growth
         });
-        growths.collect()
+        let growths = growths.collect();
+        for (key, entry) in before {
+            if !entry.is_missing {
+                self.0.insert(key, Entry { is_missing: true, ..entry });
+            }
+        }
+        growths
     }
 }
 
@@ -136,6 +146,10 @@ mod tests {
         let mut readings = Readings::default();
         let sum = sums(&mut readings, &[(0, 5, 1), (1, 2, 0)]);
         assert_eq!((sum.opened, sum.closed, sum.failed, sum.sent), (8, 7, 1, 70));
+        readings.update(&[]);
+        let sum = sums(&mut readings, &[(0, 3, 0)]);
+        assert_eq!((sum.opened, sum.closed), (0, 1), "one reading missed it");
+        readings.update(&[]);
         readings.update(&[]);
         let sum = sums(&mut readings, &[(0, 3, 0)]);
         assert_eq!((sum.opened, sum.closed), (3, 3), "it was forgotten");

@@ -117,8 +117,9 @@ impl Resolver {
         let uids: HashMap<u64, Option<String>> =
             paths.iter().map(|(&id, path)| (id, cgroups::pod_of(path))).collect();
         let pods = self.pods(uids.values().flatten().cloned().collect()).await;
+        let later = Some(Instant::now() + UNKNOWN_FOR);
         for cgroup in wanted {
-            let later = Some(now + UNKNOWN_FOR);
+            let is_second_time = self.known.contains_key(&cgroup);
             let (client, expires) = match (paths.get(&cgroup), uids.get(&cgroup)) {
                 (Some(path), Some(None)) => (Client::of_node(path), None),
                 (_, Some(Some(uid))) => {
@@ -126,13 +127,13 @@ impl Resolver {
                     let name = pod.map(|pod| (&pod.name, &pod.workload));
                     (Client::of_pod(uid, name), if name.is_some() { None } else { later })
                 }
-                // It has been removed, or is not below the top.
-                _ => (Client::default(), later),
+                // It has been removed, or is not below the top. The kernel does not use an id again.
+                _ => (Client::default(), if is_second_time { None } else { later }),
             };
             // What was known of a pod stays when it has ended.
             match self.known.get_mut(&cgroup) {
                 Some(known) if known.client.pod.is_some() && client.pod.is_none() => {
-                    known.expires = later;
+                    known.expires = expires;
                 }
                 _ => {
                     let below = paths.get(&cgroup).and_then(|path| path.strip_prefix("/").ok());

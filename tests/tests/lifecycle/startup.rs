@@ -176,6 +176,18 @@ fn a_limit_of_zero_is_an_error() {
 }
 
 #[test]
+fn metrics_of_clients_that_are_not_counted_are_an_error() {
+    let node = Node::new().unwrap();
+    for off in ["--client-counts=false", "--telemetry=off"] {
+        let mut agent = with_manifests(&node);
+        let complaint = complaint(&node, agent.args(["--metrics-dialect", "istio", off]));
+        let expected = "error: --metrics-source-workload and --metrics-dialect=istio need \
+                        --client-counts=true and --telemetry=on";
+        assert!(complaint.ends_with(expected), "{complaint}");
+    }
+}
+
+#[test]
 fn commands_that_read_a_node_without_sockline_say_so() {
     let node = Node::new().unwrap();
     for command in ["status", "services", "backends"] {

@@ -131,6 +131,8 @@ struct Session {
     child: Child,
     keys: ChildStdin,
     output: Arc<Mutex<Vec<u8>>>,
+    /// While a test has this locked, the terminal takes output only as long as it fits into buffers.
+    gate: Arc<Mutex<()>>,
     folder: PathBuf,
 }
 
@@ -149,13 +151,6 @@ impl Drop for Session {
 
 impl Session {
     fn start(node: &WebNode) -> Self {
-        let mut this = Self::unread(node);
-        this.read();
-        this
-    }
-
-    /// A terminal that takes output only as long as it fits into buffers.
-    fn unread(node: &WebNode) -> Self {
         let folder = node.temp().join("top");
         fs::create_dir_all(&folder).unwrap();
         let binary = sockline_binary().unwrap();
@@ -176,32 +171,37 @@ impl Session {
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
         let mut child = node.outside().child(&mut command).unwrap();
-        Self { keys: child.stdin.take().unwrap(), child, output: Arc::default(), folder }
-    }
-
-    fn read(&mut self) {
-        let (mut stdout, read) = (self.child.stdout.take().unwrap(), Arc::clone(&self.output));
+        let mut stdout = child.stdout.take().unwrap();
+        let (output, gate) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::<Mutex<()>>::default());
+        let (read, is_open) = (Arc::clone(&output), Arc::clone(&gate));
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(length @ 1..) = stdout.read(&mut buffer) {
                 read.lock().unwrap().extend_from_slice(&buffer[..length]);
+                drop(is_open.lock());
             }
         });
+        Self { keys: child.stdin.take().unwrap(), child, output, gate, folder }
     }
 
-    /// Has it draw until it is blocked in that.
-    fn fill(&mut self) {
+    /// Fills the buffers of the terminal, and waits until the command is blocked in drawing.
+    fn fill(&self, node: &WebNode, pid: Pid) {
+        let mut terminal =
+            fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/fd/1")).unwrap();
+        // More than fits. This blocks, and ends when the test reads again.
+        thread::spawn(move || {
+            let _ = terminal.write_all(&[b' '; 400_000]);
+        });
         let mut waits = 0;
         eventually("it to wait for the terminal", || {
-            // Each has the screen drawn as a whole.
-            self.keys.write_all(b"\x0c").unwrap();
-            let pid = self.pid().ok_or("no process")?;
+            // Other numbers to draw.
+            node.assert_served(CART);
             let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
             // Standard output is the terminal.
             let is_writing = call.starts_with(&format!("{} 0x1 ", libc::SYS_write));
             waits = if is_writing { waits + 1 } else { 0 };
             // A write that does not wait ends between two samples.
-            holds(waits > 50, call)
+            holds(waits > 20, call)
         });
     }
 
@@ -242,6 +242,17 @@ impl Session {
 
     /// Fails unless the command has ended with this status and left the terminal as it was.
     fn assert_restored(mut self, status: i32) {
+        self.assert_ended(status);
+        let raw = self.raw();
+        // The alternate screen is left, and the cursor shown, after both were changed.
+        for (set, unset) in [("\u{1b}[?1049h", "\u{1b}[?1049l"), ("\u{1b}[?25l", "\u{1b}[?25h")] {
+            let places = [raw.rfind(set), raw.rfind(unset)];
+            assert!(places[0].is_some() && places[0] < places[1], "{unset:?}: {places:?}");
+        }
+    }
+
+    /// Fails unless the command has ended with this status, and the terminal has the modes from before.
+    fn assert_ended(&mut self, status: i32) {
         self.wait_for(0, &["over"]);
         self.child.wait().unwrap();
         let raw = self.raw();
@@ -249,11 +260,6 @@ impl Session {
         let modes =
             ["before", "after"].map(|name| fs::read_to_string(self.folder.join(name)).unwrap());
         assert_eq!(modes[0], modes[1], "the terminal's modes");
-        // The alternate screen is left, and the cursor shown, after both were changed.
-        for (set, unset) in [("\u{1b}[?1049h", "\u{1b}[?1049l"), ("\u{1b}[?25l", "\u{1b}[?25h")] {
-            let places = [raw.rfind(set), raw.rfind(unset)];
-            assert!(places[0].is_some() && places[0] < places[1], "{unset:?}: {places:?}");
-        }
     }
 
     fn pid(&self) -> Option<Pid> {
@@ -272,10 +278,10 @@ fn keys_open_backends_help_and_a_filter_and_q_restores_the_terminal() {
     session.press("?", &["anykeygoesback", "Ctrl-L"]);
     session.press("x", &["shop/cart:web/TCP", "qquit?help"]);
     session.press("/ship:w", &["filter:"]);
-    session.press("\r", &["Enterbackends"]);
+    session.press("\r", &["Enteropen"]);
     // The screen is drawn again.
     session.press("\u{c}", &["shop/ship:web/TCP", "1of4serviceports", "filter:ship:w"]);
-    session.press("\r", &["backendsofshop/ship:web/TCP", "10.244.1.1:8080", "10.244.1.2:8080"]);
+    session.press("\r", &["backendsandclientsofshop/ship:web/TCP", "10.244.1.1:8080"]);
     session.press(" ", &["paused"]);
     session.press("q", &["status0"]);
     session.assert_restored(0);
@@ -302,16 +308,20 @@ fn a_signal_ends_it_and_restores_the_terminal() {
 fn a_signal_ends_it_also_while_the_terminal_takes_no_output() {
     let (node, _agent) = WebNode::serving(2, &[]);
     for (signal, status) in [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129), (Signal::SIGINT, 130)] {
-        let mut session = Session::unread(&node);
-        session.fill();
-        let pid = session.pid().unwrap();
+        let mut session = Session::start(&node);
+        session.wait_for(0, &["shop/cart:web/TCP"]);
+        let pid = eventually("the command to begin", || session.pid().ok_or("no process"));
+        let gate = Arc::clone(&session.gate);
+        let closed = gate.lock().unwrap();
+        session.fill(&node, pid);
         kill(pid, signal).unwrap();
         eventually("the command to end", || {
             // Its shell reaps it.
             holds(kill(pid, None).is_err(), "it runs")
         });
-        session.read();
-        session.assert_restored(status);
+        drop(closed);
+        // The terminal took nothing that would restore its screen.
+        session.assert_ended(status);
     }
 }
 

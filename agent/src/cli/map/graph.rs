@@ -108,8 +108,8 @@ fn client((group, (cgroups, traffic)): (Group, (usize, Traffic))) -> ClientTraff
 
 fn traffic(before: &Counts, now: &Counts, seconds: f64) -> Traffic {
     let rate = |before: u64, now: u64| {
-        // A counter that fell started again: its entry was created again.
-        let growth = if now >= before { now - before } else { now };
+        // A count that fell is one that was read while it changed, or begins again: its growth is not known.
+        let growth = now.saturating_sub(before);
         if seconds > 0.0 { growth as f64 / seconds } else { 0.0 }
     };
     Traffic {

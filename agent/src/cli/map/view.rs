@@ -109,7 +109,10 @@ fn busiest(nodes: Vec<Node>) -> Vec<Node> {
         return nodes;
     }
     let mut by_use: Vec<usize> = (0..nodes.len()).collect();
-    by_use.sort_by_key(|&place| std::cmp::Reverse(nodes[place].traffic.opened));
+    by_use.sort_by(|&a, &b| {
+        let [a, b] = [a, b].map(|place| &nodes[place].traffic);
+        b.rates.opened.total_cmp(&a.rates.opened).then(b.opened.cmp(&a.opened))
+    });
     // A node for the rest takes the place of one.
     let kept = &by_use[..MAX_SHOWN - 1];
     let mut rest = Node {

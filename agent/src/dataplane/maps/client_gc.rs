@@ -12,7 +12,7 @@ use sockline_ebpf::{
     name::{CHUNK, NameKey},
 };
 
-use super::{CLIENTS, ClientHash, SERVICE_NAMES, lru};
+use super::{CLIENTS, ClientHash, SERVICE_NAMES};
 use crate::{
     bpf::{
         kinds::{growable_hash::MapUsage, hash},
@@ -72,8 +72,7 @@ impl ClientGc {
             }
         }
         let failed = |error| DataplaneError::map(CLIENTS, "read", error);
-        let size = self.clients.map().info().map_err(failed)?.max_entries();
-        let capacity = size.saturating_sub(lru::reserve()?).into();
+        let capacity = self.clients.map().info().map_err(failed)?.max_entries().into();
         let entries = (keys.len() as u64).saturating_sub(removed);
         let evicted = made.saturating_sub(removed).saturating_sub(entries);
         Ok(ClientUsage { usage: MapUsage { entries, capacity, limit: capacity }, evicted })

@@ -7,11 +7,8 @@
 
 use std::sync::Arc;
 
-use super::series::{Series, SeriesLabels, Sums, UNKNOWN};
-use crate::{
-    model::object::Protocol,
-    telemetry::definitions::{Families, IstioLabels},
-};
+use super::series::{IstioSeries, Series, Sums, UNKNOWN};
+use crate::telemetry::definitions::{Families, IstioLabels};
 
 /// Nothing to say of a connection.
 const NO_FLAGS: &str = "-";
@@ -19,12 +16,11 @@ const NO_FLAGS: &str = "-";
 const NOT_ESTABLISHED: &str = "UF";
 
 pub fn write(families: &Families, series: &Series, text: &mut String) -> prometheus::Result<()> {
-    let tcp = || series.iter().filter(|((_, port), _)| port.protocol == Protocol::Tcp);
     let of = |value: fn(&Sums) -> u64| {
-        tcp().map(move |(of, sums)| (labels(of, NO_FLAGS), value(sums) as f64))
+        series.istio().map(move |(of, sums)| (labels(of, NO_FLAGS), value(sums) as f64))
     };
     families.istio_connections_opened.write(of(|sums| sums.counted.opened), text)?;
-    let not_established = tcp().filter(|(_, sums)| sums.counted.failed > 0);
+    let not_established = series.istio().filter(|(_, sums)| sums.counted.failed > 0);
     let failed =
         not_established.map(|(of, sums)| (labels(of, NOT_ESTABLISHED), sums.counted.failed as f64));
     let closed = of(|sums| sums.counted.established).chain(failed);
@@ -33,13 +29,13 @@ pub fn write(families: &Families, series: &Series, text: &mut String) -> prometh
     families.istio_received_bytes.write(of(|sums| sums.counted.sent), text)
 }
 
-fn labels((source, port): &SeriesLabels, response_flags: &'static str) -> IstioLabels {
+fn labels(of: &IstioSeries, response_flags: &'static str) -> IstioLabels {
     let known = |text: &Arc<str>| if text.is_empty() { UNKNOWN.into() } else { Arc::clone(text) };
-    let host = format!("{}.{}.svc.cluster.local", port.service, port.namespace);
+    let host = format!("{}.{}.svc.cluster.local", of.service, of.namespace);
     IstioLabels {
         reporter: "source",
-        source_workload: Arc::clone(&source.source_workload),
-        source_workload_namespace: known(&source.source_workload_namespace),
+        source_workload: Arc::clone(&of.source_workload),
+        source_workload_namespace: known(&of.source_workload_namespace),
         source_principal: UNKNOWN,
         source_app: UNKNOWN,
         source_version: UNKNOWN,
@@ -55,10 +51,10 @@ fn labels((source, port): &SeriesLabels, response_flags: &'static str) -> IstioL
         destination_canonical_service: UNKNOWN,
         destination_canonical_revision: UNKNOWN,
         destination_service: host.into(),
-        destination_service_name: Arc::clone(&port.service),
-        destination_service_namespace: Arc::clone(&port.namespace),
+        destination_service_name: Arc::clone(&of.service),
+        destination_service_namespace: Arc::clone(&of.namespace),
         request_protocol: "tcp",
         response_flags,
-        connection_security_policy: "none",
+        connection_security_policy: UNKNOWN,
     }
 }

@@ -1,7 +1,7 @@
 //! The families of client workloads, which options of the agent switch on.
 //!
-//! [`ClientMetrics`] reads the connections of clients and names them, at each scrape and between scrapes: a client may
-//! be gone at the next one. `series` sums them up by workload and service port, with a limit. `istio` writes them with
+//! [`ClientMetrics`] reads the connections of clients and names them every few seconds: a client may be gone at the next
+//! scrape, and a scrape must not wait for names. `series` sums them up by workload and service port, with a limit. `istio` writes them with
 //! Istio's names.
 //!
 //! Invariants: counters begin at 0 with each agent, and none falls. Series of workloads that are gone disappear.
@@ -9,7 +9,10 @@
 mod istio;
 mod series;
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
 
 use clap::ValueEnum;
 use tokio::task::block_in_place;
@@ -60,6 +63,8 @@ pub struct ClientMetrics {
     clients: Clients,
     names: SharedResolver,
     series: Mutex<Series>,
+    /// An update is one after the other: an older reading after a newer one would look as if counts began again.
+    turn: tokio::sync::Mutex<()>,
     log: Mutex<LogOnChange>,
 }
 
@@ -75,11 +80,12 @@ impl ClientMetrics {
     ) -> Result<Self, DataplaneError> {
         let series = Mutex::new(Series::after(&clients.connections()?));
         let log = Mutex::new(LogOnChange::new("cannot read the connections of clients"));
-        Ok(Self { which, clients, names, series, log })
+        Ok(Self { which, clients, names, series, turn: tokio::sync::Mutex::default(), log })
     }
 
     /// Reads the connections. Needs a runtime with several threads.
     pub async fn update(&self) {
+        let _turn = self.turn.lock().await;
         let read = block_in_place(|| self.read());
         let Some(read) = read else { return };
         let mut names = self.names.lock().await;
@@ -87,7 +93,10 @@ impl ClientMetrics {
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         block_in_place(|| {
             let workload_of = |cgroup| names.client(cgroup)?.workload.clone();
-            series.update(&read, workload_of, |cgroup| names.is_gone(cgroup));
+            let mut gone = HashMap::new();
+            series.update(&read, workload_of, |cgroup| {
+                *gone.entry(cgroup).or_insert_with(|| names.is_gone(cgroup))
+            });
         });
     }
 

@@ -1,12 +1,10 @@
 //! The series: connections by client workload and service port. Pure.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     dataplane::ClientConnections,
+    model::object::Protocol,
     telemetry::definitions::{ServicePortLabels, SourceLabels},
     workloads::{Growth, Readings, WorkloadRef},
 };
@@ -20,28 +18,53 @@ pub const UNKNOWN: &str = "unknown";
 
 pub type SeriesLabels = (SourceLabels, ServicePortLabels);
 
+/// What Istio's labels tell apart: no kind of workload, and no port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IstioSeries {
+    pub source_workload_namespace: Arc<str>,
+    pub source_workload: Arc<str>,
+    pub namespace: Arc<str>,
+    pub service: Arc<str>,
+}
+
+/// Readings after which a series disappears that is in none of them: two minutes, for a scrape to see the last counts of
+/// a job that has ended.
+pub const KEPT_READINGS: u32 = 24;
+
 /// What was counted since the agent began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sums {
     pub active: u64,
     pub counted: Growth,
+    /// Readings since it was in one.
+    unseen: u32,
 }
 
 #[derive(Debug, Default)]
 pub struct Series {
     readings: Readings,
-    series: BTreeMap<SeriesLabels, Sums>,
+    series: Table<SeriesLabels>,
+    /// Of TCP. Sums of their own, so that none falls when a port of the Service is gone.
+    istio: Table<IstioSeries>,
     limit: usize,
 }
+
+/// Series by their labels.
+#[derive(Debug)]
+struct Table<L>(BTreeMap<L, Sums>);
 
 impl Series {
     /// Counts begin after this reading.
     pub fn after(read: &[ClientConnections]) -> Self {
-        Self { readings: Readings::after(read), series: BTreeMap::new(), limit: MAX_SOURCES }
+        Self { readings: Readings::after(read), limit: MAX_SOURCES, ..Self::default() }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&SeriesLabels, &Sums)> {
-        self.series.iter()
+        self.series.0.iter()
+    }
+
+    pub fn istio(&self) -> impl Iterator<Item = (&IstioSeries, &Sums)> {
+        self.istio.0.iter()
     }
 
     /// Adds what was counted since the last reading. Series of which nothing is left are removed: the map keeps counts of
@@ -50,40 +73,71 @@ impl Series {
         &mut self,
         read: &[ClientConnections],
         workload_of: impl Fn(u64) -> Option<WorkloadRef>,
-        is_gone: impl Fn(u64) -> bool,
+        mut is_gone: impl FnMut(u64) -> bool,
     ) {
         let growths = self.readings.update(read);
-        self.series.values_mut().for_each(|sums| sums.active = 0);
-        let mut seen = BTreeSet::new();
-        let others = self.series.keys().filter(|(source, _)| is_other(source)).count();
-        let mut own = self.series.len() - others;
+        self.series.begin();
+        self.istio.begin();
+        let others = self.series.0.keys().filter(|(source, _)| is_other(source)).count();
+        let mut own = self.series.0.len() - others;
         for (client, growth) in read.iter().zip(growths) {
             let is_idle = client.active == 0 && growth == Growth::default();
             if is_idle && is_gone(client.cgroup) {
                 continue;
             }
-            let service = service_port(client);
-            let mut labels = (source(workload_of(client.cgroup)), service.clone());
-            let is_known = self.series.contains_key(&labels);
-            // What was not used since the agent began has no series.
-            if !is_known && is_idle {
-                let other = (other(), service);
-                if self.series.contains_key(&other) {
-                    seen.insert(other);
-                }
-                continue;
-            }
-            if !is_known && own >= self.limit {
+            let mut labels = (source(workload_of(client.cgroup)), service_port(client));
+            let is_known = self.series.0.contains_key(&labels);
+            if !is_known && (is_idle || own >= self.limit) {
                 labels.0 = other();
+                // What was not used since the agent began has no series.
+                if is_idle && !self.series.0.contains_key(&labels) {
+                    continue;
+                }
             } else if !is_known {
                 own += 1;
             }
-            let sums = self.series.entry(labels.clone()).or_default();
-            sums.active += client.active;
-            sums.counted.add(&growth);
-            seen.insert(labels);
+            if client.service.protocol == Protocol::Tcp {
+                self.istio.add(istio_series(&labels), client.active, &growth);
+            }
+            self.series.add(labels, client.active, &growth);
         }
-        self.series.retain(|labels, _| seen.contains(labels));
+        self.series.end();
+        self.istio.end();
+    }
+}
+
+impl<L> Default for Table<L> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<L: Ord> Table<L> {
+    fn begin(&mut self) {
+        for sums in self.0.values_mut() {
+            sums.active = 0;
+            sums.unseen += 1;
+        }
+    }
+
+    fn add(&mut self, labels: L, active: u64, growth: &Growth) {
+        let sums = self.0.entry(labels).or_default();
+        sums.active += active;
+        sums.counted.add(growth);
+        sums.unseen = 0;
+    }
+
+    fn end(&mut self) {
+        self.0.retain(|_, sums| sums.unseen < KEPT_READINGS);
+    }
+}
+
+fn istio_series((source, port): &SeriesLabels) -> IstioSeries {
+    IstioSeries {
+        source_workload_namespace: Arc::clone(&source.source_workload_namespace),
+        source_workload: Arc::clone(&source.source_workload),
+        namespace: Arc::clone(&port.namespace),
+        service: Arc::clone(&port.service),
     }
 }
 
@@ -99,8 +153,8 @@ fn other() -> SourceLabels {
 }
 
 fn is_other(labels: &SourceLabels) -> bool {
-    // A kind of Kubernetes is never this.
-    &*labels.source_workload_kind == OTHER
+    // No workload of a pod is without a namespace, and those of the node have other kinds.
+    *labels == other()
 }
 
 fn labels(namespace: &str, kind: &str, name: &str) -> SourceLabels {
@@ -184,10 +238,14 @@ mod tests {
             workload,
             |_| false,
         );
+        // Connections of a pod that is gone may have ended, and are read once more.
         series.update(&[client(2, 1, 0, 8)], workload, |_| false);
-        assert_eq!(shown(&series), ["web s1: 13 13 0"]);
-        series.update(&[client(2, 1, 0, 9)], workload, |_| true);
-        assert_eq!(shown(&series), ["web s1: 14 14 0"], "its last connections count");
+        assert_eq!(shown(&series), ["w100 s1: 1 0 0", "web s1: 13 13 0"]);
+        for reading in 0..KEPT_READINGS {
+            series.update(&[client(2, 1, 0, 9)], workload, |_| true);
+            assert!(shown(&series).contains(&"web s1: 14 14 0".to_owned()), "{reading}");
+        }
+        assert_eq!(shown(&series), ["web s1: 14 14 0"]);
         series.update(&[client(2, 1, 0, 9)], workload, |_| true);
         assert!(shown(&series).is_empty());
     }
@@ -202,9 +260,33 @@ mod tests {
         series.update(&all(1), workload, |_| false);
         assert_eq!(shown(&series).len(), 3, "it stays though nothing happens");
         // A series that is gone makes room; what was counted as other stays there.
-        series.update(&all(3)[1..], workload, |_| false);
+        for _ in 0..=KEPT_READINGS {
+            series.update(&all(3)[1..], workload, |_| false);
+        }
         series.update(&all(4)[1..], workload, |_| false);
         let expected = ["other s1: 7 7 0", "w100 s1: 4 4 0", "w101 s1: 1 1 0"];
         assert_eq!(shown(&series), expected);
+    }
+
+    #[test]
+    fn istios_series_add_up_the_ports_of_a_service_and_do_not_fall_when_one_is_gone() {
+        let mut series = Series::after(&[]);
+        let port = |name: &str, id| {
+            let mut client = client(1, id, 0, 2);
+            client.service.port_name = name.into();
+            client.service.service = ObjectName::new("shop", "cart");
+            client
+        };
+        let shown = |series: &Series| -> Vec<(String, u64)> {
+            let line =
+                |(of, sums): (&IstioSeries, &Sums)| (of.service.to_string(), sums.counted.closed);
+            series.istio().map(line).collect()
+        };
+        series.update(&[port("http", 1), port("admin", 2)], workload, |_| false);
+        assert_eq!(shown(&series), [("cart".to_owned(), 4)]);
+        for _ in 0..=KEPT_READINGS {
+            series.update(&[port("http", 1)], workload, |_| false);
+        }
+        assert_eq!(shown(&series), [("cart".to_owned(), 4)]);
     }
 }

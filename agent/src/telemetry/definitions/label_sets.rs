@@ -99,7 +99,7 @@ labels! {
         request_protocol: &'static str,
         /// `UF` of connections that were not established, `-` of the others
         response_flags: &'static str,
-        /// always `none`: Sockline changes nothing of a connection's content
+        /// always `unknown`, as in all of Istio's reports of the client's side
         connection_security_policy: &'static str,
     }
 

@@ -1,7 +1,8 @@
 //! The workload of a Pod, from the Pod's own metadata: the agent does not read ReplicaSets and Jobs.
 //!
-//! The rules are Istio's (`GetDeployMetaFromPod` in `pkg/kube/util.go`), so that names are the same in both. An owner
-//! is not checked against the cluster: the API server does not either.
+//! The rules for Deployments, Rollouts and CronJobs are Istio's (`GetDeployMetaFromPod` in `pkg/kube/util.go`). Istio also
+//! names DeploymentConfigs of OpenShift, and a pod without `generateName` for itself. An owner is not checked against the
+//! cluster: the API server does not either.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
