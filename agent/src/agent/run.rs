@@ -10,7 +10,7 @@ use std::{
 use futures::{FutureExt as _, future::FusedFuture as _};
 use tokio::{
     sync::{Mutex, mpsc},
-    time::{MissedTickBehavior, interval},
+    time::interval,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -135,9 +135,17 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     };
     // A task of its own, so that changes of the cluster do not wait for events of connections.
     let mut hub = tokio::spawn(hub.run(stop.clone()));
-    if config.client_families.are_any() {
-        tokio::spawn(read_clients(Arc::clone(&metrics), stop.clone()));
-    }
+    let mut clients = {
+        let (metrics, shared, stop) = (Arc::clone(&metrics), Arc::clone(&shared), stop.clone());
+        let are_shown = config.client_families.are_any();
+        tokio::spawn(async move {
+            if are_shown {
+                read_clients(metrics, shared, stop).await;
+            } else {
+                stop.cancelled().await;
+            }
+        })
+    };
     let mut admin = Box::pin(admin.serve(state, stop.clone()).fuse());
     let ended = tokio::select! {
         result = source.feed(config.watched(), connections, events, stats, stop.clone()) => {
@@ -146,6 +154,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         () = metrics_server::serve(listener, readiness, metrics, stop.clone()) => Ok(()),
         result = &mut admin => result,
         ended = &mut hub => ended.map_err(anyhow::Error::from),
+        ended = &mut clients => ended.map_err(anyhow::Error::from),
         () = stop.cancelled() => Ok(()),
         () = control.ended() => Ok(()),
     };
@@ -180,13 +189,18 @@ impl ConnectBypass for BypassPrograms {
 }
 
 /// Reads the connections of clients also between scrapes: a client may be gone at the next one.
-async fn read_clients(metrics: Arc<Metrics>, stop: CancellationToken) {
+async fn read_clients(metrics: Arc<Metrics>, shared: Arc<Shared>, stop: CancellationToken) {
     let mut turn = interval(CLIENTS_INTERVAL);
-    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = turn.tick() => metrics.update_clients().await,
+            _ = turn.tick() => {
+                // Before that the agent knows no pod, and what is counted would stay without a name.
+                if shared.is_ready() {
+                    metrics.update_clients().await;
+                    turn.reset();
+                }
+            }
         }
     }
 }

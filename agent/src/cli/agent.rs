@@ -204,13 +204,15 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             NodePortScope::ThisNode
         },
         telemetry: args.telemetry,
-        client_counts: if args.client_counts { ClientCounting::On } else { ClientCounting::Off },
+        client_counts: if args.client_counts && args.telemetry == Telemetry::On {
+            ClientCounting::On
+        } else {
+            ClientCounting::Off
+        },
         client_families: args.client_metrics.into(),
         log_level,
     };
-    if config.client_families.are_any()
-        && (config.client_counts == ClientCounting::Off || config.telemetry == Telemetry::Off)
-    {
+    if config.client_families.are_any() && config.client_counts == ClientCounting::Off {
         anyhow::bail!(
             "--metrics-source-workload and --metrics-dialect=istio need --client-counts=true and --telemetry=on"
         );

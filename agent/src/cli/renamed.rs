@@ -41,7 +41,7 @@ pub fn find<'a>(
         Some(names) => ("option", names),
         None => ("variable", variable()?),
     };
-    Some(format!("the {kind} {before} of version 0.1 was renamed to {now}"))
+    Some(format!("the {kind} {before} of an earlier build was renamed to {now}"))
 }
 
 #[cfg(test)]
@@ -56,12 +56,15 @@ mod tests {
     fn an_old_name_is_an_error_that_names_the_new_one() {
         assert_eq!(
             found(&["agent", "--listen=127.0.0.1:1"], ""),
-            Some("the option --listen of version 0.1 was renamed to --metrics-bind-address".into())
+            Some(
+                "the option --listen of an earlier build was renamed to --metrics-bind-address"
+                    .into()
+            )
         );
         assert_eq!(
             found(&["agent"], "SOCKLINE_BPFFS"),
             Some(
-                "the variable SOCKLINE_BPFFS of version 0.1 was renamed to SOCKLINE_BPF_ROOT"
+                "the variable SOCKLINE_BPFFS of an earlier build was renamed to SOCKLINE_BPF_ROOT"
                     .into()
             )
         );

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     document::{Client, ConnectionEnd, ConnectionEvent, EventType, Process, Why},
     names::Names,
-    watcher::{Ends, Watcher, Watchers, line},
+    queue::line,
+    watcher::{Ends, Watcher, Watchers},
 };
 use crate::{
     dataplane::{Ended, Event, Events, What},

@@ -5,7 +5,7 @@
 //!
 //! - `document`: the documents, and which events a client wants.
 //! - `hub`: the task. It switches events on while there is a watcher, and sends each watcher what it wants.
-//! - `watcher`: the queue of one watcher, of limited size.
+//! - `watcher`: one watcher, with a queue of limited size; `queue` is its client's side.
 //! - `names`: which service port, and which client, an event is about.
 //!
 //! Invariants: a watcher that does not read delays no other one. What it loses is counted, and it is disconnected
@@ -14,6 +14,7 @@
 mod document;
 mod hub;
 mod names;
+mod queue;
 mod watcher;
 
 pub use self::{

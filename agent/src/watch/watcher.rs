@@ -11,15 +11,16 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, stream};
-use serde::Serialize;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::Instant,
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
-use super::document::{EndReason, EventFilter, EventLosses, WatchEnd};
-use crate::api::{Document, Kind};
+use super::{
+    document::{EventFilter, EventLosses},
+    queue::{Queue, line},
+};
 
 /// Bytes that wait for a watcher at most; some 2,000 events.
 const QUEUE: usize = 1 << 20;
@@ -108,41 +109,6 @@ impl Watchers {
     }
 }
 
-/// The client's side of a watcher.
-struct Queue {
-    received: mpsc::UnboundedReceiver<Bytes>,
-    queued: Arc<AtomicUsize>,
-    end: CancellationToken,
-    /// The last document was taken.
-    is_over: bool,
-    _ends: DropGuard,
-    _place: Option<OwnedSemaphorePermit>,
-}
-
-impl Queue {
-    /// The last document is not queued, because the queue may be full. It comes instead of what waits if that was not
-    /// read, or else after it.
-    async fn next(&mut self) -> Option<Bytes> {
-        if self.is_over {
-            return None;
-        }
-        let reason = tokio::select! {
-            biased;
-            () = self.end.cancelled() => EndReason::NotRead,
-            lines = self.received.recv() => match lines {
-                Some(lines) => {
-                    self.queued.fetch_sub(lines.len(), Ordering::Relaxed);
-                    return Some(lines);
-                }
-                // Only the hub's end drops a watcher that has not ended.
-                None => EndReason::AgentStopping,
-            },
-        };
-        self.is_over = true;
-        Some(line(&WatchEnd { reason }).into())
-    }
-}
-
 impl Watcher {
     /// `place` is kept until the stream is dropped.
     fn new(
@@ -151,14 +117,7 @@ impl Watcher {
     ) -> (Self, impl Stream<Item = Result<Bytes, Infallible>> + use<>) {
         let (lines, received) = mpsc::unbounded_channel::<Bytes>();
         let (queued, end) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
-        let queue = Queue {
-            received,
-            queued: Arc::clone(&queued),
-            end: end.clone(),
-            is_over: false,
-            _ends: end.clone().drop_guard(),
-            _place: place,
-        };
+        let queue = Queue::new(received, Arc::clone(&queued), end.clone(), place);
         let watcher = Self {
             filter,
             lines,
@@ -238,17 +197,11 @@ impl Watcher {
     }
 }
 
-/// A document on one line.
-pub(super) fn line<T: Kind + Serialize>(document: &T) -> Vec<u8> {
-    let mut line = serde_json::to_vec(&Document::new(document)).unwrap_or_default();
-    line.push(b'\n');
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use futures::{FutureExt as _, StreamExt as _};
 
+    use super::super::document::{EndReason, WatchEnd};
     use super::*;
     use crate::api;
 

@@ -22,24 +22,27 @@ pub const NAMESPACE: &str = "shop";
 
 /// A Service of type ClusterIP with one TCP port "web" 80 and one UDP port "dns" 53.
 pub fn service(name: &str, cluster_ip: &str) -> Value {
-    json!({
+    let ports = json!([
+        {"name": "web", "port": 80, "protocol": "TCP"},
+        {"name": "dns", "port": 53, "protocol": "UDP"},
+    ]);
+    service_with(NAMESPACE, name, cluster_ip, ports)
+}
+
+/// A Service of type ClusterIP with these ports.
+pub fn service_with(namespace: &str, name: &str, cluster_ip: &str, ports: Value) -> Value {
+    let mut service = json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {
             "name": name,
-            "namespace": NAMESPACE,
+            "namespace": namespace,
             "creationTimestamp": "2026-01-01T00:00:00Z",
         },
-        "spec": {
-            "type": "ClusterIP",
-            "clusterIP": cluster_ip,
-            "clusterIPs": [cluster_ip],
-            "ports": [
-                {"name": "web", "port": 80, "protocol": "TCP"},
-                {"name": "dns", "port": 53, "protocol": "UDP"},
-            ],
-        },
-    })
+        "spec": {"type": "ClusterIP", "clusterIP": cluster_ip, "clusterIPs": [cluster_ip]},
+    });
+    service["spec"]["ports"] = ports;
+    service
 }
 
 /// A Service with only its TCP port.
@@ -72,7 +75,7 @@ pub fn slice(service: &str, addresses: &[IpAddr]) -> Value {
 }
 
 /// An EndpointSlice without ports and endpoints.
-fn endpoint_slice(namespace: &str, service: &str, address_type: &str) -> Value {
+pub fn endpoint_slice(namespace: &str, service: &str, address_type: &str) -> Value {
     json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",

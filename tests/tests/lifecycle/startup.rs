@@ -260,7 +260,7 @@ fn an_option_of_version_0_1_is_an_error_that_names_the_new_one() {
     let output = node.outside().output(command.env("SOCKLINE_BPFFS", "/sys/fs/bpf")).unwrap();
     assert_eq!(
         error_of(&output),
-        "error: the variable SOCKLINE_BPFFS of version 0.1 was renamed to SOCKLINE_BPF_ROOT\n"
+        "error: the variable SOCKLINE_BPFFS of an earlier build was renamed to SOCKLINE_BPF_ROOT\n"
     );
     assert_eq!(output.status.code(), Some(2));
 }

@@ -21,7 +21,8 @@ fn every_row_of_the_table_has_its_test() {
     let rows = rows();
     assert!(rows.len() > 20, "only {} rows were read", rows.len());
     for (file, test) in rows {
-        let source = fs::read_to_string(folder.join(file)).unwrap_or_default();
+        let source = fs::read_to_string(folder.join(file));
+        let source = source.unwrap_or_else(|error| panic!("{file}: {error}"));
         let marked = format!("#[test]\nfn {test}()");
         assert!(source.contains(&marked), "{file} has no test {test}");
     }

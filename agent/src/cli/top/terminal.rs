@@ -14,11 +14,13 @@ use std::{
 use anyhow::Context as _;
 use nix::{
     errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::{
         signal::{SigSet, Signal, raise},
         signalfd::{SfdFlags, SignalFd},
         termios::{FlushArg, SetArg, tcflush, tcgetattr, tcsetattr},
     },
+    unistd::write,
 };
 use ratatui::{
     Terminal,
@@ -72,7 +74,7 @@ fn restore() {
 }
 
 /// How long the loop may take to end after a signal: it is blocked while the terminal takes no output.
-const END_TIMEOUT: Duration = Duration::from_millis(500);
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often output that the terminal does not take is dropped, and how long the loop may take to end each time.
 const DROPS: u32 = 5;
 const DROP_INTERVAL: Duration = Duration::from_millis(50);
@@ -141,7 +143,22 @@ fn end_after_signal(received: &SignalFd, signals: EndSignals) {
         drop_output();
         thread::sleep(DROP_INTERVAL);
     }
+    leave_screen();
     let _ = signals.die_of(signal);
+}
+
+/// Leaves the screen if the terminal takes output after all. It waits for nothing: the loop, or another process, may be
+/// writing to the terminal.
+fn leave_screen() {
+    let mut sequence = Vec::new();
+    let _ = execute!(sequence, LeaveAlternateScreen, Show);
+    let stdout = stdout();
+    let Ok(flags) = fcntl(&stdout, FcntlArg::F_GETFL).map(OFlag::from_bits_retain) else { return };
+    if fcntl(&stdout, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).is_ok() {
+        let _ = write(&stdout, &sequence);
+        // The shell has the same open terminal.
+        let _ = fcntl(&stdout, FcntlArg::F_SETFL(flags));
+    }
 }
 
 /// Drops what the terminal has not taken. Setting its modes again wakes the thread that waits to write, so that the loop

@@ -50,7 +50,7 @@ fn resize<K: Pod, V: Pod>(
     if now == entries {
         return Ok(());
     }
-    tracing::info!(map = name, before = now, now = entries, "the map gets another size");
+    tracing::info!(map = name, before = now, now = entries, "resizing the map");
     let before: HashMap<MapData, K, V> = typed(name, Map::LruHashMap(before))?;
     let resized = create::lru::<K, V>(name, entries)?;
     let mut copy: HashMap<MapData, K, V> = typed(name, Map::LruHashMap(resized))?;

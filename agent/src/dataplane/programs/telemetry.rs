@@ -99,7 +99,7 @@ impl Settings {
             fields,
             tick_nanoseconds: tick_nanoseconds().map_err(failed)?,
             reads_sockets: fields.is_some().into(),
-            counts_clients: (clients == ClientCounting::On && telemetry == Telemetry::On).into(),
+            counts_clients: (clients == ClientCounting::On).into(),
         })
     }
 

@@ -29,7 +29,7 @@ pub struct IstioSeries {
 
 /// Readings after which a series disappears that is in none of them: two minutes, for a scrape to see the last counts of
 /// a job that has ended.
-pub const KEPT_READINGS: u32 = 24;
+pub const RETENTION_READINGS: u32 = 24;
 
 /// What was counted since the agent began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl<L: Ord> Table<L> {
     }
 
     fn end(&mut self) {
-        self.0.retain(|_, sums| sums.unseen < KEPT_READINGS);
+        self.0.retain(|_, sums| sums.unseen < RETENTION_READINGS);
     }
 }
 
@@ -241,7 +241,7 @@ mod tests {
         // Connections of a pod that is gone may have ended, and are read once more.
         series.update(&[client(2, 1, 0, 8)], workload, |_| false);
         assert_eq!(shown(&series), ["w100 s1: 1 0 0", "web s1: 13 13 0"]);
-        for reading in 0..KEPT_READINGS {
+        for reading in 0..RETENTION_READINGS {
             series.update(&[client(2, 1, 0, 9)], workload, |_| true);
             assert!(shown(&series).contains(&"web s1: 14 14 0".to_owned()), "{reading}");
         }
@@ -260,7 +260,7 @@ mod tests {
         series.update(&all(1), workload, |_| false);
         assert_eq!(shown(&series).len(), 3, "it stays though nothing happens");
         // A series that is gone makes room; what was counted as other stays there.
-        for _ in 0..=KEPT_READINGS {
+        for _ in 0..=RETENTION_READINGS {
             series.update(&all(3)[1..], workload, |_| false);
         }
         series.update(&all(4)[1..], workload, |_| false);
@@ -284,7 +284,7 @@ mod tests {
         };
         series.update(&[port("http", 1), port("admin", 2)], workload, |_| false);
         assert_eq!(shown(&series), [("cart".to_owned(), 4)]);
-        for _ in 0..=KEPT_READINGS {
+        for _ in 0..=RETENTION_READINGS {
             series.update(&[port("http", 1)], workload, |_| false);
         }
         assert_eq!(shown(&series), [("cart".to_owned(), 4)]);

@@ -223,10 +223,16 @@ fn ends_are_counted_by_client_wherever_the_records_are() {
 
 #[test]
 fn nothing_is_counted_by_client_if_that_is_off() {
-    let clients = Clients::with(&["--client-counts=false"]);
-    drop(clients.connection(&clients.front, V4));
-    clients.web.assert_seen(&super::ended("client", 1));
-    assert_eq!(all(clients.web.cluster.node()), []);
-    let status = clients.web.cluster.status().unwrap();
-    assert_eq!(status["agent"]["clientCounts"], "off");
+    for off in ["--client-counts=false", "--telemetry=off"] {
+        let clients = Clients::with(&[off]);
+        drop(clients.connection(&clients.front, V4));
+        eventually("the end to be counted", || {
+            let seen = clients.web.seen();
+            let closed: u64 = seen.closed.values().sum();
+            holds((seen.opened, closed) == (1, 1), format!("{seen:?}"))
+        });
+        assert_eq!(all(clients.web.cluster.node()), [], "{off}");
+        let status = clients.web.cluster.status().unwrap();
+        assert_eq!(status["agent"]["clientCounts"], "off", "{off}");
+    }
 }

@@ -178,25 +178,19 @@ fn list_nodes(address: SocketAddr) -> io::Result<String> {
 const STABLE: &str = "192.0.2.100:6443";
 
 fn kubernetes() -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": "kubernetes", "namespace": "default",
-                     "creationTimestamp": "2026-01-01T00:00:00Z"},
-        "spec": {"type": "ClusterIP", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"],
-                 "ports": [{"name": "https", "port": 443, "protocol": "TCP"}]},
-    })
+    let ports = json!([{"name": "https", "port": 443, "protocol": "TCP"}]);
+    objects::service_with("default", "kubernetes", "10.96.0.1", ports)
 }
 
 fn endpoints(servers: &[&str]) -> Value {
-    let endpoints = servers
+    let endpoints: Vec<Value> = servers
         .iter()
-        .map(|server| json!({"addresses": [at(server).ip()], "conditions": {"ready": true}}));
-    json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"name": "kubernetes", "namespace": "default",
-                     "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": "IPv4",
-        "endpoints": endpoints.collect::<Vec<_>>(),
-        "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
-    })
+        .map(|server| json!({"addresses": [at(server).ip()], "conditions": {"ready": true}}))
+        .collect();
+    let mut slice = objects::endpoint_slice("default", "kubernetes", "IPv4");
+    // kube-apiserver names its own without a suffix.
+    slice["metadata"]["name"] = "kubernetes".into();
+    slice["endpoints"] = endpoints.into();
+    slice["ports"] = json!([{"name": "https", "port": 6443, "protocol": "TCP"}]);
+    slice
 }

@@ -82,16 +82,8 @@ fn addresses(first: u32, count: u32) -> impl Iterator<Item = Ipv4Addr> + use<> {
 
 fn service(number: u32) -> Value {
     let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 1)) + number).to_string();
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": format!("service-{number}"), "namespace": "bench"},
-        "spec": {
-            "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address],
-            "ipFamilies": ["IPv4"],
-            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}],
-        },
-    })
+    let ports = json!([{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]);
+    objects::service_with("bench", &format!("service-{number}"), &address, ports)
 }
 
 /// As the endpoint-slice controller writes it, with the fields that no test needs: the agent reads them, too.
@@ -111,21 +103,15 @@ fn slice(service: u32, part: u32, addresses: impl Iterator<Item = Ipv4Addr>) -> 
             })
         })
         .collect();
-    json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": format!("service-{service}-{part}"), "namespace": "bench",
-            "labels": {
-                "kubernetes.io/service-name": format!("service-{service}"),
-                "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
-            },
-            "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": now()},
-        },
-        "addressType": "IPv4",
-        "endpoints": endpoints,
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-    })
+    let mut slice = objects::endpoint_slice("bench", &format!("service-{service}"), "IPv4");
+    let metadata = &mut slice["metadata"];
+    metadata["name"] = format!("service-{service}-{part}").into();
+    metadata["labels"]["endpointslice.kubernetes.io/managed-by"] =
+        "endpointslice-controller.k8s.io".into();
+    metadata["annotations"] = json!({"endpoints.kubernetes.io/last-change-trigger-time": now()});
+    slice["endpoints"] = endpoints.into();
+    slice["ports"] = json!([{"name": "http", "port": 8080, "protocol": "TCP"}]);
+    slice
 }
 
 fn now() -> String {

@@ -5,11 +5,11 @@ use std::{
     net::{Shutdown, SocketAddr, TcpStream},
 };
 
-use sockline_testbed::{Socket, UdpClient, mapped};
+use sockline_testbed::{DEADLINE, Socket, UdpClient, mapped, patience};
 
 use super::{
     super::{at, family, reset, until_ended},
-    ledger::{ANSWER, MORE, REQUEST, Way},
+    expected::{ANSWER, MORE, REQUEST, Way},
 };
 
 /// The forms of the address of a service by its number; the last one is IPv4 from an IPv6 socket.
@@ -22,7 +22,7 @@ pub(super) fn address(service: u8, port: u16, form: usize) -> SocketAddr {
     }
 }
 
-/// Makes the connections of so many rounds, as `Ledger::of_rounds` has them.
+/// Makes the connections of so many rounds, as `Expected::of_rounds` has them.
 pub(super) fn make(rounds: usize) {
     for round in 0..rounds {
         for (place, way) in Way::ALL.into_iter().enumerate() {
@@ -85,6 +85,10 @@ pub(super) fn go(mut stream: TcpStream, way: Way) {
 }
 
 pub(super) fn ask(stream: &mut TcpStream, way: Way) {
+    // A lost answer fails the test, and does not hang it.
+    let timeout = Some(patience(DEADLINE));
+    stream.set_read_timeout(timeout).unwrap();
+    stream.set_write_timeout(timeout).unwrap();
     stream.write_all(&[way as u8; REQUEST]).unwrap();
 }
 

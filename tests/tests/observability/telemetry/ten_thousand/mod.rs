@@ -2,10 +2,10 @@
 //! applications counted on both sides, for each service and for each backend.
 //!
 //! [`clients`] make connections, each of a [`Way`] that it asks the server for; [`servers`] answer, and count by
-//! backend; [`ledger`] says what each way adds to the counters; [`others`] are the connections that need more than that.
+//! backend; [`expected`] says what each way adds to the counters; [`others`] are the connections that need more than that.
 
 mod clients;
-mod ledger;
+mod expected;
 mod others;
 mod servers;
 
@@ -20,14 +20,14 @@ use std::{
 use sockline_testbed::{Cluster, Pod, Protocol, Service, repetitions};
 
 use self::{
-    ledger::{Ledger, Way},
+    expected::{Expected, Way},
     servers::{OfBackend, Servers},
 };
 use super::{
     Seen,
     watch::{Watch, lost},
 };
-use crate::common::{eventually, holds};
+use crate::common::{end_of, eventually, holds};
 
 /// A service, and the number in its addresses.
 const WEB: &str = "web";
@@ -102,8 +102,8 @@ impl Mix {
     }
 
     /// The counts of each service.
-    fn assert_services(&self, ledger: &Ledger) {
-        for (service, protocol, expected) in ledger.all() {
+    fn assert_services(&self, all: &Expected) {
+        for (service, protocol, expected) in all.all() {
             let sides = |seen: &Seen| {
                 let mut seen = seen.clone();
                 // Either may be first.
@@ -200,9 +200,9 @@ fn ten_thousand_connections_of_all_kinds_are_counted_as_both_sides_do() {
     let mix = Mix::new();
     let watch = Watch::start(mix.cluster.agent(), &[]);
     let rounds = repetitions(ROUNDS);
-    let mut total = Ledger::of_rounds(rounds * (THREADS + PROCESSES));
+    let mut total = Expected::of_rounds(rounds * (THREADS + PROCESSES));
     others::add_to(&mut total);
-    let held = others::open(&mix);
+    let long_lived = others::open(&mix);
     let full = others::full(&mix);
 
     let processes: Vec<_> = (0..PROCESSES).map(|_| mix.process(rounds)).collect();
@@ -219,16 +219,16 @@ fn ten_thousand_connections_of_all_kinds_are_counted_as_both_sides_do() {
         others::mptcp(&mix)
     });
     for mut process in processes {
-        assert!(process.wait().unwrap().success(), "a client in a process of its own failed");
+        assert!(end_of(&mut process).success(), "a client in a process of its own failed");
     }
     drop(full);
     total.add(WEB, Protocol::Tcp, &Way::ClientCloses.seen(over_mptcp));
 
     // All but one have ended.
-    let mut with_held = total.clone();
-    with_held.add(WEB, Protocol::Tcp, &Seen { opened: 1, active: 1, ..Seen::default() });
-    mix.assert_services(&with_held);
-    drop(held);
+    let mut with_open = total.clone();
+    with_open.add(WEB, Protocol::Tcp, &Seen { opened: 1, active: 1, ..Seen::default() });
+    mix.assert_services(&with_open);
+    drop(long_lived);
     total.add(WEB, Protocol::Tcp, &Way::ClientCloses.seen(1));
     mix.assert_services(&total);
     mix.assert_backends();

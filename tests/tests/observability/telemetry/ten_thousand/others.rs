@@ -19,7 +19,7 @@ use super::{
     super::{Seen, counts, ended, failed, family, set_syn_count},
     DEAD, DEAD_NUMBER, FULL, FULL_NUMBER, LARGE, LARGE_NUMBER, Mix, WEB, WEB_NUMBER,
     clients::{address, ask, go, read_answer},
-    ledger::{ANSWER, Ledger, REQUEST, Way},
+    expected::{ANSWER, Expected, REQUEST, Way},
 };
 use crate::common::{eventually, holds};
 
@@ -38,13 +38,13 @@ fn chunks() -> usize {
 }
 
 /// What all of them add, but for MPTCP.
-pub(super) fn add_to(ledger: &mut Ledger) {
-    ledger.add(WEB, Protocol::Tcp, &Way::ClientCloses.seen(KILLED));
-    ledger.add(FULL, Protocol::Tcp, &failed("timed-out", TIMED_OUT as u64));
-    ledger.add(FULL, Protocol::Tcp, &failed("given-up", GIVEN_UP as u64));
+pub(super) fn add_to(expected: &mut Expected) {
+    expected.add(WEB, Protocol::Tcp, &Way::ClientCloses.seen(KILLED));
+    expected.add(FULL, Protocol::Tcp, &failed("timed-out", TIMED_OUT as u64));
+    expected.add(FULL, Protocol::Tcp, &failed("given-up", GIVEN_UP as u64));
     let sent = (REQUEST + chunks() * CHUNK) as u64;
     let large = Seen { sent, received: ANSWER as u64, ..ended("client", 1) };
-    ledger.add(LARGE, Protocol::Tcp, &large);
+    expected.add(LARGE, Protocol::Tcp, &large);
     let count = REFUSED_DATAGRAMS as u64;
     let refused = Seen {
         opened: count,
@@ -52,7 +52,7 @@ pub(super) fn add_to(ledger: &mut Ledger) {
         failed: counts([("refused", count)]),
         ..Seen::default()
     };
-    ledger.add(DEAD, Protocol::Udp, &refused);
+    expected.add(DEAD, Protocol::Udp, &refused);
 }
 
 /// A connection that is open for the whole test.

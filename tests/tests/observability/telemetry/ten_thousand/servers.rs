@@ -14,7 +14,7 @@ use sockline_testbed::{Pod, Task, UdpServer};
 
 use super::{
     super::reset,
-    ledger::{ANSWER, REQUEST, Way},
+    expected::{ANSWER, REQUEST, Way},
 };
 
 /// What the servers of a backend did.

@@ -70,9 +70,9 @@ impl Way {
 
 /// The counters of each service and protocol.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ledger(BTreeMap<(&'static str, Protocol), Seen>);
+pub(super) struct Expected(BTreeMap<(&'static str, Protocol), Seen>);
 
-impl Ledger {
+impl Expected {
     /// What all clients make in so many rounds: see `clients::make`.
     pub(super) fn of_rounds(rounds: usize) -> Self {
         let mut this = Self::default();
