@@ -126,7 +126,10 @@ fn run_in_parallel(binaries: &[Binary], args: &[String]) -> Result<Vec<String>> 
 /// test leaves behind would keep a pipe open.
 fn run_one(binary: &Binary, args: &[String]) -> Result<(bool, Vec<u8>)> {
     let file = tempfile::NamedTempFile::new().context("creating a file for a test's output")?;
-    let mut test = Command::new(&binary.path);
+    // Under `nohup`, and in the background of a shell script, these are ignored, and children inherit that. Tests that send
+    // them to the commands that they start want them as usual.
+    let mut test = Command::new("env");
+    test.arg("--default-signal=HUP,INT,QUIT").arg(&binary.path);
     let path = repo::search_path()?;
     // In append mode, standard output and error do not overwrite each other.
     let end = fs::OpenOptions::new().append(true).open(file.path())?;
