@@ -177,7 +177,7 @@ fn pods_that_do_not_fit_are_reported_and_excluded_later() {
         "status": {"phase": "Running"},
     });
     node.put("pod.yaml", &[pod]);
-    let text = "these excluded pods are redirected: shop/meshed";
+    let text = "these excluded pods are translated: shop/meshed";
     eventually("the pod to be reported", || holds(agent.log().contains(text), agent.log()));
     eventually("the status to say so", || {
         let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();

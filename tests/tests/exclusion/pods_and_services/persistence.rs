@@ -66,7 +66,7 @@ fn an_exclusion_that_failed_is_retried() {
     node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
     eventually("the failure", || {
         let log = agent.log();
-        holds(log.contains("these excluded pods are redirected: shop/meshed"), &log)
+        holds(log.contains("these excluded pods are translated: shop/meshed"), &log)
     });
     assert_served(&container);
     for id in 0..u64::from(CGROUPS) {
