@@ -17,6 +17,16 @@ pub trait Kind {
     const KIND: &'static str;
 }
 
+/// Gives types their kinds.
+macro_rules! kinds {
+    ($($document:ty = $kind:literal),+ $(,)?) => {$(
+        impl $crate::api::Kind for $document {
+            const KIND: &'static str = $kind;
+        }
+    )+};
+}
+pub(crate) use kinds;
+
 impl<T: Kind> Kind for &T {
     const KIND: &'static str = T::KIND;
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, Response, body::Incoming};
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{AgentInfo, LogFilter, PodLookup, PodSubject, Subject};
@@ -35,7 +35,7 @@ const MAX_CLIENTS: usize = 2500;
 /// # Errors
 /// When no agent answers on the socket.
 pub async fn status(socket: &Path) -> anyhow::Result<Status> {
-    request(socket, Method::GET, "/status", Vec::new()).await
+    get(socket, "/status").await
 }
 
 /// Gets what only the process of the running agent knows.
@@ -43,7 +43,7 @@ pub async fn status(socket: &Path) -> anyhow::Result<Status> {
 /// # Errors
 /// When no agent answers on the socket, or one of another version.
 pub async fn info(socket: &Path) -> anyhow::Result<AgentInfo> {
-    request(socket, Method::GET, "/info", Vec::new()).await
+    get(socket, "/info").await
 }
 
 /// Has the running agent compare its plan with the maps. Nothing is changed.
@@ -51,7 +51,7 @@ pub async fn info(socket: &Path) -> anyhow::Result<AgentInfo> {
 /// # Errors
 /// When no agent answers on the socket, or the reason why the agent cannot compare.
 pub async fn drift(socket: &Path) -> anyhow::Result<Drift> {
-    request(socket, Method::GET, "/drift", Vec::new()).await
+    get(socket, "/drift").await
 }
 
 /// Has the running agent explain how it serves a service, or one port of it, and why.
@@ -59,8 +59,7 @@ pub async fn drift(socket: &Path) -> anyhow::Result<Drift> {
 /// # Errors
 /// When no agent answers on the socket, one of another version, or the reason why the agent cannot tell yet.
 pub async fn explain(socket: &Path, subject: &Subject) -> anyhow::Result<Explanation> {
-    let body = serde_json::to_vec(&Document::new(subject))?;
-    request(socket, Method::POST, "/explain", body).await
+    send_document(socket, Method::POST, "/explain", subject).await
 }
 
 /// Has the running agent look up a pod.
@@ -68,8 +67,7 @@ pub async fn explain(socket: &Path, subject: &Subject) -> anyhow::Result<Explana
 /// # Errors
 /// When no agent answers on the socket, one of another version, or the reason why the agent cannot tell yet.
 pub async fn look_up_pod(socket: &Path, pod: ObjectName) -> anyhow::Result<PodLookup> {
-    let body = serde_json::to_vec(&Document::new(PodSubject { pod }))?;
-    request(socket, Method::POST, "/pod", body).await
+    send_document(socket, Method::POST, "/pod", &PodSubject { pod }).await
 }
 
 /// Gets what the running agent knows of the clients in these cgroups.
@@ -80,8 +78,7 @@ pub async fn clients(socket: &Path, cgroups: Vec<u64>) -> anyhow::Result<HashMap
     let mut all = HashMap::new();
     for cgroups in cgroups.chunks(MAX_CLIENTS) {
         let query = ClientQuery { cgroups: cgroups.to_vec() };
-        let body = serde_json::to_vec(&Document::new(query))?;
-        let names: ClientNames = request(socket, Method::POST, "/clients", body).await?;
+        let names: ClientNames = send_document(socket, Method::POST, "/clients", &query).await?;
         all.extend(names.clients.into_iter().map(|client| (client.cgroup, client.into())));
     }
     Ok(all)
@@ -92,7 +89,7 @@ pub async fn clients(socket: &Path, cgroups: Vec<u64>) -> anyhow::Result<HashMap
 /// # Errors
 /// When no agent answers on the socket.
 pub async fn log_level(socket: &Path) -> anyhow::Result<LogFilter> {
-    request(socket, Method::GET, "/log-level", Vec::new()).await
+    get(socket, "/log-level").await
 }
 
 /// Changes what the running agent logs.
@@ -100,8 +97,8 @@ pub async fn log_level(socket: &Path) -> anyhow::Result<LogFilter> {
 /// # Errors
 /// When no agent answers on the socket, or the filter is not one.
 pub async fn set_log_level(socket: &Path, filter: &str) -> anyhow::Result<LogFilter> {
-    let body = serde_json::to_vec(&Document::new(LogFilter { filter: filter.to_owned() }))?;
-    request(socket, Method::PUT, "/log-level", body).await
+    let filter = LogFilter { filter: filter.to_owned() };
+    send_document(socket, Method::PUT, "/log-level", &filter).await
 }
 
 /// A probe service in the maps. The agent removes it after this is dropped and the connection is closed,
@@ -124,6 +121,19 @@ pub async fn add_probe_service(socket: &Path, listeners: Listeners) -> anyhow::R
         Ok(ProbeLease { service: read(&service)?, _body: body })
     };
     with_timeout(socket, answer).await
+}
+
+async fn get<T: Kind + DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
+    request(socket, Method::GET, path, Vec::new()).await
+}
+
+async fn send_document<T: Kind + DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    document: &(impl Kind + Serialize),
+) -> anyhow::Result<T> {
+    request(socket, method, path, serde_json::to_vec(&Document::new(document))?).await
 }
 
 async fn request<T: Kind + DeserializeOwned>(

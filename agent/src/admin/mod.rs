@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::Kind,
+    api,
     dataplane::Drift,
     model::{
         explain::Explanation,
@@ -59,42 +59,15 @@ pub struct LogFilter {
     pub filter: String,
 }
 
-impl Kind for Subject {
-    const KIND: &'static str = "ExplanationSubject";
-}
-
-impl Kind for PodSubject {
-    const KIND: &'static str = "PodSubject";
-}
-
-impl Kind for PodLookup {
-    const KIND: &'static str = "PodLookup";
-}
-
-impl Kind for Explanation {
-    const KIND: &'static str = "Explanation";
-}
-
-impl Kind for Status {
-    const KIND: &'static str = "AgentStatus";
-}
-
-impl Kind for AgentInfo {
-    const KIND: &'static str = "AgentInfo";
-}
-
-impl Kind for Drift {
-    const KIND: &'static str = "Drift";
-}
-
-impl Kind for LogFilter {
-    const KIND: &'static str = "LogLevel";
-}
-
-impl Kind for Listeners {
-    const KIND: &'static str = "ProbeListeners";
-}
-
-impl Kind for ProbeService {
-    const KIND: &'static str = "ProbeService";
+api::kinds! {
+    Subject = "ExplanationSubject",
+    Explanation = "Explanation",
+    PodSubject = "PodSubject",
+    PodLookup = "PodLookup",
+    Status = "AgentStatus",
+    AgentInfo = "AgentInfo",
+    Drift = "Drift",
+    LogFilter = "LogLevel",
+    Listeners = "ProbeListeners",
+    ProbeService = "ProbeService",
 }

@@ -167,8 +167,7 @@ async fn info(extract::State(state): extract::State<State>) -> Json<Document<Age
 async fn drift(
     extract::State(state): extract::State<State>,
 ) -> Result<Json<Document<Drift>>, Refusal> {
-    let drift = send(&state.commands, |reply| Command::FindDrift { reply }).await?;
-    Ok(Json(Document::new(drift)))
+    answer(&state, |reply| Command::FindDrift { reply }).await
 }
 
 async fn explain(
@@ -176,8 +175,7 @@ async fn explain(
     body: Bytes,
 ) -> Result<Json<Document<Explanation>>, Refusal> {
     let subject: Subject = read(&body)?;
-    let explanation = send(&state.commands, |reply| Command::Explain { subject, reply }).await?;
-    Ok(Json(Document::new(explanation)))
+    answer(&state, |reply| Command::Explain { subject, reply }).await
 }
 
 async fn look_up_pod(
@@ -185,8 +183,7 @@ async fn look_up_pod(
     body: Bytes,
 ) -> Result<Json<Document<PodLookup>>, Refusal> {
     let PodSubject { pod } = read(&body)?;
-    let found = send(&state.commands, |reply| Command::LookUpPod { pod, reply }).await?;
-    Ok(Json(Document::new(found)))
+    answer(&state, |reply| Command::LookUpPod { pod, reply }).await
 }
 
 async fn clients(
@@ -245,6 +242,14 @@ async fn add_leased(
         Ok(Lease::new(service, commands))
     });
     added.await.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
+}
+
+/// The reply of the control loop to a command.
+async fn answer<T: Kind>(
+    state: &State,
+    command: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Command,
+) -> Result<Json<Document<T>>, Refusal> {
+    Ok(Json(Document::new(send(&state.commands, command).await?)))
 }
 
 /// Sends a command to the control loop and waits for the reply.

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::Kind,
+    api,
     model::object::{ObjectName, Protocol},
     status::PodRef,
     workloads::WorkloadRef,
@@ -252,20 +252,11 @@ pub enum EndReason {
     Other,
 }
 
-impl Kind for ConnectionEvent {
-    const KIND: &'static str = "ConnectionEvent";
-}
-
-impl Kind for EventFilter {
-    const KIND: &'static str = "EventFilter";
-}
-
-impl Kind for EventLosses {
-    const KIND: &'static str = "EventLosses";
-}
-
-impl Kind for WatchEnd {
-    const KIND: &'static str = "WatchEnd";
+api::kinds! {
+    ConnectionEvent = "ConnectionEvent",
+    EventFilter = "EventFilter",
+    EventLosses = "EventLosses",
+    WatchEnd = "WatchEnd",
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, WorkloadRef};
-use crate::{api::Kind, status::PodRef};
+use crate::{api, status::PodRef};
 
 /// Which clients to name. A field that this build does not know might restrict it, so there must be none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,10 +35,7 @@ impl From<NamedClient> for Client {
     }
 }
 
-impl Kind for ClientQuery {
-    const KIND: &'static str = "ClientQuery";
-}
-
-impl Kind for ClientNames {
-    const KIND: &'static str = "ClientNames";
+api::kinds! {
+    ClientQuery = "ClientQuery",
+    ClientNames = "ClientNames",
 }

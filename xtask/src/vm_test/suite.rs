@@ -25,7 +25,7 @@ use Differs::{Little, WithNohzFull, WithTheKernel};
 /// The data path's tests: those that create sockets, load programs or read maps. The others (plans, the Kubernetes
 /// source, manifests of deploy/) do not depend on the kernel. Each is a test binary or a module of one, and has a
 /// time limit of its own.
-const DATA_PATH: [(&str, Differs); 43] = [
+const DATA_PATH: &[(&str, Differs)] = &[
     ("balancing::affinity", Little),
     ("balancing::changes", Little),
     ("balancing::spread", Little),
@@ -72,7 +72,7 @@ const DATA_PATH: [(&str, Differs); 43] = [
 ];
 
 fn all() -> impl Iterator<Item = &'static str> {
-    DATA_PATH.into_iter().map(|(name, _)| name)
+    DATA_PATH.iter().map(|&(name, _)| name)
 }
 
 fn differs(name: &str) -> Option<Differs> {
