@@ -16,7 +16,7 @@ use std::{
 use sockline::{
     model::object::{InputError, Kind, ObjectName, ObjectRef},
     source::{
-        Event, Sourced,
+        Completeness, Event, Sourced,
         manifests::{
             file::Manifest,
             folder::{File, FolderContents},
@@ -137,9 +137,9 @@ async fn a_list_that_is_not_whole_is_said_to_be_so_before_it_and_no_more_after_t
     fs::write(aside.join("a.yaml"), "!").unwrap();
     fs::rename(aside, &followed.dir).unwrap();
     followed.world.until_listed().await;
-    assert!(!followed.world.complete, "{:?}", followed.world.log);
+    assert!(followed.world.completeness == Completeness::Incomplete, "{:?}", followed.world.log);
     followed.write("a.yaml", "cart 1");
-    followed.world.until("end of it", |world| world.complete).await;
+    followed.world.until("end of it", |world| world.completeness == Completeness::Complete).await;
     assert_eq!(Followed::marks(&followed.world), ["cart 1"]);
 }
 

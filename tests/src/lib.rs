@@ -48,7 +48,7 @@ mod socket;
 pub mod strace;
 mod wait;
 
-pub use agent::{Agent, AgentOptions, Build, Place, sockline_binary};
+pub use agent::{Agent, AgentCgroup, AgentOptions, Build, sockline_binary};
 pub use capture::{Capture, Flow, Protocol};
 pub use client::{Reply, UdpClient, UdpReply, tcp_ask};
 pub use cluster::{Cluster, Counts};

@@ -72,7 +72,7 @@ impl ExcludedPods {
     /// Applies a change of which pods the objects exclude.
     pub fn update(&mut self, index: &mut Index, dataplane: &mut Dataplane) {
         let pods = index.excluded_pods(&self.policy);
-        if pods.is_some() || (index.complete() && dataplane.has_unconfirmed_exclusions()) {
+        if pods.is_some() || (index.is_complete() && dataplane.has_unconfirmed_exclusions()) {
             pods.into_iter().for_each(|pods| self.pods.set(pods));
             self.sync(dataplane);
         }

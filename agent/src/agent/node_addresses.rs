@@ -121,7 +121,7 @@ impl NodeAddresses {
         }
         let addresses = index.other_nodes().map(OtherNodes::all).unwrap_or_default();
         let result = dataplane.set_other_nodes(&addresses);
-        if result.is_ok() && index.complete() {
+        if result.is_ok() && index.is_complete() {
             self.other_nodes = Some(version);
         }
         Some(result)

@@ -155,7 +155,7 @@ pub struct AgentArgs {
     #[arg(long, value_name = "FILTER", env = "SOCKLINE_LOG_LEVEL", default_value = DEFAULT_LOG_LEVEL)]
     log_level: String,
     /// Format of the log: a line of text or a JSON object for each event
-    #[arg(long, value_enum, env = "SOCKLINE_LOG_FORMAT", default_value_t)]
+    #[arg(long, value_enum, value_name = "FORMAT", env = "SOCKLINE_LOG_FORMAT", default_value_t)]
     log_format: LogFormat,
 }
 

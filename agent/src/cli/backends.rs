@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    node::NodeArgs,
-    output::{Output, live::ConnectionsOfBackend, print, table},
+    node::ListArgs,
+    output::{ListOutput, live::ConnectionsOfBackend, print, table},
 };
 use crate::{
     api::{Document, Kind},
@@ -25,7 +25,7 @@ pub struct BackendsArgs {
     #[arg(value_name = "NAMESPACE/NAME")]
     service: Option<String>,
     #[command(flatten)]
-    node: NodeArgs,
+    list: ListArgs,
 }
 
 /// The backends of the services that the kernel serves now.
@@ -66,7 +66,7 @@ struct BackendCount {
 /// # Errors
 /// When nothing is pinned, the maps cannot be read, or the named service does not exist.
 pub fn run(args: &BackendsArgs) -> anyhow::Result<()> {
-    let snapshot = args.node.snapshot()?;
+    let snapshot = args.list.snapshot()?;
     let items: Vec<ServicePort> = snapshot
         .backends()?
         .into_iter()
@@ -89,10 +89,10 @@ pub fn run(args: &BackendsArgs) -> anyhow::Result<()> {
         anyhow::bail!("the kernel serves no service {name} (`sockline services` lists them)");
     }
     let list = BackendList { node_name: snapshot.agent()?.node, items };
-    print(&match args.node.output {
-        Output::Json => Document::new(&list).to_text()?,
-        Output::Table => render(&list, Columns::Usual),
-        Output::Wide => render(&list, Columns::All),
+    print(&match args.list.output {
+        ListOutput::Json => Document::new(&list).to_text()?,
+        ListOutput::Table => render(&list, Columns::Usual),
+        ListOutput::Wide => render(&list, Columns::All),
     })
 }
 

@@ -85,7 +85,7 @@ fn gather_and_print(args: &CheckArgs) -> anyhow::Result<State> {
             let report = CheckReport { node_name: view.agent()?.node, results: &results };
             Document::new(report).to_text()?
         }
-        Output::Table | Output::Wide => render(&results),
+        Output::Table => render(&results),
     })?;
     Ok(results.iter().map(|result| result.state).max().unwrap_or(State::Ok))
 }

@@ -20,7 +20,7 @@ pub struct LogLevelArgs {
     #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
     admin_socket: PathBuf,
     /// Output format
-    #[arg(short, long, value_enum, default_value_t)]
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     output: Output,
 }
 
@@ -36,6 +36,6 @@ pub fn run(args: &LogLevelArgs) -> anyhow::Result<()> {
     })?;
     print(&match args.output {
         Output::Json => Document::new(level).to_text()?,
-        Output::Table | Output::Wide => format!("{}\n", level.filter),
+        Output::Table => format!("{}\n", level.filter),
     })
 }

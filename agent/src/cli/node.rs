@@ -4,7 +4,7 @@ use std::{ops::Deref, path::PathBuf};
 
 use clap::Args;
 
-use super::output::Output;
+use super::output::{ListOutput, Output};
 use crate::{
     admin,
     dataplane::{Pins, Snapshot},
@@ -12,12 +12,29 @@ use crate::{
     mounts,
 };
 
+/// Where the kernel state is.
+#[derive(Debug, Clone, Args)]
+pub struct KernelArgs {
+    /// The agent's folder in a BPF file system [default: the mounted one]
+    #[arg(long, value_name = "DIR", env = "SOCKLINE_BPF_ROOT")]
+    bpf_root: Option<PathBuf>,
+}
+
+/// Where the kernel state is, and how to print a list of what is in it.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    kernel: KernelArgs,
+    /// Output format
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: ListOutput,
+}
+
 /// Where the node's state is.
 #[derive(Debug, Clone, Args)]
 pub struct StateArgs {
-    /// The agent's folder in a BPF file system [default: the mounted one]
-    #[arg(long, value_name = "DIR", env = "SOCKLINE_BPF_ROOT")]
-    pub bpf_root: Option<PathBuf>,
+    #[command(flatten)]
+    kernel: KernelArgs,
     /// The agent's admin socket
     #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
     pub admin_socket: PathBuf,
@@ -29,7 +46,7 @@ pub struct NodeArgs {
     #[command(flatten)]
     state: StateArgs,
     /// Output format
-    #[arg(short, long, value_enum, default_value_t)]
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Output,
 }
 
@@ -41,7 +58,23 @@ impl Deref for NodeArgs {
     }
 }
 
-impl StateArgs {
+impl Deref for StateArgs {
+    type Target = KernelArgs;
+
+    fn deref(&self) -> &KernelArgs {
+        &self.kernel
+    }
+}
+
+impl Deref for ListArgs {
+    type Target = KernelArgs;
+
+    fn deref(&self) -> &KernelArgs {
+        &self.kernel
+    }
+}
+
+impl KernelArgs {
     /// Opens the kernel state, whether an agent runs or not.
     pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let bpffs = mounts::bpffs_for_reading(self.bpf_root.as_deref())?;

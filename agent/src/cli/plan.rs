@@ -31,7 +31,7 @@ pub struct PlanArgs {
     #[arg(long)]
     pub nodeports_of_all_nodes: bool,
     /// Output format
-    #[arg(short, long, value_enum, default_value_t)]
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Output,
 }
 
@@ -56,7 +56,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
             let frontends = &plan.frontends;
             Document::new(PlanReport { node_name: &args.node_name, frontends }).to_text()?
         }
-        Output::Table | Output::Wide => table::frontends(&plan.frontends),
+        Output::Table => table::frontends(&plan.frontends),
     })
 }
 

@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    node::NodeArgs,
-    output::{Output, live, print, table},
+    node::ListArgs,
+    output::{ListOutput, live, print, table},
 };
 use crate::{
     api::{Document, Kind},
@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct ServicesArgs {
     #[command(flatten)]
-    node: NodeArgs,
+    list: ListArgs,
 }
 
 /// The service addresses that the kernel serves now, in the form of a `Plan`.
@@ -41,11 +41,11 @@ impl Kind for FrontendList {
 /// # Errors
 /// When nothing is pinned, or the maps cannot be read.
 pub fn run(args: &ServicesArgs) -> anyhow::Result<()> {
-    let snapshot = args.node.snapshot()?;
+    let snapshot = args.list.snapshot()?;
     let list = FrontendList { node_name: snapshot.agent()?.node, items: snapshot.frontends()? };
-    print(&match args.node.output {
-        Output::Json => Document::new(&list).to_text()?,
-        Output::Table => table::frontends(&list.items),
-        Output::Wide => live::frontends(&list.items, &snapshot.counters()?.services()?),
+    print(&match args.list.output {
+        ListOutput::Json => Document::new(&list).to_text()?,
+        ListOutput::Table => table::frontends(&list.items),
+        ListOutput::Wide => live::frontends(&list.items, &snapshot.counters()?.services()?),
     })
 }

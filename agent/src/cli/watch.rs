@@ -42,7 +42,7 @@ pub struct WatchArgs {
     #[arg(long, value_name = "PATH", env = "SOCKLINE_ADMIN_SOCKET", default_value = admin::DEFAULT_SOCKET)]
     admin_socket: PathBuf,
     /// Output format; JSON is a document for each line
-    #[arg(short, long, value_enum, default_value_t)]
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     output: Output,
 }
 

@@ -9,7 +9,7 @@
 //! - `maps`: what is in the maps: frontends, slots and backends with their allocator, names, the agent's state.
 //! - `reconcile`: applies a plan to the maps, restores what an earlier agent left, repairs drift.
 //! - `observe`: reads a node: snapshot, counters, usage of the maps, records of sockets.
-//! - `open`, `sync`, `repair`, `usage`: what [`Dataplane`] does with all of these.
+//! - `open`, `plans`, `self_repair`, `total_usage`: what [`Dataplane`] does with all of these.
 //!
 //! Invariants: every step leaves a state that [`Dataplane::open`] accepts, so an agent may be killed between any
 //! two. An index in a map keeps its meaning until every program that may use it has ended. What fails for one
@@ -20,12 +20,12 @@ mod maps;
 mod observe;
 mod open;
 mod pinning;
+mod plans;
 mod programs;
 mod reconcile;
-mod repair;
 mod retention;
-mod sync;
-mod usage;
+mod self_repair;
+mod total_usage;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -61,6 +61,7 @@ pub use self::{
     },
     open::{Options, cleanup},
     pinning::layout::Pins,
+    plans::Synced,
     programs::{
         features::{FEATURES, FeatureSet, Features, missing as missing_features},
         hook_state::{HookState, LoadedProgram, hooks, programs_by_id},
@@ -77,8 +78,7 @@ pub use self::{
         standalone::{Refused, Standalone},
     },
     retention::{RestoredState, UnconfirmedPolicy},
-    sync::Synced,
-    usage::Usage,
+    total_usage::Usage,
 };
 use self::{
     maps::{agent_record::RecordWriter, exclusion::ExcludedCgroups},

@@ -17,10 +17,18 @@ pub enum Event {
     /// The current errors of the source itself (a file that does not parse, a folder that is gone, an
     /// API server that does not answer). Replaces the previous list.
     SourceErrors(Vec<InputError>),
-    /// Whether all of the source can be read; initially true. While it cannot (a manifest that does
+    /// Whether all of the source can be read; initially it can. While it cannot (a manifest that does
     /// not parse), there may be objects that were never reported. Not every error of the source has
     /// this effect: a manifest of a kind that is not used here hides no object.
-    Complete(bool),
+    Completeness(Completeness),
+}
+
+/// Whether all of a source can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Completeness {
+    #[default]
+    Complete,
+    Incomplete,
 }
 
 /// An object, and the errors in the parts of it that are not used.

@@ -14,7 +14,7 @@ pub use self::{
     kube::{ClientError, ConnectBypass, Connections, ServerAddresses, client, config},
     stats::{SourceStats, WatchState},
 };
-pub use crate::model::event::{Event, Sourced};
+pub use crate::model::event::{Completeness, Event, Sourced};
 
 /// Changes, with the time at which the source read them, which may be long before they are handled.
 #[derive(Debug)]

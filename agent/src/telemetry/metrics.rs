@@ -94,7 +94,7 @@ impl Metrics {
             Event::Replace(kind, _) => (*kind, EventType::Replace),
             Event::Apply(sourced) => (sourced.reference.kind, EventType::Apply),
             Event::Delete(reference) => (reference.kind, EventType::Delete),
-            Event::SourceErrors(_) | Event::Complete(_) => return,
+            Event::SourceErrors(_) | Event::Completeness(_) => return,
         };
         self.families.source_events.with(EventLabels { kind, event }).inc();
     }

@@ -42,7 +42,7 @@ impl Termination {
     pub fn pass(&mut self, dataplane: &Dataplane, index: &Index) {
         self.due = None;
         // While the source is incomplete, an endpoint may only seem to be gone.
-        if !(index.synced() && index.complete()) {
+        if !(index.synced() && index.is_complete()) {
             return self.schedule(RETRY_DELAY);
         }
         let now = Instant::now();

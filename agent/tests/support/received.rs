@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sockline::{
     model::object::{InputError, Kind},
-    source::{Event, Sourced},
+    source::{Completeness, Event, Sourced},
 };
 
 pub(crate) struct Received {
@@ -15,7 +15,7 @@ pub(crate) struct Received {
     pub(crate) listed: BTreeSet<Kind>,
     pub(crate) errors: Vec<InputError>,
     /// As last sent; `true` before it was sent.
-    pub(crate) complete: bool,
+    pub(crate) completeness: Completeness,
     /// All events, in order.
     pub(crate) log: Vec<Event>,
 }
@@ -26,7 +26,7 @@ impl Received {
             objects: BTreeMap::new(),
             listed: BTreeSet::new(),
             errors: Vec::new(),
-            complete: true,
+            completeness: Completeness::Complete,
             log: Vec::new(),
         }
     }
@@ -45,7 +45,7 @@ impl Received {
                 self.objects.remove(&reference.to_string());
             }
             Event::SourceErrors(errors) => self.errors = errors,
-            Event::Complete(complete) => self.complete = complete,
+            Event::Completeness(completeness) => self.completeness = completeness,
         }
         self.log.push(event);
     }

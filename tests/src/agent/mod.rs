@@ -22,7 +22,7 @@ use nix::{
 
 pub use self::{
     binary::{Build, sockline_binary},
-    options::{AgentOptions, Place},
+    options::{AgentCgroup, AgentOptions},
 };
 use crate::{DEADLINE, http::HttpReply, http_get, node_parts::Shared, wait_ok, wait_until};
 
@@ -83,9 +83,9 @@ impl Agent {
         if let Some(prepare) = options.prepare {
             prepare(&mut command);
         }
-        let home = match options.place {
-            Place::Beside => node.outside(),
-            Place::Within => node.inside(),
+        let home = match options.cgroup_of_agent {
+            AgentCgroup::OutsideOfNode => node.outside(),
+            AgentCgroup::InNode => node.inside(),
         };
         let child =
             home.child(&mut command).with_context(|| format!("starting {}", binary.display()))?;
@@ -182,9 +182,8 @@ impl Agent {
         let (command, rest) = args.split_first().context("a command of `sockline` is needed")?;
         let mut process = Command::new(&self.binary);
         process.arg(command).arg("--bpf-root").arg(self.node.bpffs());
-        if *command != "cleanup" {
-            process.arg("--admin-socket").arg(&self.admin_socket);
-        }
+        // Not each command has an option for it.
+        process.env("SOCKLINE_ADMIN_SOCKET", &self.admin_socket);
         process.args(rest).stdin(Stdio::null());
         let output = self.node.outside().output(&mut process).context("starting the CLI")?;
         if !output.status.success() {

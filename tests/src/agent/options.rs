@@ -6,12 +6,12 @@ use crate::DEADLINE;
 
 /// The cgroup of an agent's own sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Place {
+pub enum AgentCgroup {
     /// Outside of the node's cgroup: its programs do not see the agent's calls.
     #[default]
-    Beside,
+    OutsideOfNode,
     /// In the node's cgroup, as a pod with `hostNetwork: true` is on a real node.
-    Within,
+    InNode,
 }
 
 /// How an agent is started.
@@ -29,7 +29,7 @@ pub struct AgentOptions {
     pub cgroup: Option<PathBuf>,
     /// The folder in bpffs for its pins; the node's own if `None`.
     pub bpffs: Option<PathBuf>,
-    pub place: Place,
+    pub cgroup_of_agent: AgentCgroup,
     /// More arguments of `sockline agent`.
     pub args: Vec<String>,
     /// More environment variables, such as `RUST_LOG`.
@@ -51,7 +51,7 @@ impl Default for AgentOptions {
             binary: None,
             cgroup: None,
             bpffs: None,
-            place: Place::default(),
+            cgroup_of_agent: AgentCgroup::default(),
             args: Vec::new(),
             env: Vec::new(),
             prepare: None,

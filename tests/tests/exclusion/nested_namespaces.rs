@@ -87,10 +87,10 @@ impl Nested {
         self.node.status()["agent"]["nestedNamespaces"].clone()
     }
 
-    fn finding(&self) -> Value {
+    fn check_result(&self) -> Value {
         let output = self.node.look(&["check", "-o", "json"]);
-        let findings = crate::common::results(&output);
-        findings.into_iter().find(|finding| finding["check"] == "namespaces.nested").unwrap()
+        let results = crate::common::results(&output);
+        results.into_iter().find(|result| result["check"] == "namespaces.nested").unwrap()
     }
 }
 
@@ -114,10 +114,10 @@ fn nested_namespace_is_translated_by_default_and_named_with_its_pod() {
         let found = nested.found();
         holds(found == expected, found)
     });
-    let finding = nested.finding();
-    assert_eq!(finding["state"], "warning", "{finding:#}");
-    assert!(finding["message"].as_str().unwrap().ends_with(": shop/ci"), "{finding:#}");
-    assert!(finding["remedy"].as_str().unwrap().contains("sockline.dev/redirect"), "{finding:#}");
+    let result = nested.check_result();
+    assert_eq!(result["state"], "warning", "{result:#}");
+    assert!(result["message"].as_str().unwrap().ends_with(": shop/ci"), "{result:#}");
+    assert!(result["remedy"].as_str().unwrap().contains("sockline.dev/redirect"), "{result:#}");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn excluded_nested_namespace_reaches_what_is_there_and_pods_never_wait_for_that(
         let found = nested.found();
         holds(found == reported(json!({"namespaces": 2, "excluded": true})), found)
     });
-    assert_eq!(nested.finding()["state"], "ok");
+    assert_eq!(nested.check_result()["state"], "ok");
     assert_eq!(container.tcp_ask(web()).unwrap().who, "web-0", "it was never mounted");
 
     agent.stop().unwrap();

@@ -61,8 +61,8 @@ fn assert_reclaims(node: &WebNode) {
     let status = node.status();
     assert_eq!(status["agent"]["reclaim"]["state"], "works", "{:#}", status["agent"]["reclaim"]);
     let output = node.look(&["check", "-o", "json"]);
-    let findings = crate::common::results(&output);
-    let reclaim = findings.iter().find(|finding| finding["check"] == "state.reclaim").unwrap();
+    let results = crate::common::results(&output);
+    let reclaim = results.iter().find(|result| result["check"] == "state.reclaim").unwrap();
     assert_eq!(reclaim["state"], "ok", "{reclaim:#}");
 }
 

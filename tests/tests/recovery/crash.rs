@@ -175,8 +175,8 @@ impl Killing {
         let cgroup = self.node.cgroup().to_str().unwrap();
         let report = agent.cli(&["check", "--cgroup-root", cgroup, "-o", "json"]);
         let report: Value = serde_json::from_str(&report.unwrap()).unwrap();
-        for finding in report["results"].as_array().unwrap() {
-            assert_ne!(finding["state"], "failed", "{what}: {finding}");
+        for result in report["results"].as_array().unwrap() {
+            assert_ne!(result["state"], "failed", "{what}: {result}");
         }
     }
 

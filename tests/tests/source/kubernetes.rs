@@ -113,7 +113,7 @@ fn the_state_stays_and_the_error_is_reported_while_the_server_is_away() {
     assert_eq!(lines_with(&agent.log(), "ERROR"), [""; 0]);
     node.assert_served(CART);
     eventually("the check to tell of the silence", || {
-        let checked = finding(&node, "state.source");
+        let checked = result(&node, "state.source");
         // The watches of the kinds ended at different times.
         let reported = checked["message"]
             .as_str()
@@ -140,17 +140,17 @@ fn the_state_stays_and_the_error_is_reported_while_the_server_is_away() {
         holds(who == "web-1", who)
     });
     eventually("the check to be well", || {
-        let checked = finding(&node, "state.source");
+        let checked = result(&node, "state.source");
         holds(checked["state"] == "ok", &checked)
     });
 }
 
 /// The result of a check of `sockline check`.
-fn finding(node: &WebNode, check: &str) -> Value {
+fn result(node: &WebNode, check: &str) -> Value {
     let cgroup = node.cgroup().to_str().unwrap();
     let output = node.look(&["check", "--cgroup-root", cgroup, "-o", "json"]);
-    let findings = crate::common::results(&output);
-    findings.into_iter().find(|finding| finding["check"] == check).unwrap()
+    let results = crate::common::results(&output);
+    results.into_iter().find(|result| result["check"] == check).unwrap()
 }
 
 /// The number of measured changes: since their arrival, and since their trigger.

@@ -27,9 +27,9 @@ fn two_services(describe: impl Fn(Service) -> Service) -> TwoServices {
 /// Swaps the entries of the backends of a and b; the slots keep their indices.
 fn swap_backends(setup: &TwoServices) {
     let path = Pins::in_bpffs(setup.cluster.node().bpffs()).map("BACKENDS");
-    let outer = Map::ArrayOfMaps(MapData::from_pin(path).unwrap());
-    let outer = ArrayOfMaps::<MapData, MapData>::try_from(outer).unwrap();
-    let segment = Map::Array(outer.get(&0, 0).unwrap());
+    let segments = Map::ArrayOfMaps(MapData::from_pin(path).unwrap());
+    let segments = ArrayOfMaps::<MapData, MapData>::try_from(segments).unwrap();
+    let segment = Map::Array(segments.get(&0, 0).unwrap());
     let mut segment = Array::<MapData, Backend>::try_from(segment).unwrap();
     let used: Vec<(u32, Backend)> = (0..BACKEND_SEGMENT)
         .map(|id| (id, segment.get(&id, 0).unwrap()))

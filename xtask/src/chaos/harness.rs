@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use sockline_testbed::{Agent, AgentOptions, Build, Metrics, Node, Place, bpf};
+use sockline_testbed::{Agent, AgentCgroup, AgentOptions, Build, Metrics, Node, bpf};
 
 use super::{
     cluster::{Cluster, MARK, mark_address},
@@ -95,7 +95,7 @@ impl Harness {
             kubeconfig: Some(self.kubeconfig.clone()),
             binary: Some(self.binary.clone().map_or_else(|| build.binary(), Ok)?),
             // As a pod with `hostNetwork: true`: its own programs translate its connections.
-            place: Place::Within,
+            cgroup_of_agent: AgentCgroup::InNode,
             args: vec![
                 "--reconcile-interval".to_owned(),
                 "1s".to_owned(),

@@ -7,7 +7,7 @@ mod table;
 use self::svg::Svg;
 use super::{
     data::{Period, Series},
-    panels::{Kind, Panel, Place},
+    panels::{GridPosition, Kind, Panel},
 };
 
 pub(super) struct Theme {
@@ -71,7 +71,7 @@ struct Area {
 }
 
 impl Area {
-    fn of(place: Place) -> Self {
+    fn of(place: GridPosition) -> Self {
         Self {
             x: place.x * COLUMN + GAP,
             y: TITLE + place.y * ROW,

@@ -17,13 +17,13 @@ pub(super) struct Panel {
     pub(super) kind: Kind,
     pub(super) unit: Unit,
     /// In units of the grid: 24 columns.
-    pub(super) place: Place,
+    pub(super) place: GridPosition,
     /// Expressions and legends.
     pub(super) queries: Vec<(String, String)>,
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct GridPosition {
     pub(super) x: f64,
     pub(super) y: f64,
     pub(super) width: f64,
@@ -100,7 +100,7 @@ fn panel(json: &Value) -> Result<Panel> {
     let queries = targets
         .map(|target| Ok((text(&target["expr"])?, text(&target["legendFormat"])?)))
         .collect::<Result<_>>()?;
-    let place = Place { x: at("x")?, y: at("y")?, width: at("w")?, height: at("h")? };
+    let place = GridPosition { x: at("x")?, y: at("y")?, width: at("w")?, height: at("h")? };
     Ok(Panel { title, kind, unit, place, queries })
 }
 

@@ -7,11 +7,8 @@ pub(super) fn wait(demo: &Demo) {
     let cluster = &demo.cluster;
     let Some(agent) = &cluster.agent else { return };
     let binary = agent.binary().display();
-    let flags = format!(
-        "--bpf-root {} --admin-socket {}",
-        cluster.node.bpffs().display(),
-        agent.admin_socket().display()
-    );
+    let bpf_root = format!("--bpf-root {}", cluster.node.bpffs().display());
+    let admin_socket = format!("--admin-socket {}", agent.admin_socket().display());
     let cgroup = cluster.node.cgroup();
     let base = cgroup.parent().unwrap_or(cgroup);
     // A thread can enter its node's cgroup only from the cgroup of its process.
@@ -37,9 +34,9 @@ pub(super) fn wait(demo: &Demo) {
     for (what, command) in [
         ("a shell inside the client pod", shell.as_str()),
         ("in that shell: which pod answers for a service", &dial),
-        ("the agent's status", &format!("{binary} status {flags}")),
-        ("services and their endpoints", &format!("{binary} services {flags}")),
-        ("backends, and how often each was chosen", &format!("{binary} backends {flags}")),
+        ("the agent's status", &format!("{binary} status {bpf_root} {admin_socket}")),
+        ("services and their endpoints", &format!("{binary} services {bpf_root}")),
+        ("backends, and how often each was chosen", &format!("{binary} backends {bpf_root}")),
         ("metrics", &format!("nsenter --net={outside} curl -s http://{listen}/metrics")),
         (
             "the manifests: edit them, and the kernel follows",

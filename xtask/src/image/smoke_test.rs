@@ -207,15 +207,14 @@ impl SmokeTest {
         let report: Value = serde_json::from_slice(&output.stdout).with_context(|| {
             format!("sockline check: {}", String::from_utf8_lossy(&output.stderr).trim())
         })?;
-        let findings = report["results"].as_array().context("a report without results")?;
+        let results = report["results"].as_array().context("a report without results")?;
         let (mut ok, mut wrong) = (0, Vec::new());
-        for finding in findings {
-            let of_place =
-                finding["check"].as_str().is_some_and(|check| check.starts_with("live."));
-            if finding["state"] == "ok" {
+        for result in results {
+            let of_place = result["check"].as_str().is_some_and(|check| check.starts_with("live."));
+            if result["state"] == "ok" {
                 ok += 1;
             } else if !of_place {
-                wrong.push(finding.to_string());
+                wrong.push(result.to_string());
             }
         }
         ensure!(

@@ -238,7 +238,7 @@ impl Control {
             Event::Replace(kind, _) => *kind == Kind::Node,
             Event::Apply(object) => self.index.is_this_node(&object.reference),
             Event::Delete(reference) => self.index.is_this_node(reference),
-            Event::SourceErrors(_) | Event::Complete(_) => false,
+            Event::SourceErrors(_) | Event::Completeness(_) => false,
         };
         if is_of_this_node {
             self.next_sync.require(NextSync::CheckAddresses);

@@ -29,7 +29,7 @@ impl Control {
         if !self.index.synced() {
             return;
         }
-        self.dataplane.set_unconfirmed_policy(if self.index.complete() {
+        self.dataplane.set_unconfirmed_policy(if self.index.is_complete() {
             UnconfirmedPolicy::Remove
         } else {
             UnconfirmedPolicy::Retain
@@ -51,7 +51,7 @@ impl Control {
             failed: result.is_err(),
             unconfirmed: report.services_unconfirmed,
             attached: self.dataplane.is_attached(),
-            source_complete: self.index.complete(),
+            source_complete: self.index.is_complete(),
         });
         match result {
             Ok(()) => self.synced(&report, began),
@@ -126,7 +126,7 @@ impl Control {
 
     fn write(&mut self) -> Synced {
         self.sync_other_nodes();
-        if !self.index.complete() {
+        if !self.index.is_complete() {
             self.next_sync.require(NextSync::Full);
         }
         if self.node_addresses.service_use_changed(&self.index) {

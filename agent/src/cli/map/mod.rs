@@ -45,7 +45,7 @@ pub struct MapArgs {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval)]
     interval: Duration,
     /// Output format; `dot` is for Graphviz
-    #[arg(short, long, value_enum, default_value_t)]
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     output: MapOutput,
     #[command(flatten)]
     node: StateArgs,

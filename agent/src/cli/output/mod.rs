@@ -16,7 +16,15 @@ use clap::ValueEnum;
 pub enum Output {
     #[default]
     Table,
-    /// A table with more columns, where there are any
+    Json,
+}
+
+/// How to print a list that has more columns than usually fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ListOutput {
+    #[default]
+    Table,
+    /// A table with more columns
     Wide,
     Json,
 }

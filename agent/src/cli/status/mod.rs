@@ -33,6 +33,6 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
     let report = StatusReport::gather(&snapshot, agent)?;
     print(&match args.node.output {
         Output::Json => Document::new(&report).to_text()?,
-        Output::Table | Output::Wide => text::render(&report),
+        Output::Table => text::render(&report),
     })
 }

@@ -196,7 +196,7 @@ pub struct Connect {
     pub connected: bool,
     /// The endpoint that the programs chose, from the socket's record; absent if the call was not translated.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<Place>,
+    pub endpoint: Option<EndpointAddress>,
     /// What `getpeername()` returns; absent if the socket is not connected.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
@@ -211,7 +211,7 @@ pub struct Connect {
 
 /// An endpoint's address and port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Place {
+pub struct EndpointAddress {
     /// The endpoint's IP address.
     pub address: IpAddr,
     /// The endpoint's port.

@@ -24,7 +24,7 @@ pub enum Hindrance {
 
 /// Whether this command is in the cgroup that the programs are attached to, or below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum CallerCgroup {
     Inside,
     Outside,
 }
@@ -40,14 +40,18 @@ impl Hindrance {
         family: Family,
         protocol: Protocol,
     ) -> anyhow::Result<Option<Self>> {
-        let place = if check::is_below(&record.cgroup) { Place::Inside } else { Place::Outside };
+        let place = if check::is_below(&record.cgroup) {
+            CallerCgroup::Inside
+        } else {
+            CallerCgroup::Outside
+        };
         let attachments = snapshot.attachments()?;
         Ok(Self::first(record, place, snapshot.deadline()?, &attachments, (family, protocol)))
     }
 
     fn first(
         record: &AgentRecord,
-        place: Place,
+        place: CallerCgroup,
         deadline: Deadline,
         attachments: &[(&'static str, Attachment)],
         (family, protocol): (Family, Protocol),
@@ -59,7 +63,7 @@ impl Hindrance {
         let detached = attachments
             .iter()
             .find(|(hook, attachment)| *hook == wanted && *attachment != Attachment::Attached);
-        if place == Place::Outside {
+        if place == CallerCgroup::Outside {
             Some(Self::OtherCgroup(record.cgroup.clone()))
         } else if let Some(time) = deadline.bypassed_for() {
             Some(Self::FailOpen(time))

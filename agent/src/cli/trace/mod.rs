@@ -89,7 +89,7 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<()> {
     }
     print(&match args.node.output {
         Output::Json => Document::new(&report).to_text()?,
-        Output::Table | Output::Wide => text::render(&report),
+        Output::Table => text::render(&report),
     })
 }
 

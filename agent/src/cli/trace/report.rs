@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     connect::Made,
-    document::{Connect, Place, Port, TraceReport},
+    document::{Connect, EndpointAddress, Port, TraceReport},
     hindrance::Hindrance,
     port::{PortKey, key_of},
 };
@@ -171,7 +171,7 @@ impl TraceReport {
             port: made.address.port(),
             protocol: made.protocol,
             connected: made.result.is_ok(),
-            endpoint: made.translation.as_ref().map(|translation| Place {
+            endpoint: made.translation.as_ref().map(|translation| EndpointAddress {
                 address: translation.endpoint.ip(),
                 port: translation.endpoint.port(),
             }),

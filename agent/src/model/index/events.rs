@@ -37,7 +37,7 @@ impl Index {
             Event::Apply(sourced) => self.put(sourced),
             Event::Delete(reference) => self.delete(&reference),
             Event::SourceErrors(errors) => self.source_errors = errors,
-            Event::Complete(complete) => self.complete = complete,
+            Event::Completeness(completeness) => self.completeness = completeness,
         }
     }
 

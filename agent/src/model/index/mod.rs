@@ -33,6 +33,7 @@ use self::{
 };
 use super::{
     conflict::Conflicts,
+    event::Completeness,
     exclusion::{ExcludedPod, Policy},
     node_addresses::{NodePortScope, ServiceUse},
     object::{InputError, Kind, Node, ObjectName, ObjectRef, Pod, Service},
@@ -62,7 +63,7 @@ pub struct Index {
     /// The errors of the source itself.
     source_errors: Vec<InputError>,
     /// The source can read all of its objects.
-    complete: bool,
+    completeness: Completeness,
     /// Kinds with a complete list.
     listed: BTreeSet<Kind>,
     /// Services to plan again, with the causes.
@@ -119,7 +120,7 @@ impl Index {
             unreadable: Unreadable::default(),
             known: HashMap::new(),
             source_errors: Vec::new(),
-            complete: true,
+            completeness: Completeness::Complete,
             listed: BTreeSet::new(),
             dirty: BTreeMap::new(),
             changed: BTreeMap::new(),
@@ -207,8 +208,8 @@ impl Index {
 
     /// Whether the source can read all of its objects. Then objects that it did not report do not exist.
     #[must_use]
-    pub const fn complete(&self) -> bool {
-        self.complete
+    pub const fn is_complete(&self) -> bool {
+        matches!(self.completeness, Completeness::Complete)
     }
 
     #[must_use]

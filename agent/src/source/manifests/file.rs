@@ -44,7 +44,7 @@ pub fn parse(file: &str, text: &str) -> Manifest {
 
 /// Where in the file an object is.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Position {
     /// Counted from 1.
     document: usize,
     /// Index in the document's `items`.
@@ -67,19 +67,19 @@ impl Take for Reader<'_> {
             // Its kind depends on the list, whose kind may follow its items.
             return Some(if content.is_cut { Value::Null } else { content.value });
         }
-        let place = Place { document, item: Some(index) };
+        let position = Position { document, item: Some(index) };
         let before = std::mem::replace(&mut self.manifest, std::mem::take(&mut self.taken));
-        self.read(&content, place, None);
+        self.read(&content, position, None);
         self.taken = std::mem::replace(&mut self.manifest, before);
         None
     }
 
     fn document(&mut self, document: usize, content: Result<Content, String>) {
         let taken = std::mem::take(&mut self.taken);
-        let place = Place { document, item: None };
+        let position = Position { document, item: None };
         match content {
             Ok(content) => {
-                if self.read(&content, place, None) {
+                if self.read(&content, position, None) {
                     self.manifest.objects.extend(taken.objects);
                     self.manifest.input_errors.extend(taken.input_errors);
                 }
@@ -87,21 +87,21 @@ impl Take for Reader<'_> {
             Err(why) => {
                 self.manifest.incomplete = true;
                 let why = shorten(why);
-                self.input_error(place, "", &format!("does not parse: {why}; it is skipped"));
+                self.input_error(position, "", &format!("does not parse: {why}; it is skipped"));
             }
         }
     }
 }
 
 impl Reader<'_> {
-    fn input_error(&mut self, place: Place, field: &str, message: &str) {
-        let field = match (place.item, field) {
+    fn input_error(&mut self, position: Position, field: &str, message: &str) {
+        let field = match (position.item, field) {
             (Some(item), "") => format!("items[{item}]"),
             (Some(item), field) => format!("items[{item}].{field}"),
             (None, field) => field.to_owned(),
         };
         self.manifest.input_errors.push(InputError {
-            object: format!("file {}, document {}", self.file, place.document),
+            object: format!("file {}, document {}", self.file, position.document),
             field,
             message: shorten(message.to_owned()),
         });
@@ -109,63 +109,63 @@ impl Reader<'_> {
 
     /// `kind_of_list` is the kind of an item that does not name one: items of typed lists do not. Returns whether
     /// this is a list.
-    fn read(&mut self, content: &Content, place: Place, kind_of_list: Option<Kind>) -> bool {
+    fn read(&mut self, content: &Content, position: Position, kind_of_list: Option<Kind>) -> bool {
         let Content { value, .. } = content;
         if value.is_null() {
             return false;
         }
         let Some(object) = value.as_object() else {
-            self.input_error(place, "", "not a Kubernetes object; it is skipped");
+            self.input_error(position, "", "not a Kubernetes object; it is skipped");
             return false;
         };
         let text = |field| object.get(field).and_then(Value::as_str);
         let (version, kind) = match (text("apiVersion"), text("kind"), kind_of_list) {
             (_, None, Some(kind)) => {
-                self.read_object(kind, content, place);
+                self.read_object(kind, content, position);
                 return false;
             }
             (_, None, None) => {
-                self.input_error(place, "kind", "missing; it is skipped");
+                self.input_error(position, "kind", "missing; it is skipped");
                 return false;
             }
             // A list of one kind in that kind's API group.
             (None, Some(kind), Some(of)) if kind == of.as_str() => {
-                self.read_object(of, content, place);
+                self.read_object(of, content, position);
                 return false;
             }
             (None, Some(_), _) => {
-                self.input_error(place, "apiVersion", "missing; it is skipped");
+                self.input_error(position, "apiVersion", "missing; it is skipped");
                 return false;
             }
             (Some(version), Some(kind), _) => (version, kind),
         };
         if let Some(kind) = decode::kind_of(version, kind) {
-            self.read_object(kind, content, place);
+            self.read_object(kind, content, position);
             return false;
         }
         let Some(item_kind) = list_of(version, kind) else {
-            self.ignore(version, kind, place);
+            self.ignore(version, kind, position);
             return false;
         };
-        self.read_list(object.get("items"), place, item_kind);
+        self.read_list(object.get("items"), position, item_kind);
         true
     }
 
-    fn read_list(&mut self, items: Option<&Value>, place: Place, kind: Option<Kind>) {
+    fn read_list(&mut self, items: Option<&Value>, position: Position, kind: Option<Kind>) {
         match items {
             // Go programs write an empty list as null.
             None | Some(Value::Null) => {}
             Some(Value::Array(items)) => {
                 for (i, item) in items.iter().enumerate() {
                     let content = Content { value: item.clone(), is_cut: false };
-                    self.read(&content, Place { item: Some(i), ..place }, kind);
+                    self.read(&content, Position { item: Some(i), ..position }, kind);
                 }
             }
-            Some(_) => self.input_error(place, "items", "not a list; it is skipped"),
+            Some(_) => self.input_error(position, "items", "not a list; it is skipped"),
         }
     }
 
-    fn read_object(&mut self, kind: Kind, content: &Content, place: Place) {
+    fn read_object(&mut self, kind: Kind, content: &Content, position: Position) {
         let value = in_default_namespace(kind, &content.value);
         let sourced = if content.is_cut {
             Some(decode::too_large(kind, &value))
@@ -179,7 +179,7 @@ impl Reader<'_> {
             for input_error in &sourced.input_errors {
                 let field = input_error.field.as_str();
                 self.input_error(
-                    place,
+                    position,
                     field,
                     &format!("{kind} without a name: {}", input_error.message),
                 );
@@ -190,10 +190,10 @@ impl Reader<'_> {
         }
     }
 
-    fn ignore(&mut self, api_version: &str, kind: &str, place: Place) {
+    fn ignore(&mut self, api_version: &str, kind: &str, position: Position) {
         let name = format!("{kind} ({api_version})");
         if self.ignored.insert(name.clone()) {
-            self.input_error(place, "kind", &format!("{name} is not used here; ignored"));
+            self.input_error(position, "kind", &format!("{name} is not used here; ignored"));
         }
     }
 }

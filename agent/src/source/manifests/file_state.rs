@@ -7,7 +7,10 @@ use super::{
     folder::{File, FolderContents, duplicate},
 };
 use crate::{
-    model::object::{InputError, Kind, ObjectRef},
+    model::{
+        event::Completeness,
+        object::{InputError, Kind, ObjectRef},
+    },
     source::{Event, Sourced},
 };
 
@@ -23,8 +26,8 @@ pub(super) struct FileStates {
 pub(super) struct Update {
     pub(super) events: Vec<Event>,
     pub(super) input_errors: Vec<InputError>,
-    /// Every file could be read in full.
-    pub(super) complete: bool,
+    /// Whether every file could be read in full.
+    pub(super) completeness: Completeness,
 }
 
 impl FileStates {
@@ -39,7 +42,11 @@ impl FileStates {
 
     pub(super) fn update(&mut self, contents: FolderContents) -> Update {
         let mut input_errors = Vec::new();
-        let complete = contents.files.iter().all(|file| !file.manifest.incomplete);
+        let completeness = if contents.files.iter().any(|file| file.manifest.incomplete) {
+            Completeness::Incomplete
+        } else {
+            Completeness::Complete
+        };
         let mut files = BTreeMap::new();
         let mut current = BTreeMap::new();
         let mut kept = Vec::new();
@@ -107,7 +114,7 @@ impl FileStates {
             Some(sent) => difference(sent, &current),
         };
         self.sent = Some(current);
-        Update { events, input_errors, complete }
+        Update { events, input_errors, completeness }
     }
 }
 
@@ -187,7 +194,10 @@ mod tests {
             files: vec![broken_file("a", vec![]), file("b", vec![moved.clone()])],
         });
         let events = vec![Event::Apply(moved)];
-        assert_eq!(update, Update { events, input_errors: vec![], complete: false });
+        assert_eq!(
+            update,
+            Update { events, input_errors: vec![], completeness: Completeness::Incomplete }
+        );
     }
 
     #[test]
@@ -219,7 +229,11 @@ mod tests {
         let update = file_states.update(FolderContents { files: vec![b] });
         assert_eq!(
             update,
-            Update { events: vec![Event::Apply(second)], input_errors: vec![], complete: true }
+            Update {
+                events: vec![Event::Apply(second)],
+                input_errors: vec![],
+                completeness: Completeness::Complete
+            }
         );
     }
 

@@ -21,7 +21,10 @@ use super::{
     inotify::Inotify,
     scan::{Fingerprint, Scan, scan},
 };
-use crate::{model::object::InputError, source::Event};
+use crate::{
+    model::{event::Completeness, object::InputError},
+    source::Event,
+};
 
 /// How long no event may come before the folder is scanned: one save of an editor or one `kubectl cp` causes
 /// many events.
@@ -59,7 +62,7 @@ pub async fn follow<R>(
         changes,
         file_states: FileStates::default(),
         errors: Vec::new(),
-        complete: true,
+        completeness: Completeness::Complete,
         seen: None,
     };
     stop.run_until_cancelled(follower.run()).await;
@@ -75,7 +78,7 @@ struct Follower<R> {
     /// As last sent.
     errors: Vec<InputError>,
     /// As last sent; `true` before anything was sent.
-    complete: bool,
+    completeness: Completeness,
     /// The files of the last contents; `None` while the folder is missing.
     seen: Option<Fingerprint>,
 }
@@ -173,23 +176,19 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
 
     /// What is different in this contents, in the order in which it is to be applied.
     fn change(&mut self, contents: FolderContents) -> Vec<Event> {
-        let Update { mut events, input_errors, complete } = self.file_states.update(contents);
-        // `Complete(false)` goes before incomplete contents, and `Complete(true)` after complete ones: until then
-        // the receiver must not remove an object because it is missing.
-        if !complete {
-            events.splice(..0, self.set_complete(false));
-        }
+        let Update { mut events, input_errors, completeness } = self.file_states.update(contents);
+        let is_new = std::mem::replace(&mut self.completeness, completeness) != completeness;
+        let changed = is_new.then_some(Event::Completeness(completeness));
+        // It goes before incomplete contents, and after complete ones: until then the receiver must not remove an
+        // object because it is missing.
+        let (before, after) = match completeness {
+            Completeness::Incomplete => (changed, None),
+            Completeness::Complete => (None, changed),
+        };
+        events.splice(..0, before);
         events.extend(self.source_errors(input_errors));
-        if complete {
-            events.extend(self.set_complete(true));
-        }
+        events.extend(after);
         events
-    }
-
-    /// Returns the event, if it is another than before.
-    fn set_complete(&mut self, complete: bool) -> Option<Event> {
-        let was = std::mem::replace(&mut self.complete, complete);
-        (was != complete).then_some(Event::Complete(complete))
     }
 
     fn source_errors(&mut self, input_errors: Vec<InputError>) -> Option<Event> {

@@ -104,8 +104,8 @@ fn an_agent_that_is_killed_while_maps_grow_leaves_a_consistent_state() {
     }
     let cgroup = node.cgroup().to_str().unwrap();
     let report = node.json(&["check", "--cgroup-root", cgroup]);
-    let findings = report["results"].as_array().unwrap();
-    let drift = findings.iter().find(|finding| finding["check"] == "maps.drift").unwrap();
+    let results = report["results"].as_array().unwrap();
+    let drift = results.iter().find(|result| result["check"] == "maps.drift").unwrap();
     assert_eq!(drift["state"], "ok", "{drift}");
 }
 

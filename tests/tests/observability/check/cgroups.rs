@@ -15,7 +15,7 @@ use crate::common::{CART, WebNode, options};
 fn a_cgroup_that_is_not_the_one_that_should_be_served_is_a_warning() {
     let (node, agent, inner) = on_an_inner_cgroup();
     let report = check(&node);
-    assert_eq!(report.exit, 0, "a warning is no failure: {:#?}", report.findings);
+    assert_eq!(report.exit, 0, "a warning is no failure: {:#?}", report.results);
     report.assert("cgroup.root", "warning", "/inner, not ");
     assert_live_works(&report);
     drop(agent);

@@ -34,7 +34,7 @@ fn a_hook_that_hides_the_service_behind_its_backend_fails() {
             Damage::of(&node).detach(link);
         }
         let report = check(&node);
-        holds(report.all("failed").len() >= 7, format!("{:#?}", report.findings))
+        holds(report.all("failed").len() >= 7, format!("{:#?}", report.results))
     });
     let report = check(&node);
     report.assert("links.attached", "failed", "getpeername4, recvmsg6 detached");
@@ -99,7 +99,7 @@ fn a_harmless_program_of_another_owner_is_a_warning() {
     let (node, _agent) = serving();
     foreign::attach_connect4(node.cgroup(), "monitor", foreign::ALLOW);
     let report = check(&node);
-    assert_eq!(report.exit, 0, "{:#?}", report.findings);
+    assert_eq!(report.exit, 0, "{:#?}", report.results);
     report.assert("links.foreign", "warning", "monitor on connect4");
     assert_eq!(report.all("warning"), ["links.foreign"]);
     assert_live_works(&report);

@@ -31,37 +31,37 @@ fn serving() -> (WebNode, Agent) {
 struct Report {
     exit: i32,
     /// The state and the text (detail and remedy) of each check.
-    findings: BTreeMap<String, (String, String)>,
+    results: BTreeMap<String, (String, String)>,
 }
 
 impl Report {
     fn of(output: &Output) -> Self {
         let list = crate::common::results(output);
-        let text = |finding: &Value, field: &str| {
-            finding.get(field).map_or(String::new(), |text| text.as_str().unwrap().to_owned())
+        let text = |result: &Value, field: &str| {
+            result.get(field).map_or(String::new(), |text| text.as_str().unwrap().to_owned())
         };
-        let findings = list
+        let results = list
             .iter()
-            .map(|finding| {
-                let words = format!("{} → {}", text(finding, "message"), text(finding, "remedy"));
-                (text(finding, "check"), (text(finding, "state"), words))
+            .map(|result| {
+                let words = format!("{} → {}", text(result, "message"), text(result, "remedy"));
+                (text(result, "check"), (text(result, "state"), words))
             })
             .collect();
-        Self { exit: output.status.code().unwrap(), findings }
+        Self { exit: output.status.code().unwrap(), results }
     }
 
     /// The checks in a state.
     fn all(&self, state: &str) -> Vec<&str> {
-        let of_state = self.findings.iter().filter(|(_, (seen, _))| seen == state);
+        let of_state = self.results.iter().filter(|(_, (seen, _))| seen == state);
         of_state.map(|(check, _)| check.as_str()).collect()
     }
 
     #[track_caller]
     fn assert(&self, check: &str, state: &str, words: &str) {
-        let Some((seen, text)) = self.findings.get(check) else {
-            panic!("no {check} in {:#?}", self.findings)
+        let Some((seen, text)) = self.results.get(check) else {
+            panic!("no {check} in {:#?}", self.results)
         };
-        assert_eq!(seen, state, "{check}: {text}; {:#?}", self.findings);
+        assert_eq!(seen, state, "{check}: {text}; {:#?}", self.results);
         assert!(text.contains(words), "{check}: {text:?} does not say {words:?}");
     }
 
@@ -71,7 +71,7 @@ impl Report {
             (self.all("failed"), self.all("warning")),
             (vec![], vec![]),
             "{:#?}",
-            self.findings
+            self.results
         );
         assert_eq!(self.exit, 0);
     }

@@ -57,9 +57,9 @@ fn the_json_has_stable_fields() {
         let has_failed = list.iter().any(|result| result["state"] == "failed");
         holds(has_failed, format!("{list:?}")).map(|()| list)
     });
-    for finding in &list {
-        let fields: Vec<&str> = finding.as_object().unwrap().keys().map(String::as_str).collect();
-        match finding["state"].as_str().unwrap() {
+    for result in &list {
+        let fields: Vec<&str> = result.as_object().unwrap().keys().map(String::as_str).collect();
+        match result["state"].as_str().unwrap() {
             "ok" => assert_eq!(fields, ["check", "message", "state"]),
             "warning" | "failed" => assert_eq!(fields, ["check", "message", "remedy", "state"]),
             other => panic!("{other}"),

@@ -102,7 +102,7 @@ fn a_check_that_hangs_loses_its_service_after_a_while() {
 fn a_probe_service_that_does_not_fit_is_not_left_half() {
     let (node, _agent) = WebNode::serving(1, &["--max-frontends", "6"]);
     let report = check(&node);
-    assert_eq!(report.all("failed"), ["live.service"], "{:#?}", report.findings);
+    assert_eq!(report.all("failed"), ["live.service"], "{:#?}", report.results);
     assert_eq!(frontends(&node), OWN);
 }
 

@@ -10,7 +10,7 @@ fn without_an_agent_the_connects_are_still_tried() {
     let (node, mut agent) = serving();
     agent.stop().unwrap();
     let report = check(&node);
-    assert_eq!((report.exit, report.all("failed")), (0, vec![]), "{:#?}", report.findings);
+    assert_eq!((report.exit, report.all("failed")), (0, vec![]), "{:#?}", report.results);
     report.assert("agent.running", "warning", "start `sockline agent`");
     report.assert("maps.drift", "warning", "only a running agent has a plan");
     report.assert("live.service", "ok", "added by this command");

@@ -15,7 +15,7 @@ use nix::{
 use sockline_ebpf::agent_state::AgentState;
 use sockline_testbed::{Agent, AgentOptions, Socket, TcpServer, objects, strace::HeldUp};
 
-use super::{EMPTY, FAIL_OPEN, State, TWICE, at_80, finding};
+use super::{EMPTY, FAIL_OPEN, State, TWICE, at_80, check_result};
 use crate::common::{
     CART, EHOSTUNREACH, WebNode, error_of, eventually, holds, ip, options, series,
 };
@@ -105,7 +105,7 @@ fn calls_are_bypassed_and_counted_from_the_deadline_until_an_agent_has_synced() 
     assert_eq!(node.ask(TWICE).unwrap(), "web-0");
     let before = node.client.run(|| TcpStream::connect(at_80(CART)).unwrap());
     let (talker, _) = node.udp_talkers(CART, 1).remove(0);
-    assert_eq!(finding(&node, "agent.fail-open")["state"], "ok");
+    assert_eq!(check_result(&node, "agent.fail-open")["state"], "ok");
 
     agent.kill().unwrap();
     node.eventually_untouched(CART);
@@ -119,7 +119,7 @@ fn calls_are_bypassed_and_counted_from_the_deadline_until_an_agent_has_synced() 
     assert_eq!(crate::common::condition(&reported, "AgentRunning"), "False");
     assert!(reported["failOpen"]["bypassedSince"].is_string(), "{reported:#}");
     assert!(reported["failOpen"]["bypassedCalls"].as_u64().unwrap() >= 4, "{reported:#}");
-    assert_eq!(finding(&node, "agent.fail-open")["state"], "failed");
+    assert_eq!(check_result(&node, "agent.fail-open")["state"], "failed");
 
     // The age of the state in the maps does not change.
     let mut deaf = agent_without_source(&node);
@@ -148,7 +148,7 @@ fn an_agent_whose_calls_are_bypassed_is_not_ready() {
     assert!(reply.body.contains("all calls are bypassed for "), "{}", reply.body);
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("no: all calls are bypassed"), "{table}");
-    assert_eq!(finding(&node, "agent.fail-open")["state"], "failed");
+    assert_eq!(check_result(&node, "agent.fail-open")["state"], "failed");
     drop(held_up);
     node.eventually_served(CART);
     eventually("readyz to be well", || {

@@ -49,8 +49,8 @@ const FAIL_OPEN: [&str; 2] = ["--fail-open-after", "10s"];
 /// A service that another proxy serves as well, as kube-proxy would.
 const TWICE: &str = "10.96.0.3";
 
-fn finding(node: &WebNode, check: &str) -> Value {
+fn check_result(node: &WebNode, check: &str) -> Value {
     let output = node.look(&["check", "-o", "json"]);
-    let findings = crate::common::results(&output);
-    findings.into_iter().find(|finding| finding["check"] == check).unwrap()
+    let results = crate::common::results(&output);
+    results.into_iter().find(|result| result["check"] == check).unwrap()
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sockline_ebpf::agent_state::AgentState;
 use sockline_testbed::{Agent, UdpClient, objects};
 
-use super::{EMPTY, FAIL_OPEN, State, TWICE, finding};
+use super::{EMPTY, FAIL_OPEN, State, TWICE, check_result};
 use crate::common::{CART, REPAIRS, WebNode, eventually, holds, ip, series};
 
 /// A service whose endpoints are in a separate file.
@@ -56,8 +56,8 @@ fn unconfirmed_services_older_than_the_deadline_are_released_and_the_others_serv
         node.assert_untouched(released);
     }
     eventually_unconfirmed(&node, [0, 0, 4]);
-    assert_eq!(finding(&node, "agent.fail-open")["state"], "ok");
-    assert_eq!(finding(&node, "agent.ready")["state"], "warning");
+    assert_eq!(check_result(&node, "agent.fail-open")["state"], "ok");
+    assert_eq!(check_result(&node, "agent.ready")["state"], "warning");
     assert_eq!(agent.get("/readyz").unwrap().status, 200);
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("4 service ports are bypassed until"), "{table}");
@@ -120,7 +120,7 @@ fn a_service_with_an_unusable_object_is_reported_and_released_after_the_deadline
     put_unusable(&node, "cart", CART);
     eventually_unconfirmed(&node, [0, 2, 0]);
     node.assert_served(CART);
-    assert_eq!(finding(&node, "agent.ready")["state"], "warning");
+    assert_eq!(check_result(&node, "agent.ready")["state"], "warning");
 
     // Not yet older than the deadline.
     agent.kill().unwrap();
@@ -133,7 +133,7 @@ fn a_service_with_an_unusable_object_is_reported_and_released_after_the_deadline
     let _agent = node.start_agent_with(&FAIL_OPEN);
     eventually_unconfirmed(&node, [0, 0, 2]);
     node.assert_untouched(CART);
-    assert_eq!(finding(&node, "agent.fail-open")["state"], "ok");
+    assert_eq!(check_result(&node, "agent.fail-open")["state"], "ok");
     node.put_service("cart", CART);
     node.eventually_served(CART);
     eventually_unconfirmed(&node, [0, 0, 0]);

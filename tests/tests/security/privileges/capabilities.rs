@@ -147,10 +147,10 @@ fn without_the_right_to_enter_namespaces_status_and_check_say_so() {
         "without CAP_SYS_ADMIN, sockets are closed in the agent's own network namespace only";
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains(said), "{table}");
-    let findings = node.look(&["check", "-o", "json"]);
-    let findings = crate::common::results(&findings);
-    let finding = findings.iter().find(|one| one["check"] == "sockets.termination");
-    let finding = finding.unwrap();
-    assert_eq!(finding["state"], "warning", "{finding:#}");
-    assert!(finding["message"].as_str().unwrap().contains(said), "{finding:#}");
+    let results = node.look(&["check", "-o", "json"]);
+    let results = crate::common::results(&results);
+    let result = results.iter().find(|one| one["check"] == "sockets.termination");
+    let result = result.unwrap();
+    assert_eq!(result["state"], "warning", "{result:#}");
+    assert!(result["message"].as_str().unwrap().contains(said), "{result:#}");
 }

@@ -114,8 +114,8 @@ fn an_agent_that_cannot_start_a_helper_fails_its_liveness_probe_and_keeps_servin
     });
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains("NOT any more: the helper process's supervisor"), "{table}");
-    let findings = String::from_utf8(node.look(&["check"]).stdout).unwrap();
-    assert!(findings.contains("restart the agent"), "{findings}");
+    let results = String::from_utf8(node.look(&["check"]).stdout).unwrap();
+    assert!(results.contains("restart the agent"), "{results}");
     node.put_service("other", "10.96.0.2");
     node.eventually_served("10.96.0.2");
 }

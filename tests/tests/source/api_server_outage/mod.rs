@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 use sockline_testbed::{
-    ANSWER_TIMEOUT, Agent, AgentOptions, Place,
+    ANSWER_TIMEOUT, Agent, AgentCgroup, AgentOptions,
     api::{Api, Server},
     at, objects, patience,
 };
@@ -135,7 +135,11 @@ impl NodeWithApiServer {
         });
         let path = self.node.temp().join("kubeconfig");
         std::fs::write(&path, config.to_string()).unwrap();
-        AgentOptions { kubeconfig: Some(path), place: Place::Within, ..options(&[]) }
+        AgentOptions {
+            kubeconfig: Some(path),
+            cgroup_of_agent: AgentCgroup::InNode,
+            ..options(&[])
+        }
     }
 
     fn agent(&self) -> Agent {

@@ -28,7 +28,7 @@ impl Held {
                 self.0.retain(|held, _| held.kind != *kind);
                 self.0.extend(objects.iter().map(|o| (o.reference.clone(), o.clone())));
             }
-            Event::SourceErrors(_) | Event::Complete(_) => {}
+            Event::SourceErrors(_) | Event::Completeness(_) => {}
         }
     }
 
