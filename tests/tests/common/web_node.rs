@@ -181,6 +181,8 @@ impl WebNode {
     /// Runs any `sockline` command outside of the node's cgroup, as the agent would be.
     pub fn sockline(&self, args: &[&str]) -> Output {
         let mut command = Command::new(sockline_binary().unwrap());
+        // Not each command has an option for it.
+        command.env("SOCKLINE_ADMIN_SOCKET", self.node.temp().join("admin.sock"));
         command.args(args).stdin(Stdio::null());
         self.node.outside().output(&mut command).unwrap()
     }
@@ -188,12 +190,8 @@ impl WebNode {
     /// Runs a `sockline` command that reads this node.
     pub fn look(&self, args: &[&str]) -> Output {
         let bpffs = self.node.bpffs().to_str().unwrap();
-        let socket = self.node.temp().join("admin.sock");
         let (command, rest) = args.split_first().unwrap();
-        let mut all =
-            vec![*command, "--bpf-root", bpffs, "--admin-socket", socket.to_str().unwrap()];
-        all.extend(rest);
-        self.sockline(&all)
+        self.sockline(&[&[*command, "--bpf-root", bpffs], rest].concat())
     }
 
     /// The JSON that a `sockline` command prints about this node.

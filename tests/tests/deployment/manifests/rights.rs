@@ -161,11 +161,13 @@ fn the_daemon_sets_capabilities_are_enough_from_start_to_stop() {
     let agent = Confined::start(&node);
     node.assert_served(CART);
     let bpffs = node.bpffs().to_str().unwrap().to_owned();
-    let socket = node.temp().join("admin.sock");
-    let run = |args: &[&str]| node.outside().output(&mut confined(args)).unwrap();
+    let run = |args: &[&str]| {
+        let mut command = confined(args);
+        command.env("SOCKLINE_ADMIN_SOCKET", node.temp().join("admin.sock"));
+        node.outside().output(&mut command).unwrap()
+    };
     for listing in ["status", "services", "backends"] {
-        let output =
-            run(&[listing, "--bpf-root", &bpffs, "--admin-socket", socket.to_str().unwrap()]);
+        let output = run(&[listing, "--bpf-root", &bpffs]);
         assert!(output.status.success(), "{listing}: {}", error_of(&output));
     }
     agent.end();

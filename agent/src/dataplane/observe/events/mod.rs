@@ -30,8 +30,8 @@ use crate::{
     },
 };
 
-/// How long programs write events without [`Events::renew`].
-const SWITCHED_ON_FOR: Duration = Duration::from_secs(15);
+/// How long programs write events without [`Events::renew`]. Long, because what is not written then is not counted either.
+const SWITCHED_ON_FOR: Duration = Duration::from_secs(60);
 
 /// The reader of the ring buffer, and its switch. Dropping it switches events off.
 pub struct Events {
