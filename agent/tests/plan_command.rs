@@ -68,8 +68,8 @@ fn json_has_exactly_the_documented_fields() {
             "affinityTimeoutSeconds": 10800,
             "balance": "random",
             "backends": [
-                {"address": "10.244.1.1", "port": 8080, "weight": 1},
-                {"address": "10.244.1.2", "port": 8080, "weight": 1},
+                {"address": "10.244.1.1", "port": 8080, "weight": 1, "trafficClass": "unknown"},
+                {"address": "10.244.1.2", "port": 8080, "weight": 1, "trafficClass": "unknown"},
             ],
         }],
     });

@@ -41,7 +41,9 @@ pub struct Backend {
     pub weight: u16,
     /// The frontends that may use this backend now.
     pub scopes: Scopes,
-    pub padding: [u8; 3],
+    /// A [`crate::traffic_class::TrafficClass`]. All of `counts` is of this class.
+    pub class: u8,
+    pub padding: [u8; 2],
     /// Live state, written by the programs. What each connection counts lies in the cache line that a connect
     /// has anyway; a hash of per-CPU counters cost 60 ns.
     pub counts: ConnectionCounts,

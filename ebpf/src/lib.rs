@@ -21,13 +21,14 @@ pub mod name;
 pub mod namespaces;
 pub mod socket;
 pub mod telemetry;
+pub mod traffic_class;
 
 /// The version of all layouts together. It names the pin directory, so that agents of different
 /// layouts never open each other's maps.
 ///
 /// The feature `test-layout` makes another layout of the same contents, for tests of upgrades:
 /// fields lie elsewhere, so that reading the other layout's maps gives nonsense.
-pub const LAYOUT_VERSION: u32 = 4 + if cfg!(feature = "test-layout") { 1000 } else { 0 };
+pub const LAYOUT_VERSION: u32 = 5 + if cfg!(feature = "test-layout") { 1000 } else { 0 };
 
 /// `BPF_F_NO_PREALLOC`: hash entries are allocated when they are made, so that memory follows use.
 pub const NO_PREALLOC: usize = 1;

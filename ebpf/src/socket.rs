@@ -5,6 +5,7 @@ use crate::{
     backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS},
     frontend::Protocol,
     id::{BackendId, ServiceId},
+    traffic_class::TrafficClass,
 };
 
 /// One translation of one socket.
@@ -40,17 +41,18 @@ impl SocketRecord {
     }
 }
 
-/// The protocol, whether the end is seen, and the client's cgroup, in one word: a record is copied word by word right
+/// The protocol, whether the end is seen, the class of the traffic, and the client's cgroup, in one word: a record is copied word by word right
 /// after it was made, and a load waits if what it loads was stored in parts.
 ///
-/// From the lowest bit: 8 of the protocol, 1 that is set if no hook sees the socket's end, 7 that are free, 48 of the
-/// cgroup's id. The upper bits of that are 0 until the kernel has used up all numbers of 32 bits 65,536 times (`kernfs`).
+/// From the lowest bit: 8 of the protocol, 1 that is set if no hook sees the socket's end, 1 that is free, 2 of the
+/// class, 4 that are free, 48 of the cgroup's id. The upper bits of that are 0 until the kernel has used up all numbers of 32 bits 65,536 times (`kernfs`).
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct About(pub u64);
 
 impl About {
     const UNTRACKED: u64 = 1 << 8;
+    const CLASS: u32 = 10;
     const CGROUP: u32 = 16;
 
     /// Of a connection whose end is seen; the protocol is a byte of [`Protocol`].
@@ -71,6 +73,20 @@ impl About {
     #[must_use]
     pub const fn is_untracked(self) -> bool {
         self.0 & Self::UNTRACKED != 0
+    }
+
+    /// With the class of the traffic, a byte of [`TrafficClass`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_class(self, class: u8) -> Self {
+        Self(self.0 | ((class & TrafficClass::MASK) as u64) << Self::CLASS)
+    }
+
+    /// A byte of [`TrafficClass`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn class(self) -> u8 {
+        (self.0 >> Self::CLASS) as u8 & TrafficClass::MASK
     }
 
     /// `None` in what no program wrote.
@@ -298,12 +314,19 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
-    fn a_word_has_the_protocol_the_cgroup_and_whether_the_end_is_seen() {
+    fn a_word_has_the_protocol_the_cgroup_the_class_and_whether_the_end_is_seen() {
         for cgroup in [0, 1, 77, (1 << 48) - 1] {
             let about = About::new(Protocol::Udp.byte(), cgroup);
             assert_eq!((about.protocol(), about.cgroup()), (Some(Protocol::Udp), cgroup));
             assert!(!about.is_untracked() && about.untracked().is_untracked());
             assert_eq!(about.untracked().cgroup(), cgroup);
+            for class in TrafficClass::ALL {
+                let about = about.with_class(class.byte());
+                assert_eq!((about.class(), about.cgroup()), (class.byte(), cgroup));
+                assert_eq!(about.protocol(), Some(Protocol::Udp));
+                assert!(!about.is_untracked() && about.untracked().is_untracked());
+            }
+            assert_eq!(about.with_class(0xff).cgroup(), cgroup);
         }
         assert_eq!(About::default().protocol(), None);
     }

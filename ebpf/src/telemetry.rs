@@ -3,7 +3,7 @@
 //! A connection is active from the count of [`ConnectionCounts::opened`] to that of its end, so that at any time
 //! `opened = active + closed + untracked`, exactly.
 
-use crate::id::BackendId;
+use crate::{id::BackendId, traffic_class::TrafficClass};
 
 /// How a connection or a flow ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,6 +130,38 @@ impl ConnectionCounts {
     }
 }
 
+/// Connections by the class of their traffic, see [`TrafficClass`]. Their sum is all connections.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClassCounts(pub [ConnectionCounts; TrafficClass::COUNT]);
+
+impl ClassCounts {
+    pub const NONE: Self = Self([ConnectionCounts::NONE; TrafficClass::COUNT]);
+
+    /// Adds those of others.
+    pub fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(sum, one)| sum.add(one));
+    }
+
+    /// Those of a class, which is a byte of [`TrafficClass`].
+    pub fn of_byte(&mut self, class: u8) -> &mut ConnectionCounts {
+        &mut self.0[usize::from(class & TrafficClass::MASK)]
+    }
+
+    #[must_use]
+    pub const fn of(&self, class: TrafficClass) -> &ConnectionCounts {
+        &self.0[class as usize]
+    }
+
+    /// Those of all classes.
+    #[must_use]
+    pub fn total(&self) -> ConnectionCounts {
+        let mut total = ConnectionCounts::NONE;
+        self.0.iter().for_each(|one| total.add(one));
+        total
+    }
+}
+
 /// A histogram with buckets that grow by powers of two: bucket `i` has values below
 /// `FIRST << (i * STEP)`, the last one all others.
 #[repr(C)]
@@ -226,8 +258,9 @@ pub struct ServiceStats {
     pub round_trips: Histogram<ROUND_TRIP_BUCKETS>,
     /// From `connect()` to `close()`; that of a connection which was not established is not in it.
     pub lifetimes: Histogram<LIFETIME_BUCKETS>,
-    /// Connections that ended after their backend had been removed; `opened` is not used.
-    pub of_removed: ConnectionCounts,
+    /// Connections that ended after their backend had been removed, by the class that it had when they were opened;
+    /// `opened` is not used.
+    pub of_removed: ClassCounts,
 }
 
 impl ServiceStats {
@@ -235,7 +268,7 @@ impl ServiceStats {
         closed: [0; End::ESTABLISHED],
         round_trips: Histogram::NONE,
         lifetimes: Histogram::NONE,
-        of_removed: ConnectionCounts::NONE,
+        of_removed: ClassCounts::NONE,
     };
 
     /// Adds those of another CPU.
@@ -252,7 +285,7 @@ impl ServiceStats {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RemovedBackends {
-    pub counts: ConnectionCounts,
+    pub counts: ClassCounts,
     /// The backend that was added last. If its entry still has this generation, an agent ended before it had cleared
     /// the entry, which must not be added again.
     pub last: BackendId,
@@ -264,14 +297,17 @@ pub struct RemovedBackends {
 unsafe impl aya::Pod for ConnectionCounts {}
 // SAFETY: integers only, no padding.
 #[cfg(feature = "user")]
+unsafe impl aya::Pod for ClassCounts {}
+// SAFETY: integers only, no padding.
+#[cfg(feature = "user")]
 unsafe impl aya::Pod for RemovedBackends {}
 // SAFETY: integers only, no padding.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for ServiceStats {}
 
 const _: () = assert!(size_of::<ConnectionCounts>() == 88);
-const _: () = assert!(size_of::<RemovedBackends>() == 96);
-const _: () = assert!(size_of::<ServiceStats>() == 408);
+const _: () = assert!(size_of::<RemovedBackends>() == 360);
+const _: () = assert!(size_of::<ServiceStats>() == 672);
 
 #[cfg(test)]
 mod tests {

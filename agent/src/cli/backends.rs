@@ -103,9 +103,12 @@ enum Columns {
 }
 
 fn render(list: &BackendList, columns: Columns) -> String {
-    let live = if columns == Columns::All { ConnectionsOfBackend::COLUMNS } else { &[] };
+    let (live, class): (&[_], &[_]) = match columns {
+        Columns::Usual => (&[], &[]),
+        Columns::All => (ConnectionsOfBackend::COLUMNS, &["TRAFFIC"]),
+    };
     let before = ["SERVICE", "PORT", "PROTOCOL", "WEIGHT", "CONNECTIONS"];
-    let mut table = table::new(&[&before[..], live, &["BACKEND"]].concat());
+    let mut table = table::new(&[&before[..], live, class, &["BACKEND"]].concat());
     for service in &list.items {
         let row = |weight: String, connections: String, live: Vec<String>, backend: String| {
             let mut row = vec![
@@ -120,12 +123,14 @@ fn render(list: &BackendList, columns: Columns) -> String {
             row
         };
         if service.backends.is_empty() {
-            table.add_row(row("-".into(), "-".into(), vec!["-".into(); live.len()], "-".into()));
+            let no_cells = vec!["-".into(); live.len() + class.len()];
+            table.add_row(row("-".into(), "-".into(), no_cells, "-".into()));
         }
         for BackendCount { backend, counts } in &service.backends {
             let address = std::net::SocketAddr::new(backend.address, backend.port);
             let mut cells = counts.cells();
-            cells.truncate(live.len());
+            cells.push(backend.traffic_class.as_str().to_owned());
+            cells.truncate(live.len() + class.len());
             table.add_row(row(
                 backend.weight.to_string(),
                 counts.connections.to_string(),

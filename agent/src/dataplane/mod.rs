@@ -200,7 +200,7 @@ impl Dataplane {
     /// untracked; if the agent is killed in between, it stays active.
     pub fn forget_socket(&mut self, socket: &StaleSocket) -> Result<(), DataplaneError> {
         match self.sockets.forget(socket)? {
-            Some(service) => self.reconciler.count_untracked(service),
+            Some((service, about)) => self.reconciler.count_untracked(service, about),
             None => Ok(()),
         }
     }

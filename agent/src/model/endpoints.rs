@@ -15,7 +15,7 @@ use foldhash::HashMap;
 
 use super::{
     object::{Endpoint, EndpointPort, EndpointSlice, Family, Hints, Protocol, TrafficPolicy},
-    plan::{Backend, EndpointReason},
+    plan::{Backend, EndpointReason, TrafficClass},
 };
 
 /// What the choice of endpoints depends on, apart from the endpoints.
@@ -24,6 +24,22 @@ pub struct ThisNode<'a> {
     pub name: &'a str,
     /// `None` when the Node is unknown or has no zone label: zone hints then never match.
     pub zone: Option<&'a str>,
+}
+
+impl ThisNode<'_> {
+    /// How far traffic goes to an endpoint: by the node and the zone that its slice says it is on. Topology hints say
+    /// where traffic had best come from, and nothing of this.
+    #[must_use]
+    pub fn traffic_class(&self, endpoint: &Endpoint) -> TrafficClass {
+        if endpoint.node.as_deref() == Some(self.name) {
+            return TrafficClass::SameNode;
+        }
+        match (self.zone, endpoint.zone.as_deref()) {
+            (Some(here), Some(there)) if here == there => TrafficClass::SameZone,
+            (Some(_), Some(_)) => TrafficClass::OtherZone,
+            _ => TrafficClass::Unknown,
+        }
+    }
 }
 
 /// An endpoint together with the port number its slice gives it.
@@ -47,6 +63,7 @@ struct Standing<'a> {
     local: bool,
     /// One copy's, never a union: that would be hints which no slice has.
     hints: Option<&'a Hints>,
+    class: TrafficClass,
 }
 
 impl<'a> Candidate<'a> {
@@ -57,6 +74,7 @@ impl<'a> Candidate<'a> {
             serving: self.endpoint.serving,
             local: Topology::ThisNode.admits(self.endpoint, node),
             hints: self.endpoint.hints.as_deref(),
+            class: node.traffic_class(self.endpoint),
         }
     }
 }
@@ -190,7 +208,8 @@ impl<'a> Selection<'a> {
         }
     }
 
-    fn backends(&self, candidates: &[Candidate<'_>]) -> Vec<Backend> {
+    /// `here` is the node that connects.
+    fn backends(&self, candidates: &[Candidate<'_>], here: ThisNode<'_>) -> Vec<Backend> {
         let mut chosen: Vec<Backend> = candidates
             .iter()
             .filter(|candidate| self.reason(candidate).is_chosen())
@@ -198,6 +217,7 @@ impl<'a> Selection<'a> {
                 address: candidate.endpoint.address,
                 port: candidate.port,
                 weight: 1,
+                traffic_class: here.traffic_class(candidate.endpoint),
             })
             .collect();
         chosen.sort_unstable();
@@ -212,12 +232,15 @@ pub fn chosen(
     candidates: &[Candidate<'_>],
     node: ThisNode<'_>,
 ) -> Vec<Backend> {
-    Selection::new(policy, candidates, node).backends(candidates)
+    Selection::new(policy, candidates, node).backends(candidates, node)
 }
 
-/// [`chosen`] with policy Local, for every node that has any.
+/// [`chosen`] with policy Local, for every node that has any, as `here` reaches them.
 #[must_use]
-pub fn by_node(candidates: &[Candidate<'_>]) -> Vec<(Arc<str>, Arc<[Backend]>)> {
+pub fn by_node(
+    candidates: &[Candidate<'_>],
+    here: ThisNode<'_>,
+) -> Vec<(Arc<str>, Arc<[Backend]>)> {
     let mut of_node: BTreeMap<&Arc<str>, Vec<Candidate<'_>>> = BTreeMap::new();
     for candidate in candidates {
         if let Some(node) = &candidate.endpoint.node {
@@ -228,7 +251,8 @@ pub fn by_node(candidates: &[Candidate<'_>]) -> Vec<(Arc<str>, Arc<[Backend]>)> 
         .into_iter()
         .map(|(name, candidates)| {
             let node = ThisNode { name, zone: None };
-            let backends = chosen(TrafficPolicy::Local, &candidates, node);
+            let selection = Selection::new(TrafficPolicy::Local, &candidates, node);
+            let backends = selection.backends(&candidates, here);
             (Arc::clone(name), backends.into())
         })
         .filter(|(_, backends): &(_, Arc<[Backend]>)| !backends.is_empty())

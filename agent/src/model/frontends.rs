@@ -236,7 +236,7 @@ impl Choice {
         let by_node = if service.external_traffic_policy == TrafficPolicy::Local
             && port.node_port.is_some()
         {
-            endpoints::by_node(&candidates)
+            endpoints::by_node(&candidates, node)
         } else {
             Vec::new()
         };

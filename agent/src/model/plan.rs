@@ -189,8 +189,39 @@ pub enum Balance {
     Random,
 }
 
+/// How far traffic goes from this node to an endpoint. In most clouds, traffic between zones is paid for.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrafficClass {
+    /// The endpoint is on this node.
+    SameNode,
+    /// The endpoint is on another node, in the zone of this node.
+    SameZone,
+    /// The endpoint is in another zone.
+    OtherZone,
+    /// The endpoint's node and zone are not known, or the zone of this node is not.
+    Unknown,
+}
+
+impl TrafficClass {
+    pub const ALL: [Self; 4] = [Self::SameNode, Self::SameZone, Self::OtherZone, Self::Unknown];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SameNode => "same-node",
+            Self::SameZone => "same-zone",
+            Self::OtherZone => "other-zone",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// One endpoint of a frontend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Backend {
     /// The endpoint's IP address.
     pub address: IpAddr,
@@ -198,6 +229,18 @@ pub struct Backend {
     pub port: u16,
     /// The share of connects relative to the other backends, at least 1.
     pub weight: u16,
+    /// How far traffic goes from this node to the endpoint.
+    pub traffic_class: TrafficClass,
+}
+
+impl Backend {
+    /// Whether two lists have the same endpoints with the same weights, so that a connect chooses among them in the same
+    /// way.
+    #[must_use]
+    pub fn are_chosen_alike(one: &[Self], other: &[Self]) -> bool {
+        let chosen = |backend: &Self| (backend.address, backend.port, backend.weight);
+        one.iter().map(chosen).eq(other.iter().map(chosen))
+    }
 }
 
 /// The order of frontends in a plan.

@@ -11,7 +11,7 @@ use super::{
     object::{Family, ObjectName, Protocol},
     plan::{
         self, Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason,
-        ServicePlan,
+        ServicePlan, TrafficClass,
     },
 };
 
@@ -110,7 +110,8 @@ impl ProbeService {
             Family::IPv4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
             Family::IPv6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
         };
-        let backend = |port| Backend { address: loopback, port, weight: 1 };
+        let traffic_class = TrafficClass::SameNode;
+        let backend = |port| Backend { address: loopback, port, weight: 1, traffic_class };
         let is_served = listener.is_some();
         Frontend {
             service: self.name(),

@@ -59,11 +59,12 @@ pub(super) fn endpoint_port(name: &str, protocol: Protocol, port: u16) -> Endpoi
     EndpointPort { name: name.into(), protocol, port }
 }
 
-/// Ready, on no node, without hints.
+/// Ready, on no node and in no zone, without hints.
 pub(super) fn endpoint(address: &str) -> Endpoint {
     Endpoint {
         address: ip(address),
         node: None,
+        zone: None,
         ready: true,
         serving: true,
         terminating: false,
@@ -74,6 +75,10 @@ pub(super) fn endpoint(address: &str) -> Endpoint {
 impl Endpoint {
     pub(super) fn on(self, node: &str) -> Self {
         Self { node: Some(node.into()), ..self }
+    }
+
+    pub(super) fn in_zone(self, zone: &str) -> Self {
+        Self { zone: Some(zone.into()), ..self }
     }
 
     /// Still serves while it terminates.

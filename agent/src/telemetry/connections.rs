@@ -3,16 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use sockline_ebpf::telemetry::{End, LIFETIME_SHIFT, ROUND_TRIP_UNITS_PER_SECOND, ServiceStats};
+use sockline_ebpf::telemetry::{
+    ConnectionCounts, End, LIFETIME_SHIFT, ROUND_TRIP_UNITS_PER_SECOND, ServiceStats,
+};
 
 use super::{
     definitions::{
-        EndLabels, FailureLabels, FailureReason, Families, How, LIFETIME_BOUNDS, ROUND_TRIP_BOUNDS,
-        ServicePortLabels,
+        ClassLabels, EndLabels, FailureLabels, FailureReason, Families, How, LIFETIME_BOUNDS,
+        ROUND_TRIP_BOUNDS, ServicePortLabels,
     },
     family::HistogramValue,
 };
-use crate::{dataplane::Counts, model::object::Protocol};
+use crate::{
+    dataplane::Counts,
+    model::{object::Protocol, plan::TrafficClass},
+};
 
 type Services = [(ServicePortLabels, Counts)];
 
@@ -57,6 +62,23 @@ pub fn write(
     families
         .retransmitted_segments
         .write(of_tcp(|counts| counts.connections.retransmitted), text)?;
+    // Most services have endpoints of two or three classes: one that was never used has no series.
+    let by_class = |value: fn(&ConnectionCounts) -> u64| {
+        used().flat_map(move |(labels, counts)| {
+            let of = TrafficClass::ALL.map(|class| (class, counts.of_class(class)));
+            of.into_iter().filter(|(_, of_class)| *of_class != ConnectionCounts::NONE).map(
+                move |(traffic_class, of_class)| {
+                    ((labels.clone(), ClassLabels { traffic_class }), value(&of_class) as f64)
+                },
+            )
+        })
+    };
+    let of_tcp_by_class = |value: fn(&ConnectionCounts) -> u64| {
+        by_class(value).filter(|((labels, _), _)| labels.protocol == Protocol::Tcp)
+    };
+    families.class_connections_opened.write(by_class(|counts| counts.opened), text)?;
+    families.class_sent_bytes.write(of_tcp_by_class(|counts| counts.sent), text)?;
+    families.class_received_bytes.write(of_tcp_by_class(|counts| counts.received), text)?;
     let ended =
         || used().filter_map(|(labels, counts)| Some((labels.clone(), counts.ends.as_deref()?)));
     let round_trips = ended()

@@ -148,11 +148,22 @@ pub unsafe fn add(counter: *mut u64, n: u64) {
 ///
 /// `first` must point to the first of them in a live map value that has `MASK + 1` words from there on.
 #[inline(always)]
-pub unsafe fn add_at<const MASK: usize>(first: *mut u64, mut index: usize) {
+pub unsafe fn add_at<const MASK: usize>(first: *mut u64, index: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { add(element_at::<u64, MASK>(first, index), 1) };
+}
+
+/// One of several elements, with the mask of [`add_at`].
+///
+/// # Safety
+///
+/// `first` must point to the first of them in a live map value that has `MASK + 1` of them from there on.
+#[inline(always)]
+pub unsafe fn element_at<T, const MASK: usize>(first: *mut T, mut index: usize) -> *mut T {
     // SAFETY: a plain AND, which the compiler would leave out where it knows that the index is below.
     unsafe { asm!("{0} &= {1}", inout(reg) index, const MASK, options(pure, nomem, nostack)) };
     // SAFETY: the caller's promise.
-    unsafe { add(first.add(index), 1) };
+    unsafe { first.add(index) }
 }
 
 /// Sets `*word` from `old` to `new` if it still is `old`; else returns what it is. Linux 5.12: before

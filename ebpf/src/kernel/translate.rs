@@ -200,7 +200,7 @@ fn redirect<F: Family>(
         backend: chosen.id,
         generation: chosen.generation,
         since: helpers::jiffies(),
-        about: About::new(protocol.byte(), cgroup),
+        about: About::new(protocol.byte(), cgroup).with_class(chosen.backend().class),
     };
     namespaces::sample(record.since, || hook.netns());
     let kept = match sockets::remember(hook, protocol, purpose, &record) {

@@ -241,6 +241,7 @@ fn endpoint(u: &mut Unstructured<'_>, family: Family) -> Result<Endpoint> {
     Ok(Endpoint {
         address: address_of(u, family)?,
         node: u.choose(&[None, Some(NODE), Some("b")])?.map(Into::into),
+        zone: if u.arbitrary()? { Some(zone(u)?) } else { None },
         ready: bool::arbitrary(u)?,
         serving: bool::arbitrary(u)?,
         terminating: bool::arbitrary(u)?,

@@ -44,6 +44,7 @@ struct Port {
 pub struct Endpoint {
     addresses: Vec<IpAddr>,
     node: String,
+    zone: Option<String>,
     ready: bool,
     serving: bool,
     terminating: bool,
@@ -55,6 +56,7 @@ impl Endpoint {
         Self {
             addresses: addresses.to_vec(),
             node: "node-a".to_owned(),
+            zone: None,
             ready: true,
             serving: true,
             terminating: false,
@@ -65,6 +67,13 @@ impl Endpoint {
     #[must_use]
     pub fn on_node(mut self, node: &str) -> Self {
         node.clone_into(&mut self.node);
+        self
+    }
+
+    /// In this zone; otherwise its slice names none.
+    #[must_use]
+    pub fn in_zone(mut self, zone: &str) -> Self {
+        self.zone = Some(zone.to_owned());
         self
     }
 
@@ -293,6 +302,7 @@ impl Service {
                 endpoints.push(json!({
                     "addresses": [address.to_string()],
                     "nodeName": endpoint.node,
+                    "zone": endpoint.zone,
                     "conditions": {
                         "ready": endpoint.ready,
                         "serving": endpoint.serving,

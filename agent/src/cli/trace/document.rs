@@ -15,7 +15,7 @@ use crate::{
     duration,
     model::{
         object::{Family, ObjectName, Protocol, TrafficPolicy},
-        plan::{Action, EndpointReason, FrontendKind, Reason},
+        plan::{Action, EndpointReason, FrontendKind, Reason, TrafficClass},
     },
 };
 
@@ -168,6 +168,12 @@ pub struct Listed {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub node_name: Option<Arc<str>>,
+    /// The zone that the endpoint is in; absent if that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub zone: Option<Arc<str>>,
+    /// How far traffic goes from this node to the endpoint.
+    pub traffic_class: TrafficClass,
     /// The condition `ready`.
     pub ready: bool,
     /// The condition `serving`.

@@ -147,6 +147,8 @@ impl TracedEndpoint {
             listed: Some(Listed {
                 endpoint_slice: Arc::clone(&endpoint.slice),
                 node_name: endpoint.node.clone(),
+                zone: endpoint.zone.clone(),
+                traffic_class: endpoint.traffic_class,
                 ready: endpoint.ready,
                 serving: endpoint.serving,
                 terminating: endpoint.terminating,
@@ -173,11 +175,16 @@ mod tests {
     use super::*;
     use crate::model::{
         object::ObjectName,
-        plan::{Action, Balance, FrontendAddress, FrontendKind},
+        plan::{Action, Balance, FrontendAddress, FrontendKind, TrafficClass},
     };
 
     fn backend(last: u8) -> Backend {
-        Backend { address: IpAddr::from([10, 244, 1, last]), port: 8080, weight: 1 }
+        Backend {
+            address: IpAddr::from([10, 244, 1, last]),
+            port: 8080,
+            weight: 1,
+            traffic_class: TrafficClass::SameZone,
+        }
     }
 
     /// A NodePort at the address of another node, with the endpoints of that node.

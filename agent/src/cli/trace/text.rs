@@ -130,8 +130,15 @@ fn endpoints(choice: &TracedChoice, of: Use) -> String {
     if choice.endpoints.is_empty() && choice.unlisted == 0 {
         return "no EndpointSlice of the Service has an endpoint for it\n".to_owned();
     }
-    let mut table =
-        table::new(&["ENDPOINT", "NODE", "ENDPOINT SLICE", "CHOSEN", "IN THE MAPS", "WHY"]);
+    let mut table = table::new(&[
+        "ENDPOINT",
+        "NODE",
+        "TRAFFIC",
+        "ENDPOINT SLICE",
+        "CHOSEN",
+        "IN THE MAPS",
+        "WHY",
+    ]);
     let yes_or_no = |is: bool| if is { "yes" } else { "no" };
     for endpoint in &choice.endpoints {
         let listed = endpoint.listed.as_ref();
@@ -142,6 +149,7 @@ fn endpoints(choice: &TracedChoice, of: Use) -> String {
             }
             .as_str(),
             listed.and_then(|listed| listed.node_name.as_deref()).unwrap_or("-"),
+            listed.map_or("-", |listed| listed.traffic_class.as_str()),
             listed.map_or("-", |listed| &listed.endpoint_slice),
             endpoint.chosen.map_or("-", yes_or_no),
             match (of, endpoint.in_maps) {

@@ -9,7 +9,7 @@ use sockline_ebpf::{
     event::EventCounts,
     frontend::Reason,
     id::ServiceId,
-    telemetry::{ConnectionCounts, RemovedBackends, ServiceStats},
+    telemetry::{ClassCounts, ConnectionCounts, RemovedBackends, ServiceStats},
 };
 
 use super::events;
@@ -20,14 +20,15 @@ use crate::{
         maps::{
             self,
             allocator::{
-                backend_entry::{COUNTS, SERVICE},
+                backend_entry::{CLASS, COUNTS, SERVICE},
                 removed_backend_counts::TransferLock,
             },
             service_names::{self, ServiceKey},
         },
         pinning::layout::Pins,
+        reconcile::encode,
     },
-    model::probe_service::is_probe,
+    model::{plan::TrafficClass, probe_service::is_probe},
 };
 
 /// Counts of one service port, summed over all CPUs.
@@ -35,6 +36,8 @@ use crate::{
 pub struct Counts {
     /// Of its backends, and of former ones.
     pub connections: ConnectionCounts,
+    /// The same by class of traffic; `None` if there are none.
+    pub by_class: Option<Box<ClassCounts>>,
     /// How they ended; `None` if none has.
     pub ends: Option<Box<ServiceStats>>,
     pub refused_no_endpoints: u64,
@@ -42,6 +45,16 @@ pub struct Counts {
     pub bypassed: u64,
     pub failed_open: u64,
     pub bypassed_stale: u64,
+}
+
+impl Counts {
+    /// Its connections of one class, as far as that has not changed: what a backend counts is of the class that it has
+    /// now. Those of all classes are [`Self::connections`].
+    #[must_use]
+    pub fn of_class(&self, class: TrafficClass) -> ConnectionCounts {
+        let by_class = self.by_class.as_deref();
+        by_class.map_or(ConnectionCounts::NONE, |all| *all.of(encode::traffic_class(class)))
+    }
 }
 
 /// The name of a fault in metrics and JSON.
@@ -100,11 +113,13 @@ impl Counters {
                 continue;
             }
             let mut counts = counted.remove(&id).unwrap_or_default();
-            counts.connections = connections.remove(&id).unwrap_or_default();
+            let mut by_class = connections.remove(&id);
             counts.ends = ends.remove(&id);
             if let Some(ends) = &counts.ends {
-                counts.connections.add(&ends.of_removed);
+                by_class.get_or_insert_default().add(&ends.of_removed);
             }
+            counts.connections = by_class.as_ref().map(|all| all.total()).unwrap_or_default();
+            counts.by_class = by_class;
             all.insert(key, counts);
         }
         Ok(all)
@@ -122,8 +137,8 @@ impl Counters {
     }
 
     /// Connections by service id: those of its backends, and those of former ones that ended before.
-    fn connections(&self) -> Result<HashMap<ServiceId, ConnectionCounts>, DataplaneError> {
-        let mut all: HashMap<ServiceId, ConnectionCounts> = HashMap::new();
+    fn connections(&self) -> Result<HashMap<ServiceId, Box<ClassCounts>>, DataplaneError> {
+        let mut all: HashMap<ServiceId, Box<ClassCounts>> = HashMap::new();
         // A segment that is created after this has no count that was ever shown.
         let segments = self.backends.segments();
         // The control loop waits for this lock. It covers one system call for each few thousand
@@ -136,7 +151,7 @@ impl Counters {
             maps::REMOVED_BACKENDS,
             &removed_counts,
             |&id, removed: &[RemovedBackends]| {
-                let of_service: &mut ConnectionCounts = all.entry(id).or_default();
+                let of_service = all.entry(id).or_default();
                 removed.iter().for_each(|one| of_service.add(&one.counts));
             },
         )?;
@@ -146,7 +161,8 @@ impl Counters {
                 if service != ServiceId::NONE {
                     let counts = entry.get(COUNTS);
                     if counts != ConnectionCounts::NONE {
-                        all.entry(service).or_default().add(&counts);
+                        let of_service = all.entry(service).or_default();
+                        of_service.of_byte(entry.get(CLASS)).add(&counts);
                     }
                 }
             }

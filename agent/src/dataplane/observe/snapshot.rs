@@ -259,7 +259,12 @@ fn frontend(
 }
 
 fn backend(entry: &BackendEntry) -> Backend {
-    Backend { address: entry.address.into(), port: u16::from_be(entry.port), weight: entry.weight }
+    Backend {
+        address: entry.address.into(),
+        port: u16::from_be(entry.port),
+        weight: entry.weight,
+        traffic_class: encode::traffic_class_of(entry.class),
+    }
 }
 
 fn members(

@@ -17,7 +17,7 @@ use sockline_ebpf::{
     backend::Backend,
     frontend::{FrontendKey, Protocol},
     id::ServiceId,
-    socket::{CLAIMED, OverflowEntry, RECORD_UNITS, SocketRecord, SocketSet, WAYS},
+    socket::{About, CLAIMED, OverflowEntry, RECORD_UNITS, SocketRecord, SocketSet, WAYS},
 };
 
 use super::overflow::OverflowUsage;
@@ -177,7 +177,7 @@ impl Sockets {
     pub(crate) fn forget(
         &mut self,
         socket: &StaleSocket,
-    ) -> Result<Option<ServiceId>, DataplaneError> {
+    ) -> Result<Option<(ServiceId, About)>, DataplaneError> {
         match self.overflow.get(&socket.cookie, 0) {
             // One with more has flows in socket storage, which only programs see: they end with the socket.
             Ok(entry) if entry.record == socket.record && entry.units <= RECORD_UNITS => {}
@@ -195,7 +195,7 @@ impl Sockets {
         }
         self.overflow_usage.give_back(entry.cgroup, entry.units);
         let is_counted = entry.owner == socket.cookie && !entry.record.about.is_untracked();
-        Ok(is_counted.then_some(entry.record.service))
+        Ok(is_counted.then_some((entry.record.service, entry.record.about)))
     }
 }
 

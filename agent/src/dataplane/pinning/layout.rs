@@ -1,13 +1,13 @@
 //! The directory in bpffs that keeps the kernel state over restarts.
 //!
 //! ```text
-//! BPFFS/sockline/v4/maps/NAME       the maps
-//! BPFFS/sockline/v4/maps/inner/ID   the maps in those that hold maps
-//! BPFFS/sockline/v4/links/HOOK      the attachments
+//! BPFFS/sockline/v5/maps/NAME       the maps
+//! BPFFS/sockline/v5/maps/inner/ID   the maps in those that hold maps
+//! BPFFS/sockline/v5/links/HOOK      the attachments
 //! BPFFS/sockline/removed_v1         what is being removed
 //! ```
 //!
-//! `v4` is the layout version. Agents of different layouts do not use each other's maps, but a newer one takes over
+//! `v5` is the layout version. Agents of different layouts do not use each other's maps, but a newer one takes over
 //! the links of an older one.
 
 use std::{

@@ -3,13 +3,18 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use sockline_ebpf::{address::Address, backend::Scopes, frontend, frontend::FrontendKey};
+use sockline_ebpf::{
+    address::Address, backend::Scopes, frontend, frontend::FrontendKey, traffic_class,
+};
 
 use crate::{
     dataplane::maps::service_names::ServiceKey,
     model::{
         object::{Family, Protocol},
-        plan::{self, Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason},
+        plan::{
+            self, Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason,
+            TrafficClass,
+        },
     },
 };
 
@@ -189,6 +194,25 @@ pub fn kind_of(byte: u8) -> Option<FrontendKind> {
     })
 }
 
+pub const fn traffic_class(class: TrafficClass) -> traffic_class::TrafficClass {
+    match class {
+        TrafficClass::SameNode => traffic_class::TrafficClass::SameNode,
+        TrafficClass::SameZone => traffic_class::TrafficClass::SameZone,
+        TrafficClass::OtherZone => traffic_class::TrafficClass::OtherZone,
+        TrafficClass::Unknown => traffic_class::TrafficClass::Unknown,
+    }
+}
+
+/// A byte that no agent writes is not known either.
+pub fn traffic_class_of(byte: u8) -> TrafficClass {
+    match traffic_class::TrafficClass::from_byte(byte) {
+        Some(traffic_class::TrafficClass::SameNode) => TrafficClass::SameNode,
+        Some(traffic_class::TrafficClass::SameZone) => TrafficClass::SameZone,
+        Some(traffic_class::TrafficClass::OtherZone) => TrafficClass::OtherZone,
+        Some(traffic_class::TrafficClass::Unknown) | None => TrafficClass::Unknown,
+    }
+}
+
 pub const fn balance(balance: Balance) -> frontend::Balance {
     match balance {
         Balance::Random => frontend::Balance::Random,
@@ -231,6 +255,9 @@ mod tests {
         for one in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
             assert_eq!(protocol_of(protocol(one).byte()), Some(one));
         }
+        for one in TrafficClass::ALL {
+            assert_eq!(traffic_class_of(traffic_class(one).byte()), one);
+        }
         assert_eq!(balance_of(balance(Balance::Random).byte()), Some(Balance::Random));
     }
 
@@ -241,5 +268,6 @@ mod tests {
         assert_eq!(kind_of(0xff), None);
         assert_eq!(protocol_of(0xff), None);
         assert_eq!(balance_of(0xff), None);
+        assert_eq!(traffic_class_of(0xff), TrafficClass::Unknown);
     }
 }

@@ -42,7 +42,7 @@ use sockline_ebpf::{
     counters::ServiceCounters,
     frontend::{Frontend, FrontendKey, Protocol},
     id::{BackendId, ServiceId, SlotIndex},
-    socket::AFFINITY_ENTRIES,
+    socket::{AFFINITY_ENTRIES, About},
     telemetry::ServiceStats,
 };
 
@@ -139,8 +139,17 @@ struct InstalledBackend {
     id: BackendId,
     scopes: Scopes,
     weight: u16,
+    traffic_class: plan::TrafficClass,
     /// See [`Backend::generation`].
     generation: u32,
+}
+
+impl InstalledBackend {
+    /// Writes what may change while programs use the entry.
+    fn write(&self, allocator: &mut Allocator) -> Result<(), DataplaneError> {
+        let class = encode::traffic_class(self.traffic_class);
+        allocator.change_backend(self.id, self.scopes, self.weight, class)
+    }
 }
 
 /// Slots for one list of backends.
@@ -149,6 +158,13 @@ struct SlotRange {
     start: SlotIndex,
     /// Usually the plan's own list.
     members: Arc<[plan::Backend]>,
+}
+
+impl SlotRange {
+    /// Whether its slots are those of a list. Classes of traffic are not in slots.
+    fn is_of(&self, list: &[plan::Backend]) -> bool {
+        plan::Backend::are_chosen_alike(&self.members, list)
+    }
 }
 
 impl Reconciler {
@@ -232,8 +248,12 @@ impl Reconciler {
     }
 
     /// See [`Allocator::count_untracked`].
-    pub(super) fn count_untracked(&mut self, service: ServiceId) -> Result<(), DataplaneError> {
-        self.allocator.count_untracked(service)
+    pub(super) fn count_untracked(
+        &mut self,
+        service: ServiceId,
+        about: About,
+    ) -> Result<(), DataplaneError> {
+        self.allocator.count_untracked(service, about)
     }
 
     pub(super) fn backend(&self, id: BackendId) -> Option<Backend> {

@@ -11,7 +11,7 @@ use sockline_ebpf::{
     id::{BackendId, ServiceId, SlotIndex},
 };
 
-use super::{Reconciler, ServicePortState, apply::members, drift::Drift};
+use super::{Reconciler, ServicePortState, apply::members, drift::Drift, encode};
 use crate::{
     bpf::kinds::array_of_maps::Repaired,
     dataplane::{
@@ -218,6 +218,7 @@ impl Reconciler {
                 port: port.to_be(),
                 weight: known.weight,
                 scopes: known.scopes,
+                class: encode::traffic_class(known.traffic_class).byte(),
                 generation: known.generation,
                 ..Backend::default()
             };
@@ -228,6 +229,7 @@ impl Reconciler {
                     && backend.service == wanted.service
                     && backend.scopes == wanted.scopes
                     && backend.weight == wanted.weight
+                    && backend.class == wanted.class
                     && backend.generation == wanted.generation
             });
             if !sound {

@@ -8,7 +8,7 @@ use sockline_ebpf::{
     id::{BackendId, ServiceId, SlotIndex},
 };
 
-use super::{InstalledBackend, Reconciler, ServicePortState, SlotRange};
+use super::{InstalledBackend, Reconciler, ServicePortState, SlotRange, encode};
 use crate::{
     dataplane::{
         error::DataplaneError,
@@ -116,6 +116,7 @@ impl Reconciler {
         let mut list = Vec::new();
         for (id, backend) in members {
             let (address, port) = (backend.address.into(), u16::from_be(backend.port));
+            let traffic_class = encode::traffic_class_of(backend.class);
             let known = installed.backends.get(&(address, port));
             if known.is_some_and(|known| known.id != id) {
                 // One endpoint has one entry.
@@ -125,10 +126,10 @@ impl Reconciler {
             if restored.insert(id) {
                 self.allocator.restore_backend(id);
                 let Backend { scopes, weight, generation, .. } = backend;
-                let known = InstalledBackend { id, scopes, weight, generation };
+                let known = InstalledBackend { id, scopes, weight, traffic_class, generation };
                 installed.backends.insert((address, port), known);
             }
-            list.push(plan::Backend { address, port, weight: backend.weight });
+            list.push(plan::Backend { address, port, weight: backend.weight, traffic_class });
         }
         // Slots that another service has too must not be freed by this one.
         if !self.allocator.restore_slots(start, count) {

@@ -34,6 +34,7 @@ impl Reconciler {
                         address,
                         port,
                         weight: known.weight,
+                        traffic_class: known.traffic_class,
                     })
                     .collect();
                 backends.sort_unstable();

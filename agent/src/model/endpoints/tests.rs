@@ -156,6 +156,75 @@ fn local_policy_uses_what_kube_proxy_uses() {
     }
 }
 
+#[test]
+fn the_class_of_traffic_follows_the_endpoints_node_and_zone() {
+    use TrafficClass::{OtherZone, SameNode, SameZone, Unknown};
+    let without_zone = ThisNode { zone: None, ..HERE };
+    // The class, and that on a node without a zone.
+    let cases: &[(&str, Endpoint, TrafficClass, TrafficClass)] = &[
+        ("on this node", e('a').on("here").in_zone("zone-1"), SameNode, SameNode),
+        ("on this node, no zone named", e('a').on("here"), SameNode, SameNode),
+        (
+            "the node counts before the zone",
+            e('a').on("here").in_zone("zone-2"),
+            SameNode,
+            SameNode,
+        ),
+        ("another node, this zone", e('a').on("there").in_zone("zone-1"), SameZone, Unknown),
+        ("no node named, this zone", e('a').in_zone("zone-1"), SameZone, Unknown),
+        ("another zone", e('a').on("there").in_zone("zone-2"), OtherZone, Unknown),
+        ("no node named, another zone", e('a').in_zone("zone-2"), OtherZone, Unknown),
+        ("no zone named", e('a').on("there"), Unknown, Unknown),
+        ("neither named", e('a'), Unknown, Unknown),
+        (
+            "hints say nothing of it",
+            e('a').on("there").in_zone("zone-2").for_zones(&["zone-1"]).for_nodes(&["here"]),
+            OtherZone,
+            Unknown,
+        ),
+        ("nor instead of a zone", e('a').on("there").for_zones(&["zone-1"]), Unknown, Unknown),
+        ("draining", e('a').draining().on("there").in_zone("zone-1"), SameZone, Unknown),
+    ];
+    for (rule, endpoint, here, nowhere) in cases {
+        for (node, expected) in [(HERE, here), (without_zone, nowhere)] {
+            let candidates = [Candidate { endpoint, port: 1 }];
+            let backends = super::chosen(Cluster, &candidates, node);
+            let classes: Vec<_> = backends.iter().map(|backend| backend.traffic_class).collect();
+            assert_eq!(classes, [*expected], "{rule}, {node:?}");
+        }
+    }
+}
+
+/// They are chosen as that node would, and this node reaches them.
+#[test]
+fn endpoints_of_another_node_have_the_class_that_they_have_from_here() {
+    let endpoints = [
+        e('a').on("there").in_zone("zone-1"),
+        e('b').on("elsewhere").in_zone("zone-2"),
+        e('c').on("here").in_zone("zone-1"),
+    ];
+    let candidates: Vec<_> =
+        endpoints.iter().map(|endpoint| Candidate { endpoint, port: 1 }).collect();
+    let classes: Vec<_> = by_node(&candidates, HERE)
+        .iter()
+        .map(|(node, backends)| format!("{node}: {}", backends[0].traffic_class.as_str()))
+        .collect();
+    assert_eq!(classes, ["elsewhere: other-zone", "here: same-node", "there: same-zone"]);
+}
+
+#[test]
+fn of_copies_that_differ_in_the_zone_alone_one_counts_whatever_the_order() {
+    let copies = [e('a'), e('a').in_zone("zone-1"), e('a').in_zone("zone-2")];
+    for (one, other) in copies.iter().flat_map(|one| copies.iter().map(move |other| (one, other))) {
+        let class = |first: &Endpoint, second: &Endpoint| {
+            let slices = [("s-1", first), ("s-2", second)]
+                .map(|(name, endpoint)| slice(name, "web", vec![endpoint.clone()]));
+            super::chosen(Cluster, &merged(&slices), HERE)[0].traffic_class
+        };
+        assert_eq!(class(one, other), class(other, one), "{one:?} {other:?}");
+    }
+}
+
 fn merged<'a>(slices: &'a [EndpointSlice]) -> Vec<Candidate<'a>> {
     candidates(&SlicePorts::of(slices).with(Family::IPv4, "http", Protocol::Tcp), HERE)
 }

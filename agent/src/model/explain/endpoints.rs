@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     endpoints::{Candidate, Selection, SlicePorts, ThisNode, candidates},
     object::{Endpoint, EndpointSlice, Family, Service, ServicePort, TrafficPolicy},
-    plan::EndpointReason,
+    plan::{EndpointReason, TrafficClass},
 };
 
 /// How many endpoints an explanation lists, over all its ports and traffic policies. A Service may have a million
@@ -38,6 +38,8 @@ pub struct EndpointExplanation {
     pub reason: EndpointReason,
     pub slice: Arc<str>,
     pub node: Option<Arc<str>>,
+    pub zone: Option<Arc<str>>,
+    pub traffic_class: TrafficClass,
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
@@ -105,7 +107,7 @@ impl<'a> Endpoints<'a> {
         Choice {
             traffic_policy: policy,
             unlisted: all.len() - listed,
-            endpoints: all[..listed].iter().map(explained).collect(),
+            endpoints: all[..listed].iter().map(|found| explained(found, self.node)).collect(),
         }
     }
 
@@ -176,7 +178,10 @@ fn order<'a>((slice, endpoint, port, reason): &Found<'a>) -> impl Ord + use<'a> 
     (endpoint.address, *port, *reason, &*slice.name.name)
 }
 
-fn explained((slice, endpoint, port, reason): &Found<'_>) -> EndpointExplanation {
+fn explained(
+    (slice, endpoint, port, reason): &Found<'_>,
+    node: ThisNode<'_>,
+) -> EndpointExplanation {
     let hints = endpoint.hints.as_deref().cloned().unwrap_or_default();
     EndpointExplanation {
         address: endpoint.address,
@@ -184,6 +189,8 @@ fn explained((slice, endpoint, port, reason): &Found<'_>) -> EndpointExplanation
         reason: *reason,
         slice: Arc::clone(&slice.name.name),
         node: endpoint.node.clone(),
+        zone: endpoint.zone.clone(),
+        traffic_class: node.traffic_class(endpoint),
         ready: endpoint.ready,
         serving: endpoint.serving,
         terminating: endpoint.terminating,

@@ -20,6 +20,7 @@ pub(super) struct Slices {
     /// Which service a slice was filed under: the label can change.
     owner: HashMap<ObjectName, ObjectName>,
     node_names: Interner<str>,
+    zones: Interner<str>,
     hints: Interner<Hints>,
 }
 
@@ -36,6 +37,7 @@ impl Slices {
             by_service: HashMap::new(),
             owner: HashMap::new(),
             node_names: Interner::new(),
+            zones: Interner::new(),
             hints: Interner::new(),
         }
     }
@@ -70,6 +72,9 @@ impl Slices {
         for endpoint in &mut slice.endpoints {
             if let Some(node) = &mut endpoint.node {
                 self.node_names.share(node);
+            }
+            if let Some(zone) = &mut endpoint.zone {
+                self.zones.share(zone);
             }
             if let Some(hints) = &mut endpoint.hints {
                 self.hints.share(hints);

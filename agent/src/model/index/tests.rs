@@ -1,3 +1,5 @@
+mod traffic_class;
+
 use std::time::Duration;
 
 use jiff::Timestamp;

@@ -35,6 +35,8 @@ pub struct Endpoint {
     /// `addresses[0]`: like kube-proxy, the others are not used (they are deprecated in the API).
     pub address: IpAddr,
     pub node: Option<Arc<str>>,
+    /// `zone`: where the endpoint is.
+    pub zone: Option<Arc<str>>,
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,

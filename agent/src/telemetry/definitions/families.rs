@@ -4,9 +4,9 @@
 use sockline_ebpf::telemetry;
 
 use super::label_sets::{
-    BuildLabels, BypassLabels, ClosedLabels, DriftLabels, EndLabels, EventLabels, FailureLabels,
-    FaultLabels, IstioLabels, KindLabels, LossLabels, MapLabels, ProgrammingLabels, RefusalLabels,
-    ServicePortLabels, SourceLabels, SyncLabels,
+    BuildLabels, BypassLabels, ClassLabels, ClosedLabels, DriftLabels, EndLabels, EventLabels,
+    FailureLabels, FaultLabels, IstioLabels, KindLabels, LossLabels, MapLabels, ProgrammingLabels,
+    RefusalLabels, ServicePortLabels, SourceLabels, SyncLabels,
 };
 use crate::telemetry::{
     family::{
@@ -77,6 +77,16 @@ families! {
         received_bytes: ScrapedCounter<ServicePortLabels> =
             "sockline_received_bytes_total",
             "Bytes that backends sent on TCP connections, counted when those end.";
+        class_connections_opened: ScrapedCounter<(ServicePortLabels, ClassLabels)> =
+            "sockline_traffic_class_connections_opened_total",
+            "`sockline_connections_opened_total` by how far traffic goes. An endpoint whose zone becomes known takes what was \
+             counted of it along to its new class.";
+        class_sent_bytes: ScrapedCounter<(ServicePortLabels, ClassLabels)> =
+            "sockline_traffic_class_sent_bytes_total",
+            "`sockline_sent_bytes_total` by how far traffic goes.";
+        class_received_bytes: ScrapedCounter<(ServicePortLabels, ClassLabels)> =
+            "sockline_traffic_class_received_bytes_total",
+            "`sockline_received_bytes_total` by how far traffic goes.";
         retransmitted_segments: ScrapedCounter<ServicePortLabels> =
             "sockline_retransmitted_segments_total",
             "TCP segments that clients of this node sent again, counted when the connection ends. Not counted for failed \

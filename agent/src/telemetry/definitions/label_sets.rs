@@ -9,7 +9,10 @@ use super::label_values::{
     Since, SyncScope,
 };
 use crate::{
-    model::object::{Kind, Protocol},
+    model::{
+        object::{Kind, Protocol},
+        plan::TrafficClass,
+    },
     telemetry::labels::labels,
 };
 
@@ -27,6 +30,11 @@ labels! {
     pub struct FailureLabels {
         /// why it was not established
         reason: FailureReason,
+    }
+
+    pub struct ClassLabels {
+        /// how far traffic goes from this node to the endpoint
+        traffic_class: TrafficClass,
     }
 
     pub struct BypassLabels {

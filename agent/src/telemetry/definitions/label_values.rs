@@ -4,7 +4,10 @@ use sockline_ebpf::counters::Fault;
 
 use crate::{
     dataplane::{Drift, fault_name},
-    model::object::{Kind, Protocol},
+    model::{
+        object::{Kind, Protocol},
+        plan::TrafficClass,
+    },
     telemetry::labels::{LabelValue, Value, label_values},
 };
 
@@ -111,6 +114,26 @@ impl LabelValue for Kind {
 impl LabelValue for Protocol {
     const VALUES: &'static [Value] =
         &[Value { name: "TCP", meaning: "" }, Value { name: "UDP", meaning: "" }];
+
+    fn to_label(&self) -> String {
+        self.as_str().to_owned()
+    }
+}
+
+impl LabelValue for TrafficClass {
+    const VALUES: &'static [Value] = &[
+        Value { name: TrafficClass::SameNode.as_str(), meaning: "the endpoint is on this node" },
+        Value {
+            name: TrafficClass::SameZone.as_str(),
+            meaning: "it is on another node, in this node's zone",
+        },
+        Value { name: TrafficClass::OtherZone.as_str(), meaning: "it is in another zone" },
+        Value {
+            name: TrafficClass::Unknown.as_str(),
+            meaning: "its EndpointSlice does not name its zone, or this node's Node has no label \
+                      `topology.kubernetes.io/zone`",
+        },
+    ];
 
     fn to_label(&self) -> String {
         self.as_str().to_owned()

@@ -21,7 +21,7 @@ mod tests;
 pub use self::{
     families::{ALL, Families, LIFETIME_BOUNDS, ROUND_TRIP_BOUNDS},
     label_sets::{
-        BuildLabels, BypassLabels, ClosedLabels, DriftLabels, EndLabels, EventLabels,
+        BuildLabels, BypassLabels, ClassLabels, ClosedLabels, DriftLabels, EndLabels, EventLabels,
         FailureLabels, FaultLabels, IstioLabels, KindLabels, LossLabels, MapLabels,
         ProgrammingLabels, RefusalLabels, ServicePortLabels, SourceLabels, SyncLabels,
     },

@@ -90,6 +90,8 @@ fn connections() -> Row {
             .query("p50", quantile(0.5, "", &of("sockline_round_trip_seconds_bucket")))
             .query("p99", quantile(0.99, "", &of("sockline_round_trip_seconds_bucket"))),
             shared::bytes(of),
+            shared::bytes_by_class(of),
+            shared::opened_by_class(of),
             shared::not_translated(
                 of,
                 "Calls to Services that went through unchanged.",

@@ -154,6 +154,8 @@ fn traffic() -> Row {
         title: "Traffic",
         panels: vec![
             shared::bytes(of),
+            shared::bytes_by_class(of),
+            shared::opened_by_class(of),
             Panel::new(
                 Lines,
                 PerSecond,

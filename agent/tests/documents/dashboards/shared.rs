@@ -30,6 +30,32 @@ pub fn bytes(of: Of) -> Panel {
         .query("received by clients", sum_of_rate(of, "sockline_received_bytes_total"))
 }
 
+pub fn opened_by_class(of: Of) -> Panel {
+    Panel::new(
+        Areas,
+        PerSecond,
+        "Opened, by traffic class",
+        "Connections to endpoints on the client's node, in its zone, and in other zones.",
+    )
+    .query(
+        "{{traffic_class}}",
+        rate("traffic_class", &of("sockline_traffic_class_connections_opened_total")),
+    )
+}
+
+pub fn bytes_by_class(of: Of) -> Panel {
+    let both = ["sent", "received"].map(|direction| {
+        rate("traffic_class", &of(&format!("sockline_traffic_class_{direction}_bytes_total")))
+    });
+    Panel::new(
+        Areas,
+        BytesPerSecond,
+        "Bytes, by traffic class",
+        "Both ways, of TCP connections, counted when they end. Most clouds bill what goes to other zones.",
+    )
+    .query("{{traffic_class}}", both.join(" + "))
+}
+
 /// `failed_open` is the rate of calls that failed open.
 pub fn not_translated(of: Of, description: &'static str, failed_open: String) -> Panel {
     Panel::new(Lines, PerSecond, "Not translated", description)

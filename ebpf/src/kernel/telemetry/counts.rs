@@ -11,6 +11,7 @@ use sockline_ebpf::{
     telemetry::{
         ConnectionCounts, End, LIFETIME_SHIFT, ServiceStats, lifetime_bucket, round_trip_bucket,
     },
+    traffic_class::TrafficClass,
 };
 
 use super::socket::{self, Outcome};
@@ -40,9 +41,10 @@ pub fn untracked(chosen: &Chosen) {
     unsafe { helpers::add(&raw mut (*chosen.entry).counts.untracked, 1) };
 }
 
-/// Counts an end. The backend is its id in the lower half and its generation in the upper.
+/// Counts an end. The backend is its id in the lower half and its generation in the upper; the class
+/// is a byte of [`TrafficClass`].
 #[inline(always)]
-pub fn ended(backend: u64, service: u32, since: u64, outcome: &Outcome) {
+pub fn ended(backend: u64, service: u32, since: u64, class: u8, outcome: &Outcome) {
     let service = ServiceId(service);
     let entry = entry_of(backend, service);
     let stats = if socket::are_read() || entry.is_null() { of(service) } else { ptr::null_mut() };
@@ -50,8 +52,12 @@ pub fn ended(backend: u64, service: u32, since: u64, outcome: &Outcome) {
         // SAFETY: a live map value.
         unsafe { add(&raw mut (*entry).counts, outcome) };
     } else if !stats.is_null() {
-        // SAFETY: a live map value.
-        unsafe { add(&raw mut (*stats).of_removed, outcome) };
+        const MASK: usize = TrafficClass::MASK as usize;
+        // SAFETY: a live map value, which has as many as there are classes.
+        unsafe {
+            let first = (&raw mut (*stats).of_removed).cast::<ConnectionCounts>();
+            add(helpers::element_at::<_, MASK>(first, class.into()), outcome);
+        }
     }
     let place = outcome.end as usize;
     if place < End::ESTABLISHED && !stats.is_null() {

@@ -37,7 +37,8 @@ pub struct Ended {
     /// The backend's id in the lower half, its generation in the upper.
     backend: u64,
     since: u64,
-    /// The service's id in the lower half, and [`Self::UNTRACKED`].
+    /// The service's id in the lower half, and in the upper one [`Self::UNTRACKED`] and the class of the traffic: what is
+    /// counted of flows has no room on its stack for `about` as well.
     service: u64,
     about: About,
 }
@@ -45,6 +46,9 @@ pub struct Ended {
 impl Ended {
     /// The record is untracked, see [`SocketRecord`].
     const UNTRACKED: u64 = 1 << 32;
+    /// What [`About`] has between the protocol and the cgroup, and how far it is moved up.
+    const FLAGS: u64 = 0xff00;
+    const FLAGS_SHIFT: u32 = 24;
 
     /// Counts nothing.
     pub const NOTHING: Self =
@@ -55,7 +59,8 @@ impl Ended {
         Self {
             backend: u64::from(record.backend.0) | u64::from(record.generation) << 32,
             since: record.since,
-            service: u64::from(record.service.0) | u64::from(record.about.is_untracked()) << 32,
+            service: u64::from(record.service.0)
+                | (record.about.0 & Self::FLAGS) << Self::FLAGS_SHIFT,
             about: record.about,
         }
     }
@@ -63,6 +68,11 @@ impl Ended {
     #[inline(always)]
     const fn is_untracked(service: u64) -> bool {
         service & Self::UNTRACKED != 0
+    }
+
+    #[inline(always)]
+    const fn class(service: u64) -> u8 {
+        About(service >> Self::FLAGS_SHIFT).class()
     }
 
     /// The socket is being closed.
@@ -104,8 +114,10 @@ pub fn flow_event(record: &SocketRecord, end: End) {
 }
 
 /// Where [`sockline_flow_event`] has the end: in the free bits of [`About`].
-const END_SHIFT: u32 = 9;
-const END_MASK: u8 = 0x7f;
+const END_SHIFT: u32 = 12;
+const END_MASK: u8 = 0xf;
+
+const _: () = assert!(End::ALL.len() <= END_MASK as usize + 1);
 
 /// The record of a flow is dropped, though the flow continues.
 #[inline(always)]
@@ -130,7 +142,7 @@ extern "C" fn sockline_socket_closed(
         // SAFETY: as above.
         let protocol = unsafe { ptr::read_volatile(&raw const (*ctx).protocol) };
         let end = socket::outcome(ctx.cast(), state, protocol);
-        counts::ended(backend, service as u32, since, &end);
+        counts::ended(backend, service as u32, since, Ended::class(service), &end);
         clients::ended(service as u32, About(about), &end);
         events::ended(backend, service as u32, since, About(about), &end);
     }
@@ -151,7 +163,7 @@ extern "C" fn sockline_attempt_ended(
         let sock = unsafe { (*ctx).__bindgen_anon_1.sk };
         // The hook runs for a socket that is not connected only (`__inet_stream_connect`).
         let end = socket::outcome_of_attempt(sock.cast());
-        counts::ended(backend, service as u32, since, &end);
+        counts::ended(backend, service as u32, since, Ended::class(service), &end);
         clients::ended(service as u32, About(about), &end);
         events::ended(backend, service as u32, since, About(about), &end);
     }
@@ -165,7 +177,7 @@ extern "C" fn sockline_flow_ended(backend: u64, service: u64, since: u64, about:
         let end = socket::Outcome::of(End::Client);
         // In this order it takes 32 bytes of the stack.
         clients::ended(service as u32, About(about), &end);
-        counts::ended(backend, service as u32, since, &end);
+        counts::ended(backend, service as u32, since, Ended::class(service), &end);
     }
     0
 }
@@ -174,7 +186,8 @@ extern "C" fn sockline_flow_ended(backend: u64, service: u64, since: u64, about:
 #[inline(never)]
 extern "C" fn sockline_flow_dropped(backend: u64, service: u64) -> u32 {
     if !Ended::is_untracked(service) {
-        counts::ended(backend, service as u32, 0, &socket::Outcome::of(End::Untracked));
+        let end = socket::Outcome::of(End::Untracked);
+        counts::ended(backend, service as u32, 0, Ended::class(service), &end);
     }
     0
 }

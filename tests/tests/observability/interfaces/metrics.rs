@@ -72,6 +72,7 @@ fn no_label_is_a_pod_or_an_address() {
         "scope",
         "port",
         "how",
+        "traffic_class",
     ];
     let text = agent.metrics().unwrap();
     for line in text.lines().filter(|line| !line.starts_with('#')) {

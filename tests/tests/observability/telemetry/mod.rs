@@ -1,5 +1,6 @@
 //! What is counted of connections equals what the applications saw.
 
+mod by_class;
 mod by_client;
 mod concurrency;
 mod failures;
@@ -144,6 +145,14 @@ impl Seen {
         };
         let closed: u64 = seen.closed.values().sum();
         assert_eq!(seen.opened, seen.active + closed + seen.untracked, "it adds up: {seen:?}");
+        for (what, total) in [
+            ("connections_opened", seen.opened),
+            ("sent_bytes", seen.sent),
+            ("received_bytes", seen.received),
+        ] {
+            let of_classes = of(&format!("traffic_class_{what}_total"));
+            assert_eq!(of_classes, total, "{what} of all classes: {seen:?}");
+        }
         let failed: u64 = seen.failed.values().sum();
         assert_eq!(seen.closed.get("failed").copied().unwrap_or(0), failed, "{seen:?}");
         seen

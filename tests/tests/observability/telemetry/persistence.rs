@@ -15,7 +15,8 @@ use sockline_ebpf::{
     agent_state::AgentState,
     backend::Backend,
     id::{BackendId, ServiceId},
-    telemetry::{ConnectionCounts, RemovedBackends},
+    telemetry::{ClassCounts, ConnectionCounts, RemovedBackends},
+    traffic_class::TrafficClass,
 };
 use sockline_testbed::{Metrics, Protocol, Service, bpf::RawMap};
 
@@ -120,16 +121,22 @@ fn counts_that_an_agent_moved_before_it_was_killed_are_not_moved_again() {
     let service = damage.frontend(80).service;
     agent.stop().unwrap();
     let counts = ConnectionCounts { opened: 7, closed: 7, ..ConnectionCounts::NONE };
-    let left = |generation| Backend { service, generation, counts, ..Backend::default() };
+    let class = TrafficClass::OtherZone.byte();
+    let left = |generation| Backend { service, generation, counts, class, ..Backend::default() };
     // One is moved, and those before and behind it are not yet.
     damage.set_backend(900, left(5));
     damage.set_backend(901, left(5));
-    damage
-        .set_removed(service, RemovedBackends { counts, last: BackendId(901), last_generation: 5 });
+    let mut removed =
+        RemovedBackends { counts: ClassCounts::NONE, last: BackendId(901), last_generation: 5 };
+    *removed.counts.of_byte(class) = counts;
+    damage.set_removed(service, removed);
     damage.set_backend(902, left(5));
     let next = node.start_agent();
     let opened = series(&next.metrics().unwrap(), &translated("cart", "TCP"));
     assert_eq!(opened, Some(21.0));
+    let metrics = Metrics::parse(&next.metrics().unwrap());
+    let of_class = [("service", "cart"), ("traffic_class", "other-zone")];
+    assert_eq!(metrics.sum("sockline_traffic_class_connections_opened_total", &of_class), 21.0);
     for id in 900..=902 {
         assert_eq!(damage.backend(id).service, ServiceId::NONE, "{id}");
     }

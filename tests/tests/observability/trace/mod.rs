@@ -287,5 +287,9 @@ fn endpoints_of_addresses_that_are_bypassed_are_not_shown_as_missing() {
     let table = text(&trace(&node, &node.client, &["shop/cart:web", "--no-connect"]));
     let row = table.lines().find(|line| line.starts_with("10.244.1.1:8080")).unwrap();
     let columns: Vec<&str> = row.split_whitespace().collect();
-    assert_eq!(columns, ["10.244.1.1:8080", "node-a", "cart-1", "yes", "-", "ready"], "{table}");
+    assert_eq!(
+        columns,
+        ["10.244.1.1:8080", "node-a", "same-node", "cart-1", "yes", "-", "ready"],
+        "{table}"
+    );
 }

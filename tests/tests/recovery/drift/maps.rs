@@ -165,6 +165,13 @@ fn a_changed_weight_of_a_backend_is_corrected() {
     eventually_repaired(&agent, "backend", changed);
 }
 
+#[test]
+fn a_changed_class_of_a_backends_traffic_is_corrected() {
+    let (_node, agent, damage) = serving();
+    let changed = damage.change_backends(|backend| backend.class ^= 3);
+    eventually_repaired(&agent, "backend", changed);
+}
+
 /// What a socket or a client's session affinity remembers of a backend is found by its generation.
 #[test]
 fn a_changed_generation_of_a_backend_is_corrected() {

@@ -29,6 +29,8 @@ const WEIGHT: Field<Backend, u16> =
     Field::new(offset_of!(Backend, weight), |backend| &backend.weight);
 const SCOPES: Field<Backend, Scopes> =
     Field::new(offset_of!(Backend, scopes), |backend| &backend.scopes);
+pub const CLASS: Field<Backend, u8> =
+    Field::new(offset_of!(Backend, class), |backend| &backend.class);
 const GENERATION: Field<Backend, u32> =
     Field::new(offset_of!(Backend, generation), |backend| &backend.generation);
 pub const COUNTS: Field<Backend, ConnectionCounts> =
@@ -42,10 +44,11 @@ pub fn make(entry: &Cell<'_, Backend>, backend: Backend) -> u32 {
     generation
 }
 
-/// Which frontends may use it from now on, and its weight.
-pub fn change(entry: &Cell<'_, Backend>, scopes: Scopes, weight: u16) {
+/// Which frontends may use it from now on, its weight, and the class of its traffic.
+pub fn change(entry: &Cell<'_, Backend>, scopes: Scopes, weight: u16, class: u8) {
     entry.publish(SCOPES, scopes);
     entry.publish(WEIGHT, weight);
+    entry.publish(CLASS, class);
 }
 
 /// No frontend may use it any more, and what was remembered of it does not fit any more: connections that end from
@@ -74,7 +77,7 @@ pub fn leads_elsewhere(entry: &Backend, wanted: &Backend) -> bool {
 
 /// Writes what programs may see change while they run.
 pub fn correct(entry: &Cell<'_, Backend>, wanted: &Backend) {
-    change(entry, wanted.scopes, wanted.weight);
+    change(entry, wanted.scopes, wanted.weight, wanted.class);
     entry.publish(GENERATION, wanted.generation);
 }
 
@@ -86,6 +89,7 @@ pub fn repair(entry: &Cell<'_, Backend>, wanted: &Backend) {
     entry.set(GENERATION, wanted.generation);
     entry.set(WEIGHT, wanted.weight);
     entry.set(SCOPES, wanted.scopes);
+    entry.set(CLASS, wanted.class);
     entry.publish(SERVICE, wanted.service);
 }
 
@@ -113,7 +117,8 @@ mod tests {
         port: 6,
         weight: 7,
         scopes: Scopes::all(),
-        padding: [0; 3],
+        class: 3,
+        padding: [0; 2],
         counts: ConnectionCounts::NONE,
         reserved: 0,
     };

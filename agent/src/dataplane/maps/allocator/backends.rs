@@ -5,6 +5,7 @@ use std::time::Instant;
 use sockline_ebpf::{
     backend::{Backend, Scopes},
     id::{BackendId, ServiceId},
+    traffic_class::TrafficClass,
 };
 
 use super::{
@@ -158,14 +159,15 @@ impl Allocator {
         Ok(waited?)
     }
 
-    /// Changes which frontends may use a backend, and its weight.
+    /// Changes which frontends may use a backend, its weight, and the class of its traffic.
     pub fn change_backend(
         &mut self,
         id: BackendId,
         scopes: Scopes,
         weight: u16,
+        class: TrafficClass,
     ) -> Result<(), DataplaneError> {
-        backend_entry::change(&self.backends.cell(id.0)?, scopes, weight);
+        backend_entry::change(&self.backends.cell(id.0)?, scopes, weight, class.byte());
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sockline_ebpf::{
     backend::Backend,
     id::{BackendId, ServiceId},
+    socket::About,
     telemetry::{ConnectionCounts, RemovedBackends},
 };
 
@@ -70,15 +71,19 @@ impl RemovedBackendCounts {
         if is_last(&removed, id, backend) {
             return Ok(());
         }
-        removed.counts.add(&backend.counts);
+        removed.counts.of_byte(backend.class).add(&backend.counts);
         (removed.last, removed.last_generation) = (id, backend.generation);
         Ok(self.map.insert(&backend.service, &removed)?)
     }
 
     /// Adds a connection whose end will not be seen.
-    pub fn add_untracked(&mut self, service: ServiceId) -> Result<(), DataplaneError> {
+    pub fn add_untracked(
+        &mut self,
+        service: ServiceId,
+        about: About,
+    ) -> Result<(), DataplaneError> {
         let mut removed = self.of(service)?;
-        removed.counts.untracked += 1;
+        removed.counts.of_byte(about.class()).untracked += 1;
         Ok(self.map.insert(&service, &removed)?)
     }
 

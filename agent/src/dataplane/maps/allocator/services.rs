@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use sockline_ebpf::id::ServiceId;
+use sockline_ebpf::{id::ServiceId, socket::About};
 
 use super::{Allocator, reclaim::PendingFree};
 use crate::dataplane::error::DataplaneError;
@@ -36,13 +36,17 @@ impl Allocator {
     }
 
     /// Counts a connection to a removed backend whose end will not be seen.
-    pub fn count_untracked(&mut self, service: ServiceId) -> Result<(), DataplaneError> {
+    pub fn count_untracked(
+        &mut self,
+        service: ServiceId,
+        about: About,
+    ) -> Result<(), DataplaneError> {
         if self.service_ids.is_free(service.0) {
             return Ok(());
         }
         let transfer_lock = self.transfer_lock();
         let _transfer = transfer_lock.lock();
-        self.removed_counts.add_untracked(service)
+        self.removed_counts.add_untracked(service, about)
     }
 
     /// Removes a service whose backends were removed. Its id is reclaimed after them, so that no

@@ -22,8 +22,8 @@ use crate::{
 /// What a service port needs in addition to what it has. Room for it is taken before any of it is
 /// written.
 pub(super) struct Addition<'a> {
-    /// Endpoints that are new, with their weights and scopes.
-    backends: foldhash::HashMap<Endpoint, (u16, Scopes)>,
+    /// Endpoints that are new, as they are planned, and their scopes.
+    backends: foldhash::HashMap<Endpoint, (plan::Backend, Scopes)>,
     /// Sets that known endpoints need as well.
     scopes: Vec<(Endpoint, Scopes)>,
     /// Lists without slots, and where theirs will begin.
@@ -44,8 +44,8 @@ impl<'a> Addition<'a> {
         };
         let lists = encode::lists(service_port);
         for (list, scopes) in &lists {
-            for &plan::Backend { address, port, weight } in list.iter() {
-                let endpoint = (address, port);
+            for &backend in list.iter() {
+                let endpoint = (backend.address, backend.port);
                 match installed.and_then(|installed| installed.backends.get(&endpoint)) {
                     Some(known) if !known.scopes.contains(*scopes) => {
                         addition.scopes.push((endpoint, *scopes));
@@ -53,7 +53,7 @@ impl<'a> Addition<'a> {
                     Some(_) => {}
                     None => {
                         let added = addition.backends.entry(endpoint);
-                        added.or_insert((weight, Scopes::empty())).1 |= *scopes;
+                        added.or_insert((backend, Scopes::empty())).1 |= *scopes;
                     }
                 }
             }
@@ -61,7 +61,7 @@ impl<'a> Addition<'a> {
         allocator.make_room(number(addition.backends.len()), wait_policy)?;
         for (list, _) in lists {
             let has_slots = installed.is_some_and(|installed| {
-                installed.slot_ranges.iter().any(|known| known.members == *list)
+                installed.slot_ranges.iter().any(|known| known.is_of(list))
             }) || addition.slot_ranges.iter().any(|(_, taken)| *taken == list);
             if list.is_empty() || has_slots {
                 continue;
@@ -91,18 +91,20 @@ impl<'a> Addition<'a> {
     ) -> Result<(), DataplaneError> {
         let mut added = Vec::with_capacity(self.backends.len());
         let mut written = Ok(());
-        for (&(address, port), &(weight, scopes)) in &self.backends {
+        for &(planned, scopes) in self.backends.values() {
+            let plan::Backend { address, port, weight, traffic_class } = planned;
             let backend = Backend {
                 address: address.into(),
                 service: installed.id,
                 port: port.to_be(),
                 weight,
                 scopes,
+                class: encode::traffic_class(traffic_class).byte(),
                 ..Backend::default()
             };
             match allocator.add_backend(backend) {
                 Ok((id, generation)) => {
-                    let known = InstalledBackend { id, scopes, weight, generation };
+                    let known = InstalledBackend { id, scopes, weight, traffic_class, generation };
                     installed.backends.insert((address, port), known);
                     added.push((address, port));
                 }
@@ -131,7 +133,7 @@ impl<'a> Addition<'a> {
         for (endpoint, scopes) in &self.scopes {
             if let Some(known) = installed.backends.get_mut(endpoint) {
                 known.scopes |= *scopes;
-                allocator.change_backend(known.id, known.scopes, known.weight)?;
+                known.write(allocator)?;
             }
         }
         let slot_ranges = self.slot_ranges.into_iter();

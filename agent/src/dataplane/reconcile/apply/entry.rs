@@ -21,9 +21,9 @@ pub(super) fn entry(
 ) -> Frontend {
     let list = &frontend.backends;
     let slot_start =
-        match installed.slot_ranges.iter_mut().find(|slot_range| slot_range.members == *list) {
+        match installed.slot_ranges.iter_mut().find(|slot_range| slot_range.is_of(list)) {
             Some(slot_range) if !list.is_empty() => {
-                // Drops the equal list, so that memory holds one.
+                // Drops the list that it had, so that memory holds one.
                 slot_range.members = Arc::clone(list);
                 slot_range.start
             }

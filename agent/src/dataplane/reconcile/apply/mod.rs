@@ -116,7 +116,7 @@ impl Reconciler {
             self.frontends.set_all(&entries.collect::<Vec<_>>())
         });
         written?;
-        change_weights(&mut self.allocator, installed, service_port)?;
+        change_in_place(&mut self.allocator, installed, service_port)?;
         let keys: BTreeSet<FrontendKey> =
             desired_frontends.into_iter().map(|(_, key)| key).collect();
         obsolete.extend(installed.keys.difference(&keys).map(|key| (*key, installed.id)));
@@ -167,19 +167,20 @@ impl Reconciler {
     }
 }
 
-/// Writes the weights that the slots were made with.
-fn change_weights(
+/// Writes the weights that the slots were made with, and the classes of traffic. What an entry has counted before is of
+/// its new class then: that happens when this node's zone becomes known, or an endpoint's.
+fn change_in_place(
     allocator: &mut Allocator,
     installed: &mut ServicePortState,
     service_port: &DesiredServicePort<'_>,
 ) -> Result<(), DataplaneError> {
     for (list, _) in encode::lists(service_port) {
-        for &plan::Backend { address, port, weight } in list.iter() {
+        for &plan::Backend { address, port, weight, traffic_class } in list.iter() {
             if let Some(known) = installed.backends.get_mut(&(address, port))
-                && known.weight != weight
+                && (known.weight, known.traffic_class) != (weight, traffic_class)
             {
-                known.weight = weight;
-                allocator.change_backend(known.id, known.scopes, weight)?;
+                (known.weight, known.traffic_class) = (weight, traffic_class);
+                known.write(allocator)?;
             }
         }
     }

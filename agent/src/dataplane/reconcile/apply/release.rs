@@ -69,7 +69,7 @@ impl Reconciler {
                 }
                 Some(&wanted) if wanted != known.scopes => {
                     known.scopes = wanted;
-                    allocator.change_backend(known.id, wanted, known.weight)
+                    known.write(allocator)
                 }
                 Some(_) => Ok(()),
             };

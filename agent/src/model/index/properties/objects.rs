@@ -71,11 +71,13 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
         select(&[None, Some("here"), Some("there")][..]),
         select(&[None, Some("zone-1"), Some("zone-2")][..]),
         select(&[None, Some("here"), Some("there")][..]),
+        select(&[None, Some("zone-1"), Some("zone-2")][..]),
         0..6,
     )
-        .prop_map(|(address, on, zone, hint, state)| {
+        .prop_map(|(address, on, zone, hint, is_in, state)| {
             let endpoint = endpoint(address).for_zones(zone.as_slice()).for_nodes(hint.as_slice());
             let endpoint = on.map_or(endpoint.clone(), |node| endpoint.on(node));
+            let endpoint = is_in.map_or(endpoint.clone(), |zone| endpoint.in_zone(zone));
             match state {
                 0 => endpoint.draining(),
                 1 => endpoint.unready(),

@@ -62,7 +62,7 @@ pub const ZONE: Key = Key {
     name: "topology.kubernetes.io/zone",
     on: "Node: label",
     values: "the name of a zone",
-    effect: "The node's zone, for topology hints.",
+    effect: "The node's zone, for topology hints and the class of traffic.",
 };
 
 pub const CONFIG_HASH: Key = Key {

@@ -108,6 +108,7 @@ fn convert_endpoint(
         hints.and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten().take(limits::HINTS);
     let nodes =
         hints.and_then(|hints| hints.for_nodes.as_ref()).into_iter().flatten().take(limits::HINTS);
+    let zone = endpoint.zone.as_deref().filter(|zone| !zone.is_empty());
     let hints = Hints {
         zones: zones.map(|zone| Arc::from(&*zone.name)).collect(),
         nodes: nodes.map(|node| Arc::from(&*node.name)).collect(),
@@ -115,6 +116,7 @@ fn convert_endpoint(
     Some(Endpoint {
         address,
         node: endpoint.node_name.as_deref().map(Into::into),
+        zone: zone.map(Into::into),
         // The defaults are those of the API's documentation.
         ready: conditions.and_then(|c| c.ready).unwrap_or(true),
         serving: conditions.and_then(|c| c.serving).unwrap_or(true),

@@ -71,18 +71,29 @@ fn conditions_that_are_not_given_have_the_apis_defaults() {
 }
 
 #[test]
-fn an_endpoint_carries_its_node_and_hints() {
+fn an_endpoint_carries_its_node_its_zone_and_hints() {
     let slice = as_slice(slice(json!({"endpoints": [{
         "addresses": ["10.0.0.1", "10.0.0.9"],
         "nodeName": "here",
+        "zone": "z3",
         "hints": {"forZones": [{"name": "z1"}, {"name": "z2"}], "forNodes": [{"name": "here"}]},
     }]})));
     let endpoint = &slice.endpoints[0];
     assert_eq!(endpoint.address.to_string(), "10.0.0.1");
     assert_eq!(endpoint.node.as_deref(), Some("here"));
+    assert_eq!(endpoint.zone.as_deref(), Some("z3"));
     let hints = endpoint.hints.as_ref().unwrap();
     assert!(hints.zones.iter().map(|zone| &**zone).eq(["z1", "z2"]));
     assert!(hints.nodes.iter().map(|node| &**node).eq(["here"]));
+}
+
+#[test]
+fn an_endpoint_without_a_zone_has_none() {
+    for zone in [json!(null), json!("")] {
+        let endpoint = json!({"addresses": ["10.0.0.1"], "zone": zone});
+        let slice = as_slice(slice(json!({"endpoints": [endpoint]})));
+        assert_eq!(slice.endpoints[0].zone, None, "{zone}");
+    }
 }
 
 #[test]
