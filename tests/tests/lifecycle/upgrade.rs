@@ -89,8 +89,8 @@ fn assert_sound(node: &WebNode, agent: &Agent, layout: &str) {
     agent.cli(&["check", "--cgroup-root", cgroup]).unwrap();
 }
 
-const OWN: &str = "v4";
-const OTHER: &str = "v1004";
+const OWN: &str = "v5";
+const OTHER: &str = "v1005";
 
 #[test]
 fn no_connect_fails_during_an_upgrade_to_another_layout_and_a_rollback() {

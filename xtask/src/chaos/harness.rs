@@ -236,7 +236,7 @@ impl Harness {
     /// The folder with the pins of the agent's layout.
     pub(super) fn pins(&self) -> Result<PathBuf> {
         let root = self.node.bpffs().join("sockline");
-        let version = if self.build == Build::OtherLayout { "v1004" } else { "v4" };
+        let version = if self.build == Build::OtherLayout { "v1005" } else { "v5" };
         let pins = root.join(version);
         if !pins.is_dir() {
             bail!("{} does not exist", pins.display());
