@@ -84,7 +84,7 @@ impl ReconcileSchedule {
         self.metrics.repaired(repaired);
         self.shared.update(|status| {
             for (kind, count) in repaired.by_kind().filter(|(_, count)| *count > 0) {
-                *status.drift_repairs.entry(kind.to_owned()).or_default() += count as u64;
+                *status.drift_repairs.entry(kind.name().to_owned()).or_default() += count as u64;
             }
         });
     }

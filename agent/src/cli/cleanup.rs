@@ -7,7 +7,10 @@ use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::output::print;
-use crate::{dataplane, mounts};
+use crate::{
+    dataplane::{self, Pins},
+    mounts,
+};
 
 /// Remove everything from the kernel: detach the programs, free the maps.
 ///
@@ -29,18 +32,14 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         args.wait.then(block_end_signals).transpose().context("blocking SIGTERM and SIGINT")?;
     let bpffs = mounts::bpffs_for_reading(args.bpf_root.as_deref())?;
     let removed = dataplane::cleanup(&bpffs)?;
-    let links = removed
-        .iter()
-        .filter(|path| path.components().any(|part| part.as_os_str() == "links"))
-        .count();
+    let links = removed.iter().filter(|pin| Pins::is_of_link(pin)).count();
+    let pins = Pins::in_bpffs(&bpffs);
+    let root = pins.root().display();
     print(&if removed.is_empty() {
-        format!("nothing to remove in {}\n", bpffs.join("sockline").display())
+        format!("nothing to remove in {root}\n")
     } else {
-        format!(
-            "removed {}: {links} programs detached, {} maps freed\n",
-            bpffs.join("sockline").display(),
-            removed.len() - links
-        )
+        let maps = removed.len() - links;
+        format!("removed {root}: {links} programs detached, {maps} maps freed\n")
     })?;
     if let Some(end) = end {
         end.wait().context("waiting for SIGTERM or SIGINT")?;

@@ -48,7 +48,7 @@ pub use self::{
     },
     observe::{
         clients::{ClientConnections, Clients},
-        counters::{Counters, Counts, fault_name},
+        counters::{Counters, Counts, FAULTS, FaultInfo, fault_name},
         events::{
             Events,
             decode::{Ended, Event, What},

@@ -10,9 +10,8 @@ use jiff::Timestamp;
 use super::{
     clients::ClientMetrics,
     definitions::{
-        BuildLabels, CloseReason, ClosedLabels, DriftKind, DriftLabels, EventLabels, EventType,
-        Families, KindLabels, MapLabels, ProgrammingLabels, ServicePortLabels, Since, SyncLabels,
-        SyncScope,
+        BuildLabels, CloseReason, ClosedLabels, DriftLabels, EventLabels, EventType, Families,
+        KindLabels, MapLabels, ProgrammingLabels, ServicePortLabels, Since, SyncLabels, SyncScope,
     },
     kernel::KernelCounters,
     process,
@@ -68,8 +67,8 @@ impl Metrics {
         for closed in [CLOSED_UDP, CLOSED_TCP] {
             families.sockets_closed.with(closed);
         }
-        for kind in Drift::KINDS.map(|kind| kind.name) {
-            families.drift_repairs.with(DriftLabels { object: DriftKind(kind) });
+        for (object, _) in Drift::KINDS {
+            families.drift_repairs.with(DriftLabels { object });
         }
         for gauge in [
             &families.service_ports,
@@ -185,8 +184,8 @@ impl Metrics {
     }
 
     pub fn repaired(&self, drift: &Drift) {
-        for (kind, count) in drift.by_kind() {
-            let repairs = self.families.drift_repairs.with(DriftLabels { object: DriftKind(kind) });
+        for (object, count) in drift.by_kind() {
+            let repairs = self.families.drift_repairs.with(DriftLabels { object });
             repairs.inc_by(count as u64);
         }
     }

@@ -40,7 +40,7 @@ fn assert_no_affinity(client: &Ns, to: SocketAddr) {
 const PODS: [&str; 3] = ["affinity-0", "affinity-1", "affinity-2"];
 
 /// A cluster with this service, which has affinity, and three pods behind it.
-pub fn stage_with(mut service: Value) -> KubernetesCluster {
+pub fn cluster_with(mut service: Value) -> KubernetesCluster {
     let name = service["metadata"]["name"].as_str().unwrap().to_owned();
     service["spec"]["sessionAffinity"] = "ClientIP".into();
     let mut cluster = KubernetesCluster::new();
@@ -94,7 +94,7 @@ fn with_timeout(mut service: Value) -> Value {
 /// should have session affinity work for service with type clusterIP [LinuxOnly] [Conformance]
 #[test]
 fn should_have_session_affinity_work_for_service_with_type_cluster_ip() {
-    let mut cluster = stage_with(service_of_type("ClusterIP", "affinity-clusterip"));
+    let mut cluster = cluster_with(service_of_type("ClusterIP", "affinity-clusterip"));
     assert_affinity(&cluster.client(0), cluster.at("affinity-clusterip", 80));
 }
 
@@ -102,7 +102,7 @@ fn should_have_session_affinity_work_for_service_with_type_cluster_ip() {
 #[test]
 fn should_have_session_affinity_timeout_work_for_service_with_type_cluster_ip() {
     let service = service_of_type("ClusterIP", "affinity-clusterip-timeout");
-    let mut cluster = stage_with(with_timeout(service));
+    let mut cluster = cluster_with(with_timeout(service));
     let to = cluster.at("affinity-clusterip-timeout", 80);
     assert_times_out(&mut cluster, to);
 }
@@ -112,7 +112,7 @@ fn should_have_session_affinity_timeout_work_for_service_with_type_cluster_ip() 
 #[test]
 fn should_be_able_to_switch_session_affinity_for_service_with_type_cluster_ip() {
     let name = "affinity-clusterip-transition";
-    let mut cluster = stage_with(service_of_type("ClusterIP", name));
+    let mut cluster = cluster_with(service_of_type("ClusterIP", name));
     let to = cluster.at(name, 80);
     assert_switches(&mut cluster, name, to);
 }
@@ -120,7 +120,7 @@ fn should_be_able_to_switch_session_affinity_for_service_with_type_cluster_ip() 
 /// should have session affinity work for NodePort service [LinuxOnly] [Conformance]
 #[test]
 fn should_have_session_affinity_work_for_node_port_service() {
-    let mut cluster = stage_with(service_of_type("NodePort", "affinity-nodeport"));
+    let mut cluster = cluster_with(service_of_type("NodePort", "affinity-nodeport"));
     assert_affinity(&cluster.client(0), cluster.at_node(0, "affinity-nodeport", 80));
 }
 
@@ -128,7 +128,7 @@ fn should_have_session_affinity_work_for_node_port_service() {
 #[test]
 fn should_have_session_affinity_timeout_work_for_node_port_service() {
     let service = service_of_type("NodePort", "affinity-nodeport-timeout");
-    let mut cluster = stage_with(with_timeout(service));
+    let mut cluster = cluster_with(with_timeout(service));
     let to = cluster.at_node(0, "affinity-nodeport-timeout", 80);
     assert_times_out(&mut cluster, to);
 }
@@ -137,7 +137,7 @@ fn should_have_session_affinity_timeout_work_for_node_port_service() {
 #[test]
 fn should_be_able_to_switch_session_affinity_for_node_port_service() {
     let name = "affinity-nodeport-transition";
-    let mut cluster = stage_with(service_of_type("NodePort", name));
+    let mut cluster = cluster_with(service_of_type("NodePort", name));
     let to = cluster.at_node(0, name, 80);
     assert_switches(&mut cluster, name, to);
 }

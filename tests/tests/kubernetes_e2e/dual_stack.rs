@@ -23,7 +23,7 @@ use crate::{
 const PODS: [&str; 2] = ["netserver-0", "netserver-1"];
 
 /// A service of these families with a port of each protocol, and two pods.
-fn stage_of(name: &str, families: Option<&[&str]>) -> KubernetesCluster {
+fn cluster_of(name: &str, families: Option<&[&str]>) -> KubernetesCluster {
     let mut cluster = KubernetesCluster::new();
     let mut service = service(name);
     service["spec"]["ports"] = json!([port("tcp", "TCP", 80, 8083), port("udp", "UDP", 90, 8081)]);
@@ -35,7 +35,7 @@ fn stage_of(name: &str, families: Option<&[&str]>) -> KubernetesCluster {
 
 /// Cluster IPs of these families in this order, each of which is served, by pods of its family.
 fn is_served_at(name: &str, families: Option<&[&str]>, expected: &[&str]) -> KubernetesCluster {
-    let mut cluster = stage_of(name, families);
+    let mut cluster = cluster_of(name, families);
     let client = cluster.client(0);
     let cluster_ips = cluster.at_each_ip(name, 80);
     let seen: Vec<&str> = cluster_ips.iter().map(|ip| family(ip.ip())).collect();
@@ -93,7 +93,7 @@ fn should_create_service_with_ipv6_v4_cluster_ip() {
 /// should be able to reach pod on ipv4 and ipv6 ip
 #[test]
 fn should_be_able_to_reach_pod_on_ipv4_and_ipv6_ip() {
-    let mut cluster = stage_of(NAME, Some(&["IPv4", "IPv6"]));
+    let mut cluster = cluster_of(NAME, Some(&["IPv4", "IPv6"]));
     let client = cluster.client(0);
     for pod in PODS {
         for address in cluster.server(pod).addresses() {
@@ -109,7 +109,7 @@ const NAME: &str = "node-port-service";
 /// A dual-stack NodePort service as the granular checks have it, with all ways to a protocol's port:
 /// both cluster IPs and the node port at both addresses of the node.
 fn granular(protocol: Protocol) -> (KubernetesCluster, Vec<SocketAddr>) {
-    let mut cluster = stage_of(NAME, Some(&["IPv4", "IPv6"]));
+    let mut cluster = cluster_of(NAME, Some(&["IPv4", "IPv6"]));
     cluster.update(NAME, |service| service["spec"]["type"] = "NodePort".into());
     let number = if protocol == Tcp { 80 } else { 90 };
     let mut ways = cluster.at_each_ip(NAME, number);

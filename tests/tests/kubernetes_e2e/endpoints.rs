@@ -100,7 +100,7 @@ fn slice(
 }
 
 /// Two pods that listen on both ports.
-fn stage_by_hand(name: &str) -> KubernetesCluster {
+fn cluster_with_slices_by_hand(name: &str) -> KubernetesCluster {
     let mut cluster = KubernetesCluster::new();
     cluster.create(by_hand(name));
     cluster.start_all(["pod1", "pod2"].map(|pod| Server::new(pod, "any").tcp(3000).tcp(3001)));
@@ -111,7 +111,7 @@ fn stage_by_hand(name: &str) -> KubernetesCluster {
 #[test]
 fn should_support_a_service_with_multiple_ports_in_multiple_endpoint_slices() {
     let name = "example-custom-endpoints";
-    let mut cluster = stage_by_hand(name);
+    let mut cluster = cluster_with_slices_by_hand(name);
     let client = cluster.client(0);
     let slices = vec![
         slice(&cluster, name, "a", &[("first", 3000)], &["pod1", "pod2"]),
@@ -127,7 +127,7 @@ fn should_support_a_service_with_multiple_ports_in_multiple_endpoint_slices() {
 #[test]
 fn should_support_a_service_with_multiple_endpoint_ips_in_multiple_endpoint_slices() {
     let name = "example-custom-endpoints";
-    let mut cluster = stage_by_hand(name);
+    let mut cluster = cluster_with_slices_by_hand(name);
     let client = cluster.client(0);
     let both = [("first", 3000), ("second", 3001)];
     let slices = vec![

@@ -99,8 +99,8 @@ impl KubernetesCluster {
     /// A pod on this node that only asks.
     pub fn client(&mut self, node: usize) -> Pod {
         let client = self.pod("client", node);
-        // Who dials an address that no agent translates is told so at once. The node would say so
-        // as well, with ICMP errors, but only so many of them in a second.
+        // A call to an address that no agent translates fails at once. The node would refuse it as well, with ICMP
+        // errors, but sends only some of them in a second.
         for nowhere in ["10.96.0.0/12", "203.0.113.0/24", "fd00:96::/48"] {
             let mut ip = Command::new("ip");
             let done = client.output(ip.args(["route", "add", "unreachable", nowhere])).unwrap();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sockline_testbed::Protocol::{self, Tcp, Udp};
 
 use crate::{
-    affinity::{assert_affinity, assert_switches, stage_with},
+    affinity::{assert_affinity, assert_switches, cluster_with},
     hammer::Hammer,
     kubernetes_cluster::{KubernetesCluster, port, service, service_of_type},
     pods::Server,
@@ -122,28 +122,28 @@ fn should_be_able_to_create_load_balancer_service_without_node_port_and_change_i
 /// should have session affinity work for LoadBalancer service with Local traffic policy
 #[test]
 fn should_have_session_affinity_work_for_load_balancer_service_with_local_traffic_policy() {
-    let mut cluster = stage_with(balanced("affinity-lb-esipp", "Local"));
+    let mut cluster = cluster_with(balanced("affinity-lb-esipp", "Local"));
     assert_affinity(&cluster.client(0), vip(80));
 }
 
 /// should be able to switch session affinity for LoadBalancer service with Local traffic policy
 #[test]
 fn should_be_able_to_switch_session_affinity_for_load_balancer_with_local_traffic_policy() {
-    let mut cluster = stage_with(balanced("affinity-lb-esipp-transition", "Local"));
+    let mut cluster = cluster_with(balanced("affinity-lb-esipp-transition", "Local"));
     assert_switches(&mut cluster, "affinity-lb-esipp-transition", vip(80));
 }
 
 /// should have session affinity work for LoadBalancer service with Cluster traffic policy
 #[test]
 fn should_have_session_affinity_work_for_load_balancer_service_with_cluster_traffic_policy() {
-    let mut cluster = stage_with(balanced("affinity-lb", "Cluster"));
+    let mut cluster = cluster_with(balanced("affinity-lb", "Cluster"));
     assert_affinity(&cluster.client(0), vip(80));
 }
 
 /// should be able to switch session affinity for LoadBalancer service with Cluster traffic policy
 #[test]
 fn should_be_able_to_switch_session_affinity_for_load_balancer_with_cluster_traffic_policy() {
-    let mut cluster = stage_with(balanced("affinity-lb-transition", "Cluster"));
+    let mut cluster = cluster_with(balanced("affinity-lb-transition", "Cluster"));
     assert_switches(&mut cluster, "affinity-lb-transition", vip(80));
 }
 

@@ -155,7 +155,7 @@ fn udp_stays_with_its_backend_at_another_nodes_address() {
     assert_reaches(&client, to, Udp, &names);
 }
 
-/// an address that is no node's, and a port that is no NodePort, are left alone
+/// an address that is no node's, and a port that is no NodePort, are not translated
 #[test]
 fn ports_that_are_not_node_ports_are_not_translated() {
     let (cluster, clients) = cluster(node_port(), &[("pod-0", 1)]);

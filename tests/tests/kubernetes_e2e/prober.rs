@@ -14,7 +14,7 @@ use std::{
 
 use sockline_testbed::{DEADLINE, Ns, Task, UdpClient, wait_ok};
 
-/// The suite's source port. Its client starts anew for each try, on the same port.
+/// The suite's source port. Its client starts again for each try, on the same port.
 const SOURCE_PORT: u16 = 12_345;
 
 /// Nobody answers, perhaps: the pod that was asked has just gone. A server on a busy machine does within this time.

@@ -39,7 +39,7 @@ fn cycles(mut cluster: KubernetesCluster, client: &Ns, to: SocketAddr, nodes: [u
     prober.wait_for(SERVERS[1]);
 }
 
-fn stage_with(service: Value) -> KubernetesCluster {
+fn cluster_with(service: Value) -> KubernetesCluster {
     let mut cluster = KubernetesCluster::of_two_nodes();
     cluster.create(service);
     cluster
@@ -48,7 +48,7 @@ fn stage_with(service: Value) -> KubernetesCluster {
 /// should be able to preserve UDP traffic when server pod cycles for a NodePort service
 #[test]
 fn should_preserve_udp_traffic_when_server_pod_cycles_for_a_node_port_service() {
-    let mut cluster = stage_with(udp("NodePort"));
+    let mut cluster = cluster_with(udp("NodePort"));
     let (client, to) = (cluster.client(0), cluster.at_node(0, NAME, 80));
     cycles(cluster, &client, to, [1, 1]);
 }
@@ -56,7 +56,7 @@ fn should_preserve_udp_traffic_when_server_pod_cycles_for_a_node_port_service() 
 /// should be able to preserve UDP traffic when server pod cycles for a ClusterIP service
 #[test]
 fn should_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_ip_service() {
-    let mut cluster = stage_with(udp("ClusterIP"));
+    let mut cluster = cluster_with(udp("ClusterIP"));
     let (client, to) = (cluster.client(0), cluster.at(NAME, 80));
     cycles(cluster, &client, to, [1, 1]);
 }
@@ -67,7 +67,7 @@ fn should_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_ip_service()
 fn should_preserve_udp_traffic_when_server_pod_cycles_with_internal_traffic_policy_local() {
     let mut service = udp("ClusterIP");
     service["spec"]["internalTrafficPolicy"] = "Local".into();
-    let mut cluster = stage_with(service);
+    let mut cluster = cluster_with(service);
     let client = cluster.client(0);
     let prober = Prober::start(&client, cluster.at(NAME, 80));
     cluster.start(server(0, 0));
@@ -84,7 +84,7 @@ fn should_preserve_udp_traffic_when_server_pod_cycles_with_internal_traffic_poli
 /// is hostNetwork
 #[test]
 fn should_preserve_udp_traffic_when_server_pod_cycles_and_client_is_host_network() {
-    let mut cluster = stage_with(udp("ClusterIP"));
+    let mut cluster = cluster_with(udp("ClusterIP"));
     let prober = Prober::start(cluster.host(0), cluster.at(NAME, 80));
     cluster.start(server(0, 1));
     prober.wait_for(SERVERS[0]);
@@ -96,7 +96,7 @@ fn should_preserve_udp_traffic_when_server_pod_cycles_and_client_is_host_network
 /// should be able to preserve UDP traffic when initial unready endpoints get ready
 #[test]
 fn should_preserve_udp_traffic_when_initial_unready_endpoints_get_ready() {
-    let mut cluster = stage_with(udp("ClusterIP"));
+    let mut cluster = cluster_with(udp("ClusterIP"));
     let client = cluster.client(0);
     let prober = Prober::start(&client, cluster.at(NAME, 80));
     cluster.start(server(0, 1).unready());
@@ -115,7 +115,7 @@ fn balanced() -> Value {
 /// different nodes
 #[test]
 fn should_preserve_udp_traffic_when_server_pod_cycles_for_a_load_balancer_on_different_nodes() {
-    let mut cluster = stage_with(balanced());
+    let mut cluster = cluster_with(balanced());
     let client = cluster.client(0);
     cycles(cluster, &client, vip(80), [0, 1]);
 }
@@ -124,7 +124,7 @@ fn should_preserve_udp_traffic_when_server_pod_cycles_for_a_load_balancer_on_dif
 /// same nodes
 #[test]
 fn should_preserve_udp_traffic_when_server_pod_cycles_for_a_load_balancer_on_the_same_nodes() {
-    let mut cluster = stage_with(balanced());
+    let mut cluster = cluster_with(balanced());
     let client = cluster.client(0);
     cycles(cluster, &client, vip(80), [1, 1]);
 }

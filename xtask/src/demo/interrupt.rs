@@ -1,25 +1,20 @@
 //! Ctrl-C: the demo checks for it between two steps, and cleans up before it exits.
 
 use std::{
-    io::{self, Read},
-    os::{fd::IntoRawFd, unix::net::UnixStream},
-    process,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI32, Ordering},
-    },
+    io, process,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
 
 /// The exit status of a shell command that SIGINT ended.
 const INTERRUPTED: i32 = 130;
-
-/// The socket that the handler writes to. Open until the process ends.
-static NOTICE: AtomicI32 = AtomicI32::new(-1);
 
 /// Set by the first SIGINT or SIGTERM. A second one ends the process at once; the next test or demo then removes what
 /// it left behind.
@@ -29,22 +24,14 @@ pub(crate) struct Interrupt {
 }
 
 impl Interrupt {
-    /// Handles both signals. Uses a handler instead of blocked signals and a thread: child processes would inherit
-    /// the mask, and the agent must get SIGTERM.
+    /// Handles both signals. No signal is blocked: child processes would inherit the mask, and the agent must get
+    /// SIGTERM.
     pub(crate) fn install() -> Result<Self> {
-        let (mut notices, notice) = UnixStream::pair().context("making a pair of sockets")?;
-        NOTICE.store(notice.into_raw_fd(), Ordering::Relaxed);
-        // SA_RESTART: no other thread's system call fails with EINTR.
-        let action =
-            SigAction::new(SigHandler::Handler(notify), SaFlags::SA_RESTART, SigSet::empty());
-        for signal in [Signal::SIGINT, Signal::SIGTERM] {
-            // SAFETY: the handler only loads an atomic and calls write, which are allowed in one.
-            unsafe { sigaction(signal, &action) }.with_context(|| format!("handling {signal}"))?;
-        }
+        let mut signals = Signals::new([SIGINT, SIGTERM]).context("handling signals")?;
         let interrupt = Self { shared: Arc::default() };
         let seen = interrupt.clone();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            while notices.read_exact(&mut [0]).is_ok() {
+            for _ in signals.forever() {
                 if *seen.flag() {
                     process::exit(INTERRUPTED);
                 }
@@ -99,10 +86,4 @@ impl Interrupt {
     pub(super) fn never() -> Self {
         Self { shared: Arc::default() }
     }
-}
-
-extern "C" fn notify(_: libc::c_int) {
-    // SAFETY: the byte is static, and the descriptor is never closed. A failed write can be ignored: then the
-    // reading thread has ended.
-    unsafe { libc::write(NOTICE.load(Ordering::Relaxed), c"!".as_ptr().cast(), 1) };
 }

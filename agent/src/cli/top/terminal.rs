@@ -90,7 +90,8 @@ pub struct EndSignals {
 }
 
 impl EndSignals {
-    /// Call it before other threads start.
+    /// Blocks them, instead of a handler (`signal-hook`): the process must die of the signal as it does by default, also
+    /// while the loop hangs in a write. Call it before other threads start.
     pub fn block() -> anyhow::Result<Self> {
         let mut blocked = SigSet::empty();
         for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {

@@ -104,7 +104,7 @@ impl Port {
         let choices = lists.into_iter().map(|list| TracedChoice {
             traffic_policy: None,
             unlisted: 0,
-            endpoints: list.iter().map(|backend| TracedEndpoint::of_maps(*backend, None)).collect(),
+            endpoints: list.iter().map(|backend| TracedEndpoint::of_maps(*backend)).collect(),
         });
         Self { port_name, protocol, family, choices: choices.collect(), frontends }
     }
@@ -122,28 +122,34 @@ impl TracedChoice {
         for endpoint in &choice.endpoints {
             let place = endpoint.port.map(|port| (endpoint.address, port));
             place.map(|place| only_in_maps.remove(&place));
-            let is_held = place.is_some_and(|place| held.contains(&place))
+            endpoints.push(TracedEndpoint {
                 // The entry in the maps is that of the endpoint which counts.
-                && endpoint.reason != EndpointReason::Duplicate;
-            endpoints.push(TracedEndpoint::explained(endpoint, is_held));
+                in_maps: place.is_some_and(|place| held.contains(&place))
+                    && endpoint.reason != EndpointReason::Duplicate,
+                ..TracedEndpoint::explained(endpoint)
+            });
         }
         // Those that are not listed may be among the rest.
         if choice.unlisted == 0 {
             let rest = only_in_maps.into_values();
-            endpoints.extend(rest.map(|backend| TracedEndpoint::of_maps(backend, Some(false))));
+            endpoints.extend(rest.map(|backend| TracedEndpoint {
+                chosen: Some(false),
+                ..TracedEndpoint::of_maps(backend)
+            }));
         }
         Self { traffic_policy: Some(choice.traffic_policy), endpoints, unlisted: choice.unlisted }
     }
 }
 
 impl TracedEndpoint {
-    fn explained(endpoint: &EndpointExplanation, in_maps: bool) -> Self {
+    /// Not in the maps.
+    fn explained(endpoint: &EndpointExplanation) -> Self {
         Self {
             address: endpoint.address,
             port: endpoint.port,
             chosen: Some(endpoint.reason.is_chosen()),
             reason: Some(endpoint.reason),
-            in_maps,
+            in_maps: false,
             listed: Some(Listed {
                 endpoint_slice: Arc::clone(&endpoint.slice),
                 node_name: endpoint.node.clone(),
@@ -158,11 +164,12 @@ impl TracedEndpoint {
         }
     }
 
-    const fn of_maps(backend: Backend, chosen: Option<bool>) -> Self {
+    /// That only the maps have.
+    const fn of_maps(backend: Backend) -> Self {
         Self {
             address: backend.address,
             port: Some(backend.port),
-            chosen,
+            chosen: None,
             reason: None,
             in_maps: true,
             listed: None,

@@ -57,17 +57,38 @@ impl Counts {
     }
 }
 
+/// A fault that the programs count, as metrics, JSON and documents have it.
+pub struct FaultInfo {
+    pub name: &'static str,
+    pub meaning: &'static str,
+}
+
+/// In the order of [`Fault`].
+pub const FAULTS: [FaultInfo; Fault::ALL.len()] = [
+    FaultInfo {
+        name: "stale-entry",
+        meaning: "an entry changed while it was read; each failed look-up counts",
+    },
+    FaultInfo {
+        name: "owner-mismatch",
+        meaning: "the second look-up failed too, and the call was not translated",
+    },
+    FaultInfo {
+        name: "not-remembered",
+        meaning: "no record of a socket could be kept: `getpeername()` returns the endpoint's address",
+    },
+    FaultInfo { name: "affinity-full", meaning: "no room for a client's session affinity" },
+    FaultInfo { name: "counters-full", meaning: "no room for a service port's counters" },
+    FaultInfo {
+        name: "socket-limit",
+        meaning: "a cgroup, or all together, have as many records of sockets as allowed",
+    },
+];
+
 /// The name of a fault in metrics and JSON.
 #[must_use]
 pub const fn fault_name(fault: Fault) -> &'static str {
-    match fault {
-        Fault::StaleEntry => "stale-entry",
-        Fault::OwnerMismatch => "owner-mismatch",
-        Fault::NotRemembered => "not-remembered",
-        Fault::AffinityFull => "affinity-full",
-        Fault::CountersFull => "counters-full",
-        Fault::SocketLimit => "socket-limit",
-    }
+    FAULTS[fault as usize].name
 }
 
 /// The kernel's counters, kept open.

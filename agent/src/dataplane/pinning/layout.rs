@@ -23,6 +23,8 @@ use crate::dataplane::error::DataplaneError;
 
 /// The name of the directory of inner maps, among the maps.
 pub const INNER: &str = "inner";
+/// The name of the directory of links, in that of a layout.
+const LINKS: &str = "links";
 
 #[derive(Debug, Clone)]
 pub struct Pins {
@@ -63,7 +65,19 @@ impl Pins {
 
     #[must_use]
     pub fn links(&self) -> PathBuf {
-        self.directory().join("links")
+        Self::links_of(&self.directory())
+    }
+
+    /// The links in the directory of a layout.
+    #[must_use]
+    pub fn links_of(layout: &Path) -> PathBuf {
+        layout.join(LINKS)
+    }
+
+    /// Whether a removed pin was a link's.
+    #[must_use]
+    pub fn is_of_link(pin: &Path) -> bool {
+        pin.components().any(|part| part.as_os_str() == LINKS)
     }
 
     #[must_use]

@@ -91,7 +91,7 @@ impl Links {
         // Other builds may have more hooks, and their programs other maps.
         removal::remove_stale(&pins.links(), &HOOKS.each_ref().map(|hook| hook.name), &kept);
         for other in others {
-            for hook in fs::read_dir(other.join("links")).into_iter().flatten().flatten() {
+            for hook in fs::read_dir(Pins::links_of(&other)).into_iter().flatten().flatten() {
                 pin::detach(&hook.path(), &kept);
             }
             pins.remove_other(&other)?;
@@ -117,7 +117,7 @@ impl Links {
                 DataplaneError::io(format!("hold the link {}", hook.name), error)
             });
         }
-        let elsewhere = others.iter().map(|other| other.join("links").join(hook.name));
+        let elsewhere = others.iter().map(|other| Pins::links_of(other).join(hook.name));
         for path in std::iter::once(pins.link(hook.name)).chain(elsewhere) {
             let link = pin::open_link(&path)?;
             if let Some((link, info)) = link.filter(|(_, info)| info.cgroup == cgroup) {

@@ -33,34 +33,35 @@ pub struct Drift {
 }
 
 /// A kind of drift that can be repaired, by which repairs are counted in logs and metrics.
-#[derive(Debug, Clone, Copy)]
-pub struct DriftKind {
-    pub name: &'static str,
-    count: fn(&Drift) -> usize,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DriftKind(&'static str);
+
+impl DriftKind {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.0
+    }
 }
 
 impl Drift {
-    /// All kinds.
-    pub const KINDS: [DriftKind; 9] = [
-        DriftKind {
-            name: "frontend",
-            count: |drift| {
-                drift.frontends_missing + drift.frontends_changed + drift.frontends_foreign
-            },
-        },
-        DriftKind { name: "backend", count: |drift| drift.backends },
-        DriftKind { name: "slot", count: |drift| drift.slots },
-        DriftKind { name: "filter", count: |drift| drift.filter_words },
-        DriftKind { name: "name", count: |drift| drift.names },
-        DriftKind { name: "exclusion", count: |drift| drift.exclusion },
-        DriftKind { name: "map", count: |drift| drift.maps },
-        DriftKind { name: "pin", count: |drift| drift.pins },
-        DriftKind { name: "link", count: |drift| drift.links },
+    /// All kinds, and how many of each there are.
+    pub const KINDS: [(DriftKind, fn(&Self) -> usize); 9] = [
+        (DriftKind("frontend"), |drift| {
+            drift.frontends_missing + drift.frontends_changed + drift.frontends_foreign
+        }),
+        (DriftKind("backend"), |drift| drift.backends),
+        (DriftKind("slot"), |drift| drift.slots),
+        (DriftKind("filter"), |drift| drift.filter_words),
+        (DriftKind("name"), |drift| drift.names),
+        (DriftKind("exclusion"), |drift| drift.exclusion),
+        (DriftKind("map"), |drift| drift.maps),
+        (DriftKind("pin"), |drift| drift.pins),
+        (DriftKind("link"), |drift| drift.links),
     ];
 
-    /// The counts of what can be repaired, by the names of [`Self::KINDS`].
-    pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        Self::KINDS.into_iter().map(|kind| (kind.name, (kind.count)(self)))
+    /// The counts of what can be repaired.
+    pub fn by_kind(&self) -> impl Iterator<Item = (DriftKind, usize)> {
+        Self::KINDS.into_iter().map(|(kind, count)| (kind, count(self)))
     }
 
     /// All that can be repaired.
@@ -91,7 +92,8 @@ impl std::fmt::Display for Drift {
     /// `2 frontend, 1 link`
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kinds = self.by_kind().filter(|(_, count)| *count > 0);
-        let kinds: Vec<String> = kinds.map(|(kind, count)| format!("{count} {kind}")).collect();
+        let kinds: Vec<String> =
+            kinds.map(|(kind, count)| format!("{count} {}", kind.name())).collect();
         f.write_str(&kinds.join(", "))
     }
 }

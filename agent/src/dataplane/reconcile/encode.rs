@@ -1,5 +1,9 @@
 //! Encodes a plan for the maps: node addresses expanded, backends by service port, slots by list of
 //! backends.
+//!
+//! The enums of the plan and those of the maps are two: those of the plan have the words of Kubernetes and of the JSON
+//! that users read, and the model does not depend on a layout. The matches here do not compile until both sides know a
+//! new value.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 

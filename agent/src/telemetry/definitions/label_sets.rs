@@ -5,10 +5,11 @@ use std::sync::Arc;
 use sockline_ebpf::counters::Fault;
 
 use super::label_values::{
-    BypassReason, CloseReason, DriftKind, EventType, FailureReason, How, LossReason, RefusalReason,
-    Since, SyncScope,
+    BypassReason, CloseReason, EventType, FailureReason, How, LossReason, RefusalReason, Since,
+    SyncScope,
 };
 use crate::{
+    dataplane::DriftKind,
     model::{
         object::{Kind, Protocol},
         plan::TrafficClass,

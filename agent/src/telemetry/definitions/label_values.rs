@@ -3,7 +3,7 @@
 use sockline_ebpf::counters::Fault;
 
 use crate::{
-    dataplane::{Drift, fault_name},
+    dataplane::{Drift, DriftKind, FAULTS, FaultInfo, fault_name},
     model::{
         object::{Kind, Protocol},
         plan::TrafficClass,
@@ -141,54 +141,34 @@ impl LabelValue for TrafficClass {
 }
 
 impl LabelValue for Fault {
-    const VALUES: &'static [Value] = &[
-        Value {
-            name: fault_name(Fault::StaleEntry),
-            meaning: "an entry changed while it was read; each failed look-up counts",
-        },
-        Value {
-            name: fault_name(Fault::OwnerMismatch),
-            meaning: "the second look-up failed too, and the call was not translated",
-        },
-        Value {
-            name: fault_name(Fault::NotRemembered),
-            meaning: "no record of a socket could be kept: `getpeername()` returns the endpoint's address",
-        },
-        Value {
-            name: fault_name(Fault::AffinityFull),
-            meaning: "no room for a client's session affinity",
-        },
-        Value {
-            name: fault_name(Fault::CountersFull),
-            meaning: "no room for a service port's counters",
-        },
-        Value {
-            name: fault_name(Fault::SocketLimit),
-            meaning: "a cgroup, or all together, have as many records of sockets as allowed",
-        },
-    ];
-
-    fn to_label(&self) -> String {
-        fault_name(*self).to_owned()
-    }
-}
-
-/// One of [`Drift::KINDS`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DriftKind(pub &'static str);
-
-impl LabelValue for DriftKind {
     const VALUES: &'static [Value] = &{
-        let mut values = [Value { name: "", meaning: "" }; Drift::KINDS.len()];
+        let mut values = [Value { name: "", meaning: "" }; FAULTS.len()];
         let mut at = 0;
         while at < values.len() {
-            values[at].name = Drift::KINDS[at].name;
+            let FaultInfo { name, meaning } = FAULTS[at];
+            values[at] = Value { name, meaning };
             at += 1;
         }
         values
     };
 
     fn to_label(&self) -> String {
-        self.0.to_owned()
+        fault_name(*self).to_owned()
+    }
+}
+
+impl LabelValue for DriftKind {
+    const VALUES: &'static [Value] = &{
+        let mut values = [Value { name: "", meaning: "" }; Drift::KINDS.len()];
+        let mut at = 0;
+        while at < values.len() {
+            values[at].name = Drift::KINDS[at].0.name();
+            at += 1;
+        }
+        values
+    };
+
+    fn to_label(&self) -> String {
+        self.name().to_owned()
     }
 }

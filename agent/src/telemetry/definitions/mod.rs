@@ -26,7 +26,7 @@ pub use self::{
         ProgrammingLabels, RefusalLabels, ServicePortLabels, SourceLabels, SyncLabels,
     },
     label_values::{
-        BypassReason, CloseReason, DriftKind, EventType, FailureReason, How, LossReason,
-        RefusalReason, Since, SyncScope,
+        BypassReason, CloseReason, EventType, FailureReason, How, LossReason, RefusalReason, Since,
+        SyncScope,
     },
 };

@@ -34,7 +34,9 @@ fn nothing_is_repaired_without_drift() {
     // One repair proves that a comparison has ended.
     damage.remove_frontend(&damage.frontend(80).key);
     eventually_repaired(&agent, "frontend", 1);
-    for kind in Drift::KINDS.map(|kind| kind.name).into_iter().filter(|kind| *kind != "frontend") {
+    for kind in
+        Drift::KINDS.map(|(kind, _)| kind.name()).into_iter().filter(|kind| *kind != "frontend")
+    {
         assert_eq!(repairs(&agent, kind), 0, "{kind}");
     }
 }
