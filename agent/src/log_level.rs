@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sockline_ebpf::debug_log::TARGET;
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter, Registry,
@@ -12,7 +13,8 @@ use tracing_subscriber::{
 /// The longest filter: enough for a level for each module.
 const MAX_LENGTH: usize = 4096;
 
-/// What is logged: the events of the filter, and every error span. Code opens an error span for what all its log
+/// What is logged: the events of the filter, what the kernel programs log while an operator asks for it, and every
+/// error span. Code opens an error span for what all its log
 /// lines must name, such as the kind of a watch, and keeps it for as long as it runs. A span that the filter skipped
 /// when it was opened would be missing in all lines after a change of the filter.
 type Filter = Or<EnvFilter, FilterFn, Registry>;
@@ -33,7 +35,7 @@ impl LogLevel {
     /// # Errors
     /// When it is not a filter; the message says what.
     pub fn new(filter: &str) -> Result<(Self, FilterLayer), String> {
-        let (layer, handle) = reload::Layer::new(with_error_spans(parse(filter)?));
+        let (layer, handle) = reload::Layer::new(with_what_is_always_logged(parse(filter)?));
         Ok((Self { filter: Arc::new(Mutex::new(filter.to_owned())), handle }, layer))
     }
 
@@ -52,15 +54,19 @@ impl LogLevel {
         let mut current = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the change: the new filter may leave this line out.
         tracing::info!(filter, "the log level changes");
-        self.handle.reload(with_error_spans(parsed)).map_err(|error| error.to_string())?;
+        self.handle
+            .reload(with_what_is_always_logged(parsed))
+            .map_err(|error| error.to_string())?;
         filter.clone_into(&mut current);
         Ok(())
     }
 }
 
-fn with_error_spans(filter: EnvFilter) -> Filter {
-    let is_error_span = |item: &Metadata<'_>| item.is_span() && *item.level() == Level::ERROR;
-    filter.or(FilterFn::new(is_error_span as fn(&Metadata<'_>) -> bool))
+fn with_what_is_always_logged(filter: EnvFilter) -> Filter {
+    let is_always_logged = |item: &Metadata<'_>| {
+        (item.is_span() && *item.level() == Level::ERROR) || item.target() == TARGET
+    };
+    filter.or(FilterFn::new(is_always_logged as fn(&Metadata<'_>) -> bool))
 }
 
 /// Reads a filter: a level, or levels by module such as `info,sockline::source=debug`.
@@ -143,8 +149,10 @@ mod tests {
         level.set("info").unwrap();
         tracing::info!("after");
         tracing::debug!("not at this level");
+        tracing::debug!(target: TARGET, "of programs");
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(text.lines().count(), 1, "{text}");
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains("of programs"), "{text}");
         assert!(text.contains("after") && text.contains("Service"), "{text}");
     }
 }

@@ -24,7 +24,8 @@ pub struct AgentState {
     pub last_service: u64,
     /// `CLOCK_MONOTONIC` in nanoseconds: until then, programs write events ([`crate::event`]). 0 is off.
     pub events_until: u64,
-    pub reserved: [u64; 1],
+    /// `CLOCK_MONOTONIC` in nanoseconds: until then, programs log what they decide ([`crate::debug_log`]). 0 is off.
+    pub debug_log_until: u64,
 }
 
 // SAFETY: integers only, no padding.

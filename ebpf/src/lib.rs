@@ -12,6 +12,7 @@ pub mod backend;
 mod byte_enum;
 pub mod client;
 pub mod counters;
+pub mod debug_log;
 pub mod event;
 pub mod exclusion;
 pub mod filter;

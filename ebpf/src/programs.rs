@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 
 use crate::kernel::{
+    debug_log::Call,
     hook_context::{HookContext, V4, V6},
     release, translate,
 };
@@ -45,26 +46,26 @@ pub fn sockline_sendmsg6(ctx: SockAddrContext) -> i32 {
 /// Linux 5.2. The return value must be 1.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn sockline_recvmsg4(ctx: SockAddrContext) -> i32 {
-    translate::reverse_translate::<V4>(&HookContext::new(&ctx));
+    translate::reverse_translate::<V4>(&HookContext::new(&ctx), Call::Receive);
     ALLOW
 }
 
 #[cgroup_sock_addr(recvmsg6)]
 pub fn sockline_recvmsg6(ctx: SockAddrContext) -> i32 {
-    translate::reverse_translate::<V6>(&HookContext::new(&ctx));
+    translate::reverse_translate::<V6>(&HookContext::new(&ctx), Call::Receive);
     ALLOW
 }
 
 /// `getpeername()`: the peer is the address that was dialled. Linux 5.8.
 #[cgroup_sock_addr(getpeername4)]
 pub fn sockline_getpeername4(ctx: SockAddrContext) -> i32 {
-    translate::reverse_translate::<V4>(&HookContext::new(&ctx));
+    translate::reverse_translate::<V4>(&HookContext::new(&ctx), Call::PeerName);
     ALLOW
 }
 
 #[cgroup_sock_addr(getpeername6)]
 pub fn sockline_getpeername6(ctx: SockAddrContext) -> i32 {
-    translate::reverse_translate::<V6>(&HookContext::new(&ctx));
+    translate::reverse_translate::<V6>(&HookContext::new(&ctx), Call::PeerName);
     ALLOW
 }
 

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::{AgentInfo, LogFilter, PodLookup, PodSubject, Subject};
+use super::{AgentInfo, LogFilter, PodLookup, PodSubject, ProgramLogRequest, Subject};
 use crate::{
     api::{self, Document, Kind},
     dataplane::Drift,
@@ -97,8 +97,22 @@ pub async fn log_level(socket: &Path) -> anyhow::Result<LogFilter> {
 /// # Errors
 /// When no agent answers on the socket, or the filter is not one.
 pub async fn set_log_level(socket: &Path, filter: &str) -> anyhow::Result<LogFilter> {
-    let filter = LogFilter { filter: filter.to_owned() };
+    let filter = LogFilter { filter: filter.to_owned(), programs: None };
     send_document(socket, Method::PUT, "/log-level", &filter).await
+}
+
+/// Has the kernel programs log what they decide; `None` ends it.
+///
+/// # Errors
+/// When no agent answers on the socket, one of another version, or the reason why the agent refuses it.
+pub async fn log_programs(
+    socket: &Path,
+    wanted: Option<ProgramLogRequest>,
+) -> anyhow::Result<LogFilter> {
+    match wanted {
+        Some(wanted) => send_document(socket, Method::PUT, "/program-log", &wanted).await,
+        None => request(socket, Method::DELETE, "/program-log", Vec::new()).await,
+    }
 }
 
 /// A probe service in the maps. The agent removes it after this is dropped and the connection is closed,

@@ -30,6 +30,22 @@ pub struct PodSubject {
     pub pod: ObjectName,
 }
 
+/// What the kernel programs are to log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProgramLogRequest {
+    /// Names of hooks.
+    pub hooks: Vec<String>,
+    /// The only service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ObjectName>,
+    /// The name or a number of its only port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// For how long.
+    pub seconds: u64,
+}
+
 /// What the source has of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -57,6 +73,11 @@ pub enum Command {
     /// Compares the plan with the maps, and changes nothing.
     FindDrift {
         reply: oneshot::Sender<Result<Drift, String>>,
+    },
+    /// Has the programs log what they decide; `None` ends it.
+    LogPrograms {
+        request: Option<ProgramLogRequest>,
+        reply: oneshot::Sender<Result<(), String>>,
     },
     /// Explains how a service is served.
     Explain {

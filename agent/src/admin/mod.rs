@@ -1,6 +1,6 @@
 //! The admin socket, a UNIX socket of the agent: `GET /status` for `sockline status`; `GET /info`, `GET
-//! /drift` and `POST /probe-service` for `sockline check`; `GET` and `PUT /log-level` for `sockline log-level`; `POST
-//! /explain` for `sockline trace`; `POST /events` and `POST /pod` for `sockline watch`; `POST
+//! /drift` and `POST /probe-service` for `sockline check`; `GET` and `PUT /log-level` and `PUT` and `DELETE /program-log`
+//! for `sockline log-level`; `POST /explain` for `sockline trace`; `POST /events` and `POST /pod` for `sockline watch`; `POST
 //! /clients` for `sockline map` and `top`.
 
 mod client;
@@ -19,15 +19,15 @@ use crate::{
         explain::Explanation,
         probe_service::{Listeners, ProbeService},
     },
-    status::Status,
+    status::{ProgramLog, Status},
 };
 
 pub use self::{
     client::{
-        ProbeLease, add_probe_service, clients, drift, explain, info, log_level, look_up_pod,
-        set_log_level, status,
+        ProbeLease, add_probe_service, clients, drift, explain, info, log_level, log_programs,
+        look_up_pod, set_log_level, status,
     },
-    command::{Command, PodLookup, PodSubject, Subject},
+    command::{Command, PodLookup, PodSubject, ProgramLogRequest, Subject},
     events::{EventStream, Watched, watch},
     server::{Server, State},
 };
@@ -57,6 +57,9 @@ pub struct HookProgram {
 pub struct LogFilter {
     /// A level, or levels by module, as `--log-level` takes them.
     pub filter: String,
+    /// What the kernel programs log because an operator asked for it; absent while they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub programs: Option<ProgramLog>,
 }
 
 api::kinds! {
@@ -64,6 +67,7 @@ api::kinds! {
     Explanation = "Explanation",
     PodSubject = "PodSubject",
     PodLookup = "PodLookup",
+    ProgramLogRequest = "ProgramLogRequest",
     Status = "AgentStatus",
     AgentInfo = "AgentInfo",
     Drift = "Drift",

@@ -17,7 +17,7 @@ use axum::{
     body::Body,
     extract,
     http::StatusCode,
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use bytes::Bytes;
 use nix::sys::stat::{Mode, umask};
@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AgentInfo, HookProgram, LogFilter, PodLookup, PodSubject, Subject,
+    AgentInfo, HookProgram, LogFilter, PodLookup, PodSubject, ProgramLogRequest, Subject,
     command::Command,
     lease::{self, Lease},
 };
@@ -114,6 +114,7 @@ impl Server {
             .route("/events", post(events))
             .route("/clients", post(clients))
             .route("/log-level", get(log_level).put(set_log_level))
+            .route("/program-log", put(log_programs).delete(end_program_log))
             .with_state(state);
         let listener = UnixListener::from_std(self.listener).context("using the admin socket")?;
         http::serve(listener, router, stop).await;
@@ -196,16 +197,42 @@ async fn clients(
 }
 
 async fn log_level(extract::State(state): extract::State<State>) -> Json<Document<LogFilter>> {
-    Json(Document::new(LogFilter { filter: state.shared.log_level().filter() }))
+    Json(Document::new(logged(&state)))
+}
+
+fn logged(state: &State) -> LogFilter {
+    let status = state.shared.status();
+    LogFilter { filter: status.log_level, programs: status.program_log }
+}
+
+async fn log_programs(
+    extract::State(state): extract::State<State>,
+    body: Bytes,
+) -> Result<Json<Document<LogFilter>>, Refusal> {
+    change_program_log(&state, Some(read(&body)?)).await
+}
+
+async fn end_program_log(
+    extract::State(state): extract::State<State>,
+) -> Result<Json<Document<LogFilter>>, Refusal> {
+    change_program_log(&state, None).await
+}
+
+async fn change_program_log(
+    state: &State,
+    request: Option<ProgramLogRequest>,
+) -> Result<Json<Document<LogFilter>>, Refusal> {
+    send(&state.commands, |reply| Command::LogPrograms { request, reply }).await?;
+    Ok(Json(Document::new(logged(state))))
 }
 
 async fn set_log_level(
     extract::State(state): extract::State<State>,
     body: Bytes,
 ) -> Result<Json<Document<LogFilter>>, Refusal> {
-    let LogFilter { filter } = read(&body)?;
+    let LogFilter { filter, .. } = read(&body)?;
     state.shared.log_level().set(&filter).map_err(|error| (StatusCode::BAD_REQUEST, error))?;
-    Ok(Json(Document::new(LogFilter { filter })))
+    Ok(Json(Document::new(logged(&state))))
 }
 
 /// Documents, one on each line, until the client disconnects or the agent ends.

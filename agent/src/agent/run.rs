@@ -83,6 +83,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         None
     };
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, clients, Arc::clone(&stats)));
+    let debug_log = dataplane.debug_log()?;
     let nested = Nested::new(config.nested, &dataplane, helper.clone())?;
     let termination = Termination::new(
         helper,
@@ -127,7 +128,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     let mut control = {
         let (config, stop) = (config.clone(), stop.clone());
         let (shared, metrics) = (Arc::clone(&shared), Arc::clone(&metrics));
-        let kernel = Kernel { dataplane, termination, nested, api_server };
+        let kernel = Kernel { dataplane, termination, nested, debug_log, api_server };
         let inputs = Inputs { changes, commands: asked };
         ControlThread::start(move || async move {
             control::run(kernel, inputs, &config, shared, metrics, stop).await;

@@ -21,6 +21,7 @@ pub mod plan;
 pub mod renamed;
 pub mod services;
 pub mod status;
+mod target;
 pub mod top;
 pub mod trace;
 pub mod watch;

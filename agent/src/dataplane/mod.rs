@@ -41,6 +41,7 @@ pub use self::{
         agent_record::AgentRecord,
         agent_state::{AgentState, Bypass, Deadline, NestedNamespaces},
         allocator::AllocatorUsage,
+        debug_log::{DebugLog, LoggedHooks, LoggedServices},
         exclusion::CgroupLevels,
         map_names,
         namespaces::NetworkNamespaces,
@@ -81,7 +82,7 @@ pub use self::{
     total_usage::Usage,
 };
 use self::{
-    maps::{agent_record::RecordWriter, exclusion::ExcludedCgroups},
+    maps::{agent_record::RecordWriter, exclusion::ExcludedCgroups, open_names, service_names},
     observe::sockets::Sockets,
     pinning::{held_maps::HeldMaps, lock::Lock},
     programs::{kernel_log, links::Links, load::Programs},
@@ -151,6 +152,22 @@ impl Dataplane {
         Events::open(&self.pins, self.agent_state(), self.reconciler.backends())
     }
 
+    /// The switch of the programs' debug log.
+    pub fn debug_log(&self) -> Result<DebugLog, DataplaneError> {
+        DebugLog::open(&self.pins, self.agent_state())
+    }
+
+    /// The ids of a service's ports, or of the one with this name or number.
+    #[must_use]
+    pub fn service_ids(&self, service: &ObjectName, port: Option<&str>) -> Vec<ServiceId> {
+        self.reconciler.service_ids(service, port)
+    }
+
+    /// The names of the ports of services.
+    pub fn service_keys(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.reconciler.service_keys()
+    }
+
     #[must_use]
     pub const fn pins(&self) -> &Pins {
         &self.pins
@@ -158,7 +175,13 @@ impl Dataplane {
 
     /// Forwards the programs' log to the agent's log. Needs a tokio runtime.
     pub fn forward_log(&mut self) {
-        kernel_log::forward(self.programs.object());
+        let pins = self.pins.clone();
+        // Opened each time, because a larger map may be in its place. There are few lines.
+        let name = move |service| {
+            let names = open_names(&pins).ok()?;
+            service_names::read(&names, service).ok().flatten().map(|key| key.to_string())
+        };
+        kernel_log::forward(self.programs.object(), name);
     }
 
     /// A scan of the maps that programs write, to be run on another thread.

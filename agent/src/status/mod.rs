@@ -1,12 +1,13 @@
 //! The status of the agent: the control loop writes it; the servers and the command line read it.
 //!
 //! [`Status`] is what `GET /status` of the admin socket returns. Its parts are in a file for each
-//! subject: `exclusion`, `health`, `maps`, `objects`, `termination`. [`Shared`] is the one copy that all see. A field that is added later has a default, so that the command reads the status of an older agent.
+//! subject: `exclusion`, `health`, `maps`, `objects`, `program_log`, `termination`. [`Shared`] is the one copy that all see. A field that is added later has a default, so that the command reads the status of an older agent.
 
 mod exclusion;
 mod health;
 mod maps;
 mod objects;
+mod program_log;
 mod shared;
 mod termination;
 
@@ -21,6 +22,7 @@ pub use self::{
     health::{KernelFeatures, Reclaim, Source},
     maps::{FullMap, MapUse, maps},
     objects::{InvalidObject, Objects, OutOfSync, UnconfirmedServicePorts, UnsyncedObject},
+    program_log::ProgramLog,
     shared::Shared,
     termination::{HelperState, HelperUnavailable, Termination},
 };
@@ -53,6 +55,9 @@ pub struct Status {
     pub start_time: Timestamp,
     /// What the agent logs: a level, or levels by module.
     pub log_level: String,
+    /// What the kernel programs log because an operator asked for it; absent while they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program_log: Option<ProgramLog>,
     /// Whether the first full sync is in the kernel.
     pub ready: bool,
     /// What the agent waits for before it is ready; of no meaning once it is.

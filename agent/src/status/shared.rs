@@ -47,6 +47,7 @@ impl Shared {
             node_addresses_error: None,
             start_time: Timestamp::now(),
             log_level: String::new(),
+            program_log: None,
             ready: false,
             waiting_for: first_sync(),
             last_sync_time: None,

@@ -33,6 +33,26 @@ pub fn events_until() -> u64 {
     unsafe { (&raw const (*state).events_until).read_volatile() }
 }
 
+/// Until when programs log what they decide, in nanoseconds; 0 if they do not.
+#[inline(always)]
+pub fn debug_log_until() -> u64 {
+    let Some(state) = AGENT_STATE.get_ptr(0) else { return 0 };
+    // SAFETY: a live map value, whose words the agent writes: hence volatile.
+    unsafe { (&raw const (*state).debug_log_until).read_volatile() }
+}
+
+/// Whether events are written, or lines of the log, as far as two loads can tell.
+#[inline(always)]
+pub fn is_observed() -> bool {
+    let Some(state) = AGENT_STATE.get_ptr(0) else { return false };
+    // SAFETY: a live map value, whose words the agent writes: hence volatile.
+    unsafe {
+        (&raw const (*state).events_until).read_volatile()
+            | (&raw const (*state).debug_log_until).read_volatile()
+            != 0
+    }
+}
+
 /// Costs one load of an array as long as the options are off and the agent is not connecting.
 #[inline(always)]
 pub fn standing<F: Family>(hook: &HookContext<'_, F>) -> Standing {

@@ -34,6 +34,12 @@ pub struct Chosen {
 }
 
 impl Chosen {
+    /// Its id, and its generation.
+    #[inline(always)]
+    pub const fn key(&self) -> (BackendId, u32) {
+        (self.id, self.generation)
+    }
+
     /// What the agent wrote; it stays as it is while the entry belongs to its endpoint.
     #[inline(always)]
     pub fn backend(&self) -> &'static Backend {

@@ -28,6 +28,7 @@
 //! | [`namespaces`] | `NETWORK_NAMESPACES` |
 //! | [`agent_state`] | `AGENT_STATE` |
 //! | [`counters`] | `SERVICE_COUNTERS`, `FAULTS` |
+//! | [`debug_log`] | `DEBUG_LOG` |
 //! | [`socket_table`] | `SOCKETS` |
 //! | [`overflow`] | `OVERFLOW`, `OVERFLOW_COUNTS` |
 //! | [`storage`] | `UDP_STORAGE`, `TCP_STORAGE` |
@@ -42,6 +43,7 @@ pub mod agent_state;
 pub mod balance;
 pub mod config;
 pub mod counters;
+pub mod debug_log;
 pub mod exclusion;
 pub mod flows;
 pub mod frontends;

@@ -16,7 +16,7 @@ use sockline_ebpf::{
     socket::{CLAIMED, OverflowEntry, SocketRecord, SocketSet, StorageRecords},
 };
 
-use super::helpers;
+use super::{debug_log::Call, helpers};
 
 /// The owner word of a free entry.
 const FREE: u64 = 0;
@@ -27,6 +27,17 @@ pub enum Purpose {
     Connect,
     /// A datagram of a socket that has another peer, or none.
     Send,
+}
+
+impl Purpose {
+    /// What is logged as the hook.
+    #[inline(always)]
+    pub const fn call(self) -> Call {
+        match self {
+            Self::Connect => Call::Connect,
+            Self::Send => Call::Send,
+        }
+    }
 }
 
 /// What came of a record.

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use sockline_ebpf::socket::{OverflowEntry, RECORD_UNITS, STORAGE_RECORDS, WAYS};
 
 use super::{
-    config, helpers,
+    config, debug_log, helpers,
     hook_context::{MPTCP, TCP},
     overflow,
     record::RecordEntry,
@@ -29,7 +29,8 @@ pub fn release(ctx: &SockContext) {
         for way in 0..WAYS {
             let candidate = RecordEntry::in_table(set, way);
             if let Some(record) = candidate.record_of(cookie) {
-                Ended::of(record).socket_closed(ctx.sock);
+                let end = Ended::of(record).socket_closed(ctx.sock);
+                debug_log::freed(ctx, record, end);
                 candidate.free();
             }
         }
@@ -44,7 +45,8 @@ pub fn release(ctx: &SockContext) {
             && let Some(entry) = storage::of_connection(ctx.sock.cast())
         {
             if let Some(record) = RecordEntry::in_overflow(entry).record_of(IN_USE) {
-                Ended::of(record).socket_closed(ctx.sock);
+                let end = Ended::of(record).socket_closed(ctx.sock);
+                debug_log::freed(ctx, record, end);
             }
             storage::give_back(entry);
         }
@@ -52,7 +54,7 @@ pub fn release(ctx: &SockContext) {
 }
 
 #[inline(always)]
-fn release_overflow(ctx: &SockContext, cookie: u64, entry: *mut OverflowEntry) {
+fn release_overflow(ctx: &SockContext, cookie: u64, mut entry: *mut OverflowEntry) {
     // SAFETY: a live map value.
     if unsafe { (*entry).units } != RECORD_UNITS
         && let Some(stored) = storage::of_udp(ctx.sock.cast())
@@ -60,10 +62,14 @@ fn release_overflow(ctx: &SockContext, cookie: u64, entry: *mut OverflowEntry) {
         for index in 0..STORAGE_RECORDS {
             let candidate = RecordEntry::in_storage(stored, index);
             if let Some(record) = candidate.record_of(IN_USE) {
-                Ended::of(record).socket_closed(ctx.sock);
+                let end = Ended::of(record).socket_closed(ctx.sock);
+                debug_log::freed(ctx, record, end);
                 candidate.free();
             }
         }
+        // Found once more, which few sockets need: to keep it would take room on the stack.
+        let Some(found) = overflow::find(cookie) else { return };
+        entry = found;
     }
     let ended = ended_in(entry, cookie);
     if sockline_release_entry(cookie) != 0 {

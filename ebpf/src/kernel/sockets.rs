@@ -174,9 +174,8 @@ pub fn recall_service(
     ctx: &SockAddrContext,
     address: &Address,
     port: u16,
-) -> Option<(Address, u16)> {
-    let found = find(ctx, |kept| is_with(kept, address, port))?;
-    Some((found.service_address, found.service_port))
+) -> Option<&'static SocketRecord> {
+    find(ctx, |kept| is_with(kept, address, port))
 }
 
 /// Forgets that the socket got this address as a backend: it dialled it directly. An exact answer

@@ -3,6 +3,7 @@
 use aya_log_ebpf::warn;
 use sockline_ebpf::{
     counters::Fault,
+    debug_log::Decision as Logged,
     frontend::{Action, FrontendKey, Protocol},
     id::ServiceId,
     socket::{About, SocketRecord},
@@ -12,7 +13,9 @@ use super::{
     affinity,
     agent_state::{self, Standing},
     balance::{self, Chosen},
-    config, counters, exclusion, frontends, helpers,
+    config, counters,
+    debug_log::{self, Call},
+    exclusion, frontends, helpers,
     hook_context::{Family, HookContext},
     namespaces,
     record::{Kept, Purpose},
@@ -64,7 +67,10 @@ pub fn send<F: Family>(hook: &HookContext<'_, F>) -> i32 {
         Decision::NotAService => sent_directly(hook),
         Decision::Bypass => ALLOW,
         Decision::Refuse => refuse(),
-        Decision::Use { chosen, kept: true, .. } => {
+        Decision::Use { service, chosen, kept: true } => {
+            if debug_log::is_on() {
+                debug_log::translated(hook, Call::Send, service, Logged::Kept, 0, chosen.key());
+            }
             hook.redirect(&chosen.backend().address, chosen.backend().port);
             ALLOW
         }
@@ -92,11 +98,13 @@ fn sent_directly<F: Family>(hook: &HookContext<'_, F>) -> i32 {
 
 /// `getpeername()`, `recvfrom()`: shows the address that was dialled in place of the backend's.
 #[inline(always)]
-pub fn reverse_translate<F: Family>(hook: &HookContext<'_, F>) {
-    if let Some((address, port)) =
-        sockets::recall_service(hook.context(), &hook.address(), hook.port())
-    {
-        hook.redirect(&address, port);
+pub fn reverse_translate<F: Family>(hook: &HookContext<'_, F>, call: Call) {
+    if let Some(kept) = sockets::recall_service(hook.context(), &hook.address(), hook.port()) {
+        hook.redirect(&kept.service_address, kept.service_port);
+        if debug_log::is_on() {
+            let backend = (kept.backend, kept.generation);
+            debug_log::translated(hook, call, kept.service, Logged::Shown, 0, backend);
+        }
     }
 }
 
@@ -105,6 +113,17 @@ pub fn reverse_translate<F: Family>(hook: &HookContext<'_, F>) {
 enum Keep {
     Nothing,
     BackendOfSocket,
+}
+
+impl Keep {
+    /// What is logged as the hook.
+    #[inline(always)]
+    const fn call(self) -> Call {
+        match self {
+            Self::Nothing => Call::Connect,
+            Self::BackendOfSocket => Call::Send,
+        }
+    }
 }
 
 enum Decision {
@@ -116,9 +135,13 @@ enum Decision {
 
 #[inline(always)]
 fn decide<F: Family>(hook: &HookContext<'_, F>, mut key: FrontendKey, keep: Keep) -> Decision {
+    let log = |service, decision, detail| {
+        debug_log::untranslated(hook, keep.call(), service, decision, detail);
+    };
     if exclusion::is_caller() {
         let Some(frontend) = frontends::find(&mut key) else { return Decision::NotAService };
         counters::bypassed(frontend.service);
+        log(frontend.service, Logged::ExcludedPod, 0);
         return Decision::Bypass;
     }
     let mut service = ServiceId::NONE;
@@ -129,13 +152,18 @@ fn decide<F: Family>(hook: &HookContext<'_, F>, mut key: FrontendKey, keep: Keep
         service = frontend.service;
         match agent_state::standing(hook) {
             Standing::Served => {}
-            Standing::Own => return Decision::NotAService,
+            Standing::Own => {
+                log(service, Logged::OwnConnection, 0);
+                return Decision::NotAService;
+            }
             Standing::Nested => {
                 counters::bypassed(service);
+                log(service, Logged::NestedNamespace, 0);
                 return Decision::Bypass;
             }
             Standing::Stale => {
                 counters::bypassed_stale(service);
+                log(service, Logged::AgentGone, 0);
                 return Decision::Bypass;
             }
         }
@@ -147,12 +175,14 @@ fn decide<F: Family>(hook: &HookContext<'_, F>, mut key: FrontendKey, keep: Keep
             }
             if action == Action::Bypass.byte() {
                 counters::bypassed(service);
+                log(service, Logged::Bypassed, reason);
                 return Decision::Bypass;
             }
             counters::refused(service, reason);
             if telemetry::is_watched() {
                 telemetry::refused(hook, key.protocol, service, reason);
             }
+            log(service, Logged::Refused, reason);
             return Decision::Refuse;
         }
         if keep == Keep::BackendOfSocket
@@ -176,6 +206,7 @@ fn decide<F: Family>(hook: &HookContext<'_, F>, mut key: FrontendKey, keep: Keep
         counters::fault(Fault::StaleEntry);
     }
     counters::fault(Fault::OwnerMismatch);
+    log(service, Logged::Unreadable, 0);
     if counters::failed_open(service) {
         warn!(hook.context(), "service {}: no backend could be read, calls go through", service.0);
     }
@@ -213,9 +244,11 @@ fn redirect<F: Family>(
     if kept == Kept::Untracked {
         telemetry::untracked(chosen);
     }
-    // Asked once more: to keep the answer would take room on the stack.
-    if telemetry::is_watched() {
+    // Asked once more: to keep the answer would take room on the stack. What is called asks for itself.
+    if agent_state::is_observed() {
         telemetry::opened(hook, &record, kept);
+        let detail = u8::from(kept == Kept::Untracked);
+        debug_log::translated(hook, purpose.call(), service, Logged::Chosen, detail, chosen.key());
     }
     hook.redirect(&record.backend_address, record.backend_port);
 }

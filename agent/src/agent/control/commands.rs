@@ -5,7 +5,7 @@ mod tests;
 
 use super::{ApiServer, Control};
 use crate::{
-    admin::{Command, PodLookup, Subject},
+    admin::{Command, PodLookup, ProgramLogRequest, Subject},
     dataplane::Drift,
     error_chain::chain,
     model::{
@@ -32,6 +32,8 @@ trait Node {
     fn remove_probe_service(&mut self, service: &ProbeService);
     /// Compares the plan with the maps.
     fn compare(&mut self) -> Result<Drift, String>;
+    /// Has the programs log what they decide; `None` ends it.
+    fn log_programs(&mut self, request: Option<ProgramLogRequest>) -> Result<(), String>;
     /// What is wrong with a service that no object of it has.
     fn further_input_error(&self, service: &ObjectName) -> Option<String>;
 }
@@ -57,6 +59,10 @@ impl Node for Control {
         let mut plan = self.index.planned();
         self.complete(&mut plan);
         self.dataplane.compare(&plan).map_err(|error| chain(&error))
+    }
+
+    fn log_programs(&mut self, request: Option<ProgramLogRequest>) -> Result<(), String> {
+        self.program_log.change(request, &self.dataplane)
     }
 
     fn further_input_error(&self, service: &ObjectName) -> Option<String> {
@@ -92,6 +98,13 @@ fn handle(node: &mut impl Node, command: Command) {
         Command::Explain { reply, .. } if reply.is_closed() => {}
         Command::FindDrift { reply } => {
             let _ = reply.send(require_first_sync(node).and_then(|()| node.compare()));
+        }
+        // It ends at any time.
+        Command::LogPrograms { request: None, reply } => {
+            let _ = reply.send(node.log_programs(None));
+        }
+        Command::LogPrograms { request, reply } => {
+            let _ = reply.send(require_first_sync(node).and_then(|()| node.log_programs(request)));
         }
         Command::Explain { subject, reply } => {
             let _ = reply.send(require_first_sync(node).map(|()| explain(node, &subject)));

@@ -3,7 +3,7 @@
 //!
 //! The agent's `run` starts it, with the channels that the source and the admin socket write to. `next_sync`
 //! decides what a sync writes, `sync` writes it; `throttle`, `retry_queue` and the loop here decide when. `commands` answers
-//! the admin socket, `probe_services` keeps the Services of `sockline check`, `reclaimer` frees what the grace period has
+//! the admin socket, `probe_services` keeps the Services of `sockline check`, `program_log` what the programs log, `reclaimer` frees what the grace period has
 //! passed for.
 //!
 //! Each branch of the loop that changes the maps ends in a state that the next agent can restore.
@@ -11,6 +11,7 @@
 mod commands;
 mod next_sync;
 mod probe_services;
+mod program_log;
 mod reclaimer;
 mod retry_queue;
 mod sync;
@@ -34,6 +35,7 @@ pub use self::thread::ControlThread;
 use self::{
     next_sync::{NextSync, Tick},
     probe_services::ProbeServices,
+    program_log::ProgramLog,
     reclaimer::{Reclaimed, Reclaimer, Waited},
     retry_queue::RetryQueue,
     throttle::Throttle,
@@ -51,7 +53,7 @@ use super::{
 };
 use crate::{
     admin::Command,
-    dataplane::{Dataplane, DataplaneError, ScannedUsage},
+    dataplane::{Dataplane, DataplaneError, DebugLog, ScannedUsage},
     error_chain::chain,
     model::{
         index::Index,
@@ -75,6 +77,7 @@ struct Control {
     /// `None` if the source is a folder.
     api_server: Option<ApiServer>,
     probe_services: ProbeServices,
+    program_log: ProgramLog,
     excluded_pods: ExcludedPods,
     node_addresses: NodeAddresses,
     next_sync: NextSync,
@@ -95,6 +98,7 @@ pub struct Kernel {
     pub dataplane: Dataplane,
     pub termination: Termination,
     pub nested: Nested,
+    pub debug_log: DebugLog,
     /// What the maps have of the API server that is the source.
     pub api_server: Option<ApiServer>,
 }
@@ -139,7 +143,10 @@ pub async fn run(
             }
             () = at(control.throttle.due()) => control.sync(),
             () = at(control.retry_queue.due()) => control.retry(),
-            _ = renew.tick() => control.release_if_overdue(),
+            _ = renew.tick() => {
+                control.program_log.renew(&control.dataplane);
+                control.release_if_overdue();
+            }
             _ = tick.tick() => control.tick(),
             () = control.excluded_pods.cgroup_created() => {
                 control.excluded_pods.sync(&mut control.dataplane);
@@ -192,7 +199,7 @@ async fn at(time: Option<Instant>) {
 
 impl Control {
     fn new(
-        Kernel { dataplane, termination, nested, api_server }: Kernel,
+        Kernel { dataplane, termination, nested, debug_log, api_server }: Kernel,
         config: &Config,
         shared: Arc<Shared>,
         metrics: Arc<Metrics>,
@@ -204,6 +211,7 @@ impl Control {
             index: Index::new(config.node_name.as_str()).with_node_ports(config.node_ports),
             api_server,
             probe_services: ProbeServices::default(),
+            program_log: ProgramLog::new(debug_log, Arc::clone(&shared)),
             excluded_pods: ExcludedPods::new(
                 policy,
                 top,

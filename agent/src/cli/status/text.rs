@@ -76,6 +76,7 @@ impl Summary {
                 self.line("Clients", "connections are not counted by client");
             }
             self.line("Log level", &agent.log_level);
+            self.line_if_any("Programs log", agent.program_log.as_ref().map(ToString::to_string));
         }
         let took = report.agent.as_ref().and_then(|agent| agent.last_sync_duration);
         self.line(

@@ -8,7 +8,6 @@ mod document;
 mod hindrance;
 mod port;
 mod report;
-mod target;
 mod text;
 
 use std::{sync::Arc, time::Duration};
@@ -16,10 +15,11 @@ use std::{sync::Arc, time::Duration};
 use clap::Args;
 
 pub(super) use self::document::TraceReport;
-use self::{hindrance::Hindrance, report::Source, target::Target};
+use self::{hindrance::Hindrance, report::Source};
 use super::{
     node::NodeArgs,
     output::{Output, print},
+    target::{self, Target},
 };
 use crate::{
     admin::{self, Subject},

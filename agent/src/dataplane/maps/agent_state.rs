@@ -22,6 +22,7 @@ const EXCLUDE_NESTED: usize = offset_of!(Layout, exclude_nested) / size_of::<u64
 const BYPASS_COOKIE: usize = offset_of!(Layout, bypass_cookie) / size_of::<u64>();
 const LAST_SERVICE: usize = offset_of!(Layout, last_service) / size_of::<u64>();
 const EVENTS_UNTIL: usize = offset_of!(Layout, events_until) / size_of::<u64>();
+const DEBUG_LOG_UNTIL: usize = offset_of!(Layout, debug_log_until) / size_of::<u64>();
 const OWN_CALLS: usize = offset_of!(Layout, own_calls) / size_of::<u64>();
 
 /// What to do with calls from network namespaces that were made inside of pods.
@@ -95,9 +96,10 @@ impl AgentState {
         let own = fail_open_after.filter(|_| pins.have_links()).map(from_now);
         words.store(DEADLINE, first_deadline(words.load(DEADLINE), own));
         words.store(EXCLUDE_NESTED, u64::from(nested == NestedNamespaces::Exclude));
-        // An earlier agent may have ended while it connected, or while a client watched.
+        // An earlier agent may have ended while it connected, or while somebody watched.
         words.store(BYPASS_COOKIE, 0);
         words.store(EVENTS_UNTIL, 0);
+        words.store(DEBUG_LOG_UNTIL, 0);
         let shared = Shared { words, fail_open_after, connecting: Mutex::new(()) };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -152,6 +154,12 @@ impl AgentState {
     pub(crate) fn write_events_for(&self, time: Duration) {
         let until = if time.is_zero() { 0 } else { from_now(time) };
         self.shared.words.store(EVENTS_UNTIL, until);
+    }
+
+    /// Has the programs log what they decide for this long; zero ends it.
+    pub(super) fn log_for(&self, time: Duration) {
+        let until = if time.is_zero() { 0 } else { from_now(time) };
+        self.shared.words.store(DEBUG_LOG_UNTIL, until);
     }
 
     /// Calls to a service address that were bypassed because of [`Self::bypass`], including those

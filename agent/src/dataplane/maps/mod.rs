@@ -7,6 +7,7 @@
 //! - [`service_names`]: service id → name of the service port.
 //! - [`exclusion`]: cgroups of excluded pods.
 //! - [`agent_state`], [`agent_record`]: what the programs, and other commands, know of the agent.
+//! - [`debug_log`]: which calls the programs log.
 //! - [`affinity_gc`]: removes expired session affinities. [`client_gc`]: removes clients of services that are gone.
 //! - [`lru`]: maps whose size an option sets.
 //! - [`namespaces`]: network namespaces that called services.
@@ -18,6 +19,7 @@ pub mod agent_record;
 pub mod agent_state;
 pub mod allocator;
 pub mod client_gc;
+pub mod debug_log;
 pub mod exclusion;
 pub mod frontends;
 mod lru;
@@ -36,6 +38,7 @@ use sockline_ebpf::{
     backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS, Backend, SLOT_SEGMENT, SLOT_SEGMENTS, Slot},
     client::{ClientCounts, ClientKey},
     counters::ServiceCounters,
+    debug_log::DebugLog,
     event::EventCounts,
     filter,
     frontend::{CURRENT, FIRST_CAPACITY, Frontend, FrontendKey},
@@ -60,7 +63,7 @@ use crate::{
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
-pub const PINNED: [&str; 22] = [
+pub const PINNED: [&str; 23] = [
     FILTER,
     FRONTENDS,
     SLOTS,
@@ -80,6 +83,7 @@ pub const PINNED: [&str; 22] = [
     EXCLUDED,
     EXCLUDED_LEVELS,
     AGENT_STATE,
+    DEBUG_LOG,
     NETWORK_NAMESPACES,
     EVENTS,
     EVENT_COUNTS,
@@ -103,6 +107,7 @@ pub const LOGS: &str = "AYA_LOGS";
 pub const EXCLUDED: &str = "EXCLUDED";
 pub const EXCLUDED_LEVELS: &str = "EXCLUDED_LEVELS";
 pub const AGENT_STATE: &str = "AGENT_STATE";
+pub const DEBUG_LOG: &str = "DEBUG_LOG";
 pub const NETWORK_NAMESPACES: &str = "NETWORK_NAMESPACES";
 pub const EVENTS: &str = "EVENTS";
 pub const EVENT_COUNTS: &str = "EVENT_COUNTS";
@@ -217,6 +222,12 @@ pub fn open_filter(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
 pub fn open_agent_state(pins: &Pins, access: Access) -> Result<SharedArray<u64>, DataplaneError> {
     let words = size_of::<AgentState>() / size_of::<u64>();
     shared(pins, AGENT_STATE, u32::try_from(words).unwrap_or(u32::MAX), access)
+}
+
+/// The words of the one [`DebugLog`].
+pub fn open_debug_log(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
+    let words = size_of::<DebugLog>() / size_of::<u64>();
+    shared(pins, DEBUG_LOG, u32::try_from(words).unwrap_or(u32::MAX), Access::Write)
 }
 
 pub fn open_sockets(pins: &Pins) -> Result<SharedArray<SocketSet>, DataplaneError> {

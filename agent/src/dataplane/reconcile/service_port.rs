@@ -2,10 +2,15 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
+use sockline_ebpf::id::ServiceId;
+
 use super::Reconciler;
-use crate::model::{
-    object::{ObjectName, Protocol},
-    plan,
+use crate::{
+    dataplane::maps::service_names::ServiceKey,
+    model::{
+        object::{ObjectName, Protocol},
+        plan,
+    },
 };
 
 /// A port of a service.
@@ -21,6 +26,26 @@ pub struct InstalledPort {
 }
 
 impl Reconciler {
+    /// The names of all service ports.
+    pub fn service_keys(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.service_ports.keys()
+    }
+
+    /// The ids of a service's ports, or of the one with this name or number.
+    pub fn service_ids(&self, service: &ObjectName, port: Option<&str>) -> Vec<ServiceId> {
+        let ports = self.service_ports.iter().filter(|(key, _)| key.service == *service);
+        ports
+            .filter(|(key, installed)| {
+                port.is_none_or(|port| {
+                    let mut numbers = installed.keys.iter().map(|key| u16::from_be(key.port));
+                    *key.port_name == *port || numbers.any(|number| number.to_string() == port)
+                })
+            })
+            .map(|(_, installed)| installed.id)
+            .filter(|id| *id != ServiceId::NONE)
+            .collect()
+    }
+
     /// The ports of a service.
     pub fn installed(&self, service: &ObjectName) -> Vec<InstalledPort> {
         let ports = self.service_ports.iter().filter(|(key, _)| key.service == *service);

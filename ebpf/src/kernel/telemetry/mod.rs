@@ -14,6 +14,7 @@ mod socket;
 
 use core::ptr;
 
+use super::debug_log;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use sockline_ebpf::{
     socket::{About, SocketRecord},
@@ -75,10 +76,10 @@ impl Ended {
         About(service >> Self::FLAGS_SHIFT).class()
     }
 
-    /// The socket is being closed.
+    /// The socket is being closed. Returns how, if that is logged: for the caller has no room on its stack to ask.
     #[inline(always)]
-    pub fn socket_closed(&self, ctx: *mut bpf_sock) {
-        sockline_socket_closed(ctx, self.backend, self.service, self.since, self.about.0);
+    pub fn socket_closed(&self, ctx: *mut bpf_sock) -> u32 {
+        sockline_socket_closed(ctx, self.backend, self.service, self.since, self.about.0)
     }
 
     /// The socket connects again, after an attempt that failed.
@@ -145,8 +146,9 @@ extern "C" fn sockline_socket_closed(
         counts::ended(backend, service as u32, since, Ended::class(service), &end);
         clients::ended(service as u32, About(about), &end);
         events::ended(backend, service as u32, since, About(about), &end);
+        return debug_log::logged(end.end);
     }
-    0
+    debug_log::logged(End::Untracked)
 }
 
 #[unsafe(no_mangle)]

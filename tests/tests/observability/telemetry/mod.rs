@@ -7,6 +7,7 @@ mod failures;
 mod layout;
 mod outcomes;
 mod persistence;
+mod program_log;
 mod ten_thousand;
 mod udp;
 mod watch;
@@ -18,8 +19,14 @@ use std::{
     os::fd::AsRawFd,
 };
 
-use nix::sys::socket::sockopt::Linger;
-use sockline_testbed::{Cluster, Metrics, Pod, Protocol, Service, Socket, mapped};
+use nix::{
+    sys::socket::sockopt::Linger,
+    time::{ClockId, clock_gettime},
+};
+use sockline::dataplane::Pins;
+use sockline_testbed::{
+    Cluster, Metrics, Node, Pod, Protocol, Service, Socket, bpf::RawMap, mapped,
+};
 
 use crate::common::{eventually, holds};
 
@@ -32,6 +39,19 @@ fn at(text: &str) -> SocketAddr {
 
 fn family(to: SocketAddr) -> i32 {
     if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }
+}
+
+/// A word of what programs know of the agent, by its offset.
+fn agent_state(node: &Node, offset: usize) -> u64 {
+    let map = RawMap::pinned(&Pins::in_bpffs(node.bpffs()).map("AGENT_STATE")).unwrap();
+    let state = map.get(&0_u32.to_ne_bytes()).unwrap().unwrap();
+    u64::from_ne_bytes(state[offset..offset + size_of::<u64>()].try_into().unwrap())
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
 /// All forms of the service's address.

@@ -21,6 +21,8 @@ struct Fake {
     broken: Option<String>,
     probes: Vec<u64>,
     comparisons: usize,
+    /// Hooks.
+    logged: Vec<String>,
 }
 
 impl Fake {
@@ -30,7 +32,14 @@ impl Fake {
         for (name, node) in [("web", "node-a"), ("far", "node-b")] {
             index.apply_arrived(Event::Apply(sourced(pod(name, node))), Instant::now());
         }
-        Self { index, synced: true, broken: None, probes: Vec::new(), comparisons: 0 }
+        Self {
+            index,
+            synced: true,
+            broken: None,
+            probes: Vec::new(),
+            comparisons: 0,
+            logged: Vec::new(),
+        }
     }
 
     fn before_the_first_sync() -> Self {
@@ -71,6 +80,16 @@ impl Fake {
         self.ask(|reply| Command::LookUpPod { pod, reply }).map(|found| found.on_this_node)
     }
 
+    fn log(&mut self, hooks: Option<&str>) -> Result<(), String> {
+        let request = hooks.map(|hook| ProgramLogRequest {
+            hooks: vec![hook.to_owned()],
+            service: None,
+            port: None,
+            seconds: 60,
+        });
+        self.ask(|reply| Command::LogPrograms { request, reply })
+    }
+
     fn names(&mut self) -> Vec<String> {
         let uids = ["uid-of-web", "uid-of-far", "uid-of-none"].map(ToOwned::to_owned).to_vec();
         let found = self.ask(|reply| Command::FindPods(PodQuery { uids, reply }));
@@ -106,6 +125,11 @@ impl Node for Fake {
         self.comparisons += 1;
         let drift = Drift { frontends_missing: 3, ..Drift::default() };
         self.broken.clone().map_or(Ok(drift), Err)
+    }
+
+    fn log_programs(&mut self, request: Option<ProgramLogRequest>) -> Result<(), String> {
+        self.logged = request.map_or_else(Vec::new, |request| request.hooks);
+        Ok(())
     }
 
     fn further_input_error(&self, service: &ObjectName) -> Option<String> {
@@ -194,4 +218,16 @@ fn for_a_client_that_has_disconnected_nothing_is_compared_and_no_probe_service_s
     node.ask_in_vain(|reply| Command::FindDrift { reply });
     node.ask_in_vain(|reply| Command::Explain { subject: subject("cart"), reply });
     assert_eq!((node.probes.len(), node.comparisons), (0, 0));
+}
+
+#[test]
+fn programs_log_after_the_first_sync_and_it_can_always_end() {
+    let mut node = Fake::before_the_first_sync();
+    assert_eq!(node.log(Some("connect4")), Err(WAITS.to_owned()));
+    assert_eq!(node.log(None), Ok(()));
+    node.synced = true;
+    assert_eq!(node.log(Some("connect4")), Ok(()));
+    assert_eq!(node.logged, ["connect4"]);
+    assert_eq!(node.log(None), Ok(()));
+    assert!(node.logged.is_empty());
 }

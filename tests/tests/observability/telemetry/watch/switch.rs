@@ -2,31 +2,19 @@
 
 use std::mem::offset_of;
 
-use nix::{
-    sys::signal::Signal,
-    time::{ClockId, clock_gettime},
-};
-use sockline::dataplane::Pins;
+use nix::sys::signal::Signal;
 use sockline_ebpf::agent_state::AgentState;
-use sockline_testbed::{Node, bpf::RawMap};
+use sockline_testbed::Node;
 
 use super::{
-    super::{CountedWeb, V4, at},
+    super::{CountedWeb, V4, agent_state, at, now},
     Watch, written,
 };
 use crate::common::{eventually, holds};
 
 /// Until when programs write events, in nanoseconds of `CLOCK_MONOTONIC`; 0 is off.
 fn until(node: &Node) -> u64 {
-    let map = RawMap::pinned(&Pins::in_bpffs(node.bpffs()).map("AGENT_STATE")).unwrap();
-    let state = map.get(&0_u32.to_ne_bytes()).unwrap().unwrap();
-    let start = offset_of!(AgentState, events_until);
-    u64::from_ne_bytes(state[start..start + size_of::<u64>()].try_into().unwrap())
-}
-
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
-    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+    agent_state(node, offset_of!(AgentState, events_until))
 }
 
 fn connect_and_close(web: &CountedWeb) {

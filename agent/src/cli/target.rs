@@ -1,4 +1,4 @@
-//! Which service port to trace, and names that are similar to an unknown one.
+//! Which service port a command is about, and names that are similar to an unknown one.
 
 use std::{collections::BTreeSet, str::FromStr};
 
