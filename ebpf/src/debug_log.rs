@@ -87,7 +87,7 @@ pub struct DebugLog {
     /// Lines of that window.
     pub used: u64,
     /// Lines that were not written, because the budget of a window was used up or the ring buffer had no room.
-    pub left_out: u64,
+    pub skipped: u64,
     /// The service ids that are logged; 0 is none. All services, if the first is 0.
     pub services: [u64; SELECTED],
 }

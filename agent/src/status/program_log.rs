@@ -22,8 +22,8 @@ pub struct ProgramLog {
     pub port: Option<String>,
     /// When it ends.
     pub until: Timestamp,
-    /// Lines that were left out because there were too many.
-    pub lines_left_out: u64,
+    /// Lines that were skipped because there were too many.
+    pub lines_skipped: u64,
 }
 
 impl fmt::Display for ProgramLog {
@@ -37,10 +37,11 @@ impl fmt::Display for ProgramLog {
         }
         let left: Result<Duration, _> = self.until.duration_since(Timestamp::now()).try_into();
         // It may just have ended.
-        write!(f, ", for another {}", format_seconds(left.unwrap_or_default()))?;
-        match self.lines_left_out {
+        let left = left.unwrap_or_default() + Duration::from_millis(500);
+        write!(f, ", for another {}", format_seconds(left))?;
+        match self.lines_skipped {
             0 => Ok(()),
-            count => write!(f, "; {count} lines were left out"),
+            count => write!(f, "; {count} lines were skipped"),
         }
     }
 }

@@ -145,7 +145,7 @@ fn is_wanted(hook: u32, service: u32) -> bool {
         if (&raw const (*log).used).read_volatile() >= BUDGET
             || AYA_LOGS.query(BPF_RB_AVAIL_DATA.into()) > RING_LIMIT
         {
-            helpers::add(&raw mut (*log).left_out, 1);
+            helpers::add(&raw mut (*log).skipped, 1);
             return false;
         }
         helpers::add(&raw mut (*log).used, 1);

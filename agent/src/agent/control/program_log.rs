@@ -36,8 +36,8 @@ struct Active {
     /// As they were selected last: a service that is created again has other ids.
     services: LoggedServices,
     ends: Instant,
-    /// Lines that had been left out when it began.
-    left_out: u64,
+    /// Lines that had been skipped when it began.
+    skipped: u64,
 }
 
 impl ProgramLog {
@@ -74,12 +74,12 @@ impl ProgramLog {
             service: name,
             port: port.flatten(),
             until,
-            lines_left_out: 0,
+            lines_skipped: 0,
         };
         tracing::info!("the programs log what they decide: {log}");
         self.shared.update(|status| status.program_log = Some(log));
-        let (ends, left_out) = (Instant::now() + time, self.switch.left_out());
-        self.active = Some(Active { hooks, service, services, ends, left_out });
+        let (ends, skipped) = (Instant::now() + time, self.switch.skipped());
+        self.active = Some(Active { hooks, service, services, ends, skipped });
         Ok(())
     }
 
@@ -97,10 +97,10 @@ impl ProgramLog {
             active.services = services;
         }
         self.switch.renew(left);
-        let left_out = self.switch.left_out().saturating_sub(active.left_out);
+        let skipped = self.switch.skipped().saturating_sub(active.skipped);
         self.shared.update(|status| {
             if let Some(log) = &mut status.program_log {
-                log.lines_left_out = left_out;
+                log.lines_skipped = skipped;
             }
         });
     }
@@ -109,8 +109,8 @@ impl ProgramLog {
         let Some(active) = self.active.take() else { return };
         self.switch.switch_off();
         self.shared.update(|status| status.program_log = None);
-        let lines_left_out = self.switch.left_out().saturating_sub(active.left_out);
-        tracing::info!(lines_left_out, "the programs no longer log what they decide: {why}");
+        let lines_skipped = self.switch.skipped().saturating_sub(active.skipped);
+        tracing::info!(lines_skipped, "the programs no longer log what they decide: {why}");
     }
 }
 

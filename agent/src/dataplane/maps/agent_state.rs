@@ -96,7 +96,7 @@ impl AgentState {
         let own = fail_open_after.filter(|_| pins.have_links()).map(from_now);
         words.store(DEADLINE, first_deadline(words.load(DEADLINE), own));
         words.store(EXCLUDE_NESTED, u64::from(nested == NestedNamespaces::Exclude));
-        // An earlier agent may have ended while it connected, or while somebody watched.
+        // An earlier agent may have ended while it connected, while a client watched, or while programs logged.
         words.store(BYPASS_COOKIE, 0);
         words.store(EVENTS_UNTIL, 0);
         words.store(DEBUG_LOG_UNTIL, 0);

@@ -17,7 +17,7 @@ use crate::{
 };
 
 const HOOKS: usize = offset_of!(Layout, hooks) / size_of::<u64>();
-const LEFT_OUT: usize = offset_of!(Layout, left_out) / size_of::<u64>();
+const SKIPPED: usize = offset_of!(Layout, skipped) / size_of::<u64>();
 const SERVICES: usize = offset_of!(Layout, services) / size_of::<u64>();
 
 /// How long programs log without [`DebugLog::renew`].
@@ -118,8 +118,8 @@ impl DebugLog {
 
     /// Lines that programs did not write, since the map was made.
     #[must_use]
-    pub fn left_out(&self) -> u64 {
-        self.words.load(LEFT_OUT)
+    pub fn skipped(&self) -> u64 {
+        self.words.load(SKIPPED)
     }
 }
 
