@@ -14,7 +14,7 @@
 //! API server fails. WATCHER is <https://github.com/kube-rs/kube/blob/main/kube-runtime/src/watcher.rs>.
 //!
 //! - A watch that works again: WATCHER returns nothing for a resumed connection and for bookmarks, so a quiet watch looks
-//!   broken until the next change. Here either of them ends the report of the error.
+//!   broken until the next change. Here either of them ends the report of the error. (No issue is open about it.)
 //! - Silence: WATCHER waits for the duration of the watch and 5 seconds, 295 by default
 //!   (<https://github.com/kube-rs/kube/pull/1945>). Here it is 100 seconds, because bookmarks come once a minute.
 //! - A version that is gone: when a resumed watch is refused with HTTP 410, WATCHER requests the same version again
@@ -22,8 +22,9 @@
 //!   watch, which WATCHER handles, but a proxy in front of it may not.
 //! - An error that is no event: a `Status` on a line of its own is a decoding error
 //!   (<https://github.com/kube-rs/kube/issues/1986>). Here it is the error that the server sent.
-//! - The newest state: WATCHER starts a streaming list at version 0, which may be older than what the agent restored from
-//!   the maps. Here it is the most recent version.
+//! - The newest state: WATCHER starts a streaming list at version 0 (<https://github.com/kube-rs/kube/pull/1255>), which may
+//!   be older than what the agent restored from the maps, and takes no other version
+//!   (<https://github.com/kube-rs/kube/issues/1419>). Here it is the most recent version.
 //! - Objects that do not decode: kube-core's `DeserializeGuard` isolates one
 //!   (<https://github.com/kube-rs/kube/issues/774>), but keeps only its metadata, and copies every object into a tree of
 //!   values first. `decode::lenient` uses the rest of such an object, and only such an object costs a tree.
