@@ -20,6 +20,7 @@ pub mod frontend;
 pub mod id;
 pub mod name;
 pub mod namespaces;
+pub mod partly_counted;
 pub mod socket;
 pub mod telemetry;
 pub mod traffic_class;

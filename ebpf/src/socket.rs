@@ -39,19 +39,28 @@ impl SocketRecord {
     pub const fn protocol(&self) -> Option<Protocol> {
         self.about.protocol()
     }
+
+    /// Whether it is of the same translation: the agent may have marked one of them as partly counted.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let unmarked = |record: &Self| Self { about: record.about.unmarked(), ..*record };
+        unmarked(self) == unmarked(other)
+    }
 }
 
-/// The protocol, whether the end is seen, the class of the traffic, and the client's cgroup, in one word: a record is copied word by word right
-/// after it was made, and a load waits if what it loads was stored in parts.
+/// The protocol, whether the end is seen, whether a part is counted, the class of the traffic, and the client's cgroup, in
+/// one word: a record is copied word by word right after it was made, and a load waits if what it loads was stored in parts.
 ///
-/// From the lowest bit: 8 of the protocol, 1 that is set if no hook sees the socket's end, 1 that is free, 2 of the
-/// class, 4 that are free, 48 of the cgroup's id. The upper bits of that are 0 until the kernel has used up all numbers of 32 bits 65,536 times (`kernfs`).
+/// From the lowest bit: 8 of the protocol, 1 that is set if no hook sees the socket's end, 1 that the agent sets if a part
+/// of the connection is counted ([`crate::partly_counted`]), 2 of the class, 4 that are free, 48 of the cgroup's id. The upper
+/// bits of that are 0 until the kernel has used up all numbers of 32 bits 65,536 times (`kernfs`).
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct About(pub u64);
 
 impl About {
     const UNTRACKED: u64 = 1 << 8;
+    const PARTLY_COUNTED: u64 = 1 << 9;
     const CLASS: u32 = 10;
     const CGROUP: u32 = 16;
 
@@ -87,6 +96,22 @@ impl About {
     #[must_use]
     pub const fn class(self) -> u8 {
         (self.0 >> Self::CLASS) as u8 & TrafficClass::MASK
+    }
+
+    /// A part of the connection is counted. Only the agent sets it, and only in the socket table.
+    #[must_use]
+    pub const fn partly_counted(self) -> Self {
+        Self(self.0 | Self::PARTLY_COUNTED)
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_partly_counted(self) -> bool {
+        self.0 & Self::PARTLY_COUNTED != 0
+    }
+
+    const fn unmarked(self) -> Self {
+        Self(self.0 & !Self::PARTLY_COUNTED)
     }
 
     /// `None` in what no program wrote.
@@ -327,6 +352,11 @@ mod tests {
                 assert!(!about.is_untracked() && about.untracked().is_untracked());
             }
             assert_eq!(about.with_class(0xff).cgroup(), cgroup);
+            let marked = about.partly_counted();
+            assert!(marked.is_partly_counted() && !about.is_partly_counted());
+            assert_eq!((marked.protocol(), marked.cgroup()), (Some(Protocol::Udp), cgroup));
+            let of = |about| SocketRecord { about, ..SocketRecord::default() };
+            assert!(of(marked).is_same(&of(about)) && !of(marked).is_same(&of(about.untracked())));
         }
         assert_eq!(About::default().protocol(), None);
     }

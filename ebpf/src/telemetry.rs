@@ -84,7 +84,7 @@ pub struct ConnectionCounts {
     pub opened: u64,
     /// Of these, those that ended, in whichever way.
     pub closed: u64,
-    /// Bytes that clients wrote to established connections, counted when those end.
+    /// Bytes that clients wrote to established connections, counted when those end, and by the agent while they are open.
     pub sent: u64,
     /// Bytes that came from the backend, counted as those.
     pub received: u64,

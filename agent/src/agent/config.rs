@@ -38,6 +38,8 @@ pub struct Config {
     /// Which nodes' NodePorts are served.
     pub node_ports: NodePortScope,
     pub telemetry: Telemetry,
+    /// How often connections are counted while they are open, at most.
+    pub open_connections_interval: Duration,
     pub client_counts: ClientCounting,
     /// Which metrics of client workloads there are.
     pub client_families: ClientFamilies,

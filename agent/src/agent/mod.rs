@@ -8,7 +8,7 @@
 //! - what it asks: `node_addresses` (of this node), `nested_namespaces` and `exclusion` (of pods), `api_server` (where
 //!   connections to the API server go);
 //! - when it acts: `heartbeat` (how old the maps may be), `reconcile_schedule` (when drift is looked for), `background_job` (slow
-//!   reads, beside the loop);
+//!   reads, beside the loop), `open_connections` (counts long connections while they are open);
 //! - what it tells: `status_publisher`.
 //!
 //! Invariants: only the control loop writes the maps. The process ends when one of its tasks ends.
@@ -22,6 +22,7 @@ mod heartbeat;
 mod metrics_server;
 mod nested_namespaces;
 mod node_addresses;
+mod open_connections;
 mod reconcile_schedule;
 mod run;
 mod start;

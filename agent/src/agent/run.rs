@@ -20,6 +20,7 @@ use super::{
     control::{self, ControlThread, Inputs, Kernel},
     metrics_server,
     nested_namespaces::Nested,
+    open_connections::LongConnections,
     start::{Ready, Started},
 };
 use crate::{
@@ -85,6 +86,13 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     let metrics = Arc::new(Metrics::new(dataplane.counters()?, clients, Arc::clone(&stats)));
     let debug_log = dataplane.debug_log()?;
     let nested = Nested::new(config.nested, &dataplane, helper.clone())?;
+    let long_connections = LongConnections::new(
+        config.open_connections_interval,
+        config.telemetry,
+        &dataplane,
+        helper.clone(),
+    );
+    shared.update(|status| status.bytes_counted = Some(long_connections.bytes_counted()));
     let termination = Termination::new(
         helper,
         config.reconcile_interval,
@@ -128,7 +136,8 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     let mut control = {
         let (config, stop) = (config.clone(), stop.clone());
         let (shared, metrics) = (Arc::clone(&shared), Arc::clone(&metrics));
-        let kernel = Kernel { dataplane, termination, nested, debug_log, api_server };
+        let kernel =
+            Kernel { dataplane, termination, nested, debug_log, long_connections, api_server };
         let inputs = Inputs { changes, commands: asked };
         ControlThread::start(move || async move {
             control::run(kernel, inputs, &config, shared, metrics, stop).await;

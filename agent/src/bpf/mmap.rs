@@ -157,13 +157,22 @@ impl<T: Pod> Cell<'_, T> {
     }
 }
 
-#[cfg(test)]
 impl<T: Pod> Cell<'_, T> {
-    /// Counts as programs do.
+    /// Adds to a count that programs add to.
     pub fn add(&self, field: Field<T, u64>, more: u64) {
-        // SAFETY: as in `set`.
-        let count = unsafe { AtomicU64::from_ptr(self.start.byte_add(field.offset).cast()) };
-        count.fetch_add(more, Ordering::Relaxed);
+        self.word(field).fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Changes a word that programs change. What was written before is visible to them before it. Returns whether the word
+    /// was `old`.
+    pub fn compare_exchange(&self, field: Field<T, u64>, old: u64, new: u64) -> bool {
+        let (success, failure) = (Ordering::SeqCst, Ordering::Relaxed);
+        self.word(field).compare_exchange(old, new, success, failure).is_ok()
+    }
+
+    fn word(&self, field: Field<T, u64>) -> &AtomicU64 {
+        // SAFETY: as in `get`, and mapped writable; it is accessed by whole words.
+        unsafe { AtomicU64::from_ptr(self.start.byte_add(field.offset).cast()) }
     }
 }
 

@@ -134,6 +134,9 @@ pub struct AgentArgs {
     /// Record how each connection ended (bytes, round-trip time, failures) when its socket is closed
     #[arg(long, value_enum, value_name = "MODE", env = "SOCKLINE_TELEMETRY", default_value_t)]
     telemetry: Telemetry,
+    /// How often, at most, connections are counted while they are open; for tests
+    #[arg(long, hide = true, env = "SOCKLINE_OPEN_CONNECTIONS_INTERVAL", default_value = "10s", value_parser = duration::parse)]
+    open_connections_interval: Duration,
     /// Count connections by client (cgroup) and service port, beside those by service port. Needs
     /// `--telemetry=on`
     #[arg(long, value_name = "BOOL", env = "SOCKLINE_CLIENT_COUNTS", action = ArgAction::Set,
@@ -204,6 +207,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
             NodePortScope::ThisNode
         },
         telemetry: args.telemetry,
+        open_connections_interval: args.open_connections_interval,
         client_counts: if args.client_counts && args.telemetry == Telemetry::On {
             ClientCounting::On
         } else {

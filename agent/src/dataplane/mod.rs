@@ -33,7 +33,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sockline_ebpf::id::ServiceId;
+use sockline_ebpf::{id::ServiceId, partly_counted::Part};
 
 pub use self::{
     error::DataplaneError,
@@ -45,6 +45,7 @@ pub use self::{
         exclusion::CgroupLevels,
         map_names,
         namespaces::NetworkNamespaces,
+        partly_counted::{OpenConnection, OpenConnections, Unmarked},
         service_names::ServiceKey,
     },
     observe::{
@@ -106,6 +107,7 @@ pub struct Dataplane {
     reconciler: Reconciler,
     exclusion: ExcludedCgroups,
     sockets: Sockets,
+    open_connections: OpenConnections,
     programs: Programs,
     links: Links,
     kept: HeldMaps,
@@ -224,6 +226,25 @@ impl Dataplane {
     pub fn forget_socket(&mut self, socket: &StaleSocket) -> Result<(), DataplaneError> {
         match self.sockets.forget(socket)? {
             Some((service, about)) => self.reconciler.count_untracked(service, about),
+            None => Ok(()),
+        }
+    }
+
+    /// Open connections, to be marked and read while this writes.
+    #[must_use]
+    pub fn open_connections(&self) -> OpenConnections {
+        self.open_connections.clone()
+    }
+
+    /// Counts what is new of an open connection, which the kernel says now. The records must be those of the last
+    /// [`OpenConnections::marked`]. If the agent is killed within this, what was new is lost.
+    pub fn count_open(
+        &mut self,
+        connection: &OpenConnection,
+        now: Part,
+    ) -> Result<(), DataplaneError> {
+        match self.open_connections.take(connection, now) {
+            Some(part) => self.reconciler.count_part(&connection.record, &part),
             None => Ok(()),
         }
     }

@@ -15,6 +15,7 @@ use super::{
         client_gc::ClientGc,
         exclusion::ExcludedCgroups,
         map_names,
+        partly_counted::OpenConnections,
     },
     observe::sockets::Sockets,
     pinning::{held_maps::HeldMaps, layout::Pins, lock::READERS_TIMEOUT},
@@ -84,6 +85,7 @@ impl Dataplane {
         }
         let exclusion = ExcludedCgroups::open(&pins)?;
         let sockets = Sockets::open(&pins)?;
+        let open_connections = OpenConnections::open(&pins)?;
         let kept = HeldMaps::open(&pins, &map_names(), &maps::GROWABLE)?;
         let mut this = Self {
             cgroup: options.cgroup.clone(),
@@ -91,6 +93,7 @@ impl Dataplane {
             reconciler,
             exclusion,
             sockets,
+            open_connections,
             programs,
             links: Links::default(),
             kept,

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Sockets in one request, and in one answer.
 pub const MAX_SOCKETS: usize = 4096;
+/// Connections in one request, and in one answer.
+pub const MAX_CONNECTIONS: usize = 16_384;
 /// Bytes of one message; [`MAX_SOCKETS`] need half of it.
 const MAX_MESSAGE: u32 = 2 << 20;
 
@@ -19,6 +21,8 @@ const MAX_MESSAGE: u32 = 2 << 20;
 pub enum Request {
     /// Close these sockets, at most [`MAX_SOCKETS`].
     Close { sockets: Vec<CloseTarget>, scope: SearchScope },
+    /// Read these TCP connections, at most [`MAX_CONNECTIONS`].
+    Read { cookies: Vec<u64> },
     /// Enter all network namespaces, and close nothing.
     Coverage,
     /// Mount the BPF file system again if it was unmounted.
@@ -71,6 +75,18 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// What the kernel has counted of an open TCP connection, never more than of the same one later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadConnection {
+    pub cookie: u64,
+    /// In bytes.
+    pub sent: u64,
+    /// In bytes.
+    pub received: u64,
+    /// In segments.
+    pub retransmitted: u32,
+}
+
 /// Which network namespaces the helper could enter.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
@@ -99,6 +115,11 @@ pub enum Response {
     /// In the order of the request.
     Closed {
         outcomes: Vec<Outcome>,
+        coverage: Coverage,
+    },
+    /// Those that were found, in no order.
+    Read {
+        connections: Vec<ReadConnection>,
         coverage: Coverage,
     },
     Coverage(Coverage),
@@ -156,6 +177,12 @@ mod tests {
         let request =
             Request::Close { sockets: vec![target; MAX_SOCKETS], scope: SearchScope::Processes };
         send(&mut Vec::new(), &request).unwrap();
+        send(&mut Vec::new(), &Request::Read { cookies: vec![u64::MAX; MAX_CONNECTIONS] }).unwrap();
+        let (cookie, sent, received) = (u64::MAX, u64::MAX, u64::MAX);
+        let connection = ReadConnection { cookie, sent, received, retransmitted: u32::MAX };
+        let connections = vec![connection; MAX_CONNECTIONS];
+        let answer = Response::Read { connections, coverage: Coverage::default() };
+        send(&mut Vec::new(), &answer).unwrap();
         let outcomes = vec![Outcome::Failed("?".repeat(100)); MAX_SOCKETS];
         let answer = Response::Closed { outcomes, coverage: Coverage::default() };
         send(&mut Vec::new(), &answer).unwrap();

@@ -19,6 +19,7 @@ use super::{
     close::{self, Close, Destroy},
     message::{self, Request, Response},
     namespaces::{self, CannotReturn},
+    read,
 };
 use crate::{
     mounts::{mount_point_of, remount_bpffs},
@@ -81,6 +82,14 @@ fn answer(
             anyhow::ensure!(sockets.len() <= message::MAX_SOCKETS, "too many sockets at once");
             let (outcomes, coverage) = close::close(&sockets, scope, closer)?;
             Response::Closed { outcomes, coverage }
+        }
+        Request::Read { cookies } => {
+            anyhow::ensure!(
+                cookies.len() <= message::MAX_CONNECTIONS,
+                "too many connections at once"
+            );
+            let (connections, coverage) = read::read(&cookies)?;
+            Response::Read { connections, coverage }
         }
         Request::Coverage => Response::Coverage(close::coverage()?),
     })

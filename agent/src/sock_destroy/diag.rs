@@ -1,7 +1,7 @@
 //! The kernel's socket monitoring over netlink (`sock_diag(7)`): which sockets a network namespace
 //! has, and closing one of them.
 //!
-//! Uses three structures of `linux/inet_diag.h`.
+//! Uses three structures of `linux/inet_diag.h`, and `struct tcp_info` of `linux/tcp.h`.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use std::{
 use nix::sys::socket::SockProtocol;
 use sockline_ebpf::frontend::Protocol;
 
-use crate::netlink::{Netlink, Request, field};
+use crate::netlink::{Netlink, Request, attribute, field};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
@@ -25,6 +25,14 @@ const TIME_WAIT: u8 = 6;
 const CLOSE: u8 = 7;
 const LISTEN: u8 = 10;
 const NEW_SYN_RECV: u8 = 12;
+
+/// All that an application may still hold and that leads to a peer.
+const CONNECTIONS: u32 = !(1 << LISTEN | 1 << CLOSE | 1 << TIME_WAIT | 1 << NEW_SYN_RECV);
+
+/// The length of `struct inet_diag_msg`; attributes follow.
+const MESSAGE: usize = 72;
+/// The attribute that is a `struct tcp_info`.
+const INET_DIAG_INFO: u16 = 2;
 
 /// A socket as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +65,28 @@ impl DiagSocket {
     }
 }
 
+/// What the kernel has counted of a TCP connection (`struct tcp_info`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpCounts {
+    /// `tcpi_bytes_acked`: the SYN counts as a byte, and so does the FIN.
+    pub acknowledged: u64,
+    /// `tcpi_bytes_received`: the FIN counts as a byte.
+    pub received: u64,
+    /// `tcpi_total_retrans`, in segments.
+    pub retransmitted: u32,
+}
+
+impl TcpCounts {
+    /// Kernels append fields to the structure; these are in it since Linux 4.1.
+    fn of(info: &[u8]) -> Self {
+        Self {
+            retransmitted: u32::from_ne_bytes(field(info, 100)),
+            acknowledged: u64::from_ne_bytes(field(info, 120)),
+            received: u64::from_ne_bytes(field(info, 128)),
+        }
+    }
+}
+
 /// What to list.
 #[derive(Debug, Clone, Copy)]
 pub struct Listing {
@@ -82,13 +112,30 @@ impl Diag {
         let states = match (listing.protocol, listing.unconnected) {
             (Protocol::Udp, false) => 1 << ESTABLISHED,
             (Protocol::Udp, true) => 1 << ESTABLISHED | 1 << CLOSE,
-            // All that an application may still hold and that leads to a peer.
-            _ => !(1 << LISTEN | 1 << CLOSE | 1 << TIME_WAIT | 1 << NEW_SYN_RECV),
+            _ => CONNECTIONS,
         };
         let body = request(listing.family, listing.protocol, states, &[0; ID]);
         self.0.send(SOCK_DIAG_BY_FAMILY, Request::Dump, &body)?;
         let protocol = listing.protocol;
         self.0.receive(|body| each(seen(protocol, body)))
+    }
+
+    /// Calls `each` for the TCP connections of this namespace, with what is counted of them.
+    pub fn list_counts(
+        &self,
+        family: i32,
+        mut each: impl FnMut(DiagSocket, TcpCounts),
+    ) -> io::Result<()> {
+        let mut body = request(family, Protocol::Tcp, CONNECTIONS, &[0; ID]);
+        // `idiag_ext`
+        body[2] = 1 << (INET_DIAG_INFO - 1);
+        self.0.send(SOCK_DIAG_BY_FAMILY, Request::Dump, &body)?;
+        self.0.receive(|body| {
+            let attributes = body.get(MESSAGE..).unwrap_or_default();
+            if let Some(info) = attribute(attributes, INET_DIAG_INFO) {
+                each(seen(Protocol::Tcp, body), TcpCounts::of(info));
+            }
+        })
     }
 
     /// Closes a socket for its application as if the connection had been aborted. The kernel finds
@@ -149,6 +196,11 @@ pub const FAMILIES: [i32; 2] = [libc::AF_INET, libc::AF_INET6];
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::{TcpListener, TcpStream},
+    };
+
     use super::*;
 
     fn one(listing: Listing, port: u16) -> Vec<DiagSocket> {
@@ -177,6 +229,29 @@ mod tests {
         assert_eq!(seen[0].cookie(), cookie, "the same socket");
         drop(socket);
         assert_eq!(one(listing(libc::AF_INET), port), []);
+    }
+
+    #[test]
+    fn what_is_counted_of_a_connection_is_what_was_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.write_all(&[1; 1000]).unwrap();
+        server.read_exact(&mut [0; 1000]).unwrap();
+        server.write_all(&[2; 50]).unwrap();
+        client.read_exact(&mut [0; 50]).unwrap();
+        let port = client.local_addr().unwrap().port();
+        let mut found = Vec::new();
+        Diag::open()
+            .unwrap()
+            .list_counts(libc::AF_INET, |socket, counts| {
+                if u16::from_be_bytes(field(&socket.id, 0)) == port {
+                    found.push(counts);
+                }
+            })
+            .unwrap();
+        // The SYN, and the server has read what the client sent, so that its answer acknowledged it.
+        assert_eq!(found, [TcpCounts { acknowledged: 1001, received: 50, retransmitted: 0 }]);
     }
 
     #[test]

@@ -36,6 +36,16 @@ impl fmt::Display for Source {
     }
 }
 
+/// When bytes and retransmissions of TCP connections are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BytesCounted {
+    /// Those of long connections from time to time, the rest when they end.
+    WhileOpen,
+    /// When they end, if at all: `--telemetry=off`, a feature that the kernel lacks, or no helper process.
+    AtEnd,
+}
+
 /// Whether the agent can wait for running programs, as of its last attempt.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "state")]

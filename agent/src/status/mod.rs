@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     exclusion::{ExcludedPod, ExclusionState, NestedNamespaces, PodRef},
-    health::{KernelFeatures, Reclaim, Source},
+    health::{BytesCounted, KernelFeatures, Reclaim, Source},
     maps::{FullMap, MapUse, maps},
     objects::{InvalidObject, Objects, OutOfSync, UnconfirmedServicePorts, UnsyncedObject},
     program_log::ProgramLog,
@@ -78,6 +78,9 @@ pub struct Status {
     /// Whether connections are counted by client (`--client-counts`); absent from an older agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_counts: Option<ClientCounting>,
+    /// When bytes of connections are counted; absent from an older agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_counted: Option<BytesCounted>,
     /// How many objects there are.
     pub objects: Objects,
     /// The usage of the maps; of those that the programs write, as of the last scan.

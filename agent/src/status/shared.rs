@@ -56,6 +56,7 @@ impl Shared {
             kernel_features: features.into(),
             telemetry: None,
             client_counts: None,
+            bytes_counted: None,
             objects: Objects::default(),
             maps: Vec::new(),
             drift_repairs: BTreeMap::new(),

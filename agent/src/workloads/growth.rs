@@ -33,6 +33,12 @@ impl Growth {
     }
 }
 
+#[derive(Debug, Clone, Copy, Default)]
+struct Bytes {
+    sent: u64,
+    received: u64,
+}
+
 /// The latest reading of each client and service port.
 #[derive(Debug, Default)]
 pub struct Readings(HashMap<(u64, ServiceId), Entry>);
@@ -40,8 +46,11 @@ pub struct Readings(HashMap<(u64, ServiceId), Entry>);
 #[derive(Debug, Default)]
 struct Entry {
     last: ClientCounts,
-    /// Connections that were open before the first reading.
+    /// Connections that were open before the first reading, and what was counted of them.
     active_before: u64,
+    open_before: Bytes,
+    /// Of connections that ended since.
+    ended: Bytes,
     /// What was reported up to now.
     sum: Growth,
     /// It was not in the last reading.
@@ -53,8 +62,12 @@ impl Readings {
     #[must_use]
     pub fn after(read: &[ClientConnections]) -> Self {
         let entries = read.iter().map(|client| {
-            let entry =
-                Entry { last: client.ended, active_before: client.active, ..Entry::default() };
+            let entry = Entry {
+                last: client.ended,
+                active_before: client.active,
+                open_before: Bytes { sent: client.open.sent, received: client.open.received },
+                ..Entry::default()
+            };
             ((client.cgroup, client.id), entry)
         });
         Self(entries.collect())
@@ -90,8 +103,6 @@ impl Entry {
         let mut growth = Growth {
             closed: now.closed.saturating_sub(last.closed),
             failed: now.failed.saturating_sub(last.failed),
-            sent: now.sent.saturating_sub(last.sent),
-            received: now.received.saturating_sub(last.received),
             ..Growth::default()
         };
         // A difference of counts that programs change while they are read may fall.
@@ -99,6 +110,14 @@ impl Entry {
         let failed = self.sum.failed + growth.failed;
         let opened = (closed + client.active).saturating_sub(self.active_before);
         growth.opened = opened.saturating_sub(self.sum.opened);
+        // As for `opened`: what was counted of an open connection counts as ended with it.
+        self.ended.sent += now.sent.saturating_sub(last.sent);
+        self.ended.received += now.received.saturating_sub(last.received);
+        let sent = (self.ended.sent + client.open.sent).saturating_sub(self.open_before.sent);
+        let received =
+            (self.ended.received + client.open.received).saturating_sub(self.open_before.received);
+        growth.sent = sent.saturating_sub(self.sum.sent);
+        growth.received = received.saturating_sub(self.sum.received);
         growth.established = closed.saturating_sub(failed).saturating_sub(self.sum.established);
         self.sum.add(&growth);
         growth
@@ -107,6 +126,8 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use sockline_ebpf::partly_counted::Part;
+
     use super::*;
     use crate::{
         dataplane::ServiceKey,
@@ -120,7 +141,14 @@ mod tests {
             protocol: Protocol::Tcp,
         };
         let ended = ClientCounts { closed, failed, sent: 10 * closed, ..ClientCounts::NONE };
-        ClientConnections { cgroup: 7, id: ServiceId(1), service, active, ended }
+        ClientConnections {
+            cgroup: 7,
+            id: ServiceId(1),
+            service,
+            active,
+            ended,
+            open: Part::default(),
+        }
     }
 
     fn sums(readings: &mut Readings, steps: &[(u64, u64, u64)]) -> Growth {
@@ -139,6 +167,24 @@ mod tests {
         let expected =
             Growth { opened: 4, closed: 3, failed: 1, established: 2, sent: 30, received: 0 };
         assert_eq!(sum, expected);
+    }
+
+    #[test]
+    fn bytes_of_an_open_connection_count_once() {
+        let read = |active, closed, open| ClientConnections {
+            open: Part { sent: open, ..Part::default() },
+            ..client(active, closed, 0)
+        };
+        let mut readings = Readings::after(&[read(1, 5, 4)]);
+        let mut sent = 0;
+        // The connection grows to 7 bytes and ends with 10, of which 4 were there before; then another one sends 3.
+        // In between it is neither open nor ended for a moment.
+        let steps =
+            [(read(1, 5, 7), 3), (read(0, 5, 0), 3), (read(0, 6, 0), 6), (read(1, 6, 3), 9)];
+        for (reading, expected) in steps {
+            sent += readings.update(&[reading])[0].sent;
+            assert_eq!(sent, expected);
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@
 //! | [`socket_table`] | `SOCKETS` |
 //! | [`overflow`] | `OVERFLOW`, `OVERFLOW_COUNTS` |
 //! | [`storage`] | `UDP_STORAGE`, `TCP_STORAGE` |
-//! | [`telemetry`] | `SERVICE_STATS`, `CLIENTS`, `CLIENT_TOTALS`, `EVENTS`, `EVENT_COUNTS` |
+//! | [`telemetry`] | `SERVICE_STATS`, `PARTLY_COUNTED`, `CLIENTS`, `CLIENT_TOTALS`, `EVENTS`, `EVENT_COUNTS` |
 //!
 //! Invariants: what cannot be found, read or kept leaves the call unchanged. A record lives exactly as long as its socket.
 //! A value is checked after it was read, because the kernel or the agent may reuse its entry meanwhile. Programs that

@@ -13,7 +13,7 @@ use super::{
     hook_context::{MPTCP, TCP},
     overflow,
     record::RecordEntry,
-    socket_table::set_of,
+    socket_table::{place_of, set_of},
     storage::{self, IN_USE},
     telemetry::Ended,
 };
@@ -29,7 +29,7 @@ pub fn release(ctx: &SockContext) {
         for way in 0..WAYS {
             let candidate = RecordEntry::in_table(set, way);
             if let Some(record) = candidate.record_of(cookie) {
-                let end = Ended::of(record).socket_closed(ctx.sock);
+                let end = Ended::at(record, place_of(cookie, way)).socket_closed(ctx.sock);
                 debug_log::freed(ctx, record, end);
                 candidate.free();
             }
@@ -106,7 +106,7 @@ extern "C" fn sockline_release_attempt(ctx: *mut bpf_sock_addr, cookie: u64) -> 
         for way in 0..WAYS {
             let candidate = RecordEntry::in_table(set, way);
             if let Some(record) = candidate.record_of(cookie) {
-                Ended::of(record).attempt_ended(ctx);
+                Ended::at(record, place_of(cookie, way)).attempt_ended(ctx);
                 candidate.free();
             }
         }

@@ -2,11 +2,11 @@
 
 use aya_ebpf::{btf_maps::Array, macros::btf_map};
 use sockline_ebpf::{
-    MMAPABLE,
+    MMAPABLE, partly_counted,
     socket::{SOCKET_SETS, SocketSet},
 };
 
-/// Mapped into memory only to be aligned to cache lines; the agent just counts the records.
+/// Mapped into memory, which also aligns it to cache lines; the agent reads the records and marks some of them.
 #[btf_map]
 static SOCKETS: Array<SocketSet, { SOCKET_SETS as usize }, MMAPABLE> = Array::new();
 
@@ -18,4 +18,10 @@ pub fn set_of(cookie: u64) -> Option<*mut SocketSet> {
         return None;
     }
     SOCKETS.get_ptr_mut(cookie as u32 & (SOCKET_SETS - 1))
+}
+
+/// The place of a record in the table, for [`sockline_ebpf::partly_counted`].
+#[inline(always)]
+pub fn place_of(cookie: u64, way: usize) -> u32 {
+    partly_counted::place(cookie as u32 & (SOCKET_SETS - 1), way as u32)
 }

@@ -73,6 +73,8 @@ impl Agent {
             .args(["--metrics-bind-address", &listen.to_string()])
             .arg("--admin-socket")
             .arg(&admin_socket)
+            // Tests that want open connections counted say how often.
+            .env("SOCKLINE_OPEN_CONNECTIONS_INTERVAL", "1h")
             .args(&options.args)
             .envs(options.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

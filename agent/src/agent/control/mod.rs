@@ -48,6 +48,7 @@ use super::{
     heartbeat::{self, Heartbeat},
     nested_namespaces::Nested,
     node_addresses::NodeAddresses,
+    open_connections::LongConnections,
     reconcile_schedule::ReconcileSchedule,
     status_publisher::StatusPublisher,
 };
@@ -88,6 +89,7 @@ struct Control {
     heartbeat: Heartbeat,
     termination: Termination,
     nested: Nested,
+    long_connections: LongConnections,
     publisher: StatusPublisher,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
@@ -99,6 +101,7 @@ pub struct Kernel {
     pub termination: Termination,
     pub nested: Nested,
     pub debug_log: DebugLog,
+    pub long_connections: LongConnections,
     /// What the maps have of the API server that is the source.
     pub api_server: Option<ApiServer>,
 }
@@ -162,6 +165,10 @@ pub async fn run(
                     control.shared.update(|status| status.nested_namespaces = found);
                 }
             }
+            () = at(control.long_connections.due()) => control.long_connections.start(),
+            result = control.long_connections.ended() => {
+                control.long_connections.count(result, &mut control.dataplane);
+            }
             _ = reclaim.tick(), if control.reclaimer.has_work(&control.dataplane) => {
                 control.reclaimer.start(&control.dataplane);
             }
@@ -199,7 +206,7 @@ async fn at(time: Option<Instant>) {
 
 impl Control {
     fn new(
-        Kernel { dataplane, termination, nested, debug_log, api_server }: Kernel,
+        Kernel { dataplane, termination, nested, debug_log, long_connections, api_server }: Kernel,
         config: &Config,
         shared: Arc<Shared>,
         metrics: Arc<Metrics>,
@@ -227,6 +234,7 @@ impl Control {
             heartbeat: Heartbeat::new(dataplane.agent_state()),
             termination,
             nested,
+            long_connections,
             publisher: StatusPublisher::new(Arc::clone(&shared), Arc::clone(&metrics)),
             dataplane,
             shared,

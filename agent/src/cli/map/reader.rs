@@ -80,8 +80,8 @@ impl From<&ClientConnections> for Counts {
             active: client.active,
             opened: client.opened(),
             failed: client.ended.failed,
-            sent: client.ended.sent,
-            received: client.ended.received,
+            sent: client.ended.sent + client.open.sent,
+            received: client.ended.received + client.open.received,
         }
     }
 }

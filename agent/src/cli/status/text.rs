@@ -10,7 +10,9 @@ use crate::{
     escape::Escaped,
     sock_destroy::Method,
     source::WatchState,
-    status::{ExclusionState, HelperState, KernelFeatures, Reclaim, Status, Termination},
+    status::{
+        BytesCounted, ExclusionState, HelperState, KernelFeatures, Reclaim, Status, Termination,
+    },
 };
 
 pub(super) fn render(report: &StatusReport) -> String {
@@ -71,6 +73,11 @@ impl Summary {
                     "Telemetry",
                     "off: connections are only counted when they are opened and closed",
                 );
+            }
+            if agent.bytes_counted == Some(BytesCounted::AtEnd)
+                && agent.telemetry == Some(Telemetry::On)
+            {
+                self.line("Bytes", "counted when connections end, not while they are open");
             }
             if agent.client_counts == Some(ClientCounting::Off) {
                 self.line("Clients", "connections are not counted by client");

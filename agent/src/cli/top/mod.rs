@@ -35,7 +35,7 @@ use crate::duration;
 /// Watch the services of this node: connections per second, failures, round-trip times and bytes.
 ///
 /// Each row is a service port. Enter shows its backends and its clients, `?` the keys and the meaning of the columns. A connection's
-/// round-trip time and bytes are counted when it ends.
+/// round-trip time is counted when it ends, its bytes also about every 10 s while it is open.
 ///
 /// Reads the pinned maps, so it also works while the agent is down; clients have no names then.
 #[derive(Debug, Args)]

@@ -262,7 +262,8 @@ fn help(state: &State) -> Vec<String> {
     lines.push(String::new());
     lines.extend(COLUMNS.iter().map(line));
     lines.push(String::new());
-    lines.push("Round-trip times and bytes are counted when a connection ends.".to_owned());
+    lines.push("Round-trip times are counted when a connection ends.".to_owned());
+    lines.push("Bytes are counted then, and about every 10 s while it is open.".to_owned());
     lines
 }
 

@@ -11,8 +11,9 @@
 //! - [`affinity_gc`]: removes expired session affinities. [`client_gc`]: removes clients of services that are gone.
 //! - [`lru`]: maps whose size an option sets.
 //! - [`namespaces`]: network namespaces that called services.
+//! - [`partly_counted`]: counts connections while they are open.
 //!
-//! Invariant: only the agent that holds the lock writes; programs see each entry change in one step.
+//! Invariant: only the agent that holds the lock writes, beside programs; programs see each entry change in one step.
 
 pub mod affinity_gc;
 pub mod agent_record;
@@ -24,6 +25,7 @@ pub mod exclusion;
 pub mod frontends;
 mod lru;
 pub mod namespaces;
+pub mod partly_counted;
 pub mod service_names;
 
 use std::{os::fd::AsFd as _, path::Path};
@@ -63,7 +65,7 @@ use crate::{
 };
 
 /// The maps that the programs and the agent share, by the names of their definitions.
-pub const PINNED: [&str; 23] = [
+pub const PINNED: [&str; 24] = [
     FILTER,
     FRONTENDS,
     SLOTS,
@@ -76,6 +78,7 @@ pub const PINNED: [&str; 23] = [
     AFFINITY,
     SERVICE_COUNTERS,
     SERVICE_STATS,
+    PARTLY_COUNTED,
     CLIENTS,
     CLIENT_TOTALS,
     FAULTS,
@@ -100,6 +103,7 @@ pub const OVERFLOW_COUNTS: &str = "OVERFLOW_COUNTS";
 pub const AFFINITY: &str = "AFFINITY";
 pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
 pub const SERVICE_STATS: &str = "SERVICE_STATS";
+pub const PARTLY_COUNTED: &str = "PARTLY_COUNTED";
 pub const CLIENTS: &str = "CLIENTS";
 pub const CLIENT_TOTALS: &str = "CLIENT_TOTALS";
 pub const FAULTS: &str = "FAULTS";
@@ -230,8 +234,8 @@ pub fn open_debug_log(pins: &Pins) -> Result<SharedArray<u64>, DataplaneError> {
     shared(pins, DEBUG_LOG, u32::try_from(words).unwrap_or(u32::MAX), Access::Write)
 }
 
-pub fn open_sockets(pins: &Pins) -> Result<SharedArray<SocketSet>, DataplaneError> {
-    shared(pins, SOCKETS, SOCKET_SETS, Access::Read)
+pub fn open_sockets(pins: &Pins, access: Access) -> Result<SharedArray<SocketSet>, DataplaneError> {
+    shared(pins, SOCKETS, SOCKET_SETS, access)
 }
 
 /// What sockets have beyond the table, by their cookies.

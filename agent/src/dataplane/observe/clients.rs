@@ -8,6 +8,7 @@ use sockline_ebpf::{
     agent::FeatureSet,
     client::{ClientCounts, ClientKey},
     id::ServiceId,
+    partly_counted::Part,
     socket::SocketRecord,
 };
 
@@ -18,6 +19,7 @@ use crate::{
         error::DataplaneError,
         maps::{
             self, ClientHash,
+            partly_counted::Parts,
             service_names::{self, ServiceKey},
         },
         pinning::layout::Pins,
@@ -37,6 +39,8 @@ pub struct ClientConnections {
     pub active: u64,
     /// Those that ended.
     pub ended: ClientCounts,
+    /// What is counted of those that are open.
+    pub open: Part,
 }
 
 impl ClientConnections {
@@ -47,11 +51,20 @@ impl ClientConnections {
     }
 }
 
+/// What is counted of a client and a service port.
+#[derive(Default)]
+struct Client {
+    active: u64,
+    ended: ClientCounts,
+    open: Part,
+}
+
 /// The connections of all clients, kept open for reading.
 pub struct Clients {
     pins: Pins,
     features: FeatureSet,
     sockets: Sockets,
+    parts: Parts,
     ended: ClientHash,
 }
 
@@ -61,6 +74,7 @@ impl Clients {
             pins: pins.clone(),
             features,
             sockets: Sockets::open(pins)?,
+            parts: Parts::open(pins)?,
             ended: maps::open_clients(pins)?,
         })
     }
@@ -70,30 +84,41 @@ impl Clients {
     /// A connection that ends meanwhile may be neither active nor ended. A client's entry may be dropped when there are
     /// more than `--max-clients`; then its counts begin at 0 again.
     pub fn connections(&self) -> Result<Vec<ClientConnections>, DataplaneError> {
-        let mut all: HashMap<(u64, ServiceId), (u64, ClientCounts)> = HashMap::new();
+        let mut all: HashMap<(u64, ServiceId), Client> = HashMap::new();
         // First those that ended: no counter of opened connections may be ahead of them.
         hash::for_each(maps::CLIENTS, &self.ended, |key: &ClientKey, counts: &[ClientCounts]| {
-            let ended = &mut all.entry((key.cgroup, key.service)).or_default().1;
+            let ended = &mut all.entry((key.cgroup, key.service)).or_default().ended;
             counts.iter().for_each(|one| ended.add(one));
         })?;
-        self.for_each_record(|record| {
+        self.for_each_record(|record, part| {
             if !record.about.is_untracked() {
-                all.entry((record.about.cgroup(), record.service)).or_default().0 += 1;
+                let client = all.entry((record.about.cgroup(), record.service)).or_default();
+                client.active += 1;
+                client.open.add(&part);
             }
         })?;
         let names = service_names::read_all(&maps::open_names(&self.pins)?)?;
-        let named = all.into_iter().filter_map(|((cgroup, id), (active, ended))| {
+        let named = all.into_iter().filter_map(|((cgroup, id), client)| {
             let service = names.get(&id).filter(|key| !is_probe(&key.service))?.clone();
-            Some(ClientConnections { cgroup, id, service, active, ended })
+            let Client { active, ended, open } = client;
+            Some(ClientConnections { cgroup, id, service, active, ended, open })
         });
         Ok(named.collect())
     }
 
-    fn for_each_record(&self, mut each: impl FnMut(&SocketRecord)) -> Result<(), DataplaneError> {
+    /// With what is counted of its connection.
+    fn for_each_record(
+        &self,
+        mut each: impl FnMut(&SocketRecord, Part),
+    ) -> Result<(), DataplaneError> {
         // Before Linux 5.12 no program uses the table.
         if self.features.contains(FeatureSet::COMPARE_AND_SWAP) {
-            self.sockets.table().records().for_each(|(_, record)| each(&record));
+            for (place, _, record) in self.sockets.table().placed_records() {
+                let is_marked = record.about.is_partly_counted();
+                let part = if is_marked { self.parts.of(place) } else { Part::default() };
+                each(&record, part);
+            }
         }
-        self.sockets.for_each_overflow(|_, record| each(record))
+        self.sockets.for_each_overflow(|_, record| each(record, Part::default()))
     }
 }

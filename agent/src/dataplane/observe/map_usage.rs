@@ -17,7 +17,7 @@ use super::overflow::{OverLimit, OverflowUsage};
 use crate::{
     bpf::{
         kinds::{growable_hash::MapUsage, hash},
-        mmap::SharedArray,
+        mmap::{Access, SharedArray},
     },
     dataplane::{
         error::DataplaneError,
@@ -74,7 +74,7 @@ impl MapScan {
             // Before Linux 5.12 no program uses the table.
             sockets: features
                 .has(FeatureSet::COMPARE_AND_SWAP)
-                .then(|| maps::open_sockets(pins))
+                .then(|| maps::open_sockets(pins, Access::Read))
                 .transpose()?,
             overflow_usage: OverflowUsage::open(pins)?,
             cgroup: cgroup.to_owned(),

@@ -193,7 +193,7 @@ impl Snapshot {
         if !self.agent()?.features.contains(FeatureSet::COMPARE_AND_SWAP) {
             return Ok(None);
         }
-        let table = maps::open_sockets(&self.pins)?;
+        let table = maps::open_sockets(&self.pins, Access::Read)?;
         let in_use = |set| table.read(set).cookies.iter().filter(|&&cookie| cookie != 0).count();
         Ok(Some((0..table.len()).map(in_use).sum()))
     }

@@ -17,12 +17,16 @@ use sockline_ebpf::{
     backend::Backend,
     frontend::{FrontendKey, Protocol},
     id::ServiceId,
+    partly_counted,
     socket::{About, CLAIMED, OverflowEntry, RECORD_UNITS, SocketRecord, SocketSet, WAYS},
 };
 
 use super::overflow::OverflowUsage;
 use crate::{
-    bpf::{kinds::hash, mmap::SharedArray},
+    bpf::{
+        kinds::hash,
+        mmap::{Access, SharedArray},
+    },
     dataplane::{
         error::DataplaneError,
         maps::{self, OverflowHash, service_names::ServiceKey},
@@ -39,14 +43,14 @@ pub struct SocketTable {
 
 impl SocketTable {
     pub(crate) fn open(pins: &Pins) -> Result<Self, DataplaneError> {
-        Ok(Self { sets: Arc::new(maps::open_sockets(pins)?) })
+        Ok(Self { sets: Arc::new(maps::open_sockets(pins, Access::Read)?) })
     }
 
     /// Whether a socket's record is still what was read before.
     #[must_use]
     pub fn holds(&self, cookie: u64, record: &SocketRecord) -> bool {
         let seen = self.sets.read(self.set_of(cookie));
-        (0..WAYS).any(|way| seen.cookies[way] == cookie && seen.records[way] == *record)
+        (0..WAYS).any(|way| seen.cookies[way] == cookie && seen.records[way].is_same(record))
     }
 
     /// The record of an open socket that has finished its connect.
@@ -60,6 +64,11 @@ impl SocketTable {
     }
 
     pub(super) fn records(&self) -> impl Iterator<Item = (u64, SocketRecord)> + '_ {
+        self.placed_records().map(|(_, cookie, record)| (cookie, record))
+    }
+
+    /// As [`Self::records`], with their places for [`sockline_ebpf::partly_counted`].
+    pub(super) fn placed_records(&self) -> impl Iterator<Item = (u32, u64, SocketRecord)> + '_ {
         (0..self.sets.len()).flat_map(|index| {
             let first = self.sets.read(index);
             let is_held = |cookie: &u64| !matches!(*cookie, 0 | CLAIMED);
@@ -70,9 +79,10 @@ impl SocketTable {
             (0..WAYS).filter_map(move |way| {
                 let cookie = first.cookies[way];
                 let again = second?;
-                let is_whole =
-                    again.cookies[way] == cookie && again.records[way] == first.records[way];
-                (is_held(&cookie) && is_whole).then_some((cookie, first.records[way]))
+                let record = again.records[way];
+                let is_whole = again.cookies[way] == cookie && record.is_same(&first.records[way]);
+                let place = partly_counted::place(index as u32, way as u32);
+                (is_held(&cookie) && is_whole).then_some((place, cookie, record))
             })
         })
     }

@@ -42,7 +42,8 @@ use sockline_ebpf::{
     counters::ServiceCounters,
     frontend::{Frontend, FrontendKey, Protocol},
     id::{BackendId, ServiceId, SlotIndex},
-    socket::{AFFINITY_ENTRIES, About},
+    partly_counted::Part,
+    socket::{AFFINITY_ENTRIES, About, SocketRecord},
     telemetry::ServiceStats,
 };
 
@@ -254,6 +255,15 @@ impl Reconciler {
         about: About,
     ) -> Result<(), DataplaneError> {
         self.allocator.count_untracked(service, about)
+    }
+
+    /// See [`Allocator::count_part`].
+    pub(super) fn count_part(
+        &mut self,
+        record: &SocketRecord,
+        part: &Part,
+    ) -> Result<(), DataplaneError> {
+        self.allocator.count_part(record, part)
     }
 
     pub(super) fn backend(&self, id: BackendId) -> Option<Backend> {

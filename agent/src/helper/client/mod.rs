@@ -8,6 +8,7 @@
 mod supervisor;
 
 use std::{
+    collections::HashMap,
     io,
     os::unix::net::UnixStream,
     path::Path,
@@ -16,10 +17,14 @@ use std::{
 };
 
 use caps::{CapSet, Capability};
+use sockline_ebpf::partly_counted::Part;
 
 use self::supervisor::Supervisor;
 use super::{
-    message::{self, CloseTarget, Coverage, MAX_SOCKETS, Outcome, Request, Response, SearchScope},
+    message::{
+        self, CloseTarget, Coverage, MAX_CONNECTIONS, MAX_SOCKETS, Outcome, ReadConnection,
+        Request, Response, SearchScope,
+    },
     supervisor::{Report, START, STATE},
 };
 use crate::sock_destroy::Method;
@@ -162,6 +167,34 @@ impl Helper {
         Ok((all, total))
     }
 
+    /// What the kernel has counted of the open TCP connections with these cookies, as far as they are found. Also returns the
+    /// processor time that it took. Blocks the thread.
+    ///
+    /// # Errors
+    /// When the helper does not answer, or cannot search any namespace.
+    pub fn read_connections(
+        &self,
+        cookies: &[u64],
+    ) -> Result<(HashMap<u64, Part>, Duration), HelperError> {
+        let mut all = HashMap::new();
+        let mut spent = Duration::ZERO;
+        for cookies in cookies.chunks(MAX_CONNECTIONS) {
+            match self.request(&Request::Read { cookies: cookies.to_vec() })? {
+                // Not even in the helper's own.
+                Response::Read { coverage: Coverage { namespaces: 0, why, .. }, .. } => {
+                    let why = why.unwrap_or_else(|| "no network namespace was searched".into());
+                    return Err(HelperError::Failed(why));
+                }
+                Response::Read { connections, coverage } => {
+                    all.extend(connections.into_iter().map(|read| (read.cookie, part(&read))));
+                    spent += coverage.spent;
+                }
+                other => return Err(unexpected(other)),
+            }
+        }
+        Ok((all, spent))
+    }
+
     /// Which network namespaces the helper can enter now. Blocks the thread.
     ///
     /// # Errors
@@ -200,6 +233,10 @@ impl Helper {
     fn request(&self, request: &Request) -> Result<Response, HelperError> {
         request_within(REQUEST_TIMEOUT, &mut lock(&self.helper), request)
     }
+}
+
+fn part(read: &ReadConnection) -> Part {
+    Part { sent: read.sent, received: read.received, retransmitted: read.retransmitted.into() }
 }
 
 fn request_within(

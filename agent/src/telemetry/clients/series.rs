@@ -177,7 +177,7 @@ fn service_port(client: &ClientConnections) -> ServicePortLabels {
 
 #[cfg(test)]
 mod tests {
-    use sockline_ebpf::{client::ClientCounts, id::ServiceId};
+    use sockline_ebpf::{client::ClientCounts, id::ServiceId, partly_counted::Part};
 
     use super::*;
     use crate::{
@@ -192,7 +192,14 @@ mod tests {
             protocol: Protocol::Tcp,
         };
         let ended = ClientCounts { closed, ..ClientCounts::NONE };
-        ClientConnections { cgroup, id: ServiceId(service), service: key, active, ended }
+        ClientConnections {
+            cgroup,
+            id: ServiceId(service),
+            service: key,
+            active,
+            ended,
+            open: Part::default(),
+        }
     }
 
     /// Cgroups below 100 are pods of the Deployment `web`, others are unknown or a Deployment each.

@@ -73,10 +73,10 @@ families! {
             "Established connections that ended without a byte from the backend, though the client had sent some.";
         sent_bytes: ScrapedCounter<ServicePortLabels> =
             "sockline_sent_bytes_total",
-            "Bytes that clients of this node wrote to TCP connections, counted when those end.";
+            "Bytes that clients of this node wrote to TCP connections, counted when those end, and about every 10 s while they are open.";
         received_bytes: ScrapedCounter<ServicePortLabels> =
             "sockline_received_bytes_total",
-            "Bytes that backends sent on TCP connections, counted when those end.";
+            "Bytes that backends sent on TCP connections, counted when those end, and about every 10 s while they are open.";
         class_connections_opened: ScrapedCounter<(ServicePortLabels, ClassLabels)> =
             "sockline_traffic_class_connections_opened_total",
             "`sockline_connections_opened_total` by how far traffic goes. An endpoint whose zone becomes known takes what was \
@@ -89,8 +89,8 @@ families! {
             "`sockline_received_bytes_total` by how far traffic goes.";
         retransmitted_segments: ScrapedCounter<ServicePortLabels> =
             "sockline_retransmitted_segments_total",
-            "TCP segments that clients of this node sent again, counted when the connection ends. Not counted for failed \
-             connects whose error the application already read (`SO_ERROR`).";
+            "TCP segments that clients of this node sent again, counted when the connection ends, and about every 10 s while \
+             it is open. Not counted for failed connects whose error the application already read (`SO_ERROR`).";
         round_trip: ScrapedHistogram<ServicePortLabels> =
             "sockline_round_trip_seconds",
             "Smoothed round-trip time of a TCP connection when it ended, as the client's kernel measured it.",
@@ -114,10 +114,10 @@ families! {
             "With `--metrics-source-workload`: those of them that were not established.";
         client_sent_bytes: ScrapedCounter<(SourceLabels, ServicePortLabels)> =
             "sockline_client_sent_bytes_total",
-            "With `--metrics-source-workload`: bytes that clients wrote, counted when a connection ends.";
+            "With `--metrics-source-workload`: bytes that clients wrote, counted when a connection ends, and about every 10 s while it is open.";
         client_received_bytes: ScrapedCounter<(SourceLabels, ServicePortLabels)> =
             "sockline_client_received_bytes_total",
-            "With `--metrics-source-workload`: bytes that backends sent, counted when a connection ends.";
+            "With `--metrics-source-workload`: bytes that backends sent, counted when a connection ends, and about every 10 s while it is open.";
         istio_connections_opened: ScrapedCounter<IstioLabels> =
             "istio_tcp_connections_opened_total",
             "With `--metrics-dialect=istio`: TCP connections of a client workload that got a backend, since the agent began.";
@@ -126,10 +126,10 @@ families! {
             "With `--metrics-dialect=istio`: those that ended. Those that were not established have `response_flags=\"UF\"`.";
         istio_sent_bytes: ScrapedCounter<IstioLabels> =
             "istio_tcp_sent_bytes_total",
-            "With `--metrics-dialect=istio`: bytes of answers, which backends sent, counted when a connection ends.";
+            "With `--metrics-dialect=istio`: bytes of answers, which backends sent, counted when a connection ends, and about every 10 s while it is open.";
         istio_received_bytes: ScrapedCounter<IstioLabels> =
             "istio_tcp_received_bytes_total",
-            "With `--metrics-dialect=istio`: bytes of requests, which clients sent, counted when a connection ends.";
+            "With `--metrics-dialect=istio`: bytes of requests, which clients sent, counted when a connection ends, and about every 10 s while it is open.";
         connections_refused: ScrapedCounter<(ServicePortLabels, RefusalLabels)> =
             "sockline_connections_refused_total",
             "Calls refused because the Service has no endpoint.";

@@ -25,9 +25,14 @@ pub fn ended(of: Of) -> Panel {
 }
 
 pub fn bytes(of: Of) -> Panel {
-    Panel::new(Lines, BytesPerSecond, "Bytes", "Of TCP connections, counted when they end.")
-        .query("sent by clients", sum_of_rate(of, "sockline_sent_bytes_total"))
-        .query("received by clients", sum_of_rate(of, "sockline_received_bytes_total"))
+    Panel::new(
+        Lines,
+        BytesPerSecond,
+        "Bytes",
+        "Of TCP connections, counted when they end, and about every 10 s while they are open.",
+    )
+    .query("sent by clients", sum_of_rate(of, "sockline_sent_bytes_total"))
+    .query("received by clients", sum_of_rate(of, "sockline_received_bytes_total"))
 }
 
 pub fn opened_by_class(of: Of) -> Panel {

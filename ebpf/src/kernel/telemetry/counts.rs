@@ -1,6 +1,6 @@
 //! Adds up how connections ended: at the backend while its entry belongs to it, else at the service.
 
-use core::ptr;
+use core::{mem::offset_of, ptr};
 
 use aya_ebpf::{Global, btf_maps::PerCpuHashMap, macros::btf_map};
 use sockline_ebpf::{
@@ -8,13 +8,17 @@ use sockline_ebpf::{
     backend::Backend,
     counters::{COUNTED_SERVICES, Fault},
     id::{BackendId, ServiceId},
+    partly_counted::Part,
     telemetry::{
         ConnectionCounts, End, LIFETIME_SHIFT, ServiceStats, lifetime_bucket, round_trip_bucket,
     },
     traffic_class::TrafficClass,
 };
 
-use super::socket::{self, Outcome};
+use super::{
+    partly_counted::rest,
+    socket::{self, Outcome},
+};
 use crate::kernel::{
     balance::{self, Chosen},
     counters, helpers,
@@ -42,21 +46,28 @@ pub fn untracked(chosen: &Chosen) {
 }
 
 /// Counts an end. The backend is its id in the lower half and its generation in the upper; the class
-/// is a byte of [`TrafficClass`].
+/// is a byte of [`TrafficClass`]; `counted` says what the agent has counted of the connection while it was open.
 #[inline(always)]
-pub fn ended(backend: u64, service: u32, since: u64, class: u8, outcome: &Outcome) {
+pub fn ended(
+    backend: u64,
+    service: u32,
+    since: u64,
+    class: u8,
+    outcome: &Outcome,
+    counted: impl Fn() -> *const Part,
+) {
     let service = ServiceId(service);
     let entry = entry_of(backend, service);
     let stats = if socket::are_read() || entry.is_null() { of(service) } else { ptr::null_mut() };
     if !entry.is_null() {
         // SAFETY: a live map value.
-        unsafe { add(&raw mut (*entry).counts, outcome) };
+        unsafe { add(&raw mut (*entry).counts, outcome, counted()) };
     } else if !stats.is_null() {
         const MASK: usize = TrafficClass::MASK as usize;
         // SAFETY: a live map value, which has as many as there are classes.
         unsafe {
             let first = (&raw mut (*stats).of_removed).cast::<ConnectionCounts>();
-            add(helpers::element_at::<_, MASK>(first, class.into()), outcome);
+            add(helpers::element_at::<_, MASK>(first, class.into()), outcome, counted());
         }
     }
     let place = outcome.end as usize;
@@ -99,9 +110,9 @@ fn entry_of(backend: u64, service: ServiceId) -> *mut Backend {
 
 /// # Safety
 ///
-/// `counts` must point into a live map value.
+/// `counts` must point into a live map value, and so must `counted` if it is not null.
 #[inline(always)]
-unsafe fn add(counts: *mut ConnectionCounts, outcome: &Outcome) {
+unsafe fn add(counts: *mut ConnectionCounts, outcome: &Outcome, counted: *const Part) {
     // SAFETY: the caller's promise, and an index within it.
     unsafe {
         if outcome.end as u32 == End::Untracked as u32 {
@@ -109,14 +120,18 @@ unsafe fn add(counts: *mut ConnectionCounts, outcome: &Outcome) {
             return;
         }
         helpers::add(&raw mut (*counts).closed, 1);
-        if outcome.sent != 0 {
-            helpers::add(&raw mut (*counts).sent, outcome.sent);
+        let sent = rest::<{ offset_of!(Part, sent) }>(outcome.sent, counted);
+        if sent != 0 {
+            helpers::add(&raw mut (*counts).sent, sent);
         }
-        if outcome.received != 0 {
-            helpers::add(&raw mut (*counts).received, outcome.received);
+        let received = rest::<{ offset_of!(Part, received) }>(outcome.received, counted);
+        if received != 0 {
+            helpers::add(&raw mut (*counts).received, received);
         }
-        if outcome.retransmitted != 0 {
-            helpers::add(&raw mut (*counts).retransmitted, outcome.retransmitted.into());
+        let all = outcome.retransmitted.into();
+        let retransmitted = rest::<{ offset_of!(Part, retransmitted) }>(all, counted);
+        if retransmitted != 0 {
+            helpers::add(&raw mut (*counts).retransmitted, retransmitted);
         }
         let reason = (outcome.end as usize).wrapping_sub(End::ESTABLISHED);
         if reason < End::FAILURES {

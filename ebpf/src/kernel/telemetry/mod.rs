@@ -1,7 +1,8 @@
 //! What is counted of connections and flows when they end.
 //!
-//! [`socket`] reads from a socket how its connection went, [`counts`] adds that up by backend and service, [`clients`] by
-//! client and service, and [`events`] writes it for those who watch.
+//! [`socket`] reads from a socket how its connection went, [`counts`] adds that up by backend and service without what the
+//! agent has counted before ([`partly_counted`]), [`clients`] by client and service, and [`events`] writes it for those who
+//! watch.
 //!
 //! All of it is in BPF functions of their own with global names, which the verifier checks once and not for each path
 //! that leads to a call, and which cost those paths nothing that do not take it. Before Linux 5.13 such a function
@@ -10,6 +11,7 @@
 mod clients;
 mod counts;
 mod events;
+mod partly_counted;
 mod socket;
 
 use core::ptr;
@@ -17,6 +19,7 @@ use core::ptr;
 use super::debug_log;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use sockline_ebpf::{
+    partly_counted::Part,
     socket::{About, SocketRecord},
     telemetry::End,
 };
@@ -38,8 +41,8 @@ pub struct Ended {
     /// The backend's id in the lower half, its generation in the upper.
     backend: u64,
     since: u64,
-    /// The service's id in the lower half, and in the upper one [`Self::UNTRACKED`] and the class of the traffic: what is
-    /// counted of flows has no room on its stack for `about` as well.
+    /// The service's id in the lower half; in the upper one [`Self::UNTRACKED`] and the class of the traffic (what is
+    /// counted of flows has no room on its stack for `about` as well), and above that the record's place.
     service: u64,
     about: About,
 }
@@ -50,6 +53,7 @@ impl Ended {
     /// What [`About`] has between the protocol and the cgroup, and how far it is moved up.
     const FLAGS: u64 = 0xff00;
     const FLAGS_SHIFT: u32 = 24;
+    const PLACE: u32 = 40;
 
     /// Counts nothing.
     pub const NOTHING: Self =
@@ -64,6 +68,13 @@ impl Ended {
                 | (record.about.0 & Self::FLAGS) << Self::FLAGS_SHIFT,
             about: record.about,
         }
+    }
+
+    /// Of a record in the socket table.
+    #[inline(always)]
+    pub fn at(record: &SocketRecord, place: u32) -> Self {
+        let ended = Self::of(record);
+        Self { service: ended.service | u64::from(place) << Self::PLACE, ..ended }
     }
 
     #[inline(always)]
@@ -128,6 +139,16 @@ pub fn flow_dropped(record: &SocketRecord) {
     sockline_flow_dropped(ended.backend, ended.service);
 }
 
+/// What the agent has counted of a connection that ends now; null if there is nothing.
+#[inline(always)]
+fn counted(service: u64, about: u64) -> *const Part {
+    if About(about).is_partly_counted() {
+        partly_counted::end((service >> Ended::PLACE) as u32)
+    } else {
+        ptr::null()
+    }
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn sockline_socket_closed(
@@ -143,7 +164,9 @@ extern "C" fn sockline_socket_closed(
         // SAFETY: as above.
         let protocol = unsafe { ptr::read_volatile(&raw const (*ctx).protocol) };
         let end = socket::outcome(ctx.cast(), state, protocol);
-        counts::ended(backend, service as u32, since, Ended::class(service), &end);
+        counts::ended(backend, service as u32, since, Ended::class(service), &end, || {
+            counted(service, about)
+        });
         clients::ended(service as u32, About(about), &end);
         events::ended(backend, service as u32, since, About(about), &end);
         return debug_log::logged(end.end);
@@ -165,7 +188,9 @@ extern "C" fn sockline_attempt_ended(
         let sock = unsafe { (*ctx).__bindgen_anon_1.sk };
         // The hook runs for a socket that is not connected only (`__inet_stream_connect`).
         let end = socket::outcome_of_attempt(sock.cast());
-        counts::ended(backend, service as u32, since, Ended::class(service), &end);
+        counts::ended(backend, service as u32, since, Ended::class(service), &end, || {
+            counted(service, about)
+        });
         clients::ended(service as u32, About(about), &end);
         events::ended(backend, service as u32, since, About(about), &end);
     }
@@ -179,7 +204,7 @@ extern "C" fn sockline_flow_ended(backend: u64, service: u64, since: u64, about:
         let end = socket::Outcome::of(End::Client);
         // In this order it takes 32 bytes of the stack.
         clients::ended(service as u32, About(about), &end);
-        counts::ended(backend, service as u32, since, Ended::class(service), &end);
+        counts::ended(backend, service as u32, since, Ended::class(service), &end, ptr::null);
     }
     0
 }
@@ -189,7 +214,7 @@ extern "C" fn sockline_flow_ended(backend: u64, service: u64, since: u64, about:
 extern "C" fn sockline_flow_dropped(backend: u64, service: u64) -> u32 {
     if !Ended::is_untracked(service) {
         let end = socket::Outcome::of(End::Untracked);
-        counts::ended(backend, service as u32, 0, Ended::class(service), &end);
+        counts::ended(backend, service as u32, 0, Ended::class(service), &end, ptr::null);
     }
     0
 }

@@ -5,6 +5,7 @@ mod by_client;
 mod concurrency;
 mod failures;
 mod layout;
+mod long_connections;
 mod outcomes;
 mod persistence;
 mod program_log;

@@ -1,8 +1,8 @@
 //! Writing a backend's entry while programs use it.
 //!
 //! A program compares the entry's owner with its service first and reads the rest after that. So what a
-//! program may not see half-written is written while the entry has no owner. Only programs write the counts of
-//! connections.
+//! program may not see half-written is written while the entry has no owner. Programs and the agent add to the
+//! counts of connections, nobody sets them.
 //!
 //! Programs read with plain loads. The compiler has those of the address behind the comparison; x86 keeps that
 //! order, arm64 need not: there, a program that runs while an entry is written can load other fields before and
@@ -15,6 +15,7 @@ use sockline_ebpf::{
     address::Address,
     backend::{Backend, Scopes},
     id::ServiceId,
+    partly_counted::Part,
     telemetry::ConnectionCounts,
 };
 
@@ -35,6 +36,24 @@ const GENERATION: Field<Backend, u32> =
     Field::new(offset_of!(Backend, generation), |backend| &backend.generation);
 pub const COUNTS: Field<Backend, ConnectionCounts> =
     Field::new(offset_of!(Backend, counts), |backend| &backend.counts);
+
+const SENT: Field<Backend, u64> =
+    Field::new(offset_of!(Backend, counts.sent), |backend| &backend.counts.sent);
+const RECEIVED: Field<Backend, u64> =
+    Field::new(offset_of!(Backend, counts.received), |backend| &backend.counts.received);
+const RETRANSMITTED: Field<Backend, u64> =
+    Field::new(offset_of!(Backend, counts.retransmitted), |backend| &backend.counts.retransmitted);
+
+/// Counts what is new of a connection that is open.
+pub fn add_part(entry: &Cell<'_, Backend>, part: &Part) {
+    for (field, more) in
+        [(SENT, part.sent), (RECEIVED, part.received), (RETRANSMITTED, part.retransmitted)]
+    {
+        if more > 0 {
+            entry.add(field, more);
+        }
+    }
+}
 
 /// Writes an endpoint into a free entry, which no program reads. Returns its generation.
 pub fn make(entry: &Cell<'_, Backend>, backend: Backend) -> u32 {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sockline_ebpf::{
     backend::Backend,
     id::{BackendId, ServiceId},
+    partly_counted::Part,
     socket::About,
     telemetry::{ConnectionCounts, RemovedBackends},
 };
@@ -84,6 +85,21 @@ impl RemovedBackendCounts {
     ) -> Result<(), DataplaneError> {
         let mut removed = self.of(service)?;
         removed.counts.of_byte(about.class()).untracked += 1;
+        Ok(self.map.insert(&service, &removed)?)
+    }
+
+    /// Adds what is new of a connection that is open.
+    pub fn add_part(
+        &mut self,
+        service: ServiceId,
+        about: About,
+        part: &Part,
+    ) -> Result<(), DataplaneError> {
+        let mut removed = self.of(service)?;
+        let counts = removed.counts.of_byte(about.class());
+        counts.sent += part.sent;
+        counts.received += part.received;
+        counts.retransmitted += part.retransmitted;
         Ok(self.map.insert(&service, &removed)?)
     }
 

@@ -2,9 +2,14 @@
 
 use std::time::Instant;
 
-use sockline_ebpf::{id::ServiceId, socket::About};
+use sockline_ebpf::{
+    backend::Backend,
+    id::ServiceId,
+    partly_counted::Part,
+    socket::{About, SocketRecord},
+};
 
-use super::{Allocator, reclaim::PendingFree};
+use super::{Allocator, backend_entry, reclaim::PendingFree};
 use crate::dataplane::error::DataplaneError;
 
 /// Limit of service ids: far more than frontends.
@@ -47,6 +52,23 @@ impl Allocator {
         let transfer_lock = self.transfer_lock();
         let _transfer = transfer_lock.lock();
         self.removed_counts.add_untracked(service, about)
+    }
+
+    /// Counts what is new of a connection that is open: at its backend while the entry belongs to it, else at its service.
+    pub fn count_part(&mut self, record: &SocketRecord, part: &Part) -> Result<(), DataplaneError> {
+        let is_its = |backend: Backend| {
+            backend.service == record.service && backend.generation == record.generation
+        };
+        if self.backend(record.backend).is_some_and(is_its) {
+            backend_entry::add_part(&self.backends.cell(record.backend.0)?, part);
+            return Ok(());
+        }
+        if self.service_ids.is_free(record.service.0) {
+            return Ok(());
+        }
+        let transfer_lock = self.transfer_lock();
+        let _transfer = transfer_lock.lock();
+        self.removed_counts.add_part(record.service, record.about, part)
     }
 
     /// Removes a service whose backends were removed. Its id is reclaimed after them, so that no
