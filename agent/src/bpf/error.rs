@@ -48,7 +48,7 @@ impl BpfError {
     }
 
     /// Whether only room is missing: the same call may succeed later.
-    pub const fn is_for_want_of_room(&self) -> bool {
+    pub const fn is_out_of_room(&self) -> bool {
         matches!(self, Self::Full(_) | Self::NoMemory { .. })
     }
 }

@@ -60,9 +60,9 @@ impl DataplaneError {
 
     /// Whether only room is missing: the same call may succeed later.
     #[must_use]
-    pub const fn is_for_want_of_room(&self) -> bool {
+    pub const fn is_out_of_room(&self) -> bool {
         match self {
-            Self::Bpf(error) => error.is_for_want_of_room(),
+            Self::Bpf(error) => error.is_out_of_room(),
             Self::Fragmented { .. } => true,
             _ => false,
         }

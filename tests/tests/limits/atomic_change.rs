@@ -5,7 +5,7 @@ use sockline_ebpf::{frontend::Frontend, id::ServiceId};
 use super::{
     address,
     common::{WebNode, damage::Damage, ip},
-    eventually_not_in_sync, map, put_broad, put_services, put_spread,
+    eventually_out_of_sync_count, map, put_broad, put_services, put_spread,
 };
 
 const WEB_0: &str = "10.244.1.1";
@@ -26,13 +26,13 @@ fn a_service_one_of_whose_addresses_does_not_fit_keeps_its_old_state_in_full() {
     put_services(&node, 1..2);
     let agent = node.start_agent_with(&["--max-frontends", "3"]);
     put_broad(&node, "cart", [&address(0), MORE[0], MORE[1]], &[WEB_1]);
-    eventually_not_in_sync(&agent, 1.0);
+    eventually_out_of_sync_count(&agent, 1.0);
     assert_only(&node, &address(0), "web-0");
     node.assert_untouched(MORE[0]);
     node.assert_untouched(MORE[1]);
     assert_eq!(node.backends("cart", "web"), [WEB_0], "the new endpoint leads nowhere");
     node.remove("s01.yaml");
-    eventually_not_in_sync(&agent, 0.0);
+    eventually_out_of_sync_count(&agent, 0.0);
     for address in [&*address(0), MORE[0], MORE[1]] {
         assert_only(&node, address, "web-1");
     }
@@ -44,7 +44,7 @@ fn a_service_whose_endpoints_do_not_fit_changes_none_of_its_addresses() {
     put_spread(&node, "cart", &address(0), &[WEB_0]);
     let agent = node.start_agent_with(&["--max-backends", "2"]);
     put_broad(&node, "cart", [&address(0), MORE[0], MORE[1]], &[WEB_1, "10.244.7.1", "10.244.7.2"]);
-    eventually_not_in_sync(&agent, 1.0);
+    eventually_out_of_sync_count(&agent, 1.0);
     assert_only(&node, &address(0), "web-0");
     node.assert_untouched(MORE[0]);
 }
@@ -67,13 +67,13 @@ fn frontends_already_written_are_reverted_if_the_kernel_refuses_the_next() {
     let foreign = |last| foreign(known, last);
     (1..=6).for_each(|last| damage.set_frontend(foreign(last)));
     put_broad(&node, "cart", [&address(0), MORE[0], MORE[1]], &[WEB_1]);
-    eventually_not_in_sync(&agent, 1.0);
+    eventually_out_of_sync_count(&agent, 1.0);
     assert_only(&node, &address(0), "web-0");
     node.assert_untouched(MORE[0]);
     node.assert_untouched(MORE[1]);
     assert_eq!(damage.frontends().keys().count(), 7, "one of the new ones is still there");
     (1..=6).for_each(|last| damage.remove_frontend(&foreign(last).key));
-    eventually_not_in_sync(&agent, 0.0);
+    eventually_out_of_sync_count(&agent, 0.0);
     assert_only(&node, MORE[1], "web-1");
 }
 
@@ -87,10 +87,10 @@ fn a_new_service_that_the_kernel_refuses_takes_no_room() {
     let foreign = |last| foreign(known, last);
     (1..=6).for_each(|last| damage.set_frontend(foreign(last)));
     put_broad(&node, "new", [&address(1), MORE[0], MORE[1]], &[WEB_0]);
-    eventually_not_in_sync(&agent, 1.0);
+    eventually_out_of_sync_count(&agent, 1.0);
     assert_eq!(damage.frontends().keys().count(), 7, "one of the new ones is still there");
     assert_eq!(map(&agent, "entries", "service-names"), 1.0, "its name is still there");
     (1..=6).for_each(|last| damage.remove_frontend(&foreign(last).key));
-    eventually_not_in_sync(&agent, 0.0);
+    eventually_out_of_sync_count(&agent, 0.0);
     assert_only(&node, MORE[1], "web-0");
 }

@@ -5,7 +5,7 @@ use sockline_testbed::objects;
 use super::{
     address,
     common::{WebNode, eventually, holds},
-    eventually_not_in_sync, not_in_sync, put_services,
+    eventually_out_of_sync_count, out_of_sync_count, put_services,
 };
 
 #[test]
@@ -20,7 +20,7 @@ fn backends_that_do_not_fit_are_reported_and_the_others_are_used() {
         node.wrong("outOfSync"),
         ["shop/s02:web/TCP: map `BACKENDS` is full: its limit is 4 entries"]
     );
-    assert_eq!(not_in_sync(&agent), Some(1.0));
+    assert_eq!(out_of_sync_count(&agent), Some(1.0));
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn a_service_whose_new_endpoints_do_not_fit_keeps_its_old_ones() {
     put(&[0]);
     let agent = node.start_agent_with(&["--max-backends", "2"]);
     put(&[0, 1, 2]);
-    eventually("the failure", || holds(not_in_sync(&agent) == Some(1.0), agent.log()));
+    eventually("the failure", || holds(out_of_sync_count(&agent) == Some(1.0), agent.log()));
     assert_eq!(node.backends("cart", "web"), ["10.244.1.1"]);
     assert_eq!(node.spread(&address(0), 5).into_keys().collect::<Vec<_>>(), ["web-0"]);
     put(&[0, 1]);
@@ -42,7 +42,7 @@ fn a_service_whose_new_endpoints_do_not_fit_keeps_its_old_ones() {
         let backends = node.backends("cart", "web");
         holds(backends == ["10.244.1.1", "10.244.1.2"], format!("{backends:?}"))
     });
-    eventually_not_in_sync(&agent, 0.0);
+    eventually_out_of_sync_count(&agent, 0.0);
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_higher_limit_of_backends_after_a_restart_admits_the_others() {
     agent.stop().unwrap();
     let next = node.start_agent_with(&["--max-backends", "6"]);
     node.assert_served(&address(2));
-    assert_eq!(not_in_sync(&next), Some(0.0));
+    assert_eq!(out_of_sync_count(&next), Some(0.0));
 }
 
 #[test]

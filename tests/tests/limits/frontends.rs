@@ -6,7 +6,7 @@ use sockline_testbed::objects;
 use super::{
     address,
     common::{self, WebNode, eventually, holds, series},
-    eventually_not_in_sync, name, not_in_sync, put_services, served,
+    eventually_out_of_sync_count, name, out_of_sync_count, put_services, served,
 };
 
 #[test]
@@ -19,7 +19,7 @@ fn services_that_do_not_fit_are_reported_and_the_others_are_served() {
         format!("shop/{name}:web/TCP: map `FRONTENDS` is full: its limit is 10 entries")
     });
     assert_eq!(node.wrong("outOfSync"), failures);
-    assert_eq!(not_in_sync(&agent), Some(2.0));
+    assert_eq!(out_of_sync_count(&agent), Some(2.0));
     let table = String::from_utf8(node.look(&["status"]).stdout).unwrap();
     assert!(table.contains(&format!("OUT OF SYNC\n  {}\n", failures[0])), "{table}");
     let log = agent.log();
@@ -50,7 +50,7 @@ fn a_service_that_outgrows_the_limit_keeps_its_old_state() {
     let mut grown = objects::web_service("s00", &address(0));
     grown["spec"]["externalIPs"] = json!(["10.97.0.1"]);
     node.put("s00.yaml", &[grown, objects::slice("s00", &node.web_addresses())]);
-    eventually("the failure", || holds(not_in_sync(&agent) == Some(1.0), agent.log()));
+    eventually("the failure", || holds(out_of_sync_count(&agent) == Some(1.0), agent.log()));
     node.assert_served(&address(0));
     node.assert_untouched("10.97.0.1");
 }
@@ -63,7 +63,7 @@ fn a_higher_limit_after_a_restart_admits_the_others() {
     agent.stop().unwrap();
     let next = node.start_agent_with(&["--max-frontends", "20"]);
     assert_eq!(served(&node), 12);
-    assert_eq!(not_in_sync(&next), Some(0.0));
+    assert_eq!(out_of_sync_count(&next), Some(0.0));
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_deleted_service_makes_room_for_a_reported_one() {
     node.assert_untouched(&address(10));
     node.remove("s03.yaml");
     node.eventually_served(&address(10));
-    eventually_not_in_sync(&agent, 0.0);
+    eventually_out_of_sync_count(&agent, 0.0);
     node.assert_untouched(&address(3));
 }
 

@@ -14,7 +14,7 @@ use sockline_testbed::{Socket, objects};
 use super::{
     address,
     common::{WebNode, error_of, eventually, hammer::Hammer, holds, ip, series, translated},
-    map, name, not_in_sync, put_services,
+    map, name, out_of_sync_count, put_services,
 };
 
 /// Services with 20 addresses each.
@@ -77,7 +77,7 @@ fn a_segment_that_could_not_be_created_is_created_later() {
     let away = inner.with_file_name("away");
     fs::rename(&inner, &away).unwrap();
     put_services(&node, 1..2);
-    eventually("the failure", || holds(not_in_sync(&agent) == Some(1.0), agent.log()));
+    eventually("the failure", || holds(out_of_sync_count(&agent) == Some(1.0), agent.log()));
     // A scrape reads the segments that the agent has, and opens no pin of theirs.
     let filling = translated("filling", "TCP");
     assert_eq!(series(&agent.metrics().unwrap(), &filling), Some(0.0), "{}", agent.log());

@@ -40,7 +40,8 @@ pub fn name(number: usize) -> String {
     format!("s{number:02}")
 }
 
-pub fn not_in_sync(agent: &Agent) -> Option<f64> {
+/// How many service ports are out of sync.
+pub fn out_of_sync_count(agent: &Agent) -> Option<f64> {
     series(&agent.metrics().unwrap(), "sockline_service_ports_out_of_sync")
 }
 
@@ -72,17 +73,17 @@ pub fn put_broad(node: &WebNode, name: &str, ips: [&str; 3], backends: &[&str]) 
 
 /// Waits until this many service ports are out of sync.
 #[track_caller]
-pub fn eventually_not_in_sync(agent: &Agent, count: f64) {
+pub fn eventually_out_of_sync_count(agent: &Agent, count: f64) {
     eventually(&format!("{count} service ports to be out of sync"), || {
-        let seen = not_in_sync(agent);
+        let seen = out_of_sync_count(agent);
         holds(seen == Some(count), format!("{seen:?}: {}", agent.log()))
     });
 }
 
-/// Waits until the status lists exactly these failures.
+/// Waits until the status lists exactly these service ports and nodes as out of sync.
 #[track_caller]
-pub fn eventually_failures(node: &WebNode, expected: &[&str]) {
-    eventually(&format!("the failures {expected:?}"), || {
+pub fn eventually_out_of_sync(node: &WebNode, expected: &[&str]) {
+    eventually(&format!("{expected:?} to be out of sync"), || {
         let seen = node.wrong("outOfSync");
         holds(seen == expected, format!("{seen:#?}"))
     });

@@ -10,7 +10,7 @@ use sockline_testbed::objects;
 
 use super::{
     common::{self, CART, WebNode, eventually, holds, series},
-    eventually_failures, not_in_sync,
+    eventually_out_of_sync, out_of_sync_count,
 };
 
 const SHIP: &str = "10.96.0.2";
@@ -42,14 +42,14 @@ fn nodes_that_do_not_fit_are_reported_and_all_else_is_served() {
         node.assert_served(CART);
         dial(node.addresses()[0]).unwrap();
     };
-    eventually_failures(
+    eventually_out_of_sync(
         &node,
         &["NodePorts at other nodes' addresses: map `FRONTENDS` is full: its limit is 20 entries"],
     );
     all_else_is_served();
-    let out_of_sync =
+    let nodes_out_of_sync =
         || series(&agent.metrics().unwrap(), "sockline_other_nodes_out_of_sync").unwrap();
-    assert_eq!((out_of_sync(), not_in_sync(&agent)), (1.0, Some(0.0)));
+    assert_eq!((nodes_out_of_sync(), out_of_sync_count(&agent)), (1.0, Some(0.0)));
     assert!(series(&agent.metrics().unwrap(), "sockline_sync_errors_total") > Some(0.0));
     let frontends = || series(&agent.metrics().unwrap(), "sockline_frontends").unwrap();
     let before = frontends();
@@ -65,8 +65,8 @@ fn nodes_that_do_not_fit_are_reported_and_all_else_is_served() {
     let fit = LIMIT - frontends() as u8;
     put_nodes(&node, 0..fit);
     eventually("the last node's NodePort", || dial(address(fit - 1)));
-    eventually_failures(&node, &[]);
-    assert_eq!(out_of_sync(), 0.0);
+    eventually_out_of_sync(&node, &[]);
+    assert_eq!(nodes_out_of_sync(), 0.0);
     dial(address(0)).unwrap();
     // One is removed, and one that did not fit before is added.
     put_nodes(&node, 1..fit + 1);

@@ -3,7 +3,8 @@
 use super::{
     address,
     common::{WebNode, eventually, holds, series},
-    eventually_failures, eventually_not_in_sync, not_in_sync, put_services, put_spread,
+    eventually_out_of_sync, eventually_out_of_sync_count, out_of_sync_count, put_services,
+    put_spread,
 };
 
 const BIG: [&str; 4] = ["10.244.7.1", "10.244.7.2", "10.244.7.3", "10.244.7.4"];
@@ -21,7 +22,7 @@ fn while_one_service_does_not_fit_others_are_updated() {
     put_spread(&node, "other", &address(1), &["10.244.1.1"]);
     let agent = node.start_agent_with(&["--max-backends", "4"]);
     put_spread(&node, "big", &address(2), &BIG);
-    eventually_not_in_sync(&agent, 1.0);
+    eventually_out_of_sync_count(&agent, 1.0);
     let (full, changes) = (syncs(&agent, "full"), syncs(&agent, "changes"));
     put_spread(&node, "cart", &address(0), &["10.244.1.2"]);
     eventually("the change", || {
@@ -35,10 +36,10 @@ fn while_one_service_does_not_fit_others_are_updated() {
         holds(tried >= 2.0, tried)
     });
     assert_eq!(syncs(&agent, "full"), full);
-    assert_eq!(not_in_sync(&agent), Some(1.0));
+    assert_eq!(out_of_sync_count(&agent), Some(1.0));
     node.remove("cart.yaml");
     node.remove("other.yaml");
-    eventually_not_in_sync(&agent, 0.0);
+    eventually_out_of_sync_count(&agent, 0.0);
     assert_eq!(node.backends("big", "web"), BIG);
     assert_eq!(syncs(&agent, "full"), full);
 }
@@ -49,12 +50,12 @@ fn a_deleted_service_that_did_not_fit_is_not_reported_any_more() {
     put_services(&node, 0..1);
     put_spread(&node, "big", &address(1), &BIG);
     let agent = node.start_agent_with(&["--max-backends", "4"]);
-    assert_eq!(not_in_sync(&agent), Some(1.0));
+    assert_eq!(out_of_sync_count(&agent), Some(1.0));
     node.remove("big.yaml");
-    eventually_not_in_sync(&agent, 0.0);
+    eventually_out_of_sync_count(&agent, 0.0);
     let metrics = agent.metrics().unwrap();
     assert!(!metrics.contains("sockline_service_port_out_of_sync{"), "{metrics}");
-    eventually_failures(&node, &[]);
+    eventually_out_of_sync(&node, &[]);
 }
 
 #[test]
@@ -63,7 +64,7 @@ fn a_new_service_that_does_not_fit_takes_no_room() {
     put_services(&node, 0..1);
     let agent = node.start_agent_with(&["--max-backends", "4"]);
     put_spread(&node, "big", &address(1), &BIG);
-    eventually_not_in_sync(&agent, 1.0);
+    eventually_out_of_sync_count(&agent, 1.0);
     for (map, entries) in
         [("service-names", 1.0), ("slots", 1.0), ("backends", 1.0), ("frontends", 1.0)]
     {

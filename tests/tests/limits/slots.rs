@@ -3,7 +3,7 @@
 use super::{
     address,
     common::{WebNode, eventually, holds},
-    eventually_failures, eventually_not_in_sync, put_spread,
+    eventually_out_of_sync, eventually_out_of_sync_count, put_spread,
 };
 
 const LIMITS: [&str; 4] = ["--max-backends", "6", "--max-slots", "6"];
@@ -20,14 +20,17 @@ fn a_service_whose_new_slots_do_not_fit_beside_its_old_ones_keeps_those() {
     put_spread(&node, "other", &address(1), &NOWHERE[..2]);
     let agent = node.start_agent_with(&LIMITS);
     put_spread(&node, "cart", &address(0), &pods);
-    eventually_not_in_sync(&agent, 1.0);
-    eventually_failures(&node, &["shop/cart:web/TCP: map `SLOTS` is full: its limit is 6 entries"]);
+    eventually_out_of_sync_count(&agent, 1.0);
+    eventually_out_of_sync(
+        &node,
+        &["shop/cart:web/TCP: map `SLOTS` is full: its limit is 6 entries"],
+    );
     let seen: Vec<String> = node.spread(&address(0), 20).into_keys().collect();
     assert_eq!(seen, ["web-0", "web-1"]);
     assert_eq!(node.backends("cart", "web"), pods[..2], "the third endpoint leads nowhere");
     // Other two do fit.
     put_spread(&node, "cart", &address(0), &pods[1..]);
-    eventually_not_in_sync(&agent, 0.0);
+    eventually_out_of_sync_count(&agent, 0.0);
     assert_eq!(node.backends("cart", "web"), pods[1..]);
 }
 
@@ -45,13 +48,13 @@ fn fragmented_free_slots_are_reported_and_merge_when_the_slots_between_are_freed
         holds(left == ["shop/b"], format!("{left:?}"))
     });
     put_spread(&node, "d", &address(3), &["10.244.1.1", NOWHERE[0], NOWHERE[1]]);
-    eventually_not_in_sync(&agent, 1.0);
-    eventually_failures(
+    eventually_out_of_sync_count(&agent, 1.0);
+    eventually_out_of_sync(
         &node,
         &["shop/d:web/TCP: map `SLOTS` has no 3 free entries in a row: its limit is 6"],
     );
     node.assert_untouched(&address(3));
     node.remove("b.yaml");
-    eventually_not_in_sync(&agent, 0.0);
+    eventually_out_of_sync_count(&agent, 0.0);
     assert_eq!(node.backends("d", "web"), ["10.244.1.1", NOWHERE[0], NOWHERE[1]]);
 }

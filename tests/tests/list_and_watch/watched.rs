@@ -11,7 +11,7 @@ use sockline::{
     },
     source::{
         Arrived, Event, SourceStats, Sourced,
-        kube::{Watched as Wanted, watch},
+        kube::{Watched as WatchedObjects, watch},
     },
 };
 use sockline_testbed::api::Api;
@@ -56,8 +56,8 @@ impl Watched {
         let (stats, stop) = (Arc::new(SourceStats::default()), CancellationToken::new());
         let (counted, stopped) = (Arc::clone(&stats), stop.clone());
         tokio::spawn(async move {
-            let wanted = Wanted { node: NODE, node_ports: NodePortScope::ThisNode };
-            watch((client, Arc::default()), wanted, sender, counted, stopped).await;
+            let objects = WatchedObjects { node: NODE, node_ports: NodePortScope::ThisNode };
+            watch((client, Arc::default()), objects, sender, counted, stopped).await;
         });
         Self {
             stats,

@@ -24,17 +24,17 @@ use crate::dataplane::ServiceKey;
 /// How long to wait for a key before looking for samples and signals.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Which service port's backends are read.
-type Wanted = Arc<Mutex<Option<ServiceKey>>>;
+/// The opened service port, whose backends are read.
+type SharedSelection = Arc<Mutex<Option<ServiceKey>>>;
 
 /// Runs until a key or a signal ends it.
 pub fn run(mut state: State, reader: Reader) -> anyhow::Result<()> {
     let signals = EndSignals::block()?;
-    let wanted = Wanted::default();
+    let selection = SharedSelection::default();
     let (samples, read) = mpsc::channel();
     let (wake, woken) = mpsc::channel();
     let sampling =
-        Sampling { reader, wanted: Arc::clone(&wanted), samples, interval: state.interval };
+        Sampling { reader, selection: Arc::clone(&selection), samples, interval: state.interval };
     // It ends with the process: nobody waits for a reading.
     thread::Builder::new()
         .name("sampling".to_owned())
@@ -75,7 +75,7 @@ pub fn run(mut state: State, reader: Reader) -> anyhow::Result<()> {
             Reaction::None => {}
             Reaction::Clear | Reaction::Read => {
                 let opened = state.opened().cloned();
-                *wanted.lock().unwrap_or_else(PoisonError::into_inner) = opened;
+                *selection.lock().unwrap_or_else(PoisonError::into_inner) = opened;
                 screen.clear()?;
                 // A thread that has ended is found where samples are received.
                 let _ = wake.send(());
@@ -93,7 +93,7 @@ fn palette() -> Palette {
 
 struct Sampling {
     reader: Reader,
-    wanted: Wanted,
+    selection: SharedSelection,
     samples: Sender<Result<Sample, String>>,
     interval: Duration,
 }
@@ -104,13 +104,13 @@ impl Sampling {
         let mut due = Instant::now() + self.interval;
         loop {
             let sample = match woken.recv_timeout(due.saturating_duration_since(Instant::now())) {
-                Ok(()) => match self.wanted() {
+                Ok(()) => match self.selected() {
                     Some(key) => self.reader.read_opened(&key),
                     None => continue,
                 },
                 Err(RecvTimeoutError::Timeout) => {
-                    let wanted = self.wanted();
-                    let sample = self.reader.read(wanted.as_ref());
+                    let selected = self.selected();
+                    let sample = self.reader.read(selected.as_ref());
                     // However long that took, the next one is not at once.
                     due = Instant::now() + self.interval;
                     sample
@@ -123,7 +123,7 @@ impl Sampling {
         }
     }
 
-    fn wanted(&self) -> Option<ServiceKey> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn selected(&self) -> Option<ServiceKey> {
+        self.selection.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

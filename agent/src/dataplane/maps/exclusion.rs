@@ -114,7 +114,7 @@ impl ExcludedCgroups {
                     self.known.insert(*id, *level);
                 }
                 Err(error) => match DataplaneError::write(EXCLUDED, self.capacity, error) {
-                    error if error.is_for_want_of_room() => unfit.push(*id),
+                    error if error.is_out_of_room() => unfit.push(*id),
                     error => return Err(error),
                 },
             }

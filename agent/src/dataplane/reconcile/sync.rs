@@ -162,7 +162,7 @@ impl Reconciler {
             changed.push(&service_port.key);
             match self.apply(service_port, &mut obsolete, WaitPolicy::Never) {
                 Ok(()) => report.services_changed += 1,
-                Err(error) if error.is_for_want_of_room() => full.push(service_port),
+                Err(error) if error.is_out_of_room() => full.push(service_port),
                 Err(error) => report.failed(&service_port.key, error),
             }
         }

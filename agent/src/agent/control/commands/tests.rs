@@ -57,7 +57,7 @@ impl Fake {
     }
 
     /// As [`Self::ask`], for a client that has disconnected.
-    fn ask_in_vain<T>(&mut self, command: impl FnOnce(oneshot::Sender<T>) -> Command) {
+    fn ask_and_disconnect<T>(&mut self, command: impl FnOnce(oneshot::Sender<T>) -> Command) {
         let (reply, received) = oneshot::channel();
         drop(received);
         handle(self, command(reply));
@@ -214,9 +214,12 @@ fn an_excluded_pod_is_found_like_another() {
 #[test]
 fn for_a_client_that_has_disconnected_nothing_is_compared_and_no_probe_service_stays() {
     let mut node = Fake::new();
-    node.ask_in_vain(|reply| Command::AddProbeService { listeners: Listeners::default(), reply });
-    node.ask_in_vain(|reply| Command::FindDrift { reply });
-    node.ask_in_vain(|reply| Command::Explain { subject: subject("cart"), reply });
+    node.ask_and_disconnect(|reply| Command::AddProbeService {
+        listeners: Listeners::default(),
+        reply,
+    });
+    node.ask_and_disconnect(|reply| Command::FindDrift { reply });
+    node.ask_and_disconnect(|reply| Command::Explain { subject: subject("cart"), reply });
     assert_eq!((node.probes.len(), node.comparisons), (0, 0));
 }
 
