@@ -28,8 +28,8 @@ pub struct Slot {
 pub struct Backend {
     #[cfg(not(feature = "test-layout"))]
     pub address: Address,
-    /// The owner. A program that comes here for another service looks up again: this entry has
-    /// been reused under its feet. 0 is a free entry.
+    /// The owner. A program that comes here for another service looks up again: the entry was
+    /// given to another endpoint meanwhile. 0 is a free entry.
     pub service: ServiceId,
     /// Grows each time the entry is given to another endpoint, so that a socket or an affinity
     /// record that remembers the entry knows that its endpoint is gone.

@@ -1,7 +1,8 @@
 //! A bitmap that lets calls to anything but a service pass without a hash look-up.
 //!
 //! A clear bit proves that no frontend has this address and port; a set bit says to look. It is
-//! 32 KiB: with 1,000 service addresses 1 foreign call in 250 looks in vain, with 50,000 1 in 6.
+//! 32 KiB: with 1,000 service addresses 1 foreign call in 250 is a false positive, which costs a
+//! look-up; with 50,000 1 in 6.
 
 use crate::address::Address;
 

@@ -9,7 +9,7 @@
 //!   connections to the API server go);
 //! - when it acts: `heartbeat` (how old the maps may be), `reconcile_schedule` (when drift is looked for), `background_job` (slow
 //!   reads, beside the loop), `open_connections` (counts long connections while they are open);
-//! - what it tells: `status_publisher`.
+//! - what it publishes: `status_publisher`.
 //!
 //! Invariants: only the control loop writes the maps. The process ends when one of its tasks ends.
 

@@ -1,7 +1,8 @@
 //! The status of the agent: the control loop writes it; the servers and the command line read it.
 //!
 //! [`Status`] is what `GET /status` of the admin socket returns. Its parts are in a file for each
-//! subject: `exclusion`, `health`, `maps`, `objects`, `program_log`, `termination`. [`Shared`] is the one copy that all see. A field that is added later has a default, so that the command reads the status of an older agent.
+//! subject: `exclusion`, `health`, `maps`, `objects`, `program_log`, `termination`. [`Shared`] is the one copy
+//! that all see. A field that is added later has a default, so that the command reads the status of an older agent.
 
 mod exclusion;
 mod health;

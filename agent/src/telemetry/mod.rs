@@ -1,8 +1,9 @@
 //! Metrics: their definitions, their values, and their text.
 //!
 //! [`definitions`] has the table of all families. [`family`] and [`labels`] wrap the `prometheus` crate so that
-//! the labels of a family are typed. [`Metrics`] is what the agent counts with, and writes the text of a scrape: `connections` and `kernel` read the kernel's
-//! counters for it, `clients` those of client workloads, `process` the agent's own usage. `agent/metrics_server.rs` serves it.
+//! the labels of a family are typed. [`Metrics`] is what the agent counts with, and writes the text of a scrape:
+//! `connections` and `kernel` read the kernel's counters for it, `clients` those of client workloads, `process` the
+//! agent's own usage. `agent/metrics_server.rs` serves it.
 
 mod clients;
 mod connections;

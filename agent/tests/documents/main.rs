@@ -1,5 +1,7 @@
 //! What is written from the code: of `deploy/docs`, the command line, its JSON, the metrics, and the labels and
-//! annotations, and pictures of `sockline top` and `sockline map`; of `deploy/components`, the alerts for the Prometheus operator; of `deploy/monitoring`, the dashboards.
+//! annotations, and pictures of `sockline top` and `sockline map`; of `deploy/components`, the alerts for the Prometheus
+//! operator; of `deploy/monitoring`, the dashboards.
+//!
 //! `cargo xtask docs` writes them; these tests fail where they differ, and where a document mentions what does not exist.
 
 mod annotations;

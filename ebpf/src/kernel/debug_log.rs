@@ -118,7 +118,7 @@ pub fn freed(ctx: &SockContext, record: &SocketRecord, end: u32) {
     sockline_log_freed(ctx.sock, service.0, end, backend);
 }
 
-/// Whether a line is to be written. If not for want of room, it is counted.
+/// Whether a line is to be written. If there is no room for it, it is counted.
 #[inline(always)]
 fn is_wanted(hook: u32, service: u32) -> bool {
     let until = agent_state::debug_log_until();

@@ -1,7 +1,7 @@
 //! What each fuzz target does with its input, and what must hold whatever that is.
 //!
-//! `cargo xtask fuzz` runs them under libFuzzer. An input that broke something once is kept in
-//! `regressions/TARGET/`, and this crate's tests go through those and the seeds.
+//! `cargo xtask fuzz` runs them under libFuzzer. An input that broke something goes into
+//! `regressions/TARGET/`, a folder that the first one makes. This crate's tests run those and the seeds.
 
 pub mod events;
 pub mod invariants;

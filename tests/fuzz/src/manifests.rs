@@ -34,9 +34,9 @@ pub fn run(data: &[u8]) {
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds: Vec<Vec<u8>> = Vec::new();
-    for world in ["boutique", "features"] {
+    for folder in ["boutique", "features"] {
         for file in ["services", "endpointslices", "nodes"] {
-            let text = fixture(&format!("{world}/{file}.yaml"));
+            let text = fixture(&format!("{folder}/{file}.yaml"));
             // A list is one document: its items are cut out to be short.
             let items = text.split("\n- ").skip(1).take(20);
             let one = |item: &str| format!("apiVersion: v1\nkind: List\nitems:\n- {item}");

@@ -1,8 +1,8 @@
 //! The Kubernetes objects Sockline plans from, cut down to the fields it reads: a file for each kind.
 //!
-//! `source` makes these from manifests or from the API server and reports what it had to leave
-//! out as [`InputError`]s; `index` and `planner` plan from them. `reference.rs` names objects, `protocol.rs` and
-//! `redirect.rs` have the values that several kinds share.
+//! `source` makes these from manifests or from the API server and reports fields and objects that it cannot use as
+//! [`InputError`]s; `index` and `planner` plan from them. `reference.rs` names objects, `protocol.rs` and `redirect.rs`
+//! have the values that several kinds share.
 //!
 //! Invariant: a value that exists here is valid. Ports are 1 to 65535, addresses are of the family that holds them.
 

@@ -3,8 +3,8 @@
 //! `agent/run.rs` calls [`watch`], which runs one [`Watch`](watch::Watch) for each kind. A watch uses `list.rs` and
 //! `request.rs` (what is sent and received), `protocol.rs` (what it means), `retry.rs` and `watch_error.rs` (what follows
 //! an error), `attempt.rs` and `backoff.rs` (when it tries again), `list_strategy.rs` and `selection.rs` (how it lists, and
-//! which objects). `current_errors.rs` reports the errors of all watches as one list. `client.rs` makes the client: `happy_eyeballs.rs` dials the addresses of `server_addresses.rs` with
-//! `connector.rs`.
+//! which objects). `current_errors.rs` reports the errors of all watches as one list. `client.rs` makes the client:
+//! `happy_eyeballs.rs` dials the addresses of `server_addresses.rs` with `connector.rs`.
 //!
 //! Invariant: an event counts as received only after it was sent to the control loop; what was not sent comes again.
 //!
