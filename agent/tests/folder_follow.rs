@@ -2,10 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "support/received.rs"]
-mod received;
-#[path = "support/world.rs"]
-mod world;
+#[path = "support/source_events.rs"]
+mod source_events;
+#[path = "support/source_state.rs"]
+mod source_state;
 
 use std::{
     fs, io,
@@ -24,10 +24,11 @@ use sockline::{
         },
     },
 };
+use source_events::SourceEvents;
+use source_state::SourceState;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use world::World;
 
 /// Each line of a file is a service's name and a mark; `!` is a document that does not parse.
 fn read(dir: &Path) -> FolderContents {
@@ -65,7 +66,7 @@ fn input_error(object: &str) -> InputError {
 }
 
 struct Followed {
-    world: World,
+    source: SourceEvents,
     dir: PathBuf,
     stop: DropGuard,
     _parent: TempDir,
@@ -79,7 +80,7 @@ impl Followed {
         let (sender, events) = mpsc::channel(64);
         let stop = CancellationToken::new();
         tokio::spawn(follow(dir.clone(), read, sender, stop.clone()));
-        Self { world: World::new(events), dir, stop: stop.drop_guard(), _parent: parent }
+        Self { source: SourceEvents::new(events), dir, stop: stop.drop_guard(), _parent: parent }
     }
 
     /// Follows a folder with these files, and has seen them.
@@ -92,7 +93,7 @@ impl Followed {
             fs::write(aside.join(name), text).unwrap();
         }
         fs::rename(aside, &this.dir).unwrap();
-        this.world.until_listed().await;
+        this.source.until_listed().await;
         this.quiet().await;
         this
     }
@@ -101,32 +102,32 @@ impl Followed {
         fs::write(self.dir.join(name), text).unwrap();
     }
 
-    fn marks(world: &World) -> Vec<String> {
+    fn marks(state: &SourceState) -> Vec<String> {
         let mark = |object: &Sourced| object.input_errors[0].object.clone();
         let of = |object: &Sourced| format!("{} {}", object.reference.name.name, mark(object));
-        world.objects.values().map(of).collect()
+        state.objects.values().map(of).collect()
     }
 
     async fn until(&mut self, expected: &[&str]) {
         let what = format!("{expected:?}");
-        self.world.until(&what, |world| Self::marks(world) == expected).await;
+        self.source.until(&what, |state| Self::marks(state) == expected).await;
     }
 
     async fn until_source_error(&mut self, about: &str) {
-        self.world.until(about, |world| world.error_text().contains(about)).await;
+        self.source.until(about, |state| state.error_text().contains(about)).await;
     }
 
     async fn quiet(&mut self) {
-        self.world.until("end of the errors", |world| world.errors.is_empty()).await;
+        self.source.until("end of the errors", |state| state.errors.is_empty()).await;
     }
 }
 
 #[tokio::test]
 async fn the_first_events_list_every_kind() {
     let followed = Followed::with(&[("a.yaml", "cart 1"), ("b.yaml", "web 1")]).await;
-    let lists = followed.world.log.iter().filter(|event| matches!(event, Event::Replace(..)));
-    assert_eq!(lists.count(), Kind::ALL.len(), "{:?}", followed.world.log);
-    assert_eq!(Followed::marks(&followed.world), ["cart 1", "web 1"]);
+    let lists = followed.source.log.iter().filter(|event| matches!(event, Event::Replace(..)));
+    assert_eq!(lists.count(), Kind::ALL.len(), "{:?}", followed.source.log);
+    assert_eq!(Followed::marks(&followed.source), ["cart 1", "web 1"]);
 }
 
 #[tokio::test]
@@ -136,31 +137,31 @@ async fn a_list_that_is_not_whole_is_said_to_be_so_before_it_and_no_more_after_t
     fs::create_dir(&aside).unwrap();
     fs::write(aside.join("a.yaml"), "!").unwrap();
     fs::rename(aside, &followed.dir).unwrap();
-    followed.world.until_listed().await;
-    assert!(followed.world.completeness == Completeness::Incomplete, "{:?}", followed.world.log);
+    followed.source.until_listed().await;
+    assert!(followed.source.completeness == Completeness::Incomplete, "{:?}", followed.source.log);
     followed.write("a.yaml", "cart 1");
-    followed.world.until("end of it", |world| world.completeness == Completeness::Complete).await;
-    assert_eq!(Followed::marks(&followed.world), ["cart 1"]);
+    followed.source.until("end of it", |state| state.completeness == Completeness::Complete).await;
+    assert_eq!(Followed::marks(&followed.source), ["cart 1"]);
 }
 
 #[tokio::test]
 async fn a_missing_folder_is_reported_and_nothing_is_listed_until_it_is_there() {
     let mut followed = Followed::missing();
     followed.until_source_error("manifests: cannot be read").await;
-    assert!(followed.world.listed.is_empty(), "{:?}", followed.world.log);
+    assert!(followed.source.listed.is_empty(), "{:?}", followed.source.log);
     fs::create_dir(&followed.dir).unwrap();
-    followed.world.until_listed().await;
+    followed.source.until_listed().await;
     followed.quiet().await;
 }
 
 #[tokio::test]
 async fn an_edit_in_place_touches_only_what_it_changes() {
     let mut followed = Followed::with(&[("a.yaml", "cart 1\nweb 1")]).await;
-    let before = followed.world.log.len();
+    let before = followed.source.log.len();
     followed.write("a.yaml", "cart 2\nweb 1");
     followed.until(&["cart 2", "web 1"]).await;
     // The truncated file may be seen between opening and writing it; the other edits are atomic.
-    for event in &followed.world.log[before..] {
+    for event in &followed.source.log[before..] {
         assert!(!matches!(event, Event::Replace(..)), "{event:?}");
     }
 }
@@ -168,21 +169,21 @@ async fn an_edit_in_place_touches_only_what_it_changes() {
 #[tokio::test]
 async fn a_file_renamed_over_another_is_one_change() {
     let mut followed = Followed::with(&[("a.yaml", "cart 1\nweb 1")]).await;
-    let before = followed.world.log.len();
+    let before = followed.source.log.len();
     followed.write("a.yaml.swp", "cart 2\nweb 1");
     fs::rename(followed.dir.join("a.yaml.swp"), followed.dir.join("a.yaml")).unwrap();
     followed.until(&["cart 2", "web 1"]).await;
-    assert_eq!(followed.world.log.len(), before + 1, "{:?}", followed.world.log);
+    assert_eq!(followed.source.log.len(), before + 1, "{:?}", followed.source.log);
 }
 
 #[tokio::test]
 async fn all_that_changed_in_a_file_is_sent_together() {
     let mut followed = Followed::with(&[("a.yaml", "cart 1\nweb 1\ndb 1")]).await;
-    let before = followed.world.changes;
+    let before = followed.source.changes;
     followed.write("a.yaml.swp", "cart 2\nweb 2\ncache 1");
     fs::rename(followed.dir.join("a.yaml.swp"), followed.dir.join("a.yaml")).unwrap();
     followed.until(&["cache 1", "cart 2", "web 2"]).await;
-    assert_eq!(followed.world.changes, before + 1, "{:?}", followed.world.log);
+    assert_eq!(followed.source.changes, before + 1, "{:?}", followed.source.log);
 }
 
 #[tokio::test]
@@ -215,7 +216,7 @@ async fn an_unreadable_file_keeps_its_objects() {
     symlink("a.yaml", &link).unwrap();
     fs::rename(link, &path).unwrap();
     followed.until_source_error("file a.yaml: is not whole; 1 of its objects").await;
-    assert_eq!(Followed::marks(&followed.world), ["cart 1"]);
+    assert_eq!(Followed::marks(&followed.source), ["cart 1"]);
     fs::remove_file(&path).unwrap();
     followed.until(&[]).await;
     followed.quiet().await;
@@ -227,8 +228,8 @@ async fn a_folder_that_disappears_takes_nothing_with_it_and_is_followed_again() 
     let away = followed.dir.with_extension("away");
     fs::rename(&followed.dir, &away).unwrap();
     followed.until_source_error("its 2 objects stay").await;
-    assert_eq!(followed.world.errors.len(), 1, "{}", followed.world.error_text());
-    assert_eq!(Followed::marks(&followed.world), ["cart 1", "web 1"]);
+    assert_eq!(followed.source.errors.len(), 1, "{}", followed.source.error_text());
+    assert_eq!(Followed::marks(&followed.source), ["cart 1", "web 1"]);
 
     fs::write(away.join("a.yaml"), "cart 2").unwrap();
     fs::rename(&away, &followed.dir).unwrap();
@@ -243,7 +244,7 @@ async fn a_folder_removed_file_by_file_takes_nothing_with_it() {
     let mut followed = Followed::with(&[("a.yaml", "cart 1"), ("b.yaml", "web 1")]).await;
     fs::remove_dir_all(&followed.dir).unwrap();
     followed.until_source_error("its 2 objects stay").await;
-    assert_eq!(Followed::marks(&followed.world), ["cart 1", "web 1"]);
+    assert_eq!(Followed::marks(&followed.source), ["cart 1", "web 1"]);
 }
 
 /// A ConfigMap mount: `a.yaml -> ..data/a.yaml`, `..data -> ..v1`, and an update renames a new
@@ -290,5 +291,5 @@ async fn a_folder_that_is_itself_a_swapped_link_is_followed_to_the_new_one() {
 async fn stopping_ends_the_following() {
     let mut followed = Followed::with(&[]).await;
     drop(followed.stop);
-    followed.world.until_end().await;
+    followed.source.until_end().await;
 }

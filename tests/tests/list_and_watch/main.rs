@@ -19,10 +19,10 @@ mod over_tcp;
 mod proxy;
 mod random;
 mod real;
-#[path = "../../../agent/tests/support/received.rs"]
-mod received;
 mod recorded;
 mod refusals;
 mod request_rate;
 mod resuming;
+#[path = "../../../agent/tests/support/source_state.rs"]
+mod source_state;
 mod watched;

@@ -21,28 +21,28 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{expected::Expected, in_process, received::Received};
+use super::{expected::Expected, in_process, source_state::SourceState};
 
 pub(crate) const NODE: &str = "node-a";
 /// Longer than any wait of the source: a server that does not answer, then the longest backoff. Of
 /// tokio's time, which a test does not wait for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(400);
 
-/// Dereferences to what was [`Received`].
+/// Dereferences to the [`SourceState`].
 pub(crate) struct Watched {
     pub(crate) stats: Arc<SourceStats>,
     events: mpsc::Receiver<Arrived>,
     pub(crate) stop: Option<DropGuard>,
     pub(crate) index: Index,
     excluded_pods: BTreeMap<Arc<str>, ExcludedPod>,
-    received: Received,
+    state: SourceState,
 }
 
 impl Deref for Watched {
-    type Target = Received;
+    type Target = SourceState;
 
-    fn deref(&self) -> &Received {
-        &self.received
+    fn deref(&self) -> &SourceState {
+        &self.state
     }
 }
 
@@ -65,7 +65,7 @@ impl Watched {
             stop: Some(stop.drop_guard()),
             index: Index::new(NODE),
             excluded_pods: BTreeMap::new(),
-            received: Received::nothing(),
+            state: SourceState::empty(),
         }
     }
 
@@ -185,7 +185,7 @@ impl Watched {
     fn take(&mut self, Arrived { events, .. }: Arrived) {
         for event in events {
             self.index.apply(event.clone());
-            self.received.apply(event);
+            self.state.apply(event);
         }
     }
 

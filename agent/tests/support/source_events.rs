@@ -1,39 +1,39 @@
-//! Receives a source's events as the agent would, and waits for what a test expects.
+//! The events of a running source, and the state that they add up to.
 
 use std::{ops::Deref, time::Duration};
 
 use sockline::source::Event;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::received::Received;
+use super::source_state::SourceState;
 
 /// Far beyond what anything here takes; only a failing test waits this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Dereferences to what was [`Received`].
-pub(crate) struct World {
+/// Receives them as the agent would, and waits for what a test expects. Dereferences to the [`SourceState`].
+pub(crate) struct SourceEvents {
     events: mpsc::Receiver<Vec<Event>>,
-    received: Received,
+    state: SourceState,
     /// How many changes came, each of some events.
     pub(crate) changes: usize,
 }
 
-impl Deref for World {
-    type Target = Received;
+impl Deref for SourceEvents {
+    type Target = SourceState;
 
-    fn deref(&self) -> &Received {
-        &self.received
+    fn deref(&self) -> &SourceState {
+        &self.state
     }
 }
 
-impl World {
+impl SourceEvents {
     pub(crate) fn new(events: mpsc::Receiver<Vec<Event>>) -> Self {
-        Self { events, received: Received::nothing(), changes: 0 }
+        Self { events, state: SourceState::empty(), changes: 0 }
     }
 
     /// Receives until `done`, or panics with what was seen.
-    pub(crate) async fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
-        while !done(self) {
+    pub(crate) async fn until(&mut self, what: &str, done: impl Fn(&SourceState) -> bool) {
+        while !done(&self.state) {
             match timeout(DEADLINE, self.events.recv()).await {
                 Ok(Some(change)) => self.take(change),
                 Ok(None) => panic!("the source ended before {what}; {}", self.seen()),
@@ -43,7 +43,7 @@ impl World {
     }
 
     pub(crate) async fn until_listed(&mut self) {
-        self.until("list of every kind", |world| world.has_all_lists()).await;
+        self.until("list of every kind", |state| state.has_all_lists()).await;
     }
 
     /// Until nothing can come any more.
@@ -54,7 +54,7 @@ impl World {
 
     fn take(&mut self, change: Vec<Event>) {
         self.changes += 1;
-        change.into_iter().for_each(|event| self.received.apply(event));
+        change.into_iter().for_each(|event| self.state.apply(event));
     }
 
     fn seen(&self) -> String {

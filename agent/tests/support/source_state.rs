@@ -1,4 +1,4 @@
-//! What a source has sent, and the objects that it says there are. The tests of both sources read this file:
+//! The state that the events of a source add up to: objects, lists and errors. The tests of both sources read this file:
 //! `folder_follow.rs`, and `tests/tests/list_and_watch/`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,20 +8,20 @@ use sockline::{
     source::{Completeness, Event, Sourced},
 };
 
-pub(crate) struct Received {
+pub(crate) struct SourceState {
     /// By `Kind namespace/name`.
     pub(crate) objects: BTreeMap<String, Sourced>,
     /// The kinds a `Replace` came for.
     pub(crate) listed: BTreeSet<Kind>,
     pub(crate) errors: Vec<InputError>,
-    /// As last sent; `true` before it was sent.
+    /// As last sent; complete before it was sent.
     pub(crate) completeness: Completeness,
     /// All events, in order.
     pub(crate) log: Vec<Event>,
 }
 
-impl Received {
-    pub(crate) fn nothing() -> Self {
+impl SourceState {
+    pub(crate) fn empty() -> Self {
         Self {
             objects: BTreeMap::new(),
             listed: BTreeSet::new(),
