@@ -102,18 +102,11 @@ fn reason(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::object::Workload;
+    use crate::model::testing;
 
     fn pod(redirect: Option<Redirect>, phase: PodPhase) -> Pod {
-        Pod {
-            name: ObjectName::new("ns", "p"),
-            node: Some("here".into()),
-            cgroup_uid: "uid".into(),
-            redirect,
-            labels: BTreeMap::from([("app".into(), "web".into())]),
-            phase,
-            workload: Workload::new("Pod", "p"),
-        }
+        let labels = BTreeMap::from([("app".into(), "web".into())]);
+        Pod { redirect, phase, labels, ..testing::pod("p", "here") }
     }
 
     fn running(redirect: Option<Redirect>) -> Pod {
@@ -127,7 +120,7 @@ mod tests {
 
     fn why(pod: &Pod, namespace: Redirect, policy: &Policy) -> Option<Reason> {
         let found = excluded_pods([pod], &namespaces(namespace), policy, "here");
-        found.get("uid").map(|found| found.reason)
+        found.get("uid-p").map(|found| found.reason)
     }
 
     use Redirect::{Disabled, Enabled};
@@ -172,7 +165,7 @@ mod tests {
         let disabled = Some(Disabled);
         let of = |pod: &Pod, node| {
             excluded_pods([pod], &BTreeMap::new(), &Policy::default(), node)
-                .get("uid")
+                .get("uid-p")
                 .map(|found| found.running)
         };
         assert_eq!(of(&running(disabled), "here"), Some(true));

@@ -30,4 +30,4 @@ pub mod planner;
 pub mod probe_service;
 pub mod selector;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -1,12 +1,13 @@
-//! Short ways to write objects in tests.
+//! Short ways to write objects in tests, also in those of the agent's control loop.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::{
     event::Sourced,
     object::{
-        Endpoint, EndpointPort, EndpointSlice, Family, Hints, InputError, Node, Object, ObjectName,
-        Protocol, Redirect, Service, ServicePort, TrafficPolicy,
+        Endpoint, EndpointPort, EndpointSlice, Family, Hints, InputError, Namespace, Node, Object,
+        ObjectName, Pod, PodPhase, Protocol, Redirect, Service, ServicePort, TrafficPolicy,
+        Workload,
     },
     plan::{Backend, Frontend},
 };
@@ -16,7 +17,7 @@ pub(super) fn ip(text: &str) -> IpAddr {
 }
 
 /// In namespace `ns`.
-pub(super) fn name(name: &str) -> ObjectName {
+pub(crate) fn name(name: &str) -> ObjectName {
     ObjectName::new("ns", name)
 }
 
@@ -113,8 +114,26 @@ pub(super) fn node(name: &str, zone: Option<&str>) -> Node {
     Node { name: name.into(), zone: zone.map(Into::into), addresses: vec![] }
 }
 
+/// In no zone, with these addresses in this order.
+pub(super) fn node_at(name: &str, addresses: &[&str]) -> Node {
+    Node { addresses: addresses.iter().map(|address| ip(address)).collect(), ..node(name, None) }
+}
+
+/// A running pod without an owner; its UID is `uid-` and its name.
+pub(crate) fn pod(pod: &str, node: &str) -> Pod {
+    Pod {
+        name: name(pod),
+        node: Some(node.into()),
+        cgroup_uid: format!("uid-{pod}").into(),
+        redirect: None,
+        labels: BTreeMap::new(),
+        phase: PodPhase::Running,
+        workload: Workload::new("Pod", pod),
+    }
+}
+
 /// Without input errors.
-pub(super) fn sourced(object: impl Into<Object>) -> Sourced {
+pub(crate) fn sourced(object: impl Into<Object>) -> Sourced {
     let object = object.into();
     Sourced {
         reference: object.reference(),
@@ -152,6 +171,18 @@ impl From<Service> for Object {
 impl From<EndpointSlice> for Object {
     fn from(slice: EndpointSlice) -> Self {
         Self::EndpointSlice(slice)
+    }
+}
+
+impl From<Pod> for Object {
+    fn from(pod: Pod) -> Self {
+        Self::Pod(pod)
+    }
+}
+
+impl From<Namespace> for Object {
+    fn from(namespace: Namespace) -> Self {
+        Self::Namespace(namespace)
     }
 }
 

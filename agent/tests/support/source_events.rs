@@ -43,7 +43,7 @@ impl SourceEvents {
     }
 
     pub(crate) async fn until_listed(&mut self) {
-        self.until("list of every kind", |state| state.has_all_lists()).await;
+        self.until("list of every kind", SourceState::has_all_lists).await;
     }
 
     /// Until nothing can come any more.

@@ -6,9 +6,11 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::model::event::Event;
-use crate::model::object::{Namespace, Object, Pod, PodPhase, Redirect, TrafficPolicy, Workload};
+use crate::model::object::{Namespace, Redirect, TrafficPolicy};
 use crate::model::plan::Plan;
-use crate::model::testing::{endpoint, ip, line, name, node, service, slice, sourced};
+use crate::model::testing::{
+    endpoint, ip, line, name, node, node_at, pod, service, slice, sourced,
+};
 
 /// All kinds listed, nothing there but this node.
 fn synced() -> Index {
@@ -125,8 +127,7 @@ fn node_ports_of_policy_local_follow_the_addresses_of_other_nodes() {
     };
     assert_eq!(at_ips(&mut index), [""; 0]);
     for address in ["192.0.2.1", "192.0.2.2"] {
-        let there = Node { addresses: vec![ip(address)], ..node("there", None) };
-        index.apply(Event::Apply(sourced(there)));
+        index.apply(Event::Apply(sourced(node_at("there", &[address]))));
         let expected = format!("NodePort {address} 30080/TCP Forward [10.0.0.1:8080]");
         assert_eq!(at_ips(&mut index), [expected]);
     }
@@ -241,20 +242,8 @@ fn one_change_among_ten_thousand_services_plans_one_service() {
     assert_eq!(changed.filter(|(a, b)| !Arc::ptr_eq(a, b)).count(), 1);
 }
 
-fn pod(name: &str) -> Object {
-    Object::Pod(Pod {
-        name: super::super::testing::name(name),
-        node: Some("here".into()),
-        cgroup_uid: format!("uid-{name}").into(),
-        redirect: None,
-        labels: BTreeMap::new(),
-        phase: PodPhase::Running,
-        workload: Workload::new("Pod", name),
-    })
-}
-
-fn namespace(redirect: Redirect) -> Object {
-    Object::Namespace(Namespace { name: "ns".into(), redirect })
+fn namespace(redirect: Redirect) -> Namespace {
+    Namespace { name: "ns".into(), redirect }
 }
 
 #[test]
@@ -266,13 +255,13 @@ fn excluded_pods_follow_their_namespace_in_any_order() {
     };
     assert_eq!(excluded_pods(&mut index), Some(vec![]));
     assert_eq!(excluded_pods(&mut index), None, "nothing changed");
-    index.apply(Event::Apply(sourced(pod("a"))));
+    index.apply(Event::Apply(sourced(pod("a", "here"))));
     assert_eq!(excluded_pods(&mut index), Some(vec![]));
     index.apply(Event::Apply(sourced(namespace(Redirect::Disabled))));
     assert_eq!(excluded_pods(&mut index), Some(vec!["uid-a".to_owned()]));
-    index.apply(Event::Apply(sourced(pod("a"))));
+    index.apply(Event::Apply(sourced(pod("a", "here"))));
     assert_eq!(excluded_pods(&mut index), None, "the same again is no change");
-    index.apply(Event::Replace(Kind::Pod, vec![sourced(pod("b"))]));
+    index.apply(Event::Replace(Kind::Pod, vec![sourced(pod("b", "here"))]));
     assert_eq!(excluded_pods(&mut index), Some(vec!["uid-b".to_owned()]));
     let namespace = ObjectRef { kind: Kind::Namespace, name: ObjectName::new("", "ns") };
     index.apply(Event::Delete(namespace));

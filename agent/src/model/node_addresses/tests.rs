@@ -1,16 +1,8 @@
 use super::*;
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
+use crate::model::testing::{ip, node_at};
 
 fn devices(addresses: &[&str]) -> BTreeSet<IpAddr> {
     addresses.iter().map(|text| ip(text)).collect()
-}
-
-fn node(addresses: &[&str]) -> Node {
-    let addresses = addresses.iter().map(|text| ip(text)).collect();
-    Node { name: "node-a".into(), zone: None, addresses }
 }
 
 fn ranges(text: &str) -> NodePortAddresses {
@@ -47,16 +39,16 @@ const ALL: [&str; 6] =
 #[test]
 fn by_default_it_is_every_address_but_loopback_and_link_local_ones() {
     let all = devices(&ALL);
-    let told = told("", &all, Some(&node(&["198.51.100.1"])), &[]);
+    let told = told("", &all, Some(&node_at("here", &["198.51.100.1"])), &[]);
     assert_eq!(told, ["192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1"]);
 }
 
 #[test]
 fn primary_is_the_first_of_each_family_that_the_node_object_has() {
     let all = devices(&ALL);
-    let of_node = node(&["192.0.2.2", "192.0.2.1", "2001:db8::1", "2001:db8::2"]);
+    let of_node = node_at("here", &["192.0.2.2", "192.0.2.1", "2001:db8::1", "2001:db8::2"]);
     assert_eq!(told("primary", &all, Some(&of_node), &[]), ["192.0.2.2", "2001:db8::1"]);
-    assert_eq!(told("primary", &all, Some(&node(&["192.0.2.1"])), &[]), ["192.0.2.1"]);
+    assert_eq!(told("primary", &all, Some(&node_at("here", &["192.0.2.1"])), &[]), ["192.0.2.1"]);
     assert!(told("primary", &all, None, &[]).is_empty(), "nobody knows it");
 }
 
@@ -69,7 +61,7 @@ fn a_family_without_a_range_has_all_of_its_own() {
         told("192.0.2.2/31,0.0.0.0/0,2001:db8:1::/48", &all, None, &[]),
         ["192.0.2.1", "192.0.2.2"]
     );
-    let of_node = node(&["192.0.2.1"]);
+    let of_node = node_at("here", &["192.0.2.1"]);
     assert_eq!(told("primary,192.0.2.2/32", &all, Some(&of_node), &[]), ["192.0.2.1", "192.0.2.2"]);
 }
 
@@ -78,7 +70,7 @@ fn a_family_without_a_range_has_all_of_its_own() {
 #[test]
 fn what_no_service_has_is_the_nodes_on_a_device_of_any_kind() {
     let dummy = devices(&["198.51.100.1", "198.51.100.2", "2001:db8::1", "10.96.0.1"]);
-    let of_node = node(&["198.51.100.1"]);
+    let of_node = node_at("here", &["198.51.100.1"]);
     let used = [("10.96.0.1", ServiceUse::ClusterIP)];
     let expected = ["198.51.100.1", "198.51.100.2", "2001:db8::1"];
     assert_eq!(told("", &dummy, Some(&of_node), &used), expected);
@@ -86,8 +78,9 @@ fn what_no_service_has_is_the_nodes_on_a_device_of_any_kind() {
 
 #[test]
 fn loopback_is_chosen_as_any_other_address() {
-    let chosen =
-        |text, addresses: &[&str]| chosen(text, &devices(&[]), Some(&node(addresses)), &[]);
+    let chosen = |text, addresses: &[&str]| {
+        chosen(text, &devices(&[]), Some(&node_at("here", addresses)), &[])
+    };
     assert_eq!(chosen("", &[]), ["127.0.0.1", "::1"]);
     assert_eq!(chosen("0.0.0.0/0", &[]), ["127.0.0.1", "::1"]);
     assert_eq!(chosen("primary", &["192.0.2.1"]), ["192.0.2.1"]);
@@ -105,7 +98,7 @@ fn an_address_that_a_service_uses_is_the_services() {
         ("192.0.2.1", ServiceUse::LoadBalancer),
     ];
     assert!(told("", &all, None, &used).is_empty());
-    let of_node = node(&["192.0.2.1", "10.96.0.1"]);
+    let of_node = node_at("here", &["192.0.2.1", "10.96.0.1"]);
     assert_eq!(told("", &all, Some(&of_node), &used), ["192.0.2.1"], "ServiceLB");
 }
 

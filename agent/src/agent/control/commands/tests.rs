@@ -1,13 +1,16 @@
 //! The result of each command in each state of the agent.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    model::object::{Object, Pod, PodPhase, Redirect, Workload},
-    source::{Event, Sourced},
+    model::{
+        object::{Pod, Redirect},
+        testing::{name, pod, sourced},
+    },
+    source::Event,
 };
 
 const WAITS: &str = "the agent waits for its first full sync";
@@ -26,11 +29,11 @@ struct Fake {
 }
 
 impl Fake {
-    /// With the pod `shop/web` on this node, and `shop/far` on another one.
+    /// With the pod `ns/web` on this node, and `ns/far` on another one.
     fn new() -> Self {
         let mut index = Index::new("node-a");
-        for (name, node) in [("web", "node-a"), ("far", "node-b")] {
-            index.apply_arrived(Event::Apply(sourced(pod(name, node))), Instant::now());
+        for pod in [pod("web", "node-a"), pod("far", "node-b")] {
+            index.apply_arrived(Event::Apply(sourced(pod)), Instant::now());
         }
         Self {
             index,
@@ -76,8 +79,8 @@ impl Fake {
     }
 
     fn look_up(&mut self, pod: &str) -> Result<bool, String> {
-        let pod = ObjectName::new("shop", pod);
-        self.ask(|reply| Command::LookUpPod { pod, reply }).map(|found| found.on_this_node)
+        self.ask(|reply| Command::LookUpPod { pod: name(pod), reply })
+            .map(|found| found.on_this_node)
     }
 
     fn log(&mut self, hooks: Option<&str>) -> Result<(), String> {
@@ -91,7 +94,7 @@ impl Fake {
     }
 
     fn names(&mut self) -> Vec<String> {
-        let uids = ["uid-of-web", "uid-of-far", "uid-of-none"].map(ToOwned::to_owned).to_vec();
+        let uids = ["uid-web", "uid-far", "uid-none"].map(ToOwned::to_owned).to_vec();
         let found = self.ask(|reply| Command::FindPods(PodQuery { uids, reply }));
         let mut names: Vec<String> = found.values().map(|pod| pod.name.to_string()).collect();
         names.sort_unstable();
@@ -137,30 +140,8 @@ impl Node for Fake {
     }
 }
 
-fn pod(name: &str, node: &str) -> Pod {
-    Pod {
-        name: ObjectName::new("shop", name),
-        node: Some(node.into()),
-        cgroup_uid: format!("uid-of-{name}").into(),
-        redirect: None,
-        labels: BTreeMap::new(),
-        phase: PodPhase::Running,
-        workload: Workload::new("Pod", name),
-    }
-}
-
-fn sourced(pod: Pod) -> Sourced {
-    let object = Object::Pod(pod);
-    Sourced {
-        reference: object.reference(),
-        object: Some(object),
-        service: None,
-        input_errors: Vec::new(),
-    }
-}
-
 fn subject(service: &str) -> Subject {
-    Subject { service: ObjectName::new("shop", service), port: None }
+    Subject { service: name(service), port: None }
 }
 
 #[test]
@@ -172,7 +153,7 @@ fn before_the_first_full_sync_commands_are_refused_and_nothing_is_asked_of_the_d
     assert_eq!(node.look_up("web"), Err(WAITS.to_owned()));
     assert_eq!((node.probes.len(), node.comparisons), (0, 0));
     // Events of connections have the names that are known by then.
-    assert_eq!(node.names(), ["shop/far", "shop/web"]);
+    assert_eq!(node.names(), ["ns/far", "ns/web"]);
 }
 
 #[test]
@@ -187,7 +168,7 @@ fn a_synced_agent_answers_each_command() {
         ["web", "far", "none"].map(|pod| node.look_up(pod)),
         [Ok(true), Ok(false), Ok(false)]
     );
-    assert_eq!(node.names(), ["shop/far", "shop/web"]);
+    assert_eq!(node.names(), ["ns/far", "ns/web"]);
     handle(&mut node, Command::RemoveProbeService(probe));
     assert_eq!(node.probes, [0; 0]);
 }
@@ -199,7 +180,7 @@ fn the_error_of_a_failing_data_plane_is_the_answer_and_what_needs_none_is_answer
     assert_eq!(node.drift(), Err(FULL.to_owned()));
     assert_eq!(node.explain("cart"), Ok(Explanation::default()));
     assert_eq!(node.look_up("web"), Ok(true));
-    assert_eq!(node.names(), ["shop/far", "shop/web"]);
+    assert_eq!(node.names(), ["ns/far", "ns/web"]);
 }
 
 #[test]
@@ -208,7 +189,7 @@ fn an_excluded_pod_is_found_like_another() {
     let excluded = Pod { redirect: Some(Redirect::Disabled), ..pod("web", "node-a") };
     node.index.apply_arrived(Event::Apply(sourced(excluded)), Instant::now());
     assert_eq!(node.look_up("web"), Ok(true));
-    assert_eq!(node.names(), ["shop/far", "shop/web"]);
+    assert_eq!(node.names(), ["ns/far", "ns/web"]);
 }
 
 #[test]
