@@ -1,18 +1,22 @@
 //! Kubernetes objects for tests.
 //!
-//! [`Service`] builds a Service and its EndpointSlices step by step; a [`Cluster`](crate::Cluster) takes it. The
-//! functions return plain JSON of the namespace [`NAMESPACE`], for tests that change single fields or write the
-//! objects to a folder or a stand-in API server. [`mod@file`] writes manifests.
+//! [`Service`] builds a Service and its EndpointSlices step by step; a [`Cluster`](crate::Cluster) takes it. [`Pod`]
+//! builds a Pod object. The functions return plain JSON, where they take no namespace of [`NAMESPACE`], for tests that
+//! change single fields or write the objects to a folder or a stand-in API server. [`mod@file`] writes manifests.
 
 mod family;
 pub mod file;
+mod pod;
 mod service;
 
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-pub use self::service::{Endpoint, Service};
+pub use self::{
+    pod::Pod,
+    service::{Endpoint, Service},
+};
 
 /// The most endpoints of a slice: `maxEndpoints` of the API's validation.
 const SLICE_ENDPOINTS: usize = 1000;
@@ -96,6 +100,14 @@ pub fn slices(service: &str, addresses: &[IpAddr]) -> Vec<Value> {
         slice
     };
     (1..).zip(addresses.chunks(SLICE_ENDPOINTS)).map(number).collect()
+}
+
+/// A Namespace with these labels.
+pub fn namespace(name: &str, labels: impl Into<Value>) -> Value {
+    let mut namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    namespace["metadata"]["labels"] = labels.into();
+    namespace
 }
 
 /// The Node that an agent with the testbed's default name runs on.

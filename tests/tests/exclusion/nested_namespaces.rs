@@ -49,17 +49,7 @@ impl Nested {
     fn new() -> Self {
         let node = WebNode::new(1);
         node.put_service("web", WEB);
-        let metadata = json!({"name": "ci", "namespace": "shop", "uid": UID});
-        node.put(
-            "pod.yaml",
-            &[json!({
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": metadata,
-                "spec": {"nodeName": "node-a"},
-                "status": {"phase": "Running"},
-            })],
-        );
+        node.put("pod.yaml", &[objects::Pod::new("shop/ci").uid(UID).object()]);
         let mounted = Mounted::new(&node, &node.client);
         let cgroup = node.pod_cgroup(UID).unwrap();
         let own = cgroup.container(&node.client, "own").unwrap();

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use sockline_testbed::objects;
 
 use crate::pods::Server;
 
@@ -57,18 +58,12 @@ pub fn slice(
         .iter()
         .map(|(name, protocol, port)| json!({"name": name, "protocol": protocol, "port": port}))
         .collect();
-    json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": format!("{name}-{suffix}"),
-            "namespace": "default",
-            "labels": labels,
-        },
-        "addressType": family,
-        "ports": ports,
-        "endpoints": endpoints,
-    })
+    let mut slice = objects::endpoint_slice("default", name, family);
+    slice["metadata"]["name"] = format!("{name}-{suffix}").into();
+    slice["metadata"]["labels"] = labels.into();
+    slice["ports"] = ports.into();
+    slice["endpoints"] = endpoints.into();
+    slice
 }
 
 /// What the pod has of the service's ports. A target port may be the name of a container port.

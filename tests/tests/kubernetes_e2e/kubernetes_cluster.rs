@@ -26,6 +26,9 @@ pub struct KubernetesCluster {
 }
 
 /// A Service of type ClusterIP with one port, 80/TCP, that selects the pods of the app of its name.
+///
+/// It is written here as the suite creates it (`test/e2e/framework/service/jig.go`), with a selector and without what
+/// the API server adds: the testbed's objects already have that, so that an allocator could not be seen to work.
 pub fn service(name: &str) -> Value {
     json!({
         "apiVersion": "v1",

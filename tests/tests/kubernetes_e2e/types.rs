@@ -9,6 +9,7 @@ use crate::{
     reach::{assert_not_served, assert_reaches, assert_refused},
 };
 
+/// As the suite creates it: without ports and selector, which the testbed's services always have.
 fn external_name(name: &str) -> Value {
     json!({
         "apiVersion": "v1",

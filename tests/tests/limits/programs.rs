@@ -6,7 +6,7 @@ use aya::{
     maps::{HashMap, Map, MapData, PerCpuHashMap, PerCpuValues},
     util::nr_cpus,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use sockline_ebpf::{
     counters::{COUNTED_SERVICES, ServiceCounters},
     exclusion::{ANY_LEVEL, CGROUPS},
@@ -166,17 +166,8 @@ fn pods_that_do_not_fit_are_reported_and_excluded_later() {
     }
     let cgroup = node.pod_cgroup(UID).unwrap();
     let container = cgroup.container(&node.client, "meshed").unwrap();
-    let pod: Value = json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": "meshed", "namespace": "shop", "uid": UID,
-            "labels": {"sockline.dev/redirect": "disabled"},
-        },
-        "spec": {"nodeName": "node-a"},
-        "status": {"phase": "Running"},
-    });
-    node.put("pod.yaml", &[pod]);
+    let pod = objects::Pod::new("shop/meshed").uid(UID).label("sockline.dev/redirect", "disabled");
+    node.put("pod.yaml", &[pod.object()]);
     let text = "these excluded pods are translated: shop/meshed";
     eventually("the pod to be reported", || holds(agent.log().contains(text), agent.log()));
     eventually("the status to say so", || {

@@ -1,9 +1,8 @@
 //! Objects of the tests, in the namespace `shop`.
 
-use serde_json::{Value, json};
+use serde_json::Value;
+pub(crate) use sockline_testbed::objects::{namespace, node};
 use sockline_testbed::{api::Api, objects};
-
-use super::watched::NODE;
 
 pub(crate) fn service(name: &str) -> Value {
     // Few names, each with its own address.
@@ -17,16 +16,8 @@ pub(crate) fn slice(service: &str, endpoints: &[&str]) -> Value {
     objects::slice(service, &addresses)
 }
 
-pub(crate) fn node() -> Value {
-    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
-}
-
 pub(crate) fn pod(name: &str, node: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "namespace": "shop", "uid": format!("uid-{name}")},
-        "spec": {"nodeName": node}, "status": {"phase": "Running"},
-    })
+    objects::Pod::new(&format!("shop/{name}")).node(node).object()
 }
 
 /// A cluster with this node and the services, each with an endpoint.

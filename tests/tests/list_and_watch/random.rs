@@ -2,6 +2,7 @@
 
 use fastrand::Rng;
 use serde_json::{Value, json};
+use sockline_testbed::objects::{self, Pod};
 
 use super::watched::NODE;
 
@@ -44,19 +45,18 @@ const SERVICES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
 fn service(rng: &mut Rng, allow: Allow) -> Value {
     let (namespace, number) = (rng.usize(..2), rng.usize(..SERVICES.len()));
-    let mut metadata = json!({"name": SERVICES[number], "namespace": NAMESPACES[namespace]});
+    let own = format!("10.96.{}.{}", namespace + 1, number + 1);
+    let ports = json!([{"name": "web", "port": 80, "protocol": "TCP"}]);
+    let mut service = objects::service_with(NAMESPACES[namespace], SERVICES[number], &own, ports);
+    // An API server sets it, and refuses a change of it.
+    service["metadata"]["creationTimestamp"].take();
     if allow == Allow::Anything && chance(rng, 4) {
         // It can never be decoded: what remains of an object that was valid before depends on who saw it.
-        metadata["name"] = json!("broken");
-        return json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": "none"},
-        });
+        service["metadata"]["name"] = json!("broken");
+        service["spec"] = json!({"ports": "none"});
+        return service;
     }
-    let own = format!("10.96.{}.{}", namespace + 1, number + 1);
-    let mut spec = json!({
-        "type": "ClusterIP", "clusterIP": own, "clusterIPs": [own],
-        "ports": [{"name": "web", "port": 80, "protocol": "TCP"}],
-    });
+    let spec = &mut service["spec"];
     if chance(rng, 10) {
         spec["clusterIP"] = json!("None");
         spec["clusterIPs"] = json!(["None"]);
@@ -81,6 +81,7 @@ fn service(rng: &mut Rng, allow: Allow) -> Value {
     {
         ports.push(json!({"name": "dns", "port": 53, "protocol": "UDP"}));
     }
+    let metadata = &mut service["metadata"];
     if chance(rng, 10) {
         metadata["labels"] = json!({"service.kubernetes.io/service-proxy-name": "other"});
     }
@@ -91,25 +92,24 @@ fn service(rng: &mut Rng, allow: Allow) -> Value {
         let second = rng.u8(..3);
         metadata["creationTimestamp"] = json!(format!("2026-01-01T00:00:0{second}Z"));
     }
-    json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+    service
 }
 
 fn slice(rng: &mut Rng, allow: Allow) -> Value {
     let name = pick(rng, &["s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8"]);
-    let mut labels = json!({"kubernetes.io/service-name": pick(rng, &SERVICES)});
+    let mut slice = objects::endpoint_slice(NAMESPACES[0], pick(rng, &SERVICES), "IPv4");
+    slice["metadata"]["name"] = json!(name);
     if chance(rng, 5) {
-        labels["service.kubernetes.io/headless"] = json!("");
+        slice["metadata"]["labels"]["service.kubernetes.io/headless"] = json!("");
     }
     let mut endpoints: Vec<Value> = (0..rng.u8(..4)).map(|_| endpoint(rng)).collect();
     if allow == Allow::Anything && chance(rng, 5) {
         endpoints.push(json!({"addresses": 7}));
     }
-    json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"name": name, "namespace": pick(rng, &NAMESPACES), "labels": labels},
-        "addressType": "IPv4", "endpoints": endpoints,
-        "ports": [{"name": "web", "port": 8080, "protocol": "TCP"}],
-    })
+    slice["metadata"]["namespace"] = json!(pick(rng, &NAMESPACES));
+    slice["endpoints"] = endpoints.into();
+    slice["ports"] = json!([{"name": "web", "port": 8080, "protocol": "TCP"}]);
+    slice
 }
 
 fn endpoint(rng: &mut Rng) -> Value {
@@ -130,35 +130,23 @@ fn endpoint(rng: &mut Rng) -> Value {
 }
 
 fn node(rng: &mut Rng) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Node",
-        "metadata": {
-            "name": pick(rng, &[NODE, "node-b"]),
-            "labels": {"topology.kubernetes.io/zone": pick(rng, &["zone-1", "zone-2"])},
-        },
-    })
+    let name = pick(rng, &[NODE, "node-b"]);
+    objects::node_in_zone(name, pick(rng, &["zone-1", "zone-2"]))
 }
 
 fn namespace(rng: &mut Rng) -> Value {
-    let mut metadata = json!({"name": pick(rng, &NAMESPACES)});
+    let name = pick(rng, &NAMESPACES);
     let redirect = pick(rng, &["enabled", "disabled"]);
-    metadata["labels"] = json!({"sockline.dev/redirect": redirect});
-    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+    objects::namespace(name, json!({"sockline.dev/redirect": redirect}))
 }
 
 fn pod(rng: &mut Rng) -> Value {
     let name = pick(rng, &["p1", "p2", "p3", "p4"]);
-    let mut metadata = json!({"name": name, "namespace": pick(rng, &NAMESPACES)});
-    metadata["uid"] = json!(format!("uid-{name}-{}", rng.u8(..2)));
+    let mut pod = Pod::new(&format!("{}/{name}", pick(rng, &NAMESPACES)));
+    pod = pod.uid(&format!("uid-{name}-{}", rng.u8(..2)));
     if chance(rng, 50) {
-        metadata["labels"] = json!({"sockline.dev/redirect": pick(rng, &["enabled", "disabled"])});
+        pod = pod.label("sockline.dev/redirect", pick(rng, &["enabled", "disabled"]));
     }
-    json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
-        "spec": {
-            "nodeName": pick(rng, &[NODE, NODE, "node-b"]),
-            "containers": [{"name": "c", "image": "none"}],
-        },
-        "status": {"phase": pick(rng, &["Pending", "Running", "Succeeded"])},
-    })
+    let node = pick(rng, &[NODE, NODE, "node-b"]);
+    pod.node(node).phase(pick(rng, &["Pending", "Running", "Succeeded"])).object()
 }

@@ -116,9 +116,7 @@ impl Real {
     /// The namespaces and this node, which must be there for the rest.
     async fn prepare(&self) {
         for name in ["east", "west"] {
-            let namespace =
-                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-            self.apply(&Change::Apply(namespace)).await;
+            self.apply(&Change::Apply(objects::namespace(name, json!({})))).await;
         }
         self.apply(&Change::Apply(objects::node())).await;
     }

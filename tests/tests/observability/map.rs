@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use sockline_testbed::{Cluster, Metrics, Ns, Pod, Service};
+use sockline_testbed::{Cluster, Metrics, Ns, Pod, Service, objects};
 
 use crate::common::{eventually, holds};
 
@@ -32,19 +32,9 @@ impl Shop {
         let service = Service::new("web").ip("10.96.0.1").tcp(80).to(8080).endpoints([&web]);
         let dead = Service::new("dead").ip("10.96.0.2").tcp(80).to(9).endpoints([&web]);
         cluster.apply([service, dead]).unwrap();
-        let owner = json!({
-            "apiVersion": "batch/v1", "kind": "Job", "name": "report-29412345", "uid": "1", "controller": true,
-        });
-        let pod = json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "name": "report-29412345-x2x7k", "namespace": "shop", "uid": UID, "ownerReferences": [owner],
-            },
-            "spec": {"nodeName": "node-a"},
-            "status": {"phase": "Running"},
-        });
-        cluster.apply_objects(vec![pod]).unwrap();
+        let report = objects::Pod::new("shop/report-29412345-x2x7k").uid(UID);
+        let report = report.owner("batch/v1", "Job", "report-29412345");
+        cluster.apply_objects(vec![report.object()]).unwrap();
         let cgroup = cluster.node().pod_cgroup(UID).unwrap();
         let container = cgroup.container(&client, "app").unwrap();
         Self { container, client, _web: web, listener, cluster }

@@ -5,8 +5,8 @@ mod selection;
 
 use std::net::SocketAddr;
 
-use serde_json::{Value, json};
-use sockline_testbed::Ns;
+use serde_json::Value;
+use sockline_testbed::{Ns, objects::Pod};
 
 use crate::common::{WebNode, eventually, holds, ip};
 
@@ -14,29 +14,21 @@ const WEB: &str = "10.96.0.10";
 const UID: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
 const OTHER_UID: &str = "7d1f6a52-2f0b-4b7c-9a57-0c1f4d7f2b20";
 
-/// A running Pod of this node with these labels.
-fn pod(name: &str, uid: &str, labels: impl Into<Value>) -> Value {
-    let labels = labels.into();
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": "shop", "uid": uid, "labels": labels},
-        "spec": {"nodeName": "node-a"},
-        "status": {"phase": "Running"},
-    })
+const REDIRECT: &str = "sockline.dev/redirect";
+
+/// The running Pod `shop/meshed` of this node.
+fn meshed() -> Pod {
+    Pod::new("shop/meshed").uid(UID)
 }
 
-fn disabled() -> Value {
-    json!({"sockline.dev/redirect": "disabled"})
+/// Another one.
+fn plain() -> Pod {
+    Pod::new("shop/plain").uid(OTHER_UID)
 }
 
-fn namespace(labels: impl Into<Value>) -> Value {
-    let labels = labels.into();
-    json!({
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {"name": "shop", "labels": labels},
-    })
+/// [`meshed`] with the label that excludes it.
+fn excluded() -> Value {
+    meshed().label(REDIRECT, "disabled").object()
 }
 
 /// Whether a connect goes out as if there were no Sockline: to nowhere.

@@ -8,15 +8,15 @@ use sockline_ebpf::exclusion::{ANY_LEVEL, CGROUPS};
 use sockline_testbed::Node;
 
 use super::{
-    OTHER_UID, UID, assert_served, assert_untouched, disabled, eventually_excluded, node, pod,
-    served, untouched,
+    OTHER_UID, REDIRECT, UID, assert_served, assert_untouched, eventually_excluded, excluded, node,
+    plain, served, untouched,
 };
 use crate::common::{DEADLINE, REPAIRS, WebNode, assert_logged_once, eventually, holds, series};
 
 #[test]
 fn pods_stay_excluded_without_an_agent_and_the_next_agent_applies_what_changed() {
     let node = node();
-    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    node.put("pod.yaml", &[excluded()]);
     let cgroup = node.pod_cgroup(UID).unwrap();
     let container = cgroup.container(&node.client, "a").unwrap();
     let mut agent = node.start_agent();
@@ -24,7 +24,7 @@ fn pods_stay_excluded_without_an_agent_and_the_next_agent_applies_what_changed()
     agent.kill().unwrap();
     assert_untouched(&container);
     // Without an agent, one pod is removed and another is created.
-    node.put("pod.yaml", &[pod("other", OTHER_UID, disabled())]);
+    node.put("pod.yaml", &[plain().label(REDIRECT, "disabled").object()]);
     let other = node.pod_cgroup(OTHER_UID).unwrap().container(&node.client, "b").unwrap();
     let _agent = node.start_agent();
     assert_served(&container);
@@ -63,7 +63,7 @@ fn an_exclusion_that_failed_is_retried() {
     for id in 0..u64::from(CGROUPS) {
         map.insert(u64::MAX - id, 0, 0).unwrap();
     }
-    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    node.put("pod.yaml", &[excluded()]);
     eventually("the failure", || {
         let log = agent.log();
         holds(log.contains("these excluded pods are translated: shop/meshed"), &log)
@@ -78,7 +78,7 @@ fn an_exclusion_that_failed_is_retried() {
 #[test]
 fn pods_stay_excluded_until_the_source_can_be_read_in_full() {
     let node = node();
-    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    node.put("pod.yaml", &[excluded()]);
     let container = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
     let mut agent = node.start_agent();
     agent.kill().unwrap();
@@ -92,7 +92,7 @@ fn pods_stay_excluded_until_the_source_can_be_read_in_full() {
 #[test]
 fn levels_that_were_lost_while_the_agent_was_down_are_restored_at_the_start() {
     let node = node();
-    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    node.put("pod.yaml", &[excluded()]);
     let container = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
     let mut agent = node.start_agent();
     let before = levels(&node);
@@ -108,7 +108,7 @@ fn levels_that_were_lost_while_the_agent_was_down_are_restored_at_the_start() {
 #[test]
 fn a_pod_whose_cgroup_is_recreated_is_excluded_again() {
     let node = node();
-    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    node.put("pod.yaml", &[excluded()]);
     let _agent = node.start_agent();
     for _ in 0..3 {
         let cgroup = node.pod_cgroup(UID).unwrap();
@@ -135,7 +135,7 @@ fn entries_of_ended_pods_make_room_for_new_pods() {
     for id in 0..u64::from(CGROUPS) {
         map.insert(u64::MAX - id, 0, 0).unwrap();
     }
-    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    node.put("pod.yaml", &[excluded()]);
     let _agent = node.start_agent();
     assert_untouched(&container);
     assert_eq!(excluded_cgroups(&node).keys().count(), 1);
@@ -144,7 +144,7 @@ fn entries_of_ended_pods_make_room_for_new_pods() {
 #[test]
 fn the_entry_of_a_pod_that_ended_is_removed() {
     let node = node();
-    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    node.put("pod.yaml", &[excluded()]);
     let cgroup = node.pod_cgroup(UID).unwrap();
     let _agent = node.start_agent();
     eventually_excluded(&node, 1);
@@ -158,7 +158,7 @@ fn the_entry_of_a_pod_that_ended_is_removed() {
 #[test]
 fn a_running_pod_without_a_cgroup_is_reported_once() {
     let node = node();
-    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    node.put("pod.yaml", &[excluded()]);
     let agent = node.start_agent();
     eventually("the missing cgroup to be reported", || {
         let log = agent.log();
@@ -184,7 +184,7 @@ fn a_running_pod_without_a_cgroup_is_reported_once() {
 #[test]
 fn removed_entries_of_the_map_are_restored() {
     let node = node();
-    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    node.put("pod.yaml", &[excluded()]);
     let container = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
     let _agent = node.start_agent_with(&REPAIRS);
     assert_untouched(&container);

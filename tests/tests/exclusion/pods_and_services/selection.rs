@@ -6,15 +6,15 @@ use serde_json::json;
 use sockline_testbed::objects;
 
 use super::{
-    OTHER_UID, UID, WEB, assert_served, assert_untouched, disabled, eventually_excluded, namespace,
-    node, pod, served, untouched,
+    OTHER_UID, REDIRECT, UID, WEB, assert_served, assert_untouched, eventually_excluded, excluded,
+    meshed, node, plain, served, untouched,
 };
 use crate::common::{EHOSTUNREACH, WebNode, eventually, ip, series};
 
 #[test]
 fn only_the_labelled_pod_is_excluded() {
     let node = node();
-    node.put("pod.yaml", &[pod("meshed", UID, disabled()), pod("plain", OTHER_UID, json!({}))]);
+    node.put("pod.yaml", &[excluded(), plain().object()]);
     let meshed = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
     let plain = node.pod_cgroup(OTHER_UID).unwrap().container(&node.client, "b").unwrap();
     let agent = node.start_agent();
@@ -34,7 +34,7 @@ fn only_the_labelled_pod_is_excluded() {
 #[test]
 fn a_pod_is_excluded_from_its_first_process_on() {
     let node = node();
-    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    node.put("pod.yaml", &[excluded()]);
     let _agent = node.start_agent();
     // The kubelet makes the pod's cgroup long before anything runs in the pod.
     let cgroup = node.pod_cgroup(UID).unwrap();
@@ -49,35 +49,36 @@ fn a_pod_is_excluded_from_its_first_process_on() {
 fn a_pod_is_excluded_while_it_has_the_label() {
     let node = node();
     let container = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
-    node.put("pod.yaml", &[pod("meshed", UID, json!({}))]);
+    node.put("pod.yaml", &[meshed().object()]);
     let _agent = node.start_agent();
     assert_served(&container);
-    node.put("pod.yaml", &[pod("meshed", UID, disabled())]);
+    node.put("pod.yaml", &[excluded()]);
     eventually("it to be excluded", || untouched(&container));
-    node.put("pod.yaml", &[pod("meshed", UID, json!({}))]);
+    node.put("pod.yaml", &[meshed().object()]);
     eventually("it to be served again", || served(&container));
 }
 
 #[test]
 fn a_pods_label_overrides_the_label_of_its_namespace() {
     let node = node();
-    let enabled = json!({"sockline.dev/redirect": "enabled"});
-    node.put("pod.yaml", &[pod("meshed", UID, json!({})), pod("plain", OTHER_UID, enabled)]);
-    node.put("namespace.yaml", &[namespace(disabled())]);
+    let enabled = plain().label(REDIRECT, "enabled").object();
+    node.put("pod.yaml", &[meshed().object(), enabled]);
+    let disabled = objects::namespace("shop", json!({REDIRECT: "disabled"}));
+    node.put("namespace.yaml", &[disabled]);
     let meshed = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
     let plain = node.pod_cgroup(OTHER_UID).unwrap().container(&node.client, "b").unwrap();
     let _agent = node.start_agent();
     assert_untouched(&meshed);
     assert_served(&plain);
-    node.put("namespace.yaml", &[namespace(json!({}))]);
+    node.put("namespace.yaml", &[objects::namespace("shop", json!({}))]);
     eventually("the pod to be served", || served(&meshed));
 }
 
 #[test]
 fn the_options_exclude_namespaces_and_labelled_pods() {
     let node = node();
-    let enabled = json!({"sockline.dev/redirect": "enabled", "sidecar": "yes"});
-    node.put("pod.yaml", &[pod("meshed", UID, enabled), pod("plain", OTHER_UID, json!({}))]);
+    let sidecar = meshed().label(REDIRECT, "enabled").label("sidecar", "yes").object();
+    node.put("pod.yaml", &[sidecar, plain().object()]);
     let meshed = node.pod_cgroup(UID).unwrap().container(&node.client, "a").unwrap();
     let plain = node.pod_cgroup(OTHER_UID).unwrap().container(&node.client, "b").unwrap();
     let mut agent = node.start_agent_with(&["--exclude-pod-selector", "sidecar in (yes,true)"]);
@@ -105,7 +106,7 @@ fn an_excluded_service_is_left_to_kube_proxy() {
     let _agent = node.start_agent();
     node.assert_served(WEB);
     let mut service = objects::service("web", WEB);
-    service["metadata"]["annotations"] = disabled();
+    service["metadata"]["annotations"] = json!({REDIRECT: "disabled"});
     node.put("web.yaml", &[service, objects::slice("web", &node.web_addresses())]);
     node.eventually_untouched(WEB);
     let listing = node.json(&["services"]);

@@ -28,9 +28,7 @@ impl Cluster {
     pub(super) fn fill(api: Api, services: u32, endpoints: u32) -> Self {
         api.apply(&objects::node());
         for namespace in ["default", "bench"] {
-            api.apply(&json!({
-                "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace},
-            }));
+            api.apply(&objects::namespace(namespace, json!({})));
         }
         let cluster = Self { api, services, endpoints, next_address: RefCell::new(1 << 22) };
         for number in 0..services {

@@ -1,8 +1,7 @@
 //! A pod gets the exclusion label and loses it again, while its containers connect.
 
 use anyhow::Result;
-use serde_json::{Value, json};
-use sockline_testbed::{DEADLINE, Ns, Protocol, tcp_ask, wait_ok};
+use sockline_testbed::{DEADLINE, Ns, Protocol, objects::Pod, tcp_ask, wait_ok};
 
 use crate::{
     demo::{Demo, shop::Frontend},
@@ -17,14 +16,16 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     // As the kubelet: a cgroup for the pod, and one below it for each container.
     let cgroup = demo.cluster.node.pod_cgroup(UID)?;
     let first = cgroup.container(&demo.cluster.client, "first")?;
-    demo.cluster.manifests.set_pods(&[pod(&json!({}))])?;
+    demo.cluster.manifests.set_pods(&[pod().object()])?;
     let mut rows = Vec::new();
     let served = |container: &Ns| wait_for(demo, container, &frontend, Result::is_ok);
     let excluded = |container: &Ns| wait_for(demo, container, &frontend, Result::is_err);
 
     let before = served(&first);
     rows.push(row("before", "first", &before));
-    demo.cluster.manifests.set_pods(&[pod(&json!({"sockline.dev/redirect": "disabled"}))])?;
+    demo.cluster
+        .manifests
+        .set_pods(&[pod().label("sockline.dev/redirect", "disabled").object()])?;
     let labelled = excluded(&first);
     rows.push(row(&format!("labelled {LABEL}"), "first", &labelled));
     let packets = demo.cluster.client_capture.packets_of(frontend.address.ip())?;
@@ -33,7 +34,7 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     let restarted = second.run(|| tcp_ask(frontend.address)).map(|reply| reply.who);
     let restarted = restarted.map_err(|error| error.to_string());
     rows.push(row("a container restarts", "second", &restarted));
-    demo.cluster.manifests.set_pods(&[pod(&json!({}))])?;
+    demo.cluster.manifests.set_pods(&[pod().object()])?;
     let after = wait_for(demo, &second, &frontend, Result::is_ok);
     rows.push(row("the label is removed", "second", &after));
     demo.cluster.manifests.set_pods(&[])?;
@@ -49,16 +50,8 @@ pub(in crate::demo) fn play(demo: &mut Demo) -> Result<()> {
     Ok(())
 }
 
-fn pod(labels: &Value) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": "loadgenerator", "namespace": "boutique", "uid": UID, "labels": labels,
-        },
-        "spec": {"nodeName": "node-a"},
-        "status": {"phase": "Running"},
-    })
+fn pod() -> Pod {
+    Pod::new("boutique/loadgenerator").uid(UID)
 }
 
 /// Asks until the answer, or the error, is the expected one. Returns the last answer.

@@ -8,7 +8,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use sockline_testbed::Service;
+use sockline_testbed::{Service, objects::Pod};
 
 use super::{
     super::{CountedWeb, V4, at},
@@ -20,27 +20,16 @@ const UID: &str = "0b7e7c2e-95a1-4c0e-8f0e-3f5a3f2a9d11";
 
 const OTHER_UID: &str = "7d1f6a52-2f0b-4b7c-9a57-0c1f4d7f2b20";
 
-/// A pod of a Deployment.
-fn pod(name: &str, uid: &str) -> Value {
-    let owner = json!({
-        "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "frontend-7d4b9c", "uid": "1", "controller": true,
-    });
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": name, "namespace": "shop", "uid": uid,
-            "labels": {"pod-template-hash": "7d4b9c"}, "ownerReferences": [owner],
-        },
-        "spec": {"nodeName": "node-a"},
-        "status": {"phase": "Running"},
-    })
+/// A pod of the Deployment `frontend`.
+fn pod(name: &str, uid: &str) -> Pod {
+    let pod = Pod::new(&format!("shop/{name}")).uid(uid).label("pod-template-hash", "7d4b9c");
+    pod.owner("apps/v1", "ReplicaSet", "frontend-7d4b9c")
 }
 
 #[test]
 fn a_pod_is_shown_by_its_name_also_at_the_end_of_what_it_opened() {
     let mut web = CountedWeb::new();
-    let pods = vec![pod("frontend", UID), pod("other", OTHER_UID)];
+    let pods = vec![pod("frontend", UID).object(), pod("other", OTHER_UID).object()];
     web.cluster.apply_objects(pods).unwrap();
     let cgroup = web.cluster.node().pod_cgroup(UID).unwrap();
     let container = cgroup.container(&web.client, "app").unwrap();
@@ -117,11 +106,8 @@ fn a_filter_shows_one_service_only() {
 #[test]
 fn a_pod_that_is_not_on_this_node_is_reported_and_shown_once_it_is() {
     let mut web = CountedWeb::new();
-    let far = |node: &str| {
-        let mut far = pod("far", OTHER_UID);
-        far["spec"]["nodeName"] = node.into();
-        vec![pod("frontend", UID), far]
-    };
+    let far =
+        |node: &str| vec![pod("frontend", UID).object(), pod("far", OTHER_UID).node(node).object()];
     web.cluster.apply_objects(far("node-b")).unwrap();
     let known = Watch::start(web.cluster.agent(), &["--pod", "shop/frontend"]);
     let mut later = Watch::start(web.cluster.agent(), &["--pod", "shop/far"]);
