@@ -5,6 +5,7 @@
 //! maps outlive an agent. Changing any of it means raising [`LAYOUT_VERSION`].
 #![cfg_attr(not(test), no_std)]
 
+pub mod about;
 pub mod address;
 pub mod agent;
 pub mod agent_state;

@@ -7,8 +7,8 @@
 //!   ended that may have seen the record without the mark.
 //! - To count, it writes what the kernel says now where [`State`] does not point, and makes it point there by
 //!   compare-and-swap. If that succeeds, the difference is the agent's to count.
-//! - A program that sees the end of a marked record sets [`State::ENDED`] in one step, counts what exceeds the part that the
-//!   state points to, and frees the record. From then on the agent's compare-and-swap fails.
+//! - A program that sees the end of a marked record replaces the state by [`State::ENDED`] in one step, counts what exceeds the
+//!   part that it pointed to, and frees the record. From then on the agent's compare-and-swap fails.
 
 use crate::socket::{SOCKET_SETS, WAYS};
 
@@ -49,7 +49,7 @@ impl Part {
 pub struct State(pub u64);
 
 impl State {
-    /// A program has seen the end.
+    /// A program has seen the end: it has used the part that was valid.
     pub const ENDED: u64 = 1 << 1;
     const SECOND: u64 = 1;
 

@@ -21,23 +21,27 @@ const ALLOW: i32 = 1;
 
 /// `connect()` of TCP and UDP sockets, MPTCP and TCP Fast Open included. Linux 4.17.
 #[cgroup_sock_addr(connect4)]
+#[inline(always)]
 pub fn sockline_connect4(ctx: SockAddrContext) -> i32 {
     translate::connect::<V4>(&HookContext::new(&ctx))
 }
 
 /// As `connect4`, for IPv6 sockets: also with `::ffff:` destinations. Linux 4.17.
 #[cgroup_sock_addr(connect6)]
+#[inline(always)]
 pub fn sockline_connect6(ctx: SockAddrContext) -> i32 {
     translate::connect::<V6>(&HookContext::new(&ctx))
 }
 
 /// `sendto()` and `sendmsg()` of UDP sockets with an address. Linux 4.18.
 #[cgroup_sock_addr(sendmsg4)]
+#[inline(always)]
 pub fn sockline_sendmsg4(ctx: SockAddrContext) -> i32 {
     translate::send::<V4>(&HookContext::new(&ctx))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
+#[inline(always)]
 pub fn sockline_sendmsg6(ctx: SockAddrContext) -> i32 {
     translate::send::<V6>(&HookContext::new(&ctx))
 }
@@ -45,12 +49,14 @@ pub fn sockline_sendmsg6(ctx: SockAddrContext) -> i32 {
 /// `recvfrom()` and `recvmsg()` of UDP sockets: returns the address that the socket sent to.
 /// Linux 5.2. The return value must be 1.
 #[cgroup_sock_addr(recvmsg4)]
+#[inline(always)]
 pub fn sockline_recvmsg4(ctx: SockAddrContext) -> i32 {
     translate::reverse_translate::<V4>(&HookContext::new(&ctx), Call::Receive);
     ALLOW
 }
 
 #[cgroup_sock_addr(recvmsg6)]
+#[inline(always)]
 pub fn sockline_recvmsg6(ctx: SockAddrContext) -> i32 {
     translate::reverse_translate::<V6>(&HookContext::new(&ctx), Call::Receive);
     ALLOW
@@ -58,12 +64,14 @@ pub fn sockline_recvmsg6(ctx: SockAddrContext) -> i32 {
 
 /// `getpeername()`: the peer is the address that was dialled. Linux 5.8.
 #[cgroup_sock_addr(getpeername4)]
+#[inline(always)]
 pub fn sockline_getpeername4(ctx: SockAddrContext) -> i32 {
     translate::reverse_translate::<V4>(&HookContext::new(&ctx), Call::PeerName);
     ALLOW
 }
 
 #[cgroup_sock_addr(getpeername6)]
+#[inline(always)]
 pub fn sockline_getpeername6(ctx: SockAddrContext) -> i32 {
     translate::reverse_translate::<V6>(&HookContext::new(&ctx), Call::PeerName);
     ALLOW
@@ -71,6 +79,7 @@ pub fn sockline_getpeername6(ctx: SockAddrContext) -> i32 {
 
 /// The last `close()` of a socket. Linux 5.9.
 #[cgroup_sock(sock_release)]
+#[inline(always)]
 pub fn sockline_sock_release(ctx: SockContext) -> i32 {
     release::release(&ctx);
     ALLOW

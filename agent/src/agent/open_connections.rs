@@ -32,6 +32,7 @@ pub struct LongConnections {
     walk: Option<Arc<Mutex<Walk>>>,
     job: BackgroundJob<anyhow::Result<Walked>>,
     interval: Duration,
+    began: Instant,
     due: Instant,
     log: LogOnChange,
 }
@@ -76,6 +77,7 @@ impl LongConnections {
             walk: walk.map(|walk| Arc::new(Mutex::new(walk))),
             job: BackgroundJob::default(),
             interval,
+            began: Instant::now(),
             due: Instant::now() + interval,
             log: LogOnChange::new("cannot count connections while they are open"),
         }
@@ -95,6 +97,7 @@ impl LongConnections {
     pub fn start(&mut self) {
         let Some(walk) = &self.walk else { return };
         let walk = Arc::clone(walk);
+        self.began = Instant::now();
         self.job.start(move || {
             // After a panic the state is still valid: at worst, connections are marked one walk later.
             walk.lock().unwrap_or_else(PoisonError::into_inner).run()
@@ -108,15 +111,18 @@ impl LongConnections {
 
     /// Counts what a walk found.
     pub fn count(&mut self, WalkResult(result): WalkResult, dataplane: &mut Dataplane) {
-        let counted = result.context("reading open connections").flatten().and_then(|walked| {
-            self.due = Instant::now() + self.interval.max(walked.spent * SHARE);
-            let count =
-                |(connection, now): &(OpenConnection, Part)| dataplane.count_open(connection, *now);
-            Ok(walked.connections.iter().try_for_each(count)?)
+        let walked = result.context("reading open connections").flatten();
+        // How much time the helper has spent in a walk that failed is not known.
+        let spent = walked.as_ref().map_or_else(|_| self.began.elapsed(), |walked| walked.spent);
+        self.due = Instant::now() + self.interval.max(spent * SHARE);
+        let counted = walked.and_then(|walked| {
+            // One that cannot be counted does not concern the others.
+            let mut counted = Ok(());
+            for (connection, now) in &walked.connections {
+                counted = counted.and(dataplane.count_open(connection, *now));
+            }
+            Ok(counted?)
         });
-        if counted.is_err() {
-            self.due = Instant::now() + self.interval;
-        }
         self.log.record(counted.as_ref().map_err(AsRef::as_ref).copied());
     }
 }

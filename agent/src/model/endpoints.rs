@@ -64,6 +64,8 @@ struct Standing<'a> {
     /// One copy's, never a union: that would be hints which no slice has.
     hints: Option<&'a Hints>,
     class: TrafficClass,
+    /// For NodePorts at the addresses of other nodes.
+    node: Option<&'a str>,
 }
 
 impl<'a> Candidate<'a> {
@@ -75,6 +77,7 @@ impl<'a> Candidate<'a> {
             local: Topology::ThisNode.admits(self.endpoint, node),
             hints: self.endpoint.hints.as_deref(),
             class: node.traffic_class(self.endpoint),
+            node: self.endpoint.node.as_deref(),
         }
     }
 }

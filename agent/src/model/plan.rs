@@ -201,7 +201,7 @@ pub enum TrafficClass {
     SameZone,
     /// The endpoint is in another zone.
     OtherZone,
-    /// The endpoint's node and zone are not known, or the zone of this node is not.
+    /// The endpoint is not on this node, and its zone or that of this node is not known.
     Unknown,
 }
 

@@ -33,10 +33,37 @@ impl Growth {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+/// Bytes of a client: of connections that ended, and what was counted of those that are open.
+#[derive(Debug, Default)]
 struct Bytes {
-    sent: u64,
-    received: u64,
+    /// Of connections that were open before the first reading.
+    open_before: u64,
+    /// Of connections that ended since.
+    ended: u64,
+    /// Of connections that were open, and of which less was counted at their end: `connect(AF_UNSPEC)` clears what a
+    /// socket knows, and an entry may be dropped.
+    lost: u64,
+    /// What was reported up to now.
+    reported: u64,
+    /// The last reading had less than that.
+    was_less: bool,
+}
+
+impl Bytes {
+    /// What is new. A connection that ends during a reading may be missing in it, and be there in the next one; what is
+    /// missing in two is lost.
+    const fn update(&mut self, ended: u64, open: u64) -> u64 {
+        self.ended += ended;
+        let now = (self.ended + self.lost + open).saturating_sub(self.open_before);
+        let is_less = now < self.reported;
+        if is_less && self.was_less {
+            self.lost += self.reported - now;
+        }
+        self.was_less = is_less && !self.was_less;
+        let new = now.saturating_sub(self.reported);
+        self.reported += new;
+        new
+    }
 }
 
 /// The latest reading of each client and service port.
@@ -46,11 +73,10 @@ pub struct Readings(HashMap<(u64, ServiceId), Entry>);
 #[derive(Debug, Default)]
 struct Entry {
     last: ClientCounts,
-    /// Connections that were open before the first reading, and what was counted of them.
+    /// Connections that were open before the first reading.
     active_before: u64,
-    open_before: Bytes,
-    /// Of connections that ended since.
-    ended: Bytes,
+    sent: Bytes,
+    received: Bytes,
     /// What was reported up to now.
     sum: Growth,
     /// It was not in the last reading.
@@ -65,7 +91,8 @@ impl Readings {
             let entry = Entry {
                 last: client.ended,
                 active_before: client.active,
-                open_before: Bytes { sent: client.open.sent, received: client.open.received },
+                sent: Bytes { open_before: client.open.sent, ..Bytes::default() },
+                received: Bytes { open_before: client.open.received, ..Bytes::default() },
                 ..Entry::default()
             };
             ((client.cgroup, client.id), entry)
@@ -110,14 +137,9 @@ impl Entry {
         let failed = self.sum.failed + growth.failed;
         let opened = (closed + client.active).saturating_sub(self.active_before);
         growth.opened = opened.saturating_sub(self.sum.opened);
-        // As for `opened`: what was counted of an open connection counts as ended with it.
-        self.ended.sent += now.sent.saturating_sub(last.sent);
-        self.ended.received += now.received.saturating_sub(last.received);
-        let sent = (self.ended.sent + client.open.sent).saturating_sub(self.open_before.sent);
-        let received =
-            (self.ended.received + client.open.received).saturating_sub(self.open_before.received);
-        growth.sent = sent.saturating_sub(self.sum.sent);
-        growth.received = received.saturating_sub(self.sum.received);
+        growth.sent = self.sent.update(now.sent.saturating_sub(last.sent), client.open.sent);
+        growth.received =
+            self.received.update(now.received.saturating_sub(last.received), client.open.received);
         growth.established = closed.saturating_sub(failed).saturating_sub(self.sum.established);
         self.sum.add(&growth);
         growth
@@ -210,5 +232,25 @@ mod tests {
             &[(1, 4, 3), (0, 5, 3), (0, 5, 4), (3, 5, 4), (2, 5, 4), (2, 6, 4)],
         );
         assert_eq!((sum.opened, sum.closed, sum.failed, sum.established), (8, 6, 4, 2));
+    }
+
+    /// The socket was taken down by `connect(AF_UNSPEC)`.
+    #[test]
+    fn what_was_counted_of_an_open_connection_and_not_at_its_end_delays_no_other() {
+        let mut readings = Readings::default();
+        let mut sent = |open, ended| {
+            let mut client = client(1, 1, 0);
+            client.open = Part { sent: open, ..Part::default() };
+            client.ended.sent = ended;
+            readings.update(&[client])[0].sent
+        };
+        assert_eq!(sent(1_000, 0), 1_000);
+        assert_eq!([sent(0, 0), sent(0, 0)], [0, 0], "it is missing twice");
+        assert_eq!([sent(0, 70), sent(30, 70)], [70, 30]);
+        assert_eq!(
+            [sent(0, 70), sent(0, 100)],
+            [0, 0],
+            "it ended between two reads of one reading"
+        );
     }
 }

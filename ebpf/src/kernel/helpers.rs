@@ -3,7 +3,7 @@
 
 use core::{
     arch::asm,
-    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or, atomic_xadd, atomic_xchg},
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg},
 };
 
 use aya_ebpf::{
@@ -166,15 +166,18 @@ pub unsafe fn element_at<T, const MASK: usize>(first: *mut T, mut index: usize) 
     unsafe { first.add(index) }
 }
 
-/// Sets bits of a word in one step, before everything that is read after it. Returns what it was. Linux 5.12.
+/// Replaces a word in one step, before everything that is read after it. Returns what it was. Linux 5.12.
+///
+/// No OR that fetches: the JIT compiler of x86 makes a wrong loop of it if the address is in R0, before Linux 5.14.10
+/// (ced185824c89).
 ///
 /// # Safety
 ///
 /// `word` must point into a live map value.
 #[inline(always)]
-pub unsafe fn fetch_or(word: *mut u64, bits: u64) -> u64 {
+pub unsafe fn exchange(word: *mut u64, value: u64) -> u64 {
     // SAFETY: the caller's promise.
-    unsafe { atomic_or::<u64, u64, { AtomicOrdering::SeqCst }>(word, bits) }
+    unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(word, value) }
 }
 
 /// Sets `*word` from `old` to `new` if it still is `old`; else returns what it is. Linux 5.12: before

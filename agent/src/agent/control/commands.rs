@@ -96,6 +96,8 @@ fn handle(node: &mut impl Node, command: Command) {
         // The client has disconnected. An answer would delay changes.
         Command::FindDrift { reply } if reply.is_closed() => {}
         Command::Explain { reply, .. } if reply.is_closed() => {}
+        // Nobody would know that it is on.
+        Command::LogPrograms { request: Some(_), reply } if reply.is_closed() => {}
         Command::FindDrift { reply } => {
             let _ = reply.send(require_first_sync(node).and_then(|()| node.compare()));
         }

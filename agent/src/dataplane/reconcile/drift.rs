@@ -36,6 +36,9 @@ pub struct Drift {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DriftKind(&'static str);
 
+/// Counts the drift of a kind.
+type Count = fn(&Drift) -> usize;
+
 impl DriftKind {
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -45,7 +48,7 @@ impl DriftKind {
 
 impl Drift {
     /// All kinds, and how many of each there are.
-    pub const KINDS: [(DriftKind, fn(&Self) -> usize); 9] = [
+    pub const KINDS: [(DriftKind, Count); 9] = [
         (DriftKind("frontend"), |drift| {
             drift.frontends_missing + drift.frontends_changed + drift.frontends_foreign
         }),

@@ -213,6 +213,19 @@ fn endpoints_of_another_node_have_the_class_that_they_have_from_here() {
 }
 
 #[test]
+fn of_copies_that_differ_in_another_node_alone_one_counts_whatever_the_order() {
+    let copies = [e('a'), e('a').on("there"), e('a').on("elsewhere")];
+    for (one, other) in copies.iter().flat_map(|one| copies.iter().map(move |other| (one, other))) {
+        let by_node = |first: &Endpoint, second: &Endpoint| {
+            let slices = [("s-1", first), ("s-2", second)]
+                .map(|(name, endpoint)| slice(name, "web", vec![endpoint.clone()]));
+            by_node(&merged(&slices), HERE)
+        };
+        assert_eq!(by_node(one, other), by_node(other, one), "{one:?} {other:?}");
+    }
+}
+
+#[test]
 fn of_copies_that_differ_in_the_zone_alone_one_counts_whatever_the_order() {
     let copies = [e('a'), e('a').in_zone("zone-1"), e('a').in_zone("zone-2")];
     for (one, other) in copies.iter().flat_map(|one| copies.iter().map(move |other| (one, other))) {

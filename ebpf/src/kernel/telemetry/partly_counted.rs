@@ -24,7 +24,7 @@ pub fn end(place: u32) -> *const Part {
     let Some(entry) = PARTLY_COUNTED.get_ptr_mut(place & (PLACES - 1)) else { return ptr::null() };
     // SAFETY: a live map value. The agent writes the part that is not valid only.
     unsafe {
-        let state = State(helpers::fetch_or(&raw mut (*entry).state.0, State::ENDED));
+        let state = State(helpers::exchange(&raw mut (*entry).state.0, State::ENDED));
         let first = (&raw mut (*entry).parts).cast::<Part>();
         helpers::element_at::<_, 1>(first, state.valid())
     }
