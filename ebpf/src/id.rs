@@ -37,6 +37,32 @@ impl SlotIndex {
     }
 }
 
+/// A backend: its id in the lower half, and in the upper one the generation of its entry. One number, because BPF
+/// functions take numbers only (see `kernel/telemetry`).
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BackendKey(pub u64);
+
+impl BackendKey {
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(id: BackendId, generation: u32) -> Self {
+        Self(id.0 as u64 | (generation as u64) << 32)
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn id(self) -> BackendId {
+        BackendId(self.0 as u32)
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
 impl fmt::Display for ServiceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -5,7 +5,7 @@ use crate::{
     address::Address,
     backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS},
     frontend::Protocol,
-    id::{BackendId, ServiceId},
+    id::{BackendId, BackendKey, ServiceId},
 };
 
 /// One translation of one socket.
@@ -38,6 +38,12 @@ impl SocketRecord {
     #[must_use]
     pub const fn protocol(&self) -> Option<Protocol> {
         self.about.protocol()
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn backend_key(&self) -> BackendKey {
+        BackendKey::new(self.backend, self.generation)
     }
 
     /// Whether it is of the same translation: the agent may have marked one of them as partly counted.

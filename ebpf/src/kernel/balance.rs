@@ -1,5 +1,7 @@
 //! Choosing a backend.
 
+use core::ptr;
+
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps},
     macros::btf_map,
@@ -8,7 +10,7 @@ use sockline_ebpf::{
     MMAPABLE,
     backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS, Backend, SLOT_SEGMENT, SLOT_SEGMENTS, Slot},
     frontend::Frontend,
-    id::{BackendId, SlotIndex},
+    id::{BackendId, BackendKey, SlotIndex},
 };
 
 use super::helpers;
@@ -34,10 +36,9 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    /// Its id, and its generation.
     #[inline(always)]
-    pub const fn key(&self) -> (BackendId, u32) {
-        (self.id, self.generation)
+    pub const fn key(&self) -> BackendKey {
+        BackendKey::new(self.id, self.generation)
     }
 
     /// What the agent wrote; it stays as it is while the entry belongs to its endpoint.
@@ -63,6 +64,19 @@ pub fn select_weighted(frontend: &Frontend) -> Option<Chosen> {
 #[inline(always)]
 pub fn entry(id: BackendId) -> Option<*mut Backend> {
     BACKENDS.get_value_ptr_mut(id.0 / BACKEND_SEGMENT, &(id.0 % BACKEND_SEGMENT))
+}
+
+/// The entry of a backend while it belongs to it; else null.
+///
+/// No `Option`: the compiler may read what is in one before it looks whether there is something, and before Linux 6.3 the
+/// verifier does not let it read what nobody wrote.
+#[inline(always)]
+pub fn entry_of(backend: BackendKey) -> *mut Backend {
+    let Some(entry) = entry(backend.id()) else { return ptr::null_mut() };
+    // SAFETY: a live map value. The agent changes the generation when it removes the backend, hence volatile; it reads the
+    // counts once every program has ended that may have seen the old one.
+    let generation = unsafe { (&raw const (*entry).generation).read_volatile() };
+    if generation == backend.generation() { entry } else { ptr::null_mut() }
 }
 
 /// A backend by its id, if it belongs to the frontend's service and may be used by the frontend.

@@ -1,6 +1,7 @@
 //! Counting, per service and CPU.
 
 use aya_ebpf::{
+    bindings::BPF_NOEXIST,
     btf_maps::{PerCpuArray, PerCpuHashMap},
     macros::btf_map,
 };
@@ -31,8 +32,9 @@ fn of(service: ServiceId) -> Option<*mut ServiceCounters> {
     if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(service) {
         return Some(counters);
     }
-    // The first use of a service. Another CPU may be first: its entry is as good.
-    let _ = SERVICE_COUNTERS.insert(service, NONE, 0);
+    // The first use of a service. Another program may be first, on another CPU or by preempting this one: its entry is as
+    // good, and must not be overwritten.
+    let _ = SERVICE_COUNTERS.insert(service, NONE, BPF_NOEXIST.into());
     let made = SERVICE_COUNTERS.get_ptr_mut(service);
     if made.is_none() {
         fault(Fault::CountersFull);

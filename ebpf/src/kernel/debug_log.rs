@@ -16,9 +16,8 @@ use aya_log_ebpf::{debug, macro_support::AYA_LOGS};
 use sockline_ebpf::{
     MMAPABLE,
     address::Address,
-    backend::Backend,
     debug_log::{BUDGET, DebugLog, Decision, LoggedHook, SELECTED, TARGET, WINDOW_SHIFT},
-    id::{BackendId, ServiceId},
+    id::{BackendKey, ServiceId},
     socket::SocketRecord,
     telemetry::End,
 };
@@ -31,8 +30,9 @@ use super::{
 #[btf_map]
 static DEBUG_LOG: Array<DebugLog, 1, MMAPABLE> = Array::new();
 
-/// Bytes of `AYA_LOGS` that may be in use before a line is written: so there is room for it.
-const RING_LIMIT: u64 = (128 << 10) - 4096;
+/// Bytes of `AYA_LOGS` that may be in use before a line is written: so there is room for it, and for those of 60 other
+/// CPUs that ask at the same time.
+const RING_LIMIT: u64 = (128 << 10) - (32 << 10);
 
 /// The hook of a call, without the family.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub fn untranslated<F: Family>(
     detail: u8,
 ) {
     if is_on() {
-        log::<F>(hook, call, service, decision, detail, 0);
+        log::<F>(hook, call, service, decision, detail, BackendKey::default());
     }
 }
 
@@ -71,9 +71,9 @@ pub fn translated<F: Family>(
     service: ServiceId,
     decision: Decision,
     detail: u8,
-    (id, generation): (BackendId, u32),
+    backend: BackendKey,
 ) {
-    log::<F>(hook, call, service, decision, detail, u64::from(id.0) | u64::from(generation) << 32);
+    log::<F>(hook, call, service, decision, detail, backend);
 }
 
 #[inline(always)]
@@ -83,7 +83,7 @@ fn log<F: Family>(
     service: ServiceId,
     decision: Decision,
     detail: u8,
-    backend: u64,
+    BackendKey(backend): BackendKey,
 ) {
     let ctx = hook.context().sock_addr;
     let number = call as u32 + u32::from(F::IS_V6);
@@ -101,7 +101,8 @@ pub fn logged(end: End) -> u32 {
     if is_on() { end as u32 + 1 } else { 0 }
 }
 
-/// The record of a socket is freed. `end` is what [`logged`] returned. The record is read here once more, since what is kept over a call takes room on the stack.
+/// The record of a socket is freed. `end` is what [`logged`] returned. The record is read here once more, since what is
+/// kept over a call takes room on the stack.
 #[inline(always)]
 pub fn freed(ctx: &SockContext, record: &SocketRecord, end: u32) {
     let Some(end) = end.checked_sub(1) else { return };
@@ -114,8 +115,7 @@ pub fn freed(ctx: &SockContext, record: &SocketRecord, end: u32) {
             ptr::read_volatile(&raw const (*record).service),
         )
     };
-    let backend = u64::from(backend.0) | u64::from(generation) << 32;
-    sockline_log_freed(ctx.sock, service.0, end, backend);
+    sockline_log_freed(ctx.sock, service.0, end, BackendKey::new(backend, generation).0);
 }
 
 /// Whether a line is to be written. If there is no room for it, it is counted.
@@ -175,18 +175,13 @@ unsafe fn is_selected(log: *mut DebugLog, service: u32) -> bool {
 
 /// The address of a backend, and its port in host byte order, while its entry belongs to it; else unspecified.
 #[inline(always)]
-fn endpoint(backend: u64) -> (Address, u16) {
-    let unknown = (Address { words: [0; 4] }, 0);
-    let Some(entry) = balance::entry(BackendId(backend as u32)) else { return unknown };
-    // SAFETY: array memory stays until the program ends; the agent writes it, hence volatile.
-    unsafe {
-        let entry: *const Backend = entry;
-        if ptr::read_volatile(&raw const (*entry).generation) == (backend >> 32) as u32 {
-            ((*entry).address, u16::from_be((*entry).port))
-        } else {
-            unknown
-        }
+fn endpoint(backend: BackendKey) -> (Address, u16) {
+    let entry = balance::entry_of(backend);
+    if entry.is_null() {
+        return (Address { words: [0; 4] }, 0);
     }
+    // SAFETY: a live map value.
+    unsafe { ((*entry).address, u16::from_be((*entry).port)) }
 }
 
 /// The bytes of an address, as they are logged.
@@ -199,7 +194,8 @@ fn bytes(address: Address) -> [u8; 16] {
 /// Writes a line. The agent (`kernel_log.rs`) knows these words, in this order.
 macro_rules! write_line {
     ($ctx:expr, $service:expr, $hook:expr, $decision:expr, $detail:expr, $address:expr, $port:expr, $backend:expr) => {
-        let (endpoint, port) = endpoint($backend);
+        let backend = BackendKey($backend);
+        let (endpoint, port) = endpoint(backend);
         debug!(
             $ctx,
             target: TARGET,
@@ -210,7 +206,7 @@ macro_rules! write_line {
             $detail,
             bytes($address),
             $port,
-            $backend as u32,
+            backend.id().0,
             bytes(endpoint),
             port,
             helpers::socket_cookie($ctx),

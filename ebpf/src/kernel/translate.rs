@@ -102,7 +102,7 @@ pub fn reverse_translate<F: Family>(hook: &HookContext<'_, F>, call: Call) {
     if let Some(kept) = sockets::recall_service(hook.context(), &hook.address(), hook.port()) {
         hook.redirect(&kept.service_address, kept.service_port);
         if debug_log::is_on() {
-            let backend = (kept.backend, kept.generation);
+            let backend = kept.backend_key();
             debug_log::translated(hook, call, kept.service, Logged::Shown, 0, backend);
         }
     }

@@ -73,7 +73,7 @@ pub fn ended(service: u32, about: About, outcome: &Outcome) {
     }
 }
 
-/// The counts of a client, or null: see `counts::entry_of` for why this is no `Option`.
+/// The counts of a client, or null: see `balance::entry_of` for why this is no `Option`.
 #[inline(always)]
 fn of(key: &ClientKey) -> *mut ClientCounts {
     if let Some(counts) = CLIENTS.get_ptr_mut(key) {

@@ -2,12 +2,11 @@
 
 use core::{mem::offset_of, ptr};
 
-use aya_ebpf::{Global, btf_maps::PerCpuHashMap, macros::btf_map};
+use aya_ebpf::{Global, bindings::BPF_NOEXIST, btf_maps::PerCpuHashMap, macros::btf_map};
 use sockline_ebpf::{
     NO_PREALLOC,
-    backend::Backend,
     counters::{COUNTED_SERVICES, Fault},
-    id::{BackendId, ServiceId},
+    id::{BackendKey, ServiceId},
     partly_counted::Part,
     telemetry::{
         ConnectionCounts, End, LIFETIME_SHIFT, ServiceStats, lifetime_bucket, round_trip_bucket,
@@ -45,11 +44,11 @@ pub fn untracked(chosen: &Chosen) {
     unsafe { helpers::add(&raw mut (*chosen.entry).counts.untracked, 1) };
 }
 
-/// Counts an end. The backend is its id in the lower half and its generation in the upper; the class
-/// is a byte of [`TrafficClass`]; `counted` says what the agent has counted of the connection while it was open.
+/// Counts an end. The class is a byte of [`TrafficClass`]; `counted` says what the agent has counted of the connection while
+/// it was open.
 #[inline(always)]
 pub fn ended(
-    backend: u64,
+    backend: BackendKey,
     service: u32,
     since: u64,
     class: u8,
@@ -57,7 +56,7 @@ pub fn ended(
     counted: impl Fn() -> *const Part,
 ) {
     let service = ServiceId(service);
-    let entry = entry_of(backend, service);
+    let entry = balance::entry_of(backend);
     let stats = if socket::are_read() || entry.is_null() { of(service) } else { ptr::null_mut() };
     if !entry.is_null() {
         // SAFETY: a live map value.
@@ -88,23 +87,6 @@ pub fn ended(
                 helpers::add_at::<31>((&raw mut (*round_trips).buckets).cast(), bucket);
             }
         }
-    }
-}
-
-/// The backend's entry, if it belongs to it still; else null.
-///
-/// No `Option` here and below: the compiler may read what is in one before it looks whether there is something, and
-/// before Linux 6.3 the verifier does not let it read what nobody wrote.
-#[inline(always)]
-fn entry_of(backend: u64, service: ServiceId) -> *mut Backend {
-    let Some(entry) = balance::entry(BackendId(backend as u32)) else { return ptr::null_mut() };
-    // SAFETY: a live map value. The agent changes the generation when it removes the backend, and reads the
-    // counts once every program has ended that may have seen the old one.
-    let found: &Backend = unsafe { &*entry };
-    if found.service == service && found.generation == (backend >> 32) as u32 {
-        entry
-    } else {
-        ptr::null_mut()
     }
 }
 
@@ -147,10 +129,11 @@ fn of(service: ServiceId) -> *mut ServiceStats {
     if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
         return stats;
     }
-    // The first end of the service. Another CPU may be first: its entry is as good.
+    // The first end of the service. Another program may be first, on another CPU or by preempting this one: its entry is
+    // as good, and must not be overwritten.
     // By reference: it is too large for the stack.
     let none: &ServiceStats = &NONE;
-    let _ = SERVICE_STATS.insert(service, none, 0);
+    let _ = SERVICE_STATS.insert(service, none, BPF_NOEXIST.into());
     if let Some(made) = SERVICE_STATS.get_ptr_mut(service) {
         return made;
     }

@@ -14,9 +14,8 @@ use aya_ebpf::{
 };
 use sockline_ebpf::{
     address::Address,
-    backend::Backend,
     event::{BUDGET, Event, EventCounts, EventKind, RING_BYTES, WINDOW_SHIFT},
-    id::{BackendId, ServiceId},
+    id::{BackendKey, ServiceId},
     socket::{About, SocketRecord},
 };
 
@@ -43,7 +42,7 @@ pub fn is_watched() -> bool {
 #[inline(always)]
 pub fn opened<F: Family>(hook: &HookContext<'_, F>, record: &SocketRecord, kept: Kept) {
     let ctx = hook.context().sock_addr;
-    let backend = u64::from(record.backend.0) | u64::from(record.generation) << 32;
+    let backend = record.backend_key().0;
     let about = record.about.0;
     let is_untracked = u32::from(kept == Kept::Untracked);
     if F::IS_V6 {
@@ -66,7 +65,7 @@ pub fn refused<F: Family>(hook: &HookContext<'_, F>, protocol: u8, service: Serv
 
 /// The connection of a record has ended; the arguments are those of `Ended`.
 #[inline(always)]
-pub fn ended(backend: u64, service: u32, since: u64, about: About, outcome: &Outcome) {
+pub fn ended(backend: BackendKey, service: u32, since: u64, about: About, outcome: &Outcome) {
     let Some(event) = reserve() else { return };
     fill_end(event, backend, service, since, about, outcome.end as u8);
     fill_address_of_backend(event, backend);
@@ -82,7 +81,7 @@ pub fn ended(backend: u64, service: u32, since: u64, about: About, outcome: &Out
 
 /// A flow has ended, or its record was dropped. There is no room on the stack to look up its backend.
 #[inline(always)]
-pub fn flow_ended(backend: u64, service: u32, since: u64, about: About, end: u8) {
+pub fn flow_ended(backend: BackendKey, service: u32, since: u64, about: About, end: u8) {
     let Some(event) = reserve() else { return };
     fill_end(event, backend, service, since, about, end);
     fill_without_outcome(event);
@@ -120,6 +119,7 @@ macro_rules! functions {
             is_untracked: u32,
         ) -> u32 {
             let (kind, about) = (EventKind::Opened, About(about));
+            let backend = BackendKey(backend);
             write_call::<$family>(ctx, kind, is_untracked as u8, service, about, backend);
             0
         }
@@ -133,7 +133,8 @@ macro_rules! functions {
             reason: u32,
         ) -> u32 {
             let about = About::new(protocol as u8, helpers::current_cgroup());
-            write_call::<$family>(ctx, EventKind::Refused, reason as u8, service, about, 0);
+            let (kind, none) = (EventKind::Refused, BackendKey::default());
+            write_call::<$family>(ctx, kind, reason as u8, service, about, none);
             0
         }
     };
@@ -150,7 +151,7 @@ fn write_call<F: Family>(
     detail: u8,
     service: u32,
     about: About,
-    backend: u64,
+    backend: BackendKey,
 ) {
     let ctx = SockAddrContext::new(ctx);
     let hook = HookContext::<F>::new(&ctx);
@@ -227,7 +228,14 @@ fn fill(event: *mut Event, kind: EventKind, detail: u8, service: u32, about: Abo
 
 /// What an end has, but for the outcome.
 #[inline(always)]
-fn fill_end(event: *mut Event, backend: u64, service: u32, since: u64, about: About, end: u8) {
+fn fill_end(
+    event: *mut Event,
+    backend: BackendKey,
+    service: u32,
+    since: u64,
+    about: About,
+    end: u8,
+) {
     // SAFETY: room in the ring buffer, which is this call's until it is submitted.
     unsafe {
         (*event).lifetime = helpers::jiffies() - since;
@@ -249,13 +257,12 @@ fn fill_without_outcome(event: *mut Event) {
     }
 }
 
-/// The backend by its id and generation.
 #[inline(always)]
-fn fill_backend(event: *mut Event, backend: u64) {
+fn fill_backend(event: *mut Event, backend: BackendKey) {
     // SAFETY: room in the ring buffer, which is this call's until it is submitted.
     unsafe {
-        (*event).backend = BackendId(backend as u32);
-        (*event).generation = (backend >> 32) as u32;
+        (*event).backend = backend.id();
+        (*event).generation = backend.generation();
         set(&raw mut (*event).backend_address, UNKNOWN);
         (*event).backend_port = 0;
     }
@@ -263,16 +270,15 @@ fn fill_backend(event: *mut Event, backend: u64) {
 
 /// The backend's address while the entry belongs to it.
 #[inline(always)]
-fn fill_address_of_backend(event: *mut Event, backend: u64) {
-    let (id, generation) = (BackendId(backend as u32), (backend >> 32) as u32);
-    let Some(entry) = balance::entry(id) else { return };
-    // SAFETY: array memory stays until the program ends; the agent writes it, hence volatile.
+fn fill_address_of_backend(event: *mut Event, backend: BackendKey) {
+    let entry = balance::entry_of(backend);
+    if entry.is_null() {
+        return;
+    }
+    // SAFETY: a live map value, and room in the ring buffer.
     unsafe {
-        let entry: *const Backend = entry;
-        if ptr::read_volatile(&raw const (*entry).generation) == generation {
-            set(&raw mut (*event).backend_address, (*entry).address);
-            (*event).backend_port = (*entry).port;
-        }
+        set(&raw mut (*event).backend_address, (*entry).address);
+        (*event).backend_port = (*entry).port;
     }
 }
 

@@ -19,6 +19,7 @@ use core::ptr;
 use super::debug_log;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use sockline_ebpf::{
+    id::BackendKey,
     partly_counted::Part,
     socket::{About, SocketRecord},
     telemetry::End,
@@ -38,8 +39,7 @@ pub fn needs_client() -> bool {
 /// A record, in numbers: a copy of what is counted, for when its entry is gone. Few, for there is little room on the
 /// stack.
 pub struct Ended {
-    /// The backend's id in the lower half, its generation in the upper.
-    backend: u64,
+    backend: BackendKey,
     since: u64,
     /// The service's id in the lower half; in the upper one [`Self::UNTRACKED`] and the class of the traffic (what is
     /// counted of flows has no room on its stack for `about` as well), and above that the record's place.
@@ -57,12 +57,12 @@ impl Ended {
 
     /// Counts nothing.
     pub const NOTHING: Self =
-        Self { backend: 0, since: 0, service: Self::UNTRACKED, about: About(0) };
+        Self { backend: BackendKey(0), since: 0, service: Self::UNTRACKED, about: About(0) };
 
     #[inline(always)]
     pub fn of(record: &SocketRecord) -> Self {
         Self {
-            backend: u64::from(record.backend.0) | u64::from(record.generation) << 32,
+            backend: record.backend_key(),
             since: record.since,
             service: u64::from(record.service.0)
                 | (record.about.0 & Self::FLAGS) << Self::FLAGS_SHIFT,
@@ -90,19 +90,19 @@ impl Ended {
     /// The socket is being closed. Returns how, if that is logged: for the caller has no room on its stack to ask.
     #[inline(always)]
     pub fn socket_closed(&self, ctx: *mut bpf_sock) -> u32 {
-        sockline_socket_closed(ctx, self.backend, self.service, self.since, self.about.0)
+        sockline_socket_closed(ctx, self.backend.0, self.service, self.since, self.about.0)
     }
 
     /// The socket connects again, after an attempt that failed.
     #[inline(always)]
     pub fn attempt_ended(&self, ctx: *mut bpf_sock_addr) {
-        sockline_attempt_ended(ctx, self.backend, self.service, self.since, self.about.0);
+        sockline_attempt_ended(ctx, self.backend.0, self.service, self.since, self.about.0);
     }
 
     /// A UDP socket has another backend now.
     #[inline(always)]
     pub fn flow_ended(&self) {
-        sockline_flow_ended(self.backend, self.service, self.since, self.about.0);
+        sockline_flow_ended(self.backend.0, self.service, self.since, self.about.0);
     }
 }
 
@@ -121,8 +121,8 @@ pub fn flow_event(record: &SocketRecord, end: End) {
             ptr::read_volatile(&raw const (*record).about),
         )
     };
-    let backend = u64::from(backend.0) | u64::from(generation) << 32;
-    sockline_flow_event(backend, service.0, since, about.0 | (end as u64) << END_SHIFT);
+    let backend = BackendKey::new(backend, generation);
+    sockline_flow_event(backend.0, service.0, since, about.0 | (end as u64) << END_SHIFT);
 }
 
 /// Where [`sockline_flow_event`] has the end: in the free bits of [`About`].
@@ -136,7 +136,7 @@ const _: () = assert!(End::ALL.len() <= END_MASK as usize + 1);
 pub fn flow_dropped(record: &SocketRecord) {
     flow_event(record, End::Untracked);
     let ended = Ended::of(record);
-    sockline_flow_dropped(ended.backend, ended.service);
+    sockline_flow_dropped(ended.backend.0, ended.service);
 }
 
 /// What the agent has counted of a connection that ends now; null if there is nothing.
@@ -164,11 +164,16 @@ extern "C" fn sockline_socket_closed(
         // SAFETY: as above.
         let protocol = unsafe { ptr::read_volatile(&raw const (*ctx).protocol) };
         let end = socket::outcome(ctx.cast(), state, protocol);
-        counts::ended(backend, service as u32, since, Ended::class(service), &end, || {
-            counted(service, about)
-        });
+        counts::ended(
+            BackendKey(backend),
+            service as u32,
+            since,
+            Ended::class(service),
+            &end,
+            || counted(service, about),
+        );
         clients::ended(service as u32, About(about), &end);
-        events::ended(backend, service as u32, since, About(about), &end);
+        events::ended(BackendKey(backend), service as u32, since, About(about), &end);
         return debug_log::logged(end.end);
     }
     debug_log::logged(End::Untracked)
@@ -188,11 +193,16 @@ extern "C" fn sockline_attempt_ended(
         let sock = unsafe { (*ctx).__bindgen_anon_1.sk };
         // The hook runs for a socket that is not connected only (`__inet_stream_connect`).
         let end = socket::outcome_of_attempt(sock.cast());
-        counts::ended(backend, service as u32, since, Ended::class(service), &end, || {
-            counted(service, about)
-        });
+        counts::ended(
+            BackendKey(backend),
+            service as u32,
+            since,
+            Ended::class(service),
+            &end,
+            || counted(service, about),
+        );
         clients::ended(service as u32, About(about), &end);
-        events::ended(backend, service as u32, since, About(about), &end);
+        events::ended(BackendKey(backend), service as u32, since, About(about), &end);
     }
     0
 }
@@ -204,7 +214,14 @@ extern "C" fn sockline_flow_ended(backend: u64, service: u64, since: u64, about:
         let end = socket::Outcome::of(End::Client);
         // In this order it takes 32 bytes of the stack.
         clients::ended(service as u32, About(about), &end);
-        counts::ended(backend, service as u32, since, Ended::class(service), &end, ptr::null);
+        counts::ended(
+            BackendKey(backend),
+            service as u32,
+            since,
+            Ended::class(service),
+            &end,
+            ptr::null,
+        );
     }
     0
 }
@@ -214,7 +231,14 @@ extern "C" fn sockline_flow_ended(backend: u64, service: u64, since: u64, about:
 extern "C" fn sockline_flow_dropped(backend: u64, service: u64) -> u32 {
     if !Ended::is_untracked(service) {
         let end = socket::Outcome::of(End::Untracked);
-        counts::ended(backend, service as u32, 0, Ended::class(service), &end, ptr::null);
+        counts::ended(
+            BackendKey(backend),
+            service as u32,
+            0,
+            Ended::class(service),
+            &end,
+            ptr::null,
+        );
     }
     0
 }
@@ -225,7 +249,7 @@ extern "C" fn sockline_flow_event(backend: u64, service: u32, since: u64, about:
     let end = (about >> END_SHIFT) as u8 & END_MASK;
     let about = About(about);
     if !about.is_untracked() {
-        events::flow_ended(backend, service, since, about, end);
+        events::flow_ended(BackendKey(backend), service, since, about, end);
     }
     0
 }

@@ -14,7 +14,7 @@ use crate::kernel::helpers;
 static PARTLY_COUNTED: Array<PartlyCounted, { PLACES as usize }, MMAPABLE> = Array::new();
 
 /// Ends a connection whose record is marked, and returns the part that the agent has counted. Null if there is none, for
-/// the reason that `counts::entry_of` gives.
+/// the reason that `balance::entry_of` gives.
 #[inline(always)]
 pub fn end(place: u32) -> *const Part {
     // Without the socket table no record is marked.

@@ -258,7 +258,10 @@ fn of_connection<const WORDS: usize>(
     let is_fin_received = flags & SOCK_DONE != 0;
     let mut is_fin_sent = is_one_of(subflow, &[FIN_WAIT1, FIN_WAIT2, CLOSING, LAST_ACK]);
     outcome.end = if state == CLOSE {
-        let end = why_closed(window, is_fin_received && waiting == 0);
+        let error = window.read(&SK_ERR);
+        let have_both_ended = is_fin_received && waiting == 0;
+        let end =
+            if error == 0 && have_both_ended { End::Client } else { why_closed(window, error) };
         is_fin_sent = end as u32 == End::Client as u32;
         end
     } else {
@@ -314,16 +317,13 @@ fn why_failed<const WORDS: usize>(window: &mut Window<WORDS>) -> End {
     }
 }
 
-/// Of a connection that was established and is over, before its socket is closed.
+/// Of a connection that was established and is over, before its socket is closed, and not by a FIN of each side.
 #[inline(always)]
-fn why_closed<const WORDS: usize>(window: &mut Window<WORDS>, both_ended: bool) -> End {
-    match window.read::<u32>(&SK_ERR) {
+fn why_closed<const WORDS: usize>(window: &mut Window<WORDS>, error: u32) -> End {
+    match error {
         0 => {
-            if both_ended {
-                End::Client
-            } else if window.read::<u8>(&ICSK_RETRANSMITS) | window.read::<u8>(&ICSK_PROBES_OUT)
-                != 0
-            {
+            let retransmits = window.read::<u8>(&ICSK_RETRANSMITS);
+            if retransmits | window.read::<u8>(&ICSK_PROBES_OUT) != 0 {
                 End::Lost
             } else {
                 End::ServerReset
