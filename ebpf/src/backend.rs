@@ -41,7 +41,8 @@ pub struct Backend {
     pub weight: u16,
     /// The frontends that may use this backend now.
     pub scopes: Scopes,
-    /// A [`crate::traffic_class::TrafficClass`]. All of `counts` is of this class.
+    /// A [`crate::traffic_class::TrafficClass`]. `counts` has also what was counted before it changed, see
+    /// [`crate::telemetry::RemovedBackends`].
     pub class: u8,
     pub padding: [u8; 2],
     /// Live state, written by the programs. What each connection counts lies in the cache line that a connect

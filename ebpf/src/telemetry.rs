@@ -111,16 +111,30 @@ impl ConnectionCounts {
         failed: [0; End::FAILURES],
     };
 
-    /// Adds those of another backend.
+    /// Adds those of another backend. What was moved from one class to another is negative in one of the terms: hence
+    /// wrapping, here and in [`Self::subtract`].
     pub fn add(&mut self, other: &Self) {
-        self.opened += other.opened;
-        self.closed += other.closed;
-        self.sent += other.sent;
-        self.received += other.received;
-        self.untracked += other.untracked;
-        self.retransmitted += other.retransmitted;
-        self.unanswered += other.unanswered;
-        self.failed.iter_mut().zip(&other.failed).for_each(|(sum, one)| *sum += one);
+        self.combine(other, u64::wrapping_add);
+    }
+
+    pub fn subtract(&mut self, other: &Self) {
+        self.combine(other, u64::wrapping_sub);
+    }
+
+    fn combine(&mut self, other: &Self, with: fn(u64, u64) -> u64) {
+        let Self { opened, closed, sent, received, untracked, retransmitted, unanswered, failed } =
+            self;
+        let singles = [
+            (opened, other.opened),
+            (closed, other.closed),
+            (sent, other.sent),
+            (received, other.received),
+            (untracked, other.untracked),
+            (retransmitted, other.retransmitted),
+            (unanswered, other.unanswered),
+        ];
+        let failures = failed.iter_mut().zip(other.failed);
+        singles.into_iter().chain(failures).for_each(|(sum, one)| *sum = with(*sum, one));
     }
 
     /// Connections that are open now, or being opened. Not below 0 while programs count.
@@ -260,8 +274,8 @@ impl ServiceStats {
     }
 }
 
-/// Of a service port: the connections of backends that were removed, as far as they had ended before. No program
-/// reads it.
+/// Of a service port: the connections of backends that were removed, as far as they had ended before, and what backends
+/// counted before their class changed: for the former class, and negative for the next one. No program reads it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RemovedBackends {

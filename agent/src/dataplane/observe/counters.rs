@@ -48,8 +48,8 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Its connections of one class, as far as that has not changed: what a backend counts is of the class that it has
-    /// now. Those of all classes are [`Self::connections`].
+    /// Its connections of one class: what a backend counts is of the class that it has at that time. Those of all classes
+    /// are [`Self::connections`].
     #[must_use]
     pub fn of_class(&self, class: TrafficClass) -> ConnectionCounts {
         let by_class = self.by_class.as_deref();

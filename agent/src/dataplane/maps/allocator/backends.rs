@@ -9,7 +9,8 @@ use sockline_ebpf::{
 };
 
 use super::{
-    Allocator, backend_entry,
+    Allocator,
+    backend_entry::{self, CLASS},
     reclaim::{PendingFree, WaitPolicy},
 };
 use crate::{
@@ -159,7 +160,8 @@ impl Allocator {
         Ok(waited?)
     }
 
-    /// Changes which frontends may use a backend, its weight, and the class of its traffic.
+    /// Changes which frontends may use a backend, its weight, and the class of its traffic. What it has counted stays with
+    /// the class that it had. An agent that is killed in between leaves that to the new class.
     pub fn change_backend(
         &mut self,
         id: BackendId,
@@ -167,8 +169,17 @@ impl Allocator {
         weight: u16,
         class: TrafficClass,
     ) -> Result<(), DataplaneError> {
-        backend_entry::change(&self.backends.cell(id.0)?, scopes, weight, class.byte());
-        Ok(())
+        let transfer_lock = self.transfer_lock();
+        let entry = self.backends.cell(id.0)?;
+        let former = entry.get(CLASS);
+        if former == class.byte() {
+            backend_entry::change(&entry, scopes, weight, class.byte());
+            return Ok(());
+        }
+        let _transfer = transfer_lock.lock();
+        backend_entry::change(&entry, scopes, weight, class.byte());
+        let counted = Backend { class: former, ..entry.read() };
+        self.removed_counts.keep_for_class(&counted, class)
     }
 
     /// Frees a backend at once that was added and that no frontend leads to: no program can have

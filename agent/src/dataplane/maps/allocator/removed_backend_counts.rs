@@ -1,5 +1,5 @@
 //! Connection counts of removed backends: they stay with their service, so that its totals never
-//! decrease.
+//! decrease. And those of backends whose class changed: they stay with the class that they had.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +9,7 @@ use sockline_ebpf::{
     partly_counted::Part,
     socket::About,
     telemetry::{ConnectionCounts, RemovedBackends},
+    traffic_class::TrafficClass,
 };
 
 use crate::{
@@ -16,8 +17,8 @@ use crate::{
     dataplane::{error::DataplaneError, maps::REMOVED_BACKENDS, pinning::layout::Pins},
 };
 
-/// Held while a count moves from a backend to its service, while a backend has no owner for a
-/// moment, and while counts are summed: so no sum has a count twice or lacks it.
+/// Held while a count moves from a backend to its service or to another class, while a backend has no owner
+/// for a moment, and while counts are summed: so no sum has a count twice or lacks it.
 #[derive(Debug, Clone, Default)]
 pub struct TransferLock(Arc<Mutex<()>>);
 
@@ -27,7 +28,7 @@ impl TransferLock {
     }
 }
 
-/// Service id → connections of its removed backends, as far as they had ended before.
+/// Service id → [`RemovedBackends`].
 pub struct RemovedBackendCounts {
     map: GrowableHash<ServiceId, RemovedBackends>,
     transfer_lock: TransferLock,
@@ -77,6 +78,22 @@ impl RemovedBackendCounts {
         Ok(self.map.insert(&backend.service, &removed)?)
     }
 
+    /// Keeps what a backend has counted for the class that it had, which is what `backend` has. Its entry is of another
+    /// class now.
+    pub fn keep_for_class(
+        &mut self,
+        backend: &Backend,
+        class: TrafficClass,
+    ) -> Result<(), DataplaneError> {
+        if backend.counts == ConnectionCounts::NONE {
+            return Ok(());
+        }
+        let mut removed = self.of(backend.service)?;
+        removed.counts.of_byte(backend.class).add(&backend.counts);
+        removed.counts.of_byte(class.byte()).subtract(&backend.counts);
+        Ok(self.map.insert(&backend.service, &removed)?)
+    }
+
     /// Adds a connection whose end will not be seen.
     pub fn add_untracked(
         &mut self,
@@ -84,7 +101,8 @@ impl RemovedBackendCounts {
         about: About,
     ) -> Result<(), DataplaneError> {
         let mut removed = self.of(service)?;
-        removed.counts.of_byte(about.class()).untracked += 1;
+        let one = ConnectionCounts { untracked: 1, ..ConnectionCounts::NONE };
+        removed.counts.of_byte(about.class()).add(&one);
         Ok(self.map.insert(&service, &removed)?)
     }
 
@@ -97,9 +115,12 @@ impl RemovedBackendCounts {
     ) -> Result<(), DataplaneError> {
         let mut removed = self.of(service)?;
         let counts = removed.counts.of_byte(about.class());
-        counts.sent += part.sent;
-        counts.received += part.received;
-        counts.retransmitted += part.retransmitted;
+        counts.add(&ConnectionCounts {
+            sent: part.sent,
+            received: part.received,
+            retransmitted: part.retransmitted,
+            ..ConnectionCounts::NONE
+        });
         Ok(self.map.insert(&service, &removed)?)
     }
 

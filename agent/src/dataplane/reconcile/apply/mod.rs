@@ -167,8 +167,8 @@ impl Reconciler {
     }
 }
 
-/// Writes the weights that the slots were made with, and the classes of traffic. What an entry has counted before is of
-/// its new class then: that happens when this node's zone becomes known, or an endpoint's.
+/// Writes the weights that the slots were made with, and the classes of traffic, which change when this node's zone
+/// becomes known, or an endpoint's.
 fn change_in_place(
     allocator: &mut Allocator,
     installed: &mut ServicePortState,
