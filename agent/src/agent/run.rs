@@ -83,7 +83,9 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     } else {
         None
     };
-    let metrics = Arc::new(Metrics::new(dataplane.counters()?, clients, Arc::clone(&stats)));
+    let programs = dataplane.program_stats()?;
+    let metrics =
+        Arc::new(Metrics::new(dataplane.counters()?, programs, clients, Arc::clone(&stats)));
     let debug_log = dataplane.debug_log()?;
     let nested = Nested::new(config.nested, &dataplane, helper.clone())?;
     let long_connections = LongConnections::new(

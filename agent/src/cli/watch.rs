@@ -5,6 +5,7 @@ use std::{
     io::{self, Write as _},
     path::PathBuf,
     pin::{Pin, pin},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -26,7 +27,7 @@ use crate::{
 /// Show connections to services of this node as they are opened, refused and closed.
 ///
 /// Needs a running agent, whose programs write events while a client watches. Ends with Ctrl-C (SIGINT), SIGTERM or
-/// SIGHUP, and then says how many events were lost.
+/// SIGHUP. How many events were lost is said on standard error, when that grows and at the end.
 #[derive(Debug, Args)]
 pub struct WatchArgs {
     /// Only connections to this service
@@ -45,6 +46,9 @@ pub struct WatchArgs {
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     output: Output,
 }
+
+/// How often losses are said at most.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// # Errors
 /// When no agent answers on the socket, one that has no events, or it ends meanwhile.
@@ -107,6 +111,7 @@ async fn watch(
         tokio::spawn(warn_if_elsewhere(socket.to_owned(), pod));
     }
     let mut begun = false;
+    let mut reported = Instant::now();
     loop {
         let documents = tokio::select! {
             () = &mut ended => return Ok(()),
@@ -117,6 +122,13 @@ async fn watch(
         for document in documents {
             match document {
                 Watched::Losses(latest) => {
+                    if begun
+                        && lines_of(&latest) != lines_of(losses)
+                        && reported.elapsed() >= REPORT_INTERVAL
+                    {
+                        reported = Instant::now();
+                        lines_of(&latest).into_iter().for_each(print_error);
+                    }
                     *losses = latest;
                     if !std::mem::replace(&mut begun, true) {
                         begin(&mut text, latest, output);

@@ -69,6 +69,7 @@ pub use self::{
         hook_state::{HookState, LoadedProgram, hooks, programs_by_id},
         links::Attachment,
         load::HOOKS,
+        run_stats::{ProgramStats, RunStats},
         telemetry::{ClientCounting, Telemetry},
     },
     reconcile::{
@@ -265,6 +266,11 @@ impl Dataplane {
     #[must_use]
     pub fn installed(&self, service: &ObjectName) -> Vec<InstalledPort> {
         self.reconciler.installed(service)
+    }
+
+    /// What the kernel counts of the programs' runs, to be read while they are in use.
+    pub fn program_stats(&self) -> Result<ProgramStats, DataplaneError> {
+        self.programs.run_stats()
     }
 
     /// The kernel's ids of the programs, by hook.

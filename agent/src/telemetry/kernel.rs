@@ -77,15 +77,17 @@ impl KernelCounters {
         let faults = read(&self.faults_log, self.counters.faults());
         let faults = faults.into_iter().map(|(fault, count)| (FaultLabels { fault }, count as f64));
         families.kernel_faults.write(faults, text)?;
-        let events = read(&self.events_log, self.counters.events());
-        families.events_written.write([((), events.written as f64)], text)?;
+        let events = read(&self.events_log, self.counters.events().map(Some));
+        families.events_written.write(events.map(|events| ((), events.written as f64)), text)?;
         let dropped = self.dropped_events.load(Ordering::Relaxed);
         let lost = [
-            (LossReason::RingFull, events.lost),
-            (LossReason::Sampled, events.sampled),
-            (LossReason::SlowReader, dropped),
+            (LossReason::RingFull, events.map(|events| events.lost)),
+            (LossReason::Sampled, events.map(|events| events.sampled)),
+            (LossReason::SlowReader, Some(dropped)),
         ];
-        let lost = lost.map(|(reason, count)| (LossLabels { reason }, count as f64));
+        let lost = lost
+            .into_iter()
+            .filter_map(|(reason, count)| Some((LossLabels { reason }, count? as f64)));
         families.events_lost.write(lost, text)
     }
 
@@ -109,7 +111,8 @@ impl KernelCounters {
     }
 }
 
-/// What was read; nothing if that failed, which is logged when it is new.
+/// What was read; nothing if that failed, which is logged when it is new: a zero would be taken for a restart of the
+/// counter.
 fn read<T: Default, E: Error>(log: &Mutex<LogOnChange>, result: Result<T, E>) -> T {
     let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
     log.record(result.as_ref().map(|_| ()).map_err(|error| error as &dyn Error));

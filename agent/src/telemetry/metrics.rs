@@ -14,10 +14,10 @@ use super::{
         KindLabels, MapLabels, ProgrammingLabels, ServicePortLabels, Since, SyncLabels, SyncScope,
     },
     kernel::KernelCounters,
-    process,
+    process, programs,
 };
 use crate::{
-    dataplane::{Counters, Drift, Usage},
+    dataplane::{Counters, Drift, ProgramStats, Usage},
     model::{
         object::{Kind, Protocol},
         plan::Cause,
@@ -37,6 +37,7 @@ const CLOSED_TCP: ClosedLabels =
 pub struct Metrics {
     families: Families,
     kernel: KernelCounters,
+    programs: ProgramStats,
     /// `None` if no option asks for them.
     clients: Option<ClientMetrics>,
     stats: Arc<SourceStats>,
@@ -45,6 +46,7 @@ pub struct Metrics {
 impl Metrics {
     pub fn new(
         counters: Counters,
+        programs: ProgramStats,
         clients: Option<ClientMetrics>,
         stats: Arc<SourceStats>,
     ) -> Self {
@@ -85,7 +87,7 @@ impl Metrics {
         ] {
             gauge.with(());
         }
-        Self { families, kernel: KernelCounters::new(counters), clients, stats }
+        Self { families, kernel: KernelCounters::new(counters), programs, clients, stats }
     }
 
     pub fn source_event(&self, event: &Event) {
@@ -247,6 +249,7 @@ impl Metrics {
         self.write_source(&mut text)?;
         process::write(&self.families, &mut text)?;
         self.kernel.write(&self.families, &mut text)?;
+        programs::write(&self.programs, &self.families, &mut text)?;
         if let Some(clients) = &self.clients {
             clients.write(&self.families, &mut text)?;
         }

@@ -2,8 +2,8 @@
 //!
 //! [`definitions`] has the table of all families. [`family`] and [`labels`] wrap the `prometheus` crate so that
 //! the labels of a family are typed. [`Metrics`] is what the agent counts with, and writes the text of a scrape:
-//! `connections` and `kernel` read the kernel's counters for it, `clients` those of client workloads, `process` the
-//! agent's own usage. `agent/metrics_server.rs` serves it.
+//! `connections` and `kernel` read the kernel's counters for it, `clients` those of client workloads, `programs` the
+//! kernel programs' runs, `process` the agent's own usage. `agent/metrics_server.rs` serves it.
 
 mod clients;
 mod connections;
@@ -13,6 +13,7 @@ mod kernel;
 pub mod labels;
 mod metrics;
 mod process;
+mod programs;
 
 pub use self::{
     clients::{ClientFamilies, ClientMetrics, Dialect, SourceWorkloads},

@@ -80,9 +80,9 @@ pub struct Traffic {
     pub opened: u64,
     /// Connections that were not established.
     pub failed: u64,
-    /// Bytes that clients wrote to connections that ended.
+    /// Bytes that clients wrote, of connections that ended and of long ones that are open.
     pub sent_bytes: u64,
-    /// Bytes that came on connections that ended.
+    /// Bytes that came, of connections that ended and of long ones that are open.
     pub received_bytes: u64,
     /// What was counted between the two readings, for each second.
     pub rates: Rates,
@@ -96,9 +96,9 @@ pub struct Rates {
     pub opened: f64,
     /// Connections that were not established.
     pub failed: f64,
-    /// Bytes that clients wrote, of connections that ended.
+    /// Bytes that clients wrote, of connections that ended and of long ones that are open.
     pub sent_bytes: f64,
-    /// Bytes that came, of connections that ended.
+    /// Bytes that came, of connections that ended and of long ones that are open.
     pub received_bytes: f64,
 }
 

@@ -28,11 +28,11 @@ pub struct ConnectionsOfBackend {
     pub failed: Failures,
     /// Of those that ended, those that were established and got no byte, though the client had sent some.
     pub unanswered: u64,
-    /// Bytes that clients wrote to connections that ended.
+    /// Bytes that clients wrote, of connections that ended and of long ones that are open.
     pub sent_bytes: u64,
-    /// Bytes that came on connections that ended.
+    /// Bytes that came, of connections that ended and of long ones that are open.
     pub received_bytes: u64,
-    /// TCP segments that were sent again on connections that ended.
+    /// TCP segments that were sent again, of connections that ended and of long ones that are open.
     pub retransmitted_segments: u64,
 }
 

@@ -8,19 +8,22 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     programs::{CgroupSock, CgroupSockAddr, Program, ProgramError},
+    util::nr_cpus,
 };
 use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_INET_SOCK_RELEASE, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME,
     BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_UDP4_RECVMSG,
     BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG, BPF_CGROUP_UDP6_SENDMSG,
 };
+use sockline_ebpf::{counters::COUNTED_SERVICES, telemetry::ServiceStats};
 
 use super::{
     features::{FeatureSet, Features},
+    run_stats::ProgramStats,
     telemetry,
 };
 use crate::{
-    dataplane::{error::DataplaneError, pinning::layout::Pins},
+    dataplane::{error::DataplaneError, maps::SERVICE_STATS, pinning::layout::Pins},
     model::node_addresses::NodePortScope,
 };
 
@@ -88,6 +91,7 @@ impl Programs {
             .override_global("STATE_OFFSET", &state, true)
             .override_global("TASK_FLAGS_OFFSET", &task_flags, true);
         telemetry.set(&mut loader);
+        loader.map_max_entries(SERVICE_STATS, stats_entries(possible_cpus()?));
         for name in maps {
             loader.map_pin_path(name, pins.map(name));
         }
@@ -118,6 +122,18 @@ impl Programs {
         HOOKS.iter().map(|hook| Ok((hook.name, self.of(hook)?.0))).collect()
     }
 
+    /// What the kernel counts of their runs, to be read while they are in use.
+    pub fn run_stats(&self) -> Result<ProgramStats, DataplaneError> {
+        let programs = HOOKS.iter().map(|hook| {
+            let program = self.of(hook)?.1.try_clone_to_owned();
+            Ok((
+                hook.name,
+                program.map_err(|error| refused(hook.name, ProgramError::IOError(error)))?,
+            ))
+        });
+        Ok(ProgramStats::new(programs.collect::<Result<_, DataplaneError>>()?))
+    }
+
     /// The kernel's id of a hook's program, and the program.
     pub(crate) fn of(&self, hook: &Hook) -> Result<(u32, BorrowedFd<'_>), DataplaneError> {
         let program = self.ebpf.program(hook.function);
@@ -129,6 +145,20 @@ impl Programs {
             }
         }
     }
+}
+
+/// What the entries of `SERVICE_STATS` may take together: they are charged to the agent's container.
+const STATS_BYTES: usize = 256 << 20;
+
+/// Entries of `SERVICE_STATS`: each has a value for every CPU.
+fn stats_entries(cpus: usize) -> u32 {
+    let room = STATS_BYTES / (size_of::<ServiceStats>() * cpus.max(1));
+    u32::try_from(room).unwrap_or(u32::MAX).min(COUNTED_SERVICES)
+}
+
+/// CPUs that the kernel has values of per-CPU maps for.
+fn possible_cpus() -> Result<usize, DataplaneError> {
+    nr_cpus().map_err(|(what, error)| DataplaneError::io(what, error))
 }
 
 /// The error of a program that the verifier refused, with the last line of its log.
@@ -145,4 +175,16 @@ fn refused(program: &'static str, error: ProgramError) -> DataplaneError {
         other => other.to_string(),
     };
     DataplaneError::Program { program, reason, source: Box::new(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_connections_ended_is_counted_for_fewer_services_on_a_machine_of_many_cpus() {
+        assert_eq!(stats_entries(2), COUNTED_SERVICES);
+        assert_eq!(stats_entries(64), 6_241);
+        assert_eq!(stats_entries(512), 780);
+    }
 }

@@ -13,6 +13,8 @@ use crate::{
 const MAX_SOURCES: usize = 1000;
 /// The name of the workload that stands for all others of a service port.
 const OTHER: &str = "other";
+/// The name that stands for pods without a workload, of a namespace.
+const NONE: &str = "none";
 /// The name of a workload that is not known.
 pub const UNKNOWN: &str = "unknown";
 
@@ -145,7 +147,9 @@ fn source(workload: Option<WorkloadRef>) -> SourceLabels {
     let Some(WorkloadRef { namespace, kind, name }) = workload else {
         return labels("", UNKNOWN, UNKNOWN);
     };
-    labels(&namespace.unwrap_or_default(), &kind, &name)
+    // No series for each pod.
+    let name = if &*kind == "Pod" { NONE } else { &name };
+    labels(&namespace.unwrap_or_default(), &kind, name)
 }
 
 fn other() -> SourceLabels {
@@ -235,6 +239,17 @@ mod tests {
             |_| false,
         );
         assert_eq!(shown(&series), ["unknown s2: 4 4 0", "web s1: 6 5 1"]);
+    }
+
+    #[test]
+    fn pods_without_a_workload_have_one_name_in_a_namespace() {
+        let bare = |cgroup: u64| {
+            let (namespace, name) = (Some("shop".to_owned()), format!("debug-{cgroup}"));
+            Some(WorkloadRef { namespace, kind: "Pod".into(), name })
+        };
+        let mut series = Series::after(&[]);
+        series.update(&[client(1, 1, 0, 2), client(2, 1, 1, 3)], bare, |_| false);
+        assert_eq!(shown(&series), ["none s1: 6 5 1"]);
     }
 
     #[test]

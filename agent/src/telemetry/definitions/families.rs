@@ -5,8 +5,8 @@ use sockline_ebpf::telemetry;
 
 use super::label_sets::{
     BuildLabels, BypassLabels, ClassLabels, ClosedLabels, DriftLabels, EndLabels, EventLabels,
-    FailureLabels, FaultLabels, IstioLabels, KindLabels, LossLabels, MapLabels, ProgrammingLabels,
-    RefusalLabels, ServicePortLabels, SourceLabels, SyncLabels,
+    FailureLabels, FaultLabels, IstioLabels, KindLabels, LossLabels, MapLabels, ProgramLabels,
+    ProgrammingLabels, RefusalLabels, ServicePortLabels, SourceLabels, SyncLabels,
 };
 use crate::telemetry::{
     family::{
@@ -97,7 +97,7 @@ families! {
             &ROUND_TRIP_BOUNDS;
         connection_lifetime: ScrapedHistogram<ServicePortLabels> =
             "sockline_connection_lifetime_seconds",
-            "Time from `connect()` to the end of connections that were established, and of UDP flows. The sum is in steps of 1 ms.",
+            "Time from `connect()` to the end of connections that were established, and of UDP flows. Measured in ticks of the kernel's clock (1 to 10 ms), rounded down.",
             &LIFETIME_BOUNDS;
         client_connections_opened: ScrapedCounter<(SourceLabels, ServicePortLabels)> =
             "sockline_client_connections_opened_total",
@@ -160,6 +160,12 @@ families! {
         bpf_map_max_entries: Gauge<MapLabels> =
             "sockline_bpf_map_max_entries",
             "Maximum number of entries.";
+        bpf_program_runs: ScrapedCounter<ProgramLabels> =
+            "sockline_bpf_program_runs_total",
+            "Runs of a kernel program since the agent began, while `kernel.bpf_stats_enabled` is 1; no series without.";
+        bpf_program_run_time: ScrapedCounter<ProgramLabels> =
+            "sockline_bpf_program_run_seconds_total",
+            "Time of these runs.";
         clients_evicted: Counter<()> =
             "sockline_clients_evicted_total",
             "Clients × service ports whose counts were dropped because `--max-clients` was reached.";

@@ -59,7 +59,7 @@ labels! {
         source_workload_namespace: Arc<str>,
         /// `Deployment` or another kind that owns pods, `Pod`, `SystemdService`, `Node`; `unknown` and `other` as the name
         source_workload_kind: Arc<str>,
-        /// name of the client's workload; `unknown` if the pod is not known, `other` beyond 1,000 pairs with a service port
+        /// name of the client's workload; `none` of pods without one, `unknown` if not known, `other` beyond 1,000 pairs with a service port
         source_workload: Arc<str>,
     }
 
@@ -120,6 +120,11 @@ labels! {
     pub struct MapLabels {
         /// as in `sockline status`
         map: Arc<str>,
+    }
+
+    pub struct ProgramLabels {
+        /// hook of the program, such as `connect4`
+        program: &'static str,
     }
 
     pub struct ProgrammingLabels {

@@ -48,7 +48,7 @@ label_values! {
     }
 
     pub enum BypassReason {
-        /// `sockline services` shows the address with the action `bypass`
+        /// the action of the address is `bypass`, the client's pod is excluded, or its network namespace is nested in a pod's
         Planned = "planned",
         /// the agent had been gone for `--fail-open-after`
         AgentGone = "agent-gone",

@@ -22,7 +22,7 @@ pub use self::{
     families::{ALL, Families, LIFETIME_BOUNDS, ROUND_TRIP_BOUNDS},
     label_sets::{
         BuildLabels, BypassLabels, ClassLabels, ClosedLabels, DriftLabels, EndLabels, EventLabels,
-        FailureLabels, FaultLabels, IstioLabels, KindLabels, LossLabels, MapLabels,
+        FailureLabels, FaultLabels, IstioLabels, KindLabels, LossLabels, MapLabels, ProgramLabels,
         ProgrammingLabels, RefusalLabels, ServicePortLabels, SourceLabels, SyncLabels,
     },
     label_values::{

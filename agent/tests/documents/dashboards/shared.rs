@@ -56,7 +56,7 @@ pub fn bytes_by_class(of: Of) -> Panel {
         Areas,
         BytesPerSecond,
         "Bytes, by traffic class",
-        "Both ways, of TCP connections, counted when they end. Most clouds bill what goes to other zones.",
+        "Both ways, of TCP connections, counted when they end, and about every 10 s while they are open. Most clouds bill what goes to other zones.",
     )
     .query("{{traffic_class}}", both.join(" + "))
 }

@@ -53,6 +53,25 @@ fn counters_end_in_total_and_nothing_else_does() {
 }
 
 #[test]
+fn runs_of_the_programs_are_shown_while_the_kernel_counts_them() {
+    let (node, agent) = WebNode::serving(2, &[]);
+    let counted = |family: &str| {
+        let text = agent.metrics().unwrap();
+        series(&text, &format!("sockline_bpf_program_{family}_total{{program=\"connect4\"}}"))
+    };
+    // The kernel counts for as long as this is open. Another process may ask for the same.
+    let counting = aya::sys::enable_stats(aya::sys::Stats::RunTime).unwrap();
+    node.assert_served(CART);
+    let runs = counted("runs").unwrap();
+    assert!(runs >= 1.0, "{runs}");
+    node.assert_served(CART);
+    assert!(counted("runs").unwrap() > runs);
+    let seconds = counted("run_seconds").unwrap();
+    assert!(seconds > 0.0 && seconds < 60.0, "{seconds}");
+    drop(counting);
+}
+
+#[test]
 fn no_label_is_a_pod_or_an_address() {
     let (node, agent) = WebNode::serving(2, &[]);
     node.spread(CART, 5);
