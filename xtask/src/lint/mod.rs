@@ -22,7 +22,7 @@ pub(crate) struct Args {
 enum Lint {
     /// Compare which folder uses which with the table in ARCHITECTURE.md
     Architecture,
-    /// Look for broken links, paths that do not exist, and documents that are too long
+    /// Look for broken links, paths that do not exist, documents that are too long, and modules that are in no list
     Documents,
     /// Look for words that are not to be used any more (xtask/src/lint/words/words.txt)
     Words,

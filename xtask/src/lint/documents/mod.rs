@@ -1,7 +1,10 @@
 //! `cargo xtask lint documents`: every Markdown file links to what exists, names files that exist, and is
-//! no longer than its reader has time for.
+//! no longer than its reader has time for. `ARCHITECTURE.md` and the agent's crate page name all of its modules.
+//!
+//! `document` parses a file, `modules` compares with the modules; all else is here.
 
 mod document;
+mod modules;
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +32,8 @@ const FOLDERS: [&str; 5] = ["agent/", "deploy/", "ebpf/", "tests/", "xtask/"];
 pub(crate) fn run() -> Result<()> {
     let root = repo::root();
     let documents = read(root, &paths()?)?;
-    let problems = check(root, &documents);
+    let mut problems = check(root, &documents);
+    problems.extend(modules::check(root, &documents)?);
     if problems.is_empty() {
         let links: usize = documents.values().map(|document| document.links.len()).sum();
         term::ok("documents", &format!("{links} links in {} files", documents.len()));
