@@ -3,34 +3,26 @@
 //! `tokio::signal`, which is built on `signal-hook`, handles signals here. In the helper they stay blocked: it ends with its
 //! socket.
 
+mod log;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use clap::{
-    ArgAction, Args, ValueEnum,
+    ArgAction, Args,
     builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser},
 };
 use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::field::Field;
-use tracing_subscriber::{
-    Layer as _,
-    field::MakeExt as _,
-    fmt::format::{Writer, debug_fn},
-    layer::SubscriberExt as _,
-    util::SubscriberInitExt as _,
-};
 
+use self::log::LogFormat;
 use super::client_metrics::ClientMetricsArgs;
 use crate::{
     admin,
     agent::{self, Config, Source},
     dataplane::{ClientCounting, FEATURES, FeatureSet, Limits, NestedNamespaces, Telemetry},
-    duration,
-    escape::Escaped,
-    log_level::LogLevel,
-    malloc,
+    duration, malloc,
     model::{
         exclusion::Policy,
         node_addresses::{AddressRange, NodePortAddresses, NodePortScope},
@@ -155,19 +147,11 @@ pub struct AgentArgs {
     without_features: Vec<FeatureSet>,
     /// What to log: off, error, warn, info, debug or trace, also by module
     /// (info,sockline::source=debug). `sockline log-level` changes it while the agent runs
-    #[arg(long, value_name = "FILTER", env = "SOCKLINE_LOG_LEVEL", default_value = DEFAULT_LOG_LEVEL)]
+    #[arg(long, value_name = "FILTER", env = "SOCKLINE_LOG_LEVEL", default_value = log::DEFAULT_LEVEL)]
     log_level: String,
     /// Format of the log: a line of text or a JSON object for each event
     #[arg(long, value_enum, value_name = "FORMAT", env = "SOCKLINE_LOG_FORMAT", default_value_t)]
     log_format: LogFormat,
-}
-
-/// How each event is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum LogFormat {
-    #[default]
-    Text,
-    Json,
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -175,7 +159,7 @@ pub enum LogFormat {
 /// # Errors
 /// When it cannot start.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
-    let log_level = init_log(&args.log_level, args.log_format)?;
+    let log_level = log::init(&args.log_level, args.log_format)?;
     malloc::use_one_arena();
     let config = Config {
         limits: limits(&args)?,
@@ -253,39 +237,6 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     result
 }
 
-const DEFAULT_LOG_LEVEL: &str = "info";
-
-/// Starts to log to standard error.
-fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<LogLevel> {
-    use std::io::IsTerminal as _;
-    // An empty variable counts as not set.
-    let filter = if filter.is_empty() { DEFAULT_LOG_LEVEL } else { filter };
-    let (level, filter) =
-        LogLevel::new(filter).map_err(|error| anyhow::anyhow!("--log-level: {error}"))?;
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    let lines = match format {
-        LogFormat::Json => lines.json().with_filter(filter).boxed(),
-        LogFormat::Text => {
-            lines.fmt_fields(debug_fn(field).delimited(" ")).with_filter(filter).boxed()
-        }
-    };
-    tracing_subscriber::registry().with(lines).init();
-    Ok(level)
-}
-
-/// Formats each event as one line, also if it contains text from outside.
-fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
-    let value = Escaped(format_args!("{value:?}"));
-    match field.name() {
-        "message" => write!(writer, "{value}"),
-        // Metadata of records of the `log` crate.
-        name if name.starts_with("log.") => Ok(()),
-        name => write!(writer, "{name}={value}"),
-    }
-}
-
 /// The agent renews its deadline once a second. At this minimum, the programs bypass calls only after ten
 /// missed renewals.
 const SHORTEST_FAIL_OPEN: Duration = Duration::from_secs(10);
@@ -344,6 +295,7 @@ fn node_name(option: Option<String>) -> anyhow::Result<String> {
     );
     Ok(name)
 }
+
 /// Takes the names of [`FEATURES`].
 fn feature_parser() -> impl TypedValueParser<Value = FeatureSet> {
     PossibleValuesParser::new(FEATURES.iter().map(|feature| feature.name)).map(|name| {

@@ -1,22 +1,18 @@
 //! `sockline top`: one frame under traffic, and the screen in a pseudo-terminal.
 
+mod session;
+
 use std::{
-    fs,
-    io::{Read as _, Write as _},
     net::SocketAddr,
-    path::PathBuf,
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::{Arc, Mutex},
-    thread,
+    process::{Command, Stdio},
+    sync::Arc,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 use sockline_testbed::{objects, sockline_binary};
 
+use self::session::Session;
 use crate::common::{CART, WebNode, error_of, eventually, holds, ip};
 
 const SHIP: &str = "10.96.0.2";
@@ -126,148 +122,6 @@ fn wrong_intervals_and_a_pipe_are_errors() {
     assert!(error_of(&short).contains("it must be at least 100ms"), "{}", error_of(&short));
 }
 
-/// `sockline top` in a pseudo-terminal of 80 columns and 24 lines, which util-linux's `script` makes.
-struct Session {
-    child: Child,
-    keys: ChildStdin,
-    output: Arc<Mutex<Vec<u8>>>,
-    /// While a test has this locked, the terminal takes output only as long as it fits into buffers.
-    gate: Arc<Mutex<()>>,
-    folder: PathBuf,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
-            // The file is missing if the test failed before the command began.
-            if let Some(pid) = self.pid() {
-                let _ = kill(pid, Signal::SIGKILL);
-            }
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-}
-
-impl Session {
-    fn start(node: &WebNode) -> Self {
-        let folder = node.temp().join("top");
-        fs::create_dir_all(&folder).unwrap();
-        let binary = sockline_binary().unwrap();
-        // The shell's process becomes the command's.
-        let shell = format!(
-            "stty rows 24 cols 80; stty -g >before; sh -c 'echo $$ >pid; exec {} top --interval 200ms'; \
-             echo \"status $?\"; stty -g >after; echo over",
-            binary.display()
-        );
-        let mut command = Command::new("script");
-        command
-            .args(["--quiet", "--flush", "--command", &shell, "/dev/null"])
-            .current_dir(&folder)
-            .env("TERM", "xterm-256color")
-            .env("SOCKLINE_BPF_ROOT", node.bpffs())
-            .env("SOCKLINE_ADMIN_SOCKET", node.temp().join("admin.sock"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut child = node.outside().child(&mut command).unwrap();
-        let mut stdout = child.stdout.take().unwrap();
-        let (output, gate) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::<Mutex<()>>::default());
-        let (read, is_open) = (Arc::clone(&output), Arc::clone(&gate));
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(length @ 1..) = stdout.read(&mut buffer) {
-                read.lock().unwrap().extend_from_slice(&buffer[..length]);
-                drop(is_open.lock());
-            }
-        });
-        Self { keys: child.stdin.take().unwrap(), child, output, gate, folder }
-    }
-
-    /// Fills the buffers of the terminal, and waits until the command is blocked in drawing.
-    fn fill(&self, node: &WebNode, pid: Pid) {
-        let mut terminal =
-            fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/fd/1")).unwrap();
-        // More than fits. This blocks, and ends when the test reads again.
-        thread::spawn(move || {
-            let _ = terminal.write_all(&[b' '; 400_000]);
-        });
-        let mut waits = 0;
-        eventually("it to wait for the terminal", || {
-            // Other numbers to draw.
-            node.assert_served(CART);
-            let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-            // Standard output is the terminal.
-            let is_writing = call.starts_with(&format!("{} 0x1 ", libc::SYS_write));
-            waits = if is_writing { waits + 1 } else { 0 };
-            // A write that does not wait ends between two samples.
-            holds(waits > 20, call)
-        });
-    }
-
-    fn raw(&self) -> String {
-        String::from_utf8_lossy(&self.output.lock().unwrap()).into_owned()
-    }
-
-    /// What was drawn since a place in the output, without escape sequences and blanks: gaps are jumped over.
-    fn drawn_since(&self, start: usize) -> String {
-        let raw = self.output.lock().unwrap()[start..].to_vec();
-        let raw = String::from_utf8_lossy(&raw).into_owned();
-        let mut characters = raw.chars().filter(|character| !character.is_whitespace());
-        let mut drawn = String::new();
-        while let Some(character) = characters.next() {
-            if character == '\u{1b}' {
-                let _ = characters.by_ref().skip(1).find(char::is_ascii_alphabetic);
-            } else {
-                drawn.push(character);
-            }
-        }
-        drawn
-    }
-
-    /// Sends keys and waits until all of this is drawn.
-    fn press(&mut self, keys: &str, expected: &[&str]) {
-        let start = self.output.lock().unwrap().len();
-        self.keys.write_all(keys.as_bytes()).unwrap();
-        self.keys.flush().unwrap();
-        self.wait_for(start, expected);
-    }
-
-    fn wait_for(&self, start: usize, expected: &[&str]) {
-        eventually(&format!("{expected:?} to be drawn"), || {
-            let drawn = self.drawn_since(start);
-            holds(expected.iter().all(|part| drawn.contains(part)), drawn.clone())
-        });
-    }
-
-    /// Fails unless the command has ended with this status and left the terminal as it was.
-    fn assert_restored(mut self, status: i32) {
-        self.assert_ended(status);
-        let raw = self.raw();
-        // The alternate screen is left, and the cursor shown, after both were changed.
-        for (set, unset) in [("\u{1b}[?1049h", "\u{1b}[?1049l"), ("\u{1b}[?25l", "\u{1b}[?25h")] {
-            let places = [raw.rfind(set), raw.rfind(unset)];
-            assert!(places[0].is_some() && places[0] < places[1], "{unset:?}: {places:?}");
-        }
-    }
-
-    /// Fails unless the command has ended with this status, and the terminal has the modes from before.
-    fn assert_ended(&mut self, status: i32) {
-        self.wait_for(0, &["over"]);
-        self.child.wait().unwrap();
-        let raw = self.raw();
-        assert!(raw.contains(&format!("status {status}")), "{raw}");
-        let modes =
-            ["before", "after"].map(|name| fs::read_to_string(self.folder.join(name)).unwrap());
-        assert_eq!(modes[0], modes[1], "the terminal's modes");
-    }
-
-    fn pid(&self) -> Option<Pid> {
-        let pid = fs::read_to_string(self.folder.join("pid")).ok()?;
-        pid.trim().parse().ok().map(Pid::from_raw)
-    }
-}
-
 #[test]
 fn keys_open_backends_help_and_a_filter_and_q_restores_the_terminal() {
     let (node, _agent) = WebNode::serving(2, &[]);
@@ -335,10 +189,10 @@ fn it_goes_on_when_the_maps_are_removed_and_made_again() {
     session.press("\u{c}", &["noagentruns"]);
     agent.cli(&["cleanup"]).unwrap();
     session.press("\u{c}", &["cannotreadthecounters:", "shop/cart:web/TCP"]);
-    let start = session.output.lock().unwrap().len();
+    let start = session.drawn_bytes();
     let _agent = node.start_agent();
     eventually("the error to be gone", || {
-        session.keys.write_all(b"\x0c").unwrap();
+        session.send("\x0c");
         let drawn = session.drawn_since(start);
         let last = drawn.rsplit("node-a").next().unwrap_or_default().to_owned();
         holds(
