@@ -18,6 +18,17 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Files by subject:
+//!
+//! - The node: `node` with its `node_parts`, `pod`, `ns` (a network namespace), `cgroup` and `pod_cgroup`, `bpffs`,
+//!   `iproute` (its network).
+//! - What a node starts with: `cluster` (a node with its agent), `fixtures` (with services and a client).
+//! - The agent: `agent` (as a process), [`strace`] (the same, killed or delayed at a system call).
+//! - Kubernetes: [`objects`], [`api`] (a stand-in for the API server), [`kustomize`].
+//! - Traffic: `server`, `client`, `socket`, `capture` (packets).
+//! - What is read: [`bpf`] (maps of any layout), `metrics` and `http`, `prometheus`, `mounts`, `kernel` (its features).
+//! - Each test: `requirements` (checked first), `owner` (what an earlier run left), `wait` (for a condition).
 
 mod agent;
 pub mod api;

@@ -2,8 +2,14 @@
 //! everything that this needs.
 //!
 //! Each file has one family of checks and returns their results; [`run`], which the command calls, puts them in order.
-//! The checks read the node through `dataplane` and ask the agent through `admin`. `readiness`, for `/healthz` and
-//! `/readyz`, runs in the agent.
+//! The checks read the node through `dataplane` and ask the agent through `admin`.
+//!
+//! - The agent: `agent` (whether it runs and syncs), `permissions` (what it may do), `drift` (whether the maps match its
+//!   plan), `termination` (whether it closes sockets of removed backends).
+//! - The kernel: `kernel` (version and features), `cgroup` and `links` (where the programs are attached), `pins` and `maps`
+//!   (what is kept in the kernel, and how full it is), `nested` (clusters inside of pods).
+//! - A connection: `live` connects to the probe service.
+//! - `result` is what a check returns. `readiness`, for `/healthz` and `/readyz`, runs in the agent.
 //!
 //! Invariants: a check changes nothing but the probe service, which it removes. The name of a check is stable.
 

@@ -3,6 +3,14 @@
 //! `main` parses it and calls the subcommand. A subcommand turns its options into the types of the folder that does the
 //! work (`agent`, `check`, `dataplane`, `source`), and prints the result as a table or as JSON.
 //!
+//! - The node's agent: `agent` (`client_metrics` are some of its options), `helper` (the processes that it starts),
+//!   `log_level`, `cleanup`.
+//! - What a node has: `status`, `services`, `backends`; `plan` is what it would have.
+//! - Whether it works, and why: `check`, `trace`.
+//! - Traffic: `top`, `watch`, `map`.
+//! - What several commands use: `node` and `target` (options, and the service port that is meant), `environment` and
+//!   `renamed` (variables, and names of version 0.1), `output` (tables and JSON), `documents` (the schemas of `-o json`).
+//!
 //! Invariants: text from outside is escaped before it is printed. Nothing below `cli` uses it.
 
 pub mod agent;

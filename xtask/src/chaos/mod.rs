@@ -5,6 +5,14 @@
 //! such an endpoint, and calls while a map entry was corrupt or a program detached by a fault. All other failures,
 //! misrouted calls, lost sockets, and objects that remain in the kernel are violations. A run ends with a report of
 //! all counts.
+//!
+//! - The cluster: `cluster` (services, pods and clients), `servers`, `control_plane` (the API server), `kube_proxy` (a
+//!   stand-in), `iproute` (runs `ip`).
+//! - What happens to it: `faults`, `churn` (of endpoints and pods), `clients`, `hold_sockets` (a process with many sockets);
+//!   `harness` starts and ends the agent.
+//! - What is checked: `oracle` (whether an answer is right), `leaks` (what remains in the kernel).
+//! - What is reported: `results`, `report`.
+//! - `pressure` is another run: load instead of faults.
 
 mod churn;
 mod clients;
