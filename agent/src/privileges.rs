@@ -12,7 +12,7 @@ use crate::sock_destroy::Method;
 pub enum PrivilegeError {
     #[error("cannot {action} capabilities")]
     Capabilities { action: &'static str, source: CapsError },
-    #[error("cannot set PR_SET_NO_NEW_PRIVS")]
+    #[error("cannot call prctl(PR_SET_NO_NEW_PRIVS)")]
     NoNewPrivileges(#[source] Errno),
 }
 

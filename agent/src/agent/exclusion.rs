@@ -185,7 +185,8 @@ impl Pods {
         }
         if !new.is_empty() {
             tracing::error!(
-                "map `EXCLUDED` is full; the connections of these excluded pods are translated: {}",
+                "map `EXCLUDED` is full (its limit is fixed: exclude fewer pods); the connections of these excluded pods \
+                 are translated: {}",
                 super::status_publisher::first_names(&new)
             );
         }

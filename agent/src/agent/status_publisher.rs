@@ -124,7 +124,7 @@ impl StatusPublisher {
         });
         let counters = (!without_counters.is_empty()).then(|| {
             format!(
-                "map `SERVICE_COUNTERS` is full ({} entries): what these service ports refuse or bypass is not \
+                "map `SERVICE_COUNTERS` is full ({} entries, a fixed limit): what these service ports refuse or bypass is not \
                  counted",
                 counted.counters.limit,
             )

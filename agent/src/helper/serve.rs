@@ -43,8 +43,8 @@ pub struct Setup {
 pub fn serve(setup: &Setup) -> anyhow::Result<()> {
     // This process ends with the supervisor, and when the agent closes the socket. Other signals
     // are blocked.
-    prctl::set_pdeathsig(Signal::SIGKILL).context("binding to the supervisor's life")?;
-    prctl::set_name(c"sockline-helper").context("taking a name")?;
+    prctl::set_pdeathsig(Signal::SIGKILL).context("prctl(PR_SET_PDEATHSIG)")?;
+    prctl::set_name(c"sockline-helper").context("prctl(PR_SET_NAME)")?;
     SigSet::all().thread_block().context("blocking signals")?;
     let mut closer: Box<dyn Close> = match setup.method {
         Some(Method::SockDestroy) | None => Box::new(Destroy),

@@ -61,8 +61,8 @@ pub enum Report {
 /// When the process cannot be set up.
 pub fn supervise(setup: &Setup) -> anyhow::Result<()> {
     // This process ends with the agent. Other signals are blocked.
-    prctl::set_pdeathsig(Signal::SIGKILL).context("binding to the agent's life")?;
-    prctl::set_name(c"sockline-superv").context("taking a name")?;
+    prctl::set_pdeathsig(Signal::SIGKILL).context("prctl(PR_SET_PDEATHSIG)")?;
+    prctl::set_name(c"sockline-superv").context("prctl(PR_SET_NAME)")?;
     SigSet::all().thread_block().context("blocking signals")?;
     privileges::keep_only(&privileges::of_supervisor(setup.method))?;
     let control: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;

@@ -196,7 +196,7 @@ fn commands_that_read_a_node_without_sockline_say_so() {
         assert_eq!(
             complaint(&node, &mut process),
             format!(
-                "error: nothing of sockline is pinned in {}",
+                "error: nothing of sockline is pinned in {}: start an agent, or pass the --bpf-root of the one that runs",
                 node.bpffs().join("sockline").display()
             ),
             "{command}"

@@ -18,7 +18,7 @@ fn backends_that_do_not_fit_are_reported_and_the_others_are_used() {
     node.assert_untouched(&address(2));
     assert_eq!(
         node.wrong("outOfSync"),
-        ["shop/s02:web/TCP: map `BACKENDS` is full: its limit is 4 entries"]
+        ["shop/s02:web/TCP: map `BACKENDS` is full: its limit is 4 entries (--max-backends)"]
     );
     assert_eq!(out_of_sync_count(&agent), Some(1.0));
 }

@@ -16,7 +16,7 @@ fn services_that_do_not_fit_are_reported_and_the_others_are_served() {
     let agent = node.start_agent_with(&["--max-frontends", "10"]);
     assert_eq!(served(&node), 10);
     let failures = ["s10", "s11"].map(|name| {
-        format!("shop/{name}:web/TCP: map `FRONTENDS` is full: its limit is 10 entries")
+        format!("shop/{name}:web/TCP: map `FRONTENDS` is full: its limit is 10 entries (--max-frontends)")
     });
     assert_eq!(node.wrong("outOfSync"), failures);
     assert_eq!(out_of_sync_count(&agent), Some(2.0));

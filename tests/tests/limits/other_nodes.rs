@@ -44,7 +44,9 @@ fn nodes_that_do_not_fit_are_reported_and_all_else_is_served() {
     };
     eventually_out_of_sync(
         &node,
-        &["NodePorts at other nodes' addresses: map `FRONTENDS` is full: its limit is 20 entries"],
+        &[
+            "NodePorts at other nodes' addresses: map `FRONTENDS` is full: its limit is 20 entries (--max-frontends)",
+        ],
     );
     all_else_is_served();
     let nodes_out_of_sync =

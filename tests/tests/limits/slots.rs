@@ -23,7 +23,7 @@ fn a_service_whose_new_slots_do_not_fit_beside_its_old_ones_keeps_those() {
     eventually_out_of_sync_count(&agent, 1.0);
     eventually_out_of_sync(
         &node,
-        &["shop/cart:web/TCP: map `SLOTS` is full: its limit is 6 entries"],
+        &["shop/cart:web/TCP: map `SLOTS` is full: its limit is 6 entries (--max-slots)"],
     );
     let seen: Vec<String> = node.spread(&address(0), 20).into_keys().collect();
     assert_eq!(seen, ["web-0", "web-1"]);
@@ -51,7 +51,9 @@ fn fragmented_free_slots_are_reported_and_merge_when_the_slots_between_are_freed
     eventually_out_of_sync_count(&agent, 1.0);
     eventually_out_of_sync(
         &node,
-        &["shop/d:web/TCP: map `SLOTS` has no 3 free entries in a row: its limit is 6"],
+        &[
+            "shop/d:web/TCP: map `SLOTS` has no 3 free entries in a row: its limit is 6 (--max-slots)",
+        ],
     );
     node.assert_untouched(&address(3));
     node.remove("b.yaml");
