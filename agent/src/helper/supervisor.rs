@@ -27,16 +27,46 @@ use serde::{Deserialize, Serialize};
 use super::{message, serve::Setup};
 use crate::privileges;
 
-/// Kill the helper if it runs, and start a new one on the socket that is passed with this command.
-pub const START: u8 = b'S';
-/// Return the helper's state.
-pub const STATE: u8 = b'L';
-
 /// Timeout for the end of a killed helper.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A command of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SupervisorCommand {
+    /// Kill the helper if it runs, and start a new one on the socket that is passed with this command.
+    Start = b'S',
+    /// Return the helper's state.
+    State = b'L',
+}
+
+impl SupervisorCommand {
+    const ALL: [Self; 2] = [Self::Start, Self::State];
+}
+
 /// A command, and the number that its answer carries.
-pub type NumberedCommand = [u8; 1 + size_of::<u64>()];
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NumberedCommand {
+    pub command: SupervisorCommand,
+    pub number: u64,
+}
+
+impl NumberedCommand {
+    const BYTES: usize = 1 + size_of::<u64>();
+
+    /// As it is sent: the command in one byte, then the number.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [self.command as u8; Self::BYTES];
+        bytes[1..].copy_from_slice(&self.number.to_ne_bytes());
+        bytes
+    }
+
+    /// `None` if there is no such command.
+    fn from_bytes([byte, number @ ..]: [u8; Self::BYTES]) -> Option<Self> {
+        let command = SupervisorCommand::ALL.into_iter().find(|command| *command as u8 == byte)?;
+        Some(Self { command, number: u64::from_ne_bytes(number) })
+    }
+}
 
 /// The answer to the command with this number.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,13 +99,13 @@ pub fn supervise(setup: &Setup) -> anyhow::Result<()> {
     let mut control = UnixStream::from(control);
     let mut helper: Option<Child> = None;
     while let Some((numbered, socket)) = receive(&control).context("receiving a command")? {
-        let [command, number @ ..] = numbered;
-        let report = match (command, socket) {
-            (START, Some(socket)) => start(&mut helper, setup, socket)
+        let report = match (numbered.command, socket) {
+            (SupervisorCommand::Start, Some(socket)) => start(&mut helper, setup, socket)
                 .unwrap_or_else(|error| Report::NotStarted(format!("{error:#}"))),
-            _ => state(helper.as_mut()),
+            (SupervisorCommand::Start, None) => Report::NotStarted("without a socket".into()),
+            (SupervisorCommand::State, _) => state(helper.as_mut()),
         };
-        let reply = Reply { number: u64::from_ne_bytes(number), report };
+        let reply = Reply { number: numbered.number, report };
         message::send(&mut control, &reply).context("answering")?;
     }
     Ok(())
@@ -122,9 +152,9 @@ fn state(helper: Option<&mut Child>) -> Report {
 /// A command and the socket that came with it; `None` when the agent has ended.
 fn receive(control: &UnixStream) -> io::Result<Option<(NumberedCommand, Option<OwnedFd>)>> {
     // The agent sends a command with one call, so it is never received in part.
-    let mut command = NumberedCommand::default();
+    let mut sent = [0; NumberedCommand::BYTES];
     let mut space = cmsg_space!([RawFd; 1]);
-    let mut into = [IoSliceMut::new(&mut command)];
+    let mut into = [IoSliceMut::new(&mut sent)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let received = recvmsg::<()>(control.as_raw_fd(), &mut into, Some(&mut space), flags)?;
     let mut socket = None;
@@ -135,7 +165,11 @@ fn receive(control: &UnixStream) -> io::Result<Option<(NumberedCommand, Option<O
     }
     match received.bytes {
         0 => Ok(None),
-        bytes if bytes == size_of::<NumberedCommand>() => Ok(Some((command, socket))),
+        NumberedCommand::BYTES => {
+            let command = NumberedCommand::from_bytes(sent)
+                .ok_or_else(|| io::Error::other(format!("there is no command {:#04x}", sent[0])))?;
+            Ok(Some((command, socket)))
+        }
         bytes => Err(io::Error::other(format!("a command of {bytes} bytes"))),
     }
 }
@@ -144,4 +178,27 @@ fn receive(control: &UnixStream) -> io::Result<Option<(NumberedCommand, Option<O
 fn owned(fd: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just made this descriptor for us, and nothing else uses it.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_command_is_read_as_it_was_sent() {
+        for command in SupervisorCommand::ALL {
+            let sent = NumberedCommand { command, number: 0x0102_0304_0506_0708 };
+            assert_eq!(NumberedCommand::from_bytes(sent.to_bytes()), Some(sent));
+        }
+        let bytes: BTreeSet<u8> =
+            SupervisorCommand::ALL.into_iter().map(|command| command as u8).collect();
+        assert_eq!(bytes.len(), SupervisorCommand::ALL.len());
+    }
+
+    #[test]
+    fn a_byte_that_is_no_command_is_refused() {
+        assert_eq!(NumberedCommand::from_bytes([0; NumberedCommand::BYTES]), None);
+    }
 }

@@ -25,7 +25,7 @@ use super::{
         self, CloseTarget, Coverage, MAX_CONNECTIONS, MAX_SOCKETS, Outcome, ReadConnection,
         Request, Response, SearchScope,
     },
-    supervisor::{Report, START, STATE},
+    supervisor::{Report, SupervisorCommand},
 };
 use crate::sock_destroy::Method;
 
@@ -101,7 +101,7 @@ impl Helper {
     /// When it cannot be started.
     pub fn restart(&self) -> Result<u32, HelperError> {
         let (socket, other) = UnixStream::pair().map_err(HelperError::Start)?;
-        let report = lock(&self.supervisor).send_command(START, Some(&other));
+        let report = lock(&self.supervisor).send_command(SupervisorCommand::Start, Some(&other));
         match report.map_err(HelperError::Start)? {
             Some(Report::Running(pid)) => {
                 // A thread that still waits for the previous helper gets an error, because that
@@ -122,7 +122,7 @@ impl Helper {
         if let Some(how) = supervisor.ended() {
             return State::Lost(how);
         }
-        match supervisor.send_command(STATE, None) {
+        match supervisor.send_command(SupervisorCommand::State, None) {
             // A request got no answer, and its connection is closed.
             Ok(Some(Report::Running(_))) if self.is_given_up() => {
                 State::Ended("it did not answer".into())

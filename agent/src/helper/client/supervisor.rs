@@ -16,7 +16,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use crate::{
     helper::{
         message,
-        supervisor::{NumberedCommand, Reply, Report},
+        supervisor::{NumberedCommand, Reply, Report, SupervisorCommand},
     },
     sock_destroy::Method,
 };
@@ -60,7 +60,7 @@ impl Supervisor {
     /// Kills the supervisor if it is silent for too long.
     pub(super) fn send_command(
         &mut self,
-        command: u8,
+        command: SupervisorCommand,
         socket: Option<&UnixStream>,
     ) -> io::Result<Option<Report>> {
         let result = self.try_send_command(command, socket);
@@ -72,7 +72,7 @@ impl Supervisor {
 
     fn try_send_command(
         &mut self,
-        command: u8,
+        command: SupervisorCommand,
         socket: Option<&UnixStream>,
     ) -> io::Result<Option<Report>> {
         if let Some(since) = self.silent_since {
@@ -123,17 +123,15 @@ impl Supervisor {
         }
     }
 
-    fn send(&self, command: u8, socket: Option<&UnixStream>) -> io::Result<()> {
-        let mut numbered = NumberedCommand::default();
-        numbered[0] = command;
-        numbered[1..].copy_from_slice(&self.number.to_ne_bytes());
+    fn send(&self, command: SupervisorCommand, socket: Option<&UnixStream>) -> io::Result<()> {
+        let sent = NumberedCommand { command, number: self.number }.to_bytes();
         let descriptors: Vec<i32> = socket.iter().map(|socket| socket.as_raw_fd()).collect();
         let with: &[ControlMessage<'_>] = match &descriptors[..] {
             [] => &[],
             descriptors => &[ControlMessage::ScmRights(descriptors)],
         };
         let control = self.control.as_raw_fd();
-        sendmsg::<()>(control, &[IoSlice::new(&numbered)], with, MsgFlags::MSG_NOSIGNAL, None)?;
+        sendmsg::<()>(control, &[IoSlice::new(&sent)], with, MsgFlags::MSG_NOSIGNAL, None)?;
         Ok(())
     }
 
