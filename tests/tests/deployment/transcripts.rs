@@ -2,7 +2,8 @@
 //!
 //! A fenced block that is marked ```` ```console test ```` is a transcript: each line that begins with `$ ` is
 //! run on a node that serves the recorded shop (`tests/fixtures/boutique`), and the lines below it are what it
-//! prints. `…` stands for anything in a line, and alone in a line for any lines.
+//! prints. `…` stands for anything in a line, and alone in a line for any lines. A block that is marked ```` ```console ````
+//! has a comment above it that says why no test runs it.
 
 use std::{
     env,
@@ -18,6 +19,9 @@ use sockline_testbed::{Agent, Node, sockline_binary};
 /// The mark of a block.
 const MARK: &str = "console test";
 
+/// What the comment above a transcript without the mark begins with.
+const REASON: &str = "<!-- Not run by a test: ";
+
 /// One command of a transcript, and what it prints.
 #[derive(Debug, PartialEq, Eq)]
 struct Step {
@@ -25,6 +29,20 @@ struct Step {
     place: String,
     command: String,
     output: Vec<String>,
+}
+
+/// Transcripts that have neither the mark nor a reason: the lines that they begin in.
+fn unexplained(text: &str) -> Vec<usize> {
+    let mut found = Vec::new();
+    let mut above = "";
+    for (line, text) in (1..).zip(text.lines()) {
+        let info = text.strip_prefix("```").unwrap_or_default().trim();
+        if info.starts_with("console") && info != MARK && !above.starts_with(REASON) {
+            found.push(line);
+        }
+        above = text;
+    }
+    found
 }
 
 fn root() -> PathBuf {
@@ -140,15 +158,19 @@ fn shell(node: &Node, command: &str) -> Command {
     shell
 }
 
+/// The texts of the documents, with their paths from the root.
+fn texts() -> Vec<(String, String)> {
+    let text = |path: &PathBuf| {
+        let name = path.strip_prefix(root()).unwrap().display().to_string();
+        (name, fs::read_to_string(path).unwrap())
+    };
+    documents().iter().map(text).collect()
+}
+
 #[test]
 fn every_transcript_in_the_documents_matches_the_output_of_its_commands() {
-    let steps: Vec<Step> = documents()
-        .iter()
-        .flat_map(|path| {
-            let name = path.strip_prefix(root()).unwrap().display().to_string();
-            steps(&name, &fs::read_to_string(path).unwrap())
-        })
-        .collect();
+    let texts = texts();
+    let steps: Vec<Step> = texts.iter().flat_map(|(name, text)| steps(name, text)).collect();
     assert!(!steps.is_empty(), "no document has a block that is marked `{MARK}`");
     let (node, _agent) = serving();
     for Step { place, command, output } in steps {
@@ -160,6 +182,24 @@ fn every_transcript_in_the_documents_matches_the_output_of_its_commands() {
             panic!("{place}: {command}\nshown: {shown}\nseen:  {line}\n\nall of it:\n{printed}");
         }
     }
+}
+
+#[test]
+fn a_transcript_in_the_documents_is_run_or_says_why_not() {
+    let found: Vec<String> = texts()
+        .iter()
+        .flat_map(|(name, text)| {
+            unexplained(text).into_iter().map(move |line| format!("{name}:{line}"))
+        })
+        .collect();
+    assert_eq!(found, Vec::<String>::new(), "mark it `{MARK}`, or give a reason: {REASON}… -->");
+}
+
+#[test]
+fn only_a_transcript_without_mark_and_reason_is_found() {
+    let text = "```console test\n$ a\n```\n<!-- Not run by a test: it never ends. -->\n```console\n$ b\n```\n\n\
+                ```console\n$ c\n```\n";
+    assert_eq!(unexplained(text), [9]);
 }
 
 #[test]
