@@ -46,6 +46,13 @@ pub const LIFETIME_BOUNDS: [f64; telemetry::LIFETIME_BUCKETS - 1] = {
     bounds
 };
 
+/// When the bytes and segments of a connection are counted: in the helps of all families that count them.
+macro_rules! counted_when {
+    ($ends:literal, $open:literal) => {
+        concat!("counted when ", $ends, ", and about every 10 s while ", $open, " open")
+    };
+}
+
 families! {
     /// All families of the agent.
     pub struct Families {
@@ -73,10 +80,18 @@ families! {
             "Established connections that ended without a byte from the backend, though the client had sent some.";
         sent_bytes: ScrapedCounter<ServicePortLabels> =
             "sockline_sent_bytes_total",
-            "Bytes that clients of this node wrote to TCP connections, counted when those end, and about every 10 s while they are open.";
+            concat!(
+                "Bytes that clients of this node wrote to TCP connections, ",
+                counted_when!("those end", "they are"),
+                "."
+            );
         received_bytes: ScrapedCounter<ServicePortLabels> =
             "sockline_received_bytes_total",
-            "Bytes that backends sent on TCP connections, counted when those end, and about every 10 s while they are open.";
+            concat!(
+                "Bytes that backends sent on TCP connections, ",
+                counted_when!("those end", "they are"),
+                "."
+            );
         class_connections_opened: ScrapedCounter<(ServicePortLabels, ClassLabels)> =
             "sockline_traffic_class_connections_opened_total",
             "`sockline_connections_opened_total` by how far traffic goes. An endpoint whose zone becomes known takes what was \
@@ -89,8 +104,11 @@ families! {
             "`sockline_received_bytes_total` by how far traffic goes.";
         retransmitted_segments: ScrapedCounter<ServicePortLabels> =
             "sockline_retransmitted_segments_total",
-            "TCP segments that clients of this node sent again, counted when the connection ends, and about every 10 s while \
-             it is open. Not counted for failed connects whose error the application already read (`SO_ERROR`).";
+            concat!(
+                "TCP segments that clients of this node sent again, ",
+                counted_when!("the connection ends", "it is"),
+                ". Not counted for failed connects whose error the application already read (`SO_ERROR`)."
+            );
         round_trip: ScrapedHistogram<ServicePortLabels> =
             "sockline_round_trip_seconds",
             "Smoothed round-trip time of a TCP connection when it ended, as the client's kernel measured it.",
@@ -114,10 +132,18 @@ families! {
             "With `--metrics-source-workload`: those of them that were not established.";
         client_sent_bytes: ScrapedCounter<(SourceLabels, ServicePortLabels)> =
             "sockline_client_sent_bytes_total",
-            "With `--metrics-source-workload`: bytes that clients wrote, counted when a connection ends, and about every 10 s while it is open.";
+            concat!(
+                "With `--metrics-source-workload`: bytes that clients wrote, ",
+                counted_when!("a connection ends", "it is"),
+                "."
+            );
         client_received_bytes: ScrapedCounter<(SourceLabels, ServicePortLabels)> =
             "sockline_client_received_bytes_total",
-            "With `--metrics-source-workload`: bytes that backends sent, counted when a connection ends, and about every 10 s while it is open.";
+            concat!(
+                "With `--metrics-source-workload`: bytes that backends sent, ",
+                counted_when!("a connection ends", "it is"),
+                "."
+            );
         istio_connections_opened: ScrapedCounter<IstioLabels> =
             "istio_tcp_connections_opened_total",
             "With `--metrics-dialect=istio`: TCP connections of a client workload that got a backend, since the agent began.";
@@ -126,10 +152,18 @@ families! {
             "With `--metrics-dialect=istio`: those that ended. Those that were not established have `response_flags=\"UF\"`.";
         istio_sent_bytes: ScrapedCounter<IstioLabels> =
             "istio_tcp_sent_bytes_total",
-            "With `--metrics-dialect=istio`: bytes of answers, which backends sent, counted when a connection ends, and about every 10 s while it is open.";
+            concat!(
+                "With `--metrics-dialect=istio`: bytes of answers, which backends sent, ",
+                counted_when!("a connection ends", "it is"),
+                "."
+            );
         istio_received_bytes: ScrapedCounter<IstioLabels> =
             "istio_tcp_received_bytes_total",
-            "With `--metrics-dialect=istio`: bytes of requests, which clients sent, counted when a connection ends, and about every 10 s while it is open.";
+            concat!(
+                "With `--metrics-dialect=istio`: bytes of requests, which clients sent, ",
+                counted_when!("a connection ends", "it is"),
+                "."
+            );
         connections_refused: ScrapedCounter<(ServicePortLabels, RefusalLabels)> =
             "sockline_connections_refused_total",
             "Calls refused because the Service has no endpoint.";

@@ -5,7 +5,7 @@
 /// `field: Type<Labels> = "name", "help";` and for a histogram, behind the help, `, BUCKETS`.
 macro_rules! families {
     ($(#[$meta:meta])* pub struct $struct:ident {
-        $($family:ident: $type:ty = $name:literal, $help:literal $(, $buckets:expr)?;)+
+        $($family:ident: $type:ty = $name:literal, $help:expr $(, $buckets:expr)?;)+
     }) => {
         $(#[$meta])*
         pub struct $struct {
@@ -37,7 +37,7 @@ macro_rules! families {
             }
         }
     };
-    (@definition $type:ty, $name:literal, $help:literal $(, $buckets:expr)?) => {
+    (@definition $type:ty, $name:literal, $help:expr $(, $buckets:expr)?) => {
         Definition {
             name: $name,
             kind: <$type as FamilyType>::KIND,
