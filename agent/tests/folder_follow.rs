@@ -62,7 +62,7 @@ fn parse(text: &str) -> (Vec<Sourced>, bool) {
 }
 
 fn input_error(object: &str) -> InputError {
-    InputError { object: object.into(), field: String::new(), message: String::new() }
+    InputError { object: object.to_owned().into(), field: String::new(), message: String::new() }
 }
 
 struct Followed {
@@ -103,7 +103,7 @@ impl Followed {
     }
 
     fn marks(state: &SourceState) -> Vec<String> {
-        let mark = |object: &Sourced| object.input_errors[0].object.clone();
+        let mark = |object: &Sourced| object.input_errors[0].object.to_string();
         let of = |object: &Sourced| format!("{} {}", object.reference.name.name, mark(object));
         state.objects.values().map(of).collect()
     }

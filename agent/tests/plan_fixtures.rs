@@ -132,7 +132,7 @@ fn recorded_objects_have_no_input_errors() {
         let input_errors: Vec<_> = index(name, "node-a")
             .input_errors()
             .into_iter()
-            .filter(|input_error| !input_error.object.starts_with("file kube-proxy.json"))
+            .filter(|input_error| !input_error.object.as_str().starts_with("file kube-proxy.json"))
             .collect();
         assert!(input_errors.is_empty(), "{name}: {input_errors:#?}");
     }

@@ -16,7 +16,7 @@ use std::{
 use crate::{
     dataplane::{Dataplane, InstalledPort},
     model::{
-        object::{Family, InputError, ObjectName, Protocol},
+        object::{Family, InputError, Kind, ObjectName, Protocol, Subject},
         plan::{Action, Backend, Frontend, FrontendAddress, Reason},
     },
     source::ServerAddresses,
@@ -101,7 +101,7 @@ impl ApiServer {
         endpoints.dedup();
         let endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
         Some(InputError {
-            object: format!("Service {}", self.name),
+            object: Subject::of(Kind::Service, &self.name),
             field: String::new(),
             message: format!(
                 "no endpoint is listed, as when the only API server shuts down; the last ones stay \

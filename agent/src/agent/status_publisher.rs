@@ -206,11 +206,7 @@ impl StatusPublisher {
     pub fn sync_failed(&mut self, error: &anyhow::Error) {
         tracing::error!("cannot write the plan to the maps: {error:#}");
         self.metrics.sync_failed();
-        self.errors = vec![OutOfSync {
-            object: "all services".into(),
-            service_port: None,
-            message: format!("{error:#}"),
-        }];
+        self.errors = vec![OutOfSync::all_services(format!("{error:#}"))];
     }
 
     /// Publishes the present state.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    object::{Family, InputError, ObjectName, Protocol, Service},
+    object::{Family, InputError, Kind, ObjectName, Protocol, Service, Subject},
     plan::{Frontend, FrontendAddress, FrontendKind},
 };
 
@@ -206,7 +206,7 @@ fn input_error(claim: &Claim, loser: &Claimant, winner: &Claimant) -> InputError
         FrontendAddress::Ip(ip) => format!("address {ip}, port {port}/{protocol}"),
     };
     InputError {
-        object: format!("Service {}", loser.service),
+        object: Subject::of(Kind::Service, &loser.service),
         field: field(loser),
         message: format!(
             "{family} {address} belongs to {} of Service {} ({}); skipped here",

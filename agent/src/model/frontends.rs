@@ -12,8 +12,8 @@ use super::{
     endpoints::{self, SlicePorts, ThisNode},
     limits,
     object::{
-        EndpointSlice, Family, InputError, ObjectName, Protocol, Redirect, Service, ServicePort,
-        TrafficPolicy,
+        EndpointSlice, Family, InputError, Kind, ObjectName, Protocol, Redirect, Service,
+        ServicePort, Subject, TrafficPolicy,
     },
     other_nodes::{self, OtherNodes},
     plan::{self, Action, Backend, Balance, Frontend, FrontendAddress, FrontendKind, Reason},
@@ -57,7 +57,7 @@ pub fn too_large(service: &ObjectName, frontends: &[Arc<Frontend>]) -> Option<In
     let left =
         frontends.iter().filter(|frontend| frontend.reason == Some(Reason::TooLarge)).count();
     (left > 0).then(|| InputError {
-        object: format!("Service {service}"),
+        object: Subject::of(Kind::Service, service),
         field: "spec.ports".to_owned(),
         message: format!(
             "more than {} backends, counted once for each port; {left} of its {} addresses are left to \

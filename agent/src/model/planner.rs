@@ -9,7 +9,7 @@ use super::{
     conflict::{Claims, Conflicts},
     endpoints::ThisNode,
     frontends::{service_frontends, too_large},
-    object::{EndpointSlice, InputError, Node, ObjectName, Service},
+    object::{EndpointSlice, InputError, Kind, Node, ObjectName, Service, Subject},
     plan::{Frontend, Plan},
 };
 
@@ -63,7 +63,7 @@ pub fn plan<'a>(
 /// The error if the objects are complete without this node.
 pub(super) fn missing_node(name: &str) -> InputError {
     InputError {
-        object: format!("Node {name}"),
+        object: Subject::of(Kind::Node, &ObjectName::new("", name)),
         field: String::new(),
         message: "does not exist; endpoints are chosen as if it had no zone".to_owned(),
     }

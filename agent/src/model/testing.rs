@@ -146,7 +146,7 @@ pub(crate) fn sourced(object: impl Into<Object>) -> Sourced {
 impl Sourced {
     pub(super) fn with_input_error(mut self, field: &str) -> Self {
         self.input_errors.push(InputError {
-            object: self.reference.to_string(),
+            object: (&self.reference).into(),
             field: field.to_owned(),
             message: "wrong".to_owned(),
         });

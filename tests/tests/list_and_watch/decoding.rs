@@ -20,7 +20,7 @@ async fn a_bad_object_in_a_streaming_list_is_reported_and_the_others_are_used() 
     watched.catch_up(&api).await;
     let input_errors = watched.index.input_errors();
     assert_eq!(input_errors.len(), 1, "{input_errors:#?}");
-    assert_eq!(input_errors[0].object, "Service shop/bad");
+    assert_eq!(input_errors[0].object.as_str(), "Service shop/bad");
     assert_eq!(input_errors[0].field, "spec.ports");
     assert_eq!(watched.index.plan().frontends.len(), 2);
     assert_eq!(api.lists(Resource::Services), 1);
@@ -33,7 +33,7 @@ async fn a_bad_object_in_a_page_is_reported_and_the_others_are_used() {
     api.apply(&broken("bad"));
     let mut watched = Watched::start(&api);
     watched.catch_up(&api).await;
-    assert_eq!(watched.index.input_errors()[0].object, "Service shop/bad");
+    assert_eq!(watched.index.input_errors()[0].object.as_str(), "Service shop/bad");
     assert_eq!(watched.replaced(Kind::Service).len(), 1);
 }
 

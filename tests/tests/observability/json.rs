@@ -13,7 +13,15 @@ use crate::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use sockline::{cli::documents, model::exclusion::Reason, source::stats::WatchState, status};
+use sockline::{
+    cli::documents,
+    model::{
+        exclusion::Reason,
+        object::{InputError, Kind, ObjectName, Subject},
+    },
+    source::stats::WatchState,
+    status,
+};
 use sockline_testbed::{Agent, objects, sockline_binary};
 
 /// A stand-in for an agent that gives the same answer to each request; null is an empty one. Its socket.
@@ -253,6 +261,11 @@ fn the_status_of_an_agent_is_what_its_page_says_in_every_state() {
     let described =
         documents::all().into_iter().find(|described| described.command == "status").unwrap();
     let pod = status::PodRef { namespace: Some("shop".into()), name: None, uid: "1".into() };
+    let invalid = InputError {
+        object: Subject::of(Kind::Service, &ObjectName::new("shop", "cart")),
+        field: "spec".into(),
+        message: "x".into(),
+    };
     let states: Vec<(&str, Value)> = vec![
         ("source", to_value(status::Source::Kubernetes { kubeconfig: None })),
         ("source", to_value(status::Source::Kubernetes { kubeconfig: Some("/k".into()) })),
@@ -279,6 +292,8 @@ fn the_status_of_an_agent_is_what_its_page_says_in_every_state() {
             to_value([status::NestedNamespaces { pod, namespaces: 2, excluded: true }]),
         ),
         ("outOfSync", to_value([status::OutOfSync::new(&status::UnsyncedObject::OtherNodes, "x")])),
+        ("outOfSync", to_value([status::OutOfSync::all_services("x".into())])),
+        ("invalidObjects", to_value([status::InvalidObject::from(&invalid)])),
         (
             "termination",
             to_value(status::Termination {

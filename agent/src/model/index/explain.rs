@@ -30,15 +30,14 @@ impl Index {
     /// What is wrong with a service and its slices.
     fn input_errors_of(&self, service: &ObjectName) -> Vec<String> {
         let own = ObjectRef { kind: Kind::Service, name: service.clone() };
-        let of_slice = |name: &ObjectName| {
-            ObjectRef { kind: Kind::EndpointSlice, name: name.clone() }.to_string()
-        };
+        let of_slice =
+            |name: &ObjectName| ObjectRef { kind: Kind::EndpointSlice, name: name.clone() };
         let usable = self.slices.of(service).map(|slice| of_slice(&slice.name));
-        let unusable = self.unreadable.objects_of(service).map(ToString::to_string);
-        let objects: HashSet<String> = usable.chain(unusable).chain([own.to_string()]).collect();
+        let unusable = self.unreadable.objects_of(service).cloned();
+        let objects: HashSet<ObjectRef> = usable.chain(unusable).chain([own]).collect();
         let input_errors = self.input_errors().into_iter();
         input_errors
-            .filter(|input_error| objects.contains(&input_error.object))
+            .filter(|error| error.object.reference().is_some_and(|of| objects.contains(of)))
             .map(|input_error| input_error.to_string())
             .collect()
     }

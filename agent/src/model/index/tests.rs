@@ -196,7 +196,7 @@ fn the_loser_gets_the_address_when_the_winner_goes() {
 #[test]
 fn errors_of_the_source_replace_the_earlier_ones() {
     let error = |what: &str| InputError {
-        object: format!("file {what}"),
+        object: format!("file {what}").into(),
         field: String::new(),
         message: "broken".to_owned(),
     };

@@ -19,7 +19,7 @@ mod workload;
 
 pub use self::{
     endpoint_slice::{Endpoint, EndpointPort, EndpointSlice, Hints},
-    input_error::{InputError, shorten},
+    input_error::{InputError, Subject, shorten},
     namespace::Namespace,
     node::Node,
     pod::{Pod, PodPhase},

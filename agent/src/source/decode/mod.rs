@@ -21,7 +21,7 @@ use serde_json::{Value, value::RawValue};
 
 use self::convert::{Convert, SERVICE_LABEL};
 use super::Sourced;
-use crate::model::object::{InputError, Kind, ObjectName, ObjectRef, shorten};
+use crate::model::object::{InputError, Kind, ObjectName, ObjectRef, Subject, shorten};
 
 /// The kind of an object, or `None` when Sockline does not read it.
 ///
@@ -96,7 +96,7 @@ fn unreadable(kind: Kind, text: &RawValue, error: &serde_json::Error) -> Receive
     let metadata = Metadata::of(text).unwrap_or_default();
     let reference = metadata.reference(kind);
     let input_error = InputError {
-        object: shorten(reference.to_string()),
+        object: (&reference).into(),
         field: String::new(),
         message: format!("{error}; the object is skipped"),
     };
@@ -140,7 +140,7 @@ impl Metadata {
 pub fn too_large(kind: Kind, value: &Value) -> Sourced {
     let reference = reference(kind, value);
     let input_error = InputError {
-        object: shorten(reference.to_string()),
+        object: (&reference).into(),
         field: String::new(),
         message: "larger than an API server accepts; the object is skipped".to_owned(),
     };
@@ -168,7 +168,7 @@ fn decode_as<T: Convert + DeserializeOwned>(value: &Value) -> Option<Sourced> {
     let is_reported =
         |field: &str| input_errors.iter().any(|wrong| field.starts_with(&wrong.element));
     sourced.input_errors.retain(|input_error| !is_reported(&input_error.field));
-    let object = shorten(sourced.reference.to_string());
+    let object = Subject::from(&sourced.reference);
     let input_errors = input_errors.into_iter().map(|wrong| InputError {
         object: object.clone(),
         field: shorten(wrong.field),

@@ -36,7 +36,7 @@ impl Validator {
             let message =
                 format!("{} more errors of this kind; those fields are skipped", self.unreported);
             self.input_errors.push(InputError {
-                object: label(&self.reference),
+                object: (&self.reference).into(),
                 field: String::new(),
                 message,
             });
@@ -55,7 +55,7 @@ impl Validator {
             return;
         }
         self.input_errors.push(InputError {
-            object: label(&self.reference),
+            object: (&self.reference).into(),
             field: field.into(),
             message: shorten(message.into()),
         });
@@ -202,17 +202,6 @@ pub(super) fn is_name(name: &str) -> bool {
 /// in apimachinery's `pkg/util/validation`). Names are printed everywhere.
 const fn is_of_a_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')
-}
-
-/// A name that is too long would make each message about the object unreadable.
-fn label(reference: &ObjectRef) -> String {
-    let label = reference.to_string();
-    if label.chars().count() > 2 * MAX_NAME + 20 {
-        let start: String = label.chars().take(80).collect();
-        format!("{start}…")
-    } else {
-        label
-    }
 }
 
 const fn is_link_local(ip: IpAddr) -> bool {

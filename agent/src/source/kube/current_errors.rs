@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     fn input_error(message: &str) -> Vec<InputError> {
-        let (object, field) = (String::new(), String::new());
+        let (object, field) = (String::new().into(), String::new());
         vec![InputError { object, field, message: message.into() }]
     }
 

@@ -149,7 +149,7 @@ impl WatchError {
         let message = shorten(message);
         let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
         InputError {
-            object: format!("watch of {resource}"),
+            object: format!("watch of {resource}").into(),
             field: String::new(),
             message: format!("{message}{hint}; known objects stay as they are"),
         }

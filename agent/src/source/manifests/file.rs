@@ -101,7 +101,7 @@ impl Reader<'_> {
             (None, field) => field.to_owned(),
         };
         self.manifest.input_errors.push(InputError {
-            object: format!("file {}, document {}", self.file, position.document),
+            object: format!("file {}, document {}", self.file, position.document).into(),
             field,
             message: shorten(message.to_owned()),
         });

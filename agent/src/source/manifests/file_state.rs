@@ -93,7 +93,7 @@ impl FileStates {
                 .collect();
             if !missing.is_empty() {
                 input_errors.push(InputError {
-                    object: format!("file {name}"),
+                    object: format!("file {name}").into(),
                     field: String::new(),
                     message: format!(
                         "is not whole; {} of its objects are kept as they were",
@@ -159,8 +159,11 @@ mod tests {
     use crate::model::object::{Node, Object, ObjectName};
 
     fn object(kind: Kind, name: &str, mark: &str) -> Sourced {
-        let input_error =
-            InputError { object: mark.into(), field: String::new(), message: String::new() };
+        let input_error = InputError {
+            object: mark.to_owned().into(),
+            field: String::new(),
+            message: String::new(),
+        };
         Sourced {
             reference: ObjectRef { kind, name: ObjectName::new("shop", name) },
             object: None,

@@ -146,7 +146,7 @@ fn read_file(path: &Path) -> io::Result<Option<String>> {
 
 fn unreadable(name: &str, error: &io::Error) -> Manifest {
     let input_error = InputError {
-        object: format!("file {name}"),
+        object: format!("file {name}").into(),
         field: String::new(),
         message: format!("cannot be read: {error}; it is skipped"),
     };
@@ -189,7 +189,7 @@ pub(super) fn duplicate(reference: &ObjectRef, first: &str, second: &str) -> Inp
     } else {
         format!("in file {first} and again in file {second}; only the first counts")
     };
-    InputError { object: reference.to_string(), field: String::new(), message }
+    InputError { object: reference.into(), field: String::new(), message }
 }
 
 #[cfg(test)]

@@ -159,7 +159,7 @@ impl<R: FnMut(&Path) -> FolderContents + Send + 'static> Follower<R> {
             format!("its {} objects stay as they were until it is back", self.file_states.len())
         };
         let input_error = InputError {
-            object: format!("folder {}", self.dir.display()),
+            object: format!("folder {}", self.dir.display()).into(),
             field: String::new(),
             message: format!("cannot be read ({error}); {kept}"),
         };

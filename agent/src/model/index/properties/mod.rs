@@ -32,7 +32,7 @@ proptest! {
             prop_assert_eq!(index.plan(), held.plan().0);
             prop_assert_eq!(index.retained(), &held.retained());
         }
-        let conflicts: Vec<_> = held.plan().1.into_iter().filter(|p| p.object.starts_with("Service")).collect();
+        let conflicts: Vec<_> = held.plan().1.into_iter().filter(|p| p.object.as_str().starts_with("Service")).collect();
         let input_errors = index.input_errors();
         prop_assert!(conflicts.iter().all(|p| input_errors.contains(p)), "{input_errors:#?}");
     }

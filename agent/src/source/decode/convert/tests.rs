@@ -128,7 +128,7 @@ fn a_value_of_the_wrong_type_is_named_and_costs_only_its_element() {
             ["spec.ports[0].port", "spec.ports[2]", "spec.ports[3].port"],
             "{ports}"
         );
-        assert_eq!(sourced.input_errors[0].object, "Service ns/web", "{ports}");
+        assert_eq!(sourced.input_errors[0].object.as_str(), "Service ns/web", "{ports}");
         assert_eq!(as_service(Some(sourced)).ports.len(), 1, "{ports}");
     }
     let sourced = service(json!({"spec": {"externalIPs": [1, "1.2.3.4", {}]}})).expect("ours");
@@ -150,7 +150,7 @@ fn a_value_of_the_wrong_type_outside_a_list_costs_the_object() {
     ] {
         let sourced = service(patch.clone()).expect("told");
         assert_eq!((&sourced.object, fields(&sourced)), (&None, vec![field]), "{patch}");
-        assert_eq!(sourced.input_errors[0].object, "Service ns/web", "{patch}");
+        assert_eq!(sourced.input_errors[0].object.as_str(), "Service ns/web", "{patch}");
     }
 }
 

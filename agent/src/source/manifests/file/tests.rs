@@ -137,7 +137,7 @@ fn a_wrong_type_costs_its_object_and_names_object_and_field() {
         assert_eq!(names(&manifest).len(), 2);
         let broken = &manifest.objects[1];
         assert_eq!(broken.object, None, "{port}");
-        assert_eq!(broken.input_errors[0].object, "Service default/web", "{port}");
+        assert_eq!(broken.input_errors[0].object.as_str(), "Service default/web", "{port}");
         assert_eq!(broken.input_errors[0].field, "spec.ports[0].port", "{port}");
     }
 }

@@ -58,7 +58,7 @@ fn a_wrong_field_of_a_service_is_named_and_costs_only_its_element() {
     for (spec, field, left) in cases {
         let sourced = service(json!({"spec": spec.clone()})).expect("ours");
         assert_eq!(fields(&sourced), [field], "{spec}");
-        assert_eq!(sourced.input_errors[0].object, "Service ns/web", "{spec}");
+        assert_eq!(sourced.input_errors[0].object.as_str(), "Service ns/web", "{spec}");
         let s = as_service(Some(sourced));
         let sizes =
             (s.ports.len(), s.cluster_ips.len(), s.external_ips.len(), s.load_balancer_ips.len());
