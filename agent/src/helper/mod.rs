@@ -6,10 +6,10 @@
 //! typed requests over a socket pair. Between the two is a supervisor, the helper's parent: it keeps the capabilities too,
 //! and starts the helper again on the agent's command.
 //!
-//! `termination/`, the agent's count of open connections, its search of nested namespaces and its mount of the BPF file system call [`client`].
-//! [`serve`] is the helper, [`supervisor`] the process between the two, [`message`] their protocol;
-//! [`close`] searches sockets in the network namespaces that [`namespaces`] visits, and closes them with [`crate::sock_destroy`];
-//! [`read`] reads what the kernel has counted of connections there.
+//! `termination/`, the agent's count of open connections, its search of nested namespaces and its mount of the BPF file
+//! system call [`client`]. [`serve`] is the helper, [`supervisor`] the process between the two, [`message`] their protocol;
+//! [`close`] searches sockets in the network namespaces that [`namespaces`] visits, and closes them with
+//! [`crate::sock_destroy`]; [`read`] reads what the kernel has counted of connections there.
 //!
 //! Invariants: both processes end with the agent. The helper reads nothing but requests and `/proc`.
 

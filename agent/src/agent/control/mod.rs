@@ -3,8 +3,8 @@
 //!
 //! The agent's `run` starts it, with the channels that the source and the admin socket write to. `next_sync`
 //! decides what a sync writes, `sync` writes it; `throttle`, `retry_queue` and the loop here decide when. `commands` answers
-//! the admin socket, `probe_services` keeps the Services of `sockline check`, `program_log` what the programs log, `reclaimer` frees what the grace period has
-//! passed for.
+//! the admin socket, `probe_services` keeps the Services of `sockline check`, `program_log` what the programs log,
+//! `reclaimer` frees what the grace period has passed for.
 //!
 //! Each branch of the loop that changes the maps ends in a state that the next agent can restore.
 
