@@ -230,7 +230,11 @@ async fn set_log_level(
     extract::State(state): extract::State<State>,
     body: Bytes,
 ) -> Result<Json<Document<LogFilter>>, Refusal> {
-    let LogFilter { filter, .. } = read(&body)?;
+    let LogFilter { filter, programs } = read(&body)?;
+    if programs.is_some() {
+        let error = "programs: cannot be set with the filter, but with PUT /program-log".to_owned();
+        return Err((StatusCode::BAD_REQUEST, error));
+    }
     state.shared.log_level().set(&filter).map_err(|error| (StatusCode::BAD_REQUEST, error))?;
     Ok(Json(Document::new(logged(&state))))
 }

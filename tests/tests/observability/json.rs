@@ -135,6 +135,34 @@ fn a_request_of_another_version_is_refused_with_both() {
     assert_eq!(node.status()["agent"]["logLevel"], "debug");
 }
 
+/// `sockline log-level` does not send these.
+#[test]
+fn what_the_programs_are_to_log_must_fit_together() {
+    let (node, agent) = WebNode::serving(1, &[]);
+    let of = |kind: &str, fields: Value| {
+        let mut document = json!({"apiVersion": "sockline.dev/v1", "kind": kind});
+        document.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        document
+    };
+    let log = |fields: Value| ("/program-log", of("ProgramLogRequest", fields));
+    let level = |fields: Value| ("/log-level", of("LogLevel", fields));
+    let programs = json!({"hooks": ["all"], "until": "2030-01-01T00:00:00Z", "linesSkipped": 0});
+    for ((path, document), said) in [
+        (
+            log(json!({"hooks": ["all"], "port": "web", "seconds": 60})),
+            "port: \"web\" is of no service",
+        ),
+        (log(json!({"hooks": [], "seconds": 60})), "hooks: no hook is named"),
+        (log(json!({"hooks": ["all"], "seconds": 0})), "seconds: 0 is not between 1 and 86400"),
+        (level(json!({"filter": "debug", "programs": programs})), "programs: cannot be set"),
+    ] {
+        let answer = request(&agent, "PUT", path, &document);
+        assert!(answer.starts_with("HTTP/1.1 4") && answer.contains(said), "{document}: {answer}");
+    }
+    let status = node.status()["agent"].clone();
+    assert_eq!((&status["programLog"], &status["logLevel"]), (&Value::Null, &json!("info")));
+}
+
 #[test]
 fn drift_with_another_set_of_fields_is_not_taken_for_none() {
     let (node, agent) = WebNode::serving(2, &[]);

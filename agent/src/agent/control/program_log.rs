@@ -29,6 +29,37 @@ pub struct ProgramLog {
     shared: Arc<Shared>,
 }
 
+/// A request whose fields fit together.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    hooks: LoggedHooks,
+    /// And the name or number of its only port.
+    service: Option<(ObjectName, Option<String>)>,
+    time: Duration,
+}
+
+impl TryFrom<ProgramLogRequest> for Wanted {
+    /// Names the field.
+    type Error = String;
+
+    fn try_from(request: ProgramLogRequest) -> Result<Self, String> {
+        let ProgramLogRequest { hooks, service, port, seconds } = request;
+        let hooks = LoggedHooks::parse(hooks.iter().map(String::as_str))
+            .map_err(|error| format!("hooks: {error}"))?;
+        if !(1..=LONGEST.as_secs()).contains(&seconds) {
+            return Err(format!("seconds: {seconds} is not between 1 and {}", LONGEST.as_secs()));
+        }
+        let service = match (service, port) {
+            // All services would be logged, which nobody has asked for.
+            (None, Some(port)) => {
+                return Err(format!("port: {port:?} is of no service: `service` is missing"));
+            }
+            (service, port) => service.map(|service| (service, port)),
+        };
+        Ok(Self { hooks, service, time: Duration::from_secs(seconds) })
+    }
+}
+
 struct Active {
     hooks: LoggedHooks,
     /// And the name or number of its only port.
@@ -51,16 +82,11 @@ impl ProgramLog {
         request: Option<ProgramLogRequest>,
         dataplane: &Dataplane,
     ) -> Result<(), String> {
-        let Some(ProgramLogRequest { hooks, service, port, seconds }) = request else {
+        let Some(request) = request else {
             self.end("ended by a command");
             return Ok(());
         };
-        let hooks = LoggedHooks::parse(hooks.iter().map(String::as_str))?;
-        let time = Duration::from_secs(seconds);
-        if time.is_zero() || time > LONGEST {
-            return Err(format!("{seconds} s is not between 1 s and {} s", LONGEST.as_secs()));
-        }
-        let service = service.map(|service| (service, port));
+        let Wanted { hooks, service, time } = request.try_into()?;
         let services = services(service.as_ref(), dataplane);
         if let Some((service, port)) = &service {
             check(service, port.as_deref(), &services, dataplane)?;
@@ -169,5 +195,44 @@ fn list(names: &BTreeSet<String>) -> String {
     match names.len().saturating_sub(NAMES) {
         0 => shown,
         more => format!("{shown}, and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> ProgramLogRequest {
+        ProgramLogRequest {
+            hooks: vec!["connect4".to_owned()],
+            service: Some(ObjectName::new("shop", "cart")),
+            port: Some("web".to_owned()),
+            seconds: 60,
+        }
+    }
+
+    #[test]
+    fn a_request_whose_fields_do_not_fit_together_is_refused_with_the_name_of_the_field() {
+        let refused = |request| Wanted::try_from(request).unwrap_err();
+        let no_service = ProgramLogRequest { service: None, ..request() };
+        assert_eq!(refused(no_service), "port: \"web\" is of no service: `service` is missing");
+        for seconds in [0, 86_401, u64::MAX] {
+            let error = refused(ProgramLogRequest { seconds, ..request() });
+            assert_eq!(error, format!("seconds: {seconds} is not between 1 and 86400"));
+        }
+        for hooks in [vec![], vec!["connect4".to_owned(), "off".to_owned()]] {
+            let error = refused(ProgramLogRequest { hooks, ..request() });
+            assert!(error.starts_with("hooks: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_port_one_service_and_all_services_can_be_asked_for() {
+        let service = |request| Wanted::try_from(request).unwrap().service;
+        let cart = ObjectName::new("shop", "cart");
+        assert_eq!(service(request()), Some((cart.clone(), Some("web".to_owned()))));
+        let all_ports = ProgramLogRequest { port: None, ..request() };
+        assert_eq!(service(all_ports.clone()), Some((cart, None)));
+        assert_eq!(service(ProgramLogRequest { service: None, ..all_ports }), None);
     }
 }

@@ -2,7 +2,15 @@
 //!
 //! They log the first call of a service that fails open, and what they decide for calls while an operator asks for it
 //! ([`sockline_ebpf::debug_log`]). [`super::log_line`] makes sentences of the latter.
+//!
+//! The ring buffer is pinned, and a line has no time of its own. So lines that are in it at the start were written for an
+//! earlier agent, and would look as if they were new. Decisions among them are dropped and counted.
 #![expect(unsafe_code, reason = "tokio cannot know who owns a file descriptor")]
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
 
 use aya::Ebpf;
 use aya_log::EbpfLogger;
@@ -17,13 +25,17 @@ pub fn forward(
     object: &mut Ebpf,
     name: impl Fn(ServiceId) -> Option<String> + Send + Sync + 'static,
 ) {
-    let logger = match EbpfLogger::init_with_logger(object, Lines { name }) {
-        Ok(logger) => logger,
-        Err(error) => {
-            tracing::warn!(%error, "the kernel programs' log cannot be read");
-            return;
-        }
-    };
+    let left = Arc::new(Left::default());
+    let mut logger =
+        match EbpfLogger::init_with_logger(object, Lines { name, left: Arc::clone(&left) }) {
+            Ok(logger) => logger,
+            Err(error) => {
+                tracing::warn!(%error, "the kernel programs' log cannot be read");
+                return;
+            }
+        };
+    logger.flush();
+    left.end();
     // SAFETY: the logger owns the ring buffer whose descriptor this is, and moves into the AsyncFd.
     let registered = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
     match registered {
@@ -39,9 +51,31 @@ pub fn forward(
     }
 }
 
+/// Lines that were in the ring buffer before this agent read it.
+#[derive(Default)]
+struct Left {
+    decisions: AtomicU64,
+    are_read: AtomicBool,
+}
+
+impl Left {
+    /// Lines from now on are of this agent's time.
+    fn end(&self) {
+        self.are_read.store(true, Relaxed);
+        let lines = self.decisions.load(Relaxed);
+        if lines > 0 {
+            tracing::info!(
+                lines,
+                "dropped what the programs logged of their decisions for an earlier agent"
+            );
+        }
+    }
+}
+
 /// Receives what programs log.
 struct Lines<N> {
     name: N,
+    left: Arc<Left>,
 }
 
 impl<N: Fn(ServiceId) -> Option<String> + Send + Sync> Log for Lines<N> {
@@ -50,17 +84,32 @@ impl<N: Fn(ServiceId) -> Option<String> + Send + Sync> Log for Lines<N> {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if record.target() != TARGET {
-            log::logger().log(record);
-            return;
+        let is_left = !self.left.are_read.load(Relaxed);
+        match (record.target() == TARGET, is_left) {
+            (true, true) => {
+                self.left.decisions.fetch_add(1, Relaxed);
+            }
+            (true, false) => self.log_decision(&record.args().to_string()),
+            (false, false) => log::logger().log(record),
+            // What fails is logged once by the programs, so it must not get lost.
+            (false, true) => log::logger().log(
+                &Record::builder()
+                    .metadata(record.metadata().clone())
+                    .args(format_args!("before this agent: {}", record.args()))
+                    .build(),
+            ),
         }
-        let text = record.args().to_string();
-        match log_line::sentence(&text, &self.name) {
+    }
+
+    fn flush(&self) {}
+}
+
+impl<N: Fn(ServiceId) -> Option<String>> Lines<N> {
+    fn log_decision(&self, text: &str) {
+        match log_line::sentence(text, &self.name) {
             Some(sentence) => tracing::debug!(target: TARGET, "{sentence}"),
             // Of another build, whose programs are attached still.
             None => tracing::debug!(target: TARGET, "{text}"),
         }
     }
-
-    fn flush(&self) {}
 }

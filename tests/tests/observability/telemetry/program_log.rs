@@ -240,6 +240,33 @@ fn an_agent_that_is_killed_leaves_nothing_switched_on() {
     expect(&web, 1);
 }
 
+/// Lines have no time of their own, and the next agent would give them its time.
+#[test]
+fn lines_that_a_killed_agent_has_not_read_are_dropped_and_counted_by_the_next_one() {
+    const CALLS: usize = 4;
+    let mut web = services();
+    begin(&web, &["--programs", "connect", "--for", "24h"]);
+    let pid = nix::unistd::Pid::from_raw(web.cluster.agent().pid() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    for _ in 0..CALLS {
+        drop(web.connection(at(V4)));
+    }
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    // It may have read some before it stopped.
+    let left = CALLS - lines(&web).len();
+    assert!(left > 0 && until(&web) > now(), "programs log still");
+    web.cluster.restart(|_| {}).unwrap();
+    assert_eq!((until(&web), program_log(&web)), (0, Value::Null));
+    begin(&web, &["--programs", "connect", "--service", "default/other"]);
+    drop(web.connection(at(OTHER)));
+    assert!(expect(&web, 1)[0].contains("default/other"));
+    let log = web.cluster.agent().log();
+    let counted = "dropped what the programs logged of their decisions for an earlier agent";
+    let counted = log.lines().filter(|line| line.contains(counted)).collect::<Vec<_>>();
+    assert_eq!(counted.len(), 1, "{log}");
+    assert!(counted[0].contains(&format!("lines={left}")), "{left}: {counted:?}");
+}
+
 #[test]
 fn a_service_that_is_made_again_is_still_logged() {
     let mut web = services();
@@ -282,7 +309,7 @@ fn what_is_not_there_is_an_error_that_says_what_is() {
             &["--programs", "all", "--service", "default/web:http"],
             "default/web has no port http: there are tcp-80, udp-80",
         ),
-        (&["--programs", "all", "--for", "25h"], "is not between 1 s and 86400 s"),
+        (&["--programs", "all", "--for", "25h"], "seconds: 90000 is not between 1 and 86400"),
         (&["--service", "default/web"], "--programs"),
         (&["debug", "--programs", "all"], "cannot be used with"),
     ];
