@@ -10,11 +10,12 @@ use std::{
 };
 
 use crate::{
-    dataplane::{OverLimit, ScannedUsage, Usage},
+    dataplane::{OverLimit, ScannedUsage, Unreadable, Usage},
+    error_chain::chain,
     model::{index::Counts, object::InputError},
     status::{
         self, FullMap, InvalidObject, Objects, OutOfSync, Shared, UnconfirmedServicePorts,
-        UnsyncedObject,
+        UnreadableMap, UnsyncedObject,
     },
     telemetry::Metrics,
 };
@@ -23,6 +24,8 @@ use crate::{
 const MIN_DELAY: Duration = Duration::from_millis(100);
 /// Publishing takes at most one part in this many of the loop's time.
 const MAX_SHARE: u32 = 100;
+/// The name of the map whose shares may be full.
+const OVERFLOW: &str = "overflow";
 /// How many names one log line has at most.
 const MAX_NAMES: usize = 20;
 
@@ -50,6 +53,8 @@ pub struct StatusPublisher {
     errors: Vec<OutOfSync>,
     /// Maps that programs write and that are full.
     full: Vec<FullMap>,
+    /// Maps that programs write and that the last scan could not read, with the error.
+    unreadable: BTreeMap<&'static str, String>,
     map_usage: Option<ScannedUsage>,
     /// How many services the last sync left as an earlier agent did.
     unconfirmed: usize,
@@ -69,6 +74,7 @@ impl StatusPublisher {
             refused: BTreeMap::new(),
             errors: Vec::new(),
             full: Vec::new(),
+            unreadable: BTreeMap::new(),
             map_usage: None,
             unconfirmed: 0,
         }
@@ -112,22 +118,27 @@ impl StatusPublisher {
     }
 
     /// Records the usage of the maps that programs write, and which services have no counters. Logs a map
-    /// that has become full, and one that has room again.
-    pub fn map_usage(&mut self, counted: &ScannedUsage, without_counters: Vec<String>) {
-        self.full.clear();
-        let affinity = counted.affinity_full.then(|| {
-            format!(
-                "map `AFFINITY` is full (--max-affinity {}): clients that were idle for the longest \
-                 time lose their session affinity",
-                counted.affinity.limit
-            )
+    /// that has become full, and one that has room again. One that could not be read stays full if it was.
+    pub fn map_usage(&mut self, mut scanned: ScannedUsage, without_counters: Vec<String>) {
+        self.unreadable(&scanned.unreadable);
+        let affinity = scanned.affinity.as_ref().map(|map| {
+            map.is_full.then(|| {
+                format!(
+                    "map `AFFINITY` is full (--max-affinity {}): clients that were idle for the longest \
+                     time lose their session affinity",
+                    map.usage.limit
+                )
+            })
         });
-        let counters = (!without_counters.is_empty()).then(|| {
-            format!(
-                "map `SERVICE_COUNTERS` is full ({} entries, a fixed limit): what these service ports refuse or bypass is not \
-                 counted",
-                counted.counters.limit,
-            )
+        let counters = scanned.counters.as_mut().map(|map| {
+            map.counted = None;
+            (!without_counters.is_empty()).then(|| {
+                format!(
+                    "map `SERVICE_COUNTERS` is full ({} entries, a fixed limit): what these service ports refuse or bypass is \
+                     not counted",
+                    map.usage.limit,
+                )
+            })
         });
         for (map, name, text, names) in [
             ("AFFINITY", "affinity", affinity, Vec::new()),
@@ -137,6 +148,8 @@ impl StatusPublisher {
                 "" => text.to_owned(),
                 names => format!("{text}: {names}"),
             };
+            let Some(text) = text else { continue };
+            self.full.retain(|full| full.name != name);
             match text {
                 Some(text) => {
                     if self.logged_full.insert(map) {
@@ -155,14 +168,34 @@ impl StatusPublisher {
                 }
             }
         }
-        self.metrics.clients_evicted(counted.clients.evicted);
-        self.over_limit(&counted.over_limit);
-        self.map_usage = Some(ScannedUsage { counted: None, ..counted.clone() });
+        if let Some(clients) = &scanned.clients {
+            self.metrics.clients_evicted(clients.evicted);
+        }
+        if let Some(overflow) = &scanned.overflow {
+            self.over_limit(&overflow.over_limit);
+        }
+        self.map_usage = Some(scanned);
         self.mark_dirty();
+    }
+
+    /// Records the maps that a scan could not read. Logs each with its error, and when it is read again.
+    fn unreadable(&mut self, failed: &[Unreadable]) {
+        let now = failed.iter().map(|one| (one.map, chain(&one.error)));
+        let now: BTreeMap<&'static str, String> = now.collect();
+        for (map, error) in &now {
+            if self.unreadable.get(map) != Some(error) {
+                tracing::warn!("cannot read map {map}: {error}");
+            }
+        }
+        for map in self.unreadable.keys().filter(|map| !now.contains_key(*map)) {
+            tracing::info!("resolved: map {map} is read again");
+        }
+        self.unreadable = now;
     }
 
     /// Records the cgroups with sockets that have no record. Logs each once, and when it has room again.
     fn over_limit(&mut self, over: &[OverLimit]) {
+        self.full.retain(|full| full.name != OVERFLOW);
         let before = std::mem::take(&mut self.refused);
         for one in over {
             let known = before.get(&one.cgroup).copied();
@@ -181,7 +214,7 @@ impl StatusPublisher {
                     tracing::warn!("{text}");
                 }
                 self.full.push(FullMap {
-                    name: "overflow".into(),
+                    name: OVERFLOW.into(),
                     cgroup: Some(cgroup),
                     message: text,
                 });
@@ -230,6 +263,11 @@ impl StatusPublisher {
             };
             status.out_of_sync.clone_from(&self.errors);
             status.full_maps.clone_from(&self.full);
+            let unreadable = self.unreadable.iter().map(|(map, error)| UnreadableMap {
+                name: (*map).to_owned(),
+                message: error.clone(),
+            });
+            status.unreadable_maps = unreadable.collect();
             status.maps = maps;
         });
         self.delay = MIN_DELAY.max(began.elapsed() * MAX_SHARE);

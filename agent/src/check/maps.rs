@@ -24,7 +24,14 @@ pub fn check(node: &Node<'_>) -> Vec<CheckResult> {
             ),
         }];
     };
-    status.maps.iter().map(fill).collect()
+    let unreadable = status.unreadable_maps.iter().map(|map| {
+        CheckResult::warning(
+            format!("maps.{}", map.name),
+            format!("it cannot be read: {}", map.message),
+            "if this lasts longer than --reconcile-interval, restart the agent: it creates maps that are missing",
+        )
+    });
+    status.maps.iter().map(fill).chain(unreadable).collect()
 }
 
 fn fill(map: &MapUse) -> CheckResult {

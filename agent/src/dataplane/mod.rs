@@ -55,7 +55,7 @@ pub use self::{
             Events,
             decode::{Ended, Event, What},
         },
-        map_usage::{MapScan, ScannedUsage},
+        map_usage::{MapScan, ScannedUsage, Unreadable},
         overflow::OverLimit,
         snapshot::Snapshot,
         sockets::{Owners, SocketTable, StaleSocket},
@@ -188,7 +188,8 @@ impl Dataplane {
     }
 
     /// A scan of the maps that programs write, to be run on another thread.
-    pub fn map_scan(&self) -> Result<MapScan, DataplaneError> {
+    #[must_use]
+    pub fn map_scan(&self) -> MapScan {
         MapScan::new(&self.pins, &self.cgroup, self.features, self.reconciler.frontend_entries())
     }
 

@@ -31,9 +31,18 @@ pub struct FullMap {
     pub message: String,
 }
 
+/// A map that the programs write and that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UnreadableMap {
+    /// The map, by its name in [limits](limits.md#maps).
+    pub name: String,
+    /// The error.
+    pub message: String,
+}
+
 /// The maps' fill levels, in the terms of metrics and status. Those that programs write are as of the
-/// last scan.
-pub fn maps(usage: &Usage, counted: Option<&ScannedUsage>) -> Vec<MapUse> {
+/// last scan, without those that it could not read.
+pub fn maps(usage: &Usage, scanned: Option<&ScannedUsage>) -> Vec<MapUse> {
     let allocator = &usage.allocator;
     let fill = |entries: u64, capacity: u32, limit: u32| MapUsage {
         entries,
@@ -52,12 +61,15 @@ pub fn maps(usage: &Usage, counted: Option<&ScannedUsage>) -> Vec<MapUse> {
         ("removed-backends", usage.removed_counts),
         ("excluded", usage.exclusion),
     ];
-    if let Some(counted) = counted {
-        maps.push(("affinity", counted.affinity));
-        maps.push(("clients", counted.clients.usage));
-        maps.push(("service-counters", counted.counters));
-        maps.extend(counted.sockets.map(|sockets| ("sockets", sockets)));
-        maps.push(("overflow", counted.overflow));
+    if let Some(scanned) = scanned {
+        let of_programs = [
+            ("affinity", scanned.affinity.as_ref().map(|map| map.usage)),
+            ("clients", scanned.clients.as_ref().map(|map| map.usage)),
+            ("service-counters", scanned.counters.as_ref().map(|map| map.usage)),
+            ("sockets", scanned.sockets),
+            ("overflow", scanned.overflow.as_ref().map(|map| map.usage)),
+        ];
+        maps.extend(of_programs.into_iter().filter_map(|(name, usage)| Some((name, usage?))));
     }
     maps.into_iter()
         .map(|(name, MapUsage { entries, capacity, limit })| MapUse {

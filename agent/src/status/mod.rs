@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     exclusion::{ExcludedPod, ExclusionState, NestedNamespaces, PodRef},
     health::{BytesCounted, KernelFeatures, Reclaim, Source},
-    maps::{FullMap, MapUse, maps},
+    maps::{FullMap, MapUse, UnreadableMap, maps},
     objects::{InvalidObject, Objects, OutOfSync, UnconfirmedServicePorts, UnsyncedObject},
     program_log::ProgramLog,
     shared::Shared,
@@ -84,8 +84,11 @@ pub struct Status {
     pub bytes_counted: Option<BytesCounted>,
     /// How many objects there are.
     pub objects: Objects,
-    /// The usage of the maps; of those that the programs write, as of the last scan.
+    /// The usage of the maps; of those that the programs write, as of the last scan, without those in `unreadableMaps`.
     pub maps: Vec<MapUse>,
+    /// Maps that the programs write and that the last scan could not read; absent if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable_maps: Vec<UnreadableMap>,
     /// Entries, maps, pins and links that the agent repaired since it started, by kind; without kinds that have none.
     pub drift_repairs: BTreeMap<String, u64>,
     /// Why pins and links, or maps, cannot be reconciled; empty if they can.

@@ -65,6 +65,7 @@ impl Shared {
             invalid_objects: Vec::new(),
             out_of_sync: Vec::new(),
             full_maps: Vec::new(),
+            unreadable_maps: Vec::new(),
             excluded_pods: Vec::new(),
             termination: Termination {
                 method: features.termination_method(),

@@ -6,7 +6,7 @@ use aya::{
     maps::{HashMap, Map, MapData, PerCpuHashMap, PerCpuValues},
     util::nr_cpus,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use sockline_ebpf::{
     counters::{COUNTED_SERVICES, ServiceCounters},
     exclusion::{ANY_LEVEL, CGROUPS},
@@ -116,6 +116,41 @@ fn another_size_of_the_affinity_map_keeps_all_affinities() {
         });
         agents.push(next);
     }
+}
+
+/// The names in a list of the status, which is absent if it is empty.
+fn names(status: &Value, list: &str) -> Vec<String> {
+    let maps = status[list].as_array().into_iter().flatten();
+    maps.map(|map| map["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Another map is in the place of its pin, until the agent repairs that.
+#[test]
+fn a_map_that_cannot_be_read_is_named_and_hides_no_other() {
+    let node = WebNode::new(1);
+    node.put_service("served", &address(1));
+    let agent = node.start_agent_with(&["--reconcile-interval", "1s"]);
+    let damage = Damage::of(&node);
+    let own = damage.map_id("CLIENTS");
+    eventually("a scan that finds the other map", || {
+        // A scan and a repair are due at the same time.
+        if damage.map_id("CLIENTS") == own {
+            damage.pin_a_map_at(&damage.pins().map("CLIENTS"));
+        }
+        let status = node.status()["agent"].clone();
+        let (counted, unreadable) = (names(&status, "maps"), names(&status, "unreadableMaps"));
+        let is_counted = |name: &&str| counted.iter().any(|counted| counted == name);
+        let others = ["affinity", "service-counters", "overflow", "frontends"];
+        let stands_alone = unreadable == ["clients"] && !is_counted(&"clients");
+        holds(stands_alone && others.iter().all(is_counted), format!("{counted:?} {unreadable:?}"))
+    });
+    common::eventually_logged(&agent, "cannot read map clients: ", 1);
+    eventually("all maps to be counted", || {
+        let status = node.status()["agent"].clone();
+        let is_counted = names(&status, "maps").contains(&"clients".to_owned());
+        holds(is_counted && names(&status, "unreadableMaps").is_empty(), status)
+    });
+    common::eventually_logged(&agent, "resolved: map clients is read again", 1);
 }
 
 #[test]

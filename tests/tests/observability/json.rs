@@ -308,6 +308,10 @@ fn the_status_of_an_agent_is_what_its_page_says_in_every_state() {
             to_value([status::FullMap { name: "x".into(), cgroup: None, message: "y".into() }]),
         ),
         (
+            "unreadableMaps",
+            to_value([status::UnreadableMap { name: "x".into(), message: "y".into() }]),
+        ),
+        (
             "excludedPods",
             to_value([status::ExcludedPod {
                 pod: pod.clone(),

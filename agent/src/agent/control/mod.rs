@@ -54,8 +54,7 @@ use super::{
 };
 use crate::{
     admin::Command,
-    dataplane::{Dataplane, DataplaneError, DebugLog, ScannedUsage},
-    error_chain::chain,
+    dataplane::{Dataplane, DebugLog, ScannedUsage},
     model::{
         index::Index,
         object::{InputError, Kind},
@@ -177,11 +176,11 @@ pub async fn run(
             () = at(Some(control.reconciler.due())) => {
                 control.reconciler.reconcile_maps(&mut control.dataplane);
             }
-            _ = count_entries.tick(), if !map_usage.is_running() => match control.dataplane.map_scan() {
+            _ = count_entries.tick(), if !map_usage.is_running() => {
+                let scan = control.dataplane.map_scan();
                 // It may take some milliseconds.
-                Ok(scan) => map_usage.start(move || scan.run()),
-                Err(error) => tracing::warn!("cannot count what is in the maps: {}", chain(&error)),
-            },
+                map_usage.start(move || scan.run());
+            }
             counted = map_usage.ended() => control.publish_map_usage(counted),
             () = at(control.publisher.due()) => control.publish(),
             Some(command) = commands.recv() => control.handle_command(command),
@@ -300,17 +299,13 @@ impl Control {
         self.publisher.publish(input_errors, self.index.counts(), &self.dataplane.usage());
     }
 
-    fn publish_map_usage(
-        &mut self,
-        counted: Result<Result<ScannedUsage, DataplaneError>, JoinError>,
-    ) {
-        match counted {
-            Ok(Ok(counted)) => {
-                let without_counters =
-                    counted.counted.as_ref().map(|ids| self.dataplane.without_counters(ids));
-                self.publisher.map_usage(&counted, without_counters.unwrap_or_default());
+    fn publish_map_usage(&mut self, scanned: Result<ScannedUsage, JoinError>) {
+        match scanned {
+            Ok(scanned) => {
+                let counted = scanned.counters.as_ref().and_then(|map| map.counted.as_ref());
+                let without_counters = counted.map(|ids| self.dataplane.without_counters(ids));
+                self.publisher.map_usage(scanned, without_counters.unwrap_or_default());
             }
-            Ok(Err(error)) => tracing::warn!("cannot count what is in the maps: {}", chain(&error)),
             Err(error) => tracing::warn!("counting what is in the maps: {error}"),
         }
     }

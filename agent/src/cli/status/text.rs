@@ -31,6 +31,11 @@ pub(super) fn render(report: &StatusReport) -> String {
         text += &list("INVALID OBJECTS", &agent.invalid_objects);
         text += &list("OUT OF SYNC", &agent.out_of_sync);
         text += &list("FULL MAPS", agent.full_maps.iter().map(|full| &full.message));
+        let unreadable = agent.unreadable_maps.iter();
+        text += &list(
+            "UNREADABLE MAPS",
+            unreadable.map(|map| format!("{}: {}", map.name, map.message)),
+        );
         text += &list("NOT RECONCILED", &agent.reconcile_errors);
     }
     text

@@ -35,6 +35,7 @@ pub struct AffinityGc {
 }
 
 /// What a run found.
+#[derive(Debug)]
 pub struct AffinityUsage {
     pub usage: MapUsage,
     /// The map evicts affinities that are still valid.

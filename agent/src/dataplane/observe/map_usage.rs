@@ -1,4 +1,6 @@
 //! Usage of the maps that programs write: it has to be counted by reading all entries.
+//!
+//! Each map stands alone: one that cannot be read does not hide how full the others are.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,7 +25,7 @@ use crate::{
         error::DataplaneError,
         maps::{
             self, SERVICE_COUNTERS,
-            affinity_gc::AffinityGc,
+            affinity_gc::{AffinityGc, AffinityUsage},
             client_gc::{ClientGc, ClientUsage},
         },
         pinning::layout::Pins,
@@ -31,32 +33,52 @@ use crate::{
     },
 };
 
+type CountersHash = PerCpuHashMap<MapData, ServiceId, ServiceCounters>;
+
 /// A scan of the maps that programs write. Takes some milliseconds for each 100,000 entries, and no
 /// lock.
 pub struct MapScan {
-    affinity: AffinityGc,
-    clients: ClientGc,
-    counters: PerCpuHashMap<MapData, ServiceId, ServiceCounters>,
-    sockets: Option<SharedArray<SocketSet>>,
-    overflow_usage: OverflowUsage,
+    affinity: Result<AffinityGc, DataplaneError>,
+    clients: Result<ClientGc, DataplaneError>,
+    counters: Result<CountersHash, DataplaneError>,
+    /// `None` before Linux 5.12, where no program uses the table.
+    sockets: Result<Option<SharedArray<SocketSet>>, DataplaneError>,
+    overflow: Result<OverflowUsage, DataplaneError>,
     cgroup: PathBuf,
 }
 
-/// What a [`MapScan`] found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What a [`MapScan`] found; `None` is a map that could not be read.
+#[derive(Debug, Default)]
 pub struct ScannedUsage {
-    pub affinity: MapUsage,
-    /// The map evicts affinities that are still valid.
-    pub affinity_full: bool,
-    /// Expired affinities that were removed.
-    pub expired: usize,
-    pub clients: ClientUsage,
-    pub counters: MapUsage,
-    /// The ids of the services with counters, if that map is full.
-    pub counted: Option<HashSet<ServiceId>>,
+    pub affinity: Option<AffinityUsage>,
+    pub clients: Option<ClientUsage>,
+    pub counters: Option<CountersUsage>,
+    /// Also `None` if no program uses it.
     pub sockets: Option<MapUsage>,
-    /// Records of sockets beyond the socket table.
-    pub overflow: MapUsage,
+    pub overflow: Option<OverflowScan>,
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A map that could not be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// As `sockline status` and the metrics name it.
+    pub map: &'static str,
+    pub error: DataplaneError,
+}
+
+/// The map of counters of service ports.
+#[derive(Debug)]
+pub struct CountersUsage {
+    pub usage: MapUsage,
+    /// The ids of the services with counters, if the map is full.
+    pub counted: Option<HashSet<ServiceId>>,
+}
+
+/// Records of sockets beyond the socket table.
+#[derive(Debug)]
+pub struct OverflowScan {
+    pub usage: MapUsage,
     pub over_limit: Vec<OverLimit>,
 }
 
@@ -66,57 +88,105 @@ impl MapScan {
         cgroup: &Path,
         features: Features,
         frontends: &HashMap<FrontendKey, Frontend>,
-    ) -> Result<Self, DataplaneError> {
-        Ok(Self {
-            affinity: AffinityGc::new(pins, frontends)?,
-            clients: ClientGc::open(pins)?,
-            counters: maps::open_service_counters(pins)?,
-            // Before Linux 5.12 no program uses the table.
-            sockets: features
-                .has(FeatureSet::COMPARE_AND_SWAP)
-                .then(|| maps::open_sockets(pins, Access::Read))
-                .transpose()?,
-            overflow_usage: OverflowUsage::open(pins)?,
+    ) -> Self {
+        let has_table = features.has(FeatureSet::COMPARE_AND_SWAP);
+        Self {
+            affinity: AffinityGc::new(pins, frontends),
+            clients: ClientGc::open(pins),
+            counters: maps::open_service_counters(pins),
+            sockets: has_table.then(|| maps::open_sockets(pins, Access::Read)).transpose(),
+            overflow: OverflowUsage::open(pins),
             cgroup: cgroup.to_owned(),
-        })
+        }
     }
 
     /// Counts entries, and removes expired affinities: the kernel evicts them only when the map is
     /// full, and until then they would count as used. Removes clients of services that are gone, too.
-    pub fn run(mut self) -> Result<ScannedUsage, DataplaneError> {
-        let mut counted = ScannedUsage::default();
-        let affinity = self.affinity.run()?;
-        counted.affinity = affinity.usage;
-        counted.affinity_full = affinity.is_full;
-        counted.expired = affinity.expired;
-        counted.clients = self.clients.run()?;
-        self.count_counters(&mut counted)?;
-        counted.overflow = self.overflow_usage.usage();
-        counted.over_limit = self.overflow_usage.over_limit(&self.cgroup);
-        counted.sockets = self.sockets.map(|table| {
-            let in_use =
-                |set| table.read(set).cookies.iter().filter(|&&cookie| cookie != 0).count();
-            let capacity = (table.len() * WAYS) as u64;
-            let entries = (0..table.len()).map(in_use).sum::<usize>() as u64;
-            MapUsage { entries, capacity, limit: capacity }
-        });
-        Ok(counted)
+    pub fn run(self) -> ScannedUsage {
+        let mut unreadable = Vec::new();
+        ScannedUsage {
+            affinity: counted(
+                "affinity",
+                self.affinity.and_then(|mut gc| gc.run()),
+                &mut unreadable,
+            ),
+            clients: counted("clients", self.clients.and_then(|mut gc| gc.run()), &mut unreadable),
+            counters: counted(
+                "service-counters",
+                self.counters.and_then(|map| count_counters(&map)),
+                &mut unreadable,
+            ),
+            sockets: counted("sockets", self.sockets, &mut unreadable)
+                .flatten()
+                .map(|table| count_sockets(&table)),
+            overflow: counted("overflow", self.overflow, &mut unreadable).map(|counts| {
+                OverflowScan { usage: counts.usage(), over_limit: counts.over_limit(&self.cgroup) }
+            }),
+            unreadable,
+        }
     }
+}
 
-    fn count_counters(&self, counted: &mut ScannedUsage) -> Result<(), DataplaneError> {
-        let mut ids = HashSet::new();
-        hash::for_each(
-            SERVICE_COUNTERS,
-            &self.counters,
-            |&id: &ServiceId, _: &[ServiceCounters]| {
-                ids.insert(id);
-            },
-        )?;
-        let info = self.counters.map().info();
-        let info = info.map_err(|error| DataplaneError::map(SERVICE_COUNTERS, "read", error))?;
-        let capacity = info.max_entries().into();
-        counted.counters = MapUsage { entries: ids.len() as u64, capacity, limit: capacity };
-        counted.counted = (ids.len() as u64 >= capacity).then_some(ids);
-        Ok(())
+/// What was counted in a map. An error is added to those that could not be read.
+fn counted<T>(
+    map: &'static str,
+    result: Result<T, DataplaneError>,
+    unreadable: &mut Vec<Unreadable>,
+) -> Option<T> {
+    result.map_err(|error| unreadable.push(Unreadable { map, error })).ok()
+}
+
+fn count_counters(counters: &CountersHash) -> Result<CountersUsage, DataplaneError> {
+    let mut ids = HashSet::new();
+    hash::for_each(SERVICE_COUNTERS, counters, |&id: &ServiceId, _: &[ServiceCounters]| {
+        ids.insert(id);
+    })?;
+    let info = counters.map().info();
+    let info = info.map_err(|error| DataplaneError::map(SERVICE_COUNTERS, "read", error))?;
+    let capacity = info.max_entries().into();
+    Ok(CountersUsage {
+        usage: MapUsage { entries: ids.len() as u64, capacity, limit: capacity },
+        counted: (ids.len() as u64 >= capacity).then_some(ids),
+    })
+}
+
+fn count_sockets(table: &SharedArray<SocketSet>) -> MapUsage {
+    let in_use = |set| table.read(set).cookies.iter().filter(|&&cookie| cookie != 0).count();
+    let capacity = (table.len() * WAYS) as u64;
+    let entries = (0..table.len()).map(in_use).sum::<usize>() as u64;
+    MapUsage { entries, capacity, limit: capacity }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn each_map_that_cannot_be_read_is_named_with_its_own_error() {
+        fn failed<T>(map: &str) -> Result<T, DataplaneError> {
+            Err(DataplaneError::io(format!("open {map}"), io::Error::other("gone")))
+        }
+        let scan = MapScan {
+            affinity: failed("AFFINITY"),
+            clients: failed("CLIENTS"),
+            counters: failed("SERVICE_COUNTERS"),
+            sockets: Ok(None),
+            overflow: failed("OVERFLOW_COUNTS"),
+            cgroup: PathBuf::new(),
+        };
+        let found = scan.run().unreadable;
+        let found: Vec<_> = found.iter().map(|one| (one.map, one.error.to_string())).collect();
+        let expected = [
+            ("affinity", "AFFINITY"),
+            ("clients", "CLIENTS"),
+            ("service-counters", "SERVICE_COUNTERS"),
+            ("overflow", "OVERFLOW_COUNTS"),
+        ];
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for ((map, error), (name, of)) in found.iter().zip(expected) {
+            assert!(*map == name && error.contains(of), "{map}: {error}");
+        }
     }
 }
