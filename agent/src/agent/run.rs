@@ -32,7 +32,7 @@ use crate::{
         kube::Watched, manifests,
     },
     status::Shared,
-    telemetry::{ClientMetrics, Metrics},
+    telemetry::{ClientReader, Metrics},
     termination::Termination,
     watch::{Ends, Hub},
     workloads::{AskPods, Resolver},
@@ -78,11 +78,13 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         Arc::new(move |query| drop(find_pods.send(admin::Command::FindPods(query))));
     let top = dataplane.cgroup().to_owned();
     let names = Arc::new(Mutex::new(Resolver::new(top.clone(), Arc::clone(&ask_pods))));
-    let clients = if config.client_families.are_any() {
-        Some(ClientMetrics::new(config.client_families, dataplane.clients()?, Arc::clone(&names))?)
+    let families = config.client_families;
+    let client_reader = if families.are_any() {
+        Some(ClientReader::new(dataplane.clients()?, Arc::clone(&names))?)
     } else {
         None
     };
+    let clients = client_reader.as_ref().map(|reader| reader.metrics(families));
     let programs = dataplane.program_stats()?;
     let metrics =
         Arc::new(Metrics::new(dataplane.counters()?, programs, clients, Arc::clone(&stats)));
@@ -148,13 +150,11 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
     // A task of its own, so that changes of the cluster do not wait for events of connections.
     let mut hub = tokio::spawn(hub.run(stop.clone()));
     let mut clients = {
-        let (metrics, shared, stop) = (Arc::clone(&metrics), Arc::clone(&shared), stop.clone());
-        let are_shown = config.client_families.are_any();
+        let (shared, stop) = (Arc::clone(&shared), stop.clone());
         tokio::spawn(async move {
-            if are_shown {
-                read_clients(metrics, shared, stop).await;
-            } else {
-                stop.cancelled().await;
+            match client_reader {
+                Some(reader) => read_clients(reader, shared, stop).await,
+                None => stop.cancelled().await,
             }
         })
     };
@@ -201,7 +201,7 @@ impl ConnectBypass for BypassPrograms {
 }
 
 /// Reads the connections of clients also between scrapes: a client may be gone at the next one.
-async fn read_clients(metrics: Arc<Metrics>, shared: Arc<Shared>, stop: CancellationToken) {
+async fn read_clients(mut reader: ClientReader, shared: Arc<Shared>, stop: CancellationToken) {
     let mut turn = interval(CLIENTS_INTERVAL);
     loop {
         tokio::select! {
@@ -209,7 +209,7 @@ async fn read_clients(metrics: Arc<Metrics>, shared: Arc<Shared>, stop: Cancella
             _ = turn.tick() => {
                 // Before that the agent knows no pod, and what is counted would stay without a name.
                 if shared.is_ready() {
-                    metrics.update_clients().await;
+                    reader.update().await;
                     turn.reset();
                 }
             }

@@ -232,13 +232,6 @@ impl Metrics {
         self.kernel.events_dropped(count);
     }
 
-    /// Reads the connections of clients, if they have metrics. Needs a runtime with several threads.
-    pub async fn update_clients(&self) {
-        if let Some(clients) = &self.clients {
-            clients.update().await;
-        }
-    }
-
     /// The text format of Prometheus.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ mod process;
 mod programs;
 
 pub use self::{
-    clients::{ClientFamilies, ClientMetrics, Dialect, SourceWorkloads},
+    clients::{ClientFamilies, ClientReader, Dialect, SourceWorkloads},
     definitions::SyncScope,
     metrics::Metrics,
 };

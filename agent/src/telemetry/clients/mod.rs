@@ -1,8 +1,8 @@
 //! The families of client workloads, which options of the agent switch on.
 //!
-//! [`ClientMetrics`] reads the connections of clients and names them every few seconds: a client may be gone at the next
-//! scrape, and a scrape must not wait for names. `series` sums them up by workload and service port, with a limit. `istio` writes them with
-//! Istio's names.
+//! [`ClientReader`] reads the connections of clients and names them every few seconds: a client may be gone at the next
+//! scrape, and a scrape must not wait for names. [`ClientMetrics`] writes what was read last. `series` sums it up by workload and service
+//! port, with a limit. `istio` writes it with Istio's names.
 //!
 //! Invariants: counters begin at 0 with each agent, and none falls. Series of workloads that are gone disappear.
 
@@ -11,7 +11,7 @@ mod series;
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use clap::ValueEnum;
@@ -20,7 +20,7 @@ use tokio::task::block_in_place;
 use self::series::Series;
 use super::definitions::Families;
 use crate::{
-    dataplane::{ClientConnections, Clients, DataplaneError},
+    dataplane::{Clients, DataplaneError},
     log_on_change::LogOnChange,
     workloads::SharedResolver,
 };
@@ -57,37 +57,37 @@ impl ClientFamilies {
     }
 }
 
-/// Connections by client workload, for the metrics.
-pub struct ClientMetrics {
-    which: ClientFamilies,
+/// Reads the connections of clients. An older reading after a newer one would look as if counts began again, so there
+/// is one of these, and an update borrows all of it.
+pub struct ClientReader {
     clients: Clients,
     names: SharedResolver,
-    series: Mutex<Series>,
-    /// An update is one after the other: an older reading after a newer one would look as if counts began again.
-    turn: tokio::sync::Mutex<()>,
-    log: Mutex<LogOnChange>,
+    series: Arc<Mutex<Series>>,
+    log: LogOnChange,
 }
 
-impl ClientMetrics {
+impl ClientReader {
     /// Counts from now on.
     ///
     /// # Errors
     /// When the connections of clients cannot be read.
-    pub fn new(
-        which: ClientFamilies,
-        clients: Clients,
-        names: SharedResolver,
-    ) -> Result<Self, DataplaneError> {
-        let series = Mutex::new(Series::after(&clients.connections()?));
-        let log = Mutex::new(LogOnChange::new("cannot read the connections of clients"));
-        Ok(Self { which, clients, names, series, turn: tokio::sync::Mutex::default(), log })
+    pub fn new(clients: Clients, names: SharedResolver) -> Result<Self, DataplaneError> {
+        let series = Arc::new(Mutex::new(Series::after(&clients.connections()?)));
+        let log = LogOnChange::new("cannot read the connections of clients");
+        Ok(Self { clients, names, series, log })
+    }
+
+    /// The metrics of what this reads.
+    #[must_use]
+    pub fn metrics(&self, which: ClientFamilies) -> ClientMetrics {
+        ClientMetrics { which, series: Arc::clone(&self.series) }
     }
 
     /// Reads the connections. Needs a runtime with several threads.
-    pub async fn update(&self) {
-        let _turn = self.turn.lock().await;
-        let read = block_in_place(|| self.read());
-        let Some(read) = read else { return };
+    pub async fn update(&mut self) {
+        let read = block_in_place(|| self.clients.connections());
+        self.log.record(read.as_ref().map(drop).map_err(|error| error as &dyn std::error::Error));
+        let Ok(read) = read else { return };
         let mut names = self.names.lock().await;
         names.prepare(read.iter().map(|client| client.cgroup)).await;
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,14 +99,15 @@ impl ClientMetrics {
             });
         });
     }
+}
 
-    fn read(&self) -> Option<Vec<ClientConnections>> {
-        let result = self.clients.connections();
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.record(result.as_ref().map(|_| ()).map_err(|error| error as &dyn std::error::Error));
-        result.ok()
-    }
+/// Connections by client workload, for the metrics, as a [`ClientReader`] read them last.
+pub struct ClientMetrics {
+    which: ClientFamilies,
+    series: Arc<Mutex<Series>>,
+}
 
+impl ClientMetrics {
     /// Writes the families as of the last update.
     pub fn write(&self, families: &Families, text: &mut String) -> prometheus::Result<()> {
         let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
