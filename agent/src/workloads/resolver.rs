@@ -6,10 +6,13 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::{Mutex, oneshot};
+use tokio::{
+    sync::{Mutex, oneshot},
+    time::Instant,
+};
 
 use super::{
     client::Client,
@@ -20,8 +23,12 @@ use crate::{
     model::object::{ObjectName, Workload},
 };
 
-/// How long a cgroup that was not found, or a pod without a name, is not looked up again.
+/// How long a cgroup that was not found, or a pod without a name, is not looked up again after the first time. A look-up
+/// reads the cgroup hierarchy and takes time of the control loop, and a folder of manifests may never have the pod. So
+/// this doubles each time.
 const UNKNOWN_FOR: Duration = Duration::from_secs(2);
+/// And no longer than this.
+const MAX_UNKNOWN_FOR: Duration = Duration::from_secs(60);
 /// How long to wait for the control loop: less than events stay switched on, and more than a full sync takes.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Entries at most; those that were not asked for last are forgotten then.
@@ -60,6 +67,8 @@ struct Known {
     path: Option<PathBuf>,
     /// When to look it up again; `None` if all is known.
     expires: Option<Instant>,
+    /// How often it was looked up, and not all was known.
+    failures: u32,
 }
 
 impl Resolver {
@@ -117,9 +126,10 @@ impl Resolver {
         let uids: HashMap<u64, Option<String>> =
             paths.iter().map(|(&id, path)| (id, cgroups::pod_of(path))).collect();
         let pods = self.pods(uids.values().flatten().cloned().collect()).await;
-        let later = Some(Instant::now() + UNKNOWN_FOR);
+        let now = Instant::now();
         for cgroup in wanted {
-            let is_second_time = self.known.contains_key(&cgroup);
+            let failures = self.known.get(&cgroup).map_or(0, |known| known.failures);
+            let later = Some(now + unknown_for(failures));
             let (client, expires) = match (paths.get(&cgroup), uids.get(&cgroup)) {
                 (Some(path), Some(None)) => (Client::of_node(path), None),
                 (_, Some(Some(uid))) => {
@@ -128,17 +138,19 @@ impl Resolver {
                     (Client::of_pod(uid, name), if name.is_some() { None } else { later })
                 }
                 // It has been removed, or is not below the top. The kernel does not use an id again.
-                _ => (Client::default(), if is_second_time { None } else { later }),
+                _ => (Client::default(), if failures > 0 { None } else { later }),
             };
             // What was known of a pod stays when it has ended.
             match self.known.get_mut(&cgroup) {
                 Some(known) if known.client.pod.is_some() && client.pod.is_none() => {
                     known.expires = expires;
+                    known.failures += 1;
                 }
                 _ => {
                     let below = paths.get(&cgroup).and_then(|path| path.strip_prefix("/").ok());
                     let path = below.map(|below| self.top.join(below));
-                    self.known.insert(cgroup, Known { client, path, expires });
+                    let failures = failures + 1;
+                    self.known.insert(cgroup, Known { client, path, expires, failures });
                 }
             }
         }
@@ -154,5 +166,62 @@ impl Resolver {
             Ok(Ok(pods)) => pods,
             _ => HashMap::new(),
         }
+    }
+}
+
+/// How long to wait after this many look-ups that failed before.
+fn unknown_for(failures: u32) -> Duration {
+    (UNKNOWN_FOR * 2_u32.pow(failures.min(16))).min(MAX_UNKNOWN_FOR)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    const UID: &str = "0b7e1c2d-3f4a-4b5c-8d6e-7f8091a2b3c4";
+
+    /// A folder like a pod's cgroup, and the id.
+    fn pod() -> (tempfile::TempDir, u64) {
+        let top = tempfile::tempdir().unwrap();
+        let pod = top.path().join(format!("kubepods/pod{UID}"));
+        fs::create_dir_all(&pod).unwrap();
+        let id = fs::metadata(&pod).unwrap().ino();
+        (top, id)
+    }
+
+    /// As with the metrics of clients, which are read every 5 s.
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_the_source_does_not_have_is_asked_for_less_and_less_often() {
+        let (top, cgroup) = pod();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let ask = move |query: PodQuery| {
+            assert_eq!(query.uids, [UID]);
+            // From the ninth time on, the source has the pod.
+            let pod = NamedPod {
+                name: ObjectName::new("shop", "web-1"),
+                workload: Workload::new("Deployment", "web"),
+            };
+            let known = if count.fetch_add(1, Relaxed) < 8 { vec![] } else { vec![pod] };
+            let pods = known.into_iter().map(|pod| (UID.to_owned(), pod));
+            query.reply.send(pods.collect()).unwrap();
+        };
+        let mut resolver = Resolver::new(top.path().to_owned(), Arc::new(ask));
+        let mut times = Vec::new();
+        for seconds in (0..600).step_by(5) {
+            let before = asked.load(Relaxed);
+            resolver.prepare([cgroup]).await;
+            if asked.load(Relaxed) > before {
+                times.push(seconds);
+            }
+            advance(Duration::from_secs(5)).await;
+        }
+        assert_eq!(times, [0, 5, 10, 20, 40, 75, 135, 195, 255]);
+        let client = resolver.client(cgroup).unwrap();
+        assert_eq!(client.label(), ("shop/web".to_owned(), "Deployment"));
     }
 }
