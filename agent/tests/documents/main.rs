@@ -92,8 +92,9 @@ fn rules_for_the_prometheus_operator_are_current() {
 }
 
 #[test]
-fn picture_of_top_is_current() {
-    assert_current("docs/pictures/top.svg", &picture::svg());
+fn pictures_of_top_are_current() {
+    assert_current("docs/pictures/top.svg", &picture::services());
+    assert_current("docs/pictures/top-service.svg", &picture::service());
 }
 
 #[test]

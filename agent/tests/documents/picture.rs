@@ -1,24 +1,29 @@
-//! A picture of `sockline top`: what it draws of invented samples, as SVG in a light and a dark scheme.
+//! Pictures of `sockline top`: what it draws of invented samples, as SVG in a light and a dark scheme.
 
 use std::{fmt::Write as _, time::Duration};
 
 use ratatui::{
     buffer::{Buffer, Cell},
+    crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
     layout::Rect,
     style::{Color, Modifier},
 };
 use sockline::{
     cli::top::{
-        sample::{Detail, Node, Sample, Totals},
+        sample::{BackendSample, Detail, Node, Opened, Sample, Totals},
         state::State,
         view::{self, Palette, Purpose},
     },
     dataplane::ServiceKey,
-    model::object::{ObjectName, Protocol},
+    model::{
+        object::{ObjectName, Protocol},
+        plan::TrafficClass::{self, OtherZone, SameNode, SameZone},
+    },
 };
 
-const COLUMNS: u16 = 112;
-const ROWS: u16 = 15;
+/// Columns and rows of the service ports, and of one that is opened: names of clients are long.
+const SIZE: (u16, u16) = (112, 15);
+const SIZE_OPENED: (u16, u16) = (120, 16);
 /// Of a cell, in pixels.
 const WIDTH: f64 = 8.4;
 const HEIGHT: f64 = 18.0;
@@ -39,6 +44,24 @@ const SERVICES: [Service; 10] = [
     ("boutique/emailservice", "grpc", Protocol::Tcp, [0, 0, 0, 0, 0], 0),
     ("kube-system/kube-dns", "dns", Protocol::Udp, [890, 21, 0, 0, 0], 0),
     ("default/kubernetes", "https", Protocol::Tcp, [1, 14, 0, 6_200, 88_000], 6),
+];
+
+/// The place of the service port that is opened, in [`SERVICES`].
+const OPENED: usize = 2;
+/// Its backends: the class of traffic, and how many of a hundred connections they have.
+const BACKENDS: [(&str, TrafficClass, u64); 5] = [
+    ("10.244.1.14:3550", SameNode, 48),
+    ("10.244.1.19:3550", SameNode, 22),
+    ("10.244.3.7:3550", SameZone, 17),
+    ("10.244.2.31:3550", OtherZone, 8),
+    ("10.244.5.12:3550", OtherZone, 5),
+];
+/// Its clients.
+const CLIENTS: [(&str, u64); 4] = [
+    ("boutique/frontend (Deployment)", 71),
+    ("boutique/recommendationservice (Deployment)", 24),
+    ("boutique/checkoutservice (Deployment)", 5),
+    ("boutique/nightly-report (CronJob)", 0),
 ];
 
 /// How much of its usual rate each service has in a sample: no two samples of a real node are the same.
@@ -76,25 +99,88 @@ fn sample(number: u64, totals: &mut [Totals]) -> Sample {
     }
 }
 
-pub fn svg() -> String {
+/// The backends and clients of a service port that has these totals.
+fn opened(key: &ServiceKey, number: u64, of: Totals) -> Opened {
+    let part = |percent: u64, place: usize| {
+        // Backends are chosen at random, so each has a little more or less.
+        let opened = of.opened * percent / 100 + number * (place as u64 * 7 + number) % 5;
+        // Answers are not equally long.
+        let bytes = |all: u64| {
+            all.checked_div(of.opened).unwrap_or(0) * opened * (75 + 25 * place as u64) / 100
+        };
+        Totals {
+            opened,
+            active: of.active * percent / 100,
+            sent: bytes(of.sent),
+            received: bytes(of.received),
+            ..Totals::default()
+        }
+    };
+    let backends = BACKENDS.iter().enumerate();
+    let backends = backends.map(|(place, (address, class, percent))| BackendSample {
+        address: address.parse().expect("the addresses above are valid"),
+        class: *class,
+        totals: part(*percent, place),
+    });
+    let clients = CLIENTS.iter().enumerate();
+    let clients = clients.map(|(place, (name, percent))| {
+        let totals = if *percent == 0 { Totals::default() } else { part(*percent, place) };
+        ((*name).to_owned(), totals)
+    });
+    Opened { key: key.clone(), backends: backends.collect(), clients: clients.collect() }
+}
+
+/// All service ports.
+pub fn services() -> String {
     let mut state = State::new(Duration::from_secs(2));
     let mut totals = vec![Totals::default(); SERVICES.len()];
     for number in 0..25 {
         state.apply(sample(number, &mut totals));
     }
-    let mut buffer = Buffer::empty(Rect::new(0, 0, COLUMNS, ROWS));
-    view::draw(&state, &Palette::COLOURED, Purpose::Screen, &mut buffer);
-    picture(&buffer)
+    drawn(&state, SIZE, "sockline top")
 }
 
-fn picture(buffer: &Buffer) -> String {
+/// One that is opened.
+pub fn service() -> String {
+    let mut state = State::new(Duration::from_secs(2));
+    let mut totals = vec![Totals::default(); SERVICES.len()];
+    // Of the first sample, the opened one is the only row.
+    let press = |state: &mut State, code| {
+        state.press(KeyEvent::new(code, KeyModifiers::NONE));
+    };
+    for number in 0..25 {
+        let mut sample = sample(number, &mut totals);
+        let mut services = sample.services.iter().flatten().map(|(key, _)| key);
+        let key = services.nth(OPENED).expect("there are that many").clone();
+        if number == 0 {
+            let of_opened = |(of, _): &(ServiceKey, Totals)| *of == key;
+            sample.services.iter_mut().for_each(|services| services.retain(of_opened));
+            state.apply(sample);
+            press(&mut state, KeyCode::Enter);
+        } else {
+            sample.opened = Some(opened(&key, number, totals[OPENED]));
+            state.apply(sample);
+        }
+    }
+    press(&mut state, KeyCode::Down);
+    press(&mut state, KeyCode::Down);
+    drawn(&state, SIZE_OPENED, "sockline top with an opened service port")
+}
+
+fn drawn(state: &State, (columns, rows): (u16, u16), label: &str) -> String {
+    let mut buffer = Buffer::empty(Rect::new(0, 0, columns, rows));
+    view::draw(state, &Palette::COLOURED, Purpose::Screen, &mut buffer);
+    picture(&buffer, label)
+}
+
+fn picture(buffer: &Buffer, label: &str) -> String {
     let (width, height) = (
         f64::from(buffer.area.width) * WIDTH + 2.0 * MARGIN,
         f64::from(buffer.area.height) * HEIGHT + 2.0 * MARGIN,
     );
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{height:.0}\" \
-         viewBox=\"0 0 {width:.0} {height:.0}\" role=\"img\" aria-label=\"sockline top\">\n\
+         viewBox=\"0 0 {width:.0} {height:.0}\" role=\"img\" aria-label=\"{label}\">\n\
          <!-- Written by `cargo xtask docs` from invented numbers. Do not edit. -->\n\
          <style>\n\
          text {{ font: 14px 'DejaVu Sans Mono', Menlo, Consolas, monospace; white-space: pre; }}\n\

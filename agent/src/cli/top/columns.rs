@@ -8,6 +8,7 @@ use crate::cli::output::units;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Column {
+    Class,
     Rate,
     Active,
     Failed,
@@ -20,10 +21,13 @@ pub enum Column {
 
 /// The least width of the name, before columns are omitted for it.
 const NAME: usize = 16;
+/// The width of the longest class of traffic.
+const CLASS: usize = "other-zone".len();
 
 impl Column {
     /// In their order.
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
+        Self::Class,
         Self::Rate,
         Self::Active,
         Self::Failed,
@@ -34,23 +38,27 @@ impl Column {
         Self::Trend,
     ];
     /// In the order in which they are omitted.
-    const EXPENDABLE: [Self; 6] =
-        [Self::Trend, Self::Received, Self::Sent, Self::P50, Self::P99, Self::Active];
+    const EXPENDABLE: [Self; 7] =
+        [Self::Trend, Self::Class, Self::Received, Self::Sent, Self::P50, Self::P99, Self::Active];
 
     /// The columns of a table with this width, and the width of the name before them.
     #[must_use]
     pub fn within(width: u16, state: &State) -> (usize, Vec<Self>) {
-        // Round-trip times are not counted for each backend.
-        let has =
-            |column: &Self| state.opened().is_none() || !matches!(column, Self::P50 | Self::P99);
+        // Round-trip times are not counted for each backend, and only a backend has a class.
+        let has = |column: &Self| match column {
+            Self::Class => state.opened().is_some(),
+            Self::P50 | Self::P99 => state.opened().is_none(),
+            _ => true,
+        };
         let mut columns: Vec<Self> = Self::ALL.into_iter().filter(has).collect();
         let rest = |columns: &[Self]| {
             let taken: usize = columns.iter().map(|column| column.width() + 1).sum();
             usize::from(width).saturating_sub(taken)
         };
         for expendable in Self::EXPENDABLE {
-            // The trend is not worth a name that is cut.
-            let enough = if expendable == Self::Trend { 2 * NAME } else { NAME };
+            // These are not worth a name that is cut: it tells clients apart, and the classes are in the head, too.
+            let is_extra = matches!(expendable, Self::Trend | Self::Class);
+            let enough = if is_extra { 2 * NAME } else { NAME };
             if rest(&columns) < enough {
                 columns.retain(|column| *column != expendable);
             }
@@ -63,13 +71,22 @@ impl Column {
         match self {
             Self::Rate | Self::Active | Self::Failed => 7,
             Self::P50 | Self::P99 | Self::Sent | Self::Received => 7,
+            Self::Class => CLASS,
             Self::Trend => TREND,
         }
+    }
+
+    /// In the width of the column, behind a blank. Numbers are on the right.
+    #[must_use]
+    pub fn pad(self, text: &str) -> String {
+        let width = self.width();
+        if self == Self::Class { format!(" {text:<width$}") } else { format!(" {text:>width$}") }
     }
 
     #[must_use]
     pub fn title(self, state: &State) -> String {
         let (title, sort) = match self {
+            Self::Class => ("TRAFFIC", None),
             Self::Rate => ("CONN/S", Some(Sort::Rate)),
             Self::Active => ("ACTIVE", Some(Sort::Active)),
             Self::Failed => ("FAIL/S", Some(Sort::Failed)),
@@ -86,6 +103,7 @@ impl Column {
     pub fn cell(self, row: &Row) -> String {
         let rate = |of: fn(&Rates) -> f64| row.rates.as_ref().map(of);
         let text = match self {
+            Self::Class => row.class().map(|class| class.as_str().to_owned()),
             Self::Active => return units::count(row.active),
             Self::Trend => return trend(row.trend.iter().copied()),
             Self::Rate => rate(|rates| rates.opened).map(units::rate),

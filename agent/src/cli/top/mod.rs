@@ -1,10 +1,12 @@
 //! `sockline top`: the services of this node by traffic, live.
 //!
-//! `sample` is what one reading of the maps found, `reader` reads it. `table` makes rates and rows of samples, `state`
-//! has what is shown and what keys do; both are pure. `view` draws a state into a buffer, with the columns of `columns`,
-//! and is pure as well; `plain` turns a buffer into text. `screen` runs the loop on a terminal, `terminal` sets it up and
-//! restores it.
+//! `sample` is what one reading of the maps found, `reader` reads it, and `clients` names and sums up the clients in it.
+//! `table` makes rates and rows of samples, `state` has what is shown and what keys do; both are pure. `view` draws a
+//! state into a buffer, with the columns of `columns` and the split by `classes`, and is pure as well; `plain` turns a
+//! buffer into text. `screen` runs the loop on a terminal, `terminal` sets it up and restores it.
 
+mod classes;
+mod clients;
 pub mod columns;
 pub mod plain;
 mod reader;
@@ -34,8 +36,8 @@ use crate::duration;
 
 /// Watch the services of this node: connections per second, failures, round-trip times and bytes.
 ///
-/// Each row is a service port. Enter shows its backends and its clients, `?` the keys and the meaning of the columns. A connection's
-/// round-trip time is counted when it ends, its bytes also about every 10 s while it is open.
+/// Each row is a service port. Enter shows its backends and its clients, and how the traffic is split between this node,
+/// its zone and other zones; `?` shows the keys and the meaning of the columns. A connection's round-trip time is counted when it ends, its bytes also about every 10 s while it is open.
 ///
 /// Reads the pinned maps, so it also works while the agent is down; clients have no names then.
 #[derive(Debug, Args)]

@@ -1,19 +1,21 @@
 //! Reads samples.
 
 use std::{
-    collections::BTreeMap,
+    collections::HashMap,
     net::SocketAddr,
     path::Path,
     time::{Instant, SystemTime},
 };
 
-use super::sample::{Detail, Node, Opened, Sample, Totals};
+use super::{
+    clients::Clients,
+    sample::{BackendSample, Detail, Node, Opened, Sample, Totals},
+};
 use crate::{
     admin,
     cli::node::StateArgs,
     dataplane::{ClientConnections, FeatureSet, ServiceKey, Snapshot, Telemetry},
-    escape::Escaped,
-    workloads::{Growth, Readings},
+    workloads::Client,
 };
 
 pub struct Reader {
@@ -23,14 +25,6 @@ pub struct Reader {
     telemetry: Option<(SystemTime, Option<Telemetry>)>,
     /// Of the service port that was read last.
     clients: Option<(ServiceKey, Clients)>,
-}
-
-/// The clients of a service port, by the name of their workload. Counts of a pod that is gone stay in the sum, so that
-/// it does not fall.
-#[derive(Default)]
-struct Clients {
-    readings: Readings,
-    sums: BTreeMap<String, Growth>,
 }
 
 impl Reader {
@@ -74,12 +68,12 @@ impl Reader {
     ) -> anyhow::Result<Vec<(String, Totals)>> {
         let mut read = snapshot.clients()?.connections()?;
         read.retain(|client| client.service == *key);
-        let names = names(&self.place.admin_socket, &read);
+        let known = known(&self.place.admin_socket, &read);
         if self.clients.as_ref().is_none_or(|(of, _)| of != key) {
             self.clients = Some((key.clone(), Clients::default()));
         }
         let clients = self.clients.as_mut().map(|(_, clients)| clients);
-        Ok(clients.map(|clients| clients.update(&read, &names)).unwrap_or_default())
+        Ok(clients.map(|clients| clients.update(&read, known)).unwrap_or_default())
     }
 
     fn node(&mut self, snapshot: &Snapshot) -> anyhow::Result<Node> {
@@ -108,52 +102,19 @@ fn telemetry(socket: &Path) -> Option<Option<Telemetry>> {
     runtime.block_on(admin::status(socket)).ok().map(|status| status.telemetry)
 }
 
-/// The names of clients' workloads, as far as the agent has them.
-fn names(socket: &Path, clients: &[ClientConnections]) -> Vec<String> {
-    let cgroups: Vec<u64> = clients.iter().map(|client| client.cgroup).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok();
-    let known = runtime.and_then(|runtime| runtime.block_on(admin::clients(socket, cgroups)).ok());
-    let known = known.unwrap_or_default();
-    let label = |client: &ClientConnections| {
-        let client = known.get(&client.cgroup).cloned().unwrap_or_default();
-        let label = match client.label() {
-            (name, "") => name,
-            (name, kind) => format!("{name} ({kind})"),
-        };
-        Escaped(label).to_string()
-    };
-    clients.iter().map(label).collect()
+/// What the agent knows of clients; `None` if it does not answer.
+fn known(socket: &Path, clients: &[ClientConnections]) -> Option<HashMap<u64, Client>> {
+    let cgroups = clients.iter().map(|client| client.cgroup).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    runtime.block_on(admin::clients(socket, cgroups)).ok()
 }
 
-impl Clients {
-    /// Adds a reading. A workload without clients is forgotten.
-    fn update(&mut self, read: &[ClientConnections], names: &[String]) -> Vec<(String, Totals)> {
-        let mut active: BTreeMap<&String, u64> = BTreeMap::new();
-        let growths = self.readings.update(read);
-        for ((client, name), growth) in read.iter().zip(names).zip(growths) {
-            *active.entry(name).or_default() += client.active;
-            self.sums.entry(name.clone()).or_default().add(&growth);
-        }
-        self.sums.retain(|name, _| active.contains_key(name));
-        let totals = self.sums.iter().map(|(name, sum)| {
-            let totals = Totals {
-                opened: sum.opened,
-                active: active.get(name).copied().unwrap_or(0),
-                failed: sum.failed,
-                sent: sum.sent,
-                received: sum.received,
-                ..Totals::default()
-            };
-            (name.clone(), totals)
-        });
-        totals.collect()
-    }
-}
-
-fn backends(snapshot: &Snapshot, key: &ServiceKey) -> anyhow::Result<Vec<(SocketAddr, Totals)>> {
+fn backends(snapshot: &Snapshot, key: &ServiceKey) -> anyhow::Result<Vec<BackendSample>> {
     let found = snapshot.backends()?.remove(key).unwrap_or_default();
-    let backends = found
-        .iter()
-        .map(|(backend, counts)| (SocketAddr::new(backend.address, backend.port), counts.into()));
+    let backends = found.iter().map(|(backend, counts)| BackendSample {
+        address: SocketAddr::new(backend.address, backend.port),
+        class: backend.traffic_class,
+        totals: counts.into(),
+    });
     Ok(backends.collect())
 }

@@ -7,6 +7,7 @@ use sockline_ebpf::telemetry::ConnectionCounts;
 use crate::{
     cli::output::units::RoundTrips,
     dataplane::{Counts, ServiceKey},
+    model::plan::TrafficClass,
 };
 
 /// One reading of the counters.
@@ -25,9 +26,17 @@ pub struct Sample {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Opened {
     pub key: ServiceKey,
-    pub backends: Vec<(SocketAddr, Totals)>,
+    pub backends: Vec<BackendSample>,
     /// By the name of their workload.
     pub clients: Vec<(String, Totals)>,
+}
+
+/// One backend.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackendSample {
+    pub address: SocketAddr,
+    pub class: TrafficClass,
+    pub totals: Totals,
 }
 
 /// What the counters depend on.

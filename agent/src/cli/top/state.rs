@@ -88,9 +88,9 @@ impl State {
             && let Some((opened, table)) = &mut self.opened
             && read.key == *opened
         {
-            let backends = read.backends.into_iter();
-            let backends =
-                backends.map(|(address, totals)| (address.to_string(), Subject::Backend, totals));
+            let backends = read.backends.into_iter().map(|backend| {
+                (backend.address.to_string(), Subject::Backend(backend.class), backend.totals)
+            });
             let clients = read.clients.into_iter();
             let clients =
                 clients.map(|(name, totals)| (format!("from {name}"), Subject::Client, totals));

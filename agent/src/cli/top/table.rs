@@ -10,6 +10,7 @@ use super::sample::Totals;
 use crate::{
     cli::output::units::{RoundTrips, quantile},
     dataplane::ServiceKey,
+    model::plan::TrafficClass,
 };
 
 /// How many rates a trend has.
@@ -44,7 +45,7 @@ impl Rates {
         }
     }
 
-    fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.opened += other.opened;
         self.failed += other.failed;
         self.sent += other.sent;
@@ -62,7 +63,7 @@ const fn growth(before: u64, now: u64) -> u64 {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     Service(ServiceKey),
-    Backend,
+    Backend(TrafficClass),
     /// A client of the same service port: its connections are those of backends, too.
     Client,
 }
@@ -84,6 +85,15 @@ impl Row {
     #[must_use]
     pub fn is_client(&self) -> bool {
         self.subject == Subject::Client
+    }
+
+    /// The class of the traffic to a backend.
+    #[must_use]
+    pub const fn class(&self) -> Option<TrafficClass> {
+        match self.subject {
+            Subject::Backend(class) => Some(class),
+            Subject::Service(_) | Subject::Client => None,
+        }
     }
 }
 

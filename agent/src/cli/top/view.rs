@@ -11,6 +11,7 @@ use ratatui::{
 };
 
 use super::{
+    classes,
     columns::{Column, name_title, shortened},
     sample::Detail,
     state::{Mode, Motion, State},
@@ -151,6 +152,7 @@ fn head(state: &State, palette: &Palette) -> Vec<Line<'static>> {
             Span::from("backends and clients of "),
             Span::styled(key, palette.head),
         ]));
+        lines.extend(classes::lines(table).into_iter().map(Line::from));
     }
     let missing = match node.detail {
         Detail::All => None,
@@ -178,12 +180,8 @@ fn rows(state: &State, palette: &Palette, purpose: Purpose, canvas: &mut Canvas<
     let (name_width, columns) = Column::within(canvas.width, state);
     let mut titles = format!("{:<name_width$}", shortened(&name_title(state), name_width));
     for column in &columns {
-        let (title, width) = (column.title(state), column.width());
-        titles += &if *column == Column::Trend {
-            format!(" {title:<width$}")
-        } else {
-            format!(" {title:>width$}")
-        };
+        let title = column.title(state);
+        titles += &if *column == Column::Trend { format!(" {title}") } else { column.pad(&title) };
     }
     canvas.line(&Line::from(Span::styled(titles, palette.titles)));
     let table = state.table();
@@ -209,7 +207,7 @@ fn row_line(row: &Row, name_width: usize, columns: &[Column], palette: &Palette)
     let name = shortened(&Escaped(&row.name).to_string(), name_width);
     let mut spans = vec![Span::from(format!("{name:<name_width$}"))];
     for column in columns {
-        let (cell, width) = (column.cell(row), column.width());
+        let cell = column.cell(row);
         let has_failures = row.rates.is_some_and(|rates| rates.failed > 0.0);
         let style = match column {
             Column::Failed if has_failures => palette.bad,
@@ -217,8 +215,7 @@ fn row_line(row: &Row, name_width: usize, columns: &[Column], palette: &Palette)
             _ if cell == "0" || cell == "-" => palette.quiet,
             _ => Style::new(),
         };
-        let cell = format!(" {cell:>width$}");
-        spans.push(Span::styled(cell, style));
+        spans.push(Span::styled(column.pad(&cell), style));
     }
     Line::from(spans)
 }
@@ -246,7 +243,7 @@ fn help(state: &State) -> Vec<String> {
         ("?", "this page"),
         ("q, Ctrl-C", "quit"),
     ];
-    const COLUMNS: [(&str, &str); 7] = [
+    const COLUMNS: [(&str, &str); 8] = [
         ("CONN/S", "connections and UDP flows in a second"),
         ("ACTIVE", "those that are open"),
         ("FAIL/S", "not established, or refused by the programs"),
@@ -254,6 +251,7 @@ fn help(state: &State) -> Vec<String> {
         ("SENT/S", "bytes that clients sent"),
         ("RECV/S", "bytes that they received"),
         ("TREND", "CONN/S before now"),
+        ("TRAFFIC", "how far it is to the backend, where there is room"),
     ];
     let line = |(name, meaning): &(&str, &str)| format!("  {name:<14} {meaning}");
     let mut lines =

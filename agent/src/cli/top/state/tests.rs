@@ -1,7 +1,10 @@
 use super::*;
 use crate::{
-    cli::top::sample::{Detail, Opened, Totals},
-    model::object::{ObjectName, Protocol},
+    cli::top::sample::{BackendSample, Detail, Opened, Totals},
+    model::{
+        object::{ObjectName, Protocol},
+        plan::TrafficClass,
+    },
 };
 
 fn key(name: &str) -> ServiceKey {
@@ -22,6 +25,11 @@ fn sample(seconds: u64, services: &[(&str, u64)]) -> Sample {
         ),
         opened: None,
     }
+}
+
+fn backend(address: &str, totals: Totals) -> BackendSample {
+    let class = TrafficClass::SameNode;
+    BackendSample { address: address.parse().unwrap(), class, totals }
 }
 
 fn state() -> State {
@@ -59,7 +67,7 @@ fn enter_opens_the_selected_service_and_esc_goes_back() {
         services: None,
         opened: Some(Opened {
             key: key(of),
-            backends: vec![(address.parse().unwrap(), Totals::default())],
+            backends: vec![backend(address, Totals::default())],
             clients: vec![],
         }),
         ..sample(3, &[])
@@ -81,7 +89,7 @@ fn clients_follow_the_backends_and_do_not_count_in_the_sums() {
     for seconds in [0, 2] {
         let opened = Opened {
             key: key("cart"),
-            backends: vec![("10.0.0.1:80".parse().unwrap(), totals(3 * seconds))],
+            backends: vec![backend("10.0.0.1:80", totals(3 * seconds))],
             clients: vec![
                 ("a".to_owned(), totals(seconds)),
                 ("z (Deployment)".to_owned(), totals(2 * seconds)),

@@ -11,10 +11,13 @@ use super::*;
 use crate::{
     cli::top::{
         plain,
-        sample::{Node, Sample, Totals},
+        sample::{BackendSample, Node, Opened, Sample, Totals},
     },
     dataplane::ServiceKey,
-    model::object::{ObjectName, Protocol},
+    model::{
+        object::{ObjectName, Protocol},
+        plan::TrafficClass,
+    },
 };
 
 const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (40, 10)];
@@ -53,6 +56,29 @@ fn state(services: usize) -> State {
     let mut state = State::new(Duration::from_secs(2));
     state.apply(sample(0, services));
     state.apply(sample(2, services));
+    state
+}
+
+/// The first service port is opened: three backends in three zones, and two clients.
+fn opened() -> State {
+    let mut state = state(3);
+    press(&mut state, KeyCode::Enter);
+    let totals = |opened| Totals { opened, sent: 1000 * opened, ..Totals::default() };
+    for seconds in [2, 4] {
+        let backends = (1..).zip(TrafficClass::ALL).take(3).map(|(place, class)| BackendSample {
+            address: format!("10.244.{place}.17:8080").parse().unwrap(),
+            class,
+            totals: totals(seconds * place),
+        });
+        let clients = ["boutique/frontend (Deployment)", "kubelet.service (SystemdService)"];
+        let opened = Opened {
+            key: key(0),
+            backends: backends.collect(),
+            clients: clients.map(|name| (name.to_owned(), totals(3 * seconds))).to_vec(),
+        };
+        let services = sample(seconds, 3);
+        state.apply(Sample { opened: Some(opened), ..services });
+    }
     state
 }
 
@@ -95,6 +121,29 @@ fn the_important_columns_stay_at_every_size() {
 }
 
 #[test]
+fn an_opened_service_port_shows_how_far_its_traffic_goes_at_every_size() {
+    let state = opened();
+    for (size, columns) in SIZES.into_iter().zip([
+        "BACKEND CONN/S▼ ACTIVE FAIL/S SENT/S RECV/S",
+        "BACKEND TRAFFIC CONN/S▼ ACTIVE FAIL/S SENT/S RECV/S TREND",
+        "BACKEND CONN/S▼ ACTIVE FAIL/S",
+    ]) {
+        let text = text(&state, size);
+        let lines: Vec<&str> = text.lines().collect();
+        let shares = "same-node 17 %, same-zone 33 %, other-zone 50 %";
+        assert!(format!("connections {shares}").starts_with(lines[3]), "{text}");
+        assert!(format!("bytes       {shares}").starts_with(lines[4]), "{text}");
+        assert_eq!(lines[5].split_whitespace().collect::<Vec<_>>().join(" "), columns, "{size:?}");
+        assert!(lines[6].starts_with("10.244.3.17:8080 "), "{text}");
+        assert_eq!(lines[6].contains(" other-zone "), columns.contains("TRAFFIC"), "{text}");
+        if size.0 >= 80 {
+            assert!(lines[9].starts_with("from boutique/frontend (Deployment) "), "{text}");
+        }
+        assert!(text.lines().all(|line| line.chars().count() <= size.0.into()), "{text}");
+    }
+}
+
+#[test]
 fn a_row_has_its_numbers() {
     let text = text(&state(3), (80, 24));
     let row = text.lines().find(|line| line.contains("-1:grpc")).unwrap();
@@ -115,6 +164,7 @@ fn nothing_panics_at_any_size() {
         press(&mut state, press_first);
         states.push(state);
     }
+    states.push(opened());
     let mut away = state(1);
     away.fail("the maps are gone".to_owned());
     let node = away.node.as_mut().unwrap();
