@@ -48,6 +48,7 @@ const DATA_PATH: &[(&str, Differs)] = &[
     ("node_ports::reachability", Little),
     ("observability::check", WithNohzFull),
     ("observability::counters", Little),
+    ("observability::telemetry::by_class", Little),
     ("observability::telemetry::by_client", WithTheKernel),
     ("observability::telemetry::concurrency", Little),
     ("observability::telemetry::failures", WithTheKernel),

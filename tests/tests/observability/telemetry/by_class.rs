@@ -10,21 +10,21 @@ use std::{
 };
 
 use serde_json::Value;
-use sockline_testbed::{Build, Cluster, Endpoint, Pod, Service, objects};
+use sockline_testbed::{Cluster, Endpoint, Pod, Service, objects};
 
 use super::{at, transfer};
 use crate::common::{eventually, holds};
 
 const WEB: &str = "10.96.0.1:80";
-const CLASSES: [&str; 4] = ["same-node", "same-zone", "other-zone", "unknown"];
+pub(super) const CLASSES: [&str; 4] = ["same-node", "same-zone", "other-zone", "unknown"];
 
 /// Opened connections, bytes sent and bytes received, by class.
 type ByClass = BTreeMap<String, [u64; 3]>;
 
 /// The service `web` with an endpoint of each class, and a client.
-struct Zones {
-    cluster: Cluster,
-    client: Pod,
+pub(super) struct Zones {
+    pub(super) cluster: Cluster,
+    pub(super) client: Pod,
     /// By class, as in [`CLASSES`].
     pods: Vec<Pod>,
     listeners: Vec<TcpListener>,
@@ -33,10 +33,10 @@ struct Zones {
 }
 
 /// A connection of the client, the server's end of it, and the class.
-type Open = (TcpStream, TcpStream, &'static str);
+pub(super) type Open = (TcpStream, TcpStream, &'static str);
 
 impl Zones {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut zones = Self::without_zone();
         zones.label_node();
         zones
@@ -91,7 +91,7 @@ impl Zones {
     }
 
     /// One open connection of each class. The backends are drawn at random: others are closed at once.
-    fn one_of_each(&mut self) -> Vec<Open> {
+    pub(super) fn one_of_each(&mut self) -> Vec<Open> {
         let mut open: BTreeMap<&str, Open> = BTreeMap::new();
         for _ in 0..1000 {
             if open.len() == CLASSES.len() {
@@ -105,7 +105,7 @@ impl Zones {
     }
 
     /// Sends other numbers of bytes for each class, both ways, and closes.
-    fn use_and_close(&mut self, open: Vec<Open>) {
+    pub(super) fn use_and_close(&mut self, open: Vec<Open>) {
         for (mut client, mut server, class) in open {
             let number = CLASSES.iter().position(|one| *one == class).unwrap() + 1;
             let (sent, received) = (100 * number, 1000 * number);
@@ -134,7 +134,7 @@ impl Zones {
     }
 
     #[track_caller]
-    fn assert_seen(&self) {
+    pub(super) fn assert_seen(&self) {
         eventually(&format!("{:?}", self.expected), || {
             let seen = self.seen();
             holds(seen == self.expected, format!("{seen:?}"))
@@ -143,7 +143,7 @@ impl Zones {
     }
 
     /// The backends of `web` by their address, with the class that `sockline backends` shows.
-    fn shown(&self) -> BTreeMap<String, String> {
+    pub(super) fn shown(&self) -> BTreeMap<String, String> {
         let text = self.cluster.agent().cli(&["backends", "-o", "json"]).unwrap();
         let list: Value = serde_json::from_str(&text).unwrap();
         let backends = list["items"][0]["backends"].as_array().unwrap().clone();
@@ -153,13 +153,13 @@ impl Zones {
     }
 
     /// As [`Self::shown`], of these classes.
-    fn with(&self, classes: [&str; 4]) -> BTreeMap<String, String> {
+    pub(super) fn with(&self, classes: [&str; 4]) -> BTreeMap<String, String> {
         let address = |pod: &Pod| pod.addresses()[0].to_string();
         self.pods.iter().map(address).zip(classes.map(str::to_owned)).collect()
     }
 }
 
-fn service() -> Service {
+pub(super) fn service() -> Service {
     Service::new("web").ip("10.96.0.1").tcp(80).to(8080)
 }
 
@@ -230,22 +230,5 @@ fn what_was_counted_before_a_zone_becomes_known_stays_with_its_class() {
     zones.assert_seen();
     let heir = zones.cluster.pod("heir").unwrap();
     zones.cluster.apply([service().endpoints([&heir])]).unwrap();
-    zones.assert_seen();
-}
-
-#[test]
-fn with_another_layout_of_the_maps_classes_are_counted_as_well() {
-    let mut zones = Zones::new();
-    zones
-        .cluster
-        .restart(|options| options.binary = Some(Build::OtherLayout.binary().unwrap()))
-        .unwrap();
-    assert_eq!(zones.shown(), zones.with(CLASSES));
-    let open = zones.one_of_each();
-    let lasting = zones.one_of_each();
-    zones.use_and_close(open);
-    zones.assert_seen();
-    zones.cluster.apply([service().endpoints([&zones.client])]).unwrap();
-    zones.use_and_close(lasting);
     zones.assert_seen();
 }

@@ -1,8 +1,12 @@
-//! After a change of the layout of the maps.
+//! After a change of the layout of the maps. These need a build with another layout, which virtual machines do not have.
 
 use sockline_testbed::Build;
 
-use super::{CountedWeb, Seen, at, ended, transfer};
+use super::{
+    CountedWeb, Seen, at,
+    by_class::{self, CLASSES, Zones},
+    ended, transfer,
+};
 
 #[test]
 fn after_a_change_of_the_layout_connections_are_counted_again() {
@@ -19,4 +23,21 @@ fn after_a_change_of_the_layout_connections_are_counted_again() {
     // What was opened before is in the maps of the other layout, which are gone.
     drop(before);
     web.assert_seen(&Seen { sent: 100, unanswered: 1, ..ended("client", 1) });
+}
+
+#[test]
+fn with_another_layout_of_the_maps_classes_are_counted_as_well() {
+    let mut zones = Zones::new();
+    zones
+        .cluster
+        .restart(|options| options.binary = Some(Build::OtherLayout.binary().unwrap()))
+        .unwrap();
+    assert_eq!(zones.shown(), zones.with(CLASSES));
+    let open = zones.one_of_each();
+    let lasting = zones.one_of_each();
+    zones.use_and_close(open);
+    zones.assert_seen();
+    zones.cluster.apply([by_class::service().endpoints([&zones.client])]).unwrap();
+    zones.use_and_close(lasting);
+    zones.assert_seen();
 }
