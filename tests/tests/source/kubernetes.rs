@@ -27,7 +27,7 @@ fn cluster(node: &WebNode) -> Api {
 }
 
 /// A server for it on the node; port 0 means any.
-fn serve(node: &WebNode, cluster: &Api, port: u16) -> Server {
+pub fn serve(node: &WebNode, cluster: &Api, port: u16) -> Server {
     // A child process that another test is starting may hold the last listener of a port a moment longer.
     let listener = eventually("the port to be free", || {
         node.outside().run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
@@ -35,7 +35,7 @@ fn serve(node: &WebNode, cluster: &Api, port: u16) -> Server {
     Server::start(cluster, listener).unwrap()
 }
 
-fn on_api(node: &WebNode, server: &Server) -> AgentOptions {
+pub fn on_api(node: &WebNode, server: &Server) -> AgentOptions {
     let kubeconfig = server.kubeconfig(node.temp()).unwrap();
     AgentOptions { kubeconfig: Some(kubeconfig), ..options(&[]) }
 }

@@ -11,3 +11,4 @@ mod common;
 mod api_server_outage;
 mod invalid_objects;
 mod kubernetes;
+mod traffic_class;
