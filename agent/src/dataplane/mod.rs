@@ -50,7 +50,7 @@ pub use self::{
     },
     observe::{
         clients::{ClientConnections, Clients},
-        counters::{Counters, Counts, FAULTS, FaultInfo, fault_name},
+        counters::{BackendFailures, Counters, Counts, FAULTS, FaultInfo, fault_name},
         events::{
             Events,
             decode::{Ended, Event, What},

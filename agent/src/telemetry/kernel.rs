@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use super::{
@@ -14,6 +15,7 @@ use super::{
         BypassLabels, BypassReason, Families, FaultLabels, LossLabels, LossReason, RefusalLabels,
         RefusalReason, ServicePortLabels,
     },
+    failing_backends::FailingBackends,
 };
 use crate::{
     dataplane::{Counters, Counts},
@@ -27,6 +29,7 @@ pub struct KernelCounters {
     services_log: Mutex<LogOnChange>,
     faults_log: Mutex<LogOnChange>,
     unknown_ends: Mutex<UnknownEnds>,
+    failing_backends: Mutex<FailingBackends>,
     events_log: Mutex<LogOnChange>,
     dropped_events: AtomicU64,
 }
@@ -38,6 +41,7 @@ impl KernelCounters {
             services_log: Mutex::new(LogOnChange::new("cannot read the services' counters")),
             faults_log: Mutex::new(LogOnChange::new("cannot read the kernel programs' faults")),
             unknown_ends: Mutex::default(),
+            failing_backends: Mutex::default(),
             events_log: Mutex::new(LogOnChange::new("cannot read the counts of events")),
             dropped_events: AtomicU64::default(),
         }
@@ -59,7 +63,12 @@ impl KernelCounters {
         families.connections_translated.write(of(|counts| counts.connections.opened), text)?;
         let mut unknown = self.unknown_ends.lock().unwrap_or_else(PoisonError::into_inner);
         unknown.update(&services);
+        let mut failing = self.failing_backends.lock().unwrap_or_else(PoisonError::into_inner);
+        failing.update(&services, Instant::now());
         connections::write(families, &services, &unknown, text)?;
+        let used = services.iter().filter(|(_, counts)| counts.connections.opened > 0);
+        let failing = used.map(|(labels, _)| (labels.clone(), failing.of(labels) as f64));
+        families.backends_failing.write(failing, text)?;
         families.connections_refused.write(
             refused(RefusalReason::NoEndpoints, |counts| counts.refused_no_endpoints).chain(
                 refused(RefusalReason::NoLocalEndpoints, |counts| {

@@ -2,12 +2,13 @@
 //!
 //! [`definitions`] has the table of all families. [`family`] and [`labels`] wrap the `prometheus` crate so that
 //! the labels of a family are typed. [`Metrics`] is what the agent counts with, and writes the text of a scrape:
-//! `connections` and `kernel` read the kernel's counters for it, `clients` those of client workloads, `programs` the
+//! `connections`, `failing_backends` and `kernel` read the kernel's counters for it, `clients` those of client workloads, `programs` the
 //! kernel programs' runs, `process` the agent's own usage. `agent/metrics_server.rs` serves it.
 
 mod clients;
 mod connections;
 pub mod definitions;
+mod failing_backends;
 pub mod family;
 mod kernel;
 pub mod labels;

@@ -1,6 +1,9 @@
 //! The programs' counters: connections and how they ended, refusals and faults, summed over all CPUs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use sockline_ebpf::{
@@ -9,7 +12,7 @@ use sockline_ebpf::{
     event::EventCounts,
     frontend::Reason,
     id::ServiceId,
-    telemetry::{ClassCounts, ConnectionCounts, RemovedBackends, ServiceStats},
+    telemetry::{ClassCounts, ConnectionCounts, End, RemovedBackends, ServiceStats},
 };
 
 use super::events;
@@ -38,6 +41,8 @@ pub struct Counts {
     pub connections: ConnectionCounts,
     /// The same by class of traffic; `None` if there are none.
     pub by_class: Option<Box<ClassCounts>>,
+    /// Its present backends with connections that were not established.
+    pub failures: Vec<BackendFailures>,
     /// How they ended; `None` if none has.
     pub ends: Option<Box<ServiceStats>>,
     pub refused_no_endpoints: u64,
@@ -45,6 +50,35 @@ pub struct Counts {
     pub bypassed: u64,
     pub failed_open: u64,
     pub bypassed_stale: u64,
+}
+
+/// A backend that did not establish all connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackendFailures {
+    pub address: IpAddr,
+    pub port: u16,
+    /// Connections that were refused, timed out or were unreachable.
+    pub failed: u64,
+    /// Connections that were established and ended.
+    pub ended: u64,
+    /// Bytes that came from it, also on connections that are open.
+    pub received: u64,
+}
+
+impl BackendFailures {
+    /// `None` if there are none. What clients gave up says nothing of the backend.
+    fn of(backend: &Backend) -> Option<Self> {
+        let ConnectionCounts { closed, received, failed: all, .. } = backend.counts;
+        let failed = [End::Refused, End::TimedOut, End::Unreachable].into_iter();
+        let failed = failed.filter_map(End::as_failure).map(|place| all[place]).sum();
+        (failed > 0).then(|| Self {
+            address: backend.address.into(),
+            port: u16::from_be(backend.port),
+            failed,
+            ended: closed.saturating_sub(all.iter().sum()),
+            received,
+        })
+    }
 }
 
 impl Counts {
@@ -91,6 +125,13 @@ pub const fn fault_name(fault: Fault) -> &'static str {
     FAULTS[fault as usize].name
 }
 
+/// By service id.
+#[derive(Default)]
+struct Connections {
+    by_service: HashMap<ServiceId, Box<ClassCounts>>,
+    failures: HashMap<ServiceId, Vec<BackendFailures>>,
+}
+
 /// The kernel's counters, kept open.
 pub struct Counters {
     pins: Pins,
@@ -122,7 +163,7 @@ impl Counters {
     /// Every service port that has a name; those that were never used count zero.
     pub fn services(&self) -> Result<BTreeMap<ServiceKey, Counts>, DataplaneError> {
         // First the connections: what ends meanwhile is known and not closed yet, and never closed and unknown.
-        let mut connections = self.connections()?;
+        let Connections { by_service: mut connections, mut failures } = self.connections()?;
         let mut ends = self.ends()?;
         let mut counted: HashMap<ServiceId, Counts> = HashMap::new();
         hash::for_each(maps::SERVICE_COUNTERS, &self.services, |&id, per_cpu| {
@@ -136,6 +177,7 @@ impl Counters {
             let mut counts = counted.remove(&id).unwrap_or_default();
             let mut by_class = connections.remove(&id);
             counts.ends = ends.remove(&id);
+            counts.failures = failures.remove(&id).unwrap_or_default();
             if let Some(ends) = &counts.ends {
                 by_class.get_or_insert_default().add(&ends.of_removed);
             }
@@ -157,9 +199,9 @@ impl Counters {
         Ok(all)
     }
 
-    /// Connections by service id: those of its backends, and those of former ones that ended before.
-    fn connections(&self) -> Result<HashMap<ServiceId, Box<ClassCounts>>, DataplaneError> {
-        let mut all: HashMap<ServiceId, Box<ClassCounts>> = HashMap::new();
+    /// Connections of services: those of their backends, and those of former ones that ended before.
+    fn connections(&self) -> Result<Connections, DataplaneError> {
+        let Connections { by_service: mut all, mut failures } = Connections::default();
         // A segment that is created after this has no count that was ever shown.
         let segments = self.backends.segments();
         // The control loop waits for this lock. It covers one system call for each few thousand
@@ -184,11 +226,17 @@ impl Counters {
                     if counts != ConnectionCounts::NONE {
                         let of_service = all.entry(service).or_default();
                         of_service.of_byte(entry.get(CLASS)).add(&counts);
+                        if counts.failed != [0; End::FAILURES]
+                            && let Some(failed) =
+                                BackendFailures::of(&Backend { counts, ..entry.read() })
+                        {
+                            failures.entry(service).or_default().push(failed);
+                        }
                     }
                 }
             }
         }
-        Ok(all)
+        Ok(Connections { by_service: all, failures })
     }
 
     /// Calls of all services that were bypassed because there was no agent.

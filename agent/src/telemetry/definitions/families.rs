@@ -75,6 +75,10 @@ families! {
         connections_untracked: ScrapedCounter<ServicePortLabels> =
             "sockline_connections_untracked_total",
             "Connections whose close is not observed: no record of the socket could be kept, or the kernel closes it by itself.";
+        backends_failing: ScrapedGauge<ServicePortLabels> =
+            "sockline_backends_failing",
+            "Backends whose last connections, three at least, were not established: refused, timed out or unreachable, the last of \
+             them in the last 5 minutes. Clients that give up do not count.";
         connections_unanswered: ScrapedCounter<ServicePortLabels> =
             "sockline_connections_unanswered_total",
             "Established connections that ended without a byte from the backend, though the client had sent some.";
