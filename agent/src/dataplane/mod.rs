@@ -47,6 +47,7 @@ pub use self::{
         namespaces::NetworkNamespaces,
         partly_counted::{OpenConnection, OpenConnections, Unmarked},
         service_names::ServiceKey,
+        socket_table::SocketTable,
     },
     observe::{
         clients::{ClientConnections, Clients},
@@ -58,7 +59,7 @@ pub use self::{
         map_usage::{MapScan, ScannedUsage, Unreadable},
         overflow::OverLimit,
         snapshot::Snapshot,
-        sockets::{Owners, SocketTable, StaleSocket},
+        sockets::{Owners, StaleSocket},
         translation::Translation,
     },
     open::{Options, cleanup},

@@ -11,7 +11,7 @@
 //! - [`affinity_gc`]: removes expired session affinities. [`client_gc`]: removes clients of services that are gone.
 //! - [`lru`]: maps whose size an option sets.
 //! - [`namespaces`]: network namespaces that called services.
-//! - [`partly_counted`]: counts connections while they are open.
+//! - [`socket_table`]: records of sockets. [`partly_counted`]: counts connections while they are open.
 //!
 //! Invariant: only the agent that holds the lock writes, beside programs; programs see each entry change in one step.
 
@@ -27,6 +27,7 @@ mod lru;
 pub mod namespaces;
 pub mod partly_counted;
 pub mod service_names;
+pub mod socket_table;
 
 use std::{os::fd::AsFd as _, path::Path};
 

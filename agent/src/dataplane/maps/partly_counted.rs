@@ -14,10 +14,11 @@ use std::{
 
 use sockline_ebpf::{
     frontend::Protocol,
-    partly_counted::{PLACES, Part, PartlyCounted, State, place},
-    socket::{About, CLAIMED, SocketRecord, SocketSet, WAYS},
+    partly_counted::{PLACES, Part, PartlyCounted, State},
+    socket::SocketRecord,
 };
 
+use super::socket_table::{PlacedRecord, SocketTable};
 use crate::{
     bpf::mmap::{Access, Field, SharedArray},
     dataplane::{error::DataplaneError, maps, pinning::layout::Pins},
@@ -31,20 +32,6 @@ const PARTS: [Field<PartlyCounted, Part>; 2] = [
     Field::new(offset_of!(PartlyCounted, parts), |entry| &entry.parts[0]),
     Field::new(offset_of!(PartlyCounted, parts) + size_of::<Part>(), |entry| &entry.parts[1]),
 ];
-const ABOUTS: [Field<SocketSet, u64>; WAYS] = {
-    let mut fields = [about(0); WAYS];
-    let mut way = 1;
-    while way < WAYS {
-        fields[way] = about(way);
-        way += 1;
-    }
-    fields
-};
-
-const fn about(way: usize) -> Field<SocketSet, u64> {
-    let record = offset_of!(SocketSet, records) + way * size_of::<SocketRecord>();
-    Field::new(record + offset_of!(SocketRecord, about), |set| &set.records[0].about.0)
-}
 
 /// An open TCP connection whose record is marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +45,7 @@ pub struct OpenConnection {
 /// The records of connections, and what is counted of them. For one thread that marks and counts at a time.
 #[derive(Clone)]
 pub struct OpenConnections {
-    sockets: Arc<SharedArray<SocketSet>>,
+    sockets: SocketTable,
     entries: Arc<SharedArray<PartlyCounted>>,
 }
 
@@ -68,7 +55,7 @@ pub type Unmarked = HashSet<(u64, u64)>;
 impl OpenConnections {
     pub(crate) fn open(pins: &Pins) -> Result<Self, DataplaneError> {
         Ok(Self {
-            sockets: Arc::new(maps::open_sockets(pins, Access::Write)?),
+            sockets: SocketTable::open_to_write(pins)?,
             entries: Arc::new(open(pins, Access::Write)?),
         })
     }
@@ -76,13 +63,13 @@ impl OpenConnections {
     /// Marks the connections that were open at the last scan, too. Returns those that were not, for the next scan.
     pub fn mark(&self, known: &Unmarked) -> Unmarked {
         let mut unmarked = Unmarked::new();
-        for (set, way, cookie, record) in self.connections() {
-            if record.about.is_partly_counted() {
+        for placed in self.connections() {
+            if placed.record.about.is_partly_counted() {
                 continue;
             }
-            let key = (cookie, record.since);
+            let key = (placed.cookie, placed.record.since);
             if known.contains(&key) {
-                self.mark_one(set, way, record.about);
+                self.mark_one(&placed);
             } else {
                 unmarked.insert(key);
             }
@@ -91,26 +78,21 @@ impl OpenConnections {
     }
 
     /// If the place has another record by now that looks the same, that is marked: nothing is counted of it either.
-    fn mark_one(&self, set: usize, way: usize, about: About) {
-        let entry = self.entries.cell(index(set, way) as usize);
+    fn mark_one(&self, PlacedRecord { place, record, .. }: &PlacedRecord) {
+        let entry = self.entries.cell(*place as usize);
         entry.set(PARTS[State::default().valid()], Part::default());
         entry.publish(STATE, State::default());
-        let _ =
-            self.sockets.cell(set).compare_exchange(ABOUTS[way], about.0, about.partly_counted().0);
+        self.sockets.mark(*place, record.about);
     }
 
     /// All connections whose records are marked. Wait for running programs (RCU) between [`Self::mark`] and this: those that
     /// saw a record before it was marked have ended then, and with them the records that they saw the end of.
     #[must_use]
     pub fn marked(&self) -> Vec<OpenConnection> {
-        let marked = self.connections().filter(|(.., record)| record.about.is_partly_counted());
-        marked
-            .map(|(set, way, cookie, record)| OpenConnection {
-                place: index(set, way),
-                cookie,
-                record,
-            })
-            .collect()
+        let marked = self.connections().filter(|placed| placed.record.about.is_partly_counted());
+        let connection =
+            |PlacedRecord { place, cookie, record }| OpenConnection { place, cookie, record };
+        marked.map(connection).collect()
     }
 
     /// Takes over what the kernel says of a connection now. Returns what the caller is to count; nothing if the connection
@@ -141,17 +123,10 @@ impl OpenConnections {
         })
     }
 
-    /// The TCP connections whose end is seen: set, way, cookie, record.
-    fn connections(&self) -> impl Iterator<Item = (usize, usize, u64, SocketRecord)> + '_ {
-        (0..self.sockets.len()).flat_map(|set| {
-            let seen = self.sockets.read(set);
-            (0..WAYS).filter_map(move |way| {
-                let (cookie, record) = (seen.cookies[way], seen.records[way]);
-                let is_connection =
-                    record.protocol() == Some(Protocol::Tcp) && !record.about.is_untracked();
-                (!matches!(cookie, 0 | CLAIMED) && is_connection)
-                    .then_some((set, way, cookie, record))
-            })
+    /// The TCP connections whose end is seen.
+    fn connections(&self) -> impl Iterator<Item = PlacedRecord> + '_ {
+        self.sockets.scan().filter(|PlacedRecord { record, .. }| {
+            record.protocol() == Some(Protocol::Tcp) && !record.about.is_untracked()
         })
     }
 }
@@ -185,11 +160,7 @@ impl Parts {
     }
 }
 
-fn index(set: usize, way: usize) -> u32 {
-    place(set as u32, way as u32)
-}
-
-/// By [`place`].
+/// By place.
 fn open(pins: &Pins, access: Access) -> Result<SharedArray<PartlyCounted>, DataplaneError> {
     maps::shared(pins, maps::PARTLY_COUNTED, PLACES, access)
 }

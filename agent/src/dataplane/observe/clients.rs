@@ -21,6 +21,7 @@ use crate::{
             self, ClientHash,
             partly_counted::Parts,
             service_names::{self, ServiceKey},
+            socket_table::PlacedRecord,
         },
         pinning::layout::Pins,
     },
@@ -113,7 +114,7 @@ impl Clients {
     ) -> Result<(), DataplaneError> {
         // Before Linux 5.12 no program uses the table.
         if self.features.contains(FeatureSet::COMPARE_AND_SWAP) {
-            for (place, _, record) in self.sockets.table().placed_records() {
+            for PlacedRecord { place, record, .. } in self.sockets.table().scan() {
                 let is_marked = record.about.is_partly_counted();
                 let part = if is_marked { self.parts.of(place) } else { Part::default() };
                 each(&record, part);

@@ -3,90 +3,30 @@
 //! The result depends only on the maps as they are, not on events: nothing is lost if an agent ends
 //! between a change and its effects.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{Ordering, fence},
-    },
-};
+use std::{collections::HashMap, net::IpAddr};
 
 use aya::maps::MapError;
 use sockline_ebpf::{
     backend::Backend,
     frontend::{FrontendKey, Protocol},
     id::ServiceId,
-    partly_counted,
-    socket::{About, CLAIMED, OverflowEntry, RECORD_UNITS, SocketRecord, SocketSet, WAYS},
+    socket::{About, OverflowEntry, RECORD_UNITS, SocketRecord},
 };
 
 use super::overflow::OverflowUsage;
 use crate::{
-    bpf::{
-        kinds::hash,
-        mmap::{Access, SharedArray},
-    },
+    bpf::kinds::hash,
     dataplane::{
         error::DataplaneError,
-        maps::{self, OverflowHash, service_names::ServiceKey},
+        maps::{
+            self, OverflowHash,
+            service_names::ServiceKey,
+            socket_table::{PlacedRecord, SocketTable},
+        },
         pinning::layout::Pins,
         reconcile::Reconciler,
     },
 };
-
-/// The socket table, for reading.
-#[derive(Clone)]
-pub struct SocketTable {
-    sets: Arc<SharedArray<SocketSet>>,
-}
-
-impl SocketTable {
-    pub(crate) fn open(pins: &Pins) -> Result<Self, DataplaneError> {
-        Ok(Self { sets: Arc::new(maps::open_sockets(pins, Access::Read)?) })
-    }
-
-    /// Whether a socket's record is still what was read before.
-    #[must_use]
-    pub fn holds(&self, cookie: u64, record: &SocketRecord) -> bool {
-        let seen = self.sets.read(self.set_of(cookie));
-        (0..WAYS).any(|way| seen.cookies[way] == cookie && seen.records[way].is_same(record))
-    }
-
-    /// The record of an open socket that has finished its connect.
-    pub(crate) fn record(&self, cookie: u64) -> Option<SocketRecord> {
-        let seen = self.sets.read(self.set_of(cookie));
-        (0..WAYS).find(|&way| seen.cookies[way] == cookie).map(|way| seen.records[way])
-    }
-
-    fn set_of(&self, cookie: u64) -> usize {
-        usize::try_from(cookie).unwrap_or(0) % self.sets.len().max(1)
-    }
-
-    pub(super) fn records(&self) -> impl Iterator<Item = (u64, SocketRecord)> + '_ {
-        self.placed_records().map(|(_, cookie, record)| (cookie, record))
-    }
-
-    /// As [`Self::records`], with their places for [`sockline_ebpf::partly_counted`].
-    pub(super) fn placed_records(&self) -> impl Iterator<Item = (u32, u64, SocketRecord)> + '_ {
-        (0..self.sets.len()).flat_map(|index| {
-            let first = self.sets.read(index);
-            let is_held = |cookie: &u64| !matches!(*cookie, 0 | CLAIMED);
-            // Programs write meanwhile: a record that reads the same twice, under the same cookie,
-            // is consistent.
-            fence(Ordering::Acquire);
-            let second = first.cookies.iter().any(is_held).then(|| self.sets.read(index));
-            (0..WAYS).filter_map(move |way| {
-                let cookie = first.cookies[way];
-                let again = second?;
-                let record = again.records[way];
-                let is_whole = again.cookies[way] == cookie && record.is_same(&first.records[way]);
-                let place = partly_counted::place(index as u32, way as u32);
-                (is_held(&cookie) && is_whole).then_some((place, cookie, record))
-            })
-        })
-    }
-}
 
 /// A socket whose backend is gone: it was removed, or its entry belongs to another backend now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,9 +87,13 @@ impl Sockets {
         let is_stale = |record: &SocketRecord| is_stale(record, reconciler.backend(record.backend));
         let mut stale_sockets: Vec<StaleSocket> = self
             .table
-            .records()
-            .filter(|(_, record)| is_stale(record))
-            .map(|(cookie, record)| StaleSocket { cookie, record, in_overflow: false })
+            .scan()
+            .filter(|placed| is_stale(&placed.record))
+            .map(|PlacedRecord { cookie, record, .. }| StaleSocket {
+                cookie,
+                record,
+                in_overflow: false,
+            })
             .collect();
         let all = self.for_each_overflow(|cookie, record| {
             if is_stale(record) {

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use aya::maps::MapError;
 use sockline_ebpf::{agent::FeatureSet, socket::SocketRecord};
 
-use super::{snapshot::Snapshot, sockets::SocketTable};
+use super::snapshot::Snapshot;
 use crate::dataplane::{
     error::DataplaneError,
     maps::{
         self,
         service_names::{self, ServiceKey},
+        socket_table::SocketTable,
     },
 };
 
