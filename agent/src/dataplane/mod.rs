@@ -45,7 +45,7 @@ pub use self::{
         exclusion::CgroupLevels,
         map_names,
         namespaces::NetworkNamespaces,
-        partly_counted::{OpenConnection, OpenConnections, Unmarked},
+        partly_counted::{ConnectionKey, OpenConnection, OpenConnections, Unmarked},
         service_names::ServiceKey,
         socket_table::SocketTable,
     },

@@ -3,32 +3,70 @@
 
 use std::{
     io::{self, Read, Write},
+    iter, mem,
     net::IpAddr,
     os::unix::net::UnixStream,
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sockline_ebpf::partly_counted::Part;
 
 /// Sockets in one request, and in one answer.
 pub const MAX_SOCKETS: usize = 4096;
 /// Connections in one request, and in one answer.
 pub const MAX_CONNECTIONS: usize = 16_384;
-/// Bytes of one message; [`MAX_SOCKETS`] need half of it.
-const MAX_MESSAGE: u32 = 2 << 20;
+/// Bytes of one message; an answer with [`MAX_CONNECTIONS`] needs more than half of it.
+const MAX_MESSAGE: u32 = 4 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Close these sockets, at most [`MAX_SOCKETS`].
     Close { sockets: Vec<CloseTarget>, scope: SearchScope },
     /// Read these TCP connections, at most [`MAX_CONNECTIONS`].
-    Read { cookies: Vec<u64> },
+    Read(Wanted),
+    /// Continue the last reading, which is [`Progress::Partial`].
+    ReadOn,
     /// Enter all network namespaces, and close nothing.
     Coverage,
     /// Mount the BPF file system again if it was unmounted.
     Mount,
     /// Return the cookies of the node's own network namespace and of those that are mounted.
     Namespaces,
+}
+
+/// Cookies of TCP connections to read, by [`SearchScope`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    pub in_processes: Vec<u64>,
+    pub in_threads: Vec<u64>,
+}
+
+impl Wanted {
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.in_processes.len() + self.in_threads.len()
+    }
+
+    /// In parts of at most [`MAX_CONNECTIONS`].
+    pub fn parts(mut self) -> impl Iterator<Item = Self> {
+        iter::from_fn(move || {
+            let in_threads = take(&mut self.in_threads, MAX_CONNECTIONS);
+            let in_processes = take(&mut self.in_processes, MAX_CONNECTIONS - in_threads.len());
+            let part = Self { in_processes, in_threads };
+            (!part.is_empty()).then_some(part)
+        })
+    }
+}
+
+fn take(cookies: &mut Vec<u64>, most: usize) -> Vec<u64> {
+    let rest = cookies.split_off(most.min(cookies.len()));
+    mem::replace(cookies, rest)
 }
 
 /// Which network namespaces to search.
@@ -85,6 +123,32 @@ pub struct ReadConnection {
     pub received: u64,
     /// In segments.
     pub retransmitted: u32,
+    pub handshake: Handshake,
+}
+
+/// Whether a connection is being opened for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Handshake {
+    /// Its SYN was sent again, since nothing answered.
+    Hanging,
+    /// It is established, or its SYN is on its way.
+    Normal,
+}
+
+impl From<&ReadConnection> for Part {
+    fn from(read: &ReadConnection) -> Self {
+        let &ReadConnection { sent, received, retransmitted, .. } = read;
+        Self { sent, received, retransmitted: retransmitted.into() }
+    }
+}
+
+/// Whether a reading has come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Progress {
+    /// All connections are found, or no namespace is left.
+    Done,
+    /// [`Request::ReadOn`] continues where it was.
+    Partial,
 }
 
 /// Which network namespaces the helper could enter.
@@ -117,10 +181,12 @@ pub enum Response {
         outcomes: Vec<Outcome>,
         coverage: Coverage,
     },
-    /// Those that were found, in no order.
+    /// Those that were found, in no order and each once in a reading. The coverage is of the reading so far, but for the
+    /// processor time.
     Read {
         connections: Vec<ReadConnection>,
         coverage: Coverage,
+        progress: Progress,
     },
     Coverage(Coverage),
     Mounted,
@@ -177,11 +243,19 @@ mod tests {
         let request =
             Request::Close { sockets: vec![target; MAX_SOCKETS], scope: SearchScope::Processes };
         send(&mut Vec::new(), &request).unwrap();
-        send(&mut Vec::new(), &Request::Read { cookies: vec![u64::MAX; MAX_CONNECTIONS] }).unwrap();
-        let (cookie, sent, received) = (u64::MAX, u64::MAX, u64::MAX);
-        let connection = ReadConnection { cookie, sent, received, retransmitted: u32::MAX };
+        let in_threads = vec![u64::MAX; MAX_CONNECTIONS];
+        let wanted = Wanted { in_threads, ..Wanted::default() };
+        send(&mut Vec::new(), &Request::Read(wanted)).unwrap();
+        let connection = ReadConnection {
+            cookie: u64::MAX,
+            sent: u64::MAX,
+            received: u64::MAX,
+            retransmitted: u32::MAX,
+            handshake: Handshake::Hanging,
+        };
         let connections = vec![connection; MAX_CONNECTIONS];
-        let answer = Response::Read { connections, coverage: Coverage::default() };
+        let coverage = Coverage::default();
+        let answer = Response::Read { connections, coverage, progress: Progress::Partial };
         send(&mut Vec::new(), &answer).unwrap();
         let outcomes = vec![Outcome::Failed("?".repeat(100)); MAX_SOCKETS];
         let answer = Response::Closed { outcomes, coverage: Coverage::default() };
@@ -198,5 +272,26 @@ mod tests {
     #[test]
     fn the_end_of_the_stream_is_no_message() {
         assert_eq!(receive::<Request>(&mut &b""[..]).unwrap(), None);
+    }
+
+    #[test]
+    fn connections_beyond_the_limit_of_a_request_are_in_further_ones() {
+        let cookies = |count: usize| (1..=count as u64).collect::<Vec<_>>();
+        let of = |in_processes, in_threads| {
+            let wanted =
+                Wanted { in_processes: cookies(in_processes), in_threads: cookies(in_threads) };
+            let parts: Vec<Wanted> = wanted.clone().parts().collect();
+            let all = parts.iter().fold(Wanted::default(), |mut all, part| {
+                all.in_processes.extend(&part.in_processes);
+                all.in_threads.extend(&part.in_threads);
+                all
+            });
+            assert_eq!(all, wanted);
+            parts.iter().map(Wanted::len).collect::<Vec<_>>()
+        };
+        assert_eq!(of(0, 0), [0; 0]);
+        assert_eq!(of(3, 4), [7]);
+        assert_eq!(of(MAX_CONNECTIONS, 1), [MAX_CONNECTIONS, 1]);
+        assert_eq!(of(5, MAX_CONNECTIONS + 1), [MAX_CONNECTIONS, 6]);
     }
 }

@@ -24,7 +24,8 @@ mod supervisor;
 pub use self::{
     client::{Helper, HelperError, State},
     message::{
-        Action, CloseTarget, Coverage, MAX_SOCKETS, Outcome, ReadConnection, Response, SearchScope,
+        Action, CloseTarget, Coverage, Handshake, MAX_SOCKETS, Outcome, ReadConnection, Response,
+        SearchScope, Wanted,
     },
     serve::{Setup, serve},
     supervisor::supervise,

@@ -6,7 +6,7 @@ use std::{
         fd::{AsFd as _, OwnedFd},
         unix::net::UnixStream,
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use anyhow::Context as _;
@@ -17,9 +17,9 @@ use nix::sys::{
 
 use super::{
     close::{self, Close, Destroy},
-    message::{self, Request, Response},
+    message::{self, Progress, Request, Response},
     namespaces::{self, CannotReturn},
-    read,
+    read::{self, Reading},
 };
 use crate::{
     mounts::{mount_point_of, remount_bpffs},
@@ -46,7 +46,7 @@ pub fn serve(setup: &Setup) -> anyhow::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL).context("prctl(PR_SET_PDEATHSIG)")?;
     prctl::set_name(c"sockline-helper").context("prctl(PR_SET_NAME)")?;
     SigSet::all().thread_block().context("blocking signals")?;
-    let mut closer: Box<dyn Close> = match setup.method {
+    let closer: Box<dyn Close> = match setup.method {
         Some(Method::SockDestroy) | None => Box::new(Destroy),
         // Loading iterators takes more capabilities than running them.
         Some(Method::Iterator) => Box::new(SocketIterators::load()?),
@@ -54,9 +54,9 @@ pub fn serve(setup: &Setup) -> anyhow::Result<()> {
     privileges::keep_only(&privileges::of_helper())?;
     let socket: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
     let mut socket = UnixStream::from(socket);
-    let mount_point = mount_point_of(&setup.bpffs);
+    let mut server = Server { mount_point: mount_point_of(&setup.bpffs), closer, reading: None };
     while let Some(request) = message::receive(&mut socket).context("reading a request")? {
-        let answer = match answer(request, &mount_point, closer.as_mut()) {
+        let answer = match server.answer(request) {
             Ok(answer) => answer,
             // Further requests would run in the wrong namespace. A new helper starts fresh.
             Err(error) if error.is::<CannotReturn>() => return Err(error),
@@ -67,30 +67,47 @@ pub fn serve(setup: &Setup) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn answer(
-    request: Request,
-    mount_point: &Path,
-    closer: &mut dyn Close,
-) -> anyhow::Result<Response> {
-    Ok(match request {
-        Request::Mount => {
-            remount_bpffs(mount_point)?;
-            Response::Mounted
-        }
-        Request::Namespaces => Response::Namespaces(namespaces::cookies_of_mounted()?),
-        Request::Close { sockets, scope } => {
-            anyhow::ensure!(sockets.len() <= message::MAX_SOCKETS, "too many sockets at once");
-            let (outcomes, coverage) = close::close(&sockets, scope, closer)?;
-            Response::Closed { outcomes, coverage }
-        }
-        Request::Read { cookies } => {
-            anyhow::ensure!(
-                cookies.len() <= message::MAX_CONNECTIONS,
-                "too many connections at once"
-            );
-            let (connections, coverage) = read::read(&cookies)?;
-            Response::Read { connections, coverage }
-        }
-        Request::Coverage => Response::Coverage(close::coverage()?),
-    })
+/// What requests need.
+struct Server {
+    mount_point: PathBuf,
+    closer: Box<dyn Close>,
+    /// The last reading, unless it has come to its end.
+    reading: Option<Reading>,
+}
+
+impl Server {
+    fn answer(&mut self, request: Request) -> anyhow::Result<Response> {
+        Ok(match request {
+            Request::Mount => {
+                remount_bpffs(&self.mount_point)?;
+                Response::Mounted
+            }
+            Request::Namespaces => Response::Namespaces(namespaces::cookies_of_mounted()?),
+            Request::Close { sockets, scope } => {
+                anyhow::ensure!(sockets.len() <= message::MAX_SOCKETS, "too many sockets at once");
+                let (outcomes, coverage) = close::close(&sockets, scope, self.closer.as_mut())?;
+                Response::Closed { outcomes, coverage }
+            }
+            Request::Read(wanted) => {
+                anyhow::ensure!(
+                    wanted.len() <= message::MAX_CONNECTIONS,
+                    "too many connections at once"
+                );
+                let reading = Reading::new(wanted)?;
+                self.read_on(reading)?
+            }
+            Request::ReadOn => {
+                let reading = self.reading.take().context("there is no reading to continue")?;
+                self.read_on(reading)?
+            }
+            Request::Coverage => Response::Coverage(close::coverage()?),
+        })
+    }
+
+    fn read_on(&mut self, mut reading: Reading) -> anyhow::Result<Response> {
+        let (connections, progress) = reading.read_for(read::STEP)?;
+        let coverage = reading.coverage();
+        self.reading = (progress == Progress::Partial).then_some(reading);
+        Ok(Response::Read { connections, coverage, progress })
+    }
 }

@@ -21,6 +21,7 @@ const ID: usize = 48;
 
 /// States of the kernel's `net/tcp_states.h`; a UDP socket with a peer is in the first.
 pub const ESTABLISHED: u8 = 1;
+pub const SYN_SENT: u8 = 2;
 const TIME_WAIT: u8 = 6;
 const CLOSE: u8 = 7;
 const LISTEN: u8 = 10;
@@ -51,6 +52,12 @@ impl DiagSocket {
         word(40) | word(44) << 32
     }
 
+    /// In host byte order.
+    #[cfg(test)]
+    pub fn local_port(&self) -> u16 {
+        u16::from_be_bytes(field(&self.id, 0))
+    }
+
     /// The peer's address (IPv4 also for a mapped one) and port; `None` if it is not connected.
     pub fn peer(&self) -> Option<(IpAddr, u16)> {
         let port = u16::from_be_bytes(field(&self.id, 2));
@@ -74,6 +81,8 @@ pub struct TcpCounts {
     pub received: u64,
     /// `tcpi_total_retrans`, in segments.
     pub retransmitted: u32,
+    /// `tcpi_retransmits`: how often in a row the first segment that has no acknowledgement was sent again.
+    pub timeouts: u8,
 }
 
 impl TcpCounts {
@@ -83,6 +92,7 @@ impl TcpCounts {
             retransmitted: u32::from_ne_bytes(field(info, 100)),
             acknowledged: u64::from_ne_bytes(field(info, 120)),
             received: u64::from_ne_bytes(field(info, 128)),
+            timeouts: info.get(2).copied().unwrap_or(0),
         }
     }
 }
@@ -205,7 +215,7 @@ mod tests {
 
     fn one(listing: Listing, port: u16) -> Vec<DiagSocket> {
         let mut found = Vec::new();
-        let of_port = |seen: &DiagSocket| u16::from_be_bytes(field(&seen.id, 0)) == port;
+        let of_port = |seen: &DiagSocket| seen.local_port() == port;
         Diag::open().unwrap().list(listing, |seen| found.push(seen)).unwrap();
         found.retain(of_port);
         found
@@ -245,13 +255,14 @@ mod tests {
         Diag::open()
             .unwrap()
             .list_counts(libc::AF_INET, |socket, counts| {
-                if u16::from_be_bytes(field(&socket.id, 0)) == port {
+                if socket.local_port() == port {
                     found.push(counts);
                 }
             })
             .unwrap();
         // The SYN, and the server has read what the client sent, so that its answer acknowledged it.
-        assert_eq!(found, [TcpCounts { acknowledged: 1001, received: 50, retransmitted: 0 }]);
+        let counts = TcpCounts { acknowledged: 1001, received: 50, retransmitted: 0, timeouts: 0 };
+        assert_eq!(found, [counts]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::{
 
 use sockline_ebpf::{
     frontend::Protocol,
+    id::ServiceId,
     partly_counted::{PLACES, Part, PartlyCounted, State},
     socket::SocketRecord,
 };
@@ -49,8 +50,24 @@ pub struct OpenConnections {
     entries: Arc<SharedArray<PartlyCounted>>,
 }
 
-/// Unmarked connections of a scan: a socket's cookie, and when it connected.
-pub type Unmarked = HashSet<(u64, u64)>;
+impl OpenConnection {
+    #[must_use]
+    pub const fn key(&self) -> ConnectionKey {
+        (self.cookie, self.record.since)
+    }
+
+    /// The id of the service port that it was opened to.
+    #[must_use]
+    pub const fn service(&self) -> ServiceId {
+        self.record.service
+    }
+}
+
+/// A connection of any time: the socket's cookie, and when it connected.
+pub type ConnectionKey = (u64, u64);
+
+/// Unmarked connections of a scan.
+pub type Unmarked = HashSet<ConnectionKey>;
 
 impl OpenConnections {
     pub(crate) fn open(pins: &Pins) -> Result<Self, DataplaneError> {
@@ -58,6 +75,12 @@ impl OpenConnections {
             sockets: SocketTable::open_to_write(pins)?,
             entries: Arc::new(open(pins, Access::Write)?),
         })
+    }
+
+    /// All connections whose records are not marked.
+    #[must_use]
+    pub fn unmarked(&self) -> Unmarked {
+        self.mark(&Unmarked::new())
     }
 
     /// Marks the connections that were open at the last scan, too. Returns those that were not, for the next scan.

@@ -1,11 +1,12 @@
 //! The agent's side: starts and restarts the helper, and sends it requests.
 //!
-//! `termination/`, the search of nested namespaces and the mount of the BPF file system call [`Helper`]. `supervisor` holds
-//! the process that starts the helper again.
+//! `termination/`, the agent's count of open connections, its search of nested namespaces and its mount of the BPF file
+//! system call [`Helper`]. `supervisor` holds the process that starts the helper again, `turns` says whose request is next.
 //!
 //! Invariant: a helper that does not answer costs its caller a timeout, not more.
 
 mod supervisor;
+mod turns;
 
 use std::{
     collections::HashMap,
@@ -17,13 +18,12 @@ use std::{
 };
 
 use caps::{CapSet, Capability};
-use sockline_ebpf::partly_counted::Part;
 
-use self::supervisor::Supervisor;
+use self::{supervisor::Supervisor, turns::Turns};
 use super::{
     message::{
-        self, CloseTarget, Coverage, MAX_CONNECTIONS, MAX_SOCKETS, Outcome, ReadConnection,
-        Request, Response, SearchScope,
+        self, CloseTarget, Coverage, MAX_SOCKETS, Outcome, Progress, ReadConnection, Request,
+        Response, SearchScope, Wanted,
     },
     supervisor::{Report, SupervisorCommand},
 };
@@ -70,7 +70,7 @@ pub enum State {
 pub struct Helper {
     supervisor: Arc<Mutex<Supervisor>>,
     /// One request at a time; `None` after a request without an answer.
-    helper: Arc<Mutex<Option<UnixStream>>>,
+    helper: Arc<Turns<Option<UnixStream>>>,
     is_confined: bool,
 }
 
@@ -106,7 +106,7 @@ impl Helper {
             Some(Report::Running(pid)) => {
                 // A thread that still waits for the previous helper gets an error, because that
                 // helper has ended.
-                *lock(&self.helper) = Some(socket);
+                *self.helper.take() = Some(socket);
                 Ok(pid)
             }
             Some(Report::Ended(how) | Report::NotStarted(how)) => Err(HelperError::NotStarted(how)),
@@ -135,7 +135,7 @@ impl Helper {
     }
 
     fn is_given_up(&self) -> bool {
-        self.helper.try_lock().is_ok_and(|helper| helper.is_none())
+        self.helper.try_take().is_some_and(|helper| helper.is_none())
     }
 
     /// Whether it lacks the capability to enter other network namespaces.
@@ -167,32 +167,41 @@ impl Helper {
         Ok((all, total))
     }
 
-    /// What the kernel has counted of the open TCP connections with these cookies, as far as they are found. Also returns the
-    /// processor time that it took. Blocks the thread.
+    /// What the kernel says of open TCP connections, by cookie, as far as they are found. Other requests have their turn
+    /// meanwhile, but no other reading. Blocks the thread.
     ///
     /// # Errors
     /// When the helper does not answer, or cannot search any namespace.
     pub fn read_connections(
         &self,
-        cookies: &[u64],
-    ) -> Result<(HashMap<u64, Part>, Duration), HelperError> {
+        wanted: Wanted,
+    ) -> Result<(HashMap<u64, ReadConnection>, Coverage), HelperError> {
         let mut all = HashMap::new();
-        let mut spent = Duration::ZERO;
-        for cookies in cookies.chunks(MAX_CONNECTIONS) {
-            match self.request(&Request::Read { cookies: cookies.to_vec() })? {
-                // Not even in the helper's own.
-                Response::Read { coverage: Coverage { namespaces: 0, why, .. }, .. } => {
+        let mut total = Coverage::default();
+        for wanted in wanted.parts() {
+            let mut request = Request::Read(wanted);
+            loop {
+                let (connections, coverage, progress) = match self.request(&request)? {
+                    Response::Read { connections, coverage, progress } => {
+                        (connections, coverage, progress)
+                    }
+                    other => return Err(unexpected(other)),
+                };
+                if coverage.namespaces == 0 {
+                    // Not even in the helper's own.
+                    let why = coverage.why;
                     let why = why.unwrap_or_else(|| "no network namespace was searched".into());
                     return Err(HelperError::Failed(why));
                 }
-                Response::Read { connections, coverage } => {
-                    all.extend(connections.into_iter().map(|read| (read.cookie, part(&read))));
-                    spent += coverage.spent;
+                all.extend(connections.into_iter().map(|read| (read.cookie, read)));
+                total = Coverage { spent: total.spent + coverage.spent, ..coverage };
+                match progress {
+                    Progress::Done => break,
+                    Progress::Partial => request = Request::ReadOn,
                 }
-                other => return Err(unexpected(other)),
             }
         }
-        Ok((all, spent))
+        Ok((all, total))
     }
 
     /// Which network namespaces the helper can enter now. Blocks the thread.
@@ -212,7 +221,7 @@ impl Helper {
     /// # Errors
     /// When the helper is busy, does not answer, or cannot mount it.
     pub fn mount_bpffs(&self) -> Result<(), HelperError> {
-        let mut helper = self.helper.try_lock().map_err(|_| HelperError::Busy)?;
+        let mut helper = self.helper.try_take().ok_or(HelperError::Busy)?;
         match request_within(MOUNT_TIMEOUT, &mut helper, &Request::Mount)? {
             Response::Mounted => Ok(()),
             other => Err(unexpected(other)),
@@ -231,12 +240,8 @@ impl Helper {
     }
 
     fn request(&self, request: &Request) -> Result<Response, HelperError> {
-        request_within(REQUEST_TIMEOUT, &mut lock(&self.helper), request)
+        request_within(REQUEST_TIMEOUT, &mut self.helper.take(), request)
     }
-}
-
-fn part(read: &ReadConnection) -> Part {
-    Part { sent: read.sent, received: read.received, retransmitted: read.retransmitted.into() }
 }
 
 fn request_within(

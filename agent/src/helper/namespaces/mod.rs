@@ -32,7 +32,8 @@ type Identity = (u64, u64);
 #[error("cannot return to the helper's own network namespace")]
 pub struct CannotReturn(#[source] Errno);
 
-/// Visits network namespaces, each once.
+/// Visits network namespaces, each once. A search that was stopped can be continued: it starts from the beginning, with a look
+/// at the names of those that were visited.
 pub struct Namespaces {
     own: File,
     visited: HashSet<Identity>,
@@ -71,6 +72,11 @@ impl Namespaces {
             hidden: BTreeMap::new(),
             began: spent(),
         })
+    }
+
+    /// Counts processor time from now on.
+    pub fn restart_clock(&mut self) {
+        self.began = spent();
     }
 
     /// The coverage so far.
@@ -133,6 +139,11 @@ impl Namespaces {
             }
         }
         Ok(Next::Continue)
+    }
+
+    #[cfg(test)]
+    pub fn has_visited(&self, path: &Path) -> bool {
+        self.visited.contains(&identity(&fs::metadata(path).unwrap()))
     }
 
     /// `owner` is the process, or the mount.

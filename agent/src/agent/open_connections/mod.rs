@@ -2,7 +2,11 @@
 //!
 //! A walk runs on a thread of its own: it marks records, waits for running programs, and has the helper process read what
 //! the kernel has counted of the connections. The control loop then adds what is new to the maps. `maps/partly_counted.rs` of
-//! the data plane says why nothing is counted twice or lost.
+//! the data plane says why nothing is counted twice or lost. `walk` is what the thread does, `missed` says where it searches
+//! connections that it did not find before.
+
+mod missed;
+mod walk;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -10,15 +14,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use sockline_ebpf::partly_counted::Part;
 use tokio::task::JoinError;
 
+use self::walk::{Walk, Walked};
 use super::background_job::BackgroundJob;
 use crate::{
-    dataplane::{
-        Dataplane, DataplaneError, FeatureSet, OpenConnection, OpenConnections, Rcu, Telemetry,
-        Unmarked,
-    },
+    dataplane::{Dataplane, FeatureSet, Telemetry},
     helper::Helper,
     log_on_change::LogOnChange,
     status::BytesCounted,
@@ -26,37 +27,34 @@ use crate::{
 
 /// Walks take at most this share of one processor: the kernel searches its whole TCP table for each network namespace.
 const SHARE: u32 = 50;
+/// How long a connection has been open at least when a walk reads it. Most connections are shorter, and most SYNs that have
+/// no answer are sent again after this time.
+const MIN_AGE: Duration = Duration::from_secs(1);
 
 pub struct LongConnections {
     /// `None` if connections are counted when they end only.
     walk: Option<Arc<Mutex<Walk>>>,
     job: BackgroundJob<anyhow::Result<Walked>>,
     interval: Duration,
+    /// What is due next, or runs.
+    step: Step,
     began: Instant,
     due: Instant,
     log: LogOnChange,
 }
 
-struct Walk {
-    connections: OpenConnections,
-    rcu: Rcu,
-    helper: Helper,
-    unmarked: Unmarked,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Notes which connections are open, [`MIN_AGE`] before a walk.
+    Look,
+    Walk,
 }
 
-/// What a walk found.
-#[derive(Default)]
-struct Walked {
-    connections: Vec<(OpenConnection, Part)>,
-    /// Processor time of the helper.
-    spent: Duration,
-}
-
-/// The result of a walk.
+/// The result of a step.
 pub struct WalkResult(Result<anyhow::Result<Walked>, JoinError>);
 
 impl LongConnections {
-    /// Connections are counted that are open in two walks. Without a helper, nobody enters their network namespaces.
+    /// Without a helper, nobody enters the connections' network namespaces.
     pub fn new(
         interval: Duration,
         telemetry: Telemetry,
@@ -67,18 +65,18 @@ impl LongConnections {
         let needed =
             FeatureSet::SOCKET_FIELDS | FeatureSet::COMPARE_AND_SWAP | FeatureSet::KERNEL_SOCKETS;
         let is_possible = telemetry == Telemetry::On && features.has(needed);
-        let walk = helper.filter(|_| is_possible).map(|helper| Walk {
-            connections: dataplane.open_connections(),
-            rcu: dataplane.rcu(),
-            helper,
-            unmarked: Unmarked::new(),
-        });
+        let walk = helper
+            .filter(|_| is_possible)
+            .map(|helper| Walk::new(dataplane.open_connections(), dataplane.rcu(), helper));
+        let now = Instant::now();
+        let (step, due) = before_walk(now + interval, now);
         Self {
             walk: walk.map(|walk| Arc::new(Mutex::new(walk))),
             job: BackgroundJob::default(),
             interval,
-            began: Instant::now(),
-            due: Instant::now() + interval,
+            step,
+            began: now,
+            due,
             log: LogOnChange::new("cannot count connections while they are open"),
         }
     }
@@ -93,28 +91,40 @@ impl LongConnections {
         (self.walk.is_some() && !self.job.is_running()).then_some(self.due)
     }
 
-    /// Starts a walk, unless one runs.
+    /// Starts the next step, unless one runs.
     pub fn start(&mut self) {
         let Some(walk) = &self.walk else { return };
-        let walk = Arc::clone(walk);
+        let (walk, step) = (Arc::clone(walk), self.step);
         self.began = Instant::now();
         self.job.start(move || {
             // After a panic the state is still valid: at worst, connections are marked one walk later.
-            walk.lock().unwrap_or_else(PoisonError::into_inner).run()
+            let mut walk = walk.lock().unwrap_or_else(PoisonError::into_inner);
+            match step {
+                Step::Look => {
+                    walk.look();
+                    Ok(Walked::default())
+                }
+                Step::Walk => walk.run(),
+            }
         });
     }
 
-    /// Waits for the walk to end; forever if none runs.
+    /// Waits for the step to end; forever if none runs.
     pub async fn ended(&mut self) -> WalkResult {
         WalkResult(self.job.ended().await)
     }
 
     /// Counts what a walk found.
     pub fn count(&mut self, WalkResult(result): WalkResult, dataplane: &mut Dataplane) {
+        if self.step == Step::Look && result.is_ok() {
+            (self.step, self.due) = (Step::Walk, Instant::now() + MIN_AGE);
+            return;
+        }
         let walked = result.context("reading open connections").flatten();
         // How much time the helper has spent in a walk that failed is not known.
         let spent = walked.as_ref().map_or_else(|_| self.began.elapsed(), |walked| walked.spent);
-        self.due = Instant::now() + self.interval.max(spent * SHARE);
+        let now = Instant::now();
+        (self.step, self.due) = before_walk(now + self.interval.max(spent * SHARE), now);
         let counted = walked.and_then(|walked| {
             // One that cannot be counted does not concern the others.
             let mut counted = Ok(());
@@ -127,21 +137,27 @@ impl LongConnections {
     }
 }
 
-impl Walk {
-    fn run(&mut self) -> anyhow::Result<Walked> {
-        self.unmarked = self.connections.mark(&self.unmarked);
-        // Few nodes have no long connection at all, but those that do not should not pay for it.
-        if self.connections.marked().is_empty() {
-            return Ok(Walked::default());
-        }
-        self.rcu.synchronize_rcu().map_err(DataplaneError::from)?;
-        let marked = self.connections.marked();
-        let cookies: Vec<u64> = marked.iter().map(|connection| connection.cookie).collect();
-        let (read, spent) = self.helper.read_connections(&cookies)?;
-        let connections = marked.into_iter().filter_map(|connection| {
-            let now = read.get(&connection.cookie)?;
-            Some((connection, *now))
-        });
-        Ok(Walked { connections: connections.collect(), spent })
+/// What is due before the next walk. If that is soon, as in tests, the last walk was the look: connections that were open
+/// then are read.
+fn before_walk(walk: Instant, now: Instant) -> (Step, Instant) {
+    match walk.checked_sub(MIN_AGE) {
+        Some(look) if look > now => (Step::Look, look),
+        _ => (Step::Walk, walk),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_comes_a_second_before_a_walk_unless_the_last_walk_is_as_near() {
+        let now = Instant::now();
+        let ten = now + 10 * MIN_AGE;
+        assert_eq!(before_walk(ten, now), (Step::Look, ten - MIN_AGE));
+        let soon = now + MIN_AGE;
+        assert_eq!(before_walk(soon, now), (Step::Walk, soon));
+        let at_once = now + Duration::from_millis(20);
+        assert_eq!(before_walk(at_once, now), (Step::Walk, at_once));
     }
 }
