@@ -8,7 +8,7 @@
 //! - what it asks: `node_addresses` (of this node), `nested_namespaces` and `exclusion` (of pods), `api_server` (where
 //!   connections to the API server go);
 //! - when it acts: `heartbeat` (how old the maps may be), `reconcile_schedule` (when drift is looked for), `background_job` (slow
-//!   reads, beside the loop), `open_connections` (counts long connections while they are open);
+//!   reads, beside the loop), `open_connections` (counts long connections while they are open, and connects that hang);
 //! - what it publishes: `status_publisher`.
 //!
 //! Invariants: only the control loop writes the maps. The process ends when one of its tasks ends.

@@ -95,6 +95,7 @@ pub async fn run(started: Started, stop: CancellationToken) -> anyhow::Result<()
         config.telemetry,
         &dataplane,
         helper.clone(),
+        Arc::clone(&metrics),
     );
     shared.update(|status| status.bytes_counted = Some(long_connections.bytes_counted()));
     let termination = Termination::new(

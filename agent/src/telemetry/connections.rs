@@ -1,10 +1,11 @@
 //! The families of connections, from the kernel's counters: only for service ports that were ever used, since each
 //! has 60 series.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use sockline_ebpf::telemetry::{
-    ConnectionCounts, End, LIFETIME_SHIFT, ROUND_TRIP_UNITS_PER_SECOND, ServiceStats,
+use sockline_ebpf::{
+    id::ServiceId,
+    telemetry::{ConnectionCounts, End, LIFETIME_SHIFT, ROUND_TRIP_UNITS_PER_SECOND, ServiceStats},
 };
 
 use super::{
@@ -20,12 +21,15 @@ use crate::{
 };
 
 type Services = [(ServicePortLabels, Counts)];
+/// Connections that hang while they are opened, by service port; `None` if that is not known.
+pub type Hanging = Option<HashMap<ServiceId, u64>>;
 
 /// Writes the families one after the other.
 pub fn write(
     families: &Families,
     all: &Services,
     unknown: &UnknownEnds,
+    hanging: &Hanging,
     text: &mut String,
 ) -> prometheus::Result<()> {
     let used = || all.iter().filter(|(_, counts)| counts.connections.opened > 0);
@@ -56,6 +60,12 @@ pub fn write(
     let of_tcp = |value: fn(&Counts) -> u64| {
         of(value).filter(|(labels, _)| labels.protocol == Protocol::Tcp)
     };
+    if let Some(hanging) = hanging {
+        let of_port = |counts: &Counts| hanging.get(&counts.id).copied().unwrap_or(0) as f64;
+        let ports = used().filter(|(labels, _)| labels.protocol == Protocol::Tcp);
+        let ports = ports.map(|(labels, counts)| (labels.clone(), of_port(counts)));
+        families.connections_hanging.write(ports, text)?;
+    }
     families.connections_unanswered.write(of_tcp(|counts| counts.connections.unanswered), text)?;
     families.sent_bytes.write(of_tcp(|counts| counts.connections.sent), text)?;
     families.received_bytes.write(of_tcp(|counts| counts.connections.received), text)?;
@@ -164,17 +174,15 @@ fn buckets(bounds: &[f64], counts: &[u64]) -> Vec<(f64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use sockline_ebpf::telemetry::ConnectionCounts;
-
     use super::*;
 
+    fn labels(service: &str, protocol: Protocol) -> ServicePortLabels {
+        let (namespace, port) = ("shop".into(), "http".into());
+        ServicePortLabels { namespace, service: service.into(), port, protocol }
+    }
+
     fn read(closed: u64, known: u64) -> [(ServicePortLabels, Counts); 1] {
-        let labels = ServicePortLabels {
-            namespace: "shop".into(),
-            service: "cart".into(),
-            port: "http".into(),
-            protocol: Protocol::Tcp,
-        };
+        let labels = labels("cart", Protocol::Tcp);
         let mut ends = ServiceStats::NONE;
         ends.closed[0] = known;
         let connections = ConnectionCounts { closed, ..ConnectionCounts::NONE };
@@ -197,5 +205,35 @@ mod tests {
             unknown.update(&all);
             assert_eq!(unknown.of(&all[0].0), expected, "{closed} closed, {known} known");
         }
+    }
+
+    #[test]
+    fn hanging_connections_are_of_each_tcp_port_that_was_used_or_of_none() {
+        let port = |service, protocol, id, opened| {
+            let connections = ConnectionCounts { opened, ..ConnectionCounts::NONE };
+            let counts = Counts { id: ServiceId(id), connections, ..Counts::default() };
+            (labels(service, protocol), counts)
+        };
+        let all = [
+            port("cart", Protocol::Tcp, 1, 9),
+            port("search", Protocol::Tcp, 2, 1),
+            port("unused", Protocol::Tcp, 3, 0),
+            port("dns", Protocol::Udp, 4, 1),
+        ];
+        let lines = |hanging: Hanging| {
+            let mut text = String::new();
+            let unknown = UnknownEnds::default();
+            write(&Families::default(), &all, &unknown, &hanging, &mut text).unwrap();
+            let lines = text.lines().filter_map(|line| {
+                let (labels, value) =
+                    line.strip_prefix("sockline_connections_hanging{")?.split_once("} ")?;
+                let service = labels.split("service=\"").nth(1)?.split('"').next()?;
+                Some(format!("{service} {value}"))
+            });
+            lines.collect::<Vec<_>>()
+        };
+        assert_eq!(lines(Some([(ServiceId(1), 3)].into())), ["cart 3", "search 0"]);
+        assert_eq!(lines(Some(HashMap::new())), ["cart 0", "search 0"]);
+        assert_eq!(lines(None), [""; 0]);
     }
 }

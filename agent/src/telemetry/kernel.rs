@@ -1,6 +1,7 @@
 //! The kernel's counters as metrics, read at each scrape. Services that are gone have no series.
 
 use std::{
+    collections::HashMap,
     error::Error,
     sync::{
         Arc, Mutex, PoisonError,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use super::{
-    connections::{self, UnknownEnds},
+    connections::{self, Hanging, UnknownEnds},
     definitions::{
         BypassLabels, BypassReason, Families, FaultLabels, LossLabels, LossReason, RefusalLabels,
         RefusalReason, ServicePortLabels,
@@ -18,7 +19,7 @@ use super::{
     failing_backends::FailingBackends,
 };
 use crate::{
-    dataplane::{Counters, Counts},
+    dataplane::{Counters, Counts, OpenConnection},
     log_on_change::LogOnChange,
 };
 
@@ -30,6 +31,8 @@ pub struct KernelCounters {
     faults_log: Mutex<LogOnChange>,
     unknown_ends: Mutex<UnknownEnds>,
     failing_backends: Mutex<FailingBackends>,
+    /// As of the last walk over the open connections.
+    hanging: Mutex<Hanging>,
     events_log: Mutex<LogOnChange>,
     dropped_events: AtomicU64,
 }
@@ -42,6 +45,7 @@ impl KernelCounters {
             faults_log: Mutex::new(LogOnChange::new("cannot read the kernel programs' faults")),
             unknown_ends: Mutex::default(),
             failing_backends: Mutex::default(),
+            hanging: Mutex::default(),
             events_log: Mutex::new(LogOnChange::new("cannot read the counts of events")),
             dropped_events: AtomicU64::default(),
         }
@@ -65,7 +69,8 @@ impl KernelCounters {
         unknown.update(&services);
         let mut failing = self.failing_backends.lock().unwrap_or_else(PoisonError::into_inner);
         failing.update(&services, Instant::now());
-        connections::write(families, &services, &unknown, text)?;
+        let hanging = self.hanging.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        connections::write(families, &services, &unknown, &hanging, text)?;
         let used = services.iter().filter(|(_, counts)| counts.connections.opened > 0);
         let failing = used.map(|(labels, _)| (labels.clone(), failing.of(labels) as f64));
         families.backends_failing.write(failing, text)?;
@@ -98,6 +103,18 @@ impl KernelCounters {
             .into_iter()
             .filter_map(|(reason, count)| Some((LossLabels { reason }, count? as f64)));
         families.events_lost.write(lost, text)
+    }
+
+    /// Records which connections hang while they are opened; `None` if that is not known.
+    pub fn connections_hanging(&self, connections: Option<&[OpenConnection]>) {
+        let by_port = connections.map(|connections| {
+            let mut by_port = HashMap::new();
+            for connection in connections {
+                *by_port.entry(connection.service()).or_default() += 1;
+            }
+            by_port
+        });
+        *self.hanging.lock().unwrap_or_else(PoisonError::into_inner) = by_port;
     }
 
     /// Counts events that a client did not read in time.

@@ -17,7 +17,7 @@ use super::{
     process, programs,
 };
 use crate::{
-    dataplane::{Counters, Drift, ProgramStats, Usage},
+    dataplane::{Counters, Drift, OpenConnection, ProgramStats, Usage},
     model::{
         object::{Kind, Protocol},
         plan::Cause,
@@ -225,6 +225,11 @@ impl Metrics {
     pub fn clients_evicted(&self, all: u64) {
         let evicted = self.families.clients_evicted.with(());
         evicted.inc_by(all.saturating_sub(evicted.get()));
+    }
+
+    /// Records which connections hang while they are opened; `None` if that is not known.
+    pub fn connections_hanging(&self, connections: Option<&[OpenConnection]>) {
+        self.kernel.connections_hanging(connections);
     }
 
     /// Counts events that a client did not read in time.

@@ -62,9 +62,11 @@ fn every_panel_has_data_of_a_node_at_work() {
     let mut cart = objects::slice("broken", &node.web_addresses());
     cart["ports"][0]["port"] = 9.into();
     node.put("broken.yaml", &[objects::service("broken", BROKEN), cart]);
-    let agent = node.start_agent();
+    let agent = node.start_agent_with(&["--open-connections-interval", "1s"]);
     let prometheus = Prometheus::start(node.outside(), "groups: []").unwrap();
     prometheus.set_targets(&[(NODE, agent.listen())]).unwrap();
+    // Not before Linux 5.12.
+    let are_read = node.status()["agent"]["bytesCounted"] == "while-open";
 
     let panels = panels();
     assert!(panels.len() > 40, "{}", panels.len());
@@ -81,7 +83,8 @@ fn every_panel_has_data_of_a_node_at_work() {
         let mut still = Vec::new();
         for (panel, query) in std::mem::take(&mut missing) {
             let series = prometheus.query(&query).map_err(|error| format!("{error:#}"))?;
-            let may_be_absent = ABSENT.iter().any(|metric| query.contains(metric));
+            let may_be_absent = ABSENT.iter().any(|metric| query.contains(metric))
+                || (!are_read && query.contains("sockline_connections_hanging"));
             if series.is_empty() && !may_be_absent {
                 still.push((panel, query));
             }

@@ -1,4 +1,5 @@
-//! Counts long connections while they are open, beside the programs, which count each connection when it ends.
+//! Counts long connections while they are open, beside the programs, which count each connection when it ends; and those
+//! that hang while they are opened.
 //!
 //! A walk runs on a thread of its own: it marks records, waits for running programs, and has the helper process read what
 //! the kernel has counted of the connections. The control loop then adds what is new to the maps. `maps/partly_counted.rs` of
@@ -23,6 +24,7 @@ use crate::{
     helper::Helper,
     log_on_change::LogOnChange,
     status::BytesCounted,
+    telemetry::Metrics,
 };
 
 /// Walks take at most this share of one processor: the kernel searches its whole TCP table for each network namespace.
@@ -40,6 +42,7 @@ pub struct LongConnections {
     step: Step,
     began: Instant,
     due: Instant,
+    metrics: Arc<Metrics>,
     log: LogOnChange,
 }
 
@@ -60,6 +63,7 @@ impl LongConnections {
         telemetry: Telemetry,
         dataplane: &Dataplane,
         helper: Option<Helper>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let features = dataplane.features();
         let needed =
@@ -77,6 +81,7 @@ impl LongConnections {
             step,
             began: now,
             due,
+            metrics,
             log: LogOnChange::new("cannot count connections while they are open"),
         }
     }
@@ -125,6 +130,7 @@ impl LongConnections {
         let spent = walked.as_ref().map_or_else(|_| self.began.elapsed(), |walked| walked.spent);
         let now = Instant::now();
         (self.step, self.due) = before_walk(now + self.interval.max(spent * SHARE), now);
+        self.metrics.connections_hanging(walked.as_ref().ok().map(|walked| &walked.hanging[..]));
         let counted = walked.and_then(|walked| {
             // One that cannot be counted does not concern the others.
             let mut counted = Ok(());

@@ -7,7 +7,7 @@ use sockline_ebpf::partly_counted::Part;
 use super::missed::Missed;
 use crate::{
     dataplane::{DataplaneError, OpenConnection, OpenConnections, Rcu, Unmarked},
-    helper::Helper,
+    helper::{Handshake, Helper},
 };
 
 /// What walks need.
@@ -24,6 +24,8 @@ pub struct Walk {
 #[derive(Debug, Default)]
 pub struct Walked {
     pub connections: Vec<(OpenConnection, Part)>,
+    /// Those of them whose SYN is not answered.
+    pub hanging: Vec<OpenConnection>,
     /// Processor time of the helper.
     pub spent: Duration,
 }
@@ -55,6 +57,9 @@ impl Walk {
         for connection in marked {
             let Some(now) = read.get(&connection.cookie) else { continue };
             walked.connections.push((connection, Part::from(now)));
+            if now.handshake == Handshake::Hanging {
+                walked.hanging.push(connection);
+            }
         }
         Ok(walked)
     }

@@ -37,6 +37,8 @@ use crate::{
 /// Counts of one service port, summed over all CPUs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// The service port's, in the maps.
+    pub id: ServiceId,
     /// Of its backends, and of former ones.
     pub connections: ConnectionCounts,
     /// The same by class of traffic; `None` if there are none.
@@ -176,6 +178,7 @@ impl Counters {
             }
             let mut counts = counted.remove(&id).unwrap_or_default();
             let mut by_class = connections.remove(&id);
+            counts.id = id;
             counts.ends = ends.remove(&id);
             counts.failures = failures.remove(&id).unwrap_or_default();
             if let Some(ends) = &counts.ends {

@@ -66,6 +66,10 @@ families! {
         connections_active: ScrapedGauge<ServicePortLabels> =
             "sockline_connections_active",
             "Connections that are open, or being opened.";
+        connections_hanging: ScrapedGauge<ServicePortLabels> =
+            "sockline_connections_hanging",
+            "TCP connections that are being opened and whose SYN had no answer for a second, as seen about every 10 s. Absent while \
+             open connections cannot be read.";
         connections_closed: ScrapedCounter<(ServicePortLabels, EndLabels)> =
             "sockline_connections_closed_total",
             "Connections that ended.";

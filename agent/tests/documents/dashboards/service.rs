@@ -99,8 +99,20 @@ fn connections() -> Row {
             shared::not_established(
                 of,
                 "Connections that failed, and calls that were refused because there is no endpoint.",
+            )
+            .width(8),
+            Panel::new(
+                Areas,
+                Count,
+                "Hanging connects, by node",
+                "Connections that are being opened and whose SYN had no answer for a second.",
+            )
+            .width(8)
+            .query(
+                "{{instance}}",
+                format!("sum by (instance) ({})", of("sockline_connections_hanging")),
             ),
-            shared::ended(of),
+            shared::ended(of).width(8),
             shared::not_translated(
                 of,
                 "Calls to the Service that went through unchanged.",

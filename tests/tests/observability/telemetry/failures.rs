@@ -12,9 +12,11 @@ use sockline_testbed::{Endpoint, Protocol, Service, Socket};
 use super::{CLOSE, CountedWeb, Seen, at, ended, failed, forms, wait_for_state};
 use crate::common::{eventually, holds};
 
-const DEAD: &str = "10.96.0.2:80";
+pub(super) const DEAD: &str = "10.96.0.2:80";
+pub(super) const DEAD_V6: &str = "[fd00:96::2]:80";
 
-fn dead() -> Service {
+/// Nothing listens at its endpoints.
+pub(super) fn dead() -> Service {
     Service::new("dead").ip("10.96.0.2").ip("fd00:96::2").tcp(80).to(9999)
 }
 
@@ -23,7 +25,7 @@ fn seen_of_dead(web: &CountedWeb) -> Seen {
 }
 
 #[track_caller]
-fn assert_dead(web: &CountedWeb, expected: &Seen) {
+pub(super) fn assert_dead(web: &CountedWeb, expected: &Seen) {
     super::assert_counted(&web.cluster, "dead", Protocol::Tcp, expected);
 }
 
@@ -37,7 +39,7 @@ fn with_dead() -> CountedWeb {
 #[test]
 fn a_refused_connection_whose_error_was_fetched() {
     let web = with_dead();
-    for to in [DEAD, "[fd00:96::2]:80"] {
+    for to in [DEAD, DEAD_V6] {
         let error = web.client.run(|| TcpStream::connect(at(to))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     }
@@ -63,7 +65,7 @@ fn a_refused_connection_whose_error_nobody_fetched() {
 #[test]
 fn one_socket_that_is_connected_three_times_is_three_connections() {
     let web = with_dead();
-    for (good, bad) in [(at(super::V4), at(DEAD)), (at(super::V6), at("[fd00:96::2]:80"))] {
+    for (good, bad) in [(at(super::V4), at(DEAD)), (at(super::V6), at(DEAD_V6))] {
         let socket = web.socket(good);
         web.client.run(|| {
             assert!(socket.connect(bad).is_err());
@@ -106,25 +108,25 @@ fn a_connection_without_a_route_is_unreachable() {
     }
     let gone: [IpAddr; 2] = ["198.51.100.7", "2001:db8:dead::7"].map(|ip| ip.parse().unwrap());
     web.cluster.apply([dead().endpoints([Endpoint::at(&gone)])]).unwrap();
-    for to in [DEAD, "[fd00:96::2]:80"] {
+    for to in [DEAD, DEAD_V6] {
         web.client.run(|| TcpStream::connect(at(to))).unwrap_err();
     }
     assert_dead(&web, &failed("unreachable", 2));
 }
 
 /// A listener whose queue is full: the kernel drops every SYN to it.
-struct Full {
-    _listener: TcpListener,
+pub(super) struct Full {
+    pub(super) listener: TcpListener,
     _queued: Vec<TcpStream>,
 }
 
-fn full(web: &CountedWeb) -> Full {
+pub(super) fn full(web: &CountedWeb) -> Full {
     let (listener, queued) = web.web.run(|| {
         let listener = TcpListener::bind("[::]:9999").unwrap();
         listen(&listener, Backlog::new(0).unwrap()).unwrap();
         (listener, vec![TcpStream::connect("127.0.0.1:9999").unwrap()])
     });
-    Full { _listener: listener, _queued: queued }
+    Full { listener, _queued: queued }
 }
 
 #[test]

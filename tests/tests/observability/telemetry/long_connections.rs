@@ -24,7 +24,7 @@ use super::{
 use crate::common::{eventually, holds};
 
 /// Counts open connections as often as it can.
-const OFTEN: [&str; 2] = ["--open-connections-interval", "20ms"];
+pub(super) const OFTEN: [&str; 2] = ["--open-connections-interval", "20ms"];
 
 /// The node counts the last byte of each direction when the connection ends: it may be a FIN.
 fn while_open(sent: u64, received: u64) -> Seen {
@@ -53,7 +53,7 @@ fn assert_in_maps(cluster: &Cluster, sent: u64, received: u64) {
 }
 
 /// Whether connections can be counted while they are open: not before Linux 5.12, for example.
-fn is_possible(web: &CountedWeb) -> bool {
+pub(super) fn is_possible(web: &CountedWeb) -> bool {
     web.cluster.status().unwrap()["agent"]["bytesCounted"] == "while-open"
 }
 

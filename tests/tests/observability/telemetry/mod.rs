@@ -4,6 +4,7 @@ mod by_class;
 mod by_client;
 mod concurrency;
 mod failures;
+mod hanging_connects;
 mod layout;
 mod long_connections;
 mod outcomes;
