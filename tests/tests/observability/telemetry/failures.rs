@@ -9,7 +9,7 @@ use std::{
 use nix::sys::socket::{Backlog, listen, sockopt::TcpUserTimeout};
 use sockline_testbed::{Endpoint, Protocol, Service, Socket};
 
-use super::{CLOSE, CountedWeb, Seen, at, ended, failed, forms, wait_for_state};
+use super::{CLOSE, CountedWeb, Seen, V4, at, ended, failed, forms, wait_for_state};
 use crate::common::{eventually, holds};
 
 pub(super) const DEAD: &str = "10.96.0.2:80";
@@ -45,6 +45,26 @@ fn a_refused_connection_whose_error_was_fetched() {
     }
     assert_dead(&web, &failed("refused", 2));
     web.assert_seen(&Seen::default());
+}
+
+#[test]
+fn a_backend_fails_while_it_establishes_no_connection() {
+    let web = with_dead();
+    let of = |service| {
+        let labels = [("service", service), ("protocol", "TCP")];
+        web.cluster.metrics().unwrap().sum("sockline_backends_failing", &labels)
+    };
+    let connect = || web.client.run(|| TcpStream::connect(at(DEAD)));
+    assert_eq!(of("dead"), 0.0);
+    for failing in [0.0, 0.0, 1.0, 1.0] {
+        connect().unwrap_err();
+        eventually("the backend's failures", || holds(of("dead") == failing, of("dead")));
+    }
+    drop(web.connection(at(V4)));
+    assert_eq!(of("web"), 0.0);
+    let listener = web.web.run(|| TcpListener::bind("[::]:9999")).unwrap();
+    drop((connect().unwrap(), listener));
+    eventually("the backend to answer", || holds(of("dead") == 0.0, of("dead")));
 }
 
 #[test]
