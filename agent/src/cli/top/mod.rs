@@ -37,7 +37,8 @@ use crate::duration;
 /// Watch the services of this node: connections per second, failures, round-trip times and bytes.
 ///
 /// Each row is a service port. Enter shows its backends and its clients, and how the traffic is split between this node,
-/// its zone and other zones; `?` shows the keys and the meaning of the columns. A connection's round-trip time is counted when it ends, its bytes also about every 10 s while it is open.
+/// its zone and other zones; `?` shows the keys and the meaning of the columns. A connection's round-trip time is counted
+/// when it ends, its bytes also about every 10 s while it is open.
 ///
 /// Reads the pinned maps, so it also works while the agent is down; clients have no names then.
 #[derive(Debug, Args)]
