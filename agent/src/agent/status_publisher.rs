@@ -140,8 +140,18 @@ impl StatusPublisher {
                 )
             })
         });
+        let stats = scanned.stats.map(|map| {
+            (map.entries >= map.limit).then(|| {
+                format!(
+                    "map `SERVICE_STATS` is full ({} entries, fewer with more CPUs): how connections of further service ports \
+                     end is not known",
+                    map.limit,
+                )
+            })
+        });
         for (map, name, text, names) in [
             ("AFFINITY", "affinity", affinity, Vec::new()),
+            ("SERVICE_STATS", "service-stats", stats, Vec::new()),
             ("SERVICE_COUNTERS", "service-counters", counters, without_counters),
         ] {
             let with = |text: &str, names: &str| match names {

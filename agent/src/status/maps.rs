@@ -66,6 +66,7 @@ pub fn maps(usage: &Usage, scanned: Option<&ScannedUsage>) -> Vec<MapUse> {
             ("affinity", scanned.affinity.as_ref().map(|map| map.usage)),
             ("clients", scanned.clients.as_ref().map(|map| map.usage)),
             ("service-counters", scanned.counters.as_ref().map(|map| map.usage)),
+            ("service-stats", scanned.stats),
             ("sockets", scanned.sockets),
             ("overflow", scanned.overflow.as_ref().map(|map| map.usage)),
         ];

@@ -13,6 +13,7 @@ use sockline_ebpf::{
     frontend::{Frontend, FrontendKey},
     id::ServiceId,
     socket::{SocketSet, WAYS},
+    telemetry::ServiceStats,
 };
 
 use super::overflow::{OverLimit, OverflowUsage};
@@ -24,7 +25,7 @@ use crate::{
     dataplane::{
         error::DataplaneError,
         maps::{
-            self, SERVICE_COUNTERS,
+            self, SERVICE_COUNTERS, SERVICE_STATS,
             affinity_gc::{AffinityGc, AffinityUsage},
             client_gc::{ClientGc, ClientUsage},
         },
@@ -34,6 +35,7 @@ use crate::{
 };
 
 type CountersHash = PerCpuHashMap<MapData, ServiceId, ServiceCounters>;
+type StatsHash = PerCpuHashMap<MapData, ServiceId, ServiceStats>;
 
 /// A scan of the maps that programs write. Takes some milliseconds for each 100,000 entries, and no
 /// lock.
@@ -41,6 +43,7 @@ pub struct MapScan {
     affinity: Result<AffinityGc, DataplaneError>,
     clients: Result<ClientGc, DataplaneError>,
     counters: Result<CountersHash, DataplaneError>,
+    stats: Result<StatsHash, DataplaneError>,
     /// `None` before Linux 5.12, where no program uses the table.
     sockets: Result<Option<SharedArray<SocketSet>>, DataplaneError>,
     overflow: Result<OverflowUsage, DataplaneError>,
@@ -53,6 +56,7 @@ pub struct ScannedUsage {
     pub affinity: Option<AffinityUsage>,
     pub clients: Option<ClientUsage>,
     pub counters: Option<CountersUsage>,
+    pub stats: Option<MapUsage>,
     /// Also `None` if no program uses it.
     pub sockets: Option<MapUsage>,
     pub overflow: Option<OverflowScan>,
@@ -94,6 +98,7 @@ impl MapScan {
             affinity: AffinityGc::new(pins, frontends),
             clients: ClientGc::open(pins),
             counters: maps::open_service_counters(pins),
+            stats: maps::open_service_stats(pins),
             sockets: has_table.then(|| maps::open_sockets(pins, Access::Read)).transpose(),
             overflow: OverflowUsage::open(pins),
             cgroup: cgroup.to_owned(),
@@ -114,6 +119,11 @@ impl MapScan {
             counters: counted(
                 "service-counters",
                 self.counters.and_then(|map| count_counters(&map)),
+                &mut unreadable,
+            ),
+            stats: counted(
+                "service-stats",
+                self.stats.and_then(|map| count_stats(&map)),
                 &mut unreadable,
             ),
             sockets: counted("sockets", self.sockets, &mut unreadable)
@@ -150,6 +160,20 @@ fn count_counters(counters: &CountersHash) -> Result<CountersUsage, DataplaneErr
     })
 }
 
+/// Reads the keys only: the values take up to 256 MiB.
+fn count_stats(stats: &StatsHash) -> Result<MapUsage, DataplaneError> {
+    let failed = |error| DataplaneError::map(SERVICE_STATS, "read", error);
+    let capacity = stats.map().info().map_err(failed)?.max_entries();
+    let mut entries = 0;
+    // After a key that is removed meanwhile, the kernel begins again.
+    for id in stats.keys().take(capacity as usize) {
+        id.map_err(failed)?;
+        entries += 1;
+    }
+    let capacity = capacity.into();
+    Ok(MapUsage { entries, capacity, limit: capacity })
+}
+
 fn count_sockets(table: &SharedArray<SocketSet>) -> MapUsage {
     let in_use = |set| table.read(set).cookies.iter().filter(|&&cookie| cookie != 0).count();
     let capacity = (table.len() * WAYS) as u64;
@@ -172,6 +196,7 @@ mod tests {
             affinity: failed("AFFINITY"),
             clients: failed("CLIENTS"),
             counters: failed("SERVICE_COUNTERS"),
+            stats: failed("SERVICE_STATS"),
             sockets: Ok(None),
             overflow: failed("OVERFLOW_COUNTS"),
             cgroup: PathBuf::new(),
@@ -182,6 +207,7 @@ mod tests {
             ("affinity", "AFFINITY"),
             ("clients", "CLIENTS"),
             ("service-counters", "SERVICE_COUNTERS"),
+            ("service-stats", "SERVICE_STATS"),
             ("overflow", "OVERFLOW_COUNTS"),
         ];
         assert_eq!(found.len(), expected.len(), "{found:?}");
