@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_was_added_again_begins_anew() {
+    fn a_backend_that_was_added_again_begins_at_zero() {
         assert_eq!(after(&[backend(9, 0, 0), backend(1, 0, 0), backend(4, 0, 0)]), [1, 0, 1]);
     }
 }
