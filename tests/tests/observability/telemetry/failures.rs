@@ -85,7 +85,7 @@ fn a_refused_connection_whose_error_nobody_fetched() {
 #[test]
 fn one_socket_that_is_connected_three_times_is_three_connections() {
     let web = with_dead();
-    for (good, bad) in [(at(super::V4), at(DEAD)), (at(super::V6), at(DEAD_V6))] {
+    for (good, bad) in [(at(V4), at(DEAD)), (at(super::V6), at(DEAD_V6))] {
         let socket = web.socket(good);
         web.client.run(|| {
             assert!(socket.connect(bad).is_err());
@@ -182,7 +182,7 @@ fn a_connection_that_the_client_gives_up() {
 #[test]
 fn an_established_connection_that_nobody_answers_any_more_is_lost() {
     let web = CountedWeb::new();
-    let (mut client, mut server) = web.connection(at(super::V4));
+    let (mut client, mut server) = web.connection(at(V4));
     super::transfer(&mut client, &mut server, 10);
     super::transfer(&mut server, &mut client, 10);
     nix::sys::socket::setsockopt(&client, TcpUserTimeout, &500).unwrap();
