@@ -93,8 +93,7 @@ impl Cluster {
     }
 
     fn describe(&self, service: ServiceId, endpoints: &Endpoints) -> Service {
-        let name = format!("service-{service}");
-        let mut described = Service::new(&name)
+        let mut described = Service::new(&service_name(service))
             .tcp(80)
             .to(port_of(service))
             .udp(53)
@@ -123,6 +122,10 @@ impl Cluster {
             self.api.apply(slice);
         }
     }
+}
+
+pub(super) fn service_name(service: ServiceId) -> String {
+    format!("service-{service}")
 }
 
 /// The address of the mark's endpoint with this number.

@@ -14,6 +14,7 @@ use sockline_testbed::{Agent, AgentCgroup, AgentOptions, Build, Metrics, Node, b
 use super::{
     cluster::{Cluster, MARK, mark_address},
     control_plane::ControlPlane,
+    counts::Knowledge,
     leaks::Objects,
     oracle::Oracle,
     results::Results,
@@ -34,6 +35,8 @@ pub(super) struct Harness {
     pub(super) random: fastrand::Rng,
     agent: Option<Agent>,
     build: Build,
+    /// Of the last agent that was ready.
+    ready_build: Build,
     /// Replaces the one that is built for tests.
     binary: Option<PathBuf>,
     pub(super) control_plane: ControlPlane,
@@ -43,6 +46,7 @@ pub(super) struct Harness {
     /// How many sockets a pod opens in `many-sockets`.
     pub(super) many_sockets: usize,
     mark: u16,
+    pub(super) counts: Knowledge,
     /// All BPF objects that the agent had open or pinned at any time.
     objects: Objects,
 }
@@ -67,12 +71,14 @@ impl Harness {
             random,
             agent: None,
             build: Build::This,
+            ready_build: Build::This,
             binary: None,
             control_plane,
             kubeconfig,
             fail_open_after: NEVER_AWAY_FOR,
             many_sockets: 20_000,
             mark: 1,
+            counts: Knowledge::default(),
             objects: Objects::default(),
         })
     }
@@ -109,7 +115,7 @@ impl Harness {
 
     /// Starts an agent, and does not wait for it.
     pub(super) fn spawn(&mut self, build: Build) -> Result<()> {
-        if (build == Build::OtherLayout) != (self.build == Build::OtherLayout) {
+        if have_different_layouts(build, self.build) {
             // Lasts until it is known to be complete; a second change before that is part of it.
             self.oracle.layout_change_begins();
         }
@@ -126,6 +132,10 @@ impl Harness {
         self.results.event(format!("the agent is ready after {:.1?}", began.elapsed()));
         self.confirm()?;
         self.oracle.layout_change_ends();
+        if have_different_layouts(self.build, self.ready_build) {
+            self.counts_begin_again();
+        }
+        self.ready_build = self.build;
         Ok(())
     }
 
@@ -191,24 +201,6 @@ impl Harness {
         Ok(Metrics::parse(&self.agent()?.metrics()?).sum(name, labels))
     }
 
-    /// Services whose connections are not all active, closed or untracked. (Those that were closed while a fault had
-    /// detached the programs are active forever.)
-    pub(super) fn counts_that_do_not_add_up(&mut self) -> Result<Vec<String>> {
-        let metrics = Metrics::parse(&self.agent()?.metrics()?);
-        let names = metrics.label_values("sockline_connections_opened_total", "service");
-        let wrong = names.into_iter().filter_map(|service| {
-            let of = |what: &str| {
-                let name = format!("sockline_connections_{what}");
-                metrics.sum(&name, &[("service", service)])
-            };
-            let (opened, active) = (of("opened_total"), of("active"));
-            let (closed, untracked) = (of("closed_total"), of("untracked_total"));
-            let adds_up = opened == active + closed + untracked;
-            (!adds_up).then(|| format!("{service}: {opened} opened, {active} active, {closed} closed, {untracked} untracked"))
-        });
-        Ok(wrong.collect())
-    }
-
     /// The number of sockets in the agent's table.
     pub(super) fn socket_count(&mut self) -> Result<u64> {
         let status: Value = serde_json::from_str(&self.agent()?.cli(&["status", "-o", "json"])?)?;
@@ -269,4 +261,8 @@ impl Harness {
         }
         Ok(std::mem::take(&mut self.objects))
     }
+}
+
+fn have_different_layouts(one: Build, other: Build) -> bool {
+    (one == Build::OtherLayout) != (other == Build::OtherLayout)
 }

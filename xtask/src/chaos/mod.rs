@@ -18,6 +18,7 @@ mod churn;
 mod clients;
 mod cluster;
 mod control_plane;
+mod counts;
 mod faults;
 mod harness;
 pub(crate) mod hold_sockets;
@@ -237,9 +238,7 @@ impl Run {
         thread::sleep(Duration::from_secs(2));
         self.context.stop.store(true, Ordering::Relaxed);
         self.clients.into_iter().for_each(Task::join);
-        for service in self.harness.counts_that_do_not_add_up()? {
-            self.results.violation("services whose connections do not add up", &service);
-        }
+        self.harness.compare_final_counts().context("comparing counts of connections")?;
         let log = self.harness.log_tail();
         let mut namespaces = BTreeSet::from([self.node.outside().inode()?]);
         let machines = self.harness.control_plane.machines();
@@ -274,6 +273,8 @@ impl Run {
             self.harness.record_objects();
             (next.run)(&mut self.harness).with_context(|| next.name)?;
             self.results.injected(next.name, started.elapsed());
+            let compared = self.harness.compare_counts();
+            compared.with_context(|| format!("comparing counts after {}", next.name))?;
         }
     }
 }

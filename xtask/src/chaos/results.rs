@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::oracle::Verdict;
+use super::oracle::{ServiceId, Verdict};
 
 /// A kind of call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +62,9 @@ struct Inner {
     /// Other counts by name; those with `true` are violations.
     counts: BTreeMap<(bool, &'static str), u64>,
     faults: BTreeMap<&'static str, (u64, Duration)>,
+    /// Connections that clients made, by service, and from when on they are counted.
+    connections: BTreeMap<ServiceId, u64>,
+    connections_since: Option<Instant>,
     failures: Vec<(Instant, String)>,
     events: Vec<(Instant, String)>,
 }
@@ -92,6 +95,25 @@ impl Results {
         if let Some((how, what)) = what {
             inner.fails(format!("{} {how}: {what}", kind.name()));
         }
+    }
+
+    /// Counts a connection, or the first flow of a UDP socket, that got an answer. It began at this time.
+    pub(super) fn connected(&self, service: ServiceId, began: Instant) {
+        let mut inner = self.lock();
+        if inner.connections_since.is_none_or(|since| began >= since) {
+            *inner.connections.entry(service).or_default() += 1;
+        }
+    }
+
+    pub(super) fn connections(&self) -> BTreeMap<ServiceId, u64> {
+        self.lock().connections.clone()
+    }
+
+    /// Counts only connections that begin from now on.
+    pub(super) fn count_connections_again(&self) {
+        let mut inner = self.lock();
+        inner.connections.clear();
+        inner.connections_since = Some(Instant::now());
     }
 
     /// Records that a long-lived socket was lost.

@@ -68,8 +68,7 @@ fn open_tcp(context: &ClientContext, target: &Target) -> Option<OpenSocket<TcpSt
     };
     let got = observed(answer);
     let now = Instant::now();
-    let verdict = context.oracle.classify(target.service, opened, now, &got);
-    context.results.record(Kind::Tcp, &verdict);
+    context.record(Kind::Tcp, target.service, (opened, now), &got);
     let (Observed::Answer { pod, .. }, Some(socket)) = (got, stream) else { return None };
     // The stand-in for kube-proxy closes connections at once.
     if context.oracle.was_bypassed(opened, now) {
@@ -154,9 +153,7 @@ fn open_udp(
     };
     let got = observed(answer);
     let now = Instant::now();
-    let verdict = context.oracle.classify(target.service, opened, now, &got);
-    let kind = mode.kind();
-    context.results.record(kind, &verdict);
+    context.record(mode.kind(), target.service, (opened, now), &got);
     let (Observed::Answer { pod, .. }, Some(socket)) = (got, socket) else { return None };
     // A socket from such a time would excuse later failures.
     if context.oracle.was_damaged(opened, now) || context.oracle.was_bypassed(opened, now) {

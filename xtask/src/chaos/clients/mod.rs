@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -72,6 +72,21 @@ pub(super) struct ClientContext {
 impl ClientContext {
     fn continues(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Records the result of the first call of a socket.
+    fn record(
+        &self,
+        kind: Kind,
+        service: ServiceId,
+        (from, until): (Instant, Instant),
+        got: &Observed,
+    ) {
+        self.results.record(kind, &self.oracle.classify(service, from, until, got));
+        let is_answered = matches!(got, Observed::Answer { service: of, .. } if *of == service);
+        if is_answered && !self.oracle.was_bypassed(from, until) {
+            self.results.connected(service, from);
+        }
     }
 
     fn any_target(&self, random: &mut fastrand::Rng) -> &Target {

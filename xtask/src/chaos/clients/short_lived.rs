@@ -36,9 +36,7 @@ pub(super) fn tcp(context: &ClientContext, mut random: fastrand::Rng) {
             check_peer(context, "TCP", target.tcp, *peer, answer, (from, until));
         }
         let got = observed(answer.map(|(answer, _)| answer));
-        context
-            .results
-            .record(Kind::Tcp, &context.oracle.classify(target.service, from, until, &got));
+        context.record(Kind::Tcp, target.service, (from, until), &got);
         if let (true, Observed::Answer { pod, .. }) = (target.is_sticky, &got) {
             affinities.check(context, target, *pod, (from, until));
         }
@@ -62,9 +60,7 @@ pub(super) fn udp(context: &ClientContext, mut random: fastrand::Rng) {
             check_peer(context, "UDP", target.udp, *peer, answer, (from, until));
         }
         let got = observed(answer.map(|(answer, _)| answer));
-        context
-            .results
-            .record(mode.kind(), &context.oracle.classify(target.service, from, until, &got));
+        context.record(mode.kind(), target.service, (from, until), &got);
         thread::sleep(PAUSE);
     }
 }

@@ -113,6 +113,9 @@ pub(super) fn detach_link(harness: &mut Harness) -> Result<()> {
     let path = any_of(harness, "links")?;
     let before = harness.metric("sockline_drift_repairs_total", &[("object", "link")])?;
     harness.oracle.damage_begins();
+    if path.ends_with("sock_release") {
+        harness.counts.miss_ends();
+    }
     harness.results.event(format!("{} is detached", shown(&path)));
     bpf::detach_link(&path).with_context(|| format!("detaching {}", path.display()))?;
     let mut now = before;
