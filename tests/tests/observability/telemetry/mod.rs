@@ -210,9 +210,15 @@ fn failed(reason: &str, count: u64) -> Seen {
 const CLOSE: u8 = 7;
 const CLOSE_WAIT: u8 = 8;
 
-/// The state of a TCP socket (`struct tcp_info` begins with it).
+/// The state of a TCP socket.
 fn state_of(socket: &impl AsRawFd) -> u8 {
-    let mut info = [0; 1];
+    tcp_info(socket).tcpi_state
+}
+
+/// What the kernel says of a TCP socket.
+fn tcp_info(socket: &impl AsRawFd) -> libc::tcp_info {
+    // SAFETY: all zeroes is a value of a structure of integers.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the pointers are to live locals of the sizes that are given.
     let result = unsafe {
@@ -220,12 +226,12 @@ fn state_of(socket: &impl AsRawFd) -> u8 {
             socket.as_raw_fd(),
             libc::IPPROTO_TCP,
             libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
+            (&raw mut info).cast(),
             &raw mut length,
         )
     };
     assert_eq!(result, 0);
-    info[0]
+    info
 }
 
 #[track_caller]

@@ -10,6 +10,7 @@ use sockline_testbed::{DEADLINE, Socket, UdpClient, mapped, patience};
 use super::{
     super::{at, family, reset, until_ended},
     expected::{ANSWER, MORE, REQUEST, Way},
+    large,
 };
 
 /// The forms of the address of a service by its number; the last one is IPv4 from an IPv6 socket.
@@ -22,9 +23,10 @@ pub(super) fn address(service: u8, port: u16, form: usize) -> SocketAddr {
     }
 }
 
-/// Makes the connections of so many rounds, as `Expected::of_rounds` has them.
-pub(super) fn make(rounds: usize) {
+/// Makes the connections of so many rounds, as `Expected::of_rounds` has them. Each begins when `wait` returns.
+pub(super) fn make(rounds: usize, mut wait: impl FnMut()) {
     for round in 0..rounds {
+        wait();
         for (place, way) in Way::ALL.into_iter().enumerate() {
             let service =
                 if way == Way::BothClose { super::RACE_NUMBER } else { super::WEB_NUMBER };
@@ -33,6 +35,7 @@ pub(super) fn make(rounds: usize) {
         }
         refused(round);
         datagrams(round);
+        without_endpoints(round);
     }
 }
 
@@ -54,6 +57,17 @@ fn datagrams(round: usize) {
     let dns = address(super::DNS_NUMBER, 80, round);
     UdpClient::connected(dns).unwrap().ask("?").unwrap();
     UdpClient::unconnected(dns.ip()).unwrap().ask_to(dns, "?").unwrap();
+}
+
+/// One call over TCP and one over UDP to a service without an endpoint.
+fn without_endpoints(round: usize) {
+    let none = address(super::NONE_NUMBER, 80, round);
+    for open in [Socket::tcp, Socket::udp] {
+        let error = open(family(none)).unwrap().connect(none).unwrap_err();
+        // EPERM before Linux 5.18.
+        let expected = [libc::ECONNREFUSED, libc::EPERM].map(Some);
+        assert!(expected.contains(&error.raw_os_error()), "{error}");
+    }
 }
 
 /// Asks the server for a way to go, and goes it.
@@ -81,6 +95,7 @@ pub(super) fn go(mut stream: TcpStream, way: Way) {
             read_answer(&mut stream);
             stream.write_all(&[0; MORE]).unwrap();
         }
+        Way::Download => large::discard(&stream, large::BYTES).unwrap(),
     }
 }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use sockline_testbed::Protocol;
 
-use super::super::{Seen, ended, failed};
+use super::{
+    super::{Seen, ended, failed},
+    large,
+};
 
 /// What a client sends first: as often the byte that says what the server does.
 pub(super) const REQUEST: usize = 100;
@@ -29,6 +32,8 @@ pub(super) enum Way {
     Unanswered = b'n',
     /// The client closes while the server still reads.
     InFlight = b'f',
+    /// The server sends what [`large`] says. No client makes it in each round.
+    Download = b'd',
 }
 
 impl Way {
@@ -45,24 +50,32 @@ impl Way {
     ];
 
     pub(super) fn of(byte: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|way| *way as u8 == byte)
+        Self::ALL.into_iter().chain([Self::Download]).find(|way| *way as u8 == byte)
     }
 
     /// What this many connections add. Those of [`Way::BothClose`] may also be ended by the client.
     pub(super) fn seen(self, count: usize) -> Seen {
         let times = count as u64;
         let how = match self {
-            Self::ClientCloses | Self::HalfClosed | Self::Unanswered | Self::InFlight => "client",
+            Self::ClientCloses
+            | Self::HalfClosed
+            | Self::Unanswered
+            | Self::InFlight
+            | Self::Download => "client",
             Self::ServerCloses | Self::BothClose => "server",
             Self::ClientResets | Self::Unread => "client-reset",
             Self::ServerResets => "server-reset",
         };
-        let is_answered = !matches!(self, Self::Unanswered | Self::ServerResets);
+        let answer = match self {
+            Self::Unanswered | Self::ServerResets => 0,
+            Self::Download => large::BYTES,
+            _ => ANSWER,
+        };
         let more = if self == Self::InFlight { MORE } else { 0 };
         Seen {
             sent: times * (REQUEST + more) as u64,
-            received: if is_answered { times * ANSWER as u64 } else { 0 },
-            unanswered: if is_answered { 0 } else { times },
+            received: times * answer as u64,
+            unanswered: if answer == 0 { times } else { 0 },
             ..ended(how, times)
         }
     }
@@ -70,7 +83,11 @@ impl Way {
 
 /// The counters of each service and protocol.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Expected(BTreeMap<(&'static str, Protocol), Seen>);
+pub(super) struct Expected {
+    seen: BTreeMap<(&'static str, Protocol), Seen>,
+    /// Calls that programs refused, since the service has no endpoint.
+    refused: BTreeMap<(&'static str, Protocol), u64>,
+}
 
 impl Expected {
     /// What all clients make in so many rounds: see `clients::make`.
@@ -85,15 +102,23 @@ impl Expected {
         this.add(super::WEB, Protocol::Tcp, &Way::ClientCloses.seen(rounds));
         let flows = Seen { round_trips: 0, ..ended("client", 2 * rounds as u64) };
         this.add(super::DNS, Protocol::Udp, &flows);
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            this.add(super::NONE, protocol, &Seen::default());
+            this.refused.insert((super::NONE, protocol), rounds as u64);
+        }
         this
     }
 
     pub(super) fn add(&mut self, service: &'static str, protocol: Protocol, more: &Seen) {
-        add(self.0.entry((service, protocol)).or_default(), more);
+        add(self.seen.entry((service, protocol)).or_default(), more);
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, Protocol, &Seen)> {
-        self.0.iter().map(|((service, protocol), seen)| (*service, *protocol, seen))
+        self.seen.iter().map(|((service, protocol), seen)| (*service, *protocol, seen))
+    }
+
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&'static str, Protocol, u64)> {
+        self.refused.iter().map(|((service, protocol), count)| (*service, *protocol, *count))
     }
 }
 

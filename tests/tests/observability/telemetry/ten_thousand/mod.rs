@@ -2,18 +2,25 @@
 //! applications counted on both sides, for each service and for each backend.
 //!
 //! [`clients`] make connections, each of a [`Way`] that it asks the server for; [`servers`] answer, and count by
-//! backend; [`expected`] says what each way adds to the counters; [`others`] are the connections that need more than that.
+//! backend; [`expected`] says what each way adds to the counters; [`large`], [`mptcp`] and [`others`] are the connections that
+//! need more than that. [`events`] are what `sockline watch` shows of all of them, and [`pace`] keeps clients from being faster
+//! than it.
 
 mod clients;
+mod events;
 mod expected;
+mod large;
+mod mptcp;
 mod others;
+mod pace;
 mod servers;
 
 use std::{
     collections::BTreeMap,
     env, fs,
+    io::{Read as _, Write as _, stdin},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     thread,
 };
 
@@ -21,11 +28,12 @@ use sockline_testbed::{Cluster, Pod, Protocol, Service, repetitions};
 
 use self::{
     expected::{Expected, Way},
+    pace::Pace,
     servers::{OfBackend, Servers},
 };
 use super::{
     Seen,
-    watch::{Watch, lost},
+    watch::{LOSSES, Watch, lost},
 };
 use crate::common::{end_of, eventually, holds};
 
@@ -46,10 +54,16 @@ const LARGE_NUMBER: u8 = 5;
 /// Over UDP.
 const DNS: &str = "dns";
 const DNS_NUMBER: u8 = 6;
+/// Without an endpoint.
+const NONE: &str = "none";
+const NONE_NUMBER: u8 = 7;
+const MPTCP: &str = "mptcp";
+const MPTCP_NUMBER: u8 = 8;
 
 const WEB_PORT: u16 = 8080;
 const RACE_PORT: u16 = 8081;
 const LARGE_PORT: u16 = 8082;
+const MPTCP_PORT: u16 = 8083;
 const DNS_PORT: u16 = 8053;
 
 const THREADS: usize = 6;
@@ -64,6 +78,8 @@ const PROCESS: &str = "telemetry::ten_thousand::a_client_in_a_process_of_its_own
 /// The pods and services. Fields are dropped in this order.
 struct Mix {
     client: Pod,
+    /// Its connects time out.
+    patient: Pod,
     servers: Servers,
     dead: Vec<Pod>,
     full: Pod,
@@ -77,6 +93,7 @@ impl Mix {
         let dead = cluster.pods("dead", 2).unwrap();
         let full = cluster.pod("full").unwrap();
         let client = cluster.pod("client").unwrap();
+        let patient = cluster.pod("patient").unwrap();
         let named = |name: &str, number: u8| {
             Service::new(name).ip(&format!("10.96.0.{number}")).ip(&format!("fd00:96::{number}"))
         };
@@ -88,17 +105,21 @@ impl Mix {
                 named(FULL, FULL_NUMBER).tcp(80).to(9999).endpoints([&full]),
                 named(LARGE, LARGE_NUMBER).tcp(80).to(LARGE_PORT).endpoints(&pods),
                 named(DNS, DNS_NUMBER).udp(80).to(DNS_PORT).endpoints(&pods),
+                named(NONE, NONE_NUMBER).tcp(80).udp(80),
+                named(MPTCP, MPTCP_NUMBER).tcp(80).to(MPTCP_PORT).endpoints(&pods),
             ])
             .unwrap();
-        let servers = Servers::start(pods, &[WEB_PORT, RACE_PORT, LARGE_PORT], DNS_PORT);
-        Self { client, servers, dead, full, cluster }
+        let ports = [WEB_PORT, RACE_PORT, LARGE_PORT, MPTCP_PORT];
+        let servers = Servers::start(pods, &ports, DNS_PORT);
+        Self { client, patient, servers, dead, full, cluster }
     }
 
-    /// This binary as a process of its own in the client's pod, which makes connections.
+    /// This binary as a process of its own in the client's pod, which makes a round of connections for each byte that it
+    /// reads.
     fn process(&self, rounds: usize) -> Child {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", PROCESS, "--ignored"]).env(ROUNDS_OF_PROCESS, rounds.to_string());
-        self.client.child(command.stdin(Stdio::null()).stdout(Stdio::null())).unwrap()
+        self.client.child(command.stdin(Stdio::piped()).stdout(Stdio::null())).unwrap()
     }
 
     /// The counts of each service.
@@ -120,9 +141,58 @@ impl Mix {
         }
     }
 
+    /// The calls that were refused.
+    fn assert_refused(&self, all: &Expected) {
+        let metrics = self.cluster.metrics().unwrap();
+        for (service, protocol, count) in all.refused() {
+            let protocol = protocol.to_string();
+            let labels =
+                [("service", service), ("protocol", &*protocol), ("reason", "no-endpoints")];
+            let refused = metrics.sum("sockline_connections_refused_total", &labels);
+            assert_eq!(refused as u64, count, "{service}, {protocol}");
+        }
+    }
+
+    /// Waits for as many events as are expected, of which none was lost. Returns them.
+    fn events(&self, watch: &Watch, all: &Expected) -> Vec<serde_json::Value> {
+        let expected = events::expected(all);
+        let count = expected.values().sum::<u64>() as usize;
+        eventually(&format!("{count} events"), || {
+            let lost = LOSSES.map(|reason| lost(self.cluster.agent(), reason));
+            let seen = watch.count();
+            holds(seen == count, format!("{seen} seen; lost {LOSSES:?}: {lost:?}"))
+        });
+        let seen = watch.events();
+        assert_eq!(events::seen(&seen), expected);
+        assert_eq!(LOSSES.map(|reason| lost(self.cluster.agent(), reason)), [0; 3], "{LOSSES:?}");
+        seen
+    }
+
+    /// The bytes and retransmissions in events. Of retransmissions the test knows a lower bound, those of some sockets when
+    /// it closed them, and an upper one, all that the kernel has sent in the client's network namespace. Without load there
+    /// are no others.
+    fn assert_amounts(&self, events: &[serde_json::Value], all: &Expected, of_sockets: u64) {
+        let seen = events::seen_amounts(events);
+        let bytes: BTreeMap<_, _> =
+            seen.iter().map(|(of, amounts)| (of.clone(), amounts.bytes())).collect();
+        assert_eq!(bytes, events::expected_amounts(all));
+        let metrics = self.cluster.metrics().unwrap();
+        for ((service, protocol), amounts) in &seen {
+            let labels = [("service", &**service), ("protocol", &**protocol)];
+            let counted = metrics.sum("sockline_retransmitted_segments_total", &labels);
+            assert_eq!(counted as u64, amounts.retransmitted, "{service}, {protocol}");
+        }
+        let counted: u64 = seen.values().map(|amounts| amounts.retransmitted).sum();
+        let of_kernel = tcp_counter(&self.client, "RetransSegs");
+        assert!(
+            of_sockets > 0 && (of_sockets..=of_kernel).contains(&counted),
+            "{counted} counted, {of_sockets} at least, {of_kernel} at most"
+        );
+    }
+
     /// The counts of each backend, which its server has as well.
-    fn assert_backends(&self) {
-        for service in [WEB, RACE, LARGE] {
+    fn assert_backends(&self, services: &[&str]) {
+        for service in services {
             eventually(
                 &format!("the backends of {service} to have what the servers count"),
                 || {
@@ -148,7 +218,10 @@ impl Mix {
         for pod in &self.dead {
             let refused = self.backends(DEAD, Protocol::Tcp);
             let refused = refused.filter(|(backend, _)| pod.addresses().contains(&backend.ip()));
-            assert_eq!(refused.map(|(_, (_, refused))| refused).sum::<u64>(), resets(pod));
+            assert_eq!(
+                refused.map(|(_, (_, refused))| refused).sum::<u64>(),
+                tcp_counter(pod, "OutRsts")
+            );
         }
     }
 
@@ -179,12 +252,13 @@ impl Mix {
     }
 }
 
-/// The resets that a pod's kernel has sent: one for each SYN to a port at which nothing listens.
-fn resets(pod: &Pod) -> u64 {
+/// What a pod's kernel counts of TCP: `OutRsts` are the resets that it has sent, one for each SYN to a port at which nothing
+/// listens.
+fn tcp_counter(pod: &Pod, name: &str) -> u64 {
     let text = pod.run(|| fs::read_to_string("/proc/thread-self/net/snmp")).unwrap();
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let place = names.split(' ').position(|name| name == "OutRsts").unwrap();
+    let place = names.split(' ').position(|other| other == name).unwrap();
     values.split(' ').nth(place).unwrap().parse().unwrap()
 }
 
@@ -192,7 +266,16 @@ fn resets(pod: &Pod) -> u64 {
 #[test]
 #[ignore = "the test of ten thousand connections starts it"]
 fn a_client_in_a_process_of_its_own() {
-    clients::make(env::var(ROUNDS_OF_PROCESS).unwrap().parse().unwrap());
+    let rounds = env::var(ROUNDS_OF_PROCESS).unwrap().parse().unwrap();
+    clients::make(rounds, || stdin().read_exact(&mut [0]).unwrap());
+}
+
+/// Lets a process begin each of its rounds.
+fn feed(mut process: ChildStdin, rounds: usize, pace: &Pace<'_>) {
+    for _ in 0..rounds {
+        pace.wait();
+        process.write_all(b"x").unwrap();
+    }
 }
 
 #[test]
@@ -202,27 +285,40 @@ fn ten_thousand_connections_of_all_kinds_are_counted_as_both_sides_do() {
     let rounds = repetitions(ROUNDS);
     let mut total = Expected::of_rounds(rounds * (THREADS + PROCESSES));
     others::add_to(&mut total);
+    large::add_to(&mut total);
+    let has_mptcp = mptcp::is_possible(&mix);
+    if has_mptcp {
+        mptcp::add_to(&mut total);
+    }
     let long_lived = others::open(&mix);
     let full = others::full(&mix);
 
-    let processes: Vec<_> = (0..PROCESSES).map(|_| mix.process(rounds)).collect();
-    let over_mptcp = thread::scope(|scope| {
-        let client = &mix.client;
+    let mut processes: Vec<_> = (0..PROCESSES).map(|_| mix.process(rounds)).collect();
+    let all_pace = Pace::new(&watch);
+    let retransmitted = thread::scope(|scope| {
+        let (client, all_pace) = (&mix.client, &all_pace);
         for _ in 0..THREADS {
-            scope.spawn(move || client.run(|| clients::make(rounds)));
+            scope.spawn(move || client.run(|| clients::make(rounds, || all_pace.wait())));
         }
-        scope.spawn(|| others::time_out(client));
-        scope.spawn(|| others::large_transfer(client));
+        for process in &mut processes {
+            let input = process.stdin.take().unwrap();
+            scope.spawn(move || feed(input, rounds, all_pace));
+        }
+        scope.spawn(|| others::time_out(&mix.patient));
+        scope.spawn(|| large::upload(client));
+        scope.spawn(|| large::download(client));
         others::killed(&mix);
         others::given_up(&mix);
         others::refused_datagrams(&mix);
-        others::mptcp(&mix)
+        if has_mptcp {
+            mptcp::make(&mix);
+        }
+        others::given_up_late(&mix)
     });
     for mut process in processes {
         assert!(end_of(&mut process).success(), "a client in a process of its own failed");
     }
     drop(full);
-    total.add(WEB, Protocol::Tcp, &Way::ClientCloses.seen(over_mptcp));
 
     // All but one have ended.
     let mut with_open = total.clone();
@@ -231,15 +327,18 @@ fn ten_thousand_connections_of_all_kinds_are_counted_as_both_sides_do() {
     drop(long_lived);
     total.add(WEB, Protocol::Tcp, &Way::ClientCloses.seen(1));
     mix.assert_services(&total);
-    mix.assert_backends();
+    mix.assert_backends(&[WEB, RACE, LARGE]);
+    if has_mptcp {
+        mix.assert_backends(&[MPTCP]);
+    }
+    mix.assert_refused(&total);
 
     let made: u64 = total.all().map(|(_, _, seen)| seen.opened).sum();
-    assert!(rounds < ROUNDS || made >= 10_000, "{made} connections");
-    eventually("each event to be seen or counted as lost", || {
-        let unseen = ["ring-full", "sampled", "slow-reader"];
-        let unseen = unseen.map(|reason| lost(mix.cluster.agent(), reason));
-        let seen = watch.events().len() as u64;
-        let sum = seen + unseen.iter().sum::<u64>();
-        holds(sum == 2 * made, format!("{seen} seen, {unseen:?} lost, {made} connections"))
+    let (sent, received) = total.all().fold((0, 0), |(sent, received), (_, _, seen)| {
+        (sent + seen.sent, received + seen.received)
     });
+    println!("{made} connections, {sent} bytes sent and {received} received; MPTCP: {has_mptcp}");
+    assert!(rounds < ROUNDS || made >= 10_000, "{made} connections");
+    let events = mix.events(&watch, &total);
+    mix.assert_amounts(&events, &total, retransmitted);
 }

@@ -1,7 +1,6 @@
 //! Connections that need more than a client that goes one way after the other.
 
 use std::{
-    io::Write as _,
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd as _, OwnedFd},
     process::{Command, Stdio},
@@ -13,38 +12,28 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{Backlog, MsgFlags, listen, send},
 };
-use sockline_testbed::{Pod, Protocol, Socket, repetitions};
+use sockline_testbed::{Pod, Protocol, Socket};
 
 use super::{
-    super::{Seen, counts, ended, failed, family, set_syn_count},
-    DEAD, DEAD_NUMBER, FULL, FULL_NUMBER, LARGE, LARGE_NUMBER, Mix, WEB, WEB_NUMBER,
-    clients::{address, ask, go, read_answer},
-    expected::{ANSWER, Expected, REQUEST, Way},
+    super::{Seen, counts, failed, family, set_syn_count, tcp_info},
+    DEAD, DEAD_NUMBER, FULL, FULL_NUMBER, Mix, WEB, WEB_NUMBER,
+    clients::{address, ask, read_answer},
+    expected::{Expected, Way},
 };
 use crate::common::{eventually, holds};
 
 const KILLED: usize = 10;
-const TIMED_OUT: usize = 4;
+pub(super) const TIMED_OUT: usize = 4;
 const GIVEN_UP: usize = 90;
-const OVER_MPTCP: usize = 30;
+const GIVEN_UP_LATE: usize = 6;
 /// Few: the kernel limits the rate of its ICMP errors.
 const REFUSED_DATAGRAMS: usize = 4;
 
-const CHUNK: usize = 1 << 20;
-
-/// 4 GiB and more, which needs more than 32 bits; less where the machine is emulated.
-fn chunks() -> usize {
-    repetitions(4_100)
-}
-
-/// What all of them add, but for MPTCP.
+/// What all of them add.
 pub(super) fn add_to(expected: &mut Expected) {
     expected.add(WEB, Protocol::Tcp, &Way::ClientCloses.seen(KILLED));
     expected.add(FULL, Protocol::Tcp, &failed("timed-out", TIMED_OUT as u64));
-    expected.add(FULL, Protocol::Tcp, &failed("given-up", GIVEN_UP as u64));
-    let sent = (REQUEST + chunks() * CHUNK) as u64;
-    let large = Seen { sent, received: ANSWER as u64, ..ended("client", 1) };
-    expected.add(LARGE, Protocol::Tcp, &large);
+    expected.add(FULL, Protocol::Tcp, &failed("given-up", (GIVEN_UP + GIVEN_UP_LATE) as u64));
     let count = REFUSED_DATAGRAMS as u64;
     let refused = Seen {
         opened: count,
@@ -110,38 +99,32 @@ pub(super) fn time_out(client: &Pod) {
 }
 
 pub(super) fn given_up(mix: &Mix) {
-    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK;
-    mix.client.run(|| {
-        for form in 0..GIVEN_UP {
-            let to = address(FULL_NUMBER, 80, form);
-            let socket = Socket::open(family(to), kind, libc::IPPROTO_TCP).unwrap();
-            assert_eq!(socket.connect(to).unwrap_err().raw_os_error(), Some(libc::EINPROGRESS));
-        }
+    mix.client.run(|| (0..GIVEN_UP).for_each(|form| drop(dial_full(form))));
+}
+
+/// Connects that their clients give up once the kernel has sent their SYN again. Returns how often it has.
+pub(super) fn given_up_late(mix: &Mix) -> u64 {
+    let sockets: Vec<Socket> = mix.client.run(|| (0..GIVEN_UP_LATE).map(dial_full).collect());
+    let retransmitted = |socket: &Socket| u64::from(tcp_info(socket).tcpi_total_retrans);
+    eventually("each SYN to be sent again", || {
+        let counts: Vec<u64> = sockets.iter().map(retransmitted).collect();
+        holds(!counts.contains(&0), format!("{counts:?}"))
     });
+    let close = |socket: Socket| {
+        let count = retransmitted(&socket);
+        drop(socket);
+        count
+    };
+    sockets.into_iter().map(close).sum()
 }
 
-/// Returns how many there were: none where the kernel has no MPTCP, or does not show its sockets.
-pub(super) fn mptcp(mix: &Mix) -> usize {
-    if !mix.cluster.features().unwrap().mptcp_sock {
-        return 0;
-    }
-    mix.client.run(|| {
-        for form in 0..OVER_MPTCP {
-            let to = address(WEB_NUMBER, 80, form);
-            let Some(socket) = Socket::mptcp(family(to)).unwrap() else { return 0 };
-            socket.connect(to).unwrap();
-            go(socket.into_std(), Way::ClientCloses);
-        }
-        OVER_MPTCP
-    })
-}
-
-pub(super) fn large_transfer(client: &Pod) {
-    let mut stream = client.run(|| TcpStream::connect(address(LARGE_NUMBER, 80, 1))).unwrap();
-    ask(&mut stream, Way::InFlight);
-    read_answer(&mut stream);
-    let chunk = vec![0; CHUNK];
-    (0..chunks()).for_each(|_| stream.write_all(&chunk).unwrap());
+/// Begins to connect to what never answers.
+fn dial_full(form: usize) -> Socket {
+    let to = address(FULL_NUMBER, 80, form);
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK;
+    let socket = Socket::open(family(to), kind, libc::IPPROTO_TCP).unwrap();
+    assert_eq!(socket.connect(to).unwrap_err().raw_os_error(), Some(libc::EINPROGRESS));
+    socket
 }
 
 pub(super) fn refused_datagrams(mix: &Mix) {

@@ -15,6 +15,7 @@ use sockline_testbed::{Pod, Task, UdpServer};
 use super::{
     super::reset,
     expected::{ANSWER, REQUEST, Way},
+    large,
 };
 
 /// What the servers of a backend did.
@@ -106,7 +107,7 @@ fn handle(mut stream: TcpStream) -> io::Result<(usize, usize)> {
     match Way::of(request[0]).ok_or(io::ErrorKind::InvalidData)? {
         Way::ClientCloses | Way::ClientResets | Way::Unread | Way::InFlight => {
             stream.write_all(&[0; ANSWER])?;
-            Ok((REQUEST + read_to_end(&mut stream), ANSWER))
+            Ok((REQUEST + read_to_end(&stream), ANSWER))
         }
         Way::ServerCloses | Way::BothClose => {
             stream.write_all(&[0; ANSWER])?;
@@ -117,20 +118,23 @@ fn handle(mut stream: TcpStream) -> io::Result<(usize, usize)> {
             Ok((REQUEST, 0))
         }
         Way::HalfClosed => {
-            let more = read_to_end(&mut stream);
+            let more = read_to_end(&stream);
             stream.write_all(&[0; ANSWER])?;
             stream.shutdown(Shutdown::Write)?;
             Ok((REQUEST + more, ANSWER))
         }
-        Way::Unanswered => Ok((REQUEST + read_to_end(&mut stream), 0)),
+        Way::Unanswered => Ok((REQUEST + read_to_end(&stream), 0)),
+        Way::Download => {
+            large::send(&stream)?;
+            Ok((REQUEST + read_to_end(&stream), large::BYTES))
+        }
     }
 }
 
 /// Until the client has closed or reset.
-fn read_to_end(stream: &mut TcpStream) -> usize {
-    let mut buffer = vec![0; 256 << 10];
+fn read_to_end(stream: &TcpStream) -> usize {
     let mut sum = 0;
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+    while let Ok(count @ 1..) = large::discard_some(stream, large::CHUNK) {
         sum += count;
     }
     sum

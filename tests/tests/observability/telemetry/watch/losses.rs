@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::TcpStream, thread};
 
 use super::{
     super::{CountedWeb, V4, at},
-    Watch, lost, written,
+    LOSSES, Watch, lost, written,
 };
 use crate::common::{eventually, holds};
 
@@ -40,15 +40,13 @@ fn connect_as(name: &str, web: &CountedWeb) {
     drop(web.listener.accept().unwrap());
 }
 
-const REASONS: [&str; 3] = ["ring-full", "sampled", "slow-reader"];
-
 #[test]
 fn of_a_thousand_connections_at_once_each_event_is_seen_or_counted() {
     let web = CountedWeb::new();
     let watch = Watch::start(web.cluster.agent(), &[]);
     connect(&web, 1000);
     eventually("2,000 events to be seen or counted", || {
-        let lost = REASONS.map(|reason| lost(web.cluster.agent(), reason));
+        let lost = LOSSES.map(|reason| lost(web.cluster.agent(), reason));
         let seen = watch.events().len() as u64;
         holds(seen + lost.iter().sum::<u64>() == 2000, format!("{seen} seen, {lost:?} lost"))
     });
@@ -91,7 +89,7 @@ fn who_does_not_read_loses_events_and_delays_nobody() {
     let mut losses = [0, 0];
     eventually("each event to be seen or counted, for each of the two", || {
         let unwritten: u64 =
-            REASONS[..2].iter().map(|reason| lost(web.cluster.agent(), reason)).sum();
+            LOSSES[..2].iter().map(|reason| lost(web.cluster.agent(), reason)).sum();
         let dropped = lost(web.cluster.agent(), "slow-reader");
         let missing = |watch: &Watch| made - unwritten - watch.events().len() as u64;
         losses = [&slow, &quick].map(missing);

@@ -57,6 +57,11 @@ impl Watch {
         self.events.lock().unwrap().clone()
     }
 
+    /// How many events it has shown so far.
+    pub(super) fn count(&self) -> usize {
+        self.events.lock().unwrap().len()
+    }
+
     /// Waits for this many events, and fails if there are more by then. That there will be none proves only an event
     /// that happened later.
     #[track_caller]
@@ -120,6 +125,9 @@ fn watchers(agent: &Agent) -> u64 {
 fn written(agent: &Agent) -> u64 {
     metric(agent, "events_written_total", &[])
 }
+
+/// Why events are lost.
+pub(super) const LOSSES: [&str; 3] = ["ring-full", "sampled", "slow-reader"];
 
 pub(super) fn lost(agent: &Agent, reason: &str) -> u64 {
     metric(agent, "events_lost_total", &[("reason", reason)])
