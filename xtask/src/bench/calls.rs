@@ -1,8 +1,8 @@
 //! The measured calls, in the node's cgroup and outside of it.
 
 use std::{
-    io,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, OwnedFd},
     time::Instant,
 };
@@ -24,6 +24,8 @@ pub(super) enum Call {
     TcpWhole,
     TcpClose,
     TcpCloseElsewhere,
+    /// A byte each way on a connection that is open.
+    TcpRequest,
     UdpConnect,
     UdpSend,
     UdpConnectRandom,
@@ -95,7 +97,11 @@ pub(super) fn round(
     let first = samples.bare.len() % 2;
     for side in [first, 1 - first] {
         let (ns, targets, ours) = sides[side];
-        let mut durations = ns.run(|| calls(call, targets))?;
+        let mut durations = if matches!(call, Call::TcpRequest) {
+            ns.run(|| requests(server, targets[0]))?
+        } else {
+            ns.run(|| calls(call, targets))?
+        };
         server.drain();
         durations.sort_unstable();
         let middle = durations[durations.len() / 2];
@@ -150,6 +156,7 @@ fn calls(call: Call, targets: &[SocketAddr]) -> io::Result<Vec<i64>> {
                 connect(shared.as_raw_fd(), address)?;
                 began.elapsed()
             }
+            Call::TcpRequest => unreachable!("see `requests`"),
             Call::UdpSend => {
                 let began = Instant::now();
                 sendto(shared.as_raw_fd(), b"x", address, MsgFlags::empty())?;
@@ -157,6 +164,29 @@ fn calls(call: Call, targets: &[SocketAddr]) -> io::Result<Vec<i64>> {
             }
         };
         // The first calls warm the caches.
+        if number >= CALLS / 4 {
+            durations.push(i64::try_from(took.as_nanos()).unwrap_or(i64::MAX));
+        }
+    }
+    Ok(durations)
+}
+
+/// Both ends of the connection are in this thread: nothing else runs.
+fn requests(server: &Server, target: SocketAddr) -> io::Result<Vec<i64>> {
+    let mut client = TcpStream::connect(target)?;
+    let (mut accepted, _) = server.tcp.accept()?;
+    accepted.set_nonblocking(false)?;
+    client.set_nodelay(true)?;
+    accepted.set_nodelay(true)?;
+    let mut byte = [0];
+    let mut durations = Vec::with_capacity(CALLS);
+    for number in 0..CALLS + CALLS / 4 {
+        let began = Instant::now();
+        client.write_all(&byte)?;
+        accepted.read_exact(&mut byte)?;
+        accepted.write_all(&byte)?;
+        client.read_exact(&mut byte)?;
+        let took = began.elapsed();
         if number >= CALLS / 4 {
             durations.push(i64::try_from(took.as_nanos()).unwrap_or(i64::MAX));
         }

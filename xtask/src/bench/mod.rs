@@ -57,7 +57,7 @@ struct Budget {
     nanoseconds: i64,
 }
 
-const BUDGETS: [Budget; 8] = [
+const BUDGETS: [Budget; 9] = [
     Budget {
         call: Call::TcpConnect,
         name: "TCP connect(), fresh socket, service",
@@ -75,6 +75,7 @@ const BUDGETS: [Budget; 8] = [
     },
     Budget { call: Call::TcpClose, name: "TCP close(), service", nanoseconds: 200 },
     Budget { call: Call::TcpCloseElsewhere, name: "TCP close(), not a service", nanoseconds: 60 },
+    Budget { call: Call::TcpRequest, name: "TCP request, open connection", nanoseconds: 60 },
     Budget {
         call: Call::UdpConnect,
         name: "UDP connect(), same socket, service",
@@ -153,7 +154,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     {
         rows.extend(measure(args.services, args.rounds, telemetry, &small)?);
     }
-    rows.extend(measure(args.many, args.rounds, Telemetry::On, &[&BUDGETS[7]])?);
+    rows.extend(measure(args.many, args.rounds, Telemetry::On, &[&BUDGETS[8]])?);
     println!();
     term::table(
         &[

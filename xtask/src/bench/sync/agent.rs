@@ -1,7 +1,7 @@
 //! The measured agent with its cluster, and the measurements. Each returns rows of the table.
 
 use std::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -134,6 +134,30 @@ impl RunningAgent {
                 format!("{:.1} %", after.usage.cpu_share(&before.usage) * 100.0),
             ),
         ])
+    }
+
+    /// How long a scrape takes once each service port was used, so that all have their series.
+    pub(super) fn scrape(&self, budget: Duration) -> Result<Vec<String>> {
+        const SCRAPES: usize = 5;
+        term::doing("measuring", "a scrape with every service in use");
+        let services = self.cluster.service_addresses();
+        self.node.run(|| {
+            for address in services {
+                // There is no route to the endpoints.
+                let _ = TcpStream::connect((address, 80));
+            }
+        });
+        let mut took = Vec::new();
+        let mut bytes = 0;
+        for _ in 0..SCRAPES {
+            let began = Instant::now();
+            bytes = self.agent.metrics()?.len();
+            took.push(began.elapsed());
+        }
+        took.sort_unstable();
+        let what = format!("/metrics with every service in use ({} MB)", bytes / 1_000_000);
+        let (median, budget) = (term::seconds(took[SCRAPES / 2]), term::seconds(budget));
+        Ok(vec![self.cluster.to_string(), what, median, budget])
     }
 
     /// How long commands and a scrape take.

@@ -38,6 +38,10 @@ impl Cluster {
         cluster
     }
 
+    pub(super) fn service_addresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        (0..self.services).map(service_address)
+    }
+
     /// Gives one endpoint of a service another address.
     pub(super) fn change(&self, number: u32) {
         let service = number.wrapping_mul(7919) % self.services;
@@ -78,8 +82,12 @@ fn addresses(first: u32, count: u32) -> impl Iterator<Item = Ipv4Addr> + use<> {
     (first..first + count).map(address)
 }
 
+fn service_address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 1)) + number)
+}
+
 fn service(number: u32) -> Value {
-    let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 1)) + number).to_string();
+    let address = service_address(number).to_string();
     let ports = json!([{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]);
     objects::service_with("bench", &format!("service-{number}"), &address, ports)
 }

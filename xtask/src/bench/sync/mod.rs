@@ -77,6 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             rows.extend(running.changes(rate, budget, Duration::from_secs(args.seconds))?);
         }
         rows.push(running.memory(&SMALL)?);
+        rows.push(running.scrape(Duration::from_millis(20))?);
         rows.extend(running.largest_service(Duration::from_secs(args.seconds))?);
     }
     if args.only == Some(Only::Wide) {
@@ -84,6 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         rows.extend(running.first_sync(&WIDE)?);
         rows.extend(running.changes(100, RATES[0].1, Duration::from_secs(args.seconds))?);
         rows.push(running.memory(&WIDE)?);
+        rows.push(running.scrape(Duration::from_secs(1))?);
         rows.extend(running.commands()?);
         rows.extend(running.restart()?);
         rows.extend(running.commands()?);
