@@ -31,13 +31,13 @@ pub fn write(
     unknown: &UnknownEnds,
     hanging: &Hanging,
     text: &mut String,
-) -> prometheus::Result<()> {
+) {
     let used = || all.iter().filter(|(_, counts)| counts.connections.opened > 0);
     let of = |value: fn(&Counts) -> u64| {
         used().map(move |(labels, counts)| (labels.clone(), value(counts) as f64))
     };
-    families.connections_opened.write(of(|counts| counts.connections.opened), text)?;
-    families.connections_active.write(of(|counts| counts.connections.active()), text)?;
+    families.connections_opened.write(of(|counts| counts.connections.opened), text);
+    families.connections_active.write(of(|counts| counts.connections.active()), text);
     let closed = used().flat_map(|(labels, counts)| {
         How::ALL.iter().map(|&how| {
             let count = match how {
@@ -47,15 +47,15 @@ pub fn write(
             ((labels.clone(), EndLabels { how }), count as f64)
         })
     });
-    families.connections_closed.write(closed, text)?;
+    families.connections_closed.write(closed, text);
     let failed = used().flat_map(|(labels, counts)| {
         FailureReason::ALL.iter().map(|&reason| {
             let count = counts.connections.failed[place_of_failure(reason)];
             ((labels.clone(), FailureLabels { reason }), count as f64)
         })
     });
-    families.connections_failed.write(failed, text)?;
-    families.connections_untracked.write(of(|counts| counts.connections.untracked), text)?;
+    families.connections_failed.write(failed, text);
+    families.connections_untracked.write(of(|counts| counts.connections.untracked), text);
     // The rest is of connections that a socket knows.
     let of_tcp = |value: fn(&Counts) -> u64| {
         of(value).filter(|(labels, _)| labels.protocol == Protocol::Tcp)
@@ -64,14 +64,14 @@ pub fn write(
         let of_port = |counts: &Counts| hanging.get(&counts.id).copied().unwrap_or(0) as f64;
         let ports = used().filter(|(labels, _)| labels.protocol == Protocol::Tcp);
         let ports = ports.map(|(labels, counts)| (labels.clone(), of_port(counts)));
-        families.connections_hanging.write(ports, text)?;
+        families.connections_hanging.write(ports, text);
     }
-    families.connections_unanswered.write(of_tcp(|counts| counts.connections.unanswered), text)?;
-    families.sent_bytes.write(of_tcp(|counts| counts.connections.sent), text)?;
-    families.received_bytes.write(of_tcp(|counts| counts.connections.received), text)?;
+    families.connections_unanswered.write(of_tcp(|counts| counts.connections.unanswered), text);
+    families.sent_bytes.write(of_tcp(|counts| counts.connections.sent), text);
+    families.received_bytes.write(of_tcp(|counts| counts.connections.received), text);
     families
         .retransmitted_segments
-        .write(of_tcp(|counts| counts.connections.retransmitted), text)?;
+        .write(of_tcp(|counts| counts.connections.retransmitted), text);
     // Most services have endpoints of two or three classes: one that was never used has no series.
     let by_class = |value: fn(&ConnectionCounts) -> u64| {
         used().flat_map(move |(labels, counts)| {
@@ -86,17 +86,17 @@ pub fn write(
     let of_tcp_by_class = |value: fn(&ConnectionCounts) -> u64| {
         by_class(value).filter(|((labels, _), _)| labels.protocol == Protocol::Tcp)
     };
-    families.class_connections_opened.write(by_class(|counts| counts.opened), text)?;
-    families.class_sent_bytes.write(of_tcp_by_class(|counts| counts.sent), text)?;
-    families.class_received_bytes.write(of_tcp_by_class(|counts| counts.received), text)?;
+    families.class_connections_opened.write(by_class(|counts| counts.opened), text);
+    families.class_sent_bytes.write(of_tcp_by_class(|counts| counts.sent), text);
+    families.class_received_bytes.write(of_tcp_by_class(|counts| counts.received), text);
     let ended =
         || used().filter_map(|(labels, counts)| Some((labels.clone(), counts.ends.as_deref()?)));
     let round_trips = ended()
         .filter(|(labels, _)| labels.protocol == Protocol::Tcp)
         .map(|(labels, ends)| (labels, round_trips(ends)));
-    families.round_trip.write(round_trips, text)?;
+    families.round_trip.write(round_trips, text);
     let lifetimes = ended().map(|(labels, ends)| (labels, lifetimes(ends)));
-    families.connection_lifetime.write(lifetimes, text)
+    families.connection_lifetime.write(lifetimes, text);
 }
 
 /// The ends that nothing more is known of, as of the last scrapes. They are a difference of counts that the programs
@@ -223,7 +223,7 @@ mod tests {
         let lines = |hanging: Hanging| {
             let mut text = String::new();
             let unknown = UnknownEnds::default();
-            write(&Families::default(), &all, &unknown, &hanging, &mut text).unwrap();
+            write(&Families::default(), &all, &unknown, &hanging, &mut text);
             let lines = text.lines().filter_map(|line| {
                 let (labels, value) =
                     line.strip_prefix("sockline_connections_hanging{")?.split_once("} ")?;

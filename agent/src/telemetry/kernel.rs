@@ -53,7 +53,7 @@ impl KernelCounters {
 
     /// Writes the families one after the other, since there may be 100,000 services, and the metrics of a
     /// family take several times the memory of their text.
-    pub fn write(&self, families: &Families, text: &mut String) -> prometheus::Result<()> {
+    pub fn write(&self, families: &Families, text: &mut String) {
         let services = self.services();
         let of = |value: fn(&Counts) -> u64| {
             services.iter().map(move |(labels, counts)| (labels.clone(), value(counts) as f64))
@@ -64,16 +64,16 @@ impl KernelCounters {
         let bypassed = |reason, value| {
             of(value).map(move |(labels, count)| ((labels, BypassLabels { reason }), count))
         };
-        families.connections_translated.write(of(|counts| counts.connections.opened), text)?;
+        families.connections_translated.write(of(|counts| counts.connections.opened), text);
         let mut unknown = self.unknown_ends.lock().unwrap_or_else(PoisonError::into_inner);
         unknown.update(&services);
         let mut failing = self.failing_backends.lock().unwrap_or_else(PoisonError::into_inner);
         failing.update(&services, Instant::now());
         let hanging = self.hanging.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        connections::write(families, &services, &unknown, &hanging, text)?;
+        connections::write(families, &services, &unknown, &hanging, text);
         let used = services.iter().filter(|(_, counts)| counts.connections.opened > 0);
         let failing = used.map(|(labels, _)| (labels.clone(), failing.of(labels) as f64));
-        families.backends_failing.write(failing, text)?;
+        families.backends_failing.write(failing, text);
         families.connections_refused.write(
             refused(RefusalReason::NoEndpoints, |counts| counts.refused_no_endpoints).chain(
                 refused(RefusalReason::NoLocalEndpoints, |counts| {
@@ -81,18 +81,18 @@ impl KernelCounters {
                 }),
             ),
             text,
-        )?;
+        );
         families.connections_bypassed.write(
             bypassed(BypassReason::Planned, |counts| counts.bypassed)
                 .chain(bypassed(BypassReason::AgentGone, |counts| counts.bypassed_stale)),
             text,
-        )?;
-        families.connections_failed_open.write(of(|counts| counts.failed_open), text)?;
+        );
+        families.connections_failed_open.write(of(|counts| counts.failed_open), text);
         let faults = read(&self.faults_log, self.counters.faults());
         let faults = faults.into_iter().map(|(fault, count)| (FaultLabels { fault }, count as f64));
-        families.kernel_faults.write(faults, text)?;
+        families.kernel_faults.write(faults, text);
         let events = read(&self.events_log, self.counters.events().map(Some));
-        families.events_written.write(events.map(|events| ((), events.written as f64)), text)?;
+        families.events_written.write(events.map(|events| ((), events.written as f64)), text);
         let dropped = self.dropped_events.load(Ordering::Relaxed);
         let lost = [
             (LossReason::RingFull, events.map(|events| events.lost)),
@@ -102,7 +102,7 @@ impl KernelCounters {
         let lost = lost
             .into_iter()
             .filter_map(|(reason, count)| Some((LossLabels { reason }, count? as f64)));
-        families.events_lost.write(lost, text)
+        families.events_lost.write(lost, text);
     }
 
     /// Records which connections hang while they are opened; `None` if that is not known.

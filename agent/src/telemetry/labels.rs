@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use prometheus::proto::LabelPair;
-
 /// A label, as the documentation describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Label {
@@ -28,8 +26,8 @@ pub struct Value {
 pub trait Labels: Clone + Ord + Send + 'static {
     fn labels() -> Vec<Label>;
 
-    /// Adds the labels of one series.
-    fn add_to(&self, pairs: &mut Vec<LabelPair>);
+    /// Calls `each` with the name and the value of each label of one series.
+    fn for_each(&self, each: &mut dyn FnMut(&'static str, &str));
 }
 
 impl Labels for () {
@@ -37,7 +35,7 @@ impl Labels for () {
         Vec::new()
     }
 
-    fn add_to(&self, _pairs: &mut Vec<LabelPair>) {}
+    fn for_each(&self, _each: &mut dyn FnMut(&'static str, &str)) {}
 }
 
 impl<A: Labels, B: Labels> Labels for (A, B) {
@@ -45,18 +43,10 @@ impl<A: Labels, B: Labels> Labels for (A, B) {
         [A::labels(), B::labels()].concat()
     }
 
-    fn add_to(&self, pairs: &mut Vec<LabelPair>) {
-        self.0.add_to(pairs);
-        self.1.add_to(pairs);
+    fn for_each(&self, each: &mut dyn FnMut(&'static str, &str)) {
+        self.0.for_each(each);
+        self.1.for_each(each);
     }
-}
-
-/// One label of one series.
-pub fn pair(name: &str, value: &impl LabelValue) -> LabelPair {
-    let mut pair = LabelPair::default();
-    pair.set_name(name.to_owned());
-    pair.set_value(value.to_label());
-    pair
 }
 
 /// What a label's value is made of.
@@ -64,18 +54,18 @@ pub trait LabelValue {
     /// All values, where there is a fixed set of them.
     const VALUES: &'static [Value] = &[];
 
-    fn to_label(&self) -> String;
+    fn as_label(&self) -> &str;
 }
 
 impl LabelValue for Arc<str> {
-    fn to_label(&self) -> String {
-        self.to_string()
+    fn as_label(&self) -> &str {
+        self
     }
 }
 
 impl LabelValue for &'static str {
-    fn to_label(&self) -> String {
-        (*self).to_owned()
+    fn as_label(&self) -> &str {
+        self
     }
 }
 
@@ -99,8 +89,11 @@ macro_rules! labels {
                 }),+]
             }
 
-            fn add_to(&self, pairs: &mut Vec<prometheus::proto::LabelPair>) {
-                $(pairs.push($crate::telemetry::labels::pair(stringify!($label), &self.$label));)+
+            fn for_each(&self, each: &mut dyn FnMut(&'static str, &str)) {
+                $(each(
+                    stringify!($label),
+                    $crate::telemetry::labels::LabelValue::as_label(&self.$label),
+                );)+
             }
         }
     )+};
@@ -128,9 +121,9 @@ macro_rules! label_values {
                     meaning: $meaning.trim_ascii(),
                 }),+];
 
-            fn to_label(&self) -> String {
+            fn as_label(&self) -> &str {
                 match self {
-                    $(Self::$variant => $value.to_owned(),)+
+                    $(Self::$variant => $value,)+
                 }
             }
         }

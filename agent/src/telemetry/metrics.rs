@@ -244,33 +244,33 @@ impl Metrics {
     pub fn text(&self) -> prometheus::Result<String> {
         let mut text = String::new();
         self.families.write_kept(&mut text)?;
-        self.write_source(&mut text)?;
-        process::write(&self.families, &mut text)?;
-        self.kernel.write(&self.families, &mut text)?;
-        programs::write(&self.programs, &self.families, &mut text)?;
+        self.write_source(&mut text);
+        process::write(&self.families, &mut text);
+        self.kernel.write(&self.families, &mut text);
+        programs::write(&self.programs, &self.families, &mut text);
         if let Some(clients) = &self.clients {
-            clients.write(&self.families, &mut text)?;
+            clients.write(&self.families, &mut text);
         }
         Ok(text)
     }
 
-    fn write_source(&self, text: &mut String) -> prometheus::Result<()> {
+    fn write_source(&self, text: &mut String) {
         let errors = Kind::ALL.map(|kind| {
             let errors = self.stats.kind(kind).errors.load(Ordering::Relaxed);
             (KindLabels { kind }, errors as f64)
         });
-        self.families.source_errors.write(errors, text)?;
+        self.families.source_errors.write(errors, text);
         let watched = || Kind::ALL.into_iter().filter(|_| self.stats.is_watching());
         let connected = watched()
             .map(|kind| (KindLabels { kind }, self.stats.kind(kind).is_connected().into()));
         self.families
             .watch_connected
-            .write(connected.map(|(kind, is): (_, u8)| (kind, is.into())), text)?;
+            .write(connected.map(|(kind, is): (_, u8)| (kind, is.into())), text);
         let last_events = watched().filter_map(|kind| {
             let age = self.stats.kind(kind).age()?;
             Some((KindLabels { kind }, seconds(Timestamp::now().checked_sub(age).ok()?)))
         });
-        self.families.watch_last_event_timestamp.write(last_events, text)
+        self.families.watch_last_event_timestamp.write(last_events, text);
     }
 }
 

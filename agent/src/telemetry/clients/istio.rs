@@ -15,18 +15,18 @@ const NO_FLAGS: &str = "-";
 /// Envoy's `UpstreamConnectionFailure`.
 const NOT_ESTABLISHED: &str = "UF";
 
-pub fn write(families: &Families, series: &Series, text: &mut String) -> prometheus::Result<()> {
+pub fn write(families: &Families, series: &Series, text: &mut String) {
     let of = |value: fn(&Sums) -> u64| {
         series.istio().map(move |(of, sums)| (labels(of, NO_FLAGS), value(sums) as f64))
     };
-    families.istio_connections_opened.write(of(|sums| sums.counted.opened), text)?;
+    families.istio_connections_opened.write(of(|sums| sums.counted.opened), text);
     let not_established = series.istio().filter(|(_, sums)| sums.counted.failed > 0);
     let failed =
         not_established.map(|(of, sums)| (labels(of, NOT_ESTABLISHED), sums.counted.failed as f64));
     let closed = of(|sums| sums.counted.established).chain(failed);
-    families.istio_connections_closed.write(closed, text)?;
-    families.istio_sent_bytes.write(of(|sums| sums.counted.received), text)?;
-    families.istio_received_bytes.write(of(|sums| sums.counted.sent), text)
+    families.istio_connections_closed.write(closed, text);
+    families.istio_sent_bytes.write(of(|sums| sums.counted.received), text);
+    families.istio_received_bytes.write(of(|sums| sums.counted.sent), text);
 }
 
 fn labels(of: &IstioSeries, response_flags: &'static str) -> IstioLabels {

@@ -109,26 +109,25 @@ pub struct ClientMetrics {
 
 impl ClientMetrics {
     /// Writes the families as of the last update.
-    pub fn write(&self, families: &Families, text: &mut String) -> prometheus::Result<()> {
+    pub fn write(&self, families: &Families, text: &mut String) {
         let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         if self.which.source_workloads == SourceWorkloads::Shown {
-            write(families, &series, text)?;
+            write(families, &series, text);
         }
         if self.which.dialect == Dialect::Istio {
-            istio::write(families, &series, text)?;
+            istio::write(families, &series, text);
         }
-        Ok(())
     }
 }
 
-fn write(families: &Families, series: &Series, text: &mut String) -> prometheus::Result<()> {
+fn write(families: &Families, series: &Series, text: &mut String) {
     let of = |value: fn(&series::Sums) -> u64| {
         series.iter().map(move |(labels, sums)| (labels.clone(), value(sums) as f64))
     };
-    families.client_connections_opened.write(of(|sums| sums.counted.opened), text)?;
-    families.client_connections_active.write(of(|sums| sums.active), text)?;
-    families.client_connections_closed.write(of(|sums| sums.counted.closed), text)?;
-    families.client_connections_failed.write(of(|sums| sums.counted.failed), text)?;
-    families.client_sent_bytes.write(of(|sums| sums.counted.sent), text)?;
-    families.client_received_bytes.write(of(|sums| sums.counted.received), text)
+    families.client_connections_opened.write(of(|sums| sums.counted.opened), text);
+    families.client_connections_active.write(of(|sums| sums.active), text);
+    families.client_connections_closed.write(of(|sums| sums.counted.closed), text);
+    families.client_connections_failed.write(of(|sums| sums.counted.failed), text);
+    families.client_sent_bytes.write(of(|sums| sums.counted.sent), text);
+    families.client_received_bytes.write(of(|sums| sums.counted.received), text);
 }

@@ -105,8 +105,8 @@ impl LabelValue for Kind {
         Value { name: "Pod", meaning: "" },
     ];
 
-    fn to_label(&self) -> String {
-        self.as_str().to_owned()
+    fn as_label(&self) -> &str {
+        self.as_str()
     }
 }
 
@@ -115,8 +115,8 @@ impl LabelValue for Protocol {
     const VALUES: &'static [Value] =
         &[Value { name: "TCP", meaning: "" }, Value { name: "UDP", meaning: "" }];
 
-    fn to_label(&self) -> String {
-        self.as_str().to_owned()
+    fn as_label(&self) -> &str {
+        self.as_str()
     }
 }
 
@@ -135,8 +135,8 @@ impl LabelValue for TrafficClass {
         },
     ];
 
-    fn to_label(&self) -> String {
-        self.as_str().to_owned()
+    fn as_label(&self) -> &str {
+        self.as_str()
     }
 }
 
@@ -152,8 +152,8 @@ impl LabelValue for Fault {
         values
     };
 
-    fn to_label(&self) -> String {
-        fault_name(*self).to_owned()
+    fn as_label(&self) -> &str {
+        fault_name(*self)
     }
 }
 
@@ -168,7 +168,7 @@ impl LabelValue for DriftKind {
         values
     };
 
-    fn to_label(&self) -> String {
-        self.name().to_owned()
+    fn as_label(&self) -> &str {
+        self.name()
     }
 }

@@ -52,6 +52,6 @@ fn every_kind_and_fault_is_a_known_value() {
     for kind in Kind::ALL {
         assert!(Kind::VALUES.iter().any(|value| value.name == kind.as_str()), "{kind}");
     }
-    let faults: BTreeSet<String> = Fault::ALL.iter().map(LabelValue::to_label).collect();
+    let faults: BTreeSet<&str> = Fault::ALL.iter().map(LabelValue::as_label).collect();
     assert_eq!(faults.len(), Fault::VALUES.len());
 }

@@ -2,11 +2,9 @@
 
 use std::marker::PhantomData;
 
-use prometheus::proto;
-
 use super::{
     definition::{Definition, FamilyType, MetricKind},
-    exposition,
+    exposition::{self, Line},
 };
 use crate::telemetry::labels::Labels;
 
@@ -25,7 +23,8 @@ pub trait Sample {
     const KIND: MetricKind;
     type Value;
 
-    fn metric(value: Self::Value) -> proto::Metric;
+    /// Writes the lines of one series of the family with this name. `labels` is what stands between the braces.
+    fn write(name: &str, labels: &str, value: Self::Value, text: &mut String);
 }
 
 #[derive(Debug)]
@@ -35,12 +34,8 @@ impl Sample for CounterSample {
     const KIND: MetricKind = MetricKind::Counter;
     type Value = f64;
 
-    fn metric(value: f64) -> proto::Metric {
-        let mut counter = proto::Counter::default();
-        counter.set_value(value);
-        let mut metric = proto::Metric::default();
-        metric.set_counter(counter);
-        metric
+    fn write(name: &str, labels: &str, value: f64, text: &mut String) {
+        Line { name, suffix: "", labels, bound: None }.write(value, text);
     }
 }
 
@@ -51,12 +46,8 @@ impl Sample for GaugeSample {
     const KIND: MetricKind = MetricKind::Gauge;
     type Value = f64;
 
-    fn metric(value: f64) -> proto::Metric {
-        let mut gauge = proto::Gauge::default();
-        gauge.set_value(value);
-        let mut metric = proto::Metric::default();
-        metric.set_gauge(gauge);
-        metric
+    fn write(name: &str, labels: &str, value: f64, text: &mut String) {
+        Line { name, suffix: "", labels, bound: None }.write(value, text);
     }
 }
 
@@ -75,44 +66,30 @@ impl Sample for HistogramSample {
     const KIND: MetricKind = MetricKind::Histogram;
     type Value = HistogramValue;
 
-    fn metric(value: HistogramValue) -> proto::Metric {
-        let mut histogram = proto::Histogram::default();
+    fn write(name: &str, labels: &str, value: HistogramValue, text: &mut String) {
+        let line = |suffix, bound| Line { name, suffix, labels, bound };
         let mut count = 0;
-        let mut buckets = Vec::with_capacity(value.buckets.len());
         for (bound, values) in value.buckets {
             count += values;
-            // The encoder adds the last one.
-            if bound.is_infinite() {
-                continue;
-            }
-            let mut bucket = proto::Bucket::default();
-            bucket.set_upper_bound(bound);
-            bucket.set_cumulative_count(count);
-            buckets.push(bucket);
+            line("_bucket", Some(bound)).write(count as f64, text);
         }
-        histogram.set_sample_count(count);
-        histogram.set_sample_sum(value.sum);
-        histogram.set_bucket(buckets);
-        let mut metric = proto::Metric::default();
-        metric.set_histogram(histogram);
-        metric
+        line("_sum", None).write(value.sum, text);
+        line("_count", None).write(count as f64, text);
     }
 }
 
 impl<L: Labels, S: Sample> Scraped<L, S> {
-    /// Writes the family with all its series, in the text format of Prometheus.
-    ///
-    /// # Errors
-    /// When the encoder refuses a metric.
-    pub fn write(
-        &self,
-        series: impl IntoIterator<Item = (L, S::Value)>,
-        text: &mut String,
-    ) -> prometheus::Result<()> {
-        let metrics = series
-            .into_iter()
-            .map(|(labels, value)| exposition::with_labels(S::metric(value), &labels));
-        exposition::write(&self.definition, metrics.collect(), text)
+    /// Writes the family with all its series, in the text format of Prometheus. Without series, it writes nothing.
+    pub fn write(&self, series: impl IntoIterator<Item = (L, S::Value)>, text: &mut String) {
+        let mut labels_text = String::new();
+        let mut is_first = true;
+        for (labels, value) in series {
+            if std::mem::replace(&mut is_first, false) {
+                exposition::write_head(&self.definition, text);
+            }
+            exposition::labels(&labels, &mut labels_text);
+            S::write(self.definition.name, &labels_text, value, text);
+        }
     }
 }
 
