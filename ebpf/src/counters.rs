@@ -17,6 +17,20 @@ pub struct ServiceCounters {
     pub bypassed_stale: u64,
 }
 
+impl ServiceCounters {
+    pub const NONE: Self =
+        Self { refused: [0; REFUSALS], bypassed: 0, failed_open: 0, bypassed_stale: 0 };
+
+    /// Adds those of another CPU.
+    pub fn add(&mut self, other: &Self) {
+        let Self { refused, bypassed, failed_open, bypassed_stale } = self;
+        refused.iter_mut().zip(other.refused).for_each(|(sum, one)| *sum += one);
+        *bypassed += other.bypassed;
+        *failed_open += other.failed_open;
+        *bypassed_stale += other.bypassed_stale;
+    }
+}
+
 /// The reasons of refusals are the first of [`Reason`].
 pub const REFUSALS: usize = 4;
 

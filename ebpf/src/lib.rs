@@ -11,6 +11,7 @@ pub mod agent;
 pub mod agent_state;
 pub mod backend;
 mod byte_enum;
+pub mod carried;
 pub mod client;
 pub mod counters;
 pub mod debug_log;

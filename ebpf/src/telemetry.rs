@@ -80,6 +80,8 @@ impl End {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ConnectionCounts {
+    #[cfg(feature = "test-layout")]
+    pub retransmitted: u64,
     /// Connections that the backend was chosen for.
     pub opened: u64,
     /// Of these, those that ended, in whichever way.
@@ -92,6 +94,7 @@ pub struct ConnectionCounts {
     /// without a hook.
     pub untracked: u64,
     /// Segments that were sent again.
+    #[cfg(not(feature = "test-layout"))]
     pub retransmitted: u64,
     /// Established connections that ended without a byte from the backend, though the client had sent some.
     pub unanswered: u64,
@@ -247,9 +250,12 @@ pub const fn lifetime_bound(bucket: usize) -> f64 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ServiceStats {
     /// Established connections and flows that ended, by [`End::as_closed`].
+    #[cfg(not(feature = "test-layout"))]
     pub closed: [u64; End::ESTABLISHED],
     /// The smoothed round-trip time that the kernel had at the end.
     pub round_trips: Histogram<ROUND_TRIP_BUCKETS>,
+    #[cfg(feature = "test-layout")]
+    pub closed: [u64; End::ESTABLISHED],
     /// From `connect()` to `close()`; that of a connection which was not established is not in it.
     pub lifetimes: Histogram<LIFETIME_BUCKETS>,
     /// Connections that ended after their backend had been removed, by the class that it had when they were opened;

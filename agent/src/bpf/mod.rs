@@ -4,7 +4,7 @@
 //! process. The helper does not use the data plane, so this folder is beside `dataplane`.
 //!
 //! - [`syscall`]: the system calls for which aya has no safe wrapper. `unsafe` ends here.
-//! - [`mmap`]: array maps in the agent's memory; [`batch`]: hashes read in batches.
+//! - [`mmap`]: array maps in the agent's memory; [`batch`]: hashes read in batches; [`untyped`]: maps of another build.
 //! - [`rcu`]: waits until every running program has ended; [`parallel`]: makes system calls that wait for
 //!   that in parallel.
 //! - [`pin`]: pinned maps and links.
@@ -20,3 +20,4 @@ pub mod pin;
 pub mod probes;
 pub mod rcu;
 pub mod syscall;
+pub mod untyped;

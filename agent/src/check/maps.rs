@@ -45,7 +45,9 @@ fn fill(map: &MapUse) -> CheckResult {
         "backends" => "raise --max-backends",
         "slots" => "raise --max-slots",
         "affinity" => "raise --max-affinity",
-        "service-names" | "removed-backends" => "raise --max-frontends, which this limit follows",
+        "service-names" | "removed-backends" | "carried-counts" => {
+            "raise --max-frontends, which this limit follows"
+        }
         "excluded" => "exclude fewer pods; this limit is fixed",
         "overflow" => {
             "further sockets are served without a record: `sockline status` names the cgroups that have so many"

@@ -62,7 +62,9 @@ impl From<Full> for DataplaneError {
 /// The option of the agent that sets the limit of a map, as the end of a message about it.
 fn option_of(map: &str) -> &'static str {
     match map {
-        "FRONTENDS" | "SERVICE_NAMES" | "REMOVED_BACKENDS" => " (--max-frontends)",
+        "FRONTENDS" | "SERVICE_NAMES" | "REMOVED_BACKENDS" | "CARRIED_COUNTS" => {
+            " (--max-frontends)"
+        }
         "BACKENDS" => " (--max-backends)",
         "SLOTS" => " (--max-slots)",
         _ => "",
@@ -97,7 +99,7 @@ impl DataplaneError {
 mod tests {
     use super::*;
     use crate::dataplane::maps::{
-        BACKENDS, EXCLUDED, FRONTENDS, REMOVED_BACKENDS, SERVICE_NAMES, SLOTS,
+        BACKENDS, CARRIED_COUNTS, EXCLUDED, FRONTENDS, REMOVED_BACKENDS, SERVICE_NAMES, SLOTS,
     };
 
     #[test]
@@ -106,6 +108,7 @@ mod tests {
             (FRONTENDS, " (--max-frontends)"),
             (SERVICE_NAMES, " (--max-frontends)"),
             (REMOVED_BACKENDS, " (--max-frontends)"),
+            (CARRIED_COUNTS, " (--max-frontends)"),
             (BACKENDS, " (--max-backends)"),
             (SLOTS, " (--max-slots)"),
             (EXCLUDED, ""),

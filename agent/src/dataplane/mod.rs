@@ -9,7 +9,7 @@
 //! - `maps`: what is in the maps: frontends, slots and backends with their allocator, names, the agent's state.
 //! - `reconcile`: applies a plan to the maps, restores what an earlier agent left, repairs drift.
 //! - `observe`: reads a node: snapshot, counters, usage of the maps, records of sockets.
-//! - `open`, `plans`, `self_repair`, `total_usage`: what [`Dataplane`] does with all of these.
+//! - `open`, `plans`, `takeover`, `self_repair`, `total_usage`: what [`Dataplane`] does with all of these.
 //!
 //! Invariants: every step leaves a state that [`Dataplane::open`] accepts, so an agent may be killed between any
 //! two. An index in a map keeps its meaning until every program that may use it has ended. What fails for one
@@ -25,6 +25,7 @@ mod programs;
 mod reconcile;
 mod retention;
 mod self_repair;
+mod takeover;
 mod total_usage;
 
 use std::{

@@ -122,7 +122,7 @@ impl Dataplane {
 
     pub(super) fn attach(&mut self) -> Result<(), DataplaneError> {
         let mut attached = Attached::default();
-        self.links.attach(&self.programs, &self.pins, &self.cgroup, &mut attached)?;
+        self.attach_links(&mut attached)?;
         tracing::info!(
             cgroup = %self.cgroup.display(),
             replaced = attached.replaced.len(),

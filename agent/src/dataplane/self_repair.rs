@@ -19,11 +19,7 @@ impl Dataplane {
         let pinned = self.repair_directory().and_then(|()| self.repair_pins(&mut drift.pins));
         // Links are repaired even if nothing can be pinned.
         let mut attached = Attached::default();
-        let linked = if self.attached {
-            self.links.attach(&self.programs, &self.pins, &self.cgroup, &mut attached)
-        } else {
-            Ok(())
-        };
+        let linked = if self.attached { self.attach_links(&mut attached) } else { Ok(()) };
         drift.links = attached.made.len() + attached.replaced.len();
         // A new link was never pinned.
         drift.pins += attached.pinned.len().saturating_sub(attached.made.len());

@@ -13,6 +13,7 @@ pub struct Usage {
     pub allocator: AllocatorUsage,
     pub names: MapUsage,
     pub removed_counts: MapUsage,
+    pub carried_counts: MapUsage,
     /// Service ports that are retained because an object is invalid.
     pub retained: usize,
     /// Service ports that lack an address because a retained one has it.
@@ -33,6 +34,7 @@ impl Dataplane {
             allocator: self.reconciler.allocator_usage(),
             names: self.reconciler.names_usage(),
             removed_counts: self.reconciler.removed_counts_usage(),
+            carried_counts: self.reconciler.carried_counts_usage(),
             retained: self.reconciler.retained(),
             waiting_for_address: self.reconciler.waiting_for_address(),
             released: self.reconciler.released(),

@@ -59,6 +59,7 @@ pub fn maps(usage: &Usage, scanned: Option<&ScannedUsage>) -> Vec<MapUse> {
         ),
         ("service-names", usage.names),
         ("removed-backends", usage.removed_counts),
+        ("carried-counts", usage.carried_counts),
         ("excluded", usage.exclusion),
     ];
     if let Some(scanned) = scanned {

@@ -69,9 +69,7 @@ pub fn write(
     families.connections_unanswered.write(of_tcp(|counts| counts.connections.unanswered), text);
     families.sent_bytes.write(of_tcp(|counts| counts.connections.sent), text);
     families.received_bytes.write(of_tcp(|counts| counts.connections.received), text);
-    families
-        .retransmitted_segments
-        .write(of_tcp(|counts| counts.connections.retransmitted), text);
+    families.retransmitted_segments.write(of_tcp(|counts| counts.connections.retransmitted), text);
     // Most services have endpoints of two or three classes: one that was never used has no series.
     let by_class = |value: fn(&ConnectionCounts) -> u64| {
         used().flat_map(move |(labels, counts)| {

@@ -4,11 +4,7 @@ use super::definitions::{Families, ProgramLabels};
 use crate::dataplane::ProgramStats;
 
 /// Writes the families.
-pub fn write(
-    stats: &ProgramStats,
-    families: &Families,
-    text: &mut String,
-) {
+pub fn write(stats: &ProgramStats, families: &Families, text: &mut String) {
     let read: Vec<_> =
         stats.read().map(|(program, stats)| (ProgramLabels { program }, stats)).collect();
     let runs = read.iter().map(|(labels, stats)| (labels.clone(), stats.runs as f64));

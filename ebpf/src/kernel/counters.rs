@@ -24,9 +24,6 @@ static SERVICE_COUNTERS: PerCpuHashMap<
 #[btf_map]
 static FAULTS: PerCpuArray<u64, { MAX_FAULTS as usize }> = PerCpuArray::new();
 
-const NONE: ServiceCounters =
-    ServiceCounters { refused: [0; REFUSALS], bypassed: 0, failed_open: 0, bypassed_stale: 0 };
-
 #[inline(always)]
 fn of(service: ServiceId) -> Option<*mut ServiceCounters> {
     if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(service) {
@@ -34,7 +31,7 @@ fn of(service: ServiceId) -> Option<*mut ServiceCounters> {
     }
     // The first use of a service. Another program may be first, on another CPU or by preempting this one: its entry is as
     // good, and must not be overwritten.
-    let _ = SERVICE_COUNTERS.insert(service, NONE, BPF_NOEXIST.into());
+    let _ = SERVICE_COUNTERS.insert(service, ServiceCounters::NONE, BPF_NOEXIST.into());
     let made = SERVICE_COUNTERS.get_ptr_mut(service);
     if made.is_none() {
         fault(Fault::CountersFull);

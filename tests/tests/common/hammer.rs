@@ -70,9 +70,9 @@ impl Hammer {
         wait_until(DEADLINE, "more connects", enough).unwrap();
     }
 
-    /// Stops it, and fails if a connect failed.
+    /// Stops it, and fails if a connect failed. Returns how many there were.
     #[track_caller]
-    pub fn assert_nothing_failed(mut self) {
+    pub fn assert_nothing_failed(mut self) -> usize {
         self.end();
         let failures = self.failures.lock().unwrap();
         let some = &failures[..failures.len().min(5)];
@@ -82,6 +82,7 @@ impl Hammer {
             failures.len(),
             self.connects()
         );
+        self.connects()
     }
 
     fn end(&mut self) {

@@ -1,7 +1,7 @@
 //! Upgrades and rollbacks between builds of the same layout of the maps and of two layouts.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -11,7 +11,9 @@ use std::{
 
 use crate::common::{CART, WebNode, eventually, hammer::Hammer, holds, ip, options};
 use serde_json::Value;
-use sockline_testbed::{ANSWER_TIMEOUT, Agent, AgentOptions, Build, UdpClient, objects, patience};
+use sockline_testbed::{
+    ANSWER_TIMEOUT, Agent, AgentOptions, Build, Metrics, UdpClient, objects, patience,
+};
 
 const SHIP: &str = "10.96.0.2";
 
@@ -83,11 +85,14 @@ fn assert_sound(node: &WebNode, agent: &Agent, layout: &str) {
     let names: BTreeSet<String> = frontends.iter().map(crate::common::service_of).collect();
     assert_eq!(names, BTreeSet::from(["shop/cart", "shop/ship"].map(ToOwned::to_owned)));
     for service in [CART, SHIP] {
-        assert_eq!(node.spread(service, 40).len(), 3, "not all pods of {service} get connects");
+        assert_eq!(node.spread(service, SPREAD).len(), 3, "not all pods of {service} get connects");
     }
     let cgroup = node.cgroup().to_str().unwrap();
     agent.cli(&["check", "--cgroup-root", cgroup]).unwrap();
 }
+
+/// Connects to each service in [`assert_sound`].
+const SPREAD: usize = 40;
 
 const OWN: &str = "v5";
 const OTHER: &str = "v1005";
@@ -198,7 +203,130 @@ fn no_connect_fails_when_agents_of_both_layouts_are_killed_during_the_change() {
         agent.stop().unwrap();
     }
     assert_echo(&mut open);
-    hammer.assert_nothing_failed();
+    let connects = hammer.assert_nothing_failed();
+    // Each was counted in the maps of one layout or the other.
+    agent = node.agent(&build(Build::OtherLayout)).unwrap();
+    let spread = 2 * 2 * SPREAD;
+    let all = connects + spread + 1;
+    eventually("each connection to be counted once", || {
+        let [cart, ship] = ["cart", "ship"].map(|service| connections(&agent, service));
+        holds(cart["opened"] + ship["opened"] == all as f64, format!("{cart:?} {ship:?} of {all}"))
+    });
+}
+
+/// What is counted of the connections to a service, by the parts of metrics' names.
+fn connections(agent: &Agent, service: &str) -> BTreeMap<&'static str, f64> {
+    let metrics = Metrics::parse(&agent.metrics().unwrap());
+    let labels = [("service", service), ("port", "web"), ("protocol", "TCP")];
+    let parts = ["opened", "active", "closed", "untracked", "failed", "refused"];
+    let counts = parts.map(|part| {
+        let name = match part {
+            "active" => "sockline_connections_active".to_owned(),
+            _ => format!("sockline_connections_{part}_total"),
+        };
+        (part, metrics.sum(&name, &labels))
+    });
+    let others = [
+        ("by class", "sockline_traffic_class_connections_opened_total"),
+        ("lifetimes", "sockline_connection_lifetime_seconds_count"),
+        ("round trips", "sockline_round_trip_seconds_count"),
+    ];
+    let others = others.map(|(part, name)| (part, metrics.sum(name, &labels)));
+    counts.into_iter().chain(others).collect()
+}
+
+/// Waits for these counts; others stay as they are `before`.
+#[track_caller]
+fn assert_counts(
+    agent: &Agent,
+    before: &BTreeMap<&'static str, f64>,
+    changes: &[(&'static str, f64)],
+) -> BTreeMap<&'static str, f64> {
+    let mut expected = before.clone();
+    expected.extend(changes.iter().copied());
+    eventually("the counts", || {
+        let seen = connections(agent, "cart");
+        holds(seen == expected, format!("{seen:#?}\nexpected: {expected:#?}"))
+    });
+    expected
+}
+
+/// Bytes that clients received of the service. Those on open connections are counted about every 10 s.
+fn received(agent: &Agent) -> f64 {
+    let metrics = Metrics::parse(&agent.metrics().unwrap());
+    metrics.sum("sockline_received_bytes_total", &[("service", "cart")])
+}
+
+#[test]
+fn counts_of_connections_continue_after_a_change_of_layout_and_after_the_next() {
+    let (node, mut agent) = serving(Build::This);
+    let ended = open_connection(&node);
+    let mut open = open_connection(&node);
+    drop(ended);
+    let none = connections(&agent, "none");
+    let mut counts = assert_counts(
+        &agent,
+        &none,
+        &[
+            ("opened", 2.0),
+            ("by class", 2.0),
+            ("active", 1.0),
+            ("closed", 1.0),
+            ("lifetimes", 1.0),
+            ("round trips", 1.0),
+        ],
+    );
+    for (round, next) in [(1.0, Build::OtherLayout), (2.0, Build::This), (3.0, Build::OtherLayout)]
+    {
+        agent.stop().unwrap();
+        agent = node.agent(&build(next)).unwrap();
+        // The one that was open will not be seen to end.
+        counts = assert_counts(&agent, &counts, &[("active", 0.0), ("untracked", round)]);
+        assert_echo(&mut open);
+        open = open_connection(&node);
+        counts = assert_counts(
+            &agent,
+            &counts,
+            &[("opened", 2.0 + round), ("by class", 2.0 + round), ("active", 1.0)],
+        );
+    }
+    assert!(received(&agent) >= "web-0\n".len() as f64, "{}", received(&agent));
+    agent.stop().unwrap();
+}
+
+#[test]
+fn a_service_that_is_deleted_and_made_again_after_a_change_of_layout_begins_at_0() {
+    let (node, mut agent) = serving(Build::This);
+    node.spread(CART, 100);
+    agent.stop().unwrap();
+    agent = node.agent(&build(Build::OtherLayout)).unwrap();
+    assert_eq!(connections(&agent, "cart")["opened"], 100.0);
+    node.remove("cart.yaml");
+    node.eventually_untouched(CART);
+    node.put_service("cart", CART);
+    node.eventually_served(CART);
+    let seen = connections(&agent, "cart");
+    assert!((1.0..100.0).contains(&seen["opened"]), "{seen:?}");
+}
+
+/// A counter that falls to what the new maps have and rises again would be taken for that many connections.
+#[test]
+fn services_have_no_counts_while_the_maps_of_another_layout_have_them() {
+    let (node, mut agent) = serving(Build::This);
+    drop(open_connection(&node));
+    assert_eq!(connections(&agent, "cart")["opened"], 1.0);
+    agent.stop().unwrap();
+    node.put_text("broken.yaml", "---\nkind: Service\nmetadata: {name: [\n");
+    let mut agent = waiting(&node);
+    node.assert_served(CART);
+    let text = agent.metrics().unwrap();
+    assert!(!text.contains("\nsockline_connections_"), "{text}");
+    node.remove("broken.yaml");
+    agent.wait_until_ready(crate::common::DEADLINE).unwrap();
+    eventually("the counts of both layouts", || {
+        let seen = connections(&agent, "cart");
+        holds(seen["opened"] >= 2.0, format!("{seen:?}"))
+    });
 }
 
 #[test]

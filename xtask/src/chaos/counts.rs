@@ -1,36 +1,21 @@
-//! The counts of connections, compared with the records of sockets in the maps and with what the clients did.
+//! The counts of connections by service port, and the records of sockets in the maps.
 //!
 //! `sockline map` has both: how many connections of a service port are counted as active, and how many sockets have a record of
 //! it (which it shows by client; from Linux 5.12 on). Programs make and free the records, and count on their own: a close that is
 //! not counted leaves an active connection without a record.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    thread,
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
-
-use super::{
-    cluster::{SERVICES, service_name},
-    harness::Harness,
-};
-
-/// For a reading that agrees, among clients that connect.
-const AGREES_WITHIN: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(100);
-/// After a fault that overwrites counts.
-const READINGS: usize = 12;
 
 /// What is known of the counts in the maps of one layout.
 #[derive(Default)]
 pub(super) struct Knowledge {
     /// Sockets were closed while another program or none was attached: their records stay, and they count as active.
-    ends_were_missed: bool,
+    pub(super) ends_were_missed: bool,
     /// Service ports that have been reported, and those whose counts a fault has overwritten.
-    known_to_differ: BTreeSet<String>,
+    pub(super) known_to_differ: BTreeSet<String>,
 }
 
 impl Knowledge {
@@ -42,19 +27,19 @@ impl Knowledge {
 
 /// The counts of a service port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct PortCounts {
+pub(super) struct PortCounts {
     /// `service-1:tcp-80/TCP`.
-    port: String,
-    service: String,
-    opened: u64,
-    active: u64,
+    pub(super) port: String,
+    pub(super) service: String,
+    pub(super) opened: u64,
+    pub(super) active: u64,
     /// Sockets that have a record.
-    records: u64,
+    pub(super) records: u64,
 }
 
 impl PortCounts {
     /// Of what `sockline map -o json` prints.
-    fn all(text: &str) -> Result<Vec<Self>> {
+    pub(super) fn all(text: &str) -> Result<Vec<Self>> {
         let map: Value =
             serde_json::from_str(text).context("reading what `sockline map` prints")?;
         let services = map["services"].as_array().context("`sockline map` has no `services`")?;
@@ -78,116 +63,12 @@ impl PortCounts {
         })
     }
 
-    const fn agrees(&self) -> bool {
+    pub(super) const fn agrees(&self) -> bool {
         self.active == self.records
     }
 }
 
-impl Harness {
-    fn port_counts(&mut self) -> Result<Vec<PortCounts>> {
-        PortCounts::all(&self.agent()?.cli(&["map", "--interval", "100ms", "-o", "json"])?)
-    }
-
-    /// The service ports that have had another number of active connections than of records in each of several readings, and
-    /// are not known for it. One reading is not enough: clients connect meanwhile.
-    fn never_agree(&mut self) -> Result<Vec<PortCounts>> {
-        let mut agreed = self.counts.known_to_differ.clone();
-        let deadline = Instant::now() + AGREES_WITHIN;
-        loop {
-            let mut others = Vec::new();
-            for counts in self.port_counts()? {
-                if counts.agrees() {
-                    agreed.insert(counts.port);
-                } else if !agreed.contains(&counts.port) {
-                    others.push(counts);
-                }
-            }
-            if others.is_empty() || Instant::now() > deadline {
-                return Ok(others);
-            }
-            thread::sleep(PAUSE);
-        }
-    }
-
-    /// Compares active connections with records, while clients connect.
-    pub(super) fn compare_counts(&mut self) -> Result<()> {
-        for counts in self.never_agree()? {
-            // Each once.
-            self.counts.known_to_differ.insert(counts.port.clone());
-            let what = "service ports with another number of active connections than of records";
-            self.results.violation(what, &format!("{counts:?}"));
-        }
-        Ok(())
-    }
-
-    /// A fault may have overwritten the counts of service ports: those that differ now may do so from now on. The numbers of such
-    /// a port may be equal in a single reading.
-    pub(super) fn counts_were_overwritten(&mut self) -> Result<()> {
-        let mut differed: BTreeMap<String, usize> = BTreeMap::new();
-        for _ in 0..READINGS {
-            for counts in self.port_counts()?.into_iter().filter(|counts| !counts.agrees()) {
-                *differed.entry(counts.port).or_default() += 1;
-            }
-            thread::sleep(PAUSE);
-        }
-        differed.retain(|_, times| *times >= READINGS / 3);
-        for port in differed.into_keys() {
-            if self.counts.known_to_differ.insert(port) {
-                self.results.count("service ports whose counts were overwritten");
-            }
-        }
-        self.results.count_connections_again();
-        Ok(())
-    }
-
-    /// The maps are of another layout now, and new ones.
-    pub(super) fn counts_begin_again(&mut self) {
-        self.counts = Knowledge::default();
-        self.results.count_connections_again();
-    }
-
-    /// Compares the counts once no client has a socket any more: nothing is active, and each connection is counted that
-    /// a client made.
-    pub(super) fn compare_final_counts(&mut self) -> Result<()> {
-        let deadline = Instant::now() + AGREES_WITHIN;
-        let made = self.results.connections();
-        let mut ports;
-        loop {
-            ports = self.port_counts()?;
-            let is_good = |counts: &PortCounts| self.is_good_at_the_end(counts);
-            if ports.iter().all(is_good) || Instant::now() > deadline {
-                break;
-            }
-            thread::sleep(PAUSE);
-        }
-        ports.retain(|counts| !self.is_good_at_the_end(counts));
-        for counts in ports {
-            let what = "service ports with active connections that have ended, or without a record";
-            self.results.violation(what, &format!("{counts:?}"));
-        }
-        let opened = opened_by_service(&self.port_counts()?);
-        for (service, made) in made {
-            let opened = opened.get(&service_name(service)).copied().unwrap_or(0);
-            if opened < made {
-                let detail = format!("{}: {opened} of {made}", service_name(service));
-                self.results.violation("services that did not count each connection", &detail);
-            }
-        }
-        Ok(())
-    }
-
-    /// The agent keeps connections to the API server.
-    fn is_good_at_the_end(&self, counts: &PortCounts) -> bool {
-        if self.counts.known_to_differ.contains(&counts.port) {
-            return true;
-        }
-        let is_of_clients = (0..SERVICES).any(|service| service_name(service) == counts.service);
-        let must_be_over = is_of_clients && !self.counts.ends_were_missed;
-        counts.agrees() && (!must_be_over || counts.active == 0)
-    }
-}
-
-fn opened_by_service(ports: &[PortCounts]) -> BTreeMap<String, u64> {
+pub(super) fn opened_by_service(ports: &[PortCounts]) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
     for counts in ports {
         *sums.entry(counts.service.clone()).or_default() += counts.opened;

@@ -133,7 +133,7 @@ impl Harness {
         self.confirm()?;
         self.oracle.layout_change_ends();
         if have_different_layouts(self.build, self.ready_build) {
-            self.counts_begin_again();
+            self.records_begin_again();
         }
         self.ready_build = self.build;
         Ok(())

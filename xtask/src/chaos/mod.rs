@@ -10,13 +10,15 @@
 //!   stand-in), `iproute` (runs `ip`).
 //! - What happens to it: `faults`, `churn` (of endpoints and pods), `clients`, `hold_sockets` (a process with many sockets);
 //!   `harness` starts and ends the agent.
-//! - What is checked: `oracle` (whether an answer is right), `leaks` (what remains in the kernel).
+//! - What is checked: `oracle` (whether an answer is right), `counts` and `compare_counts` (of connections), `leaks` (what remains
+//!   in the kernel).
 //! - What is reported: `results`, `report`.
 //! - `pressure` is another run: load instead of faults.
 
 mod churn;
 mod clients;
 mod cluster;
+mod compare_counts;
 mod control_plane;
 mod counts;
 mod faults;

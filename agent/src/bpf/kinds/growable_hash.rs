@@ -115,21 +115,30 @@ impl<K: Pod, V: Pod> GrowableHash<K, V> {
     }
 
     fn grow(&mut self, capacity: u32) -> Result<(), BpfError> {
-        let (mut larger, _) = typed(self.name, create::hash::<K, V>(self.name, capacity)?)?;
-        let mut entries = 0;
-        let mut result = Ok(());
+        let entries = self.entries()?;
+        self.replace_all(&entries, capacity)
+    }
+
+    /// All entries.
+    pub fn entries(&self) -> Result<Vec<(K, V)>, BpfError> {
+        let mut entries = Vec::new();
         hash::for_each(self.name, &self.map, |key: &K, values: &[V]| {
-            for value in values {
-                if result.is_ok() {
-                    result = hash::insert(&mut larger, key, value, 0);
-                    entries += 1;
-                }
-            }
+            entries.extend(values.iter().map(|value| (*key, *value)));
         })?;
-        result.map_err(|error| BpfError::write(self.name, capacity, error))?;
+        Ok(entries)
+    }
+
+    /// Replaces all entries in one step.
+    pub fn replace_all(&mut self, entries: &[(K, V)], capacity: u32) -> Result<(), BpfError> {
+        let (mut next, _) = typed(self.name, create::hash::<K, V>(self.name, capacity)?)?;
+        for (key, value) in entries {
+            hash::insert(&mut next, key, value, 0)
+                .map_err(|error| BpfError::write(self.name, capacity, error))?;
+        }
         // An agent killed before this step has changed nothing; after it, all is done.
-        pin::pin_over(larger.map().fd().as_fd(), &self.pin)?;
-        (self.map, self.entries, self.capacity) = (larger, entries, capacity);
+        pin::pin_over(next.map().fd().as_fd(), &self.pin)?;
+        let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        (self.map, self.entries, self.capacity) = (next, count, capacity);
         Ok(())
     }
 }

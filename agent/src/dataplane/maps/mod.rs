@@ -5,6 +5,7 @@
 //! - [`frontends`]: service address → service, slots, action; and the bitmap in front of it.
 //! - [`allocator`]: ids of services and backends, ranges of slots, and when they may be used again.
 //! - [`service_names`]: service id → name of the service port.
+//! - [`counts_format`]: where counts are in the records, for agents of other layouts.
 //! - [`exclusion`]: cgroups of excluded pods.
 //! - [`agent_state`], [`agent_record`]: what the programs, and other commands, know of the agent.
 //! - [`debug_log`]: which calls the programs log.
@@ -20,6 +21,7 @@ pub mod agent_record;
 pub mod agent_state;
 pub mod allocator;
 pub mod client_gc;
+pub mod counts_format;
 pub mod debug_log;
 pub mod exclusion;
 pub mod frontends;
@@ -39,6 +41,7 @@ use sockline_ebpf::{
     agent::AgentRecord,
     agent_state::AgentState,
     backend::{BACKEND_SEGMENT, BACKEND_SEGMENTS, Backend, SLOT_SEGMENT, SLOT_SEGMENTS, Slot},
+    carried::CarriedCounts,
     client::{ClientCounts, ClientKey},
     counters::ServiceCounters,
     debug_log::DebugLog,
@@ -120,13 +123,18 @@ pub const EVENT_COUNTS: &str = "EVENT_COUNTS";
 pub const SERVICE_NAMES: &str = "SERVICE_NAMES";
 pub const AGENT_RECORD: &str = "AGENT_RECORD";
 pub const REMOVED_BACKENDS: &str = "REMOVED_BACKENDS";
+pub const CARRIED_COUNTS: &str = "CARRIED_COUNTS";
+pub const COUNTS_FORMAT: &str = "COUNTS_FORMAT";
 
 /// Maps that are replaced by larger ones as they grow. The code that grows them updates their pins.
-pub const GROWABLE: [&str; 2] = [SERVICE_NAMES, REMOVED_BACKENDS];
+pub const GROWABLE: [&str; 3] = [SERVICE_NAMES, REMOVED_BACKENDS, CARRIED_COUNTS];
+/// Maps that no program reads.
+const AGENTS_OWN: [&str; 5] =
+    [SERVICE_NAMES, AGENT_RECORD, REMOVED_BACKENDS, CARRIED_COUNTS, COUNTS_FORMAT];
 
 /// All maps that are pinned.
 pub fn map_names() -> Vec<&'static str> {
-    PINNED.into_iter().chain([SERVICE_NAMES, AGENT_RECORD, REMOVED_BACKENDS]).collect()
+    PINNED.into_iter().chain(AGENTS_OWN).collect()
 }
 
 pub type FrontendsHash = HashMap<MapData, FrontendKey, Frontend>;
@@ -137,6 +145,8 @@ pub type ClientHash = HashMap<MapData, ClientKey, ClientCounts>;
 
 /// Entries that `REMOVED_BACKENDS` has room for at first.
 const FIRST_REMOVED_BACKENDS: u32 = 1024;
+/// As many entries `CARRIED_COUNTS` has room for until counts of another layout are carried over.
+const FIRST_CARRIED_COUNTS: u32 = 1;
 
 /// How many entries the maps have that an option sets the size of.
 #[derive(Debug, Clone, Copy)]
@@ -168,6 +178,13 @@ pub fn create(pins: &Pins, sizes: Sizes) -> Result<(), DataplaneError> {
     create::ensure(&pins.map(REMOVED_BACKENDS), REMOVED_BACKENDS, || {
         create::hash::<ServiceId, RemovedBackends>(REMOVED_BACKENDS, FIRST_REMOVED_BACKENDS)
     })?;
+    create::ensure(&pins.map(CARRIED_COUNTS), CARRIED_COUNTS, || {
+        create::hash::<ServiceId, CarriedCounts>(CARRIED_COUNTS, FIRST_CARRIED_COUNTS)
+    })?;
+    create::ensure(&pins.map(COUNTS_FORMAT), COUNTS_FORMAT, || {
+        create::array::<counts_format::Text>(COUNTS_FORMAT, 1, 0)
+    })?;
+    counts_format::write(pins)?;
     lru::ensure::<AffinityKey, Affinity>(pins, AFFINITY, sizes.affinity)?;
     let clients = sizes.clients.saturating_add(lru::reserve()?);
     lru::ensure::<ClientKey, ClientCounts>(pins, CLIENTS, clients)
@@ -299,6 +316,13 @@ pub fn open_removed_backends(
     pins: &Pins,
 ) -> Result<HashMap<MapData, ServiceId, RemovedBackends>, DataplaneError> {
     typed(REMOVED_BACKENDS, Map::HashMap(open(pins, REMOVED_BACKENDS)?))
+}
+
+/// As [`open_names`].
+pub fn open_carried_counts(
+    pins: &Pins,
+) -> Result<HashMap<MapData, ServiceId, CarriedCounts>, DataplaneError> {
+    typed(CARRIED_COUNTS, Map::HashMap(open(pins, CARRIED_COUNTS)?))
 }
 
 pub fn open_affinity(pins: &Pins) -> Result<AffinityHash, DataplaneError> {

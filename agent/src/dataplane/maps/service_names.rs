@@ -144,14 +144,19 @@ pub fn read_all(
     hash::for_each(SERVICE_NAMES, names, |&NameKey { service, chunk }, bytes: &[[u8; CHUNK]]| {
         chunks.entry(service).or_default().extend(bytes.iter().map(|bytes| (chunk, *bytes)));
     })?;
-    Ok(chunks
-        .into_iter()
-        .filter_map(|(service, mut chunks)| {
-            chunks.sort_unstable_by_key(|&(number, _)| number);
-            let bytes: Vec<u8> = chunks.into_iter().flat_map(|(_, bytes)| bytes).collect();
-            Some((service, ServiceKey::decode(&bytes)?))
-        })
-        .collect())
+    Ok(decode_all(chunks))
+}
+
+/// Names of their numbered chunks.
+pub fn decode_all(
+    chunks: StdHashMap<ServiceId, Vec<(u32, impl IntoIterator<Item = u8>)>>,
+) -> StdHashMap<ServiceId, ServiceKey> {
+    let names = chunks.into_iter().filter_map(|(service, mut chunks)| {
+        chunks.sort_unstable_by_key(|&(number, _)| number);
+        let bytes: Vec<u8> = chunks.into_iter().flat_map(|(_, bytes)| bytes).collect();
+        Some((service, ServiceKey::decode(&bytes)?))
+    });
+    names.collect()
 }
 
 #[cfg(test)]

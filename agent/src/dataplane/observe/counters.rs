@@ -8,6 +8,7 @@ use std::{
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use sockline_ebpf::{
     backend::Backend,
+    carried::CarriedCounts,
     counters::{Fault, ServiceCounters},
     event::EventCounts,
     frontend::Reason,
@@ -91,6 +92,15 @@ impl Counts {
         let by_class = self.by_class.as_deref();
         by_class.map_or(ConnectionCounts::NONE, |all| *all.of(encode::traffic_class(class)))
     }
+
+    /// Adds calls that got no backend.
+    fn add_calls(&mut self, calls: &ServiceCounters) {
+        self.refused_no_endpoints += calls.refused[Reason::NoEndpoints as usize];
+        self.refused_no_local_endpoints += calls.refused[Reason::NoLocalEndpoints as usize];
+        self.bypassed += calls.bypassed;
+        self.failed_open += calls.failed_open;
+        self.bypassed_stale += calls.bypassed_stale;
+    }
 }
 
 /// A fault that the programs count, as metrics, JSON and documents have it.
@@ -162,14 +172,25 @@ impl Counters {
         })
     }
 
-    /// Every service port that has a name; those that were never used count zero.
+    /// Every service port that has a name; those that were never used count zero. None while the counts of another layout are
+    /// not carried over: they would fall.
     pub fn services(&self) -> Result<BTreeMap<ServiceKey, Counts>, DataplaneError> {
+        if self.pins.others_have_counts() {
+            return Ok(BTreeMap::new());
+        }
         // First the connections: what ends meanwhile is known and not closed yet, and never closed and unknown.
         let Connections { by_service: mut connections, mut failures } = self.connections()?;
         let mut ends = self.ends()?;
         let mut counted: HashMap<ServiceId, Counts> = HashMap::new();
         hash::for_each(maps::SERVICE_COUNTERS, &self.services, |&id, per_cpu| {
             counted.insert(id, sum(per_cpu));
+        })?;
+        let carried = maps::open_carried_counts(&self.pins)?;
+        hash::for_each(maps::CARRIED_COUNTS, &carried, |&id, carried: &[CarriedCounts]| {
+            for CarriedCounts { stats, calls, .. } in carried {
+                ends.entry(id).or_insert_with(|| Box::new(ServiceStats::NONE)).add(stats);
+                counted.entry(id).or_default().add_calls(calls);
+            }
         })?;
         let mut all = BTreeMap::new();
         for (id, key) in service_names::read_all(&maps::open_names(&self.pins)?)? {
@@ -272,12 +293,6 @@ impl Counters {
 
 fn sum(per_cpu: &[ServiceCounters]) -> Counts {
     let mut total = Counts::default();
-    for one in per_cpu {
-        total.refused_no_endpoints += one.refused[Reason::NoEndpoints as usize];
-        total.refused_no_local_endpoints += one.refused[Reason::NoLocalEndpoints as usize];
-        total.bypassed += one.bypassed;
-        total.failed_open += one.failed_open;
-        total.bypassed_stale += one.bypassed_stale;
-    }
+    per_cpu.iter().for_each(|one| total.add_calls(one));
     total
 }

@@ -4,6 +4,7 @@
 //! BPFFS/sockline/v5/maps/NAME       the maps
 //! BPFFS/sockline/v5/maps/inner/ID   the maps in those that hold maps
 //! BPFFS/sockline/v5/links/HOOK      the attachments
+//! BPFFS/sockline/replaced_1_v4      another layout, of which only the counts are still needed
 //! BPFFS/sockline/removed_v1         what is being removed
 //! ```
 //!

@@ -13,8 +13,26 @@ impl Pins {
     pub fn others(&self) -> Vec<PathBuf> {
         let own = self.directory();
         let mut others = self.directories();
-        others.retain(|path| *path != own && !is_removed(path));
+        others.retain(|path| *path != own && !is_removed(path) && !is_replaced(path));
         others
+    }
+
+    /// The directories of layouts whose programs do not run any more, and whose counts may still be needed.
+    pub fn replaced(&self) -> Vec<PathBuf> {
+        let mut directories = self.directories();
+        directories.retain(|path| is_replaced(path));
+        directories
+    }
+
+    /// Marks the directory of another layout version: its programs do not run any more. An agent of that layout begins
+    /// with a new one.
+    pub fn mark_replaced(&self, other: &Path) -> Result<PathBuf, DataplaneError> {
+        let name = other.file_name().unwrap_or_default().to_string_lossy();
+        let places = (1..).map(|number: u32| self.root.join(format!("{REPLACED}{number}_{name}")));
+        let place = places.into_iter().find(|path| !path.exists()).unwrap_or_default();
+        fs::rename(other, &place)
+            .map_err(|error| DataplaneError::io(format!("rename {}", other.display()), error))?;
+        Ok(place)
     }
 
     fn directories(&self) -> Vec<PathBuf> {
@@ -28,7 +46,7 @@ impl Pins {
     }
 
     /// Removes the directory of another layout version. It is renamed first, so that after a kill
-    /// in the middle no agent of that layout takes over what is left.
+    /// in the middle no agent takes over what is left.
     pub fn remove_other(&self, other: &Path) -> Result<(), DataplaneError> {
         self.retire(other)
             .map_err(|error| DataplaneError::io(format!("remove {}", other.display()), error))?;
@@ -63,6 +81,11 @@ impl Pins {
         self.others().iter().any(|other| has_entries(&other.join("links")))
     }
 
+    /// Whether what was counted is in the maps of another layout, at least in part: this one has not taken over yet.
+    pub fn others_have_counts(&self) -> bool {
+        self.others_have_links() || !self.replaced().is_empty()
+    }
+
     /// Removes all pins, which detaches the programs and frees the maps. Returns what was removed.
     pub fn remove(&self) -> Result<Vec<PathBuf>, DataplaneError> {
         let mut removed = Vec::new();
@@ -85,8 +108,19 @@ impl Pins {
 /// Prefix of directories that are being removed.
 const REMOVED: &str = "removed_";
 
+/// Prefix of directories of other layouts whose programs were replaced.
+const REPLACED: &str = "replaced_";
+
 fn is_removed(directory: &Path) -> bool {
-    directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with(REMOVED))
+    begins_with(directory, REMOVED)
+}
+
+fn is_replaced(directory: &Path) -> bool {
+    begins_with(directory, REPLACED)
+}
+
+fn begins_with(directory: &Path, prefix: &str) -> bool {
+    directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
 }
 
 fn has_entries(directory: &Path) -> bool {

@@ -44,8 +44,8 @@ pub struct Attached {
 impl Links {
     /// Attaches every program to the cgroup. An existing link gets the program, so that there is no
     /// moment without one; a new link is made if there is none, or if it is on another cgroup or
-    /// one that is gone. Links of another layout version are taken over, and the other pins of that
-    /// layout removed. Changes nothing if all is as it should be. `attached` gets what was changed,
+    /// one that is gone. Links of another layout version are taken over, and the directory of that layout is marked as
+    /// replaced. Changes nothing if all is as it should be. `attached` gets what was changed,
     /// also if a later step fails.
     pub fn attach(
         &mut self,
@@ -94,7 +94,7 @@ impl Links {
             for hook in fs::read_dir(Pins::links_of(&other)).into_iter().flatten().flatten() {
                 pin::detach(&hook.path(), &kept);
             }
-            pins.remove_other(&other)?;
+            pins.mark_replaced(&other)?;
             tracing::info!(layout = %other.display(), "taken over from another layout");
         }
         Ok(())

@@ -38,6 +38,7 @@ use aya::maps::{MapData, PerCpuHashMap};
 use sockline_ebpf::{
     address::Address,
     backend::{Backend, Scopes},
+    carried::{CARRIED_SOURCES, CarriedCounts},
     client::CLIENT_ENTRIES,
     counters::ServiceCounters,
     frontend::{Frontend, FrontendKey, Protocol},
@@ -231,7 +232,7 @@ impl Reconciler {
     /// Pins its own maps again if they lost their pins; returns how many had.
     pub fn repair_pins(&self) -> Result<usize, DataplaneError> {
         Ok(usize::from(self.names.repair_pin()?)
-            + usize::from(self.allocator.repair_pin_of_removed_counts()?))
+            + self.allocator.repair_pins_of_removed_counts()?)
     }
 
     pub const fn frontend_entries(&self) -> &HashMap<FrontendKey, Frontend> {
@@ -255,6 +256,23 @@ impl Reconciler {
         about: About,
     ) -> Result<(), DataplaneError> {
         self.allocator.count_untracked(service, about)
+    }
+
+    /// See [`Allocator::carried_sources`].
+    pub(super) fn carried_sources(&self) -> Result<[u32; CARRIED_SOURCES], DataplaneError> {
+        self.allocator.carried_sources()
+    }
+
+    /// Adds counts of other layouts to those of the service ports that are in the maps, and where they come from, in one step.
+    pub(super) fn carry(
+        &mut self,
+        counts: &BTreeMap<ServiceKey, CarriedCounts>,
+        sources: [u32; CARRIED_SOURCES],
+    ) -> Result<(), DataplaneError> {
+        let known = counts
+            .iter()
+            .filter_map(|(key, counts)| Some((self.service_ports.get(key)?.id, *counts)));
+        self.allocator.carry(known.collect(), sources)
     }
 
     /// See [`Allocator::count_part`].

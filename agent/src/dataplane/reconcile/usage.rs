@@ -52,6 +52,10 @@ impl Reconciler {
         self.allocator.removed_counts_usage()
     }
 
+    pub fn carried_counts_usage(&self) -> MapUsage {
+        self.allocator.carried_counts_usage()
+    }
+
     /// The names of service ports that have counters, and whose ids are not among these.
     pub fn without_counters(&self, counted: &HashSet<ServiceId>) -> Vec<String> {
         let without: HashSet<ServiceId> = self

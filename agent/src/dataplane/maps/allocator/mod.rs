@@ -19,10 +19,14 @@ mod services;
 mod slots;
 mod usage;
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Instant,
+};
 
 use sockline_ebpf::{
     backend::{Backend, Slot},
+    carried::{CARRIED_SOURCES, CarriedCounts},
     id::{BackendId, ServiceId},
 };
 
@@ -112,7 +116,21 @@ impl Allocator {
         Ok(self.slots.displaced()? + self.backends.displaced()?)
     }
 
-    pub fn repair_pin_of_removed_counts(&self) -> Result<bool, DataplaneError> {
-        self.removed_counts.repair_pin()
+    pub fn repair_pins_of_removed_counts(&self) -> Result<usize, DataplaneError> {
+        self.removed_counts.repair_pins()
+    }
+
+    /// See [`RemovedBackendCounts::carried_sources`].
+    pub fn carried_sources(&self) -> Result<[u32; CARRIED_SOURCES], DataplaneError> {
+        self.removed_counts.carried_sources()
+    }
+
+    /// See [`RemovedBackendCounts::carry`].
+    pub fn carry(
+        &mut self,
+        more: BTreeMap<ServiceId, CarriedCounts>,
+        sources: [u32; CARRIED_SOURCES],
+    ) -> Result<(), DataplaneError> {
+        self.removed_counts.carry(more, sources)
     }
 }

@@ -1,10 +1,15 @@
 //! Connection counts of removed backends: they stay with their service, so that its totals never
-//! decrease. And those of backends whose class changed: they stay with the class that they had.
+//! decrease. And those of backends whose class changed: they stay with the class that they had. And what programs of other
+//! layouts had counted.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use sockline_ebpf::{
     backend::Backend,
+    carried::{CARRIED_SOURCES, CarriedCounts},
     id::{BackendId, ServiceId},
     partly_counted::Part,
     socket::About,
@@ -14,7 +19,11 @@ use sockline_ebpf::{
 
 use crate::{
     bpf::kinds::growable_hash::{GrowableHash, MapUsage},
-    dataplane::{error::DataplaneError, maps::REMOVED_BACKENDS, pinning::layout::Pins},
+    dataplane::{
+        error::DataplaneError,
+        maps::{CARRIED_COUNTS, REMOVED_BACKENDS},
+        pinning::layout::Pins,
+    },
 };
 
 /// Held while a count moves from a backend to its service or to another class, while a backend has no owner
@@ -28,9 +37,10 @@ impl TransferLock {
     }
 }
 
-/// Service id → [`RemovedBackends`].
+/// Service id → [`RemovedBackends`], and service id → [`CarriedCounts`].
 pub struct RemovedBackendCounts {
     map: GrowableHash<ServiceId, RemovedBackends>,
+    carried: GrowableHash<ServiceId, CarriedCounts>,
     transfer_lock: TransferLock,
 }
 
@@ -38,16 +48,43 @@ impl RemovedBackendCounts {
     /// Has room for as many services as there may be frontends.
     pub fn open(pins: &Pins, max_frontends: u32) -> Result<Self, DataplaneError> {
         let map = GrowableHash::open(REMOVED_BACKENDS, pins.map(REMOVED_BACKENDS), max_frontends)?;
-        Ok(Self { map, transfer_lock: TransferLock::default() })
+        let carried = GrowableHash::open(CARRIED_COUNTS, pins.map(CARRIED_COUNTS), max_frontends)?;
+        Ok(Self { map, carried, transfer_lock: TransferLock::default() })
     }
 
     pub fn usage(&self) -> MapUsage {
         self.map.usage()
     }
 
-    /// See [`GrowableHash::repair_pin`].
-    pub fn repair_pin(&self) -> Result<bool, DataplaneError> {
-        Ok(self.map.repair_pin()?)
+    pub fn carried_usage(&self) -> MapUsage {
+        self.carried.usage()
+    }
+
+    /// Pins the maps again that lost their pins; returns how many had. See [`GrowableHash::repair_pin`].
+    pub fn repair_pins(&self) -> Result<usize, DataplaneError> {
+        Ok(usize::from(self.map.repair_pin()?) + usize::from(self.carried.repair_pin()?))
+    }
+
+    /// Where the counts of other layouts came from that were carried over last.
+    pub fn carried_sources(&self) -> Result<[u32; CARRIED_SOURCES], DataplaneError> {
+        let sources = self.carried.get(&ServiceId::NONE)?;
+        Ok(sources.map_or(CarriedCounts::NONE.sources, |entry| entry.sources))
+    }
+
+    /// Adds counts of other layouts, and where they come from, in one step.
+    pub fn carry(
+        &mut self,
+        more: BTreeMap<ServiceId, CarriedCounts>,
+        sources: [u32; CARRIED_SOURCES],
+    ) -> Result<(), DataplaneError> {
+        let mut all: BTreeMap<_, _> = self.carried.entries()?.into_iter().collect();
+        for (id, counts) in more {
+            all.entry(id).or_insert(CarriedCounts::NONE).add(&counts);
+        }
+        all.insert(ServiceId::NONE, CarriedCounts { sources, ..CarriedCounts::NONE });
+        let entries: Vec<_> = all.into_iter().collect();
+        let capacity = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        Ok(self.carried.replace_all(&entries, capacity)?)
     }
 
     pub const fn transfer_lock(&self) -> &TransferLock {
@@ -124,9 +161,10 @@ impl RemovedBackendCounts {
         Ok(self.map.insert(&service, &removed)?)
     }
 
-    /// Removes a service's count; it has none if no backend of it was ever removed.
+    /// Removes a service's counts; it has none if no backend of it was ever removed.
     pub fn remove(&mut self, service: ServiceId) {
         self.map.remove(&service);
+        self.carried.remove(&service);
     }
 }
 

@@ -8,6 +8,10 @@ impl Allocator {
         self.removed_counts.usage()
     }
 
+    pub fn carried_counts_usage(&self) -> MapUsage {
+        self.removed_counts.carried_usage()
+    }
+
     pub fn usage(&self) -> AllocatorUsage {
         AllocatorUsage {
             slots: self.slot_ids.used(),
