@@ -13,7 +13,7 @@ use super::{init, kernels::Kernel};
 use crate::{process, repo, test::binaries::Binary};
 
 /// Programs of this machine that the tests call.
-const PROGRAMS: [&str; 4] = ["ip", "cat", "sleep", "true"];
+const PROGRAMS: [&str; 5] = ["ip", "cat", "sleep", "true", "unshare"];
 
 /// Mount points, and folders that programs expect.
 const FOLDERS: [&str; 8] = ["bin", "dev", "etc", "proc", "run", "sys", "tests", "tmp"];

@@ -14,9 +14,12 @@ use std::{
 };
 
 use aya::maps::{HashMap, Map, MapData};
+use serde_json::Value;
 use sockline::dataplane::Pins;
 use sockline_ebpf::socket::OverflowEntry;
-use sockline_testbed::{ANSWER_TIMEOUT, DnsPods, Endpoint, Ns, Service, UdpClient, patience};
+use sockline_testbed::{
+    ANSWER_TIMEOUT, Cluster, DnsPods, Endpoint, KernelFeatures, Ns, Service, UdpClient, patience,
+};
 
 use crate::common::{REPAIRS, eventually, holds};
 
@@ -32,6 +35,16 @@ fn without_service(pods: usize, args: &[&str]) -> DnsPods {
         args.extend(REPAIRS);
     }
     DnsPods::with_agent_args(pods, &args).unwrap()
+}
+
+/// Whether the agent can close TCP connections to removed backends. Without kernel BTF it cannot search their records.
+fn closes_tcp(cluster: &Cluster) -> bool {
+    cluster.features().unwrap().kernel_sockets
+}
+
+/// [`closes_tcp`] of a node with this status.
+fn searches_tcp(status: &Value) -> bool {
+    KernelFeatures::of_status(status).unwrap().kernel_sockets
 }
 
 /// All pods behind one service.

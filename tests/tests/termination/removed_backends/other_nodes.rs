@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use sockline_testbed::{DnsPods, Endpoint, Pod, Service, at, mapped, objects};
 
 use super::{
-    CLOSE_ON_REMOVAL, V4, ask, connected, eventually_aborted, eventually_closed, stream,
-    without_service,
+    CLOSE_ON_REMOVAL, V4, ask, closes_tcp, connected, eventually_aborted, eventually_closed,
+    stream, without_service,
 };
 
 /// A socket keeps a terminating endpoint while that serves.
@@ -80,6 +80,9 @@ fn a_terminating_endpoint_keeps_its_sockets_at_another_nodes_address() {
 #[test]
 fn tcp_connections_to_another_nodes_address_are_closed_as_their_service_sets() {
     let mut setup = with_node_b(1);
+    if !closes_tcp(&setup.cluster) {
+        return;
+    }
     let policies = [node_port(), node_port().external_local()];
     for service in policies.map(|service| service.annotate(CLOSE_ON_REMOVAL, "0s")) {
         let pods: Vec<Endpoint> =

@@ -6,8 +6,8 @@ use serde_json::json;
 use sockline_testbed::{DnsPods, Endpoint, Service, Socket, at, mapped, objects};
 
 use super::{
-    CLOSE_ON_REMOVAL, Closing as _, V4, V6, assert_tcp_is_closed, connected, echo,
-    eventually_aborted, eventually_closed, stream, with_service, without_service,
+    CLOSE_ON_REMOVAL, Closing as _, V4, V6, assert_tcp_is_closed, closes_tcp, connected, echo,
+    eventually_aborted, eventually_closed, searches_tcp, stream, with_service, without_service,
 };
 use crate::common::{REPAIRS, WebNode, assert_logged_once, eventually, holds, series};
 
@@ -27,6 +27,9 @@ fn tcp_connections_to_a_removed_endpoint_are_not_closed_by_default() {
 fn tcp_connections_are_closed_after_the_time_that_their_service_sets() {
     for to in [at(V4), at(V6), mapped(at(V4))] {
         let mut setup = with_service(1, &[]);
+        if !closes_tcp(&setup.cluster) {
+            return;
+        }
         let service = || DnsPods::service().annotate(CLOSE_ON_REMOVAL, "300ms");
         assert_tcp_is_closed(&mut setup, &service, to);
         setup.eventually_counted("TCP", 1.0);
@@ -35,8 +38,25 @@ fn tcp_connections_are_closed_after_the_time_that_their_service_sets() {
 }
 
 #[test]
+fn where_records_of_tcp_sockets_cannot_be_searched_connections_stay_open() {
+    let mut setup = with_service(1, &["--without-features", "kernel-sockets"]);
+    let service = DnsPods::service().annotate(CLOSE_ON_REMOVAL, "0s").endpoints(&setup.pods);
+    setup.cluster.apply([service]).unwrap();
+    assert!(!closes_tcp(&setup.cluster));
+    let (mut open, first) = stream(&setup.client, at(V4));
+    let (sign, _) = connected(&setup.client, at(V4));
+    setup.remove(&first);
+    eventually_closed(&sign);
+    setup.wait_for_passes();
+    echo(&mut open).unwrap();
+}
+
+#[test]
 fn a_connect_that_hangs_on_a_removed_endpoint_is_closed() {
     let mut setup = without_service(1, &[]);
+    if !closes_tcp(&setup.cluster) {
+        return;
+    }
     let service = || DnsPods::service().annotate(CLOSE_ON_REMOVAL, "0s");
     setup.cluster.apply([service().endpoints(&setup.pods)]).unwrap();
     // The pod has lost its address: packets for it are dropped.
@@ -61,6 +81,9 @@ fn a_connect_that_hangs_on_a_removed_endpoint_is_closed() {
 #[test]
 fn an_endpoint_that_comes_back_in_time_keeps_its_connections() {
     let mut setup = with_service(2, &[]);
+    if !closes_tcp(&setup.cluster) {
+        return;
+    }
     // Longer than two changes take on a slow machine.
     let service = || DnsPods::service().annotate(CLOSE_ON_REMOVAL, "10s");
     setup.cluster.apply([service().endpoints(&setup.pods)]).unwrap();
@@ -103,6 +126,9 @@ fn a_broken_annotation_is_one_input_error_and_costs_only_itself() {
 #[test]
 fn the_sockets_of_a_deleted_service_are_closed_as_it_set() {
     let mut setup = with_service(1, &[]);
+    if !closes_tcp(&setup.cluster) {
+        return;
+    }
     let other = Service::new("other").ip("10.96.0.11").tcp(53).to(5353).endpoints(&setup.pods);
     let said = DnsPods::service().annotate(CLOSE_ON_REMOVAL, "200ms").endpoints(&setup.pods);
     setup.cluster.apply([said, other]).unwrap();
@@ -124,6 +150,9 @@ fn connections_of_a_deleted_service_are_closed_even_if_the_sync_fails_afterwards
     service["metadata"]["annotations"] = json!({ CLOSE_ON_REMOVAL: "0s" });
     node.put("cart.yaml", &[service, objects::slice("cart", &node.web_addresses())]);
     let agent = node.start_agent_with(&REPAIRS);
+    if !searches_tcp(&node.status()) {
+        return;
+    }
     let (mut open, _) = stream(&node.client, at("10.96.0.1:80"));
     // A complete sync records its time in this map.
     crate::common::damage::Damage::of(&node).freeze("AGENT_RECORD");
