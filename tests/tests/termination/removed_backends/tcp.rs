@@ -54,11 +54,11 @@ fn where_records_of_tcp_sockets_cannot_be_searched_connections_stay_open() {
 #[test]
 fn a_connect_that_hangs_on_a_removed_endpoint_is_closed() {
     let mut setup = without_service(1, &[]);
+    let service = || DnsPods::service().annotate(CLOSE_ON_REMOVAL, "0s");
+    setup.cluster.apply([service().endpoints(&setup.pods)]).unwrap();
     if !closes_tcp(&setup.cluster) {
         return;
     }
-    let service = || DnsPods::service().annotate(CLOSE_ON_REMOVAL, "0s");
-    setup.cluster.apply([service().endpoints(&setup.pods)]).unwrap();
     // The pod has lost its address: packets for it are dropped.
     let pod = &setup.pods[0];
     let address = format!("{}/32", pod.addresses()[0]);
