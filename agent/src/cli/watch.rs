@@ -5,13 +5,16 @@ use std::{
     io::{self, Write as _},
     path::PathBuf,
     pin::{Pin, pin},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::Args;
 use jiff::tz::TimeZone;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep_until},
+};
 
 use super::{
     node::object_name,
@@ -111,10 +114,19 @@ async fn watch(
         tokio::spawn(warn_if_elsewhere(socket.to_owned(), pod));
     }
     let mut begun = false;
-    let mut reported = Instant::now();
+    // Losses that were said, and when that may be done again.
+    let mut said = Vec::new();
+    let mut report_at = Instant::now();
     loop {
+        let is_news = begun && lines_of(losses) != said;
         let documents = tokio::select! {
             () = &mut ended => return Ok(()),
+            () = sleep_until(report_at), if is_news => {
+                said = lines_of(losses);
+                said.iter().cloned().for_each(print_error);
+                report_at = Instant::now() + REPORT_INTERVAL;
+                continue;
+            }
             documents = stream.next() => documents?,
         };
         let Some(documents) = documents else { anyhow::bail!("the agent has ended") };
@@ -122,16 +134,10 @@ async fn watch(
         for document in documents {
             match document {
                 Watched::Losses(latest) => {
-                    if begun
-                        && lines_of(&latest) != lines_of(losses)
-                        && reported.elapsed() >= REPORT_INTERVAL
-                    {
-                        reported = Instant::now();
-                        lines_of(&latest).into_iter().for_each(print_error);
-                    }
                     *losses = latest;
                     if !std::mem::replace(&mut begun, true) {
                         begin(&mut text, latest, output);
+                        said = lines_of(losses);
                     }
                 }
                 Watched::End(reason) => end = Some(reason),

@@ -172,6 +172,18 @@ impl Coverage {
     pub const fn is_complete(&self) -> bool {
         self.unseen == 0 && self.hidden == 0
     }
+
+    /// That of a reading with the next part of it.
+    #[must_use]
+    pub fn with(self, next: Self) -> Self {
+        Self {
+            namespaces: self.namespaces.max(next.namespaces),
+            unseen: self.unseen.max(next.unseen),
+            hidden: self.hidden.max(next.hidden),
+            why: self.why.or(next.why),
+            spent: self.spent + next.spent,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -55,6 +55,14 @@ impl KernelCounters {
     /// family take several times the memory of their text.
     pub fn write(&self, families: &Families, text: &mut String) {
         let services = self.services();
+        // What could not be read says nothing of what is gone.
+        if let Some(services) = &services {
+            let mut unknown = self.unknown_ends.lock().unwrap_or_else(PoisonError::into_inner);
+            unknown.update(services);
+            let mut failing = self.failing_backends.lock().unwrap_or_else(PoisonError::into_inner);
+            failing.update(services, Instant::now());
+        }
+        let services = services.unwrap_or_default();
         let of = |value: fn(&Counts) -> u64| {
             services.iter().map(move |(labels, counts)| (labels.clone(), value(counts) as f64))
         };
@@ -65,10 +73,8 @@ impl KernelCounters {
             of(value).map(move |(labels, count)| ((labels, BypassLabels { reason }), count))
         };
         families.connections_translated.write(of(|counts| counts.connections.opened), text);
-        let mut unknown = self.unknown_ends.lock().unwrap_or_else(PoisonError::into_inner);
-        unknown.update(&services);
-        let mut failing = self.failing_backends.lock().unwrap_or_else(PoisonError::into_inner);
-        failing.update(&services, Instant::now());
+        let unknown = self.unknown_ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = self.failing_backends.lock().unwrap_or_else(PoisonError::into_inner);
         let hanging = self.hanging.lock().unwrap_or_else(PoisonError::into_inner).clone();
         connections::write(families, &services, &unknown, &hanging, text);
         let used = services.iter().filter(|(_, counts)| counts.connections.opened > 0);
@@ -122,8 +128,9 @@ impl KernelCounters {
         self.dropped_events.fetch_add(count, Ordering::Relaxed);
     }
 
-    fn services(&self) -> Vec<(ServicePortLabels, Counts)> {
-        let services = read(&self.services_log, self.counters.services());
+    /// `None` if they cannot be read.
+    fn services(&self) -> Option<Vec<(ServicePortLabels, Counts)>> {
+        let services = read(&self.services_log, self.counters.services().map(Some))?;
         let labels = services.into_iter().map(|(key, counts)| {
             let labels = ServicePortLabels {
                 namespace: Arc::clone(&key.service.namespace),
@@ -133,7 +140,7 @@ impl KernelCounters {
             };
             (labels, counts)
         });
-        labels.collect()
+        Some(labels.collect())
     }
 }
 

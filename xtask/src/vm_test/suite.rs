@@ -52,6 +52,7 @@ const DATA_PATH: &[(&str, Differs)] = &[
     ("observability::telemetry::by_client", WithTheKernel),
     ("observability::telemetry::concurrency", Little),
     ("observability::telemetry::failures", WithTheKernel),
+    ("observability::telemetry::hanging_connects", WithTheKernel),
     ("observability::telemetry::long_connections", WithTheKernel),
     ("observability::telemetry::outcomes", WithTheKernel),
     ("observability::telemetry::persistence", Little),

@@ -29,6 +29,8 @@ use crate::{
 
 /// Walks take at most this share of one processor: the kernel searches its whole TCP table for each network namespace.
 const SHARE: u32 = 50;
+/// The longest pause after a walk that failed.
+const AFTER_A_FAILURE: Duration = Duration::from_secs(60);
 /// How long a connection has been open at least when a walk reads it. Most connections are shorter, and most SYNs that have
 /// no answer are sent again after this time.
 const MIN_AGE: Duration = Duration::from_secs(1);
@@ -126,10 +128,13 @@ impl LongConnections {
             return;
         }
         let walked = result.context("reading open connections").flatten();
-        // How much time the helper has spent in a walk that failed is not known.
-        let spent = walked.as_ref().map_or_else(|_| self.began.elapsed(), |walked| walked.spent);
+        // How much time the helper has spent in a walk that failed is not known. It may have been silent for a minute.
+        let pause = match &walked {
+            Ok(walked) => walked.spent * SHARE,
+            Err(_) => (self.began.elapsed() * SHARE).min(AFTER_A_FAILURE),
+        };
         let now = Instant::now();
-        (self.step, self.due) = before_walk(now + self.interval.max(spent * SHARE), now);
+        (self.step, self.due) = before_walk(now + self.interval.max(pause), now);
         self.metrics.connections_hanging(walked.as_ref().ok().map(|walked| &walked.hanging[..]));
         let counted = walked.and_then(|walked| {
             // One that cannot be counted does not concern the others.

@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use aya::{
     Pod,
     maps::{HashMap, IterableMap, MapData, MapError},
+    util::nr_cpus,
 };
 
 use crate::bpf::{
@@ -57,8 +58,9 @@ pub fn take<K: Pod, V: Pod>(
     }
 }
 
-/// Entries that are read with one system call.
+/// Entries that are read with one system call, and bytes of their values: a per-CPU hash has large ones.
 const CHUNK_OF_HASH: usize = 4096;
+const BYTES_OF_CHUNK: usize = 4 << 20;
 
 /// Calls `each` for all entries of a hash; an entry of a per-CPU hash has a value for each CPU.
 pub fn for_each<K: Pod, V: Pod, M>(
@@ -66,8 +68,10 @@ pub fn for_each<K: Pod, V: Pod, M>(
     hash: &impl IterableMap<K, M>,
     mut each: impl FnMut(&K, &[V]),
 ) -> Result<(), BpfError> {
-    let mut walk = HashWalk::new(CHUNK_OF_HASH);
     let failed = |error| BpfError::io(format!("read map `{name}`"), error);
+    let cpus = nr_cpus().map_err(|(_, error)| failed(error))?;
+    let fitting = BYTES_OF_CHUNK / (size_of::<V>().max(1) * cpus);
+    let mut walk = HashWalk::new(fitting.clamp(64, CHUNK_OF_HASH));
     while let Some(chunk) = walk.next(hash.map()).map_err(failed)? {
         chunk.iter().for_each(|(key, values)| each(key, values));
     }

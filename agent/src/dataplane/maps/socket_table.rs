@@ -186,6 +186,9 @@ mod tests {
                     (0..number % 256).for_each(|_| hint::spin_loop());
                 }
             });
+            while table.scan().next().is_none() {
+                hint::spin_loop();
+            }
             let records = (0..20_000).flat_map(|_| table.scan()).map(|one| one.record);
             let (whole, torn): (Vec<_>, Vec<_>) =
                 records.partition(|seen| seen.is_same(&record(seen.generation)));

@@ -164,14 +164,11 @@ fn count_counters(counters: &CountersHash) -> Result<CountersUsage, DataplaneErr
 fn count_stats(stats: &StatsHash) -> Result<MapUsage, DataplaneError> {
     let failed = |error| DataplaneError::map(SERVICE_STATS, "read", error);
     let capacity = stats.map().info().map_err(failed)?.max_entries();
-    let mut entries = 0;
-    // After a key that is removed meanwhile, the kernel begins again.
-    for id in stats.keys().take(capacity as usize) {
-        id.map_err(failed)?;
-        entries += 1;
-    }
+    // After a key that is removed meanwhile, the kernel begins again: each counts once.
+    let keys = stats.keys().take(capacity as usize);
+    let ids: HashSet<ServiceId> = keys.collect::<Result<_, _>>().map_err(failed)?;
     let capacity = capacity.into();
-    Ok(MapUsage { entries, capacity, limit: capacity })
+    Ok(MapUsage { entries: ids.len() as u64, capacity, limit: capacity })
 }
 
 fn count_sockets(table: &SharedArray<SocketSet>) -> MapUsage {

@@ -159,7 +159,7 @@ impl Helper {
             match self.request(&Request::Close { sockets: sockets.to_vec(), scope })? {
                 Response::Closed { outcomes, coverage } if outcomes.len() == sockets.len() => {
                     all.extend(outcomes);
-                    total = Coverage { spent: total.spent + coverage.spent, ..coverage };
+                    total = total.with(coverage);
                 }
                 other => return Err(unexpected(other)),
             }

@@ -115,7 +115,7 @@ families! {
             concat!(
                 "TCP segments that clients of this node sent again, ",
                 counted_when!("the connection ends", "it is"),
-                ". Not counted for failed connects whose error the application already read (`SO_ERROR`)."
+                ". Of failed connects whose error the application already read (`SO_ERROR`), only those that were counted while it was open."
             );
         round_trip: ScrapedHistogram<ServicePortLabels> =
             "sockline_round_trip_seconds",
@@ -204,7 +204,7 @@ families! {
             "Maximum number of entries.";
         bpf_program_runs: ScrapedCounter<ProgramLabels> =
             "sockline_bpf_program_runs_total",
-            "Runs of a kernel program since the agent began, while `kernel.bpf_stats_enabled` is 1; no series without.";
+            "Runs of a kernel program since the agent began, while `kernel.bpf_stats_enabled` is 1; no series before the first one.";
         bpf_program_run_time: ScrapedCounter<ProgramLabels> =
             "sockline_bpf_program_run_seconds_total",
             "Time of these runs.";
