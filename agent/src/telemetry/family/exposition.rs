@@ -1,7 +1,7 @@
 //! Series in the text format of Prometheus.
 //!
 //! The encoder of the `prometheus` crate writes the families that keep their series. Those that a scrape reads, which may
-//! be a million series, are written here: the crate's encoder took four times as long, for it makes strings of all
+//! be a million series, are written here: the crate's encoder took several times as long, for it makes strings of all
 //! labels of each line. Source of the format: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 
 use std::fmt::Write as _;
@@ -58,48 +58,83 @@ pub(super) fn labels(labels: &impl Labels, into: &mut String) {
             into.push(',');
         }
         into.extend([name, "=\""]);
-        for part in value.split_inclusive(['\\', '"', '\n']) {
-            let end = match part.chars().next_back() {
-                Some('\\') => "\\\\",
-                Some('"') => "\\\"",
-                Some('\n') => "\\n",
-                _ => {
-                    into.push_str(part);
-                    continue;
-                }
-            };
-            into.extend([&part[..part.len() - 1], end]);
+        if value.bytes().any(|byte| matches!(byte, b'\\' | b'"' | b'\n')) {
+            escape(value, into);
+        } else {
+            into.push_str(value);
         }
         into.push('"');
     });
 }
 
-/// A line of a family. `suffix` is appended to its name, and `bound` is the upper bound of a bucket.
+fn escape(value: &str, into: &mut String) {
+    for part in value.split_inclusive(['\\', '"', '\n']) {
+        let end = match part.chars().next_back() {
+            Some('\\') => "\\\\",
+            Some('"') => "\\\"",
+            Some('\n') => "\\n",
+            _ => {
+                into.push_str(part);
+                continue;
+            }
+        };
+        into.extend([&part[..part.len() - 1], end]);
+    }
+}
+
+/// A line of a family. `suffix` is appended to its name.
 pub(super) struct Line<'a> {
     pub(super) name: &'a str,
     pub(super) suffix: &'a str,
     pub(super) labels: &'a str,
-    pub(super) bound: Option<f64>,
 }
 
 impl Line<'_> {
     pub(super) fn write(&self, value: f64, text: &mut String) {
         text.extend([self.name, self.suffix]);
-        let opened = if self.labels.is_empty() { "{" } else { "," };
         if !self.labels.is_empty() {
-            text.extend(["{", self.labels]);
-        }
-        if let Some(bound) = self.bound {
-            text.extend([opened, "le=\""]);
-            number(bound, text);
-            text.push('"');
-        }
-        if self.bound.is_some() || !self.labels.is_empty() {
-            text.push('}');
+            text.extend(["{", self.labels, "}"]);
         }
         text.push(' ');
         number(value, text);
         text.push('\n');
+    }
+}
+
+/// Writes the lines of a histogram's buckets: what the bounds and their lines have in common is made once.
+#[derive(Debug, Default)]
+pub struct Buckets {
+    /// The bounds of the last series, as text.
+    bounds: Vec<(f64, String)>,
+    /// All of a line before its bound.
+    prefix: String,
+}
+
+impl Buckets {
+    /// Writes the buckets of a series, each with its upper bound, and returns the number of values in all.
+    pub(super) fn write(
+        &mut self,
+        (name, labels): (&str, &str),
+        buckets: &[(f64, u64)],
+        text: &mut String,
+    ) -> u64 {
+        self.prefix.clear();
+        self.prefix.extend([name, "_bucket{", labels]);
+        self.prefix.push_str(if labels.is_empty() { "le=\"" } else { ",le=\"" });
+        self.bounds.resize_with(buckets.len(), || (f64::NAN, String::new()));
+        let mut count = 0;
+        for (&(bound, values), (known, bound_text)) in buckets.iter().zip(&mut self.bounds) {
+            if *known != bound {
+                *known = bound;
+                bound_text.clear();
+                number(bound, bound_text);
+            }
+            count += values;
+            text.extend([&self.prefix, bound_text.as_str(), "\"} "]);
+            number(count as f64, text);
+            text.push('\n');
+        }
+        count
     }
 }
 
@@ -108,7 +143,9 @@ fn number(value: f64, text: &mut String) {
     /// Up to here, all integers are floating-point numbers.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     // Writing to a string does not fail.
-    let _ = if value == f64::INFINITY {
+    let _ = if value == 0.0 && value.is_sign_positive() {
+        text.write_char('0')
+    } else if value == f64::INFINITY {
         text.write_str("+Inf")
     } else if (1.0..EXACT).contains(&value) && value.fract() == 0.0 {
         write!(text, "{}", value as u64)

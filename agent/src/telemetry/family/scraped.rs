@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use super::{
     definition::{Definition, FamilyType, MetricKind},
-    exposition::{self, Line},
+    exposition::{self, Buckets, Line},
 };
 use crate::telemetry::labels::Labels;
 
@@ -23,8 +23,17 @@ pub trait Sample {
     const KIND: MetricKind;
     type Value;
 
+    /// What the lines of several series have in common.
+    type Common: Default;
+
     /// Writes the lines of one series of the family with this name. `labels` is what stands between the braces.
-    fn write(name: &str, labels: &str, value: Self::Value, text: &mut String);
+    fn write(
+        name: &str,
+        labels: &str,
+        value: Self::Value,
+        common: &mut Self::Common,
+        text: &mut String,
+    );
 }
 
 #[derive(Debug)]
@@ -33,9 +42,10 @@ pub enum CounterSample {}
 impl Sample for CounterSample {
     const KIND: MetricKind = MetricKind::Counter;
     type Value = f64;
+    type Common = ();
 
-    fn write(name: &str, labels: &str, value: f64, text: &mut String) {
-        Line { name, suffix: "", labels, bound: None }.write(value, text);
+    fn write(name: &str, labels: &str, value: f64, (): &mut (), text: &mut String) {
+        Line { name, suffix: "", labels }.write(value, text);
     }
 }
 
@@ -45,9 +55,10 @@ pub enum GaugeSample {}
 impl Sample for GaugeSample {
     const KIND: MetricKind = MetricKind::Gauge;
     type Value = f64;
+    type Common = ();
 
-    fn write(name: &str, labels: &str, value: f64, text: &mut String) {
-        Line { name, suffix: "", labels, bound: None }.write(value, text);
+    fn write(name: &str, labels: &str, value: f64, (): &mut (), text: &mut String) {
+        Line { name, suffix: "", labels }.write(value, text);
     }
 }
 
@@ -65,30 +76,32 @@ pub struct HistogramValue {
 impl Sample for HistogramSample {
     const KIND: MetricKind = MetricKind::Histogram;
     type Value = HistogramValue;
+    type Common = Buckets;
 
-    fn write(name: &str, labels: &str, value: HistogramValue, text: &mut String) {
-        let line = |suffix, bound| Line { name, suffix, labels, bound };
-        let mut count = 0;
-        for (bound, values) in value.buckets {
-            count += values;
-            line("_bucket", Some(bound)).write(count as f64, text);
-        }
-        line("_sum", None).write(value.sum, text);
-        line("_count", None).write(count as f64, text);
+    fn write(
+        name: &str,
+        labels: &str,
+        value: HistogramValue,
+        common: &mut Buckets,
+        text: &mut String,
+    ) {
+        let count = common.write((name, labels), &value.buckets, text);
+        Line { name, suffix: "_sum", labels }.write(value.sum, text);
+        Line { name, suffix: "_count", labels }.write(count as f64, text);
     }
 }
 
 impl<L: Labels, S: Sample> Scraped<L, S> {
     /// Writes the family with all its series, in the text format of Prometheus. Without series, it writes nothing.
     pub fn write(&self, series: impl IntoIterator<Item = (L, S::Value)>, text: &mut String) {
-        let mut labels_text = String::new();
+        let (mut labels_text, mut common) = (String::new(), S::Common::default());
         let mut is_first = true;
         for (labels, value) in series {
             if std::mem::replace(&mut is_first, false) {
                 exposition::write_head(&self.definition, text);
             }
             exposition::labels(&labels, &mut labels_text);
-            S::write(self.definition.name, &labels_text, value, text);
+            S::write(self.definition.name, &labels_text, value, &mut common, text);
         }
     }
 }
