@@ -9,8 +9,13 @@ use super::{
 };
 
 #[test]
-fn after_a_change_of_the_layout_connections_are_counted_again() {
+fn after_a_change_of_the_layout_connections_are_counted_on_from_what_was_counted_before() {
     let mut web = CountedWeb::new();
+    let (mut client, mut server) = web.connection(at(super::V4));
+    transfer(&mut client, &mut server, 50);
+    transfer(&mut server, &mut client, 20);
+    drop(client);
+    web.assert_seen(&Seen { sent: 50, received: 20, ..ended("client", 1) });
     let (before, _server) = web.connection(at(super::V4));
     web.cluster
         .restart(|options| {
@@ -20,9 +25,16 @@ fn after_a_change_of_the_layout_connections_are_counted_again() {
     let (mut client, mut server) = web.connection(at(super::V4));
     transfer(&mut client, &mut server, 100);
     drop(client);
-    // What was opened before is in the maps of the other layout, which are gone.
+    // Its record was in the maps of the other layout, which are gone.
     drop(before);
-    web.assert_seen(&Seen { sent: 100, unanswered: 1, ..ended("client", 1) });
+    web.assert_seen(&Seen {
+        opened: 3,
+        untracked: 1,
+        sent: 150,
+        received: 20,
+        unanswered: 1,
+        ..ended("client", 2)
+    });
 }
 
 #[test]

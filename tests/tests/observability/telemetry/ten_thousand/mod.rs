@@ -89,8 +89,7 @@ struct Mix {
 impl Mix {
     fn new() -> Self {
         // Nothing is counted while it is open: a SYN that is sent again would be, which the kernel has forgotten at the end.
-        let mut cluster =
-            Cluster::with_agent_args(&["--open-connections-interval", "1h"]).unwrap();
+        let mut cluster = Cluster::with_agent_args(&["--open-connections-interval", "1h"]).unwrap();
         let pods = cluster.pods("web", 2).unwrap();
         let dead = cluster.pods("dead", 2).unwrap();
         let full = cluster.pod("full").unwrap();
