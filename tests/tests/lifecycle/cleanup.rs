@@ -26,7 +26,7 @@ fn cleanup_removes_everything_and_connects_are_not_translated() {
     assert!(output.status.success(), "{}", error_of(&output));
     assert_eq!(
         said(&output),
-        format!("removed {}: 9 programs detached, 30 maps freed\n", folder.display())
+        format!("removed {}: 9 programs detached, 32 maps freed\n", folder.display())
     );
     assert!(!folder.exists(), "{} is still there", folder.display());
     node.assert_untouched(CART);
