@@ -102,8 +102,8 @@ families! {
             );
         class_connections_opened: ScrapedCounter<(ServicePortLabels, ClassLabels)> =
             "sockline_traffic_class_connections_opened_total",
-            "`sockline_connections_opened_total` by how far traffic goes. An endpoint whose zone becomes known takes what was \
-             counted of it along to its new class.";
+            "`sockline_connections_opened_total` by how far traffic goes. What an endpoint has counted stays with the class that \
+             it had.";
         class_sent_bytes: ScrapedCounter<(ServicePortLabels, ClassLabels)> =
             "sockline_traffic_class_sent_bytes_total",
             "`sockline_sent_bytes_total` by how far traffic goes.";

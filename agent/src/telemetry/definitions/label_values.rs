@@ -37,7 +37,7 @@ label_values! {
     }
 
     pub enum FailureReason {
-        /// the endpoint refused it; of UDP: an ICMP error said so before the socket was closed
+        /// the endpoint refused it; of UDP: an ICMP error said so, and the application had not read the error when it closed the socket
         Refused = "refused",
         /// nothing answered, or an error came after a SYN was sent again
         TimedOut = "timed-out",
