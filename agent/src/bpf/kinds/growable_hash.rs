@@ -115,8 +115,17 @@ impl<K: Pod, V: Pod> GrowableHash<K, V> {
     }
 
     fn grow(&mut self, capacity: u32) -> Result<(), BpfError> {
-        let entries = self.entries()?;
-        self.replace_all(&entries, capacity)
+        let mut next = self.next(capacity)?;
+        let mut copied = Ok(());
+        hash::for_each(self.name, &self.map, |key: &K, values: &[V]| {
+            for value in values {
+                if copied.is_ok() {
+                    copied = next.add(key, value);
+                }
+            }
+        })?;
+        copied?;
+        self.replace_by(next)
     }
 
     /// All entries.
@@ -129,16 +138,36 @@ impl<K: Pod, V: Pod> GrowableHash<K, V> {
     }
 
     /// Replaces all entries in one step.
-    pub fn replace_all(&mut self, entries: &[(K, V)], capacity: u32) -> Result<(), BpfError> {
-        let (mut next, _) = typed(self.name, create::hash::<K, V>(self.name, capacity)?)?;
+    pub fn replace_all(
+        &mut self,
+        entries: impl IntoIterator<Item = (K, V)>,
+        capacity: u32,
+    ) -> Result<(), BpfError> {
+        let mut next = self.next(capacity)?;
         for (key, value) in entries {
-            hash::insert(&mut next, key, value, 0)
-                .map_err(|error| BpfError::write(self.name, capacity, error))?;
+            next.add(&key, &value)?;
         }
+        self.replace_by(next)
+    }
+
+    /// An empty one for the same place, which is not pinned yet.
+    fn next(&self, capacity: u32) -> Result<Self, BpfError> {
+        let (map, _) = typed(self.name, create::hash::<K, V>(self.name, capacity)?)?;
+        Ok(Self { pin: self.pin.clone(), map, entries: 0, capacity, ..*self })
+    }
+
+    /// Adds an entry with a new key, without making room.
+    fn add(&mut self, key: &K, value: &V) -> Result<(), BpfError> {
+        hash::insert(&mut self.map, key, value, 0)
+            .map_err(|error| BpfError::write(self.name, self.capacity, error))?;
+        self.entries += 1;
+        Ok(())
+    }
+
+    fn replace_by(&mut self, next: Self) -> Result<(), BpfError> {
         // An agent killed before this step has changed nothing; after it, all is done.
-        pin::pin_over(next.map().fd().as_fd(), &self.pin)?;
-        let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        (self.map, self.entries, self.capacity) = (next, count, capacity);
+        pin::pin_over(next.map.map().fd().as_fd(), &self.pin)?;
+        *self = next;
         Ok(())
     }
 }

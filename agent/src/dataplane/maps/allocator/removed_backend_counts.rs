@@ -82,9 +82,8 @@ impl RemovedBackendCounts {
             all.entry(id).or_insert(CarriedCounts::NONE).add(&counts);
         }
         all.insert(ServiceId::NONE, CarriedCounts { sources, ..CarriedCounts::NONE });
-        let entries: Vec<_> = all.into_iter().collect();
-        let capacity = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        Ok(self.carried.replace_all(&entries, capacity)?)
+        let capacity = u32::try_from(all.len()).unwrap_or(u32::MAX);
+        Ok(self.carried.replace_all(all, capacity)?)
     }
 
     pub const fn transfer_lock(&self) -> &TransferLock {
